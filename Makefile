@@ -1,0 +1,41 @@
+# Everything runs from .venv, which holds exactly what requirements-dev.lock names.
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+PYTHON := $(or $(shell command -v $(PYTHON)),$(shell command -v python3))
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test check format lock clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(VENV)/.installed: requirements-dev.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "callcast needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements-dev.lock
+	$(BIN)/pip install --quiet --no-deps --editable .
+	@touch $@
+
+demo: $(VENV)/.installed  ## the service against a built-in fake RingCentral
+	$(BIN)/callcast demo $(DEMO)
+
+test: $(VENV)/.installed  ## all tests; what this machine lacks is skipped, unless CI=true
+	$(BIN)/pytest -n auto $(TESTS)
+
+check: $(VENV)/.installed  ## format, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed  ## make the code look as `make check` wants it
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(VENV)/.installed  ## renew the pinned versions (wants uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --group dev pyproject.toml -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""One small module per command that is more than a line."""

@@ -1,0 +1,53 @@
+"""What the picture of the live calls promises to those who only look at it."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+from msgspec import Struct
+
+from callcast.core.model import Call
+
+
+class Summary(Struct, frozen=True, kw_only=True):
+    """Totals of one source. `complete` is false when a look at one of its targets is overdue."""
+
+    source: str
+    ringing: int
+    dialing: int
+    connected: int
+    answered_today: int
+    missed_today: int
+    as_of: datetime | None
+    complete: bool
+
+
+class Turn(Struct, frozen=True, kw_only=True):
+    """What changed since a version: the calls in their new state (ended ones too).
+
+    `calls` None: too much has changed to tell one by one; read `calls()` afresh.
+    """
+
+    version: int
+    calls: tuple[Call, ...] | None
+
+
+class Board(Protocol):
+    @property
+    def version(self) -> int:
+        """Grows with every change."""
+        ...
+
+    def calls(self) -> Sequence[Call]:
+        """The live calls, newest first."""
+        ...
+
+    def extensions(self, source: str, /) -> Sequence[str]:
+        """Numeric ids of the source's watched or seen extensions."""
+        ...
+
+    def summaries(self) -> Sequence[Summary]: ...
+
+    async def changed(self, since: int, /) -> Turn:
+        """Wait until `version` is above `since`; return at once if it is. The caller sets the time limit."""
+        ...

@@ -1,0 +1,101 @@
+"""What the store promises: the one durable tank in the middle of the pipe.
+
+Left of it everything may be run again, right of it everything may be tried again. A method returns when what it
+says is on the disk; a method that raises `OutboxUnavailable` has changed nothing.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from msgspec import Struct
+
+from callcast.core.model import Call, Change, Event, Known, Look
+from callcast.core.sink import Delivery, Filter
+
+
+class OutboxUnavailable(Exception):
+    """The store cannot be written or read now (disk full, read-only, I/O error). Says place, cause, next step."""
+
+
+class SinkStats(Struct, frozen=True, kw_only=True):
+    """What one sink is owed."""
+
+    sink: str
+    owed: int
+    oldest_recorded_at: datetime | None
+    dead: int
+
+
+class Stats(Struct, frozen=True, kw_only=True):
+    sinks: tuple[SinkStats, ...]
+    bytes_used: int
+
+
+class Stored(Struct, frozen=True, kw_only=True):
+    """An event as it lies in the store; `seq` orders all events of the store."""
+
+    seq: int
+    recorded_at: datetime
+    event: Event
+
+
+class Outbox(Protocol):
+    async def known(self) -> Mapping[str, Known]:
+        """What is known of each source, by its name. Read once, at start."""
+        ...
+
+    async def recall(self, source: str, session_ids: Collection[str], /) -> Sequence[Call]:
+        """The remembered calls of these sessions, the ended ones too; the memory of the ended lives here."""
+        ...
+
+    async def record(self, look: Look | None, change: Change, /) -> None:
+        """State and events and each wanting sink's debt, all or nothing. An event id seen before is nothing."""
+        ...
+
+    async def note(self, source: str, name: str, value: bytes | None, /) -> None:
+        """Keep a small fact of a source over restarts; None forgets it."""
+        ...
+
+    async def subscribe(self, filters: Mapping[str, Filter], /) -> None:
+        """From now on these sinks, and no others, get debts for the events their filter wants."""
+        ...
+
+    async def claim(self, sink: str, /, *, limit: int) -> Sequence[Delivery]:
+        """Due, oldest first, at most one per call: its oldest unsettled, and none whose call is in flight."""
+        ...
+
+    async def done(self, delivery: Delivery, /, *, took_s: float) -> None: ...
+
+    async def again(
+        self, delivery: Delivery, /, *, at: datetime, reason: str, detail: str, took_s: float
+    ) -> None: ...
+
+    async def dead(self, delivery: Delivery, /, *, reason: str, detail: str, took_s: float) -> None: ...
+
+    async def expire(self, delivery: Delivery, /) -> None: ...
+
+    async def release(self, delivery: Delivery, /) -> None:
+        """Give a claimed delivery back untried (the attempt was cancelled); it counts nothing."""
+        ...
+
+    async def make_due(self, sink: str, /) -> None:
+        """Everything the sink is owed is due now (it has just recovered)."""
+        ...
+
+    async def wait(self, sink: str, /, *, timeout_s: float) -> None:
+        """Return when the sink may have something due, at the latest after `timeout_s`."""
+        ...
+
+    async def history(self, *, after_seq: int, limit: int) -> Sequence[Stored]:
+        """Recorded events in order, for those who resume a stream."""
+        ...
+
+    async def stats(self) -> Stats: ...
+
+    async def prune(self, now: datetime, /) -> int:
+        """Forget what is settled and older than the retention, and more where the cap is reached.
+
+        Returns how many debts were dropped by the cap.
+        """
+        ...

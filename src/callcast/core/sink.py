@@ -1,0 +1,113 @@
+"""What a sink promises, and what it is given.
+
+A sink is one file: its settings, its checks and its construction. Its settings class is registered under the
+entry-point group `callcast.sinks`; `open` is an async context manager that yields a `Sink`, which is connected
+or says `Retry`. The outbox is the only queue and the deliverer the only retrier: no queue, no retry and no
+sleep in a sink.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+from msgspec import Struct
+
+from callcast.core.board import Board
+from callcast.core.clock import Clock
+from callcast.core.model import CallEvent, Event
+from callcast.core.wire import Wire
+
+
+class Delivered(Struct, frozen=True):
+    """The far side has the event and said so."""
+
+
+class Retry(Struct, frozen=True):
+    """Not now. `reason` is a short word for metrics, `detail` a sentence for people, without secrets.
+
+    `after_s`: the far side's own wish. `holds_sink`: it holds for everything that this sink is owed, not
+    only for this event. `gone`: the far side says that it is closed for good; probe seldom, say it loudly.
+    """
+
+    reason: str
+    detail: str = ""
+    after_s: float | None = None
+    holds_sink: bool = False
+    gone: bool = False
+
+
+class Rejected(Struct, frozen=True):
+    """Never: the far side will not take this event, however often it is sent.
+
+    `unless_alone`: reject only when another call's event was accepted after this one's first attempt; until
+    then the fault may be ours (a wrong secret, a wrong clock), and the event is tried again.
+    """
+
+    reason: str
+    detail: str = ""
+    unless_alone: bool = False
+
+
+Outcome = Delivered | Retry | Rejected
+
+
+class Delivery(Struct, frozen=True, kw_only=True):
+    """One event that one sink is owed, claimed for one attempt.
+
+    attempt: 1, 2, ...; counted when settled, kept over restarts.
+    expires_at: when the event is worthless (live events), or given up.
+    """
+
+    sink: str
+    seq: int
+    event: Event
+    attempt: int
+    recorded_at: datetime
+    expires_at: datetime | None = None
+
+
+class Sink(Protocol):
+    async def send(self, delivery: Delivery, /) -> Outcome:
+        """Return once the far side has answered, never before; never raise for trouble outside this program.
+
+        May be cancelled at any await; then nothing is left open.
+        """
+        ...
+
+
+class Place(Struct, frozen=True, kw_only=True):
+    """Where a sink stands: what `open` is given beside the sink's own settings.
+
+    installation: a stable id of this installation, letters and digits.
+    log: `log(event_name, **facts)` at warning; the event name in past tense, facts without secrets.
+    """
+
+    name: str
+    installation: str
+    version: str
+    board: Board
+    wire: Wire
+    clock: Clock
+    log: Callable[..., None]
+
+
+class SinkSettings(Protocol):
+    def open(self, place: Place, /) -> AbstractAsyncContextManager[Sink]: ...
+
+
+class Filter(Struct, frozen=True, kw_only=True):
+    """Which events a sink wants. `extensions` empty: all. Source events pass by their type alone."""
+
+    events: tuple[str, ...] = ("*",)
+    directions: tuple[str, ...] = ("inbound", "outbound")
+    extensions: tuple[str, ...] = ()
+
+    def wants(self, event: Event, /) -> bool:
+        if not any(fnmatchcase(event.type, glob) for glob in self.events):
+            return False
+        return not isinstance(event, CallEvent) or self.shows(event.call.direction, event.call.extension_id)
+
+    def shows(self, direction: str, extension_id: str) -> bool:
+        return direction in self.directions and (not self.extensions or extension_id in self.extensions)

@@ -1,0 +1,65 @@
+"""What the far side that we look at promises the poller. One per source."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from callcast.core.model import Call, Sighting, Snapshot, Target
+
+Reason = Literal["timeout", "auth", "permission", "rate_limited", "server", "parse", "network"]
+REASONS: tuple[Reason, ...] = ("timeout", "auth", "permission", "rate_limited", "server", "parse", "network")
+
+
+class LookFailed(Exception):
+    """A look that failed, or had only some of its pages, is no look. Never an empty snapshot.
+
+    `reason` is one word for metrics; `detail` a sentence for the log, without secrets; `request_id` is what the
+    platform's support asks for; `retry_after_s` is the platform's own wish.
+    """
+
+    def __init__(
+        self, reason: Reason, detail: str, *, retry_after_s: float | None = None, request_id: str | None = None
+    ) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason: Reason = reason
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+        self.request_id = request_id
+
+
+class Identity(Struct, frozen=True, kw_only=True):
+    """Who the credential is: its own extension, as the platform counts it."""
+
+    extension_id: str
+
+
+class Upstream(Protocol):
+    def now(self) -> datetime:
+        """The platform's time: this machine's, with the skew taken out, never jumping back."""
+        ...
+
+    def spacing_s(self) -> float:
+        """Seconds between two looks of this source that the rate limit allows in the long run."""
+        ...
+
+    def hold_s(self) -> float:
+        """Seconds until anything may be sent at all; above 0 in a penalty."""
+        ...
+
+    async def identify(self) -> Identity:
+        """Who we are (asks for a token). Raises LookFailed."""
+        ...
+
+    async def look(self, target: Target, /) -> Snapshot:
+        """One complete look: all pages, or LookFailed."""
+        ...
+
+    async def find(self, call: Call, /) -> Sequence[Sighting]:
+        """What the call log says of this call's session; empty when it says nothing yet. Raises LookFailed."""
+        ...
+
+    async def ended_since(self, target: Target, /, *, after: datetime) -> Sequence[Sighting]:
+        """The finished calls of a target that began at or after a time, from the call log. Raises LookFailed."""
+        ...

@@ -1,0 +1,1 @@
+"""Events and calls as the bytes that consumers see (contract 4)."""

@@ -1,0 +1,1 @@
+"""Everything that knows RingCentral. Its words stop here."""

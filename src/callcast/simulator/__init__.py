@@ -1,0 +1,1 @@
+"""A fake RingCentral for the demo, the tests and other people's tests."""

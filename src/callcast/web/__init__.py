@@ -1,0 +1,1 @@
+"""The wallboard page, its API, metrics and health over HTTP."""
