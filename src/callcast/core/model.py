@@ -125,6 +125,16 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     sightings: tuple[Sighting, ...]
 
 
+class Observation(Struct, frozen=True, kw_only=True):
+    """The two looks around the event, and how sure its time is."""
+
+    after: datetime | None
+    before: datetime
+    exact: bool
+    evidence: Evidence
+    first_look: bool
+
+
 class Call(Struct, frozen=True, kw_only=True):
     """One extension's part in a session: all that is known of it, and what was told of it.
 
@@ -150,6 +160,9 @@ class Call(Struct, frozen=True, kw_only=True):
     ended_exact: bool = False
     disposition: Disposition | None = None
     provider: Provider
+    # Of the last event, so that a call tells all of itself:
+    previous_state: State | None = None
+    observation: Observation | None = None
     # What the next look needs to know, and no consumer sees:
     record_ids: tuple[str, ...] = ()  # the records that belong to this part; the first leads
     ringing_legs: tuple[str, ...] = ()  # keys of the legs that were there before the answer
@@ -159,16 +172,6 @@ class Call(Struct, frozen=True, kw_only=True):
     @property
     def live(self) -> bool:
         return self.state is not State.ENDED
-
-
-class Observation(Struct, frozen=True, kw_only=True):
-    """The two looks around the event, and how sure its time is."""
-
-    after: datetime | None
-    before: datetime
-    exact: bool
-    evidence: Evidence
-    first_look: bool
 
 
 class CallEvent(Struct, frozen=True, kw_only=True, tag_field="kind", tag="call"):

@@ -1,1 +1,196 @@
-"""Events and calls as the bytes that consumers see (contract 4)."""
+"""Events and calls as the bytes that consumers see (contract 4), with phone numbers as each sink wants them.
+
+An event is valid as a CloudEvents 1.0 structured event. A call is the `data` of its last event.
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from callcast.core.model import Call, CallEvent, Disposition, Event, Observation, Party, SourceEvent, State
+
+Numbers = Literal["full", "last4", "hash", "drop"]
+NUMBERS: tuple[Numbers, ...] = get_args(Numbers)
+DATASCHEMA = "urn:callcast:event:1"
+
+_E164 = re.compile(r"\+\d[\d ()-]{5,}\d")
+_encode = msgspec.json.Encoder().encode
+
+
+def rfc3339(at: datetime) -> str:
+    """UTC with milliseconds and a Z."""
+    return at.isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def last4(number: str) -> str:
+    """What may be shown of a number anywhere: its last four characters."""
+    return "***" + "".join(c for c in number if c.isalnum())[-4:]
+
+
+class Wire:
+    """Writes events and calls under one numbers policy.
+
+    numbers: full, last4, hash (the same number gives the same `h:` text for this sink and key), drop.
+    With all but full, names and locations of both parties are null: they identify as well as a number.
+    """
+
+    def __init__(self, numbers: Numbers = "full", hash_key: bytes = b"", sink: str = "") -> None:
+        self.numbers = numbers
+        self._hash_key = hash_key
+        self._sink = sink
+        policies: Mapping[Numbers, Callable[[str], str | None]] = {
+            "full": lambda number: number,
+            "last4": last4,
+            "hash": self._hashed,
+            "drop": lambda _: None,
+        }
+        self._number = policies[numbers]
+
+    def event(self, event: Event) -> bytes:
+        """The CloudEvents JSON of an event."""
+        return _encode(self.event_dict(event))
+
+    def standard(self, event: Event) -> bytes:
+        """The Standard Webhooks JSON of an event: type, timestamp, data."""
+        data = self._data(event)
+        return _encode({"type": event.type, "timestamp": rfc3339(event.time), "data": data})
+
+    def call(self, call: Call) -> bytes:
+        """The present state of a call."""
+        return _encode(self.call_dict(call))
+
+    def event_dict(self, event: Event) -> dict[str, Any]:
+        return {
+            "specversion": "1.0",
+            "id": event.id,
+            "source": f"/callcast/{event.source}",
+            "type": event.type,
+            "subject": event.key,
+            "time": rfc3339(event.time),
+            "datacontenttype": "application/json",
+            "dataschema": DATASCHEMA,
+            "partitionkey": event.key,
+            "data": self._data(event),
+        }
+
+    def call_dict(self, call: Call) -> dict[str, Any]:
+        return {
+            "call_id": call.call_id,
+            "session_id": call.session_id,
+            "account_id": call.account_id,
+            "extension_id": call.extension_id,
+            "sequence": call.sequence,
+            "direction": call.direction,
+            "state": call.state,
+            "previous_state": call.previous_state,
+            "from": self._party(call.from_party),
+            "to": self._party(call.to_party),
+            "queue": call.queue and {"name": call.queue.name},
+            "started_at": rfc3339(call.started_at),
+            "answered_at": call.answered_at and rfc3339(call.answered_at),
+            "ended_at": call.ended_at and rfc3339(call.ended_at),
+            "ring_seconds": ring_seconds(call),
+            "talk_seconds": talk_seconds(call),
+            "disposition": call.disposition,
+            "observation": call.observation and _observation(call.observation),
+            "provider": self._provider(call),
+        }
+
+    def _data(self, event: Event) -> dict[str, Any]:
+        if isinstance(event, SourceEvent):
+            return _source_data(event)
+        data = self.call_dict(event.call)
+        data |= {
+            "sequence": event.sequence,
+            "previous_state": event.previous_state,
+            "observation": _observation(event.observation),
+        }
+        if event.corrects is not None:
+            data["corrects"] = event.corrects
+        return data
+
+    def _party(self, party: Party | None) -> dict[str, str | None] | None:
+        if party is None:
+            return None
+        told = self.numbers == "full"
+        return {
+            "number": party.number and self._number(party.number),
+            "name": party.name if told else None,
+            "extension_number": party.extension_number,
+            "location": party.location if told else None,
+        }
+
+    def _provider(self, call: Call) -> dict[str, str | None]:
+        fields: dict[str, str | None] = msgspec.structs.asdict(call.provider)
+        if self.numbers == "full":
+            return fields
+        numbers = [p.number for p in (call.from_party, call.to_party) if p is not None and p.number]
+        return {name: text and self._redact(text, numbers) for name, text in fields.items()}
+
+    def _redact(self, text: str, numbers: list[str]) -> str | None:
+        """A provider's word with every phone number in it treated as the policy says."""
+        found = [number for number in (*numbers, *_E164.findall(text)) if number in text]
+        if found and self.numbers == "drop":
+            return None
+        for number in found:
+            text = text.replace(number, self._number(number) or "")
+        return text
+
+    def _hashed(self, number: str) -> str:
+        digits = "".join(c for c in number if c.isdigit()) or number
+        return "h:" + hmac.digest(self._hash_key, f"{self._sink}:{digits}".encode(), hashlib.sha256).hex()[:16]
+
+
+def ring_seconds(call: Call) -> float | None:
+    """Known when the answer's time is the platform's, or when it is sure that nobody answered."""
+    if call.answered_at is not None:
+        return _seconds(call.started_at, call.answered_at) if call.answered_exact else None
+    if call.ended_at is None or call.disposition in (Disposition.ANSWERED, Disposition.UNKNOWN):
+        return None
+    return _seconds(call.started_at, call.ended_at)
+
+
+def talk_seconds(call: Call) -> float | None:
+    if call.answered_at is None or call.ended_at is None:
+        return None
+    return _seconds(call.answered_at, call.ended_at)
+
+
+def _seconds(start: datetime, end: datetime) -> float:
+    return max(0.0, round((end - start).total_seconds(), 3))
+
+
+def _observation(seen: Observation) -> dict[str, Any]:
+    return {
+        "after": seen.after and rfc3339(seen.after),
+        "before": rfc3339(seen.before),
+        "exact": seen.exact,
+        "evidence": seen.evidence,
+        "first_look": seen.first_look,
+    }
+
+
+def _source_data(event: SourceEvent) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "source": event.source,
+        "extension_id": event.extension_id,
+        "reason": event.reason,
+        "since": rfc3339(event.since),
+    }
+    if event.blind is not None:
+        after = event.blind.after
+        data["blind"] = {"after": after and rfc3339(after), "before": rfc3339(event.blind.before)}
+    return data
+
+
+def describe(event: Event) -> str:
+    """One short line for people: no number, no name."""
+    if isinstance(event, CallEvent):
+        ended = f" {event.call.disposition}" if event.call.state is State.ENDED else ""
+        return f"{event.type} {event.key}{ended}"
+    return f"{event.type} {event.source}" + (f" {event.extension_id}" if event.extension_id else "")
