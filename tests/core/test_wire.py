@@ -1,0 +1,246 @@
+"""What consumers see of an event, and how phone numbers leave."""
+
+import hmac
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from cloudevents.core.formats.json import JSONFormat
+from cloudevents.core.v1.event import CloudEvent
+from hypothesis import given
+from hypothesis import strategies as st
+
+from callcast.core.model import (
+    Blind,
+    Call,
+    CallEvent,
+    Direction,
+    Disposition,
+    Evidence,
+    Observation,
+    Party,
+    Provider,
+    Queue,
+    SourceEvent,
+    State,
+)
+from callcast.core.wire import Wire, describe, last4, ring_seconds, talk_seconds
+
+START = datetime(2021, 1, 19, 23, 58, 57, tzinfo=UTC)
+HASHED = "h:" + hmac.new(b"key", b"crm:16504306662", "sha256").hexdigest()[:16]
+ANSWER = START + timedelta(seconds=4)
+
+CALL = Call(
+    source="acme",
+    call_id="62264425016/s-8f81",
+    session_id="s-8f81",
+    extension_id="62264425016",
+    account_id="809646016",
+    sequence=2,
+    direction=Direction.INBOUND,
+    state=State.CONNECTED,
+    from_party=Party(number="+16504306662", name="WIRELESS CALLER", location="San Mateo, CA"),
+    to_party=Party(number="+16502886382", name="Tyler Liu", extension_number="101"),
+    started_at=START,
+    answered_at=ANSWER,
+    answered_exact=True,
+    provider=Provider(name="ringcentral", record_id="LIef", session_id="538332041016", action="Phone Call"),
+)
+
+EVENT = CallEvent(
+    id="evt_k3v9",
+    type="call.answered",
+    time=ANSWER,
+    call=CALL,
+    previous_state=State.RINGING,
+    sequence=2,
+    observation=Observation(
+        after=START + timedelta(seconds=1, milliseconds=900),
+        before=START + timedelta(seconds=8, milliseconds=200),
+        exact=True,
+        evidence=Evidence.ACTIVE_CALLS,
+        first_look=False,
+    ),
+)
+
+
+def ended(**changes: Any) -> Call:
+    facts: dict[str, Any] = {"state": State.ENDED, "ended_at": START + timedelta(seconds=10)} | changes
+    return msgspec.structs.replace(CALL, **facts)
+
+
+def test_an_event_reads_as_the_contract_shows_it() -> None:
+    """The example of contract 4, field by field and in its order."""
+    assert json.loads(Wire().event(EVENT)) == {
+        "specversion": "1.0",
+        "id": "evt_k3v9",
+        "source": "/callcast/acme",
+        "type": "call.answered",
+        "subject": "62264425016/s-8f81",
+        "time": "2021-01-19T23:59:01.000Z",
+        "datacontenttype": "application/json",
+        "dataschema": "urn:callcast:event:1",
+        "partitionkey": "62264425016/s-8f81",
+        "data": {
+            "call_id": "62264425016/s-8f81",
+            "session_id": "s-8f81",
+            "account_id": "809646016",
+            "extension_id": "62264425016",
+            "sequence": 2,
+            "direction": "inbound",
+            "state": "connected",
+            "previous_state": "ringing",
+            "from": {
+                "number": "+16504306662",
+                "name": "WIRELESS CALLER",
+                "extension_number": None,
+                "location": "San Mateo, CA",
+            },
+            "to": {"number": "+16502886382", "name": "Tyler Liu", "extension_number": "101", "location": None},
+            "queue": None,
+            "started_at": "2021-01-19T23:58:57.000Z",
+            "answered_at": "2021-01-19T23:59:01.000Z",
+            "ended_at": None,
+            "ring_seconds": 4.0,
+            "talk_seconds": None,
+            "disposition": None,
+            "observation": {
+                "after": "2021-01-19T23:58:58.900Z",
+                "before": "2021-01-19T23:59:05.200Z",
+                "exact": True,
+                "evidence": "active_calls",
+                "first_look": False,
+            },
+            "provider": {
+                "name": "ringcentral",
+                "record_id": "LIef",
+                "session_id": "538332041016",
+                "action": "Phone Call",
+                "result": None,
+                "reason": None,
+            },
+        },
+    }
+
+
+def test_the_cloudevents_sdk_reads_an_event() -> None:
+    """The official SDK accepts the structured form and finds the attributes."""
+    event = JSONFormat().read(CloudEvent, Wire().event(EVENT))
+    assert event.get_id() == "evt_k3v9"
+    assert event.get_type() == "call.answered"
+    assert event.get_extension("partitionkey") == EVENT.key
+
+
+def test_a_source_event_speaks_of_the_source() -> None:
+    """Subject and partition key are the source's name; recovery tells the blind interval."""
+    event = SourceEvent(
+        id="evt_s",
+        type="source.recovered",
+        time=ANSWER,
+        source="acme",
+        extension_id=None,
+        reason="timeout",
+        since=START,
+        blind=Blind(after=None, before=ANSWER),
+    )
+    seen = json.loads(Wire().event(event))
+    assert (seen["subject"], seen["partitionkey"]) == ("acme", "acme")
+    assert seen["data"] == {
+        "source": "acme",
+        "extension_id": None,
+        "reason": "timeout",
+        "since": "2021-01-19T23:58:57.000Z",
+        "blind": {"after": None, "before": "2021-01-19T23:59:01.000Z"},
+    }
+    assert describe(event) == "source.recovered acme"
+
+
+def test_a_correction_names_what_it_corrects() -> None:
+    """`data.corrects` is there on a correction and nowhere else."""
+    corrected = msgspec.structs.replace(EVENT, type="call.corrected", corrects="evt_end")
+    assert json.loads(Wire().event(corrected))["data"]["corrects"] == "evt_end"
+    assert "corrects" not in json.loads(Wire().event(EVENT))["data"]
+
+
+def test_the_standard_form_carries_type_time_and_data() -> None:
+    """`standard` bodies are {type, timestamp = the event's time, data}."""
+    body = json.loads(Wire().standard(EVENT))
+    assert list(body) == ["type", "timestamp", "data"]
+    assert body["timestamp"] == "2021-01-19T23:59:01.000Z"
+    assert body["data"] == json.loads(Wire().event(EVENT))["data"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "caller"),
+    [("full", "+16504306662"), ("last4", "***6662"), ("hash", HASHED), ("drop", None)],
+)
+def test_numbers_leave_as_the_policy_says(numbers: Any, caller: str | None) -> None:
+    """Each policy's form of the caller's number; names and locations go with all but full."""
+    call = json.loads(Wire(numbers, b"key", "crm").call(CALL))
+    assert call["from"]["number"] == caller
+    assert (call["from"]["name"] is None) is (numbers != "full")
+    assert (call["from"]["location"] is None) is (numbers != "full")
+    assert call["to"]["extension_number"] == "101"
+
+
+def test_a_hash_is_stable_per_sink_and_hides_across_sinks() -> None:
+    """The same digits give the same text for one sink and key, and another for another sink or key."""
+
+    def hashed(number: str, sink: str = "crm", key: bytes = b"k") -> Any:
+        call = msgspec.structs.replace(CALL, from_party=Party(number=number))
+        return json.loads(Wire("hash", key, sink).call(call))["from"]["number"]
+
+    assert hashed("+16504306662") == hashed("+1 (650) 430-6662")
+    assert len({hashed("+16504306662"), hashed("+16504306662", "other"), hashed("+16504306662", key=b"x")}) == 3
+
+
+def test_the_queues_name_stays_under_every_policy() -> None:
+    """A queue is not a person."""
+    call = msgspec.structs.replace(CALL, queue=Queue(name="Sales"))
+    assert json.loads(Wire("drop").call(call))["queue"] == {"name": "Sales"}
+
+
+@given(
+    st.sampled_from(["last4", "hash", "drop"]),
+    st.sampled_from(["+1{}", "+44 {}", "{}", "(650) {}"]),
+    st.text("0123456789", min_size=8, max_size=12),
+    st.sampled_from(["Rejected by {}", "{}", "x{}y", "+49{}"]),
+)
+def test_no_full_number_leaves_unless_full(numbers: Any, form: str, digits: str, word: str) -> None:
+    """Neither in a party nor anywhere in the platform's own words."""
+    number = form.format(digits)
+    provider = Provider(name="ringcentral", record_id="r", result=word.format(number), reason="+4915112345678")
+    call = msgspec.structs.replace(CALL, from_party=Party(number=number, name=number), provider=provider)
+    text = Wire(numbers, b"k", "s").call(call).decode()
+    assert digits not in text
+    assert "4915112345678" not in text
+
+
+@pytest.mark.parametrize(
+    ("call", "ring", "talk"),
+    [
+        (CALL, 4.0, None),
+        (ended(disposition=Disposition.ANSWERED), 4.0, 6.0),
+        (ended(disposition=Disposition.ANSWERED, answered_exact=False), None, 6.0),
+        (ended(disposition=Disposition.ANSWERED, answered_at=None), None, None),
+        (ended(disposition=Disposition.MISSED, answered_at=None), 10.0, None),
+        (ended(disposition=Disposition.UNKNOWN, answered_at=None), None, None),
+        (msgspec.structs.replace(CALL, answered_at=None, state=State.RINGING), None, None),
+    ],
+)
+def test_ring_and_talk_are_told_only_when_known(call: Call, ring: float | None, talk: float | None) -> None:
+    """Ring is null unless the answer is exact; an unanswered call rang to its end and never talked."""
+    assert (ring_seconds(call), talk_seconds(call)) == (ring, talk)
+
+
+def test_seconds_are_never_negative() -> None:
+    """Even where two clocks disagree."""
+    assert talk_seconds(ended(ended_at=START)) == 0.0
+
+
+@pytest.mark.parametrize(("number", "shown"), [("+16504306662", "***6662"), ("(866)123-4567", "***4567"), ("", "***")])
+def test_last4_shows_the_end_only(number: str, shown: str) -> None:
+    """What logs may show of a number."""
+    assert last4(number) == shown
