@@ -10,7 +10,16 @@ from callcast.core.model import Call
 
 
 class Summary(Struct, frozen=True, kw_only=True):
-    """Totals of one source. `complete` is false when a look at one of its targets is overdue."""
+    """Totals of one source.
+
+    answered_today, missed_today: inbound calls since midnight in the service's timezone, a missed one by its
+    disposition `missed`.
+    as_of: the oldest last look among the targets; None while one was never seen.
+    complete: false when a look at one of the targets is overdue.
+    overdue: the extensions whose look is overdue; empty when one look reads the whole account.
+    waiting: callers who ring somewhere and talk to nobody yet: one, however many extensions ring for them.
+    average_speed_of_answer_s: seconds from ring to answer, over today's answers whose time is exact.
+    """
 
     source: str
     ringing: int
@@ -20,6 +29,10 @@ class Summary(Struct, frozen=True, kw_only=True):
     missed_today: int
     as_of: datetime | None
     complete: bool
+    overdue: tuple[str, ...] = ()
+    waiting: int = 0
+    longest_waiting_since: datetime | None = None
+    average_speed_of_answer_s: float | None = None
 
 
 class Turn(Struct, frozen=True, kw_only=True):

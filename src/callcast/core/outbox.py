@@ -91,6 +91,10 @@ class Outbox(Protocol):
         """Recorded events in order, for those who resume a stream."""
         ...
 
+    async def last_seq(self) -> int:
+        """`seq` of the newest recorded event; 0 while there is none."""
+        ...
+
     async def stats(self) -> Stats: ...
 
     async def prune(self, now: datetime, /) -> int:
