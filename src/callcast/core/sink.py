@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -74,6 +74,18 @@ class Sink(Protocol):
 
         May be cancelled at any await; then nothing is left open.
         """
+        ...
+
+
+@runtime_checkable
+class Reconnecting(Protocol):
+    """What a sink with a lasting connection adds, so that what waits does not wait on after an outage.
+
+    The deliverer awaits it in a loop (`isinstance(sink, Reconnecting)`) and makes everything owed due.
+    """
+
+    async def reconnected(self) -> None:
+        """Return once the connection has come back after an outage; each return tells of outages before it."""
         ...
 
 
