@@ -1,0 +1,314 @@
+"""The live board: what is on the phone now, in memory, turned by the poller and read by everybody else.
+
+A change costs the same with two calls as with two thousand; a reader never makes the poller wait. Everything
+here runs on the event loop's thread.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, tzinfo
+from itertools import islice
+from operator import attrgetter
+
+from callcast.core.board import Summary, Turn
+from callcast.core.clock import Clock
+from callcast.core.model import (
+    UNASSIGNED,
+    Call,
+    CallEvent,
+    Change,
+    Direction,
+    Event,
+    Known,
+    State,
+    Target,
+)
+from callcast.core.outbox import Outbox, OutboxUnavailable
+from callcast.today import Today
+
+COUNTS_NOTE = "today"  # the outbox's note of a source that keeps its counts over a restart
+
+_TURNS_KEPT = 1024
+_OVERDUE_INTERVALS = 3
+_OVERDUE_AT_LEAST_S = 30.0
+_KEEP_EVERY_S = 10.0  # also the longest time between recording an event and applying it
+_REPLAY_EVENTS_MAX = 100_000
+_REPLAY_PAGE = 500
+
+Lane = tuple[str, State, Direction]
+
+
+class LiveBoard:
+    """Implements `core.board.Board`. `timezone` says when midnight is; None is this machine's own."""
+
+    def __init__(self, clock: Clock, timezone: tzinfo | None = None) -> None:
+        self._clock = clock
+        self._timezone = timezone
+        self._sources: dict[str, _Source] = {}
+        self._turns: deque[tuple[Call, ...]] = deque(maxlen=_TURNS_KEPT)
+        self._version = 0
+        self._turned = asyncio.Event()
+        self._newest_first: tuple[Call, ...] | None = ()
+
+    # What is fed in.
+
+    def load(self, source: str, known: Known) -> None:
+        """Start from what the outbox holds: live calls, last looks, counts since midnight."""
+        view = self._source(source)
+        view.load(known)
+        self._reset()
+
+    def watch(self, source: str, extension_ids: Sequence[str], interval_s: float) -> None:
+        """The source looks at each of these (none: at the account as a whole) once in `interval_s`."""
+        self._source(source).watch(extension_ids, interval_s)
+        self._turn(())
+
+    def looked(self, target: Target, taken_at: datetime) -> None:
+        if self._source(target.source).looked(target.extension_id, taken_at):
+            self._turn(())
+
+    def apply(self, change: Change) -> None:
+        """Turn to the state that a recorded change gave its calls."""
+        if not change.calls:
+            return
+        for call in change.calls:
+            self._source(call.source).put(call)
+        self._turn(change.calls)
+
+    def unwatch(self, source: str) -> None:
+        """Forget the source: it is watched no longer."""
+        if self._sources.pop(source, None) is not None:
+            self._reset()
+
+    def recount(self, seq: int, event: Event) -> None:
+        """Count a recorded event that the kept counts may lack."""
+        view = self._sources.get(event.source)
+        if view is not None and isinstance(event, CallEvent) and seq > view.counted_seq:
+            view.today.count(event.call)
+
+    # What is read.
+
+    @property
+    def version(self) -> int:
+        return self._version
+
+    def calls(self) -> Sequence[Call]:
+        if self._newest_first is None:
+            every = [call for view in self._sources.values() for call in view.calls.values()]
+            every.sort(key=attrgetter("started_at", "call_id"), reverse=True)
+            self._newest_first = tuple(every)
+        return self._newest_first
+
+    def sources(self) -> Sequence[str]:
+        return tuple(self._sources)
+
+    def extensions(self, source: str, /) -> Sequence[str]:
+        view = self._sources.get(source)
+        return tuple(view.extensions) if view else ()
+
+    def active(self, source: str) -> Mapping[Lane, int]:
+        """How many calls each extension has in each state and direction; a lane once used stays, with 0."""
+        view = self._sources.get(source)
+        return view.lanes if view else {}
+
+    def staleness_s(self, source: str) -> float:
+        """Age of the oldest look among the source's targets; of one never seen, since it is watched."""
+        view = self._sources.get(source)
+        return view.staleness_s() if view else 0.0
+
+    def summaries(self) -> Sequence[Summary]:
+        return [view.summary() for view in self._sources.values()]
+
+    def counts(self, source: str, *, seq: int) -> bytes:
+        """The counts since midnight, to be kept; `seq` is the newest event that surely is in them."""
+        view = self._source(source)
+        return view.today.dump(seq, [call.call_id for call in view.calls.values()])
+
+    def counted_seq(self) -> int | None:
+        """From which event on the kept counts may lack something; None when no source is known."""
+        return min((view.counted_seq for view in self._sources.values()), default=None)
+
+    async def changed(self, since: int, /) -> Turn:
+        while self._version <= since:
+            await self._turned.wait()
+        behind = self._version - since
+        if behind > len(self._turns):
+            return Turn(version=self._version, calls=None)
+        latest: dict[tuple[str, str], Call] = {}
+        for calls in islice(self._turns, len(self._turns) - behind, None):
+            for call in calls:
+                latest[call.source, call.call_id] = call
+        return Turn(version=self._version, calls=tuple(latest.values()))
+
+    def _source(self, name: str) -> "_Source":
+        if name not in self._sources:
+            self._sources[name] = _Source(name, self._clock, self._timezone)
+        return self._sources[name]
+
+    def _turn(self, calls: tuple[Call, ...]) -> None:
+        self._turns.append(calls)
+        if calls:
+            self._newest_first = None
+        self._version += 1
+        self._turned.set()
+        self._turned = asyncio.Event()
+
+    def _reset(self) -> None:
+        """Too much has changed to tell it call by call."""
+        self._turn(())
+        self._turns.clear()
+        self._newest_first = None
+
+
+class _Source:
+    """One source: its live calls, indexed for each question, and the freshness of its targets."""
+
+    def __init__(self, name: str, clock: Clock, timezone: tzinfo | None) -> None:
+        self.name = name
+        self.calls: dict[str, Call] = {}
+        self.extensions: dict[str, None] = {}  # watched, then seen
+        self.lanes: Counter[Lane] = Counter()
+        self.today = Today(clock, timezone)
+        self.counted_seq = 0
+        self._clock = clock
+        self._states: Counter[State] = Counter()
+        self._ringing: dict[str, Call] = {}
+        self._talking: Counter[str] = Counter()  # sessions
+        self._watched: dict[str | None, float] = {}  # since when, monotonic
+        self._looks: dict[str | None, tuple[datetime, float]] = {}  # platform's time, monotonic
+        self._overdue_after_s = _OVERDUE_AT_LEAST_S
+
+    def load(self, known: Known) -> None:
+        for call in known.calls.values():
+            self._place(call)
+        now, monotonic = self._clock.now(), self._clock.monotonic()
+        for target, taken_at in known.looks.items():
+            age_s = max(0.0, (now - taken_at).total_seconds())
+            self._looks[target.extension_id] = (taken_at, monotonic - age_s)
+        if raw := known.notes.get(COUNTS_NOTE):
+            self.counted_seq = self.today.restore(raw)
+
+    def watch(self, extension_ids: Sequence[str], interval_s: float) -> None:
+        monotonic = self._clock.monotonic()
+        wanted: Iterable[str | None] = extension_ids or (None,)
+        self._watched = {one: self._watched.get(one, monotonic) for one in wanted}
+        self._looks = {one: look for one, look in self._looks.items() if one in self._watched}
+        self._overdue_after_s = max(_OVERDUE_INTERVALS * interval_s, _OVERDUE_AT_LEAST_S)
+        seen = [call.extension_id for call in self.calls.values() if call.extension_id != UNASSIGNED]
+        self.extensions = dict.fromkeys((*extension_ids, *seen))
+
+    def looked(self, extension_id: str | None, taken_at: datetime) -> bool:
+        """True when the target's look was overdue, or its first."""
+        overdue = self._is_overdue(extension_id)
+        self._looks[extension_id] = (taken_at, self._clock.monotonic())
+        return overdue
+
+    def put(self, call: Call) -> None:
+        self._remove(call.call_id)
+        self._place(call)
+        self.today.count(call)
+
+    def summary(self) -> Summary:
+        counts = self.today.counts()
+        overdue = [one for one in self._watched if self._is_overdue(one)]
+        waiting = self._waiting()
+        return Summary(
+            source=self.name,
+            ringing=self._states[State.RINGING],
+            dialing=self._states[State.DIALING],
+            connected=self._states[State.CONNECTED],
+            answered_today=counts.answered,
+            missed_today=counts.missed,
+            as_of=self._as_of(),
+            complete=bool(self._watched) and not overdue,
+            overdue=tuple(one for one in overdue if one is not None),
+            waiting=len(waiting),
+            longest_waiting_since=min(waiting.values(), default=None),
+            average_speed_of_answer_s=counts.average_speed_s,
+        )
+
+    def staleness_s(self) -> float:
+        monotonic = self._clock.monotonic()
+        return max((monotonic - self._last_good(one) for one in self._watched), default=0.0)
+
+    def _place(self, call: Call) -> None:
+        if call.extension_id != UNASSIGNED:
+            self.extensions.setdefault(call.extension_id)
+        if not (call.live and call.sequence):  # a call that nobody was told of is not shown either
+            return
+        self.calls[call.call_id] = call
+        self._tally(call, +1)
+
+    def _remove(self, call_id: str) -> None:
+        if call := self.calls.pop(call_id, None):
+            self._tally(call, -1)
+
+    def _tally(self, call: Call, step: int) -> None:
+        self._states[call.state] += step
+        self.lanes[call.extension_id, call.state, call.direction] += step
+        if call.state is State.CONNECTED:
+            self._talking[call.session_id] += step
+            if not self._talking[call.session_id]:
+                del self._talking[call.session_id]
+        if call.state is State.RINGING:
+            if step > 0:
+                self._ringing[call.call_id] = call
+            else:
+                del self._ringing[call.call_id]
+
+    def _waiting(self) -> Mapping[str, datetime]:
+        """Sessions that ring and talk to nobody, and since when."""
+        since: dict[str, datetime] = {}
+        for call in self._ringing.values():
+            if call.session_id not in self._talking:
+                since[call.session_id] = min(call.started_at, since.get(call.session_id, call.started_at))
+        return since
+
+    def _as_of(self) -> datetime | None:
+        if not self._watched or any(one not in self._looks for one in self._watched):
+            return None
+        return min(self._looks[one][0] for one in self._watched)
+
+    def _is_overdue(self, extension_id: str | None) -> bool:
+        if extension_id not in self._looks:
+            return True
+        return self._clock.monotonic() - self._looks[extension_id][1] > self._overdue_after_s
+
+    def _last_good(self, extension_id: str | None) -> float:
+        if extension_id in self._looks:
+            return self._looks[extension_id][1]
+        return self._watched[extension_id]
+
+
+async def catch_up(board: LiveBoard, outbox: Outbox) -> None:
+    """Count what was recorded after the counts were last kept. Once, at start, after every `load`."""
+    counted = board.counted_seq()
+    if counted is None:
+        return
+    newest = await outbox.last_seq()
+    after = max(counted, newest - _REPLAY_EVENTS_MAX)
+    while page := await outbox.history(after_seq=after, limit=_REPLAY_PAGE):
+        for stored in page:
+            board.recount(stored.seq, stored.event)
+        after = page[-1].seq
+
+
+async def keep_counts(board: LiveBoard, outbox: Outbox, clock: Clock) -> None:
+    """Note the counts every few seconds in which something happened; until cancelled.
+
+    An event is recorded before the board turns, so each note claims only what was recorded one round earlier;
+    `catch_up` counts the rest again, which changes nothing where it was counted already.
+    """
+    seq = noted = -1
+    while True:
+        try:
+            newest = await outbox.last_seq()
+            if noted != newest and seq >= 0:
+                for source in board.sources():
+                    await outbox.note(source, COUNTS_NOTE, board.counts(source, seq=seq))
+                noted = seq
+            seq = newest
+        except OutboxUnavailable:
+            pass  # whoever records says so; the counts of the next round hold these too
+        await clock.sleep(_KEEP_EVERY_S)
