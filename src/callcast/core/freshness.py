@@ -1,0 +1,121 @@
+"""Is a source still seen? Turns good and failed looks into `source.degraded` and `source.recovered`.
+
+A target is degraded when it has had no good look for three of its intervals, at least 30 s, or at once when the
+platform refuses it. When every target is, the source is, and that is told once for all of them.
+
+The state survives a restart (`dump`), so that each spell is told once and events keep their numbers.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+from msgspec import Struct
+
+from callcast.core.ids import event_id
+from callcast.core.model import Blind, SourceEvent
+
+WHOLE = ""  # stands for the source as a whole, or for its only target
+
+
+class Spell(Struct, frozen=True):
+    """A time without good looks: since when, and why."""
+
+    since: datetime
+    reason: str
+
+
+class Kept(Struct):
+    """What survives a restart: the number of the last event, and the spells that were told."""
+
+    number: int = 0
+    spells: dict[str, Spell] = {}
+
+
+def stale_after_s(interval_s: float) -> float:
+    """Three intervals, at least 30 s (contract 4, 9)."""
+    return max(3 * interval_s, 30.0)
+
+
+class Freshness:
+    """The health of one source. Not thread-safe; the poller owns it."""
+
+    def __init__(self, source: str, kept: bytes | None = None) -> None:
+        self.source = source
+        self._kept = msgspec.json.decode(kept, type=Kept) if kept else Kept()
+        self._seen: dict[str, datetime | None] = {}  # last good look of each watched target
+        self._since: dict[str, datetime] = {}  # from when staleness counts
+        self._reasons: dict[str, str] = {}
+        self._refused: set[str] = set()
+
+    def dump(self) -> bytes:
+        return msgspec.json.encode(self._kept)
+
+    @property
+    def degraded(self) -> dict[str, Spell]:
+        """The spells that go on, by extension id; `WHOLE` for the source."""
+        return dict(self._kept.spells)
+
+    def watch(self, targets: Iterable[str], looks: dict[str, datetime], at: datetime) -> None:
+        """Watch these targets and no others. The time before `at` counts against nobody: we did not run."""
+        before = self._seen
+        self._seen = {target: before.get(target) or looks.get(target) for target in targets}
+        self._since = {target: self._since.get(target, at) for target in self._seen}
+        self._refused &= self._seen.keys()
+        for gone in self._kept.spells.keys() - self._seen.keys() - {WHOLE}:
+            del self._kept.spells[gone]
+
+    def good(self, target: str, at: datetime) -> list[SourceEvent]:
+        """A good look: what has recovered by it."""
+        blind = Blind(after=max((t for t in self._seen.values() if t), default=None), before=at)
+        own_blind = Blind(after=self._seen.get(target), before=at)
+        self._seen[target] = self._since[target] = at
+        self._refused.discard(target)
+        self._reasons.pop(target, None)
+        events = []
+        if WHOLE in self._kept.spells:
+            events.append(self._recovered(WHOLE, blind))
+            for other in self._since:  # the whole source was blind: each target gets its three intervals afresh
+                self._since[other] = max(self._since[other], at)
+        if target in self._kept.spells:
+            events.append(self._recovered(target, own_blind))
+        return events
+
+    def bad(self, target: str, reason: str, *, refused: bool = False) -> None:
+        """A failed look. `refused`: the platform will not show this target; it is degraded at the next check."""
+        self._reasons[target] = reason
+        if refused:
+            self._refused.add(target)
+
+    def check(self, at: datetime, interval_s: float) -> list[SourceEvent]:
+        """What has become degraded by now."""
+        limit = timedelta(seconds=stale_after_s(interval_s))
+        stale = [t for t in self._seen if t in self._refused or at - self._since[t] > limit]
+        if WHOLE in self._kept.spells or not stale:
+            return []
+        if len(stale) == len(self._seen):
+            return [self._degraded(WHOLE, stale, at)]
+        return [self._degraded(target, [target], at) for target in stale if target not in self._kept.spells]
+
+    def _degraded(self, target: str, stale: Sequence[str], at: datetime) -> SourceEvent:
+        since = max(self._seen[t] or self._since[t] for t in stale)
+        reason = next((self._reasons[t] for t in stale if t in self._reasons), "timeout")
+        spell = Spell(since, reason)
+        self._kept.spells[target] = spell
+        return self._event("source.degraded", target, spell, at, None)
+
+    def _recovered(self, target: str, blind: Blind) -> SourceEvent:
+        return self._event("source.recovered", target, self._kept.spells.pop(target), blind.before, blind)
+
+    def _event(self, kind: str, target: str, spell: Spell, at: datetime, blind: Blind | None) -> SourceEvent:
+        self._kept.number += 1
+        return SourceEvent(
+            id=event_id(self.source, kind, str(self._kept.number)),
+            type=kind,
+            time=at,
+            source=self.source,
+            extension_id=target or None,
+            reason=spell.reason,
+            since=spell.since,
+            blind=blind,
+        )

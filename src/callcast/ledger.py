@@ -1,0 +1,72 @@
+"""The one door between a source's looks and the outbox: recall, compare, record, and only then believe it.
+
+Changes of one source are made one at a time, because each is compared with what the last one left.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection
+from datetime import datetime, timedelta
+
+from callcast.core.diff import Picture
+from callcast.core.model import Change, Look, Snapshot, Target
+from callcast.core.outbox import Outbox
+
+LOOK_KEPT_EVERY = timedelta(seconds=60)  # contract 5: the last good look is kept at least this often
+
+
+class Ledger:
+    """What is known of one source, in memory and on disk in step.
+
+    told: called after each commit with what was recorded; must not block.
+    """
+
+    def __init__(self, picture: Picture, outbox: Outbox, told: Callable[[Change], None]) -> None:
+        self.picture = picture
+        self._outbox = outbox
+        self._told = told
+        self._lock = asyncio.Lock()
+        self._kept: dict[Target, datetime] = dict(picture.looks)
+
+    async def take(self, snapshot: Snapshot, compare: Callable[[], Change]) -> None:
+        """Compare a look with what is known, and record both. Raises OutboxUnavailable, then nothing has changed."""
+        async with self._lock:
+            await self._recall(self.picture.unknown_sessions(snapshot))
+            look = Look(target=snapshot.target, taken_at=snapshot.taken_at)
+            change = compare()
+            if change or self._is_old(look):
+                await self._record(look, change)
+            self.picture.apply(look, change)
+
+    async def change(self, sessions: Collection[str], compare: Callable[[], Change]) -> None:
+        """Record what something other than a look has shown. Raises OutboxUnavailable."""
+        async with self._lock:
+            await self._recall(sessions)
+            change = compare()
+            if change:
+                await self._record(None, change)
+                self.picture.apply(None, change)
+
+    async def note(self, name: str, value: bytes | None) -> None:
+        await self._outbox.note(self.picture.source, name, value)
+
+    async def keep_looks(self) -> None:
+        """Keep the last good look of each target: a clean stop leaves no gap that must be asked about."""
+        async with self._lock:
+            for target, taken_at in list(self.picture.looks.items()):
+                if self._kept.get(target) != taken_at:
+                    await self._record(Look(target=target, taken_at=taken_at), Change())
+
+    async def _recall(self, sessions: Collection[str]) -> None:
+        if sessions:
+            self.picture.learn(await self._outbox.recall(self.picture.source, sessions))
+
+    async def _record(self, look: Look | None, change: Change) -> None:
+        await self._outbox.record(look, change)
+        if look is not None:
+            self._kept[look.target] = look.taken_at
+        if change:
+            self._told(change)
+
+    def _is_old(self, look: Look) -> bool:
+        kept = self._kept.get(look.target)
+        return kept is None or look.taken_at - kept >= LOOK_KEPT_EVERY

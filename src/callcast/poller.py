@@ -1,0 +1,256 @@
+"""Looks at the targets of one source, each in its turn, and hands every good look to the ledger.
+
+The turns of all targets lie evenly in the interval. Several targets may be in flight, one look each, so that a
+hung one delays no other; a slow one misses turns, and they are counted, never piled up.
+"""
+
+import asyncio
+import heapq
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from random import Random
+from typing import Protocol
+
+from callcast.core.clock import Clock
+from callcast.core.diff import Rules, diff, unwatch
+from callcast.core.freshness import Freshness, stale_after_s
+from callcast.core.model import Change, Snapshot, SourceEvent, Target
+from callcast.core.outbox import OutboxUnavailable
+from callcast.core.upstream import LookFailed, Upstream
+from callcast.ledger import Ledger
+from callcast.reconciler import Reconciler
+
+CHUNK_S = 1.0  # the longest sleep: health is checked at least this often
+RETRY_MAX_S = 30.0  # a failing target is tried at least this often, or every interval if that is longer
+REFUSED = -1  # stands for a count of failures: the platform will not show this target
+REFUSED_EVERY_S = 300.0  # contract 10.2: a target that the platform refuses is tried every 5 min
+
+
+class Observer(Protocol):
+    """Who is told what the poller does; nothing here may block."""
+
+    def look_good(self, snapshot: Snapshot, took_s: float, /) -> None: ...
+    def look_failed(self, target: Target, error: LookFailed, took_s: float, /) -> None: ...
+    def turns_missed(self, target: Target, count: int, /) -> None: ...
+    def paced(self, source: str, interval_s: float, /) -> None: ...
+    def store_failed(self, source: str, error: OutboxUnavailable, /) -> None: ...
+    def stepped(self, source: str, /) -> None:
+        """The scheduler is alive (also while it waits out a penalty)."""
+        ...
+
+
+class Poller:
+    """One source. `interval_s` None: as fast as the rate limit allows.
+
+    claim: asked once per numeric extension id; False when another source watches it already.
+    own_extension: the id behind `~` as an earlier run learnt it.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        extensions: Sequence[str] | None,
+        *,
+        interval_s: float | None,
+        upstream: Upstream,
+        ledger: Ledger,
+        reconciler: Reconciler,
+        freshness: Freshness,
+        rules: Rules,
+        clock: Clock,
+        random: Random,
+        observer: Observer,
+        claim: Callable[[str], bool],
+        own_extension: str | None = None,
+        start_after_s: float = 0.0,
+    ) -> None:
+        self._source = source
+        self._extensions = extensions
+        self._interval_s = interval_s
+        self._upstream = upstream
+        self._ledger = ledger
+        self._reconciler = reconciler
+        self._freshness = freshness
+        self._rules = rules
+        self._clock = clock
+        self._random = random
+        self._observer = observer
+        self._claim = claim
+        self._own_extension = own_extension
+        self._start_after_s = start_after_s
+        self._turns: list[tuple[float, int, Target]] = []  # a heap: monotonic time, tie-break, target
+        self._targets: list[Target] = []
+        self._failures: dict[Target, int] = {}
+        self._returned = asyncio.Event()
+        self._untold: list[SourceEvent] = []
+        self._taken = 0
+
+    async def run(self) -> None:
+        """Poll until cancelled. Trouble of the far side or the disk never ends it."""
+        await self._clock.sleep(self._start_after_s)
+        await self._find_targets()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._reconciler.run())
+                await self._schedule(tasks)
+        finally:
+            await self._stop()
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds between two looks at the same target, as the rate limit allows them now."""
+        shown = len(self._targets) - sum(f == REFUSED for f in self._failures.values())
+        return max(self._interval_s or 0.0, self._upstream.spacing_s() * max(1, shown))
+
+    async def _find_targets(self) -> None:
+        if self._extensions is None:
+            self._targets = [Target(source=self._source)]
+        else:
+            own = await self._resolve_own() if "~" in self._extensions else ""
+            wanted = dict.fromkeys(own if e == "~" else e for e in self._extensions)
+            self._targets = [Target(source=self._source, extension_id=e) for e in wanted if self._claim(e)]
+            await self._end_unwatched(frozenset(wanted))
+        looks = {t.extension_id or "": at for t, at in self._ledger.picture.looks.items()}
+        self._freshness.watch([t.extension_id or "" for t in self._targets], looks, self._upstream.now())
+        start = self._clock.monotonic()
+        gap_s = self.interval_s / max(1, len(self._targets))
+        self._turns = [(start + i * gap_s, i, target) for i, target in enumerate(self._targets)]
+
+    async def _resolve_own(self) -> str:
+        """The id behind `~`: kept from an earlier run, or asked for until the platform answers."""
+        if self._own_extension is None:
+            self._own_extension = await self._ask_own()
+            await self._ledger.note("own_extension", self._own_extension.encode())
+        return self._own_extension
+
+    async def _ask_own(self) -> str:
+        failures = 0
+        target = Target(source=self._source, extension_id="~")
+        while True:
+            started = self._clock.monotonic()
+            try:
+                return (await self._upstream.identify()).extension_id
+            except LookFailed as error:
+                failures += 1
+                self._observer.look_failed(target, error, self._clock.monotonic() - started)
+                await self._wait_stepping(self._pause_s(failures))
+
+    async def _wait_stepping(self, seconds: float) -> None:
+        until = self._clock.monotonic() + seconds
+        while (left := until - self._clock.monotonic()) > 0:
+            self._observer.stepped(self._source)
+            await self._clock.sleep(min(left, CHUNK_S))
+
+    async def _end_unwatched(self, watched: frozenset[str]) -> None:
+        picture = self._ledger.picture
+        gone = {call.extension_id for call in picture.live_calls()} - watched
+        if gone:
+            sessions = {call.session_id for call in picture.live_calls() if call.extension_id in gone}
+            await self._ledger.change(sessions, lambda: unwatch(picture, gone, self._upstream.now()))
+
+    async def _schedule(self, tasks: asyncio.TaskGroup) -> None:
+        next_step = self._clock.monotonic()
+        while True:
+            now = self._clock.monotonic()
+            if now >= next_step:
+                next_step = now + CHUNK_S
+                await self._step()
+            if not self._turns:
+                await self._wait_returned()
+            elif (wait_s := max(self._turns[0][0] - now, self._upstream.hold_s())) > 0:
+                await self._clock.sleep(min(wait_s, CHUNK_S))
+            else:
+                due, _, target = heapq.heappop(self._turns)
+                tasks.create_task(self._turn(target, due))
+
+    async def _step(self) -> None:
+        """What wants doing every second, also while a penalty is waited out."""
+        self._observer.stepped(self._source)
+        self._observer.paced(self._source, self.interval_s)
+        await self._check_freshness()
+
+    async def _wait_returned(self) -> None:
+        """Every target is in flight: wait for the first to come back."""
+        self._returned.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CHUNK_S):
+                await self._returned.wait()
+
+    async def _turn(self, target: Target, due: float) -> None:
+        """One look, and the next turn put down."""
+        started = self._clock.monotonic()
+        try:
+            snapshot = await self._upstream.look(target)
+        except LookFailed as error:
+            self._failed(target, error, self._clock.monotonic() - started)
+        else:
+            await self._good(snapshot, self._clock.monotonic() - started)
+        self._put_back(target, due)
+
+    async def _good(self, snapshot: Snapshot, took_s: float) -> None:
+        target = snapshot.target
+        self._failures.pop(target, None)
+        self._observer.look_good(snapshot, took_s)
+        try:
+            await self._note_gap(target, snapshot.taken_at)
+            picture, rules = self._ledger.picture, self._rules
+            await self._ledger.take(snapshot, lambda: diff(picture, snapshot, rules))
+            await self._tell(self._freshness.good(target.extension_id or "", snapshot.taken_at))
+        except OutboxUnavailable as error:
+            self._observer.store_failed(self._source, error)
+
+    async def _note_gap(self, target: Target, taken_at: datetime) -> None:
+        """Blind for as long as makes a source degraded: the call log is asked what happened meanwhile."""
+        last = self._ledger.picture.looks.get(target)
+        if last is not None and taken_at - last > timedelta(seconds=stale_after_s(self.interval_s)):
+            await self._reconciler.blind(target, last, taken_at)
+
+    def _failed(self, target: Target, error: LookFailed, took_s: float) -> None:
+        refused = error.reason == "permission"
+        self._failures[target] = REFUSED if refused else max(0, self._failures.get(target, 0)) + 1
+        self._freshness.bad(target.extension_id or "", error.reason, refused=refused)
+        self._observer.look_failed(target, error, took_s)
+
+    def _put_back(self, target: Target, due: float) -> None:
+        now = self._clock.monotonic()
+        interval_s = self.interval_s
+        failures = self._failures.get(target, 0)
+        if failures:
+            next_due = now + (REFUSED_EVERY_S if failures == REFUSED else self._pause_s(failures))
+        else:
+            missed = int(max(0.0, now - due) // interval_s)
+            next_due = due + (missed + 1) * interval_s
+            if missed:
+                self._observer.turns_missed(target, missed)
+        self._taken += 1
+        heapq.heappush(self._turns, (next_due, self._taken, target))
+        self._returned.set()
+
+    def _pause_s(self, failures: int) -> float:
+        """Exponential with jitter, but never long: back to the plan within one cycle of the recovery."""
+        interval_s = self.interval_s
+        pause_s = min(max(interval_s, 1.0) * 2 ** min(failures - 1, 10), max(interval_s, RETRY_MAX_S))
+        return pause_s * self._random.uniform(0.8, 1.2)
+
+    async def _check_freshness(self) -> None:
+        events = self._freshness.check(self._upstream.now(), self.interval_s)
+        try:
+            await self._tell(events)
+        except OutboxUnavailable as error:
+            self._observer.store_failed(self._source, error)
+
+    async def _tell(self, events: list[SourceEvent]) -> None:
+        """Event first, state second: told again after a crash in between, with the same id."""
+        self._untold += events
+        if self._untold:
+            told = tuple(self._untold)
+            await self._ledger.change((), lambda: Change(events=told))
+            await self._ledger.note("freshness", self._freshness.dump())
+            self._untold.clear()
+
+    async def _stop(self) -> None:
+        try:
+            await self._ledger.keep_looks()
+        except OutboxUnavailable as error:
+            self._observer.store_failed(self._source, error)

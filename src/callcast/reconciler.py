@@ -1,0 +1,132 @@
+"""Asks the call log what looks cannot tell: what became of a call that vanished, and what was missed while blind.
+
+One question at a time, within the share of the rate limit that polling leaves; an unanswered one is asked again.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import msgspec
+
+from callcast.core.clock import Clock
+from callcast.core.diff import Rules, fill, give_up, lookups, settle
+from callcast.core.model import Call, Change, Sighting, Target
+from callcast.core.outbox import OutboxUnavailable
+from callcast.core.upstream import LookFailed, Upstream
+from callcast.ledger import Ledger
+
+ROUND_S = 1.0
+BACKOFF_S = (30, 60, 120, 300)  # between questions about the same call, the last one repeated
+# A call in a queue can begin long before it reaches anybody, and the call log is searched by a call's start.
+LONGEST_WAIT = timedelta(hours=1)
+# An ended call can be late in the list (3-10 s documented): so long before the last good look it may be unseen.
+LATENESS = timedelta(seconds=15)
+
+
+class Observer(Protocol):
+    def lookup_failed(self, source: str, error: LookFailed, /) -> None: ...
+    def store_failed(self, source: str, error: OutboxUnavailable, /) -> None: ...
+    def gap_filled(self, target: Target, after: datetime, calls: int, /) -> None: ...
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """A target was not seen since `after`; the call log is asked about it from `due` on."""
+
+    extension_id: str | None
+    after: datetime
+    due: datetime
+
+
+class Reconciler:
+    """Closes what polling left open, for one source. Its gaps survive a restart."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        upstream: Upstream,
+        rules: Rules,
+        clock: Clock,
+        observer: Observer,
+        *,
+        gaps: bytes | None = None,
+    ) -> None:
+        self._ledger = ledger
+        self._upstream = upstream
+        self._rules = rules
+        self._clock = clock
+        self._observer = observer
+        self._gaps = list(msgspec.json.decode(gaps, type=list[Gap])) if gaps else []
+        self._asked: dict[str, tuple[int, float]] = {}  # call id -> questions so far, monotonic time of the next
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self.round()
+            except OutboxUnavailable as error:
+                self._observer.store_failed(self._ledger.picture.source, error)
+            await self._clock.sleep(ROUND_S)
+
+    async def round(self) -> None:
+        """Ask everything that is due once."""
+        now = self._upstream.now()
+        for gap in [g for g in self._gaps if g.due <= now]:
+            await self._try_fill(gap)
+        pending = lookups(self._ledger.picture, now, self._rules)
+        self._asked = {call.call_id: self._asked[call.call_id] for call in pending if call.call_id in self._asked}
+        for call in pending:
+            await self._try_settle(call)
+
+    async def blind(self, target: Target, after: datetime, until: datetime) -> None:
+        """A target was not seen between these looks. Kept before the look is: a crash in between must not hide it."""
+        due = until + timedelta(seconds=self._rules.call_log_after_s)
+        self._gaps.append(Gap(target.extension_id, after, due))
+        await self._keep_gaps()
+
+    async def _try_fill(self, gap: Gap) -> None:
+        target = Target(source=self._ledger.picture.source, extension_id=gap.extension_id)
+        try:
+            found = await self._upstream.ended_since(target, after=gap.after - LONGEST_WAIT)
+        except LookFailed as error:
+            self._observer.lookup_failed(target.source, error)
+            return
+        missed = [s for s in found if s.ended_at is None or s.ended_at >= gap.after - LATENESS]
+        await self._ledger.change(
+            {s.session_id for s in missed},
+            lambda: fill(self._ledger.picture, target, missed, self._upstream.now(), self._rules),
+        )
+        self._gaps.remove(gap)
+        await self._keep_gaps()
+        self._observer.gap_filled(target, gap.after, len(missed))
+
+    async def _keep_gaps(self) -> None:
+        await self._ledger.note("gaps", msgspec.json.encode(self._gaps) if self._gaps else None)
+
+    async def _try_settle(self, call: Call) -> None:
+        questions, next_at = self._asked.get(call.call_id, (0, 0.0))
+        if self._clock.monotonic() < next_at:
+            return
+        pause_s = min(BACKOFF_S[min(questions, len(BACKOFF_S) - 1)], max(self._hope_s(call), ROUND_S))
+        self._asked[call.call_id] = (questions + 1, self._clock.monotonic() + pause_s)
+        found = await self._find(call)
+        if found is not None:
+            await self._ledger.change({call.session_id}, lambda: self._settled(call, found))
+
+    async def _find(self, call: Call) -> Sequence[Sighting] | None:
+        try:
+            return await self._upstream.find(call)
+        except LookFailed as error:
+            self._observer.lookup_failed(call.source, error)
+            return () if self._hope_s(call) <= 0 else None
+
+    def _settled(self, call: Call, found: Sequence[Sighting]) -> Change:
+        now = self._upstream.now()
+        change = settle(self._ledger.picture, call.call_id, found, now, self._rules)
+        if change or self._hope_s(call) > 0:
+            return change
+        return give_up(self._ledger.picture, call.call_id, now)
+
+    def _hope_s(self, call: Call) -> float:
+        """Seconds until the call is given up."""
+        since = call.vanished_at or call.provisional_since or self._upstream.now()
+        return self._rules.vanished_give_up_s - (self._upstream.now() - since).total_seconds()
