@@ -1,0 +1,233 @@
+"""Faults on order: what goes wrong, on which paths, how often, from when and for how long."""
+
+import asyncio
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
+from itertools import count
+from typing import Any, Literal
+
+import msgspec
+from aiohttp import web
+from msgspec import Struct
+
+from callcast.simulator.answers import api_refusal, json_answer
+from callcast.simulator.clock import http_date
+
+Kind = Literal[
+    "status",
+    "reset",
+    "truncated",
+    "huge",
+    "html",
+    "not_json",
+    "charset",
+    "slow",
+    "hang",
+    "redirect",
+    "half",
+    "empty",
+    "bad_records",
+]
+Answer = Callable[[], Awaitable[web.StreamResponse]]
+
+MESSAGES = {
+    400: ("CMN-101", "Parameter value is invalid"),
+    403: ("CMN-408", "User needs to have a permission for requested resource."),
+    404: ("CMN-102", "Resource for parameter is not found"),
+    429: ("CMN-301", "Request rate exceeded"),
+    500: ("CMN-203", "Internal server error"),
+    502: ("CMN-201", "Bad gateway"),
+    503: ("CMN-201", "Service temporary unavailable"),
+    504: ("CMN-201", "Gateway timeout"),
+}
+
+
+class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One fault.
+
+    path: glob over the request's path. skip: that many requests pass first. count: that many are hit (0: no end).
+    from_s, for_s: from when, after the platform's start (or the admin call), and how long, on its clock.
+    status, code, headers, retry_after: for `status`; `headers` false: a bare 429 or 503 as global limits send it;
+    retry_after: seconds, or "date" for a date 30 s ahead. location: for `redirect`.
+    delay_s: for `slow`, in seconds of this machine. size_mb: for `huge`.
+    """
+
+    kind: Kind
+    path: str = "*"
+    count: int = 0
+    skip: int = 0
+    from_s: float = 0
+    for_s: float | None = None
+    status: int = 500
+    code: str | None = None
+    headers: bool = True
+    retry_after: int | str | None = None
+    location: str = "/elsewhere"
+    delay_s: float = 5
+    size_mb: int = 40
+
+
+class _Armed(Struct, kw_only=True):
+    number: int
+    fault: Fault
+    begins: datetime
+    met: int = 0
+
+    def strikes(self, path: str, now: datetime) -> bool:
+        fault = self.fault
+        if not fnmatchcase(path, fault.path) or now < self.begins or self._over(now):
+            return False
+        self.met += 1
+        return self.met > fault.skip
+
+    def _over(self, now: datetime) -> bool:
+        fault = self.fault
+        spent = bool(fault.count) and self.met >= fault.skip + fault.count
+        return spent or (fault.for_s is not None and now >= self.begins + timedelta(seconds=fault.for_s))
+
+
+class Faults:
+    """The faults that are armed, oldest first; the first that fits a request strikes it."""
+
+    def __init__(self) -> None:
+        self._armed: list[_Armed] = []
+        self._numbers = count(1)
+
+    def add(self, fault: Fault, now: datetime) -> int:
+        """Arm a fault; its number takes it away again."""
+        begins = now + timedelta(seconds=fault.from_s)
+        self._armed.append(_Armed(number=next(self._numbers), fault=fault, begins=begins))
+        return self._armed[-1].number
+
+    def remove(self, number: int) -> bool:
+        kept = [armed for armed in self._armed if armed.number != number]
+        found = len(kept) < len(self._armed)
+        self._armed = kept
+        return found
+
+    def clear(self) -> None:
+        self._armed.clear()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for armed in self._armed:
+            yield {"id": armed.number, "met": armed.met, **msgspec.to_builtins(armed.fault)}
+
+    def strike(self, path: str, now: datetime) -> Fault | None:
+        return next((armed.fault for armed in self._armed if armed.strikes(path, now)), None)
+
+
+async def perform(fault: Fault, request: web.Request, now: datetime, answer: Answer) -> web.StreamResponse:
+    """Answer a request as the fault wants it; `answer` gives the good answer."""
+    match fault.kind:
+        case "status":
+            return _status(fault, now)
+        case "reset":
+            return _reset(request)
+        case "truncated":
+            return await _truncated(request, await answer())
+        case "huge":
+            return await _huge(request, fault.size_mb)
+        case "html":
+            page = "<!DOCTYPE html><html><body><h1>We will be back soon</h1></body></html>"
+            return web.Response(text=page, content_type="text/html")
+        case "not_json":
+            return web.Response(body=b'{"records": [', content_type="application/json")
+        case "charset":
+            return _charset(await answer())
+        case "slow":
+            await asyncio.sleep(fault.delay_s)
+            return await answer()
+        case "hang":
+            await asyncio.Event().wait()
+            raise AssertionError
+        case "redirect":
+            return web.Response(status=302, headers={"Location": fault.location})
+        case "half" | "empty" | "bad_records":
+            return _spoilt(fault.kind, request, await answer())
+
+
+def _status(fault: Fault, now: datetime) -> web.Response:
+    code, message = MESSAGES.get(fault.status, ("CMN-203", "Internal server error"))
+    headers = {}
+    retry_after = fault.retry_after
+    if retry_after is None and fault.headers and fault.status == 429:
+        retry_after = 60
+    if retry_after is not None:
+        date = http_date(now + timedelta(seconds=30))
+        headers["Retry-After"] = date if retry_after == "date" else str(retry_after)
+    if fault.headers and fault.status == 429:
+        headers |= {"X-Rate-Limit-Group": "heavy", "X-Rate-Limit-Limit": "10"}
+        headers |= {"X-Rate-Limit-Remaining": "0", "X-Rate-Limit-Window": "60"}
+    return api_refusal(fault.status, fault.code or code, message, headers=headers).response()
+
+
+def _reset(request: web.Request) -> web.Response:
+    transport = request.transport
+    if transport is not None:
+        sock = transport.get_extra_info("socket")
+        if sock is not None:  # linger 0 makes the close a RST
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+    return web.Response(status=500)
+
+
+async def _truncated(request: web.Request, good: web.StreamResponse) -> web.StreamResponse:
+    body = _body(good)
+    response = web.StreamResponse(headers={"Content-Type": good.headers["Content-Type"]})
+    response.content_length = len(body)
+    await response.prepare(request)
+    await response.write(body[: len(body) // 2])
+    if request.transport is not None:
+        request.transport.close()
+    return response
+
+
+async def _huge(request: web.Request, size_mb: int) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    await response.prepare(request)
+    await response.write(b'{"records":[],"filler":"')
+    for _ in range(size_mb):
+        await response.write(b"x" * 1_048_576)
+    await response.write(b'"}')
+    return response
+
+
+def _charset(good: web.StreamResponse) -> web.Response:
+    """Says UTF-8, and is not."""
+    body = _body(good).decode().encode("utf-16")
+    return web.Response(body=body, headers={"Content-Type": "application/json;charset=utf-8"})
+
+
+def _spoilt(kind: Kind, request: web.Request, good: web.StreamResponse) -> web.StreamResponse:
+    page = msgspec.json.decode(_body(good))
+    if good.status != 200 or "records" not in page:
+        return good
+    if kind == "half":
+        return _half(request, page)
+    page["records"] = [] if kind == "empty" else _bad_records(page["records"])
+    return json_answer(page)
+
+
+def _half(request: web.Request, page: dict[str, Any]) -> web.Response:
+    """Half of the records and the promise of more, which fails."""
+    if request.query.get("page", "1") != "1":
+        return api_refusal(502, "CMN-201", "Bad gateway").response()
+    page["records"] = page["records"][: len(page["records"]) // 2]
+    page["navigation"]["nextPage"] = {"uri": str(request.url.update_query(page="2"))}
+    return json_answer(page)
+
+
+def _bad_records(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Beside the good records: two that lack something, one that is no record at all."""
+    good = records[0] if records else {"id": "spoilt", "type": "Voice"}
+    lacking = [{key: value for key, value in good.items() if key != lost} for lost in ("id", "startTime")]
+    return [*lacking, {"id": "spoilt", "type": ["Voice"]}, *records]
+
+
+def _body(response: web.StreamResponse) -> bytes:
+    if not isinstance(response, web.Response) or not isinstance(response.body, bytes):
+        return b"{}"
+    return response.body

@@ -1,0 +1,263 @@
+"""The fake RingCentral: an aiohttp application that answers as the platform does, at a time that can be turned.
+
+What it answers is a function of the scenario and the clock, so it is the same in real time, faster, and in a
+test that turns the hands. Facts: developers.ringcentral.com/guide, and the recordings in tests/samples.
+"""
+
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from multidict import MultiMapping
+
+from callcast.simulator import admin, lists
+from callcast.simulator.answers import (
+    Refusal,
+    another_extension,
+    app_permission_missing,
+    json_answer,
+    not_found,
+    oauth_refusal,
+    user_permission_missing,
+)
+from callcast.simulator.clock import SimulatedClock, Time, http_date
+from callcast.simulator.faults import Fault, Faults, perform
+from callcast.simulator.limits import Group, Limits, RateLimits
+from callcast.simulator.paging import page_body, wanted_page
+from callcast.simulator.requests import Request, RequestLog
+from callcast.simulator.scenario import Record, Scenario, Truth
+from callcast.simulator.scenarios import seed
+from callcast.simulator.tokens import Credential, Tokens
+
+TOKEN_PATH = "/restapi/oauth/token"  # noqa: S105 (a path)
+ACCOUNT = "/restapi/v1.0/account/{account}"
+EXTENSION = ACCOUNT + "/extension/{extension}"
+BODY_BYTES_MAX = 1_048_576
+
+REQUEST: web.RequestKey[Request] = web.RequestKey("callcast_request", Request)
+CREDENTIAL: web.RequestKey[Credential] = web.RequestKey("callcast_credential", Credential)
+
+
+class Platform:
+    """The platform behind one scenario.
+
+    scenario: default the recorded seed, one response further with every look.
+    clock: what `Date`, windows, token lives and the scenario run on; default this machine's.
+    limits: None lets everything pass and sends no rate limit headers.
+    refresh_tokens: the app's setting to issue them (off on the real platform unless asked for).
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario | None = None,
+        *,
+        clock: Time | None = None,
+        credentials: Iterable[Credential] = (Credential(),),
+        limits: Limits | None = None,
+        faults: Iterable[Fault] = (),
+        token_ttl_s: float = 3600,
+        refresh_tokens: bool = False,
+        sessions_max: int = 5,
+    ) -> None:
+        self.scenario: Scenario = scenario or seed.by_look()
+        self.clock: Time = clock or SimulatedClock()
+        self.tokens = Tokens(credentials, ttl_s=token_ttl_s, refresh=refresh_tokens, sessions_max=sessions_max)
+        self.limits = RateLimits(limits)
+        self.requests = RequestLog()
+        self.faults = Faults()
+        for fault in faults:
+            self.faults.add(fault, self.clock.now())
+
+    def truth(self) -> Sequence[Truth]:
+        """What really happened so far, and is going on."""
+        return self.scenario.truth(self.clock.now())
+
+    def strike(self, fault: Fault) -> int:
+        """Arm a fault from now on."""
+        return self.faults.add(fault, self.clock.now())
+
+    def app(self) -> web.Application:
+        """A fresh application; all of them share this platform's state."""
+        app = web.Application(middlewares=[self._gate], client_max_size=BODY_BYTES_MAX)
+        app.router.add_post(TOKEN_PATH, self._token)
+        app.router.add_post("/restapi/oauth/revoke", self._revoke)
+        for level in (EXTENSION, ACCOUNT):
+            app.router.add_get(level + "/active-calls", self._active_calls)
+            app.router.add_get(level + "/call-log", self._call_log)
+            app.router.add_get(level + "/call-log/{record}", self._call_log_record)
+        app.router.add_get(ACCOUNT + "/telephony/sessions/{session}", self._telephony_session)
+        admin.add_routes(app.router, self)
+        return app
+
+    @asynccontextmanager
+    async def serve(
+        self, host: str = "127.0.0.1", port: int = 0, *, tls: ssl.SSLContext | None = None
+    ) -> AsyncIterator[str]:
+        """Listen until the block ends; gives the base URL. Port 0: a free one."""
+        runner = web.AppRunner(self.app(), access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, port, ssl_context=tls).start()
+            bound = runner.addresses[0][1]
+            name = f"[{host}]" if ":" in host else host
+            yield f"{'https' if tls else 'http'}://{name}:{bound}"
+        finally:
+            await runner.cleanup()
+
+    # What every request goes through, in this order: log, fault, who, how many, the answer itself.
+
+    @web.middleware
+    async def _gate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path.startswith("/simulator/"):
+            return await handler(request)
+        noted = self.requests.begin(
+            self.clock.now(),
+            request.method,
+            request.path,
+            request.query_string,
+            request.headers.get("User-Agent", ""),
+        )
+        request[REQUEST] = noted
+        fault = self.faults.strike(request.path, noted.at)
+        if fault is None:
+            response: web.StreamResponse = await self._answer(request, handler)
+        else:
+            noted.fault = fault.kind
+            response = await perform(fault, request, noted.at, lambda: self._answer(request, handler))
+        return self._stamp(noted, response)
+
+    def _stamp(self, noted: Request, response: web.StreamResponse) -> web.StreamResponse:
+        noted.status = response.status
+        if not response.prepared:
+            response.headers["Date"] = http_date(self.clock.now())
+            response.headers["RCRequestId"] = noted.request_id
+        return response
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            if request.path.startswith("/restapi/oauth/"):
+                return await self._counted(request, handler, self.tokens.client, "auth")
+            return await self._counted(request, handler, self._holder, _group(request.path))
+        except Refusal as refusal:
+            return refusal.response()
+        except web.HTTPNotFound:
+            return not_found("resource").response()
+
+    async def _counted(
+        self,
+        request: web.Request,
+        handler: Handler,
+        who: Callable[[str | None], Credential],
+        group: Group,
+    ) -> web.StreamResponse:
+        credential = who(request.headers.get("Authorization"))
+        noted = request[REQUEST]
+        noted.client_id, noted.group = credential.client_id, group
+        request[CREDENTIAL] = credential
+        self.limits.count(credential.client_id, group, noted.at)
+        self.limits.enter(credential.client_id, request.path_qs)
+        try:
+            response = await handler(request)
+        except Refusal as refusal:
+            response = refusal.response()
+        finally:
+            self.limits.leave(credential.client_id, request.path_qs)
+        response.headers.update(self.limits.headers(credential.client_id, group, noted.at))
+        return response
+
+    def _holder(self, authorization: str | None) -> Credential:
+        return self.tokens.holder(authorization, self.clock.now())
+
+    # The token endpoint
+
+    async def _token(self, request: web.Request) -> web.Response:
+        if request.content_type != "application/x-www-form-urlencoded":
+            raise oauth_refusal("invalid_request", "OAU-112", "Unsupported media type", status=415)
+        credential = request[CREDENTIAL]
+        form = {name: str(value) for name, value in (await request.post()).items()}
+        now = self.clock.now()
+        session = self.tokens.exchange(credential, form, now)
+        return json_answer(self.tokens.answer(session, self._own(credential), now))
+
+    async def _revoke(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        self.tokens.revoke(str(form.get("token", request.query.get("token", ""))))
+        return web.Response()
+
+    # The lists and what belongs to them
+
+    async def _active_calls(self, request: web.Request) -> web.Response:
+        extension = self._extension(request)
+        if request.query.get("page", "1") == "1":
+            self.scenario.look(extension)
+        return self._list(request, self.scenario.active(extension, self.clock.now()))
+
+    async def _call_log(self, request: web.Request) -> web.Response:
+        extension = self._extension(request)
+        now = self.clock.now()
+        records = lists.in_log(self.scenario.log(extension, now), request.query, now)
+        return self._list(request, records)
+
+    async def _call_log_record(self, request: web.Request) -> web.Response:
+        records = {record["id"]: record for record in self.scenario.log(self._extension(request), self.clock.now())}
+        wanted = request.match_info["record"].split(",")
+        if len(wanted) > 1:
+            raise not_found("callRecordId")  # the bulk form answers 207 multipart, which nobody here asks for
+        if wanted[0] not in records:
+            raise not_found("callRecordId")
+        return json_answer(lists.as_viewed(records[wanted[0]], lists.view(request.query, "Detailed")))
+
+    async def _telephony_session(self, request: web.Request) -> web.Response:
+        self._account(request)
+        if "CallControl" not in request[CREDENTIAL].permissions:
+            raise app_permission_missing("CallControl")
+        session = self.scenario.session(request.match_info["session"], self.clock.now())
+        if session is None:
+            raise not_found("telephonySessionId")
+        return json_answer(session)
+
+    def _list(self, request: web.Request, records: Iterable[Record]) -> web.Response:
+        query: MultiMapping[str] = request.query
+        page = wanted_page(query)
+        url = f"{request.url.origin()}{self._resolved(request)}"
+        return json_answer(page_body(url, query, lists.chosen(records, query), page))
+
+    def _resolved(self, request: web.Request) -> str:
+        """The path as the platform repeats it: with the ids that `~` stands for."""
+        path = request.path.replace("/account/~", f"/account/{self.scenario.account_id}")
+        return path.replace("/extension/~", f"/extension/{self._own(request[CREDENTIAL])}")
+
+    # Who may see what
+
+    def _own(self, credential: Credential) -> str:
+        return credential.extension_id or self.scenario.extension_ids()[0]
+
+    def _account(self, request: web.Request) -> None:
+        if request.match_info["account"] not in ("~", self.scenario.account_id):
+            raise not_found("accountId")
+        if request[CREDENTIAL].permissions.isdisjoint({"ReadCallLog", "CallControl"}):
+            raise app_permission_missing("ReadCallLog")
+
+    def _extension(self, request: web.Request) -> str | None:
+        """The extension whose list this is; None for the account's."""
+        self._account(request)
+        credential = request[CREDENTIAL]
+        if "ReadCallLog" not in credential.permissions:
+            raise app_permission_missing("ReadCallLog")
+        asked = request.match_info.get("extension")
+        if asked is None:
+            if "ReadCompanyCallLog" not in credential.permissions:
+                raise user_permission_missing("ReadCompanyCallLog")
+            return None
+        extension = self._own(credential) if asked == "~" else asked
+        if extension != self._own(credential) and not credential.admin:
+            raise another_extension()
+        if extension not in self.scenario.extension_ids():
+            raise not_found("extensionId")
+        return extension
+
+
+def _group(path: str) -> Group:
+    return "light" if "/telephony/" in path else "heavy"

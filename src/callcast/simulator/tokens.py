@@ -1,0 +1,191 @@
+"""Who may come in: credentials, the token exchange, and the limit of five sessions."""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from itertools import count
+from typing import Any
+
+from msgspec import Struct
+
+from callcast.simulator.answers import Refusal, api_refusal, oauth_refusal, token_expired, token_missing
+
+JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+SESSIONS_MAX = 5
+REFRESH_TTL = timedelta(days=7)
+# A refresh token that was used gives the same successor again: until ten seconds after that one was first
+# used, for an hour at the longest (the platform's guide on refresh tokens).
+REUSE_AFTER_USE = timedelta(seconds=10)
+REUSE_AT_MOST = timedelta(minutes=60)
+
+ALL_PERMISSIONS = frozenset({"ReadCallLog", "ReadCompanyCallLog", "CallControl"})
+
+
+class Credential(Struct, frozen=True, kw_only=True):
+    """A user and an app. `admin` may look at other extensions; `permissions` are those of user and app."""
+
+    client_id: str = "simulated-client"
+    client_secret: str = "simulated-secret"  # noqa: S105 (it is printed for whoever uses the fake)
+    jwt: str = "simulated.jwt.assertion"
+    extension_id: str | None = None  # None: the scenario's first extension
+    admin: bool = True
+    permissions: frozenset[str] = ALL_PERMISSIONS
+
+
+class Session(Struct, kw_only=True):
+    """One log-in: its token now, and the refresh token that renews it."""
+
+    credential: Credential
+    access_token: str
+    expires_at: datetime
+    refresh_token: str | None
+    refresh_until: datetime
+    issued_at: datetime
+    first_used_at: datetime | None = None
+    used_refresh: dict[str, datetime] = {}
+
+
+class Tokens:
+    """The token endpoint's memory. All methods raise `Refusal` with the platform's own answer."""
+
+    def __init__(
+        self,
+        credentials: Iterable[Credential],
+        *,
+        ttl_s: float = 3600,
+        refresh: bool = False,
+        sessions_max: int = SESSIONS_MAX,
+    ) -> None:
+        self._credentials = {credential.client_id: credential for credential in credentials}
+        self._ttl = timedelta(seconds=ttl_s)
+        self._refresh = refresh
+        self._sessions_max = sessions_max
+        self._sessions: list[Session] = []  # oldest first
+        self._count = count(1)
+
+    @property
+    def credentials(self) -> list[Credential]:
+        return list(self._credentials.values())
+
+    def client(self, authorization: str | None) -> Credential:
+        """The credential whose client id and secret the request shows."""
+        client_id, secret = basic(authorization)
+        credential = self._credentials.get(client_id)
+        if credential is None or credential.client_secret != secret:
+            raise oauth_refusal("invalid_client", "OAU-153", "Invalid client: ")
+        return credential
+
+    def exchange(self, credential: Credential, form: Mapping[str, str], now: datetime) -> Session:
+        """A token for a JWT or a refresh token."""
+        grant = form.get("grant_type", "")
+        if grant == JWT_GRANT:
+            if form.get("assertion") != credential.jwt:
+                raise oauth_refusal("invalid_grant", "OAU-251", "JWT is not valid")
+            return self._open(credential, now)
+        if grant == "refresh_token":
+            return self._renew(credential, form.get("refresh_token", ""), now)
+        raise oauth_refusal("unsupported_grant_type", "OAU-250", "Unsupported grant type")
+
+    def holder(self, authorization: str | None, now: datetime) -> Credential:
+        """Whose access token this is."""
+        scheme, _, token = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise api_refusal(401, "OAU-149", "Unparsable access token", legacy_code="TokenInvalid")
+        session = next((one for one in self._sessions if one.access_token == token), None)
+        if session is None:
+            raise token_missing()
+        if now >= session.expires_at:
+            raise token_expired()
+        session.first_used_at = session.first_used_at or now
+        return session.credential
+
+    def revoke(self, token: str) -> None:
+        """End the whole session that an access or refresh token belongs to."""
+        self._sessions = [one for one in self._sessions if token not in (one.access_token, one.refresh_token)]
+
+    def revoke_all(self) -> None:
+        """What a changed password does: every token is gone."""
+        self._sessions.clear()
+
+    def answer(self, session: Session, owner_id: str, now: datetime) -> dict[str, Any]:
+        """The body of a successful exchange (TokenInfo)."""
+        body: dict[str, Any] = {
+            "access_token": session.access_token,
+            "token_type": "bearer",
+            "expires_in": int((session.expires_at - now).total_seconds()),
+            "scope": " ".join(sorted(session.credential.permissions)),
+            "owner_id": owner_id,
+            "endpoint_id": _opaque("endpoint", session.credential.client_id)[:22],
+            "session_id": _opaque("session", session.access_token)[:22],
+        }
+        if session.refresh_token:
+            body["refresh_token"] = session.refresh_token
+            body["refresh_token_expires_in"] = int((session.refresh_until - now).total_seconds())
+        return body
+
+    def _open(self, credential: Credential, now: datetime) -> Session:
+        session = Session(
+            credential=credential,
+            access_token="",
+            expires_at=now,
+            refresh_token=None,
+            refresh_until=now,
+            issued_at=now,
+            used_refresh={},
+        )
+        self._fill(session, now)
+        mine = [one for one in self._sessions if one.credential is credential]
+        if len(mine) >= self._sessions_max:
+            self._sessions.remove(mine[0])
+        self._sessions.append(session)
+        return session
+
+    def _fill(self, session: Session, now: datetime) -> None:
+        number = str(next(self._count))
+        session.access_token = _opaque("access", number)
+        session.expires_at = now + self._ttl
+        session.issued_at = now
+        session.first_used_at = None
+        session.refresh_token = _opaque("refresh", number) if self._refresh else None
+        session.refresh_until = now + REFRESH_TTL
+
+    def _renew(self, credential: Credential, token: str, now: datetime) -> Session:
+        for session in self._sessions:
+            if session.credential is not credential:
+                continue
+            if token == session.refresh_token and now < session.refresh_until:
+                session.used_refresh = {token: now}
+                self._fill(session, now)
+                return session
+            if token in session.used_refresh and self._reusable(session, session.used_refresh[token], now):
+                return session
+        raise refresh_gone()
+
+    @staticmethod
+    def _reusable(session: Session, used_at: datetime, now: datetime) -> bool:
+        if now - used_at > REUSE_AT_MOST:
+            return False
+        return session.first_used_at is None or now - session.first_used_at <= REUSE_AFTER_USE
+
+
+def refresh_gone() -> Refusal:
+    return oauth_refusal("invalid_grant", "OAU-210", "Token expired")
+
+
+def basic(authorization: str | None) -> tuple[str, str]:
+    """Client id and secret of a Basic header; empty where there is none."""
+    scheme, _, encoded = (authorization or "").partition(" ")
+    if scheme.lower() != "basic":
+        return "", ""
+    try:
+        client_id, _, secret = base64.b64decode(encoded, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return "", ""
+    return client_id, secret
+
+
+def _opaque(*parts: str) -> str:
+    digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=48).digest()
+    return base64.urlsafe_b64encode(digest).decode()
