@@ -1,0 +1,164 @@
+"""`[sources.NAME]`: one RingCentral credential and what it watches, and the polling plan that follows from it."""
+
+import math
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic_core import PydanticCustomError
+
+from callcast.secret import Secret
+
+# A record stays in the list for at least 120 s after its end; a longer gap between two looks can miss a call.
+CYCLE_MAX_S = 100
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def _server(text: str, info: ValidationInfo) -> str:
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host, parts = None, urlsplit("")
+    if (
+        not host
+        or parts.scheme not in ("http", "https")
+        or parts.path not in ("", "/")
+        or parts.query
+        or "@" in parts.netloc
+    ):
+        expected = "scheme and host of the platform, such as https://platform.ringcentral.com"
+        raise PydanticCustomError("server", "{expected}", {"expected": expected})
+    if parts.scheme == "http" and host not in LOOPBACK and not info.data.get("allow_plaintext", True):
+        raise PydanticCustomError(
+            "plaintext",
+            "{problem}",
+            {
+                "problem": f"http towards {host} shows the secrets to everybody on the way",
+                "fix": "write https://, or set allow_plaintext = true",
+            },
+        )
+    return text.rstrip("/")
+
+
+def _not_empty(secret: Secret) -> Secret:
+    if not secret.reveal().strip():
+        raise PydanticCustomError("secret_empty", "{expected}", {"expected": "a text that is not empty"})
+    return secret
+
+
+def _each_once(extensions: tuple[str, ...]) -> tuple[str, ...]:
+    for extension in extensions:
+        if extensions.count(extension) > 1:
+            problem = f"the extension {extension} stands there twice"
+            raise PydanticCustomError("twice", "{problem}", {"problem": problem, "fix": "name it once"})
+    return extensions
+
+
+Id = Annotated[str, Field(pattern=r"^(~|[0-9]{1,20})$", description="digits or ~")]
+GivenSecret = Annotated[Secret, AfterValidator(_not_empty)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+class SourceSettings(BaseModel):
+    """One RingCentral credential and what it watches. The rate limit is counted per source."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # Before `server`, whose check needs it.
+    allow_plaintext: bool = Field(False, description="true: http towards a server that is not on this machine")
+    server: Annotated[str, AfterValidator(_server)] = Field(
+        "https://platform.ringcentral.com", description="scheme and host of the platform; partners have their own"
+    )
+    client_id: str = Field(min_length=1, description="the app's client id", examples=["app-client-id"])
+    client_secret: GivenSecret = Field(description="the app's client secret", examples=["app-client-secret"])
+    jwt: GivenSecret = Field(description="the user's JWT credential", examples=["user-jwt"])
+    watch: Literal["extensions", "account"] = Field(
+        "extensions",
+        description='"account": one request sees every extension; wants a permission for the whole company',
+    )
+    account: Id = Field("~", description="account id; ~ is the credential's own")
+    extensions: Annotated[tuple[Id, ...], Field(min_length=1, max_length=10_000), AfterValidator(_each_once)] = Field(
+        ("~",), description='ids of the extensions to look at, with watch = "extensions"; ~ is the credential\'s own'
+    )
+    poll_interval_s: Literal["auto"] | Seconds = Field(
+        "auto",
+        description="seconds between two looks at the same target; auto: as fast as the rate limit allows",
+    )
+    heavy_per_minute: float = Field(
+        10,
+        gt=0,
+        le=10_000,
+        allow_inf_nan=False,
+        description="requests a minute that RingCentral allows, until its own headers say otherwise",
+    )
+    headroom: float = Field(
+        0.8, gt=0, le=1, allow_inf_nan=False, description="share of that budget that polling may use"
+    )
+    accept_blind_spots: bool = Field(False, description="true: run even where the polling plan can miss calls")
+    settle_s: Seconds = Field(30, description="a provisional result counts after this long")
+    call_log_after_s: Seconds = Field(30, description="a vanished call is looked up in the call log this long after")
+    vanished_give_up_s: Seconds = Field(900, description="and ends with disposition unknown after this long")
+    revoke_on_exit: bool = Field(False, description="true: give the access token back on a clean stop")
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """How often a source looks at each of its targets, by the rate limit that is configured.
+
+    extensions: how many are looked at; None: every extension of the account.
+    cycle_s: seconds between two looks at the same target, and so the longest until a change is seen.
+    requests_per_minute: what polling takes of `budget_per_minute`, which call-log lookups share.
+    """
+
+    source: str
+    watch: str
+    extensions: int | None
+    interval_s: float | None
+    cycle_s: float
+    requests_per_minute: float
+    budget_per_minute: float
+
+    @property
+    def delay_s(self) -> float:
+        """The longest that a change can stay unseen, not counting the platform's own lateness."""
+        return self.cycle_s
+
+    @property
+    def blind(self) -> bool:
+        """True when a call can come and go between two looks without a trace."""
+        return self.cycle_s > CYCLE_MAX_S
+
+
+def plan(name: str, settings: SourceSettings) -> Plan:
+    """The polling plan of a source (before the platform's headers correct the budget)."""
+    targets = 1 if settings.watch == "account" else len(settings.extensions)
+    wish_s = None if settings.poll_interval_s == "auto" else settings.poll_interval_s
+    cycle_s = max(targets * _spacing_s(settings), wish_s or 0.0)
+    return Plan(
+        source=name,
+        watch=settings.watch,
+        extensions=None if settings.watch == "account" else targets,
+        interval_s=wish_s,
+        cycle_s=cycle_s,
+        requests_per_minute=60 * targets / cycle_s,
+        budget_per_minute=settings.heavy_per_minute,
+    )
+
+
+def remedy(settings: SourceSettings) -> str:
+    """What to change so that the plan misses no call."""
+    if settings.poll_interval_s != "auto" and settings.poll_interval_s > CYCLE_MAX_S:
+        return f'set poll_interval_s to {CYCLE_MAX_S} or less, or "auto"'
+    most = math.floor(CYCLE_MAX_S / _spacing_s(settings) + 1e-9)
+    if settings.watch == "account" or most == 0:
+        return "raise heavy_per_minute or headroom"
+    sources = math.ceil(len(settings.extensions) / most)
+    return (
+        f'set watch = "account" (one request sees every extension), or spread them over {sources} credentials, '
+        f"or watch at most {most} extensions, or accept it with accept_blind_spots = true"
+    )
+
+
+def _spacing_s(settings: SourceSettings) -> float:
+    return 60 / (settings.heavy_per_minute * settings.headroom)
