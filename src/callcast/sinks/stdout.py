@@ -1,0 +1,103 @@
+"""One line an event on standard output, or on any other file."""
+
+import asyncio
+import os
+import select
+import sys
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from threading import Event
+from typing import BinaryIO, Literal
+
+from pydantic import Field
+
+from callcast.core.sink import Delivered, Delivery, Outcome, Place, Retry, Sink
+from callcast.core.wire import Wire
+from callcast.sinks import SinkSettings
+
+_PIECE = select.PIPE_BUF  # a pipe that polls as writable takes this much without blocking
+_LOOK_AGAIN_MS = 50  # how soon a thread that waits for a reader sees that nobody waits for it any more
+
+_STALLED = Retry("timeout", "the reader of standard output has stopped reading")
+
+
+class Settings(SinkSettings):
+    """`[sinks.NAME] type = "stdout"`. One line at a time, since there is one file."""
+
+    type: Literal["stdout"] = "stdout"
+    concurrency: int = Field(default=1, ge=1, le=1)
+
+    def open(self, place: Place, /) -> AbstractAsyncContextManager[Sink]:
+        return self.open_on(sys.stdout.buffer, place)
+
+    @asynccontextmanager
+    async def open_on(self, file: BinaryIO, place: Place) -> AsyncIterator[Sink]:
+        """The sink on a file of one's own, which needs a descriptor and stays open."""
+        file.flush()
+        thread = ThreadPoolExecutor(1, f"sink-{place.name}")
+        try:
+            yield _Lines(file.fileno(), thread, place.wire, self.timeout_s)
+        finally:
+            thread.shutdown(wait=False, cancel_futures=True)
+
+
+class _Lines:
+    def __init__(self, descriptor: int, thread: ThreadPoolExecutor, wire: Wire, timeout_s: float) -> None:
+        self._file = _WholeLines(descriptor)
+        self._thread = thread
+        self._wire = wire
+        self._timeout_s = timeout_s
+        self._turn = asyncio.Lock()
+
+    async def send(self, delivery: Delivery, /) -> Outcome:
+        line = self._wire.event(delivery.event) + b"\n"
+        try:
+            async with asyncio.timeout(self._timeout_s), self._turn:
+                return await self._write(line)
+        except TimeoutError:
+            return _STALLED
+
+    async def _write(self, line: bytes) -> Outcome:
+        """In the thread; when cancelled, only after the thread has let go of the file."""
+        nobody_waits = Event()
+        job = asyncio.get_running_loop().run_in_executor(self._thread, self._file.write, line, nobody_waits)
+        try:
+            return await asyncio.shield(job)
+        except asyncio.CancelledError:
+            nobody_waits.set()
+            await asyncio.wait([job])
+            raise
+
+
+class _WholeLines:
+    """A file that gets whole lines only: a line that was begun and had to wait comes first the next time."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._rest = b""
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+
+    def write(self, line: bytes, nobody_waits: Event) -> Outcome:
+        try:
+            self._push(nobody_waits)
+            if not self._rest:
+                self._rest = line
+                self._push(nobody_waits)
+                if not self._rest:
+                    return Delivered()
+            return _STALLED
+        except BrokenPipeError:
+            return Retry("closed", "nobody reads standard output any more")
+        except OSError as error:
+            return Retry("write_failed", f"standard output: {os.strerror(error.errno or 0)}")
+        finally:
+            if self._rest is line:  # nothing of it is in the file
+                self._rest = b""
+
+    def _push(self, nobody_waits: Event) -> None:
+        while self._rest and not nobody_waits.is_set():
+            if self._poll.poll(_LOOK_AGAIN_MS):
+                with suppress(BlockingIOError):
+                    self._rest = self._rest[os.write(self._descriptor, self._rest[:_PIECE]) :]

@@ -1,0 +1,64 @@
+"""TLS as every sink speaks it: always verified, 1.2 or later, own authorities and client certificates if wanted."""
+
+import ssl
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from callcast.sinks import SinkSettings
+
+
+class TlsSettings(SinkSettings):
+    """The keys of a sink that may speak TLS.
+
+    The files are read when the configuration is, so that a fault shows then, and again when the sink is opened.
+    tls_ca stands instead of the system's authorities. tls_key may be left out when tls_cert holds the key too.
+    """
+
+    tls_ca: str = ""
+    tls_cert: str = ""
+    tls_key: str = Field(default="", validate_default=True)
+
+    @field_validator("tls_ca")
+    @classmethod
+    def _authorities_can_be_read(cls, path: str) -> str:
+        if path:
+            _try(path, "", "")
+        return path
+
+    @field_validator("tls_key")
+    @classmethod
+    def _certificate_and_key_fit(cls, key: str, info: ValidationInfo) -> str:
+        cert = info.data.get("tls_cert", "")
+        if key and not cert:
+            raise ValueError("is of no use without tls_cert")
+        if cert:
+            _try("", cert, key)
+        return key
+
+    def tls_context(self) -> ssl.SSLContext:
+        return _context(self.tls_ca, self.tls_cert, self.tls_key)
+
+
+def _context(ca: str, cert: str, key: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=ca or None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if cert:
+        context.load_cert_chain(cert, key or None, password="")
+    return context
+
+
+def _try(ca: str, cert: str, key: str) -> None:
+    files = " and ".join(filter(None, (ca, cert, key)))
+    try:
+        _context(ca, cert, key)
+    except ssl.SSLError as error:
+        raise ValueError(f"{files}: not PEM, or key and certificate do not fit ({error.reason})") from None
+    except OSError as error:
+        raise ValueError(f"{files}: {error.strerror}") from None
+
+
+def tls_fault(error: OSError) -> str:
+    """What went wrong in a handshake, in the words of the library, without addresses."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message or "certificate verify failed"
+    return str(getattr(error, "reason", None) or type(error).__name__).replace("_", " ").lower()

@@ -1,0 +1,251 @@
+"""Events as HTTP POSTs, signed as Standard Webhooks say, judged by the status of the answer."""
+
+import base64
+import binascii
+import email.utils
+import hashlib
+import hmac
+import re
+import urllib.request
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+import aiohttp
+from pydantic import Field, ValidationInfo, field_validator
+from yarl import URL
+
+from callcast.core.clock import Clock
+from callcast.core.sink import Delivered, Delivery, Outcome, Place, Rejected, Retry, Sink
+from callcast.secret import Secret
+from callcast.sinks import Lax, is_loopback
+from callcast.sinks.tls import TlsSettings, tls_fault
+
+RETRY_AFTER_MAX_S = 3600.0
+RESPONSE_BYTES_MAX = 64 * 1024
+
+_CONTENT_TYPES = {
+    "cloudevents": "application/cloudevents+json; charset=utf-8",
+    "standard": "application/json",
+}
+_OURS = re.compile(
+    r"webhook-.*|x-callcast-.*|content-type|content-length|content-encoding|transfer-encoding|"
+    r"user-agent|host|connection|expect|upgrade|te|trailer",
+    re.IGNORECASE,
+)
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"[\x21-\x7e\x80-\xff]([\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?")
+
+
+class Settings(TlsSettings):
+    """`[sinks.NAME] type = "webhook"`.
+
+    secrets: `whsec_` and base64 of 24 to 64 bytes; the first signs first, several while rotating, none: unsigned.
+    trust_env: use the proxy that the environment names (HTTPS_PROXY, HTTP_PROXY, NO_PROXY).
+    """
+
+    type: Literal["webhook"] = "webhook"
+    url: Secret
+    secrets: Annotated[tuple[Secret, ...], Lax] = ()
+    format: Literal["cloudevents", "standard"] = "cloudevents"
+    headers: Mapping[str, Secret] = Field(default_factory=dict)
+    trust_env: bool = False
+
+    @field_validator("url")
+    @classmethod
+    def _url_is_safe(cls, secret: Secret, info: ValidationInfo) -> Secret:
+        try:
+            url = URL(secret.reveal())
+        except ValueError:
+            raise ValueError("is no URL; expected https://HOST/PATH") from None
+        if url.scheme not in ("http", "https") or not url.host:
+            raise ValueError("expected https://HOST/PATH")
+        plain = url.scheme == "http" and not is_loopback(url.host)
+        if plain and not info.data.get("allow_plaintext"):
+            raise ValueError("http is not encrypted: use https, or set allow_plaintext = true")
+        return secret
+
+    @field_validator("secrets")
+    @classmethod
+    def _secrets_are_keys(cls, secrets: tuple[Secret, ...]) -> tuple[Secret, ...]:
+        for secret in secrets:
+            _key(secret)
+        return secrets
+
+    @field_validator("headers")
+    @classmethod
+    def _headers_can_be_sent(cls, headers: Mapping[str, Secret]) -> Mapping[str, Secret]:
+        if len({name.lower() for name in headers}) < len(headers):
+            raise ValueError("the same header is given twice (upper and lower case do not matter)")
+        for name, value in headers.items():
+            if not _HEADER_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no header name")
+            if _OURS.fullmatch(name):
+                raise ValueError(f"{name} is set by callcast itself")
+            if not _HEADER_VALUE.fullmatch(value.reveal()):
+                raise ValueError(f"the value of {name} holds characters that a header cannot")
+        return headers
+
+    @asynccontextmanager
+    async def open(self, place: Place, /) -> AsyncIterator[Sink]:
+        connector = aiohttp.TCPConnector(ssl=self.tls_context(), limit=self.concurrency)
+        async with aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=self.timeout_s),
+            auto_decompress=False,
+            headers={name: value.reveal() for name, value in self.headers.items()},
+        ) as session:
+            yield _Webhook(self, place, session)
+
+
+def _key(secret: Secret) -> bytes:
+    """The bytes that sign. Raises ValueError without showing anything of the secret."""
+    text = secret.reveal()
+    with suppress(binascii.Error):
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+        if text.startswith("whsec_") and 24 <= len(key) <= 64:
+            return key
+    raise ValueError("expected whsec_ and base64 of 24 to 64 bytes")
+
+
+class _Webhook:
+    def __init__(self, settings: Settings, place: Place, session: aiohttp.ClientSession) -> None:
+        self._url = URL(settings.url.reveal())
+        self._keys = [_key(secret) for secret in settings.secrets]
+        self._proxy, self._proxy_headers = _environments_proxy(self._url) if settings.trust_env else (None, None)
+        self._body = place.wire.event if settings.format == "cloudevents" else place.wire.standard
+        self._always = {
+            "content-type": _CONTENT_TYPES[settings.format],
+            "user-agent": f"callcast/{place.version}",
+            "accept-encoding": "identity",
+        }
+        self._clock = place.clock
+        self._session = session
+        self._where = f"{self._url.scheme}://{self._url.host}"
+
+    async def send(self, delivery: Delivery, /) -> Outcome:
+        body = self._body(delivery.event)
+        try:
+            # aiohttp repeats idempotent requests on a stale connection by itself, and a POST never.
+            async with self._session.post(
+                self._url,
+                data=body,
+                headers=self._headers(delivery, body),
+                allow_redirects=False,
+                proxy=self._proxy,
+                proxy_headers=self._proxy_headers,
+            ) as response:
+                outcome = outcome_of(response.status, response.headers.get("retry-after"), self._clock)
+                await _drain(response)
+                return outcome
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            reason, what = _trouble(error)
+            return Retry(reason, f"{self._where}: {what}")
+
+    def _headers(self, delivery: Delivery, body: bytes) -> Mapping[str, str]:
+        at = int(self._clock.wall().timestamp())
+        headers = self._always | {
+            "webhook-id": delivery.event.id,
+            "webhook-timestamp": str(at),
+            "x-callcast-attempt": str(delivery.attempt),
+        }
+        if self._keys:
+            signed = b"%b.%d.%b" % (delivery.event.id.encode(), at, body)
+            headers["webhook-signature"] = " ".join(_signature(key, signed) for key in self._keys)
+        return headers
+
+
+def _signature(key: bytes, signed: bytes) -> str:
+    return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+
+
+async def _drain(response: aiohttp.ClientResponse) -> None:
+    """Read a small answer so that the connection can be used again; break off a large or a broken one.
+
+    The status has said everything by now: trouble with the body changes nothing.
+    """
+    with suppress(aiohttp.ClientError, OSError, TimeoutError):
+        left = RESPONSE_BYTES_MAX
+        async for piece in response.content.iter_any():
+            left -= len(piece)
+            if left < 0:
+                break
+        else:
+            return
+    response.close()
+
+
+def outcome_of(status: int, retry_after: str | None, clock: Clock) -> Outcome:
+    """What an answer means (contract 6). Only what can never be right is rejected: a wrong secret costs nothing."""
+    said = f"answered {status}"
+    match status:
+        case _ if 200 <= status < 300:
+            return Delivered()
+        case 413 | 415:
+            return Rejected(f"http_{status}", said)
+        case 400 | 422:
+            return Rejected(f"http_{status}", said, unless_alone=True)
+        case 410:
+            return Retry("gone", said, gone=True)
+    wish_s = _retry_after_s(retry_after, clock)
+    reason = "redirect" if 300 <= status < 400 else f"http_{status}"
+    return Retry(reason, said, after_s=wish_s, holds_sink=wish_s is not None and status in (429, 503))
+
+
+def _retry_after_s(value: str | None, clock: Clock) -> float | None:
+    """Seconds or an HTTP date, at most an hour; None when there is none, or it makes no sense or is over."""
+    if value is None:
+        return None
+    wish_s = 0.0
+    if re.fullmatch(r"\s*\d{1,10}\s*", value, re.ASCII):
+        wish_s = float(value)
+    else:
+        with suppress(ValueError, OverflowError):
+            wish_s = (_aware(email.utils.parsedate_to_datetime(value)) - clock.wall()).total_seconds()
+    return min(wish_s, RETRY_AFTER_MAX_S) if wish_s > 0 else None
+
+
+def _aware(at: datetime) -> datetime:
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _trouble(error: Exception) -> tuple[str, str]:
+    """A word for metrics and a few for people. Never the library's own text: it may hold the whole URL."""
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return "dns", "the name cannot be resolved"
+        case aiohttp.ClientProxyConnectionError():
+            return "proxy", "the proxy cannot be reached"
+        case aiohttp.ClientHttpProxyError():
+            return "proxy", f"the proxy answered {error.status}"
+        case aiohttp.ClientConnectorCertificateError():
+            return "tls", _cause(error.certificate_error)
+        case aiohttp.ClientSSLError():
+            return "tls", _cause(error.os_error)
+        case aiohttp.ConnectionTimeoutError():
+            return "timeout", "no connection in time"
+        case TimeoutError():
+            return "timeout", "no answer in time"
+        case aiohttp.ClientConnectorError():
+            return "connect", (error.os_error.strerror or "no connection").lower()
+        case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
+            return "bad_answer", "the answer is not HTTP"
+    return "disconnected", "the connection was lost before the answer"
+
+
+def _cause(error: Exception) -> str:
+    return tls_fault(error) if isinstance(error, OSError) else "the certificate does not fit"
+
+
+def _environments_proxy(url: URL) -> tuple[URL | None, Mapping[str, str] | None]:
+    """The proxy and the headers for it. Not aiohttp's trust_env: that would also send what ~/.netrc holds."""
+    proxies = urllib.request.getproxies()
+    if url.host is None or url.scheme not in proxies or urllib.request.proxy_bypass(url.host):
+        return None, None
+    proxy = URL(proxies[url.scheme])
+    if proxy.user is None:
+        return proxy, None
+    login = base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
+    return proxy.with_user(None), {"proxy-authorization": f"Basic {login}"}
