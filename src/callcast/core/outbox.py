@@ -14,6 +14,10 @@ from callcast.core.model import Call, Change, Event, Known, Look
 from callcast.core.sink import Delivery, Filter
 
 
+class OutboxRefused(Exception):
+    """The store may not be opened at all: in use by another, or too new. Says what is wrong and what to do."""
+
+
 class OutboxUnavailable(Exception):
     """The store cannot be written or read now (disk full, read-only, I/O error). Says place, cause, next step."""
 
@@ -30,6 +34,21 @@ class SinkStats(Struct, frozen=True, kw_only=True):
 class Stats(Struct, frozen=True, kw_only=True):
     sinks: tuple[SinkStats, ...]
     bytes_used: int
+
+
+class Lapsed(Struct, frozen=True, kw_only=True):
+    """Debts whose shelf life ended: how many live events expired, and how many others became dead letters."""
+
+    expired: int = 0
+    dead: int = 0
+
+
+class Pruned(Struct, frozen=True, kw_only=True):
+    """What was forgotten. `dropped` counts, per sink, what was still owed or lay dead; that is loud."""
+
+    events: int = 0
+    calls: int = 0
+    dropped: Mapping[str, int] = {}
 
 
 class Stored(Struct, frozen=True, kw_only=True):
@@ -65,15 +84,31 @@ class Outbox(Protocol):
         """Due, oldest first, at most one per call: its oldest unsettled, and none whose call is in flight."""
         ...
 
+    async def probe(self, sink: str, /, *, after_seq: int, fresh: bool = False) -> Delivery | None:
+        """Claim one event to try a failing sink with: the oldest unsettled of the next call after `after_seq`.
+
+        Due or not, except one that the far side asked to hold back. `fresh`: only the first event of a call that
+        the sink never heard of, and that was never tried.
+        """
+        ...
+
     async def done(self, delivery: Delivery, /, *, took_s: float) -> None: ...
 
     async def again(
-        self, delivery: Delivery, /, *, at: datetime, reason: str, detail: str, took_s: float
-    ) -> None: ...
+        self, delivery: Delivery, /, *, at: datetime, reason: str, detail: str, took_s: float, held: bool = False
+    ) -> None:
+        """Try again at a time. `held`: the far side asked for that time, so it is no probe before."""
+        ...
 
     async def dead(self, delivery: Delivery, /, *, reason: str, detail: str, took_s: float) -> None: ...
 
-    async def expire(self, delivery: Delivery, /) -> None: ...
+    async def expire(self, delivery: Delivery, /) -> None:
+        """Its shelf life is over: a live event is gone, another a dead letter with its last attempt's reason."""
+        ...
+
+    async def lapse(self, sink: str, /, *, live_before: datetime, final_before: datetime) -> Lapsed:
+        """Expire everything owed since before these times, except calls in flight. Bounded work; may be repeated."""
+        ...
 
     async def release(self, delivery: Delivery, /) -> None:
         """Give a claimed delivery back untried (the attempt was cancelled); it counts nothing."""
@@ -83,8 +118,11 @@ class Outbox(Protocol):
         """Everything the sink is owed is due now (it has just recovered)."""
         ...
 
-    async def wait(self, sink: str, /, *, timeout_s: float) -> None:
-        """Return when the sink may have something due, at the latest after `timeout_s`."""
+    async def wait(self, sink: str, /, *, timeout_s: float, fresh: bool = False) -> None:
+        """Return when the sink may have something due, at the latest after `timeout_s`.
+
+        `fresh`: only for what `probe(fresh=True)` would give.
+        """
         ...
 
     async def history(self, *, after_seq: int, limit: int) -> Sequence[Stored]:
@@ -97,9 +135,14 @@ class Outbox(Protocol):
 
     async def stats(self) -> Stats: ...
 
-    async def prune(self, now: datetime, /) -> int:
-        """Forget what is settled and older than the retention, and more where the cap is reached.
+    async def prune(self, now: datetime, /) -> Pruned:
+        """Forget what is settled and older than the retention, and more where the cap is reached."""
+        ...
 
-        Returns how many debts were dropped by the cap.
-        """
+    async def check(self) -> None:
+        """Write something. Raises OutboxUnavailable with the cause when that is not possible now."""
+        ...
+
+    def warnings(self) -> Sequence[str]:
+        """What a person must know about this store: that it was unreadable and a new one was begun, for example."""
         ...

@@ -58,6 +58,8 @@ class Delivery(Struct, frozen=True, kw_only=True):
 
     attempt: 1, 2, ...; counted when settled, kept over restarts.
     expires_at: when the event is worthless (live events), or given up.
+    owed_at: when it was recorded, or brought back by `dead retry` or `replay` (then `replayed`).
+    first_tried_at: when its first attempt was settled.
     """
 
     sink: str
@@ -66,6 +68,19 @@ class Delivery(Struct, frozen=True, kw_only=True):
     attempt: int
     recorded_at: datetime
     expires_at: datetime | None = None
+    owed_at: datetime | None = None
+    first_tried_at: datetime | None = None
+    replayed: bool = False
+
+    @property
+    def owed_since(self) -> datetime:
+        """What the shelf life counts from."""
+        return self.owed_at or self.recorded_at
+
+    @property
+    def live(self) -> bool:
+        """Worthless once the moment has passed; what a person asked for again never is."""
+        return self.event.live and not self.replayed
 
 
 class Sink(Protocol):
