@@ -1,0 +1,237 @@
+"""The HTTP side: the wallboard page, `/api`, metrics, health, reload (contract 9)."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+from aiohttp import hdrs, web
+
+from callcast.core.board import Board
+from callcast.core.clock import Clock
+from callcast.core.outbox import OutboxUnavailable
+from callcast.core.wire import Wire, rfc3339
+from callcast.web.feed import Feed, Reader
+from callcast.web.guard import Guard, add_headers
+from callcast.web.views import View, summary_dict
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+BODY_BYTES_MAX = 64 * 1024
+READERS_MAX = 500  # of /api/events at once
+LAST_MAX = 100  # events that a fresh reader may ask for
+
+_HEARTBEAT_S = 10.0
+_WRITE_S = 10.0
+_STATIC = Path(__file__).parent / "static"
+_STATIC_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_SEQ = re.compile(r"\d{1,18}")
+
+Reload = Callable[[], Awaitable[Sequence[str]]]
+
+
+class Health(Protocol):
+    def reasons(self) -> Sequence[str]:
+        """Why the service is not ready, in sentences; empty when it is."""
+        ...
+
+
+class Exposition(Protocol):
+    def exposition(self) -> bytes: ...
+
+
+class Admin:
+    """A running HTTP side. `change` is what a reload does to it; `url` is where it listens."""
+
+    def __init__(self, guard: Guard, feed: Feed, pages: "_Pages") -> None:
+        self.url = ""
+        self._guard = guard
+        self._feed = feed
+        self._pages = pages
+
+    def change(self, *, token: str, wire: Wire, names: Mapping[str, str]) -> None:
+        self._guard.token = token
+        view = View(wire, names)
+        self._pages.view = view
+        self._feed.show(view)
+
+
+@asynccontextmanager
+async def serve(
+    host: str,
+    port: int,
+    *,
+    board: Board,
+    metrics: Exposition,
+    feed: Feed,
+    health: Health,
+    reload: Reload,
+    clock: Clock,
+    view: View,
+    version: str,
+    token: str = "",
+    hosts: Collection[str] = (),
+) -> AsyncIterator[Admin]:
+    """Listen until the block ends; port 0 is any free one. Raises OSError when the address is not to be had.
+
+    token: "" asks for none. hosts: further names that the Host header may have.
+    The caller runs `feed.run()` for as long.
+    """
+    guard = Guard(host, token, hosts)
+    pages = _Pages(board, metrics, feed, health, reload, clock, view, version)
+    app = web.Application(middlewares=[web.middleware(guard)], client_max_size=BODY_BYTES_MAX)
+    app.on_response_prepare.append(add_headers)
+    pages.add_to(app.router)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0, keepalive_timeout=75.0)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host or None, port)
+        await site.start()
+        admin = Admin(guard, feed, pages)
+        admin.url = _url(runner)
+        yield admin
+    finally:
+        feed.close()
+        await runner.cleanup()
+
+
+class _Pages:
+    """One method for each path."""
+
+    def __init__(
+        self,
+        board: Board,
+        metrics: Exposition,
+        feed: Feed,
+        health: Health,
+        reload: Reload,
+        clock: Clock,
+        view: View,
+        version: str,
+    ) -> None:
+        self.view = view
+        self._board = board
+        self._metrics = metrics
+        self._feed = feed
+        self._health = health
+        self._reload = reload
+        self._clock = clock
+        self._version = version
+        self._reading = 0
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        router.add_get("/", _static_file(_STATIC / "index.html"))
+        for file in sorted(_STATIC.iterdir()):
+            router.add_get(f"/static/{file.name}", _static_file(file))
+        router.add_get("/metrics", self.metrics)
+        router.add_get("/healthz", self.healthz)
+        router.add_get("/readyz", self.readyz)
+        router.add_get("/api/calls", self.calls)
+        router.add_get("/api/summary", self.summary)
+        router.add_get("/api/events", self.events, allow_head=False)
+        router.add_post("/-/reload", self.reload)
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.exposition(), headers={hdrs.CONTENT_TYPE: METRICS_TYPE})
+
+    async def healthz(self, _: web.Request) -> web.Response:
+        return _json({"status": "ok", "version": self._version})
+
+    async def readyz(self, _: web.Request) -> web.Response:
+        reasons = self._health.reasons()
+        return _json({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+
+    async def calls(self, _: web.Request) -> web.Response:
+        calls = [self.view.call(call) for call in self._board.calls()]
+        return _json({"now": rfc3339(self._clock.wall()), "calls": calls})
+
+    async def summary(self, _: web.Request) -> web.Response:
+        sources = [summary_dict(summary) for summary in self._board.summaries()]
+        return _json({"now": rfc3339(self._clock.wall()), "sources": sources})
+
+    async def reload(self, request: web.Request) -> web.Response:
+        await request.read()  # bounded by the application
+        faults = await self._reload()
+        return _json({"reloaded": not faults, "faults": faults}, status=409 if faults else 200)
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """Recorded events as they come. `?board=1`: also the board; `?last=N`: the last events first."""
+        if self._reading >= READERS_MAX:
+            raise web.HTTPServiceUnavailable(text="503: too many readers\n", headers={"Retry-After": "10"})
+        response = web.StreamResponse(
+            headers={hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
+        )
+        reader = Reader(board=request.query.get("board") == "1", drop=_dropper(request))
+        self._reading += 1
+        try:
+            reader.after_seq = await self._start_seq(request)
+            await response.prepare(request)
+            await _write(response, b"retry: 1000\n\n")
+            await self._stream(reader, response)
+        except (TimeoutError, ConnectionError, OutboxUnavailable):
+            _dropper(request)()  # it comes back by itself, and says where it was
+        finally:
+            self._reading -= 1
+            self._feed.leave(reader)
+        return response
+
+    async def _start_seq(self, request: web.Request) -> int:
+        """After which event the stream starts: the reader's own last one, unless the outbox is another one."""
+        try:
+            newest = await self._feed.last_seq()
+        except OutboxUnavailable as error:
+            raise web.HTTPServiceUnavailable(text=f"503: {error}\n") from error
+        given = request.headers.get("Last-Event-ID", "")
+        if _SEQ.fullmatch(given) and int(given) <= newest:
+            return int(given)
+        last = request.query.get("last", "0")
+        return max(0, newest - min(int(last) if _SEQ.fullmatch(last) else 0, LAST_MAX))
+
+    async def _stream(self, reader: Reader, response: web.StreamResponse) -> None:
+        while chunk := await self._feed.catch_up(reader):
+            await _write(response, chunk)
+        self._feed.join(reader)
+        while not reader.closed:
+            chunk = b":\n\n"
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_HEARTBEAT_S):
+                    chunk = await reader.take()
+            await _write(response, chunk)
+
+
+async def _write(response: web.StreamResponse, chunk: bytes) -> None:
+    async with asyncio.timeout(_WRITE_S):
+        await response.write(chunk)
+
+
+def _dropper(request: web.Request) -> Callable[[], None]:
+    """Cuts the connection without waiting for what it still has to read."""
+
+    def drop() -> None:
+        if request.transport is not None:
+            request.transport.abort()
+
+    return drop
+
+
+def _static_file(file: Path) -> Callable[[web.Request], Awaitable[web.Response]]:
+    body = file.read_bytes()
+    content_type = _STATIC_TYPES[file.suffix]
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(
+            body=body, content_type=content_type, charset="utf-8", headers={hdrs.CACHE_CONTROL: "no-cache"}
+        )
+
+    return answer
+
+
+def _json(value: Any, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json", status=status)
+
+
+def _url(runner: web.AppRunner) -> str:
+    host, port = runner.addresses[0][:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

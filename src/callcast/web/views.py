@@ -1,0 +1,70 @@
+"""What the page and `/api` show: JSON-ready dicts, under the service's numbers policy."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from callcast.core.board import Summary
+from callcast.core.model import Call
+from callcast.core.wire import Wire, rfc3339
+
+_PAGE_FIELDS = (
+    "call_id",
+    "session_id",
+    "extension_id",
+    "sequence",
+    "direction",
+    "state",
+    "from",
+    "to",
+    "queue",
+    "started_at",
+    "answered_at",
+    "ended_at",
+    "disposition",
+)
+
+
+class View:
+    """How calls are shown: numbers by `wire`, extensions by `names`. Replaced as a whole on reload."""
+
+    def __init__(self, wire: Wire, names: Mapping[str, str]) -> None:
+        self.wire = wire
+        self.names = names
+
+    def call(self, call: Call) -> dict[str, Any]:
+        """The event's `data` of its present state, its source, its extension's name, and since when it is unseen."""
+        return self.wire.call_dict(call) | self._beside(call)
+
+    def page_call(self, call: Call) -> dict[str, Any]:
+        """What the page needs of `call`: sent to every reader with every change."""
+        full = self.wire.call_dict(call)
+        return {field: full[field] for field in _PAGE_FIELDS} | self._beside(call)
+
+    def _beside(self, call: Call) -> dict[str, Any]:
+        return {
+            "source": call.source,
+            "extension_name": self.names.get(call.extension_id),
+            "vanished_at": call.vanished_at and rfc3339(call.vanished_at),
+        }
+
+
+def summary_dict(summary: Summary) -> dict[str, Any]:
+    return {
+        "source": summary.source,
+        "ringing": summary.ringing,
+        "dialing": summary.dialing,
+        "connected": summary.connected,
+        "answered": summary.answered_today,
+        "missed": summary.missed_today,
+        "waiting": summary.waiting,
+        "longest_waiting_since": _time(summary.longest_waiting_since),
+        "average_speed_of_answer_seconds": summary.average_speed_of_answer_s,
+        "as_of": _time(summary.as_of),
+        "complete": summary.complete,
+        "overdue": summary.overdue,
+    }
+
+
+def _time(at: datetime | None) -> str | None:
+    return rfc3339(at) if at else None
