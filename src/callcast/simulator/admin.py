@@ -11,7 +11,9 @@ from callcast.simulator.clock import SimulatedClock, Time
 from callcast.simulator.faults import Fault, Faults
 from callcast.simulator.limits import Limits, RateLimits
 from callcast.simulator.requests import RequestLog
-from callcast.simulator.scenario import Truth
+from callcast.simulator.scenario import Scenario, Truth
+from callcast.simulator.script import Call, ScriptFault
+from callcast.simulator.story import Story
 
 
 class Administered(Protocol):
@@ -19,6 +21,7 @@ class Administered(Protocol):
     faults: Faults
     limits: RateLimits
     requests: RequestLog
+    scenario: Scenario
 
     def truth(self) -> Sequence[Truth]: ...
 
@@ -38,6 +41,7 @@ def add_routes(router: web.UrlDispatcher, platform: Administered) -> None:
     router.add_get("/simulator/requests", door.requests)
     router.add_delete("/simulator/requests", door.forget_requests)
     router.add_get("/simulator/truth", door.truth)
+    router.add_post("/simulator/calls", door.place)
     router.add_get("/simulator/clock", door.clock)
     router.add_post("/simulator/clock", door.turn)
     router.add_put("/simulator/limits", door.limit)
@@ -76,6 +80,18 @@ class _Door:
 
     async def truth(self, _request: web.Request) -> web.Response:
         return json_answer(list(self._platform.truth()))
+
+    async def place(self, request: web.Request) -> web.Response:
+        """A call of one's own, written as in a scenario file; answers with what will be true."""
+        scenario = self._platform.scenario
+        if not isinstance(scenario, Story):
+            raise web.HTTPConflict(text="a recording takes no calls")
+        call = _given(await request.read(), Call)
+        try:
+            sessions = scenario.place(call, self._platform.clock.now())
+        except ScriptFault as fault:
+            raise web.HTTPBadRequest(text=str(fault)) from None
+        return json_answer([truth for session in sessions for truth in session.truths()], status=201)
 
     async def clock(self, _request: web.Request) -> web.Response:
         return json_answer({"now": self._platform.clock.now()})

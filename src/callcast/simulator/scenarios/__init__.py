@@ -1,1 +1,105 @@
-"""What happens behind the fake platform: the recorded seed, an office, a busy house, silence."""
+"""What happens behind the fake platform.
+
+seed, seed-timed   the recorded answers, one further with each look, or as time goes by
+office             six desks, two queues, one call of each kind within a minute, then calls by chance
+busy               many desks, calls by chance at a given rate
+quiet              two desks, nobody calls
+PATH.toml          your own, written as `script` says (see office.toml)
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from heapq import merge
+from importlib.resources import files
+from pathlib import Path
+
+from callcast.simulator.calls import CallQueue, Extension
+from callcast.simulator.chance import random_calls
+from callcast.simulator.scenario import Scenario
+from callcast.simulator.scenarios import seed as recorded
+from callcast.simulator.script import Account, Call, Chance, Director, Script, ScriptFault, read
+from callcast.simulator.story import Listing, Story
+
+NAMES = ("seed", "seed-timed", "office", "busy", "quiet")
+LOG_KEPT_BUSY_S = 3_600  # a soak's call log must not grow for a day
+
+
+def load(
+    name: str,
+    start: datetime,
+    *,
+    seed: int = 0,
+    speed: float = 1.0,
+    listing: Listing | None = None,
+    extensions: int = 50,
+    calls_per_minute: float = 60,
+) -> Scenario:
+    """A scenario by name or path, beginning at `start`. Raises ScriptFault, and OSError for a path.
+
+    speed divides every pause and duration; the clock stays true. extensions, calls_per_minute: of `busy`.
+    """
+    if name == "seed":
+        return recorded.by_look()
+    if name == "seed-timed":
+        return recorded.timed(start, speed=speed)
+    if name == "busy":
+        return busy(start, extensions, calls_per_minute, seed=seed, speed=speed, listing=listing)
+    return played(read(_text(name)), start, seed=seed, speed=speed, listing=listing)
+
+
+def office(start: datetime, *, seed: int = 0, speed: float = 1.0, listing: Listing | None = None) -> Story:
+    return played(read(_text("office")), start, seed=seed, speed=speed, listing=listing)
+
+
+def busy(
+    start: datetime,
+    extensions: int,
+    calls_per_minute: float,
+    *,
+    talks_s: float = 40,
+    seed: int = 0,
+    speed: float = 1.0,
+    listing: Listing | None = None,
+) -> Story:
+    """Load for soaks and benches. A call changes about three times: it begins, is answered, ends."""
+    chance = Chance(calls_per_minute=calls_per_minute, talks_s=talks_s)
+    script = Script(account=crowd(extensions), random=chance)
+    return played(script, start, seed=seed, speed=speed, listing=listing or Listing(log_kept_s=LOG_KEPT_BUSY_S))
+
+
+def played(
+    script: Script, start: datetime, *, seed: int = 0, speed: float = 1.0, listing: Listing | None = None
+) -> Story:
+    """The story that a script tells from `start` on. Raises ScriptFault at once if it names what is not there."""
+    director = Director(script.account, start)
+    for call in script.calls:
+        director.sessions(call, 0)
+    return Story(script.account, _in_order(script, seed), start, seed=seed, speed=speed, listing=listing)
+
+
+def crowd(extensions: int) -> Account:
+    """An account with so many desks."""
+    desks = tuple(
+        Extension(
+            id=str(400_200_000 + number),
+            number=str(1000 + number),
+            name=f"Desk {number}",
+            direct=f"+1555011{number % 10_000:04d}",
+        )
+        for number in range(1, extensions + 1)
+    )
+    return Account(id="400100300", extensions=desks, queues=(CallQueue(name="Support", number="+15550100180"),))
+
+
+def _in_order(script: Script, seed: int) -> Iterator[Call]:
+    scripted = sorted(script.calls, key=lambda call: call.at_s)
+    chance = random_calls(script.account, script.random, seed, scripted) if script.random else iter(())
+    return merge(scripted, chance, key=lambda call: call.at_s)
+
+
+def _text(name: str) -> bytes:
+    if name in NAMES:
+        return files(__package__).joinpath(f"{name}.toml").read_bytes()
+    if not name.endswith(".toml"):
+        raise ScriptFault(f"there is no scenario {name!r}; there are {', '.join(NAMES)}, or a path to a .toml file")
+    return Path(name).read_bytes()

@@ -1,0 +1,130 @@
+"""What truly happens: people, sessions and each extension's part in them, with the times of every turn.
+
+A session is planned whole, with its end; what the platform shows of it at a moment is `records`' business.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Literal
+
+from msgspec import Struct
+
+from callcast.simulator.scenario import Truth
+
+Shape = Literal["direct", "queue", "outbound", "internal_out", "internal_in", "ringout_in", "ringout_out", "conference"]
+INBOUND: frozenset[Shape] = frozenset({"direct", "queue", "internal_in", "ringout_in"})
+
+
+class Extension(Struct, frozen=True, kw_only=True):
+    """One desk: id, short number, name and direct number."""
+
+    id: str
+    number: str
+    name: str
+    direct: str
+    location: str | None = None
+
+
+class Outside(Struct, frozen=True, kw_only=True):
+    """Somebody who is not in the account; an anonymous caller has no number."""
+
+    number: str | None = None
+    name: str | None = None
+    location: str | None = None
+
+
+class CallQueue(Struct, frozen=True, kw_only=True):
+    name: str
+    number: str
+    location: str | None = None
+
+
+class Ending(Struct, frozen=True, kw_only=True):
+    """How a part ends: the platform's words, and the disposition that is true."""
+
+    result: str
+    reason: str | None
+    disposition: str
+
+
+ENDINGS: Mapping[str, Ending] = {
+    "accepted": Ending(result="Accepted", reason="Accepted", disposition="answered"),
+    "connected": Ending(result="Call connected", reason="Connected", disposition="answered"),
+    "missed": Ending(result="Missed", reason="No Answer", disposition="missed"),
+    "voicemail": Ending(result="Voicemail", reason="No Answer", disposition="voicemail"),
+    "hung_up": Ending(result="Hang Up", reason="Hang Up", disposition="abandoned"),
+    "abandoned": Ending(result="Abandoned", reason="Hang Up", disposition="abandoned"),
+    "declined": Ending(result="Declined", reason="Calls Not Accepted", disposition="declined"),
+    "elsewhere": Ending(result="Missed", reason="No Answer", disposition="answered_elsewhere"),
+    "no_answer": Ending(result="No Answer", reason="Not Answered", disposition="missed"),
+    "busy": Ending(result="Busy", reason="Line Busy", disposition="busy"),
+    "cancelled": Ending(result="Hang Up", reason="Hang Up", disposition="cancelled"),
+    "wrong_number": Ending(result="Wrong Number", reason="Wrong Number", disposition="failed"),
+    "failed": Ending(result="Call Failed", reason="Internal Call Error", disposition="failed"),
+    "blocked": Ending(result="Blocked", reason="Number Blocked", disposition="blocked"),
+}
+
+
+class Rewrite(Struct, frozen=True, kw_only=True):
+    """The platform thinks again: from `at` on, the ended record reads as another ending."""
+
+    at: datetime
+    ending: Ending
+
+
+class Part(Struct, frozen=True, kw_only=True):
+    """One extension's part. What is odd about its record stands in the last fields.
+
+    final_record_id, final_shift_s: the ended record has another id, and starts so much later (recorded in 2014).
+    hidden: times in which the list of active calls lacks the record.
+    marks_answer: false: an outbound record does not show the answer before its end.
+    """
+
+    extension: Extension
+    shape: Shape
+    other: Outside | Extension
+    record_id: str
+    began_at: datetime
+    answered_at: datetime | None
+    ended_at: datetime
+    ending: Ending
+    final_record_id: str | None = None
+    final_shift_s: float = 0
+    hidden: tuple[tuple[datetime, datetime], ...] = ()
+    marks_answer: bool = True
+    rewrite: Rewrite | None = None
+
+    def ending_at(self, moment: datetime) -> Ending:
+        return self.rewrite.ending if self.rewrite and moment >= self.rewrite.at else self.ending
+
+
+class Session(Struct, frozen=True, kw_only=True):
+    """One conversation. `record_id` and `ending` are the company list's, where it has one record for the whole.
+
+    provisional: the platform lists a queue call as Stopped while it goes on (seen in production, 2026).
+    """
+
+    session_id: str
+    telephony_session_id: str | None
+    began_at: datetime
+    ended_at: datetime
+    parts: tuple[Part, ...]
+    record_id: str
+    ending: Ending
+    queue: CallQueue | None = None
+    caller: Outside | None = None
+    provisional: bool = False
+
+    def truths(self) -> list[Truth]:
+        return [
+            Truth(
+                extension_id=part.extension.id,
+                session_id=self.telephony_session_id or self.session_id,
+                direction="inbound" if part.shape in INBOUND else "outbound",
+                started_at=part.began_at,
+                answered_at=part.answered_at,
+                ended_at=part.ended_at,
+                disposition=part.ending.disposition,
+            )
+            for part in self.parts
+        ]

@@ -1,0 +1,300 @@
+"""What the platform shows of a session at a moment, in the shapes that were recorded.
+
+Direct and queue calls: github.com/tylerlong/active-calls-demo (2021). Outbound, missed, voicemail, internal and
+Stopped: call log records of a production account (2026). RingOut: the Slate guide (2015). The order of the keys
+is the recordings' too.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from math import ceil
+
+from callcast.simulator.calls import CallQueue, Ending, Extension, Outside, Part, Session, Shape
+from callcast.simulator.clock import iso
+from callcast.simulator.scenario import Record
+
+SERVER = "https://platform.ringcentral.com/restapi/v1.0/account/"
+LIVE = Ending(result="In Progress", reason=None, disposition="")
+ANSWERED = Ending(result="In Progress", reason="Accepted", disposition="")
+CONNECTED = Ending(result="In Progress", reason="Connected", disposition="")
+STOPPED = Ending(result="Stopped", reason="Stopped", disposition="")
+DESCRIPTIONS = {
+    "Accepted": "The call connected to and was accepted by this number.",
+    "Connected": "The call was answered, but there was no response on how to handle the call.",
+    "No Answer": "You did not answer the call.",
+    "Not Answered": "The phone number you dialed was not answered.",
+    "Hang Up": "The caller hung up before the call was answered.",
+    "Line Busy": "The phone number you dialed was busy.",
+    "Stopped": "This attempt was stopped because the call was answered by another phone.",
+}
+
+
+class Moment:
+    """One part of a session as of a time: how far it has come, and who is on both sides."""
+
+    def __init__(self, account_id: str, session: Session, part: Part, at: datetime) -> None:
+        self.account = SERVER + account_id
+        self.session = session
+        self.part = part
+        self.at = at
+        self.ended = at >= part.ended_at
+        self.answered = part.answered_at is not None and at >= part.answered_at
+        self.session_over = at >= session.ended_at
+
+    @property
+    def start(self) -> datetime:
+        shift_s = self.part.final_shift_s if self.ended else 0
+        return self.part.began_at + timedelta(seconds=shift_s)
+
+    def end(self) -> datetime | None:
+        return self.part.ended_at if self.ended else None
+
+    def word(self, answered: Ending) -> Ending:
+        """The result and reason now; `answered` is what a live, answered one reads."""
+        if self.ended:
+            return self.part.ending_at(self.at)
+        return answered if self.answered else LIVE
+
+    def extension(self) -> Record:
+        return extension_of(self.account, self.part.extension)
+
+    def device(self) -> Record:
+        """The phone that took the call; shown from the answer on."""
+        if not self.answered:
+            return {}
+        number = str(803_000_000_000 + int(self.part.extension.id) % 1_000_000_000)
+        return {"device": {"uri": f"{self.account}/device/{number}", "id": number}}
+
+
+def record_of(account_id: str, session: Session, part: Part, at: datetime) -> Record:
+    """The Detailed record of one extension's part, as that extension's own list shows it."""
+    moment = Moment(account_id, session, part, at)
+    body, legs = SHAPES[part.shape](moment)
+    record_id = part.final_record_id if moment.ended and part.final_record_id else part.record_id
+    home = f"{moment.account}/extension/{part.extension.id}"
+    message = _message(home, record_id) if body["result"] == "Voicemail" else {}
+    return {
+        "uri": f"{home}/call-log/{record_id}?view=Detailed",
+        "id": record_id,
+        "sessionId": session.session_id,
+        **body,
+        **message,
+        "legs": legs,
+    }
+
+
+# One function for each shape: (what the record and its leading leg say, all legs).
+
+
+def _direct(moment: Moment) -> tuple[Record, list[Record]]:
+    """The caller's leg, and once answered a second one to the phone, which alone says so while the call is live."""
+    part = moment.part
+    caller, own = party(part.other), party(part.extension, direct=True)
+    top = body(moment, "Inbound", "Phone Call", moment.word(LIVE), own, caller, moment.start, moment.end())
+    legs = [leg(top, "Accept", master=True)]
+    if part.answered_at is not None and moment.answered:
+        word = moment.word(ANSWERED)
+        desk = body(moment, "Outbound", "VoIP Call", word, *_desk(moment), part.answered_at, moment.end())
+        internal = isinstance(part.other, Extension)
+        legs.append(leg(desk, "SipToSip" if internal else "PstnToSip", master=False))
+    return top, [*legs, *_transferred(moment, caller)]
+
+
+def _transferred(moment: Moment, caller: Record) -> list[Record]:
+    """A blind transfer's onward leg, written when the whole session is over; it outlasts the record's own time."""
+    session, part = moment.session, moment.part
+    handed_on = session.queue is None and session.parts[0] is part and len(session.parts) > 1
+    if not handed_on or not moment.session_over:
+        return []
+    target = party(session.parts[1].extension)
+    word = Ending(result="Call connected", reason=None, disposition="")
+    onward = body(moment, "Outbound", "VoIP Call", word, target, caller, part.ended_at, session.ended_at)
+    return [leg(onward, "TransferCall", master=False)]
+
+
+def _queue(moment: Moment) -> tuple[Record, list[Record]]:
+    """Looks like a call of the agent to himself until it ends; then it turns round, and the caller appears."""
+    part, session = moment.part, moment.session
+    ring = body(moment, "Outbound", "VoIP Call", moment.word(ANSWERED), *_desk(moment), moment.start, moment.end())
+    if not moment.ended:
+        return ring, [leg(ring, "PstnToSip", master=True)]
+    if part.answered_at is None:
+        ring |= _words(STOPPED)
+        if session.provisional and not moment.session_over:
+            return ring, [leg(ring, "PstnToSip", master=True)]
+    word = part.ending_at(moment.at)
+    own = party(session.queue, name=part.extension.name)
+    top = body(moment, "Inbound", "Phone Call", word, own, queue_caller(session), moment.start, moment.end())
+    return top, [leg(top, "Accept", master=True), leg(ring, "PstnToSip", master=False)]
+
+
+def _outbound(moment: Moment) -> tuple[Record, list[Record]]:
+    return _placed(moment, "VoIP Call", "SipToPstnUnmetered", CONNECTED if moment.part.marks_answer else LIVE)
+
+
+def _internal_out(moment: Moment) -> tuple[Record, list[Record]]:
+    return _placed(moment, "VoIP Call", "SipToSip", CONNECTED)
+
+
+def _conference(moment: Moment) -> tuple[Record, list[Record]]:
+    return _placed(moment, "VoIP Call", "ConferenceCall", CONNECTED)
+
+
+def _ringout_out(moment: Moment) -> tuple[Record, list[Record]]:
+    """Reads connected with no time on it as long as the two talk."""
+    talking = Ending(result="Call connected", reason=None, disposition="")
+    top, legs = _placed(moment, "RingOut Web", "RingOutWebToCaller", talking)
+    if moment.answered and not moment.ended:
+        for each in (top, *legs):
+            each["duration"] = 0
+    return top, legs
+
+
+def _placed(moment: Moment, action: str, leg_type: str, answered: Ending) -> tuple[Record, list[Record]]:
+    part = moment.part
+    own = party(part.extension, direct=True) | {"extensionId": part.extension.id} | moment.device()
+    word = moment.word(answered)
+    top = body(moment, "Outbound", action, word, party(part.other), own, moment.start, moment.end())
+    return top, [leg(top, leg_type, master=True)]
+
+
+SHAPES: Mapping[Shape, Callable[[Moment], tuple[Record, list[Record]]]] = {
+    "direct": _direct,
+    "queue": _queue,
+    "outbound": _outbound,
+    "internal_out": _internal_out,
+    "internal_in": _direct,
+    "ringout_in": _direct,
+    "ringout_out": _ringout_out,
+    "conference": _conference,
+}
+
+
+def company_records(account_id: str, session: Session, at: datetime) -> list[Record]:
+    """The same session in the company's list: extensions stand in the legs, and a queue call is one record."""
+    if session.queue is not None:
+        return [_company_queue(account_id, session, at)]
+    shown = [record_of(account_id, session, part, at) for part in session.parts if at >= part.began_at]
+    return [_without_extension(record) for record in shown]
+
+
+def _company_queue(account_id: str, session: Session, at: datetime) -> Record:
+    rings = [Moment(account_id, session, part, at) for part in session.parts if at >= part.began_at]
+    over, answered = at >= session.ended_at, any(ring.answered for ring in rings)
+    whole = rings[0] if rings else Moment(account_id, session, session.parts[0], at)
+    stopped = [ring for ring in rings if ring.ended and not ring.answered]
+    if session.provisional and stopped and not over:
+        top, legs = _company_ring(stopped[-1]), [_company_ring(ring) for ring in stopped]
+    else:
+        word = session.ending if over else (ANSWERED if answered else LIVE)
+        ended_at = session.ended_at if over else None
+        caller, own = party(session.caller), party(session.queue)
+        top = body(whole, "Inbound", "Phone Call", word, own, caller, session.began_at, ended_at)
+        legs = [_without_extension(leg(top, "Accept", master=True)), *(_company_ring(ring) for ring in rings)]
+    head = {key: value for key, value in _without_extension(top).items() if key not in ("legType", "master")}
+    message = _message(whole.account, session.record_id) if head["result"] == "Voicemail" else {}
+    return {
+        "uri": f"{whole.account}/call-log/{session.record_id}?view=Detailed",
+        "id": session.record_id,
+        "sessionId": session.session_id,
+        **head,
+        **message,
+        "legs": legs,
+    }
+
+
+def _company_ring(ring: Moment) -> Record:
+    part = ring.part
+    word = STOPPED if ring.ended and not ring.answered else ring.word(ANSWERED)
+    to, own = _desk(ring)
+    caller = party(ring.session.caller)
+    frm = {**caller, "extensionId": part.extension.id} | {k: v for k, v in own.items() if k == "device"}
+    return leg(body(ring, "Outbound", "VoIP Call", word, to, frm, part.began_at, ring.end()), "PstnToSip", master=False)
+
+
+# The pieces
+
+
+def body(
+    moment: Moment,
+    direction: str,
+    action: str,
+    word: Ending,
+    to: Record,
+    frm: Record,
+    start: datetime,
+    end: datetime | None,
+) -> Record:
+    """What records and legs have in common. A duration is there from the end on, in whole seconds, rounded up."""
+    duration = {} if end is None else {"duration": ceil((end - start).total_seconds())}
+    telephony = moment.session.telephony_session_id
+    return {
+        "startTime": iso(start),
+        **duration,
+        "type": "Voice",
+        "direction": direction,
+        "action": action,
+        "result": word.result,
+        "to": to,
+        "from": frm,
+        "extension": moment.extension(),
+        **_reason(word),
+        **({"telephonySessionId": telephony} if telephony else {}),
+    }
+
+
+def leg(said: Record, leg_type: str, *, master: bool) -> Record:
+    return {**said, "legType": leg_type, "master": master}
+
+
+def party(who: Extension | Outside | CallQueue | None, *, direct: bool = False, name: str | None = None) -> Record:
+    """One side. A colleague is known by the short number, or with `direct` by the direct one."""
+    if who is None:
+        return {}
+    if isinstance(who, Extension):
+        if direct:
+            return _filled(name=who.name, phoneNumber=who.direct, location=who.location)
+        return {"extensionId": who.id, "extensionNumber": who.number, "name": who.name}
+    return _filled(name=name or who.name, phoneNumber=who.number, location=who.location)
+
+
+def queue_caller(session: Session) -> Record:
+    """The caller as the agent's ended record names him: behind the queue's name."""
+    caller, queue = session.caller or Outside(), session.queue
+    name = " - ".join(filter(None, (queue.name if queue else None, caller.name)))
+    return _filled(name=name, phoneNumber=caller.number, location=caller.location)
+
+
+def extension_of(account: str, extension: Extension) -> Record:
+    return {"uri": f"{account}/extension/{extension.id}", "id": int(extension.id)}
+
+
+def _without_extension(record: Record) -> Record:
+    return {key: value for key, value in record.items() if key != "extension"}
+
+
+def _desk(moment: Moment) -> tuple[Record, Record]:
+    """To and from of the ring at the desk: the extension itself on both sides."""
+    own = moment.part.extension
+    to = _filled(phoneNumber=own.direct, extensionNumber=own.number, location=own.location)
+    return to, {"name": own.name, "extensionNumber": own.number, **moment.device()}
+
+
+def _message(home: str, record_id: str) -> Record:
+    number = str(int.from_bytes(record_id.encode()[:5], "big"))
+    return {"message": {"uri": f"{home}/message-store/{number}", "id": number, "type": "VoiceMail"}}
+
+
+def _reason(word: Ending) -> Record:
+    if word.reason is None:
+        return {}
+    described = DESCRIPTIONS.get(word.reason)
+    return {"reason": word.reason, **({"reasonDescription": described} if described else {})}
+
+
+def _words(word: Ending) -> Record:
+    return {"result": word.result, **_reason(word)}
+
+
+def _filled(**facts: str | None) -> Record:
+    return {name: value for name, value in facts.items() if value is not None}

@@ -1,0 +1,232 @@
+"""A scenario made of planned sessions: everything that is shown is worked out from them and the time."""
+
+import hashlib
+from bisect import insort
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+
+from msgspec import Struct
+
+from callcast.simulator.calls import Part, Session
+from callcast.simulator.clock import iso
+from callcast.simulator.records import company_records, record_of
+from callcast.simulator.scenario import Record, Truth
+from callcast.simulator.script import Account, Call, Director
+
+BACKWARDS = timedelta(minutes=30)  # how far a clock may be turned back and still find the list as it was
+
+
+class Listing(Struct, frozen=True, kw_only=True):
+    """How the lists lag behind what is true. Each pair is the least and the most; each call has its own value.
+
+    lateness_s: until a change shows in active-calls (documented: 3 to 10). linger_s: how long an ended record
+    stays there (documented: 120; measured: 302). log_delay_s: until the call log has it (documented: 15 to 30).
+    log_kept_s: how long it keeps it.
+    """
+
+    lateness_s: tuple[float, float] = (0, 0)
+    linger_s: float = 120
+    log_delay_s: tuple[float, float] = (15, 30)
+    log_kept_s: float = 86_400
+
+
+REAL = Listing(lateness_s=(3, 10))
+
+
+class Story:
+    """Calls in the order in which they begin; there may be endlessly many."""
+
+    def __init__(
+        self,
+        account: Account,
+        planned: Iterable[Call],
+        start: datetime,
+        *,
+        seed: int = 0,
+        speed: float = 1.0,
+        listing: Listing | None = None,
+    ) -> None:
+        self.account_id = account.id
+        self._account = account
+        self._director = Director(account, start, seed=seed, speed=speed)
+        self._planned: Iterator[Sequence[Session]] = (
+            self._director.sessions(call, number) for number, call in enumerate(planned, 1)
+        )
+        self._next = next(self._planned, None)
+        self._placed = 0
+        self.listing = listing or Listing()
+        self._kept = timedelta(seconds=self.listing.log_kept_s)
+        self._begun: deque[Session] = deque()  # by beginning, oldest first
+        self._recent: dict[str, list[tuple[Session, Part]]] = defaultdict(list)  # by extension, for active-calls
+
+    def extension_ids(self) -> Sequence[str]:
+        return [extension.id for extension in self._account.extensions]
+
+    def look(self, extension_id: str | None, /) -> None:
+        """Looks change nothing here."""
+
+    def place(self, call: Call, now: datetime) -> Sequence[Session]:
+        """A call that nobody planned: it begins `at_s` from now. Raises ScriptFault."""
+        self._placed += 1
+        sessions = self._director.starting(now).sessions(call, 5_000_000 + self._placed)
+        for session in sessions:
+            self._begin(session)
+        return sessions
+
+    def active(self, extension_id: str | None, now: datetime, /) -> list[Record]:
+        self._advance(now)
+        if extension_id is None:
+            return _newest_first(self._company_active(now))
+        shown = []
+        for session, part in self._recent_of(extension_id, now):
+            at = now - self._late(session)
+            if part.began_at <= at and now < part.ended_at + self._linger and not _hidden(part, now):
+                shown.append(record_of(self.account_id, session, part, at))
+        return _newest_first(shown)
+
+    def log(self, extension_id: str | None, now: datetime, /) -> list[Record]:
+        """What has ended and arrived in the call log; also a queue call that reads Stopped while it goes on."""
+        self._advance(now)
+        shown: list[Record] = []
+        for session in self._begun:
+            at = now - self._log_delay(session)
+            if extension_id is None:
+                shown += self._company_logged(session, at)
+            else:
+                shown += [
+                    record_of(self.account_id, session, part, at)
+                    for part in session.parts
+                    if part.extension.id == extension_id and at >= part.ended_at
+                ]
+        return _newest_first(shown)
+
+    def session(self, session_id: str, now: datetime, /) -> Record | None:
+        self._advance(now)
+        for session in reversed(self._begun):
+            if session.telephony_session_id == session_id and session.began_at <= now:
+                return _telephony(self.account_id, session, now)
+        return None
+
+    def truth(self, now: datetime, /) -> Sequence[Truth]:
+        self._advance(now)
+        begun = [truth for session in self._begun for truth in session.truths() if truth.started_at <= now]
+        return sorted(begun, key=lambda truth: truth.started_at)
+
+    @property
+    def _linger(self) -> timedelta:
+        return timedelta(seconds=self.listing.linger_s)
+
+    def _company_active(self, now: datetime) -> list[Record]:
+        shown: dict[str, Record] = {}
+        sessions = {id(session): session for recent in self._recent.values() for session, _ in recent}
+        for session in sessions.values():
+            at = now - self._late(session)
+            if session.queue is not None:
+                if session.began_at <= at and now < session.ended_at + self._linger:
+                    shown |= {record["id"]: record for record in company_records(self.account_id, session, at)}
+                continue
+            gone = {
+                record_id
+                for part in session.parts
+                if now >= part.ended_at + self._linger or _hidden(part, now)
+                for record_id in (part.record_id, part.final_record_id)
+            }
+            records = company_records(self.account_id, session, at)
+            shown |= {record["id"]: record for record in records if record["id"] not in gone}
+        return list(shown.values())
+
+    def _company_logged(self, session: Session, at: datetime) -> list[Record]:
+        if session.queue is not None and at < session.ended_at and not _reads_stopped(session, at):
+            return []
+        records = company_records(self.account_id, session, at)
+        return [record for record in records if "duration" in record and record["result"] != "In Progress"]
+
+    def _advance(self, now: datetime) -> None:
+        while self._next is not None and self._next[0].began_at <= now:
+            for session in self._next:
+                self._begin(session)
+            self._next = next(self._planned, None)
+        while self._begun and self._begun[0].ended_at + self._kept + BACKWARDS < now:
+            self._begun.popleft()
+
+    def _begin(self, session: Session) -> None:
+        if self._begun and self._begun[-1].began_at > session.began_at:
+            ordered = list(self._begun)
+            insort(ordered, session, key=lambda one: one.began_at)
+            self._begun = deque(ordered)
+        else:
+            self._begun.append(session)
+        for part in session.parts:
+            self._recent[part.extension.id].append((session, part))
+
+    def _recent_of(self, extension_id: str, now: datetime) -> list[tuple[Session, Part]]:
+        """The parts that active-calls may still show; the others are forgotten here."""
+        recent = self._recent[extension_id]
+        limit = now - self._linger - BACKWARDS
+        if any(session.ended_at < limit for session, _ in recent):
+            recent = [(session, part) for session, part in recent if session.ended_at >= limit]
+            self._recent[extension_id] = recent
+        return recent
+
+    def _late(self, session: Session) -> timedelta:
+        return _between(self.listing.lateness_s, session, "late")
+
+    def _log_delay(self, session: Session) -> timedelta:
+        return _between(self.listing.log_delay_s, session, "log")
+
+
+def _between(bounds: tuple[float, float], session: Session, salt: str) -> timedelta:
+    """Somewhere between the two, always the same for a session."""
+    least, most = bounds
+    if least == most:
+        return timedelta(seconds=least)
+    digest = hashlib.blake2b(f"{salt}/{session.record_id}".encode(), digest_size=4).digest()
+    return timedelta(seconds=least + (most - least) * int.from_bytes(digest, "big") / 0xFFFF_FFFF)
+
+
+def _hidden(part: Part, now: datetime) -> bool:
+    return any(begins <= now < ends for begins, ends in part.hidden)
+
+
+def _reads_stopped(session: Session, at: datetime) -> bool:
+    return session.provisional and any(at >= part.ended_at and part.answered_at is None for part in session.parts)
+
+
+def _newest_first(records: Iterable[Record]) -> list[Record]:
+    return sorted(records, key=lambda record: str(record["startTime"]), reverse=True)
+
+
+def _telephony(account_id: str, session: Session, now: datetime) -> Record:
+    """`telephony/sessions/{id}`: the outside party first, then each desk's."""
+    token = (session.telephony_session_id or "")[2:]
+    parties = [_party(account_id, f"p-{token}-{number}", part, now) for number, part in enumerate(session.parts, 2)]
+    outside = {
+        "id": f"p-{token}-1",
+        "direction": "Inbound",
+        "status": {"code": "Disconnected" if now >= session.ended_at else "Answered"},
+        "muted": False,
+        "standAlone": False,
+    }
+    return {
+        "id": session.telephony_session_id,
+        "creationTime": iso(session.began_at)[:19] + "Z",
+        "origin": {"type": "Call"},
+        "parties": [outside, *(party for party in parties if party is not None)],
+    }
+
+
+def _party(account_id: str, party_id: str, part: Part, now: datetime) -> Record | None:
+    if now < part.began_at:
+        return None
+    answered = part.answered_at is not None and now >= part.answered_at
+    code = "Disconnected" if now >= part.ended_at else ("Answered" if answered else "Proceeding")
+    return {
+        "id": party_id,
+        "accountId": account_id,
+        "extensionId": part.extension.id,
+        "direction": "Inbound" if part.shape in ("direct", "queue", "internal_in", "ringout_in") else "Outbound",
+        "status": {"code": code},
+        "muted": False,
+        "standAlone": False,
+    }
