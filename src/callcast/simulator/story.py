@@ -48,7 +48,7 @@ class Story:
         listing: Listing | None = None,
     ) -> None:
         self.account_id = account.id
-        self._account = account
+        self.account = account
         self._director = Director(account, start, seed=seed, speed=speed)
         self._planned: Iterator[Sequence[Session]] = (
             self._director.sessions(call, number) for number, call in enumerate(planned, 1)
@@ -61,7 +61,7 @@ class Story:
         self._recent: dict[str, list[tuple[Session, Part]]] = defaultdict(list)  # by extension, for active-calls
 
     def extension_ids(self) -> Sequence[str]:
-        return [extension.id for extension in self._account.extensions]
+        return [extension.id for extension in self.account.extensions]
 
     def look(self, extension_id: str | None, /) -> None:
         """Looks change nothing here."""
