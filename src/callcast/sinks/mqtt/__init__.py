@@ -1,0 +1,87 @@
+"""Events and the present state on an MQTT broker: `link` is one connection, `retained` what the broker remembers."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Literal
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from callcast.core.sink import Place, Sink
+from callcast.secret import Secret
+from callcast.sinks import is_loopback
+from callcast.sinks.tls import TlsSettings
+
+_PORTS = {"mqtt": 1883, "mqtts": 8883}
+
+
+class Settings(TlsSettings):
+    """`[sinks.NAME] type = "mqtt"`.
+
+    client_id: empty means callcast- with the installation's stable id and the sink's name.
+    topic: the prefix, which belongs to this sink alone. tombstone_s: how long an ended call is still shown.
+    """
+
+    type: Literal["mqtt"] = "mqtt"
+    url: str
+    username: str = ""
+    password: Secret | None = Field(default=None, validate_default=True)
+    client_id: str = Field(default="", max_length=200)
+    protocol: Literal["5", "3.1.1"] = "5"
+    topic: str = Field(default="callcast", max_length=200)
+    tombstone_s: float = Field(default=60.0, ge=0, le=24 * 3600)
+
+    @field_validator("url")
+    @classmethod
+    def _url_is_safe(cls, text: str, info: ValidationInfo) -> str:
+        url = _split(text)
+        if url.username is not None or url.password is not None:
+            raise ValueError("must not hold a login: use username and password")
+        if url.scheme == "mqtt" and not is_loopback(url.hostname or "") and not info.data.get("allow_plaintext"):
+            raise ValueError("mqtt is not encrypted: use mqtts, or set allow_plaintext = true")
+        return text
+
+    @field_validator("topic")
+    @classmethod
+    def _topic_can_be_a_prefix(cls, prefix: str) -> str:
+        levels = prefix.split("/")
+        if not all(levels) or not prefix.isprintable() or set(prefix) & set("+#") or prefix.startswith("$"):
+            raise ValueError("expected the beginning of a topic, such as site/callcast, without + # $")
+        return prefix
+
+    @field_validator("password")
+    @classmethod
+    def _password_has_a_user(cls, password: Secret | None, info: ValidationInfo) -> Secret | None:
+        if password is not None and not info.data.get("username"):
+            raise ValueError("is of no use without username")
+        return password
+
+    @asynccontextmanager
+    async def open(self, place: Place, /) -> AsyncIterator[Sink]:
+        from callcast.sinks.mqtt.sink import MqttSink
+
+        sink = MqttSink(self, place)
+        async with asyncio.TaskGroup() as tasks:
+            work = [tasks.create_task(sink.follow_board()), tasks.create_task(sink.stay_connected())]
+            try:
+                yield sink
+            finally:
+                for task in work:
+                    task.cancel()
+
+    def address(self) -> tuple[str, int, bool]:
+        """Host, port, and whether to speak TLS."""
+        url = _split(self.url)
+        return url.hostname or "", url.port or _PORTS[url.scheme], url.scheme == "mqtts"
+
+
+def _split(text: str) -> SplitResult:
+    try:
+        url = urlsplit(text)
+        fits = url.scheme in _PORTS and bool((url.hostname or "").encode("idna")) and url.port != 0
+    except ValueError:
+        fits = False
+    if not fits or url.path.strip("/") or url.query or url.fragment:
+        raise ValueError("expected mqtts://HOST[:PORT]")
+    return url

@@ -1,0 +1,278 @@
+"""One connection to a broker: one paho client, made afresh each time and thrown away with whatever it still held.
+
+So paho neither queues, nor sends again, nor reconnects, and a late acknowledgement cannot meet a later message.
+paho's thread only ever calls `call_soon_threadsafe`; all else happens on the loop.
+"""
+
+import asyncio
+import math
+import re
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import MappingProxyType
+from typing import Any
+
+from msgspec import Struct
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from callcast.sinks.tls import tls_fault
+
+PACKET_TOO_LARGE = 0x95
+TAKEN_OVER = 0x8E
+_KEEPALIVE_S = 30
+
+# Mosquitto acknowledges a message above its message_size_limit with this code, which MQTT 5 has for other packets
+# only; paho's thread would die of it.
+_TOO_LARGE = {"Packet too large": [PacketTypes.CONNACK, PacketTypes.DISCONNECT, PacketTypes.PUBACK]}
+ReasonCode.names = MappingProxyType({**ReasonCode.names, PACKET_TOO_LARGE: _TOO_LARGE})
+
+
+class Message(Struct, frozen=True):
+    """What to publish, always with QoS 1. `properties` is for MQTT 5 only."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+    properties: Properties | None = None
+
+
+class Trouble(Struct, frozen=True):
+    """Why there is no connection, or no good acknowledgement: a word for metrics, a few for people."""
+
+    reason: str
+    detail: str = ""
+    code: int = 0
+
+
+Answer = Trouble | None  # None is the good one
+LOST = Trouble("disconnected", "the connection was lost")
+
+
+class Access(Struct, frozen=True, kw_only=True):
+    """How to get to the broker. `will` is what it says for us when we are lost."""
+
+    host: str
+    port: int
+    version_5: bool
+    client_id: str
+    username: str
+    password: str
+    tls: ssl.SSLContext | None
+    timeout_s: float
+    in_flight_max: int
+    will: Message
+
+
+class _Client(paho.Client):
+    """paho's client for one connection. Its thread runs `loop_forever`, and nothing else sees how that ends."""
+
+    on_over: Callable[[Exception | None], None]
+
+    def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:  # noqa: ARG002
+        over: Exception | None = None
+        try:
+            return super().loop_forever(timeout, retry_first_connection=False)
+        except Exception as error:  # noqa: BLE001 (a thread that dies unheard would leave everybody waiting)
+            over = error
+            return MQTTErrorCode.MQTT_ERR_UNKNOWN
+        finally:
+            self.on_over(over)
+
+
+class _Ack(Struct):
+    size: int
+    answer: asyncio.Future[Answer]
+
+
+class Link:
+    """One connection as the loop sees it. Every method runs on the loop."""
+
+    def __init__(self, access: Access) -> None:
+        self._client = _client(access)
+        self._loop = asyncio.get_running_loop()
+        self._acks: dict[int, _Ack] = {}
+        self._subscribed: dict[int, asyncio.Future[Sequence[ReasonCode]]] = {}
+        self._in_flight_max = access.in_flight_max
+        self._packet_bytes_max = math.inf
+        self._slots = asyncio.Semaphore(access.in_flight_max)
+        self.heard: Callable[[str, bytes, bool], None] = ignore
+        self.opened = asyncio.Event()
+        self.over = asyncio.Event()  # then `trouble` says why
+        self.trouble = LOST
+        self.abandoned = False
+        _listen(self._client, self, self._loop)
+        self._client.loop_start()
+
+    def give_up(self, trouble: Trouble) -> None:
+        """Leave without waiting; paho's thread ends by itself, if it is still connecting as soon as it has."""
+        self.trouble = trouble
+        self.abandoned = True
+        self._client.disconnect()
+
+    async def publish(self, message: Message) -> Answer:
+        """Returns with the broker's acknowledgement, or when there can be none any more."""
+        size = len(message.payload) + 3 * len(message.topic) + 512
+        if size > self._packet_bytes_max and _packet_bytes(message) > self._packet_bytes_max:
+            return Trouble("packet_too_large", "larger than the broker takes", PACKET_TOO_LARGE)
+        await self._slots.acquire()
+        if self.over.is_set():
+            self._slots.release()
+            return self.trouble
+        info = self._client.publish(message.topic, message.payload, 1, message.retain, message.properties)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            self._slots.release()
+            return self.trouble
+        ack = self._acks[info.mid] = _Ack(size, self._loop.create_future())
+        return await ack.answer
+
+    def subscribe(self, filters: Sequence[str]) -> asyncio.Future[Sequence[ReasonCode]]:
+        """What the broker says to each filter; nothing when the connection is lost meanwhile."""
+        topics: Any = [(each, 0) for each in filters]
+        if self._client.protocol == MQTTProtocolVersion.MQTTv5:
+            topics = [(each, SubscribeOptions(qos=0)) for each in filters]
+        answer: asyncio.Future[Sequence[ReasonCode]] = self._loop.create_future()
+        result, mid = self._client.subscribe(topics)
+        if result != MQTTErrorCode.MQTT_ERR_SUCCESS or mid is None:
+            answer.set_result(())
+        else:
+            self._subscribed[mid] = answer
+        return answer
+
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        self._client.unsubscribe(list(filters))
+
+    # What paho's thread tells:
+
+    def connected(self, reason: ReasonCode, properties: Properties) -> None:
+        if reason.is_failure:
+            self.trouble = _refusal(reason)
+            return
+        self._slots = asyncio.Semaphore(
+            min(self._in_flight_max, getattr(properties, "ReceiveMaximum", self._in_flight_max))
+        )
+        self._packet_bytes_max = getattr(properties, "MaximumPacketSize", math.inf)
+        self.opened.set()
+
+    def acknowledged(self, mid: int, reason: ReasonCode) -> None:
+        ack = self._acks.pop(mid, None)
+        if ack is None:
+            return
+        self._slots.release()
+        if not ack.answer.done():
+            ack.answer.set_result(_refusal(reason) if reason.is_failure else None)
+
+    def subscribed(self, mid: int, reasons: Sequence[ReasonCode]) -> None:
+        answer = self._subscribed.pop(mid, None)
+        if answer is not None and not answer.done():
+            answer.set_result(reasons)
+
+    def hear(self, topic: str, payload: bytes, retained: bool) -> None:
+        self.heard(topic, payload, retained)
+
+    def left(self, reason: ReasonCode, by_broker: bool) -> None:
+        if by_broker:
+            self.trouble = _refusal(reason)
+            if reason.value == PACKET_TOO_LARGE and self._acks:
+                self._refuse_largest()
+
+    def ended(self, error: Exception | None) -> None:
+        if error is not None and not self.abandoned:
+            self.trouble = _why(error)
+        self.over.set()
+        self.opened.set()
+        for ack in self._acks.values():
+            self._slots.release()
+            if not ack.answer.done():
+                ack.answer.set_result(self.trouble if self.trouble.code != PACKET_TOO_LARGE else LOST)
+        for answer in self._subscribed.values():
+            if not answer.done():
+                answer.set_result(())
+
+    def _refuse_largest(self) -> None:
+        """The broker does not say which one it was; if one was too large, the largest was."""
+        largest = max(self._acks.values(), key=lambda ack: ack.size)
+        if not largest.answer.done():
+            largest.answer.set_result(self.trouble)
+
+
+def ignore(_topic: str, _payload: bytes, _retained: bool) -> None:
+    """What is heard when nobody listens."""
+
+
+def _listen(client: _Client, link: Link, loop: asyncio.AbstractEventLoop) -> None:
+    """paho's callbacks, in paho's thread: each is one call on the loop."""
+
+    def tell(method: Callable[..., None], *facts: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            loop.call_soon_threadsafe(method, *facts)
+
+    def on_connect(client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, properties: Any) -> None:
+        if link.abandoned:
+            client.disconnect()
+        tell(link.connected, reason, properties)
+
+    def on_publish(_client: paho.Client, _data: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
+        tell(link.acknowledged, mid, reason)
+
+    def on_subscribe(_client: paho.Client, _data: Any, mid: int, reasons: Any, _properties: Any) -> None:
+        tell(link.subscribed, mid, reasons)
+
+    def on_message(_client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
+        tell(link.hear, message.topic, message.payload, message.retain)
+
+    def on_disconnect(_client: paho.Client, _data: Any, flags: Any, reason: ReasonCode, _props: Any) -> None:
+        tell(link.left, reason, flags.is_disconnect_packet_from_server)
+
+    client.on_connect = on_connect
+    client.on_publish = on_publish
+    client.on_subscribe = on_subscribe
+    client.on_message = on_message
+    client.on_disconnect = on_disconnect
+    client.on_over = lambda error: tell(link.ended, error)
+
+
+def _client(access: Access) -> _Client:
+    version = MQTTProtocolVersion.MQTTv5 if access.version_5 else MQTTProtocolVersion.MQTTv311
+    client = _Client(CallbackAPIVersion.VERSION2, access.client_id, protocol=version, reconnect_on_failure=False)
+    client.connect_timeout = access.timeout_s
+    client.reconnect_delay_set(0, 0)
+    client.max_inflight_messages_set(access.in_flight_max)
+    client.max_queued_messages_set(access.in_flight_max)  # counts those in flight too: so none is ever queued
+    if access.username:
+        client.username_pw_set(access.username, access.password or None)
+    if access.tls is not None:
+        client.tls_set_context(access.tls)
+    will = access.will
+    client.will_set(will.topic, will.payload, 1, will.retain, will.properties)
+    client.connect_async(access.host, access.port, _KEEPALIVE_S, clean_start=True)
+    return client
+
+
+def _packet_bytes(message: Message) -> int:
+    properties: bytes = message.properties.pack() if message.properties else b""  # type: ignore[no-untyped-call]
+    return 5 + 2 + len(message.topic.encode()) + 2 + len(properties) + len(message.payload)
+
+
+def _refusal(reason: ReasonCode) -> Trouble:
+    name = reason.getName()
+    return Trouble(re.sub(r"[^a-z0-9]+", "_", name.lower()), f"the broker said: {name}", reason.value)
+
+
+def _why(error: Exception) -> Trouble:
+    match error:
+        case socket.gaierror():
+            return Trouble("dns", "the name cannot be resolved")
+        case ssl.SSLError():
+            return Trouble("tls", tls_fault(error))
+        case TimeoutError():
+            return Trouble("timeout", "no connection in time")
+        case OSError():
+            return Trouble("connect", (error.strerror or "no connection").lower())
+    return Trouble("bad_answer", f"what came is not MQTT ({type(error).__name__})")

@@ -1,0 +1,192 @@
+"""What the broker should remember of the board: topic -> message. Nothing here knows a broker."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+from msgspec import json
+
+from callcast.core.board import Board, Summary
+from callcast.core.model import Call, Event, SourceEvent, State
+from callcast.core.sink import Filter
+from callcast.core.wire import Wire, rfc3339
+
+_Owner = tuple[str, str]  # source and extension
+_STATE_WORDS = (State.RINGING, State.DIALING, State.CONNECTED)  # the first that applies
+
+
+def encoded(part: str) -> str:
+    """One level of a topic: whatever a topic gives a meaning to, and control characters, percent-encoded."""
+    return "".join(quote(c, safe="") if c in "/+#%" or not c.isprintable() else c for c in part)
+
+
+class Topics:
+    """The names of all topics under one prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self.status = f"{prefix}/status"
+
+    def event(self, event: Event) -> str:
+        if isinstance(event, SourceEvent):
+            return f"{self._prefix}/{event.source}/events/{event.type}"
+        return f"{self._prefix}/{event.source}/{encoded(event.call.extension_id)}/events/{event.type}"
+
+    def call(self, call: Call) -> str:
+        part = call.call_id.partition("/")[2]
+        return f"{self._prefix}/{call.source}/{encoded(call.extension_id)}/calls/{encoded(part)}"
+
+    def state(self, source: str, extension_id: str) -> str:
+        return f"{self._prefix}/{source}/{encoded(extension_id)}/state"
+
+    def summary(self, source: str) -> str:
+        return f"{self._prefix}/{source}/summary"
+
+    def filters(self) -> list[str]:
+        """What to subscribe to in order to read every retained topic, and no event."""
+        below = ("+/+/calls/+", "+/+/state", "+/summary")
+        return [self.status, *(f"{self._prefix}/{each}" for each in below)]
+
+
+class Retained:
+    """Follows the board, and knows which topics the broker has not been told yet.
+
+    wanted: every retained topic and its message. dirty: the topics that have changed since they were taken; one
+    that is not wanted any more is to be removed.
+    """
+
+    def __init__(self, topics: Topics, wire: Wire, show: Filter, tombstone_s: float) -> None:
+        self.wanted: dict[str, bytes] = {}
+        self.dirty: set[str] = set()
+        self._topics = topics
+        self._wire = wire
+        self._show = show
+        self._tombstone_s = tombstone_s
+        self._calls: dict[str, Call] = {}  # by topic: the live ones, and the ended ones until they are buried
+        self._burials: dict[str, float] = {}  # by topic, in order
+        self._live: dict[_Owner, dict[str, Call]] = {}
+        self._ended: dict[_Owner, datetime] = {}
+        self._watched: set[_Owner] = set()
+
+    def mirror(self, board: Board, now_s: float, changed: Iterable[Call] | None = None) -> None:
+        """Take over what changed, or everything (None). An ended call that was not there before is not added."""
+        shown = [c for c in (board.calls() if changed is None else changed) if self._shows(c)]
+        watched = {
+            (each.source, extension_id)
+            for each in board.summaries()
+            for extension_id in board.extensions(each.source)
+            if not self._show.extensions or extension_id in self._show.extensions
+        }
+        touched = watched ^ self._watched
+        if changed is None:
+            touched |= watched | self._forget_all_but({self._topics.call(call) for call in shown})
+        touched.update([self._take(call, now_s) for call in shown])
+        self._watched = watched
+        for owner in touched:
+            self._mirror_state(owner)
+        self.count(board.summaries())
+
+    def count(self, summaries: Iterable[Summary]) -> None:
+        for each in summaries:
+            self._set(self._topics.summary(each.source), _encoded_summary(each))
+
+    def bury(self, now_s: float) -> None:
+        """Remove the calls whose time after their end is over."""
+        while self._burials:
+            topic, due_s = next(iter(self._burials.items()))
+            if due_s > now_s:
+                return
+            self._drop_call(topic)
+
+    def next_burial_s(self) -> float | None:
+        return next(iter(self._burials.values()), None)
+
+    def take_dirty(self) -> dict[str, bytes]:
+        """The topics to tell the broker of, with their messages; empty ones remove the topic."""
+        taken = {topic: self.wanted.get(topic, b"") for topic in self.dirty}
+        self.dirty.clear()
+        return taken
+
+    def tell_all(self) -> None:
+        """The broker may have forgotten everything."""
+        self.dirty.update(self.wanted)
+
+    def _shows(self, call: Call) -> bool:
+        return self._show.shows(call.direction, call.extension_id)
+
+    def _take(self, call: Call, now_s: float) -> _Owner:
+        topic = self._topics.call(call)
+        owner = (call.source, call.extension_id)
+        if call.live:
+            self._live.setdefault(owner, {})[topic] = call
+        else:
+            self._end(owner, topic, call)
+            if topic not in self._calls:
+                return owner
+            self._burials.setdefault(topic, now_s + self._tombstone_s)
+        self._calls[topic] = call
+        self._set(topic, self._wire.call(call))
+        return owner
+
+    def _end(self, owner: _Owner, topic: str, call: Call) -> None:
+        live = self._live.get(owner, {})
+        live.pop(topic, None)
+        if not live:
+            self._live.pop(owner, None)
+        if call.ended_at is not None:
+            self._ended[owner] = max(call.ended_at, self._ended.get(owner, call.ended_at))
+
+    def _forget_all_but(self, topics: set[str]) -> set[_Owner]:
+        gone = {topic: call for topic, call in self._calls.items() if call.live and topic not in topics}
+        for topic, call in gone.items():
+            self._end((call.source, call.extension_id), topic, call)
+            self._drop_call(topic)
+        return {(call.source, call.extension_id) for call in gone.values()}
+
+    def _drop_call(self, topic: str) -> None:
+        del self._calls[topic]
+        self._burials.pop(topic, None)
+        self._drop(topic)
+
+    def _mirror_state(self, owner: _Owner) -> None:
+        topic = self._topics.state(*owner)
+        live = self._live.get(owner)
+        if live or owner in self._watched:
+            self._set(topic, _encoded_state(list((live or {}).values()), self._ended.get(owner)))
+        else:
+            self._drop(topic)
+
+    def _set(self, topic: str, message: bytes) -> None:
+        if self.wanted.get(topic) != message:
+            self.wanted[topic] = message
+            self.dirty.add(topic)
+
+    def _drop(self, topic: str) -> None:
+        if self.wanted.pop(topic, None) is not None:
+            self.dirty.add(topic)
+
+
+def _since(call: Call) -> datetime:
+    return (call.answered_at or call.started_at) if call.state is State.CONNECTED else call.started_at
+
+
+def _encoded_state(calls: list[Call], idle_since: datetime | None) -> bytes:
+    word, since = "idle", idle_since
+    for state in reversed(_STATE_WORDS):
+        if times := [_since(call) for call in calls if call.state is state]:
+            word, since = state.value, min(times)
+    return json.encode({"state": word, "calls": len(calls), "since": since and rfc3339(since)})
+
+
+def _encoded_summary(summary: Summary) -> bytes:
+    told: dict[str, Any] = {
+        "ringing": summary.ringing,
+        "dialing": summary.dialing,
+        "connected": summary.connected,
+        "answered_today": summary.answered_today,
+        "missed_today": summary.missed_today,
+        "as_of": summary.as_of and rfc3339(summary.as_of),
+        "complete": summary.complete,
+    }
+    return json.encode(told)

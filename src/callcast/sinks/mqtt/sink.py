@@ -1,0 +1,279 @@
+"""The MQTT sink: events answered by the broker's acknowledgement, and the board mirrored in retained topics."""
+
+import asyncio
+import math
+import random
+from collections.abc import Mapping
+from contextlib import suppress
+
+from msgspec import json
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from callcast.core.board import Turn
+from callcast.core.model import CallEvent
+from callcast.core.sink import Delivered, Delivery, Outcome, Place, Rejected, Retry
+from callcast.core.wire import rfc3339
+from callcast.sinks.mqtt import Settings
+from callcast.sinks.mqtt.link import LOST, PACKET_TOO_LARGE, TAKEN_OVER, Access, Answer, Link, Message, Trouble
+from callcast.sinks.mqtt.own import OwnTopics, UnreadableError
+from callcast.sinks.mqtt.retained import Retained, Topics
+
+_STATE_AT_ONCE = 8  # retained messages under way at the same time, beside the events
+_SUMMARY_EVERY_S = 10.0  # `as_of` and `complete` change without a call
+_BACKOFF_MAX_S = 60.0
+_STEADY_S = 30.0  # a connection that lasted this long was a good one
+_SHORT_IN_A_ROW = 3
+_GOODBYE_S = 2.0
+_NEVER_RIGHT = (0x90, 0x99)  # topic name invalid, payload format invalid
+_EVENT_TYPE = "application/cloudevents+json; charset=utf-8"
+_STATE_TYPE = "application/json"
+_SAME_ID = "another client uses this client_id: give each its own"
+_MAYBE_SAME_ID = "the broker closes the connection again and again: perhaps another client uses this client_id"
+_OFFLINE = b'{"state":"offline"}'
+
+
+class MqttSink:
+    """Stays connected by itself; while it is not, it says `Retry`. `follow_board` and `stay_connected` run along."""
+
+    def __init__(self, settings: Settings, place: Place) -> None:
+        self._place = place
+        self._timeout_s = settings.timeout_s
+        self._version_5 = settings.protocol == "5"
+        self._topics = Topics(settings.topic)
+        self._retained = Retained(self._topics, place.wire, settings.filter(), settings.tombstone_s)
+        self._client_id = settings.client_id or f"callcast-{place.installation}-{place.name}"
+        self._access = self._way_in(settings)
+        self._link: Link | None = None
+        self._trouble = Trouble("disconnected", "not connected yet")
+        self._tried = asyncio.Event()
+        self._back = asyncio.Event()
+        self._dirty = asyncio.Event()
+        # Apart from others that lost the same broker at the same moment, and the same in every run.
+        self._jitter = random.Random(self._client_id)  # noqa: S311
+
+    def _way_in(self, settings: Settings) -> Access:
+        host, port, encrypted = settings.address()
+        return Access(
+            host=host,
+            port=port,
+            version_5=self._version_5,
+            client_id=self._client_id,
+            username=settings.username,
+            password=settings.password.reveal() if settings.password is not None else "",
+            tls=settings.tls_context() if encrypted else None,
+            timeout_s=settings.timeout_s,
+            in_flight_max=settings.concurrency + _STATE_AT_ONCE,
+            will=self._state_message(self._topics.status, _OFFLINE, PacketTypes.WILLMESSAGE),
+        )
+
+    # Events
+
+    async def send(self, delivery: Delivery, /) -> Outcome:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._tried.wait()
+                link = self._link
+                if link is None:
+                    return Retry(self._trouble.reason, self._trouble.detail)
+                return _outcome(await link.publish(self._event_message(delivery)))
+        except TimeoutError:
+            trouble = Trouble("timeout", "the broker did not acknowledge in time")
+            if self._link is not None:  # MQTT sends again on a new connection only
+                self._link.give_up(trouble)
+            return Retry(trouble.reason, trouble.detail)
+        except ValueError as error:
+            return Rejected("malformed", str(error))
+
+    async def reconnected(self) -> None:
+        await self._back.wait()
+        self._back.clear()
+
+    def _event_message(self, delivery: Delivery) -> Message:
+        event, wire = delivery.event, self._place.wire
+        if not self._version_5:
+            return Message(self._topics.event(event), wire.event(event))
+        attributes = wire.event_dict(event)
+        payload = json.encode(attributes)
+        del attributes["data"], attributes["datacontenttype"]
+        properties = _properties(_EVENT_TYPE)
+        properties.UserProperty = list(attributes.items())
+        if isinstance(event, CallEvent):
+            properties.CorrelationData = event.call.call_id.encode()
+        if delivery.expires_at is not None:
+            left_s = (delivery.expires_at - self._place.clock.now()).total_seconds()
+            properties.MessageExpiryInterval = min(max(1, math.ceil(left_s)), 0xFFFFFFFF)
+        return Message(self._topics.event(event), payload, properties=properties)
+
+    def _state_message(self, topic: str, payload: bytes, packet: int = PacketTypes.PUBLISH) -> Message:
+        properties = _properties(_STATE_TYPE, packet) if self._version_5 and payload else None
+        return Message(topic, payload, True, properties)
+
+    # The connection
+
+    async def stay_connected(self) -> None:
+        failures = 0
+        while True:
+            began_s = self._place.clock.monotonic()
+            self._trouble = await self._one_connection(again=failures > 0)
+            steady = self._place.clock.monotonic() - began_s >= _STEADY_S
+            failures = 1 if steady else failures + 1
+            self._tell(failures)
+            await self._place.clock.sleep(self._backoff_s(failures))
+
+    def _backoff_s(self, failures: int) -> float:
+        return min(_BACKOFF_MAX_S, 2.0 ** min(failures - 1, 16)) * self._jitter.uniform(0.5, 1.0)
+
+    def _tell(self, failures: int) -> None:
+        trouble = self._trouble
+        if trouble.code == TAKEN_OVER:
+            self._log("mqtt_session_taken_over", client_id=self._client_id, hint=_SAME_ID)
+        elif failures == _SHORT_IN_A_ROW and trouble.reason == LOST.reason and not self._version_5:
+            self._log("mqtt_connection_lost", client_id=self._client_id, detail=trouble.detail, hint=_MAYBE_SAME_ID)
+        elif failures == 1:
+            self._log("mqtt_connection_lost", reason=trouble.reason, detail=trouble.detail)
+
+    async def _one_connection(self, *, again: bool) -> Trouble:
+        """From the first packet to the last; returns why it is over."""
+        link = Link(self._access)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await link.opened.wait()
+                own = None if link.over.is_set() else await self._greet(link)
+            if own is not None:
+                self._link = link
+                self._tried.set()
+                if again:
+                    self._back.set()
+                await self._mirror_while_up(link, own)
+        except TimeoutError:
+            link.give_up(Trouble("timeout", "the broker did not answer in time"))
+        finally:
+            self._link = None
+            self._tried.set()
+            await self._leave(link)
+        return link.trouble
+
+    async def _greet(self, link: Link) -> OwnTopics:
+        """Ask what the broker still remembers, then say that we are here; in this order on the wire."""
+        birth = json.encode(
+            {
+                "state": "online",
+                "since": rfc3339(self._place.clock.wall()),
+                "version": self._place.version,
+                "client_id": self._client_id,
+            }
+        )
+        own = OwnTopics(link, self._topics, birth, self._client_id)
+        refusal = await link.publish(self._state_message(self._topics.status, birth))
+        if refusal is not None:
+            self._log("mqtt_state_refused", topic=self._topics.status, detail=refusal.detail)
+        return own
+
+    async def _mirror_while_up(self, link: Link, own: OwnTopics) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            work = [tasks.create_task(self._tell_state(link)), tasks.create_task(self._sweep(link, own))]
+            await link.over.wait()
+            for task in work:
+                task.cancel()
+
+    async def _leave(self, link: Link) -> None:
+        if link.opened.is_set() and not link.over.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_GOODBYE_S):
+                    await link.publish(self._state_message(self._topics.status, _OFFLINE))
+                    link.give_up(LOST)
+                    await link.over.wait()
+        if not link.over.is_set():
+            link.give_up(link.trouble)
+
+    # The retained state
+
+    async def follow_board(self) -> None:
+        board, clock = self._place.board, self._place.clock
+        version = board.version
+        self._retained.mirror(board, clock.monotonic())
+        while True:
+            self._dirty.set()
+            turn = await self._next_turn(version)
+            if turn is None:
+                self._retained.count(board.summaries())
+            else:
+                version = turn.version
+                self._retained.mirror(board, clock.monotonic(), turn.calls)
+            self._retained.bury(clock.monotonic())
+
+    async def _next_turn(self, version: int) -> Turn | None:
+        """What changed; None when it is time for a burial or the summary."""
+        clock = self._place.clock
+        due_s = self._retained.next_burial_s()
+        wait_s = _SUMMARY_EVERY_S if due_s is None else min(_SUMMARY_EVERY_S, max(0.0, due_s - clock.monotonic()))
+        changed = asyncio.ensure_future(self._place.board.changed(version))
+        slept = asyncio.ensure_future(clock.sleep(wait_s))
+        try:
+            await asyncio.wait({changed, slept}, return_when=asyncio.FIRST_COMPLETED)
+            return changed.result() if changed.done() else None
+        finally:
+            changed.cancel()
+            slept.cancel()
+
+    async def _tell_state(self, link: Link) -> None:
+        self._retained.tell_all()
+        self._dirty.set()
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            await self._publish_state(link, self._retained.take_dirty())
+
+    async def _publish_state(self, link: Link, state: Mapping[str, bytes]) -> None:
+        """A few at a time, each topic once: so the order of a topic's messages is kept."""
+        left = iter(state.items())
+        refused: dict[str, Trouble] = {}
+
+        async def publish() -> None:
+            for topic, payload in left:
+                async with asyncio.timeout(self._timeout_s):
+                    refusal = await link.publish(self._state_message(topic, payload))
+                if refusal is not None:
+                    refused[topic] = refusal
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(min(_STATE_AT_ONCE, len(state))):
+                    tasks.create_task(publish())
+        except* TimeoutError:
+            link.give_up(Trouble("timeout", "the broker did not acknowledge in time"))
+        if refused and not link.over.is_set():
+            topic, refusal = next(iter(refused.items()))
+            self._log("mqtt_state_refused", topic=topic, detail=refusal.detail, topics=len(refused))
+
+    async def _sweep(self, link: Link, own: OwnTopics) -> None:
+        """Remove what the broker still remembers of us and the board does not show: calls that ended unseen."""
+        try:
+            stale = await own.read() - self._retained.wanted.keys()
+        except UnreadableError as error:
+            if not link.over.is_set():
+                self._log("mqtt_stale_state_kept", detail=str(error))
+            return
+        self._retained.dirty.update(stale)
+        self._dirty.set()
+
+    def _log(self, event: str, **facts: object) -> None:
+        self._place.log(event, sink=self._place.name, **facts)
+
+
+def _outcome(answer: Answer) -> Outcome:
+    if answer is None:
+        return Delivered()
+    if answer.code == PACKET_TOO_LARGE:
+        return Rejected(answer.reason, answer.detail)
+    if answer.code in _NEVER_RIGHT:
+        return Rejected(answer.reason, answer.detail, unless_alone=True)
+    return Retry(answer.reason, answer.detail)
+
+
+def _properties(content_type: str, packet: int = PacketTypes.PUBLISH) -> Properties:
+    properties = Properties(packet)  # type: ignore[no-untyped-call]
+    properties.ContentType = content_type
+    properties.PayloadFormatIndicator = 1
+    return properties
