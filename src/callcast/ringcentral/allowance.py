@@ -1,0 +1,208 @@
+"""What the rate limit allows, as arithmetic: a sliding window, a penalty, and a pace that keeps out of both.
+
+Pure: every method is given the time, in seconds of a clock that only grows. Facts: RingCentral counts the requests
+of a user and an app per group within the last X-Rate-Limit-Window seconds; each request during a penalty starts
+the penalty again (developers.ringcentral.com/guide/basics/rate-limits).
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+# What a request is for. `page`: the rest of something already begun (a further page, a repeat with a new token);
+# `token`: the Auth group. Both take a place in the window, and have no pace of their own.
+Purpose = Literal["poll", "page", "call_log", "token"]
+
+SLACK_S = 1.0  # the platform may count in whole seconds
+EVENNESS = 0.9  # a late poll may be made up for by coming this much of a spacing after it
+PENALTY_UNTOLD_S = 30.0  # documented: wait at least 30 s after a 429 without Retry-After
+PENALTY_GROWN_MAX_S = 600.0
+PENALTY_MAX_S = 3600.0
+LIMIT_MAX = 100_000
+WINDOW_MAX_S = 3600.0
+OTHERS_HOLD = 2  # windows for which the highest use by other programs is remembered
+OTHERS_GUARD = 1  # requests left free beside that, because they may be growing
+IN_FLIGHT_KEPT_S = 2.0  # a request on its way when the state is kept is taken to arrive within this
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """The state over a restart, in seconds relative to the moment of keeping; bounded in size."""
+
+    at: float  # of the wall clock, seconds since 1970
+    limit: int
+    window_s: float
+    silent_s: float
+    strikes: int
+    spent: list[tuple[int, int, int]]  # whole seconds ago, requests for polling, for the call log
+
+
+class Allowance:
+    """`headroom`: the share of the limit that polling may use. `ceiling`: our own limit where it is lower."""
+
+    def __init__(self, *, per_minute: float, headroom: float, now: float, ceiling: int = LIMIT_MAX) -> None:
+        self.limit = min(max(1, math.floor(per_minute)), ceiling)
+        self.remaining = self.limit
+        self.window_s = min(60 * max(1, math.floor(per_minute)) / per_minute, WINDOW_MAX_S)
+        self.silent_until = now
+        self._headroom = headroom
+        self._ceiling = ceiling
+        self._born = now
+        self._strikes = 0
+        self._grid = -math.inf  # when the last poll was due; the next ones follow from there
+        self._pages = 0  # requests that the last poll took beside its first
+        self._in_flight: list[Purpose] = []
+        self._spent: deque[tuple[float, Purpose]] = deque()  # when it was answered, oldest first
+        self._others: deque[tuple[float, int]] = deque()  # when others were felt, and how many requests of theirs
+
+    # What may be sent
+
+    @property
+    def spacing_s(self) -> float:
+        """Seconds from one poll to the next."""
+        return self.window_s / (self._usable() * self._headroom)
+
+    def due(self, purpose: Purpose, now: float) -> float:
+        """When such a request may be sent; infinity while only the end of another one can tell."""
+        self._forget(now)
+        due = max(now, self.silent_until, self._place_free(self._all_answered(), self._room()))
+        if purpose == "poll":
+            return max(due, self._poll_due())
+        if purpose == "call_log":
+            return max(due, self._place_free(self._answered("call_log"), self._call_log_room(now)))
+        return due
+
+    def begin(self, purpose: Purpose, now: float) -> None:
+        self._in_flight.append(purpose)
+        if purpose == "poll":
+            late_at_most = now - (1 - EVENNESS) * self.spacing_s
+            self._grid = max(self._poll_due(), late_at_most) if self._grid > -math.inf else now
+            self._pages = 0
+        elif purpose == "page":
+            self._pages += 1
+
+    def end(self, purpose: Purpose, now: float, *, sent: bool = True) -> None:
+        """It was answered, or given up; `sent` False: it never went out, and counts nothing."""
+        self._in_flight.remove(purpose)
+        if sent:
+            self._spent.append((now, purpose))
+
+    def _poll_due(self) -> float:
+        return self._grid + (1 + self._pages) * self.spacing_s
+
+    def _usable(self) -> int:
+        """How many requests per window are ours."""
+        others = max((n for _, n in self._others), default=0)
+        return max(1, self.limit - (others + OTHERS_GUARD if others else 0))
+
+    def _room(self) -> int:
+        return self._usable() - len(self._in_flight)
+
+    def _call_log_room(self, now: float) -> int:
+        """The reserve; more where polling leaves more, and a whole window has shown that it does."""
+        usable = self._usable()
+        share = usable - math.ceil(usable * self._headroom - 1e-9)
+        if now - self._born > self.window_s + SLACK_S:
+            polls = len(self._in_flight) + len(self._spent) - len(self._answered("call_log"))
+            share = max(share, usable - polls - 1)
+        return max(1, share) - self._in_flight.count("call_log")
+
+    def _place_free(self, answered: list[float], room: int) -> float:
+        """When so many of the answered requests have left the window that one more has room."""
+        too_many = len(answered) + 1 - room
+        if too_many <= 0:
+            return -math.inf
+        if too_many > len(answered):
+            return math.inf
+        return answered[too_many - 1] + self.window_s + SLACK_S
+
+    def _all_answered(self) -> list[float]:
+        return [at for at, _ in self._spent]
+
+    def _answered(self, purpose: Purpose) -> list[float]:
+        return [at for at, p in self._spent if p == purpose]
+
+    def _forget(self, now: float) -> None:
+        while self._spent and self._spent[0][0] + self.window_s + SLACK_S <= now:
+            self._spent.popleft()
+        while self._others and self._others[0][0] + OTHERS_HOLD * self.window_s <= now:
+            self._others.popleft()
+
+    # What the platform says
+
+    def heard(self, now: float, *, limit: int | None, remaining: int | None, window_s: float | None) -> None:
+        """The headers of an answer; what is missing or absurd is left as it was."""
+        if window_s is not None and 0 < window_s <= WINDOW_MAX_S:
+            self.window_s = window_s
+        if limit is not None and 0 < limit <= LIMIT_MAX:
+            self.limit = min(limit, self._ceiling)
+            if remaining is not None and 0 <= remaining <= limit:
+                self.remaining = remaining
+                self._feel_others(now, limit - remaining)
+
+    def _feel_others(self, now: float, used: int) -> None:
+        """What is used and not by us is used by others. Requests in flight are taken as counted already."""
+        ours = len(self._in_flight) + sum(at > now - self.window_s for at, _ in self._spent)
+        others = min(max(0, used - ours), self.limit)
+        while self._others and self._others[-1][1] <= others:
+            self._others.pop()
+        if others:
+            self._others.append((now, others))
+
+    def succeeded(self, now: float) -> None:
+        if now >= self.silent_until:
+            self._strikes = 0
+
+    def refused(self, now: float, *, retry_after_s: float | None, window_s: float | None) -> None:
+        """A 429. Without the platform's own wish the silence doubles from one penalty to the next."""
+        if now >= self.silent_until:
+            self._strikes += 1
+        if retry_after_s is None:
+            grown_s = PENALTY_UNTOLD_S * 2 ** min(self._strikes - 1, 10)
+            retry_after_s = min(max(grown_s, window_s or 0.0), PENALTY_GROWN_MAX_S)
+        self.remaining = 0
+        self.silence(now, retry_after_s)
+
+    def silence(self, now: float, seconds: float) -> None:
+        """Send nothing for so long (at most an hour)."""
+        self.silent_until = max(self.silent_until, now + min(max(seconds, 0.0), PENALTY_MAX_S) + SLACK_S)
+
+    # Over a restart
+
+    def keep(self, now: float, wall: float) -> Kept:
+        self._forget(now)
+        in_flight = [(now + IN_FLIGHT_KEPT_S, p) for p in self._in_flight]
+        return Kept(
+            at=wall,
+            limit=self.limit,
+            window_s=self.window_s,
+            silent_s=max(0.0, self.silent_until - now),
+            strikes=self._strikes,
+            spent=_by_second(now, [*self._spent, *in_flight]),
+        )
+
+    def restore(self, kept: Kept, now: float, wall: float) -> None:
+        """Whatever the wall clock did meanwhile, never more careless than what was kept, nor silent for longer."""
+        passed_s = max(0.0, wall - kept.at)
+        self._strikes = kept.strikes
+        self.limit = min(max(1, kept.limit), self._ceiling)
+        self.window_s = min(max(1.0, kept.window_s), WINDOW_MAX_S)
+        if kept.silent_s > passed_s:
+            self.silent_until = now + min(kept.silent_s - passed_s, PENALTY_MAX_S)
+        for ago_s, polls, call_log in kept.spent:
+            at = now - passed_s - ago_s
+            self._spent += [(at, "poll")] * polls + [(at, "call_log")] * call_log
+        self._forget(now)
+        self._grid = max(self._answered("poll"), default=-math.inf)
+
+
+def _by_second(now: float, spent: Iterable[tuple[float, Purpose]]) -> list[tuple[int, int, int]]:
+    """Counts per whole second, oldest first: at most one entry per second of the window."""
+    counts: dict[int, tuple[int, int]] = {}
+    for at, purpose in spent:
+        ago_s = math.floor(now - at)
+        polls, call_log = counts.get(ago_s, (0, 0))
+        counts[ago_s] = (polls, call_log + 1) if purpose == "call_log" else (polls + 1, call_log)
+    return [(ago_s, *counts[ago_s]) for ago_s in sorted(counts, reverse=True)]

@@ -1,0 +1,114 @@
+"""What the call log says: of one call that vanished, and of all that ended while nobody looked.
+
+Facts (developers.ringcentral.com/guide/voice/call-log, and the API's description): `dateFrom` and `dateTo` filter by
+the start of a call, and by default reach back 24 hours; `sessionId` cannot be combined with other filters (CLG-110);
+a finished call is there after 15-30 s; a single record comes without an envelope.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
+
+import msgspec
+
+from callcast.core.model import Call, Sighting, State, Target
+from callcast.ringcentral.exchange import Answer
+from callcast.ringcentral.observer import Observer
+from callcast.ringcentral.page import Page
+from callcast.ringcentral.reader import Reader, Walk, decoded, off_loop
+from callcast.ringcentral.records import snapshot
+
+PER_PAGE = "1000"
+PAGES_MAX = 40
+PAGE_TIMEOUT_S = 20.0
+EPOCH = datetime.fromtimestamp(0, UTC)
+BEGAN_BEFORE = timedelta(hours=1)  # at its end a queue call turns out to have begun before it reached anybody
+SHARED_SESSION_ID = "0"  # every conference has this one
+
+
+class CallLog:
+    """root: the path of a target, such as `/restapi/v1.0/account/~/extension/101`."""
+
+    def __init__(self, reader: Reader, observer: Observer) -> None:
+        self._reader = reader
+        self._observer = observer
+
+    async def find(self, call: Call, target: Target, root: str) -> Sequence[Sighting]:
+        """All sightings of the call's session, by the first key under which the log has any."""
+        for query in _keys(call):
+            answer = await self._get(f"{root}/call-log", query)
+            found = await self._sightings([await decoded(answer, self._observer)], target, len(answer.body))
+            if found:
+                return _under_its_name(found, call)
+        return await self._single(call, target, root)
+
+    async def ended_since(self, target: Target, root: str, *, after: datetime, until: datetime) -> Sequence[Sighting]:
+        """The finished calls that began between the two times, both counted in. The list stands still: it is
+        bounded at both ends, so that what begins meanwhile does not move its pages.
+        """
+        query = {
+            "view": "Detailed",
+            "type": "Voice",
+            "dateFrom": _iso(after),
+            "dateTo": _iso(until),
+            "perPage": PER_PAGE,
+        }
+        walk = Walk(
+            self._reader,
+            "call_log",
+            f"{root}/call-log",
+            query,
+            purpose="call_log",
+            next_purpose="call_log",
+            timeout_s=PAGE_TIMEOUT_S * PAGES_MAX,
+            pages_max=PAGES_MAX,
+        )
+        pages: list[Page] = []
+        size = 0
+        while walk.more:
+            answer = await walk.page()
+            size += len(answer.body)
+            pages.append(await decoded(answer, self._observer))
+            walk.follow(pages[-1].next_page)
+        sightings = await self._sightings(pages, target, size)
+        return [s for s in sightings if s.state is State.ENDED and not s.provisional]
+
+    async def _single(self, call: Call, target: Target, root: str) -> Sequence[Sighting]:
+        path = f"{root}/call-log/{quote(call.provider.record_id, safe='')}"
+        answer = await self._get(path, {"view": "Detailed"}, absent_is_fine=True)
+        if answer.status == 404:
+            return ()
+        enveloped = Answer(200, answer.headers, b'{"records":[' + answer.body + b"]}", answer.took_s)
+        found = await self._sightings([await decoded(enveloped, self._observer)], target, len(answer.body))
+        return _under_its_name(found, call)
+
+    async def _sightings(self, pages: Sequence[Page], target: Target, size: int) -> Sequence[Sighting]:
+        """As a look at these pages would show them; when it was is of no account."""
+        return (await off_loop(size, lambda: snapshot(target, pages, EPOCH))).sightings
+
+    async def _get(self, path: str, query: Mapping[str, str], *, absent_is_fine: bool = False) -> Answer:
+        return await self._reader.get(
+            "call_log", path, query, purpose="call_log", timeout_s=PAGE_TIMEOUT_S, absent_is_fine=absent_is_fine
+        )
+
+
+def _keys(call: Call) -> list[dict[str, str]]:
+    """The filters to try, the surest first. A session has few records: one page will do."""
+    keys = []
+    if call.session_id not in (call.provider.session_id, call.provider.record_id):
+        date_from = _iso(call.started_at - BEGAN_BEFORE)
+        keys.append({"view": "Detailed", "telephonySessionId": call.session_id, "dateFrom": date_from})
+    if call.provider.session_id not in (None, SHARED_SESSION_ID):
+        keys.append({"view": "Detailed", "sessionId": str(call.provider.session_id)})
+    return keys
+
+
+def _under_its_name(found: Sequence[Sighting], call: Call) -> Sequence[Sighting]:
+    """A record without telephonySessionId can get one at the end; asked for by another key, it is still this call."""
+    if not found or any(sighting.session_id == call.session_id for sighting in found):
+        return found
+    return tuple(msgspec.structs.replace(sighting, session_id=call.session_id) for sighting in found)
+
+
+def _iso(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

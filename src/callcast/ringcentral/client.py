@@ -1,0 +1,190 @@
+"""RingCentral as the poller sees it: one credential, its token, its budget, its lists, its clock."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Literal
+
+from aiohttp import ClientSession
+from msgspec import Struct
+
+from callcast.core.clock import Clock
+from callcast.core.model import Call, Sighting, Snapshot, Target
+from callcast.core.upstream import Identity, LookFailed
+from callcast.ringcentral.budget import Budget
+from callcast.ringcentral.call_log import CallLog
+from callcast.ringcentral.exchange import Answer, Exchange
+from callcast.ringcentral.observer import Observer
+from callcast.ringcentral.page import Page
+from callcast.ringcentral.platform_clock import PlatformClock
+from callcast.ringcentral.reader import Reader, Walk, decoded, off_loop
+from callcast.ringcentral.records import snapshot
+from callcast.ringcentral.token import REQUESTS_PER_MINUTE, Tokens
+from callcast.secret import Secret
+
+API = "/restapi/v1.0"
+LIVE_LIST = {"view": "Detailed", "type": "Voice", "perPage": "1000"}
+LOOK_TIMEOUT_S = 20.0
+PAGES_MAX = 20
+HEAVY_NOTE = "budget.heavy"
+AUTH_NOTE = "budget.auth"
+
+
+class _Seen(Struct, frozen=True):
+    """The last look at a target: what its pages were, where each led, and what they showed."""
+
+    digests: tuple[bytes, ...] = ()
+    nexts: tuple[str | None, ...] = ()
+    sightings: tuple[Sighting, ...] = ()
+
+
+class Client:
+    """Implements `core.upstream.Upstream`; the arguments up to `allow_plaintext` are those of `[sources.NAME]`.
+
+    session: best without cookies (`DummyCookieJar`), so that sources share nothing but connections.
+    notes: what `note` was given in an earlier run, by name.
+    note: called with a name and a few hundred bytes when something changed that must survive a restart: at most
+        once a second, and at once in a penalty.
+    Raises ValueError for a server that is neither https nor on this machine.
+    """
+
+    def __init__(
+        self,
+        *,
+        server: str,
+        client_id: str,
+        client_secret: Secret,
+        jwt: Secret,
+        watch: Literal["extensions", "account"] = "extensions",
+        account: str = "~",
+        heavy_per_minute: float = 10,
+        headroom: float = 0.8,
+        revoke_on_exit: bool = False,
+        allow_plaintext: bool = False,
+        session: ClientSession,
+        clock: Clock,
+        version: str,
+        observer: Observer,
+        note: Callable[[str, bytes], None],
+        notes: Mapping[str, bytes],
+    ) -> None:
+        self._watch = watch
+        self._account = account
+        self._revoke_on_exit = revoke_on_exit
+        self._observer = observer
+        self._note = note
+        self._platform_clock = PlatformClock(clock)
+        exchange = Exchange(
+            server,
+            session=session,
+            clock=clock,
+            platform_clock=self._platform_clock,
+            version=version,
+            observer=observer,
+            allow_plaintext=allow_plaintext,
+        )
+        self._heavy = Budget(
+            "heavy",
+            per_minute=heavy_per_minute,
+            headroom=headroom,
+            clock=clock,
+            now=self.now,
+            kept=notes.get(HEAVY_NOTE),
+            keep=lambda budget: note(HEAVY_NOTE, budget.dump()),
+            show=self._show,
+        )
+        auth = Budget(
+            "auth",
+            per_minute=REQUESTS_PER_MINUTE,
+            ceiling=REQUESTS_PER_MINUTE,
+            clock=clock,
+            now=self.now,
+            kept=notes.get(AUTH_NOTE),
+            keep=lambda budget: note(AUTH_NOTE, budget.dump()),
+            show=self._show,
+        )
+        self._tokens = Tokens(exchange, auth, client_id=client_id, client_secret=client_secret, jwt=jwt, clock=clock)
+        self._reader = Reader(exchange, self._tokens, self._heavy)
+        self._call_log = CallLog(self._reader, observer)
+        self._seen: dict[Target, _Seen] = {}
+
+    def now(self) -> datetime:
+        return self._platform_clock.now()
+
+    def spacing_s(self) -> float:
+        """Counts that a look of several pages takes as many requests."""
+        pages = [len(seen.digests) for seen in self._seen.values()]
+        return self._heavy.spacing_s() * (sum(pages) / len(pages) if pages else 1.0)
+
+    def hold_s(self) -> float:
+        return self._heavy.hold_s()
+
+    async def identify(self) -> Identity:
+        await self._tokens.current()
+        if self._tokens.owner_id is None:
+            raise LookFailed("parse", "the token endpoint does not say whose token it is (owner_id)")
+        return Identity(extension_id=self._tokens.owner_id)
+
+    async def look(self, target: Target, /) -> Snapshot:
+        """All pages, or LookFailed. A list that reads as it did the last time is not decoded again."""
+        seen = self._seen.get(target, _Seen())
+        walk = Walk(
+            self._reader,
+            "active_calls",
+            f"{self._root(target.extension_id)}/active-calls",
+            LIVE_LIST,
+            purpose="poll",
+            next_purpose="page",
+            timeout_s=LOOK_TIMEOUT_S,
+            pages_max=PAGES_MAX,
+        )
+        answers: list[Answer] = []
+        digests: list[bytes] = []
+        nexts: list[str | None] = []
+        pages: dict[int, Page] = {}
+        while walk.more:
+            answer = await walk.page()
+            taken_at = self.now()
+            number = len(answers)
+            answers.append(answer)
+            digests.append(hashlib.blake2b(answer.body, digest_size=16).digest())
+            if digests == list(seen.digests[: number + 1]):
+                nexts.append(seen.nexts[number])
+            else:
+                pages[number] = await decoded(answer, self._observer)
+                nexts.append(pages[number].next_page)
+            walk.follow(nexts[number])
+        sightings = seen.sightings
+        if tuple(digests) != seen.digests:
+            sightings = await self._understood(target, answers, pages)
+        self._seen[target] = _Seen(tuple(digests), tuple(nexts), sightings)
+        return Snapshot(target=target, taken_at=taken_at, sightings=sightings)
+
+    async def _understood(
+        self, target: Target, answers: Sequence[Answer], pages: dict[int, Page]
+    ) -> tuple[Sighting, ...]:
+        every = [pages.get(i) or await decoded(answer, self._observer) for i, answer in enumerate(answers)]
+        size = sum(len(answer.body) for answer in answers)
+        return (await off_loop(size, lambda: snapshot(target, every, self.now()))).sightings
+
+    async def find(self, call: Call, /) -> Sequence[Sighting]:
+        extension_id = call.extension_id if self._watch == "extensions" else None
+        target = Target(source=call.source, extension_id=extension_id)
+        return await self._call_log.find(call, target, self._root(extension_id))
+
+    async def ended_since(self, target: Target, /, *, after: datetime) -> Sequence[Sighting]:
+        root = self._root(target.extension_id)
+        return await self._call_log.ended_since(target, root, after=after, until=self.now())
+
+    async def close(self) -> None:
+        """The last word: the token goes back where `revoke_on_exit` wants it, and the window is kept."""
+        self._note(HEAVY_NOTE, self._heavy.dump())
+        if self._revoke_on_exit:
+            await self._tokens.revoke()
+
+    def _root(self, extension_id: str | None) -> str:
+        account = f"{API}/account/{self._account}"
+        return account if extension_id is None else f"{account}/extension/{extension_id}"
+
+    def _show(self, budget: Budget) -> None:
+        self._observer.rate_limit(budget.group, budget.limit, budget.remaining, budget.hold_s())

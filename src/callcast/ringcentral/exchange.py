@@ -1,0 +1,151 @@
+"""One request to the platform and its answer, whole, or LookFailed. The only place that opens connections to it."""
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp import ClientSession, ClientTimeout
+from multidict import CIMultiDict
+from yarl import URL
+
+from callcast.core.clock import Clock
+from callcast.core.upstream import LookFailed
+from callcast.ringcentral.observer import Observer, Resource
+from callcast.ringcentral.platform_clock import PlatformClock
+
+CONNECT_TIMEOUT_S = 5.0
+RESPONSE_BYTES_MAX = 32 * 1024 * 1024
+CHUNK_BYTES = 64 * 1024
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+REQUEST_ID_MAX = 80
+
+
+class Answer:
+    """What came back: any status, the whole body."""
+
+    __slots__ = ("body", "headers", "request_id", "status", "took_s")
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes, took_s: float) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.took_s = took_s
+        self.request_id = request_id(headers)
+
+
+class Exchange:
+    """A platform host. Raises ValueError for one that would be spoken to in plain text beyond loopback."""
+
+    def __init__(
+        self,
+        server: str,
+        *,
+        session: ClientSession,
+        clock: Clock,
+        platform_clock: PlatformClock,
+        version: str,
+        observer: Observer,
+        allow_plaintext: bool = False,
+    ) -> None:
+        parts = urlsplit(server)
+        loopback = parts.hostname in LOOPBACK
+        if parts.scheme != "https" and not (parts.scheme == "http" and (loopback or allow_plaintext)):
+            raise ValueError("the platform is spoken to by https only, unless it is on this machine")
+        self._server = server.rstrip("/")
+        self._session = session
+        self._clock = clock
+        self._platform_clock = platform_clock
+        self._observer = observer
+        self._headers = {"User-Agent": f"callcast/{version}", "Accept": "application/json"}
+
+    def url(self, path: str, query: Mapping[str, str] | None = None) -> str:
+        return str(URL(self._server + path, encoded=False).update_query(query or {}))
+
+    async def get(self, resource: Resource, url: str, *, authorization: str, timeout_s: float) -> Answer:
+        return await self._ask(resource, url, authorization, None, timeout_s)
+
+    async def post(
+        self, resource: Resource, url: str, *, authorization: str, form: Mapping[str, str], timeout_s: float
+    ) -> Answer:
+        return await self._ask(resource, url, authorization, form, timeout_s)
+
+    async def _ask(
+        self, resource: Resource, url: str, authorization: str, form: Mapping[str, str] | None, timeout_s: float
+    ) -> Answer:
+        asked_at = self._clock.monotonic()
+        try:
+            answer = await self._answer(url, authorization, form, timeout_s)
+        except LookFailed as failure:
+            took_s = self._clock.monotonic() - asked_at
+            self._observer.answered(resource, failure.reason, took_s, failure.request_id)
+            raise
+        self._observer.answered(resource, str(answer.status), answer.took_s, answer.request_id)
+        return answer
+
+    async def _answer(self, url: str, authorization: str, form: Mapping[str, str] | None, timeout_s: float) -> Answer:
+        """Raises LookFailed whose text never holds what was sent (the library's own errors can)."""
+        try:
+            return await self._ask_plainly(url, authorization, form, timeout_s)
+        except TimeoutError:
+            failure = LookFailed("timeout", f"no complete answer within {timeout_s:.3g} s")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            failure = LookFailed("network", _what_happened(error))
+        raise failure
+
+    async def _ask_plainly(
+        self, url: str, authorization: str, form: Mapping[str, str] | None, timeout_s: float
+    ) -> Answer:
+        asked_at = self._clock.monotonic()
+        async with self._session.request(
+            "GET" if form is None else "POST",
+            URL(url, encoded=True),
+            data=form,
+            headers={**self._headers, "Authorization": authorization},
+            allow_redirects=False,
+            timeout=ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S),
+        ) as response:
+            date = response.headers.get("Date")
+            self._platform_clock.heard(date, asked_at=asked_at, answered_at=self._clock.monotonic())
+            headers = CIMultiDict(response.headers)
+            body = await _read(response)
+            return Answer(response.status, headers, body, self._clock.monotonic() - asked_at)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The body, counted as it arrives and as it unpacks, so that no answer fills the memory."""
+    chunks, size = [], response.content_length or 0
+    if size <= RESPONSE_BYTES_MAX:
+        size = 0
+        async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+            size += len(chunk)
+            if size > RESPONSE_BYTES_MAX:
+                break
+            chunks.append(chunk)
+    if size > RESPONSE_BYTES_MAX:
+        response.close()
+        detail = f"the answer is larger than {RESPONSE_BYTES_MAX // 1024 // 1024} MiB"
+        raise LookFailed("parse", detail, request_id=request_id(response.headers))
+    return b"".join(chunks)
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """RCRequestId: what the platform's support asks for."""
+    text = headers.get("RCRequestId", "")
+    return text[:REQUEST_ID_MAX] if text.isascii() and text.isprintable() and text else None
+
+
+def _what_happened(error: Exception) -> str:
+    """A sentence without the request: type names and the system's own words only."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "the host name was not found"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "the host's certificate was not accepted"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "no TLS connection could be made"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"no connection: {error.os_error.strerror or type(error.os_error).__name__}"
+    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
+        return "the connection was closed before the answer"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the answer ended too early, or was garbled"
+    return f"the exchange failed ({type(error).__name__})"

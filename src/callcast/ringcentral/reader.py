@@ -1,0 +1,148 @@
+"""Reads the platform's lists: with a token, within the budget, all pages or LookFailed."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+from callcast.core.upstream import LookFailed
+from callcast.ringcentral.allowance import Purpose
+from callcast.ringcentral.budget import Budget
+from callcast.ringcentral.exchange import Answer, Exchange
+from callcast.ringcentral.observer import Observer, Resource
+from callcast.ringcentral.page import BadPage, Page, decode_page
+from callcast.ringcentral.refusals import TOKEN_IS_OLD, code_of, look_failure
+from callcast.ringcentral.token import Tokens
+from callcast.secret import Secret
+
+T = TypeVar("T")
+
+# Above this, a page is decoded in a thread: 1 MiB takes some 5 ms, and nothing may hold the loop for 20 ms.
+DECODED_ON_LOOP_MAX = 1024 * 1024
+WRONG_TYPE = "(of a wrong type)"
+
+
+class Reader:
+    """Asks with a token, within the budget."""
+
+    def __init__(self, exchange: Exchange, tokens: Tokens, budget: Budget) -> None:
+        self._exchange = exchange
+        self._tokens = tokens
+        self._budget = budget
+
+    async def get(
+        self,
+        resource: Resource,
+        path: str,
+        query: Mapping[str, str],
+        *,
+        purpose: Purpose,
+        timeout_s: float,
+        absent_is_fine: bool = False,
+    ) -> Answer:
+        """A 200 (or a 404, where that is an answer too), or LookFailed. An old token is renewed once."""
+        url = self._exchange.url(path, query)
+        answer, token, wait_s = await self._ask(resource, url, purpose, timeout_s)
+        if answer.status == 401 and await self._renewed(answer, token):
+            answer, token, wait_s = await self._ask(resource, url, "page", timeout_s)
+        if answer.status == 200 or (absent_is_fine and answer.status == 404):
+            return answer
+        raise look_failure(answer, retry_after_s=wait_s)
+
+    async def _renewed(self, answer: Answer, token: Secret) -> bool:
+        """Whether asking again is of use. Other codes speak of the account or the app, not of the token."""
+        if code_of(answer) not in TOKEN_IS_OLD:
+            return False
+        await self._tokens.renew(token)
+        return True
+
+    async def _ask(
+        self, resource: Resource, url: str, purpose: Purpose, timeout_s: float
+    ) -> tuple[Answer, Secret, float | None]:
+        await self._tokens.current()  # who has none fails before waiting for a turn
+        async with self._budget.turn(purpose, url) as turn:
+            try:
+                token = await self._tokens.current()
+            except LookFailed:
+                turn.unused()
+                raise
+            authorization = f"Bearer {token.reveal()}"
+            answer = await self._exchange.get(resource, url, authorization=authorization, timeout_s=timeout_s)
+            return answer, token, turn.answered(answer.status, answer.headers)
+
+
+class Walk:
+    """One list, page by page: never beyond its own address, never in a circle, never without end.
+
+    while walk.more:
+        answer = await walk.page()
+        walk.follow(page.next_page)
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        resource: Resource,
+        path: str,
+        query: Mapping[str, str],
+        *,
+        purpose: Purpose,
+        next_purpose: Purpose,
+        timeout_s: float,
+        pages_max: int,
+    ) -> None:
+        self.more = True
+        self._reader = reader
+        self._resource: Resource = resource
+        self._path = path
+        self._query: Mapping[str, str] = query
+        self._purpose: Purpose = purpose
+        self._next_purpose: Purpose = next_purpose
+        self._left_s = timeout_s
+        self._pages_max = pages_max
+        self._seen: list[Mapping[str, str]] = []
+
+    async def page(self) -> Answer:
+        """The next page. Raises LookFailed; the time for all pages together is bounded, waiting for turns aside."""
+        if self._left_s <= 0:
+            raise LookFailed("timeout", f"page {len(self._seen) + 1} did not come in time")
+        purpose = self._next_purpose if self._seen else self._purpose
+        answer = await self._reader.get(
+            self._resource, self._path, self._query, purpose=purpose, timeout_s=self._left_s
+        )
+        self._left_s -= answer.took_s
+        self._seen.append(self._query)
+        self.more = False
+        return answer
+
+    def follow(self, next_page: str | None) -> None:
+        """Go on where the platform says; of its address only the query is used, on the path that was asked for."""
+        if next_page is None:
+            return
+        parts = urlsplit(next_page)
+        self._query = {**self._query, **dict(parse_qsl(parts.query))}
+        if parts.path.rpartition("/")[2] != self._path.rpartition("/")[2] or self._query in self._seen:
+            raise LookFailed("parse", "the address of the next page leads elsewhere, or back")
+        if len(self._seen) >= self._pages_max:
+            raise LookFailed("parse", f"more than {self._pages_max} pages")
+        self.more = True
+
+
+async def decoded(answer: Answer, observer: Observer) -> Page:
+    """The records of a page; what is odd about them is told. Raises LookFailed for what is no page."""
+    try:
+        page = await off_loop(len(answer.body), lambda: decode_page(answer.body))
+    except BadPage as error:
+        raise LookFailed("parse", str(error), request_id=answer.request_id) from None
+    for field, word in page.unknown:
+        observer.unknown_word(field, word)
+    for field in page.bad_fields:
+        observer.unknown_word(field, WRONG_TYPE)
+    for field in page.bad:
+        observer.bad_record(field)
+    return page
+
+
+async def off_loop(size: int, work: Callable[[], T]) -> T:
+    """Do the work here, or in a thread where it is so large that it would hold the loop."""
+    return work() if size <= DECODED_ON_LOOP_MAX else await asyncio.to_thread(work)
