@@ -157,7 +157,10 @@ class _Pages:
         return _json({"reloaded": not faults, "faults": faults}, status=409 if faults else 200)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """Recorded events as they come. `?board=1`: also the board; `?last=N`: the last events first."""
+        """Recorded events as they come.
+
+        `?board=1`: the board too. `?last=N`: the last events first. `?after=ID`: the same as Last-Event-ID.
+        """
         if self._reading >= READERS_MAX:
             raise web.HTTPServiceUnavailable(text="503: too many readers\n", headers={"Retry-After": "10"})
         response = web.StreamResponse(
@@ -168,7 +171,7 @@ class _Pages:
         try:
             reader.after_seq = await self._start_seq(request)
             await response.prepare(request)
-            await _write(response, b"retry: 1000\n\n")
+            await _write(response, self._hello() if reader.board else b"retry: 1000\n\n")
             await self._stream(reader, response)
         except (TimeoutError, ConnectionError, OutboxUnavailable):
             _dropper(request)()  # it comes back by itself, and says where it was
@@ -177,13 +180,18 @@ class _Pages:
             self._feed.leave(reader)
         return response
 
+    def _hello(self) -> bytes:
+        """What the page wants to know before all else: whether it is still the right one, and how people say."""
+        hello = {"version": self._version, "names": dict(self.view.names)}
+        return b"retry: 1000\nevent: hello\ndata: %b\n\n" % msgspec.json.encode(hello)
+
     async def _start_seq(self, request: web.Request) -> int:
         """After which event the stream starts: the reader's own last one, unless the outbox is another one."""
         try:
             newest = await self._feed.last_seq()
         except OutboxUnavailable as error:
             raise web.HTTPServiceUnavailable(text=f"503: {error}\n") from error
-        given = request.headers.get("Last-Event-ID", "")
+        given = request.headers.get("Last-Event-ID") or request.query.get("after", "")
         if _SEQ.fullmatch(given) and int(given) <= newest:
             return int(given)
         last = request.query.get("last", "0")

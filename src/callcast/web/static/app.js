@@ -1,0 +1,173 @@
+// The wallboard: listens to the service, keeps a picture, shows it.
+
+import { Cards } from "./cards.js";
+import { Picture } from "./picture.js";
+import { listen } from "./stream.js";
+import { ago, duration, happened, hoursMinutes, timeOfDay, who } from "./words.js";
+
+const LAST_EVENTS = 12;
+const SPEAK_EVERY_MS = 5000;
+
+const asked = new URLSearchParams(location.search);
+const wall = asked.get("wall") === "1";
+const root = document.documentElement;
+if (wall) root.dataset.wall = "";
+if (["dark", "light"].includes(asked.get("theme"))) root.dataset.theme = asked.get("theme");
+
+const at = (id) => document.getElementById(id);
+const picture = new Picture();
+const cards = new Cards(at("calls"), picture, { wall });
+const last = [];
+let version = null;
+let touched = new Set();
+let drawn = false; // whether a frame is asked for
+let refused = false;
+
+/** Changes of one frame are drawn together, however many there are. */
+function draw() {
+  if (drawn) return;
+  drawn = true;
+  requestAnimationFrame(() => {
+    drawn = false;
+    const keys = touched;
+    touched = new Set();
+    cards.update(keys);
+    frame();
+  });
+}
+
+function frame() {
+  showTotals();
+  showLink();
+  const empty = picture.sources.size > 0 && cards.shown === 0;
+  at("empty").hidden = !empty;
+  if (empty) say(at("empty"), cards.search ? "No call of such an extension now" : quiet());
+  at("pager").hidden = cards.pages < 2;
+  say(at("pager"), `${cards.page + 1} of ${cards.pages}`);
+}
+
+/** An empty board is good news only when everything was seen. */
+function quiet() {
+  if (picture.lostAt_ms || picture.stale().length) return "No calls known";
+  return "No calls";
+}
+
+function showTotals() {
+  const totals = picture.totals();
+  if (!picture.sources.size) return;
+  for (const name of ["waiting", "connected", "dialing", "answered", "missed"]) say(at(name), String(totals[name]));
+  const until = picture.lostAt_ms ?? picture.now();
+  say(at("longest"), totals.longest_ms ? duration((until - totals.longest_ms) / 1000) : "–");
+  say(at("speed"), totals.speed_s === null ? "–" : duration(totals.speed_s));
+  at("waiting-tile").toggleAttribute("data-some", totals.waiting > 0);
+  at("totals").toggleAttribute("data-stale", Boolean(picture.lostAt_ms || picture.stale().length));
+  document.title = totals.waiting ? `(${totals.waiting}) callcast` : "callcast";
+}
+
+function showLink() {
+  const [state, text] = linkState();
+  at("link").dataset.state = state;
+  say(at("link"), text);
+  say(at("daytime"), hoursMinutes(picture.now()));
+  const lost = picture.lostAt_ms;
+  at("banner").hidden = !lost;
+  if (refused) say(at("banner"), "The service wants its token. Open this page once with ?token=...");
+  else if (lost) say(at("banner"), `No connection to callcast since ${timeOfDay(lost)}. Trying again.`);
+}
+
+function linkState() {
+  if (picture.lostAt_ms) return ["lost", "Not live"];
+  if (!picture.sources.size) return ["connecting", "Connecting"];
+  const stale = picture.stale();
+  if (stale.length) return ["stale", stale.map(unseen).join("; ")];
+  return ["live", `Live, all seen within ${ago(picture.age_s())}`];
+}
+
+function unseen(source) {
+  const some = source.overdue.length;
+  const what = some ? `${source.source} (${some} extension${some > 1 ? "s" : ""})` : source.source;
+  return source.as_of ? `${what} not seen since ${hoursMinutes(Date.parse(source.as_of))}` : `${what} not seen yet`;
+}
+
+function showLast() {
+  at("last").replaceChildren(
+    ...last.map(({ ms, text }) => {
+      const item = document.createElement("li");
+      const time = document.createElement("time");
+      time.textContent = timeOfDay(ms);
+      item.append(time, text);
+      return item;
+    }),
+  );
+}
+
+/** For screen readers: what rings, and not more often than one can listen. */
+let spokeAt = 0;
+function speak(call) {
+  if (performance.now() - spokeAt < SPEAK_EVERY_MS) return;
+  spokeAt = performance.now();
+  at("spoken").textContent = `${who(call)} rings`;
+}
+
+function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+listen({
+  hello(data) {
+    if (version !== null && version !== data.version) location.reload(); // a newer service has a newer page
+    version = data.version;
+    refused = false;
+    picture.names = new Map(Object.entries(data.names));
+  },
+  board(data) {
+    for (const call of data.calls) if (!data.whole && call.state === "ringing" && call.sequence === 1) speak(call);
+    for (const key of picture.take(data)) touched.add(key);
+    draw();
+  },
+  event(type, event) {
+    const text = happened(type, event.data, picture.names);
+    if (text === null) return;
+    last.unshift({ ms: Date.parse(event.time), text });
+    last.length = Math.min(last.length, LAST_EVENTS);
+    lastChanged = true;
+    draw();
+  },
+  lost(reason) {
+    refused = reason === "token";
+    picture.lostAt_ms ??= picture.now();
+    frame();
+    cards.tick(Math.floor(picture.now() / 1000));
+  },
+});
+
+let lastChanged = false;
+setInterval(() => {
+  if (lastChanged) showLast();
+  lastChanged = false;
+}, 250);
+
+function everySecond() {
+  cards.tick(Math.floor(picture.now() / 1000));
+  frame();
+  setTimeout(everySecond, 1000 - (Date.now() % 1000));
+}
+everySecond();
+
+at("search").addEventListener("input", (event) => {
+  cards.find(event.target.value);
+  frame();
+});
+document.addEventListener("keydown", (event) => {
+  const search = at("search");
+  if (event.key === "/" && event.target !== search) {
+    event.preventDefault();
+    search.focus();
+  } else if (event.key === "Escape" && event.target === search) {
+    search.value = "";
+    cards.find("");
+    search.blur();
+    frame();
+  }
+});
+addEventListener("resize", () => cards.find(cards.search));

@@ -1,0 +1,90 @@
+// What the page knows: the live calls in order, the sources, and what time it is at the service. No page in here.
+
+export class Picture {
+  calls = new Map(); // by source and call id
+  sources = new Map(); // summaries by name
+  names = new Map(); // of extensions
+  offset_ms = 0; // service's clock minus this browser's
+  lostAt_ms = null; // since when nothing comes from the service
+  #order = null;
+
+  now() {
+    return Date.now() + this.offset_ms;
+  }
+
+  /** Takes a `board` message; returns the keys of the calls that may look different now. */
+  take(board) {
+    this.offset_ms = Date.parse(board.now) - Date.now();
+    this.lostAt_ms = null;
+    this.sources = new Map(board.sources.map((summary) => [summary.source, summary]));
+    const touched = new Set(board.calls.map(key));
+    if (board.whole) {
+      for (const known of this.calls.keys()) touched.add(known);
+      this.calls.clear();
+    }
+    for (const call of board.calls) {
+      if (call.state === "ended") this.calls.delete(key(call));
+      else this.calls.set(key(call), { ...call, started_ms: Date.parse(call.started_at) });
+    }
+    if (touched.size) this.#order = null;
+    return touched;
+  }
+
+  /** Keys of the live calls, newest first. */
+  newestFirst() {
+    this.#order ??= [...this.calls].sort(([a, x], [b, y]) => y.started_ms - x.started_ms || (a < b ? 1 : -1))
+      .map(([one]) => one);
+    return this.#order;
+  }
+
+  /** Since when a call's state is not known any more, and why: null when it is known. */
+  doubt(call) {
+    if (this.lostAt_ms) return { since_ms: this.lostAt_ms, why: "service" };
+    const source = this.sources.get(call.source);
+    const whole = source && !source.complete && !source.overdue.length;
+    if (!source || whole || source.overdue.includes(call.extension_id)) {
+      return { since_ms: source?.as_of ? Date.parse(source.as_of) : null, why: "source" };
+    }
+    return call.vanished_at ? { since_ms: Date.parse(call.vanished_at), why: "vanished" } : null;
+  }
+
+  /** What a call's clock shows, in seconds; it stands still where nobody knows whether the call goes on. */
+  seconds(call, doubt) {
+    const from = call.state === "connected" && call.answered_at ? Date.parse(call.answered_at) : call.started_ms;
+    return ((doubt ? (doubt.since_ms ?? from) : this.now()) - from) / 1000;
+  }
+
+  /** The totals of all sources, as the page shows them. */
+  totals() {
+    const all = [...this.sources.values()];
+    const sum = (field) => all.reduce((total, one) => total + one[field], 0);
+    const waits = all.map((one) => one.longest_waiting_since).filter(Boolean).map((at) => Date.parse(at));
+    const timed = all.filter((one) => one.average_speed_of_answer_seconds !== null && one.answered);
+    const weight = timed.reduce((total, one) => total + one.answered, 0);
+    return {
+      waiting: sum("waiting"),
+      connected: sum("connected"),
+      dialing: sum("dialing"),
+      answered: sum("answered"),
+      missed: sum("missed"),
+      longest_ms: waits.length ? Math.min(...waits) : null,
+      speed_s: weight
+        ? timed.reduce((total, one) => total + one.average_speed_of_answer_seconds * one.answered, 0) / weight
+        : null,
+    };
+  }
+
+  /** Sources whose picture is not whole, and since when. */
+  stale() {
+    return [...this.sources.values()].filter((one) => !one.complete);
+  }
+
+  /** Seconds since the oldest look of all; null while something was never looked at. */
+  age_s() {
+    const looks = [...this.sources.values()].map((one) => one.as_of && Date.parse(one.as_of));
+    if (!looks.length || looks.includes(null)) return null;
+    return (this.now() - Math.min(...looks)) / 1000;
+  }
+}
+
+export const key = (call) => `${call.source} ${call.call_id}`;

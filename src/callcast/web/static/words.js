@@ -1,0 +1,93 @@
+// What is said, and how times are written. No page in here.
+
+export const STATES = { ringing: "Ringing", dialing: "Dialing", connected: "Connected" };
+
+const ENDINGS = {
+  answered: "call ended",
+  missed: "missed a call",
+  abandoned: "caller hung up",
+  voicemail: "call went to voicemail",
+  busy: "was busy",
+  declined: "declined a call",
+  blocked: "call was blocked",
+  failed: "call failed",
+  answered_elsewhere: "call was answered elsewhere",
+  cancelled: "hung up",
+  transferred: "call was transferred",
+  fax: "fax",
+  unknown: "call ended, outcome unknown",
+};
+
+const HAPPENED = {
+  "call.ringing": () => "rings",
+  "call.dialing": () => "dials",
+  "call.answered": (data) => (data.direction === "inbound" ? "answered" : "got through"),
+  "call.ended": (data) => ENDINGS[data.disposition] ?? ENDINGS.unknown,
+  "call.corrected": (data) => `corrected: ${ENDINGS[data.disposition] ?? ENDINGS.unknown}`,
+  "source.degraded": (data) => `is not seen any more (${data.reason})`,
+  "source.recovered": () => "is seen again",
+};
+export const EVENT_TYPES = Object.keys(HAPPENED);
+
+/** m:ss, from an hour on h:mm:ss. */
+export function duration(seconds) {
+  const whole = Math.max(0, Math.floor(seconds));
+  const two = (n) => String(n).padStart(2, "0");
+  const rest = `${two(Math.floor(whole / 60) % 60)}:${two(whole % 60)}`;
+  return whole >= 3600 ? `${Math.floor(whole / 3600)}:${rest}` : rest.replace(/^0/, "");
+}
+
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const exact = new Intl.DateTimeFormat(undefined, {
+  hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23",
+});
+export const hoursMinutes = (ms) => clock.format(ms);
+export const timeOfDay = (ms) => exact.format(ms);
+
+export function ago(seconds) {
+  if (seconds < 100) return `${Math.max(1, Math.round(seconds))} s`;
+  if (seconds < 6000) return `${Math.round(seconds / 60)} min`;
+  return `${Math.round(seconds / 3600)} h`;
+}
+
+/** A number as the service shows it: whole, its last four digits, or a digest. */
+function number(text) {
+  if (text.startsWith("***")) return `… ${text.slice(3)}`;
+  return text.startsWith("h:") ? `caller ${text.slice(2, 8)}` : text;
+}
+
+function party(party) {
+  if (!party) return null;
+  if (party.name && party.number) return `${party.name}, ${number(party.number)}`;
+  if (party.name) return party.name;
+  if (party.number) return number(party.number);
+  return party.extension_number ? `ext. ${party.extension_number}` : null;
+}
+
+/** The extension's own side, as people know it. */
+export function who(call) {
+  if (call.extension_name) return call.extension_name;
+  if (call.extension_id === "unassigned") return "Not assigned yet";
+  const own = call.direction === "inbound" ? call.to : call.from;
+  if (own?.name) return own.name;
+  return own?.extension_number ? `Ext. ${own.extension_number}` : call.extension_id;
+}
+
+/** The other side, and the queue it came through. */
+export function other(call) {
+  const inbound = call.direction === "inbound";
+  const far = party(inbound ? call.from : call.to);
+  const text = far ? `${inbound ? "from" : "to"} ${far}` : inbound ? "caller not known yet" : "number not known yet";
+  return call.queue ? `${text} · ${call.queue.name}` : text;
+}
+
+/** What an event says in the last line, or null when it is not worth one. */
+export function happened(type, data, names) {
+  const say = HAPPENED[type];
+  if (!say) return null;
+  if (type.startsWith("source.")) {
+    const what = data.extension_id ? `${names.get(data.extension_id) ?? data.extension_id}` : data.source;
+    return `${what} ${say(data)}`;
+  }
+  return `${who({ ...data, extension_name: names.get(data.extension_id) })} ${say(data)}`;
+}
