@@ -230,12 +230,18 @@ def _listen(client: _Client, link: Link, loop: asyncio.AbstractEventLoop) -> Non
     def on_disconnect(_client: paho.Client, _data: Any, flags: Any, reason: ReasonCode, _props: Any) -> None:
         tell(link.left, reason, flags.is_disconnect_packet_from_server)
 
+    client.on_socket_open = _send_at_once
     client.on_connect = on_connect
     client.on_publish = on_publish
     client.on_subscribe = on_subscribe
     client.on_message = on_message
     client.on_disconnect = on_disconnect
     client.on_over = lambda error: tell(link.ended, error)
+
+
+def _send_at_once(_client: paho.Client, _data: Any, sock: Any) -> None:
+    """Small packets that wait for each other cost 40 ms each (Nagle's algorithm and delayed acknowledgements)."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _client(access: Access) -> _Client:
