@@ -118,10 +118,10 @@ class Outbox(Protocol):
         """Everything the sink is owed is due now (it has just recovered)."""
         ...
 
-    async def wait(self, sink: str, /, *, timeout_s: float, fresh: bool = False) -> None:
+    async def wait(self, sink: str, /, *, timeout_s: float, fresh_after: int | None = None) -> None:
         """Return when the sink may have something due, at the latest after `timeout_s`.
 
-        `fresh`: only for what `probe(fresh=True)` would give.
+        `fresh_after`: only for what `probe(after_seq=fresh_after, fresh=True)` would give.
         """
         ...
 

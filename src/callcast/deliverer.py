@@ -1,0 +1,410 @@
+"""One sink's deliveries: claim, send, settle. The only retrier (contract 6)."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from datetime import datetime, timedelta
+from typing import Any, Protocol, assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from callcast.core.clock import Clock
+from callcast.core.outbox import Lapsed, Outbox, OutboxUnavailable
+from callcast.core.retry import RetryPolicy, granted_s
+from callcast.core.sink import Delivered, Delivery, Outcome, Reconnecting, Rejected, Retry, Sink
+
+FAILING_AFTER = 5  # attempts in a row without a success
+PROBE_EVERY_S = 30.0
+PROBE_GONE_EVERY_S = 3600.0
+SWEEP_EVERY_S = 5.0  # how late an expiry may be noticed while nothing is claimed
+DISK_PAUSE_S = 1.0  # between two tries of an outbox that cannot be used
+IDLE_S = 60.0
+
+
+class Observer(Protocol):
+    """What the deliverer tells about its work. Must not block or raise."""
+
+    def delivery_attempted(self, sink: str, failed: str | None, took_s: float) -> None:
+        """`failed`: the reason in one word, None for a success."""
+        ...
+
+    def event_delivered(self, sink: str, latency_s: float) -> None:
+        """Seconds from the recording to the far side's answer. Not called for what was replayed."""
+        ...
+
+    def event_replayed(self, sink: str) -> None: ...
+
+    def event_expired(self, sink: str) -> None: ...
+
+    def event_dead_lettered(self, sink: str) -> None: ...
+
+    def sink_up(self, sink: str, up: bool) -> None: ...
+
+
+class Log(Protocol):
+    """A logger whose first word is the event's name; the facts hold no secret and no phone number."""
+
+    def info(self, event: str, /, **facts: object) -> object: ...
+
+    def warning(self, event: str, /, **facts: object) -> object: ...
+
+    def error(self, event: str, /, **facts: object) -> object: ...
+
+
+class _Success(Struct, frozen=True):
+    at: datetime
+    key: str
+
+
+class _Health:
+    """How the far side does, by the attempts' outcomes alone."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.failing = False
+        self.gone = False
+        self.held_until: datetime | None = None
+        self._last: _Success | None = None
+        self._last_of_another: _Success | None = None
+
+    def succeeded(self, delivery: Delivery, now: datetime) -> None:
+        key = delivery.event.key
+        if self._last is not None and self._last.key != key:
+            self._last_of_another = self._last
+        self._last = _Success(now, key)
+        self.came_back()
+
+    def came_back(self) -> None:
+        self.failures, self.failing, self.gone = 0, False, False
+
+    def failed(self, *, gone: bool) -> None:
+        self.failures += 1
+        self.gone = gone
+        self.failing = self.failing or gone or self.failures >= FAILING_AFTER
+
+    def hold(self, until: datetime) -> None:
+        self.held_until = max(until, self.held_until or until)
+
+    def held_for_s(self, now: datetime) -> float:
+        return 0.0 if self.held_until is None else (self.held_until - now).total_seconds()
+
+    def took_another_since(self, delivery: Delivery) -> bool:
+        """Whether another call's event was accepted after this one's first attempt."""
+        first, key = delivery.first_tried_at, delivery.event.key
+        if first is None:
+            return False
+        return any(
+            success is not None and success.key != key and success.at > first
+            for success in (self._last, self._last_of_another)
+        )
+
+
+class Deliverer:
+    """Delivers what one sink is owed until it is cancelled; then lets what is in flight finish, up to `shutdown_s`.
+
+    random: gives a number in [0, 1) for each delay's jitter.
+    `run` ends by itself only with an exception: a fault of the program, also one in the sink.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sink: Sink,
+        outbox: Outbox,
+        clock: Clock,
+        policy: RetryPolicy,
+        metrics: Observer,
+        *,
+        concurrency: int,
+        timeout_s: float,
+        random: Callable[[], float],
+        log: Log,
+        shutdown_s: float = 10.0,
+    ) -> None:
+        self.name = name
+        self._sink = sink
+        self._outbox = outbox
+        self._clock = clock
+        self._policy = policy
+        self._metrics = metrics
+        self._concurrency = concurrency
+        self._timeout_s = timeout_s
+        self._random = random
+        self._log = log
+        self._shutdown_s = shutdown_s
+        self._health = _Health()
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._freed = asyncio.Event()
+        self._fault: asyncio.Future[None] | None = None
+        self._probe_at = clock.now()
+        self._probed_seq = 0
+        self._fresh_after: int | None = None  # while failing: the newest event that is no new call's
+        self._disk_trouble = False
+
+    async def run(self) -> None:
+        self._fault = asyncio.get_running_loop().create_future()
+        self._metrics.sink_up(self.name, True)
+        loops = [self._start(self._pump())]
+        if isinstance(self._sink, Reconnecting):
+            loops.append(self._start(self._listen(self._sink)))
+        try:
+            await self._fault
+        except asyncio.CancelledError:
+            await _end(loops)
+            if self._in_flight:
+                await asyncio.wait(self._in_flight, timeout=self._shutdown_s)
+            raise
+        finally:
+            await _end([*loops, *self._in_flight])
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._look_at)
+        return task
+
+    def _look_at(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
+        self._freed.set()
+        if not task.cancelled() and (error := task.exception()) and self._fault and not self._fault.done():
+            self._fault.set_exception(error)
+
+    # Claiming
+
+    async def _pump(self) -> None:
+        while True:
+            try:
+                await self._turn()
+                self._disk_works()
+            except OutboxUnavailable as error:
+                await self._disk_fails(error)
+
+    async def _turn(self) -> None:
+        held_s = self._health.held_for_s(self._clock.now())
+        if held_s > 0:
+            await self._sweep()
+            await self._clock.sleep(min(held_s, SWEEP_EVERY_S))
+        elif self._health.failing:
+            await self._sweep()
+            await self._try_one()
+        else:
+            await self._deliver()
+
+    async def _deliver(self) -> None:
+        free = self._concurrency - len(self._in_flight)
+        if free == 0:
+            await self._one_finished()
+            return
+        claimed = await self._outbox.claim(self.name, limit=free)
+        if self._must_wait():  # since the claim was asked for
+            for delivery in claimed:
+                await self._outbox.release(delivery)
+            return
+        for delivery in claimed:
+            self._begin(delivery)
+        if len(claimed) < free:
+            await self._outbox.wait(self.name, timeout_s=IDLE_S)
+
+    async def _try_one(self) -> None:
+        """One probe at a time: by the clock each for another call, and at once for a new call."""
+        if self._in_flight:
+            await self._one_finished()
+            return
+        if self._fresh_after is None:
+            self._fresh_after = await self._outbox.last_seq()
+        now = self._clock.now()
+        delivery = await (self._next_probe(now) if now >= self._probe_at else self._new_call(self._fresh_after))
+        if delivery is not None:
+            self._begin(delivery)
+            return
+        left_s = min(SWEEP_EVERY_S, (self._probe_at - now).total_seconds())
+        if self._health.gone:
+            await self._clock.sleep(left_s)
+        else:
+            await self._outbox.wait(self.name, timeout_s=left_s, fresh_after=self._fresh_after)
+
+    async def _next_probe(self, now: datetime) -> Delivery | None:
+        delivery = await self._outbox.probe(self.name, after_seq=self._probed_seq)
+        if delivery is None and self._probed_seq:
+            delivery = await self._outbox.probe(self.name, after_seq=0)
+        self._probed_seq = delivery.seq if delivery else 0
+        self._probe_at = now + self._probe_pause()
+        return delivery
+
+    async def _new_call(self, fresh_after: int) -> Delivery | None:
+        if self._health.gone:
+            return None
+        delivery = await self._outbox.probe(self.name, after_seq=fresh_after, fresh=True)
+        if delivery is not None:
+            self._fresh_after = delivery.seq
+        return delivery
+
+    async def _sweep(self) -> None:
+        """Let go of what is worthless by now, although nothing of it is claimed."""
+        now = self._clock.now()
+        live_before, final_before = (now - self._policy.shelf_life(live=live) for live in (True, False))
+        lapsed = None
+        while lapsed != Lapsed():
+            lapsed = await self._outbox.lapse(self.name, live_before=live_before, final_before=final_before)
+            for _ in range(lapsed.expired):
+                self._metrics.event_expired(self.name)
+            for _ in range(lapsed.dead):
+                self._metrics.event_dead_lettered(self.name)
+
+    async def _one_finished(self) -> None:
+        self._freed.clear()
+        await self._freed.wait()
+
+    def _must_wait(self) -> bool:
+        return self._health.failing or self._health.held_for_s(self._clock.now()) > 0
+
+    def _probe_pause(self) -> timedelta:
+        return timedelta(seconds=PROBE_GONE_EVERY_S if self._health.gone else PROBE_EVERY_S)
+
+    # One attempt
+
+    def _begin(self, delivery: Delivery) -> None:
+        self._in_flight.add(self._start(self._attempt(delivery)))
+
+    async def _attempt(self, delivery: Delivery) -> None:
+        expires_at = self._policy.expires_at(delivery.owed_since, live=delivery.live)
+        if self._clock.now() >= expires_at:
+            await self._expire(delivery)
+            return
+        delivery = replace(delivery, expires_at=expires_at)
+        began_s = self._clock.monotonic()
+        outcome = self._judge(delivery, await self._send(delivery))
+        took_s = self._clock.monotonic() - began_s
+        failed = None if isinstance(outcome, Delivered) else outcome.reason
+        self._metrics.delivery_attempted(self.name, failed, took_s)
+        match outcome:
+            case Delivered():
+                await self._delivered(delivery, took_s)
+            case Retry():
+                await self._again(delivery, outcome, expires_at, took_s)
+            case Rejected():
+                await self._dead(delivery, outcome, took_s)
+            case _:
+                assert_never(outcome)
+
+    async def _send(self, delivery: Delivery) -> Outcome:
+        try:
+            async with asyncio.timeout(self._timeout_s) as limit:
+                return await self._sink.send(delivery)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            return Retry("timeout", f"no answer within {self._timeout_s:g} s")
+        except asyncio.CancelledError:
+            await self._outbox.release(delivery)
+            raise
+
+    def _judge(self, delivery: Delivery, outcome: Outcome) -> Outcome:
+        """A no that may be our own fault is a no only once another call's event was taken."""
+        alone = isinstance(outcome, Rejected) and outcome.unless_alone
+        if alone and isinstance(outcome, Rejected) and not self._health.took_another_since(delivery):
+            return Retry(outcome.reason, outcome.detail)
+        return outcome
+
+    # Settling
+
+    async def _delivered(self, delivery: Delivery, took_s: float) -> None:
+        now, was_failing = self._clock.now(), self._health.failing
+        self._health.succeeded(delivery, now)
+        if delivery.replayed:
+            self._metrics.event_replayed(self.name)
+        else:
+            self._metrics.event_delivered(self.name, (now - delivery.recorded_at).total_seconds())
+        await self._surely(lambda: self._outbox.done(delivery, took_s=took_s))
+        if was_failing:
+            await self._recovered("delivered")
+
+    async def _again(self, delivery: Delivery, retry: Retry, expires_at: datetime, took_s: float) -> None:
+        now = self._clock.now()
+        self._failed(retry.reason, retry.detail, now, gone=retry.gone)
+        delay_s = self._policy.delay_s(delivery.attempt, live=delivery.live, chance=self._random())
+        if retry.holds_sink:
+            delay_s = delay_s if retry.after_s is None else granted_s(retry.after_s)
+            self._health.hold(now + timedelta(seconds=granted_s(delay_s)))
+        elif retry.after_s is not None:
+            delay_s = max(delay_s, granted_s(retry.after_s))
+        at = min(now + timedelta(seconds=delay_s), expires_at)
+        held = retry.after_s is not None and not retry.holds_sink
+        await self._surely(
+            lambda: self._outbox.again(
+                delivery, at=at, reason=retry.reason, detail=retry.detail, took_s=took_s, held=held
+            )
+        )
+
+    async def _dead(self, delivery: Delivery, rejected: Rejected, took_s: float) -> None:
+        self._failed(rejected.reason, rejected.detail, self._clock.now(), gone=False)
+        await self._surely(
+            lambda: self._outbox.dead(delivery, reason=rejected.reason, detail=rejected.detail, took_s=took_s)
+        )
+        self._tell_dead(delivery, rejected.reason)
+
+    async def _expire(self, delivery: Delivery) -> None:
+        await self._surely(lambda: self._outbox.expire(delivery))
+        if delivery.live:
+            self._metrics.event_expired(self.name)
+        else:
+            self._tell_dead(delivery, "given_up")
+
+    def _tell_dead(self, delivery: Delivery, reason: str) -> None:
+        self._metrics.event_dead_lettered(self.name)
+        self._log.warning("event_dead_lettered", sink=self.name, event_id=delivery.event.id, reason=reason)
+
+    async def _surely(self, settle: Callable[[], Awaitable[None]]) -> None:
+        """Keep the result until the disk takes it, so that nothing is sent twice for the disk's sake."""
+        while True:
+            try:
+                await settle()
+                self._disk_works()
+                return
+            except OutboxUnavailable as error:
+                await self._disk_fails(error)
+
+    # Failing and recovering
+
+    def _failed(self, reason: str, detail: str, now: datetime, *, gone: bool) -> None:
+        before = (self._health.failing, self._health.gone)
+        self._health.failed(gone=gone)
+        if (self._health.failing, self._health.gone) == before:
+            return
+        self._probe_at = now + self._probe_pause()
+        if not before[0]:
+            self._fresh_after = None
+        if gone:
+            self._log.error("sink_gone", sink=self.name, reason=reason, detail=detail)
+        elif not before[0]:
+            self._log.warning("sink_failing", sink=self.name, reason=reason, detail=detail)
+        self._metrics.sink_up(self.name, False)
+
+    async def _recovered(self, how: str) -> None:
+        """Everything is due now."""
+        self._metrics.sink_up(self.name, True)
+        self._log.info("sink_recovered", sink=self.name, how=how)
+        await self._surely(lambda: self._outbox.make_due(self.name))
+
+    async def _listen(self, sink: Reconnecting) -> None:
+        while True:
+            await sink.reconnected()
+            self._health.came_back()
+            await self._recovered("reconnected")
+
+    async def _disk_fails(self, error: OutboxUnavailable) -> None:
+        if not self._disk_trouble:
+            self._log.error("outbox_unavailable", sink=self.name, detail=str(error))
+        self._disk_trouble = True
+        await self._clock.sleep(DISK_PAUSE_S)
+
+    def _disk_works(self) -> None:
+        if self._disk_trouble:
+            self._log.info("outbox_back", sink=self.name)
+        self._disk_trouble = False
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

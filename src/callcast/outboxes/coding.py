@@ -1,0 +1,47 @@
+"""How events, calls and times lie in the file."""
+
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+
+import msgspec
+
+from callcast.core.model import Call, Event
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+_encoder = msgspec.msgpack.Encoder()
+_events = msgspec.msgpack.Decoder(Event)
+_calls = msgspec.msgpack.Decoder(Call)
+
+
+def encode(what: Event | Call) -> bytes:
+    return _encoder.encode(what)
+
+
+def event_of(body: bytes) -> Event:
+    event: Event = _events.decode(body)
+    return event
+
+
+def call_of(body: bytes) -> Call:
+    return _calls.decode(body)
+
+
+def us_of(time: datetime) -> int:
+    """Microseconds since 1970, exact."""
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def time_of(us: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=us)
+
+
+def lane(source: str, key: str) -> int:
+    """What order is kept for, as 64 bits. Two keys that met here would wait for one another, nothing worse."""
+    digest = blake2b(f"{source}\0{key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def lane_of(event: Event) -> int:
+    return lane(event.source, event.key)

@@ -1,0 +1,337 @@
+"""What each sink is owed, as it lies in the file. Every access is by an index, whatever the file holds."""
+
+import sqlite3
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from callcast.core.model import CallEvent, Change, Event, Look
+from callcast.core.outbox import Lapsed, SinkStats, Stats, Stored
+from callcast.core.sink import Delivery, Filter
+from callcast.outboxes import memory
+from callcast.outboxes.coding import encode, event_of, lane_of, time_of
+from callcast.outboxes.schema import BEHIND, HELD, READY, WAITING
+
+_SLICE = 500  # rows that one step may touch, so that no other sink waits long for the thread
+_EVENTS_KEPT = 4096  # decoded events that are kept for the sinks that claim them next
+_ATTEMPTS_KEPT = 50  # of one event and sink, for `explain`
+
+_CLAIMED = "SELECT seq, lane, attempts, owed_at, first_tried_at, replayed FROM debts"
+
+
+class Waking(Struct, frozen=True):
+    """A sink that has something due now; `fresh` when it is the first event of a call new to it."""
+
+    sink: str
+    fresh: bool
+
+
+class Debts:
+    """One connection's view. Lives in the outbox's thread; each method runs inside a transaction of its caller."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self._execute = connection.execute
+        self.filters: Mapping[str, Filter] = {}
+        self._ids: dict[str, int] = {}
+        self._events: dict[int, tuple[Event, int]] = {}
+
+    def forget(self, filters: Mapping[str, Filter]) -> None:
+        """After a rollback: these filters stand, and a number may come to stand for another row."""
+        self.filters = filters
+        self._events.clear()
+        self._ids.clear()
+
+    # Who is owed
+
+    def subscribe(self, filters: Mapping[str, Filter], now_us: int) -> None:
+        names = list(filters)
+        marks = ",".join("?" * len(names))
+        self._execute(
+            f"UPDATE sinks SET removed_at = ? WHERE removed_at IS NULL AND name NOT IN ({marks})",  # noqa: S608
+            (now_us, *names),
+        )
+        for name in names:
+            self._execute(
+                "INSERT INTO sinks (name) VALUES (?) ON CONFLICT (name) DO UPDATE SET removed_at = NULL"
+                " WHERE removed_at IS NOT NULL",
+                (name,),
+            )
+        self.filters = filters
+
+    def id_of(self, sink: str) -> int:
+        """-1 for a name that never was a sink: it is owed nothing."""
+        if sink not in self._ids:
+            row = self._execute("SELECT id FROM sinks WHERE name = ?", (sink,)).fetchone()
+            if row is None:
+                return -1
+            self._ids[sink] = row[0]
+        return self._ids[sink]
+
+    # Recording
+
+    def record(self, look: Look | None, change: Change, now_us: int) -> Sequence[Waking]:
+        if look is not None:
+            memory.keep_look(self.connection, look)
+        for call in change.calls:
+            memory.keep_call(self.connection, call, now_us)
+        return [waking for event in change.events for waking in self._record_event(event, now_us)]
+
+    def _record_event(self, event: Event, now_us: int) -> Iterable[Waking]:
+        lane = lane_of(event)
+        put = self._execute(
+            "INSERT INTO events (id, lane, recorded_at, body) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+            (event.id, lane, now_us, encode(event)),
+        )
+        if put.rowcount == 0:
+            return []
+        seq = put.lastrowid
+        assert seq is not None  # noqa: S101
+        self._keep_event(seq, event, now_us)
+        wanting = [name for name, wish in self.filters.items() if wish.wants(event)]
+        owed = [(name, self._owe(self.id_of(name), seq, lane, event, now_us)) for name in wanting]
+        return [Waking(name, fresh) for name, (ready, fresh) in owed if ready]
+
+    def _owe(self, sink: int, seq: int, lane: int, event: Event, now_us: int) -> tuple[bool, bool]:
+        ready = self._first_of(sink, lane) is None
+        fresh = ready and self._is_new_to(sink, seq, lane, event)
+        self._execute(
+            "INSERT INTO debts (sink, seq, lane, state, live, fresh, owed_at, due_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (sink, seq, lane, READY if ready else BEHIND, event.live, fresh, now_us, now_us),
+        )
+        return ready, fresh
+
+    def _is_new_to(self, sink: int, seq: int, lane: int, event: Event) -> bool:
+        """Whether the sink was never sent anything of this call."""
+        if not isinstance(event, CallEvent):
+            return False
+        if event.sequence == 1:
+            return True
+        earlier = (
+            "SELECT 1 FROM events e JOIN attempts a ON a.seq = e.seq AND a.sink = ? WHERE e.lane = ? AND e.seq < ?"
+        )
+        return self._execute(earlier + " LIMIT 1", (sink, lane, seq)).fetchone() is None
+
+    # Claiming
+
+    def claim(self, sink: str, limit: int, in_flight: Collection[int], now_us: int) -> list[Delivery]:
+        sink_id = self.id_of(sink)
+        self._promote(sink_id, now_us)
+        rows = self._execute(
+            f"{_CLAIMED} INDEXED BY debts_ready WHERE sink = ? AND state = 1 ORDER BY seq LIMIT ?",
+            (sink_id, limit + len(in_flight)),
+        )
+        return [self._delivery(sink, row) for row in rows.fetchall() if row[1] not in in_flight][:limit]
+
+    def probe(self, sink: str, after_seq: int, fresh: bool, in_flight: Collection[int]) -> Delivery | None:
+        which = "INDEXED BY debts_fresh WHERE sink = ? AND seq > ? AND fresh = 1 AND state = 1"
+        if not fresh:
+            which = "WHERE sink = ? AND seq > ? AND state IN (1, 2)"
+        rows = self._execute(
+            f"{_CLAIMED} {which} ORDER BY seq LIMIT ?", (self.id_of(sink), after_seq, 1 + len(in_flight))
+        )
+        free = [row for row in rows.fetchall() if row[1] not in in_flight]
+        return self._delivery(sink, free[0]) if free else None
+
+    def next_due_us(self, sink: str, in_flight: Collection[int]) -> int | None:
+        """When something may be claimed: 0 for now, None for not before something happens."""
+        sink_id, enough = self.id_of(sink), 1 + len(in_flight)
+        ready = self._execute(
+            "SELECT lane FROM debts INDEXED BY debts_ready WHERE sink = ? AND state = 1 ORDER BY seq LIMIT ?",
+            (sink_id, enough),
+        )
+        if any(lane not in in_flight for (lane,) in ready.fetchall()):
+            return 0
+        waiting = self._execute(
+            "SELECT lane, due_at FROM debts INDEXED BY debts_waiting WHERE sink = ? AND state > 1"
+            " ORDER BY due_at LIMIT ?",
+            (sink_id, enough),
+        )
+        return next((due_at for lane, due_at in waiting.fetchall() if lane not in in_flight), None)
+
+    def _promote(self, sink: int, now_us: int) -> int:
+        return self._execute(
+            "UPDATE debts SET state = 1 WHERE sink = ?1 AND seq IN (SELECT seq FROM debts INDEXED BY debts_waiting"
+            " WHERE sink = ?1 AND state > 1 AND due_at <= ?2 ORDER BY due_at LIMIT ?3)",
+            (sink, now_us, _SLICE),
+        ).rowcount
+
+    def make_due(self, sink: str) -> bool:
+        """One slice; true while there is more."""
+        return self._promote(self.id_of(sink), 1 << 62) == _SLICE
+
+    def _delivery(self, sink: str, row: tuple[int, int, int, int, int | None, int]) -> Delivery:
+        seq, _, attempts, owed_at, first_tried_at, replayed = row
+        event, recorded_at = self._event(seq)
+        return Delivery(
+            sink=sink,
+            seq=seq,
+            event=event,
+            attempt=attempts + 1,
+            recorded_at=time_of(recorded_at),
+            owed_at=time_of(owed_at),
+            first_tried_at=None if first_tried_at is None else time_of(first_tried_at),
+            replayed=bool(replayed),
+        )
+
+    # Settling; nothing happens to what a person or the size cap dropped while it was in flight
+
+    def done(self, delivery: Delivery, took_s: float, now_us: int) -> None:
+        if not self._is_owed(delivery):
+            return
+        self._note_attempt(delivery, "delivered", "", took_s, now_us)
+        self._settled(delivery, now_us)
+
+    def again(
+        self, delivery: Delivery, due_at: int, held: bool, reason: str, detail: str, took_s: float, now_us: int
+    ) -> None:
+        if not self._is_owed(delivery):
+            return
+        sink, lane = self.id_of(delivery.sink), lane_of(delivery.event)
+        self._note_attempt(delivery, reason, detail, took_s, now_us)
+        waiting = HELD if held else WAITING
+        state = waiting if self._first_of(sink, lane) == delivery.seq else BEHIND
+        self._execute(
+            "UPDATE debts SET state = ?, due_at = ?, attempts = ?, fresh = 0, reason = ?, detail = ?,"
+            " first_tried_at = coalesce(first_tried_at, ?) WHERE sink = ? AND seq = ?",
+            (state, due_at, delivery.attempt, reason, detail, now_us, sink, delivery.seq),
+        )
+
+    def dead(self, delivery: Delivery, reason: str, detail: str, took_s: float, now_us: int) -> None:
+        if not self._is_owed(delivery):
+            return
+        self._note_attempt(delivery, reason, detail, took_s, now_us)
+        self._bury(self.id_of(delivery.sink), delivery.seq, delivery.attempt, reason, detail, now_us)
+        self._settled(delivery, now_us)
+
+    def expire(self, sink: str, seq: int, now_us: int) -> bool:
+        """True when it was a live event, false when it became a dead letter (or was settled already)."""
+        sink_id = self.id_of(sink)
+        row = self._execute(
+            "SELECT lane, live, attempts, reason, detail FROM debts WHERE sink = ? AND seq = ?", (sink_id, seq)
+        ).fetchone()
+        if row is None:
+            return False
+        lane, live, attempts, reason, detail = row
+        if live:
+            self._put_attempt(seq, sink_id, attempts, now_us, "expired", "", None)
+        else:
+            why = detail or reason or "never tried"
+            self._bury(sink_id, seq, attempts, reason or "never_tried", f"given up: {why}", now_us)
+        self.drop(sink_id, seq, lane, now_us)
+        return bool(live)
+
+    def lapse(
+        self, sink: str, live_before_us: int, final_before_us: int, in_flight: Collection[int], now_us: int
+    ) -> Lapsed:
+        sink_id = self.id_of(sink)
+        live = self._lapsed(sink_id, "INDEXED BY debts_live WHERE sink = ? AND live = 1", live_before_us)
+        final = self._lapsed(sink_id, "WHERE sink = ? AND live = 0", final_before_us)
+        outcomes = [
+            self.expire(sink, seq, now_us)
+            for seq, lane in live + final
+            if lane not in in_flight and self._first_of(sink_id, lane) == seq
+        ]
+        return Lapsed(expired=sum(outcomes), dead=len(outcomes) - sum(outcomes))
+
+    def _lapsed(self, sink: int, which: str, before_us: int) -> list[tuple[int, int]]:
+        rows = self._execute(
+            f"SELECT seq, lane, owed_at, replayed FROM debts {which} ORDER BY seq LIMIT {_SLICE}",  # noqa: S608
+            (sink,),
+        )
+        lapsed = []
+        for seq, lane, owed_at, replayed in rows:
+            if owed_at < before_us:
+                lapsed.append((seq, lane))
+            elif not replayed:  # what was brought back stands among the old with a new shelf life
+                break
+        return lapsed
+
+    def drop(self, sink: int, seq: int, lane: int, now_us: int) -> None:
+        """Owe it no longer, and bring the next of the call to the front."""
+        self._execute("DELETE FROM debts WHERE sink = ? AND seq = ?", (sink, seq))
+        following = self._execute(
+            "SELECT seq, state, due_at FROM debts INDEXED BY debts_by_lane WHERE sink = ? AND lane = ?"
+            " ORDER BY seq LIMIT 1",
+            (sink, lane),
+        ).fetchone()
+        if following is None:
+            return
+        next_seq, state, due_at = following
+        if state == BEHIND:
+            state = READY if due_at <= now_us else WAITING
+            self._execute("UPDATE debts SET state = ? WHERE sink = ? AND seq = ?", (state, sink, next_seq))
+
+    def _settled(self, delivery: Delivery, now_us: int) -> None:
+        self.drop(self.id_of(delivery.sink), delivery.seq, lane_of(delivery.event), now_us)
+
+    def _is_owed(self, delivery: Delivery) -> bool:
+        key = (self.id_of(delivery.sink), delivery.seq)
+        return self._execute("SELECT 1 FROM debts WHERE sink = ? AND seq = ?", key).fetchone() is not None
+
+    def _bury(self, sink: int, seq: int, attempts: int, reason: str, detail: str, now_us: int) -> None:
+        self._execute(
+            "INSERT OR IGNORE INTO dead (sink, seq, dead_at, attempts, reason, detail) VALUES (?, ?, ?, ?, ?, ?)",
+            (sink, seq, now_us, attempts, reason, detail),
+        )
+
+    def _note_attempt(self, delivery: Delivery, word: str, detail: str, took_s: float, now_us: int) -> None:
+        sink = self.id_of(delivery.sink)
+        self._put_attempt(delivery.seq, sink, delivery.attempt, now_us, word, detail, round(took_s * 1e6))
+        if delivery.attempt > _ATTEMPTS_KEPT:
+            self._execute(
+                "DELETE FROM attempts WHERE seq = ? AND sink = ? AND n <= ?",
+                (delivery.seq, sink, delivery.attempt - _ATTEMPTS_KEPT),
+            )
+
+    def _put_attempt(self, *row: Any) -> None:
+        self._execute("INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def _first_of(self, sink: int, lane: int) -> int | None:
+        """The oldest unsettled event of a call."""
+        row = self._execute(
+            "SELECT seq FROM debts INDEXED BY debts_by_lane WHERE sink = ? AND lane = ? ORDER BY seq LIMIT 1",
+            (sink, lane),
+        ).fetchone()
+        return None if row is None else int(row[0])
+
+    # Reading
+
+    def history(self, after_seq: int, limit: int) -> list[Stored]:
+        rows = self._execute(
+            "SELECT seq, recorded_at, body FROM events WHERE seq > ? ORDER BY seq LIMIT ?", (after_seq, limit)
+        )
+        return [Stored(seq=seq, recorded_at=time_of(at), event=event_of(body)) for seq, at, body in rows]
+
+    def last_seq(self) -> int:
+        row = self._execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
+        return row[0] if row else 0
+
+    def stats(self) -> Stats:
+        rows = self._execute(
+            "SELECT name, owed, dead, (SELECT owed_at FROM debts WHERE sink = id ORDER BY seq LIMIT 1) FROM sinks"
+            " WHERE removed_at IS NULL OR owed > 0 OR dead > 0 ORDER BY name"
+        )
+        sinks = tuple(
+            SinkStats(sink=name, owed=owed, dead=dead, oldest_recorded_at=None if at is None else time_of(at))
+            for name, owed, dead, at in rows
+        )
+        return Stats(sinks=sinks, bytes_used=self.pragma("page_count") * self.pragma("page_size"))
+
+    def beat(self) -> None:
+        self._execute("UPDATE pulse SET beat = beat + 1")
+
+    def pragma(self, name: str) -> int:
+        return int(self._execute(f"PRAGMA {name}").fetchone()[0])
+
+    def _event(self, seq: int) -> tuple[Event, int]:
+        if seq not in self._events:
+            recorded_at, body = self._execute("SELECT recorded_at, body FROM events WHERE seq = ?", (seq,)).fetchone()
+            self._keep_event(seq, event_of(body), recorded_at)
+        return self._events[seq]
+
+    def _keep_event(self, seq: int, event: Event, recorded_at: int) -> None:
+        if len(self._events) >= _EVENTS_KEPT:
+            del self._events[next(iter(self._events))]
+        self._events[seq] = (event, recorded_at)

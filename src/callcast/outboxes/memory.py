@@ -1,0 +1,69 @@
+"""What is known of calls, targets and sources, as it lies in the file."""
+
+import sqlite3
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+
+from callcast.core.model import Call, Known, Look, Target
+from callcast.outboxes.coding import call_of, encode, lane, time_of, us_of
+
+
+def known(connection: sqlite3.Connection) -> Mapping[str, Known]:
+    calls: dict[str, dict[str, Call]] = {}
+    looks: dict[str, dict[Target, datetime]] = {}
+    notes: dict[str, dict[str, bytes]] = {}
+    for source, body in connection.execute("SELECT source, body FROM calls INDEXED BY calls_open WHERE open = 1"):
+        call = call_of(body)
+        calls.setdefault(source, {})[call.call_id] = call
+    for source, extension_id, taken_at in connection.execute("SELECT source, extension_id, taken_at FROM looks"):
+        target = Target(source=source, extension_id=extension_id or None)
+        looks.setdefault(source, {})[target] = time_of(taken_at)
+    for source, name, value in connection.execute("SELECT source, name, value FROM notes"):
+        notes.setdefault(source, {})[name] = value
+    return {
+        source: Known(calls=calls.get(source, {}), looks=looks.get(source, {}), notes=notes.get(source, {}))
+        for source in calls.keys() | looks.keys() | notes.keys()
+    }
+
+
+def recall(connection: sqlite3.Connection, source: str, session_ids: Collection[str]) -> Sequence[Call]:
+    question = "SELECT body FROM calls WHERE source = ? AND session_id = ? ORDER BY call_id"
+    return [
+        call_of(body) for session_id in session_ids for (body,) in connection.execute(question, (source, session_id))
+    ]
+
+
+def keep_call(connection: sqlite3.Connection, call: Call, now_us: int) -> None:
+    connection.execute(
+        "INSERT INTO calls (source, call_id, session_id, lane, open, touched_at, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (source, call_id) DO UPDATE SET session_id = excluded.session_id, open = excluded.open,"
+        " touched_at = excluded.touched_at, body = excluded.body",
+        (
+            call.source,
+            call.call_id,
+            call.session_id,
+            lane(call.source, call.call_id),
+            _is_open(call),
+            now_us,
+            encode(call),
+        ),
+    )
+
+
+def keep_look(connection: sqlite3.Connection, look: Look) -> None:
+    connection.execute(
+        "INSERT OR REPLACE INTO looks VALUES (?, ?, ?)",
+        (look.target.source, look.target.extension_id or "", us_of(look.taken_at)),
+    )
+
+
+def keep_note(connection: sqlite3.Connection, source: str, name: str, value: bytes | None) -> None:
+    if value is None:
+        connection.execute("DELETE FROM notes WHERE source = ? AND name = ?", (source, name))
+    else:
+        connection.execute("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", (source, name, value))
+
+
+def _is_open(call: Call) -> bool:
+    """Whether the poller must have it from the start: it lives, or its end has not settled."""
+    return call.live or call.provisional_since is not None

@@ -1,0 +1,248 @@
+"""The outbox in one SQLite file, for one service on one machine (contract 10.1)."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from callcast.core.clock import Clock
+from callcast.core.model import Call, Change, Known, Look
+from callcast.core.outbox import Lapsed, Outbox, OutboxRefused, OutboxUnavailable, Pruned, Stats, Stored
+from callcast.core.sink import Delivery, Filter
+from callcast.outboxes import memory, schema
+from callcast.outboxes.coding import lane_of, time_of, us_of
+from callcast.outboxes.debts import Debts, Waking
+from callcast.outboxes.pruning import Limits, Pruner
+from callcast.outboxes.worker import Worker
+
+
+@asynccontextmanager
+async def open_outbox(
+    path: Path, clock: Clock, *, retention_h: float, outbox_max_mb: float, dead_letter_days: float
+) -> AsyncIterator["SqliteOutbox"]:
+    """The outbox in directory `path`. Raises OutboxRefused when it is in use, too new, or never can be of use.
+
+    A disk that gives trouble now is no reason to refuse: then each method raises OutboxUnavailable until it works.
+    """
+    schema.make_directory(path)
+    limits = Limits(retention_h=retention_h, outbox_max_mb=outbox_max_mb, dead_letter_days=dead_letter_days)
+    outbox = SqliteOutbox(path, clock, limits)
+    try:
+        await outbox.open()
+        yield outbox
+    finally:
+        await outbox.close()
+
+
+class _Claims:
+    """What of one sink is in flight, by its lane. In memory only: a restart sends it again, with the same id."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()  # a claim reads the lanes before the thread does, and adds to them after
+        self.in_flight: dict[int, int] = {}
+        self.bells: dict[asyncio.Future[None], bool] = {}  # true: rings only for what is fresh
+
+    def lanes(self) -> frozenset[int]:
+        return frozenset(self.in_flight)
+
+    def take(self, deliveries: Sequence[Delivery]) -> None:
+        self.in_flight.update((lane_of(delivery.event), delivery.seq) for delivery in deliveries)
+
+    def give_back(self, delivery: Delivery) -> None:
+        lane = lane_of(delivery.event)
+        if self.in_flight.get(lane) == delivery.seq:
+            del self.in_flight[lane]
+
+    def ring(self, *, fresh: bool = True) -> None:
+        for bell, fresh_only in self.bells.items():
+            if not bell.done() and (fresh or not fresh_only):
+                bell.set_result(None)
+
+
+class SqliteOutbox(Outbox):
+    def __init__(self, directory: Path, clock: Clock, limits: Limits) -> None:
+        self._clock = clock
+        self._worker = Worker(directory, clock, self._written_elsewhere)
+        self._pruner = Pruner(limits)
+        self._claims: dict[str, _Claims] = {}
+
+    @property
+    def queued(self) -> int:
+        """Operations on their way to the disk."""
+        return self._worker.queued
+
+    async def open(self) -> None:
+        self._worker.start()
+        try:
+            await self._worker.submit(lambda debts: debts.last_seq(), reads=True)
+        except OutboxUnavailable as error:
+            self._worker.warnings.append(str(error))
+
+    async def close(self) -> None:
+        await self._worker.stop()
+
+    # What is known
+
+    async def known(self) -> Mapping[str, Known]:
+        return await self._worker.submit(lambda debts: memory.known(debts.connection), reads=True)
+
+    async def recall(self, source: str, session_ids: Collection[str], /) -> Sequence[Call]:
+        wanted = tuple(session_ids)
+        return await self._worker.submit(lambda debts: memory.recall(debts.connection, source, wanted), reads=True)
+
+    async def record(self, look: Look | None, change: Change, /) -> None:
+        now_us = self._now_us()
+        await self._worker.submit(lambda debts: debts.record(look, change, now_us), after=self._ring_all)
+
+    async def note(self, source: str, name: str, value: bytes | None, /) -> None:
+        await self._worker.submit(lambda debts: memory.keep_note(debts.connection, source, name, value))
+
+    # What is owed
+
+    async def subscribe(self, filters: Mapping[str, Filter], /) -> None:
+        wanted, now_us = dict(filters), self._now_us()
+        await self._worker.submit(lambda debts: debts.subscribe(wanted, now_us))
+
+    async def claim(self, sink: str, /, *, limit: int) -> Sequence[Delivery]:
+        claims = self._of(sink)
+        async with claims.lock:
+            lanes, now_us = claims.lanes(), self._now_us()
+            found = await self._worker.submit(lambda debts: debts.claim(sink, limit, lanes, now_us))
+            claims.take(found)
+        return found
+
+    async def probe(self, sink: str, /, *, after_seq: int, fresh: bool = False) -> Delivery | None:
+        claims = self._of(sink)
+        async with claims.lock:
+            lanes = claims.lanes()
+            found = await self._worker.submit(lambda debts: debts.probe(sink, after_seq, fresh, lanes), reads=True)
+            claims.take([found] if found else [])
+        return found
+
+    async def done(self, delivery: Delivery, /, *, took_s: float) -> None:
+        now_us = self._now_us()
+        await self._settle(delivery, lambda debts: debts.done(delivery, took_s, now_us))
+
+    async def again(
+        self, delivery: Delivery, /, *, at: datetime, reason: str, detail: str, took_s: float, held: bool = False
+    ) -> None:
+        now_us, at_us = self._now_us(), us_of(at)
+        await self._settle(delivery, lambda debts: debts.again(delivery, at_us, held, reason, detail, took_s, now_us))
+
+    async def dead(self, delivery: Delivery, /, *, reason: str, detail: str, took_s: float) -> None:
+        now_us = self._now_us()
+        await self._settle(delivery, lambda debts: debts.dead(delivery, reason, detail, took_s, now_us))
+
+    async def expire(self, delivery: Delivery, /) -> None:
+        now_us = self._now_us()
+        await self._settle(delivery, lambda debts: debts.expire(delivery.sink, delivery.seq, now_us))
+
+    async def lapse(self, sink: str, /, *, live_before: datetime, final_before: datetime) -> Lapsed:
+        claims = self._of(sink)
+        live_us, final_us, now_us = us_of(live_before), us_of(final_before), self._now_us()
+        async with claims.lock:
+            lanes = claims.lanes()
+            return await self._worker.submit(lambda debts: debts.lapse(sink, live_us, final_us, lanes, now_us))
+
+    async def release(self, delivery: Delivery, /) -> None:
+        claims = self._of(delivery.sink)
+        claims.give_back(delivery)
+        claims.ring()
+
+    async def make_due(self, sink: str, /) -> None:
+        while await self._worker.submit(lambda debts: debts.make_due(sink)):
+            self._of(sink).ring()
+        self._of(sink).ring()
+
+    async def wait(self, sink: str, /, *, timeout_s: float, fresh_after: int | None = None) -> None:
+        claims = self._of(sink)
+        bell = asyncio.get_running_loop().create_future()
+        claims.bells[bell] = fresh_after is not None
+        try:
+            pause_s = min(timeout_s, await self._due_in_s(sink, claims.lanes(), fresh_after))
+            if pause_s > 0:
+                await self._pause(bell, pause_s)
+        finally:
+            del claims.bells[bell]
+
+    # Reading and forgetting
+
+    async def history(self, *, after_seq: int, limit: int) -> Sequence[Stored]:
+        return await self._worker.submit(lambda debts: debts.history(after_seq, limit), reads=True)
+
+    async def last_seq(self) -> int:
+        return await self._worker.submit(lambda debts: debts.last_seq(), reads=True)
+
+    async def stats(self) -> Stats:
+        return await self._worker.submit(lambda debts: debts.stats(), reads=True)
+
+    async def prune(self, now: datetime, /) -> Pruned:
+        events, calls, dropped, more = 0, 0, Counter[str](), True
+        now_us = us_of(now)
+        while more:
+            lanes = {sink: claims.lanes() for sink, claims in self._claims.items()}
+            part, more = await self._worker.submit(
+                lambda debts, lanes=lanes: self._pruner.slice(debts, now_us, lanes)  # type: ignore[misc]
+            )
+            events, calls = events + part.events, calls + part.calls
+            dropped.update(part.dropped)
+        for sink in dropped:  # what stood behind the dropped may be due
+            self._of(sink).ring()
+        return Pruned(events=events, calls=calls, dropped=dict(dropped))
+
+    async def check(self) -> None:
+        await self._worker.submit(lambda debts: debts.beat())
+
+    def warnings(self) -> Sequence[str]:
+        return tuple(self._worker.warnings)
+
+    # Between loop and thread
+
+    def _of(self, sink: str) -> _Claims:
+        return self._claims.setdefault(sink, _Claims())
+
+    def _now_us(self) -> int:
+        return us_of(self._clock.now())
+
+    async def _settle(self, delivery: Delivery, run: Callable[[Debts], object]) -> None:
+        claims = self._of(delivery.sink)
+
+        def settled(_: object) -> None:
+            claims.give_back(delivery)
+            claims.ring(fresh=False)
+
+        await self._worker.submit(run, after=settled)
+
+    async def _due_in_s(self, sink: str, lanes: frozenset[int], fresh_after: int | None) -> float:
+        if fresh_after is not None:
+            return 0.0 if await self._has_fresh(sink, fresh_after, lanes) else float("inf")
+        due_us = await self._worker.submit(lambda debts: debts.next_due_us(sink, lanes), reads=True)
+        if due_us is None:
+            return float("inf")
+        return (time_of(due_us) - self._clock.now()).total_seconds()
+
+    async def _has_fresh(self, sink: str, after_seq: int, lanes: frozenset[int]) -> bool:
+        found = await self._worker.submit(lambda debts: debts.probe(sink, after_seq, True, lanes), reads=True)
+        return found is not None
+
+    async def _pause(self, bell: asyncio.Future[None], pause_s: float) -> None:
+        sleeping: asyncio.Task[Any] = asyncio.ensure_future(self._clock.sleep(pause_s))
+        try:
+            await asyncio.wait((bell, sleeping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleeping.cancel()
+
+    def _ring_all(self, wakings: Sequence[Waking]) -> None:
+        for waking in wakings:
+            self._of(waking.sink).ring(fresh=waking.fresh)
+
+    def _written_elsewhere(self) -> None:
+        self._pruner.begin_again()
+        for claims in self._claims.values():
+            claims.ring()
+
+
+__all__ = ["OutboxRefused", "SqliteOutbox", "open_outbox"]

@@ -1,0 +1,237 @@
+"""The thread that owns the connection: takes all that waits as one commit, so that many share one fsync."""
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+from callcast.core.clock import Clock
+from callcast.core.outbox import OutboxRefused, OutboxUnavailable
+from callcast.core.sink import Filter
+from callcast.outboxes import schema
+from callcast.outboxes.coding import us_of
+from callcast.outboxes.debts import Debts
+
+T = TypeVar("T")
+
+POLL_S = 0.4  # how often the file is asked whether a command beside the service has written to it
+_TOGETHER_MAX = 512  # operations in one commit, so that the first of them need not wait long for the last
+
+
+class Job(Generic[T]):
+    """One operation on its way to the thread and back. `after` runs in the loop, whether or not anybody waits."""
+
+    __slots__ = ("after", "error", "future", "reads", "result", "run")
+
+    def __init__(
+        self, run: Callable[[Debts], T], future: asyncio.Future[T], reads: bool, after: Callable[[T], None] | None
+    ) -> None:
+        self.run = run
+        self.future = future
+        self.reads = reads
+        self.after = after
+        self.result: T
+        self.error: BaseException | None = None
+
+    def finish(self) -> None:
+        if self.error is None and self.after is not None:
+            self.after(self.result)
+        if self.future.done():  # the caller was cancelled meanwhile
+            return
+        if self.error is None:
+            self.future.set_result(self.result)
+        else:
+            self.future.set_exception(self.error)
+
+
+class Worker:
+    """Runs operations in order, each group of waiting ones as one transaction.
+
+    written_elsewhere: called in the loop when another process has written to the file.
+    """
+
+    def __init__(self, directory: Path, clock: Clock, written_elsewhere: Callable[[], None]) -> None:
+        self.warnings: list[str] = []
+        self.queued = 0
+        self._filters: Mapping[str, Filter] = {}
+        self._directory = directory
+        self._clock = clock
+        self._written_elsewhere = written_elsewhere
+        self._loop = asyncio.get_running_loop()
+        self._queue: SimpleQueue[Job[Any] | None] = SimpleQueue()
+        self._lock: schema.Lock | None = None
+        self._debts: Debts | None = None
+        self._version = 0
+        self._asked_at = 0.0
+        self._stopped: asyncio.Future[None] = self._loop.create_future()
+        self._thread = threading.Thread(target=self._work, name="callcast-outbox", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Finish what is queued, close the file, give up the lock."""
+        self._queue.put(None)
+        await self._stopped
+        self._thread.join()
+
+    async def submit(
+        self, run: Callable[[Debts], T], *, reads: bool = False, after: Callable[[T], None] | None = None
+    ) -> T:
+        """Return when it is on the disk. Raises OutboxUnavailable, then nothing has changed.
+
+        Cancelling the caller does not take the operation back.
+        """
+        job: Job[T] = Job(run, self._loop.create_future(), reads, after)
+        self.queued += 1
+        self._queue.put(job)
+        return await job.future
+
+    # In the thread
+
+    def _work(self) -> None:
+        open_still = True
+        while open_still:
+            jobs, open_still = self._gather()
+            if jobs:
+                self._attempt(jobs)
+                self._call(self._finish, jobs)
+            self._look_for_others()
+        self._close()
+        if self._lock is not None:
+            self._lock.release()
+        self._call(self._stopped.set_result, None)
+
+    def _gather(self) -> tuple[list[Job[Any]], bool]:
+        """Wait for one operation, take all others that are there: alone it never waits for company."""
+        jobs: list[Job[Any]] = []
+        with suppress(Empty):
+            job = self._queue.get(timeout=POLL_S)
+            while job is not None:
+                jobs.append(job)
+                if len(jobs) == _TOGETHER_MAX:
+                    return jobs, True
+                job = self._queue.get_nowait()
+            return jobs, False
+        return jobs, True
+
+    def _attempt(self, jobs: Sequence[Job[Any]]) -> None:
+        try:
+            self._commit(self._opened(), jobs)
+        except OutboxRefused as refusal:
+            for job in jobs:
+                job.error = refusal
+        except (sqlite3.Error, OSError) as error:
+            self._recover(error)
+            if len(jobs) == 1 or self._debts is None:
+                trouble = self._trouble(error)
+                for job in jobs:
+                    job.error = OutboxUnavailable(trouble)
+                return
+            for job in jobs:  # find out whose fault it is: a full disk still lets others read
+                self._attempt([job])
+
+    def _commit(self, debts: Debts, jobs: Sequence[Job[Any]]) -> None:
+        if all(job.reads for job in jobs):
+            for job in jobs:
+                self._run(debts, job)
+            return
+        debts.connection.execute("BEGIN IMMEDIATE")
+        for job in jobs:
+            debts.connection.execute("SAVEPOINT job")
+            self._run(debts, job)
+            if job.error is not None:
+                debts.connection.execute("ROLLBACK TO job")
+                debts.forget(self._filters)
+            debts.connection.execute("RELEASE job")
+        debts.connection.execute("COMMIT")
+        self._filters = debts.filters
+
+    def _run(self, debts: Debts, job: Job[Any]) -> None:
+        job.error = None
+        try:
+            job.result = job.run(debts)
+        except (sqlite3.OperationalError, OSError):
+            raise
+        except sqlite3.DatabaseError as error:
+            if schema.is_unreadable(error):
+                raise
+            job.error = error
+        except Exception as error:  # noqa: BLE001 - its caller's fault or ours; the others of this commit go on
+            job.error = error
+
+    def _opened(self) -> Debts:
+        if self._debts is None:
+            if self._lock is None:
+                self._lock = schema.Lock(self._directory)
+            self._debts = self._open()
+        return self._debts
+
+    def _open(self) -> Debts:
+        connection = schema.connect(self._directory)
+        debts = Debts(connection)
+        if self._filters:
+            connection.execute("BEGIN IMMEDIATE")
+            debts.subscribe(self._filters, us_of(self._clock.now()))
+            connection.execute("COMMIT")
+        self._version = debts.pragma("data_version")
+        return debts
+
+    def _recover(self, error: Exception) -> None:
+        """Roll back; where the connection cannot be trusted any more, the next operation opens the file again."""
+        if self._debts is not None:
+            with suppress(sqlite3.Error):
+                if self._debts.connection.in_transaction:
+                    self._debts.connection.execute("ROLLBACK")
+            self._debts.forget(self._filters)
+        if schema.loses_connection(error):
+            self._close()
+        if schema.is_unreadable(error):
+            self._begin_anew(error)
+
+    def _begin_anew(self, error: Exception) -> None:
+        with suppress(OSError):
+            kept = schema.set_aside(self._directory, self._clock.wall())
+            self.warnings.append(
+                f"the outbox {self._directory / schema.FILE} was unreadable ({error}) and is kept as {kept.name}; "
+                "a new one was begun, and what the old one still owed was not delivered"
+            )
+
+    def _trouble(self, error: Exception) -> str:
+        return (
+            f"the outbox in {self._directory} cannot be used: {error}: "
+            "check free space, permissions and the disk's health; it is tried again by itself"
+        )
+
+    def _look_for_others(self) -> None:
+        now_s = time.monotonic()
+        if self._debts is None or now_s - self._asked_at < POLL_S / 2:
+            return
+        self._asked_at = now_s
+        with suppress(sqlite3.Error):
+            version = self._debts.pragma("data_version")
+            if version != self._version:
+                self._version = version
+                self._call(self._written_elsewhere)
+
+    def _close(self) -> None:
+        if self._debts is not None:
+            with suppress(sqlite3.Error):
+                self._debts.connection.close()
+            self._debts = None
+
+    def _call(self, what: Callable[..., object], *given: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody is there to hear it
+            self._loop.call_soon_threadsafe(what, *given)
+
+    # In the loop
+
+    def _finish(self, jobs: Sequence[Job[Any]]) -> None:
+        self.queued -= len(jobs)
+        for job in jobs:
+            job.finish()
