@@ -166,8 +166,12 @@ class Call(Struct, frozen=True, kw_only=True):
     # What the next look needs to know, and no consumer sees:
     record_ids: tuple[str, ...] = ()  # the records that belong to this part; the first leads
     ringing_legs: tuple[str, ...] = ()  # keys of the legs that were there before the answer
+    first_look: bool = False  # it was there when its target was looked at for the first time
     provisional_since: datetime | None = None
-    vanished_at: datetime | None = None
+    provisional_disposition: Disposition | None = None  # what it ends with if it settles as it reads now
+    provisional_ended_at: datetime | None = None
+    vanished_at: datetime | None = None  # the first look whose list did not hold it (ended calls too)
+    last_seen_at: datetime | None = None  # the look before that
 
     @property
     def live(self) -> bool:

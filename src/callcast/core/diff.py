@@ -1,0 +1,119 @@
+"""What is known, and what is seen now -> what changed, and what to tell. Pure.
+
+Each function compares with a `Picture` and gives a `Change`; once that is recorded, `Picture.apply` makes it known.
+The sessions concerned must have been recalled before (`Picture.unknown_sessions`, `Picture.learn`).
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+from msgspec import Struct
+
+from callcast.core.lifecycle import end, with_facts
+from callcast.core.matching import is_final
+from callcast.core.model import UNASSIGNED, Call, Change, Disposition, Evidence, Sighting, Snapshot, Target
+from callcast.core.picture import Picture, is_open
+from callcast.core.scene import Scene
+from callcast.core.telling import Seen
+
+__all__ = ["Picture", "Rules", "diff", "fill", "give_up", "lookups", "settle", "unwatch"]
+
+
+class Rules(Struct, frozen=True, kw_only=True):
+    """settle_s: a provisional record that rings one extension counts after so long. call_log_after_s: what
+    vanished or stays provisional so long is looked up. vanished_give_up_s: what vanished ends as unknown then.
+    """
+
+    settle_s: float = 30.0
+    call_log_after_s: float = 30.0
+    vanished_give_up_s: float = 900.0
+
+
+def diff(picture: Picture, snapshot: Snapshot, rules: Rules) -> Change:
+    """What a complete, successful look at a target changes."""
+    target = snapshot.target
+    at = picture.clamped(target, snapshot.taken_at)
+    seen = Seen(at=at, after=picture.looks.get(target), first_look=target not in picture.looks)
+    scene = Scene(picture, seen)
+    shown = scene.take(snapshot.sightings, settle_s=rules.settle_s)
+    for call in picture.of(target):
+        if call.call_id not in shown:
+            scene.miss(call)
+    return scene.change()
+
+
+def settle(picture: Picture, call_id: str, sightings: Iterable[Sighting], at: datetime, rules: Rules) -> Change:
+    """The call log's answer for a call that vanished or is provisional; nothing while it has no final word."""
+    call = picture.call(call_id)
+    if call is None or not is_open(call):
+        return Change()
+    scene = Scene(picture, _seen_late(picture, call, at, Evidence.CALL_LOG))
+    final = [sighting for sighting in sightings if is_final(sighting)]
+    own = _own_word(picture, call, final)
+    if own is not None:
+        scene.close(call, own)
+    elif call.extension_id == UNASSIGNED:
+        scene.take(final, settle_s=rules.settle_s, listed=False)
+    return scene.change()
+
+
+def give_up(picture: Picture, call_id: str, at: datetime) -> Change:
+    """A vanished call that the call log does not know: it has ended, nobody can say how. No other call gives up."""
+    call = picture.call(call_id)
+    if call is None or not is_open(call) or call.vanished_at is None:
+        return Change()
+    scene = Scene(picture, _seen_late(picture, call, at, Evidence.VANISHED))
+    scene.put(call, end(call, Disposition.UNKNOWN, call.vanished_at))
+    return scene.change()
+
+
+def fill(
+    picture: Picture,
+    target: Target,
+    sightings: Iterable[Sighting],
+    at: datetime,
+    rules: Rules,
+    *,
+    after: datetime | None = None,
+) -> Change:
+    """The call log's finished calls of a time in which nobody looked; `after`: the last good look before it."""
+    scene = Scene(picture, Seen(at=at, after=after, evidence=Evidence.CALL_LOG))
+    own = target.extension_id
+    final = [s for s in sightings if is_final(s) and (own is None or s.extension_id == own)]
+    scene.take(final, settle_s=rules.settle_s, listed=False)
+    return scene.change()
+
+
+def unwatch(picture: Picture, extension_ids: Collection[str], at: datetime) -> Change:
+    """Nobody looks at these extensions any more: their calls end as unknown."""
+    scene = Scene(picture, Seen(at=at, after=None, evidence=Evidence.UNWATCHED))
+    for call in picture.live_calls():
+        if call.extension_id in extension_ids:
+            ended = end(call, Disposition.UNKNOWN, at)
+            gone = with_facts(ended, {"vanished_at": call.vanished_at or at})
+            scene.put(call, gone, silent=call.sequence == 0)
+    return scene.change()
+
+
+def lookups(picture: Picture, at: datetime, rules: Rules) -> Sequence[Call]:
+    """The calls that the call log must be asked about now: vanished, or provisional, for long enough."""
+    due = at - timedelta(seconds=rules.call_log_after_s)
+    return [call for call in picture.pending() if (call.vanished_at or call.provisional_since or at) <= due]
+
+
+def _seen_late(picture: Picture, call: Call, at: datetime, evidence: Evidence) -> Seen:
+    """The two looks around the end of a vanished call are those around its vanishing."""
+    if call.vanished_at is None:
+        return Seen(at=at, after=picture.looked_at(call.extension_id), evidence=evidence)
+    return Seen(at=at, after=call.last_seen_at, before=call.vanished_at, evidence=evidence)
+
+
+def _own_word(picture: Picture, call: Call, final: Sequence[Sighting]) -> Sighting | None:
+    """The record of this very part: by its id, else the one nearest in time that is no other part's."""
+    own = [sighting for sighting in final if sighting.extension_id == call.extension_id]
+    by_id = [sighting for sighting in own if sighting.record_id in call.record_ids]
+    others = {id_ for part in picture.parts(call.extension_id, call.session_id) for id_ in part.record_ids}
+    free = by_id or [sighting for sighting in own if sighting.record_id not in others]
+    nearest = min(free, key=lambda s: abs(s.started_at - call.started_at), default=None)
+    return nearest and msgspec.structs.replace(nearest, session_id=call.session_id)

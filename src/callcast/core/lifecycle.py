@@ -1,0 +1,203 @@
+"""What a call becomes when it is seen again: the table of states, and how a sighting's facts join what is known.
+
+A state never goes back, information that merely goes away changes nothing, and a time that was taken from a look
+gives way to the platform's.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from callcast.core.model import Call, Disposition, Party, Sighting, State
+
+_R, _D, _C, _E = State.RINGING, State.DIALING, State.CONNECTED, State.ENDED
+
+UNANSWERED = (_R, _D)
+
+
+class Step(Struct, frozen=True):
+    """The state then, and the event that tells it; `call.updated` and `call.corrected` only if a fact changed."""
+
+    state: State
+    event: str | None
+
+
+# What is known (None: nothing yet) and what is seen -> what follows.
+STEPS: Mapping[tuple[State | None, State], Step] = {
+    (None, _R): Step(_R, "call.ringing"),
+    (None, _D): Step(_D, "call.dialing"),
+    (None, _C): Step(_C, "call.answered"),
+    (None, _E): Step(_E, "call.ended"),
+    (_R, _R): Step(_R, "call.updated"),
+    (_R, _D): Step(_D, "call.updated"),
+    (_R, _C): Step(_C, "call.answered"),
+    (_R, _E): Step(_E, "call.ended"),
+    (_D, _R): Step(_R, "call.updated"),
+    (_D, _D): Step(_D, "call.updated"),
+    (_D, _C): Step(_C, "call.answered"),
+    (_D, _E): Step(_E, "call.ended"),
+    (_C, _R): Step(_C, "call.updated"),
+    (_C, _D): Step(_C, "call.updated"),
+    (_C, _C): Step(_C, "call.updated"),
+    (_C, _E): Step(_E, "call.ended"),
+    (_E, _R): Step(_E, None),
+    (_E, _D): Step(_E, None),
+    (_E, _C): Step(_E, None),
+    (_E, _E): Step(_E, "call.corrected"),
+}
+
+UPDATED_BY = ("direction", "from_party", "to_party", "queue")
+CORRECTED_BY = (*UPDATED_BY, "disposition", "started_at", "answered_at", "ended_at")
+
+SETTLED: Mapping[str, Any] = {
+    "provisional_since": None,
+    "provisional_disposition": None,
+    "provisional_ended_at": None,
+}
+LISTED: Mapping[str, Any] = {"vanished_at": None, "last_seen_at": None}
+
+
+def known_state(call: Call | None) -> State | None:
+    """None while nothing is known, or while all that is known is a provisional record that nobody was told of."""
+    return None if call is None or (call.sequence == 0 and call.provisional_since is not None) else call.state
+
+
+def with_facts(call: Call, facts: Mapping[str, Any]) -> Call:
+    """The call with these facts; the same object when they are not new."""
+    changes = {name: value for name, value in facts.items() if getattr(call, name) != value}
+    return msgspec.structs.replace(call, **changes) if changes else call
+
+
+def begin(source: str, number: int, seen: Sighting, *, first_look: bool) -> Call:
+    """The `number`th part of an extension in a session, before anything is made of what is seen."""
+    suffix = f"~{number}" if number > 1 else ""
+    return Call(
+        source=source,
+        call_id=f"{seen.extension_id}/{seen.session_id}{suffix}",
+        session_id=seen.session_id,
+        extension_id=seen.extension_id,
+        account_id=seen.account_id,
+        direction=seen.direction,
+        state=seen.state,
+        started_at=seen.started_at,
+        provider=seen.provider,
+        first_look=first_look,
+    )
+
+
+def fold(call: Call, known: State | None, seen: Sighting, at: datetime) -> Call:
+    """An open call, after a sighting that is live or final. `at`: the time of the look."""
+    state = STEPS[known, seen.state].state
+    answered_at, answered_exact = _answer(call, known, seen, at)
+    facts: dict[str, Any] = {
+        **SETTLED,
+        **LISTED,
+        **_told_by(call, seen),
+        "state": state,
+        "provider": seen.provider,
+        "account_id": call.account_id or seen.account_id,
+        "answered_at": answered_at,
+        "answered_exact": answered_exact,
+    }
+    if state in UNANSWERED:
+        facts["ringing_legs"] = _joined_keys(call.ringing_legs, [leg.key for leg in seen.legs])
+    if state is State.ENDED:
+        facts["disposition"] = seen.disposition or Disposition.UNKNOWN
+        facts["ended_at"] = seen.ended_at or at
+        facts["ended_exact"] = seen.ended_at is not None
+    return in_order(with_facts(call, facts))
+
+
+def end(call: Call, disposition: Disposition, at: datetime, *, ended_at: datetime | None = None) -> Call:
+    """An open call, closed without a final record. `ended_at` where the platform gave it, else the look's time."""
+    facts = {
+        **SETTLED,
+        "state": State.ENDED,
+        "disposition": disposition,
+        "ended_at": ended_at or at,
+        "ended_exact": ended_at is not None,
+    }
+    return in_order(with_facts(call, facts))
+
+
+def correct(call: Call, seen: Sighting) -> Call:
+    """An ended call, after a final sighting; the same object when it tells nothing new."""
+    answered_at, answered_exact = _answer(call, call.state, seen, call.started_at)
+    facts = {**_told_by(call, seen), "answered_at": answered_at, "answered_exact": answered_exact}
+    if seen.disposition not in (None, Disposition.UNKNOWN):
+        facts["disposition"] = seen.disposition
+    if seen.ended_at is not None:
+        facts["ended_at"] = seen.ended_at
+        facts["ended_exact"] = True
+    corrected = in_order(with_facts(call, facts))
+    return corrected if corrected is call else with_facts(corrected, {"provider": seen.provider})
+
+
+def changed_facts(old: Call, new: Call, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(new, name) for name in names if getattr(new, name) != getattr(old, name)}
+
+
+def in_order(call: Call) -> Call:
+    """Started <= answered <= ended: of two times of a kind the later is raised, a look's gives way."""
+    started, answered, ended = call.started_at, call.answered_at, call.ended_at
+    if ended is not None:
+        ended = max(ended, started)
+    if answered is not None:
+        answered = max(answered, started)
+        if ended is not None and ended < answered:
+            if call.ended_exact and not call.answered_exact:
+                answered = ended
+            else:
+                ended = answered
+    return with_facts(call, {"answered_at": answered, "ended_at": ended})
+
+
+def _told_by(call: Call, seen: Sighting) -> dict[str, Any]:
+    return {
+        "direction": seen.direction,
+        "from_party": joined_party(call.from_party, seen.from_party),
+        "to_party": joined_party(call.to_party, seen.to_party),
+        "queue": seen.queue or call.queue,
+        "started_at": seen.started_at,
+    }
+
+
+def joined_party(old: Party | None, new: Party | None) -> Party | None:
+    """The new party; where it is the same one, with what was known and is merely not said again."""
+    if old is None or new is None or old == new:
+        return new or old
+    for known, said in ((old.number, new.number), (old.extension_number, new.extension_number)):
+        if known and said and known != said:
+            return new
+    return Party(
+        number=new.number or old.number,
+        name=new.name or old.name,
+        extension_number=new.extension_number or old.extension_number,
+        location=new.location or old.location,
+    )
+
+
+def _answer(call: Call, known: State | None, seen: Sighting, at: datetime) -> tuple[datetime | None, bool]:
+    """When the call was answered, and whether the platform said so."""
+    if call.answered_exact or seen.state in UNANSWERED:
+        return call.answered_at, call.answered_exact
+    ended = seen.state is State.ENDED
+    was_rung = bool(call.ringing_legs) or known in UNANSWERED
+    starts = [
+        leg.started_at
+        for leg in seen.legs
+        if leg.accepted
+        and leg.key not in call.ringing_legs
+        and (leg.started_at > seen.started_at or (was_rung and not ended))
+        and (call.answered_at is None or leg.started_at <= call.answered_at)
+    ]
+    if starts:
+        return (min(starts) if was_rung else max(starts)), True
+    return (call.answered_at if ended else call.answered_at or at), False
+
+
+def _joined_keys(old: tuple[str, ...], new: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*old, *new))) if any(key not in old for key in new) else old

@@ -1,0 +1,83 @@
+"""Which record belongs to which part: contract 5, "A record's id and start time may change"."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from callcast.core.model import Call, Leg, Sighting, State
+from callcast.core.picture import is_open, part_number
+
+
+class Part:
+    """One part of an extension in a session, and the records of it that a look shows."""
+
+    def __init__(self, number: int, call: Call | None) -> None:
+        self.number = number
+        self.call = call
+        self.seen: list[Sighting] = []
+
+    @property
+    def lead(self) -> Sighting | None:
+        """The record that speaks for the part: a live one before a provisional before a final, then the first seen."""
+        return min(self.seen, key=self._rank) if len(self.seen) > 1 else next(iter(self.seen), None)
+
+    def sighting(self) -> Sighting:
+        """What the part's records show together: the lead's facts, and connected if any live record is."""
+        lead = self.lead
+        assert lead is not None  # noqa: S101 - a part without a record is never asked
+        talking = [s for s in self.seen if s.state is State.CONNECTED]
+        if lead.state in (State.CONNECTED, State.ENDED) or not talking:
+            return lead
+        legs: tuple[Leg, ...] = sum((s.legs for s in talking), lead.legs)
+        return msgspec.structs.replace(lead, state=State.CONNECTED, legs=legs)
+
+    def record_ids(self) -> tuple[str, ...]:
+        known = self.call.record_ids if self.call else ()
+        return tuple(dict.fromkeys((*known, *(sighting.record_id for sighting in self.seen))))
+
+    def is_over(self) -> bool:
+        """After this look nothing of the part is live."""
+        lead = self.lead
+        if self.call is not None and not is_open(self.call):
+            return True
+        return lead is not None and is_final(lead)
+
+    def is_followed_by(self, sighting: Sighting) -> bool:
+        """A part that is over, and a record with another id that can only be the extension's next part.
+
+        A live record, if it starts later. One that is over as well, if it starts after the end of a record that
+        stands beside it: had we looked in between, it would have been live.
+        """
+        lead = self.lead
+        if not self.is_over():
+            return False
+        if not is_final(sighting):
+            start = lead.started_at if lead else self.call.started_at if self.call else sighting.started_at
+            return not sighting.provisional and sighting.started_at > start
+        return lead is not None and lead.ended_at is not None and sighting.started_at >= lead.ended_at
+
+    def _rank(self, sighting: Sighting) -> tuple[int, int]:
+        ids = self.call.record_ids if self.call else ()
+        liveness = 2 if is_final(sighting) else 1 if sighting.provisional else 0
+        return liveness, ids.index(sighting.record_id) if sighting.record_id in ids else len(ids)
+
+
+def is_final(sighting: Sighting) -> bool:
+    return sighting.state is State.ENDED and not sighting.provisional
+
+
+def matched(calls: Sequence[Call], seen: Sequence[Sighting]) -> list[Part]:
+    """The parts of one extension in one session, first to last, with the records of a look given to each.
+
+    By record id first; a record with a new id belongs to the last part, or opens the next one.
+    """
+    parts = [Part(part_number(call), call) for call in calls]
+    strangers: list[Sighting] = []
+    for sighting in seen:
+        own = next((p for p in parts if p.call and sighting.record_id in p.call.record_ids), None)
+        (own.seen if own else strangers).append(sighting)
+    for sighting in sorted(strangers, key=lambda s: s.started_at):
+        if not parts or parts[-1].is_followed_by(sighting):
+            parts.append(Part(parts[-1].number + 1 if parts else 1, None))
+        parts[-1].seen.append(sighting)
+    return parts

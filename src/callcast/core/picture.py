@@ -1,0 +1,130 @@
+"""What is known of one source, in memory: the calls that are live, not yet told, or still in the platform's lists.
+
+The memory of the ended lies on the disk. A session whose parts are all over and in no list any more is dropped
+here, and fetched again (`Outbox.recall`) when it shows up again.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from callcast.core.model import UNASSIGNED, Call, Change, Known, Look, Sighting, Snapshot, Target
+
+
+class Picture:
+    """Changed by `learn` and `apply` alone; everything else only reads it."""
+
+    def __init__(self, source: str, known: Known | None = None) -> None:
+        self.source = source
+        self._calls: dict[str, Call] = {}
+        self._by_session: dict[str, dict[str, None]] = {}
+        self._by_extension: dict[str, dict[str, None]] = {}
+        self._pending: dict[str, None] = {}
+        self.looks: dict[Target, datetime] = dict(known.looks) if known else {}  # the last good look of each target
+        for call in known.calls.values() if known else ():
+            if is_open(call):
+                self._put(call)
+        self._half_known: set[str] = set(self._by_session)
+
+    def unknown_sessions(self, seen: Snapshot | Iterable[Sighting] = ()) -> set[str]:
+        """Sessions to recall before `seen` is compared, and those of the start whose ended parts lie on the disk."""
+        sightings = seen.sightings if isinstance(seen, Snapshot) else seen
+        known = self._by_session
+        return {sighting.session_id for sighting in sightings if sighting.session_id not in known} | self._half_known
+
+    def learn(self, calls: Iterable[Call]) -> None:
+        """Take in what was recalled: all calls of some sessions. What is known here already is newer."""
+        for call in calls:
+            self._half_known.discard(call.session_id)
+            if call.call_id not in self._calls:
+                self._put(call)
+
+    def apply(self, look: Look | None, change: Change) -> None:
+        """The change is on the disk; from now on it is what is known."""
+        sessions: dict[str, None] = {}
+        for call in change.calls:
+            self._put(call)
+            sessions[call.session_id] = None
+        if look is not None:
+            self.looks[look.target] = self.clamped(look.target, look.taken_at)
+            sessions.update(dict.fromkeys(call.session_id for call in self.of(look.target)))
+        for session_id in sessions:
+            if session_id not in self._half_known and all(map(_is_history, self.session(session_id))):
+                self._drop(session_id)
+
+    def clamped(self, target: Target, taken_at: datetime) -> datetime:
+        """Time never runs backwards from one look at a target to the next, whatever the clocks do."""
+        last = self.looks.get(target)
+        return taken_at if last is None else max(last, taken_at)
+
+    def looked_at(self, extension_id: str) -> datetime | None:
+        """The last good look that could have shown this extension's calls."""
+        own = self.looks.get(Target(source=self.source, extension_id=extension_id))
+        whole = self.looks.get(Target(source=self.source))
+        return max((at for at in (own, whole) if at), default=None)
+
+    def call(self, call_id: str) -> Call | None:
+        return self._calls.get(call_id)
+
+    def live_calls(self) -> Sequence[Call]:
+        """Every call that is not over, those too whose record has not settled."""
+        return [call for call in self._calls.values() if is_open(call)]
+
+    def of(self, target: Target) -> Sequence[Call]:
+        """The calls that a look at this target should show."""
+        if target.extension_id is None:
+            return tuple(self._calls.values())
+        return [self._calls[call_id] for call_id in self._by_extension.get(target.extension_id, ())]
+
+    def session(self, session_id: str) -> Sequence[Call]:
+        return [self._calls[call_id] for call_id in self._by_session.get(session_id, ())]
+
+    def parts(self, extension_id: str, session_id: str) -> Sequence[Call]:
+        """The parts of one extension in one session, first to last."""
+        found = [call for call in self.session(session_id) if call.extension_id == extension_id]
+        return sorted(found, key=lambda call: part_number(call)) if len(found) > 1 else found
+
+    def pending(self) -> Sequence[Call]:
+        """The calls that vanished, or whose record is provisional."""
+        return [self._calls[call_id] for call_id in self._pending]
+
+    def _put(self, call: Call) -> None:
+        call_id = call.call_id
+        self._calls[call_id] = call
+        self._by_session.setdefault(call.session_id, {})[call_id] = None
+        self._by_extension.setdefault(call.extension_id, {})[call_id] = None
+        if is_open(call) and (call.vanished_at or call.provisional_since):
+            self._pending[call_id] = None
+        else:
+            self._pending.pop(call_id, None)
+
+    def _drop(self, session_id: str) -> None:
+        for call_id in self._by_session.pop(session_id, ()):
+            call = self._calls.pop(call_id)
+            self._pending.pop(call_id, None)
+            siblings = self._by_extension[call.extension_id]
+            del siblings[call_id]
+            if not siblings:
+                del self._by_extension[call.extension_id]
+
+
+def is_told(call: Call) -> bool:
+    return call.sequence > 0
+
+
+def is_open(call: Call) -> bool:
+    """Not over: live, or remembered until its provisional record settles."""
+    return call.live or call.provisional_since is not None
+
+
+def is_unassigned(call: Call) -> bool:
+    return call.extension_id == UNASSIGNED
+
+
+def part_number(call: Call) -> int:
+    """1, 2, 3 ... from `<extension>/<session>`, `~2`, `~3` ..."""
+    suffix = call.call_id[len(call.extension_id) + 1 + len(call.session_id) :]
+    return int(suffix[1:]) if suffix else 1
+
+
+def _is_history(call: Call) -> bool:
+    return not is_open(call) and call.vanished_at is not None

@@ -1,0 +1,199 @@
+"""One comparison at work: every call that it touches, as it was and as it becomes, until all of it is told."""
+
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+
+from callcast.core.lifecycle import LISTED, begin, correct, end, fold, known_state, with_facts
+from callcast.core.matching import Part, is_final, matched
+from callcast.core.model import (
+    UNASSIGNED,
+    Call,
+    CallEvent,
+    Change,
+    Direction,
+    Disposition,
+    Sighting,
+    State,
+)
+from callcast.core.picture import Picture, is_open
+from callcast.core.telling import Seen, tell
+
+
+class Scene:
+    """Collects drafts (a call as it was, as it becomes), lets the parts of a session act on one another, tells."""
+
+    def __init__(self, picture: Picture, seen: Seen) -> None:
+        self._picture = picture
+        self._seen = seen
+        self._drafts: dict[str, tuple[Call | None, Call]] = {}
+        self._silent: set[str] = set()
+        self._unsettled: dict[str, set[str]] = {}
+
+    def take(self, sightings: Sequence[Sighting], *, settle_s: float, listed: bool = True) -> set[str]:
+        """Take in what is seen; gives the ids of the calls that it shows.
+
+        listed: the sightings stand in the platform's list of active calls; else they come from the call log.
+        """
+        groups: dict[tuple[str, str], list[Sighting]] = {}
+        for sighting in sightings:
+            groups.setdefault((sighting.extension_id, sighting.session_id), []).append(sighting)
+            if not is_final(sighting):
+                self._unsettled.setdefault(sighting.session_id, set()).add(sighting.record_id)
+        owned = {session_id for extension_id, session_id in groups if extension_id != UNASSIGNED}
+        shown: set[str] = set()
+        for (extension_id, session_id), seen in groups.items():
+            calls = self._picture.parts(extension_id, session_id)
+            if extension_id == UNASSIGNED and not calls and self._is_owned(session_id, owned):
+                continue
+            for part in matched(calls, seen):
+                if part.seen:
+                    shown.add(self._take_part(part, settle_s=settle_s, listed=listed))
+        return shown
+
+    def close(self, call: Call, final: Sighting) -> None:
+        """An open call ends with this record of the call log."""
+        ended = fold(call, known_state(call), final, call.vanished_at or self._seen.at)
+        kept = {"session_id": call.session_id, "vanished_at": call.vanished_at, "last_seen_at": call.last_seen_at}
+        self.put(call, with_facts(ended, kept))
+
+    def miss(self, call: Call) -> None:
+        """A call of the target that this look does not show. A provisional one settles by vanishing."""
+        missed = self._settled(call) if call.provisional_since is not None else call
+        if call.vanished_at is None:
+            missed = with_facts(missed, {"vanished_at": self._seen.at, "last_seen_at": self._seen.after})
+        self.put(call, missed)
+
+    def put(self, old: Call | None, new: Call, *, silent: bool = False) -> None:
+        """The call becomes `new`; `silent`: nobody is told."""
+        if new is not old:
+            self._drafts[new.call_id] = (old, new)
+            if silent:
+                self._silent.add(new.call_id)
+
+    def change(self) -> Change:
+        """Everything that has become different, told."""
+        by_session: dict[str, list[Call]] = {}
+        for _, new in self._drafts.values():
+            by_session.setdefault(new.session_id, []).append(new)
+        for session_id, drafted in by_session.items():
+            self._meet(self._picture.session(session_id), drafted)
+        calls: list[Call] = []
+        events: list[CallEvent] = []
+        for old, new in self._drafts.values():
+            told, event = (new, None) if self._is_silent(old, new) else tell(old, new, self._seen)
+            calls.append(told)
+            if event is not None:
+                events.append(event)
+        return Change(calls=tuple(calls), events=tuple(events))
+
+    def _take_part(self, part: Part, *, settle_s: float, listed: bool) -> str:
+        old = part.call
+        if old is not None and not is_open(old):
+            return self._take_ended(part, old, listed=listed)
+        seen = part.sighting()
+        call = old or begin(self._picture.source, part.number, seen, first_look=self._seen.first_look)
+        if seen.provisional:
+            new = self._pending(call, seen)
+            if self._has_settled(new, seen, settle_s):
+                new = self._settled(new)
+        else:
+            new = fold(call, known_state(old), seen, self._seen.at)
+        facts = {"record_ids": part.record_ids(), "vanished_at": None if listed else self._seen.at}
+        self.put(old, with_facts(new, facts))
+        return call.call_id
+
+    def _take_ended(self, part: Part, call: Call, *, listed: bool) -> str:
+        """A record of a call that is over: it lingers, it is corrected, or it claims to live, and is ignored."""
+        facts = {"record_ids": part.record_ids(), **(LISTED if listed else {})}
+        new = with_facts(call, facts)
+        final = _word_on(call, part.seen)
+        if final is not None and call.disposition is not Disposition.TRANSFERRED:
+            new = correct(new, final)
+        self.put(call, new)
+        return call.call_id
+
+    def _pending(self, call: Call, seen: Sighting) -> Call:
+        facts = {
+            **LISTED,
+            "provisional_since": call.provisional_since or self._seen.at,
+            "provisional_disposition": seen.disposition,
+            "provisional_ended_at": seen.ended_at,
+        }
+        return with_facts(call, facts)
+
+    def _has_settled(self, call: Call, seen: Sighting, settle_s: float) -> bool:
+        """Long enough provisional, and nothing else of the session may still be going on."""
+        since = call.provisional_since or self._seen.at
+        if not seen.rings_alone or self._seen.at - since < timedelta(seconds=settle_s):
+            return False
+        others = self._picture.session(seen.session_id)
+        return self._unsettled[seen.session_id] == {seen.record_id} and not any(
+            is_open(other) for other in others if other.call_id != call.call_id
+        )
+
+    def _settled(self, call: Call) -> Call:
+        disposition = call.provisional_disposition or Disposition.UNKNOWN
+        return end(call, disposition, self._seen.at, ended_at=call.provisional_ended_at)
+
+    def _is_owned(self, session_id: str, owned: set[str]) -> bool:
+        parts = self._picture.session(session_id)
+        return session_id in owned or any(call.extension_id != UNASSIGNED for call in parts)
+
+    def _meet(self, known: Sequence[Call], drafted: Sequence[Call]) -> None:
+        """What the parts of a session mean for one another."""
+        parts = {call.call_id: call for call in (*known, *drafted)}
+        if len(parts) < 2:
+            return
+        talking = {call.extension_id for call in parts.values() if _was_answered(call)}
+        owned = any(call.extension_id != UNASSIGNED for call in parts.values())
+        for call in parts.values():
+            old = self._drafts.get(call.call_id, (call, call))[0]
+            if call.extension_id == UNASSIGNED and owned and old is not None and is_open(old):
+                self._take_over(old, call)
+            elif _was_missed(call) and talking - {call.extension_id} and not _is_history(old):
+                self.put(old, with_facts(call, {"disposition": Disposition.ANSWERED_ELSEWHERE}))
+
+    def _take_over(self, old: Call, call: Call) -> None:
+        """An extension has the session now: the part that was nobody's is over."""
+        ended = end(call, Disposition.TRANSFERRED, call.vanished_at or self._seen.at) if is_open(call) else call
+        transferred = with_facts(ended, {"disposition": Disposition.TRANSFERRED})
+        self.put(old, transferred, silent=old.sequence == 0)
+
+    def _is_silent(self, old: Call | None, new: Call) -> bool:
+        """Ended before anybody looked: history. Of a provisional record the platform's own time decides."""
+        if new.call_id in self._silent:
+            return True
+        if new.sequence > 0 or is_open(new):
+            return False
+        if old is None or old.provisional_since is None:
+            return self._seen.first_look
+        ended_later = new.ended_exact and new.ended_at is not None and new.ended_at > old.provisional_since
+        return old.first_look and not ended_later
+
+
+def _word_on(call: Call, seen: Iterable[Sighting]) -> Sighting | None:
+    """The record that may correct an ended call: the one that ended it, or one with an id never seen before.
+
+    Another that stood beside it all along is not its word, however long it lingers.
+    """
+    if call.sequence == 0:
+        return None
+    final = [sighting for sighting in seen if is_final(sighting)]
+    own = [sighting for sighting in final if sighting.record_id == call.provider.record_id]
+    new = [sighting for sighting in final if sighting.record_id not in call.record_ids]
+    return next(iter(own or new), None)
+
+
+def _was_answered(call: Call) -> bool:
+    if call.extension_id == UNASSIGNED or call.direction is not Direction.INBOUND:
+        return False
+    talked = call.state is State.CONNECTED or call.answered_at is not None
+    return talked or call.disposition is Disposition.ANSWERED
+
+
+def _was_missed(call: Call) -> bool:
+    return call.disposition is Disposition.MISSED and call.direction is Direction.INBOUND
+
+
+def _is_history(old: Call | None) -> bool:
+    return old is not None and old.sequence == 0 and not is_open(old)

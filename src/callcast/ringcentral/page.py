@@ -1,0 +1,275 @@
+"""Bytes of an active-calls or call-log page -> typed records. Pure.
+
+Only the fields that are used are decoded. A record without a required field is bad: left out and reported.
+An optional field of the wrong type is treated as absent and reported; it never costs the call.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Raw, Struct, field
+
+from callcast.ringcentral.words import KNOWN
+
+_ACCOUNT = re.compile(r"/account/(\d+)(?:/|$)")
+_T = TypeVar("_T", bound=Struct)
+
+# No call lasts longer, and none was made in another age; beyond, sums would leave the calendar.
+_DURATION_S_MAX = 366 * 24 * 3600
+_YEARS = range(1970, 3000)
+
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError, ValueError)
+
+
+class BadPage(Exception):
+    """The answer is no page of records: not JSON, not an object, without `records`, or with a torn navigation.
+
+    A look that meets one has failed. The message says what is wrong, never what the page holds.
+    """
+
+
+class Side(Struct, rename="camel", frozen=True):
+    phone_number: str | None = None
+    extension_number: str | None = None
+    extension_id: str | None = None
+    name: str | None = None
+    location: str | None = None
+
+
+class Owner(Struct, rename="camel", frozen=True):
+    id: int | str | None = None
+
+
+class RecordLeg(Struct, rename="camel", frozen=True):
+    start_time: datetime | None = None
+    duration: int | None = None
+    duration_ms: int | None = None
+    direction: str | None = None
+    action: str | None = None
+    result: str | None = None
+    reason: str | None = None
+    leg_type: str | None = None
+    extension: Owner | None = None
+    from_: Side | None = field(default=None, name="from")
+    to: Side | None = None
+
+
+class Record(Struct, rename="camel", frozen=True):
+    """The fields of a call-log record that are used, as the platform names and spells them."""
+
+    id: str
+    session_id: str
+    start_time: datetime
+    type: str
+    direction: str
+    action: str
+    uri: str | None = None
+    telephony_session_id: str | None = None
+    duration: int | None = None
+    duration_ms: int | None = None
+    result: str | None = None
+    reason: str | None = None
+    delegation_type: str | None = None
+    finished: bool | None = None
+    extension: Owner | None = None
+    from_: Side | None = field(default=None, name="from")
+    to: Side | None = None
+    legs: list[RecordLeg] | None = None
+
+
+class Page(Struct, frozen=True, kw_only=True):
+    """One page, decoded.
+
+    next_page: the address of the page after this one, None on the last.
+    bad: for each record that was left out, the name of the field that spoiled it.
+    bad_fields: names of optional fields that had the wrong type and were treated as absent.
+    unknown: words that no table of ours holds, as (field, word).
+    """
+
+    records: tuple[Record, ...]
+    account_id: str | None = None
+    next_page: str | None = None
+    bad: tuple[str, ...] = ()
+    bad_fields: tuple[str, ...] = ()
+    unknown: tuple[tuple[str, str], ...] = ()
+
+
+class _Link(Struct):
+    uri: str
+
+
+class _Navigation(Struct, rename="camel"):
+    next_page: _Link | None = None
+
+
+class _Envelope(Struct):
+    records: list[Raw]
+    uri: Any = None
+    navigation: _Navigation | None = None
+
+
+class _Bad(Exception):
+    """A record that cannot be used; the argument is the name of the field."""
+
+
+_envelope = msgspec.json.Decoder(_Envelope)
+_record = msgspec.json.Decoder(Record)
+_anything = msgspec.json.Decoder()
+
+
+def decode_page(raw: bytes) -> Page:
+    """Decode one page. Raises BadPage, and nothing else, whatever the bytes are."""
+    envelope = _open(raw)
+    records: list[Record] = []
+    bad: list[str] = []
+    bad_fields: list[str] = []
+    for raw_record in envelope.records:
+        try:
+            records.append(_read(raw_record, bad_fields))
+        except _Bad as reason:
+            bad.append(str(reason))
+    return Page(
+        records=tuple(records),
+        account_id=account_in(envelope.uri),
+        next_page=_next_page(envelope),
+        bad=tuple(bad),
+        bad_fields=tuple(bad_fields),
+        unknown=tuple(dict.fromkeys(word for record in records for word in _unknown_words(record))),
+    )
+
+
+def _next_page(envelope: _Envelope) -> str | None:
+    link = envelope.navigation.next_page if envelope.navigation else None
+    return link.uri if link else None
+
+
+def account_in(uri: object) -> str | None:
+    """The numeric account id in an address of the platform."""
+    found = _ACCOUNT.search(uri) if isinstance(uri, str) else None
+    return found[1] if found else None
+
+
+def _open(raw: bytes) -> _Envelope:
+    try:
+        return _envelope.decode(raw)
+    except msgspec.ValidationError as error:
+        raise BadPage(f"not a page of records: {error}") from None
+    except _MALFORMED:
+        return _open_mended(raw)
+
+
+def _open_mended(raw: bytes) -> _Envelope:
+    """Half a surrogate pair (a name cut in the middle of an emoji) is bad text, not a bad page."""
+    try:
+        mended = json.dumps(json.loads(raw.decode("utf-8", "replace")), ensure_ascii=False)
+        return _envelope.decode(mended.encode("utf-8", "replace"))
+    except msgspec.ValidationError as error:
+        raise BadPage(f"not a page of records: {error}") from None
+    except _MALFORMED:
+        raise BadPage("not JSON") from None
+
+
+def _read(raw: Raw, bad_fields: list[str]) -> Record:
+    try:
+        record = _record.decode(raw)
+        if _sound(record):
+            return record
+    except _MALFORMED:
+        pass
+    return _read_forgiving(raw, bad_fields)
+
+
+def _sound(record: Record) -> bool:
+    """True when the record needs no second look: required texts are there, times are UTC, durations sane."""
+    return (
+        bool(record.id and record.session_id and record.type and record.direction and record.action)
+        and _sound_times(record)
+        and all(map(_sound_times, record.legs or ()))
+    )
+
+
+def _sound_times(one: Record | RecordLeg) -> bool:
+    start, duration, duration_ms = one.start_time, one.duration, one.duration_ms
+    return (
+        (start is None or (start.tzinfo is UTC and start.year in _YEARS))
+        and (duration is None or 0 <= duration <= _DURATION_S_MAX)
+        and (duration_ms is None or 0 <= duration_ms <= _DURATION_S_MAX * 1000)
+    )
+
+
+def _read_forgiving(raw: Raw, bad_fields: list[str]) -> Record:
+    """Field by field: a required one that does not fit spoils the record, another is left out."""
+    try:
+        fields = _anything.decode(bytes(raw).decode("utf-8", "replace").encode())
+    except _MALFORMED:
+        raise _Bad("record") from None
+    if not isinstance(fields, dict):
+        raise _Bad("record")
+    return _build(Record, fields, bad_fields)
+
+
+def _build(struct: type[_T], fields: dict[str, Any], bad_fields: list[str]) -> _T:
+    values: dict[str, Any] = {}
+    for info in msgspec.structs.fields(struct):
+        name = info.encode_name
+        if fields.get(name) is None:
+            if info.required:
+                raise _Bad(name)
+            continue
+        try:
+            values[info.name] = _value(info, fields[name], bad_fields)
+        except _MALFORMED:
+            if info.required:
+                raise _Bad(name) from None
+            bad_fields.append(name)
+    return struct(**values)
+
+
+def _value(info: msgspec.structs.FieldInfo, given: Any, bad_fields: list[str]) -> Any:
+    if info.name == "legs" and isinstance(given, list):
+        return [_build(RecordLeg, leg, bad_fields) for leg in given if isinstance(leg, dict)]
+    for nested, names in _NESTED.items():
+        if info.name in names and isinstance(given, dict):
+            return _build(nested, given, bad_fields)
+    value = msgspec.convert(given, info.type)
+    if isinstance(value, datetime):
+        value = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    if not _LIMITS.get(info.name, _any)(value) or (info.required and not value):
+        raise ValueError(info.name)
+    return value
+
+
+def _any(_: Any) -> bool:
+    return True
+
+
+_LIMITS: dict[str, Callable[[Any], bool]] = {
+    "start_time": lambda start: start.year in _YEARS,
+    "duration": lambda duration: 0 <= duration <= _DURATION_S_MAX,
+    "duration_ms": lambda duration_ms: 0 <= duration_ms <= _DURATION_S_MAX * 1000,
+}
+
+_NESTED: dict[type[Struct], tuple[str, ...]] = {Side: ("from_", "to"), Owner: ("extension",)}
+
+
+def _unknown_words(record: Record) -> Iterator[tuple[str, str]]:
+    for one in (record, *(record.legs or ())):
+        for name, attribute in _WORDS:
+            word = getattr(one, attribute, None)
+            if word and word.lower() not in KNOWN[name]:
+                yield name, word
+
+
+_WORDS = (
+    ("type", "type"),
+    ("direction", "direction"),
+    ("action", "action"),
+    ("result", "result"),
+    ("reason", "reason"),
+    ("legType", "leg_type"),
+    ("delegationType", "delegation_type"),
+)

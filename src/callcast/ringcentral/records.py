@@ -1,0 +1,180 @@
+"""Typed records -> what a look shows. Pure; the platform's words end here."""
+
+import re
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Final
+
+from callcast.core.model import (
+    UNASSIGNED,
+    Direction,
+    Leg,
+    Party,
+    Provider,
+    Queue,
+    Sighting,
+    Snapshot,
+    State,
+    Target,
+)
+from callcast.ringcentral.page import BadPage, Page, Record, RecordLeg, Side, account_in, decode_page
+from callcast.ringcentral.reading import View, accepted, rings_out, share, whole
+from callcast.ringcentral.words import ACTIONS_WITHOUT_CALL, folded
+
+__all__ = ["BadPage", "Page", "Record", "decode_page", "sightings_of", "snapshot"]
+
+_EXTENSION: Final = re.compile(r"/extension/(\d+)(?:/|$)")
+_WITHOUT_CALL: Final = folded(ACTIONS_WITHOUT_CALL)
+_QUEUE_MARK: Final = " - "
+
+
+def snapshot(target: Target, pages: Iterable[Page], taken_at: datetime) -> Snapshot:
+    """All pages of one look as a snapshot.
+
+    A record that is on two pages (a call that arrived between the requests shifted the rows) counts once, as
+    the later page has it.
+    """
+    records = {record.id: (record, page.account_id) for page in pages for record in page.records}
+    sightings = tuple(
+        sighting for record, account_id in records.values() for sighting in _sightings(record, target, account_id)
+    )
+    return Snapshot(target=target, taken_at=taken_at, sightings=sightings)
+
+
+def sightings_of(records: Iterable[Record], target: Target, account_id: str | None = None) -> tuple[Sighting, ...]:
+    """What these records (of the call log, say) show of a target. `account_id` where a record does not tell."""
+    return tuple(sighting for record in records for sighting in _sightings(record, target, account_id))
+
+
+def _sightings(record: Record, target: Target, account_id: str | None) -> Iterator[Sighting]:
+    if record.type.lower() != "voice" or record.action.lower() in _WITHOUT_CALL:
+        return
+    legs = record.legs or []
+    owners = dict.fromkeys([owner for leg in legs if (owner := _owner(leg))])
+    stated = target.extension_id or _stated_extension(record)
+    for extension_id in (stated,) if stated else tuple(owners) or (UNASSIGNED,):
+        own = [leg for leg in legs if _owner(leg) == extension_id] if extension_id in owners else legs
+        is_whole = len(own) == len(legs) or (stated is not None and len(owners) <= 1)
+        view = whole(record, legs) if is_whole else share(record, legs, own)
+        yield _sighting(record, extension_id, view, account_id, rings_alone=len(owners) <= 1)
+
+
+def _owner(leg: RecordLeg) -> str | None:
+    owner = leg.extension
+    return str(owner.id) if owner is not None and owner.id else None
+
+
+def _stated_extension(record: Record) -> str | None:
+    """The record's own word: its extension, or the one in its address (slate-account-ringout-2legs)."""
+    if record.extension is not None and record.extension.id:
+        return str(record.extension.id)
+    found = _EXTENSION.search(record.uri or "")
+    return found[1] if found else None
+
+
+def _session(record: Record) -> str:
+    """`sessionId` is "0" in every conference (embeddable-319): no name for a session."""
+    if record.telephony_session_id:
+        return record.telephony_session_id
+    return record.id if record.session_id == "0" else record.session_id
+
+
+def _sighting(record: Record, extension_id: str, view: View, account_id: str | None, *, rings_alone: bool) -> Sighting:
+    from_party, to_party, queue = _parties(record, view)
+    outcome = view.outcome
+    return Sighting(
+        extension_id=extension_id,
+        session_id=_session(record),
+        account_id=account_in(record.uri) or account_id,
+        record_id=record.id,
+        direction=view.direction,
+        state=outcome.state,
+        provisional=outcome.provisional,
+        rings_alone=rings_alone,
+        disposition=outcome.disposition,
+        from_party=from_party,
+        to_party=to_party,
+        queue=queue,
+        started_at=view.started_at,
+        ended_at=view.ended_at if outcome.state is State.ENDED else None,
+        legs=tuple([_leg(leg, view.started_at) for leg in view.legs]),
+        provider=Provider(
+            name="ringcentral",
+            record_id=record.id,
+            session_id=record.session_id,
+            action=record.action,
+            result=record.result,
+            reason=record.reason,
+        ),
+    )
+
+
+def _leg(leg: RecordLeg, call_start: datetime) -> Leg:
+    started_at = leg.start_time or call_start
+    return Leg(key=f"{leg.leg_type}@{started_at.timestamp():.3f}", started_at=started_at, accepted=accepted(leg))
+
+
+def _parties(record: Record, view: View) -> tuple[Party | None, Party | None, Queue | None]:
+    if view.offered:
+        return _caller_of_offer(view), _called_of_offer(view), None
+    from_party, to_party = _party(view.from_), _party(view.to)
+    name = from_party.name if from_party else None
+    if from_party and name and _QUEUE_MARK in name and _came_through_queue(record, view):
+        queue, _, caller = name.rpartition(_QUEUE_MARK)
+        named = Party(
+            number=from_party.number,
+            name=caller or None,
+            extension_number=from_party.extension_number,
+            location=from_party.location,
+        )
+        return named, to_party, Queue(name=queue) if queue else None
+    return from_party, to_party, None
+
+
+def _came_through_queue(record: Record, view: View) -> bool:
+    """A queue's record starts with the ringing of the agent's phone, a direct call's before it (seed-*-3)."""
+    if view.direction is not Direction.INBOUND:
+        return False
+    if (record.delegation_type or "").lower() == "queueforwarding":
+        return True
+    return any(rings_out(leg) and leg.start_time == view.started_at for leg in view.legs)
+
+
+def _caller_of_offer(view: View) -> Party | None:
+    """Nobody, where both sides are the extension itself (seed-queue-1)."""
+    if view.from_ is None or view.from_.phone_number is None or _same_side(view):
+        return None
+    return _party(view.from_)
+
+
+def _called_of_offer(view: View) -> Party | None:
+    """The extension itself; its name stands on the other side (seed-queue-1)."""
+    party = _party(view.to)
+    if party is None or party.name or view.from_ is None or not _same_side(view):
+        return party
+    return Party(
+        number=party.number,
+        name=view.from_.name or None,
+        extension_number=party.extension_number,
+        location=party.location,
+    )
+
+
+def _same_side(view: View) -> bool:
+    own = view.to.extension_number if view.to else None
+    return bool(own) and view.from_ is not None and view.from_.extension_number == own
+
+
+def _party(side: Side | None) -> Party | None:
+    if side is None:
+        return None
+    party = Party(
+        number=side.phone_number or None,
+        name=side.name or None,
+        extension_number=side.extension_number or None,
+        location=side.location or None,
+    )
+    return None if party == _NOBODY else party
+
+
+_NOBODY: Final = Party()
