@@ -4,7 +4,6 @@ A sink's settings class is registered under the entry-point group `callcast.sink
 in the configuration. Keys of a sink's own are fields of its class; pydantic checks them.
 """
 
-import ipaddress
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager
 from fnmatch import fnmatchcase
@@ -58,11 +57,3 @@ class SinkSettings(BaseModel, ABC):
     @abstractmethod
     def open(self, place: Place, /) -> AbstractAsyncContextManager[Sink]:
         """A sink for as long as the context is open. It may be disconnected: then it says `Retry`."""
-
-
-def is_loopback(host: str) -> bool:
-    """`localhost` or an address that never leaves this machine."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"

@@ -18,8 +18,9 @@ from yarl import URL
 
 from callcast.core.clock import Clock
 from callcast.core.sink import Delivered, Delivery, Outcome, Place, Rejected, Retry, Sink
+from callcast.loopback import is_loopback
 from callcast.secret import Secret
-from callcast.sinks import Lax, is_loopback
+from callcast.sinks import Lax
 from callcast.sinks.tls import TlsSettings, tls_fault
 
 RETRY_AFTER_MAX_S = 3600.0

@@ -9,8 +9,8 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import Field, ValidationInfo, field_validator
 
 from callcast.core.sink import Place, Sink
+from callcast.loopback import is_loopback
 from callcast.secret import Secret
-from callcast.sinks import is_loopback
 from callcast.sinks.tls import TlsSettings
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883}

@@ -53,6 +53,7 @@ class Trouble(Struct, frozen=True):
 
 Answer = Trouble | None  # None is the good one
 LOST = Trouble("disconnected", "the connection was lost")
+_OVERDUE = Trouble("timeout", "the broker did not acknowledge in time")
 
 
 class Access(Struct, frozen=True, kw_only=True):
@@ -89,6 +90,7 @@ class _Client(paho.Client):
 class _Ack(Struct):
     size: int
     answer: asyncio.Future[Answer]
+    overdue: asyncio.TimerHandle
 
 
 class Link:
@@ -100,6 +102,7 @@ class Link:
         self._acks: dict[int, _Ack] = {}
         self._subscribed: dict[int, asyncio.Future[Sequence[ReasonCode]]] = {}
         self._in_flight_max = access.in_flight_max
+        self._timeout_s = access.timeout_s
         self._packet_bytes_max = math.inf
         self._slots = asyncio.Semaphore(access.in_flight_max)
         self.heard: Callable[[str, bytes, bool], None] = ignore
@@ -129,7 +132,10 @@ class Link:
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._slots.release()
             return self.trouble
-        ack = self._acks[info.mid] = _Ack(size, self._loop.create_future())
+        # Whoever waits may give up; an acknowledgement that does not come is the connection's trouble all the same,
+        # since MQTT sends again on a new connection only.
+        overdue = self._loop.call_later(self._timeout_s, self.give_up, _OVERDUE)
+        ack = self._acks[info.mid] = _Ack(size, self._loop.create_future(), overdue)
         return await ack.answer
 
     def subscribe(self, filters: Sequence[str]) -> asyncio.Future[Sequence[ReasonCode]]:
@@ -164,6 +170,7 @@ class Link:
         ack = self._acks.pop(mid, None)
         if ack is None:
             return
+        ack.overdue.cancel()
         self._slots.release()
         if not ack.answer.done():
             ack.answer.set_result(_refusal(reason) if reason.is_failure else None)
@@ -188,6 +195,7 @@ class Link:
         self.over.set()
         self.opened.set()
         for ack in self._acks.values():
+            ack.overdue.cancel()
             self._slots.release()
             if not ack.answer.done():
                 ack.answer.set_result(self.trouble if self.trouble.code != PACKET_TOO_LARGE else LOST)

@@ -78,10 +78,7 @@ class MqttSink:
                     return Retry(self._trouble.reason, self._trouble.detail)
                 return _outcome(await link.publish(self._event_message(delivery)))
         except TimeoutError:
-            trouble = Trouble("timeout", "the broker did not acknowledge in time")
-            if self._link is not None:  # MQTT sends again on a new connection only
-                self._link.give_up(trouble)
-            return Retry(trouble.reason, trouble.detail)
+            return Retry("timeout", "the broker did not acknowledge in time")
         except ValueError as error:
             return Rejected("malformed", str(error))
 
@@ -127,11 +124,13 @@ class MqttSink:
     def _tell(self, failures: int) -> None:
         trouble = self._trouble
         if trouble.code == TAKEN_OVER:
-            self._log("mqtt_session_taken_over", client_id=self._client_id, hint=_SAME_ID)
+            self._place.log("mqtt_session_taken_over", client_id=self._client_id, hint=_SAME_ID)
         elif failures == _SHORT_IN_A_ROW and trouble.reason == LOST.reason and not self._version_5:
-            self._log("mqtt_connection_lost", client_id=self._client_id, detail=trouble.detail, hint=_MAYBE_SAME_ID)
+            self._place.log(
+                "mqtt_connection_lost", client_id=self._client_id, detail=trouble.detail, hint=_MAYBE_SAME_ID
+            )
         elif failures == 1:
-            self._log("mqtt_connection_lost", reason=trouble.reason, detail=trouble.detail)
+            self._place.log("mqtt_connection_lost", reason=trouble.reason, detail=trouble.detail)
 
     async def _one_connection(self, *, again: bool) -> Trouble:
         """From the first packet to the last; returns why it is over."""
@@ -167,7 +166,7 @@ class MqttSink:
         own = OwnTopics(link, self._topics, birth, self._client_id)
         refusal = await link.publish(self._state_message(self._topics.status, birth))
         if refusal is not None:
-            self._log("mqtt_state_refused", topic=self._topics.status, detail=refusal.detail)
+            self._place.log("mqtt_state_refused", topic=self._topics.status, detail=refusal.detail)
         return own
 
     async def _mirror_while_up(self, link: Link, own: OwnTopics) -> None:
@@ -232,20 +231,16 @@ class MqttSink:
 
         async def publish() -> None:
             for topic, payload in left:
-                async with asyncio.timeout(self._timeout_s):
-                    refusal = await link.publish(self._state_message(topic, payload))
+                refusal = await link.publish(self._state_message(topic, payload))
                 if refusal is not None:
                     refused[topic] = refusal
 
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(min(_STATE_AT_ONCE, len(state))):
-                    tasks.create_task(publish())
-        except* TimeoutError:
-            link.give_up(Trouble("timeout", "the broker did not acknowledge in time"))
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(min(_STATE_AT_ONCE, len(state))):
+                tasks.create_task(publish())
         if refused and not link.over.is_set():
             topic, refusal = next(iter(refused.items()))
-            self._log("mqtt_state_refused", topic=topic, detail=refusal.detail, topics=len(refused))
+            self._place.log("mqtt_state_refused", topic=topic, detail=refusal.detail, topics=len(refused))
 
     async def _sweep(self, link: Link, own: OwnTopics) -> None:
         """Remove what the broker still remembers of us and the board does not show: calls that ended unseen."""
@@ -253,13 +248,10 @@ class MqttSink:
             stale = await own.read() - self._retained.wanted.keys()
         except UnreadableError as error:
             if not link.over.is_set():
-                self._log("mqtt_stale_state_kept", detail=str(error))
+                self._place.log("mqtt_stale_state_kept", detail=str(error))
             return
         self._retained.dirty.update(stale)
         self._dirty.set()
-
-    def _log(self, event: str, **facts: object) -> None:
-        self._place.log(event, sink=self._place.name, **facts)
 
 
 def _outcome(answer: Answer) -> Outcome:

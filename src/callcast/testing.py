@@ -1,0 +1,423 @@
+"""Does a sink keep the contract? A suite for anybody's sink; callcast's own pass it too.
+
+    class TestNtfy(SinkContract):
+        @asynccontextmanager
+        async def far_side(self):
+            async with my_ntfy_server() as server:
+                yield NtfyFarSide(server)
+
+`NtfyFarSide` is a `FarSide`: the other end, under the test's control. pytest then asks the sink every question
+of `SinkContract`. Nothing but pytest is needed; every question runs in an event loop of its own.
+"""
+
+# ruff: noqa: S101, ASYNC110 (a test suite asserts, and waits for what others do)
+
+import asyncio
+import gc
+import logging
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+from unittest import SkipTest
+
+from msgspec.structs import replace
+
+from callcast.core.board import Summary, Turn
+from callcast.core.model import (
+    Call,
+    CallEvent,
+    Direction,
+    Disposition,
+    Event,
+    Evidence,
+    Observation,
+    Party,
+    Provider,
+    Queue,
+    SourceEvent,
+    State,
+)
+from callcast.core.sink import Delivered, Delivery, Place, Rejected, Retry, Sink
+from callcast.core.wire import Wire
+from callcast.sinks import SinkSettings
+
+PATIENCE_S = 30.0  # a right sink never comes near it
+_A_MOMENT_S = 0.05  # long enough to catch a sink that does not wait, and no right sink depends on it
+_AT = datetime(2021, 1, 19, 23, 58, 57, tzinfo=UTC)
+
+Mode = Literal["accepting", "holding", "refusing", "down"]
+
+
+class FarSide(ABC):
+    """The other end of a sink.
+
+    settings: point at this far side; `timeout_s` small, say 0.5.
+    secrets: texts in the settings that must never be shown.
+    can_refuse: false when there is no such thing as a permanent no.
+    """
+
+    settings: SinkSettings
+    secrets: Sequence[str] = ()
+    can_refuse: bool = True
+
+    @abstractmethod
+    async def become(self, mode: Mode, /) -> None:
+        """From now on:
+
+        accepting: take every event and say so. holding: take events, if that can be, and say nothing; becoming
+        accepting again afterwards, answer what was held. refusing: say no for good. down: not there at all.
+        """
+
+    @abstractmethod
+    def received(self) -> Sequence[str]:
+        """The ids of the events that have come, in order; while holding, none or those that have come too."""
+
+    async def reached(self) -> None:  # noqa: B027 (not every far side can tell)
+        """While holding: return when the sink is waiting for the answer, if the far side can tell."""
+
+    def open(self, place: Place, /) -> AbstractAsyncContextManager[Sink]:
+        return self.settings.open(place)
+
+
+class SinkContract(ABC):
+    """The questions. Derive a class whose name starts with `Test` and say how to make the far side."""
+
+    @abstractmethod
+    def far_side(self) -> AbstractAsyncContextManager[FarSide]: ...
+
+    def test_delivers_every_kind_of_event(self) -> None:
+        """Every event is delivered, and its id is on the wire, once."""
+
+        async def question(bench: Bench) -> None:
+            for delivery in deliveries():
+                assert await bench.sink.send(delivery) == Delivered()
+            ids = [delivery.event.id for delivery in deliveries()]
+            await until(lambda: len(bench.far.received()) >= len(ids))
+            assert list(bench.far.received()) == ids
+
+        self._ask(question)
+
+    def test_delivers_at_the_same_time(self) -> None:
+        """As many deliveries as `concurrency` says may be under way at once."""
+
+        async def question(bench: Bench) -> None:
+            many = [delivery(number) for number in range(bench.far.settings.concurrency)]
+            outcomes = await asyncio.gather(*(bench.sink.send(each) for each in many))
+            assert outcomes == [Delivered()] * len(many)
+            await until(lambda: len(bench.far.received()) >= len(many))
+            assert sorted(bench.far.received()) == sorted(each.event.id for each in many)
+
+        self._ask(question)
+
+    def test_returns_only_after_the_answer(self) -> None:
+        """While the far side has not answered, the sink has not either."""
+
+        async def question(bench: Bench) -> None:
+            await bench.far.become("holding")
+            sending = asyncio.create_task(bench.sink.send(delivery()))
+            await bench.far.reached()
+            await asyncio.wait([sending], timeout=_A_MOMENT_S)
+            assert not sending.done(), "answered before the far side did"
+            await bench.far.become("accepting")
+            assert await sending == Delivered()
+
+        self._ask(question)
+
+    def test_says_retry_when_the_far_side_is_down_and_delivers_when_it_is_back(self) -> None:
+        """An outage is no rejection and no exception, and the same sink delivers afterwards."""
+
+        async def question(bench: Bench) -> None:
+            await bench.far.become("down")
+            outcome = await bench.sink.send(delivery())
+            assert isinstance(outcome, Retry)
+            assert outcome.reason
+            await bench.far.become("accepting")
+            await bench.delivered(delivery())
+
+        self._ask(question)
+
+    def test_can_be_opened_while_the_far_side_is_down(self) -> None:
+        """A far side that is down at the start is trouble of the far side, not of the program."""
+
+        async def question(bench: Bench) -> None:
+            assert isinstance(await bench.sink.send(delivery()), Retry)
+            await bench.far.become("accepting")
+            await bench.delivered(delivery())
+
+        self._ask(question, mode="down")
+
+    def test_says_rejected_on_a_permanent_no(self) -> None:
+        """What can never be right is not tried again."""
+
+        async def question(bench: Bench) -> None:
+            if not bench.far.can_refuse:
+                raise SkipTest("this far side has no permanent no")
+            await bench.far.become("refusing")
+            assert isinstance(await bench.sink.send(delivery()), Rejected)
+
+        self._ask(question)
+
+    def test_says_retry_when_no_answer_comes_in_time(self) -> None:
+        """`timeout_s` holds, and the sink can be used afterwards."""
+
+        async def question(bench: Bench) -> None:
+            await bench.far.become("holding")
+            assert isinstance(await bench.sink.send(delivery()), Retry)
+            await bench.far.become("accepting")
+            await bench.delivered(delivery(1))
+
+        self._ask(question)
+
+    def test_can_be_cancelled(self) -> None:
+        """A cancelled attempt ends at once, and the sink can be used afterwards."""
+
+        async def question(bench: Bench) -> None:
+            await bench.far.become("holding")
+            sending = asyncio.create_task(bench.sink.send(delivery()))
+            await bench.far.reached()
+            sending.cancel()
+            await asyncio.wait([sending])
+            assert sending.cancelled()
+            await bench.far.become("accepting")
+            await bench.delivered(delivery(1))
+
+        self._ask(question)
+
+    def test_can_be_closed_while_the_far_side_is_silent(self) -> None:
+        """Stopping needs no answer."""
+
+        async def question(bench: Bench) -> None:
+            await bench.far.become("holding")
+            sending = asyncio.create_task(bench.sink.send(delivery()))
+            await bench.far.reached()
+            sending.cancel()
+            await asyncio.wait([sending])
+
+        self._ask(question)
+
+    def test_keeps_secrets_to_itself(self) -> None:
+        """No secret is in a representation, an outcome or a log, whatever goes wrong."""
+        shown: list[str] = []
+
+        async def question(bench: Bench) -> None:
+            shown.extend(map(repr, (bench.far.settings, str(bench.far.settings), bench.sink, vars(bench.far.settings))))
+            modes: tuple[Mode, ...] = ("accepting", "refusing", "down")
+            for mode in modes if bench.far.can_refuse else ("accepting", "down"):
+                await bench.far.become(mode)
+                shown.append(repr(await bench.sink.send(delivery())))
+            shown.append(repr(bench.logged))
+
+        with _logs() as logs:
+            secrets = self._ask(question)
+        for secret in secrets:
+            assert not any(secret in text for text in (*shown, *logs))
+
+    def _ask(
+        self, question: Callable[["Bench"], Coroutine[Any, Any, None]], *, mode: Mode = "accepting"
+    ) -> Sequence[str]:
+        """Put one question to a fresh sink, and look whether it leaves anything behind. Returns the secrets."""
+
+        async def ask() -> Sequence[str]:
+            async with asyncio.timeout(PATIENCE_S), self.far_side() as far:
+                await far.become(mode)
+                before = asyncio.all_tasks()
+                logged: list[tuple[str, dict[str, object]]] = []
+                async with far.open(place(logged)) as sink:
+                    await question(Bench(far, sink, logged))
+                await until(lambda: asyncio.all_tasks() <= before)
+                return far.secrets
+
+        before = _belongings()
+        secrets = asyncio.run(ask())
+        _nothing_left(before)
+        return secrets
+
+
+class Bench:
+    """One sink and its far side."""
+
+    def __init__(self, far: FarSide, sink: Sink, logged: list[tuple[str, dict[str, object]]]) -> None:
+        self.far = far
+        self.sink = sink
+        self.logged = logged
+
+    async def delivered(self, wanted: Delivery) -> None:
+        """Try until it is delivered and has come."""
+        while isinstance(outcome := await self.sink.send(wanted), Retry):
+            await asyncio.sleep(_A_MOMENT_S)
+        assert outcome == Delivered()
+        await until(lambda: wanted.event.id in self.far.received())
+
+
+def call(number: int = 0, *, state: State = State.RINGING, source: str = "acme") -> Call:
+    """A call as it may look; another one for each number."""
+    ended = state is State.ENDED
+    return Call(
+        source=source,
+        call_id=f"62264425016/s-{number:032x}",
+        session_id=f"s-{number:032x}",
+        extension_id="62264425016",
+        account_id="809646016",
+        sequence=1,
+        direction=Direction.INBOUND,
+        state=state,
+        from_party=Party(number="+16504306662", name="Zoë “wireless” 電話", location="San Mateo, CA"),
+        to_party=Party(number="+16502886382", name="Tyler Liu"),
+        queue=Queue(name="Support"),
+        started_at=_AT,
+        answered_at=_AT + timedelta(seconds=4) if state is not State.RINGING else None,
+        answered_exact=True,
+        ended_at=_AT + timedelta(seconds=10) if ended else None,
+        ended_exact=True,
+        disposition=Disposition.ANSWERED if ended else None,
+        provider=Provider(name="ringcentral", record_id=f"LI{number}", result="In Progress"),
+    )
+
+
+def event(number: int = 0, *, kind: str = "call.ringing", state: State = State.RINGING) -> CallEvent:
+    """An event of a call; its id depends on the number and the type."""
+    return CallEvent(
+        id=f"evt_{kind.replace('.', '')}{number:08d}",
+        type=kind,
+        time=_AT,
+        call=call(number, state=state),
+        previous_state=None,
+        sequence=1,
+        observation=Observation(after=None, before=_AT, exact=True, evidence=Evidence.ACTIVE_CALLS, first_look=False),
+    )
+
+
+def delivery(number: int = 0, *, of: Event | None = None, attempt: int = 1) -> Delivery:
+    """An event that is owed, for one attempt."""
+    now = datetime.now(UTC)
+    return Delivery(
+        sink="tested",
+        seq=number + 1,
+        event=of or event(number),
+        attempt=attempt,
+        recorded_at=now,
+        expires_at=now + timedelta(seconds=60),
+    )
+
+
+def deliveries() -> Sequence[Delivery]:
+    """One of every shape: live, final, corrected, of a source, and with nothing known but what must be."""
+    ended = event(1, kind="call.ended", state=State.ENDED)
+    bare = event(2)
+    unknown = replace(bare.call, from_party=None, to_party=None, queue=None, account_id=None)
+    source = SourceEvent(
+        id="evt_source1", type="source.degraded", time=_AT, source="acme", extension_id=None, reason="server", since=_AT
+    )
+    return [
+        delivery(0),
+        delivery(1, of=ended),
+        delivery(1, of=replace(ended, id="evt_corrected1", type="call.corrected", corrects=ended.id)),
+        delivery(2, of=replace(bare, call=unknown)),
+        delivery(3, of=source),
+    ]
+
+
+class StillBoard:
+    """A board on which nothing ever happens."""
+
+    version = 0
+
+    def __init__(self, calls: Sequence[Call] = ()) -> None:
+        self._calls = calls
+
+    def calls(self) -> Sequence[Call]:
+        return self._calls
+
+    def extensions(self, _source: str, /) -> Sequence[str]:
+        return ["62264425016"]
+
+    def summaries(self) -> Sequence[Summary]:
+        return [
+            Summary(
+                source="acme",
+                ringing=0,
+                dialing=0,
+                connected=0,
+                answered_today=0,
+                missed_today=0,
+                as_of=None,
+                complete=True,
+            )
+        ]
+
+    async def changed(self, _since: int, /) -> Turn:
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError("nothing ever happens")
+
+
+class RealClock:
+    """Time as it passes."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def wall(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float, /) -> None:
+        await asyncio.sleep(seconds)
+
+
+def place(logged: list[tuple[str, dict[str, object]]] | None = None) -> Place:
+    """Where a sink under test stands. What it logs is added to `logged`."""
+    kept = [] if logged is None else logged
+    return Place(
+        name="tested",
+        installation="0123456789abcdef",
+        version="0.0.0",
+        board=StillBoard(),
+        wire=Wire(),
+        clock=RealClock(),
+        log=lambda name, **facts: kept.append((name, facts)),
+    )
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait for what must come. `PATIENCE_S` bounds it from outside."""
+    while not true():
+        await asyncio.sleep(0.005)
+
+
+@contextmanager
+def _logs() -> Iterator[list[str]]:
+    """Everything that is logged meanwhile, by anybody."""
+    texts: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: texts.append(handler.format(record))  # type: ignore[method-assign]
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    try:
+        yield texts
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+
+
+def _belongings() -> set[object]:
+    """What this process holds: threads, and open files and sockets."""
+    gc.collect()
+    return {*threading.enumerate(), *Path("/dev/fd").iterdir()}
+
+
+def _nothing_left(before: set[object]) -> None:
+    """A thread may still be at its last instruction; anything else that stays is a leak."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while left := _belongings() - before:
+        if time.monotonic() > deadline_s:
+            raise AssertionError(f"left open after close: {left}")
+        time.sleep(_A_MOMENT_S)
