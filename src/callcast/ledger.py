@@ -4,12 +4,12 @@ Changes of one source are made one at a time, because each is compared with what
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timedelta
 
-from callcast.core.diff import Picture
-from callcast.core.model import Change, Look, Snapshot, Target
+from callcast.core.model import Change, Look, Sighting, Snapshot, Target
 from callcast.core.outbox import Outbox
+from callcast.core.picture import Picture
 
 LOOK_KEPT_EVERY = timedelta(seconds=60)  # contract 5: the last good look is kept at least this often
 
@@ -31,16 +31,17 @@ class Ledger:
         """Compare a look with what is known, and record both. Raises OutboxUnavailable, then nothing has changed."""
         async with self._lock:
             await self._recall(self.picture.unknown_sessions(snapshot))
-            look = Look(target=snapshot.target, taken_at=snapshot.taken_at)
+            taken_at = self.picture.clamped(snapshot.target, snapshot.taken_at)
+            look = Look(target=snapshot.target, taken_at=taken_at)
             change = compare()
             if change or self._is_old(look):
                 await self._record(look, change)
             self.picture.apply(look, change)
 
-    async def change(self, sessions: Collection[str], compare: Callable[[], Change]) -> None:
+    async def change(self, sightings: Iterable[Sighting], compare: Callable[[], Change]) -> None:
         """Record what something other than a look has shown. Raises OutboxUnavailable."""
         async with self._lock:
-            await self._recall(sessions)
+            await self._recall(self.picture.unknown_sessions(sightings))
             change = compare()
             if change:
                 await self._record(None, change)

@@ -28,15 +28,20 @@ REFUSED_EVERY_S = 300.0  # contract 10.2: a target that the platform refuses is 
 
 
 class Observer(Protocol):
-    """Who is told what the poller does; nothing here may block."""
+    """Who is told what the poller of one source does; nothing here may block."""
 
+    def watching(self, extension_ids: Sequence[str], interval_s: float, /) -> None:
+        """Which extensions are looked at from now on; none: the account as a whole."""
+        ...
+
+    def watched_twice(self, extension_id: str, /) -> None: ...
+    def paced(self, interval_s: float, /) -> None: ...
     def look_good(self, snapshot: Snapshot, took_s: float, /) -> None: ...
     def look_failed(self, target: Target, error: LookFailed, took_s: float, /) -> None: ...
     def turns_missed(self, target: Target, count: int, /) -> None: ...
-    def paced(self, source: str, interval_s: float, /) -> None: ...
-    def store_failed(self, source: str, error: OutboxUnavailable, /) -> None: ...
-    def stepped(self, source: str, /) -> None:
-        """The scheduler is alive (also while it waits out a penalty)."""
+    def store_failed(self, error: OutboxUnavailable, /) -> None: ...
+    def stepped(self) -> None:
+        """The scheduler is alive, also while it waits out a penalty."""
         ...
 
 
@@ -109,13 +114,20 @@ class Poller:
         else:
             own = await self._resolve_own() if "~" in self._extensions else ""
             wanted = dict.fromkeys(own if e == "~" else e for e in self._extensions)
-            self._targets = [Target(source=self._source, extension_id=e) for e in wanted if self._claim(e)]
+            self._targets = [Target(source=self._source, extension_id=e) for e in wanted if self._is_ours(e)]
             await self._end_unwatched(frozenset(wanted))
-        looks = {t.extension_id or "": at for t, at in self._ledger.picture.looks.items()}
+        looks = {t.extension_id or "": at for t in self._targets if (at := self._ledger.picture.looks.get(t))}
         self._freshness.watch([t.extension_id or "" for t in self._targets], looks, self._upstream.now())
+        self._observer.watching([t.extension_id for t in self._targets if t.extension_id], self.interval_s)
         start = self._clock.monotonic()
         gap_s = self.interval_s / max(1, len(self._targets))
         self._turns = [(start + i * gap_s, i, target) for i, target in enumerate(self._targets)]
+
+    def _is_ours(self, extension_id: str) -> bool:
+        ours = self._claim(extension_id)
+        if not ours:
+            self._observer.watched_twice(extension_id)
+        return ours
 
     async def _resolve_own(self) -> str:
         """The id behind `~`: kept from an earlier run, or asked for until the platform answers."""
@@ -139,15 +151,14 @@ class Poller:
     async def _wait_stepping(self, seconds: float) -> None:
         until = self._clock.monotonic() + seconds
         while (left := until - self._clock.monotonic()) > 0:
-            self._observer.stepped(self._source)
+            self._observer.stepped()
             await self._clock.sleep(min(left, CHUNK_S))
 
     async def _end_unwatched(self, watched: frozenset[str]) -> None:
         picture = self._ledger.picture
         gone = {call.extension_id for call in picture.live_calls()} - watched
         if gone:
-            sessions = {call.session_id for call in picture.live_calls() if call.extension_id in gone}
-            await self._ledger.change(sessions, lambda: unwatch(picture, gone, self._upstream.now()))
+            await self._ledger.change((), lambda: unwatch(picture, gone, self._upstream.now()))
 
     async def _schedule(self, tasks: asyncio.TaskGroup) -> None:
         next_step = self._clock.monotonic()
@@ -166,8 +177,8 @@ class Poller:
 
     async def _step(self) -> None:
         """What wants doing every second, also while a penalty is waited out."""
-        self._observer.stepped(self._source)
-        self._observer.paced(self._source, self.interval_s)
+        self._observer.stepped()
+        self._observer.paced(self.interval_s)
         await self._check_freshness()
 
     async def _wait_returned(self) -> None:
@@ -198,7 +209,7 @@ class Poller:
             await self._ledger.take(snapshot, lambda: diff(picture, snapshot, rules))
             await self._tell(self._freshness.good(target.extension_id or "", snapshot.taken_at))
         except OutboxUnavailable as error:
-            self._observer.store_failed(self._source, error)
+            self._observer.store_failed(error)
 
     async def _note_gap(self, target: Target, taken_at: datetime) -> None:
         """Blind for as long as makes a source degraded: the call log is asked what happened meanwhile."""
@@ -230,7 +241,7 @@ class Poller:
     def _pause_s(self, failures: int) -> float:
         """Exponential with jitter, but never long: back to the plan within one cycle of the recovery."""
         interval_s = self.interval_s
-        pause_s = min(max(interval_s, 1.0) * 2 ** min(failures - 1, 10), max(interval_s, RETRY_MAX_S))
+        pause_s = min(max(interval_s, 1.0) * 2.0 ** min(failures - 1, 10), max(interval_s, RETRY_MAX_S))
         return pause_s * self._random.uniform(0.8, 1.2)
 
     async def _check_freshness(self) -> None:
@@ -238,7 +249,7 @@ class Poller:
         try:
             await self._tell(events)
         except OutboxUnavailable as error:
-            self._observer.store_failed(self._source, error)
+            self._observer.store_failed(error)
 
     async def _tell(self, events: list[SourceEvent]) -> None:
         """Event first, state second: told again after a crash in between, with the same id."""
@@ -253,4 +264,4 @@ class Poller:
         try:
             await self._ledger.keep_looks()
         except OutboxUnavailable as error:
-            self._observer.store_failed(self._source, error)
+            self._observer.store_failed(error)

@@ -25,8 +25,8 @@ LATENESS = timedelta(seconds=15)
 
 
 class Observer(Protocol):
-    def lookup_failed(self, source: str, error: LookFailed, /) -> None: ...
-    def store_failed(self, source: str, error: OutboxUnavailable, /) -> None: ...
+    def lookup_failed(self, error: LookFailed, /) -> None: ...
+    def store_failed(self, error: OutboxUnavailable, /) -> None: ...
     def gap_filled(self, target: Target, after: datetime, calls: int, /) -> None: ...
 
 
@@ -64,7 +64,7 @@ class Reconciler:
             try:
                 await self.round()
             except OutboxUnavailable as error:
-                self._observer.store_failed(self._ledger.picture.source, error)
+                self._observer.store_failed(error)
             await self._clock.sleep(ROUND_S)
 
     async def round(self) -> None:
@@ -88,12 +88,12 @@ class Reconciler:
         try:
             found = await self._upstream.ended_since(target, after=gap.after - LONGEST_WAIT)
         except LookFailed as error:
-            self._observer.lookup_failed(target.source, error)
+            self._observer.lookup_failed(error)
             return
         missed = [s for s in found if s.ended_at is None or s.ended_at >= gap.after - LATENESS]
         await self._ledger.change(
-            {s.session_id for s in missed},
-            lambda: fill(self._ledger.picture, target, missed, self._upstream.now(), self._rules),
+            missed,
+            lambda: fill(self._ledger.picture, target, missed, self._upstream.now(), self._rules, after=gap.after),
         )
         self._gaps.remove(gap)
         await self._keep_gaps()
@@ -110,13 +110,13 @@ class Reconciler:
         self._asked[call.call_id] = (questions + 1, self._clock.monotonic() + pause_s)
         found = await self._find(call)
         if found is not None:
-            await self._ledger.change({call.session_id}, lambda: self._settled(call, found))
+            await self._ledger.change(found, lambda: self._settled(call, found))
 
     async def _find(self, call: Call) -> Sequence[Sighting] | None:
         try:
             return await self._upstream.find(call)
         except LookFailed as error:
-            self._observer.lookup_failed(call.source, error)
+            self._observer.lookup_failed(error)
             return () if self._hope_s(call) <= 0 else None
 
     def _settled(self, call: Call, found: Sequence[Sighting]) -> Change:

@@ -1,0 +1,135 @@
+"""Turns what the rooms say happened into metrics, log lines and the board. Nothing in here blocks or decides."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from callcast.board import LiveBoard
+from callcast.core.clock import Clock
+from callcast.core.freshness import stale_after_s
+from callcast.core.model import CallEvent, Change, Event, Snapshot, SourceEvent, Target
+from callcast.core.outbox import OutboxUnavailable
+from callcast.core.upstream import LookFailed, Reason
+from callcast.metrics import Metrics
+
+
+class SourceObserver:
+    """One source: told by its poller, reconciler, ledger and client."""
+
+    def __init__(self, source: str, board: LiveBoard, metrics: Metrics, clock: Clock, log: Any) -> None:
+        self.source = source
+        self._board = board
+        self._metrics = metrics
+        self._clock = clock
+        self._log = log.bind(source=source)
+        self._interval_s = 0.0
+        self._extensions: Sequence[str] = ()
+        self._started = clock.monotonic()
+        self._seen: float | None = None
+        self._last_failure = ""
+        self.stepped_at = clock.monotonic()
+        metrics.watch_source(source)
+
+    # What the poller says.
+
+    def watching(self, extension_ids: Sequence[str], interval_s: float, /) -> None:
+        self._extensions = extension_ids
+        self._pace(interval_s)
+        self._log.info("polling_started", extensions=len(extension_ids) or "account", interval_s=round(interval_s, 1))
+
+    def paced(self, interval_s: float, /) -> None:
+        if interval_s != self._interval_s:
+            self._pace(interval_s)
+
+    def _pace(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._board.watch(self.source, self._extensions, interval_s)
+        self._metrics.poll_interval(self.source, interval_s)
+
+    def look_good(self, snapshot: Snapshot, took_s: float, /) -> None:
+        self._seen = self._clock.monotonic()
+        self._board.looked(snapshot.target, snapshot.taken_at)
+        self._metrics.poll_finished(self.source, None, took_s)
+
+    def look_failed(self, target: Target, error: LookFailed, took_s: float, /) -> None:
+        self._last_failure = error.detail
+        self._metrics.poll_finished(self.source, error.reason, took_s)
+        self._log.warning(
+            "look_failed",
+            extension=target.extension_id,
+            reason=error.reason,
+            detail=error.detail,
+            request_id=error.request_id,
+        )
+
+    def watched_twice(self, extension_id: str, /) -> None:
+        self._log.warning("extension_watched_twice", extension=extension_id, detail="another source watches it already")
+
+    def turns_missed(self, target: Target, count: int, /) -> None:
+        self._log.warning("turns_missed", extension=target.extension_id, count=count, reason="looks are slow")
+
+    def stepped(self) -> None:
+        self.stepped_at = self._clock.monotonic()
+
+    def store_failed(self, error: OutboxUnavailable, /) -> None:
+        self._log.error("outbox_unavailable", reason="outbox", detail=str(error))
+
+    # What the reconciler says.
+
+    def lookup_failed(self, error: LookFailed, /) -> None:
+        self._log.warning("lookup_failed", reason=error.reason, detail=error.detail, request_id=error.request_id)
+
+    def gap_filled(self, target: Target, after: datetime, calls: int, /) -> None:
+        self._log.info("gap_filled", extension=target.extension_id, after=after.isoformat(), calls=calls)
+
+    # What the client says.
+
+    def answered(self, resource: str, outcome: Reason | str, took_s: float, request_id: str | None, /) -> None:
+        self._log.debug("request_answered", resource=resource, outcome=outcome, took_s=took_s, request_id=request_id)
+
+    def rate_limit(self, group: str, limit: int, remaining: int, silent_s: float, /) -> None:
+        self._metrics.rate_limit(self.source, group, limit=limit, remaining=remaining)
+        if silent_s > 0:
+            until = datetime.fromtimestamp(self._clock.wall().timestamp() + silent_s, self._clock.wall().tzinfo)
+            self._metrics.penalty(self.source, group, until)
+            self._log.warning("rate_limited", reason=group, detail=f"nothing is sent for {silent_s:.0f} s")
+
+    def unknown_word(self, field: str, word: str, /) -> None:
+        self._metrics.unknown_value(field)
+        self._log.warning("unknown_word_seen", reason=field, detail=word)
+
+    def bad_record(self, field: str, /) -> None:
+        self._metrics.bad_record(self.source)
+        self._log.warning("bad_record_left_out", reason=field, detail=f"the field {field!r} is missing or wrong")
+
+    # What the ledger says, after each commit.
+
+    def told(self, change: Change, /) -> None:
+        self._board.apply(change)
+        for event in change.events:
+            self._metrics.event_recorded(event)
+            self._say(event)
+
+    def _say(self, event: Event) -> None:
+        match event:
+            case SourceEvent(type="source.degraded"):
+                self._log.warning(
+                    "source_degraded", extension=event.extension_id, reason=event.reason, since=event.since.isoformat()
+                )
+            case SourceEvent():
+                self._log.warning("source_recovered", extension=event.extension_id, reason=event.reason)
+            case CallEvent():
+                self._log.debug("event_recorded", event_type=event.type, event_id=event.id, call=event.key)
+
+    # What readiness asks.
+
+    def unready(self) -> str | None:
+        """Why this source is not ready, or None."""
+        since = self._started if self._seen is None else self._seen
+        silent_s = self._clock.monotonic() - since
+        if self._seen is not None and silent_s <= stale_after_s(self._interval_s):
+            return None
+        why = f": {self._last_failure}" if self._last_failure else ""
+        if self._seen is None:
+            return f"source {self.source}: no good look yet{why}"
+        return f"source {self.source}: no good look for {silent_s:.0f} s{why}"
