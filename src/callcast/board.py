@@ -13,6 +13,7 @@ from operator import attrgetter
 
 from callcast.core.board import Summary, Turn
 from callcast.core.clock import Clock
+from callcast.core.freshness import stale_after_s
 from callcast.core.model import (
     UNASSIGNED,
     Call,
@@ -30,8 +31,6 @@ from callcast.today import Today
 COUNTS_NOTE = "today"  # the outbox's note of a source that keeps its counts over a restart
 
 _TURNS_KEPT = 1024
-_OVERDUE_INTERVALS = 3
-_OVERDUE_AT_LEAST_S = 30.0
 _KEEP_EVERY_S = 10.0  # also the longest time between recording an event and applying it
 _REPLAY_EVENTS_MAX = 100_000
 _REPLAY_PAGE = 500
@@ -177,7 +176,7 @@ class _Source:
         self._talking: Counter[str] = Counter()  # sessions
         self._watched: dict[str | None, float] = {}  # since when, monotonic
         self._looks: dict[str | None, tuple[datetime, float]] = {}  # platform's time, monotonic
-        self._overdue_after_s = _OVERDUE_AT_LEAST_S
+        self._overdue_after_s = stale_after_s(0.0)
 
     def load(self, known: Known) -> None:
         for call in known.calls.values():
@@ -194,7 +193,7 @@ class _Source:
         wanted: Iterable[str | None] = extension_ids or (None,)
         self._watched = {one: self._watched.get(one, monotonic) for one in wanted}
         self._looks = {one: look for one, look in self._looks.items() if one in self._watched}
-        self._overdue_after_s = max(_OVERDUE_INTERVALS * interval_s, _OVERDUE_AT_LEAST_S)
+        self._overdue_after_s = stale_after_s(interval_s)
         seen = [call.extension_id for call in self.calls.values() if call.extension_id != UNASSIGNED]
         self.extensions = dict.fromkeys((*extension_ids, *seen))
 
@@ -222,7 +221,7 @@ class _Source:
             missed_today=counts.missed,
             as_of=self._as_of(),
             complete=bool(self._watched) and not overdue,
-            overdue=tuple(one for one in overdue if one is not None),
+            overdue=tuple(one for one in overdue if one and len(overdue) < len(self._watched)),
             waiting=len(waiting),
             longest_waiting_since=min(waiting.values(), default=None),
             average_speed_of_answer_s=counts.average_speed_s,

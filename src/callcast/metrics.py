@@ -49,8 +49,8 @@ LANES: tuple[tuple[State, Direction], ...] = (
     (State.CONNECTED, Direction.OUTBOUND),
 )
 RATE_GROUPS = ("heavy", "auth")
-DELIVERY_REASONS = ("timeout", "network", "refused")
-FIELDS = ("result", "reason", "action", "type", "direction")
+DELIVERY_REASONS = ("timeout", "network", "dns", "tls")
+FIELDS = ("type", "direction", "action", "result", "reason", "legType", "delegationType")
 LABEL_VALUES_MAX = 50  # of a label whose words come from outside; the rest is "other"
 
 _POLL_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)

@@ -16,7 +16,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     disposition `missed`.
     as_of: the oldest last look among the targets; None while one was never seen.
     complete: false when a look at one of the targets is overdue.
-    overdue: the extensions whose look is overdue; empty when one look reads the whole account.
+    overdue: the extensions whose look is overdue while others are seen; empty when it is the source as a whole.
     waiting: callers who ring somewhere and talk to nobody yet: one, however many extensions ring for them.
     average_speed_of_answer_s: seconds from ring to answer, over today's answers whose time is exact.
     """

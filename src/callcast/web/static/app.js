@@ -20,6 +20,7 @@ const cards = new Cards(at("calls"), picture, { wall });
 const last = [];
 let version = null;
 let touched = new Set();
+let lastChanged = false;
 let drawn = false; // whether a frame is asked for
 let refused = false;
 
@@ -56,8 +57,7 @@ function showTotals() {
   const totals = picture.totals();
   if (!picture.sources.size) return;
   for (const name of ["waiting", "connected", "dialing", "answered", "missed"]) say(at(name), String(totals[name]));
-  const until = picture.lostAt_ms ?? picture.now();
-  say(at("longest"), totals.longest_ms ? duration((until - totals.longest_ms) / 1000) : "–");
+  say(at("longest"), totals.longest_ms ? duration((picture.known_ms() - totals.longest_ms) / 1000) : "–");
   say(at("speed"), totals.speed_s === null ? "–" : duration(totals.speed_s));
   at("waiting-tile").toggleAttribute("data-some", totals.waiting > 0);
   at("totals").toggleAttribute("data-stale", Boolean(picture.lostAt_ms || picture.stale().length));
@@ -90,6 +90,7 @@ function unseen(source) {
 }
 
 function showLast() {
+  at("footer").hidden = !last.length;
   at("last").replaceChildren(
     ...last.map(({ ms, text }) => {
       const item = document.createElement("li");
@@ -141,7 +142,6 @@ listen({
   },
 });
 
-let lastChanged = false;
 setInterval(() => {
   if (lastChanged) showLast();
   lastChanged = false;

@@ -3,7 +3,7 @@
 import { STATES, duration, hoursMinutes, other, timeOfDay, who } from "./words.js";
 
 const TURN_S = 12; // how long a wall shows one page
-const FEW = 6;
+const SIZES = ["large", "medium", "small"]; // of a wall's cards
 
 export class Cards {
   #cards = new Map(); // key -> {item, parts, call, doubt, text}
@@ -83,7 +83,9 @@ export class Cards {
     const doubt = this.picture.doubt(call);
     this.#say(card, "state", STATES[call.state] + (doubt ? "?" : ""));
     this.#say(card, "other", doubt ? doubtful(doubt) : other(call));
-    this.#say(card, "clock", duration(this.picture.seconds(call, doubt)));
+    const seconds = this.picture.seconds(call, doubt);
+    this.#say(card, "clock", duration(seconds));
+    card.parts.clock.toggleAttribute("data-long", seconds >= 3600);
     card.item.toggleAttribute("data-doubt", Boolean(doubt));
   }
 
@@ -101,7 +103,6 @@ export class Cards {
 
   #arrange() {
     const keys = this.#wanted();
-    this.list.toggleAttribute("data-few", keys.length <= FEW);
     this.#place(this.wall ? this.#onThisPage(keys) : keys);
   }
 
@@ -118,15 +119,26 @@ export class Cards {
   }
 
   #onThisPage(keys) {
-    const fit = this.#fit(keys);
+    const fit = this.#largestFit(keys);
     this.pages = Math.max(1, Math.ceil(keys.length / fit));
     const start = this.page * fit;
     return keys.slice(start, start + fit);
   }
 
-  /** How many cards the wall has room for, measured on a real one. */
-  #fit(keys) {
+  /** Makes the cards as large as they can be with all of them in sight; else small, and the wall turns pages. */
+  #largestFit(keys) {
     if (!keys.length) return 1;
+    let fit = 1;
+    for (const size of SIZES) {
+      this.list.dataset.size = size;
+      fit = this.#fit(keys);
+      if (fit >= keys.length) break;
+    }
+    return fit;
+  }
+
+  /** How many cards of this size the wall has room for, measured on a real one. */
+  #fit(keys) {
     if (!this.list.firstElementChild) this.list.append(this.#cards.get(keys[0]).item);
     const style = getComputedStyle(this.list);
     const gap = parseFloat(style.rowGap) || 0;

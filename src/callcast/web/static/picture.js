@@ -59,17 +59,17 @@ export class Picture {
     const all = [...this.sources.values()];
     const sum = (field) => all.reduce((total, one) => total + one[field], 0);
     const waits = all.map((one) => one.longest_waiting_since).filter(Boolean).map((at) => Date.parse(at));
-    const timed = all.filter((one) => one.average_speed_of_answer_seconds !== null && one.answered);
-    const weight = timed.reduce((total, one) => total + one.answered, 0);
+    const timed = all.filter((one) => one.average_speed_of_answer_seconds !== null && one.answered_today);
+    const weight = timed.reduce((total, one) => total + one.answered_today, 0);
     return {
       waiting: sum("waiting"),
       connected: sum("connected"),
       dialing: sum("dialing"),
-      answered: sum("answered"),
-      missed: sum("missed"),
+      answered: sum("answered_today"),
+      missed: sum("missed_today"),
       longest_ms: waits.length ? Math.min(...waits) : null,
       speed_s: weight
-        ? timed.reduce((total, one) => total + one.average_speed_of_answer_seconds * one.answered, 0) / weight
+        ? timed.reduce((total, one) => total + one.average_speed_of_answer_seconds * one.answered_today, 0) / weight
         : null,
     };
   }
@@ -77,6 +77,12 @@ export class Picture {
   /** Sources whose picture is not whole, and since when. */
   stale() {
     return [...this.sources.values()].filter((one) => !one.complete);
+  }
+
+  /** The last moment that the totals speak of. */
+  known_ms() {
+    const looks = this.stale().map((one) => one.as_of && Date.parse(one.as_of)).filter(Boolean);
+    return this.lostAt_ms ?? (looks.length ? Math.min(...looks) : this.now());
   }
 
   /** Seconds since the oldest look of all; null while something was never looked at. */

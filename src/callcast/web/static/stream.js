@@ -3,7 +3,7 @@
 import { EVENT_TYPES } from "./words.js";
 
 const SILENT_MS = 8000; // the service says something every two seconds
-const RETRY_MS = 2000;
+const RETRY_MS = 2000; // give or take half: many walls come back at once
 
 /**
  * to.hello(data), to.board(data), to.event(type, data): what came. to.lost(reason): nothing comes; called once
@@ -55,7 +55,7 @@ export function listen(to) {
   let waiting = null;
   function again() {
     clearTimeout(waiting);
-    waiting = setTimeout(open, RETRY_MS);
+    waiting = setTimeout(open, RETRY_MS * (0.5 + Math.random()));
   }
 
   setInterval(() => {
