@@ -1,0 +1,428 @@
+"""The left half of the pipe on a turned clock and a real outbox: pacing, failures, closure, gaps, restarts."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from callcast.core.diff import Rules
+from callcast.core.freshness import Freshness
+from callcast.core.model import (
+    CallEvent,
+    Change,
+    Direction,
+    Disposition,
+    Event,
+    Known,
+    Leg,
+    Party,
+    Provider,
+    Sighting,
+    Snapshot,
+    State,
+    Target,
+)
+from callcast.core.outbox import OutboxUnavailable
+from callcast.core.picture import Picture
+from callcast.core.upstream import LookFailed, Reason
+from callcast.ledger import Ledger
+from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
+from callcast.poller import REFUSED_EVERY_S, Poller
+from callcast.reconciler import Reconciler
+from tests.clock import TurnedClock
+from tests.far_side import ScriptedUpstream
+
+NOTHING = Known(calls={}, looks={}, notes={})
+
+
+class Notes:
+    """Implements the observers by writing down what they are told."""
+
+    def __init__(self) -> None:
+        self.failures: list[Reason] = []
+        self.missed = 0
+        self.steps = 0
+        self.twice: list[str] = []
+        self.store_faults = 0
+        self.watched: Sequence[str] = ()
+        self.interval_s = 0.0
+
+    def watching(self, extension_ids: Sequence[str], interval_s: float, /) -> None:
+        self.watched, self.interval_s = extension_ids, interval_s
+
+    def watched_twice(self, extension_id: str, /) -> None:
+        self.twice.append(extension_id)
+
+    def paced(self, interval_s: float, /) -> None:
+        self.interval_s = interval_s
+
+    def look_good(self, snapshot: Snapshot, took_s: float, /) -> None: ...
+
+    def look_failed(self, target: Target, error: LookFailed, took_s: float, /) -> None:
+        self.failures.append(error.reason)
+
+    def turns_missed(self, target: Target, count: int, /) -> None:
+        self.missed += count
+
+    def store_failed(self, error: OutboxUnavailable, /) -> None:
+        self.store_faults += 1
+
+    def stepped(self) -> None:
+        self.steps += 1
+
+    def lookup_failed(self, error: LookFailed, /) -> None:
+        self.failures.append(error.reason)
+
+    def gap_filled(self, target: Target, after: datetime, calls: int, /) -> None: ...
+
+
+class Bench:
+    """One source under test: far side, clock, outbox and everything between."""
+
+    def __init__(self, path: Path, clock: TurnedClock | None = None) -> None:
+        self.path = path
+        self.clock = clock or TurnedClock()
+        self.far = ScriptedUpstream(self.clock)
+        self.notes = Notes()
+        self.events: list[Event] = []
+        self.rules = Rules()
+        self.claim: Callable[[str], bool] = lambda _: True
+
+    @asynccontextmanager
+    async def polling(self, extensions: Sequence[str] | None = ("101",), **options: Any) -> AsyncIterator[SqliteOutbox]:
+        async with open_outbox(self.path, self.clock, retention_h=72, outbox_max_mb=64, dead_letter_days=30) as outbox:
+            self.clock.busy = lambda: bool(outbox.queued)
+            task = asyncio.create_task(self._poller(outbox, extensions, await outbox.known(), **options).run())
+            await self.clock.settle()
+            try:
+                yield outbox
+            finally:
+                task.cancel()
+                await asyncio.wait([task])
+                self.clock.busy = lambda: False
+                if not task.cancelled() and task.exception():
+                    raise task.exception()  # type: ignore[misc]
+
+    def _poller(self, outbox: SqliteOutbox, extensions: Sequence[str] | None, known: Any, **options: Any) -> Poller:
+        mine = known.get("acme", NOTHING)
+        ledger = Ledger(Picture("acme", mine), outbox, self._told)
+        reconciler = Reconciler(ledger, self.far, self.rules, self.clock, self.notes, gaps=mine.notes.get("gaps"))
+        return Poller(
+            "acme",
+            extensions,
+            interval_s=options.pop("interval_s", None),
+            upstream=self.far,
+            ledger=ledger,
+            reconciler=reconciler,
+            freshness=Freshness("acme", mine.notes.get("freshness")),
+            rules=self.rules,
+            clock=self.clock,
+            random=Random(1),
+            observer=self.notes,
+            claim=self.claim,
+            own_extension=mine.notes.get("own_extension", b"").decode() or None,
+            **options,
+        )
+
+    def _told(self, change: Change) -> None:
+        self.events += change.events
+
+    @property
+    def types(self) -> list[str]:
+        return [event.type for event in self.events]
+
+    def call_events(self) -> list[CallEvent]:
+        return [event for event in self.events if isinstance(event, CallEvent)]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def sighting(start: datetime, state: State = State.RINGING, **facts: Any) -> Sighting:
+    base: dict[str, Any] = {
+        "extension_id": "101",
+        "session_id": "s-1",
+        "account_id": "9",
+        "record_id": "r-1",
+        "direction": Direction.INBOUND,
+        "state": state,
+        "from_party": Party(number="+15550100199"),
+        "started_at": start,
+        "legs": (Leg(key="Accept", started_at=start, accepted=False),),
+        "provider": Provider(name="ringcentral", record_id="r-1"),
+    }
+    return Sighting(**(base | facts))
+
+
+def over(start: datetime, lasted_s: float = 10, **facts: Any) -> Sighting:
+    ended = {"disposition": Disposition.MISSED, "ended_at": start + timedelta(seconds=lasted_s)}
+    return sighting(start, State.ENDED, **(ended | facts))
+
+
+def failing(reason: Reason) -> Callable[[Target], LookFailed]:
+    return lambda _: LookFailed(reason, "as the test says")
+
+
+async def test_looks_lie_evenly_in_the_interval(bench: Bench) -> None:
+    """Five extensions at one request a second: each is looked at every five seconds, a second apart."""
+    async with bench.polling([str(n) for n in range(5)]):
+        await bench.clock.turn(20.5)
+    assert [round(at) for at, _ in bench.far.looks] == list(range(21))
+    assert [e for _, e in bench.far.looks][:10] == [*"01234", *"01234"]
+
+
+async def test_a_wished_interval_is_kept_where_the_budget_allows(bench: Bench) -> None:
+    """Two extensions every ten seconds, five seconds apart, though the budget would allow more."""
+    async with bench.polling(["1", "2"], interval_s=10.0):
+        await bench.clock.turn(30.5)
+    assert [(round(at), e) for at, e in bench.far.looks] == [
+        (0, "1"),
+        (5, "2"),
+        (10, "1"),
+        (15, "2"),
+        (20, "1"),
+        (25, "2"),
+        (30, "1"),
+    ]
+
+
+async def test_a_hung_look_delays_no_other_target_and_never_piles_up(bench: Bench) -> None:
+    """While one extension's request hangs for 20 s, the other is looked at on time; missed turns are counted."""
+    bench.far.took_s = lambda target: 20.0 if target.extension_id == "1" else 0.0
+    async with bench.polling(["1", "2"]):
+        await bench.clock.turn(24)
+    slow = [at for at, e in bench.far.looks if e == "1"]
+    other = [round(at) for at, e in bench.far.looks if e == "2"]
+    assert slow == [0, 22]
+    assert other == list(range(1, 24, 2))
+    assert bench.notes.missed == 10
+
+
+async def test_nothing_is_sent_while_the_far_side_wants_silence(bench: Bench) -> None:
+    """In a penalty no look starts, and the scheduler still steps every second."""
+    bench.far.hold = 60
+    async with bench.polling():
+        await bench.clock.turn(10)
+        assert bench.far.looks == []
+        assert bench.notes.steps >= 10
+        bench.far.hold = 0
+        await bench.clock.turn(1)
+        assert len(bench.far.looks) == 1
+
+
+async def test_a_failed_look_is_never_an_empty_list(bench: Bench) -> None:
+    """A live call stays live through failures of every reason, and ends by what the next good look shows."""
+    start = bench.clock.now()
+    reasons: list[Reason] = ["timeout", "auth", "rate_limited", "server", "parse", "network"]
+    bench.far.list_of = lambda _: [sighting(start)]
+    async with bench.polling() as outbox:
+        await bench.clock.turn(2)
+        turns = itertools.cycle(reasons)
+        bench.far.list_of = lambda _: LookFailed(next(turns), "as the test says")
+        await bench.clock.turn(200)
+        assert bench.types == ["call.ringing", "source.degraded"]
+        assert len((await outbox.known())["acme"].calls) == 1
+        bench.far.list_of = lambda _: [over(start, 210)]
+        await bench.clock.turn(40)
+    assert bench.types == ["call.ringing", "source.degraded", "call.ended", "source.recovered"]
+    assert set(bench.notes.failures) == set(reasons)
+
+
+async def test_a_failing_target_is_tried_ever_more_seldom_but_soon_enough(bench: Bench) -> None:
+    """Exponential with jitter, at least every 30 s (36 with jitter)."""
+    bench.far.list_of = failing("server")
+    async with bench.polling():
+        await bench.clock.turn(600)
+    gaps = [b[0] - a[0] for a, b in itertools.pairwise(bench.far.looks)]
+    assert gaps[0] < 2
+    assert all(0.8 * 30 <= gap <= 1.2 * 30 + 1 for gap in gaps[6:])
+
+
+async def test_a_refused_extension_is_degraded_alone_and_its_share_goes_to_the_others(bench: Bench) -> None:
+    """403 on one of two: told at once, tried every five minutes, the other twice as often."""
+
+    def answer(target: Target) -> Any:
+        return LookFailed("permission", "no") if target.extension_id == "2" else ()
+
+    bench.far.list_of = answer
+    async with bench.polling(["1", "2"]):
+        await bench.clock.turn(400)
+    refused = [at for at, e in bench.far.looks if e == "2"]
+    assert [round(b - a) for a, b in itertools.pairwise(refused)] == [REFUSED_EVERY_S]
+    assert [(e.type, e.extension_id) for e in bench.events if not isinstance(e, CallEvent)] == [
+        ("source.degraded", "2")
+    ]
+    assert bench.notes.interval_s == 1.0
+
+
+async def test_a_call_that_vanishes_is_looked_up_and_ends_with_what_the_log_says(bench: Bench) -> None:
+    """Asked after call_log_after_s, not before; one end, evidence call_log."""
+    start = bench.clock.now()
+    bench.far.list_of = lambda _: [sighting(start)]
+    async with bench.polling():
+        await bench.clock.turn(3)
+        bench.far.list_of = lambda _: ()
+        await bench.clock.turn(28)
+        assert bench.far.asked == []
+        bench.far.log = [over(start, 5, disposition=Disposition.VOICEMAIL)]
+        await bench.clock.turn(5)
+    assert bench.types == ["call.ringing", "call.ended"]
+    ended = bench.call_events()[-1]
+    assert (ended.call.disposition, ended.observation.evidence) == ("voicemail", "call_log")
+
+
+async def test_a_call_that_nobody_knows_of_any_more_ends_as_unknown_in_time(bench: Bench) -> None:
+    """The log is asked with backoff, and given up after vanished_give_up_s, not a backoff later."""
+    start = bench.clock.now()
+    bench.far.list_of = lambda _: [sighting(start)]
+    async with bench.polling():
+        await bench.clock.turn(3)
+        bench.far.list_of = lambda _: ()
+        await bench.clock.turn(890)
+        assert bench.types == ["call.ringing"]
+        await bench.clock.turn(20)
+    assert bench.types == ["call.ringing", "call.ended"]
+    ended = bench.call_events()[-1]
+    assert (ended.call.disposition, ended.observation.evidence) == ("unknown", "vanished")
+    assert len(bench.far.asked) <= 8
+
+
+async def test_a_call_log_that_fails_does_not_keep_a_vanished_call_for_ever(bench: Bench) -> None:
+    """Even when every lookup fails, the call ends as unknown."""
+    start = bench.clock.now()
+    bench.far.list_of = lambda _: [sighting(start)]
+    async with bench.polling():
+        await bench.clock.turn(3)
+        bench.far.list_of = lambda _: ()
+        bench.far.log_answers = LookFailed("server", "no")
+        await bench.clock.turn(910)
+    assert bench.types == ["call.ringing", "call.ended"]
+
+
+async def test_a_glitch_of_the_list_is_no_event_and_drops_the_lookup(bench: Bench) -> None:
+    """A call that is back in the list was never gone."""
+    start = bench.clock.now()
+    bench.far.list_of = lambda _: [sighting(start)]
+    async with bench.polling():
+        await bench.clock.turn(3)
+        bench.far.list_of = lambda _: ()
+        await bench.clock.turn(10)
+        bench.far.list_of = lambda _: [sighting(start)]
+        await bench.clock.turn(60)
+    assert bench.types == ["call.ringing"]
+    assert bench.far.asked == []
+
+
+async def test_after_downtime_what_was_missed_comes_from_the_call_log_once(bench: Bench) -> None:
+    """Live calls close, calls that came and went are told without a late ringing, and a second start says nothing."""
+    start = bench.clock.now()
+    bench.far.list_of = lambda _: [sighting(start)]
+    async with bench.polling():
+        await bench.clock.turn(3)
+    await bench.clock.turn(600)
+    missed = start + timedelta(seconds=300)
+    bench.far.log = [
+        over(start, 60),
+        over(missed, 20, session_id="s-2", record_id="r-2", disposition=Disposition.ANSWERED),
+        over(start - timedelta(seconds=900), 20, session_id="s-0", record_id="r-0"),
+    ]
+    bench.far.list_of = lambda _: ()
+    async with bench.polling():
+        await bench.clock.turn(70)
+    assert sorted((e.type, e.call.session_id, e.observation.evidence) for e in bench.call_events()[1:]) == [
+        ("call.ended", "s-1", "call_log"),
+        ("call.ended", "s-2", "call_log"),
+    ]
+    told = len(bench.events)
+    async with bench.polling():
+        await bench.clock.turn(70)
+    assert len(bench.events) == told
+
+
+async def test_a_gap_is_filled_even_when_the_service_dies_before_it_was(bench: Bench) -> None:
+    """The gap is kept before the look that would hide it."""
+    start = bench.clock.now()
+    async with bench.polling():
+        await bench.clock.turn(3)
+    await bench.clock.turn(600)
+    bench.far.log = [over(start + timedelta(seconds=300), 20)]
+    async with bench.polling():
+        await bench.clock.turn(5)
+        assert bench.types == []
+    async with bench.polling():
+        await bench.clock.turn(70)
+    assert bench.types == ["call.ended"]
+
+
+async def test_a_recovered_source_tells_its_blind_interval_and_fills_it(bench: Bench) -> None:
+    """Blind for minutes without a restart: degraded, recovered, and the call of that time from the log."""
+    start = bench.clock.now()
+    async with bench.polling():
+        await bench.clock.turn(5)
+        bench.far.list_of = failing("network")
+        await bench.clock.turn(300)
+        bench.far.list_of = lambda _: ()
+        bench.far.log = [over(start + timedelta(seconds=100), 20)]
+        await bench.clock.turn(80)
+    assert bench.types == ["source.degraded", "source.recovered", "call.ended"]
+
+
+async def test_the_own_extension_is_asked_for_until_the_platform_answers_and_then_kept(bench: Bench) -> None:
+    """`~` becomes a number before the first look; a restart need not ask again."""
+    bench.far.own = LookFailed("auth", "wrong secret")
+    async with bench.polling(["~"]):
+        await bench.clock.turn(20)
+        assert bench.far.looks == []
+        assert "auth" in bench.notes.failures
+        bench.far.own = "77"
+        await bench.clock.turn(40)
+    assert {e for _, e in bench.far.looks} == {"77"}
+    bench.far.own = LookFailed("auth", "not asked")
+    bench.far.looks.clear()
+    async with bench.polling(["~"]):
+        await bench.clock.turn(2)
+    assert {e for _, e in bench.far.looks} == {"77"}
+
+
+async def test_an_extension_that_another_source_watches_is_left_to_it(bench: Bench) -> None:
+    """The later watcher says so and looks at the rest."""
+    bench.claim = lambda extension_id: extension_id != "2"
+    async with bench.polling(["1", "2"]):
+        await bench.clock.turn(3)
+    assert {e for _, e in bench.far.looks} == {"1"}
+    assert bench.notes.twice == ["2"]
+
+
+async def test_calls_of_an_extension_no_longer_watched_end_as_unwatched(bench: Bench) -> None:
+    """A restart with another list of extensions leaves no call open for ever."""
+    start = bench.clock.now()
+    bench.far.list_of = lambda target: [sighting(start)] if target.extension_id == "101" else ()
+    async with bench.polling(["101", "102"]):
+        await bench.clock.turn(3)
+    async with bench.polling(["102"]):
+        await bench.clock.turn(3)
+    ended = bench.call_events()[-1]
+    assert (ended.type, ended.call.disposition, ended.observation.evidence) == ("call.ended", "unknown", "unwatched")
+
+
+async def test_the_last_look_is_kept_at_least_every_minute_and_on_a_clean_stop(bench: Bench) -> None:
+    """Unchanging looks are not written one by one, and the last one is."""
+    async with bench.polling() as outbox:
+        await bench.clock.turn(50)
+        kept = (await outbox.known())["acme"].looks[Target(source="acme", extension_id="101")]
+        assert kept < bench.clock.now() - timedelta(seconds=40)
+        await bench.clock.turn(20)
+        kept = (await outbox.known())["acme"].looks[Target(source="acme", extension_id="101")]
+        assert kept > bench.clock.now() - timedelta(seconds=40)
+        last = bench.far.looks[-1][0]
+    async with open_outbox(bench.path, bench.clock, retention_h=72, outbox_max_mb=64, dead_letter_days=30) as outbox:
+        kept = (await outbox.known())["acme"].looks[Target(source="acme", extension_id="101")]
+    assert kept == bench.clock._start + timedelta(seconds=last)
