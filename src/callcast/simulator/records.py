@@ -43,8 +43,10 @@ class Moment:
 
     @property
     def start(self) -> datetime:
-        shift_s = self.part.final_shift_s if self.ended else 0
-        return self.part.began_at + timedelta(seconds=shift_s)
+        """An ended record may begin later, though never after its own end."""
+        part = self.part
+        shift = timedelta(seconds=part.final_shift_s if self.ended else 0)
+        return part.began_at + shift if part.ended_at - part.began_at > shift else part.began_at
 
     def end(self) -> datetime | None:
         return self.part.ended_at if self.ended else None
