@@ -151,6 +151,9 @@ async def test_the_door_for_faults_requests_truth_and_clock(clock: SimulatedCloc
         async with caller.http.put(door + "limits", json={"heavy": 0}) as response:
             assert response.status == 204
         assert (await caller.get(LIST)).status == 429
+        async with caller.http.delete(door + "tokens") as response:
+            assert response.status == 204
+        assert (await caller.get(LIST)).code == "OAU-213"
 
 
 @pytest.mark.parametrize(

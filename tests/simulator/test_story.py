@@ -184,8 +184,9 @@ def test_a_busy_house_stays_busy_and_small() -> None:
         begun |= {(one.session_id, one.extension_id) for one in story.truth(after(minute * 60))}
     assert len({extension for _, extension in begun}) == 40
     assert 10_000 < len({session for session, _ in begun}) < 20_000
-    assert len(story._begun) < 15_000
-    assert sum(map(len, story._recent.values())) < 15_000
+    assert len(story._begun) < 120 * 90
+    assert len(story._recent) < 120 * 20
+    assert sum(map(len, story._recent_of.values())) < 2 * 120 * 20
 
 
 @pytest.mark.parametrize("name", NAMES)

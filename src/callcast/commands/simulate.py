@@ -5,7 +5,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the command line must not pay for the web server before it is wanted
@@ -22,7 +22,7 @@ scenarios
   seed-timed   the same as time goes by
   busy         --extensions desks with --calls-per-minute calls by chance
   quiet        two desks, and nobody calls
-  PATH.toml    your own; src/callcast/simulator/scenarios/office.toml shows how it is written
+  PATH.toml    your own, written as callcast/simulator/scenarios/office.toml is
 """
 EPILOG = """\
 while it runs (no token wanted)
@@ -32,6 +32,7 @@ while it runs (no token wanted)
   GET    /simulator/truth      what really happened, for a checker
   POST   /simulator/clock      {"turn_s": 60} turns the platform's clock
   PUT    /simulator/limits     {"heavy": 10}: other rate limits; null: none
+  DELETE /simulator/tokens     revokes every token
 
 faults
   {"kind":"status","status":503,"retry_after":5,"count":3}      500, 502, 503, 504, 403, 404 ...; "code":"CMN-211"
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--lateness", type=_span, default=(0, 0), metavar="S[-S]", help="active-calls lags so much; really 3-10")
     add("--linger", type=float, default=120, metavar="S", help="ended calls stay listed so long; 302 was measured")
     add("--log-delay", type=_span, default=(15, 30), metavar="S[-S]", help="until the call log has a call")
+    add("--skew", type=float, default=0, metavar="S", help="the platform's clock is so far ahead")
     add("--token-ttl", type=float, default=3600, metavar="S", help="life of an access token (default: %(default)s)")
     add("--refresh-tokens", action="store_true", help="give refresh tokens too")
     add("--extensions", type=int, default=50, metavar="N", help="of busy (default: %(default)s)")
@@ -67,17 +69,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(args: argparse.Namespace) -> int:
-    from callcast.simulator import Credential, Limits, Platform
+    from callcast.simulator import Credential, Limits, Platform, SimulatedClock
     from callcast.simulator.script import ScriptFault
 
     credential = Credential()
+    clock = SimulatedClock(datetime.now(UTC) + timedelta(seconds=args.skew))
     try:
-        scenario, faults = _scenario(args), [_fault(text) for text in args.fault]
+        scenario, faults = _scenario(args, clock.now()), [_fault(text) for text in args.fault]
     except (ScriptFault, OSError) as fault:
         print(f"callcast simulate: {fault}", file=sys.stderr)
         return 2
     platform = Platform(
         scenario,
+        clock=clock,
         credentials=[credential],
         limits=Limits(heavy=args.heavy_per_minute) if args.rate_limit else None,
         faults=faults,
@@ -108,12 +112,12 @@ def _stop_on_signal() -> asyncio.Event:
     return stopped
 
 
-def _scenario(args: argparse.Namespace) -> "Scenario":
+def _scenario(args: argparse.Namespace, start: datetime) -> "Scenario":
     from callcast.simulator import scenarios
 
     return scenarios.load(
         args.scenario,
-        datetime.now(UTC),
+        start,
         seed=args.seed,
         speed=args.speed,
         listing=_listing(args),

@@ -14,6 +14,7 @@ from callcast.simulator.requests import RequestLog
 from callcast.simulator.scenario import Scenario, Truth
 from callcast.simulator.script import Call, ScriptFault
 from callcast.simulator.story import Story
+from callcast.simulator.tokens import Tokens
 
 
 class Administered(Protocol):
@@ -22,6 +23,7 @@ class Administered(Protocol):
     limits: RateLimits
     requests: RequestLog
     scenario: Scenario
+    tokens: Tokens
 
     def truth(self) -> Sequence[Truth]: ...
 
@@ -45,6 +47,7 @@ def add_routes(router: web.UrlDispatcher, platform: Administered) -> None:
     router.add_get("/simulator/clock", door.clock)
     router.add_post("/simulator/clock", door.turn)
     router.add_put("/simulator/limits", door.limit)
+    router.add_delete("/simulator/tokens", door.revoke)
 
 
 class _Door:
@@ -102,6 +105,11 @@ class _Door:
             raise web.HTTPConflict(text="this platform runs on a clock of its own")
         clock.turn(_given(await request.read(), Turn).turn_s)
         return await self.clock(request)
+
+    async def revoke(self, _request: web.Request) -> web.Response:
+        """Every token is gone, as after a changed password."""
+        self._platform.tokens.revoke_all()
+        return web.Response(status=204)
 
     async def limit(self, request: web.Request) -> web.Response:
         """Other limits from now on; null switches them off."""

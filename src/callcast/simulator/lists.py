@@ -1,7 +1,7 @@
 """The filters of active-calls and the call log, and the two views."""
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from multidict import MultiMapping
 
@@ -49,8 +49,8 @@ def in_log(records: Iterable[Record], query: MultiMapping[str], now: datetime) -
     """The call log's own filters. Dates look at when a call began, not when it ended."""
     if "sessionId" in query:
         return _of_session(records, query)
-    date_to = _moment(query, "dateTo", now + timedelta(seconds=1))
-    date_from = _moment(query, "dateFrom", date_to - LOG_SPAN)
+    date_to = moment(query, "dateTo") or now + timedelta(seconds=1)
+    date_from = moment(query, "dateFrom") or date_to - LOG_SPAN
     session = query.get("telephonySessionId")
     return [
         record
@@ -74,12 +74,13 @@ def _values(query: MultiMapping[str], name: str) -> list[str]:
     return values
 
 
-def _moment(query: MultiMapping[str], name: str, default: datetime) -> datetime:
+def moment(query: MultiMapping[str], name: str) -> datetime | None:
+    """A time among the parameters; one without a zone is UTC."""
     text = query.get(name)
     if text is None:
-        return default
+        return None
     try:
-        moment = datetime.fromisoformat(text)
+        given = datetime.fromisoformat(text)
     except ValueError:
         raise invalid_parameter(name, text) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=default.tzinfo)
+    return given if given.tzinfo else given.replace(tzinfo=UTC)

@@ -197,8 +197,10 @@ class Platform:
     async def _call_log(self, request: web.Request) -> web.Response:
         extension = self._extension(request)
         now = self.clock.now()
-        records = lists.in_log(self.scenario.log(extension, now), request.query, now)
-        return self._list(request, records)
+        session_id = request.query.get("telephonySessionId", request.query.get("sessionId"))
+        since = lists.moment(request.query, "dateFrom")
+        records = self.scenario.log(extension, now, session_id=session_id, since=since)
+        return self._list(request, lists.in_log(records, request.query, now))
 
     async def _call_log_record(self, request: web.Request) -> web.Response:
         records = {record["id"]: record for record in self.scenario.log(self._extension(request), self.clock.now())}

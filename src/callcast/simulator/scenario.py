@@ -41,7 +41,17 @@ class Scenario(Protocol):
 
     def active(self, extension_id: str | None, now: datetime, /) -> list[Record]: ...
 
-    def log(self, extension_id: str | None, now: datetime, /) -> list[Record]: ...
+    def log(
+        self,
+        extension_id: str | None,
+        now: datetime,
+        /,
+        *,
+        session_id: str | None = None,
+        since: datetime | None = None,
+    ) -> list[Record]:
+        """`session_id` and `since` (of the end) say what is enough; more may be given."""
+        ...
 
     def session(self, session_id: str, now: datetime, /) -> Record | None: ...
 

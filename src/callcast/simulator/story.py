@@ -14,7 +14,8 @@ from callcast.simulator.records import company_records, record_of
 from callcast.simulator.scenario import Record, Truth
 from callcast.simulator.script import Account, Call, Director
 
-BACKWARDS = timedelta(minutes=30)  # how far a clock may be turned back and still find the list as it was
+BACKWARDS = timedelta(minutes=10)  # how far a clock may be turned back and still find the lists as they were
+TIDIED_EVERY = timedelta(minutes=1)
 
 
 class Listing(Struct, frozen=True, kw_only=True):
@@ -58,7 +59,10 @@ class Story:
         self.listing = listing or Listing()
         self._kept = timedelta(seconds=self.listing.log_kept_s)
         self._begun: deque[Session] = deque()  # by beginning, oldest first
-        self._recent: dict[str, list[tuple[Session, Part]]] = defaultdict(list)  # by extension, for active-calls
+        # What active-calls may still show, as a whole and by extension.
+        self._recent: list[Session] = []
+        self._recent_of: dict[str, list[tuple[Session, Part]]] = defaultdict(list)
+        self._tidied_at = start
 
     def extension_ids(self) -> Sequence[str]:
         return [extension.id for extension in self.account.extensions]
@@ -79,27 +83,39 @@ class Story:
         if extension_id is None:
             return _newest_first(self._company_active(now))
         shown = []
-        for session, part in self._recent_of(extension_id, now):
+        for session, part in self._recent_of[extension_id]:
             at = now - self._late(session)
             if part.began_at <= at and now < part.ended_at + self._linger and not _hidden(part, now):
                 shown.append(record_of(self.account_id, session, part, at))
         return _newest_first(shown)
 
-    def log(self, extension_id: str | None, now: datetime, /) -> list[Record]:
+    def log(
+        self,
+        extension_id: str | None,
+        now: datetime,
+        /,
+        *,
+        session_id: str | None = None,
+        since: datetime | None = None,
+    ) -> list[Record]:
         """What has ended and arrived in the call log; also a queue call that reads Stopped while it goes on."""
         self._advance(now)
         shown: list[Record] = []
         for session in self._begun:
-            at = now - self._log_delay(session)
-            if extension_id is None:
-                shown += self._company_logged(session, at)
-            else:
-                shown += [
-                    record_of(self.account_id, session, part, at)
-                    for part in session.parts
-                    if part.extension.id == extension_id and at >= part.ended_at
-                ]
+            if session_id not in (None, session.telephony_session_id, session.session_id):
+                continue
+            if since is None or session.ended_at >= since:
+                shown += self._logged(session, extension_id, now - self._log_delay(session))
         return _newest_first(shown)
+
+    def _logged(self, session: Session, extension_id: str | None, at: datetime) -> list[Record]:
+        if extension_id is None:
+            return self._company_logged(session, at)
+        return [
+            record_of(self.account_id, session, part, at)
+            for part in session.parts
+            if part.extension.id == extension_id and at >= part.ended_at
+        ]
 
     def session(self, session_id: str, now: datetime, /) -> Record | None:
         self._advance(now)
@@ -119,8 +135,7 @@ class Story:
 
     def _company_active(self, now: datetime) -> list[Record]:
         shown: dict[str, Record] = {}
-        sessions = {id(session): session for recent in self._recent.values() for session, _ in recent}
-        for session in sessions.values():
+        for session in self._recent:
             at = now - self._late(session)
             if session.queue is not None:
                 if session.began_at <= at and now < session.ended_at + self._linger:
@@ -147,8 +162,19 @@ class Story:
             for session in self._next:
                 self._begin(session)
             self._next = next(self._planned, None)
+        if abs(now - self._tidied_at) >= TIDIED_EVERY:
+            self._tidy(now)
+
+    def _tidy(self, now: datetime) -> None:
+        """Forget what nothing shows any more, so that a long run stays small."""
+        self._tidied_at = now
         while self._begun and self._begun[0].ended_at + self._kept + BACKWARDS < now:
             self._begun.popleft()
+        limit = now - self._linger - BACKWARDS
+        self._recent = [session for session in self._recent if session.ended_at >= limit]
+        for extension_id, recent in self._recent_of.items():
+            kept = [(session, part) for session, part in recent if session.ended_at >= limit]
+            self._recent_of[extension_id] = kept
 
     def _begin(self, session: Session) -> None:
         if self._begun and self._begun[-1].began_at > session.began_at:
@@ -157,17 +183,9 @@ class Story:
             self._begun = deque(ordered)
         else:
             self._begun.append(session)
+        self._recent.append(session)
         for part in session.parts:
-            self._recent[part.extension.id].append((session, part))
-
-    def _recent_of(self, extension_id: str, now: datetime) -> list[tuple[Session, Part]]:
-        """The parts that active-calls may still show; the others are forgotten here."""
-        recent = self._recent[extension_id]
-        limit = now - self._linger - BACKWARDS
-        if any(session.ended_at < limit for session, _ in recent):
-            recent = [(session, part) for session, part in recent if session.ended_at >= limit]
-            self._recent[extension_id] = recent
-        return recent
+            self._recent_of[part.extension.id].append((session, part))
 
     def _late(self, session: Session) -> timedelta:
         return _between(self.listing.lateness_s, session, "late")

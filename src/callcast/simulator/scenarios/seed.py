@@ -72,7 +72,7 @@ class Recording:
         turn = self._turn(extension_id, now)
         return answers()[turn] if 0 <= turn < len(answers()) else []
 
-    def log(self, extension_id: str | None, now: datetime, /) -> list[Record]:
+    def log(self, extension_id: str | None, now: datetime, /, **_enough: object) -> list[Record]:
         """The ended records that have been shown, newest first."""
         shown = answers()[: max(self._turn(extension_id, now) + 1, 0)]
         return [answer[0] for answer in reversed(shown) if "duration" in answer[0]]
