@@ -1,6 +1,7 @@
 """`[sources.NAME]`: one RingCentral credential and what it watches, and the polling plan that follows from it."""
 
 import math
+import re
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -8,11 +9,11 @@ from msgspec import Struct
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
+from callcast.loopback import is_loopback
 from callcast.secret import Secret
 
 # A record stays in the list for at least 120 s after its end; a longer gap between two looks can miss a call.
 CYCLE_MAX_S = 100
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def _server(text: str, info: ValidationInfo) -> str:
@@ -30,7 +31,7 @@ def _server(text: str, info: ValidationInfo) -> str:
     ):
         expected = "scheme and host of the platform, such as https://platform.ringcentral.com"
         raise PydanticCustomError("server", "{expected}", {"expected": expected})
-    if parts.scheme == "http" and host not in LOOPBACK and not info.data.get("allow_plaintext", True):
+    if parts.scheme == "http" and not is_loopback(host) and not info.data.get("allow_plaintext", True):
         raise PydanticCustomError(
             "plaintext",
             "{problem}",
@@ -48,15 +49,14 @@ def _not_empty(secret: Secret) -> Secret:
     return secret
 
 
-def _each_once(extensions: tuple[str, ...]) -> tuple[str, ...]:
-    for extension in extensions:
-        if extensions.count(extension) > 1:
-            problem = f"the extension {extension} stands there twice"
-            raise PydanticCustomError("twice", "{problem}", {"problem": problem, "fix": "name it once"})
-    return extensions
+def _id(text: str) -> str:
+    if not re.fullmatch(ID, text):
+        raise PydanticCustomError("id", "{expected}", {"expected": 'digits, or "~" for the credential\'s own'})
+    return text
 
 
-Id = Annotated[str, Field(pattern=r"^(~|[0-9]{1,20})$", description="digits or ~")]
+ID = r"~|[0-9]{1,20}"
+Id = Annotated[str, AfterValidator(_id), Field(json_schema_extra={"pattern": f"^({ID})$"})]
 GivenSecret = Annotated[Secret, AfterValidator(_not_empty)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
@@ -79,7 +79,7 @@ class SourceSettings(BaseModel):
         description='"account": one request sees every extension; wants a permission for the whole company',
     )
     account: Id = Field("~", description="account id; ~ is the credential's own")
-    extensions: Annotated[tuple[Id, ...], Field(min_length=1, max_length=10_000), AfterValidator(_each_once)] = Field(
+    extensions: Annotated[tuple[Id, ...], Field(min_length=1, max_length=10_000)] = Field(
         ("~",), description='ids of the extensions to look at, with watch = "extensions"; ~ is the credential\'s own'
     )
     poll_interval_s: Literal["auto"] | Seconds = Field(

@@ -5,6 +5,7 @@ in the configuration. Keys of a sink's own are fields of its class; pydantic che
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
@@ -53,6 +54,12 @@ class SinkSettings(BaseModel, ABC):
 
     def filter(self) -> Filter:
         return Filter(events=self.events, directions=self.directions, extensions=self.extensions)
+
+    def warnings(self) -> Sequence[tuple[str, str, str]]:
+        """What works and should not stay so: key, problem and remedy, shown by `callcast check`."""
+        if not self.allow_plaintext:
+            return []
+        return [("allow_plaintext", "events may travel unencrypted", "encrypt, and remove it")]
 
     @abstractmethod
     def open(self, place: Place, /) -> AbstractAsyncContextManager[Sink]:

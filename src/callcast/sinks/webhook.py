@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import re
 import urllib.request
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -87,6 +87,13 @@ class Settings(TlsSettings):
             if not _HEADER_VALUE.fullmatch(value.reveal()):
                 raise ValueError(f"the value of {name} holds characters that a header cannot")
         return headers
+
+    def warnings(self) -> Sequence[tuple[str, str, str]]:
+        found = list(super().warnings())
+        if not self.secrets:
+            fix = "add secrets = [...], and let the receiver verify the signature"
+            found.append(("secrets", "none: the receiver cannot tell who sent an event", fix))
+        return found
 
     @asynccontextmanager
     async def open(self, place: Place, /) -> AsyncIterator[Sink]:

@@ -1,0 +1,98 @@
+"""The command line: which commands there are. Only the chosen one's module is imported."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from callcast import __version__
+
+EXIT_DONE, EXIT_USAGE = 0, 2
+CONFIG_HELP = "the configuration (default: $CALLCAST_CONFIG, else ./callcast.toml, else /etc/callcast/config.toml)"
+LOCAL_FILE, SYSTEM_FILE = Path("callcast.toml"), Path("/etc/callcast/config.toml")
+Run = int | Coroutine[Any, Any, int]
+
+
+@dataclass(frozen=True)
+class Command:
+    """`module` under `callcast.commands` has `add_arguments(parser)` and `run(args)`: the exit code, perhaps awaited.
+
+    config: it takes --config.
+    """
+
+    summary: str
+    module: str
+    config: bool = True
+
+
+COMMANDS = {
+    "run": Command("the service", "run"),
+    "demo": Command("the service against a built-in fake RingCentral, no credentials needed", "demo", config=False),
+    "check": Command("say everything that is wrong with the configuration, and show the polling plan", "check"),
+    "simulate": Command("the fake RingCentral on a port, for tests of other programs", "simulate", config=False),
+    "schema": Command("the JSON Schema of the configuration, for editors", "schema", config=False),
+    "healthcheck": Command("exit 0 when the running service answers", "healthcheck"),
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; the exit code."""
+    name = arguments[0] if arguments else ""
+    parser, commands = _parsers()
+    if name not in COMMANDS:
+        parser.parse_args(arguments)  # answers --help and --version, and refuses everything else
+        parser.print_help(sys.stderr)
+        return EXIT_USAGE
+    module = import_module(f"callcast.commands.{COMMANDS[name].module}")
+    module.add_arguments(commands[name])
+    args = parser.parse_args(arguments)
+    if COMMANDS[name].config and args.config is None:
+        args.config = default_config(os.environ)
+    return _finish(module.run, args)
+
+
+def default_config(environ: Mapping[str, str]) -> Path:
+    """Where the configuration is when nobody says: the variable, else here, else the system's."""
+    if named := environ.get("CALLCAST_CONFIG"):
+        return Path(named)
+    return LOCAL_FILE if LOCAL_FILE.exists() else SYSTEM_FILE
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    parser = argparse.ArgumentParser(
+        prog="callcast",
+        description="Forward call events from RingCentral's active-calls endpoint to webhooks, MQTT and stdout.",
+        epilog="Start with: callcast demo",
+    )
+    parser.add_argument("--version", action="version", version=f"callcast {__version__}")
+    table = parser.add_subparsers(metavar="COMMAND", title="commands")
+    commands = {}
+    for name, command in COMMANDS.items():
+        commands[name] = table.add_parser(name, help=command.summary, allow_abbrev=False)
+        if command.config:
+            commands[name].add_argument("--config", metavar="PATH", type=Path, help=CONFIG_HELP)
+    return parser, commands
+
+
+def _finish(run: Callable[[argparse.Namespace], Run], args: argparse.Namespace) -> int:
+    try:
+        result = run(args)
+        code = result if isinstance(result, int) else _loop(result)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return EXIT_DONE
+    except BrokenPipeError:
+        # Whoever read our output has gone; the interpreter must not try to flush the rest at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+    return code
+
+
+def _loop(result: Coroutine[Any, Any, int]) -> int:
+    import asyncio  # late: --help and --version do without
+
+    return asyncio.run(result)

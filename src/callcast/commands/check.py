@@ -1,0 +1,77 @@
+"""`callcast check`: everything that is wrong with a configuration, in one run; then the polling plan."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from callcast.config import Settings
+    from callcast.findings import Finding
+    from callcast.ringcentral.settings import Plan
+
+EXIT_CONFIG = 78
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Read the configuration as `run` would, and report every fault at once, each with file, line, key, what was "
+        "given, what was expected and the likely fix; then print the polling plan. Asks nobody over the network. "
+        "Exit code 78 when there is a fault."
+    )
+    parser.epilog = "example: callcast check --config /etc/callcast/config.toml"
+
+
+def run(args: argparse.Namespace) -> int:
+    from callcast.config import examine
+
+    verdict = examine(args.config, os.environ)
+    for warning in verdict.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if verdict.settings is None:
+        print(report(verdict.faults), file=sys.stderr)
+        return EXIT_CONFIG
+    print(f"{args.config} is good: {_summary(verdict.settings)}\n")
+    print(plan_table(verdict.settings))
+    return 0
+
+
+def report(faults: "Sequence[Finding]") -> str:
+    """All faults, and how many they are."""
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    return "\n".join(map(str, faults)) + f"\n{count}"
+
+
+def _summary(settings: "Settings") -> str:
+    sources = [f"{name} ({source.watch})" for name, source in settings.sources.items()]
+    sinks = [f"{name} ({sink.type})" for name, sink in settings.sinks.items()]
+    return f"from {', '.join(sources)} to {', '.join(sinks)}"
+
+
+def plan_table(settings: "Settings") -> str:
+    """How often each source looks, as text."""
+    from callcast.ringcentral.settings import plan
+
+    plans = [plan(name, source) for name, source in settings.sources.items()]
+    rows = [("source", "watch", "extensions", "looks every", "a change is seen within", "requests a minute")]
+    rows += [_row(one) for one in plans]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _row(one: "Plan") -> tuple[str, str, str, str, str, str]:
+    return (
+        one.source,
+        one.watch,
+        "all" if one.extensions is None else str(one.extensions),
+        _seconds(one.cycle_s),
+        _seconds(one.delay_s),
+        f"{one.requests_per_minute:.3g} of {one.budget_per_minute:g}",
+    )
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s" if value < 100 else f"{value:.0f} s"

@@ -1,0 +1,81 @@
+"""`callcast healthcheck`: asks the running service how it is. For containers and scripts."""
+
+import argparse
+import http.client
+import os
+import sys
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TIMEOUT_S = 5.0
+ANSWER_BYTES_MAX = 65_536
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Exit 0 when /healthz of the running service answers 200, else 1 with the reason. Where the service listens "
+        "is read from the configuration, or given by --url."
+    )
+    parser.epilog = "example: callcast healthcheck --ready --url http://127.0.0.1:9469"
+    parser.add_argument("--ready", action="store_true", help="ask /readyz: also whether every source was seen lately")
+    parser.add_argument("--url", help="where the service listens, such as http://127.0.0.1:9469")
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        host, port = _address(args.url) if args.url else _configured(args.config)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    path = "/readyz" if args.ready else "/healthz"
+    try:
+        status, answer = _ask(host, port, path)
+    except (OSError, http.client.HTTPException) as error:
+        print(f"{path}: no answer from {host}:{port}: {error}", file=sys.stderr)
+        return 1
+    if status == http.client.OK:
+        return 0
+    print(f"{path}: {status} {answer.strip()}", file=sys.stderr)
+    return 1
+
+
+def _address(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise ValueError("--url wants something like http://127.0.0.1:9469")
+    return parts.hostname, parts.port or 80
+
+
+def _configured(path: "Path") -> tuple[str, int]:
+    """Host and port of the configuration. Its faults do not matter here: the service runs with what it has read."""
+    import tomllib
+
+    listen = os.environ.get("CALLCAST_SERVICE__HTTP_LISTEN")
+    if listen is None:
+        try:
+            service = tomllib.loads(path.read_text(encoding="utf-8")).get("service", {})
+        except (OSError, ValueError):
+            service = {}
+        listen = service.get("http_listen", "127.0.0.1:9469") if isinstance(service, dict) else ""
+    host, _, port = str(listen).rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError("service.http_listen is no host and port; say --url")
+    return _reachable(host.strip("[]")), int(port)
+
+
+def _reachable(host: str) -> str:
+    """Every address means: this machine's too."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (compared, not listened on)
+
+
+def _ask(host: str, port: int, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read(ANSWER_BYTES_MAX).decode(errors="replace")
+    finally:
+        connection.close()

@@ -1,0 +1,100 @@
+"""`[service]`: where callcast keeps things, where it listens, how it logs."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+from platformdirs import user_data_path
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic_core import PydanticCustomError
+
+from callcast.core.wire import Numbers
+from callcast.findings import nearest, shown
+from callcast.loopback import is_loopback
+from callcast.secret import Keyring, Secret
+
+
+def _timezone(name: str) -> str:
+    if name != "local":
+        try:
+            ZoneInfo(name)
+        except (KeyError, OSError, ValueError):
+            known = available_timezones()
+            meant = nearest(name, known)
+            fix = f'did you mean "{meant}"?' if meant else "" if known else "install the package tzdata"
+            problem = f'given {shown(name)}, expected "local" or a name such as "Europe/Berlin"'
+            raise PydanticCustomError("timezone", "{problem}", {"problem": problem, "fix": fix}) from None
+    return name
+
+
+def _data_dir(path: Path, info: ValidationInfo) -> Path:
+    folder = info.context.folder if isinstance(info.context, Keyring) else Path()
+    return folder / path.expanduser()
+
+
+def split_listen(text: str) -> tuple[str, int]:
+    """`127.0.0.1:9469` or `[::1]:9469` as host and port. Raises ValueError."""
+    match = re.fullmatch(r"\[([0-9A-Fa-f:.]+)\]:([0-9]{1,5})|([^\s:\[\]/@]+):([0-9]{1,5})", text)
+    if match is None or int(match[2] or match[4]) > 65_535:
+        raise ValueError('expected host and port, such as "127.0.0.1:9469" or "[::1]:9469"')
+    return match[1] or match[3], int(match[2] or match[4])
+
+
+def _listen(text: str, info: ValidationInfo) -> str:
+    host, _ = split_listen(text)
+    if not is_loopback(host) and not info.data.get("http_open", True) and not info.data.get("http_token", "?"):
+        raise PydanticCustomError(
+            "listen",
+            "{problem}",
+            {
+                "problem": f"listening on {host} without http_token would show every call to the network",
+                "fix": 'set http_token, or http_open = true, or listen on "127.0.0.1:9469"',
+            },
+        )
+    return text
+
+
+class ServiceSettings(BaseModel):
+    """The service itself: where it keeps things, where it listens, how it logs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data_dir: Annotated[Path, AfterValidator(_data_dir)] = Field(
+        default_factory=lambda: user_data_path("callcast"),
+        description="folder of the outbox; default: the platform's folder for user data",
+    )
+    retention_h: float = Field(
+        72, gt=0, le=24 * 3660, description="settled events are kept this long for replay and explain"
+    )
+    outbox_max_mb: int = Field(
+        1024, ge=1, le=1_048_576, description="above this size the oldest undelivered events are dropped"
+    )
+    dead_letter_days: float = Field(30, gt=0, le=3660, description="dead letters are kept this long")
+    # Before `http_listen`, whose check needs both.
+    http_token: Secret = Field(Secret(""), description="when set, everything but /healthz and /readyz wants it")
+    http_open: bool = Field(False, description="true: listen beyond loopback without a token")
+    http_listen: Annotated[str, AfterValidator(_listen)] = Field(
+        "127.0.0.1:9469", description="host and port of the page, the metrics and the API"
+    )
+    numbers: Numbers = Field(
+        "last4", description="how phone numbers show on the page, in /api and tail: full, last4, hash, drop"
+    )
+    hash_key: Secret = Field(
+        Secret(""), description='secret of numbers = "hash"; default: made once, in data_dir/hash.key'
+    )
+    timezone: Annotated[str, AfterValidator(_timezone)] = Field(
+        "local", description='of "since midnight"; a name such as Europe/Berlin'
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning, error")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="auto: console on a terminal, JSON otherwise"
+    )
+    shutdown_s: float = Field(
+        10, ge=0, le=600, description="deliveries in flight may take this long when the service stops"
+    )
+
+    @property
+    def listen(self) -> tuple[str, int]:
+        """Host and port of `http_listen`."""
+        return split_listen(self.http_listen)

@@ -1,0 +1,60 @@
+"""Who watches which extension, as far as a configuration tells before anybody has asked the platform."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from callcast.findings import nearest
+from callcast.toml_lines import KeyPath
+
+Fault = tuple[KeyPath, str, str]  # key, problem, fix
+
+
+class Watched:
+    """Reads the tables as they stand, checked or not: one fault must not hide another."""
+
+    def __init__(self, sources: Mapping[str, Any]) -> None:
+        self._where: dict[str, KeyPath] = {}
+        self._again: list[Fault] = []
+        self._known = bool(sources)
+        for name, table in sources.items():
+            self._add(name, table)
+
+    def _add(self, name: str, table: Mapping[str, Any]) -> None:
+        extensions = table.get("extensions", ["~"])
+        if table.get("watch", "extensions") != "extensions" or not isinstance(extensions, list) or "~" in extensions:
+            self._known = False
+        if table.get("watch") == "account" or not isinstance(extensions, list):
+            return
+        for number, extension in enumerate(extensions):
+            if isinstance(extension, str):
+                self._one(extension, ("sources", name, "extensions", number))
+
+    def _one(self, extension: str, path: KeyPath) -> None:
+        own = extension == "~"  # each credential has an own one
+        first = self._where.setdefault(f"~{path[1]}" if own else extension, path)
+        if first[1] != path[1]:
+            problem = f"the extension {extension} is already watched by source {first[1]}"
+            self._again.append((path, problem, "name it in one of them"))
+        elif first != path:
+            self._again.append((path, f"the extension {extension} stands there twice", "name it once"))
+
+    def twice(self) -> list[Fault]:
+        """Extensions that are named twice, in one source or in two."""
+        return self._again
+
+    def unseen(self, sinks: Mapping[str, Any]) -> Iterator[Fault]:
+        """Extensions that a sink asks for and no source watches; silent while a source may watch anything."""
+        if not self._known:
+            return
+        for name, table in sinks.items():
+            extensions = table.get("extensions", [])
+            for number, extension in enumerate(extensions if isinstance(extensions, list) else []):
+                if isinstance(extension, str) and extension.isdigit() and extension not in self._where:
+                    meant = nearest(extension, self._where)
+                    fix = (
+                        f'did you mean "{meant}"?'
+                        if meant
+                        else "add it to the extensions of a source, or remove it here"
+                    )
+                    path = ("sinks", name, "extensions", number)
+                    yield path, f"no source watches the extension {extension}: nothing would come", fix
