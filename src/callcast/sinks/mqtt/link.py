@@ -108,6 +108,7 @@ class Link:
         self.heard: Callable[[str, bytes, bool], None] = ignore
         self.opened = asyncio.Event()
         self.over = asyncio.Event()  # then `trouble` says why
+        self.gone = asyncio.Event()  # paho's thread has ended
         self.trouble = LOST
         self.abandoned = False
         _listen(self._client, self, self._loop)
@@ -118,6 +119,7 @@ class Link:
         self.trouble = trouble
         self.abandoned = True
         self._client.disconnect()
+        self._close()
 
     async def publish(self, message: Message) -> Answer:
         """Returns with the broker's acknowledgement, or when there can be none any more."""
@@ -184,7 +186,7 @@ class Link:
         self.heard(topic, payload, retained)
 
     def left(self, reason: ReasonCode, by_broker: bool) -> None:
-        if by_broker:
+        if by_broker and not self.abandoned:
             self.trouble = _refusal(reason)
             if reason.value == PACKET_TOO_LARGE and self._acks:
                 self._refuse_largest()
@@ -192,6 +194,11 @@ class Link:
     def ended(self, error: Exception | None) -> None:
         if error is not None and not self.abandoned:
             self.trouble = _why(error)
+        self.gone.set()
+        self._close()
+
+    def _close(self) -> None:
+        """Nothing more will come: tell everybody who waits."""
         self.over.set()
         self.opened.set()
         for ack in self._acks.values():
@@ -202,6 +209,8 @@ class Link:
         for answer in self._subscribed.values():
             if not answer.done():
                 answer.set_result(())
+        self._acks.clear()
+        self._subscribed.clear()
 
     def _refuse_largest(self) -> None:
         """The broker does not say which one it was; if one was too large, the largest was."""

@@ -177,14 +177,16 @@ class MqttSink:
                 task.cancel()
 
     async def _leave(self, link: Link) -> None:
-        if link.opened.is_set() and not link.over.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_GOODBYE_S):
-                    await link.publish(self._state_message(self._topics.status, _OFFLINE))
-                    link.give_up(LOST)
-                    await link.over.wait()
-        if not link.over.is_set():
+        if not link.opened.is_set():
             link.give_up(link.trouble)
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_S):
+                await link.publish(self._state_message(self._topics.status, _OFFLINE))
+        link.give_up(link.trouble)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_S):
+                await link.gone.wait()
 
     # The retained state
 
