@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -130,6 +130,15 @@ class Room:
         )
         self.tell(ended, "call.ended")
         return ended
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait until it holds; fail when it does not within 5 s."""
+    for _ in range(1000):
+        if holds():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it never came to hold")
 
 
 @asynccontextmanager

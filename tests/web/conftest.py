@@ -1,0 +1,28 @@
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from playwright.async_api import Browser
+
+from tests.browser import chromium
+from tests.web.room import Room, room
+
+
+@pytest.fixture
+async def here() -> AsyncIterator[Room]:
+    """The HTTP side with an empty board that was just looked at."""
+    async with room(names={"101": "Reception"}) as made:
+        made.watch("acme", ["101", "102", "103"])
+        yield made
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=15)) as session:
+        yield session
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as started:
+        yield started
