@@ -88,6 +88,26 @@ def begin(source: str, number: int, seen: Sighting, *, first_look: bool) -> Call
     )
 
 
+def is_old_news(call: Call, seen: Sighting, at: datetime) -> bool:
+    """True when the sighting certainly tells nothing: the usual case, told apart before anything is built."""
+    return (
+        call.state is seen.state
+        and call.vanished_at is None
+        and call.provisional_since is None
+        and not seen.provisional
+        and call.direction is seen.direction
+        and call.started_at == seen.started_at
+        and call.provider == seen.provider
+        and (seen.from_party is None or seen.from_party == call.from_party)
+        and (seen.to_party is None or seen.to_party == call.to_party)
+        and (seen.queue is None or seen.queue == call.queue)
+        and (seen.ended_at is None or seen.ended_at == call.ended_at)
+        and (seen.disposition is None or seen.disposition is call.disposition)
+        and (seen.state not in UNANSWERED or all(leg.key in call.ringing_legs for leg in seen.legs))
+        and _answer(call, call.state, seen, at) == (call.answered_at, call.answered_exact)
+    )
+
+
 def fold(call: Call, known: State | None, seen: Sighting, at: datetime) -> Call:
     """An open call, after a sighting that is live or final. `at`: the time of the look."""
     state = STEPS[known, seen.state].state

@@ -54,18 +54,18 @@ class Evidence(StrEnum):
     UNWATCHED = "unwatched"
 
 
-class Party(Struct, frozen=True, kw_only=True):
+class Party(Struct, frozen=True, kw_only=True, gc=False):
     number: str | None = None
     name: str | None = None
     extension_number: str | None = None
     location: str | None = None
 
 
-class Queue(Struct, frozen=True, kw_only=True):
+class Queue(Struct, frozen=True, kw_only=True, gc=False):
     name: str
 
 
-class Provider(Struct, frozen=True, kw_only=True):
+class Provider(Struct, frozen=True, kw_only=True, gc=False):
     """The platform's own words, for whoever must ask its support."""
 
     name: str
@@ -83,7 +83,7 @@ class Target(Struct, frozen=True, kw_only=True):
     extension_id: str | None = None
 
 
-class Leg(Struct, frozen=True, kw_only=True):
+class Leg(Struct, frozen=True, kw_only=True, gc=False):
     """One branch of a record. `key` tells legs of a record apart from look to look."""
 
     key: str
@@ -91,7 +91,7 @@ class Leg(Struct, frozen=True, kw_only=True):
     accepted: bool
 
 
-class Sighting(Struct, frozen=True, kw_only=True):
+class Sighting(Struct, frozen=True, kw_only=True, gc=False):
     """One extension's part in a session, as one look (or the call log) shows it.
 
     `provisional`: the record reads ended, but the platform writes this also while the call goes on.

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
-from callcast.core.lifecycle import LISTED, begin, correct, end, fold, known_state, with_facts
+from callcast.core.lifecycle import LISTED, begin, correct, end, fold, is_old_news, known_state, with_facts
 from callcast.core.matching import Part, is_final, matched
 from callcast.core.model import (
     UNASSIGNED,
@@ -44,6 +44,9 @@ class Scene:
         for (extension_id, session_id), seen in groups.items():
             calls = self._picture.parts(extension_id, session_id)
             if extension_id == UNASSIGNED and not calls and self._is_owned(session_id, owned):
+                continue
+            if len(seen) == len(calls) == 1 and listed and is_old_news(calls[0], seen[0], self._seen.at):
+                shown.add(calls[0].call_id)
                 continue
             for part in matched(calls, seen):
                 if part.seen:

@@ -6,12 +6,12 @@ An optional field of the wrong type is treated as absent and reported; it never 
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Raw, Struct, field
+from msgspec import Meta, Raw, Struct, field
 
 from callcast.ringcentral.words import KNOWN
 
@@ -19,8 +19,13 @@ _ACCOUNT = re.compile(r"/account/(\d+)(?:/|$)")
 _T = TypeVar("_T", bound=Struct)
 
 # No call lasts longer, and none was made in another age; beyond, sums would leave the calendar.
-_DURATION_S_MAX = 366 * 24 * 3600
-_YEARS = range(1970, 3000)
+_DAYS_MAX = 366
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST = datetime(3000, 1, 1, tzinfo=UTC)
+
+_Text = Annotated[str, Meta(min_length=1)]
+_DurationS = Annotated[int, Meta(ge=0, le=_DAYS_MAX * 24 * 3600)]
+_DurationMs = Annotated[int, Meta(ge=0, le=_DAYS_MAX * 24 * 3600 * 1000)]
 
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError, ValueError)
 
@@ -32,7 +37,7 @@ class BadPage(Exception):
     """
 
 
-class Side(Struct, rename="camel", frozen=True):
+class Side(Struct, rename="camel", frozen=True, gc=False):
     phone_number: str | None = None
     extension_number: str | None = None
     extension_id: str | None = None
@@ -40,14 +45,14 @@ class Side(Struct, rename="camel", frozen=True):
     location: str | None = None
 
 
-class Owner(Struct, rename="camel", frozen=True):
+class Owner(Struct, rename="camel", frozen=True, gc=False):
     id: int | str | None = None
 
 
-class RecordLeg(Struct, rename="camel", frozen=True):
+class RecordLeg(Struct, rename="camel", frozen=True, gc=False):
     start_time: datetime | None = None
-    duration: int | None = None
-    duration_ms: int | None = None
+    duration: _DurationS | None = None
+    duration_ms: _DurationMs | None = None
     direction: str | None = None
     action: str | None = None
     result: str | None = None
@@ -58,19 +63,19 @@ class RecordLeg(Struct, rename="camel", frozen=True):
     to: Side | None = None
 
 
-class Record(Struct, rename="camel", frozen=True):
+class Record(Struct, rename="camel", frozen=True, gc=False):
     """The fields of a call-log record that are used, as the platform names and spells them."""
 
-    id: str
-    session_id: str
+    id: _Text
+    session_id: _Text
     start_time: datetime
-    type: str
-    direction: str
-    action: str
+    type: _Text
+    direction: _Text
+    action: _Text
     uri: str | None = None
     telephony_session_id: str | None = None
-    duration: int | None = None
-    duration_ms: int | None = None
+    duration: _DurationS | None = None
+    duration_ms: _DurationMs | None = None
     result: str | None = None
     reason: str | None = None
     delegation_type: str | None = None
@@ -138,7 +143,7 @@ def decode_page(raw: bytes) -> Page:
         next_page=_next_page(envelope),
         bad=tuple(bad),
         bad_fields=tuple(bad_fields),
-        unknown=tuple(dict.fromkeys(word for record in records for word in _unknown_words(record))),
+        unknown=tuple(_unknown_words(records)),
     )
 
 
@@ -184,21 +189,14 @@ def _read(raw: Raw, bad_fields: list[str]) -> Record:
 
 
 def _sound(record: Record) -> bool:
-    """True when the record needs no second look: required texts are there, times are UTC, durations sane."""
-    return (
-        bool(record.id and record.session_id and record.type and record.direction and record.action)
-        and _sound_times(record)
-        and all(map(_sound_times, record.legs or ()))
+    """True when every time is UTC and of this age, as almost always: then the record needs no second look."""
+    return _in_utc(record.start_time) and all(
+        leg.start_time is None or _in_utc(leg.start_time) for leg in record.legs or ()
     )
 
 
-def _sound_times(one: Record | RecordLeg) -> bool:
-    start, duration, duration_ms = one.start_time, one.duration, one.duration_ms
-    return (
-        (start is None or (start.tzinfo is UTC and start.year in _YEARS))
-        and (duration is None or 0 <= duration <= _DURATION_S_MAX)
-        and (duration_ms is None or 0 <= duration_ms <= _DURATION_S_MAX * 1000)
-    )
+def _in_utc(at: datetime) -> bool:
+    return at.tzinfo is UTC and _EARLIEST <= at < _LATEST
 
 
 def _read_forgiving(raw: Raw, bad_fields: list[str]) -> Record:
@@ -238,38 +236,25 @@ def _value(info: msgspec.structs.FieldInfo, given: Any, bad_fields: list[str]) -
     value = msgspec.convert(given, info.type)
     if isinstance(value, datetime):
         value = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-    if not _LIMITS.get(info.name, _any)(value) or (info.required and not value):
-        raise ValueError(info.name)
+        if not _in_utc(value):
+            raise ValueError(info.name)
     return value
 
-
-def _any(_: Any) -> bool:
-    return True
-
-
-_LIMITS: dict[str, Callable[[Any], bool]] = {
-    "start_time": lambda start: start.year in _YEARS,
-    "duration": lambda duration: 0 <= duration <= _DURATION_S_MAX,
-    "duration_ms": lambda duration_ms: 0 <= duration_ms <= _DURATION_S_MAX * 1000,
-}
 
 _NESTED: dict[type[Struct], tuple[str, ...]] = {Side: ("from_", "to"), Owner: ("extension",)}
 
 
-def _unknown_words(record: Record) -> Iterator[tuple[str, str]]:
-    for one in (record, *(record.legs or ())):
-        for name, attribute in _WORDS:
-            word = getattr(one, attribute, None)
-            if word and word.lower() not in KNOWN[name]:
-                yield name, word
-
-
-_WORDS = (
-    ("type", "type"),
-    ("direction", "direction"),
-    ("action", "action"),
-    ("result", "result"),
-    ("reason", "reason"),
-    ("legType", "leg_type"),
-    ("delegationType", "delegation_type"),
-)
+def _unknown_words(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
+    legs = [leg for record in records if record.legs for leg in record.legs]
+    both: tuple[Record | RecordLeg, ...] = (*records, *legs)
+    used: dict[str, set[str | None]] = {
+        "type": {record.type for record in records},
+        "direction": {one.direction for one in both},
+        "action": {one.action for one in both},
+        "result": {one.result for one in both},
+        "reason": {one.reason for one in both},
+        "legType": {leg.leg_type for leg in legs},
+        "delegationType": {record.delegation_type for record in records},
+    }
+    for name, words in used.items():
+        yield from ((name, word) for word in sorted(filter(None, words)) if word.lower() not in KNOWN[name])

@@ -28,13 +28,13 @@ _LISTENING = folded(LISTENING_LEGS)
 UNANSWERED = {Direction.INBOUND: State.RINGING, Direction.OUTBOUND: State.DIALING}
 
 
-class Outcome(Struct, frozen=True):
+class Outcome(Struct, frozen=True, gc=False):
     state: State
     provisional: bool = False
     disposition: Disposition | None = None
 
 
-class View(Struct, frozen=True):
+class View(Struct, frozen=True, gc=False):
     """One extension's view of a record. `offered`: the record reads Outbound, but the phone is rung."""
 
     direction: Direction

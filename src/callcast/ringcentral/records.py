@@ -1,7 +1,7 @@
 """Typed records -> what a look shows. Pure; the platform's words end here."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -46,22 +46,31 @@ def sightings_of(records: Iterable[Record], target: Target, account_id: str | No
     return tuple(sighting for record in records for sighting in _sightings(record, target, account_id))
 
 
-def _sightings(record: Record, target: Target, account_id: str | None) -> Iterator[Sighting]:
+def _sightings(record: Record, target: Target, account_id: str | None) -> Iterable[Sighting]:
     if record.type.lower() != "voice" or record.action.lower() in _WITHOUT_CALL:
-        return
-    legs = record.legs or []
-    owners = dict.fromkeys([owner for leg in legs if (owner := _owner(leg))])
-    stated = target.extension_id or _stated_extension(record)
-    for extension_id in (stated,) if stated else tuple(owners) or (UNASSIGNED,):
-        own = [leg for leg in legs if _owner(leg) == extension_id] if extension_id in owners else legs
-        is_whole = len(own) == len(legs) or (stated is not None and len(owners) <= 1)
-        view = whole(record, legs) if is_whole else share(record, legs, own)
-        yield _sighting(record, extension_id, view, account_id, rings_alone=len(owners) <= 1)
+        return ()
+    legs = record.legs or ()
+    owners = dict.fromkeys([leg.extension.id if leg.extension is not None else None for leg in legs])
+    extension_id = target.extension_id or _stated_extension(record)
+    if len(owners) <= 1:
+        extension_id = extension_id or str(next(iter(owners), None) or UNASSIGNED)
+        return (_sighting(record, extension_id, whole(record, legs), account_id),)
+    return _shares(record, extension_id, legs, account_id)
 
 
-def _owner(leg: RecordLeg) -> str | None:
-    owner = leg.extension
-    return str(owner.id) if owner is not None and owner.id else None
+def _shares(
+    record: Record, stated: str | None, legs: Sequence[RecordLeg], account_id: str | None
+) -> Iterator[Sighting]:
+    """A record whose legs are not all one extension's: each extension's part of it."""
+    by_owner: dict[str, list[RecordLeg]] = {}
+    for leg in legs:
+        if leg.extension is not None and leg.extension.id:
+            by_owner.setdefault(str(leg.extension.id), []).append(leg)
+    alone = len(by_owner) <= 1
+    for extension_id in (stated,) if stated else tuple(by_owner) or (UNASSIGNED,):
+        own = by_owner.get(extension_id)
+        view = whole(record, legs) if own is None or (stated and alone) else share(record, legs, own)
+        yield _sighting(record, extension_id, view, account_id, rings_alone=alone)
 
 
 def _stated_extension(record: Record) -> str | None:
@@ -79,7 +88,9 @@ def _session(record: Record) -> str:
     return record.id if record.session_id == "0" else record.session_id
 
 
-def _sighting(record: Record, extension_id: str, view: View, account_id: str | None, *, rings_alone: bool) -> Sighting:
+def _sighting(
+    record: Record, extension_id: str, view: View, account_id: str | None, *, rings_alone: bool = True
+) -> Sighting:
     from_party, to_party, queue = _parties(record, view)
     outcome = view.outcome
     return Sighting(
@@ -111,7 +122,7 @@ def _sighting(record: Record, extension_id: str, view: View, account_id: str | N
 
 def _leg(leg: RecordLeg, call_start: datetime) -> Leg:
     started_at = leg.start_time or call_start
-    return Leg(key=f"{leg.leg_type}@{started_at.timestamp():.3f}", started_at=started_at, accepted=accepted(leg))
+    return Leg(key=f"{leg.leg_type}@{started_at.timestamp()}", started_at=started_at, accepted=accepted(leg))
 
 
 def _parties(record: Record, view: View) -> tuple[Party | None, Party | None, Queue | None]:
