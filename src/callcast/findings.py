@@ -263,7 +263,11 @@ _EXPECTED = {
 def _expected(detail: ErrorDetails) -> str:
     context = detail.get("ctx", {})
     if "expected" in context:
-        return str(context["expected"]).replace("'", '"')
+        return (
+            str(context["expected"]).replace("'", '"')
+            if detail["type"] == "literal_error"
+            else str(context["expected"])
+        )
     if detail["type"] == "value_error":
         return str(context.get("error", detail["msg"]))
     if detail["type"] == "string_too_short" and context.get("min_length") == 1:

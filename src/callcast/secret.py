@@ -39,7 +39,7 @@ class Keyring:
 
     def _path(self, place: str, name: str) -> Path:
         if place == "file":
-            return self.folder / Path(name).expanduser()
+            return beside(self.folder, name)
         folder = self._environ.get("CREDENTIALS_DIRECTORY")
         if not folder:
             raise unreadable(
@@ -70,6 +70,19 @@ def _remedy(error: OSError) -> str:
     if isinstance(error, PermissionError):
         return "let the user who runs callcast read it"
     return "name a plain file that holds nothing but the secret"
+
+
+def located(path: Path, info: ValidationInfo) -> Path:
+    """A path of the configuration: `~` is the user's home, a relative one starts beside the configuration's file."""
+    return beside(info.context.folder if isinstance(info.context, Keyring) else Path(), path)
+
+
+def beside(folder: Path, path: Path | str) -> Path:
+    """`path` from `folder` on. Raises PydanticCustomError when `~somebody` is nobody."""
+    try:
+        return folder / Path(path).expanduser()
+    except RuntimeError:
+        raise unreadable(f"{path}: there is no such user", "write the path in full") from None
 
 
 def unreadable(problem: str, fix: str) -> PydanticCustomError:

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from callcast.core.wire import Numbers
 from callcast.findings import nearest, shown
 from callcast.loopback import is_loopback
-from callcast.secret import Keyring, Secret
+from callcast.secret import Secret, located
 
 
 def _timezone(name: str) -> str:
@@ -26,11 +26,6 @@ def _timezone(name: str) -> str:
             problem = f'given {shown(name)}, expected "local" or a name such as "Europe/Berlin"'
             raise PydanticCustomError("timezone", "{problem}", {"problem": problem, "fix": fix}) from None
     return name
-
-
-def _data_dir(path: Path, info: ValidationInfo) -> Path:
-    folder = info.context.folder if isinstance(info.context, Keyring) else Path()
-    return folder / path.expanduser()
 
 
 def split_listen(text: str) -> tuple[str, int]:
@@ -60,7 +55,7 @@ class ServiceSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data_dir: Annotated[Path, AfterValidator(_data_dir)] = Field(
+    data_dir: Annotated[Path, AfterValidator(located)] = Field(
         default_factory=lambda: user_data_path("callcast"),
         description="folder of the outbox; default: the platform's folder for user data",
     )

@@ -4,43 +4,63 @@ A sink's settings class is registered under the entry-point group `callcast.sink
 in the configuration. Keys of a sink's own are fields of its class; pydantic checks them.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, field_validator
 
 from callcast.core.model import EVENT_TYPES
 from callcast.core.sink import Filter, Place, Sink
 from callcast.core.wire import Numbers
 
 Direction = Literal["inbound", "outbound"]
-ExtensionId = Annotated[str, Field(pattern=r"^(\d{1,20}|unassigned)$")]
+
+
+def _extension_id(text: str) -> str:
+    if not re.fullmatch(EXTENSION_ID, text):
+        raise ValueError("expected digits, or unassigned")
+    return text
+
+
+EXTENSION_ID = r"[0-9]{1,20}|unassigned"
+ExtensionId = Annotated[str, AfterValidator(_extension_id), Field(json_schema_extra={"pattern": f"^({EXTENSION_ID})$"})]
 Lax = Strict(strict=False)  # TOML and JSON have lists only; a tuple cannot be changed behind our back
 
 
 class SinkSettings(BaseModel, ABC):
-    """The keys that every sink has.
-
-    events: globs over event types. directions, extensions (empty: all): of calls; source events pass by type alone.
-    numbers: how phone numbers leave. timeout_s: one attempt. live_ttl_s, give_up_after_h: shelf lives, counted
-    from when the event was recorded. concurrency: attempts at the same time, each for another call.
-    """
+    """The keys that every sink has. Source events pass by `events` alone. Shelf lives count from the recording."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
-    type: str
-    events: Annotated[tuple[str, ...], Lax] = ("*",)
-    directions: Annotated[tuple[Direction, ...], Lax, Field(min_length=1)] = ("inbound", "outbound")
-    extensions: Annotated[tuple[ExtensionId, ...], Lax] = ()
-    numbers: Numbers = "full"
-    timeout_s: float = Field(default=15.0, gt=0, le=600)
-    give_up_after_h: float = Field(default=75.0, gt=0, le=24 * 365)
-    live_ttl_s: float = Field(default=60.0, gt=0, le=24 * 3600)
-    concurrency: int = Field(default=8, ge=1, le=256)
-    allow_plaintext: bool = False
+    type: str = Field(description="the kind of sink")
+    events: Annotated[tuple[str, ...], Lax] = Field(
+        default=("*",), description="globs over event types; the sink gets the events that one of them matches"
+    )
+    directions: Annotated[tuple[Direction, ...], Lax, Field(min_length=1)] = Field(
+        default=("inbound", "outbound"), description="of the calls that the sink hears of"
+    )
+    extensions: Annotated[tuple[ExtensionId, ...], Lax] = Field(
+        default=(), description="ids of the extensions that the sink hears of; empty: all"
+    )
+    numbers: Numbers = Field(default="full", description="how phone numbers leave: full, last4, hash, drop")
+    timeout_s: float = Field(default=15.0, gt=0, le=600, description="one attempt may take this long")
+    give_up_after_h: float = Field(
+        default=75.0, gt=0, le=24 * 365, description="an undeliverable event becomes a dead letter after this long"
+    )
+    live_ttl_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=24 * 3600,
+        description="ringing, dialing, answered and updated are worthless after this long",
+    )
+    concurrency: int = Field(default=8, ge=1, le=256, description="attempts at the same time, each for another call")
+    allow_plaintext: bool = Field(
+        default=False, description="true: unencrypted towards a host that is not this machine"
+    )
 
     @field_validator("events")
     @classmethod

@@ -1,22 +1,33 @@
 """TLS as every sink speaks it: always verified, 1.2 or later, own authorities and client certificates if wanted."""
 
 import ssl
+from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
+from callcast.secret import located
 from callcast.sinks import SinkSettings
+
+
+def _beside_the_configuration(path: str, info: ValidationInfo) -> str:
+    return str(located(Path(path), info)) if path else ""
+
+
+PemPath = Annotated[str, AfterValidator(_beside_the_configuration)]
 
 
 class TlsSettings(SinkSettings):
     """The keys of a sink that may speak TLS.
 
     The files are read when the configuration is, so that a fault shows then, and again when the sink is opened.
-    tls_ca stands instead of the system's authorities. tls_key may be left out when tls_cert holds the key too.
     """
 
-    tls_ca: str = ""
-    tls_cert: str = ""
-    tls_key: str = Field(default="", validate_default=True)
+    tls_ca: PemPath = Field(default="", description="PEM file of the authorities to trust instead of the system's")
+    tls_cert: PemPath = Field(default="", description="PEM file of a client certificate")
+    tls_key: PemPath = Field(
+        default="", validate_default=True, description="PEM file of its key, when tls_cert does not hold it"
+    )
 
     @field_validator("tls_ca")
     @classmethod

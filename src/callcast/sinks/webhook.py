@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import aiohttp
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from yarl import URL
 
 from callcast.core.clock import Clock
@@ -39,19 +39,40 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e\x80-\xff]([\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?")
 
 
-class Settings(TlsSettings):
-    """`[sinks.NAME] type = "webhook"`.
+def _key(secret: Secret) -> bytes:
+    """The bytes that sign. Raises ValueError without showing anything of the secret."""
+    text = secret.reveal()
+    with suppress(binascii.Error):
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+        if text.startswith("whsec_") and 24 <= len(key) <= 64:
+            return key
+    raise ValueError("expected whsec_ and base64 of 24 to 64 bytes")
 
-    secrets: `whsec_` and base64 of 24 to 64 bytes; the first signs first, several while rotating, none: unsigned.
-    trust_env: use the proxy that the environment names (HTTPS_PROXY, HTTP_PROXY, NO_PROXY).
-    """
+
+def _signing(secret: Secret) -> Secret:
+    _key(secret)
+    return secret
+
+
+SigningSecret = Annotated[Secret, AfterValidator(_signing)]
+
+
+class Settings(TlsSettings):
+    """`[sinks.NAME] type = "webhook"`."""
 
     type: Literal["webhook"] = "webhook"
-    url: Secret
-    secrets: Annotated[tuple[Secret, ...], Lax] = ()
-    format: Literal["cloudevents", "standard"] = "cloudevents"
-    headers: Mapping[str, Secret] = Field(default_factory=dict)
-    trust_env: bool = False
+    url: Secret = Field(description="where events are posted", examples=["https://crm.example.com/hooks/calls"])
+    secrets: Annotated[tuple[SigningSecret, ...], Lax] = Field(
+        default=(),
+        description="whsec_ and base64 of 24 to 64 bytes; the first signs first; none: unsigned",
+    )
+    format: Literal["cloudevents", "standard"] = Field(
+        default="cloudevents", description="standard: {type, timestamp, data} instead of a CloudEvent"
+    )
+    headers: Mapping[str, Secret] = Field(default_factory=dict, description="sent with every request")
+    trust_env: bool = Field(
+        default=False, description="true: use the proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name"
+    )
 
     @field_validator("url")
     @classmethod
@@ -66,13 +87,6 @@ class Settings(TlsSettings):
         if plain and not info.data.get("allow_plaintext"):
             raise ValueError("http is not encrypted: use https, or set allow_plaintext = true")
         return secret
-
-    @field_validator("secrets")
-    @classmethod
-    def _secrets_are_keys(cls, secrets: tuple[Secret, ...]) -> tuple[Secret, ...]:
-        for secret in secrets:
-            _key(secret)
-        return secrets
 
     @field_validator("headers")
     @classmethod
@@ -106,16 +120,6 @@ class Settings(TlsSettings):
             headers={name: value.reveal() for name, value in self.headers.items()},
         ) as session:
             yield _Webhook(self, place, session)
-
-
-def _key(secret: Secret) -> bytes:
-    """The bytes that sign. Raises ValueError without showing anything of the secret."""
-    text = secret.reveal()
-    with suppress(binascii.Error):
-        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
-        if text.startswith("whsec_") and 24 <= len(key) <= 64:
-            return key
-    raise ValueError("expected whsec_ and base64 of 24 to 64 bytes")
 
 
 class _Webhook:

@@ -17,20 +17,22 @@ _PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 
 class Settings(TlsSettings):
-    """`[sinks.NAME] type = "mqtt"`.
-
-    client_id: empty means callcast- with the installation's stable id and the sink's name.
-    topic: the prefix, which belongs to this sink alone. tombstone_s: how long an ended call is still shown.
-    """
+    """`[sinks.NAME] type = "mqtt"`. The topics under `topic` belong to this sink alone."""
 
     type: Literal["mqtt"] = "mqtt"
-    url: str
-    username: str = ""
-    password: Secret | None = Field(default=None, validate_default=True)
-    client_id: str = Field(default="", max_length=200)
-    protocol: Literal["5", "3.1.1"] = "5"
-    topic: str = Field(default="callcast", max_length=200)
-    tombstone_s: float = Field(default=60.0, ge=0, le=24 * 3600)
+    url: str = Field(description="the broker", examples=["mqtts://broker.example.com:8883"])
+    username: str = Field(default="", description="as the broker knows callcast; empty: no login")
+    password: Secret | None = Field(default=None, validate_default=True, description="of the username")
+    client_id: str = Field(
+        default="",
+        max_length=200,
+        description="default: callcast-, a stable id of this installation and the sink's name",
+    )
+    protocol: Literal["5", "3.1.1"] = Field(default="5", description="MQTT version: 5 or 3.1.1")
+    topic: str = Field(default="callcast", max_length=200, description="what every topic of this sink begins with")
+    tombstone_s: float = Field(
+        default=60.0, ge=0, le=24 * 3600, description="an ended call's retained topic goes after this long"
+    )
 
     @field_validator("url")
     @classmethod
