@@ -1,0 +1,51 @@
+"""Tells a phone of calls, through ntfy (https://docs.ntfy.sh/publish)."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Literal
+
+import aiohttp
+
+from callcast.core.sink import Delivered, Delivery, Outcome, Place, Rejected, Retry, Sink
+from callcast.secret import Secret
+from callcast.sinks import SinkSettings
+
+
+class Settings(SinkSettings):
+    """`[sinks.NAME] type = "ntfy"`. On a public server the topic is as good as a password."""
+
+    type: Literal["ntfy"] = "ntfy"
+    server: str = "https://ntfy.sh"
+    topic: Secret
+
+    @asynccontextmanager
+    async def open(self, place: Place, /) -> AsyncIterator[Sink]:
+        timeout = aiohttp.ClientTimeout(total=self.timeout_s)
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            yield Ntfy(self, place, session)
+
+
+class Ntfy:
+    def __init__(self, settings: Settings, place: Place, session: aiohttp.ClientSession) -> None:
+        self._server, self._topic = settings.server, settings.topic.reveal()
+        self._place, self._session = place, session
+
+    async def send(self, delivery: Delivery, /) -> Outcome:
+        message = self._message(delivery)
+        try:
+            async with self._session.post(self._server, json=message, allow_redirects=False) as answer:
+                if 200 <= answer.status < 300:
+                    return Delivered()
+                if answer.status in (400, 413):
+                    return Rejected(f"http_{answer.status}", unless_alone=answer.status == 400)
+                return Retry(f"http_{answer.status}")
+        except TimeoutError:
+            return Retry("timeout")
+        except (aiohttp.ClientError, OSError):
+            return Retry("network")
+
+    def _message(self, delivery: Delivery) -> dict[str, object]:
+        event = self._place.wire.event_dict(delivery.event)  # numbers are shown as the settings say
+        caller = event["data"].get("from") or {}
+        who = caller.get("name") or caller.get("number") or event["subject"]
+        return {"topic": self._topic, "title": event["type"], "message": who, "tags": [event["id"]]}
