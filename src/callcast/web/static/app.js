@@ -103,7 +103,7 @@ function showLast() {
 }
 
 /** For screen readers: what rings, and not more often than one can listen. */
-let spokeAt = 0;
+let spokeAt = -Infinity;
 function speak(call) {
   if (performance.now() - spokeAt < SPEAK_EVERY_MS) return;
   spokeAt = performance.now();

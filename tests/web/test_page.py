@@ -1,0 +1,332 @@
+"""The wallboard page in a real browser, with a board that the test feeds by hand."""
+
+import asyncio
+import itertools
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, BrowserContext, Page, expect
+from playwright.async_api import Error as PlaywrightError
+
+from callcast.core.model import Direction, Disposition, Party, Queue, State
+from tests.browser import chromium
+from tests.web.room import Room, room
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # one browser serves them all
+SOON_MS = 10_000
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as started:
+        yield started
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def here() -> AsyncIterator[Room]:
+    async with room(names={"101": "Reception"}) as made:
+        made.watch("acme", ["101", "102", "103"])
+        yield made
+
+
+@asynccontextmanager
+async def page(browser: Browser, url: str, **how: object) -> AsyncIterator[Page]:
+    """The page, opened; anything on its console, and any request to elsewhere, fails the test."""
+    trouble: list[str] = []
+    context: BrowserContext = await browser.new_context(**how)  # type: ignore[arg-type]
+    opened = await context.new_page()
+    opened.set_default_timeout(SOON_MS)
+    opened.on("pageerror", lambda error: trouble.append(str(error)))
+    opened.on("console", lambda message: trouble.append(message.text) if "Content Security" in message.text else None)
+    opened.on("request", lambda sent: None if "//127.0.0.1:" in sent.url else trouble.append(sent.url))
+    await opened.goto(url)
+    try:
+        yield opened
+    finally:
+        await context.close()
+    assert trouble == []
+
+
+async def becomes(page: Page, holds: str, arg: object = None, within_s: float = 10) -> None:
+    """Wait until a function in the page gives true; from outside, since the page's CSP knows no eval."""
+    async with asyncio.timeout(within_s):
+        for _ in itertools.count():
+            with suppress(PlaywrightError):  # the page is just loading anew
+                if await page.evaluate(holds, arg):
+                    return
+            await asyncio.sleep(0.05)
+
+
+async def test_a_call_appears_changes_and_goes(here: Room, browser: Browser) -> None:
+    """Without a reload: the state by word, the extension's name, the caller's last digits, a running clock."""
+    async with page(browser, here.url) as wall:
+        await expect(wall.locator("#link")).to_contain_text("Live")
+        await expect(wall.locator("#empty")).to_have_text("No calls")
+        rings = here.ring("101", started_at=here.clock.now() - timedelta(seconds=65))
+        one = wall.locator(".call")
+        await expect(one.locator(".state")).to_have_text("Ringing")
+        await expect(one.locator(".who")).to_have_text("Reception")
+        await expect(one.locator(".other")).to_have_text("from … 6662")
+        await expect(one.locator(".clock")).to_have_text(re.compile(r"1:0[5-9]"))
+        await expect(wall.locator("#waiting")).to_have_text("1")
+        await expect(wall.locator("#empty")).to_be_hidden()
+        before = await one.locator(".clock").inner_text()
+        await expect(one.locator(".clock")).not_to_have_text(before)
+        talks = here.answer(rings)
+        await expect(one.locator(".state")).to_have_text("Connected")
+        await expect(one.locator(".clock")).to_have_text(re.compile(r"0:0\d"))
+        await expect(wall.locator("#waiting")).to_have_text("0")
+        await expect(wall.locator("#answered")).to_have_text("1")
+        here.end(talks)
+        await expect(one).to_have_count(0)
+        await expect(wall.locator("#last li").first).to_contain_text("Reception call ended")
+
+
+async def test_states_differ_by_colour_and_word(here: Room, browser: Browser) -> None:
+    """Each state has its own word and its own colour."""
+    out = {"direction": Direction.OUTBOUND, "state": State.DIALING, "to_party": Party(number="+16502220000")}
+    here.ring("101", "s-1")
+    here.answer(here.ring("102", "s-2"))
+    here.ring("103", "s-3", from_party=Party(extension_number="103"), **out)
+    async with page(browser, here.url) as wall:
+        await expect(wall.locator(".call")).to_have_count(3)
+        words = await wall.locator(".call .state").all_inner_texts()
+        assert sorted(words) == ["Connected", "Dialing", "Ringing"]
+        colours = await wall.eval_on_selector_all(".call", "all => all.map(c => getComputedStyle(c).borderLeftColor)")
+        assert len(set(colours)) == 3
+
+
+async def test_newest_first_in_place(here: Room, browser: Browser) -> None:
+    """A new call stands first, a changed one keeps its place."""
+    older = here.ring("102", "s-1", started_at=here.clock.now() - timedelta(seconds=50))
+    here.ring("103", "s-2", started_at=here.clock.now() - timedelta(seconds=20))
+    async with page(browser, here.url) as wall:
+        await expect(wall.locator(".call")).to_have_count(2)
+        here.ring("101", "s-3")
+        here.answer(older)
+        await expect(wall.locator(".who")).to_have_text(["Reception", "Ext. 103", "Ext. 102"])
+        await expect(wall.locator(".call").last.locator(".state")).to_have_text("Connected")
+
+
+async def test_what_nobody_knows_is_said(here: Room, browser: Browser) -> None:
+    """A queue call's caller and a call's extension may be unknown; a number is never guessed."""
+    here.ring("102", "s-1", from_party=None, queue=Queue(name="Sales queue"))
+    async with page(browser, here.url) as wall:
+        await expect(wall.locator(".other")).to_have_text("caller not known yet · Sales queue")
+
+
+async def test_a_stale_source_greys_its_cards_and_says_since_when(here: Room, browser: Browser) -> None:
+    """Where nobody looks any more the clock stands, the state is doubted, and no colour claims it."""
+    here.ring("101")
+    async with page(browser, here.url) as wall:
+        await expect(wall.locator(".call .state")).to_have_text("Ringing")
+        here.clock.ahead_s = 60
+        await expect(wall.locator("#link")).to_have_text(re.compile(r"acme not seen since \d\d:\d\d"))
+        await expect(wall.locator(".call .state")).to_have_text("Ringing?")
+        await expect(wall.locator(".call .other")).to_have_text(re.compile(r"not seen since \d\d:\d\d"))
+        await expect(wall.locator(".clock")).to_have_text(re.compile(r"0:0\d"))  # a running one would say 1:00
+        here.look("acme", ["101", "102", "103"])
+        await expect(wall.locator("#link")).to_contain_text("Live")
+        await expect(wall.locator(".call .state")).to_have_text("Ringing")
+
+
+async def test_one_blind_extension_leaves_the_others_alone(here: Room, browser: Browser) -> None:
+    """Only the cards of the extension that is not seen are doubted."""
+    here.ring("101", "s-1")
+    here.ring("102", "s-2")
+    async with page(browser, here.url) as wall:
+        await expect(wall.locator(".call")).to_have_count(2)
+        here.clock.ahead_s = 60
+        here.look("acme", ["102", "103"])
+        await expect(wall.locator(".call[data-doubt] .who")).to_have_text(["Reception"])
+        await expect(wall.locator("#link")).to_contain_text("acme (1 extension) not seen since")
+
+
+async def test_a_vanished_call_is_doubted(here: Room, browser: Browser) -> None:
+    """A call that is no longer listed, and not yet found in the call log, is shown as just that."""
+    here.ring("101", vanished_at=here.clock.now())
+    async with page(browser, here.url) as wall:
+        await expect(wall.locator(".other")).to_have_text(re.compile(r"not in the list since .* asking the call log"))
+
+
+async def test_it_says_when_the_service_is_gone_and_comes_back(browser: Browser) -> None:
+    """A lost service is said at once; a restarted one is picked up with its calls and the events in between."""
+    async with room() as first:
+        first.watch("acme")
+        first.ring("101", "s-1")
+        port = int(first.url.rpartition(":")[2])
+        opened = page(browser, first.url)
+        wall = await opened.__aenter__()
+        await expect(wall.locator(".call")).to_have_count(1)
+    try:
+        await expect(wall.locator("#banner")).to_contain_text("No connection to callcast since")
+        await expect(wall.locator("#link")).to_have_text("Not live")
+        await expect(wall.locator(".call .state")).to_have_text("Ringing?")
+        async with room(port=port) as second:
+            second.memory.stored = list(first.memory.stored)
+            second.watch("acme")
+            second.ring("102", "s-2")
+            await expect(wall.locator("#link")).to_contain_text("Live")
+            await expect(wall.locator("#banner")).to_be_hidden()
+            await expect(wall.locator(".call .who")).to_have_text(["Ext. 102"])
+            await expect(wall.locator("#last li")).to_have_count(2)
+    finally:
+        await opened.__aexit__(None, None, None)
+
+
+async def test_a_newer_service_brings_its_newer_page(browser: Browser) -> None:
+    """A wallboard that is left running loads itself anew after an upgrade."""
+    async with room(version="1.0.0") as first:
+        port = int(first.url.rpartition(":")[2])
+        opened = page(browser, first.url)
+        wall = await opened.__aenter__()
+        await wall.evaluate("window.old = true")
+        await expect(wall.locator("#link")).not_to_have_text("Not live")
+    try:
+        async with room(port=port, version="1.0.1"):
+            await becomes(wall, "() => window.old === undefined")
+    finally:
+        await opened.__aexit__(None, None, None)
+
+
+async def test_a_token_opens_it_once_and_for_all(browser: Browser) -> None:
+    """The address with the token leads to the page without it; a reload works from the cookie."""
+    async with room(token="s3cret") as made:
+        made.watch("acme")
+        async with page(browser, made.url + "/?token=s3cret&wall=1") as wall:
+            await expect(wall.locator("#link")).to_contain_text("Live")
+            assert wall.url == made.url + "/?wall=1"
+            await wall.reload()
+            await expect(wall.locator("#link")).to_contain_text("Live")
+
+
+async def test_search_by_extension(here: Room, browser: Browser) -> None:
+    """The slash key leads to the search; it finds names and numbers of extensions; Escape shows all again."""
+    here.ring("101", "s-1")
+    here.ring("102", "s-2")
+    async with page(browser, here.url) as wall:
+        await expect(wall.locator(".call")).to_have_count(2)
+        await wall.keyboard.press("/")
+        await wall.keyboard.type("recep")
+        await expect(wall.locator(".who")).to_have_text(["Reception"])
+        here.ring("102", "s-3")
+        here.ring("101", "s-4")
+        await expect(wall.locator(".who")).to_have_text(["Reception", "Reception"])
+        await wall.keyboard.press("Control+a")
+        await wall.keyboard.type("102")
+        await expect(wall.locator(".who")).to_have_text(["Ext. 102", "Ext. 102"])
+        await wall.keyboard.press("Control+a")
+        await wall.keyboard.type("nobody")
+        await expect(wall.locator("#empty")).to_have_text("No call of such an extension now")
+        await wall.keyboard.press("Escape")
+        await expect(wall.locator(".call")).to_have_count(4)
+
+
+async def test_the_wall_turns_its_pages(here: Room, browser: Browser) -> None:
+    """A television shows nothing cut off: the cards are as large as all fit, and with too many the pages turn."""
+    screen = {"width": 1920, "height": 1080}
+    async with page(browser, here.url + "/?wall=1", viewport=screen) as wall:
+        for number in range(4):
+            here.ring("101", f"s-{number}")
+        await expect(wall.locator('.calls[data-size="large"] .call')).to_have_count(4)
+        for number in range(4, 40):
+            here.ring("101", f"s-{number}", started_at=here.clock.now() - timedelta(seconds=number))
+        await expect(wall.locator("#pager")).to_have_text(re.compile(r"\d of \d"))
+        shown = await _ids(wall)
+        assert 8 <= len(shown) < 40
+        await _assert_inside(wall)
+        here.clock.ahead_s = 12
+        await becomes(wall, "old => document.querySelector('.call').dataset.call !== old", shown[0])
+        assert not set(await _ids(wall)) & set(shown)
+
+
+async def test_nothing_is_wider_than_a_telephone(here: Room, browser: Browser) -> None:
+    """On a phone everything fits the width, also a long name and a long call."""
+    long_ago = here.clock.now() - timedelta(hours=11)
+    here.answer(here.ring("101", "s-1", started_at=long_ago, queue=Queue(name="Q" * 80)), answered_at=long_ago)
+    async with page(browser, here.url, viewport={"width": 360, "height": 740}) as phone:
+        await expect(phone.locator(".clock")).to_contain_text("11:00:0")
+        assert await phone.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+async def test_markup_in_names_is_text(browser: Browser) -> None:
+    """What comes from a caller or the configuration is shown, never run."""
+    evil = "<img src=x onerror=alert(1)>"
+    async with room(numbers="full", names={"101": evil}) as made:
+        made.watch("acme")
+        made.ring("101", from_party=Party(name=evil, number="+16504306662"), queue=Queue(name=evil))
+        async with page(browser, made.url) as wall:
+            await expect(wall.locator(".who")).to_have_text(evil)
+            await expect(wall.locator(".other")).to_contain_text(evil)
+            assert await wall.locator("img").count() == 0
+
+
+async def test_a_screen_reader_hears_what_rings(here: Room, browser: Browser) -> None:
+    """A new ring is announced politely; states, totals and the trouble banner have their roles."""
+    async with page(browser, here.url) as wall:
+        await expect(wall.locator("#link")).to_contain_text("Live")
+        here.ring("101")
+        await expect(wall.locator("#spoken")).to_have_text("Reception rings")
+        await expect(wall.get_by_role("list").first).to_be_visible()
+        await expect(wall.get_by_role("heading", name="Reception")).to_be_visible()
+        await expect(wall.get_by_role("searchbox", name="Search by extension")).to_be_visible()
+
+
+async def test_a_busy_board_does_not_stutter(browser: Browser) -> None:
+    """500 extensions with some hundred changes a second: every change arrives, and frames keep coming."""
+    async with room() as made:
+        made.watch("acme", [str(n) for n in range(1000, 1500)])
+        calls = [made.ring(str(1000 + n), f"s-{n}") for n in range(500)]
+        async with page(browser, made.url) as wall:
+            await expect(wall.locator(".call")).to_have_count(500)
+            await wall.evaluate(_COUNT_FRAMES)
+            for n, one in enumerate(calls):
+                calls[n] = made.answer(one)
+                if n % 5 == 0:
+                    made.end(calls[n], Disposition.ANSWERED)
+                if n % 10 == 0:
+                    await asyncio.sleep(0.02)
+            await expect(wall.locator(".call")).to_have_count(400)
+            await expect(wall.locator('.call[data-state="ringing"]')).to_have_count(0)
+            frames = await wall.evaluate("window.frames_ms")
+            print("frames", json.dumps({"count": len(frames), "longest_ms": max(frames)}))
+            assert len(frames) > 10
+
+
+_COUNT_FRAMES = """() => {
+  window.frames_ms = [];
+  let before = performance.now();
+  const frame = (now) => { window.frames_ms.push(now - before); before = now; requestAnimationFrame(frame); };
+  requestAnimationFrame(frame);
+}"""
+
+
+async def _ids(wall: Page) -> list[str]:
+    found: list[str] = await wall.eval_on_selector_all(".call", "all => all.map(c => c.dataset.call)")
+    return found
+
+
+async def _assert_inside(wall: Page) -> None:
+    """No card is cut off by the board's edge."""
+    cut = await wall.evaluate(
+        """() => {
+          const edge = document.querySelector(".last").getBoundingClientRect().top;
+          return [...document.querySelectorAll(".call")].filter(c => c.getBoundingClientRect().bottom > edge).length;
+        }"""
+    )
+    assert cut == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_light_and_dark_differ(here: Room, browser: Browser, scheme: str) -> None:
+    """The page follows the system's scheme, and an address may choose one for a television that has none."""
+    other = "dark" if scheme == "light" else "light"
+    async with page(browser, here.url, color_scheme=scheme) as wall:
+        own = await wall.evaluate("getComputedStyle(document.body).backgroundColor")
+        await wall.goto(here.url + f"/?theme={other}")
+        assert await wall.evaluate("getComputedStyle(document.body).backgroundColor") != own
