@@ -19,12 +19,11 @@ Purpose = Literal["poll", "page", "call_log", "token"]
 SLACK_S = 1.0  # the platform may count in whole seconds
 EVENNESS = 0.9  # a late poll may be made up for by coming this much of a spacing after it
 PENALTY_UNTOLD_S = 30.0  # documented: wait at least 30 s after a 429 without Retry-After
-PENALTY_GROWN_MAX_S = 600.0
 PENALTY_MAX_S = 3600.0
 LIMIT_MAX = 100_000
 WINDOW_MAX_S = 3600.0
-OTHERS_HOLD = 2  # windows for which the highest use by other programs is remembered
-OTHERS_GUARD = 1  # requests left free beside that, because they may be growing
+OTHERS_HOLD = 3  # windows for which the highest use by other programs is remembered
+OTHERS_GUARD = 0.5  # so much more is left free, because they may be growing
 IN_FLIGHT_KEPT_S = 2.0  # a request on its way when the state is kept is taken to arrive within this
 
 
@@ -43,7 +42,7 @@ class Allowance:
     """`headroom`: the share of the limit that polling may use. `ceiling`: our own limit where it is lower."""
 
     def __init__(self, *, per_minute: float, headroom: float, now: float, ceiling: int = LIMIT_MAX) -> None:
-        self.limit = min(max(1, math.floor(per_minute)), ceiling)
+        self.limit = max(1, math.floor(per_minute))
         self.remaining = self.limit
         self.window_s = min(60 * max(1, math.floor(per_minute)) / per_minute, WINDOW_MAX_S)
         self.silent_until = now
@@ -67,6 +66,8 @@ class Allowance:
     def due(self, purpose: Purpose, now: float) -> float:
         """When such a request may be sent; infinity while only the end of another one can tell."""
         self._forget(now)
+        if self._strikes and self._in_flight:
+            return math.inf  # after a penalty one goes ahead
         due = max(now, self.silent_until, self._place_free(self._all_answered(), self._room()))
         if purpose == "poll":
             return max(due, self._poll_due())
@@ -95,7 +96,8 @@ class Allowance:
     def _usable(self) -> int:
         """How many requests per window are ours."""
         others = max((n for _, n in self._others), default=0)
-        return max(1, self.limit - (others + OTHERS_GUARD if others else 0))
+        left = self.limit - others - math.ceil(others * OTHERS_GUARD)
+        return max(1, min(left, self._ceiling))
 
     def _room(self) -> int:
         return self._usable() - len(self._in_flight)
@@ -132,19 +134,24 @@ class Allowance:
 
     # What the platform says
 
-    def heard(self, now: float, *, limit: int | None, remaining: int | None, window_s: float | None) -> None:
+    def heard(
+        self, now: float, asked_at: float, *, limit: int | None, remaining: int | None, window_s: float | None
+    ) -> None:
         """The headers of an answer; what is missing or absurd is left as it was."""
         if window_s is not None and 0 < window_s <= WINDOW_MAX_S:
             self.window_s = window_s
         if limit is not None and 0 < limit <= LIMIT_MAX:
-            self.limit = min(limit, self._ceiling)
+            self.limit = limit
             if remaining is not None and 0 <= remaining <= limit:
                 self.remaining = remaining
-                self._feel_others(now, limit - remaining)
+                self._feel_others(now, asked_at, limit - remaining)
 
-    def _feel_others(self, now: float, used: int) -> None:
-        """What is used and not by us is used by others. Requests in flight are taken as counted already."""
-        ours = len(self._in_flight) + sum(at > now - self.window_s for at, _ in self._spent)
+    def _feel_others(self, now: float, asked_at: float, used: int) -> None:
+        """What is used, and cannot be ours, is used by others.
+
+        Ours can be all that is in flight, and all that was still in the window when the request was asked.
+        """
+        ours = len(self._in_flight) + sum(at > asked_at - self.window_s for at, _ in self._spent)
         others = min(max(0, used - ours), self.limit)
         while self._others and self._others[-1][1] <= others:
             self._others.pop()
@@ -156,14 +163,17 @@ class Allowance:
             self._strikes = 0
 
     def refused(self, now: float, *, retry_after_s: float | None, window_s: float | None) -> None:
-        """A 429. Without the platform's own wish the silence doubles from one penalty to the next."""
+        """A 429. The second in a row is waited out longer than told.
+
+        Two programs that both wait just as long as they were told keep each other in the penalty for ever: each
+        one's first request after it falls into the penalty that the other's has begun.
+        """
         if now >= self.silent_until:
             self._strikes += 1
-        if retry_after_s is None:
-            grown_s = PENALTY_UNTOLD_S * 2 ** min(self._strikes - 1, 10)
-            retry_after_s = min(max(grown_s, window_s or 0.0), PENALTY_GROWN_MAX_S)
+        wish_s = max(PENALTY_UNTOLD_S, window_s or 0.0) if retry_after_s is None else retry_after_s
+        growth = 2 ** min(self._strikes - 1, 2 if retry_after_s is None else 1)
         self.remaining = 0
-        self.silence(now, retry_after_s)
+        self.silence(now, wish_s * growth)
 
     def silence(self, now: float, seconds: float) -> None:
         """Send nothing for so long (at most an hour)."""
@@ -187,7 +197,7 @@ class Allowance:
         """Whatever the wall clock did meanwhile, never more careless than what was kept, nor silent for longer."""
         passed_s = max(0.0, wall - kept.at)
         self._strikes = kept.strikes
-        self.limit = min(max(1, kept.limit), self._ceiling)
+        self.limit = min(max(1, kept.limit), LIMIT_MAX)
         self.window_s = min(max(1.0, kept.window_s), WINDOW_MAX_S)
         if kept.silent_s > passed_s:
             self.silent_until = now + min(kept.silent_s - passed_s, PENALTY_MAX_S)

@@ -31,6 +31,7 @@ class Turn:
         self.purpose: Purpose = purpose
         self.key = key
         self.sent = True
+        self.began_at = 0.0
         self.granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._budget = budget
 
@@ -39,7 +40,7 @@ class Turn:
 
     def answered(self, status: int, headers: Mapping[str, str]) -> float | None:
         """Take in what the answer says of the limit. Returns the seconds that the platform wants us to wait."""
-        return self._budget.heard(status, headers)
+        return self._budget.heard(self.began_at, status, headers)
 
 
 class Budget:
@@ -113,7 +114,7 @@ class Budget:
         finally:
             self._end(turn)
 
-    def heard(self, status: int, headers: Mapping[str, str]) -> float | None:
+    def heard(self, asked_at: float, status: int, headers: Mapping[str, str]) -> float | None:
         now = self._clock.monotonic()
         retry_after_s = self._retry_after_s(headers.get("Retry-After"))
         window_s = _number(headers.get("X-Rate-Limit-Window"))
@@ -121,7 +122,9 @@ class Budget:
         group = headers.get("X-Rate-Limit-Group", "").strip().lower()
         if group.isidentifier() and len(group) <= 20:
             self.group = group
-        self._allowance.heard(now, limit=limit, remaining=remaining if status != 429 else None, window_s=window_s)
+        if status == 429:
+            remaining = None  # a refused request may count, and may not
+        self._allowance.heard(now, asked_at, limit=limit, remaining=remaining, window_s=window_s)
         if status == 429:
             self._allowance.refused(now, retry_after_s=retry_after_s, window_s=window_s)
             retry_after_s = self.hold_s()
@@ -186,6 +189,7 @@ class Budget:
     def _grant(self, turn: Turn, now: float) -> None:
         self._waiting.remove(turn)
         self._in_flight[turn.key] = turn
+        turn.began_at = now
         self._allowance.begin(turn.purpose, now)
         turn.granted.set_result(None)
         if now - self._kept_at >= KEEP_EVERY_S:

@@ -1,5 +1,6 @@
 """One request to the platform and its answer, whole, or LookFailed. The only place that opens connections to it."""
 
+import os
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -102,6 +103,7 @@ class Exchange:
             data=form,
             headers={**self._headers, "Authorization": authorization},
             allow_redirects=False,
+            middlewares=(_only_once,),
             timeout=ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S),
         ) as response:
             date = response.headers.get("Date")
@@ -109,6 +111,21 @@ class Exchange:
             headers = CIMultiDict(response.headers)
             body = await _read(response)
             return Answer(response.status, headers, body, self._clock.monotonic() - asked_at)
+
+
+class _Disconnected(aiohttp.ClientError):
+    """The connection broke under a request that it already carried."""
+
+
+async def _only_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """aiohttp asks again by itself when a kept connection breaks; a request that the budget does not know of."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
+        failure = _Disconnected()
+    raise failure
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
@@ -143,8 +160,9 @@ def _what_happened(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientSSLError):
         return "no TLS connection could be made"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return f"no connection: {error.os_error.strerror or type(error.os_error).__name__}"
-    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
+        number = error.os_error.errno
+        return f"no connection: {os.strerror(number) if number else type(error.os_error).__name__}"
+    if isinstance(error, _Disconnected | ConnectionResetError):
         return "the connection was closed before the answer"
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the answer ended too early, or was garbled"

@@ -1,0 +1,267 @@
+"""The token: as few requests as can be, whatever the platform does."""
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession
+from aioresponses import aioresponses
+
+from callcast.core.upstream import LookFailed
+from callcast.ringcentral.client import AUTH_NOTE, Client
+from tests.clock import TurnedClock
+from tests.ringcentral.heard import CLIENT_SECRET, JWT, Heard, make_client
+from tests.ringcentral.test_client import LIST_URL, RINGING, TARGET, TOKEN, TOKEN_URL, asked, sample_error
+
+JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+
+
+@pytest.fixture
+def client(session: ClientSession, clock: TurnedClock, heard: Heard) -> Client:
+    return make_client(session, clock, heard)
+
+
+def grants(answers: aioresponses) -> list[str]:
+    return [sent["data"]["grant_type"] for _, sent in asked(answers, "POST", "/token")]
+
+
+def refused(code: str) -> dict[str, Any]:
+    return {"errors": [{"errorCode": code, "message": "no"}]}
+
+
+async def failure_of(client: Client) -> LookFailed:
+    with pytest.raises(LookFailed) as failed:
+        await client.look(TARGET)
+    return failed.value
+
+
+async def test_all_who_need_a_token_share_one_request(
+    session: ClientSession, heard: Heard, answers: aioresponses
+) -> None:
+    """Single flight: ten at once ask once."""
+    client = make_client(session, TurnedClock(), heard)
+    answers.post(TOKEN_URL, payload=TOKEN)
+    identities = await asyncio.gather(*[client.identify() for _ in range(10)])
+    assert len(set(identities)) == 1
+    assert len(grants(answers)) == 1
+
+
+async def test_the_token_is_renewed_a_minute_before_its_end(
+    client: Client, answers: aioresponses, clock: TurnedClock
+) -> None:
+    """`expires_in` is trusted: used until 61 s before, asked for anew with the JWT from 60 s before."""
+    answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
+    answers.get(LIST_URL, body=RINGING, repeat=True)
+    await client.look(TARGET)
+    await clock.turn(3600 - 61)
+    await client.look(TARGET)
+    assert grants(answers) == [JWT_GRANT]
+    await clock.turn(1)
+    await client.look(TARGET)
+    assert grants(answers) == [JWT_GRANT] * 2
+
+
+@pytest.mark.parametrize("lifetime", [30, 1])
+async def test_a_short_lived_token_is_used_too(client: Client, answers: aioresponses, lifetime: int) -> None:
+    """A token that lives for less than a minute still serves the look that it was asked for."""
+    answers.post(TOKEN_URL, payload={**TOKEN, "expires_in": lifetime}, repeat=True)
+    answers.get(LIST_URL, body=RINGING, repeat=True)
+    await client.look(TARGET)
+    assert len(grants(answers)) == 1
+
+
+@pytest.mark.parametrize("code", ["OAU-128", "OAU-129", "OAU-149", "OAU-213"])
+async def test_an_old_token_is_renewed_once(client: Client, answers: aioresponses, code: str) -> None:
+    """The look is repeated with the new token, in the same turn."""
+    answers.post(TOKEN_URL, payload=TOKEN)
+    answers.get(LIST_URL, status=401, payload=refused(code))
+    answers.post(TOKEN_URL, payload={**TOKEN, "access_token": "token-2"})
+    answers.get(LIST_URL, body=RINGING)
+    await client.look(TARGET)
+    sent = [kwargs["headers"]["Authorization"] for _, kwargs in asked(answers, "GET", "/active-calls")]
+    assert sent == ["Bearer token-1", "Bearer token-2"]
+
+
+async def test_a_token_that_is_refused_again_is_not_renewed_in_a_loop(client: Client, answers: aioresponses) -> None:
+    """The platform says 401 whatever we send: two requests, then the look has failed."""
+    answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
+    answers.get(LIST_URL, status=401, payload=sample_error("401-token-invalid-OAU-213"), repeat=True)
+    assert (await failure_of(client)).reason == "auth"
+    assert len(grants(answers)) == 2
+    assert len(asked(answers, "GET", "/active-calls")) == 2
+
+
+async def test_never_more_than_three_token_requests_a_minute(
+    client: Client, answers: aioresponses, clock: TurnedClock
+) -> None:
+    """A platform that refuses every fresh token does not get asked more often than that, for an hour."""
+    answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
+    answers.get(LIST_URL, status=401, payload=refused("OAU-213"), repeat=True)
+    times: list[float] = []
+    while clock.monotonic() < 3600:
+        before = len(grants(answers))
+        assert (await failure_of(client)).reason == "auth"
+        times += [clock.monotonic()] * (len(grants(answers)) - before)
+        await clock.turn(1)
+    assert len(times) > 100
+    assert all(times[i + 3] - times[i] > 60 for i in range(len(times) - 3))
+
+
+async def test_a_code_that_is_not_about_the_token_does_not_renew_it(client: Client, answers: aioresponses) -> None:
+    """A disabled account is no reason to open sessions."""
+    answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
+    answers.get(LIST_URL, status=401, payload=refused("OAU-136"), repeat=True)
+    for _ in range(5):
+        assert (await failure_of(client)).reason == "auth"
+    assert len(grants(answers)) == 1
+
+
+@pytest.mark.parametrize("name", ["400-invalid-client-OAU-153", "400-token-expired-OAU-210"])
+async def test_a_wrong_credential_is_tried_every_five_minutes(
+    client: Client, answers: aioresponses, clock: TurnedClock, name: str
+) -> None:
+    """400 at the token endpoint: each look fails as `auth` without any request, until five minutes have passed."""
+    answers.post(TOKEN_URL, status=400, payload=sample_error(name))
+    for _ in range(29):
+        failure = await failure_of(client)
+        assert failure.reason == "auth"
+        assert "check client_id" in failure.detail
+        assert failure.retry_after_s is None or failure.retry_after_s <= 300
+        await clock.turn(10)
+    assert len(grants(answers)) == 1
+    assert asked(answers, "GET", "/active-calls") == []
+    answers.post(TOKEN_URL, payload=TOKEN)
+    answers.get(LIST_URL, body=RINGING)
+    await clock.turn(10)
+    await client.look(TARGET)
+    assert len(grants(answers)) == 2
+
+
+@pytest.mark.parametrize(("status", "reason"), [(500, "server"), (503, "server"), (408, "timeout"), (401, "auth")])
+async def test_trouble_of_the_token_endpoint_has_its_reason(
+    client: Client, answers: aioresponses, status: int, reason: str
+) -> None:
+    """4xx is the credential, the rest is trouble of the platform."""
+    answers.post(TOKEN_URL, status=status, payload={}, headers={"RCRequestId": "req-7"})
+    failure = await failure_of(client)
+    assert (failure.reason, failure.request_id) == (reason, "req-7")
+    assert (await failure_of(client)).reason == reason
+    assert len(grants(answers)) == 1
+
+
+async def test_trouble_is_tried_again_after_ten_seconds(
+    client: Client, answers: aioresponses, clock: TurnedClock
+) -> None:
+    """Documented for 500 and no answer; before that the last failure stands, and no request is made."""
+    answers.post(TOKEN_URL, exception=ConnectionResetError())
+    assert (await failure_of(client)).reason == "network"
+    await clock.turn(9)
+    assert (await failure_of(client)).reason == "network"
+    await clock.turn(1.5)
+    answers.post(TOKEN_URL, payload=TOKEN)
+    answers.get(LIST_URL, body=RINGING)
+    await client.look(TARGET)
+    assert len(grants(answers)) == 2
+
+
+async def test_the_token_endpoints_own_penalty_is_kept(
+    client: Client, answers: aioresponses, clock: TurnedClock
+) -> None:
+    """A 429 there silences the token requests for as long as it says; the looks' own group is not held."""
+    answers.post(TOKEN_URL, status=429, payload=sample_error("429-CMN-301"), headers={"Retry-After": "60"})
+    failure = await failure_of(client)
+    assert failure.reason == "rate_limited"
+    assert failure.retry_after_s is not None
+    assert failure.retry_after_s >= 60
+    assert client.hold_s() == 0
+    await clock.turn(59)
+    assert (await failure_of(client)).reason == "rate_limited"
+    assert len(grants(answers)) == 1
+    await clock.turn(3)
+    answers.post(TOKEN_URL, payload=TOKEN)
+    answers.get(LIST_URL, body=RINGING)
+    await client.look(TARGET)
+
+
+@pytest.mark.parametrize("body", ["<html>", "[]", '{"access_token": 1}', '{"access_token": "x"}', "\xff"])
+async def test_a_token_answer_that_cannot_be_read_is_a_failure(
+    client: Client, answers: aioresponses, body: str
+) -> None:
+    """A 200 that holds no token is `parse`, and no look is tried with nothing."""
+    answers.post(TOKEN_URL, body=body.encode("latin-1"))
+    assert (await failure_of(client)).reason == "parse"
+
+
+async def test_a_refresh_token_is_used_once_and_the_jwt_after_it(
+    client: Client, answers: aioresponses, clock: TurnedClock
+) -> None:
+    """Where the app issues refresh tokens they are used, each once; a refused one falls back to the JWT at once."""
+    answers.get(LIST_URL, body=RINGING, repeat=True)
+    answers.post(TOKEN_URL, payload={**TOKEN, "refresh_token": "refresh-1", "refresh_token_expires_in": 604800})
+    await client.look(TARGET)
+    await clock.turn(3600)
+    answers.post(TOKEN_URL, payload={**TOKEN, "refresh_token": "refresh-2", "refresh_token_expires_in": 604800})
+    await client.look(TARGET)
+    await clock.turn(3600)
+    answers.post(TOKEN_URL, status=400, payload=sample_error("400-token-expired-OAU-210"))
+    answers.post(TOKEN_URL, payload=TOKEN)
+    await client.look(TARGET)
+    assert grants(answers) == [JWT_GRANT, "refresh_token", "refresh_token", JWT_GRANT]
+    used = [sent["data"].get("refresh_token") for _, sent in asked(answers, "POST", "/token")]
+    assert used == [None, "refresh-1", "refresh-2", None]
+
+
+async def test_an_expired_refresh_token_is_not_tried(client: Client, answers: aioresponses, clock: TurnedClock) -> None:
+    """Past its own end it is worth nothing: the JWT is presented."""
+    answers.get(LIST_URL, body=RINGING, repeat=True)
+    answers.post(TOKEN_URL, payload={**TOKEN, "refresh_token": "r", "refresh_token_expires_in": 100}, repeat=True)
+    await client.look(TARGET)
+    await clock.turn(3600)
+    await client.look(TARGET)
+    assert grants(answers) == [JWT_GRANT] * 2
+
+
+async def test_a_platform_in_trouble_while_refreshing_is_not_asked_twice(
+    client: Client, answers: aioresponses, clock: TurnedClock
+) -> None:
+    """Only a refused refresh token leads to the JWT at once; a 500 would answer that no better."""
+    answers.get(LIST_URL, body=RINGING, repeat=True)
+    answers.post(TOKEN_URL, payload={**TOKEN, "refresh_token": "r", "refresh_token_expires_in": 9000})
+    await client.look(TARGET)
+    await clock.turn(3600)
+    answers.post(TOKEN_URL, status=500)
+    assert (await failure_of(client)).reason == "server"
+    assert len(grants(answers)) == 2
+
+
+async def test_a_crash_loop_asks_three_times_a_minute_at_most(
+    session: ClientSession, heard: Heard, answers: aioresponses
+) -> None:
+    """The token requests are remembered over a restart; the fourth process of a minute fails without a request."""
+    clock = TurnedClock()
+    answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
+    for _ in range(3):
+        await make_client(session, clock, heard, notes=dict(heard.notes)).identify()
+        await clock.turn(2)
+    assert AUTH_NOTE in heard.notes
+    client = make_client(session, clock, heard, notes=dict(heard.notes))
+    with pytest.raises(LookFailed, match="used up") as failed:
+        await client.identify()
+    assert failed.value.reason == "auth"
+    await clock.turn(60)
+    await client.identify()
+    assert len(grants(answers)) == 4
+
+
+async def test_no_secret_is_in_any_failure(client: Client, answers: aioresponses) -> None:
+    """Whatever goes wrong, neither the secrets nor the token are in the error, its causes, or their repr."""
+    answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
+    for fault in (ValueError("Bearer token-1"), ConnectionResetError("Bearer token-1"), TimeoutError(JWT)):
+        answers.get(re.compile(".*active-calls.*"), exception=fault)
+        failure: BaseException | None = await failure_of(client)
+        while failure is not None:
+            shown = f"{failure!r} {failure} {vars(failure)}"
+            for secret in ("token-1", JWT, CLIENT_SECRET):
+                assert secret not in shown
+            failure = failure.__cause__ or failure.__context__
