@@ -4,11 +4,13 @@ The only room that knows all the others. Lifetimes are nested; what was opened l
 """
 
 import asyncio
+import errno
 import secrets
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random, SystemRandom
@@ -19,12 +21,12 @@ import aiohttp
 
 from callcast import __version__, logs
 from callcast.board import LiveBoard, catch_up, keep_counts
-from callcast.config import Settings
+from callcast.config import ServiceSettings, Settings
 from callcast.core.clock import Clock
 from callcast.core.diff import Rules, unwatch
 from callcast.core.freshness import Freshness
 from callcast.core.model import Change, Known
-from callcast.core.outbox import Outbox, OutboxUnavailable
+from callcast.core.outbox import Outbox, OutboxRefused, OutboxUnavailable
 from callcast.core.picture import Picture
 from callcast.core.retry import RetryPolicy
 from callcast.core.sink import Place
@@ -46,6 +48,7 @@ from callcast.web.feed import Feed
 from callcast.web.views import View
 
 HOUSEKEEPING_S = 10.0
+EXIT_UNAVAILABLE = 69  # something that the service needs is not to be had (contract 2)
 SERVICE = ""  # whose notes are the service's own, not a source's
 CLIENT_KEYS = (
     *("server", "client_id", "client_secret", "jwt", "watch", "account"),
@@ -76,69 +79,67 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
-async def run(settings: Settings, *, read_again: ReadAgain, started: Callable[[str], None] | None = None) -> int:
-    """The service, until SIGTERM or SIGINT. Returns the exit code.
+async def run(
+    settings: Settings,
+    *,
+    read_again: ReadAgain,
+    stop: asyncio.Event | None = None,
+    started: Callable[[str], None] | None = None,
+) -> int:
+    """The service, until SIGTERM, SIGINT or `stop`. Returns the exit code.
 
     read_again: reads the configuration anew for a reload; raises ConfigFaults. started: told the page's URL.
-    Raises OSError when the address to listen on is not to be had, OutboxUnavailable when there is no outbox at all.
     """
     service = settings.service
     logs.configure(service.log_level, service.log_format)
-    clock, log, stop = SystemClock(), logs.bound(), asyncio.Event()
+    clock, log, stop = SystemClock(), logs.bound(), stop or asyncio.Event()
     async with AsyncExitStack() as stack:
-        outbox = await stack.enter_async_context(
-            open_outbox(
-                service.data_dir,
-                clock,
-                retention_h=service.retention_h,
-                outbox_max_mb=service.outbox_max_mb,
-                dead_letter_days=service.dead_letter_days,
-            )
-        )
+        try:
+            outbox = await stack.enter_async_context(_outbox(service, clock))
+        except OutboxRefused as error:
+            return _cannot_start(str(error))
         board = LiveBoard(clock, _zone(service.timezone))
         metrics = Metrics(board, clock, __version__)
         session = await stack.enter_async_context(
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), connector=aiohttp.TCPConnector(limit=0))
         )
+        running = Running(settings, outbox, board, metrics, session, clock, log, read_again)
+        try:
+            running.admin = await stack.enter_async_context(running.serve())
+        except OSError as error:
+            return _cannot_start(f"service.http_listen = {service.http_listen!r}: {_cause(error)}")
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        running = Running(
-            settings,
-            outbox=outbox,
-            board=board,
-            metrics=metrics,
-            session=session,
-            clock=clock,
-            log=log,
-            tasks=tasks,
-            read_again=read_again,
-        )
-        host, port = service.listen
-        admin = await stack.enter_async_context(
-            serve(
-                host,
-                port,
-                board=board,
-                metrics=metrics,
-                feed=running.feed,
-                health=running,
-                reload=running.reload,
-                clock=clock,
-                view=running.view(settings),
-                version=__version__,
-                token=service.http_token.reveal(),
-            )
-        )
-        running.admin = admin
-        await running.start()
+        await running.start(tasks)
         _on_signals(stop, lambda: tasks.create_task(running.reload()))
-        log.info("service_started", version=__version__, url=admin.url, data_dir=str(service.data_dir))
+        log.info("service_started", version=__version__, url=running.admin.url, data_dir=str(service.data_dir))
         if started is not None:
-            started(admin.url)
+            started(running.admin.url)
         await stop.wait()
         log.info("service_stopping")
         await running.stop()
     log.info("service_stopped")
     return 0
+
+
+def _outbox(service: ServiceSettings, clock: Clock) -> AbstractAsyncContextManager[Outbox]:
+    return open_outbox(
+        service.data_dir,
+        clock,
+        retention_h=service.retention_h,
+        outbox_max_mb=service.outbox_max_mb,
+        dead_letter_days=service.dead_letter_days,
+    )
+
+
+def _cannot_start(why: str) -> int:
+    print(f"callcast: cannot start: {why}", file=sys.stderr)  # noqa: T201 (for the person who started it)
+    return EXIT_UNAVAILABLE
+
+
+def _cause(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "another program listens there; stop it, or listen on another port"
+    return (error.strerror or str(error)).lower()
 
 
 def _on_signals(stop: asyncio.Event, reload: Callable[[], object]) -> None:
@@ -154,14 +155,12 @@ class Running:
     def __init__(
         self,
         settings: Settings,
-        *,
         outbox: Outbox,
         board: LiveBoard,
         metrics: Metrics,
         session: aiohttp.ClientSession,
         clock: Clock,
         log: Any,
-        tasks: asyncio.TaskGroup,
         read_again: ReadAgain,
     ) -> None:
         self._settings = settings
@@ -171,7 +170,6 @@ class Running:
         self._session = session
         self._clock = clock
         self._log = log
-        self._tasks = tasks
         self._read_again = read_again
         self._random: Random = SystemRandom()
         self._hash_key = settings.service.hash_key.reveal().encode() or _made_key(settings.service.data_dir)
@@ -181,13 +179,36 @@ class Running:
         self._watched: dict[str, str] = {}  # extension id -> the source that looks at it
         self._store_fault = ""
         self._reloading = asyncio.Lock()
-        self._sources = Fleet[SourceSettings](tasks, self._run_source)
-        self._sinks = Fleet[SinkSettings](tasks, self._run_sink)
+        self._begun = asyncio.Event()
         self._background: list[asyncio.Task[None]] = []
-        self.feed = Feed(board, outbox, clock, self.view(settings))
-        self.admin: Admin | None = None
+        self._feed = Feed(board, outbox, clock, self._view(settings))
+        self.admin: Admin
+        self._tasks: asyncio.TaskGroup
+        self._sources: Fleet[SourceSettings]
+        self._sinks: Fleet[SinkSettings]
 
-    async def start(self) -> None:
+    def serve(self) -> AbstractAsyncContextManager[Admin]:
+        """The HTTP side; answers from now on, and says that it is not ready before `start`."""
+        service = self._settings.service
+        host, port = service.listen
+        return serve(
+            host,
+            port,
+            board=self._board,
+            metrics=self._metrics,
+            feed=self._feed,
+            health=self,
+            reload=self.reload,
+            clock=self._clock,
+            view=self._view(self._settings),
+            version=__version__,
+            token=service.http_token.reveal(),
+        )
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        self._tasks = tasks
+        self._sources = Fleet(tasks, self._run_source)
+        self._sinks = Fleet(tasks, self._run_sink)
         self._known = await self._outbox.known()
         self._installation = await self._own_name()
         for source in self._settings.sources:
@@ -195,8 +216,9 @@ class Running:
         await catch_up(self._board, self._outbox)
         await self._apply(self._settings)
         self._metrics.config_reloaded(True)
-        for forever in (self.feed.run(), keep_counts(self._board, self._outbox, self._clock), self._keep_house()):
-            self._background.append(self._tasks.create_task(forever))
+        for forever in (self._feed.run(), keep_counts(self._board, self._outbox, self._clock), self._keep_house()):
+            self._background.append(tasks.create_task(forever))
+        self._begun.set()
 
     async def stop(self) -> None:
         """Stop looking, let what is in flight finish, then everything else."""
@@ -208,11 +230,14 @@ class Running:
     # Readiness and reload, as the HTTP side asks for them.
 
     def reasons(self) -> Sequence[str]:
+        if not self._begun.is_set():
+            return ["the service is starting"]
         sources = [why for observer in self._observers.values() if (why := observer.unready())]
         return [*sources, *filter(None, [self._store_fault])]
 
     async def reload(self) -> Sequence[str]:
         """Read the configuration again and let it take hold. Returns its faults; then nothing has changed."""
+        await self._begun.wait()
         async with self._reloading:
             try:
                 wanted = await asyncio.to_thread(self._read_again)
@@ -240,16 +265,15 @@ class Running:
         await self._sources.apply(wanted.sources)
         for source in gone:
             self._forget(source)
-        if self.admin is not None:
-            view = self.view(wanted)
-            self.admin.change(token=wanted.service.http_token.reveal(), wire=view.wire, names=view.names)
+        view = self._view(wanted)
+        self.admin.change(token=wanted.service.http_token.reveal(), wire=view.wire, names=view.names)
 
     def _forget(self, source: str) -> None:
         self._board.unwatch(source)
         self._metrics.forget_source(source)
         self._observers.pop(source, None)
 
-    def view(self, settings: Settings) -> View:
+    def _view(self, settings: Settings) -> View:
         return View(Wire(settings.service.numbers, self._hash_key, "http"), settings.names)
 
     # One part each; runs until it is cancelled.
@@ -261,7 +285,7 @@ class Running:
 
         def told(change: Change) -> None:
             observer.told(change)
-            self.feed.wake()
+            self._feed.wake()
 
         rules = Rules(
             settle_s=settings.settle_s,

@@ -1,7 +1,6 @@
 """`callcast demo`: the service against a built-in fake RingCentral. No credentials, no configuration, no network."""
 
 import argparse
-import signal
 import socket
 import sys
 import tempfile
@@ -76,7 +75,6 @@ def _port() -> int:
 
 async def run(args: argparse.Namespace) -> int:
     import asyncio
-    import os
     from datetime import UTC, datetime
 
     from callcast import app
@@ -90,9 +88,10 @@ async def run(args: argparse.Namespace) -> int:
         async with Platform(story).serve() as url:
             path = _write(Path(folder), url, port, {one.id: one.name for one in story.account.extensions})
             print(HINT.format(port=port), file=sys.stderr, flush=True)
+            stop = asyncio.Event()
             if args.for_s is not None:
-                asyncio.get_running_loop().call_later(args.for_s, os.kill, os.getpid(), signal.SIGTERM)
-            return await app.run(load(path, {}), read_again=lambda: load(path, {}))
+                asyncio.get_running_loop().call_later(args.for_s, stop.set)
+            return await app.run(load(path, {}), read_again=lambda: load(path, {}), stop=stop)
 
 
 def _write(folder: Path, url: str, port: int, names: Mapping[str, str]) -> Path:
