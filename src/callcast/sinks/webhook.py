@@ -127,12 +127,13 @@ class _Webhook:
         self._url = URL(settings.url.reveal())
         self._keys = [_key(secret) for secret in settings.secrets]
         self._proxy, self._proxy_headers = _environments_proxy(self._url) if settings.trust_env else (None, None)
+        through_plainly = self._proxy_headers if self._url.scheme == "http" else None  # no CONNECT to carry them
         self._body = place.wire.event if settings.format == "cloudevents" else place.wire.standard
         self._always = {
             "content-type": _CONTENT_TYPES[settings.format],
             "user-agent": f"callcast/{place.version}",
             "accept-encoding": "identity",
-        }
+        } | (through_plainly or {})
         self._clock = place.clock
         self._session = session
         self._where = f"{self._url.scheme}://{self._url.host}"
@@ -251,7 +252,7 @@ def _cause(error: Exception) -> str:
     return tls_fault(error) if isinstance(error, OSError) else "the certificate does not fit"
 
 
-def _environments_proxy(url: URL) -> tuple[URL | None, Mapping[str, str] | None]:
+def _environments_proxy(url: URL) -> tuple[URL | None, dict[str, str] | None]:
     """The proxy and the headers for it. Not aiohttp's trust_env: that would also send what ~/.netrc holds."""
     proxies = urllib.request.getproxies()
     if url.host is None or url.scheme not in proxies or urllib.request.proxy_bypass(url.host):
