@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -124,6 +125,7 @@ class Service:
         self.config = config
         self.url = url
         self.lines: list[dict[str, Any]] = []
+        self.arrived_at = 0.0  # of the last line, on time.perf_counter
         self.log: list[str] = []
         self._process: asyncio.subprocess.Process | None = None
         self._readers: list[asyncio.Task[None]] = []
@@ -145,7 +147,7 @@ class Service:
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         self._readers = [
-            asyncio.create_task(self._read(self._process.stdout, lambda line: self.lines.append(json.loads(line)))),
+            asyncio.create_task(self._read(self._process.stdout, self._take)),
             asyncio.create_task(self._read(self._process.stderr, lambda line: self.log.append(line.decode()))),
         ]
 
@@ -180,6 +182,10 @@ class Service:
             code = await self._process.wait()
             await asyncio.gather(*self._readers)
         return code
+
+    def _take(self, line: bytes) -> None:
+        self.arrived_at = time.perf_counter()
+        self.lines.append(json.loads(line))
 
     @staticmethod
     async def _read(stream: asyncio.StreamReader, take: Callable[[bytes], None]) -> None:
