@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from callcast.core.outbox import OutboxUnavailable
 from callcast.core.retry import RetryPolicy
-from callcast.core.sink import Delivered, Delivery, Filter, Outcome, Rejected, Retry
+from callcast.core.sink import Delivered, Delivery, Filter, Outcome
 from callcast.deliverer import Deliverer
 from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
 from tests.clock import TurnedClock

@@ -5,15 +5,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from datetime import datetime, timedelta
 from typing import Any, Protocol, assert_never
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from callcast.core.clock import Clock
 from callcast.core.outbox import Lapsed, Outbox, OutboxUnavailable
 from callcast.core.retry import RetryPolicy, granted_s
 from callcast.core.sink import Delivered, Delivery, Outcome, Reconnecting, Rejected, Retry, Sink
+from callcast.core.sink_health import SinkHealth
 
-FAILING_AFTER = 5  # attempts in a row without a success
 PROBE_EVERY_S = 30.0
 PROBE_GONE_EVERY_S = 3600.0
 SWEEP_EVERY_S = 5.0  # how late an expiry may be noticed while nothing is claimed
@@ -51,54 +50,6 @@ class Log(Protocol):
     def error(self, event: str, /, **facts: object) -> object: ...
 
 
-class _Success(Struct, frozen=True):
-    at: datetime
-    key: str
-
-
-class _Health:
-    """How the far side does, by the attempts' outcomes alone."""
-
-    def __init__(self) -> None:
-        self.failures = 0
-        self.failing = False
-        self.gone = False
-        self.held_until: datetime | None = None
-        self._last: _Success | None = None
-        self._last_of_another: _Success | None = None
-
-    def succeeded(self, delivery: Delivery, now: datetime) -> None:
-        key = delivery.event.key
-        if self._last is not None and self._last.key != key:
-            self._last_of_another = self._last
-        self._last = _Success(now, key)
-        self.came_back()
-
-    def came_back(self) -> None:
-        self.failures, self.failing, self.gone = 0, False, False
-
-    def failed(self, *, gone: bool) -> None:
-        self.failures += 1
-        self.gone = gone
-        self.failing = self.failing or gone or self.failures >= FAILING_AFTER
-
-    def hold(self, until: datetime) -> None:
-        self.held_until = max(until, self.held_until or until)
-
-    def held_for_s(self, now: datetime) -> float:
-        return 0.0 if self.held_until is None else (self.held_until - now).total_seconds()
-
-    def took_another_since(self, delivery: Delivery) -> bool:
-        """Whether another call's event was accepted after this one's first attempt."""
-        first, key = delivery.first_tried_at, delivery.event.key
-        if first is None:
-            return False
-        return any(
-            success is not None and success.key != key and success.at > first
-            for success in (self._last, self._last_of_another)
-        )
-
-
 class Deliverer:
     """Delivers what one sink is owed until it is cancelled; then lets what is in flight finish, up to `shutdown_s`.
 
@@ -132,7 +83,7 @@ class Deliverer:
         self._random = random
         self._log = log
         self._shutdown_s = shutdown_s
-        self._health = _Health()
+        self._health = SinkHealth()
         self._in_flight: set[asyncio.Task[None]] = set()
         self._freed = asyncio.Event()
         self._fault: asyncio.Future[None] | None = None

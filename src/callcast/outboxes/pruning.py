@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
 from msgspec import Struct
 
 from callcast.core.outbox import Pruned
+from callcast.outboxes.coding import event_of, lane_of
 from callcast.outboxes.debts import Debts
 
 SLICE = 200
@@ -32,6 +32,7 @@ class Pruner:
         self._events_after = (-1, 0)
         self._calls_after: tuple[int, str, str] = (-1, "", "")
         self._cap_after = (-1, 0)
+        self._cap_calls_after: tuple[int, str, str] = (-1, "", "")
 
     def begin_again(self) -> None:
         self._started_us = None
@@ -43,13 +44,14 @@ class Pruner:
             self._events_after, self._calls_after = (-1, 0), (-1, "", "")
         work = _Work(debts, now_us, in_flight)
         kept_us = now_us - round(self._limits.retention_h * _HOUR_US)
-        more = [
-            self._old_letters(work, now_us - round(self._limits.dead_letter_days * _DAY_US)),
-            self._removed_sinks(work, kept_us),
-            self._settled_events(work, kept_us),
-            self._ended_calls(work, kept_us),
-        ]
-        return work.pruned(), any(more) or self._shrink(work)
+        more = (  # in this order: a call is remembered as long as its events, and those as long as they are owed
+            self._old_letters(work, now_us - round(self._limits.dead_letter_days * _DAY_US))
+            or self._removed_sinks(work, kept_us)
+            or self._settled_events(work, kept_us)
+            or self._ended_calls(work, kept_us)
+            or self._shrink(work)
+        )
+        return work.pruned(), more
 
     def _settled_events(self, work: "_Work", before_us: int) -> bool:
         rows = work.settled_events(self._events_after, before_us)
@@ -79,7 +81,8 @@ class Pruner:
         cap = self._limits.outbox_max_mb * 1_000_000
         used = work.used_bytes()
         if not self._shrinking and used > cap:
-            self._shrinking, self._cap_after = True, (-1, 0)
+            self._shrinking = True
+            self._cap_after, self._cap_calls_after = (-1, 0), (-1, "", "")
         if not self._shrinking or used <= cap * _SHRINK_TO:
             self._shrinking = False
             return False
@@ -98,18 +101,19 @@ class Pruner:
         return bool(rows)
 
     def _cap_calls(self, work: "_Work") -> bool:
-        before = work.calls
-        work.ended_calls((-1, "", ""), work.now_us - _MEMORY_MIN_US)
-        return work.calls > before
+        rows = work.ended_calls(self._cap_calls_after, work.now_us - _MEMORY_MIN_US)
+        self._cap_calls_after = rows[-1] if rows else self._cap_calls_after
+        return bool(rows)
 
     def _cap_letters(self, work: "_Work") -> bool:
         row = work.execute(
-            "SELECT d.sink, s.name FROM dead d JOIN sinks s ON s.id = d.sink ORDER BY dead_at"
+            "SELECT d.sink, s.name FROM dead d JOIN sinks s ON s.id = d.sink ORDER BY dead_at LIMIT 1"
         ).fetchone()
         if row is None:
             return False
-        gone = work.letters("INDEXED BY dead_by_age WHERE dead_at >= ? ORDER BY dead_at", 0)
-        work.dropped[row[1]] += gone
+        sink, name = row
+        gone = work.letters("INDEXED BY dead_by_age WHERE sink = ? ORDER BY dead_at", sink, free=True)
+        work.dropped[name] += gone
         return gone > 0
 
     def _cap_debts(self, work: "_Work") -> bool:
@@ -121,7 +125,7 @@ class Pruner:
         if row is None:
             return False
         sink, name, _ = row
-        gone = work.debts_of(sink, work.in_flight.get(name, ()))
+        gone = work.debts_of(sink, work.in_flight.get(name, ()), free=True)
         work.dropped[name] += gone
         return gone > 0
 
@@ -164,28 +168,28 @@ class _Work:
             (*after, before_us, SLICE),
         ).fetchall()
         for _, source, call_id, lane in rows:
-            if not self._any("SELECT 1 FROM events WHERE lane = ? LIMIT 1", lane):
-                self.execute("DELETE FROM calls WHERE source = ? AND call_id = ?", (source, call_id))
-                self.calls += 1
+            self._forget(source, call_id, lane, before_us)
         return [row[:3] for row in rows]
 
-    def letters(self, which: str, bound: int) -> int:
+    def letters(self, which: str, bound: int, *, free: bool = False) -> int:
+        """`free`: their events go with them, if nobody else is owed those, and the memory of their calls."""
         rows = self.execute(f"SELECT sink, seq FROM dead {which} LIMIT {SLICE}", (bound,)).fetchall()  # noqa: S608
-        self.execute_each("DELETE FROM dead WHERE sink = ? AND seq = ?", rows)
+        for row in rows:
+            self.execute("DELETE FROM dead WHERE sink = ? AND seq = ?", row)
+            if free:
+                self._free_with_call(row[1])
         return len(rows)
 
-    def debts_of(self, sink: int, in_flight: Collection[int]) -> int:
+    def debts_of(self, sink: int, in_flight: Collection[int], *, free: bool = False) -> int:
         rows = self.execute(
             "SELECT seq, lane FROM debts WHERE sink = ? ORDER BY seq LIMIT ?", (sink, SLICE + len(in_flight))
         ).fetchall()
-        free = [(seq, lane) for seq, lane in rows if lane not in in_flight]
-        for seq, lane in free:
+        idle = [(seq, lane) for seq, lane in rows if lane not in in_flight]
+        for seq, lane in idle:
             self._debts.drop(sink, seq, lane, self.now_us)
-        return len(free)
-
-    def execute_each(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
-        for row in rows:
-            self.execute(statement, row)
+            if free:
+                self._free_with_call(seq)
+        return len(idle)
 
     def _free(self, seq: int) -> None:
         owed = (
@@ -196,6 +200,19 @@ class _Work:
             self.execute("DELETE FROM attempts WHERE seq = ?", (seq,))
             self.execute("DELETE FROM events WHERE seq = ?", (seq,))
             self.events += 1
+
+    def _free_with_call(self, seq: int) -> None:
+        (body,) = self.execute("SELECT body FROM events WHERE seq = ?", (seq,)).fetchone()
+        self._free(seq)
+        event = event_of(body)
+        self._forget(event.source, event.key, lane_of(event), self.now_us - _MEMORY_MIN_US)
+
+    def _forget(self, source: str, call_id: str, lane: int, before_us: int) -> None:
+        if not self._any("SELECT 1 FROM events WHERE lane = ? LIMIT 1", lane):
+            self.calls += self.execute(
+                "DELETE FROM calls WHERE source = ? AND call_id = ? AND open = 0 AND touched_at < ?",
+                (source, call_id, before_us),
+            ).rowcount
 
     def _any(self, question: str, value: int) -> bool:
         return self.execute(question, (value,)).fetchone() is not None

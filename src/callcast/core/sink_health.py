@@ -1,0 +1,57 @@
+"""How a sink's far side does, by the outcomes of the attempts alone (contract 6). Pure."""
+
+from datetime import datetime
+
+from msgspec import Struct
+
+from callcast.core.sink import Delivery
+
+FAILING_AFTER = 5  # attempts in a row without a success
+
+
+class _Success(Struct, frozen=True):
+    at: datetime
+    key: str
+
+
+class SinkHealth:
+    """Healthy, failing, or gone; and held while the far side asked for a pause."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.failing = False
+        self.gone = False
+        self.held_until: datetime | None = None
+        self._last: _Success | None = None
+        self._last_of_another: _Success | None = None
+
+    def succeeded(self, delivery: Delivery, now: datetime) -> None:
+        key = delivery.event.key
+        if self._last is not None and self._last.key != key:
+            self._last_of_another = self._last
+        self._last = _Success(now, key)
+        self.came_back()
+
+    def came_back(self) -> None:
+        self.failures, self.failing, self.gone = 0, False, False
+
+    def failed(self, *, gone: bool) -> None:
+        self.failures += 1
+        self.gone = gone
+        self.failing = self.failing or gone or self.failures >= FAILING_AFTER
+
+    def hold(self, until: datetime) -> None:
+        self.held_until = max(until, self.held_until or until)
+
+    def held_for_s(self, now: datetime) -> float:
+        return 0.0 if self.held_until is None else (self.held_until - now).total_seconds()
+
+    def took_another_since(self, delivery: Delivery) -> bool:
+        """Whether another call's event was accepted after this one's first attempt."""
+        first, key = delivery.first_tried_at, delivery.event.key
+        if first is None:
+            return False
+        return any(
+            success is not None and success.key != key and success.at > first
+            for success in (self._last, self._last_of_another)
+        )
