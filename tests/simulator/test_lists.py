@@ -23,16 +23,22 @@ DESK = "/restapi/v1.0/account/400100200/extension/400100105"
 def test_following_next_page_gives_every_record_once(count: int, size: int) -> None:
     """Whatever the size of the pages, `nextPage` leads through all of the list and stops at its end."""
     records = [{"id": str(number)} for number in range(count)]
+    query = MultiDict(view="Simple")
     seen, number = [], 1
     while True:
-        body = page_body("http://here/list", MultiDict(view="Simple"), records, Page(number, size))
+        body = page_body("http://here/list", query, records, Page(number, size))
         seen += body["records"]
         assert "totalPages" not in body["paging"]
         if "nextPage" not in body["navigation"]:
             break
         number += 1
         assert body["navigation"]["nextPage"]["uri"] == f"http://here/list?view=Simple&page={number}&perPage={size}"
+        previous = f"http://here/list?view=Simple&page={number - 1}&perPage={size}"
+        assert page_body("http://here/list", query, records, Page(number, size))["navigation"]["previousPage"] == {
+            "uri": previous
+        }
     assert seen == records
+    assert number == max(-(-count // size), 1)
 
 
 def test_an_empty_list_is_as_bare_as_the_recorded_one() -> None:
@@ -154,6 +160,9 @@ async def test_the_call_log_filters_by_start_time(clock: SimulatedClock) -> None
         early = await logged(caller, dateTo=iso(began))
         assert sorted(early + await logged(caller, dateFrom=iso(began))) == sorted(every)
         assert len(early) == 1
+        first = START + timedelta(seconds=0.2)
+        assert await logged(caller, dateTo=iso(first)) == []
+        assert await logged(caller, dateFrom=iso(first), dateTo=iso(first + timedelta(milliseconds=1))) == early
         clock.turn(86_400)
         await caller.log_in()
         assert set(every).isdisjoint(await logged(caller, perPage="max"))

@@ -126,6 +126,17 @@ def test_a_second_offer_is_another_record() -> None:
     assert first["id"] != second["id"]
     assert first["telephonySessionId"] == second["telephonySessionId"]
     assert (first["result"], second["reason"]) == ("Missed", "Accepted")
+    dispositions = [truth.disposition for truth in story.truth(after(20))]
+    assert dispositions == ["answered_elsewhere", "answered_elsewhere", "answered"]
+
+
+def test_a_provisional_end_lasts_as_long_as_the_session() -> None:
+    """A desk that no longer rings reads Stopped and Outbound while another one talks, and missed after that."""
+    offers = (("1001",), ("1002",))
+    call = Call(kind="queue", extension="1002", offers=offers, rings_s=5, talks_s=20, provisional=True)
+    story = told(START, call)
+    shown = [story.active(DESK, after(at_s))[0] for at_s in (8, 40)]
+    assert [(one["direction"], one["result"]) for one in shown] == [("Outbound", "Stopped"), ("Inbound", "Missed")]
 
 
 def test_the_companys_list_has_a_waiting_caller_without_an_extension() -> None:
@@ -141,6 +152,9 @@ def test_a_call_can_be_placed_at_any_time() -> None:
     """A call nobody planned begins now, and shows in its place among the others."""
     story = told(START, Call(kind="inbound", extension="1001", at_s=50))
     story.place(Call(kind="outbound", extension="1001", number="+15550101234"), after(10))
+    (later,) = story.place(Call(kind="inbound", extension="1002", at_s=30), after(10))
+    found = [story.session(str(later.telephony_session_id), after(at_s)) for at_s in (39, 41)]
+    assert [one is not None for one in found] == [False, True]
     assert [record["direction"] for record in story.active(DESK, after(52))] == ["Inbound", "Outbound"]
 
 

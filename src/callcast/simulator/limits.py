@@ -100,7 +100,6 @@ class RateLimits:
             bucket.taken.popleft()
         if bucket.penalty_until and bucket.penalty_until <= now:
             bucket.penalty_until = None
-            bucket.taken.clear()
         return bucket
 
 

@@ -1,7 +1,6 @@
 """A scenario made of planned sessions: everything that is shown is worked out from them and the time."""
 
 import hashlib
-from bisect import insort
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -58,7 +57,7 @@ class Story:
         self._placed = 0
         self.listing = listing or Listing()
         self._kept = timedelta(seconds=self.listing.log_kept_s)
-        self._begun: deque[Session] = deque()  # by beginning, oldest first
+        self._begun: deque[Session] = deque()  # nearly in order: a RingOut's second session begins later
         # What active-calls may still show, as a whole and by extension.
         self._recent: list[Session] = []
         self._recent_of: dict[str, list[tuple[Session, Part]]] = defaultdict(list)
@@ -177,12 +176,7 @@ class Story:
             self._recent_of[extension_id] = kept
 
     def _begin(self, session: Session) -> None:
-        if self._begun and self._begun[-1].began_at > session.began_at:
-            ordered = list(self._begun)
-            insort(ordered, session, key=lambda one: one.began_at)
-            self._begun = deque(ordered)
-        else:
-            self._begun.append(session)
+        self._begun.append(session)
         self._recent.append(session)
         for part in session.parts:
             self._recent_of[part.extension.id].append((session, part))
