@@ -33,10 +33,8 @@ def test_following_next_page_gives_every_record_once(count: int, size: int) -> N
             break
         number += 1
         assert body["navigation"]["nextPage"]["uri"] == f"http://here/list?view=Simple&page={number}&perPage={size}"
-        previous = f"http://here/list?view=Simple&page={number - 1}&perPage={size}"
-        assert page_body("http://here/list", query, records, Page(number, size))["navigation"]["previousPage"] == {
-            "uri": previous
-        }
+        again = page_body("http://here/list", query, records, Page(number, size))
+        assert again["navigation"]["previousPage"]["uri"].endswith(f"&page={number - 1}&perPage={size}")
     assert seen == records
     assert number == max(-(-count // size), 1)
 
