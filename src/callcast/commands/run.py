@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def run(args: argparse.Namespace) -> int:
     from callcast import app
-    from callcast.config import ConfigFaults, load
+    from callcast.config import load
+    from callcast.findings import ConfigFaults
 
     path = Path(args.config)
     try:

@@ -1,0 +1,314 @@
+"""What runs now: sources and sinks by name, what goes on beside them, and how a new configuration takes hold."""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from random import Random, SystemRandom
+from typing import Any
+
+import aiohttp
+
+from callcast import __version__, logs
+from callcast.board import LiveBoard, catch_up, keep_counts
+from callcast.config import Settings
+from callcast.core.clock import Clock
+from callcast.core.diff import Rules, unwatch
+from callcast.core.freshness import Freshness
+from callcast.core.model import Change, Known
+from callcast.core.outbox import Outbox, OutboxUnavailable
+from callcast.core.picture import Picture
+from callcast.core.retry import RetryPolicy
+from callcast.core.sink import Place
+from callcast.core.wire import Wire
+from callcast.deliverer import Deliverer
+from callcast.findings import ConfigFaults
+from callcast.fleet import Fleet
+from callcast.ledger import Ledger
+from callcast.metrics import Metrics
+from callcast.observer import SourceObserver
+from callcast.poller import Poller
+from callcast.reconciler import Reconciler
+from callcast.ringcentral.client import Client
+from callcast.ringcentral.settings import SourceSettings, plan
+from callcast.sinks import SinkSettings
+from callcast.web.admin import Admin, serve
+from callcast.web.feed import Feed
+from callcast.web.views import View
+
+HOUSEKEEPING_S = 10.0
+SERVICE = ""  # whose notes are the service's own, not a source's
+CLIENT_KEYS = (
+    *("server", "client_id", "client_secret", "jwt", "watch", "account"),
+    *("heavy_per_minute", "headroom", "revoke_on_exit", "allow_plaintext"),
+)
+NOTHING_KNOWN = Known(calls={}, looks={}, notes={})
+
+ReadAgain = Callable[[], Settings]
+
+
+class Service:
+    """What runs now: sources and sinks by name, and how a new configuration takes hold."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        outbox: Outbox,
+        board: LiveBoard,
+        metrics: Metrics,
+        session: aiohttp.ClientSession,
+        clock: Clock,
+        log: Any,
+        read_again: ReadAgain,
+    ) -> None:
+        self._settings = settings
+        self._outbox = outbox
+        self._board = board
+        self._metrics = metrics
+        self._session = session
+        self._clock = clock
+        self._log = log
+        self._read_again = read_again
+        self._random: Random = SystemRandom()
+        self._hash_key = settings.service.hash_key.reveal().encode() or _made_key(settings.service.data_dir)
+        self._installation = ""
+        self._known: Mapping[str, Known] = {}
+        self._observers: dict[str, SourceObserver] = {}
+        self._watched: dict[str, str] = {}  # extension id -> the source that looks at it
+        self._store_fault = ""
+        self._reloading = asyncio.Lock()
+        self._begun = asyncio.Event()
+        self._background: list[asyncio.Task[None]] = []
+        self._feed = Feed(board, outbox, clock, self._view(settings))
+        self.admin: Admin
+        self._tasks: asyncio.TaskGroup
+        self._sources: Fleet[SourceSettings]
+        self._sinks: Fleet[SinkSettings]
+
+    def serve(self) -> AbstractAsyncContextManager[Admin]:
+        """The HTTP side; answers from now on, and says that it is not ready before `start`."""
+        service = self._settings.service
+        host, port = service.listen
+        return serve(
+            host,
+            port,
+            board=self._board,
+            metrics=self._metrics,
+            feed=self._feed,
+            health=self,
+            reload=self.reload,
+            clock=self._clock,
+            view=self._view(self._settings),
+            version=__version__,
+            token=service.http_token.reveal(),
+        )
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        self._tasks = tasks
+        self._sources = Fleet(tasks, self._run_source)
+        self._sinks = Fleet(tasks, self._run_sink)
+        self._known = await self._outbox.known()
+        self._installation = await self._own_name()
+        for source in self._settings.sources:
+            self._board.load(source, self._known.get(source, NOTHING_KNOWN))
+        await catch_up(self._board, self._outbox)
+        await self._apply(self._settings)
+        self._metrics.config_reloaded(True)
+        for forever in (self._feed.run(), keep_counts(self._board, self._outbox, self._clock), self._keep_house()):
+            self._background.append(tasks.create_task(forever))
+        self._begun.set()
+
+    async def stop(self) -> None:
+        """Stop looking, let what is in flight finish, then everything else."""
+        await self._sources.stop()
+        await self._sinks.stop()
+        for task in self._background:
+            task.cancel()
+
+    # Readiness and reload, as the HTTP side asks for them.
+
+    def reasons(self) -> Sequence[str]:
+        if not self._begun.is_set():
+            return ["the service is starting"]
+        sources = [why for observer in self._observers.values() if (why := observer.unready())]
+        return [*sources, *filter(None, [self._store_fault])]
+
+    async def reload(self) -> Sequence[str]:
+        """Read the configuration again and let it take hold. Returns its faults; then nothing has changed."""
+        await self._begun.wait()
+        async with self._reloading:
+            try:
+                wanted = await asyncio.to_thread(self._read_again)
+            except ConfigFaults as error:
+                return self._refused([str(fault) for fault in error.faults])
+            if fixed := _needs_restart(self._settings, wanted):
+                return self._refused(fixed)
+            await self._apply(wanted)
+            self._metrics.config_reloaded(True)
+            self._log.info("configuration_reloaded")
+            return []
+
+    def _refused(self, faults: Sequence[str]) -> Sequence[str]:
+        self._metrics.config_reloaded(False)
+        self._log.error("reload_refused", reason="configuration", detail="; ".join(faults))
+        return faults
+
+    async def _apply(self, wanted: Settings) -> None:
+        logs.configure(wanted.service.log_level, wanted.service.log_format)
+        self._known = await self._outbox.known()
+        gone = self._settings.sources.keys() - wanted.sources.keys()
+        self._settings = wanted
+        await self._outbox.subscribe({name: sink.filter() for name, sink in wanted.sinks.items()})
+        await self._sinks.apply(wanted.sinks)
+        await self._sources.apply(wanted.sources)
+        for source in gone:
+            self._forget(source)
+        view = self._view(wanted)
+        self.admin.change(token=wanted.service.http_token.reveal(), wire=view.wire, names=view.names)
+
+    def _forget(self, source: str) -> None:
+        self._board.unwatch(source)
+        self._metrics.forget_source(source)
+        self._observers.pop(source, None)
+
+    def _view(self, settings: Settings) -> View:
+        return View(Wire(settings.service.numbers, self._hash_key, "http"), settings.names)
+
+    # One part each; runs until it is cancelled.
+
+    async def _run_source(self, name: str, settings: SourceSettings) -> None:
+        known = self._known.get(name, NOTHING_KNOWN)
+        observer = SourceObserver(name, self._board, self._metrics, self._clock, self._log)
+        self._observers[name] = observer
+
+        def told(change: Change) -> None:
+            observer.told(change)
+            self._feed.wake()
+
+        rules = Rules(
+            settle_s=settings.settle_s,
+            call_log_after_s=settings.call_log_after_s,
+            vanished_give_up_s=settings.vanished_give_up_s,
+        )
+        picture = Picture(name, known)
+        ledger = Ledger(picture, self._outbox, told)
+        client = Client(
+            **{key: getattr(settings, key) for key in CLIENT_KEYS},
+            session=self._session,
+            clock=self._clock,
+            version=__version__,
+            observer=observer,
+            note=lambda key, value: self._note_later(name, key, value),
+            notes=known.notes,
+        )
+        reconciler = Reconciler(ledger, client, rules, self._clock, observer, gaps=known.notes.get("gaps"))
+        poller = Poller(
+            name,
+            settings.extensions if settings.watch == "extensions" else None,
+            interval_s=None if settings.poll_interval_s == "auto" else settings.poll_interval_s,
+            upstream=client,
+            ledger=ledger,
+            reconciler=reconciler,
+            freshness=Freshness(name, known.notes.get("freshness")),
+            rules=rules,
+            clock=self._clock,
+            random=self._random,
+            observer=observer,
+            claim=lambda extension_id: self._watched.setdefault(extension_id, name) == name,
+            own_extension=known.notes.get("own_extension", b"").decode() or None,
+            start_after_s=self._stagger_s(name, settings),
+        )
+        try:
+            await poller.run()
+        finally:
+            self._watched = {e: source for e, source in self._watched.items() if source != name}
+            if name not in self._settings.sources:
+                await ledger.change(
+                    (), lambda: unwatch(picture, {c.extension_id for c in picture.live_calls()}, client.now())
+                )
+            await client.close()
+
+    async def _run_sink(self, name: str, settings: SinkSettings) -> None:
+        place = Place(
+            name=name,
+            installation=self._installation,
+            version=__version__,
+            board=self._board,
+            wire=Wire(settings.numbers, self._hash_key, name),
+            clock=self._clock,
+            log=self._log.bind(sink=name).warning,
+        )
+        self._metrics.watch_sink(name)
+        async with settings.open(place) as sink:
+            self._log.info("delivery_started", sink=name, type=settings.type, events=list(settings.events))
+            deliverer = Deliverer(
+                name,
+                sink,
+                self._outbox,
+                self._clock,
+                RetryPolicy(live_ttl_s=settings.live_ttl_s, give_up_after_h=settings.give_up_after_h),
+                self._metrics,
+                concurrency=settings.concurrency,
+                timeout_s=settings.timeout_s,
+                random=self._random.random,
+                log=self._log,
+                shutdown_s=self._settings.service.shutdown_s,
+            )
+            await deliverer.run()
+
+    # What goes on beside.
+
+    async def _keep_house(self) -> None:
+        """Numbers for the metrics, and forgetting what is over."""
+        while True:
+            try:
+                await self._outbox.check()
+                self._metrics.outbox_stats(await self._outbox.stats())
+                pruned = await self._outbox.prune(self._clock.now())
+                for sink, count in pruned.dropped.items():
+                    self._metrics.events_dropped(sink, count)
+                    self._log.error("events_dropped", sink=sink, reason="outbox_max_mb", count=count)
+                self._store_fault = "; ".join(self._outbox.warnings())
+            except OutboxUnavailable as error:
+                self._store_fault = str(error)
+                self._log.error("outbox_unavailable", reason="outbox", detail=str(error))
+            await self._clock.sleep(HOUSEKEEPING_S)
+
+    def _note_later(self, source: str, name: str, value: bytes) -> None:
+        self._tasks.create_task(self._note(source, name, value))
+
+    async def _note(self, source: str, name: str, value: bytes | None) -> None:
+        try:
+            await self._outbox.note(source, name, value)
+        except OutboxUnavailable as error:
+            self._log.error("outbox_unavailable", reason="outbox", detail=str(error))
+
+    async def _own_name(self) -> str:
+        """A name for this installation, made once: MQTT brokers know a client by it."""
+        notes = self._known.get(SERVICE, NOTHING_KNOWN).notes
+        name = notes.get("installation") or secrets.token_hex(6).encode()
+        await self._outbox.note(SERVICE, "installation", name)
+        return name.decode()
+
+    def _stagger_s(self, name: str, settings: SourceSettings) -> float:
+        """Sources begin one after another within one interval, not all at once."""
+        names = list(self._settings.sources)
+        return min(plan(name, settings).cycle_s, 10.0) * names.index(name) / len(names)
+
+
+def _needs_restart(running: Settings, wanted: Settings) -> list[str]:
+    return [
+        f"service.{key}: a change of {key} takes effect only with a restart; restart callcast or change it back"
+        for key in ("data_dir", "http_listen")
+        if getattr(running.service, key) != getattr(wanted.service, key)
+    ]
+
+
+def _made_key(data_dir: Path) -> bytes:
+    """The key of numbers = "hash" where none is configured: made once, readable by the service alone."""
+    path = data_dir / "hash.key"
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_bytes(secrets.token_hex(32).encode())
+    return path.read_bytes()
