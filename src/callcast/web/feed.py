@@ -21,8 +21,8 @@ from callcast.web.views import View, summary_dict
 QUEUED_BYTES_MAX = 4 * 1024 * 1024  # per reader
 PAGE = 500  # events read from the outbox at once
 
-_ROUND_S = 0.05  # the page's eye and the outbox both want changes in handfuls, not singly
-_BOARD_ROUND_S = 0.1
+_ROUND_S = 0.1  # the page's eye and the outbox both want changes in handfuls, not singly
+_AT_ONCE = 16  # readers that are served before the loop may do something else
 _SUMMARY_EVERY_S = 2.0
 _OUTBOX_RETRY_S = 1.0
 
@@ -94,7 +94,9 @@ class Feed:
         """From now on show everything this way."""
         self._view = view
         self._lines.clear()
-        self._offer(self.whole_board(), self._board_readers())
+        frame = self.whole_board()
+        for reader in self._board_readers():
+            reader.offer(frame)
 
     def join(self, reader: Reader) -> None:
         """From now on hand it what comes after `reader.after_seq`, and the whole board first if it wants that."""
@@ -157,16 +159,22 @@ class Feed:
             start = min(reader.after_seq for reader in self._readers)
             page = await self._history.history(after_seq=start, limit=PAGE)
             frames = [(stored.seq, self._event_frame(stored)) for stored in page]
-            whole = b"".join(frame for _, frame in frames)
-            for reader in tuple(self._readers):
-                if reader.after_seq == start and page:
-                    reader.offer(whole)
-                elif wanted := [frame for seq, frame in frames if seq > reader.after_seq]:
-                    reader.offer(b"".join(wanted))
-                if page:
-                    reader.after_seq = max(reader.after_seq, page[-1].seq)
+            if page:
+                await self._offer_events(frames, start)
             if len(page) < PAGE:
                 return
+
+    async def _offer_events(self, frames: Sequence[tuple[int, bytes]], start: int) -> None:
+        """To each reader what it has not: for nearly all of them the same bytes."""
+        whole = b"".join(frame for _, frame in frames)
+        for served, reader in enumerate(tuple(self._readers), 1):
+            if reader.after_seq == start:
+                reader.offer(whole)
+            elif wanted := [frame for seq, frame in frames if seq > reader.after_seq]:
+                reader.offer(b"".join(wanted))
+            reader.after_seq = max(reader.after_seq, frames[-1][0])
+            if served % _AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     async def _follow_board(self) -> None:
         version = self._board.version
@@ -178,24 +186,24 @@ class Feed:
                 version, calls = turn.version, turn.calls
             except TimeoutError:
                 pass
-            self._hand_out_turn(calls)
-            await asyncio.sleep(_BOARD_ROUND_S)
+            await self._hand_out_turn(calls)
+            await asyncio.sleep(_ROUND_S)
 
-    def _hand_out_turn(self, calls: Iterable[Call] | None) -> None:
+    async def _hand_out_turn(self, calls: Iterable[Call] | None) -> None:
         readers = self._board_readers()
         if not readers:
             return
         if calls is None:
-            self._offer(self.whole_board(), readers)
+            frame = self.whole_board()
         else:
-            self._offer(self._board_frame([self._line(call) for call in calls], whole=False), readers)
+            frame = self._board_frame([self._line(call) for call in calls], whole=False)
+        for served, reader in enumerate(readers, 1):
+            reader.offer(frame)
+            if served % _AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     def _board_readers(self) -> list[Reader]:
         return [reader for reader in self._readers if reader.board]
-
-    def _offer(self, chunk: bytes, readers: Iterable[Reader]) -> None:
-        for reader in readers:
-            reader.offer(chunk)
 
     def _line(self, call: Call) -> msgspec.Raw:
         """A call as the page gets it; encoded once for as long as it does not change."""
