@@ -362,6 +362,40 @@ async def test_a_gap_is_filled_even_when_the_service_dies_before_it_was(bench: B
     assert bench.types == ["call.ended"]
 
 
+async def test_a_call_log_that_fails_is_asked_about_a_gap_again_but_not_at_once(bench: Bench) -> None:
+    """With backoff, for as long as it takes; then what was missed is told."""
+    start = bench.clock.now()
+    async with bench.polling():
+        await bench.clock.turn(3)
+    await bench.clock.turn(600)
+    bench.far.log_answers = LookFailed("server", "no")
+    async with bench.polling():
+        await bench.clock.turn(1000)
+        assert 4 <= len(bench.far.asked) <= 8
+        bench.far.log_answers = None
+        bench.far.log = [over(start + timedelta(seconds=300), 20)]
+        await bench.clock.turn(310)
+    assert bench.types == ["call.ended"]
+
+
+async def test_a_source_that_goes_blind_again_before_it_was_asked_has_one_gap(bench: Bench) -> None:
+    """Two outages in a row are filled by one question that reaches back to the first."""
+    start = bench.clock.now()
+    bench.rules = Rules(call_log_after_s=60)
+    async with bench.polling():
+        await bench.clock.turn(3)
+        for _ in range(2):
+            bench.far.list_of = failing("network")
+            await bench.clock.turn(100)
+            bench.far.list_of = lambda _: ()
+            await bench.clock.turn(37)
+        assert bench.far.asked == []
+        bench.far.log = [over(start + timedelta(seconds=50), 20)]
+        await bench.clock.turn(120)
+    assert bench.types.count("call.ended") == 1
+    assert len(bench.far.asked) == 1
+
+
 async def test_a_recovered_source_tells_its_blind_interval_and_fills_it(bench: Bench) -> None:
     """Blind for minutes without a restart: degraded, recovered, and the call of that time from the log."""
     start = bench.clock.now()

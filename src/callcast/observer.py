@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from math import isclose
 from typing import Any
 
 from callcast.board import LiveBoard
@@ -38,7 +39,7 @@ class SourceObserver:
         self._log.info("polling_started", extensions=len(extension_ids) or "account", interval_s=round(interval_s, 1))
 
     def paced(self, interval_s: float, /) -> None:
-        if interval_s != self._interval_s:
+        if not isclose(interval_s, self._interval_s, rel_tol=0.05):
             self._pace(interval_s)
 
     def _pace(self, interval_s: float) -> None:

@@ -31,11 +31,12 @@ class Observer(Protocol):
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """A target was not seen since `after`; the call log is asked about it from `due` on."""
+    """A target was not seen since `after`; the call log is asked about it from `due` on, once more after a failure."""
 
     extension_id: str | None
     after: datetime
     due: datetime
+    failures: int = 0
 
 
 class Reconciler:
@@ -56,7 +57,8 @@ class Reconciler:
         self._rules = rules
         self._clock = clock
         self._observer = observer
-        self._gaps = list(msgspec.json.decode(gaps, type=list[Gap])) if gaps else []
+        kept = msgspec.json.decode(gaps, type=list[Gap]) if gaps else []
+        self._gaps = {gap.extension_id: gap for gap in kept}
         self._asked: dict[str, tuple[int, float]] = {}  # call id -> questions so far, monotonic time of the next
 
     async def run(self) -> None:
@@ -70,7 +72,7 @@ class Reconciler:
     async def round(self) -> None:
         """Ask everything that is due once."""
         now = self._upstream.now()
-        for gap in [g for g in self._gaps if g.due <= now]:
+        for gap in [g for g in self._gaps.values() if g.due <= now]:
             await self._try_fill(gap)
         pending = lookups(self._ledger.picture, now, self._rules)
         self._asked = {call.call_id: self._asked[call.call_id] for call in pending if call.call_id in self._asked}
@@ -79,8 +81,10 @@ class Reconciler:
 
     async def blind(self, target: Target, after: datetime, until: datetime) -> None:
         """A target was not seen between these looks. Kept before the look is: a crash in between must not hide it."""
+        open_gap = self._gaps.get(target.extension_id)
+        since = min(after, open_gap.after) if open_gap else after
         due = until + timedelta(seconds=self._rules.call_log_after_s)
-        self._gaps.append(Gap(target.extension_id, after, due))
+        self._gaps[target.extension_id] = Gap(target.extension_id, since, due)
         await self._keep_gaps()
 
     async def _try_fill(self, gap: Gap) -> None:
@@ -89,18 +93,27 @@ class Reconciler:
             found = await self._upstream.ended_since(target, after=gap.after - LONGEST_WAIT)
         except LookFailed as error:
             self._observer.lookup_failed(error)
+            self._put_off(gap)
             return
         missed = [s for s in found if s.ended_at is None or s.ended_at >= gap.after - LATENESS]
         await self._ledger.change(
             missed,
             lambda: fill(self._ledger.picture, target, missed, self._upstream.now(), self._rules, after=gap.after),
         )
-        self._gaps.remove(gap)
+        if self._gaps.get(gap.extension_id) is gap:  # no further blind time came while the log was asked
+            del self._gaps[gap.extension_id]
         await self._keep_gaps()
         self._observer.gap_filled(target, gap.after, len(missed))
 
+    def _put_off(self, gap: Gap) -> None:
+        pause_s = BACKOFF_S[min(gap.failures, len(BACKOFF_S) - 1)]
+        due = self._upstream.now() + timedelta(seconds=pause_s)
+        if self._gaps.get(gap.extension_id) is gap:
+            self._gaps[gap.extension_id] = msgspec.structs.replace(gap, due=due, failures=gap.failures + 1)
+
     async def _keep_gaps(self) -> None:
-        await self._ledger.note("gaps", msgspec.json.encode(self._gaps) if self._gaps else None)
+        gaps = list(self._gaps.values())
+        await self._ledger.note("gaps", msgspec.json.encode(gaps) if gaps else None)
 
     async def _try_settle(self, call: Call) -> None:
         questions, next_at = self._asked.get(call.call_id, (0, 0.0))
