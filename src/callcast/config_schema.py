@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from callcast.config import NAME, NAME_MAX
+from callcast.examination import NAME, NAME_MAX
 from callcast.ringcentral.settings import SourceSettings
 from callcast.service_settings import ServiceSettings
 from callcast.sink_types import installed, settings_class

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from callcast.annotations import alternatives, holds_secret
+from callcast.core.model import EVENT_TYPES
 from callcast.toml_lines import KeyPath
 
 SHOWN_MAX = 60  # characters; a longer text may well be a secret in the wrong place
@@ -120,13 +121,20 @@ def redacted(findings: Iterable[Finding], secrets: Iterable[str]) -> list[Findin
     ]
 
 
-def findings_of(error: ValidationError, document: Document, base: KeyPath, model: type[BaseModel]) -> list[Finding]:
-    """The faults of one table, one for each key however many branches of a union refused its value."""
+def findings_of(
+    error: ValidationError, document: Document, base: KeyPath, model: type[BaseModel], homes: Mapping[str, str]
+) -> list[Finding]:
+    """The faults of one table, one for each key however many branches of a union refused its value.
+
+    homes: for keys that may have got into the wrong table, the header where they belong.
+    """
     table = document.table(*map(str, base))
     groups: dict[KeyPath, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
-        groups.setdefault(_path_in(table, detail), []).append(detail)
-    return [_finding(document, base, path, details, model) for path, details in groups.items()]
+        path = _path_in(table, detail)
+        if not _follows_from_elements(detail, _value_at(table, path)):
+            groups.setdefault(path, []).append(detail)
+    return [_finding(document, base, path, details, model, homes) for path, details in groups.items()]
 
 
 def _path_in(table: dict[str, Any], detail: ErrorDetails) -> KeyPath:
@@ -142,13 +150,23 @@ def _path_in(table: dict[str, Any], detail: ErrorDetails) -> KeyPath:
     return path
 
 
+def _follows_from_elements(detail: ErrorDetails, value: object) -> bool:
+    """pydantic counts only the good elements of a list; that the others are bad is said of each."""
+    return detail["type"] == "too_short" and isinstance(value, list) and len(value) >= detail["ctx"]["min_length"]
+
+
 def _finding(
-    document: Document, base: KeyPath, path: KeyPath, details: Sequence[ErrorDetails], model: type[BaseModel]
+    document: Document,
+    base: KeyPath,
+    path: KeyPath,
+    details: Sequence[ErrorDetails],
+    model: type[BaseModel],
+    homes: Mapping[str, str],
 ) -> Finding:
     first = details[0]
     whole = (*base, *path)
     if first["type"] == "extra_forbidden":
-        return document.finding(whole, "unknown key", unknown_key_fix(str(path[-1]), model, base))
+        return document.finding(whole, "unknown key", _unknown_key_fix(str(path[-1]), model, base, homes))
     if first["type"] == "missing":
         return document.finding(whole, "missing", _missing_fix(path, base, model), at=whole[:-1])
     context = first.get("ctx", {})
@@ -156,18 +174,22 @@ def _finding(
         return document.finding(whole, str(context["problem"]), str(context.get("fix", "")))
     value = _value_at(document.table(*map(str, base)), path)
     annotation = model.model_fields[str(path[0])].annotation if path and path[0] in model.model_fields else None
-    given = kind(value) if holds_secret(annotation) else shown(value)
-    expected = " or ".join(dict.fromkeys(_expected(detail) for detail in details))
+    secret = holds_secret(annotation)
+    expected = " or ".join(dict.fromkeys(_expected(detail, value) for detail in details))
     if first["type"] == "value_error" and not expected.startswith("expected "):
-        return document.finding(whole, expected, _value_fix(path, value))
-    by_variable = whole in document.variables
-    fix = "" if holds_secret(annotation) or by_variable else _type_fix(first, path, value, annotation)
+        return document.finding(whole, expected, _events_fix(path, value))
+    given = kind(value) if secret else shown(value)
+    fix = _type_fix(
+        first["type"], "" if whole in document.variables else path[-1] if path else 0, value, annotation, secret=secret
+    )
     return document.finding(whole, f"given {given}, expected {expected.removeprefix('expected ')}", fix)
 
 
-def unknown_key_fix(key: str, model: type[BaseModel], base: KeyPath) -> str:
+def _unknown_key_fix(key: str, model: type[BaseModel], base: KeyPath, homes: Mapping[str, str]) -> str:
     if meant := nearest(key, model.model_fields):
         return f"did you mean `{meant}`?"
+    if key in homes:
+        return f"move it below the header {homes[key]}"
     return f"remove it; [{dotted(base)}] takes: {', '.join(model.model_fields)}"
 
 
@@ -177,13 +199,13 @@ def _missing_fix(path: KeyPath, base: KeyPath, model: type[BaseModel]) -> str:
     if info is None:
         return f"add {path[-1]}{under}"
     example = info.examples[0] if info.examples else "..."
-    value = json.dumps(example) if isinstance(example, str) else example
-    return f"add {path[-1]} = {value}{under}"
+    return f"add {path[-1]} = {json.dumps(example)}{under}"
 
 
 def _value_at(table: Any, path: KeyPath) -> Any:
+    """The value at a path; None for a key that is missing."""
     for part in path:
-        table = table[part]
+        table = table.get(part) if isinstance(table, dict) else table[part]
     return table
 
 
@@ -217,7 +239,7 @@ def kind(value: object) -> str:
     if isinstance(value, int | float):
         return "a number"
     if isinstance(value, list):
-        return "a list"
+        return "a list" if value else "an empty list"
     if isinstance(value, dict):
         return "a table"
     return "a date or time" if isinstance(value, date | time) else "nothing"
@@ -252,46 +274,60 @@ _EXPECTED = {
     "greater_than_equal": "a number of at least {ge}",
     "less_than": "a number below {lt}",
     "less_than_equal": "a number of at most {le}",
-    "too_short": "at least {min_length} in the list",
-    "too_long": "at most {max_length} in the list",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
     "string_too_short": "a text of at least {min_length} characters",
     "string_too_long": "a text of at most {max_length} characters",
     "string_pattern_mismatch": "a text that fits {pattern}",
 }
 
 
-def _expected(detail: ErrorDetails) -> str:
+def _expected(detail: ErrorDetails, value: object) -> str:
     context = detail.get("ctx", {})
+    if isinstance(value, float) and not isfinite(value):
+        return "a finite number"
+    if detail["type"] == "literal_error":
+        return str(context["expected"]).replace("'", '"')
     if "expected" in context:
-        return (
-            str(context["expected"]).replace("'", '"')
-            if detail["type"] == "literal_error"
-            else str(context["expected"])
-        )
+        return str(context["expected"])
     if detail["type"] == "value_error":
         return str(context.get("error", detail["msg"]))
     if detail["type"] == "string_too_short" and context.get("min_length") == 1:
         return "a text that is not empty"
     if detail["type"] in _EXPECTED:
-        return _EXPECTED[detail["type"]].format(**context)
+        numbers = {name: f"{one:g}" if isinstance(one, float) else one for name, one in context.items()}
+        return _EXPECTED[detail["type"]].format(**numbers)
     return detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
 
 
-def _type_fix(detail: ErrorDetails, path: KeyPath, value: object, annotation: Any) -> str:
-    wanted = detail["type"].removesuffix("_type")
-    key = path[-1] if path else ""
-    key_is = f"{key} = " if isinstance(key, str) and key else ""
-    if wanted in ("float", "int", "bool") and isinstance(value, str) and _bare(value):
-        return f"write it without quotes: {key_is}{value.lower()}"
-    if wanted == "string" and isinstance(value, int | float) and not isinstance(value, bool):
-        return f'write it in quotes: {key_is}"{clipped(_number(value))}"'
-    if wanted in ("tuple", "list") and isinstance(value, str) and len(value) <= SHOWN_MAX:
-        return f"write it as a list: {key_is}[{json.dumps(value, ensure_ascii=False)}]"
-    if detail["type"] == "literal_error" and isinstance(value, str):
-        words = [word for one in alternatives(annotation) for word in _words(one)]
-        meant = nearest(value, words)
-        return f'did you mean "{meant}"?' if meant else ""
-    return ""
+_YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+def _type_fix(error: str, key: str | int, value: object, annotation: Any, *, secret: bool) -> str:
+    """How to write the same value as the type that is wanted. `key` "": a variable, which needs no quotes."""
+    wanted = error.removesuffix("_type")
+    start = f"{key} = " if isinstance(key, str) else ""
+    if error == "too_short" and not value:
+        return "remove the key for its default"
+    if value == "" and key == "":
+        return "give it a value, or unset it"
+    if wanted == "bool" and str(value).lower() in (*_YES, *_NO):
+        return f"write {start if key else ''}{'true' if str(value).lower() in _YES else 'false'}"
+    if key == "":
+        return _word_fix(value, annotation) if error == "literal_error" else ""
+    if wanted in ("float", "int") and isinstance(value, str) and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", value):
+        return f"write it without quotes: {start}{value}"
+    if wanted in ("string", "secret") and isinstance(value, int | float) and not isinstance(value, bool):
+        return f"write it in quotes: {start}" + ('"..."' if secret else f'"{clipped(_number(value))}"')
+    if wanted in ("tuple", "list") and isinstance(value, str):
+        return f"write it in brackets: {start}[{'...' if secret else shown(value)}]"
+    return _word_fix(value, annotation) if error == "literal_error" else ""
+
+
+def _word_fix(value: object, annotation: Any) -> str:
+    words = [word for one in alternatives(annotation) for word in _words(one)]
+    meant = nearest(value, words) if isinstance(value, str) else None
+    return f'did you mean "{meant}"?' if meant else ""
 
 
 def _words(annotation: Any) -> list[str]:
@@ -299,17 +335,11 @@ def _words(annotation: Any) -> list[str]:
     return [word for one in arguments for word in ([one] if isinstance(one, str) else _words(one))]
 
 
-def _bare(text: str) -> bool:
-    return re.fullmatch(r"-?[0-9]+(\.[0-9]+)?|true|false", text, re.IGNORECASE) is not None
-
-
-def _value_fix(path: KeyPath, value: object) -> str:
-    from callcast.core.model import EVENT_TYPES
-
-    if not path or path[0] != "events" or not isinstance(value, list):
-        return ""
+def _events_fix(path: KeyPath, value: object) -> str:
+    """The event type that a glob was probably meant to be."""
     types = (*EVENT_TYPES, "call.*", "source.*")
-    for glob in value:
+    globs = value if path and path[0] == "events" and isinstance(value, list) else []
+    for glob in globs:
         if isinstance(glob, str) and glob not in types and (meant := nearest(glob, types)):
             return f'did you mean "{meant}"?'
     return ""

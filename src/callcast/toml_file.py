@@ -49,11 +49,21 @@ def _refused(where: str, problem: str, fix: str = "") -> ConfigFaults:
 def _syntax(path: Path, text: str, message: str) -> Finding:
     """A message of `tomllib` with line and column (both from 1) and the likely remedy."""
     match = _POSITION.search(message)
-    problem = message[: match.start()] if match else message
+    problem = _plainly(message[: match.start()] if match else message)
     line, column = (int(match[1]), int(match[2])) if match and match[1] else _end(text)
-    fix = _fix(problem, text.split("\n")[line - 1].strip("\r"), column)
+    fix = _fix(problem, text.split("\n")[line - 1].strip("\r"))
     problem = f"this is no TOML: {problem[:1].lower()}{problem[1:]}"
     return Finding(where=f"{path}:{line}:{column}", line=line, key="", problem=problem, fix=fix)
+
+
+def _plainly(message: str) -> str:
+    """A message without Python's own words."""
+    if "digits" in message:
+        return "A number has too many digits"
+    table = re.sub(
+        r"\((('[^']*'(, )?)+),?\)", lambda match: f"[{match[1].replace(', ', '.').replace(chr(39), '')}]", message
+    )
+    return table.replace(",]", "]")
 
 
 def _end(text: str) -> tuple[int, int]:
@@ -61,7 +71,9 @@ def _end(text: str) -> tuple[int, int]:
     return len(lines), len(lines[-1]) + 1
 
 
-def _fix(problem: str, line: str, column: int) -> str:
+def _fix(problem: str, line: str) -> str:
+    if line.lstrip().startswith("{"):
+        return "this looks like JSON: write key = value below [section] headers, as in config.example.toml"
     if problem.startswith("Cannot overwrite a value"):
         return "the same key stands there twice: keep one of them"
     if problem.startswith("Cannot declare"):
@@ -78,17 +90,22 @@ def _fix(problem: str, line: str, column: int) -> str:
         return "write a table's header as [section.name], without blanks in a name"
     if "key part" in problem and "{" in line:
         return "write a table in braces on one line, without a comma at its end"
-    return _value_fix(line, column)
+    return _value_fix(line)
 
 
-def _value_fix(line: str, column: int) -> str:
-    value = line.partition("=")[2].strip()
-    if re.match(r"(?i)(true|false|yes|no|on|off|none|null)\b", value):
-        return "write true or false, in small letters and without quotes; leave a key out for its default"
+def _value_fix(line: str) -> str:
+    _, equals, value = line.partition("=")
+    value = value.strip()
+    if equals and (not value or value.startswith("#")):
+        return "give the key a value, or remove it for its default"
+    if re.match(r"(?i)(none|null|nil)\b", value):
+        return "remove the key for its default"
+    if re.match(r"(?i)(true|false|yes|no|on|off)\b", value):
+        return "write true or false, in small letters and without quotes"
     if re.match(r"[A-Za-z/~*+@.$<]", value):
         return "put the text in double quotes"
     if re.match(r"[0-9.]+ *[A-Za-z]", value):
         return "write the number alone: the unit stands at the end of the key's name"
     if re.match(r"0[0-9]", value):
         return "write the number without a zero in front, or put an id in double quotes"
-    return "one key = value on each line; a text in double quotes" if column else ""
+    return "write one key = value on each line, a text in double quotes"

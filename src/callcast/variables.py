@@ -4,6 +4,7 @@ pydantic-settings reads such variables too, but passes over unknown ones and sto
 of them is a fault of its own.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,92 +33,108 @@ def variable(*path: str) -> str:
 
 def keys_of(model: type[BaseModel], *base: str) -> dict[str, Key]:
     """The variables of one table, by name."""
-    return {variable(*base, name): Key((*base, name), field.annotation) for name, field in model.model_fields.items()}
+    fields = model.model_fields.items()
+    return {variable(*base, name): Key((*base, name), field.annotation) for name, field in fields}
 
 
-def overlay(document: Document, environ: Mapping[str, str], keys: Mapping[str, Key]) -> list[Finding]:
-    """Set what the environment sets. Faults: names that set nothing, and values that are not what they should be."""
-    free = set(_referenced(document.data))
-    return [
-        fault
-        for name, text in sorted(environ.items())
-        if name.startswith(PREFIX) and "__" in name and name not in free
-        if (fault := _set(document, name, text, keys)) is not None
-    ]
+class Overlay:
+    """Lays the variables over a document. `keys`: those that may be set, by name."""
 
+    def __init__(self, document: Document, keys: Mapping[str, Key]) -> None:
+        self._document = document
+        self._keys = keys
 
-def _set(document: Document, name: str, text: str, keys: Mapping[str, Key]) -> Finding | None:
-    key = keys.get(name) or _extension_name(name)
-    if key is None:
-        return _unknown(document, name, keys)
-    try:
-        text.encode()
-        value = typed(text, key.annotation)
-    except UnicodeEncodeError:
-        return _finding(name, "not text in UTF-8")
-    except (ValueError, RecursionError):
-        given = kind(text) if holds_secret(key.annotation) else shown(text)
-        return _finding(
-            name, f"given {given}, expected JSON", 'write a list as ["one", "two"], a table as {"key": "value"}'
+    def apply(self, environ: Mapping[str, str]) -> list[Finding]:
+        """Set what is set. Faults: names that set nothing, and values that are not what they should be."""
+        free = set(_referenced(self._document.data))
+        ours = [name for name in sorted(environ) if name.startswith(PREFIX) and "__" in name and name not in free]
+        return [fault for name in ours if (fault := self._set(name, environ[name])) is not None]
+
+    def strangers(self, environ: Mapping[str, str]) -> list[Finding]:
+        """Warnings: names with our prefix that are no settings. Kubernetes injects some; a typing error may be one."""
+        free = {FREE, *_referenced(self._document.data)}
+        return [
+            _finding(name, "is no setting and is not used", f"if it was meant as one: {self._nearest_of_all(name)}")
+            for name in sorted(environ)
+            if name.startswith(PREFIX) and "__" not in name and name not in free
+        ]
+
+    def _set(self, name: str, text: str) -> Finding | None:
+        key = self._keys.get(name) or _extension_name(name)
+        if key is None:
+            return self._unknown(name)
+        try:
+            text.encode()
+            value = typed(text, key.annotation)
+        except UnicodeEncodeError:
+            return _finding(name, "is not text in UTF-8")
+        except (ValueError, RecursionError):
+            return _not_json(name, text, key)
+        table = self._document.data
+        for part in key.path[:-1]:
+            table = table.setdefault(part, {})
+        table[key.path[-1]] = value
+        self._document.variables[key.path] = name
+        return None
+
+    def _unknown(self, name: str) -> Finding | None:
+        section, _, rest = name.removeprefix(PREFIX).lower().partition("__")
+        parent, _, last = name.rpartition("__")
+        if parent in self._keys:
+            return _finding(name, "a part of a value cannot be set", f"set all of it, as JSON, in {parent}")
+        if section in ("sources", "sinks"):
+            return self._unknown_in_tables(name, section, *rest.partition("__")[::2])
+        siblings = [one.rpartition("__")[2] for one in self._keys if one.rpartition("__")[0] == parent]
+        if siblings:
+            return _finding(name, "there is no such key", _one_of(parent, last, siblings))
+        meant = nearest(section, ("service", "sources", "sinks", "names"))
+        guess = f"{PREFIX}{meant.upper()}__{rest.upper()}" if meant else ""
+        fix = (
+            f"did you mean {guess}?"
+            if guess in self._keys
+            else "a setting begins with CALLCAST_SERVICE__, _SOURCES__, _SINKS__ or _NAMES__"
         )
-    table = document.data
-    for part in key.path[:-1]:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            return None  # already a fault of the file
-    table[key.path[-1]] = value
-    document.variables[key.path] = name
-    return None
+        return _finding(name, "there is no such key", fix)
+
+    def _unknown_in_tables(self, name: str, section: str, table: str, key: str) -> Finding | None:
+        tables = self._document.table(section)
+        if table not in tables:
+            meant = nearest(table, tables)
+            fix = (
+                f"add [{section}.{table}] to the file"
+                if not meant
+                else f"did you mean {variable(section, meant, key)}?"
+            )
+            return _finding(name, f"the file has no [{section}.{table}], and a variable adds none", fix)
+        if not key:
+            return _finding(name, "a whole table cannot be set", f"set its keys one by one: {name}__KEY")
+        siblings = [one.path[-1] for one in self._keys.values() if one.path[:2] == (section, table)]
+        if not siblings:
+            return None  # a sink of unknown type: that is the fault
+        return _finding(name, "there is no such key", _one_of(variable(section, table), key, siblings))
+
+    def _nearest_of_all(self, name: str) -> str:
+        return nearest(name, self._keys) or f"settings are named like {variable('service', 'log_level')}"
+
+
+def _one_of(parent: str, last: str, siblings: list[str]) -> str:
+    if meant := nearest(last, siblings):
+        return f"did you mean {parent}__{meant.upper()}?"
+    return f"after {parent}__ there can be: {', '.join(sorted(one.upper() for one in siblings))}"
+
+
+def _not_json(name: str, text: str, key: Key) -> Finding:
+    if holds_secret(key.annotation):
+        return _finding(
+            name, f"given {kind(text)}, expected JSON", 'write ["one", "two"] for a list, {"key": "value"} for a table'
+        )
+    guess = json.dumps([part.strip() for part in text.split(",")], ensure_ascii=False)
+    return _finding(name, f"given {shown(text)}, expected JSON", f"write {guess}" if len(text) < 60 and text else "")
 
 
 def _extension_name(name: str) -> Key | None:
     parts = name.removeprefix(PREFIX).split("__")
     return Key(("names", parts[1]), str) if len(parts) == 2 and parts[0] == "NAMES" and parts[1] else None
-
-
-def _unknown(document: Document, name: str, keys: Mapping[str, Key]) -> Finding | None:
-    section, _, rest = name.removeprefix(PREFIX).lower().partition("__")
-    table, _, key = rest.partition("__")
-    if section in ("sources", "sinks"):
-        tables = document.data.get(section, {})
-        if not isinstance(tables, dict) or (
-            table in tables and variable(section, table, "type") not in keys and section == "sinks"
-        ):
-            return None  # the table itself is a fault
-        if table not in tables:
-            meant = nearest(table, tables)
-            fix = (
-                f"did you mean {variable(section, meant, key)}?"
-                if meant and key
-                else f"add [{section}.{table}] to the file"
-            )
-            return _finding(name, f"the file has no [{section}.{table}], and a variable adds none", fix)
-        if not key:
-            return _finding(name, "a whole table cannot be set by a variable", f"set its keys one by one: {name}__KEY")
-    parent = name.rpartition("__")[0]
-    if parent in keys:
-        return _finding(name, "a part of a value cannot be set by a variable", f"set all of it, as JSON, in {parent}")
-    meant = nearest(name, keys)
-    known = ", ".join(one for one in keys if one.startswith(parent + "__"))
-    return _finding(
-        name,
-        "sets nothing: there is no such key",
-        f"did you mean {meant}?" if meant else f"there are: {known}" if known else "remove it",
-    )
-
-
-def strangers(document: Document, environ: Mapping[str, str], keys: Mapping[str, Key]) -> list[Finding]:
-    """Warnings: variables with our prefix that are no settings. Kubernetes injects some; a typing error may be one."""
-    free = {FREE, *_referenced(document.data)}
-    return [
-        _finding(
-            name,
-            "is no setting and is not used",
-            f"if it was meant as one, the nearest is {nearest(name, keys) or variable('section', 'key')}",
-        )
-        for name in sorted(environ)
-        if name.startswith(PREFIX) and "__" not in name and name not in free
-    ]
 
 
 def _finding(name: str, problem: str, fix: str = "") -> Finding:

@@ -36,7 +36,7 @@ class Watched:
             problem = f"the extension {extension} is already watched by source {first[1]}"
             self._again.append((path, problem, "name it in one of them"))
         elif first != path:
-            self._again.append((path, f"the extension {extension} stands there twice", "name it once"))
+            self._again.append((path, f"the extension {extension} is named twice", "name it once"))
 
     def twice(self) -> list[Fault]:
         """Extensions that are named twice, in one source or in two."""

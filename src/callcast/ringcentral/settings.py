@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -102,6 +103,17 @@ class SourceSettings(BaseModel):
     vanished_give_up_s: Seconds = Field(900, description="and ends with disposition unknown after this long")
     revoke_on_exit: bool = Field(False, description="true: give the access token back on a clean stop")
 
+    def warnings(self) -> Sequence[tuple[str, str, str]]:
+        """What works and should not stay so: key, problem and remedy, shown by `callcast check`."""
+        found = []
+        if self.allow_plaintext:
+            problem = "credentials and calls may travel unencrypted"
+            found.append(("allow_plaintext", problem, "encrypt, and remove it"))
+        if self.watch == "account" and "extensions" in self.model_fields_set:
+            problem = 'is not used with watch = "account"'
+            found.append(("extensions", problem, "remove it; every sink can filter by extensions"))
+        return found
+
 
 class Plan(Struct, frozen=True, kw_only=True):
     """How often a source looks at each of its targets, by the rate limit that is configured.
@@ -146,18 +158,19 @@ def plan(name: str, settings: SourceSettings) -> Plan:
     )
 
 
-def remedy(settings: SourceSettings) -> str:
-    """What to change so that the plan misses no call."""
+def remedy(settings: SourceSettings) -> tuple[str, str]:
+    """The key that makes the plan miss calls, and what to do about it."""
     if settings.poll_interval_s != "auto" and settings.poll_interval_s > CYCLE_MAX_S:
-        return f'set poll_interval_s to {CYCLE_MAX_S} or less, or "auto"'
+        return "poll_interval_s", f'set it to {CYCLE_MAX_S} or less, or to "auto"'
     most = math.floor(CYCLE_MAX_S / _spacing_s(settings) + 1e-9)
     if settings.watch == "account" or most == 0:
-        return "raise heavy_per_minute or headroom"
+        return "heavy_per_minute", "raise it, or headroom"
     sources = math.ceil(len(settings.extensions) / most)
-    return (
+    fix = (
         f'set watch = "account" (one request sees every extension), or spread them over {sources} credentials, '
-        f"or watch at most {most} extensions, or accept it with accept_blind_spots = true"
+        f"or watch at most {most} of them"
     )
+    return "extensions", fix
 
 
 def _spacing_s(settings: SourceSettings) -> float:
