@@ -1,4 +1,4 @@
-"""Calls as a scenario file writes them, and their way to sessions with all times worked out.
+"""Calls as a scenario file writes them.
 
 [[calls]]
 at_s = 0.5                     # after the start
@@ -11,36 +11,14 @@ talks_s = 30                   # left out: nobody answers
 ends = "missed"                # of an unanswered one; the words of `calls.ENDINGS`
 """
 
-import base64
-import hashlib
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
 from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
-from callcast.simulator.calls import (
-    ENDINGS,
-    CallQueue,
-    Ending,
-    Extension,
-    Outside,
-    Part,
-    Rewrite,
-    Session,
-    Shape,
-)
+from callcast.simulator.calls import CallQueue, Extension
 
 Kind = Literal["inbound", "queue", "outbound", "internal", "ringout", "conference"]
-UNANSWERED: Mapping[Kind, str] = {
-    "inbound": "missed",
-    "queue": "missed",
-    "outbound": "no_answer",
-    "internal": "missed",
-    "ringout": "no_answer",
-    "conference": "cancelled",
-}
 
 
 class ScriptFault(ValueError):
@@ -64,7 +42,7 @@ class Call(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     records_s: how long a voicemail takes. id_changes: the ended record has another id and starts 1 s later.
     hidden_s: from-to pairs after the beginning in which the list lacks the record. marks_answer false: an outbound
     record does not show the answer. provisional: a queue call reads Stopped while it goes on. rewritten: after so
-    many seconds the ended record reads as another ending. masked_session: sessionId "0", as conferences have it.
+    many seconds the ended record reads as another ending.
     """
 
     at_s: float = 0
@@ -97,12 +75,6 @@ class Account(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     extensions: tuple[Extension, ...]
     queues: tuple[CallQueue, ...] = ()
 
-    def extension(self, number: str) -> Extension:
-        for extension in self.extensions:
-            if extension.number == number:
-                return extension
-        raise ScriptFault(f"there is no extension {number!r}")
-
     def queue(self, name: str | None) -> CallQueue:
         for queue in self.queues:
             if name in (queue.name, None):
@@ -125,212 +97,6 @@ class Script(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     account: Account
     calls: tuple[Call, ...] = ()
     random: Chance | None = None
-
-
-class Director:
-    """Turns calls into sessions. The same seed and number give the same ids."""
-
-    def __init__(self, account: Account, start: datetime, *, seed: int = 0, speed: float = 1.0) -> None:
-        self._account = account
-        self._start = start
-        self._seed = seed
-        self._speed = speed
-
-    def starting(self, moment: datetime) -> "Director":
-        """The same one, counting `at_s` from another moment."""
-        return Director(self._account, moment, seed=self._seed, speed=self._speed)
-
-    def sessions(self, call: Call, number: int) -> Sequence[Session]:
-        """The sessions of one call (two for a RingOut). Raises ScriptFault."""
-        staged = _Staged(self._account, call, self._start, self._speed, f"{self._seed}/{number}", number)
-        match call.kind:
-            case "inbound":
-                return [staged.inbound()]
-            case "queue":
-                return [staged.queue()]
-            case "outbound" | "conference":
-                return [staged.outbound()]
-            case "internal":
-                return [staged.internal()]
-            case "ringout":
-                return staged.ringout()
-
-
-class _Staged:
-    """One call on the way to its sessions."""
-
-    def __init__(self, account: Account, call: Call, start: datetime, speed: float, token: str, number: int) -> None:
-        self._account = account
-        self._call = call
-        self._speed = speed
-        self._token = token
-        self._number = number
-        self._at = whole_ms(start + timedelta(seconds=call.at_s / speed))
-
-    def inbound(self) -> Session:
-        call = self._call
-        own = self._account.extension(call.extension)
-        first = self._part("0", "direct", own, self._outside(), self._at, call.rings_s, call.talks_s, call.ends)
-        if call.transfer is None:
-            return self._session((first,), first.ended_at, first.ending)
-        second = self._handed_on(call.transfer, first)
-        return self._session((first, second), max(first.ended_at, second.ended_at), first.ending)
-
-    def outbound(self) -> Session:
-        call = self._call
-        own = self._account.extension(call.extension)
-        other = self._outside()
-        shape: Shape = "outbound"
-        if call.kind == "conference":
-            shape, other = "conference", Outside(number="conference", name="Conference")
-        part = self._part("0", shape, own, other, self._at, call.rings_s, call.talks_s, call.ends)
-        return self._session((part,), part.ended_at, part.ending)
-
-    def internal(self) -> Session:
-        """Two parts of one session: the one who calls, and the one who is called."""
-        call = self._call
-        own, other = self._account.extension(call.extension), self._account.extension(call.to or "")
-        ends = call.ends or UNANSWERED["internal"]
-        caller_ends = {"missed": "no_answer", "hung_up": "cancelled", "declined": "busy"}.get(ends, "no_answer")
-        out = self._part("0", "internal_out", own, other, self._at, call.rings_s, call.talks_s, caller_ends)
-        into = self._part("1", "internal_in", other, own, self._at, call.rings_s, call.talks_s, ends)
-        return self._session((out, into), out.ended_at, out.ending)
-
-    def ringout(self) -> list[Session]:
-        """The desk rings first; when it is picked up, the other side is called. Two records, 1,000 apart."""
-        call = self._call
-        own, other = self._account.extension(call.extension), self._outside()
-        begun = self._after(self._at, call.rings_s)
-        away = self._part("0", "ringout_out", own, other, begun, call.rings_s, call.talks_s, call.ends)
-        talks_s = (away.ended_at - begun).total_seconds() * self._speed
-        desk = self._part("1", "ringout_in", own, other, self._at, call.rings_s, talks_s, None)
-        return [
-            self._session((desk,), desk.ended_at, desk.ending, shift=1),
-            self._session((away,), away.ended_at, away.ending),
-        ]
-
-    def queue(self) -> Session:
-        call = self._call
-        rounds = call.offers or ((call.extension,),)
-        parts: list[Part] = []
-        begins = self._after(self._at, call.waits_s)
-        answered = call.talks_s is not None
-        for turn, desks in enumerate(rounds):
-            last = answered and turn == len(rounds) - 1
-            parts += [self._offer(f"{turn}.{desk}", desk, begins, last) for desk in desks]
-            begins = self._after(begins, call.rings_s)
-        if answered and not any(part.answered_at for part in parts):
-            raise ScriptFault(f"extension {call.extension!r} answers, but is not among the last of `offers`")
-        ended_at = max(part.ended_at for part in parts)
-        if not answered:
-            ended_at = self._after(ended_at, call.records_s)
-        ends = "accepted" if answered else call.ends or UNANSWERED["queue"]
-        return self._session(tuple(parts), ended_at, ending(ends), queue=self._account.queue(call.queue))
-
-    def _offer(self, key: str, desk: str, begins: datetime, last: bool) -> Part:
-        """One desk's ring: the one that answers talks, the others stop ringing then."""
-        call = self._call
-        own = self._account.extension(desk)
-        if not last:
-            late = "elsewhere" if call.talks_s is not None else call.ends
-            unanswered = "missed" if late == "voicemail" else late
-            return self._part(key, "queue", own, self._outside(), begins, call.rings_s, None, unanswered)
-        talks_s = call.talks_s if desk == call.extension else None
-        return self._part(key, "queue", own, self._outside(), begins, call.answers_after_s, talks_s, "elsewhere")
-
-    def _handed_on(self, transfer: Handover, first: Part) -> Part:
-        own = self._account.extension(transfer.to)
-        begins = first.ended_at
-        return self._part("1", "direct", own, first.other, begins, transfer.rings_s, transfer.talks_s, transfer.ends)
-
-    def _part(
-        self,
-        key: str,
-        shape: Shape,
-        own: Extension,
-        other: Outside | Extension,
-        begins: datetime,
-        rings_s: float,
-        talks_s: float | None,
-        ends: str | None,
-    ) -> Part:
-        """`ends` is for a part that nobody answers."""
-        call = self._call
-        rung = self._after(begins, rings_s)
-        answered = talks_s is not None
-        records_s = call.records_s if call.kind != "queue" else 0
-        if answered:
-            ends = "connected" if shape in ("outbound", "internal_out", "ringout_out", "conference") else "accepted"
-        ended_at = self._after(rung, talks_s if talks_s is not None else records_s)
-        return Part(
-            extension=own,
-            shape=shape,
-            other=other,
-            record_id=self._record_id(key),
-            began_at=begins,
-            answered_at=rung if answered else None,
-            ended_at=ended_at,
-            ending=ending(ends or UNANSWERED[call.kind]),
-            final_record_id=self._record_id(key + " ended") if call.id_changes else None,
-            final_shift_s=1 if call.id_changes else 0,
-            hidden=tuple((self._after(begins, a), self._after(begins, b)) for a, b in call.hidden_s),
-            marks_answer=call.marks_answer,
-            rewrite=self._rewrite(ended_at),
-        )
-
-    def _rewrite(self, ended_at: datetime) -> Rewrite | None:
-        if self._call.rewritten is None:
-            return None
-        after_s, ends = self._call.rewritten
-        return Rewrite(at=self._after(ended_at, after_s), ending=ending(ends))
-
-    def _session(
-        self,
-        parts: tuple[Part, ...],
-        ended_at: datetime,
-        word: Ending,
-        *,
-        queue: CallQueue | None = None,
-        shift: int = 0,
-    ) -> Session:
-        call = self._call
-        plain = "0" if call.kind == "conference" else str(538_000_000_000 + self._number * 10_000 + shift * 1_000)
-        return Session(
-            session_id=plain,
-            telephony_session_id="s-" + self._digest(f"session {shift}").hex(),
-            began_at=self._at,
-            ended_at=ended_at,
-            parts=parts,
-            record_id=self._record_id("whole"),
-            ending=word,
-            queue=queue,
-            caller=self._outside(),
-            provisional=call.provisional,
-        )
-
-    def _outside(self) -> Outside:
-        call = self._call
-        return Outside(number=call.number, name=call.name, location=call.location)
-
-    def _after(self, moment: datetime, seconds: float) -> datetime:
-        return whole_ms(moment + timedelta(seconds=seconds / self._speed))
-
-    def _record_id(self, key: str) -> str:
-        return "LI" + base64.urlsafe_b64encode(self._digest(key))[:13].decode()
-
-    def _digest(self, key: str) -> bytes:
-        return hashlib.blake2b(f"{self._token}/{key}".encode(), digest_size=16).digest()
-
-
-def ending(name: str) -> Ending:
-    if name not in ENDINGS:
-        raise ScriptFault(f"there is no ending {name!r}; there are {', '.join(ENDINGS)}")
-    return ENDINGS[name]
-
-
-def whole_ms(moment: datetime) -> datetime:
-    """The platform's times have milliseconds, so ours have no more."""
-    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 def read(text: bytes) -> Script:

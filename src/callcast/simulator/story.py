@@ -1,17 +1,19 @@
 """A scenario made of planned sessions: everything that is shown is worked out from them and the time."""
 
 import hashlib
+from bisect import bisect_right
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from msgspec import Struct
 
 from callcast.simulator.calls import Part, Session
 from callcast.simulator.clock import iso
+from callcast.simulator.director import Director
 from callcast.simulator.records import company_records, record_of
 from callcast.simulator.scenario import Record, Truth
-from callcast.simulator.script import Account, Call, Director
+from callcast.simulator.script import Account, Call
 
 BACKWARDS = timedelta(minutes=10)  # how far a clock may be turned back and still find the lists as they were
 TIDIED_EVERY = timedelta(minutes=1)
@@ -34,6 +36,36 @@ class Listing(Struct, frozen=True, kw_only=True):
 REAL = Listing(lateness_s=(3, 10))
 
 
+class Playing:
+    """A session that has begun. What it shows changes only at its turns, so it is rendered once for each."""
+
+    def __init__(self, account_id: str, session: Session) -> None:
+        self.session = session
+        self._account_id = account_id
+        self._turns = sorted(_turns(session))
+        self._rendered: dict[str | None, tuple[int, list[Record]]] = {}
+
+    def part(self, part: Part, at: datetime) -> Record:
+        return self._at(part.record_id, at, lambda: [record_of(self._account_id, self.session, part, at)])[0]
+
+    def company(self, at: datetime) -> list[Record]:
+        return self._at(None, at, lambda: company_records(self._account_id, self.session, at))
+
+    def _at(self, key: str | None, at: datetime, render: Callable[[], list[Record]]) -> list[Record]:
+        turn = bisect_right(self._turns, at)
+        known = self._rendered.get(key)
+        if known is None or known[0] != turn:
+            known = self._rendered[key] = turn, render()
+        return known[1]
+
+
+def _turns(session: Session) -> Iterator[datetime]:
+    yield session.ended_at
+    for part in session.parts:
+        yield from (part.began_at, part.ended_at)
+        yield from (moment for moment in (part.answered_at, part.rewrite and part.rewrite.at) if moment)
+
+
 class Story:
     """Calls in the order in which they begin; there may be endlessly many."""
 
@@ -49,6 +81,7 @@ class Story:
     ) -> None:
         self.account_id = account.id
         self.account = account
+        self._extension_ids = tuple(extension.id for extension in account.extensions)
         self._director = Director(account, start, seed=seed, speed=speed)
         self._planned: Iterator[Sequence[Session]] = (
             self._director.sessions(call, number) for number, call in enumerate(planned, 1)
@@ -57,14 +90,14 @@ class Story:
         self._placed = 0
         self.listing = listing or Listing()
         self._kept = timedelta(seconds=self.listing.log_kept_s)
-        self._begun: deque[Session] = deque()  # nearly in order: a RingOut's second session begins later
+        self._begun: deque[Playing] = deque()  # nearly in order: a RingOut's second session begins later
         # What active-calls may still show, as a whole and by extension.
-        self._recent: list[Session] = []
-        self._recent_of: dict[str, list[tuple[Session, Part]]] = defaultdict(list)
+        self._recent: list[Playing] = []
+        self._recent_of: dict[str, list[tuple[Playing, Part]]] = defaultdict(list)
         self._tidied_at = start
 
     def extension_ids(self) -> Sequence[str]:
-        return [extension.id for extension in self.account.extensions]
+        return self._extension_ids
 
     def look(self, extension_id: str | None, /) -> None:
         """Looks change nothing here."""
@@ -82,10 +115,10 @@ class Story:
         if extension_id is None:
             return _newest_first(self._company_active(now))
         shown = []
-        for session, part in self._recent_of[extension_id]:
-            at = now - self._late(session)
+        for playing, part in self._recent_of[extension_id]:
+            at = now - self._late(playing.session)
             if part.began_at <= at and now < part.ended_at + self._linger and not _hidden(part, now):
-                shown.append(record_of(self.account_id, session, part, at))
+                shown.append(playing.part(part, at))
         return _newest_first(shown)
 
     def log(
@@ -100,32 +133,33 @@ class Story:
         """What has ended and arrived in the call log; also a queue call that reads Stopped while it goes on."""
         self._advance(now)
         shown: list[Record] = []
-        for session in self._begun:
+        for playing in self._begun:
+            session = playing.session
             if session_id not in (None, session.telephony_session_id, session.session_id):
                 continue
             if since is None or session.ended_at >= since:
-                shown += self._logged(session, extension_id, now - self._log_delay(session))
+                shown += self._logged(playing, extension_id, now - self._log_delay(session))
         return _newest_first(shown)
 
-    def _logged(self, session: Session, extension_id: str | None, at: datetime) -> list[Record]:
+    def _logged(self, playing: Playing, extension_id: str | None, at: datetime) -> list[Record]:
         if extension_id is None:
-            return self._company_logged(session, at)
+            return self._company_logged(playing, at)
         return [
-            record_of(self.account_id, session, part, at)
-            for part in session.parts
+            playing.part(part, at)
+            for part in playing.session.parts
             if part.extension.id == extension_id and at >= part.ended_at
         ]
 
     def session(self, session_id: str, now: datetime, /) -> Record | None:
         self._advance(now)
-        for session in reversed(self._begun):
+        for session in (playing.session for playing in reversed(self._begun)):
             if session.telephony_session_id == session_id and session.began_at <= now:
                 return _telephony(self.account_id, session, now)
         return None
 
     def truth(self, now: datetime, /) -> Sequence[Truth]:
         self._advance(now)
-        begun = [truth for session in self._begun for truth in session.truths() if truth.started_at <= now]
+        begun = [truth for playing in self._begun for truth in playing.session.truths() if truth.started_at <= now]
         return sorted(begun, key=lambda truth: truth.started_at)
 
     @property
@@ -134,11 +168,12 @@ class Story:
 
     def _company_active(self, now: datetime) -> list[Record]:
         shown: dict[str, Record] = {}
-        for session in self._recent:
+        for playing in self._recent:
+            session = playing.session
             at = now - self._late(session)
             if session.queue is not None:
                 if session.began_at <= at and now < session.ended_at + self._linger:
-                    shown |= {record["id"]: record for record in company_records(self.account_id, session, at)}
+                    shown |= {record["id"]: record for record in playing.company(at)}
                 continue
             gone = {
                 record_id
@@ -146,15 +181,14 @@ class Story:
                 if now >= part.ended_at + self._linger or _hidden(part, now)
                 for record_id in (part.record_id, part.final_record_id)
             }
-            records = company_records(self.account_id, session, at)
-            shown |= {record["id"]: record for record in records if record["id"] not in gone}
+            shown |= {record["id"]: record for record in playing.company(at) if record["id"] not in gone}
         return list(shown.values())
 
-    def _company_logged(self, session: Session, at: datetime) -> list[Record]:
+    def _company_logged(self, playing: Playing, at: datetime) -> list[Record]:
+        session = playing.session
         if session.queue is not None and at < session.ended_at and not _reads_stopped(session, at):
             return []
-        records = company_records(self.account_id, session, at)
-        return [record for record in records if "duration" in record and record["result"] != "In Progress"]
+        return [record for record in playing.company(at) if "duration" in record and record["result"] != "In Progress"]
 
     def _advance(self, now: datetime) -> None:
         while self._next is not None and self._next[0].began_at <= now:
@@ -167,19 +201,20 @@ class Story:
     def _tidy(self, now: datetime) -> None:
         """Forget what nothing shows any more, so that a long run stays small."""
         self._tidied_at = now
-        while self._begun and self._begun[0].ended_at + self._kept + BACKWARDS < now:
+        while self._begun and self._begun[0].session.ended_at + self._kept + BACKWARDS < now:
             self._begun.popleft()
         limit = now - self._linger - BACKWARDS
-        self._recent = [session for session in self._recent if session.ended_at >= limit]
+        self._recent = [playing for playing in self._recent if playing.session.ended_at >= limit]
         for extension_id, recent in self._recent_of.items():
-            kept = [(session, part) for session, part in recent if session.ended_at >= limit]
+            kept = [(playing, part) for playing, part in recent if playing.session.ended_at >= limit]
             self._recent_of[extension_id] = kept
 
     def _begin(self, session: Session) -> None:
-        self._begun.append(session)
-        self._recent.append(session)
+        playing = Playing(self.account_id, session)
+        self._begun.append(playing)
+        self._recent.append(playing)
         for part in session.parts:
-            self._recent_of[part.extension.id].append((session, part))
+            self._recent_of[part.extension.id].append((playing, part))
 
     def _late(self, session: Session) -> timedelta:
         return _between(self.listing.lateness_s, session, "late")

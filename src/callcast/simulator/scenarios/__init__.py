@@ -15,9 +15,10 @@ from pathlib import Path
 
 from callcast.simulator.calls import CallQueue, Extension
 from callcast.simulator.chance import random_calls
+from callcast.simulator.director import Director
 from callcast.simulator.scenario import Scenario
 from callcast.simulator.scenarios import seed as recorded
-from callcast.simulator.script import Account, Call, Chance, Director, Script, ScriptFault, read
+from callcast.simulator.script import Account, Call, Chance, Script, ScriptFault, read
 from callcast.simulator.story import Listing, Story
 
 NAMES = ("seed", "seed-timed", "office", "busy", "quiet")
