@@ -23,6 +23,7 @@ PENALTY_MAX_S = 3600.0
 LIMIT_MAX = 100_000
 WINDOW_MAX_S = 3600.0
 OTHERS_HOLD = 3  # windows for which the highest use by other programs is remembered
+UNKNOWN_FOR = 2  # windows after the start
 OTHERS_GUARD = 0.5  # so much more is left free, because they may be growing
 IN_FLIGHT_KEPT_S = 2.0  # a request on its way when the state is kept is taken to arrive within this
 
@@ -68,7 +69,7 @@ class Allowance:
         self._forget(now)
         if self._strikes and self._in_flight:
             return math.inf  # after a penalty one goes ahead
-        due = max(now, self.silent_until, self._place_free(self._all_answered(), self._room()))
+        due = max(now, self.silent_until, self._place_free(self._all_answered(), self._room(now)))
         if purpose == "poll":
             return max(due, self._poll_due())
         if purpose == "call_log":
@@ -99,13 +100,15 @@ class Allowance:
         left = self.limit - others - math.ceil(others * OTHERS_GUARD)
         return max(1, min(left, self._ceiling))
 
-    def _room(self) -> int:
-        return self._usable() - len(self._in_flight)
+    def _room(self, now: float) -> int:
+        """One place less at first: whether others use the same credential shows only in the answers."""
+        unknown = 1 if now - self._born < UNKNOWN_FOR * self.window_s else 0
+        return max(1, self._usable() - unknown) - len(self._in_flight)
 
     def _call_log_room(self, now: float) -> int:
         """The reserve; more where polling leaves more, and a whole window has shown that it does."""
-        usable = self._usable()
-        share = usable - math.ceil(usable * self._headroom - 1e-9)
+        usable = self._room(now) + len(self._in_flight)
+        share = usable - math.ceil(self._usable() * self._headroom - 1e-9)
         if now - self._born > self.window_s + SLACK_S:
             polls = len(self._in_flight) + len(self._spent) - len(self._answered("call_log"))
             share = max(share, usable - polls - 1)

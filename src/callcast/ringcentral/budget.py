@@ -184,7 +184,15 @@ class Budget:
         self._set_alarm(next_due - now)
 
     def _first(self, purpose: Purpose) -> Turn | None:
-        return next((t for t in self._waiting if t.purpose == purpose and t.key not in self._in_flight), None)
+        """Who is next; not one that is just being cancelled, nor one whose twin is under way."""
+        return next(
+            (
+                turn
+                for turn in self._waiting
+                if turn.purpose == purpose and not turn.granted.done() and turn.key not in self._in_flight
+            ),
+            None,
+        )
 
     def _grant(self, turn: Turn, now: float) -> None:
         self._waiting.remove(turn)
@@ -222,4 +230,6 @@ class Budget:
 
 def _number(text: str | None) -> int | None:
     """A whole number of a header; None when absent or anything else."""
-    return int(text) if text is not None and text.strip().isdecimal() and len(text) < 10 else None
+    if text is None or len(text) > 9 or not text.isascii() or not text.strip().isdecimal():
+        return None
+    return int(text)
