@@ -35,7 +35,10 @@ class Keyring:
     def _variable(self, name: str) -> str:
         if name not in self._environ:
             raise unreadable(f"the variable {name!r} is not set", f"set {name} where callcast is started")
-        return self._environ[name]
+        text = self._environ[name]
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise unreadable(f"the variable {name!r} is not text in UTF-8", "set it anew")
+        return text
 
     def _path(self, place: str, name: str) -> Path:
         if place == "file":
