@@ -7,7 +7,6 @@ The sessions concerned must have been recalled before (`Picture.unknown_sessions
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 
-import msgspec
 from msgspec import Struct
 
 from callcast.core.lifecycle import end, with_facts
@@ -37,20 +36,21 @@ def diff(picture: Picture, snapshot: Snapshot, rules: Rules) -> Change:
     seen = Seen(at=at, after=picture.looks.get(target), first_look=target not in picture.looks)
     scene = Scene(picture, seen)
     shown = scene.take(snapshot.sightings, settle_s=rules.settle_s)
-    for call in picture.of(target):
-        if call.call_id not in shown:
-            scene.miss(call)
+    missing = [call for call in picture.of(target) if call.call_id not in shown]
+    for call in sorted(missing, key=lambda call: call.call_id):  # one order, also after a restart
+        scene.miss(call)
     return scene.change()
 
 
 def settle(picture: Picture, call_id: str, sightings: Iterable[Sighting], at: datetime, rules: Rules) -> Change:
-    """The call log's answer for a call that vanished or is provisional; nothing while it has no final word."""
+    """The call log's answer for a call that vanished or is provisional; no event while it has no final word."""
     call = picture.call(call_id)
     if call is None or not is_open(call):
         return Change()
     scene = Scene(picture, _seen_late(picture, call, at, Evidence.CALL_LOG))
-    final = [sighting for sighting in sightings if is_final(sighting)]
-    own = _own_word(picture, call, final)
+    said = tuple(sightings)
+    final = [sighting for sighting in said if is_final(sighting)]
+    own = _own_word(picture, call, final) or _own_word(picture, call, [s for s in said if s.provisional])
     if own is not None:
         scene.close(call, own)
     elif call.extension_id == UNASSIGNED:
@@ -59,12 +59,16 @@ def settle(picture: Picture, call_id: str, sightings: Iterable[Sighting], at: da
 
 
 def give_up(picture: Picture, call_id: str, at: datetime) -> Change:
-    """A vanished call that the call log does not know: it has ended, nobody can say how. No other call gives up."""
+    """A vanished call of which the call log has no final word: it ends as its last word reads, or as unknown.
+
+    A call that has not vanished does not give up.
+    """
     call = picture.call(call_id)
     if call is None or not is_open(call) or call.vanished_at is None:
         return Change()
     scene = Scene(picture, _seen_late(picture, call, at, Evidence.VANISHED))
-    scene.put(call, end(call, Disposition.UNKNOWN, call.vanished_at))
+    disposition = call.provisional_disposition or Disposition.UNKNOWN
+    scene.put(call, end(call, disposition, call.vanished_at, ended_at=call.provisional_ended_at))
     return scene.change()
 
 
@@ -109,11 +113,10 @@ def _seen_late(picture: Picture, call: Call, at: datetime, evidence: Evidence) -
     return Seen(at=at, after=call.last_seen_at, before=call.vanished_at, evidence=evidence)
 
 
-def _own_word(picture: Picture, call: Call, final: Sequence[Sighting]) -> Sighting | None:
-    """The record of this very part: by its id, else the one nearest in time that is no other part's."""
-    own = [sighting for sighting in final if sighting.extension_id == call.extension_id]
+def _own_word(picture: Picture, call: Call, said: Sequence[Sighting]) -> Sighting | None:
+    """The record of this very part: by its id, else the one of its session nearest in time that is no other part's."""
+    own = [sighting for sighting in said if sighting.extension_id == call.extension_id]
     by_id = [sighting for sighting in own if sighting.record_id in call.record_ids]
     others = {id_ for part in picture.parts(call.extension_id, call.session_id) for id_ in part.record_ids}
-    free = by_id or [sighting for sighting in own if sighting.record_id not in others]
-    nearest = min(free, key=lambda s: abs(s.started_at - call.started_at), default=None)
-    return nearest and msgspec.structs.replace(nearest, session_id=call.session_id)
+    free = [s for s in own if s.session_id == call.session_id and s.record_id not in others]
+    return min(by_id or free, key=lambda s: abs(s.started_at - call.started_at), default=None)

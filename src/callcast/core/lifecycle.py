@@ -147,13 +147,17 @@ def correct(call: Call, seen: Sighting) -> Call:
     """An ended call, after a final sighting; the same object when it tells nothing new."""
     answered_at, answered_exact = _answer(call, call.state, seen, call.started_at)
     facts = {**_told_by(call, seen), "answered_at": answered_at, "answered_exact": answered_exact}
-    if seen.disposition not in (None, Disposition.UNKNOWN):
+    if (call.disposition, seen.disposition) != _REFINED and seen.disposition not in (None, Disposition.UNKNOWN):
         facts["disposition"] = seen.disposition
     if seen.ended_at is not None:
         facts["ended_at"] = seen.ended_at
         facts["ended_exact"] = True
     corrected = in_order(with_facts(call, facts))
     return corrected if corrected is call else with_facts(corrected, {"provider": seen.provider})
+
+
+# The platform calls it missed for each extension; that another one answered is what we know beyond that.
+_REFINED = (Disposition.ANSWERED_ELSEWHERE, Disposition.MISSED)
 
 
 def changed_facts(old: Call, new: Call, names: tuple[str, ...]) -> dict[str, Any]:

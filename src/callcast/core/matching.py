@@ -1,6 +1,7 @@
 """Which record belongs to which part: contract 5, "A record's id and start time may change"."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import msgspec
 
@@ -45,16 +46,23 @@ class Part:
     def is_followed_by(self, sighting: Sighting) -> bool:
         """A part that is over, and a record with another id that can only be the extension's next part.
 
-        A live record, if it starts later. One that is over as well, if it starts after the end of a record that
-        stands beside it: had we looked in between, it would have been live.
+        A live record, if it starts later. One that is over as well, if it starts after the platform's end of the
+        part: had we looked in between, it would have been live.
         """
-        lead = self.lead
-        if not self.is_over():
+        if not self.is_over() or sighting.provisional:
             return False
-        if not is_final(sighting):
-            start = lead.started_at if lead else self.call.started_at if self.call else sighting.started_at
-            return not sighting.provisional and sighting.started_at > start
-        return lead is not None and lead.ended_at is not None and sighting.started_at >= lead.ended_at
+        started_at, ended_at = self._times()
+        if sighting.started_at <= started_at:
+            return False
+        return not is_final(sighting) or (ended_at is not None and sighting.started_at >= ended_at)
+
+    def _times(self) -> tuple[datetime, datetime | None]:
+        """Start, and the end where the platform gave it, of a part that is over."""
+        lead, call = self.lead, self.call
+        if lead is not None and (call is None or is_open(call)):
+            return lead.started_at, lead.ended_at
+        assert call is not None  # noqa: S101 - a part has a call, or it has been seen
+        return call.started_at, call.ended_at if call.ended_exact else None
 
     def _rank(self, sighting: Sighting) -> tuple[int, int]:
         ids = self.call.record_ids if self.call else ()

@@ -53,11 +53,19 @@ class Scene:
                     shown.add(self._take_part(part, settle_s=settle_s, listed=listed))
         return shown
 
-    def close(self, call: Call, final: Sighting) -> None:
-        """An open call ends with this record of the call log."""
-        ended = fold(call, known_state(call), final, call.vanished_at or self._seen.at)
-        kept = {"session_id": call.session_id, "vanished_at": call.vanished_at, "last_seen_at": call.last_seen_at}
-        self.put(call, with_facts(ended, kept))
+    def close(self, call: Call, word: Sighting) -> None:
+        """An open call ends with this record of the call log; a provisional one is kept in mind."""
+        if word.provisional:
+            kept = {"provisional_disposition": word.disposition, "provisional_ended_at": word.ended_at}
+            self.put(call, with_facts(call, kept))
+            return
+        ended = fold(call, known_state(call), word, call.vanished_at or self._seen.at)
+        facts = {
+            "record_ids": tuple(dict.fromkeys((*call.record_ids, word.record_id))),
+            "vanished_at": call.vanished_at,
+            "last_seen_at": call.last_seen_at,
+        }
+        self.put(call, with_facts(ended, facts))
 
     def miss(self, call: Call) -> None:
         """A call of the target that this look does not show. A provisional one settles by vanishing."""
@@ -149,7 +157,7 @@ class Scene:
             return
         talking = {call.extension_id for call in parts.values() if _was_answered(call)}
         owned = any(call.extension_id != UNASSIGNED for call in parts.values())
-        for call in parts.values():
+        for call in sorted(parts.values(), key=lambda call: call.call_id):
             old = self._drafts.get(call.call_id, (call, call))[0]
             if call.extension_id == UNASSIGNED and owned and old is not None and is_open(old):
                 self._take_over(old, call)
