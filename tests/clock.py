@@ -70,5 +70,5 @@ class TurnedClock:
         """Return when nothing happens any more unless time passes."""
         quiet = 0
         while quiet < _QUIET_TURNS:
-            await asyncio.sleep(0.0002 if self.busy() else 0)
+            await asyncio.sleep(0)
             quiet = 0 if self.busy() else quiet + 1

@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from callcast.core.model import Event
+from callcast.core.outbox import OutboxUnavailable
 from callcast.core.retry import RetryPolicy
-from callcast.core.sink import Delivered, Delivery, Filter, Outcome
+from callcast.core.sink import Delivered, Delivery, Filter, Outcome, Rejected, Retry
 from callcast.deliverer import Deliverer
 from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
 from tests.clock import TurnedClock
@@ -87,13 +90,19 @@ class Bench:
         self.told = told
         self.task: asyncio.Task[None] | None = None
 
-    def deliverer(self, concurrency: int = 8, timeout_s: float = 15, shutdown_s: float = 10) -> Deliverer:
+    def deliverer(
+        self,
+        concurrency: int = 8,
+        timeout_s: float = 15,
+        shutdown_s: float = 10,
+        policy: RetryPolicy | None = None,
+    ) -> Deliverer:
         return Deliverer(
             "crm",
             self.far,
             self.outbox,
             self.clock,
-            RetryPolicy(),
+            policy or RetryPolicy(),
             self.told,
             concurrency=concurrency,
             timeout_s=timeout_s,
@@ -102,8 +111,8 @@ class Bench:
             shutdown_s=shutdown_s,
         )
 
-    async def start(self, **settings: float) -> None:
-        self.task = asyncio.create_task(self.deliverer(**settings).run())  # type: ignore[arg-type]
+    async def start(self, **settings: Any) -> None:
+        self.task = asyncio.create_task(self.deliverer(**settings).run())
         await self.clock.settle()
 
     async def stop(self) -> None:
@@ -112,7 +121,7 @@ class Bench:
             await asyncio.gather(self.task, return_exceptions=True)
             self.task = None
 
-    async def record(self, *events) -> None:
+    async def record(self, *events: Event) -> None:
         await self.outbox.record(None, change(*events))
         await self.clock.settle()
 
@@ -148,3 +157,474 @@ async def test_what_is_recorded_is_sent_and_settled(bench: Bench) -> None:
     assert await bench.owed() == 0
     assert bench.told.attempts == [None]
     assert bench.told.latencies == [0.0]
+
+
+DOWN = Retry("503", "service unavailable")
+
+
+async def fail_five(bench: Bench) -> None:
+    """Five calls fail, one attempt each: now the sink is failing."""
+    bench.far.answer = DOWN
+    await bench.record(*(event(f"first{n}") for n in range(5)))
+    assert bench.told.up == [True, False]
+
+
+# Retries
+
+
+async def test_retries_of_a_final_event(bench: Bench) -> None:
+    """A final event is tried at its delays for as long as others prove the sink healthy."""
+    bench.far.answer = lambda one: answering(DOWN if one.event.key == "101/poison" else Delivered())
+    await bench.start()
+    await bench.record(event("poison", "call.ended", 1))
+    for n in range(130):
+        await bench.record(event(f"good{n}", "call.ended", 1))
+        await bench.clock.turn(20)
+    assert bench.far.times("poison") == [0, 1, 6, 36, 156, 456, 2256]
+
+
+async def test_giving_up(bench: Bench) -> None:
+    """A final event whose shelf life is over becomes a dead letter at that time, and that is said."""
+    bench.far.answer = lambda one: answering(DOWN if one.event.key == "101/poison" else Delivered())
+    await bench.start(policy=RetryPolicy(give_up_after_h=0.1))
+    await bench.record(event("poison", "call.ended", 1))
+    for n in range(36):
+        await bench.record(event(f"good{n}", "call.ended", 1))
+        await bench.clock.turn(10)
+        assert bench.told.dead == (1 if n == 35 else 0)
+    assert bench.far.times("poison") == [0, 1, 6, 36, 156]
+    assert bench.told.expired == 0
+    assert "event_dead_lettered" in bench.told.logged
+
+
+async def answering(outcome: Outcome) -> Outcome:
+    return outcome
+
+
+async def test_retries_of_a_live_event(bench: Bench) -> None:
+    """A live event is tried after 1, 2, 5, 10, 20 s until its time is over, then it expires and is no letter."""
+    bench.far.answer = lambda one: answering(DOWN if one.event.key == "101/poison" else Delivered())
+    await bench.start()
+    await bench.record(event("poison"))
+    for second in range(62):
+        await bench.record(event(f"good{second}"))
+        await bench.clock.turn(1)
+    assert bench.far.times("poison") == [0, 1, 3, 8, 18, 38, 58]
+    assert (bench.told.dead, bench.told.expired) == (0, 1)
+    assert await bench.owed() == 0
+
+
+async def test_the_end_follows_an_expired_ringing(bench: Bench) -> None:
+    """When a live event expires, the call's end behind it goes out, at once."""
+    bench.far.answer = lambda one: answering(DOWN if one.event.type == "call.ringing" else Delivered())
+    await bench.start()
+    await bench.record(event("a"), event("a", "call.ended", 2))
+    for second in range(61):
+        await bench.record(event(f"good{second}", "call.ended", 1))
+        await bench.clock.turn(1)
+    assert bench.far.sent.count((60.0, "a", "call.ended", 1)) == 1
+
+
+async def test_attempts_are_counted(bench: Bench) -> None:
+    """The attempt's number grows with each try, and survives the deliverer."""
+    bench.far.answer = DOWN
+    await bench.start()
+    await bench.record(event("a", "call.ended", 1))
+    await bench.clock.turn(2)
+    await bench.stop()
+    await bench.start()
+    await bench.clock.turn(10)
+    assert [attempt for _, _, _, attempt in bench.far.sent] == [1, 2, 3]
+
+
+async def test_order_and_concurrency(bench: Bench) -> None:
+    """Calls go side by side up to the limit; of one call the next goes only after the last has been answered."""
+    gate = asyncio.Event()
+
+    async def wait(_: Delivery) -> Outcome:
+        await gate.wait()
+        return Delivered()
+
+    bench.far.answer = wait
+    await bench.start(concurrency=3)
+    for name in ("a", "b", "c", "d"):
+        await bench.record(event(name), event(name, "call.ended", 2))
+    assert [(call, type_) for _, call, type_, _ in bench.far.sent] == [(n, "call.ringing") for n in ("a", "b", "c")]
+    gate.set()
+    await bench.clock.settle()
+    assert bench.far.most_open == 3
+    assert len(bench.far.sent) == 8
+    for name in ("a", "b", "c", "d"):
+        assert [type_ for _, call, type_, _ in bench.far.sent if call == name] == ["call.ringing", "call.ended"]
+
+
+# Failing, probing, recovering
+
+
+async def test_five_in_a_row_make_a_sink_failing(bench: Bench) -> None:
+    """Four failures do not, a success in between starts the count again, the fifth in a row does."""
+    await bench.start()
+    for name in ("a", "b", "c", "d"):
+        bench.far.answer = DOWN
+        await bench.record(event(name, "call.ended", 1))
+    bench.far.answer = Delivered()
+    await bench.record(event("e", "call.ended", 1))
+    bench.far.answer = DOWN
+    for name in ("f", "g", "h", "i"):
+        await bench.record(event(name, "call.ended", 1))
+    assert bench.told.up == [True]
+    await bench.record(event("j", "call.ended", 1))
+    assert bench.told.up == [True, False]
+    assert bench.told.logged == ["sink_failing"]
+
+
+async def test_probes_each_for_another_call(bench: Bench) -> None:
+    """A failing sink gets one probe every 30 s, each for another call, round and round; the rest waits."""
+    await bench.start()
+    bench.far.answer = DOWN
+    await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(8)))
+    await bench.clock.turn(29)
+    assert len(bench.far.sent) == 8
+    await bench.clock.turn(30 * 10)
+    probes = bench.far.sent[8:]
+    assert [at_s for at_s, *_ in probes] == [30.0 * n for n in range(1, 11)]
+    assert [call for _, call, _, _ in probes] == [f"c{n % 8}" for n in range(10)]
+
+
+async def test_a_new_call_is_a_probe_at_once(bench: Bench) -> None:
+    """While a sink fails, the first event of a new call is sent at once; the call's next event waits."""
+    await bench.start()
+    await fail_five(bench)
+    await bench.clock.turn(10)
+    await bench.record(event("new"))
+    await bench.clock.turn(1)
+    await bench.record(event("new", "call.ended", 2))
+    await bench.clock.turn(10)
+    assert [sent[:2] for sent in bench.far.sent[5:]] == [(10.0, "new")]
+
+
+async def test_old_new_calls_are_no_probes(bench: Bench) -> None:
+    """Calls that were waiting when the sink began to fail are not all sent at once as probes."""
+    gate = asyncio.Event()
+
+    async def wait(_: Delivery) -> Outcome:
+        await gate.wait()
+        return DOWN
+
+    bench.far.answer = wait
+    await bench.start(concurrency=5)
+    await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(50)))
+    gate.set()
+    await bench.clock.turn(29)
+    assert len(bench.far.sent) == 5
+
+
+async def test_one_probe_at_a_time(bench: Bench) -> None:
+    """While a probe is on its way nothing else is, however long it takes and however many calls are new."""
+    await bench.start()
+    await fail_five(bench)
+    gate = asyncio.Event()
+
+    async def wait(_: Delivery) -> Outcome:
+        await gate.wait()
+        return DOWN
+
+    bench.far.answer = wait
+    bench.far.most_open = 0
+    await bench.clock.turn(30)
+    for n in range(4):
+        await bench.record(event(f"new{n}"))
+        await bench.clock.turn(30)
+    assert (bench.far.open, bench.far.most_open) == (1, 1)
+    gate.set()
+    await bench.clock.settle()
+    assert bench.far.most_open == 1
+
+
+async def test_the_first_success_makes_all_due(bench: Bench) -> None:
+    """After an outage everything final arrives in order at the first good probe; what was live has expired."""
+    await bench.start()
+    bench.far.answer = DOWN
+    for n in range(20):
+        await bench.record(event(f"c{n}"), event(f"c{n}", "call.ended", 2))
+    await bench.clock.turn(2 * 3600)
+    assert bench.told.expired == 20
+    bench.far.answer = Delivered()
+    before = len(bench.far.sent)
+    await bench.clock.turn(30)
+    arrived = bench.far.sent[before:]
+    assert sorted(call for _, call, _, _ in arrived) == sorted(f"c{n}" for n in range(20))
+    assert {type_ for _, _, type_, _ in arrived} == {"call.ended"}
+    assert len({at_s for at_s, *_ in arrived}) == 1
+    assert [call for _, call, _, _ in arrived[1:]] == sorted(
+        (call for _, call, _, _ in arrived[1:]), key=lambda call: int(call[1:])
+    )
+    assert await bench.owed() == 0
+    assert bench.told.up == [True, False, True]
+    assert bench.told.logged[-1] == "sink_recovered"
+
+
+async def test_a_failing_sink_still_lets_go(bench: Bench) -> None:
+    """While a sink fails, live events expire and final ones are given up in time, although nothing is claimed."""
+    await bench.start(policy=RetryPolicy(give_up_after_h=0.1))
+    await fail_five(bench)
+    await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(30)))
+    await bench.clock.turn(70)
+    assert (bench.told.expired, bench.told.dead) == (5, 0)
+    await bench.clock.turn(300)
+    assert bench.told.dead == 30
+    assert await bench.owed() == 0
+
+
+async def test_reconnected_makes_all_due(bench: Bench) -> None:
+    """A sink that says it has reconnected gets everything at once, without a probe."""
+    back = asyncio.Event()
+
+    async def reconnected() -> None:
+        await back.wait()
+        back.clear()
+
+    bench.far.reconnected = reconnected  # type: ignore[attr-defined]
+    await bench.start()
+    await fail_five(bench)
+    await bench.clock.turn(3)
+    bench.far.answer = Delivered()
+    back.set()
+    await bench.clock.settle()
+    assert [at_s for at_s, *_ in bench.far.sent[5:]] == [3.0] * 5
+    assert bench.told.up == [True, False, True]
+
+
+# The far side's wishes
+
+
+async def test_a_hold_of_the_sink(bench: Bench) -> None:
+    """A hold is for everything the sink is owed, new calls too, and ends when it was said to."""
+    bench.far.answer = Retry("429", "slow down", after_s=90, holds_sink=True)
+    await bench.start()
+    await bench.record(event("a", "call.ended", 1))
+    bench.far.answer = Delivered()
+    await bench.record(event("b", "call.ended", 1), event("c"))
+    await bench.clock.turn(89)
+    assert len(bench.far.sent) == 1
+    assert bench.told.expired == 1
+    await bench.clock.turn(1)
+    assert bench.far.sent[1:] == [(90.0, "a", "call.ended", 2), (90.0, "b", "call.ended", 1)]
+
+
+async def test_a_hold_is_an_hour_at_most(bench: Bench) -> None:
+    """A far side that asks for a day gets an hour; a held sink sends no probe meanwhile."""
+    bench.far.answer = Retry("503", "", after_s=86400, holds_sink=True)
+    await bench.start()
+    await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(6)))
+    await bench.clock.turn(3599)
+    assert len(bench.far.sent) == 6
+    await bench.clock.turn(1)
+    assert len(bench.far.sent) == 7
+
+
+async def test_a_hold_of_one_event(bench: Bench) -> None:
+    """A wish without a hold is for this event alone."""
+    bench.far.answer = Retry("408", "", after_s=100)
+    await bench.start()
+    await bench.record(event("a", "call.ended", 1))
+    bench.far.answer = Delivered()
+    await bench.record(event("b", "call.ended", 1))
+    await bench.clock.turn(200)
+    assert bench.far.sent[1:] == [(0.0, "b", "call.ended", 1), (100.0, "a", "call.ended", 2)]
+
+
+async def test_gone(bench: Bench) -> None:
+    """A far side that says it is gone gets one probe an hour, none for new calls, and is loud about it."""
+    bench.far.answer = Retry("410", "gone", gone=True)
+    await bench.start()
+    await bench.record(event("a", "call.ended", 1))
+    assert (bench.told.up, bench.told.logged) == ([True, False], ["sink_gone"])
+    await bench.record(event("b"))
+    await bench.clock.turn(2 * 3600 + 1)
+    assert [at_s for at_s, *_ in bench.far.sent] == [0.0, 3600.0, 7200.0]
+    bench.far.answer = Delivered()
+    await bench.clock.turn(3600)
+    assert await bench.owed() == 0
+    assert bench.told.up == [True, False, True]
+
+
+async def test_rejected(bench: Bench) -> None:
+    """What a sink will never take becomes a dead letter at once, and the call goes on."""
+    bench.far.answer = lambda one: answering(Rejected("413") if one.event.type == "call.ringing" else Delivered())
+    await bench.start()
+    await bench.record(event("a"), event("a", "call.ended", 2))
+    assert [type_ for _, _, type_, _ in bench.far.sent] == ["call.ringing", "call.ended"]
+    assert bench.told.dead == 1
+    assert bench.told.attempts == ["413", None]
+
+
+async def test_a_no_alone_is_no_no(bench: Bench) -> None:
+    """400 for everything (a wrong secret, a wrong clock) kills nothing; after the mend all of it arrives."""
+    bench.far.answer = Rejected("400", unless_alone=True)
+    await bench.start()
+    for n in range(10):
+        await bench.record(event(f"c{n}", "call.ended", 1))
+        await bench.clock.turn(360)
+    assert bench.told.dead == 0
+    bench.far.answer = Delivered()
+    await bench.clock.turn(30)
+    assert await bench.owed() == 0
+    assert bench.told.dead == 0
+
+
+async def test_a_no_among_others_is_one(bench: Bench) -> None:
+    """400 is a no once another call's event was taken after the first attempt; one of the same call proves nothing."""
+    bench.far.answer = Delivered()
+    await bench.start()
+    await bench.record(event("before", "call.ended", 1))
+    await bench.clock.turn(1)
+    bench.far.answer = lambda one: answering(
+        Rejected("400", unless_alone=True) if one.event.key == "101/bad" else Delivered()
+    )
+    await bench.record(event("bad", "call.ended", 1))
+    await bench.clock.turn(1.5)
+    assert len(bench.far.times("bad")) == 2
+    assert bench.told.dead == 0, "the success before the first attempt proves nothing"
+    await bench.record(event("good", "call.ended", 1))
+    await bench.clock.turn(10)
+    assert bench.told.dead == 1
+    assert len(bench.far.times("bad")) == 3
+
+
+# Trouble
+
+
+async def test_a_send_that_hangs(bench: Bench) -> None:
+    """A sink that does not return in time has failed with `timeout`, and nothing of it is left running."""
+
+    async def hang(_: Delivery) -> Outcome:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    bench.far.answer = hang
+    await bench.start(timeout_s=0.01)
+    await bench.record(event("a"))
+    await bench.outbox.wait("crm", timeout_s=60)
+    assert bench.told.attempts == ["timeout"]
+    assert bench.far.open == 0
+
+
+@pytest.mark.parametrize("fault", [ValueError("a fault"), TimeoutError("its own")])
+async def test_a_fault_ends_the_run(bench: Bench, fault: Exception) -> None:
+    """An exception that a sink raises is a fault of the program and comes out of `run`; the event stays owed."""
+
+    async def fall(_: Delivery) -> Outcome:
+        raise fault
+
+    bench.far.answer = fall
+    await bench.start()
+    await bench.record(event("a"))
+    assert bench.task is not None
+    with pytest.raises(type(fault), match=str(fault)):
+        await bench.task
+    bench.task = None
+    assert await bench.owed() == 1
+
+
+async def test_a_stop_lets_the_flying_land(bench: Bench) -> None:
+    """A cancelled deliverer claims nothing more, but waits for the answers that are due, and keeps them."""
+    gate = asyncio.Event()
+
+    async def wait(_: Delivery) -> Outcome:
+        await gate.wait()
+        return Delivered()
+
+    bench.far.answer = wait
+    await bench.start(concurrency=1)
+    await bench.record(event("a"), event("b"))
+    assert bench.task is not None
+    bench.task.cancel()
+    await bench.clock.settle()
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await bench.task
+    bench.task = None
+    assert [call for _, call, _, _ in bench.far.sent] == ["a"]
+    assert await bench.owed() == 1
+
+
+async def test_a_stop_has_an_end(bench: Bench) -> None:
+    """After `shutdown_s` what still flies is cancelled and given back: it is owed, and counts no attempt."""
+
+    async def hang(_: Delivery) -> Outcome:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    bench.far.answer = hang
+    await bench.start(shutdown_s=0.01)
+    await bench.record(event("a"))
+    await bench.stop()
+    assert bench.far.open == 0
+    bench.far.answer = Delivered()
+    await bench.start()
+    assert [attempt for _, _, _, attempt in bench.far.sent] == [1, 1]
+
+
+async def test_a_disk_in_trouble_sends_nothing_twice(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that the disk does not take is kept until it does; the event is not sent again for that."""
+    works = bench.outbox.done
+    trouble = 5
+
+    async def done(delivery: Delivery, /, *, took_s: float) -> None:
+        nonlocal trouble
+        trouble -= 1
+        if trouble >= 0:
+            raise OutboxUnavailable("full")
+        await works(delivery, took_s=took_s)
+
+    monkeypatch.setattr(bench.outbox, "done", done)
+    await bench.start()
+    await bench.record(event("a"), event("a", "call.ended", 2))
+    await bench.clock.turn(4.5)
+    assert len(bench.far.sent) == 1
+    await bench.clock.turn(1)
+    assert [type_ for _, _, type_, _ in bench.far.sent] == ["call.ringing", "call.ended"]
+    assert await bench.owed() == 0
+    assert bench.told.logged == ["outbox_unavailable", "outbox_back"]
+
+
+async def test_a_disk_in_trouble_ends_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nothing can be claimed the deliverer tries again, and delivers when the disk is back."""
+    works = bench.outbox.claim
+
+    async def claim(sink: str, /, *, limit: int) -> object:
+        raise OutboxUnavailable("full")
+
+    monkeypatch.setattr(bench.outbox, "claim", claim)
+    await bench.start()
+    await bench.record(event("a", "call.ended", 1))
+    await bench.clock.turn(60)
+    monkeypatch.setattr(bench.outbox, "claim", works)
+    await bench.clock.turn(1)
+    assert len(bench.far.sent) == 1
+
+
+async def test_one_sinks_trouble_is_its_own(bench: Bench) -> None:
+    """A sink that hangs for ever, and one that fails, delay nothing of a healthy one."""
+    await bench.outbox.subscribe({"crm": Filter(), "hangs": Filter(), "fails": Filter()})
+
+    async def hang(_: Delivery) -> Outcome:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    others = []
+    for name, answer in (("hangs", hang), ("fails", lambda _: answering(DOWN))):
+        far = FarSide(bench.clock)
+        far.answer = answer
+        one = bench.deliverer(shutdown_s=0.01)
+        one.name, one._sink = name, far
+        others.append(asyncio.create_task(one.run()))
+    await bench.start()
+    for n in range(20):
+        await bench.record(event(f"c{n}", "call.ended", 1))
+        await bench.clock.turn(1)
+    assert [at_s for at_s, *_ in bench.far.sent] == [float(n) for n in range(20)]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

@@ -319,6 +319,12 @@ class Debts:
         )
         return Stats(sinks=sinks, bytes_used=self.pragma("page_count") * self.pragma("page_size"))
 
+    def number_from(self, seq: int) -> None:
+        """Let the next event have a higher number than this."""
+        if self.last_seq() < seq:
+            self._execute("DELETE FROM sqlite_sequence WHERE name = 'events'")
+            self._execute("INSERT INTO sqlite_sequence VALUES ('events', ?)", (seq,))
+
     def beat(self) -> None:
         self._execute("UPDATE pulse SET beat = beat + 1")
 

@@ -4,6 +4,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -102,8 +103,9 @@ class Lock:
                 f"{directory} is in use by another callcast service (process {owner}): "
                 "stop that one, or give this one a data_dir of its own"
             ) from None
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # a full disk; the lock holds without a name
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         os.close(self._file)
@@ -166,8 +168,12 @@ def is_unreadable(error: Exception) -> bool:
 
 
 def loses_connection(error: Exception) -> bool:
-    """After these nothing that the connection says can be trusted: close it and open the file again."""
-    return _primary_code(error) in _LOST_CONNECTION
+    """After these the connection may stay useless: close it and open the file again.
+
+    Not after a refused write: that is a full disk under one of its other names, and reading still works.
+    """
+    refused_write = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_WRITE
+    return _primary_code(error) in _LOST_CONNECTION and not refused_write
 
 
 def _primary_code(error: Exception) -> int:

@@ -66,6 +66,7 @@ class Worker:
         self._queue: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._lock: schema.Lock | None = None
         self._debts: Debts | None = None
+        self._number_from = 0
         self._version = 0
         self._asked_at = 0.0
         self._stopped: asyncio.Future[None] = self._loop.create_future()
@@ -122,16 +123,20 @@ class Worker:
 
     def _attempt(self, jobs: Sequence[Job[Any]]) -> None:
         try:
-            self._commit(self._opened(), jobs)
+            debts = self._opened()
         except OutboxRefused as refusal:
-            for job in jobs:
-                job.error = refusal
+            _fail(jobs, refusal)
+            return
         except (sqlite3.Error, OSError) as error:
             self._recover(error)
-            if len(jobs) == 1 or self._debts is None:
-                trouble = self._trouble(error)
-                for job in jobs:
-                    job.error = OutboxUnavailable(trouble)
+            _fail(jobs, self._unavailable(error))
+            return
+        try:
+            self._commit(debts, jobs)
+        except (sqlite3.Error, OSError) as error:
+            self._recover(error)
+            if len(jobs) == 1 or schema.is_unreadable(error):
+                _fail(jobs, self._unavailable(error))
                 return
             for job in jobs:  # find out whose fault it is: a full disk still lets others read
                 self._attempt([job])
@@ -174,12 +179,17 @@ class Worker:
 
     def _open(self) -> Debts:
         connection = schema.connect(self._directory)
-        debts = Debts(connection)
-        if self._filters:
+        try:
+            debts = Debts(connection)
             connection.execute("BEGIN IMMEDIATE")
-            debts.subscribe(self._filters, us_of(self._clock.now()))
+            debts.number_from(self._number_from)
+            if self._filters:
+                debts.subscribe(self._filters, us_of(self._clock.now()))
             connection.execute("COMMIT")
-        self._version = debts.pragma("data_version")
+            self._version = debts.pragma("data_version")
+        except sqlite3.Error:
+            connection.close()
+            raise
         return debts
 
     def _recover(self, error: Exception) -> None:
@@ -196,14 +206,16 @@ class Worker:
 
     def _begin_anew(self, error: Exception) -> None:
         with suppress(OSError):
-            kept = schema.set_aside(self._directory, self._clock.wall())
+            at = self._clock.wall()
+            kept = schema.set_aside(self._directory, at)
+            self._number_from = us_of(at) // 1000  # beyond all numbers of the old file
             self.warnings.append(
                 f"the outbox {self._directory / schema.FILE} was unreadable ({error}) and is kept as {kept.name}; "
                 "a new one was begun, and what the old one still owed was not delivered"
             )
 
-    def _trouble(self, error: Exception) -> str:
-        return (
+    def _unavailable(self, error: Exception) -> OutboxUnavailable:
+        return OutboxUnavailable(
             f"the outbox in {self._directory} cannot be used: {error}: "
             "check free space, permissions and the disk's health; it is tried again by itself"
         )
@@ -235,3 +247,8 @@ class Worker:
         self.queued -= len(jobs)
         for job in jobs:
             job.finish()
+
+
+def _fail(jobs: Sequence[Job[Any]], error: Exception) -> None:
+    for job in jobs:
+        job.error = error
