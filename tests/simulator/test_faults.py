@@ -51,6 +51,8 @@ async def test_a_broken_connection(clock: SimulatedClock, kind: str) -> None:
         with pytest.raises((aiohttp.ClientError, ConnectionResetError)):
             await raw(caller)
         assert (await raw(caller))[0] == 200
+        statuses = [one.status for one in caller.platform.requests if one.path == LIST]
+        assert statuses == ([0, 0, 200] if kind == "reset" else [200, 200])
 
 
 @pytest.mark.parametrize("kind", ["slow", "hang"])

@@ -39,7 +39,7 @@ async def test_the_printed_source_works(served: subprocess.Popen[str]) -> None:
     """The snippet is TOML; what it names opens the list; SIGTERM ends the command with 0."""
     assert served.stdout is not None
     lines = iter(served.stdout.readline, "\n")
-    printed = "".join(await asyncio.to_thread(lambda: [next(lines) for _ in range(9)]))
+    printed = "".join(await asyncio.to_thread(lambda: list(lines)))
     source = tomllib.loads(printed)["sources"]["simulated"]
     login = aiohttp.encode_basic_auth(source["client_id"], source["client_secret"])
     async with aiohttp.ClientSession(source["server"]) as http:

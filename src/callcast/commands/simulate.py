@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -42,6 +41,10 @@ faults
 
 example
   callcast simulate --port 8080 --scenario office --speed 2 --fault '{"kind":"reset","from_s":20,"for_s":10}'
+"""
+UNLIMITED = """\
+poll_interval_s = 1
+heavy_per_minute = 10000              # the fake has no rate limit now
 """
 
 
@@ -95,7 +98,7 @@ async def _listen(platform: "Platform", credential: "Credential", host: str, por
     stopped = _stop_on_signal()
     try:
         async with platform.serve(host, port) as url:
-            print(_snippet(url, credential, platform.scenario.extension_ids()), flush=True)
+            print(_snippet(url, credential, platform), flush=True)
             await stopped.wait()
     except OSError as fault:
         print(f"callcast simulate: cannot listen on {host} port {port}: {fault.strerror}", file=sys.stderr)
@@ -146,9 +149,10 @@ def _fault(text: str) -> "Fault":
         raise ScriptFault(f"--fault {text}: {fault}") from None
 
 
-def _snippet(url: str, credential: "Credential", extensions: "Sequence[str]") -> str:
+def _snippet(url: str, credential: "Credential", platform: "Platform") -> str:
     """A configuration that fits: valid TOML, comments included."""
-    shown = ", ".join(json.dumps(extension) for extension in list(extensions)[:12])
+    limited = platform.limits.limits is not None
+    shown = ", ".join(json.dumps(extension) for extension in platform.scenario.extension_ids()[:12])
     return f"""\
 # A fake RingCentral listens on {url}
 [sources.simulated]
@@ -158,9 +162,7 @@ client_secret = "{credential.client_secret}"
 jwt = "{credential.jwt}"
 watch = "extensions"                  # or "account"
 extensions = [{shown}]
-poll_interval_s = 1
-heavy_per_minute = 100000             # without --rate-limit; otherwise leave it and poll_interval_s out
-"""
+{"" if limited else UNLIMITED}"""
 
 
 def _positive(text: str) -> float:

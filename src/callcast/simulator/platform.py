@@ -129,7 +129,7 @@ class Platform:
         return self._stamp(noted, response)
 
     def _stamp(self, noted: Request, response: web.StreamResponse) -> web.StreamResponse:
-        noted.status = response.status
+        noted.status = 0 if noted.fault == "reset" else response.status
         if not response.prepared:
             response.headers["Date"] = http_date(self.clock.now())
             response.headers["RCRequestId"] = noted.request_id
