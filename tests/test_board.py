@@ -391,6 +391,23 @@ async def test_counts_survive_a_kill_at_any_moment(clock: TurnedClock, applied: 
     assert summary(reborn).average_speed_of_answer_s == pytest.approx(3.0)
 
 
+async def test_a_note_claims_only_what_is_surely_in_it(clock: TurnedClock) -> None:
+    """Killed right after a note that was taken between recording an event and turning the board: it still counts."""
+    outbox: Any = Outbox()
+    board = LiveBoard(clock, UTC)
+    board.watch("acme", ["101"], 6.0)
+    keeping = asyncio.create_task(keep_counts(board, outbox, clock))
+    await clock.turn(1)
+    outbox.record(answered(call()))
+    await clock.turn(10)
+    keeping.cancel()
+    assert outbox.notes
+    reborn = LiveBoard(clock, UTC)
+    reborn.load("acme", outbox.known())
+    await catch_up(reborn, outbox)
+    assert summary(reborn).answered_today == 1
+
+
 async def test_counts_without_a_note_come_from_history(clock: TurnedClock) -> None:
     """A first start of a version that counts, or an unreadable note, counts what was recorded today."""
     for notes in ({}, {COUNTS_NOTE: b"\xff\x00"}):

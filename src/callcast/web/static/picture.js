@@ -12,9 +12,15 @@ export class Picture {
     return Date.now() + this.offset_ms;
   }
 
+  /** A message that took longer seems to come from an earlier time: the quickest one of late is believed. */
+  #set(offset_ms) {
+    const late_ms = this.offset_ms - offset_ms;
+    if (late_ms < 0 || late_ms > 1000) this.offset_ms = offset_ms;
+  }
+
   /** Takes a `board` message; returns the keys of the calls that may look different now. */
   take(board) {
-    this.offset_ms = Date.parse(board.now) - Date.now();
+    this.#set(Date.parse(board.now) - Date.now());
     this.lostAt_ms = null;
     this.sources = new Map(board.sources.map((summary) => [summary.source, summary]));
     const touched = new Set(board.calls.map(key));
