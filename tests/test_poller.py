@@ -254,7 +254,9 @@ async def test_a_refused_extension_is_degraded_alone_and_its_share_goes_to_the_o
 
     bench.far.list_of = answer
     async with bench.polling(["1", "2"]):
-        await bench.clock.turn(400)
+        await bench.clock.turn(3)
+        assert bench.types == ["source.degraded"]
+        await bench.clock.turn(397)
     refused = [at for at, e in bench.far.looks if e == "2"]
     assert [round(b - a) for a, b in itertools.pairwise(refused)] == [REFUSED_EVERY_S]
     assert [(e.type, e.extension_id) for e in bench.events if not isinstance(e, CallEvent)] == [
@@ -381,7 +383,7 @@ async def test_a_call_log_that_fails_is_asked_about_a_gap_again_but_not_at_once(
 async def test_a_source_that_goes_blind_again_before_it_was_asked_has_one_gap(bench: Bench) -> None:
     """Two outages in a row are filled by one question that reaches back to the first."""
     start = bench.clock.now()
-    bench.rules = Rules(call_log_after_s=60)
+    bench.rules = Rules(call_log_after_s=300)
     async with bench.polling():
         await bench.clock.turn(3)
         for _ in range(2):
@@ -391,7 +393,7 @@ async def test_a_source_that_goes_blind_again_before_it_was_asked_has_one_gap(be
             await bench.clock.turn(37)
         assert bench.far.asked == []
         bench.far.log = [over(start + timedelta(seconds=50), 20)]
-        await bench.clock.turn(120)
+        await bench.clock.turn(320)
     assert bench.types.count("call.ended") == 1
     assert len(bench.far.asked) == 1
 
@@ -424,6 +426,27 @@ async def test_the_own_extension_is_asked_for_until_the_platform_answers_and_the
     async with bench.polling(["~"]):
         await bench.clock.turn(2)
     assert {e for _, e in bench.far.looks} == {"77"}
+
+
+async def test_a_restart_tells_a_spell_and_a_lingering_end_no_second_time(bench: Bench) -> None:
+    """What was told is known after a restart: the degraded source, and the ended call that is still listed."""
+    start = bench.clock.now()
+    bench.far.list_of = lambda _: [sighting(start)]
+    async with bench.polling():
+        await bench.clock.turn(2)
+        bench.far.list_of = lambda _: [over(start)]
+        await bench.clock.turn(2)
+    async with bench.polling():
+        await bench.clock.turn(5)
+        bench.far.list_of = failing("network")
+        await bench.clock.turn(60)
+    told = ["call.ringing", "call.ended", "source.degraded"]
+    assert bench.types == told
+    async with bench.polling():
+        await bench.clock.turn(60)
+        bench.far.list_of = lambda _: [over(start)]
+        await bench.clock.turn(60)
+    assert bench.types == [*told, "source.recovered"]
 
 
 async def test_an_extension_that_another_source_watches_is_left_to_it(bench: Bench) -> None:
