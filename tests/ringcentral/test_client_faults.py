@@ -3,8 +3,6 @@
 import asyncio
 import gzip
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import ClientSession, TCPConnector, web
@@ -21,11 +19,12 @@ from callcast.simulator.platform import Platform
 from callcast.simulator.tokens import Credential
 from tests.clock import TurnedClock
 from tests.ringcentral.heard import Heard, make_client
+from tests.ringcentral.serving import serving
 from tests.ringcentral.test_client import RINGING, TOKEN, record
 
 TARGET = Target(source="acme", extension_id="62264425016")
+LIST = "/restapi/v1.0/account/~/extension/{extension}/active-calls"
 OWN = Credential()
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def at(url: str, session: ClientSession, heard: Heard, clock: TurnedClock | None = None) -> Client:
@@ -38,25 +37,6 @@ def at(url: str, session: ClientSession, heard: Heard, clock: TurnedClock | None
         client_secret=Secret(OWN.client_secret),
         jwt=Secret(OWN.jwt),
     )
-
-
-async def one_token(_: web.Request) -> web.Response:
-    return web.json_response(TOKEN)
-
-
-@asynccontextmanager
-async def serving(active_calls: Handler, token: Handler = one_token) -> AsyncIterator[str]:
-    """A platform of one extension whose list is made by the test."""
-    app = web.Application()
-    app.router.add_post("/restapi/oauth/token", token)
-    app.router.add_get("/restapi/v1.0/account/~/extension/{extension}/active-calls", active_calls)
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
 
 
 FAULTS = [
@@ -104,7 +84,7 @@ async def test_an_answer_that_unpacks_to_more_than_the_cap_is_refused(session: C
     async def bomb(_: web.Request) -> web.Response:
         return web.Response(body=packed, headers={"Content-Encoding": "gzip", "Content-Type": "application/json"})
 
-    async with serving(bomb) as url:
+    async with serving({LIST: bomb}) as url:
         with pytest.raises(LookFailed, match="larger than 32 MiB") as failed:
             await at(url, session, heard).look(TARGET)
         assert failed.value.reason == "parse"
@@ -117,7 +97,7 @@ async def test_a_large_list_is_decoded_whole(session: ClientSession, heard: Hear
     async def large(_: web.Request) -> web.Response:
         return web.json_response({"records": many, "navigation": {}, "paging": {}})
 
-    async with serving(large) as url:
+    async with serving({LIST: large}) as url:
         client = at(url, session, heard)
         first, second = await client.look(TARGET), await client.look(TARGET)
     assert len(first.sightings) == 1200
@@ -192,7 +172,7 @@ async def test_a_request_is_never_repeated_behind_our_back(session: ClientSessio
             request.transport.abort()
         return web.Response(body=RINGING.encode(), content_type="application/json")
 
-    async with serving(breaks) as url:
+    async with serving({LIST: breaks}) as url:
         client = at(url, session, heard)
         await client.look(TARGET)
         with pytest.raises(LookFailed) as failed:
@@ -218,7 +198,7 @@ async def test_looks_that_meet_a_displaced_session_share_one_new_token(heard: He
         tokens += 1
         return web.json_response({**TOKEN, "access_token": f"token-{tokens}"})
 
-    async with serving(active_calls, token) as url:
+    async with serving({LIST: active_calls}, token) as url:
         client = make_client(session, clock, heard, server=url, heavy_per_minute=6000)
         targets = [Target(source="acme", extension_id=str(i)) for i in range(3)]
         looks = asyncio.gather(*map(client.look, targets))

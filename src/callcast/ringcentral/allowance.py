@@ -94,25 +94,26 @@ class Allowance:
     def _poll_due(self) -> float:
         return self._grid + (1 + self._pages) * self.spacing_s
 
-    def _usable(self) -> int:
+    def _usable(self, kept_free: int = 0) -> int:
         """How many requests per window are ours."""
         others = max((n for _, n in self._others), default=0)
-        left = self.limit - others - math.ceil(others * OTHERS_GUARD)
+        left = self.limit - kept_free - others - math.ceil(others * OTHERS_GUARD)
         return max(1, min(left, self._ceiling))
 
     def _room(self, now: float) -> int:
         """One place less at first: whether others use the same credential shows only in the answers."""
-        unknown = 1 if now - self._born < UNKNOWN_FOR * self.window_s else 0
-        return max(1, self._usable() - unknown) - len(self._in_flight)
+        at_first = now - self._born < UNKNOWN_FOR * self.window_s
+        return self._usable(kept_free=1 if at_first else 0) - len(self._in_flight)
 
     def _call_log_room(self, now: float) -> int:
         """The reserve; more where polling leaves more, and a whole window has shown that it does."""
         usable = self._room(now) + len(self._in_flight)
         share = usable - math.ceil(self._usable() * self._headroom - 1e-9)
+        in_flight = self._in_flight.count("call_log")
         if now - self._born > self.window_s + SLACK_S:
-            polls = len(self._in_flight) + len(self._spent) - len(self._answered("call_log"))
+            polls = len(self._in_flight) - in_flight + len(self._spent) - len(self._answered("call_log"))
             share = max(share, usable - polls - 1)
-        return max(1, share) - self._in_flight.count("call_log")
+        return max(1, share) - in_flight
 
     def _place_free(self, answered: list[float], room: int) -> float:
         """When so many of the answered requests have left the window that one more has room."""

@@ -27,6 +27,7 @@ LIVE_LIST = {"view": "Detailed", "type": "Voice", "perPage": "1000"}
 LOOK_TIMEOUT_S = 20.0
 PAGES_MAX = 20
 HEAVY_NOTE = "budget.heavy"
+AUTH_PER_MINUTE = 5  # documented
 AUTH_NOTE = "budget.auth"
 
 
@@ -95,7 +96,7 @@ class Client:
         )
         auth = Budget(
             "auth",
-            per_minute=REQUESTS_PER_MINUTE,
+            per_minute=AUTH_PER_MINUTE,
             ceiling=REQUESTS_PER_MINUTE,
             clock=clock,
             now=self.now,

@@ -1,0 +1,100 @@
+"""The platform's time, as its Date headers tell it."""
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from callcast.ringcentral.platform_clock import PlatformClock
+from tests.clock import TurnedClock
+
+
+def date(at: datetime) -> str:
+    return format_datetime(at.astimezone(UTC).replace(microsecond=0), usegmt=True)
+
+
+async def test_a_date_that_agrees_changes_nothing() -> None:
+    """Within its second and the round trip there is no skew to see."""
+    clock = TurnedClock()
+    ours = PlatformClock(clock)
+    await clock.turn(0.999)
+    ours.heard(date(clock.now()), asked_at=0.9, answered_at=0.999)
+    assert ours.now() == clock.now()
+
+
+@pytest.mark.parametrize("skew_s", [-7200, -3, 3, 7200])
+async def test_skew_is_taken_out(skew_s: float) -> None:
+    """A machine whose clock is off by minutes tells the platform's time, to a second and the round trip."""
+    clock = TurnedClock()
+    ours = PlatformClock(clock)
+    ours.heard(date(clock.now() + timedelta(seconds=skew_s)), asked_at=0, answered_at=0)
+    assert abs((ours.now() - clock.now()).total_seconds() - skew_s) <= 1
+
+
+async def test_our_time_never_jumps_back() -> None:
+    """Found to be ahead after it was told, it walks at half speed until the platform has caught up."""
+    clock = TurnedClock()
+    ours = PlatformClock(clock)
+    before = ours.now()
+    ours.heard(date(clock.now() - timedelta(seconds=60)), asked_at=0, answered_at=0)
+    assert ours.now() == before
+    await clock.turn(60)
+    assert ours.now() - before == timedelta(seconds=30)
+    await clock.turn(120)
+    assert abs((clock.now() - ours.now()).total_seconds() - 60) <= 1
+
+
+async def test_this_machines_clock_may_jump() -> None:
+    """The wall clock set by hours changes nothing: only the steady clock is followed."""
+    clock = TurnedClock()
+    ours = PlatformClock(clock)
+    before = ours.now()
+    clock.wall_offset = timedelta(hours=-5)
+    await clock.turn(10)
+    assert ours.now() - before == timedelta(seconds=10)
+
+
+@pytest.mark.parametrize("text", [None, "", "yesterday", "Tue, 99 Jan 2021 00:00:00 GMT", "Tue", "\x00"])
+async def test_an_unreadable_date_is_ignored(text: str | None) -> None:
+    """A header that is no date is no reason for anything."""
+    clock = TurnedClock()
+    ours = PlatformClock(clock)
+    ours.heard(text, asked_at=0, answered_at=0)
+    assert ours.now() == clock.now()
+
+
+events = st.lists(st.tuples(st.floats(0, 100), st.floats(-500, 500), st.floats(0, 20)), max_size=30)
+
+
+@given(events)
+def test_time_only_goes_forward(story: list[tuple[float, float, float]]) -> None:
+    """Whatever the platform's clock does and however slow its answers are, our time never goes back."""
+    clock = TurnedClock()
+    ours = PlatformClock(clock)
+    told = ours.now()
+    for passed_s, skew_s, took_s in story:
+        clock._passed_s += passed_s + took_s
+        written = clock.now() + timedelta(seconds=skew_s - took_s)
+        ours.heard(date(written), asked_at=clock.monotonic() - took_s, answered_at=clock.monotonic())
+        assert ours.now() >= told
+        told = ours.now()
+
+
+@given(st.floats(-1000, 1000), st.lists(st.tuples(st.floats(0, 30), st.floats(0, 1), st.floats(0, 5)), min_size=1))
+def test_many_answers_never_make_it_worse(skew_s: float, story: list[tuple[float, float, float]]) -> None:
+    """The platform's true time lies within a second and the best round trip of ours, from the first answer on."""
+    clock = TurnedClock()
+    ours = PlatformClock(clock)
+    best_s = 1000.0
+    for passed_s, share, round_trip_s in story:
+        clock._passed_s += passed_s + round_trip_s
+        answered_at = clock.monotonic()
+        written_at = answered_at - round_trip_s * share
+        written = clock.now() - timedelta(seconds=round_trip_s * share) + timedelta(seconds=skew_s)
+        assert written_at <= answered_at
+        ours.heard(date(written), asked_at=answered_at - round_trip_s, answered_at=answered_at)
+        best_s = min(best_s, round_trip_s)
+        off_s = ours._offset_s - (clock._start.timestamp() + skew_s)
+        assert abs(off_s) <= 1.000_01 + best_s
