@@ -67,7 +67,7 @@ class ServiceSettings(BaseModel):
     )
     dead_letter_days: float = Field(30, gt=0, le=3660, description="dead letters are kept this long")
     # Before `http_listen`, whose check needs both.
-    http_token: Secret = Field(Secret(""), description="when set, everything but /healthz and /readyz wants it")
+    http_token: Secret = Field(Secret(""), description="when set, everything but /healthz and /readyz asks for it")
     http_open: bool = Field(False, description="true: listen beyond loopback without a token")
     http_listen: Annotated[str, AfterValidator(_listen)] = Field(
         "127.0.0.1:9469", description="host and port of the page, the metrics and the API"
@@ -79,7 +79,7 @@ class ServiceSettings(BaseModel):
         Secret(""), description='secret of numbers = "hash"; default: made once, in data_dir/hash.key'
     )
     timezone: Annotated[str, AfterValidator(_timezone)] = Field(
-        "local", description='of "since midnight"; a name such as Europe/Berlin'
+        "local", description="whose midnight begins the day; local, or a name such as Europe/Berlin"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning, error")
     log_format: Literal["auto", "console", "json"] = Field(

@@ -100,7 +100,7 @@ class SourceSettings(BaseModel):
     accept_blind_spots: bool = Field(False, description="true: run even where the polling plan can miss calls")
     settle_s: Seconds = Field(30, description="a provisional result counts after this long")
     call_log_after_s: Seconds = Field(30, description="a vanished call is looked up in the call log this long after")
-    vanished_give_up_s: Seconds = Field(900, description="and ends with disposition unknown after this long")
+    vanished_give_up_s: Seconds = Field(900, description="a call that stays vanished ends as unknown after this long")
     revoke_on_exit: bool = Field(False, description="true: give the access token back on a clean stop")
 
     def warnings(self) -> Sequence[tuple[str, str, str]]:

@@ -26,7 +26,7 @@ class Settings(SinkSettings):
     """`[sinks.NAME] type = "stdout"`. One line at a time, since there is one file."""
 
     type: Literal["stdout"] = "stdout"
-    concurrency: int = Field(default=1, ge=1, le=1)
+    concurrency: int = Field(default=1, ge=1, le=1, description="there is one file, and so one line at a time")
 
     def open(self, place: Place, /) -> AbstractAsyncContextManager[Sink]:
         return self.open_on(sys.stdout.buffer, place)
