@@ -1,0 +1,70 @@
+"""How long a change stays unseen, for one credential and so many targets, at the pace that the rate limit allows.
+
+    python -m bench.detection [--hours N]
+
+A clock that is turned, the budget of the service, and a model that counts as the platform does. Changes come at
+random times at random targets; the delay is counted to the answer of the first look that was asked after the
+change. The platform's own lateness (3-10 s documented for the end of a call) is not in it.
+"""
+
+import argparse
+import asyncio
+import statistics
+from bisect import bisect_left
+from random import Random
+
+from callcast.ringcentral.budget import Budget
+from tests.clock import TurnedClock
+from tests.ringcentral.platform_model import PlatformModel
+
+ANSWER_S = 0.2
+CHANGES_PER_HOUR = 400
+TARGETS = (1, 5, 10, 13, 18)
+
+
+async def measure(targets: int, hours: float) -> tuple[list[float], int]:
+    """Delays in seconds, and how many requests were refused."""
+    clock = TurnedClock()
+    model = PlatformModel(clock)
+    budget = Budget("heavy", per_minute=10, headroom=0.8, clock=clock, now=clock.now)
+    looks: list[list[tuple[float, float]]] = [[] for _ in range(targets)]
+
+    async def poll(target: int) -> None:
+        while True:
+            async with budget.turn("poll", str(target)) as turn:
+                asked_at = clock.monotonic()
+                await clock.sleep(ANSWER_S)
+                turn.answered(*model.ask())
+                looks[target].append((asked_at, clock.monotonic()))
+
+    polls = [asyncio.create_task(poll(target)) for target in range(targets)]
+    await clock.turn(hours * 3600)
+    for task in polls:
+        task.cancel()
+    await asyncio.gather(*polls, return_exceptions=True)
+    return list(delays(looks, Random(1), hours)), len(model.refused)
+
+
+def delays(looks: list[list[tuple[float, float]]], random: Random, hours: float) -> list[float]:
+    found = []
+    for _ in range(int(CHANGES_PER_HOUR * hours)):
+        of_target = random.choice(looks)
+        changed_at = random.uniform(of_target[0][0], of_target[-1][0])
+        found.append(of_target[bisect_left(of_target, (changed_at, 0.0))][1] - changed_at)
+    return found
+
+
+async def main(hours: float) -> None:
+    print("| targets | cycle | mean | 95 % within | longest | refused |")
+    print("|---|---|---|---|---|---|")
+    for targets in TARGETS:
+        seconds, refused = await measure(targets, hours)
+        mean, within = statistics.fmean(seconds), statistics.quantiles(seconds, n=20)[-1]
+        cycle = targets * 60 / (10 * 0.8)
+        print(f"| {targets} | {cycle:.1f} s | {mean:.1f} s | {within:.1f} s | {max(seconds):.1f} s | {refused} |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hours", type=float, default=24, help="of simulated time (24)")
+    asyncio.run(main(parser.parse_args().hours))
