@@ -210,7 +210,7 @@ class _Source:
 
     def summary(self) -> Summary:
         counts = self.today.counts()
-        overdue = [one for one in self._watched if self._is_overdue(one)]
+        overdue = self._overdue()
         waiting = self._waiting()
         return Summary(
             source=self.name,
@@ -260,19 +260,26 @@ class _Source:
         """Sessions that ring and talk to nobody, and since when."""
         since: dict[str, datetime] = {}
         for call in self._ringing.values():
-            if call.session_id not in self._talking:
-                since[call.session_id] = min(call.started_at, since.get(call.session_id, call.started_at))
+            if call.session_id in self._talking:
+                continue
+            known = since.get(call.session_id)
+            if known is None or call.started_at < known:
+                since[call.session_id] = call.started_at
         return since
 
     def _as_of(self) -> datetime | None:
-        if not self._watched or any(one not in self._looks for one in self._watched):
+        if not self._watched or not self._watched.keys() <= self._looks.keys():
             return None
         return min(self._looks[one][0] for one in self._watched)
 
+    def _overdue(self) -> Sequence[str | None]:
+        due = self._clock.monotonic() - self._overdue_after_s
+        looks = self._looks
+        return [one for one in self._watched if one not in looks or looks[one][1] < due]
+
     def _is_overdue(self, extension_id: str | None) -> bool:
-        if extension_id not in self._looks:
-            return True
-        return self._clock.monotonic() - self._looks[extension_id][1] > self._overdue_after_s
+        look = self._looks.get(extension_id)
+        return look is None or look[1] < self._clock.monotonic() - self._overdue_after_s
 
     def _last_good(self, extension_id: str | None) -> float:
         if extension_id in self._looks:

@@ -84,7 +84,7 @@ async def test_a_call_appears_changes_and_goes(here: Room, browser: Browser) -> 
         await expect(wall.locator("#answered")).to_have_text("1")
         here.end(talks)
         await expect(one).to_have_count(0)
-        await expect(wall.locator("#last li").first).to_contain_text("Reception call ended")
+        await expect(wall.locator("#last li").first).to_contain_text("Reception: ended")
 
 
 async def test_states_differ_by_colour_and_word(here: Room, browser: Browser) -> None:

@@ -3,29 +3,30 @@
 export const STATES = { ringing: "Ringing", dialing: "Dialing", connected: "Connected" };
 
 const ENDINGS = {
-  answered: "call ended",
-  missed: "missed a call",
+  answered: "ended",
+  missed: "missed",
   abandoned: "caller hung up",
-  voicemail: "call went to voicemail",
-  busy: "was busy",
-  declined: "declined a call",
-  blocked: "call was blocked",
-  failed: "call failed",
-  answered_elsewhere: "call was answered elsewhere",
+  voicemail: "voicemail",
+  busy: "busy",
+  declined: "declined",
+  blocked: "blocked",
+  failed: "failed",
+  answered_elsewhere: "answered elsewhere",
   cancelled: "hung up",
-  transferred: "call was transferred",
+  transferred: "transferred",
   fax: "fax",
-  unknown: "call ended, outcome unknown",
+  unknown: "ended, outcome unknown",
 };
+const ending = (data) => ENDINGS[data.disposition] ?? ENDINGS.unknown;
 
 const HAPPENED = {
-  "call.ringing": () => "rings",
-  "call.dialing": () => "dials",
-  "call.answered": (data) => (data.direction === "inbound" ? "answered" : "got through"),
-  "call.ended": (data) => ENDINGS[data.disposition] ?? ENDINGS.unknown,
-  "call.corrected": (data) => `corrected: ${ENDINGS[data.disposition] ?? ENDINGS.unknown}`,
-  "source.degraded": (data) => `is not seen any more (${data.reason})`,
-  "source.recovered": () => "is seen again",
+  "call.ringing": () => "ringing",
+  "call.dialing": () => "dialing",
+  "call.answered": (data) => (data.direction === "inbound" ? "answered" : "connected"),
+  "call.ended": ending,
+  "call.corrected": (data) => `corrected to ${ending(data)}`,
+  "source.degraded": (data) => `not seen any more (${data.reason})`,
+  "source.recovered": () => "seen again",
 };
 export const EVENT_TYPES = Object.keys(HAPPENED);
 
@@ -86,8 +87,8 @@ export function happened(type, data, names) {
   const say = HAPPENED[type];
   if (!say) return null;
   if (type.startsWith("source.")) {
-    const what = data.extension_id ? `${names.get(data.extension_id) ?? data.extension_id}` : data.source;
-    return `${what} ${say(data)}`;
+    const what = data.extension_id ? (names.get(data.extension_id) ?? data.extension_id) : data.source;
+    return `${what}: ${say(data)}`;
   }
-  return `${who({ ...data, extension_name: names.get(data.extension_id) })} ${say(data)}`;
+  return `${who({ ...data, extension_name: names.get(data.extension_id) })}: ${say(data)}`;
 }
