@@ -14,7 +14,7 @@ NAMES = {"type": "string", "pattern": f"^{NAME}$", "maxLength": NAME_MAX}
 
 def config_schema() -> dict[str, Any]:
     """JSON Schema 2020-12. Sinks are told apart by `type`; only those installed here are in it."""
-    kinds = {name: settings_class(entry) for name, entry in installed().items()}
+    kinds = {name: settings_class(offers) for name, offers in installed().items()}
     definitions: dict[str, Any] = {"service": _schema(ServiceSettings), "source": _schema(SourceSettings)}
     definitions |= {f"sink_{name}": _sink(name, model) for name, model in kinds.items()}
     for schema in list(definitions.values()):

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import EntryPoint
 from typing import Any, TypedDict, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -131,15 +132,18 @@ class Examination:
     # The types of sinks, and the environment
 
     def _sink_classes(self) -> dict[str, type[SinkSettings]]:
-        found = {name: self._sink_class(name, table) for name, table in self._document.table("sinks").items()}
+        types = installed()
+        tables = self._document.table("sinks").items()
+        found = {name: self._sink_class(name, table, types) for name, table in tables}
         return {name: model for name, model in found.items() if model is not None}
 
-    def _sink_class(self, name: str, table: dict[str, Any]) -> type[SinkSettings] | None:
+    def _sink_class(
+        self, name: str, table: dict[str, Any], types: Mapping[str, Sequence[EntryPoint]]
+    ) -> type[SinkSettings] | None:
         path = ("sinks", name, "type")
         if given := self._environ.get(variable(*path)):
             table["type"] = given
             self._document.variables[path] = variable(*path)
-        types = installed()
         wanted = table.get("type")
         if not isinstance(wanted, str) or wanted not in types:
             self._unknown_type(path, table, types)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, time
+from itertools import islice
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,8 @@ def clipped(text: str) -> str:
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:
-    """The one word that was probably meant."""
-    by_small = {one.lower(): one for one in words}
+    """The one word that was probably meant. Looks at a thousand: comparing is slow, and no person chose among more."""
+    by_small = {one.lower(): one for one in islice(words, 1000)}
     close = difflib.get_close_matches(word.lower()[:100], by_small, n=1, cutoff=0.6)
     return by_small[close[0]] if close else None
 

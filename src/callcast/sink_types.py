@@ -1,5 +1,6 @@
 """The kinds of sinks that are installed: ours and other people's, all found through their entry points."""
 
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from callcast.sinks import SinkSettings
@@ -11,16 +12,19 @@ class SinkTypeBroken(Exception):
     """A type that is installed and cannot be used; the text says why."""
 
 
-def installed() -> dict[str, EntryPoint]:
-    """The entry points by `type`. Nothing is imported yet."""
-    return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda one: one.name)}
+def installed() -> dict[str, list[EntryPoint]]:
+    """Who offers each `type`, which should be one. Reads every package's metadata, and imports none."""
+    types: dict[str, list[EntryPoint]] = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda one: (one.name, one.value)):
+        types.setdefault(entry.name, []).append(entry)
+    return types
 
 
-def settings_class(entry: EntryPoint) -> type[SinkSettings]:
-    """The settings of a type. Raises SinkTypeBroken when its package does not keep its word."""
-    rivals = {one.value for one in entry_points(group=GROUP, name=entry.name)}
-    if len(rivals) > 1:
-        raise SinkTypeBroken(f"two packages offer the type {entry.name!r}: {' and '.join(sorted(rivals))}")
+def settings_class(offers: Sequence[EntryPoint]) -> type[SinkSettings]:
+    """The settings of a type. Raises SinkTypeBroken when a package does not keep its word, or two offer the type."""
+    if len(rivals := sorted({one.value for one in offers})) > 1:
+        raise SinkTypeBroken(f"two packages offer this type: {' and '.join(rivals)}")
+    entry = offers[0]
     try:
         loaded = entry.load()
     except Exception as error:

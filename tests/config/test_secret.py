@@ -145,6 +145,17 @@ def test_a_broken_package_is_a_fault_and_no_traceback(tmp_path: Path) -> None:
     assert '"broken", "mqtt", "other", "stdout", "telltale", "webhook"' in told
 
 
+@pytest.mark.usefixtures("telltale")
+def test_a_type_that_two_packages_offer(tmp_path: Path) -> None:
+    """Nobody can quietly take the place of a sink of ours."""
+    metadata = tmp_path / "site" / "rival-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: rival\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[callcast.sinks]\nstdout = rival:Settings\n")
+    told = report(tmp_path, GOOD)
+    assert "sinks.lines.type: two packages offer this type: callcast.sinks.stdout:Settings and rival:Settings" in told
+
+
 def test_settings_log_no_secret(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Whoever logs the whole configuration tells nothing."""
     with caplog.at_level(logging.INFO):
