@@ -151,14 +151,15 @@ async def test_the_call_log_uses_what_polling_leaves(asker: Asker, clock: Turned
 
 
 async def test_pages_follow_at_once_and_are_paid_for(asker: Asker, clock: TurnedClock) -> None:
-    """Two further pages pass without a pause; the next poll comes three spacings after the first."""
+    """Two further pages pass without a pause; the next poll comes three spacings after the first, and then one by one again."""
     asker.ask("a")
     asker.ask("a2", "page")
     asker.ask("a3", "page")
     await clock.settle()
     asker.ask("b")
+    asker.ask("c")
     await clock.turn(60)
-    assert sorted(asker.passed) == [(0, "a"), (0, "a2"), (0, "a3"), (22.5, "b")]
+    assert sorted(asker.passed) == [(0, "a"), (0, "a2"), (0, "a3"), (22.5, "b"), (30, "c")]
 
 
 async def test_never_more_than_the_limit_whoever_asks(asker: Asker, clock: TurnedClock) -> None:

@@ -199,6 +199,19 @@ async def test_pages_without_end_are_a_failure(
     assert len(asked(answers, "GET", "/active-calls")) == client_module.PAGES_MAX
 
 
+async def test_all_pages_together_are_bounded(
+    client: Client, answers: aioresponses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages that are each small enough must not fill the memory together."""
+    monkeypatch.setattr(client_module, "RESPONSE_BYTES_MAX", 7000)
+    answers.post(TOKEN_URL, payload=TOKEN)
+    answers.get(ACCOUNT_URL, payload=page(*[record(i) for i in range(3)], next_page=next_url(2)))
+    answers.get(ACCOUNT_URL, payload=page(*[record(i) for i in range(3, 9)]))
+    with pytest.raises(LookFailed, match="together") as failed:
+        await client.look(ACCOUNT)
+    assert failed.value.reason == "parse"
+
+
 async def test_half_of_the_pages_is_no_look(client: Client, answers: aioresponses) -> None:
     """When a later page fails the whole look has failed; the next whole one counts."""
     answers.post(TOKEN_URL, payload=TOKEN)

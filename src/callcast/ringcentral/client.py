@@ -9,11 +9,11 @@ from aiohttp import ClientSession
 from msgspec import Struct
 
 from callcast.core.clock import Clock
-from callcast.core.model import Call, Sighting, Snapshot, Target
+from callcast.core.model import UNASSIGNED, Call, Sighting, Snapshot, Target
 from callcast.core.upstream import Identity, LookFailed
 from callcast.ringcentral.budget import Budget
 from callcast.ringcentral.call_log import CallLog
-from callcast.ringcentral.exchange import Answer, Exchange
+from callcast.ringcentral.exchange import RESPONSE_BYTES_MAX, Answer, Exchange
 from callcast.ringcentral.observer import Observer
 from callcast.ringcentral.page import Page
 from callcast.ringcentral.platform_clock import PlatformClock
@@ -37,6 +37,28 @@ class _Seen(Struct, frozen=True):
     digests: tuple[bytes, ...] = ()
     nexts: tuple[str | None, ...] = ()
     sightings: tuple[Sighting, ...] = ()
+
+
+class _Reading:
+    """The pages of a look under way."""
+
+    def __init__(self, begun_at: datetime) -> None:
+        self.arrived_at = begun_at  # the last of them
+        self.answers: list[Answer] = []
+        self.digests: list[bytes] = []
+        self.nexts: list[str | None] = []
+        self.pages: dict[int, Page] = {}  # those that had to be decoded to know where they lead
+        self.size = 0
+
+    def add(self, answer: Answer, arrived_at: datetime) -> int:
+        """Returns the page's number, from 0. All pages together are bounded as one answer is."""
+        self.size += len(answer.body)
+        if self.size > RESPONSE_BYTES_MAX:
+            raise LookFailed("parse", "the pages together are too large", request_id=answer.request_id)
+        self.arrived_at = arrived_at
+        self.answers.append(answer)
+        self.digests.append(hashlib.blake2b(answer.body, digest_size=16).digest())
+        return len(self.answers) - 1
 
 
 class Client:
@@ -129,6 +151,17 @@ class Client:
     async def look(self, target: Target, /) -> Snapshot:
         """All pages, or LookFailed. A list that reads as it did the last time is not decoded again."""
         seen = self._seen.get(target, _Seen())
+        reading = await self._read(target, seen)
+        digests = tuple(reading.digests)
+        if digests != seen.digests:
+            sightings = await self._understood(target, reading)
+            seen = _Seen(digests, tuple(reading.nexts), sightings)
+            self._seen[target] = seen
+        return Snapshot(target=target, taken_at=reading.arrived_at, sightings=seen.sightings)
+
+    async def _read(self, target: Target, seen: _Seen) -> _Reading:
+        """All pages as they come. A page that was there the last time, after the same ones, leads where it led."""
+        reading = _Reading(self.now())
         walk = Walk(
             self._reader,
             "active_calls",
@@ -139,37 +172,27 @@ class Client:
             timeout_s=LOOK_TIMEOUT_S,
             pages_max=PAGES_MAX,
         )
-        answers: list[Answer] = []
-        digests: list[bytes] = []
-        nexts: list[str | None] = []
-        pages: dict[int, Page] = {}
         while walk.more:
             answer = await walk.page()
-            taken_at = self.now()
-            number = len(answers)
-            answers.append(answer)
-            digests.append(hashlib.blake2b(answer.body, digest_size=16).digest())
-            if digests == list(seen.digests[: number + 1]):
-                nexts.append(seen.nexts[number])
+            number = reading.add(answer, self.now())
+            if reading.digests == list(seen.digests[: number + 1]):
+                reading.nexts.append(seen.nexts[number])
             else:
-                pages[number] = await decoded(answer, self._observer)
-                nexts.append(pages[number].next_page)
-            walk.follow(nexts[number])
-        sightings = seen.sightings
-        if tuple(digests) != seen.digests:
-            sightings = await self._understood(target, answers, pages)
-        self._seen[target] = _Seen(tuple(digests), tuple(nexts), sightings)
-        return Snapshot(target=target, taken_at=taken_at, sightings=sightings)
+                reading.pages[number] = await decoded(answer, self._observer)
+                reading.nexts.append(reading.pages[number].next_page)
+            walk.follow(reading.nexts[number])
+        return reading
 
-    async def _understood(
-        self, target: Target, answers: Sequence[Answer], pages: dict[int, Page]
-    ) -> tuple[Sighting, ...]:
-        every = [pages.get(i) or await decoded(answer, self._observer) for i, answer in enumerate(answers)]
-        size = sum(len(answer.body) for answer in answers)
-        return (await off_loop(size, lambda: snapshot(target, every, self.now()))).sightings
+    async def _understood(self, target: Target, reading: _Reading) -> tuple[Sighting, ...]:
+        pages = [
+            reading.pages.get(number) or await decoded(answer, self._observer)
+            for number, answer in enumerate(reading.answers)
+        ]
+        return (await off_loop(reading.size, lambda: snapshot(target, pages, self.now()))).sightings
 
     async def find(self, call: Call, /) -> Sequence[Sighting]:
-        extension_id = call.extension_id if self._watch == "extensions" else None
+        by_extension = self._watch == "extensions" and call.extension_id != UNASSIGNED
+        extension_id = call.extension_id if by_extension else None
         target = Target(source=call.source, extension_id=extension_id)
         return await self._call_log.find(call, target, self._root(extension_id))
 
