@@ -151,7 +151,7 @@ async def test_the_call_log_uses_what_polling_leaves(asker: Asker, clock: Turned
 
 
 async def test_pages_follow_at_once_and_are_paid_for(asker: Asker, clock: TurnedClock) -> None:
-    """Two further pages pass without a pause; the next poll comes three spacings after the first, and then one by one again."""
+    """Two further pages pass at once; the next poll comes three spacings after the first, the one after it one later."""
     asker.ask("a")
     asker.ask("a2", "page")
     asker.ask("a3", "page")
