@@ -117,6 +117,7 @@ class SinkContract(ABC):
         """While the far side has not answered, the sink has not either."""
 
         async def question(bench: Bench) -> None:
+            await bench.delivered(delivery(1))
             await bench.far.become("holding")
             sending = asyncio.create_task(bench.sink.send(delivery()))
             await bench.far.reached()

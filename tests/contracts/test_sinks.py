@@ -1,14 +1,14 @@
 """Every sink that comes with callcast keeps the contract, against real far sides."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from callcast.testing import FarSide, SinkContract
-from tests.sinks.brokers import iotcore, mosquitto
-from tests.sinks.far_sides import FifoFarSide, MqttFarSide, fifo_far_side, webhook_far_side
+from tests.sinks.brokers import Broker, iotcore, mosquitto
+from tests.sinks.far_sides import FifoFarSide, MqttFarSide, Protocol, fifo_far_side, webhook_far_side
 
 
 class TestWebhook(SinkContract):
@@ -47,19 +47,28 @@ class TestMqtt311OnMosquitto(InAFolder):
             await far.close()
 
 
-class TestMqtt5OnIotcore(InAFolder):
+class OnIotcore(SinkContract):
+    """One broker for the whole class, since it is slow to start; a question that needs it down starts it again."""
+
+    protocol: Protocol
+    broker: Broker
+
+    @pytest.fixture(autouse=True, scope="class")
+    def _broker(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        with iotcore(tmp_path_factory.mktemp("iotcore"), request.cls.protocol) as request.cls.broker:
+            yield
+
     @asynccontextmanager
     async def far_side(self) -> AsyncIterator[FarSide]:
-        with iotcore(self.folder, "5") as broker:
-            far = MqttFarSide(broker, "5")
-            yield far
-            await far.close()
+        far = MqttFarSide(self.broker, self.protocol)
+        yield far
+        self.broker.thaw()
+        far.stop_watching()
 
 
-class TestMqtt311OnIotcore(InAFolder):
-    @asynccontextmanager
-    async def far_side(self) -> AsyncIterator[FarSide]:
-        with iotcore(self.folder, "3.1.1") as broker:
-            far = MqttFarSide(broker, "3.1.1")
-            yield far
-            await far.close()
+class TestMqtt5OnIotcore(OnIotcore):
+    protocol = "5"
+
+
+class TestMqtt311OnIotcore(OnIotcore):
+    protocol = "3.1.1"

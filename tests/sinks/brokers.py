@@ -1,5 +1,6 @@
 """Real MQTT brokers for tests: mosquitto as installed, iotcore from PyPI. One listener, one protocol each."""
 
+import getpass
 import os
 import shutil
 import signal
@@ -78,7 +79,12 @@ def mosquitto(folder: Path, *settings: str, anonymous: bool = True) -> Iterator[
     """mosquitto with further lines for its configuration."""
     port = free_port()
     file = folder / "mosquitto.conf"
-    lines = [f"listener {port} 127.0.0.1", f"allow_anonymous {str(anonymous).lower()}", *settings]
+    lines = [
+        f"user {getpass.getuser()}",
+        f"listener {port} 127.0.0.1",
+        f"allow_anonymous {str(anonymous).lower()}",
+        *settings,
+    ]
     file.write_text("\n".join(lines) + "\n")
     broker = Broker([need_mosquitto(), "-c", str(file)], port)
     broker.refuse = lambda: file.write_text("\n".join([*lines, "message_size_limit 300"]) + "\n")

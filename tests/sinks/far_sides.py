@@ -20,6 +20,7 @@ from callcast.sinks import stdout, webhook
 from callcast.testing import FarSide, Mode, until
 from tests.sinks.brokers import Broker, free_port
 
+Protocol = Literal["5", "3.1.1"]
 SIGNING_SECRET = "whsec_" + "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0"
 URL_TOKEN = "token-in-the-url"
 HEADER_TOKEN = "token-in-a-header"
@@ -105,7 +106,7 @@ async def webhook_far_side() -> AsyncIterator[HttpFarSide]:
 class MqttFarSide(FarSide):
     """A broker, and a subscriber that notes the ids of the events."""
 
-    def __init__(self, broker: Broker, protocol: Literal["5", "3.1.1"]) -> None:
+    def __init__(self, broker: Broker, protocol: Protocol) -> None:
         self.broker = broker
         self.can_refuse = protocol == "5" and broker.refuse is not None  # 3.1.1 has no reason codes
         self.settings = mqtt_sink.Settings(
@@ -138,10 +139,13 @@ class MqttFarSide(FarSide):
         return None
 
     async def stop(self) -> None:
+        self.stop_watching()
+        self.broker.stop()
+
+    def stop_watching(self) -> None:
         if self._watcher is not None:
             self._watcher.close()
             self._watcher = None
-        self.broker.stop()
 
     async def close(self) -> None:
         await self.become("down")

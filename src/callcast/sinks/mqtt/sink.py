@@ -125,10 +125,8 @@ class MqttSink:
         trouble = self._trouble
         if trouble.code == TAKEN_OVER:
             self._place.log("mqtt_session_taken_over", client_id=self._client_id, hint=_SAME_ID)
-        elif failures == _SHORT_IN_A_ROW and trouble.reason == LOST.reason and not self._version_5:
-            self._place.log(
-                "mqtt_connection_lost", client_id=self._client_id, detail=trouble.detail, hint=_MAYBE_SAME_ID
-            )
+        elif failures == _SHORT_IN_A_ROW and trouble == LOST:  # not every broker says why
+            self._place.log("mqtt_connection_unsteady", client_id=self._client_id, hint=_MAYBE_SAME_ID)
         elif failures == 1:
             self._place.log("mqtt_connection_lost", reason=trouble.reason, detail=trouble.detail)
 
@@ -165,7 +163,7 @@ class MqttSink:
         )
         own = OwnTopics(link, self._topics, birth, self._client_id)
         refusal = await link.publish(self._state_message(self._topics.status, birth))
-        if refusal is not None:
+        if refusal is not None and not link.over.is_set():
             self._place.log("mqtt_state_refused", topic=self._topics.status, detail=refusal.detail)
         return own
 

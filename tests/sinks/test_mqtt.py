@@ -1,0 +1,599 @@
+"""What is special to the MQTT sink, against a real broker: retained state, will, properties, refusals, reconnects."""
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cloudevents.v1.http import from_http
+from msgspec import structs
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from pydantic import ValidationError
+
+from callcast.core.board import Summary, Turn
+from callcast.core.model import Call, Party, State
+from callcast.core.sink import Delivered, Delivery, Reconnecting, Rejected, Retry, Sink
+from callcast.core.wire import Wire
+from callcast.secret import Secret
+from callcast.sinks.mqtt import Settings
+from callcast.testing import RealClock, call, delivery, event, place, until
+from tests.sinks.brokers import Broker, free_port, iotcore, mosquitto
+from tests.sinks.certificates import Certificates
+from tests.sinks.far_sides import Watcher
+
+EXTENSION = "62264425016"
+PROTOCOLS = ("5", "3.1.1")
+
+
+class LiveBoard:
+    """A board that the test changes."""
+
+    def __init__(self) -> None:
+        self.version = 1
+        self.live: dict[str, Call] = {}
+        self._turned: tuple[Call, ...] = ()
+        self._wake = asyncio.Event()
+
+    def calls(self) -> Sequence[Call]:
+        return list(self.live.values())
+
+    def extensions(self, _source: str, /) -> Sequence[str]:
+        return [EXTENSION]
+
+    def summaries(self) -> Sequence[Summary]:
+        ringing = sum(one.state is State.RINGING for one in self.live.values())
+        return [
+            Summary(
+                source="acme",
+                ringing=ringing,
+                dialing=0,
+                connected=0,
+                answered_today=0,
+                missed_today=0,
+                as_of=None,
+                complete=True,
+            )
+        ]
+
+    def turn(self, one: Call) -> None:
+        self.live.pop(one.call_id, None)
+        if one.live:
+            self.live[one.call_id] = one
+        self._turned = (*self._turned, one)
+        self.version += 1
+        self._wake.set()
+
+    async def changed(self, since: int, /) -> Turn:
+        while self.version <= since:
+            await self._wake.wait()
+            self._wake.clear()
+        turned, self._turned = self._turned, ()
+        return Turn(version=self.version, calls=turned)
+
+
+class Stage:
+    """A sink on a broker, a watcher of everything below its prefix, and what was logged."""
+
+    def __init__(self, broker: Broker, protocol: str) -> None:
+        self.broker = broker
+        self.board = LiveBoard()
+        self.logged: list[tuple[str, dict[str, object]]] = []
+        self.watcher = Watcher(broker.port, protocol)
+        self._protocol = protocol
+
+    def settings(self, **keys: Any) -> Settings:
+        url = f"mqtt://127.0.0.1:{self.broker.port}"
+        return Settings.model_validate({"type": "mqtt", "url": url, "protocol": self._protocol, "timeout_s": 5, **keys})
+
+    @asynccontextmanager
+    async def sink(self, wire: Wire | None = None, **keys: Any) -> AsyncIterator[Sink]:
+        await until(self.watcher.ready)
+        here = structs.replace(place(self.logged), board=self.board, wire=wire or Wire())
+        async with self.settings(**keys).open(here) as sink:
+            yield sink
+
+    async def shows(self, topic: str, true: Callable[[Any], bool] = bool) -> Any:
+        """The newest message of a topic, once it is as wanted; None when it was removed."""
+
+        def newest() -> Any:
+            texts = [m.payload for m in list(self.watcher.seen) if m.topic == topic]
+            return json.loads(texts[-1]) if texts and texts[-1] else None
+
+        await until(lambda: any(m.topic == topic for m in list(self.watcher.seen)) and true(newest()))
+        return newest()
+
+    async def logs(self, name: str) -> dict[str, object]:
+        await until(lambda: any(event_name == name for event_name, _ in self.logged))
+        return next(facts for event_name, facts in self.logged if event_name == name)
+
+    def remembered(self) -> dict[str, bytes]:
+        """What the broker would tell somebody who comes now."""
+        seen: dict[str, bytes] = {}
+        fence = threading.Event()
+        client = paho.Client(CallbackAPIVersion.VERSION2)
+
+        def hear(_client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+            if message.topic == "fence":
+                fence.set()
+            elif message.retain:
+                seen[message.topic] = message.payload
+
+        client.on_message = hear
+        client.connect("127.0.0.1", self.broker.port)
+        client.loop_start()
+        client.subscribe([("callcast/#", 0), ("fence", 0)])
+        client.publish("fence", "x")
+        assert fence.wait(10)
+        client.disconnect()
+        client.loop_stop()
+        return seen
+
+
+@pytest.fixture(params=PROTOCOLS)
+def protocol(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    with mosquitto(tmp_path) as one:
+        yield one
+
+
+@pytest.fixture
+def stage(broker: Broker, protocol: str) -> Iterator[Stage]:
+    one = Stage(broker, protocol)
+    yield one
+    one.watcher.close()
+
+
+@pytest.fixture
+def stage5(broker: Broker) -> Iterator[Stage]:
+    one = Stage(broker, "5")
+    yield one
+    one.watcher.close()
+
+
+def in_ringing(number: int = 1) -> Call:
+    return call(number)
+
+
+# Events
+
+
+async def test_an_event_is_on_its_topic(stage: Stage) -> None:
+    """Topic, body and QoS of contract 7; the CloudEvents SDK reads it."""
+    async with stage.sink() as sink:
+        assert await sink.send(delivery()) == Delivered()
+        topic = f"callcast/acme/{EXTENSION}/events/call.ringing"
+        await stage.shows(topic)
+    (message,) = [m for m in stage.watcher.seen if m.topic == topic]
+    assert (message.payload, message.qos, message.retain) == (Wire().event(event()), 1, False)
+    parsed = from_http({"content-type": "application/cloudevents+json"}, message.payload)
+    assert parsed["id"] == event().id
+
+
+async def test_mqtt_5_says_what_the_message_is(stage5: Stage) -> None:
+    """Content type, payload format, expiry, correlation data and the CloudEvents attributes."""
+    async with stage5.sink() as sink:
+        assert await sink.send(delivery()) == Delivered()
+        await stage5.shows(f"callcast/acme/{EXTENSION}/events/call.ringing")
+        await stage5.shows(f"callcast/acme/{EXTENSION}/state")
+    messages = {message.topic: message for message in stage5.watcher.seen}
+    told = messages[f"callcast/acme/{EXTENSION}/events/call.ringing"].properties
+    assert told is not None
+    assert told.ContentType == "application/cloudevents+json; charset=utf-8"
+    assert told.PayloadFormatIndicator == 1
+    assert 55 <= told.MessageExpiryInterval <= 60
+    assert told.CorrelationData == event().call.call_id.encode()
+    assert dict(told.UserProperty)["type"] == "call.ringing"
+    assert dict(told.UserProperty)["partitionkey"] == event().call.call_id
+    assert "data" not in dict(told.UserProperty)
+    state = messages[f"callcast/acme/{EXTENSION}/state"].properties
+    assert state is not None
+    assert state.ContentType == "application/json"
+
+
+async def test_numbers_leave_as_the_policy_says(stage5: Stage) -> None:
+    """Neither body, topic nor property of anything holds a number under `drop`."""
+    async with stage5.sink(Wire("drop")) as sink:
+        stage5.board.turn(in_ringing())
+        assert await sink.send(delivery(1)) == Delivered()
+        await stage5.shows(f"callcast/acme/{EXTENSION}/calls/s-{1:032x}")
+        await stage5.shows(f"callcast/acme/{EXTENSION}/events/call.ringing")
+    for message in stage5.watcher.seen:
+        assert "6504306662" not in f"{message.topic} {message.payload!r} {message.properties}"
+
+
+# The state
+
+
+async def test_the_board_is_mirrored_and_the_dead_are_buried(stage: Stage) -> None:
+    """A call appears with its state, ends, and is removed `tombstone_s` later; summary and state follow."""
+    topic = f"callcast/acme/{EXTENSION}/calls/s-{1:032x}"
+    async with stage.sink(tombstone_s=0.2):
+        stage.board.turn(in_ringing())
+        await stage.shows(topic, lambda shown: shown["state"] == "ringing")
+        await stage.shows(f"callcast/acme/{EXTENSION}/state", lambda shown: shown["state"] == "ringing")
+        await stage.shows("callcast/acme/summary", lambda shown: shown["ringing"] == 1)
+        stage.board.turn(call(1, state=State.ENDED))
+        await stage.shows(topic, lambda shown: shown is None or shown["state"] == "ended")
+        await stage.shows(topic, lambda shown: shown is None)
+        await stage.shows(f"callcast/acme/{EXTENSION}/state", lambda shown: shown["state"] == "idle")
+        assert topic not in stage.remembered()
+
+
+async def test_replay_and_retry_touch_no_retained_topic(stage5: Stage) -> None:
+    """An old event sent again changes nothing but its own topic."""
+    async with stage5.sink() as sink:
+        await stage5.shows("callcast/acme/summary")
+        before = stage5.remembered()
+        assert await sink.send(delivery(5, attempt=9)) == Delivered()
+        await stage5.shows(f"callcast/acme/{EXTENSION}/events/call.ringing")
+        assert stage5.remembered() == before
+
+
+async def test_birth_and_goodbye(stage: Stage) -> None:
+    """`status` says online while the sink lives and offline after a clean stop; both are retained."""
+    async with stage.sink():
+        status = await stage.shows("callcast/status", lambda shown: shown["state"] == "online")
+        assert set(status) == {"state", "since", "version", "client_id"}
+    assert stage.remembered()["callcast/status"] == b'{"state":"offline"}'
+
+
+async def test_the_will_says_offline_when_the_sink_is_lost(stage: Stage) -> None:
+    """Cut off without a goodbye, the broker speaks for it; reconnected, it is online again."""
+    async with stage.sink() as sink:
+        await sink.send(delivery())
+        _drop_connection(sink)
+        await stage.shows("callcast/status", lambda shown: shown["state"] == "offline")
+        await stage.shows("callcast/status", lambda shown: shown["state"] == "online")
+
+
+def _drop_connection(sink: Any) -> None:
+    """The network is gone: no packet says so."""
+    sink._link._client.socket().shutdown(socket.SHUT_RDWR)
+
+
+async def test_stale_topics_of_its_own_are_removed(stage: Stage) -> None:
+    """What an earlier life left behind goes on connect; what is on the board and what is not ours stays."""
+    stage.board.turn(in_ringing())
+    left = ("callcast/acme/999/calls/s-old", "callcast/acme/999/state", "callcast/gone/summary")
+    _publish(stage.broker, *left, "callcast/mine/too/deep/for/us", "elsewhere/acme/999/state")
+    async with stage.sink():
+        for topic in left:
+            await stage.shows(topic, lambda shown: shown is None)
+        await stage.shows(f"callcast/acme/{EXTENSION}/state")
+        remembered = stage.remembered()
+    assert remembered.keys() >= {"callcast/mine/too/deep/for/us", f"callcast/acme/{EXTENSION}/calls/s-{1:032x}"}
+    assert not remembered.keys() & set(left)
+
+
+async def test_a_thousand_stale_topics_are_removed(stage: Stage) -> None:
+    """The sweep is not limited by what the broker sends at once."""
+    left = {f"callcast/acme/999/calls/s-{number}" for number in range(1500)}
+    _publish(stage.broker, *left)
+    async with stage.sink():
+        await until(lambda: left <= {message.topic for message in list(stage.watcher.seen) if not message.payload})
+    assert not left & stage.remembered().keys()
+
+
+def _publish(broker: Broker, *topics: str, payload: str = '{"old":true}') -> None:
+    client = paho.Client(CallbackAPIVersion.VERSION2)
+    client.max_inflight_messages_set(0)
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+    for info in [client.publish(topic, payload, 1, retain=True) for topic in topics]:
+        info.wait_for_publish(20)
+    client.disconnect()
+    client.loop_stop()
+
+
+async def test_somebody_elses_prefix_is_left_alone(stage: Stage) -> None:
+    """When another client is online under the prefix, nothing of it is removed, and that is said."""
+    _publish(stage.broker, "callcast/acme/999/state")
+    _publish(stage.broker, "callcast/status", payload='{"state":"online","client_id":"callcast-other"}')
+    async with stage.sink():
+        facts = await stage.logs("mqtt_stale_state_kept")
+    assert "callcast-other" in str(facts["detail"])
+    assert "callcast/acme/999/state" in stage.remembered()
+
+
+async def test_without_permission_to_read_it_says_so_and_works(tmp_path: Path, protocol: str) -> None:
+    """Write-only permission: events and state go out, and only the sweep is skipped, loudly."""
+    acl = tmp_path / "acl"
+    acl.write_text("user callcast\ntopic write callcast/#\n")
+    with mosquitto(tmp_path, f"acl_file {acl}", "allow_zero_length_clientid true") as broker:
+        board_logged: list[tuple[str, dict[str, object]]] = []
+        settings = Settings(url=f"mqtt://127.0.0.1:{broker.port}", protocol=protocol, username="callcast", timeout_s=5)  # type: ignore[arg-type]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("callcast.sinks.mqtt.own._READ_S", 0.3)
+            async with settings.open(place(board_logged)) as sink:
+                assert await sink.send(delivery()) == Delivered()
+                await until(lambda: bool(board_logged))
+    assert board_logged[0][0] == "mqtt_stale_state_kept"
+
+
+# Trouble
+
+
+async def test_nothing_is_published_while_there_is_no_connection(stage: Stage) -> None:
+    """What was answered with `Retry` never arrives by itself later: paho's queue holds nothing."""
+    async with stage.sink() as sink:
+        assert await sink.send(delivery(1)) == Delivered()
+        stage.watcher.close()
+        stage.broker.stop()
+        assert isinstance(await sink.send(delivery(2)), Retry)
+        assert isinstance(await sink.send(delivery(3)), Retry)
+        stage.broker.start()
+        stage.watcher = Watcher(stage.broker.port, "5")
+        await until(stage.watcher.ready)
+        assert await _settled(sink, delivery(4)) == Delivered()
+        await until(lambda: any("events" in message.topic for message in stage.watcher.seen))
+    ids = [json.loads(m.payload)["id"] for m in stage.watcher.seen if "events" in m.topic]
+    assert ids == [event(4).id]
+
+
+async def _settled(sink: Sink, wanted: Delivery) -> object:
+    while isinstance(outcome := await sink.send(wanted), Retry):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    return outcome
+
+
+async def test_after_an_outage_all_state_is_told_again(stage: Stage) -> None:
+    """A broker that lost its memory has all of it back, and the deliverer is told of the reconnect."""
+    async with stage.sink() as sink:
+        assert isinstance(sink, Reconnecting)
+        stage.board.turn(in_ringing())
+        await stage.shows(f"callcast/acme/{EXTENSION}/calls/s-{1:032x}")
+        before = stage.remembered().keys()
+        back = asyncio.create_task(sink.reconnected())
+        stage.watcher.close()
+        stage.broker.stop()
+        stage.broker.start()
+        await back
+        await until(lambda: stage.remembered().keys() >= before)
+        stage.watcher = Watcher(stage.broker.port, "5")
+
+
+async def test_a_first_connection_is_no_reconnect(stage5: Stage) -> None:
+    """Nothing was lost before, so nothing is made due."""
+    async with stage5.sink() as sink:
+        assert isinstance(sink, Reconnecting)
+        await sink.send(delivery())
+        back = asyncio.create_task(sink.reconnected())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not back.done()
+        back.cancel()
+
+
+async def test_a_session_taken_over_is_said() -> None:
+    """A broker that gives the reason (MQTT 5): the sink says it, and what to do."""
+
+    async def take_over(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"\x20\x03\x00\x00\x00" + b"\xe0\x02\x8e\x00")  # CONNACK, DISCONNECT
+        await writer.drain()
+        writer.close()
+
+    listener = await asyncio.start_server(take_over, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    logged: list[tuple[str, dict[str, object]]] = []
+    async with listener, Settings(url=f"mqtt://127.0.0.1:{port}", client_id="both").open(place(logged)):
+        await until(lambda: bool(logged))
+    assert logged[0][0] == "mqtt_session_taken_over"
+    assert logged[0][1]["client_id"] == "both"
+
+
+class HurriedClock(RealClock):
+    """Sleeps only a little, whatever it is asked for."""
+
+    async def sleep(self, seconds: float, /) -> None:
+        await asyncio.sleep(min(seconds, 0.05))
+
+
+async def test_two_clients_with_one_id_are_suspected(stage: Stage) -> None:
+    """A broker that gives no reason: after three short connections the sink says what it suspects."""
+    rival = paho.Client(CallbackAPIVersion.VERSION2, "both")
+    rival.reconnect_delay_set(0, 0)
+    rival.connect_async("127.0.0.1", stage.broker.port)
+    rival.loop_start()
+    here = structs.replace(place(stage.logged), clock=HurriedClock())
+    try:
+        async with stage.settings(client_id="both").open(here):
+            facts = await stage.logs("mqtt_connection_unsteady")
+    finally:
+        rival.disconnect()
+        rival.loop_stop()
+    assert facts["client_id"] == "both"
+
+
+async def test_too_large_for_the_broker_is_rejected_and_breaks_nothing(tmp_path: Path) -> None:
+    """Mosquitto acknowledges it with a code that paho does not expect; the connection lives and others pass."""
+    with mosquitto(tmp_path, "message_size_limit 5000") as broker:
+        stage = Stage(broker, "5")
+        async with stage.sink() as sink:
+            large = structs.replace(event(), call=structs.replace(call(), from_party=Party(name="x" * 9000)))
+            outcomes = await asyncio.gather(*(sink.send(delivery(n, of=large if n == 2 else None)) for n in range(4)))
+            stage.watcher.close()
+    assert [type(outcome) for outcome in outcomes] == [Delivered, Delivered, Rejected, Delivered]
+    assert outcomes[2].reason == "packet_too_large"
+
+
+async def test_a_size_that_the_broker_announced_is_respected(tmp_path: Path) -> None:
+    """What is larger than the broker's maximum packet size is rejected without being sent."""
+    with mosquitto(tmp_path, "max_packet_size 3000") as broker:
+        stage = Stage(broker, "5")
+        async with stage.sink() as sink:
+            large = structs.replace(event(), call=structs.replace(call(), from_party=Party(name="x" * 9000)))
+            outcome = await sink.send(delivery(of=large))
+            assert await sink.send(delivery(1)) == Delivered()
+            stage.watcher.close()
+    assert isinstance(outcome, Rejected)
+    assert outcome.reason == "packet_too_large"
+    assert not stage.logged
+
+
+async def test_a_refused_message_is_tried_again(tmp_path: Path) -> None:
+    """Not authorised may be mended by the broker's operator: `Retry` with the broker's word (MQTT 5)."""
+    acl = tmp_path / "acl"
+    acl.write_text("user callcast\ntopic readwrite callcast/status\ntopic read callcast/#\n")
+    with mosquitto(tmp_path, f"acl_file {acl}") as broker:
+        stage = Stage(broker, "5")
+        async with stage.sink(username="callcast") as sink:
+            outcome = await sink.send(delivery())
+            facts = await stage.logs("mqtt_state_refused")
+            stage.watcher.close()
+    assert isinstance(outcome, Retry)
+    assert outcome.reason == "not_authorized"
+    assert "Not authorized" in str(facts["detail"])
+
+
+async def test_a_wrong_password_is_a_reason_of_its_own(tmp_path: Path, protocol: str) -> None:
+    """The broker's refusal of the login is what `Retry` says."""
+    with mosquitto(tmp_path, anonymous=False) as broker:
+        settings = Settings.model_validate({
+            "type": "mqtt", "url": f"mqtt://127.0.0.1:{broker.port}", "protocol": protocol,
+            "username": "callcast", "password": "wrong", "timeout_s": 5,
+        })  # fmt: skip
+        async with settings.open(place()) as sink:
+            outcome = await sink.send(delivery())
+    assert isinstance(outcome, Retry)
+    assert outcome.reason in ("not_authorized", "bad_user_name_or_password")
+
+
+async def test_a_broker_that_takes_few_at_a_time_gets_few_at_a_time(tmp_path: Path) -> None:
+    """The broker's receive maximum is kept, and everything arrives (MQTT 5)."""
+    with mosquitto(tmp_path, "max_inflight_messages 1") as broker:
+        stage = Stage(broker, "5")
+        async with stage.sink(concurrency=50) as sink:
+            outcomes = await asyncio.gather(*(sink.send(delivery(number)) for number in range(50)))
+            stage.watcher.close()
+    assert outcomes == [Delivered()] * 50
+
+
+async def test_no_answer_leads_to_a_new_connection(stage: Stage) -> None:
+    """An acknowledgement that does not come costs the connection: MQTT sends again on a new one only."""
+    async with stage.sink(timeout_s=0.3) as sink:
+        assert await sink.send(delivery()) == Delivered()
+        assert isinstance(sink, Reconnecting)
+        back = asyncio.create_task(sink.reconnected())
+        stage.broker.freeze()
+        assert await sink.send(delivery(1)) == Retry("timeout", "the broker did not acknowledge in time")
+        await until(lambda: sink._link is None)  # type: ignore[attr-defined]
+        stage.broker.thaw()
+        await back
+        assert await _settled(sink, delivery(2)) == Delivered()
+
+
+async def test_something_else_listens_there() -> None:
+    """What is no broker is trouble, not a crash, and no thread stays behind."""
+
+    async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"\x90\x03\x00\x01\xee" + b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    listener = await asyncio.start_server(nonsense, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    threads = threading.active_count()
+    async with listener, Settings(url=f"mqtt://127.0.0.1:{port}", timeout_s=2).open(place()) as sink:
+        assert isinstance(await sink.send(delivery()), Retry)
+    await until(lambda: threading.active_count() <= threads)
+
+
+# TLS
+
+
+async def test_tls_with_own_authority_and_client_certificate(tmp_path: Path, certificates: Certificates) -> None:
+    """mqtts with `tls_ca` and a client certificate; without the authority nothing is sent."""
+    port = free_port()
+    lines = (
+        f"listener {port} 127.0.0.1", f"cafile {certificates.ca}", f"certfile {certificates.server}",
+        f"keyfile {certificates.server_key}", "require_certificate true", "tls_version tlsv1.2",
+    )  # fmt: skip
+    keys = {"type": "mqtt", "url": f"mqtts://127.0.0.1:{port}", "timeout_s": 5}
+    own = {"tls_ca": certificates.ca, "tls_cert": certificates.client, "tls_key": certificates.client_key}
+    with mosquitto(tmp_path, *lines):
+        async with Settings.model_validate(keys | own).open(place()) as sink:
+            assert await sink.send(delivery()) == Delivered()
+        async with Settings.model_validate(keys).open(place()) as sink:
+            outcome = await sink.send(delivery())
+    assert isinstance(outcome, Retry)
+    assert outcome.reason == "tls"
+
+
+async def test_no_such_host() -> None:
+    """A name that does not resolve is a reason of its own."""
+    async with Settings(url="mqtts://no-such-host.invalid", timeout_s=5).open(place()) as sink:
+        outcome = await sink.send(delivery())
+    assert isinstance(outcome, Retry)
+    assert outcome.reason == "dns"
+
+
+# Another broker
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_the_embedded_broker_agrees(tmp_path: Path, protocol: str) -> None:
+    """Mirror, birth and goodbye on another implementation of each protocol."""
+    with iotcore(tmp_path, protocol) as broker:
+        stage = Stage(broker, protocol)
+        async with stage.sink() as sink:
+            assert await sink.send(delivery()) == Delivered()
+            stage.board.turn(in_ringing())
+            await stage.shows(f"callcast/acme/{EXTENSION}/calls/s-{1:032x}")
+            await stage.shows("callcast/status", lambda shown: shown["state"] == "online")
+        await stage.shows("callcast/status", lambda shown: shown["state"] == "offline")
+        stage.watcher.close()
+
+
+# Settings
+
+FAULTS = [
+    ({"url": "broker.example.com"}, "mqtts://HOST"),
+    ({"url": "https://broker.example.com"}, "mqtts://HOST"),
+    ({"url": "mqtts://broker.example.com:0"}, "mqtts://HOST"),
+    ({"url": "mqtts://broker.example.com:99999"}, "mqtts://HOST"),
+    ({"url": f"mqtts://{'a' * 64}.example.com"}, "mqtts://HOST"),
+    ({"url": "mqtts://broker.example.com/path"}, "mqtts://HOST"),
+    ({"url": "mqtts://user:password@broker.example.com"}, "username and password"),
+    ({"url": "mqtt://broker.example.com"}, "allow_plaintext"),
+    ({"password": "x"}, "without username"),
+    ({"topic": ""}, "beginning of a topic"),
+    ({"topic": "a/"}, "beginning of a topic"),
+    ({"topic": "/a"}, "beginning of a topic"),
+    ({"topic": "a//b"}, "beginning of a topic"),
+    ({"topic": "a/+"}, "beginning of a topic"),
+    ({"topic": "#"}, "beginning of a topic"),
+    ({"topic": "$SYS"}, "beginning of a topic"),
+    ({"protocol": "3.1"}, "3.1.1"),
+    ({"tombstone_s": -1}, "greater"),
+]
+
+
+@pytest.mark.parametrize(("keys", "says"), FAULTS)
+def test_a_fault_in_the_settings_is_said_at_once(keys: dict[str, Any], says: str) -> None:
+    """What cannot work is refused when the configuration is read, in words that help."""
+    with pytest.raises(ValidationError, match=says) as error:
+        Settings.model_validate({"type": "mqtt", "url": "mqtts://broker.example.com"} | keys)
+    assert "password@" not in str(error.value)
+
+
+def test_defaults_are_those_of_the_contract() -> None:
+    """Port by scheme, prefix, protocol, tombstones."""
+    settings = Settings(url="mqtts://broker.example.com")
+    assert settings.address() == ("broker.example.com", 8883, True)
+    assert Settings(url="mqtt://localhost").address() == ("localhost", 1883, False)
+    assert Settings(url="mqtt://[::1]:1").address() == ("::1", 1, False)
+    assert (settings.topic, settings.protocol, settings.tombstone_s) == ("callcast", "5", 60)
+    assert settings == Settings(url="mqtts://broker.example.com")
+    assert Settings(url="mqtts://h", username="a", password=Secret("b")) != Settings(url="mqtts://h", username="a")
