@@ -66,7 +66,8 @@ def give_up(picture: Picture, call_id: str, at: datetime) -> Change:
     call = picture.call(call_id)
     if call is None or not is_open(call) or call.vanished_at is None:
         return Change()
-    scene = Scene(picture, _seen_late(picture, call, at, Evidence.VANISHED))
+    evidence = Evidence.CALL_LOG if call.provisional_disposition else Evidence.VANISHED
+    scene = Scene(picture, _seen_late(picture, call, at, evidence))
     disposition = call.provisional_disposition or Disposition.UNKNOWN
     scene.put(call, end(call, disposition, call.vanished_at, ended_at=call.provisional_ended_at))
     return scene.change()

@@ -1,0 +1,359 @@
+"""Random histories of telephone calls: what truly happens, and what the platform lists of it at any moment.
+
+A `Part` is one extension's part in a session. Its steps say from when on which records stand in the list and what
+they show of the part. Everything the platform does to mislead is here: ids and start times that change, records
+that linger, vanish, come back, come late, or read ended while the call goes on.
+"""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any
+
+START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
+ACCOUNT = "400000000001"
+EXTENSIONS = ("101", "102", "103", "104")
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Step:
+    """From `at` (seconds) on, `records` stand in the list, and show the part as `shows`."""
+
+    at: float
+    records: tuple[Json, ...]
+    shows: str | None
+
+
+@dataclass
+class Part:
+    extension_id: str
+    inbound: bool
+    ends_at: float
+    disposition: str
+    answered_at: float | None
+    record_ids: set[str]
+    final: Json
+    steps: list[Step] = field(default_factory=list)
+    provisional: str | None = None
+
+    def step_at(self, t: float) -> Step | None:
+        found = None
+        for step in self.steps:
+            if step.at > t:
+                break
+            found = step
+        return found
+
+
+@dataclass
+class History:
+    account_level: bool
+    parts: list[Part]
+    noise: list[Json]
+
+    def listed(self, extension_id: str | None, t: float) -> list[Json]:
+        records: dict[str, Json] = {}
+        for part in self.parts:
+            if extension_id in (None, part.extension_id) and (step := part.step_at(t)) is not None:
+                records.update({record["id"]: record for record in step.records})
+        return [*records.values(), *self.noise]
+
+
+def stamp(t: float) -> str:
+    at = START + timedelta(seconds=t)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Maker:
+    """Makes one history from a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.serial = 0
+
+    def history(self) -> History:
+        random = self.random
+        account_level = random.random() < 0.4
+        kinds = [self.direct, self.direct, self.outbound, self.queue, self.ring_all, self.transfer, self.conference]
+        kinds += [self.ring_out, self.offered_again, self.stopped, self.stopped_but_live]
+        kinds += [self.through_menu] if account_level else []
+        parts: list[Part] = []
+        for _ in range(random.choice((1, 1, 1, 2, 3))):
+            parts += random.choice(kinds)(random.uniform(0, 40))
+        noise = [self.fax(), self.paging()] if random.random() < 0.1 else []
+        return History(account_level, parts, noise)
+
+    # Records
+
+    def new_id(self, prefix: str) -> str:
+        self.serial += 1
+        return f"{prefix}{self.serial}x{self.random.getrandbits(40):x}"
+
+    def record(self, start: float, session: Json, extension_id: str, **fields: Any) -> Json:
+        return {
+            "id": self.new_id("L"),
+            "uri": f"https://platform.example.com/restapi/v1.0/account/{ACCOUNT}/call-log/x",
+            "startTime": stamp(start),
+            "type": "Voice",
+            "extension": {"id": int(extension_id)},
+            **session,
+            **fields,
+        }
+
+    def session(self) -> Json:
+        modern = {"sessionId": self.new_id("5"), "telephonySessionId": self.new_id("s-")}
+        old = {"sessionId": self.new_id("5")}
+        conference = {"sessionId": "0", "telephonySessionId": self.new_id("s-")}
+        return self.random.choice((modern, modern, modern, old, conference))
+
+    def fax(self) -> Json:
+        return self.record(3, self.session(), "101", **{**INBOUND, "type": "Fax", "result": "In Progress"})
+
+    def paging(self) -> Json:
+        return self.record(3, self.session(), "101", **{**INBOUND, "action": "Paging", "result": "In Progress"})
+
+    # Kinds of calls
+
+    def direct(self, start: float, session: Json | None = None, extension_id: str | None = None) -> list[Part]:
+        """Inbound: rings, then is answered or not."""
+        extension_id = extension_id or self.random.choice(EXTENSIONS)
+        base = self.record(start, session or self.session(), extension_id, **INBOUND)
+        return [self.rung(start, base, extension_id)]
+
+    def rung(self, start: float, base: Json, extension_id: str, *, answer: bool | None = None) -> Part:
+        random = self.random
+        ring = random.randrange(1, 30)
+        accept = leg("Accept", start, extension_id, "Inbound")
+        ringing = {**base, "result": "In Progress", "legs": [accept]}
+        if answer if answer is not None else random.random() < 0.6:
+            end = start + ring + random.randrange(1, 90)
+            phone = leg("PstnToSip", start + ring, extension_id, "Outbound", reason="Accepted")
+            talking = {**base, "result": "In Progress", "legs": [accept, phone]}
+            final = {**base, "result": "Accepted", "reason": "Accepted", "duration": int(end - start)}
+            final["legs"] = [{**accept, "reason": "Accepted"}, phone]
+            shows = [(start, ringing, "ringing"), (start + ring, talking, "connected")]
+            return self.part(extension_id, shows, final, end, "answered", answered_at=start + ring)
+        word, disposition = random.choice(UNANSWERED_INBOUND)
+        final = {**ringing, "result": word, "duration": ring}
+        return self.part(extension_id, [(start, ringing, "ringing")], final, start + ring, disposition)
+
+    def outbound(self, start: float, session: Json | None = None, extension_id: str | None = None) -> list[Part]:
+        random = self.random
+        extension_id = extension_id or random.choice(EXTENSIONS)
+        base = self.record(start, session or self.session(), extension_id, **OUTBOUND)
+        line = leg("SipToPstnUnmetered", start, extension_id, "Outbound")
+        dialing = {**base, "result": "In Progress", "legs": [line]}
+        ring = random.randrange(1, 20)
+        if random.random() < 0.6:
+            end = start + ring + random.randrange(1, 60)
+            talking = {**base, "result": "In Progress", "reason": "Connected", "legs": [line]}
+            final = {**base, "result": "Call connected", "duration": int(end - start), "legs": [line]}
+            shows = [(start, dialing, "dialing"), (start + ring, talking, "connected")]
+            return [self.part(extension_id, shows, final, end, "answered", inbound=False, answered_at=start + ring)]
+        word, disposition = random.choice(UNANSWERED_OUTBOUND)
+        final = {**dialing, "result": word, "duration": ring}
+        return [self.part(extension_id, [(start, dialing, "dialing")], final, start + ring, disposition, inbound=False)]
+
+    def queue(self, start: float, session: Json | None = None, extension_id: str | None = None) -> list[Part]:
+        """Reads Outbound, own side on both, until it is over (seed-queue-*)."""
+        random = self.random
+        extension_id = extension_id or random.choice(EXTENSIONS)
+        base = self.record(start, session or self.session(), extension_id)
+        out = {**base, **offered_to(extension_id), "result": "In Progress"}
+        phone = leg("PstnToSip", start, extension_id, "Outbound", action="VoIP Call")
+        ring, end = random.randrange(1, 20), start + random.randrange(21, 90)
+        back = {**base, **INBOUND, "from": {"name": "Sales - JANE DOE", "phoneNumber": "+15550100351"}}
+        ringing = {**out, "legs": [phone]}
+        if random.random() < 0.6:
+            accepted = {**phone, "reason": "Accepted"}
+            talking = {**out, "reason": "Accepted", "legs": [accepted]}
+            legs = [leg("Accept", start, extension_id, "Inbound", reason="Accepted"), accepted]
+            final = {**back, "result": "Accepted", "reason": "Accepted", "duration": int(end - start), "legs": legs}
+            shows = [(start, ringing, "ringing"), (start + ring, talking, "connected")]
+            return [self.part(extension_id, shows, final, end, "answered", answered_at=start + ring)]
+        word, disposition = random.choice(UNANSWERED_INBOUND)
+        legs = [leg("Accept", start, extension_id, "Inbound"), phone]
+        final = {**back, "result": word, "duration": ring, "legs": legs}
+        return [self.part(extension_id, [(start, ringing, "ringing")], final, start + ring, disposition)]
+
+    def ring_all(self, start: float) -> list[Part]:
+        """Several extensions ring; at most one answers."""
+        session = self.session() | {"telephonySessionId": self.new_id("s-")}
+        chosen = self.random.sample(EXTENSIONS, self.random.randrange(2, 4))
+        answering = self.random.choice([*chosen, None])
+        parts = []
+        for extension_id in chosen:
+            base = self.record(start, session, extension_id, **INBOUND)
+            parts.append(self.rung(start, base, extension_id, answer=extension_id == answering))
+        return parts
+
+    def transfer(self, start: float) -> list[Part]:
+        """One extension answers and hands over; the session goes on at another."""
+        session = self.session() | {"telephonySessionId": self.new_id("s-")}
+        first, second = self.random.sample(EXTENSIONS, 2)
+        here = self.rung(start, self.record(start, session, first, **INBOUND), first, answer=True)
+        return [here, *self.direct(here.ends_at, session, second)]
+
+    def conference(self, start: float) -> list[Part]:
+        """Every conference has session id "0": two at once are two sessions."""
+        parts = []
+        for extension_id in self.random.sample(EXTENSIONS, 2):
+            session = {"sessionId": "0"} | (
+                {"telephonySessionId": self.new_id("s-")} if self.random.random() < 0.5 else {}
+            )
+            parts += self.outbound(start, session, extension_id)
+        return parts
+
+    def ring_out(self, start: float) -> list[Part]:
+        """Two records, two sessions, opposite directions: two calls."""
+        extension_id = self.random.choice(EXTENSIONS)
+        number = self.random.randrange(10**9)
+        one, two = {"sessionId": str(number)}, {"sessionId": str(number + 1000)}
+        return [*self.direct(start, one, extension_id), *self.outbound(start + 2, two, extension_id)]
+
+    def offered_again(self, start: float) -> list[Part]:
+        """The same extension is offered the same call again: the next part."""
+        session = self.session() | {"telephonySessionId": self.new_id("s-")}
+        extension_id = self.random.choice(EXTENSIONS)
+        base = self.record(start, session, extension_id, **INBOUND)
+        one = self.rung(start, base, extension_id, answer=False)
+        ringing = one.steps[0].records
+        one.steps = [Step(start, ringing, "ringing"), Step(one.ends_at, (one.final,), "ended")]  # to stay
+        again = one.ends_at + self.random.randrange(1, 10)
+        two = self.rung(again, self.record(again, session, extension_id, **INBOUND), extension_id)
+        return [one, two]
+
+    def stopped(self, start: float) -> list[Part]:
+        """A ring-out that reads Stopped, and stays so."""
+        return [self.stopped_part(start, None)]
+
+    def stopped_but_live(self, start: float) -> list[Part]:
+        """Reads Stopped while the call goes on; the same record is rewritten at the end, with an earlier start."""
+        return [self.stopped_part(start, "answered")]
+
+    def stopped_part(self, start: float, truth: str | None) -> Part:
+        random = self.random
+        extension_id = random.choice(EXTENSIONS)
+        base = self.record(start, self.session(), extension_id, **offered_to(extension_id))
+        phone = leg("PstnToSip", start, extension_id, "Outbound", action="VoIP Call")
+        ring = random.randrange(1, 20)
+        word, disposition = random.choice((("Stopped", "answered_elsewhere"), ("IP Phone Offline", "failed")))
+        ringing = {**base, "result": "In Progress", "legs": [phone]}
+        over = {**base, "result": word, "duration": ring, "legs": [{**phone, "result": word}]}
+        shows = [(start, ringing, "ringing"), (start + ring, over, "provisional")]
+        if truth is None:
+            part = self.part(extension_id, shows, over, start + ring, disposition, final_shows="provisional")
+        else:
+            end = start + ring + random.randrange(5, 100)
+            legs = [leg("Accept", start - 5, extension_id, "Inbound", reason="Accepted")]
+            final = {**base, **INBOUND, "startTime": stamp(start - 5), "result": "Accepted", "legs": legs}
+            final["duration"] = int(end - start + 5)
+            part = self.part(extension_id, shows, final, end, "answered")
+        part.provisional = disposition
+        return part
+
+    def through_menu(self, start: float) -> list[Part]:
+        """Nobody's at first, then an extension's (account level)."""
+        session = self.session() | {"telephonySessionId": self.new_id("s-")}
+        extension_id = self.random.choice(EXTENSIONS)
+        menu = self.record(start, session, "0", **INBOUND)
+        del menu["extension"]
+        live = {**menu, "result": "In Progress", "legs": [leg("Accept", start, None, "Inbound", reason="Accepted")]}
+        wait = start + self.random.randrange(2, 20)
+        owned = {**menu, "startTime": stamp(wait), "extension": {"id": int(extension_id)}}
+        part = self.rung(wait, owned, extension_id)
+        steps = [Step(start, (live,), "connected"), Step(part.steps[0].at, (), None)]
+        nobodys = Part("unassigned", True, wait, "transferred", None, {menu["id"]}, live, steps)
+        return [nobodys, part]
+
+    # The platform's ways
+
+    def part(
+        self,
+        extension_id: str,
+        shows: list[tuple[float, Json, str]],
+        final: Json,
+        end: float,
+        disposition: str,
+        *,
+        inbound: bool = True,
+        answered_at: float | None = None,
+        final_shows: str = "ended",
+    ) -> Part:
+        random = self.random
+        ids = {final["id"]}
+        late = random.choice((0, 0, 0, random.uniform(0, 8)))
+        steps = [Step(at + late, (record,), what) for at, record, what in shows if at <= end]
+        if random.random() < 0.15:
+            self.glitch(steps, end + late)
+        ends = end + late + random.choice((0, random.uniform(0, 5)))
+        named = final["sessionId"] != "0" or "telephonySessionId" in final  # else the id is all there is
+        if random.random() < 0.15 and final_shows == "ended" and named:  # jshelpers-lifecycle-2014
+            final = {**final, "id": self.new_id("L")}
+            ids.add(final["id"])
+        if random.random() < 0.1:
+            final.pop("legs", None) if answered_at is None and final_shows == "ended" else None
+        steps.append(Step(ends, (final,), final_shows))
+        self.leave(steps, ends, final, final_shows)
+        return Part(extension_id, inbound, end, disposition, answered_at, ids, final, steps)
+
+    def glitch(self, steps: list[Step], end: float) -> None:
+        """Gone from the list for a while, although the call lives."""
+        last = steps[-1]
+        at = self.random.uniform(last.at, end)
+        back = at + self.random.uniform(1, 25)
+        steps.append(Step(at, (), None))
+        if back < end:
+            steps.append(Step(back, last.records, last.shows))
+
+    def leave(self, steps: list[Step], ends: float, final: Json, shows: str) -> None:
+        """Lingers, leaves the list, and sometimes comes back for a moment."""
+        gone = ends + self.random.choice((1.0, 20.0, 120.0, 302.0))
+        steps.append(Step(gone, (), None))
+        if self.random.random() < 0.1 and shows == "ended":
+            steps.append(Step(gone + 10, (final,), shows))
+            steps.append(Step(gone + 30, (), None))
+
+
+def leg(leg_type: str, start: float, extension_id: str | None, direction: str, **fields: Any) -> Json:
+    owner = {"extension": {"id": int(extension_id)}} if extension_id else {}
+    return {"legType": leg_type, "startTime": stamp(start), "direction": direction, **owner, **fields}
+
+
+def offered_to(extension_id: str) -> Json:
+    own = {"name": f"Agent {extension_id}", "extensionNumber": extension_id}
+    to = {"phoneNumber": f"+1555010{extension_id}0", "extensionNumber": extension_id}
+    return {"direction": "Outbound", "action": "VoIP Call", "from": own, "to": to}
+
+
+INBOUND: Json = {
+    "direction": "Inbound",
+    "action": "Phone Call",
+    "from": {"phoneNumber": "+15550100351", "name": "JANE DOE"},
+    "to": {"phoneNumber": "+15550100901"},
+}
+OUTBOUND: Json = {
+    "direction": "Outbound",
+    "action": "VoIP Call",
+    "from": {"phoneNumber": "+15550100900", "name": "Rep One"},
+    "to": {"phoneNumber": "+15550100360"},
+}
+UNANSWERED_INBOUND = (
+    ("Missed", "missed"),
+    ("Missed", "missed"),
+    ("No Answer", "missed"),
+    ("Voicemail", "voicemail"),
+    ("Hang Up", "abandoned"),
+    ("hang up", "abandoned"),
+    ("Rejected", "declined"),
+    ("Never Heard Of It", "unknown"),
+)
+UNANSWERED_OUTBOUND = (
+    ("No Answer", "missed"),
+    ("Busy", "busy"),
+    ("Hang Up", "cancelled"),
+    ("Wrong Number", "failed"),
+    ("Not Allowed", "blocked"),
+)

@@ -1,0 +1,711 @@
+"""The lifecycle: what is told when a call is seen in each state, and what is never told."""
+
+import msgspec
+import pytest
+
+from callcast.core.diff import Rules, fill, give_up, lookups, settle, unwatch
+from callcast.core.lifecycle import STEPS
+from callcast.core.model import Direction, Disposition, Evidence, Party, Queue, Sighting, State
+from tests.core.scenes import ACCOUNT, CALLED, CALLER, Watch, at, ended, leg, sighting, stopped
+
+SEEN = {
+    "ringing": sighting("ringing"),
+    "dialing": sighting("dialing"),
+    "connected": sighting("connected"),
+    "ended": ended("answered"),
+}
+# What is told, and the state then, of a call known as the first and seen as the second.
+TOLD = [
+    (None, "ringing", "ringing", ["call.ringing"]),
+    (None, "dialing", "dialing", ["call.dialing"]),
+    (None, "connected", "connected", ["call.answered"]),
+    (None, "ended", "ended", ["call.ended"]),
+    ("ringing", "ringing", "ringing", []),
+    ("ringing", "dialing", "dialing", ["call.updated"]),
+    ("ringing", "connected", "connected", ["call.answered"]),
+    ("ringing", "ended", "ended", ["call.ended"]),
+    ("dialing", "ringing", "ringing", ["call.updated"]),
+    ("dialing", "dialing", "dialing", []),
+    ("dialing", "connected", "connected", ["call.answered"]),
+    ("dialing", "ended", "ended", ["call.ended"]),
+    ("connected", "ringing", "connected", []),
+    ("connected", "dialing", "connected", ["call.updated"]),
+    ("connected", "connected", "connected", []),
+    ("connected", "ended", "ended", ["call.ended"]),
+    ("ended", "ringing", "ended", []),
+    ("ended", "dialing", "ended", []),
+    ("ended", "connected", "ended", []),
+    ("ended", "ended", "ended", []),
+]
+
+
+def test_every_pair_of_states_has_a_row() -> None:
+    """No known state and no seen state is without a rule, here and in the code."""
+    pairs = {(known, seen) for known, seen, _, _ in TOLD}
+    assert pairs == {(known and known.value, seen.value) for known, seen in STEPS}
+    assert len(pairs) == 5 * 4
+
+
+@pytest.mark.parametrize(("known", "seen", "then", "told"), TOLD)
+def test_a_state_seen_after_another(known: str | None, seen: str, then: str, told: list[str]) -> None:
+    """Each pair of states tells exactly its event, and a state never goes back."""
+    watch = Watch()
+    if known:
+        watch.look(1, SEEN[known])
+    assert watch.look(2, SEEN[seen]) == told
+    assert watch.call().state == then
+    assert watch.call().sequence == len(watch.events)
+    if told:
+        assert watch.last.previous_state == known
+        assert watch.last.call == watch.call()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"from_party": Party(number="+15550100777")},
+        {"to_party": Party(number="+15550100777")},
+        {"queue": Queue(name="Sales")},
+        {"direction": Direction.OUTBOUND},
+    ],
+)
+def test_a_fact_that_changes_while_the_call_lives_is_an_update(change: dict[str, object]) -> None:
+    """From, to, queue and direction are told when they change, once."""
+    watch = Watch()
+    watch.look(1, sighting("connected"))
+    changed = msgspec.structs.replace(sighting("connected"), **change)
+    assert watch.look(2, changed) == ["call.updated"]
+    assert watch.last.time == at(2)
+    assert not watch.last.observation.exact
+    assert watch.look(3, changed) == []
+
+
+def test_what_merely_goes_away_is_no_update() -> None:
+    """A party, a queue or a name that the platform no longer says is still known."""
+    watch = Watch()
+    watch.look(1, sighting("connected", queue=Queue(name="Sales")))
+    assert watch.look(2, sighting("connected", from_party=None, to_party=Party(number=CALLED.number))) == []
+    call = watch.call()
+    assert (call.from_party, call.to_party, call.queue) == (CALLER, CALLED, Queue(name="Sales"))
+
+
+def test_words_of_the_platform_alone_are_no_event() -> None:
+    """Another result or reason changes what is remembered, and tells nothing."""
+    watch = Watch()
+    watch.look(1, sighting("ringing", result="In Progress"))
+    assert watch.look(2, sighting("ringing", result="Ringing Elsewhere")) == []
+    assert watch.call().provider.result == "Ringing Elsewhere"
+
+
+def test_the_start_may_move_while_the_call_lives() -> None:
+    """A new start time is taken over silently, and stands in the next event."""
+    watch = Watch()
+    watch.look(1, sighting("ringing", started=0))
+    assert watch.look(2, sighting("ringing", started=1)) == []
+    watch.look(3, ended(started=1))
+    assert watch.last.call.started_at == at(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"disposition": Disposition.VOICEMAIL}, "disposition"),
+        ({"ended_at": at(11)}, "ended_at"),
+        ({"started_at": at(-1)}, "started_at"),
+        ({"from_party": Party(number="+15550100777")}, "from_party"),
+        ({"to_party": Party(number="+15550100777")}, "to_party"),
+        ({"queue": Queue(name="Sales")}, "queue"),
+        ({"direction": Direction.OUTBOUND}, "direction"),
+        ({"legs": (leg("PstnToSip", 4, accepted=True),)}, "answered_at"),
+    ],
+)
+def test_a_fact_that_changes_after_the_end_is_a_correction(change: dict[str, object], named: str) -> None:
+    """A rewritten record is told once, names the event it corrects, and is never a second end."""
+    watch = Watch()
+    watch.look(1, ended())
+    before = watch.last
+    rewritten = msgspec.structs.replace(ended(), **change)
+    assert watch.look(2, rewritten) == ["call.corrected"]
+    assert watch.last.corrects == before.id
+    assert watch.last.sequence == 2
+    assert watch.last.previous_state is State.ENDED
+    assert getattr(watch.call(), named) != getattr(before.call, named)
+    assert watch.look(3, rewritten) == []
+
+
+def test_a_word_alone_is_no_correction() -> None:
+    """Another reason on an ended record says nothing about the call."""
+    watch = Watch()
+    watch.look(1, ended(result="Missed"))
+    assert watch.look(2, ended(result="No Answer")) == []
+
+
+def test_less_is_no_correction() -> None:
+    """A disposition, an end or a party that is missing on an ended record takes nothing back."""
+    watch = Watch()
+    watch.look(1, ended("voicemail"))
+    assert watch.look(2, ended("unknown", end=None, from_party=None)) == []
+    assert watch.call().disposition is Disposition.VOICEMAIL
+    assert watch.call().ended_at == at(10)
+
+
+def test_the_platforms_end_corrects_the_time_of_the_look() -> None:
+    """An end without a duration is the look's time, inexact; the platform's own, once there, corrects it."""
+    watch = Watch()
+    watch.look(12, ended(end=None))
+    assert (watch.last.time, watch.last.observation.exact) == (at(12), False)
+    assert watch.look(13, ended(end=10)) == ["call.corrected"]
+    assert (watch.call().ended_at, watch.call().ended_exact) == (at(10), True)
+
+
+def test_a_lingering_record_is_silent_and_so_is_one_that_comes_back() -> None:
+    """Ended records stay in the list, leave it, return: one end."""
+    watch = Watch()
+    watch.look(1, ended())
+    assert [watch.look(t, ended()) for t in range(2, 6)] == [[]] * 4
+    watch.look(6)
+    assert watch.picture.call("101/s-1") is None, "what is over and listed no more is not kept in memory"
+    assert watch.picture.unknown_sessions([ended()]) == {"s-1"}
+    watch.picture.learn([watch.last.call])
+    assert watch.look(8, ended()) == []
+    assert watch.look(9, sighting("connected")) == []
+
+
+def test_a_look_that_shows_nothing_new_changes_nothing() -> None:
+    """An unchanged list is an empty change, whatever stands in it."""
+    watch = Watch()
+    everything = (
+        sighting(),
+        sighting("connected", session_id="s-2", record_id="L2"),
+        ended(session_id="s-3"),
+        stopped(session_id="s-4"),
+    )
+    watch.look(1, *everything)
+    from callcast.core.diff import Snapshot, diff
+
+    assert not diff(watch.picture, Snapshot(target=watch.target, taken_at=at(2), sightings=everything), Rules())
+
+
+# First looks
+
+
+def test_a_first_look_tells_the_live_and_not_the_ended() -> None:
+    """What is over at the first look at a target is history, and stays so."""
+    watch = Watch(fresh=True)
+    assert watch.look(1, sighting("connected"), ended(session_id="s-2", record_id="L2")) == ["call.answered"]
+    assert watch.last.observation.first_look
+    assert watch.last.observation.after is None
+    assert watch.call("101/s-2").sequence == 0
+    rewritten = ended("voicemail", session_id="s-2", record_id="L2")
+    assert watch.look(2, sighting("connected"), rewritten) == []
+    assert watch.look(3, ended("answered"), rewritten) == ["call.ended"]
+    assert not watch.last.observation.first_look
+    assert watch.last.observation.after == at(2)
+
+
+def test_each_target_has_its_own_first_look() -> None:
+    """A look at one extension is no look at another."""
+    watch = Watch()
+    other = msgspec.structs.replace(watch.target, extension_id="102")
+    assert watch.look(1, ended(extension_id="102"), target=other) == []
+    assert watch.look(2, ended(extension_id="102", session_id="s-2"), target=other) == ["call.ended"]
+
+
+# Vanishing
+
+
+def test_a_call_that_vanishes_tells_nothing_and_may_come_back() -> None:
+    """A glitch of the list is no end; the call log is asked only if it lasts."""
+    watch = Watch()
+    watch.look(1, sighting("connected"))
+    assert watch.look(2) == []
+    assert (watch.call().vanished_at, watch.call().last_seen_at) == (at(2), at(1))
+    assert watch.look(3) == []
+    assert watch.call().vanished_at == at(2)
+    assert lookups(watch.picture, at(31.9), watch.rules) == []
+    assert [call.call_id for call in lookups(watch.picture, at(32), watch.rules)] == ["101/s-1"]
+    assert watch.look(4, sighting("connected")) == []
+    assert watch.call().vanished_at is None
+    assert lookups(watch.picture, at(99), watch.rules) == []
+
+
+def test_a_look_at_another_target_makes_nothing_vanish() -> None:
+    """Only the list that should hold a call can miss it."""
+    watch = Watch()
+    watch.look(1, sighting())
+    watch.look(2, target=msgspec.structs.replace(watch.target, extension_id="102"))
+    assert watch.call().vanished_at is None
+    watch.look(3, target=ACCOUNT)
+    assert watch.call().vanished_at == at(3)
+
+
+def test_the_call_log_ends_what_vanished() -> None:
+    """A final record ends the call, with the looks around its vanishing."""
+    watch = Watch()
+    watch.look(1, sighting("connected"))
+    watch.look(20)
+    for not_final in (
+        [],
+        [sighting("connected")],
+        [ended(session_id="s-9", record_id="L9")],
+        [ended(extension_id="102")],
+    ):
+        assert not settle(watch.picture, "101/s-1", not_final, at(60), watch.rules)
+    told = watch.apply(None, settle(watch.picture, "101/s-1", [ended("answered")], at(60), watch.rules))
+    assert told == ["call.ended"]
+    seen = watch.last.observation
+    assert (seen.after, seen.before, seen.exact, seen.evidence) == (at(1), at(20), True, Evidence.CALL_LOG)
+    assert watch.last.call.disposition is Disposition.ANSWERED
+    assert not settle(watch.picture, "101/s-1", [ended("missed")], at(61), watch.rules)
+    assert watch.picture.call("101/s-1") is None
+
+
+def test_without_a_duration_a_vanished_call_ended_when_it_vanished() -> None:
+    """The best that is known is the first look that missed it."""
+    watch = Watch()
+    watch.look(1, sighting())
+    watch.look(20)
+    watch.apply(None, settle(watch.picture, "101/s-1", [ended(end=None)], at(60), watch.rules))
+    assert (watch.last.time, watch.last.observation.exact) == (at(20), False)
+
+
+def test_what_nobody_can_tell_ends_as_unknown() -> None:
+    """Given up, a vanished call ends; one that has not vanished cannot be given up."""
+    watch = Watch()
+    watch.look(1, sighting("connected"))
+    assert not give_up(watch.picture, "101/s-1", at(5))
+    assert not give_up(watch.picture, "101/s-2", at(5))
+    watch.look(20)
+    assert watch.apply(None, give_up(watch.picture, "101/s-1", at(1000))) == ["call.ended"]
+    assert watch.last.call.disposition is Disposition.UNKNOWN
+    assert watch.last.observation.evidence is Evidence.VANISHED
+    assert (watch.last.time, watch.last.observation.exact) == (at(20), False)
+    assert not give_up(watch.picture, "101/s-1", at(1001))
+
+
+def test_given_up_with_a_provisional_word_of_the_call_log() -> None:
+    """What the log only ever called Stopped ends as that, not as unknown."""
+    watch = Watch()
+    watch.look(1, sighting())
+    watch.look(20)
+    assert watch.apply(None, settle(watch.picture, "101/s-1", [stopped()], at(60), watch.rules)) == []
+    assert watch.apply(None, give_up(watch.picture, "101/s-1", at(1000))) == ["call.ended"]
+    assert watch.last.call.disposition is Disposition.ANSWERED_ELSEWHERE
+    assert (watch.last.call.ended_at, watch.last.observation.evidence) == (at(10), Evidence.CALL_LOG)
+
+
+def test_the_call_log_is_read_by_record_id_then_by_time() -> None:
+    """Of several records of the session the call's own counts, else the nearest that is no other part's."""
+    watch = Watch()
+    watch.look(1, ended(end=5))
+    watch.look(8, ended(end=5), sighting("connected", record_id="L2", started=8))
+    watch.look(20, ended(end=5))
+    log = [
+        ended("busy", end=5, record_id="L1"),
+        ended("voicemail", end=30, record_id="L3", started=9),
+        ended("declined", end=60, record_id="L4", started=50),
+    ]
+    watch.apply(None, settle(watch.picture, "101/s-1~2", log, at(60), watch.rules))
+    assert watch.last.call.disposition is Disposition.VOICEMAIL
+    assert "L3" in watch.last.call.record_ids
+
+
+# Provisional
+
+
+def test_a_provisional_record_waits() -> None:
+    """Stopped is no end yet: a call that rings goes on ringing until it settles."""
+    watch = Watch()
+    watch.look(1, sighting())
+    assert watch.look(2, stopped()) == []
+    assert watch.call().state is State.RINGING
+    assert watch.call().provisional_since == at(2)
+    assert watch.look(3, stopped()) == []
+    assert watch.call().provisional_since == at(2)
+
+
+def test_a_provisional_record_settles_by_changing() -> None:
+    """Rewritten as final, it ends as it reads then; live again, it was nothing."""
+    watch = Watch()
+    watch.look(1, sighting())
+    watch.look(2, stopped())
+    assert watch.look(3, sighting("connected")) == ["call.answered"]
+    assert watch.call().provisional_since is None
+    watch.look(4, stopped())
+    assert watch.look(5, ended("answered")) == ["call.ended"]
+    assert watch.last.call.disposition is Disposition.ANSWERED
+    assert watch.last.call.provisional_disposition is None
+
+
+def test_a_provisional_record_settles_by_vanishing() -> None:
+    """Gone from the list, it ends as it read last."""
+    watch = Watch()
+    watch.look(1, sighting())
+    watch.look(2, stopped())
+    assert watch.look(3) == ["call.ended"]
+    assert watch.last.call.disposition is Disposition.ANSWERED_ELSEWHERE
+    assert (watch.last.time, watch.last.observation.exact) == (at(10), True)
+
+
+def test_a_provisional_record_settles_after_settle_s() -> None:
+    """One that rings one extension while nothing else of the session goes on counts after 30 s."""
+    watch = Watch()
+    watch.look(1, sighting())
+    watch.look(2, stopped())
+    assert watch.look(31.9, stopped()) == []
+    assert watch.look(32, stopped()) == ["call.ended"]
+    assert watch.look(33, stopped()) == []
+    assert watch.look(34, ended("answered", end=40)) == ["call.corrected"]
+
+
+@pytest.mark.parametrize(
+    ("record", "beside"),
+    [
+        (stopped(rings_alone=False), []),
+        (stopped(), [sighting(extension_id="102", record_id="L2")]),
+        (stopped(), [stopped(extension_id="102", record_id="L2")]),
+        (stopped(), [stopped(record_id="L2")]),
+    ],
+)
+def test_a_provisional_record_does_not_settle_while_the_session_may_go_on(
+    record: Sighting, beside: list[Sighting]
+) -> None:
+    """Several extensions ring, or another record of the session is live or provisional: time alone says nothing."""
+    watch = Watch(ACCOUNT)
+    watch.look(1, sighting())
+    for t in (2, 40, 80):
+        told = watch.look(t, record, *beside)
+        assert "call.ended" not in told
+
+
+def test_a_provisional_record_waits_for_a_call_that_only_another_list_shows() -> None:
+    """The rest of the session may stand in another extension's list."""
+    watch = Watch()
+    watch.look(1, sighting())
+    watch.look(
+        1,
+        sighting(extension_id="102", record_id="L2"),
+        target=msgspec.structs.replace(watch.target, extension_id="102"),
+    )
+    watch.look(2, stopped())
+    assert watch.look(40, stopped()) == []
+
+
+def test_an_ended_record_of_the_session_does_not_keep_a_provisional_one_waiting() -> None:
+    """Only what may still go on holds it."""
+    watch = Watch(ACCOUNT)
+    beside = ended(extension_id="102", record_id="L2")
+    watch.look(1, sighting(), beside)
+    watch.look(2, stopped(), beside)
+    assert watch.look(32, stopped(), beside) == ["call.ended"]
+
+
+def test_a_provisional_record_first_seen_is_remembered_and_not_told() -> None:
+    """Nobody hears of it until it settles; then of its end, or of the call that it was."""
+    watch = Watch()
+    assert watch.look(1, stopped(), stopped(session_id="s-2", record_id="L2")) == []
+    assert watch.call().sequence == 0
+    assert not watch.call().live
+    assert watch.look(2, sighting("connected"), stopped(session_id="s-2", record_id="L2")) == ["call.answered"]
+    assert watch.last.sequence == 1
+    assert watch.last.previous_state is None
+    assert watch.look(31, sighting("connected"), stopped(session_id="s-2", record_id="L2")) == ["call.ended"]
+
+
+def test_a_provisional_record_of_a_first_look_is_history_unless_it_ends_later() -> None:
+    """The platform's own time decides whether the call was over before anybody looked."""
+    watch = Watch(fresh=True)
+    watch.look(20, stopped(end=10), stopped(end=10, session_id="s-2", record_id="L2"))
+    rewritten = ended("answered", end=25, session_id="s-2", record_id="L2")
+    assert watch.look(30, rewritten) == ["call.ended"]
+    assert watch.last.call.call_id == "101/s-2"
+    assert watch.picture.call("101/s-1") is None, "settled, untold, and in no list any more"
+
+
+def test_the_call_log_is_asked_about_what_stays_provisional() -> None:
+    """After call_log_after_s, and a final answer settles it."""
+    watch = Watch()
+    watch.look(1, stopped(rings_alone=False))
+    assert lookups(watch.picture, at(30.9), watch.rules) == []
+    assert len(lookups(watch.picture, at(31), watch.rules)) == 1
+    assert watch.apply(None, settle(watch.picture, "101/s-1", [ended("missed")], at(40), watch.rules)) == ["call.ended"]
+    assert (watch.last.observation.after, watch.last.observation.before) == (at(1), at(40))
+    assert watch.look(41, stopped(rings_alone=False)) == []
+
+
+# Records and parts
+
+
+def test_a_record_may_change_its_id_and_start_at_the_end() -> None:
+    """jshelpers-lifecycle-2014: another id, one second later, the same call."""
+    watch = Watch()
+    watch.look(1, sighting("connected"))
+    assert watch.look(2, ended("answered", record_id="L2", started=1)) == ["call.ended"]
+    assert watch.last.call.call_id == "101/s-1"
+    assert watch.last.call.record_ids == ("L1", "L2")
+    assert watch.look(3, ended("answered", record_id="L2", started=1)) == []
+
+
+def test_the_same_id_going_back_to_in_progress_is_ignored() -> None:
+    """Also with a later start: an ended part stays ended."""
+    watch = Watch()
+    watch.look(1, ended())
+    assert watch.look(2, sighting("ringing", started=20)) == []
+    assert watch.call().state is State.ENDED
+
+
+def test_a_live_record_with_another_id_and_a_later_start_is_the_next_part() -> None:
+    """The extension is offered the call again."""
+    watch = Watch()
+    watch.look(1, sighting())
+    watch.look(12, ended())
+    assert watch.look(20, ended(), sighting(record_id="L2", started=15)) == ["call.ringing"]
+    assert watch.last.call.call_id == "101/s-1~2"
+    assert watch.last.sequence == 1
+    assert watch.look(30, ended(), ended("answered", end=29, record_id="L2", started=15)) == ["call.ended"]
+    assert watch.look(
+        40, ended(), ended("answered", end=29, record_id="L2", started=15), sighting(record_id="L3", started=35)
+    ) == ["call.ringing"]
+    assert watch.last.call.call_id == "101/s-1~3"
+
+
+def test_the_next_part_may_show_in_the_look_that_shows_the_end() -> None:
+    """End and new offer in one look: two events, two calls."""
+    watch = Watch()
+    watch.look(1, sighting())
+    assert watch.look(12, ended(), sighting(record_id="L2", started=11)) == ["call.ended", "call.ringing"]
+
+
+def test_an_offer_that_came_and_went_between_two_looks_is_a_part_too() -> None:
+    """A record that starts after the end of the one before is another offer, as if we had looked in between."""
+    watch = Watch()
+    watch.look(1, sighting())
+    told = watch.look(60, ended(), ended("answered", end=40, record_id="L2", started=10))
+    assert told == ["call.ended", "call.ended"]
+    assert watch.last.call.call_id == "101/s-1~2"
+
+
+@pytest.mark.parametrize(
+    "second",
+    [sighting(record_id="L2", started=0), ended(record_id="L2", started=9), stopped(record_id="L2", started=20)],
+)
+def test_other_records_of_an_ended_part_open_nothing(second: Sighting) -> None:
+    """A live record that does not start later, a final one that overlaps, a provisional one: no new call."""
+    watch = Watch()
+    watch.look(1, sighting())
+    watch.look(12, ended())
+    told = watch.look(13, ended(), second)
+    assert "call.ringing" not in told
+    assert "call.ended" not in told
+    assert watch.picture.call("101/s-1~2") is None
+
+
+def test_two_records_in_one_look_are_one_call() -> None:
+    """Led by the id seen first; a live one leads before an ended one; connected when either is."""
+    watch = Watch()
+    second = sighting(record_id="L2", started=2, from_party=Party(number="+15550100777"))
+    assert watch.look(3, second, sighting()) == ["call.ringing"]
+    assert watch.last.call.record_ids == ("L1", "L2")
+    assert watch.last.call.from_party == CALLER
+    assert watch.look(4, sighting(), msgspec.structs.replace(second, state=State.CONNECTED)) == ["call.answered"]
+    assert watch.last.call.from_party == CALLER
+    assert watch.look(5, ended(), second) == ["call.updated"]
+    assert (
+        watch.look(6, ended(end=6), ended("answered", end=6, record_id="L2", started=2))
+        == ["call.updated", "call.ended"][1:]
+    )
+    assert watch.last.call.disposition is Disposition.MISSED
+
+
+def test_a_record_that_stood_beside_the_leading_one_corrects_nothing() -> None:
+    """When the leading record leaves the list first, the other one is not its rewrite."""
+    watch = Watch()
+    beside = ended("voicemail", end=9, record_id="L2", started=2)
+    watch.look(12, ended(), beside)
+    assert watch.look(13, beside) == []
+
+
+def test_sessions_of_the_same_extension_are_calls_of_their_own() -> None:
+    """Two records of one RingOut have two sessions: two calls."""
+    watch = Watch()
+    told = watch.look(1, sighting("dialing"), sighting(session_id="s-2", record_id="L2"))
+    assert told == ["call.dialing", "call.ringing"]
+
+
+# Sessions of several extensions
+
+
+@pytest.mark.parametrize("answered_first", [True, False])
+def test_what_another_answered_was_not_missed(answered_first: bool) -> None:
+    """The others it rang end as answered_elsewhere; learnt later, a correction says so."""
+    watch = Watch(ACCOUNT)
+    mine, other = ended(), sighting("connected", extension_id="102", record_id="L2")
+    watch.look(1, sighting(), *([other] if answered_first else []))
+    told = watch.look(12, mine, *([other] if answered_first else []))
+    assert told == ["call.ended"]
+    if not answered_first:
+        assert watch.last.call.disposition is Disposition.MISSED
+        assert sorted(watch.look(13, mine, other)) == ["call.answered", "call.corrected"]
+    assert watch.call().disposition is Disposition.ANSWERED_ELSEWHERE
+    assert watch.look(14, mine, other) == []
+
+
+def test_answered_elsewhere_is_learnt_from_another_extensions_list_after_a_restart() -> None:
+    """What is over and forgotten in memory is recalled with its session."""
+    watch = Watch()
+    watch.look(1, ended())
+    forgotten = watch.call()
+    watch.look(2)
+    other = sighting("connected", extension_id="102", record_id="L2")
+    assert watch.picture.unknown_sessions([other]) == {"s-1"}
+    watch.picture.learn([forgotten])
+    target = msgspec.structs.replace(watch.target, extension_id="102")
+    watch.look(-10, target=target)
+    watch.picture.learn([forgotten])
+    assert sorted(watch.look(3, other, target=target)) == ["call.answered", "call.corrected"]
+
+
+@pytest.mark.parametrize(
+    ("mine", "other"),
+    [
+        (ended("voicemail"), sighting("connected", extension_id="102", record_id="L2")),
+        (ended(), sighting("connected", extension_id="102", record_id="L2", direction=Direction.OUTBOUND)),
+        (ended(direction=Direction.OUTBOUND), sighting("connected", extension_id="102", record_id="L2")),
+        (ended(), sighting("ringing", extension_id="102", record_id="L2")),
+        (ended(), ended("missed", extension_id="102", record_id="L2")),
+        (ended(), sighting("connected", extension_id="102", session_id="s-2", record_id="L2")),
+    ],
+)
+def test_only_a_missed_inbound_call_was_answered_elsewhere(mine: Sighting, other: Sighting) -> None:
+    """Not voicemail, not an outbound one on either side, not while it only rings, not in another session."""
+    watch = Watch(ACCOUNT)
+    watch.look(1, mine, other)
+    assert watch.call().disposition is mine.disposition
+
+
+def test_one_who_answers_the_second_offer_missed_the_first() -> None:
+    """Another extension must have answered."""
+    watch = Watch()
+    watch.look(1, ended(end=5))
+    watch.look(10, ended(end=5), sighting("connected", record_id="L2", started=8))
+    assert watch.call().disposition is Disposition.MISSED
+
+
+def test_one_known_only_by_its_final_record_answered_too() -> None:
+    """First seen ended as answered is as good as seen connected."""
+    watch = Watch(ACCOUNT)
+    watch.look(1, ended("answered", extension_id="102", record_id="L2"), ended())
+    assert watch.call().disposition is Disposition.ANSWERED_ELSEWHERE
+
+
+def test_history_is_not_corrected() -> None:
+    """What was over at the first look stays untold, whoever answered."""
+    watch = Watch(ACCOUNT, fresh=True)
+    watch.look(1, ended())
+    assert watch.look(2, ended(), sighting("connected", extension_id="102", record_id="L2")) == ["call.answered"]
+
+
+# Nobody's calls
+
+
+def test_a_call_of_nobody_is_taken_over() -> None:
+    """It ends as transferred when an extension has the session, whether or not its record stays."""
+    for stays in (True, False):
+        watch = Watch(ACCOUNT)
+        nobodys = sighting("connected", extension_id="unassigned")
+        watch.look(1, nobodys)
+        mine = sighting("ringing", record_id="L2", started=5)
+        told = watch.look(6, mine, *([nobodys] if stays else []))
+        assert sorted(told) == ["call.ended", "call.ringing"]
+        over = next(event for event in watch.events if event.type == "call.ended")
+        assert over.call.call_id == "unassigned/s-1"
+        assert over.call.disposition is Disposition.TRANSFERRED
+        assert watch.look(7, mine, *([nobodys] if stays else [])) == []
+        assert watch.look(8, mine, ended("answered", extension_id="unassigned")) == []
+
+
+def test_a_call_of_nobody_that_ends_when_an_extension_appears_is_transferred() -> None:
+    """The record's own end gives the time, the takeover the disposition."""
+    watch = Watch(ACCOUNT)
+    watch.look(1, sighting("connected", extension_id="unassigned"))
+    watch.look(12, ended("answered", extension_id="unassigned"), sighting(record_id="L2", started=10))
+    over = next(event for event in watch.events if event.type == "call.ended")
+    assert over.call.disposition is Disposition.TRANSFERRED
+    assert over.time == at(10)
+
+
+def test_nobodys_call_beside_an_extensions_is_not_told() -> None:
+    """A session that an extension has is not nobody's."""
+    watch = Watch(ACCOUNT)
+    assert watch.look(1, sighting(extension_id="unassigned", record_id="L2"), sighting()) == ["call.ringing"]
+    assert watch.look(2, ended(), sighting(extension_id="unassigned", record_id="L3")) == ["call.ended"]
+
+
+def test_a_call_of_nobody_may_end_as_its_own() -> None:
+    """The caller hung up in the menu."""
+    watch = Watch(ACCOUNT)
+    watch.look(1, sighting("connected", extension_id="unassigned"))
+    assert watch.look(12, ended("abandoned", extension_id="unassigned")) == ["call.ended"]
+    assert watch.last.call.disposition is Disposition.ABANDONED
+
+
+def test_the_call_log_may_tell_whose_a_vanished_call_became() -> None:
+    """An extension's final record of the session ends nobody's call as transferred, and is told itself."""
+    watch = Watch(ACCOUNT)
+    watch.look(1, sighting("connected", extension_id="unassigned"))
+    watch.look(20)
+    found = [ended("answered", record_id="L2", started=5)]
+    told = watch.apply(None, settle(watch.picture, "unassigned/s-1", found, at(60), watch.rules))
+    assert told == ["call.ended", "call.ended"]
+    assert {e.call.call_id: e.call.disposition for e in watch.events[1:]} == {
+        "101/s-1": Disposition.ANSWERED,
+        "unassigned/s-1": Disposition.TRANSFERRED,
+    }
+
+
+# After downtime, and at the end of watching
+
+
+def test_after_downtime_finished_calls_are_told_once() -> None:
+    """Only their end, with the call log as evidence; what lives is left to the looks."""
+    watch = Watch()
+    watch.look(1, sighting("connected"))
+    log = [
+        ended("answered", end=100),
+        ended("missed", session_id="s-2", record_id="L2", end=90),
+        sighting("connected", session_id="s-3", record_id="L3"),
+        stopped(session_id="s-4", record_id="L4"),
+        ended(extension_id="102", session_id="s-5", record_id="L5"),
+    ]
+    change = fill(watch.picture, watch.target, log, at(200), watch.rules, after=at(1))
+    assert watch.apply(None, change) == ["call.ended", "call.ended"]
+    seen = watch.last.observation
+    assert (seen.evidence, seen.after, seen.before, seen.exact) == (Evidence.CALL_LOG, at(1), at(200), True)
+    assert watch.picture.call("101/s-2") is None, "not kept in memory: no list holds it"
+    watch.picture.learn([event.call for event in watch.events[-2:]])
+    assert not fill(watch.picture, watch.target, log, at(201), watch.rules).events
+    assert watch.look(202, ended("missed", session_id="s-2", record_id="L2", end=90)) == []
+
+
+def test_an_accounts_downtime_is_every_extensions() -> None:
+    """At account level all finished calls are ours."""
+    watch = Watch(ACCOUNT)
+    change = fill(watch.picture, ACCOUNT, [ended(), ended(extension_id="102", record_id="L2")], at(9), watch.rules)
+    assert len(change.events) == 2
+
+
+def test_calls_of_an_extension_that_is_no_longer_watched_end_as_unknown() -> None:
+    """Once, as unwatched; others go on."""
+    watch = Watch(ACCOUNT)
+    watch.look(
+        1,
+        sighting(),
+        sighting("connected", extension_id="102", record_id="L2"),
+        stopped(session_id="s-2", record_id="L3"),
+    )
+    assert watch.apply(None, unwatch(watch.picture, {"101"}, at(5))) == ["call.ended"]
+    assert watch.last.call.disposition is Disposition.UNKNOWN
+    assert watch.last.observation.evidence is Evidence.UNWATCHED
+    assert (watch.last.time, watch.last.observation.exact) == (at(5), False)
+    assert not unwatch(watch.picture, {"101"}, at(6))
+    assert watch.call("102/s-1").live

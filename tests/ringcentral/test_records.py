@@ -1,0 +1,461 @@
+"""What records show: each rule of contract 5, with the recording or sample that shows it."""
+
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from callcast.core.model import Direction, Disposition, Party, Queue, Sighting, State, Target
+from callcast.ringcentral.records import decode_page, sightings_of, snapshot
+from tests.core.scenes import at
+from tests.ringcentral.test_records_words import record
+
+SAMPLES = Path(__file__).parents[1] / "samples"
+ACCOUNT = Target(source="acme")
+EXTENSION = Target(source="acme", extension_id="101")
+OWN = {"name": "Agent", "extensionNumber": "11115"}
+OWN_NUMBER = {"phoneNumber": "+17203861294", "extensionNumber": "11115"}
+
+
+def seen(one: dict[str, Any], target: Target = EXTENSION) -> tuple[Sighting, ...]:
+    page = decode_page(json.dumps({"records": [one]}).encode())
+    assert (page.bad, page.bad_fields) == ((), ())
+    return sightings_of(page.records, target)
+
+
+def only(one: dict[str, Any], target: Target = EXTENSION) -> Sighting:
+    (sighting,) = seen(one, target)
+    return sighting
+
+
+def sample(name: str) -> Any:
+    return json.loads((SAMPLES / f"{name}.json").read_text())
+
+
+def leg(leg_type: str, extension: int | None = None, **fields: Any) -> dict[str, Any]:
+    owner = {"extension": {"id": extension}} if extension else {}
+    return {"legType": leg_type, "direction": "Outbound", "action": "VoIP Call", **owner, **fields}
+
+
+def live(**fields: Any) -> dict[str, Any]:
+    one = record(result="In Progress", **fields)
+    del one["duration"]
+    return one
+
+
+# Live or ended
+
+
+@pytest.mark.parametrize("reason", ["Accepted", "Connected", "accepted", "CONNECTED"])
+@pytest.mark.parametrize("where", ["record", "leg"])
+def test_answered_by_a_reason_on_the_record_or_on_any_leg(reason: str, where: str) -> None:
+    """seed-direct-2 says so only on the second leg, seed-queue-2 on both."""
+    legs = [leg("Accept"), leg("PstnToSip", **({"reason": reason} if where == "leg" else {}))]
+    shown = only(live(legs=legs, **({"reason": reason} if where == "record" else {})))
+    assert shown.state is State.CONNECTED
+    assert shown.disposition is None
+    assert shown.ended_at is None
+    assert [one.accepted for one in shown.legs] == [False, where == "leg"]
+
+
+@pytest.mark.parametrize("result", ["In Progress", "in progress", "ResultInProgress", "", None])
+@pytest.mark.parametrize(("direction", "state"), [("Inbound", State.RINGING), ("Outbound", State.DIALING)])
+def test_unanswered_is_ringing_or_dialing(result: str | None, direction: str, state: State) -> None:
+    """Without a result a record is live as well; another reason answers nothing."""
+    shown = only(live(direction=direction, reason="Hang Up") | {"result": result})
+    assert (shown.state, shown.direction, shown.disposition) == (state, Direction(direction.lower()), None)
+
+
+@pytest.mark.parametrize("duration", [{}, {"duration": 0}, {"durationMs": 0}, {"duration": 3, "durationMs": 0}])
+@pytest.mark.parametrize("result", ["Accepted", "Call connected", "call accepted"])
+def test_connected_without_a_duration_goes_on(result: str, duration: dict[str, int]) -> None:
+    """jswidgets-activeCalls: a RingOut reads Call connected with duration 0 while it lives."""
+    one = record(result=result)
+    del one["duration"]
+    assert only(one | duration).state is State.CONNECTED
+    assert only(one | {"duration": 1}).state is State.ENDED
+    assert only(one | {"durationMs": 1}).state is State.ENDED
+    assert only(one | duration | {"finished": True}).state is State.ENDED
+
+
+def test_finished_ends_whatever_the_result() -> None:
+    """Finished with In Progress gives unknown; not finished says nothing."""
+    shown = only(live(finished=True, reason="Accepted"))
+    assert (shown.state, shown.disposition, shown.provisional) == (State.ENDED, Disposition.UNKNOWN, False)
+    assert only(live(finished=False)).state is State.RINGING
+    assert only(record(result="Missed", finished=False)).state is State.ENDED
+
+
+def test_the_end_is_start_plus_duration() -> None:
+    """Milliseconds where given (webphone-381: 18706 ms reads 19 s); no end without a duration."""
+    assert only(record(result="Missed", duration=9)).ended_at == at(9)
+    assert only(record(result="Missed", duration=19, durationMs=18706)).ended_at == at(18.706)
+    assert only(record(result="Missed", duration=0)).ended_at == at(0)
+    one = record(result="Missed")
+    del one["duration"]
+    assert only(one).ended_at is None
+
+
+@pytest.mark.parametrize("result", ["Stopped", "stopped", "IP Phone Offline"])
+def test_provisional_while_nothing_but_phones_was_rung(result: str) -> None:
+    """derived-queue-snapshot-*: written over a queue call that goes on."""
+    out = {"direction": "Outbound", "action": "VoIP Call"}
+    assert only(record(result=result, legs=[leg("PstnToSip"), leg("siptosip")], **out)).provisional
+    assert only(record(result=result, **out)).provisional
+    for final in (
+        record(result=result, legs=[leg("PstnToSip"), leg("Accept", direction="Inbound")], **out),
+        record(result=result, legs=[leg("PstnToSip", direction="Inbound")], **out),
+        record(result=result, legs=[leg("SipToPstnUnmetered")], **out),
+        record(result=result, legs=[leg("PstnToSip")], finished=True, **out),
+        record(result=result),
+        record(result="Missed", legs=[leg("PstnToSip")], **out),
+    ):
+        shown = only(final)
+        assert (shown.state, shown.provisional) == (State.ENDED, False)
+
+
+# Which way
+
+
+def test_a_queue_call_is_inbound_from_nobody_while_it_lives() -> None:
+    """seed-queue-1, -2: Outbound, VoIP Call, a ring-out, own side on both; the own name stands on the other side."""
+    for name, state in (("1-ringing", State.RINGING), ("2-answered", State.CONNECTED)):
+        (one,) = sample(f"active-calls/seed-queue-{name}")["records"]
+        shown = only(one)
+        assert (shown.direction, shown.state, shown.from_party) == (Direction.INBOUND, state, None)
+        assert shown.to_party == Party(
+            number="+17203861294", name="Tyler Liu", extension_number="11115", location=", CO"
+        )
+        assert shown.queue is None
+
+
+def test_a_queue_call_turns_round_at_the_end() -> None:
+    """seed-queue-3: Inbound, the caller's number, and QUEUE - CALLER."""
+    (one,) = sample("active-calls/seed-queue-3-ended")["records"]
+    shown = only(one)
+    assert (shown.direction, shown.disposition) == (Direction.INBOUND, Disposition.ANSWERED)
+    assert shown.queue == Queue(name="Tyler's call queue")
+    assert shown.from_party == Party(number="+16504306662", name="WIRELESS CALLER", location="San Mateo, CA")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"from": OWN, "to": OWN_NUMBER, "legs": [leg("PstnToSip")]},
+        {"from": OWN, "to": OWN_NUMBER, "legs": [leg("SipToSip")]},
+        {"from": OWN, "to": OWN_NUMBER},
+        {"from": {"phoneNumber": "+15550100351"}, "to": {"extensionNumber": "303"}, "legs": [leg("PstnToSip")] * 2},
+        {"to": OWN_NUMBER, "legs": [leg("PstnToSip")]},
+    ],
+)
+def test_a_ring_out_is_an_offer(fields: dict[str, Any]) -> None:
+    """Own side on both, or a PstnToSip leg with the caller or nobody on the other."""
+    shown = only(live(direction="Outbound", **{**fields, "action": "voip call"}))
+    assert (shown.direction, shown.state) == (Direction.INBOUND, State.RINGING)
+    caller = fields.get("from", {}).get("phoneNumber")
+    assert (shown.from_party.number if shown.from_party else None) == caller
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"from": OWN, "to": {"extensionNumber": "302"}, "legs": [leg("SipToSip")]},  # derived-ext-to-ext
+        {"from": OWN, "to": {"extensionNumber": "302"}, "legs": [leg("PstnToSip")]},
+        {"from": OWN, "to": {"phoneNumber": "+15550100360"}, "legs": [leg("SipToPstnUnmetered")]},
+        {"from": OWN, "to": {"phoneNumber": "+15550100360"}, "legs": [leg("PstnToSip"), leg("SipToPstnMetered")]},
+        {"from": OWN, "to": {"phoneNumber": "+15550100360"}, "legs": [leg("SipToSip")]},
+        {"from": OWN, "to": {"phoneNumber": "+15550100360"}},
+        {"from": OWN, "to": OWN_NUMBER, "legs": [leg("PstnToSip")], "action": "RingOut Web"},
+        {"from": OWN, "to": OWN_NUMBER, "legs": [leg("PstnToSip", direction="Inbound")]},
+    ],
+)
+def test_what_the_extension_places_stays_outbound(fields: dict[str, Any]) -> None:
+    """Extension to extension, to the outside, a RingOut."""
+    shown = only(live(**{"direction": "Outbound", "action": "VoIP Call", **fields}))
+    assert (shown.direction, shown.state) == (Direction.OUTBOUND, State.DIALING)
+    assert shown.from_party is not None
+
+
+@pytest.mark.parametrize(
+    ("direction", "expected"), [("Inbound", Disposition.ABANDONED), ("Outbound", Disposition.CANCELLED)]
+)
+def test_a_hang_up_depends_on_the_direction(direction: str, expected: Disposition) -> None:
+    """Abandoned by the caller, cancelled by who placed the call."""
+    assert only(record(result="Hang up", direction=direction)).disposition is expected
+
+
+# Queues
+
+
+@pytest.mark.parametrize(
+    ("name", "queue", "caller"),
+    [
+        ("Sales - JANE", "Sales", "JANE"),
+        ("A - B - JANE", "A - B", "JANE"),
+        ("Sales - ", "Sales", None),
+        (" - JANE", None, "JANE"),
+    ],
+)
+def test_the_queues_name_is_split_off_at_the_last_mark(name: str, queue: str | None, caller: str | None) -> None:
+    """A queue may have the mark in its own name."""
+    legs = [leg("Accept", direction="Inbound"), leg("PstnToSip", startTime="2026-03-02T09:00:00Z")]
+    shown = only(record(result="Accepted", legs=legs, **{"from": {"name": name, "phoneNumber": "+1"}}))
+    assert (shown.queue and shown.queue.name) == queue
+    assert shown.from_party == Party(number="+1", name=caller)
+
+
+def test_a_callers_name_is_not_taken_for_a_queue() -> None:
+    """Only a call whose phone rang from its start came through a queue, or one that says so."""
+    later = [leg("Accept", direction="Inbound"), leg("PstnToSip", startTime="2026-03-02T09:00:04Z")]
+    named = {"from": {"name": "ACME - Berlin"}, "legs": later}
+    assert only(record(result="Accepted", **named)).queue is None
+    assert only(record(result="Accepted", **named | {"legs": []})).queue is None
+    assert only(record(result="Accepted", delegationType="QueueForwarding", **named)).queue == Queue(name="ACME")
+    assert (
+        only(record(result="Accepted", direction="Outbound", delegationType="QueueForwarding", **named)).queue is None
+    )
+    at_once = [leg("PstnToSip", startTime="2026-03-02T09:00:00Z")]
+    plain = only(record(result="Accepted", legs=at_once, **{"from": {"name": "JANE"}}))
+    assert (plain.queue, plain.from_party) == (None, Party(name="JANE"))
+
+
+# Whose
+
+
+def test_sessions() -> None:
+    """telephonySessionId, else sessionId unless "0" (embeddable-319), else the record's own id."""
+    assert only(record(telephonySessionId="s-1")).session_id == "s-1"
+    assert only(record(telephonySessionId="")).session_id == "5"
+    assert only(record()).session_id == "5"
+    assert only(record(sessionId="0")).session_id == "L1"
+    assert only(record(sessionId="0", telephonySessionId="s-1")).session_id == "s-1"
+
+
+def test_every_record_of_an_extensions_list_is_its_own() -> None:
+    """Whatever extension a leg or the record names."""
+    assert only(record(extension={"id": 7}, legs=[leg("Accept", 8)])).extension_id == "101"
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"extension": {"id": 7}}, "7"),
+        ({"extension": {"id": "7"}}, "7"),
+        ({"extension": {"id": 7}, "legs": [leg("Accept", 8)]}, "7"),
+        ({"uri": "https://x/account/1/extension/131192004/call-log/A"}, "131192004"),
+        ({"legs": [leg("Accept"), leg("PstnToSip", 8)]}, "8"),
+        ({"legs": [leg("Accept", 8), leg("PstnToSip", 8)]}, "8"),
+        ({"legs": [leg("Accept")]}, "unassigned"),
+        ({"extension": {}}, "unassigned"),
+        ({}, "unassigned"),
+    ],
+)
+def test_the_extension_of_a_record_of_the_account(fields: dict[str, Any], expected: str) -> None:
+    """The record's, else that of its legs, else nobody's."""
+    assert only(record(**fields), ACCOUNT).extension_id == expected
+
+
+def test_fax_paging_and_their_like_make_no_call() -> None:
+    """Only voice records, and only those in which people may talk."""
+    assert seen(record(type="Fax")) == ()
+    for action in ("Paging", "incoming fax", "Outgoing Fax", "E911 Update", "Phone Login"):
+        assert seen(record(action=action)) == ()
+    assert len(seen(record(action="Conference Call", type="voice"))) == 1
+
+
+def test_masked_numbers_and_empty_parties() -> None:
+    """A number is the text that was given; a party of nothing is none."""
+    shown = only(live(**{"from": {"phoneNumber": "+3351234XXXX"}, "to": {"name": "", "phoneNumber": ""}}))
+    assert shown.from_party == Party(number="+3351234XXXX")
+    assert shown.to_party is None
+
+
+def test_a_record_on_two_pages_counts_once() -> None:
+    """A call that arrived between two requests shifts the rows; the later page is newer."""
+    first = decode_page(json.dumps({"records": [record(id="A"), live(id="B")]}).encode())
+    second = decode_page(json.dumps({"records": [record(id="B", result="Missed"), record(id="C")]}).encode())
+    shown = snapshot(EXTENSION, [first, second], at(3))
+    assert [s.record_id for s in shown.sightings] == ["A", "B", "C"]
+    assert shown.sightings[1].state is State.ENDED
+    assert (shown.target, shown.taken_at) == (EXTENSION, at(3))
+
+
+def test_legs_are_told_apart_by_type_and_start() -> None:
+    """A leg without a start began with the call."""
+    shown = only(live(legs=[leg("Accept"), leg("PstnToSip", startTime="2026-03-02T09:00:04.250Z"), leg("PstnToSip")]))
+    assert [one.started_at for one in shown.legs] == [at(0), at(4.25), at(0)]
+    assert len({one.key for one in shown.legs}) == 3
+
+
+def test_the_platforms_words_are_kept() -> None:
+    """For whoever must ask its support."""
+    provider = only(record(result="Missed", reason="No Answer")).provider
+    words = (provider.name, provider.record_id, provider.session_id, provider.action, provider.result, provider.reason)
+    assert words == ("ringcentral", "L1", "5", "Phone Call", "Missed", "No Answer")
+
+
+# Parts of a record that rings several
+
+
+def rung(*legs: dict[str, Any], **fields: Any) -> dict[str, Sighting]:
+    shown = seen(record(legs=[leg("Accept", direction="Inbound"), *legs], **fields), ACCOUNT)
+    assert not any(s.rings_alone for s in shown)
+    return {s.extension_id: s for s in shown}
+
+
+LATER = {"startTime": "2026-03-02T09:00:06Z", "duration": 8}
+
+
+@pytest.mark.parametrize(
+    ("result", "first", "second"),
+    [
+        ("Missed", Disposition.MISSED, Disposition.MISSED),
+        ("Voicemail", Disposition.VOICEMAIL, Disposition.VOICEMAIL),
+        ("Hang Up", Disposition.ABANDONED, Disposition.ABANDONED),
+        ("Accepted", Disposition.ANSWERED_ELSEWHERE, Disposition.ANSWERED_ELSEWHERE),
+    ],
+)
+def test_a_stopped_leg_takes_the_records_word(result: str, first: Disposition, second: Disposition) -> None:
+    """derived-queue-missed, -voicemail, -caller-hangup-ringing, -snapshot-accepted-short."""
+    shown = rung(
+        leg("PstnToSip", 300, result="Stopped", **LATER),
+        leg("PstnToSip", 301, result="Stopped", **LATER),
+        result=result,
+    )
+    assert (shown["300"].disposition, shown["301"].disposition) == (first, second)
+    assert {s.direction for s in shown.values()} == {Direction.INBOUND}
+    assert (shown["300"].started_at, shown["300"].ended_at) == (at(6), at(14))
+
+
+def test_a_legs_own_word_counts() -> None:
+    """A phone that was offline did not miss the call; who answered, answered."""
+    shown = rung(
+        leg("PstnToSip", 300, result="IP Phone Offline"),
+        leg("PstnToSip", 301, result="Accepted", reason="Accepted", **LATER),
+        leg("PstnToSip", 302, result="Stopped"),
+        leg("PstnToSip", 303),
+        result="Accepted",
+        duration=30,
+    )
+    assert {id_: s.disposition for id_, s in shown.items()} == {
+        "300": Disposition.FAILED,
+        "301": Disposition.ANSWERED,
+        "302": Disposition.ANSWERED_ELSEWHERE,
+        "303": Disposition.ANSWERED_ELSEWHERE,
+    }
+    assert shown["301"].ended_at == at(14)
+    assert shown["303"].ended_at == at(30)
+
+
+def test_parts_of_a_live_record() -> None:
+    """Each is as its own legs are; whose turn is over while nobody has answered may be rung again."""
+    base = {"result": "In Progress", "duration": None}
+    shown = rung(
+        leg("PstnToSip", 300, result="Stopped", **LATER),
+        leg("PstnToSip", 301, result="In Progress"),
+        leg("PstnToSip", 302, result="Busy"),
+        **base,
+    )
+    assert {id_: s.state for id_, s in shown.items()} == {
+        "300": State.RINGING,
+        "301": State.RINGING,
+        "302": State.ENDED,
+    }
+    assert shown["302"].disposition is Disposition.BUSY
+    shown = rung(
+        leg("PstnToSip", 300, result="Stopped", **LATER),
+        leg("PstnToSip", 301, reason="Accepted"),
+        leg("PstnToSip", 302),
+        **base,
+    )
+    assert {id_: s.state for id_, s in shown.items()} == {
+        "300": State.ENDED,
+        "301": State.CONNECTED,
+        "302": State.RINGING,
+    }
+    assert (shown["300"].disposition, shown["300"].ended_at) == (Disposition.ANSWERED_ELSEWHERE, at(14))
+
+
+def test_an_answered_leg_that_is_over_is_an_end_although_the_session_goes_on() -> None:
+    """A transfer: one extension's part ends, another's begins."""
+    talked = leg("PstnToSip", 300, result="Accepted", reason="Accepted", **LATER)
+    shown = rung(talked, leg("TransferCall", 301, result="In Progress"), result="In Progress", duration=None)
+    assert (shown["300"].state, shown["300"].disposition) == (State.ENDED, Disposition.ANSWERED)
+    assert shown["301"].state is State.RINGING
+
+
+def test_an_answer_that_only_the_record_tells_is_everybodys_who_is_still_on() -> None:
+    """No leg says who."""
+    shown = rung(leg("PstnToSip", 300), leg("PstnToSip", 301), result="In Progress", reason="Accepted", duration=None)
+    assert {s.state for s in shown.values()} == {State.CONNECTED}
+
+
+def test_one_extensions_list_shows_its_own_part_of_a_record_that_rings_all() -> None:
+    """Another agent's answer is not this extension's."""
+    legs = [leg("PstnToSip", 101, result="Stopped"), leg("PstnToSip", 102, reason="Accepted")]
+    shown = only(live(legs=legs))
+    assert (shown.extension_id, shown.state, shown.disposition) == ("101", State.ENDED, Disposition.ANSWERED_ELSEWHERE)
+    assert not shown.rings_alone
+    whole = only(live(legs=legs), Target(source="acme", extension_id="103"))
+    assert whole.state is State.CONNECTED
+
+
+def test_a_provisional_ring_all_is_provisional_for_each() -> None:
+    """derived-queue-midcall-snapshot-then-final: seventeen phones, the caller on the other side."""
+    both = sample("call-log/derived-queue-midcall-snapshot-then-final")
+    page = decode_page(json.dumps({"records": [both["snapshot_while_call_live"]]}).encode())
+    shown = sightings_of(page.records, ACCOUNT)
+    assert len(shown) == 17
+    assert all(s.provisional and not s.rings_alone and s.direction is Direction.INBOUND for s in shown)
+    assert {s.disposition for s in shown} == {Disposition.ANSWERED_ELSEWHERE, Disposition.FAILED}
+    assert {s.from_party for s in shown} == {Party(number="+15550100351")}
+    assert shown[0].to_party == Party(extension_number="300")
+
+
+@pytest.mark.parametrize(
+    ("record_direction", "own", "expected"),
+    [
+        ("Inbound", leg("PstnToSip", 300), Direction.INBOUND),
+        ("Inbound", leg("FindMe", 300), Direction.INBOUND),
+        ("Inbound", leg("Monitoring", 300), Direction.OUTBOUND),
+        ("Inbound", leg("SilentMonitoring", 300), Direction.OUTBOUND),
+        ("Inbound", leg("Monitoring", 300, direction="Inbound"), Direction.INBOUND),
+        ("Outbound", leg("SipToPstnUnmetered", 300), Direction.OUTBOUND),
+        ("Outbound", leg("Accept", 300, direction="Inbound"), Direction.INBOUND),
+        ("Outbound", leg("PstnToSip", 300), Direction.INBOUND),
+        (
+            "Outbound",
+            leg("SipToSip", 300, **{"from": {"extensionNumber": "1"}, "to": {"extensionNumber": "2"}}),
+            Direction.OUTBOUND,
+        ),
+    ],
+)
+def test_the_direction_of_a_part(record_direction: str, own: dict[str, Any], expected: Direction) -> None:
+    """A supervisor who listens placed that leg; a phone that is rung did not."""
+    shown = rung(own, leg("Accept", 301), direction=record_direction, result="In Progress", duration=None)
+    assert shown["300"].direction is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("call-log/derived-ext-to-ext", [("900000000301", "outbound", "answered", 134)]),
+        ("call-log/derived-monitoring", [("900000000300", "outbound", "answered", 25)]),
+        (
+            "call-log/derived-queue-voicemail",
+            [("900000000300", "inbound", "voicemail", 10.137), ("900000000301", "inbound", "failed", 6.236)],
+        ),
+        ("call-log/unifiedcrm-detailed-inbound", [("1477535004", "inbound", "answered", 7)]),
+        ("call-log/csharp-missed-2015", [("unassigned", "inbound", "missed", 31)]),
+        ("call-log/apidocs-api-2", [("400400400", "inbound", "answered", 54)]),
+    ],
+)
+def test_samples_of_the_call_log(name: str, expected: list[tuple[str, str, str, float]]) -> None:
+    """Recorded and documented records, as an account's."""
+    one = sample(name)
+    shown = sightings_of(decode_page(json.dumps({"records": [one]}).encode()).records, ACCOUNT)
+    start = datetime.fromisoformat(one["startTime"])
+    got = [(s.extension_id, s.direction.value, s.disposition and s.disposition.value, s.ended_at) for s in shown]
+    assert got == [(a, b, c, start + timedelta(seconds=d)) for a, b, c, d in expected]
