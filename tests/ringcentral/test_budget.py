@@ -151,7 +151,7 @@ async def test_the_call_log_uses_what_polling_leaves(asker: Asker, clock: Turned
 
 
 async def test_pages_follow_at_once_and_are_paid_for(asker: Asker, clock: TurnedClock) -> None:
-    """Two further pages pass at once; the next poll comes three spacings after the first, the one after it one later."""
+    """Two further pages pass at once; the next poll comes three spacings after the first, and another one later."""
     asker.ask("a")
     asker.ask("a2", "page")
     asker.ask("a3", "page")
@@ -222,6 +222,14 @@ async def test_a_waiter_that_is_cancelled_as_its_turn_comes_frees_it(
     await clock.settle()
     assert asker.names == ["y"]
     assert cancelled.cancelled()
+
+
+async def test_an_unused_turn_counts_nothing(budget: Budget, clock: TurnedClock) -> None:
+    """Whoever finds that it has no token sends nothing, and takes nothing from the others."""
+    for i in range(30):
+        async with budget.turn("page", str(i)) as turn:
+            turn.unused()
+    assert clock.monotonic() == 0
 
 
 async def test_all_who_wait_may_be_cancelled_at_once(asker: Asker, clock: TurnedClock) -> None:
@@ -380,6 +388,17 @@ async def test_several_refused_at_once_are_one_penalty(asker: Asker, clock: Turn
     assert asker.budget.hold_s() == 61
 
 
+async def test_a_later_wish_does_not_shorten_a_penalty(asker: Asker, clock: TurnedClock) -> None:
+    """One that was under way comes back with less to wait: the longer silence stands."""
+    held = asyncio.Event()
+    asker.ask("a", "page", status=429, headers={"Retry-After": "5"}, held=held)
+    asker.ask("b", "page", status=429, headers={"Retry-After": "60"})
+    await clock.settle()
+    held.set()
+    await clock.settle()
+    assert asker.budget.hold_s() == 61
+
+
 async def test_a_503_with_a_wish_is_granted(asker: Asker, clock: TurnedClock) -> None:
     """503 with Retry-After holds everything for so long, at most an hour; 503 without holds nothing."""
     asker.ask("a", status=503)
@@ -448,6 +467,32 @@ async def test_the_window_is_remembered_over_a_restart(clock: TurnedClock) -> No
         kept = asker.budget.dump()
     assert all(sum(at <= other < at + 60 for other in passed) <= 10 for at in passed)
     assert len(passed) >= 12
+
+
+async def test_what_was_under_way_when_it_was_killed_counts(clock: TurnedClock) -> None:
+    """A request whose answer nobody was left to hear has been counted by the platform."""
+    asker = Asker(make_budget(clock), clock)
+    for i in range(10):
+        asker.ask(str(i), "page", held=asyncio.Event())
+    await clock.settle()
+    again = Asker(make_budget(clock, kept=asker.budget.dump()), clock)
+    again.ask("next", "page")
+    await clock.turn(60)
+    assert again.names == []
+    await clock.turn(5)
+    assert again.names == ["next"]
+    for task in asker.tasks.values():
+        task.cancel()
+
+
+async def test_a_penalty_that_is_still_on_is_shown_at_once(clock: TurnedClock) -> None:
+    """After a restart the metric says why nothing is asked."""
+    asker = Asker(make_budget(clock), clock)
+    asker.ask("a", status=429, headers={"Retry-After": "60"})
+    await clock.settle()
+    shown: list[float] = []
+    make_budget(clock, kept=asker.budget.dump(), show=lambda budget: shown.append(budget.hold_s()))
+    assert shown == [61]
 
 
 @pytest.mark.parametrize("kept", [b"", b"{}", b"nonsense", b'{"at":"x"}', b"\xff"])

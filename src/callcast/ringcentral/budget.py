@@ -12,7 +12,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 
 import msgspec
@@ -49,7 +49,7 @@ class Budget:
     group: its name, and per_minute: the limit, until the platform says otherwise. ceiling: our own, lower limit.
     now: the platform's time, for a Retry-After that is a date.
     keep: called when something changed that must survive a restart: at most once a second, and at once in a penalty.
-    show: called when the platform has said something of the limit.
+    show: called when the platform has said something of the limit, and at once in a penalty of an earlier run.
     """
 
     def __init__(
@@ -142,11 +142,6 @@ class Budget:
         kept = self._allowance.keep(self._clock.monotonic(), self._clock.wall().timestamp())
         return msgspec.json.encode(kept)
 
-    def silent_until(self) -> datetime | None:
-        """The end of the penalty, by this machine's clock; None outside one."""
-        hold_s = self.hold_s()
-        return self._clock.now() + timedelta(seconds=hold_s) if hold_s else None
-
     def _restore(self, kept: bytes | None) -> None:
         if not kept:
             return
@@ -155,6 +150,8 @@ class Budget:
         except msgspec.MsgspecError:
             return  # of another version: the platform's headers will say it again
         self._allowance.restore(state, self._clock.monotonic(), self._clock.wall().timestamp())
+        if self.hold_s() > 0:
+            self._show(self)
 
     def _retry_after_s(self, text: str | None) -> float | None:
         """Seconds, or a date by the platform's clock. None when absent or unreadable."""
