@@ -293,6 +293,7 @@ async def test_fresh_is_the_first_of_a_new_call(place: Place, outbox: Outbox) ->
     assert named([fresh]) == [("new", "call.ringing")]
     assert await outbox.probe("crm", after_seq=mark, fresh=True) is None
     await outbox.again(fresh, at=place.clock.now(), reason="503", detail="", took_s=0)
+    await outbox.make_due("crm")
     assert await outbox.probe("crm", after_seq=mark, fresh=True) is None
 
 

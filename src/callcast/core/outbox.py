@@ -51,6 +51,44 @@ class Pruned(Struct, frozen=True, kw_only=True):
     dropped: Mapping[str, int] = {}
 
 
+class Letter(Struct, frozen=True, kw_only=True):
+    """A dead letter: an event that one sink never took. `attempts` were made, the last failed for `reason`."""
+
+    sink: str
+    event: Event
+    dead_at: datetime
+    attempts: int
+    reason: str
+    detail: str
+
+
+class Attempt(Struct, frozen=True, kw_only=True):
+    """What came of one attempt. `word` is `delivered`, `expired` or a failure's reason; `took_s` None: not sent."""
+
+    sink: str
+    number: int
+    at: datetime
+    word: str
+    detail: str
+    took_s: float | None
+
+
+class Told(Struct, frozen=True, kw_only=True):
+    """An event with what became of it. `owed`: the sinks that wait for it still; `dead`: those that never took it."""
+
+    stored: "Stored"
+    attempts: tuple[Attempt, ...]
+    owed: tuple[str, ...]
+    dead: tuple[str, ...]
+
+
+class Story(Struct, frozen=True, kw_only=True):
+    """Everything the store knows of one call. `call` None: its memory is gone, or it is a source's events."""
+
+    call: Call | None
+    told: tuple[Told, ...]
+
+
 class Stored(Struct, frozen=True, kw_only=True):
     """An event as it lies in the store; `seq` orders all events of the store."""
 
@@ -81,7 +119,10 @@ class Outbox(Protocol):
         ...
 
     async def claim(self, sink: str, /, *, limit: int) -> Sequence[Delivery]:
-        """Due, oldest first, at most one per call: its oldest unsettled, and none whose call is in flight."""
+        """Due, oldest first, at most one per call: its oldest unsettled, and none whose call is in flight.
+
+        What was brought back by hand comes after all others, and neither waits for its call nor holds it up.
+        """
         ...
 
     async def probe(self, sink: str, /, *, after_seq: int, fresh: bool = False) -> Delivery | None:

@@ -6,9 +6,11 @@ from hashlib import blake2b
 import msgspec
 
 from callcast.core.model import Call, Event
+from callcast.core.sink import Delivery
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_REPLAYED = 0x5EED
 
 _encoder = msgspec.msgpack.Encoder()
 _events = msgspec.msgpack.Decoder(Event)
@@ -41,6 +43,16 @@ def lane(source: str, key: str) -> int:
     """What order is kept for, as 64 bits. Two keys that met here would wait for one another, nothing worse."""
     digest = blake2b(f"{source}\0{key}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
+
+
+def replay_lane(lane: int) -> int:
+    """What was brought back keeps its own order, and holds up nothing of its call that is new."""
+    return lane ^ _REPLAYED
+
+
+def lane_of_delivery(delivery: Delivery) -> int:
+    lane = lane_of(delivery.event)
+    return replay_lane(lane) if delivery.replayed else lane
 
 
 def lane_of(event: Event) -> int:

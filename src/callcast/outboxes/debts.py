@@ -10,7 +10,7 @@ from callcast.core.model import CallEvent, Change, Event, Look
 from callcast.core.outbox import Lapsed, SinkStats, Stats, Stored
 from callcast.core.sink import Delivery, Filter
 from callcast.outboxes import memory
-from callcast.outboxes.coding import encode, event_of, lane_of, time_of
+from callcast.outboxes.coding import encode, event_of, lane_of, lane_of_delivery, time_of
 from callcast.outboxes.schema import BEHIND, HELD, READY, WAITING
 
 _SLICE = 500  # rows that one step may touch, so that no other sink waits long for the thread
@@ -119,17 +119,18 @@ class Debts:
         sink_id = self.id_of(sink)
         self._promote(sink_id, now_us)
         rows = self._execute(
-            f"{_CLAIMED} INDEXED BY debts_ready WHERE sink = ? AND state = 1 ORDER BY seq LIMIT ?",
+            f"{_CLAIMED} INDEXED BY debts_ready WHERE sink = ? AND state = 1 ORDER BY replayed, seq LIMIT ?",
             (sink_id, limit + len(in_flight)),
         )
         return [self._delivery(sink, row) for row in rows.fetchall() if row[1] not in in_flight][:limit]
 
-    def probe(self, sink: str, after_seq: int, fresh: bool, in_flight: Collection[int]) -> Delivery | None:
-        which = "INDEXED BY debts_fresh WHERE sink = ? AND seq > ? AND fresh = 1 AND state = 1"
+    def probe(self, sink: str, after_seq: int, fresh: bool, in_flight: Collection[int], now_us: int) -> Delivery | None:
+        which = "INDEXED BY debts_fresh WHERE sink = ?1 AND seq > ?2 AND fresh = 1 AND state = 1"
         if not fresh:
-            which = "WHERE sink = ? AND seq > ? AND state IN (1, 2)"
+            which = "WHERE sink = ?1 AND seq > ?2 AND (state IN (1, 2) OR state = 3 AND due_at <= ?4)"
         rows = self._execute(
-            f"{_CLAIMED} {which} ORDER BY seq LIMIT ?", (self.id_of(sink), after_seq, 1 + len(in_flight))
+            f"{_CLAIMED} {which} ORDER BY seq LIMIT ?3",
+            (self.id_of(sink), after_seq, 1 + len(in_flight)) + (() if fresh else (now_us,)),
         )
         free = [row for row in rows.fetchall() if row[1] not in in_flight]
         return self._delivery(sink, free[0]) if free else None
@@ -138,7 +139,7 @@ class Debts:
         """When something may be claimed: 0 for now, None for not before something happens."""
         sink_id, enough = self.id_of(sink), 1 + len(in_flight)
         ready = self._execute(
-            "SELECT lane FROM debts INDEXED BY debts_ready WHERE sink = ? AND state = 1 ORDER BY seq LIMIT ?",
+            "SELECT lane FROM debts INDEXED BY debts_ready WHERE sink = ? AND state = 1 LIMIT ?",
             (sink_id, enough),
         )
         if any(lane not in in_flight for (lane,) in ready.fetchall()):
@@ -181,21 +182,19 @@ class Debts:
         if not self._is_owed(delivery):
             return
         self._note_attempt(delivery, "delivered", "", took_s, now_us)
-        self._settled(delivery, now_us)
+        self._settled(delivery)
 
     def again(
         self, delivery: Delivery, due_at: int, held: bool, reason: str, detail: str, took_s: float, now_us: int
     ) -> None:
         if not self._is_owed(delivery):
             return
-        sink, lane = self.id_of(delivery.sink), lane_of(delivery.event)
         self._note_attempt(delivery, reason, detail, took_s, now_us)
-        waiting = HELD if held else WAITING
-        state = waiting if self._first_of(sink, lane) == delivery.seq else BEHIND
+        state = HELD if held else WAITING
         self._execute(
             "UPDATE debts SET state = ?, due_at = ?, attempts = ?, fresh = 0, reason = ?, detail = ?,"
             " first_tried_at = coalesce(first_tried_at, ?) WHERE sink = ? AND seq = ?",
-            (state, due_at, delivery.attempt, reason, detail, now_us, sink, delivery.seq),
+            (state, due_at, delivery.attempt, reason, detail, now_us, self.id_of(delivery.sink), delivery.seq),
         )
 
     def dead(self, delivery: Delivery, reason: str, detail: str, took_s: float, now_us: int) -> None:
@@ -203,7 +202,7 @@ class Debts:
             return
         self._note_attempt(delivery, reason, detail, took_s, now_us)
         self._bury(self.id_of(delivery.sink), delivery.seq, delivery.attempt, reason, detail, now_us)
-        self._settled(delivery, now_us)
+        self._settled(delivery)
 
     def expire(self, sink: str, seq: int, now_us: int) -> bool:
         """True when it was a live event, false when it became a dead letter (or was settled already)."""
@@ -219,7 +218,7 @@ class Debts:
         else:
             why = detail or reason or "never tried"
             self._bury(sink_id, seq, attempts, reason or "never_tried", f"given up: {why}", now_us)
-        self.drop(sink_id, seq, lane, now_us)
+        self.drop(sink_id, seq, lane)
         return bool(live)
 
     def lapse(
@@ -248,23 +247,15 @@ class Debts:
                 break
         return lapsed
 
-    def drop(self, sink: int, seq: int, lane: int, now_us: int) -> None:
+    def drop(self, sink: int, seq: int, lane: int) -> None:
         """Owe it no longer, and bring the next of the call to the front."""
         self._execute("DELETE FROM debts WHERE sink = ? AND seq = ?", (sink, seq))
-        following = self._execute(
-            "SELECT seq, state, due_at FROM debts INDEXED BY debts_by_lane WHERE sink = ? AND lane = ?"
-            " ORDER BY seq LIMIT 1",
-            (sink, lane),
-        ).fetchone()
-        if following is None:
-            return
-        next_seq, state, due_at = following
-        if state == BEHIND:
-            state = READY if due_at <= now_us else WAITING
-            self._execute("UPDATE debts SET state = ? WHERE sink = ? AND seq = ?", (state, sink, next_seq))
+        following = self._first_of(sink, lane)
+        if following is not None:
+            self._execute("UPDATE debts SET state = 1 WHERE sink = ? AND seq = ? AND state = 0", (sink, following))
 
-    def _settled(self, delivery: Delivery, now_us: int) -> None:
-        self.drop(self.id_of(delivery.sink), delivery.seq, lane_of(delivery.event), now_us)
+    def _settled(self, delivery: Delivery) -> None:
+        self.drop(self.id_of(delivery.sink), delivery.seq, lane_of_delivery(delivery))
 
     def _is_owed(self, delivery: Delivery) -> bool:
         key = (self.id_of(delivery.sink), delivery.seq)

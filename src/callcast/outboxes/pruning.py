@@ -186,7 +186,7 @@ class _Work:
         ).fetchall()
         idle = [(seq, lane) for seq, lane in rows if lane not in in_flight]
         for seq, lane in idle:
-            self._debts.drop(sink, seq, lane, self.now_us)
+            self._debts.drop(sink, seq, lane)
             if free:
                 self._free_with_call(seq)
         return len(idle)

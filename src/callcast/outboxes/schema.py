@@ -38,7 +38,7 @@ CREATE TABLE debts (
   owed_at INTEGER NOT NULL, due_at INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
   first_tried_at INTEGER, reason TEXT NOT NULL DEFAULT '', detail TEXT NOT NULL DEFAULT '',
   PRIMARY KEY (sink, seq)) WITHOUT ROWID;
-CREATE INDEX debts_ready ON debts (sink, seq) WHERE state = 1;
+CREATE INDEX debts_ready ON debts (sink, replayed, seq) WHERE state = 1;
 CREATE INDEX debts_waiting ON debts (sink, due_at) WHERE state > 1;
 CREATE INDEX debts_by_lane ON debts (sink, lane, seq);
 CREATE INDEX debts_fresh ON debts (sink, seq) WHERE fresh = 1;

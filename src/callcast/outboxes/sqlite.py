@@ -13,7 +13,7 @@ from callcast.core.model import Call, Change, Known, Look
 from callcast.core.outbox import Lapsed, Outbox, OutboxRefused, OutboxUnavailable, Pruned, Stats, Stored
 from callcast.core.sink import Delivery, Filter
 from callcast.outboxes import memory, schema
-from callcast.outboxes.coding import lane_of, time_of, us_of
+from callcast.outboxes.coding import lane_of_delivery, time_of, us_of
 from callcast.outboxes.debts import Debts, Waking
 from callcast.outboxes.pruning import Limits, Pruner
 from callcast.outboxes.worker import Worker
@@ -49,10 +49,10 @@ class _Claims:
         return frozenset(self.in_flight)
 
     def take(self, deliveries: Sequence[Delivery]) -> None:
-        self.in_flight.update((lane_of(delivery.event), delivery.seq) for delivery in deliveries)
+        self.in_flight.update((lane_of_delivery(delivery), delivery.seq) for delivery in deliveries)
 
     def give_back(self, delivery: Delivery) -> None:
-        lane = lane_of(delivery.event)
+        lane = lane_of_delivery(delivery)
         if self.in_flight.get(lane) == delivery.seq:
             del self.in_flight[lane]
 
@@ -117,8 +117,10 @@ class SqliteOutbox(Outbox):
     async def probe(self, sink: str, /, *, after_seq: int, fresh: bool = False) -> Delivery | None:
         claims = self._of(sink)
         async with claims.lock:
-            lanes = claims.lanes()
-            found = await self._worker.submit(lambda debts: debts.probe(sink, after_seq, fresh, lanes), reads=True)
+            lanes, now_us = claims.lanes(), self._now_us()
+            found = await self._worker.submit(
+                lambda debts: debts.probe(sink, after_seq, fresh, lanes, now_us), reads=True
+            )
             claims.take([found] if found else [])
         return found
 
@@ -225,7 +227,7 @@ class SqliteOutbox(Outbox):
         return (time_of(due_us) - self._clock.now()).total_seconds()
 
     async def _has_fresh(self, sink: str, after_seq: int, lanes: frozenset[int]) -> bool:
-        found = await self._worker.submit(lambda debts: debts.probe(sink, after_seq, True, lanes), reads=True)
+        found = await self._worker.submit(lambda debts: debts.probe(sink, after_seq, True, lanes, 0), reads=True)
         return found is not None
 
     async def _pause(self, bell: asyncio.Future[None], pause_s: float) -> None:
