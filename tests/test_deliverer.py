@@ -1,7 +1,7 @@
 """The deliverer against the real outbox, with a clock turned by hand and a far side that answers as told."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -317,6 +317,33 @@ async def test_old_new_calls_are_no_probes(bench: Bench) -> None:
     gate.set()
     await bench.clock.turn(29)
     assert len(bench.far.sent) == 5
+
+
+async def test_what_was_claimed_too_late_is_given_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sink that begins to fail while a claim is under way is sent nothing of that claim, but a probe later."""
+    gate = asyncio.Event()
+    works = bench.outbox.claim
+
+    async def wait(_: Delivery) -> Outcome:
+        await gate.wait()
+        return DOWN
+
+    async def claim(sink: str, /, *, limit: int) -> Sequence[Delivery]:
+        found = await works(sink, limit=limit)
+        if "101/late" in (one.event.key for one in found):
+            gate.set()
+            for _ in range(20):  # turns of the loop, in which the five are answered
+                await asyncio.sleep(0)
+        return found
+
+    bench.far.answer = wait
+    monkeypatch.setattr(bench.outbox, "claim", claim)
+    await bench.start()
+    await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(5)))
+    await bench.record(event("late", "call.ended", 1))
+    assert [call for _, call, _, _ in bench.far.sent] == [f"c{n}" for n in range(5)]
+    await bench.clock.turn(30 * 6)
+    assert len(bench.far.times("late")) == 1
 
 
 async def test_one_probe_at_a_time(bench: Bench) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from msgspec.structs import replace
 
-from callcast.core.model import Look, State, Target
+from callcast.core.model import Change, Look, State, Target
 from callcast.core.outbox import Lapsed, Outbox
 from callcast.core.sink import Delivery, Filter
 from callcast.outboxes.sqlite import open_outbox
@@ -100,10 +101,6 @@ async def test_the_ended_are_recalled_by_session(outbox: Outbox) -> None:
 
 async def test_what_has_not_settled_is_known(outbox: Outbox) -> None:
     """A call that reads ended but has not settled is among the known, so that the poller settles it."""
-    from msgspec.structs import replace
-
-    from callcast.core.model import Change
-
     unsettled = replace(call("a", state=State.ENDED, sequence=0), provisional_since=call().started_at)
     await outbox.record(None, Change(calls=(unsettled,)))
     assert (await outbox.known())["acme"].calls == {"101/a": unsettled}
@@ -580,6 +577,16 @@ async def test_a_failing_operation_fails_alone(outbox: Outbox) -> None:
     results = await asyncio.gather(*good[:3], bad, *good[3:], return_exceptions=True)
     assert [type(one).__name__ for one in results if one is not None] == ["ProgrammingError"]
     assert await owed(outbox) == {"crm": 5}
+
+
+async def test_a_failed_recording_leaves_nothing(outbox: Outbox) -> None:
+    """A change that cannot be kept whole is not kept at all, and what comes next is not taken for it."""
+    half = Change(calls=(), events=(event("a"), object()))  # type: ignore[arg-type]
+    with pytest.raises(AttributeError):
+        await outbox.record(None, half)
+    assert await owed(outbox) == {"crm": 0}
+    await outbox.record(None, change(event("b")))
+    assert await claimed(outbox) == [("b", "call.ringing")]
 
 
 async def test_check_and_warnings(outbox: Outbox) -> None:

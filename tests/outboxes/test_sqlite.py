@@ -136,7 +136,7 @@ async def test_a_file_that_spoils_in_use_is_set_aside(tmp_path: Path) -> None:
     """When the file is found unreadable while the service runs, it goes on with a new one; sinks stay subscribed."""
     async with opened(tmp_path) as outbox:
         await with_debts(outbox)
-        (flying, _) = await outbox.claim("crm", limit=9)
+        (flying, other) = await outbox.claim("crm", limit=9)
 
         def spoil(debts: object) -> None:
             error = sqlite3.DatabaseError("database disk image is malformed")
@@ -147,7 +147,9 @@ async def test_a_file_that_spoils_in_use_is_set_aside(tmp_path: Path) -> None:
             await outbox._worker.submit(spoil)
         await outbox.record(None, change(event("c")))
         await outbox.done(flying, took_s=0)
+        await outbox.dead(other, reason="413", detail="", took_s=0)
         assert [one.event.key for one in await outbox.claim("crm", limit=9)] == ["101/c"]
+        assert [one.dead for one in (await outbox.stats()).sinks] == [0], "an answer to the old file's event is nothing"
         assert len(outbox.warnings()) == 1
 
 

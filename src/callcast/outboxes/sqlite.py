@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -76,10 +76,8 @@ class SqliteOutbox(Outbox):
 
     async def open(self) -> None:
         self._worker.start()
-        try:
-            await self._worker.submit(lambda debts: debts.last_seq(), reads=True)
-        except OutboxUnavailable as error:
-            self._worker.warnings.append(str(error))
+        with suppress(OutboxUnavailable):  # whoever uses it is told, until the disk works
+            await self.last_seq()
 
     async def close(self) -> None:
         await self._worker.stop()
