@@ -298,7 +298,7 @@ def test_a_damaged_recording(position: int, put: bytes, cut: int) -> None:
         max_size=6,
     )
 )
-@settings(max_examples=400)
+@settings(max_examples=100)
 def test_a_record_with_anything_in_its_fields(fields: dict[str, Any]) -> None:
     """Each field may hold anything: a sighting, or a bad record with a name."""
     page = decode_page(json.dumps({"records": [{**record(), **fields}]}).encode())

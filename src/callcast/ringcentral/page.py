@@ -212,7 +212,7 @@ def _read_forgiving(raw: Raw, bad_fields: list[str]) -> Record:
 
 def _build(struct: type[_T], fields: dict[str, Any], bad_fields: list[str]) -> _T:
     values: dict[str, Any] = {}
-    for info in msgspec.structs.fields(struct):
+    for info in _FIELDS[struct]:
         name = info.encode_name
         if fields.get(name) is None:
             if info.required:
@@ -240,6 +240,10 @@ def _value(info: msgspec.structs.FieldInfo, given: Any, bad_fields: list[str]) -
             raise ValueError(info.name)
     return value
 
+
+_FIELDS: dict[type[Struct], tuple[msgspec.structs.FieldInfo, ...]] = {
+    struct: msgspec.structs.fields(struct) for struct in (Record, RecordLeg, Side, Owner)
+}
 
 _NESTED: dict[type[Struct], tuple[str, ...]] = {Side: ("from_", "to"), Owner: ("extension",)}
 

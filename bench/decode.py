@@ -1,0 +1,79 @@
+"""What a look at a whole company costs, in processor time: 1,000 calls like the recorded one, two legs each, 2.2 MB.
+
+`python -m bench.decode [ROUNDS]` prints the best and the median time of decoding, reading and comparing, for a list
+that is what it was, for one in which every tenth call has changed, and for one with bad records in it.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from callcast.core.diff import Picture, Rules, diff
+from callcast.core.model import Change, Look, Target
+from callcast.ringcentral.records import decode_page, snapshot
+
+SAMPLES = Path(__file__).parents[1] / "tests" / "samples" / "active-calls"
+CALLS = 1000
+GOAL_MS = 15.0
+TARGET = Target(source="acme")
+AT = datetime(2021, 1, 20, tzinfo=UTC)
+
+
+def page(change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> bytes:
+    recorded = json.loads((SAMPLES / "seed-direct-2-answered.json").read_text())
+    text = json.dumps(recorded["records"][0])
+    records = []
+    for n in range(CALLS):
+        one = json.loads(text.replace("62264425016", str(62264425000 + n)))
+        one |= {"id": f"LIef14l8N{n:06}", "telephonySessionId": f"s-{n:032x}"}
+        records.append(change(n, one))
+    return json.dumps({**recorded, "records": records}, indent=1).encode()
+
+
+def ended(n: int, record: dict[str, Any]) -> dict[str, Any]:
+    return record | {"result": "Accepted", "duration": 10} if n % 10 == 0 else record
+
+
+def spoiled(n: int, record: dict[str, Any]) -> dict[str, Any]:
+    return record | {"startTime": None} if n % 10 == 0 else record
+
+
+def times_ms(work: Callable[[], object], rounds: int) -> tuple[float, float]:
+    taken = []
+    for _ in range(rounds):
+        start = time.thread_time()
+        work()
+        taken.append((time.thread_time() - start) * 1000)
+    return min(taken), statistics.median(taken)
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 50
+    raw = page(lambda _, record: record)
+    picture = Picture("acme")
+    first = snapshot(TARGET, [decode_page(raw)], AT)
+    picture.apply(Look(target=TARGET, taken_at=AT), Change())
+    picture.apply(Look(target=TARGET, taken_at=AT), diff(picture, first, Rules()))
+    print(f"{CALLS} calls, {len(raw) / 1e6:.1f} MB, goal {GOAL_MS:.0f} ms for decoding and comparing")
+    bodies = {"as it was": raw, "every tenth ended": page(ended), "every tenth bad": page(spoiled)}
+    for name, body in bodies.items():
+        pages = [decode_page(body)]
+        shown = snapshot(TARGET, pages, AT)
+        steps: dict[str, Callable[[], object]] = {
+            "decode": lambda body=body: decode_page(body),
+            "read": lambda pages=pages: snapshot(TARGET, pages, AT),
+            "compare": lambda shown=shown: diff(picture, shown, Rules()),
+            "whole": lambda body=body: diff(picture, snapshot(TARGET, [decode_page(body)], AT), Rules()),
+        }
+        for step, work in steps.items():
+            best, median = times_ms(work, rounds)
+            print(f"{name:18} {step:8} best {best:5.1f} ms   median {median:5.1f} ms")
+
+
+if __name__ == "__main__":
+    main()
