@@ -54,8 +54,9 @@ class OnIotcore(SinkContract):
     broker: Broker
 
     @pytest.fixture(autouse=True, scope="class")
-    def _broker(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-        with iotcore(tmp_path_factory.mktemp("iotcore"), request.cls.protocol) as request.cls.broker:
+    @classmethod
+    def _broker(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        with iotcore(tmp_path_factory.mktemp("iotcore"), cls.protocol) as cls.broker:
             yield
 
     @asynccontextmanager

@@ -60,6 +60,7 @@ class Broker:
         """The connections stay, and nothing is answered."""
         if self._process is not None:
             self._process.send_signal(signal.SIGSTOP)
+            os.waitpid(self._process.pid, os.WUNTRACED)  # its threads run on for a moment
 
     def thaw(self) -> None:
         if self._process is not None:
