@@ -13,7 +13,6 @@ from callcast.core.model import (
     Direction,
     Disposition,
     Sighting,
-    State,
 )
 from callcast.core.picture import Picture, is_open
 from callcast.core.telling import Seen, tell
@@ -198,8 +197,7 @@ def _word_on(call: Call, seen: Iterable[Sighting]) -> Sighting | None:
 def _was_answered(call: Call) -> bool:
     if call.extension_id == UNASSIGNED or call.direction is not Direction.INBOUND:
         return False
-    talked = call.state is State.CONNECTED or call.answered_at is not None
-    return talked or call.disposition is Disposition.ANSWERED
+    return call.answered_at is not None or call.disposition is Disposition.ANSWERED
 
 
 def _was_missed(call: Call) -> bool:

@@ -1,0 +1,121 @@
+"""Writes docs/events.md from docs/events.in.md: the examples and the table of words come from the code.
+
+Run it after a change of either: python docs/make_events.py
+"""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from callcast.core.diff import Picture, Rules, diff
+from callcast.core.ids import event_id
+from callcast.core.model import Blind, CallEvent, Event, Look, SourceEvent, Target
+from callcast.core.wire import Wire
+from callcast.ringcentral.records import decode_page, snapshot
+from callcast.ringcentral.words import ACTIONS_WITHOUT_CALL, RESULTS, RESULTS_OFF_LIST
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "events.md"
+TEMPLATE = ROOT / "docs" / "events.in.md"
+START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
+TARGET = Target(source="acme")
+
+WHEN = {
+    "call.ringing": "An inbound call is offered to the extension.",
+    "call.dialing": "The extension is placing a call.",
+    "call.answered": "The two sides talk.",
+    "call.updated": "The state is the same, but from, to, queue or direction became known or changed.",
+    "call.ended": "Over, exactly once for each call, with a disposition.",
+    "call.corrected": "After the end, a fact changed: disposition, times, parties, queue or direction.",
+    "source.degraded": "A source, or one of its extensions, has had no good look for three intervals (at least 30 s). "
+    "`extension_id` is null when no target of the source has one.",
+    "source.recovered": "It has again; `blind` is the time in which nothing was seen.",
+}
+
+
+def page() -> str:
+    text = TEMPLATE.read_text()
+    text = text.replace("<!-- examples -->", "\n".join(_examples()).rstrip())
+    text = text.replace("<!-- words -->", "\n".join(_words()))
+    return text.replace("<!-- without call -->", ", ".join(f"`{word}`" for word in ACTIONS_WITHOUT_CALL))
+
+
+def _words() -> Iterator[str]:
+    yield "| disposition | results of the API's list | seen, but not on the list |"
+    yield "|---|---|---|"
+    for disposition, words in RESULTS.items():
+        off_list = RESULTS_OFF_LIST.get(disposition, ())
+        yield f"| `{disposition}` | {', '.join(words)} | {', '.join(off_list)} |"
+
+
+def _examples() -> Iterator[str]:
+    events = {event.type: event for event in (*_outbound(), *_inbound(), *_source())}
+    for kind, when in WHEN.items():
+        yield f"### `{kind}`\n\n{when}\n\n```json"
+        yield json.dumps(Wire().event_dict(events[kind]), indent=1)
+        yield "```\n"
+
+
+def _inbound() -> list[CallEvent]:
+    """Two extensions ring, one answers; the other learns of it a look later."""
+    caller = {"phoneNumber": "+15550100351", "name": "JANE DOE", "location": "Springfield, US"}
+    base = {"direction": "Inbound", "action": "Phone Call", "from": caller, "to": {"phoneNumber": "+15550100900"}}
+    here = base | {"id": "L1", "extension": {"id": 101}}
+    there = base | {"id": "L2", "extension": {"id": 102}}
+    leg = {"legType": "PstnToSip", "startTime": _stamp(9), "reason": "Accepted"}
+    talking = there | {"result": "In Progress", "legs": [leg]}
+    missed = here | {"result": "Missed", "duration": 9}
+    looks = [
+        (2, [here | {"result": "In Progress"}]),
+        (10, [missed]),
+        (18, [missed, talking]),
+        (26, [missed, talking | {"to": {"phoneNumber": "+15550100900", "name": "Support"}}]),
+    ]
+    return _told("s-2", looks)
+
+
+def _outbound() -> list[CallEvent]:
+    out = {
+        "id": "L3",
+        "direction": "Outbound",
+        "action": "VoIP Call",
+        "extension": {"id": 101},
+        "result": "In Progress",
+    }
+    out |= {"from": {"phoneNumber": "+15550100900", "name": "Rep One"}, "to": {"phoneNumber": "+15550100360"}}
+    return _told("s-1", [(3, [out])])
+
+
+def _told(session: str, looks: list[tuple[int, list[dict[str, object]]]]) -> list[CallEvent]:
+    picture = Picture("acme")
+    told: list[Event] = []
+    for t, shown in [(-6, []), *looks]:
+        common = {"type": "Voice", "sessionId": "5", "telephonySessionId": session, "startTime": _stamp(0)}
+        common["uri"] = "https://platform.ringcentral.com/restapi/v1.0/account/400000000001/call-log/L"
+        records = decode_page(json.dumps({"records": [common | record for record in shown]}).encode())
+        seen = snapshot(TARGET, [records], START + timedelta(seconds=t))
+        change = diff(picture, seen, Rules())
+        picture.apply(Look(target=TARGET, taken_at=seen.taken_at), change)
+        told += change.events
+    return [event for event in told if isinstance(event, CallEvent)]
+
+
+def _source() -> list[SourceEvent]:
+    since, until = START + timedelta(seconds=60), START + timedelta(seconds=150)
+    common = {"source": "acme", "extension_id": None, "reason": "server", "since": since}
+    degraded = event_id("acme", "source.degraded", "1")
+    recovered = event_id("acme", "source.recovered", "2")
+    blind = Blind(after=since, before=until)
+    return [
+        SourceEvent(id=degraded, type="source.degraded", time=since + timedelta(seconds=30), **common),
+        SourceEvent(id=recovered, type="source.recovered", time=until, blind=blind, **common),
+    ]
+
+
+def _stamp(seconds: float) -> str:
+    return (START + timedelta(seconds=seconds)).isoformat()
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
