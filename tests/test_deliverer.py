@@ -319,6 +319,27 @@ async def test_old_new_calls_are_no_probes(bench: Bench) -> None:
     assert len(bench.far.sent) == 5
 
 
+async def test_each_outage_has_its_own_new_calls(bench: Bench) -> None:
+    """In a second outage, too, only calls that began after its start are probes at once."""
+    await bench.start(concurrency=5)
+    await fail_five(bench)
+    bench.far.answer = Delivered()
+    await bench.clock.turn(30)
+    assert bench.told.up == [True, False, True]
+    gate = asyncio.Event()
+
+    async def wait(_: Delivery) -> Outcome:
+        await gate.wait()
+        return DOWN
+
+    bench.far.answer = wait
+    before = len(bench.far.sent)
+    await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(50)))
+    gate.set()
+    await bench.clock.turn(20)
+    assert len(bench.far.sent) - before == 5
+
+
 async def test_what_was_claimed_too_late_is_given_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sink that begins to fail while a claim is under way is sent nothing of that claim, but a probe later."""
     gate = asyncio.Event()
@@ -374,7 +395,7 @@ async def test_the_first_success_makes_all_due(bench: Bench) -> None:
     bench.far.answer = DOWN
     for n in range(20):
         await bench.record(event(f"c{n}"), event(f"c{n}", "call.ended", 2))
-    await bench.clock.turn(2 * 3600)
+    await bench.clock.turn(20 * 60)
     assert bench.told.expired == 20
     bench.far.answer = Delivered()
     before = len(bench.far.sent)
@@ -461,6 +482,15 @@ async def test_a_hold_of_one_event(bench: Bench) -> None:
     assert bench.far.sent[1:] == [(0.0, "b", "call.ended", 1), (100.0, "a", "call.ended", 2)]
 
 
+async def test_a_short_wish_shortens_nothing(bench: Bench) -> None:
+    """A far side that asks for less than our own delay gets our own."""
+    bench.far.answer = Retry("408", "", after_s=0.25)
+    await bench.start()
+    await bench.record(event("a", "call.ended", 1))
+    await bench.clock.turn(7)
+    assert bench.far.times("a") == [0, 1, 6]
+
+
 async def test_gone(bench: Bench) -> None:
     """A far side that says it is gone gets one probe an hour, none for new calls, and is loud about it."""
     bench.far.answer = Retry("410", "gone", gone=True)
@@ -492,7 +522,7 @@ async def test_a_no_alone_is_no_no(bench: Bench) -> None:
     await bench.start()
     for n in range(10):
         await bench.record(event(f"c{n}", "call.ended", 1))
-        await bench.clock.turn(360)
+        await bench.clock.turn(60)
     assert bench.told.dead == 0
     bench.far.answer = Delivered()
     await bench.clock.turn(30)

@@ -14,7 +14,7 @@ from callcast.outboxes.coding import encode, event_of, lane_of, lane_of_delivery
 from callcast.outboxes.schema import BEHIND, HELD, READY, WAITING
 
 _SLICE = 500  # rows that one step may touch, so that no other sink waits long for the thread
-_EVENTS_KEPT = 4096  # decoded events that are kept for the sinks that claim them next
+_EVENTS_KEPT = 2048  # decoded events that are kept for the sinks that claim them next
 _ATTEMPTS_KEPT = 50  # of one event and sink, for `explain`
 
 _CLAIMED = "SELECT seq, lane, attempts, owed_at, first_tried_at, replayed FROM debts"
