@@ -5,6 +5,7 @@ Lifetimes are nested; what was opened last is closed first. Clocks and chance ar
 
 import asyncio
 import errno
+import os
 import signal
 import sys
 import time
@@ -24,6 +25,7 @@ from callcast.metrics import Metrics
 from callcast.outboxes.sqlite import open_outbox
 from callcast.service import ReadAgain, Service
 from callcast.service_settings import ServiceSettings
+from callcast.systemd import Heartbeat, Supervisor
 
 EXIT_UNAVAILABLE = 69  # something that the service needs is not to be had (contract 2)
 
@@ -79,15 +81,24 @@ async def run(
             return _cannot_start(f"service.http_listen = {service.http_listen!r}: {_cause(error)}")
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         await running.start(tasks)
-        _on_signals(stop, lambda: tasks.create_task(running.reload()))
+        heartbeat = Heartbeat(Supervisor.of(os.environ), running, clock)
+        beating = tasks.create_task(heartbeat.run())
+        _on_signals(stop, lambda: tasks.create_task(_reload(running, heartbeat)))
         log.info("service_started", version=__version__, url=running.admin.url, data_dir=str(service.data_dir))
         if started is not None:
             started(running.admin.url)
         await stop.wait()
         log.info("service_stopping")
+        beating.cancel()
+        heartbeat.stopping()
         await running.stop()
     log.info("service_stopped")
     return 0
+
+
+async def _reload(running: Service, heartbeat: Heartbeat) -> None:
+    with heartbeat.reloading():
+        await running.reload()
 
 
 def _outbox(service: ServiceSettings, clock: Clock) -> AbstractAsyncContextManager[Outbox]:

@@ -29,6 +29,7 @@ class SourceObserver:
         self._seen: float | None = None
         self._last_failure = ""
         self.stepped_at = clock.monotonic()
+        self.looks = 0  # good ones
         metrics.watch_source(source)
 
     # What the poller says.
@@ -49,6 +50,7 @@ class SourceObserver:
 
     def look_good(self, snapshot: Snapshot, took_s: float, /) -> None:
         self._seen = self._clock.monotonic()
+        self.looks += 1
         self._board.looked(snapshot.target, snapshot.taken_at)
         self._metrics.poll_finished(self.source, None, took_s)
 

@@ -77,6 +77,7 @@ class Service:
         self._observers: dict[str, SourceObserver] = {}
         self._watched: dict[str, str] = {}  # extension id -> the source that looks at it
         self._store_fault = ""
+        self._owed = 0  # events, by all sinks together
         self._reloading = asyncio.Lock()
         self._begun = asyncio.Event()
         self._background: list[asyncio.Task[None]] = []
@@ -125,6 +126,16 @@ class Service:
         await self._sinks.stop()
         for task in self._background:
             task.cancel()
+
+    # What the supervisor asks at every beat.
+
+    def stepped_at(self) -> float:
+        return min((observer.stepped_at for observer in self._observers.values()), default=self._clock.monotonic())
+
+    def status(self) -> str:
+        looks = sum(observer.looks for observer in self._observers.values())
+        facts = f"sources {len(self._settings.sources)}, looks {looks}, calls {len(self._board.calls())}, debts {self._owed}"
+        return "; ".join([facts, *self.reasons()])
 
     # Readiness and reload, as the HTTP side asks for them.
 
@@ -264,7 +275,9 @@ class Service:
         while True:
             try:
                 await self._outbox.check()
-                self._metrics.outbox_stats(await self._outbox.stats())
+                stats = await self._outbox.stats()
+                self._metrics.outbox_stats(stats)
+                self._owed = sum(sink.owed for sink in stats.sinks)
                 pruned = await self._outbox.prune(self._clock.now())
                 for sink, count in pruned.dropped.items():
                     self._metrics.events_dropped(sink, count)
