@@ -3,9 +3,10 @@
 PYTHON ?= python3.11
 PYTHON := $(or $(shell command -v $(PYTHON)),$(shell command -v python3))
 VENV := .venv
+FUZZ ?= 200000
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format lock clean
+.PHONY: help demo test check fuzz format lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -28,6 +29,9 @@ check: $(VENV)/.installed  ## format, lint, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: $(VENV)/.installed  ## FUZZ random histories of calls, many more than `make test` plays
+	$(BIN)/python -m tests.core.fuzz $(FUZZ)
 
 format: $(VENV)/.installed  ## make the code look as `make check` wants it
 	$(BIN)/ruff format .
