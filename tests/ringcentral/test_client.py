@@ -135,6 +135,34 @@ async def test_equal_pages_are_not_decoded_again_but_still_followed(client: Clie
     assert len(three.sightings) == 3
 
 
+async def test_a_list_that_grows_beyond_a_page_is_followed(client: Client, answers: aioresponses) -> None:
+    """The second look's first page leads on where the first look's did not."""
+    answers.post(TOKEN_URL, payload=TOKEN)
+    answers.get(ACCOUNT_URL, payload=page(record(1)))
+    answers.get(ACCOUNT_URL, payload=page(record(2), next_page=next_url(2)))
+    answers.get(ACCOUNT_URL, payload=page(record(1)))
+    assert len((await client.look(ACCOUNT)).sightings) == 1
+    assert len((await client.look(ACCOUNT)).sightings) == 2
+
+
+async def test_all_pages_together_have_one_time_limit(
+    client: Client, answers: aioresponses, clock: TurnedClock
+) -> None:
+    """Three pages of 15 s each are not a look of 45 s."""
+
+    async def slow(*_: Any, **__: Any) -> CallbackResult:
+        await clock.turn(15)
+        number = len(asked(answers, "GET", "/active-calls"))
+        return CallbackResult(payload=page(record(number), next_page=next_url(number + 1)))
+
+    answers.post(TOKEN_URL, payload=TOKEN)
+    answers.get(ACCOUNT_URL, callback=slow, repeat=True)
+    with pytest.raises(LookFailed) as failed:
+        await client.look(ACCOUNT)
+    assert failed.value.reason == "timeout"
+    assert len(asked(answers, "GET", "/active-calls")) == 2
+
+
 async def test_a_look_of_several_pages_is_paced_as_several_requests(
     client: Client, answers: aioresponses, clock: TurnedClock
 ) -> None:

@@ -90,8 +90,26 @@ async def test_an_answer_that_unpacks_to_more_than_the_cap_is_refused(session: C
         assert failed.value.reason == "parse"
 
 
+async def test_an_answer_without_end_is_refused_as_it_comes(
+    session: ClientSession, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading stops at the cap, whether or not the far side ever does."""
+    monkeypatch.setattr(exchange, "RESPONSE_BYTES_MAX", 1_000_000)
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        while True:
+            await response.write(b" " * 65_536)
+
+    async with serving({LIST: endless}) as url:
+        with pytest.raises(LookFailed, match="larger than") as failed:
+            await at(url, session, heard).look(TARGET)
+    assert failed.value.reason == "parse"
+
+
 async def test_a_large_list_is_decoded_whole(session: ClientSession, heard: Heard) -> None:
-    """Above a mebibyte decoding goes to a thread; nothing else changes."""
+    """Above half a mebibyte decoding goes to a thread; nothing else changes."""
     many = [record(i) for i in range(1200)]
 
     async def large(_: web.Request) -> web.Response:
@@ -159,6 +177,7 @@ async def test_the_connection_is_given_up_after_its_own_time(
             for other in others:
                 other.close()
     assert failed.value.reason == "timeout"
+    assert failed.value.detail == "no connection within 0.2 s"
 
 
 async def test_a_request_is_never_repeated_behind_our_back(session: ClientSession, heard: Heard) -> None:

@@ -1,6 +1,7 @@
 """The token: as few requests as can be, whatever the platform does."""
 
 import asyncio
+import json
 import re
 from typing import Any
 
@@ -9,7 +10,7 @@ from aiohttp import ClientSession
 from aioresponses import aioresponses
 
 from callcast.core.upstream import LookFailed
-from callcast.ringcentral.client import AUTH_NOTE, Client
+from callcast.ringcentral.client import AUTH_NOTE, HEAVY_NOTE, Client
 from tests.clock import TurnedClock
 from tests.ringcentral.heard import CLIENT_SECRET, JWT, Heard, make_client
 from tests.ringcentral.test_client import LIST_URL, RINGING, TARGET, TOKEN, TOKEN_URL, asked, sample_error
@@ -184,6 +185,31 @@ async def test_the_token_endpoints_own_penalty_is_kept(
     await client.look(TARGET)
 
 
+async def test_a_token_endpoint_in_maintenance_is_left_alone(
+    client: Client, answers: aioresponses, clock: TurnedClock
+) -> None:
+    """503 with Retry-After: no request until then, and the reason stays what it is."""
+    answers.post(TOKEN_URL, status=503, payload={}, headers={"Retry-After": "60"})
+    assert (await failure_of(client)).reason == "server"
+    await clock.turn(30)
+    assert (await failure_of(client)).reason == "server"
+    assert len(grants(answers)) == 1
+
+
+async def test_a_turn_without_a_token_takes_nothing_from_the_budget(
+    client: Client, answers: aioresponses, clock: TurnedClock, heard: Heard
+) -> None:
+    """The token ends while a look waits for its turn, and cannot be had again: nothing was sent, nothing counts."""
+    answers.post(TOKEN_URL, payload={**TOKEN, "expires_in": 5})
+    answers.get(LIST_URL, body=RINGING)
+    await client.look(TARGET)
+    answers.post(TOKEN_URL, status=400, payload={})
+    assert (await failure_of(client)).reason == "auth"
+    await client.close()
+    kept = json.loads(heard.notes[HEAVY_NOTE])
+    assert sum(polls for _, polls, _ in kept["spent"]) == 1
+
+
 @pytest.mark.parametrize("body", ["<html>", "[]", '{"access_token": 1}', '{"access_token": "x"}', "\xff"])
 async def test_a_token_answer_that_cannot_be_read_is_a_failure(
     client: Client, answers: aioresponses, body: str
@@ -207,9 +233,12 @@ async def test_a_refresh_token_is_used_once_and_the_jwt_after_it(
     answers.post(TOKEN_URL, status=400, payload=sample_error("400-token-expired-OAU-210"))
     answers.post(TOKEN_URL, payload=TOKEN)
     await client.look(TARGET)
-    assert grants(answers) == [JWT_GRANT, "refresh_token", "refresh_token", JWT_GRANT]
+    await clock.turn(3600)
+    answers.post(TOKEN_URL, payload=TOKEN)
+    await client.look(TARGET)
+    assert grants(answers) == [JWT_GRANT, "refresh_token", "refresh_token", JWT_GRANT, JWT_GRANT]
     used = [sent["data"].get("refresh_token") for _, sent in asked(answers, "POST", "/token")]
-    assert used == [None, "refresh-1", "refresh-2", None]
+    assert used == [None, "refresh-1", "refresh-2", None, None]
 
 
 async def test_an_expired_refresh_token_is_not_tried(client: Client, answers: aioresponses, clock: TurnedClock) -> None:

@@ -87,6 +87,8 @@ class Exchange:
         """Raises LookFailed whose text never holds what was sent (the library's own errors can)."""
         try:
             return await self._ask_plainly(url, authorization, form, timeout_s)
+        except aiohttp.ConnectionTimeoutError:
+            failure = LookFailed("timeout", f"no connection within {CONNECT_TIMEOUT_S:.3g} s")
         except TimeoutError:
             failure = LookFailed("timeout", f"no complete answer within {timeout_s:.3g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:

@@ -17,8 +17,8 @@ from callcast.secret import Secret
 
 T = TypeVar("T")
 
-# Above this, a page is decoded in a thread: 1 MiB takes some 5 ms, and nothing may hold the loop for 20 ms.
-DECODED_ON_LOOP_MAX = 1024 * 1024
+# Above this, a page is decoded in a thread: half a mebibyte takes some 6 ms, and nothing may hold the loop for 20.
+DECODED_ON_LOOP_MAX = 512 * 1024
 WRONG_TYPE = "(of a wrong type)"
 
 
