@@ -5,7 +5,7 @@ import pytest
 from tests.core.fuzz import play
 
 HISTORIES = 10_000
-CHUNKS = 8
+CHUNKS = 20
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))

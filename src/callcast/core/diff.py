@@ -54,7 +54,8 @@ def settle(picture: Picture, call_id: str, sightings: Iterable[Sighting], at: da
     if own is not None:
         scene.close(call, own)
     elif call.extension_id == UNASSIGNED:
-        scene.take(final, settle_s=rules.settle_s, listed=False)
+        found = [sighting for sighting in final if sighting.session_id == call.session_id]
+        scene.take(found, settle_s=rules.settle_s, listed=False)
     return scene.change()
 
 

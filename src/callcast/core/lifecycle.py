@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from callcast.core.model import Call, Disposition, Party, Sighting, State
 
@@ -18,35 +17,27 @@ _R, _D, _C, _E = State.RINGING, State.DIALING, State.CONNECTED, State.ENDED
 UNANSWERED = (_R, _D)
 
 
-class Step(Struct, frozen=True):
-    """The state then, and the event that tells it; `call.updated` and `call.corrected` only if a fact changed."""
+# A state never goes back: what is seen counts unless it stands lower.
+RANK: Mapping[State, int] = {_R: 0, _D: 0, _C: 1, _E: 2}
 
-    state: State
-    event: str | None
-
-
-# What is known (None: nothing yet) and what is seen -> what follows.
-STEPS: Mapping[tuple[State | None, State], Step] = {
-    (None, _R): Step(_R, "call.ringing"),
-    (None, _D): Step(_D, "call.dialing"),
-    (None, _C): Step(_C, "call.answered"),
-    (None, _E): Step(_E, "call.ended"),
-    (_R, _R): Step(_R, "call.updated"),
-    (_R, _D): Step(_D, "call.updated"),
-    (_R, _C): Step(_C, "call.answered"),
-    (_R, _E): Step(_E, "call.ended"),
-    (_D, _R): Step(_R, "call.updated"),
-    (_D, _D): Step(_D, "call.updated"),
-    (_D, _C): Step(_C, "call.answered"),
-    (_D, _E): Step(_E, "call.ended"),
-    (_C, _R): Step(_C, "call.updated"),
-    (_C, _D): Step(_C, "call.updated"),
-    (_C, _C): Step(_C, "call.updated"),
-    (_C, _E): Step(_E, "call.ended"),
-    (_E, _R): Step(_E, None),
-    (_E, _D): Step(_E, None),
-    (_E, _C): Step(_E, None),
-    (_E, _E): Step(_E, "call.corrected"),
+# What was known (None: nothing yet) and the state now -> what is told; `call.updated` and `call.corrected` only
+# if a fact has changed.
+EVENTS: Mapping[tuple[State | None, State], str] = {
+    (None, _R): "call.ringing",
+    (None, _D): "call.dialing",
+    (None, _C): "call.answered",
+    (None, _E): "call.ended",
+    (_R, _R): "call.updated",
+    (_R, _D): "call.updated",
+    (_R, _C): "call.answered",
+    (_R, _E): "call.ended",
+    (_D, _R): "call.updated",
+    (_D, _D): "call.updated",
+    (_D, _C): "call.answered",
+    (_D, _E): "call.ended",
+    (_C, _C): "call.updated",
+    (_C, _E): "call.ended",
+    (_E, _E): "call.corrected",
 }
 
 UPDATED_BY = ("direction", "from_party", "to_party", "queue")
@@ -58,6 +49,10 @@ SETTLED: Mapping[str, Any] = {
     "provisional_ended_at": None,
 }
 LISTED: Mapping[str, Any] = {"vanished_at": None, "last_seen_at": None}
+
+
+def state_after(known: State | None, seen: State) -> State:
+    return known if known is not None and RANK[seen] < RANK[known] else seen
 
 
 def known_state(call: Call | None) -> State | None:
@@ -110,7 +105,7 @@ def is_old_news(call: Call, seen: Sighting, at: datetime) -> bool:
 
 def fold(call: Call, known: State | None, seen: Sighting, at: datetime) -> Call:
     """An open call, after a sighting that is live or final. `at`: the time of the look."""
-    state = STEPS[known, seen.state].state
+    state = state_after(known, seen.state)
     answered_at, answered_exact = _answer(call, known, seen, at)
     facts: dict[str, Any] = {
         **SETTLED,

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from callcast.core.ids import event_id
-from callcast.core.lifecycle import CORRECTED_BY, STEPS, UPDATED_BY, changed_facts, known_state
+from callcast.core.lifecycle import CORRECTED_BY, EVENTS, UPDATED_BY, changed_facts, known_state
 from callcast.core.model import Call, CallEvent, Evidence, Observation, State
 
 _digest = msgspec.json.Encoder(order="deterministic").encode
@@ -29,9 +29,9 @@ def tell(old: Call | None, new: Call, seen: Seen) -> tuple[Call, CallEvent | Non
     history, nor when no fact changed.
     """
     known = known_state(old)
-    kind = STEPS[known, new.state].event
+    kind = EVENTS[known, new.state]
     is_secret = new.sequence == 0 and (new.provisional_since is not None or known is State.ENDED)
-    if kind is None or is_secret:
+    if is_secret:
         return new, None
     facts: tuple[str, ...] = ()
     if kind in _FACTS:
