@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
 
 import aiohttp
 
@@ -23,7 +22,7 @@ from callcast.core.clock import Clock
 from callcast.core.outbox import Outbox, OutboxRefused
 from callcast.metrics import Metrics
 from callcast.outboxes.sqlite import open_outbox
-from callcast.service import ReadAgain, Service
+from callcast.service import ReadAgain, Service, zone
 from callcast.service_settings import ServiceSettings
 from callcast.systemd import Heartbeat, Supervisor
 
@@ -69,7 +68,7 @@ async def run(
             outbox = await stack.enter_async_context(_outbox(service, clock))
         except OutboxRefused as error:
             return _cannot_start(str(error))
-        board = LiveBoard(clock, _zone(service.timezone))
+        board = LiveBoard(clock, zone(service.timezone))
         metrics = Metrics(board, clock, __version__)
         session = await stack.enter_async_context(
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), connector=aiohttp.TCPConnector(limit=0))
@@ -127,8 +126,3 @@ def _on_signals(stop: asyncio.Event, reload: Callable[[], object]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reload)
-
-
-def _zone(name: str) -> ZoneInfo | None:
-    """None is this machine's own."""
-    return None if name == "local" else ZoneInfo(name)

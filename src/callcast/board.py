@@ -86,6 +86,12 @@ class LiveBoard:
         if view is not None and isinstance(event, CallEvent) and seq > view.counted_seq:
             view.today.count(event.call)
 
+    def turn_to(self, timezone: tzinfo | None) -> None:
+        """From now on it is midnight where this says."""
+        self._timezone = timezone
+        for view in self._sources.values():
+            view.today.turn_to(timezone)
+
     # What is read.
 
     @property

@@ -51,8 +51,9 @@ class Log(Protocol):
 
 
 class Deliverer:
-    """Delivers what one sink is owed until it is cancelled; then lets what is in flight finish, up to `shutdown_s`.
+    """Delivers what one sink is owed until it is cancelled; then lets what is in flight finish.
 
+    shutdown_s: for so long at most; None: until it is cancelled again.
     random: gives a number in [0, 1) for each delay's jitter.
     `run` ends by itself only with an exception: a fault of the program, also one in the sink.
     """
@@ -70,7 +71,7 @@ class Deliverer:
         timeout_s: float,
         random: Callable[[], float],
         log: Log,
-        shutdown_s: float = 10.0,
+        shutdown_s: float | None = 10.0,
     ) -> None:
         self.name = name
         self._sink = sink

@@ -2,11 +2,14 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from pathlib import Path
 from random import Random, SystemRandom
-from typing import Any
+from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
 
 import aiohttp
 
@@ -20,7 +23,7 @@ from callcast.core.model import Change, Known
 from callcast.core.outbox import Outbox, OutboxUnavailable
 from callcast.core.picture import Picture
 from callcast.core.retry import RetryPolicy
-from callcast.core.sink import Place
+from callcast.core.sink import Place, Sink
 from callcast.core.wire import Wire
 from callcast.deliverer import Deliverer
 from callcast.findings import ConfigFaults
@@ -38,6 +41,8 @@ from callcast.web.feed import Feed
 from callcast.web.views import View
 
 HOUSEKEEPING_S = 10.0
+PATIENCE_S = 0.5  # for what a changed or removed part has begun: a reload must not wait for a far side that hangs
+DISK_PAUSE_S = 1.0  # between two tries of an outbox that cannot be used
 SERVICE = ""  # whose notes are the service's own, not a source's
 CLIENT_KEYS = (
     *("server", "client_id", "client_secret", "jwt", "watch", "account"),
@@ -46,6 +51,8 @@ CLIENT_KEYS = (
 NOTHING_KNOWN = Known(calls={}, looks={}, notes={})
 
 ReadAgain = Callable[[], Settings]
+SinkPart = tuple[SinkSettings, bytes]  # with the key of numbers = "hash", where it is used
+T = TypeVar("T")
 
 
 class Service:
@@ -71,21 +78,23 @@ class Service:
         self._log = log
         self._read_again = read_again
         self._random: Random = SystemRandom()
-        self._hash_key = settings.service.hash_key.reveal().encode() or _made_key(settings.service.data_dir)
+        self._hash_key = _hash_key(settings)
         self._installation = ""
-        self._known: Mapping[str, Known] = {}
         self._observers: dict[str, SourceObserver] = {}
         self._watched: dict[str, str] = {}  # extension id -> the source that looks at it
+        self._denied: set[str] = set()  # sources that would look at an extension which another looks at
+        self._notes: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)  # on their way to the disk
         self._store_fault = ""
         self._owed = 0  # events, by all sinks together
         self._reloading = asyncio.Lock()
         self._begun = asyncio.Event()
+        self._stopping = False
         self._background: list[asyncio.Task[None]] = []
         self._feed = Feed(board, outbox, clock, self._view(settings))
         self.admin: Admin
         self._tasks: asyncio.TaskGroup
         self._sources: Fleet[SourceSettings]
-        self._sinks: Fleet[SinkSettings]
+        self._sinks: Fleet[SinkPart]
 
     def serve(self) -> AbstractAsyncContextManager[Admin]:
         """The HTTP side; answers from now on, and says that it is not ready before `start`."""
@@ -107,23 +116,32 @@ class Service:
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         self._tasks = tasks
-        self._sources = Fleet(tasks, self._run_source)
-        self._sinks = Fleet(tasks, self._run_sink)
-        self._known = await self._outbox.known()
-        self._installation = await self._own_name()
-        for source in self._settings.sources:
-            self._board.load(source, self._known.get(source, NOTHING_KNOWN))
-        await catch_up(self._board, self._outbox)
+        self._sources = Fleet(tasks, self._run_source, insists=False)
+        self._sinks = Fleet(tasks, self._run_sink, insists=True)
+        await self._once_the_disk_works(lambda: self._take_up(self._settings))
         await self._apply(self._settings)
         self._metrics.config_reloaded(True)
         for forever in (self._feed.run(), keep_counts(self._board, self._outbox, self._clock), self._keep_house()):
             self._background.append(tasks.create_task(forever))
         self._begun.set()
 
+    async def _take_up(self, settings: Settings) -> None:
+        """Go on where an earlier run ended. Raises OutboxUnavailable; may be done again."""
+        known = await self._outbox.known()
+        self._installation = await self._own_name(known.get(SERVICE, NOTHING_KNOWN).notes)
+        for source in settings.sources:
+            self._board.load(source, known.get(source, NOTHING_KNOWN))
+        await catch_up(self._board, self._outbox)
+        await self._subscribe(settings)
+        for source in known.keys() - settings.sources.keys() - {SERVICE}:
+            await self._end_calls(Ledger(Picture(source, known[source]), self._outbox, _tell_nobody), self._clock.now())
+
     async def stop(self) -> None:
-        """Stop looking, let what is in flight finish, then everything else."""
-        await self._sources.stop()
-        await self._sinks.stop()
+        """Stop looking, let what is in flight finish, then everything else. A reload under way comes first."""
+        self._stopping = True
+        async with self._reloading:
+            await self._sources.stop(patience_s=PATIENCE_S)
+            await self._sinks.stop(patience_s=self._settings.service.shutdown_s)
         for task in self._background:
             task.cancel()
 
@@ -134,7 +152,8 @@ class Service:
 
     def status(self) -> str:
         looks = sum(observer.looks for observer in self._observers.values())
-        facts = f"sources {len(self._settings.sources)}, looks {looks}, calls {len(self._board.calls())}, debts {self._owed}"
+        sources, calls = len(self._settings.sources), len(self._board.calls())
+        facts = f"sources {sources}, looks {looks}, calls {calls}, debts {self._owed}"
         return "; ".join([facts, *self.reasons()])
 
     # Readiness and reload, as the HTTP side asks for them.
@@ -149,39 +168,53 @@ class Service:
         """Read the configuration again and let it take hold. Returns its faults; then nothing has changed."""
         await self._begun.wait()
         async with self._reloading:
+            if self._stopping:
+                return ["the service is stopping"]
             try:
                 wanted = await asyncio.to_thread(self._read_again)
+                if fixed := _needs_restart(self._settings, wanted):
+                    return self._refused("configuration", fixed)
+                await self._subscribe(wanted)
             except ConfigFaults as error:
-                return self._refused([str(fault) for fault in error.faults])
-            if fixed := _needs_restart(self._settings, wanted):
-                return self._refused(fixed)
+                return self._refused("configuration", [str(fault) for fault in error.faults])
+            except OutboxUnavailable as error:
+                return self._refused("outbox", [str(error)])
             await self._apply(wanted)
             self._metrics.config_reloaded(True)
             self._log.info("configuration_reloaded")
             return []
 
-    def _refused(self, faults: Sequence[str]) -> Sequence[str]:
+    def _refused(self, reason: str, faults: Sequence[str]) -> Sequence[str]:
         self._metrics.config_reloaded(False)
-        self._log.error("reload_refused", reason="configuration", detail="; ".join(faults))
+        self._log.error("reload_refused", reason=reason, detail="; ".join(faults))
         return faults
 
-    async def _apply(self, wanted: Settings) -> None:
-        logs.configure(wanted.service.log_level, wanted.service.log_format)
-        self._known = await self._outbox.known()
-        gone = self._settings.sources.keys() - wanted.sources.keys()
-        self._settings = wanted
+    async def _subscribe(self, wanted: Settings) -> None:
+        """From now on events are owed to these sinks. The one step of a reload that can fail, so it comes first."""
         await self._outbox.subscribe({name: sink.filter() for name, sink in wanted.sinks.items()})
-        await self._sinks.apply(wanted.sinks)
-        await self._sources.apply(wanted.sources)
-        for source in gone:
-            self._forget(source)
-        view = self._view(wanted)
-        self.admin.change(token=wanted.service.http_token.reveal(), wire=view.wire, names=view.names)
 
-    def _forget(self, source: str) -> None:
-        self._board.unwatch(source)
-        self._metrics.forget_source(source)
-        self._observers.pop(source, None)
+    async def _apply(self, wanted: Settings) -> None:
+        """Let a configuration take hold. Parts that are as they were go on undisturbed."""
+        self._settings = wanted
+        service = wanted.service
+        logs.configure(service.log_level, service.log_format)
+        self._board.turn_to(zone(service.timezone))
+        self._outbox.keep(
+            retention_h=service.retention_h,
+            outbox_max_mb=service.outbox_max_mb,
+            dead_letter_days=service.dead_letter_days,
+        )
+        self._hash_key = _hash_key(wanted)
+        view = self._view(wanted)
+        self.admin.change(token=service.http_token.reveal(), wire=view.wire, names=view.names)
+        denied = frozenset(self._denied if self._sources.outdated(wanted.sources) else ())
+        await asyncio.gather(
+            self._sinks.apply({name: self._part(sink) for name, sink in wanted.sinks.items()}, patience_s=PATIENCE_S),
+            self._sources.apply(wanted.sources, patience_s=PATIENCE_S, anew=denied),
+        )
+
+    def _part(self, sink: SinkSettings) -> SinkPart:
+        return sink, self._hash_key if sink.numbers == "hash" else b""
 
     def _view(self, settings: Settings) -> View:
         return View(Wire(settings.service.numbers, self._hash_key, "http"), settings.names)
@@ -189,9 +222,8 @@ class Service:
     # One part each; runs until it is cancelled.
 
     async def _run_source(self, name: str, settings: SourceSettings) -> None:
-        known = self._known.get(name, NOTHING_KNOWN)
-        observer = SourceObserver(name, self._board, self._metrics, self._clock, self._log)
-        self._observers[name] = observer
+        known = (await self._once_the_disk_works(self._outbox.known)).get(name, NOTHING_KNOWN)
+        observer = self._observer(name)
 
         def told(change: Change) -> None:
             observer.told(change)
@@ -202,8 +234,7 @@ class Service:
             call_log_after_s=settings.call_log_after_s,
             vanished_give_up_s=settings.vanished_give_up_s,
         )
-        picture = Picture(name, known)
-        ledger = Ledger(picture, self._outbox, told)
+        ledger = Ledger(Picture(name, known), self._outbox, told)
         client = Client(
             **{key: getattr(settings, key) for key in CLIENT_KEYS},
             session=self._session,
@@ -226,47 +257,86 @@ class Service:
             clock=self._clock,
             random=self._random,
             observer=observer,
-            claim=lambda extension_id: self._watched.setdefault(extension_id, name) == name,
+            claim=lambda extension_id: self._claim(name, extension_id),
             own_extension=known.notes.get("own_extension", b"").decode() or None,
-            start_after_s=self._stagger_s(name, settings),
+            start_after_s=0.0 if self._begun.is_set() else self._stagger_s(name, settings),
         )
         try:
             await poller.run()
         finally:
-            self._watched = {e: source for e, source in self._watched.items() if source != name}
-            if name not in self._settings.sources:
-                await ledger.change(
-                    (), lambda: unwatch(picture, {c.extension_id for c in picture.live_calls()}, client.now())
-                )
-            await client.close()
+            await self._let_go(name, ledger, client)
 
-    async def _run_sink(self, name: str, settings: SinkSettings) -> None:
+    def _observer(self, name: str) -> SourceObserver:
+        """One for as long as the source is configured: what it saw counts after a change, too."""
+        if name not in self._observers:
+            self._observers[name] = SourceObserver(name, self._board, self._metrics, self._clock, self._log)
+        return self._observers[name]
+
+    def _claim(self, source: str, extension_id: str) -> bool:
+        """Whether the source may look at this extension; the first to ask may."""
+        mine = self._watched.setdefault(extension_id, source) == source
+        if not mine:
+            self._denied.add(source)
+        return mine
+
+    async def _let_go(self, name: str, ledger: Ledger, client: Client) -> None:
+        """What a source leaves behind; on the disk before a successor reads it."""
+        self._watched = {e: source for e, source in self._watched.items() if source != name}
+        self._denied.discard(name)
+        if name not in self._settings.sources:
+            await self._end_calls(ledger, client.now())
+            self._forget(name)
+        await client.close()
+        if notes := self._notes.pop(name, None):
+            await asyncio.wait(notes)
+
+    async def _end_calls(self, ledger: Ledger, at: datetime) -> None:
+        """Nobody looks at this source any more. If the disk refuses, the next start does this."""
+        picture = ledger.picture
+        try:
+            await ledger.change((), lambda: unwatch(picture, {c.extension_id for c in picture.live_calls()}, at))
+        except OutboxUnavailable as error:
+            self._disk_fails(error)
+
+    def _forget(self, source: str) -> None:
+        self._board.unwatch(source)
+        self._metrics.forget_source(source)
+        self._observers.pop(source, None)
+
+    async def _run_sink(self, name: str, part: SinkPart) -> None:
+        settings, hash_key = part
         place = Place(
             name=name,
             installation=self._installation,
             version=__version__,
             board=self._board,
-            wire=Wire(settings.numbers, self._hash_key, name),
+            wire=Wire(settings.numbers, hash_key, name),
             clock=self._clock,
             log=self._log.bind(sink=name).warning,
         )
         self._metrics.watch_sink(name)
-        async with settings.open(place) as sink:
-            self._log.info("delivery_started", sink=name, type=settings.type, events=list(settings.events))
-            deliverer = Deliverer(
-                name,
-                sink,
-                self._outbox,
-                self._clock,
-                RetryPolicy(live_ttl_s=settings.live_ttl_s, give_up_after_h=settings.give_up_after_h),
-                self._metrics,
-                concurrency=settings.concurrency,
-                timeout_s=settings.timeout_s,
-                random=self._random.random,
-                log=self._log,
-                shutdown_s=self._settings.service.shutdown_s,
-            )
-            await deliverer.run()
+        try:
+            async with settings.open(place) as sink:
+                self._log.info("delivery_started", sink=name, type=settings.type, events=list(settings.events))
+                await self._deliverer(name, sink, settings).run()
+        finally:
+            if name not in self._settings.sinks:
+                self._metrics.forget_sink(name)
+
+    def _deliverer(self, name: str, sink: Sink, settings: SinkSettings) -> Deliverer:
+        return Deliverer(
+            name,
+            sink,
+            self._outbox,
+            self._clock,
+            RetryPolicy(live_ttl_s=settings.live_ttl_s, give_up_after_h=settings.give_up_after_h),
+            self._metrics,
+            concurrency=settings.concurrency,
+            timeout_s=settings.timeout_s,
+            random=self._random.random,
+            log=self._log,
+            shutdown_s=None,  # the fleet's patience decides
+        )
 
     # What goes on beside.
 
@@ -284,22 +354,34 @@ class Service:
                     self._log.error("events_dropped", sink=sink, reason="outbox_max_mb", count=count)
                 self._store_fault = "; ".join(self._outbox.warnings())
             except OutboxUnavailable as error:
-                self._store_fault = str(error)
-                self._log.error("outbox_unavailable", reason="outbox", detail=str(error))
+                self._disk_fails(error)
             await self._clock.sleep(HOUSEKEEPING_S)
 
-    def _note_later(self, source: str, name: str, value: bytes) -> None:
-        self._tasks.create_task(self._note(source, name, value))
+    async def _once_the_disk_works(self, do: Callable[[], Awaitable[T]]) -> T:
+        while True:
+            try:
+                return await do()
+            except OutboxUnavailable as error:
+                self._disk_fails(error)
+                await self._clock.sleep(DISK_PAUSE_S)
 
-    async def _note(self, source: str, name: str, value: bytes | None) -> None:
+    def _disk_fails(self, error: OutboxUnavailable) -> None:
+        self._store_fault = str(error)
+        self._log.error("outbox_unavailable", reason="outbox", detail=str(error))
+
+    def _note_later(self, source: str, name: str, value: bytes) -> None:
+        task = self._tasks.create_task(self._note(source, name, value))
+        self._notes[source].add(task)
+        task.add_done_callback(self._notes[source].discard)
+
+    async def _note(self, source: str, name: str, value: bytes) -> None:
         try:
             await self._outbox.note(source, name, value)
         except OutboxUnavailable as error:
-            self._log.error("outbox_unavailable", reason="outbox", detail=str(error))
+            self._disk_fails(error)
 
-    async def _own_name(self) -> str:
+    async def _own_name(self, notes: Mapping[str, bytes]) -> str:
         """A name for this installation, made once: MQTT brokers know a client by it."""
-        notes = self._known.get(SERVICE, NOTHING_KNOWN).notes
         name = notes.get("installation") or secrets.token_hex(6).encode()
         await self._outbox.note(SERVICE, "installation", name)
         return name.decode()
@@ -316,6 +398,20 @@ def _needs_restart(running: Settings, wanted: Settings) -> list[str]:
         for key in ("data_dir", "http_listen")
         if getattr(running.service, key) != getattr(wanted.service, key)
     ]
+
+
+def zone(name: str) -> ZoneInfo | None:
+    """None is this machine's own."""
+    return None if name == "local" else ZoneInfo(name)
+
+
+def _tell_nobody(_change: Change) -> None:
+    """A source that is not configured is shown nowhere."""
+
+
+def _hash_key(settings: Settings) -> bytes:
+    service = settings.service
+    return service.hash_key.reveal().encode() or _made_key(service.data_dir)
 
 
 def _made_key(data_dir: Path) -> bytes:

@@ -65,6 +65,10 @@ class Today:
         self._counts = Counts()
         self._outcomes: dict[int, Outcome] = {}
 
+    def turn_to(self, timezone: tzinfo | None) -> None:
+        """Where it is another day already, or still, nothing was counted yet."""
+        self._timezone = timezone
+
     def counts(self) -> Counts:
         self._turn_the_page()
         return self._counts

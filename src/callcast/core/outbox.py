@@ -180,6 +180,10 @@ class Outbox(Protocol):
         """Forget what is settled and older than the retention, and more where the cap is reached."""
         ...
 
+    def keep(self, *, retention_h: float, outbox_max_mb: float, dead_letter_days: float) -> None:
+        """From now on prune by these limits."""
+        ...
+
     async def check(self) -> None:
         """Write something. Raises OutboxUnavailable with the cause when that is not possible now."""
         ...

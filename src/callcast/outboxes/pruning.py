@@ -34,6 +34,11 @@ class Pruner:
         self._cap_after = (-1, 0)
         self._cap_calls_after: tuple[int, str, str] = (-1, "", "")
 
+    def change(self, limits: Limits) -> None:
+        if limits != self._limits:
+            self._limits = limits
+            self.begin_again()
+
     def begin_again(self) -> None:
         self._started_us = None
 

@@ -193,6 +193,10 @@ class SqliteOutbox(Outbox):
             self._of(sink).ring()
         return Pruned(events=events, calls=calls, dropped=dict(dropped))
 
+    def keep(self, *, retention_h: float, outbox_max_mb: float, dead_letter_days: float) -> None:
+        limits = Limits(retention_h=retention_h, outbox_max_mb=outbox_max_mb, dead_letter_days=dead_letter_days)
+        self._pruner.change(limits)
+
     async def check(self) -> None:
         await self._worker.submit(lambda debts: debts.beat())
 
