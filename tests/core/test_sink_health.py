@@ -1,0 +1,71 @@
+"""How a sink's far side does, by the outcomes of its attempts."""
+
+from datetime import timedelta
+
+import pytest
+
+from callcast.core.sink import Delivery
+from callcast.core.sink_health import SinkHealth
+from tests.made import NINE, event
+
+SECOND = timedelta(seconds=1)
+
+
+def delivery(name: str = "a", *, first_tried_s: float | None = None) -> Delivery:
+    tried = None if first_tried_s is None else NINE + first_tried_s * SECOND
+    return Delivery(sink="crm", seq=1, event=event(name), attempt=1, recorded_at=NINE, first_tried_at=tried)
+
+
+def test_five_in_a_row() -> None:
+    """Five failures in a row make it failing, one success makes it healthy."""
+    health = SinkHealth()
+    for _ in range(4):
+        health.failed(gone=False)
+    health.succeeded(delivery(), NINE)
+    for _ in range(5):
+        assert not health.failing
+        health.failed(gone=False)
+    assert health.failing
+    health.succeeded(delivery(), NINE)
+    assert not health.failing
+
+
+def test_gone() -> None:
+    """Gone is failing at once, and ends with the next other answer, while failing goes on."""
+    health = SinkHealth()
+    health.failed(gone=True)
+    assert (health.failing, health.gone) == (True, True)
+    health.failed(gone=False)
+    assert (health.failing, health.gone) == (True, False)
+
+
+def test_a_hold_is_never_shortened() -> None:
+    """A later wish for a shorter pause does not end the one that holds."""
+    health = SinkHealth()
+    health.hold(NINE + 60 * SECOND)
+    health.hold(NINE + 10 * SECOND)
+    assert health.held_for_s(NINE) == 60
+    assert health.held_for_s(NINE + 61 * SECOND) < 0
+
+
+@pytest.mark.parametrize(
+    ("successes", "proven"),
+    [
+        ([], False),
+        ([("b", 4)], False),
+        ([("b", 5)], False),
+        ([("b", 6)], True),
+        ([("a", 6)], False),
+        ([("b", 6), ("a", 7)], True),
+        ([("b", 6), ("a", 7), ("a", 8)], True),
+        ([("b", 4), ("a", 6)], False),
+        ([("a", 6), ("c", 4)], False),
+    ],
+)
+def test_took_another_since(successes: list[tuple[str, float]], proven: bool) -> None:
+    """Only a success of another call after this one's first attempt proves that the fault is the event's."""
+    health = SinkHealth()
+    for name, at_s in successes:
+        health.succeeded(delivery(name), NINE + at_s * SECOND)
+    assert health.took_another_since(delivery("a", first_tried_s=5)) is proven
+    assert not health.took_another_since(delivery("a"))
