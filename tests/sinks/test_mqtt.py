@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -469,14 +469,70 @@ async def test_a_wrong_password_is_a_reason_of_its_own(tmp_path: Path, protocol:
     assert outcome.reason in ("not_authorized", "bad_user_name_or_password")
 
 
-async def test_a_broker_that_takes_few_at_a_time_gets_few_at_a_time(tmp_path: Path) -> None:
+class SmallBroker:
+    """Enough of MQTT 5 to say how many messages it takes at once, and to see whether that is kept."""
+
+    def __init__(self, receive_maximum: int) -> None:
+        self.receive_maximum = receive_maximum
+        self.waiting = self.most_waiting = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            while True:
+                kind, body = (await reader.readexactly(1))[0], await self._body(reader)
+                if kind == 0x10:
+                    writer.write(bytes([0x20, 6, 0, 0, 3, 0x21]) + self.receive_maximum.to_bytes(2, "big"))
+                elif kind == 0x82:
+                    writer.write(bytes([0x90, 7, *body[:2], 0, 0, 0, 0, 0]))
+                elif kind & 0xF0 == 0x30:
+                    self._take(body, writer)
+        writer.close()
+
+    async def _body(self, reader: asyncio.StreamReader) -> bytes:
+        length = shift = 0
+        while True:
+            (byte,) = await reader.readexactly(1)
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return await reader.readexactly(length)
+
+    def _take(self, body: bytes, writer: asyncio.StreamWriter) -> None:
+        self.waiting += 1
+        self.most_waiting = max(self.most_waiting, self.waiting)
+        after_topic = 2 + int.from_bytes(body[:2], "big")
+        asyncio.get_running_loop().call_later(0.002, self._acknowledge, body[after_topic : after_topic + 2], writer)
+
+    def _acknowledge(self, packet_id: bytes, writer: asyncio.StreamWriter) -> None:
+        self.waiting -= 1
+        writer.write(bytes([0x40, 2]) + packet_id)
+
+
+async def test_a_broker_that_takes_few_at_a_time_gets_few_at_a_time() -> None:
     """The broker's receive maximum is kept, and everything arrives (MQTT 5)."""
-    with mosquitto(tmp_path, "max_inflight_messages 1") as broker:
-        stage = Stage(broker, "5")
-        async with stage.sink(concurrency=50) as sink:
-            outcomes = await asyncio.gather(*(sink.send(delivery(number)) for number in range(50)))
-            stage.watcher.close()
+    broker = SmallBroker(receive_maximum=2)
+    listener = await asyncio.start_server(broker.serve, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    async with listener, Settings(url=f"mqtt://127.0.0.1:{port}", timeout_s=5, concurrency=50).open(place()) as sink:
+        outcomes = await asyncio.gather(*(sink.send(delivery(number)) for number in range(50)))
     assert outcomes == [Delivered()] * 50
+    assert broker.most_waiting == 2
+
+
+async def test_closed_while_connecting_it_leaves_as_soon_as_it_is_connected(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    """Stopping does not wait for a slow handshake, and no connection nor thread comes of it afterwards."""
+    port = free_port()
+    lines = (f"listener {port} 127.0.0.1", f"certfile {certificates.server}", f"keyfile {certificates.server_key}")
+    threads = threading.active_count()
+    with mosquitto(tmp_path, *lines) as broker:
+        broker.freeze()
+        settings = Settings(url=f"mqtts://127.0.0.1:{port}", tls_ca=certificates.ca, timeout_s=20)
+        async with settings.open(place()):
+            await until(lambda: threading.active_count() > threads)
+        broker.thaw()
+        await until(lambda: threading.active_count() <= threads)
 
 
 async def test_no_answer_leads_to_a_new_connection(stage: Stage) -> None:
@@ -498,7 +554,7 @@ async def test_something_else_listens_there() -> None:
 
     async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
-        writer.write(b"\x90\x03\x00\x01\xee" + b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.write(b"\x20\x03\x00\xfe\x00")  # a CONNACK with a reason code that does not exist
         await writer.drain()
         writer.close()
 
@@ -506,7 +562,9 @@ async def test_something_else_listens_there() -> None:
     port = listener.sockets[0].getsockname()[1]
     threads = threading.active_count()
     async with listener, Settings(url=f"mqtt://127.0.0.1:{port}", timeout_s=2).open(place()) as sink:
-        assert isinstance(await sink.send(delivery()), Retry)
+        outcome = await sink.send(delivery())
+    assert isinstance(outcome, Retry)
+    assert outcome.reason in ("bad_answer", "disconnected")
     await until(lambda: threading.active_count() <= threads)
 
 

@@ -29,7 +29,7 @@ TAKEN_OVER = 0x8E
 _KEEPALIVE_S = 30
 
 # Mosquitto acknowledges a message above its message_size_limit with this code, which MQTT 5 has for other packets
-# only; paho's thread would die of it.
+# only; to paho that is a malformed packet, and the connection would be lost with every other message on it.
 _TOO_LARGE = {"Packet too large": [PacketTypes.CONNACK, PacketTypes.DISCONNECT, PacketTypes.PUBACK]}
 ReasonCode.names = MappingProxyType({**ReasonCode.names, PACKET_TOO_LARGE: _TOO_LARGE})
 
