@@ -3,23 +3,33 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Collection, Coroutine, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 S = TypeVar("S")
+Work = Coroutine[Any, Any, None]
+Tasks = Collection[asyncio.Task[None]]
 
 
 class Fleet(Generic[S]):
-    """Runs `start(name, settings)` for each wanted name until it is unwanted, changed, or the fleet stops.
+    """Runs `run(name, settings)` for each wanted name until it is unwanted, changed, or the fleet stops.
 
     A part runs until it is cancelled, and may then finish what it has begun; one that raises ends the task group,
-    and with it the process. insists: a part is cancelled again when patience is over, and that means: at once.
+    and with it the process. `end(name)` follows the last part of a name that is wanted no longer. Parts of one
+    name never overlap: two would deliver twice, or poll twice.
+    insists: a part is cancelled again when patience is over, and that means: at once.
     """
 
     def __init__(
-        self, tasks: asyncio.TaskGroup, start: Callable[[str, S], Coroutine[None, None, None]], *, insists: bool
+        self,
+        tasks: asyncio.TaskGroup,
+        run: Callable[[str, S], Work],
+        end: Callable[[str], Work],
+        *,
+        insists: bool = False,
     ) -> None:
         self._tasks = tasks
-        self._start = start
+        self._run = run
+        self._end = end
         self._insists = insists
         self._running: dict[str, tuple[S, asyncio.Task[None]]] = {}
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -33,33 +43,42 @@ class Fleet(Generic[S]):
 
         A part that does not stop within twice the patience is left to do so by itself: its successor starts then.
         """
-        await self._see_out(self._dismiss(self.outdated(wanted) | (self._running.keys() & set(anew))), patience_s)
+        leaving = self._dismiss(self.outdated(wanted) | (self._running.keys() & set(anew)))
+        ends = [self._task(name, self._end(name)) for name in leaving if name not in wanted]
+        await self._see_out(leaving.values(), ends, patience_s)
         for name, settings in wanted.items():
             if name not in self._running:
-                self._running[name] = (settings, self._tasks.create_task(self._in_turn(name, settings), name=name))
+                self._running[name] = (settings, self._task(name, self._run(name, settings)))
 
     async def stop(self, *, patience_s: float) -> None:
         """Stop all; returns when they have put everything in order."""
-        leaving = self._dismiss(tuple(self._running))
-        await self._see_out(leaving, patience_s)
+        leaving = self._dismiss(tuple(self._running)).values()
+        await self._see_out(leaving, (), patience_s)
         if leaving:
             await asyncio.wait(leaving)
 
-    async def _in_turn(self, name: str, settings: S) -> None:
-        async with self._turns[name]:  # two of one name would deliver twice, or poll twice
-            await self._start(name, settings)
+    def _task(self, name: str, work: Work) -> asyncio.Task[None]:
+        return self._tasks.create_task(self._in_turn(name, work), name=name)
 
-    def _dismiss(self, names: Collection[str]) -> list[asyncio.Task[None]]:
-        leaving = [self._running.pop(name)[1] for name in names]
-        for task in leaving:
+    async def _in_turn(self, name: str, work: Work) -> None:
+        try:
+            async with self._turns[name]:
+                await work
+        finally:
+            work.close()  # where its turn never came
+
+    def _dismiss(self, names: Collection[str]) -> dict[str, asyncio.Task[None]]:
+        leaving = {name: self._running.pop(name)[1] for name in names}
+        for task in leaving.values():
             task.cancel()
         return leaving
 
-    async def _see_out(self, leaving: list[asyncio.Task[None]], patience_s: float) -> None:
-        if not leaving:
+    async def _see_out(self, leaving: Tasks, ends: Tasks, patience_s: float) -> None:
+        tasks = [*leaving, *ends]
+        if not tasks:
             return
-        _, slow = await asyncio.wait(leaving, timeout=patience_s)
+        _, slow = await asyncio.wait(tasks, timeout=patience_s)
         if slow and self._insists:
-            for task in slow:
+            for task in slow.intersection(leaving):
                 task.cancel()
             await asyncio.wait(slow, timeout=patience_s)

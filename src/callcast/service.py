@@ -2,13 +2,11 @@
 
 import asyncio
 import secrets
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
 from pathlib import Path
-from random import Random, SystemRandom
-from typing import Any, TypeVar
+from random import SystemRandom
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import aiohttp
@@ -17,42 +15,28 @@ from callcast import __version__, logs
 from callcast.board import LiveBoard, catch_up, keep_counts
 from callcast.config import Settings
 from callcast.core.clock import Clock
-from callcast.core.diff import Rules, unwatch
-from callcast.core.freshness import Freshness
-from callcast.core.model import Change, Known
 from callcast.core.outbox import Outbox, OutboxUnavailable
-from callcast.core.picture import Picture
 from callcast.core.retry import RetryPolicy
 from callcast.core.sink import Place, Sink
 from callcast.core.wire import Wire
 from callcast.deliverer import Deliverer
+from callcast.disk import Disk
 from callcast.findings import ConfigFaults
 from callcast.fleet import Fleet
-from callcast.ledger import Ledger
 from callcast.metrics import Metrics
-from callcast.observer import SourceObserver
-from callcast.poller import Poller
-from callcast.reconciler import Reconciler
-from callcast.ringcentral.client import Client
 from callcast.ringcentral.settings import SourceSettings, plan
 from callcast.sinks import SinkSettings
+from callcast.sources import NOTHING_KNOWN, Sources
 from callcast.web.admin import Admin, serve
 from callcast.web.feed import Feed
 from callcast.web.views import View
 
 HOUSEKEEPING_S = 10.0
 PATIENCE_S = 0.5  # for what a changed or removed part has begun: a reload must not wait for a far side that hangs
-DISK_PAUSE_S = 1.0  # between two tries of an outbox that cannot be used
 SERVICE = ""  # whose notes are the service's own, not a source's
-CLIENT_KEYS = (
-    *("server", "client_id", "client_secret", "jwt", "watch", "account"),
-    *("heavy_per_minute", "headroom", "revoke_on_exit", "allow_plaintext"),
-)
-NOTHING_KNOWN = Known(calls={}, looks={}, notes={})
 
 ReadAgain = Callable[[], Settings]
 SinkPart = tuple[SinkSettings, bytes]  # with the key of numbers = "hash", where it is used
-T = TypeVar("T")
 
 
 class Service:
@@ -77,14 +61,11 @@ class Service:
         self._clock = clock
         self._log = log
         self._read_again = read_again
-        self._random: Random = SystemRandom()
+        self._random = SystemRandom()
         self._hash_key = _hash_key(settings)
         self._installation = ""
-        self._observers: dict[str, SourceObserver] = {}
-        self._watched: dict[str, str] = {}  # extension id -> the source that looks at it
-        self._denied: set[str] = set()  # sources that would look at an extension which another looks at
-        self._notes: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)  # on their way to the disk
-        self._store_fault = ""
+        self._disk = Disk(clock, log)
+        self._store_warnings = ""
         self._owed = 0  # events, by all sinks together
         self._reloading = asyncio.Lock()
         self._begun = asyncio.Event()
@@ -93,6 +74,7 @@ class Service:
         self._feed = Feed(board, outbox, clock, self._view(settings))
         self.admin: Admin
         self._tasks: asyncio.TaskGroup
+        self._watching = Sources(outbox, board, metrics, session, clock, log, self._disk, self._feed.wake)
         self._sources: Fleet[SourceSettings]
         self._sinks: Fleet[SinkPart]
 
@@ -116,9 +98,9 @@ class Service:
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         self._tasks = tasks
-        self._sources = Fleet(tasks, self._run_source, insists=False)
-        self._sinks = Fleet(tasks, self._run_sink, insists=True)
-        await self._once_the_disk_works(lambda: self._take_up(self._settings))
+        self._sources = Fleet(tasks, self._run_source, self._watching.end)
+        self._sinks = Fleet(tasks, self._run_sink, self._end_sink, insists=True)
+        await self._disk.surely(lambda: self._take_up(self._settings))
         await self._apply(self._settings)
         self._metrics.config_reloaded(True)
         for forever in (self._feed.run(), keep_counts(self._board, self._outbox, self._clock), self._keep_house()):
@@ -134,13 +116,14 @@ class Service:
         await catch_up(self._board, self._outbox)
         await self._subscribe(settings)
         for source in known.keys() - settings.sources.keys() - {SERVICE}:
-            await self._end_calls(Ledger(Picture(source, known[source]), self._outbox, _tell_nobody), self._clock.now())
+            await self._watching.end(source)
 
     async def stop(self) -> None:
         """Stop looking, let what is in flight finish, then everything else. A reload under way comes first."""
         self._stopping = True
         async with self._reloading:
             await self._sources.stop(patience_s=PATIENCE_S)
+            await self._watching.close_all()
             await self._sinks.stop(patience_s=self._settings.service.shutdown_s)
         for task in self._background:
             task.cancel()
@@ -148,10 +131,12 @@ class Service:
     # What the supervisor asks at every beat.
 
     def stepped_at(self) -> float:
-        return min((observer.stepped_at for observer in self._observers.values()), default=self._clock.monotonic())
+        return min(
+            (observer.stepped_at for observer in self._watching.observers.values()), default=self._clock.monotonic()
+        )
 
     def status(self) -> str:
-        looks = sum(observer.looks for observer in self._observers.values())
+        looks = sum(observer.looks for observer in self._watching.observers.values())
         sources, calls = len(self._settings.sources), len(self._board.calls())
         facts = f"sources {sources}, looks {looks}, calls {calls}, debts {self._owed}"
         return "; ".join([facts, *self.reasons()])
@@ -161,8 +146,8 @@ class Service:
     def reasons(self) -> Sequence[str]:
         if not self._begun.is_set():
             return ["the service is starting"]
-        sources = [why for observer in self._observers.values() if (why := observer.unready())]
-        return [*sources, *filter(None, [self._store_fault])]
+        sources = [why for observer in self._watching.observers.values() if (why := observer.unready())]
+        return [*sources, *filter(None, [self._disk.fault, self._store_warnings])]
 
     async def reload(self) -> Sequence[str]:
         """Read the configuration again and let it take hold. Returns its faults; then nothing has changed."""
@@ -207,7 +192,7 @@ class Service:
         self._hash_key = _hash_key(wanted)
         view = self._view(wanted)
         self.admin.change(token=service.http_token.reveal(), wire=view.wire, names=view.names)
-        denied = frozenset(self._denied if self._sources.outdated(wanted.sources) else ())
+        denied = frozenset(self._watching.denied if self._sources.outdated(wanted.sources) else ())
         await asyncio.gather(
             self._sinks.apply({name: self._part(sink) for name, sink in wanted.sinks.items()}, patience_s=PATIENCE_S),
             self._sources.apply(wanted.sources, patience_s=PATIENCE_S, anew=denied),
@@ -222,86 +207,10 @@ class Service:
     # One part each; runs until it is cancelled.
 
     async def _run_source(self, name: str, settings: SourceSettings) -> None:
-        known = (await self._once_the_disk_works(self._outbox.known)).get(name, NOTHING_KNOWN)
-        observer = self._observer(name)
-
-        def told(change: Change) -> None:
-            observer.told(change)
-            self._feed.wake()
-
-        rules = Rules(
-            settle_s=settings.settle_s,
-            call_log_after_s=settings.call_log_after_s,
-            vanished_give_up_s=settings.vanished_give_up_s,
-        )
-        ledger = Ledger(Picture(name, known), self._outbox, told)
-        client = Client(
-            **{key: getattr(settings, key) for key in CLIENT_KEYS},
-            session=self._session,
-            clock=self._clock,
-            version=__version__,
-            observer=observer,
-            note=lambda key, value: self._note_later(name, key, value),
-            notes=known.notes,
-        )
-        reconciler = Reconciler(ledger, client, rules, self._clock, observer, gaps=known.notes.get("gaps"))
-        poller = Poller(
-            name,
-            settings.extensions if settings.watch == "extensions" else None,
-            interval_s=None if settings.poll_interval_s == "auto" else settings.poll_interval_s,
-            upstream=client,
-            ledger=ledger,
-            reconciler=reconciler,
-            freshness=Freshness(name, known.notes.get("freshness")),
-            rules=rules,
-            clock=self._clock,
-            random=self._random,
-            observer=observer,
-            claim=lambda extension_id: self._claim(name, extension_id),
-            own_extension=known.notes.get("own_extension", b"").decode() or None,
-            start_after_s=0.0 if self._begun.is_set() else self._stagger_s(name, settings),
-        )
-        try:
-            await poller.run()
-        finally:
-            await self._let_go(name, ledger, client)
-
-    def _observer(self, name: str) -> SourceObserver:
-        """One for as long as the source is configured: what it saw counts after a change, too."""
-        if name not in self._observers:
-            self._observers[name] = SourceObserver(name, self._board, self._metrics, self._clock, self._log)
-        return self._observers[name]
-
-    def _claim(self, source: str, extension_id: str) -> bool:
-        """Whether the source may look at this extension; the first to ask may."""
-        mine = self._watched.setdefault(extension_id, source) == source
-        if not mine:
-            self._denied.add(source)
-        return mine
-
-    async def _let_go(self, name: str, ledger: Ledger, client: Client) -> None:
-        """What a source leaves behind; on the disk before a successor reads it."""
-        self._watched = {e: source for e, source in self._watched.items() if source != name}
-        self._denied.discard(name)
-        if name not in self._settings.sources:
-            await self._end_calls(ledger, client.now())
-            self._forget(name)
-        await client.close()
-        if notes := self._notes.pop(name, None):
-            await asyncio.wait(notes)
-
-    async def _end_calls(self, ledger: Ledger, at: datetime) -> None:
-        """Nobody looks at this source any more. If the disk refuses, the next start does this."""
-        picture = ledger.picture
-        try:
-            await ledger.change((), lambda: unwatch(picture, {c.extension_id for c in picture.live_calls()}, at))
-        except OutboxUnavailable as error:
-            self._disk_fails(error)
-
-    def _forget(self, source: str) -> None:
-        self._board.unwatch(source)
-        self._metrics.forget_source(source)
-        self._observers.pop(source, None)
+        """At start one after another within one interval, not all at once."""
+        names = list(self._settings.sources)
+        stagger_s = min(plan(name, settings).cycle_s, 10.0) * names.index(name) / len(names)
+        await self._watching.run(name, settings, start_after_s=0.0 if self._begun.is_set() else stagger_s)
 
     async def _run_sink(self, name: str, part: SinkPart) -> None:
         settings, hash_key = part
@@ -315,13 +224,13 @@ class Service:
             log=self._log.bind(sink=name).warning,
         )
         self._metrics.watch_sink(name)
-        try:
-            async with settings.open(place) as sink:
-                self._log.info("delivery_started", sink=name, type=settings.type, events=list(settings.events))
-                await self._deliverer(name, sink, settings).run()
-        finally:
-            if name not in self._settings.sinks:
-                self._metrics.forget_sink(name)
+        async with settings.open(place) as sink:
+            self._log.info("delivery_started", sink=name, type=settings.type, events=list(settings.events))
+            await self._deliverer(name, sink, settings).run()
+
+    async def _end_sink(self, name: str) -> None:
+        self._metrics.forget_sink(name)
+        self._log.info("delivery_stopped", sink=name)
 
     def _deliverer(self, name: str, sink: Sink, settings: SinkSettings) -> Deliverer:
         return Deliverer(
@@ -352,44 +261,17 @@ class Service:
                 for sink, count in pruned.dropped.items():
                     self._metrics.events_dropped(sink, count)
                     self._log.error("events_dropped", sink=sink, reason="outbox_max_mb", count=count)
-                self._store_fault = "; ".join(self._outbox.warnings())
+                self._store_warnings = "; ".join(self._outbox.warnings())
+                self._disk.works()
             except OutboxUnavailable as error:
-                self._disk_fails(error)
+                self._disk.fails(error)
             await self._clock.sleep(HOUSEKEEPING_S)
-
-    async def _once_the_disk_works(self, do: Callable[[], Awaitable[T]]) -> T:
-        while True:
-            try:
-                return await do()
-            except OutboxUnavailable as error:
-                self._disk_fails(error)
-                await self._clock.sleep(DISK_PAUSE_S)
-
-    def _disk_fails(self, error: OutboxUnavailable) -> None:
-        self._store_fault = str(error)
-        self._log.error("outbox_unavailable", reason="outbox", detail=str(error))
-
-    def _note_later(self, source: str, name: str, value: bytes) -> None:
-        task = self._tasks.create_task(self._note(source, name, value))
-        self._notes[source].add(task)
-        task.add_done_callback(self._notes[source].discard)
-
-    async def _note(self, source: str, name: str, value: bytes) -> None:
-        try:
-            await self._outbox.note(source, name, value)
-        except OutboxUnavailable as error:
-            self._disk_fails(error)
 
     async def _own_name(self, notes: Mapping[str, bytes]) -> str:
         """A name for this installation, made once: MQTT brokers know a client by it."""
         name = notes.get("installation") or secrets.token_hex(6).encode()
         await self._outbox.note(SERVICE, "installation", name)
         return name.decode()
-
-    def _stagger_s(self, name: str, settings: SourceSettings) -> float:
-        """Sources begin one after another within one interval, not all at once."""
-        names = list(self._settings.sources)
-        return min(plan(name, settings).cycle_s, 10.0) * names.index(name) / len(names)
 
 
 def _needs_restart(running: Settings, wanted: Settings) -> list[str]:
@@ -403,10 +285,6 @@ def _needs_restart(running: Settings, wanted: Settings) -> list[str]:
 def zone(name: str) -> ZoneInfo | None:
     """None is this machine's own."""
     return None if name == "local" else ZoneInfo(name)
-
-
-def _tell_nobody(_change: Change) -> None:
-    """A source that is not configured is shown nowhere."""
 
 
 def _hash_key(settings: Settings) -> bytes:

@@ -1,0 +1,36 @@
+"""Whether the outbox can be used, as last seen; says so once when that changes."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from callcast.core.clock import Clock
+from callcast.core.outbox import OutboxUnavailable
+
+PAUSE_S = 1.0  # between two tries of an outbox that cannot be used
+
+T = TypeVar("T")
+
+
+class Disk:
+    def __init__(self, clock: Clock, log: Any) -> None:
+        self.fault = ""
+        self._clock = clock
+        self._log = log
+
+    def fails(self, error: OutboxUnavailable) -> None:
+        self.fault = str(error)
+        self._log.error("outbox_failed", reason="outbox", detail=str(error))
+
+    def works(self) -> None:
+        if self.fault:
+            self._log.info("outbox_recovered")
+        self.fault = ""
+
+    async def surely(self, do: Callable[[], Awaitable[T]]) -> T:
+        """Try until it is done."""
+        while True:
+            try:
+                return await do()
+            except OutboxUnavailable as error:
+                self.fails(error)
+                await self._clock.sleep(PAUSE_S)

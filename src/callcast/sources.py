@@ -1,0 +1,172 @@
+"""The sources as they run: what each needs is built here, kept over a change, and put in order at its end."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from random import SystemRandom
+from typing import Any
+
+import aiohttp
+
+from callcast import __version__
+from callcast.board import LiveBoard
+from callcast.core.clock import Clock
+from callcast.core.diff import Rules, unwatch
+from callcast.core.freshness import Freshness
+from callcast.core.model import Change, Known
+from callcast.core.outbox import Outbox, OutboxUnavailable
+from callcast.core.picture import Picture
+from callcast.disk import Disk
+from callcast.ledger import Ledger
+from callcast.metrics import Metrics
+from callcast.observer import SourceObserver
+from callcast.poller import Poller
+from callcast.reconciler import Reconciler
+from callcast.ringcentral.client import Client
+from callcast.ringcentral.settings import SourceSettings
+
+CLIENT_KEYS = (
+    *("server", "client_id", "client_secret", "jwt", "watch", "account"),
+    *("heavy_per_minute", "headroom", "revoke_on_exit", "allow_plaintext"),
+)
+NOTHING_KNOWN = Known(calls={}, looks={}, notes={})
+
+
+class Sources:
+    """`run` and `end` are what a `Fleet` wants. wake: called after each commit.
+
+    A source's observer lives as long as its name is configured, its client until one of its keys changes: so a
+    change of anything else costs no token, no budget and no readiness.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        board: LiveBoard,
+        metrics: Metrics,
+        session: aiohttp.ClientSession,
+        clock: Clock,
+        log: Any,
+        disk: Disk,
+        wake: Callable[[], None],
+    ) -> None:
+        self.observers: dict[str, SourceObserver] = {}
+        self.denied: set[str] = set()  # those that would look at an extension which another source looks at
+        self._outbox = outbox
+        self._board = board
+        self._metrics = metrics
+        self._session = session
+        self._clock = clock
+        self._log = log
+        self._disk = disk
+        self._wake = wake
+        self._random = SystemRandom()
+        self._watched: dict[str, str] = {}  # extension id -> the source that looks at it
+        self._clients: dict[str, tuple[Mapping[str, Any], Client]] = {}
+        self._notes: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)  # on their way to the disk
+
+    async def run(self, name: str, settings: SourceSettings, *, start_after_s: float = 0.0) -> None:
+        """Watch until cancelled."""
+        access = {key: getattr(settings, key) for key in CLIENT_KEYS}
+        if name in self._clients and self._clients[name][0] != access:
+            await self.close(name)
+        known = (await self._disk.surely(self._outbox.known)).get(name, NOTHING_KNOWN)
+        observer = self._observer(name)
+        client = self._client(name, access, known)
+        rules = Rules(
+            settle_s=settings.settle_s,
+            call_log_after_s=settings.call_log_after_s,
+            vanished_give_up_s=settings.vanished_give_up_s,
+        )
+        ledger = self._ledger(name, known)
+        poller = Poller(
+            name,
+            settings.extensions if settings.watch == "extensions" else None,
+            interval_s=None if settings.poll_interval_s == "auto" else settings.poll_interval_s,
+            upstream=client,
+            ledger=ledger,
+            reconciler=Reconciler(ledger, client, rules, self._clock, observer, gaps=known.notes.get("gaps")),
+            freshness=Freshness(name, known.notes.get("freshness")),
+            rules=rules,
+            clock=self._clock,
+            random=self._random,
+            observer=observer,
+            claim=lambda extension_id: self._claim(name, extension_id),
+            own_extension=known.notes.get("own_extension", b"").decode() or None,
+            start_after_s=start_after_s,
+        )
+        try:
+            await poller.run()
+        finally:
+            self._watched = {e: source for e, source in self._watched.items() if source != name}
+            self.denied.discard(name)
+
+    async def end(self, name: str) -> None:
+        """Nobody wants it any more: its calls end as unwatched. If the disk refuses, the next start does this."""
+        try:
+            known = (await self._outbox.known()).get(name, NOTHING_KNOWN)
+            ledger = self._ledger(name, known)
+            live = {call.extension_id for call in ledger.picture.live_calls()}
+            await ledger.change((), lambda: unwatch(ledger.picture, live, self._clock.now()))
+        except OutboxUnavailable as error:
+            self._disk.fails(error)
+        self._board.unwatch(name)
+        if self.observers.pop(name, None):
+            self._log.info("polling_stopped", source=name)
+        self._metrics.forget_source(name)
+        await self.close(name)
+
+    async def close(self, name: str) -> None:
+        """The client's last word, on the disk before anybody reads it."""
+        if client := self._clients.pop(name, None):
+            await client[1].close()
+        if notes := self._notes.pop(name, None):
+            await asyncio.wait(notes)
+
+    async def close_all(self) -> None:
+        await asyncio.gather(*map(self.close, tuple(self._clients)))
+
+    def _observer(self, name: str) -> SourceObserver:
+        if name not in self.observers:
+            self.observers[name] = SourceObserver(name, self._board, self._metrics, self._clock, self._log)
+        return self.observers[name]
+
+    def _client(self, name: str, access: Mapping[str, Any], known: Known) -> Client:
+        if name not in self._clients:
+            client = Client(
+                **access,
+                session=self._session,
+                clock=self._clock,
+                version=__version__,
+                observer=self._observer(name),
+                note=lambda key, value: self._note_later(name, key, value),
+                notes=known.notes,
+            )
+            self._clients[name] = (access, client)
+        return self._clients[name][1]
+
+    def _ledger(self, name: str, known: Known) -> Ledger:
+        def told(change: Change) -> None:
+            if observer := self.observers.get(name):  # of a source that went while nothing ran nobody is shown anything
+                observer.told(change)
+            self._wake()
+
+        return Ledger(Picture(name, known), self._outbox, told)
+
+    def _claim(self, source: str, extension_id: str) -> bool:
+        """Whether the source may look at this extension; the first to ask may."""
+        mine = self._watched.setdefault(extension_id, source) == source
+        if not mine:
+            self.denied.add(source)
+        return mine
+
+    def _note_later(self, source: str, name: str, value: bytes) -> None:
+        task = asyncio.create_task(self._note(source, name, value))
+        self._notes[source].add(task)
+        task.add_done_callback(self._notes[source].discard)
+
+    async def _note(self, source: str, name: str, value: bytes) -> None:
+        try:
+            await self._outbox.note(source, name, value)
+        except OutboxUnavailable as error:
+            self._disk.fails(error)
