@@ -709,5 +709,6 @@ def test_calls_of_an_extension_that_is_no_longer_watched_end_as_unknown() -> Non
     assert watch.last.call.disposition is Disposition.UNKNOWN
     assert watch.last.observation.evidence is Evidence.UNWATCHED
     assert (watch.last.time, watch.last.observation.exact) == (at(5), False)
+    assert watch.call().vanished_at == at(5), "no list will hold it any more"
     assert not unwatch(watch.picture, {"101"}, at(6))
     assert watch.call("102/s-1").live

@@ -13,6 +13,7 @@ from callcast.core.model import Target
 from callcast.ringcentral.page import account_in
 from callcast.ringcentral.records import BadPage, decode_page, sightings_of, snapshot
 from tests.core.scenes import at
+from tests.ringcentral import fuzz_bytes
 from tests.ringcentral.test_records_words import record
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -304,3 +305,8 @@ def test_a_record_with_anything_in_its_fields(fields: dict[str, Any]) -> None:
     page = decode_page(json.dumps({"records": [{**record(), **fields}]}).encode())
     assert len(page.records) + len(page.bad) == 1
     sightings_of(page.records, Target(source="acme"))
+
+
+def test_damaged_pages_by_the_thousand() -> None:
+    """Pieces that hurt, anywhere in a page: good or bad, never another error; some of both."""
+    assert 0 < fuzz_bytes.play(3000, 1) < 3000
