@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from callcast.core.outbox import OutboxRefused
+from callcast.core.outbox import Lapsed, OutboxRefused
 from callcast.core.sink import Delivery, Filter
 from callcast.outboxes.desk import open_desk
 from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
@@ -123,6 +123,9 @@ async def test_replay(tmp_path: Path) -> None:
             assert desk.replay(clock.now(), sink="crm", since=since, until=until, type_="call.*") == 0
             with pytest.raises(KeyError):
                 desk.replay(clock.now(), sink="nobody", since=since, until=until)
+        await clock.turn(120)
+        minute_ago, long_ago = clock.now() - HOUR / 60, clock.now() - 75 * HOUR
+        assert await outbox.lapse("crm", live_before=minute_ago, final_before=long_ago) == Lapsed()
         first = await outbox.claim("crm", limit=9)
         assert [one.event.id for one in first] == [event("a").id, event("b").id]
         assert [(one.live, one.attempt, one.replayed) for one in first] == [(False, 2, True)] * 2

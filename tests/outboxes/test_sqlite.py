@@ -19,6 +19,8 @@ import pytest
 
 from callcast.core.outbox import OutboxRefused, OutboxUnavailable
 from callcast.core.sink import Filter
+from callcast.outboxes import memory
+from callcast.outboxes.debts import Debts
 from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
 from tests.clock import TurnedClock
 from tests.made import change, event
@@ -192,6 +194,19 @@ async def test_a_full_disk_fails_no_reader(tmp_path: Path) -> None:
             )
         assert [type(one) for one in results] == [OutboxUnavailable, list, OutboxUnavailable]
         assert await owed(outbox) == 2
+
+
+async def test_trouble_halfway_leaves_nothing(tmp_path: Path) -> None:
+    """What an operation had written before the disk gave trouble is not there afterwards."""
+    async with opened(tmp_path) as outbox:
+
+        def half(debts: Debts) -> None:
+            memory.keep_note(debts.connection, "acme", "half", b"done")
+            raise sqlite3.OperationalError("disk I/O error")
+
+        with pytest.raises(OutboxUnavailable):
+            await outbox._worker.submit(half)
+        assert await outbox.known() == {}
 
 
 async def test_a_disk_that_is_full_from_the_start(tmp_path: Path) -> None:

@@ -38,9 +38,8 @@ class Debts:
         self._events: dict[int, tuple[Event, int]] = {}
 
     def forget(self, filters: Mapping[str, Filter]) -> None:
-        """After a rollback: these filters stand, and a number may come to stand for another row."""
+        """After a rollback: these filters stand, and a number may come to stand for another sink."""
         self.filters = filters
-        self._events.clear()
         self._ids.clear()
 
     # Who is owed
