@@ -275,7 +275,7 @@ async def test_five_in_a_row_make_a_sink_failing(bench: Bench) -> None:
     assert bench.told.up == [True]
     await bench.record(event("j", "call.ended", 1))
     assert bench.told.up == [True, False]
-    assert bench.told.logged == ["sink_failing"]
+    assert bench.told.logged == ["sink_failed"]
 
 
 async def test_probes_each_for_another_call(bench: Bench) -> None:
@@ -643,7 +643,7 @@ async def test_a_disk_in_trouble_sends_nothing_twice(bench: Bench, monkeypatch: 
     await bench.clock.turn(1)
     assert [type_ for _, _, type_, _ in bench.far.sent] == ["call.ringing", "call.ended"]
     assert await bench.owed() == 0
-    assert bench.told.logged == ["outbox_unavailable", "outbox_back"]
+    assert bench.told.logged == ["outbox_failed", "outbox_recovered"]
 
 
 async def test_a_disk_in_trouble_ends_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

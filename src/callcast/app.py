@@ -87,7 +87,7 @@ async def run(
         if started is not None:
             started(running.admin.url)
         await stop.wait()
-        log.info("service_stopping")
+        log.info("stop_requested")
         beating.cancel()
         heartbeat.stopping()
         await running.stop()

@@ -303,7 +303,8 @@ class Deliverer:
 
     def _tell_dead(self, delivery: Delivery, reason: str) -> None:
         self._metrics.event_dead_lettered(self.name)
-        self._log.warning("event_dead_lettered", sink=self.name, event_id=delivery.event.id, reason=reason)
+        event = delivery.event
+        self._log.warning("event_dead_lettered", sink=self.name, call=event.key, event_id=event.id, reason=reason)
 
     async def _surely(self, settle: Callable[[], Awaitable[None]]) -> None:
         """Keep the result until the disk takes it, so that nothing is sent twice for the disk's sake."""
@@ -328,7 +329,7 @@ class Deliverer:
         if gone:
             self._log.error("sink_gone", sink=self.name, reason=reason, detail=detail)
         elif not before[0]:
-            self._log.warning("sink_failing", sink=self.name, reason=reason, detail=detail)
+            self._log.warning("sink_failed", sink=self.name, reason=reason, detail=detail)
         self._metrics.sink_up(self.name, False)
 
     async def _recovered(self, how: str) -> None:
@@ -345,13 +346,13 @@ class Deliverer:
 
     async def _disk_fails(self, error: OutboxUnavailable) -> None:
         if not self._disk_trouble:
-            self._log.error("outbox_unavailable", sink=self.name, detail=str(error))
+            self._log.error("outbox_failed", sink=self.name, reason="outbox", detail=str(error))
         self._disk_trouble = True
         await self._clock.sleep(DISK_PAUSE_S)
 
     def _disk_works(self) -> None:
         if self._disk_trouble:
-            self._log.info("outbox_back", sink=self.name)
+            self._log.info("outbox_recovered", sink=self.name)
         self._disk_trouble = False
 
 

@@ -1,72 +1,126 @@
 """Logs: one event name per fact, past tense, the same keys everywhere. Standard error only.
 
-Keys: source, extension, call, sink, event, reason, detail. A flood of the same fact is summarised: the first line
-comes at once, the next after a minute with the count of those that were held back.
+Keys: source, extension, call, sink, event_id, event_type, reason (a word), detail (a sentence). A flood of the same
+fact is summarised: the first line comes at once, the next after a minute with the count of those held back.
 """
 
 import logging
 import re
 import sys
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Literal
 
 import structlog
 
 FLOOD_S = 60.0
-FLOOD_KEYS_MAX = 1000
+ALIKE_MAX = 5  # lines a minute that differ in their extension only
+FACTS_MAX = 1000
+ASKED_FOR = frozenset({"reload_refused"})  # whoever has just asked always gets the answer
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
 _NUMBER = re.compile(r"\+\d[\d ()-]{5,}(\d{4})\b")
 
+Line = MutableMapping[str, Any]
+
 
 def configure(level: str, style: Literal["auto", "console", "json"]) -> None:
-    """Send every log line of the process to standard error, as `service.log_level` and `log_format` say."""
+    """Send every log line of the process to standard error, as `service.log_level` and `log_format` say.
+
+    May be done again: loggers that are in use follow.
+    """
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
+    renderer = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    _steps[:] = [
+        Threshold(level),
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _flood,
+        structlog.processors.format_exc_info,
+        hide_numbers,
+        renderer,
+    ]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            Flood(),
-            hide_numbers,
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        processors=_steps,  # loggers keep this very list, so it is changed and not replaced
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS["debug"]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
     )
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
 
 
-def hide_numbers(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def hide_numbers(_logger: Any, _method: str, line: Line) -> Line:
     """The last barrier: a phone number shows its last four digits, wherever in a line it turns up."""
-    for key, value in event.items():
-        if isinstance(value, str) and "+" in value:
-            event[key] = _NUMBER.sub(r"***\1", value)
-    return event
+    for key, value in line.items():
+        line[key] = _hidden(value)
+    return line
+
+
+def _hidden(value: Any) -> Any:
+    match value:
+        case str():
+            return _NUMBER.sub(r"***\1", value) if "+" in value else value
+        case dict():
+            return {_hidden(key): _hidden(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_hidden(one) for one in value]
+    return value
+
+
+class Threshold:
+    """Drops what is less grave than `level`."""
+
+    def __init__(self, level: str) -> None:
+        self._least = LEVELS[level]
+
+    def __call__(self, _logger: Any, method: str, line: Line) -> Line:
+        if LEVELS.get(method, LEVELS["error"]) < self._least:
+            raise structlog.DropEvent
+        return line
+
+
+class _Fact:
+    """What was said of one fact within the last minute, by extension, and how often it was held back."""
+
+    def __init__(self) -> None:
+        self.said: dict[object, float] = {}
+        self.held_back = 0
+
+    def may_say(self, extension: object, now: float) -> bool:
+        self.said = {one: at for one, at in self.said.items() if now - at < FLOOD_S}
+        if extension in self.said or len(self.said) >= ALIKE_MAX:
+            self.held_back += 1
+            return False
+        self.said[extension] = now
+        return True
 
 
 class Flood:
-    """Holds back what was said less than a minute ago, and says how often."""
+    """Holds back warnings and errors that were said less than a minute ago, and says how often."""
 
-    def __init__(self) -> None:
-        self._said: dict[tuple[Any, ...], tuple[float, int]] = {}
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._facts: dict[tuple[object, ...], _Fact] = {}
 
-    def __call__(self, _logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        if method not in ("warning", "error"):
-            return event
-        key = tuple(event.get(k) for k in ("event", "source", "extension", "sink", "reason"))
-        now = time.monotonic()
-        said_at, held_back = self._said.pop(key, (None, 0))
-        if said_at is not None and now - said_at < FLOOD_S:
-            self._said[key] = (said_at, held_back + 1)
+    def __call__(self, _logger: Any, method: str, line: Line) -> Line:
+        if method not in ("warning", "error") or line.get("event") in ASKED_FOR:
+            return line
+        fact = self._fact(tuple(line.get(key) for key in ("event", "source", "sink", "reason")))
+        if not fact.may_say(line.get("extension"), self._monotonic()):
             raise structlog.DropEvent
-        self._said[key] = (now, 0)
-        while len(self._said) > FLOOD_KEYS_MAX:
-            del self._said[next(iter(self._said))]
-        if held_back:
-            event["held_back"] = held_back
-        return event
+        if fact.held_back:
+            line["held_back"], fact.held_back = fact.held_back, 0
+        return line
+
+    def _fact(self, key: tuple[object, ...]) -> _Fact:
+        fact = self._facts.pop(key) if key in self._facts else _Fact()
+        self._facts[key] = fact  # the longest unsaid one comes first
+        while len(self._facts) > FACTS_MAX:
+            del self._facts[next(iter(self._facts))]
+        return fact
+
+
+_flood = Flood()
+_steps: list[Any] = []
 
 
 def bound(**facts: Any) -> Any:

@@ -13,6 +13,8 @@ from callcast.core.outbox import OutboxUnavailable
 from callcast.core.upstream import LookFailed, Reason
 from callcast.metrics import Metrics
 
+WORDS_MAX = 200  # unknown words of one source that are logged; all are counted
+
 
 class SourceObserver:
     """One source: told by its poller, reconciler, ledger and client."""
@@ -28,6 +30,7 @@ class SourceObserver:
         self._started = clock.monotonic()
         self._seen: float | None = None
         self._last_failure = ""
+        self._words: set[tuple[str, str]] = set()  # unknown ones that were logged: each is, once
         self.stepped_at = clock.monotonic()
         self.looks = 0  # good ones
         metrics.watch_source(source)
@@ -37,7 +40,7 @@ class SourceObserver:
     def watching(self, extension_ids: Sequence[str], interval_s: float, /) -> None:
         self._extensions = extension_ids
         self._pace(interval_s)
-        self._log.info("polling_started", extensions=len(extension_ids) or "account", interval_s=round(interval_s, 1))
+        self._log.debug("targets_found", extensions=list(extension_ids) or "account", interval_s=round(interval_s, 1))
 
     def paced(self, interval_s: float, /) -> None:
         if not isclose(interval_s, self._interval_s, rel_tol=0.05):
@@ -75,7 +78,7 @@ class SourceObserver:
         self.stepped_at = self._clock.monotonic()
 
     def store_failed(self, error: OutboxUnavailable, /) -> None:
-        self._log.error("outbox_unavailable", reason="outbox", detail=str(error))
+        self._log.error("outbox_failed", reason="outbox", detail=str(error))
 
     # What the reconciler says.
 
@@ -99,7 +102,9 @@ class SourceObserver:
 
     def unknown_word(self, field: str, word: str, /) -> None:
         self._metrics.unknown_value(field)
-        self._log.warning("unknown_word_seen", reason=field, detail=word)
+        if (field, word) not in self._words and len(self._words) < WORDS_MAX:
+            self._words.add((field, word))
+            self._log.warning("unknown_word_seen", reason=field, detail=word)
 
     def bad_record(self, field: str, /) -> None:
         self._metrics.bad_record(self.source)

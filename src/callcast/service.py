@@ -225,7 +225,7 @@ class Service:
         )
         self._metrics.watch_sink(name)
         async with settings.open(place) as sink:
-            self._log.info("delivery_started", sink=name, type=settings.type, events=list(settings.events))
+            self._log.info("delivery_started", sink=name, **_told(settings))
             await self._deliverer(name, sink, settings).run()
 
     async def _end_sink(self, name: str) -> None:
@@ -285,6 +285,12 @@ def _needs_restart(running: Settings, wanted: Settings) -> list[str]:
 def zone(name: str) -> ZoneInfo | None:
     """None is this machine's own."""
     return None if name == "local" else ZoneInfo(name)
+
+
+def _told(sink: SinkSettings) -> dict[str, object]:
+    """What a sink will do, for the log."""
+    shown = {key: list(value) for key in ("events", "directions", "extensions") if (value := getattr(sink, key))}
+    return {"type": sink.type, "numbers": sink.numbers, **shown}
 
 
 def _hash_key(settings: Settings) -> bytes:

@@ -23,12 +23,13 @@ from callcast.observer import SourceObserver
 from callcast.poller import Poller
 from callcast.reconciler import Reconciler
 from callcast.ringcentral.client import Client
-from callcast.ringcentral.settings import SourceSettings
+from callcast.ringcentral.settings import SourceSettings, plan
 
 CLIENT_KEYS = (
     *("server", "client_id", "client_secret", "jwt", "watch", "account"),
     *("heavy_per_minute", "headroom", "revoke_on_exit", "allow_plaintext"),
 )
+SHOWN_MAX = 20  # extensions in a log line
 NOTHING_KNOWN = Known(calls={}, looks={}, notes={})
 
 
@@ -95,6 +96,7 @@ class Sources:
             own_extension=known.notes.get("own_extension", b"").decode() or None,
             start_after_s=start_after_s,
         )
+        self._log.info("polling_started", source=name, **_told(name, settings))
         try:
             await poller.run()
         finally:
@@ -170,3 +172,10 @@ class Sources:
             await self._outbox.note(source, name, value)
         except OutboxUnavailable as error:
             self._disk.fails(error)
+
+
+def _told(name: str, settings: SourceSettings) -> dict[str, object]:
+    """What a source will do, for the log."""
+    whom = "account" if settings.watch == "account" else list(settings.extensions[:SHOWN_MAX])
+    more = {"and_more": n} if (n := len(settings.extensions) - SHOWN_MAX) > 0 and whom != "account" else {}
+    return {"server": settings.server, "extensions": whom, **more, "interval_s": round(plan(name, settings).cycle_s, 1)}
