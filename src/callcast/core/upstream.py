@@ -20,7 +20,12 @@ class LookFailed(Exception):
     """
 
     def __init__(
-        self, reason: Reason, detail: str, *, retry_after_s: float | None = None, request_id: str | None = None
+        self,
+        reason: Reason,
+        detail: str,
+        *,
+        retry_after_s: float | None = None,
+        request_id: str | None = None,
     ) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason: Reason = reason
