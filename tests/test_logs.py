@@ -22,9 +22,8 @@ HOUR_S = 3600
 
 
 @pytest.fixture(autouse=True)
-def fresh_logs(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
+def fresh_logs() -> Iterator[None]:
     logs._flood._facts.clear()
-    logs.configure("info", "json")
     yield
     structlog.reset_defaults()
 
@@ -122,6 +121,7 @@ def test_a_number_shows_its_last_four_digits_wherever_it_is() -> None:
 
 def test_a_number_in_a_trace_is_hidden_too(capsys: pytest.CaptureFixture[str]) -> None:
     """The text of an exception is a line's text like any other."""
+    logs.configure("info", "json")
     try:
         raise ValueError("no such number: +16504306662")
     except ValueError:
@@ -147,6 +147,7 @@ def observer_of(clock: TurnedClock) -> SourceObserver:
 
 def test_an_unknown_word_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     """Not again an hour later; another word has its own line."""
+    logs.configure("info", "json")
     observer = observer_of(TurnedClock())
     for word in ("Teleported", "Teleported", "Beamed"):
         observer.unknown_word("result", word)
@@ -156,6 +157,7 @@ def test_an_unknown_word_is_said_once(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_failed_look_says_where_and_why(capsys: pytest.CaptureFixture[str]) -> None:
     """With the keys that every line has, and the request's id for the platform's support."""
+    logs.configure("info", "json")
     failed = LookFailed("server", "answered 503", request_id="r-1")
     observer_of(TurnedClock()).look_failed(Target(source="acme", extension_id="101"), failed, 0.1)
     (line,) = said(capsys)
@@ -173,6 +175,7 @@ def test_a_failed_look_says_where_and_why(capsys: pytest.CaptureFixture[str]) ->
 
 async def test_a_healthy_hour_is_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An hour of looks, with a call every five minutes: nothing at info, and every event at debug."""
+    logs.configure("info", "json")
     bench = Bench(tmp_path)
     bench.far.spacing = 30.0
     observer = observer_of(bench.clock)
@@ -206,6 +209,7 @@ def ringing(session: str, began: Any) -> Sighting:
 
 def test_events_are_lines_at_debug_only(capsys: pytest.CaptureFixture[str]) -> None:
     """At info a busy service writes no line per call; at debug each event has one, with its call and its ids."""
+    logs.configure("info", "json")
     observer = observer_of(TurnedClock())
     for level in ("info", "debug"):
         logs.configure(level, "json")
