@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from callcast.config.service import ServiceSettings
 from callcast.ringcentral.settings import SourceSettings
 from callcast.secret import Secret
-from callcast.service_settings import ServiceSettings
 from callcast.sinks import SinkSettings
 from callcast.sinks.mqtt import Settings as Mqtt
 from callcast.sinks.stdout import Settings as Stdout

@@ -18,12 +18,12 @@ import aiohttp
 from callcast import __version__, logs
 from callcast.board import LiveBoard
 from callcast.config import Settings
+from callcast.config.service import ServiceSettings
 from callcast.core.clock import Clock
 from callcast.core.outbox import Outbox, OutboxRefused
 from callcast.metrics import Metrics
 from callcast.outboxes.sqlite import open_outbox
 from callcast.service import ReadAgain, Service, zone
-from callcast.service_settings import ServiceSettings
 from callcast.systemd import Heartbeat, Supervisor
 
 EXIT_UNAVAILABLE = 69  # something that the service needs is not to be had (contract 2)

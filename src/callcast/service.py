@@ -14,6 +14,7 @@ import aiohttp
 from callcast import __version__, logs
 from callcast.board import LiveBoard, catch_up, keep_counts
 from callcast.config import Settings
+from callcast.config.findings import ConfigFaults
 from callcast.core.clock import Clock
 from callcast.core.outbox import Outbox, OutboxUnavailable
 from callcast.core.retry import RetryPolicy
@@ -21,7 +22,6 @@ from callcast.core.sink import Place, Sink
 from callcast.core.wire import Wire
 from callcast.deliverer import Deliverer
 from callcast.disk import Disk
-from callcast.findings import ConfigFaults
 from callcast.fleet import Fleet
 from callcast.metrics import Metrics
 from callcast.ringcentral.settings import SourceSettings, plan

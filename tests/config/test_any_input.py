@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callcast.config import ConfigFaults, examine, load
+from callcast.config.service import ServiceSettings
 from callcast.ringcentral.settings import SourceSettings
-from callcast.service_settings import ServiceSettings
 from callcast.sinks.mqtt import Settings as Mqtt
 from callcast.sinks.webhook import Settings as Webhook
 

@@ -10,10 +10,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from callcast.config import examine
-from callcast.config_schema import config_schema
+from callcast.config.schema import config_schema
+from callcast.config.service import ServiceSettings
+from callcast.config.sink_types import installed, settings_class
 from callcast.ringcentral.settings import SourceSettings
-from callcast.service_settings import ServiceSettings
-from callcast.sink_types import installed, settings_class
 from callcast.sinks import SinkSettings
 from tests.config.files import verdict
 from tests.config.test_broken import BROKEN, NAMES

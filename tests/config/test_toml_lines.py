@@ -5,7 +5,7 @@ import tomllib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callcast.toml_lines import KeyPath, locate
+from callcast.config.toml_lines import KeyPath, locate
 
 TEXT = '''\
 # a comment with [brackets] and "quotes"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from callcast.config import Settings
-    from callcast.findings import Finding
+    from callcast.config.findings import Finding
     from callcast.ringcentral.settings import Plan
 
 EXIT_CONFIG = 78

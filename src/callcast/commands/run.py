@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 async def run(args: argparse.Namespace) -> int:
     from callcast import app
     from callcast.config import load
-    from callcast.findings import ConfigFaults
+    from callcast.config.findings import ConfigFaults
 
     path = Path(args.config)
     try:

@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     del args
-    from callcast.config_schema import config_schema
+    from callcast.config.schema import config_schema
 
     print(json.dumps(config_schema(), indent=2))
     return 0

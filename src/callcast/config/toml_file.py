@@ -4,8 +4,8 @@ import re
 import tomllib
 from pathlib import Path
 
-from callcast.findings import ConfigFaults, Document, Finding
-from callcast.toml_lines import locate
+from callcast.config.findings import ConfigFaults, Document, Finding
+from callcast.config.toml_lines import locate
 
 FILE_BYTES_MAX = 1_048_576
 _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")

@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from callcast.annotations import alternatives, holds_secret
+from callcast.config.annotations import alternatives, holds_secret
+from callcast.config.toml_lines import KeyPath
 from callcast.core.model import EVENT_TYPES
-from callcast.toml_lines import KeyPath
 
 SHOWN_MAX = 60  # characters; a longer text may well be a secret in the wrong place
 SECRET_MIN = 4  # characters; a shorter one would black out half the report

@@ -9,8 +9,8 @@ from platformdirs import user_data_path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
+from callcast.config.findings import nearest, shown
 from callcast.core.wire import Numbers
-from callcast.findings import nearest, shown
 from callcast.loopback import is_loopback
 from callcast.secret import Secret, located
 

@@ -8,15 +8,15 @@ from typing import Any, TypedDict, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from callcast.findings import Document, Finding, findings_of, kind, nearest, plain, redacted, shown
+from callcast.config.findings import Document, Finding, findings_of, kind, nearest, plain, redacted, shown
+from callcast.config.service import ServiceSettings
+from callcast.config.sink_types import SinkTypeBroken, installed, settings_class
+from callcast.config.toml_lines import KeyPath
+from callcast.config.variables import Overlay, keys_of, variable
+from callcast.config.watched import Watched
 from callcast.ringcentral.settings import CYCLE_MAX_S, SourceSettings, plan, remedy
 from callcast.secret import Keyring
-from callcast.service_settings import ServiceSettings
-from callcast.sink_types import SinkTypeBroken, installed, settings_class
 from callcast.sinks import SinkSettings
-from callcast.toml_lines import KeyPath
-from callcast.variables import Overlay, keys_of, variable
-from callcast.watched import Watched
 
 HEADERS = {"service": "[service]", "sources": "[sources.NAME]", "sinks": "[sinks.NAME]", "names": "[names]"}
 NAME = r"[a-z][a-z0-9]*(_[a-z0-9]+)*"

@@ -4,10 +4,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from callcast.examination import NAME, NAME_MAX
+from callcast.config.examination import NAME, NAME_MAX
+from callcast.config.service import ServiceSettings
+from callcast.config.sink_types import installed, settings_class
 from callcast.ringcentral.settings import SourceSettings
-from callcast.service_settings import ServiceSettings
-from callcast.sink_types import installed, settings_class
 
 NAMES = {"type": "string", "pattern": f"^{NAME}$", "maxLength": NAME_MAX}
 

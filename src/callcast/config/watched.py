@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from callcast.findings import nearest
-from callcast.toml_lines import KeyPath
+from callcast.config.findings import nearest
+from callcast.config.toml_lines import KeyPath
 
 Fault = tuple[KeyPath, str, str]  # key, problem, fix
 

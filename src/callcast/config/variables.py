@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from callcast.annotations import holds_secret, typed
-from callcast.findings import Document, Finding, kind, nearest, shown
+from callcast.config.annotations import holds_secret, typed
+from callcast.config.findings import Document, Finding, kind, nearest, shown
 
 PREFIX = "CALLCAST_"
 FREE = "CALLCAST_CONFIG"

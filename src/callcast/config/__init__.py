@@ -6,12 +6,12 @@ from pathlib import Path
 
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from callcast.examination import Examination
-from callcast.findings import ConfigFaults, Finding
+from callcast.config.examination import Examination
+from callcast.config.findings import ConfigFaults, Finding
+from callcast.config.service import ServiceSettings
+from callcast.config.toml_file import read
 from callcast.ringcentral.settings import SourceSettings
-from callcast.service_settings import ServiceSettings
 from callcast.sinks import SinkSettings
-from callcast.toml_file import read
 
 __all__ = ["ConfigFaults", "Settings", "Verdict", "examine", "load"]
 
