@@ -212,7 +212,8 @@ def test_no_full_number_leaves_unless_full(numbers: Any, form: str, digits: str,
     """Neither in a party nor anywhere in the platform's own words."""
     number = form.format(digits)
     provider = Provider(name="ringcentral", record_id="r", result=word.format(number), reason="+4915112345678")
-    call = msgspec.structs.replace(CALL, from_party=Party(number=number, name=number), provider=provider)
+    ids = {"account_id": "1", "extension_id": "2", "session_id": "s", "call_id": "2/s"}
+    call = msgspec.structs.replace(CALL, from_party=Party(number=number, name=number), provider=provider, **ids)
     text = Wire(numbers, b"k", "s").call(call).decode()
     assert digits not in text
     assert "4915112345678" not in text
