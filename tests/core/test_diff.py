@@ -435,6 +435,14 @@ def test_the_call_log_is_asked_about_what_stays_provisional() -> None:
     assert watch.look(41, stopped(rings_alone=False)) == []
 
 
+def test_without_a_duration_a_provisional_call_ended_when_the_call_log_said_so() -> None:
+    """It never vanished, so there is no better time."""
+    watch = Watch()
+    watch.look(1, stopped(rings_alone=False))
+    watch.apply(None, settle(watch.picture, "101/s-1", [ended(end=None)], at(40), watch.rules))
+    assert (watch.last.time, watch.last.observation.exact) == (at(40), False)
+
+
 # Records and parts
 
 

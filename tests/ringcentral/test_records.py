@@ -159,6 +159,30 @@ def test_a_ring_out_is_an_offer(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("from_", "to", "caller"),
+    [
+        ({"phoneNumber": "+15550100351"}, None, Party(number="+15550100351")),
+        (None, None, None),
+        ({"name": "Agent"}, OWN_NUMBER, None),
+        (OWN | {"phoneNumber": "+15550100900"}, OWN_NUMBER, None),
+        (OWN | {"name": ""}, OWN_NUMBER, None),
+    ],
+)
+def test_the_caller_of_an_offer(from_: Any, to: Any, caller: Party | None) -> None:
+    """Whoever has a number and is not the extension itself; a missing side does no harm."""
+    shown = only(live(direction="Outbound", action="VoIP Call", legs=[leg("PstnToSip")], **{"from": from_, "to": to}))
+    assert (shown.direction, shown.from_party) == (Direction.INBOUND, caller)
+
+
+def test_a_leg_that_says_nothing_is_no_ring_out() -> None:
+    """No type: not a phone that is rung. No direction: one, as long as it is not Inbound."""
+    sides = {"from": OWN, "to": OWN_NUMBER}
+    out = {"direction": "Outbound", "action": "VoIP Call", **sides}
+    assert only(live(legs=[{}], **out)).direction is Direction.OUTBOUND
+    assert only(live(legs=[{"legType": "PstnToSip"}], **out)).direction is Direction.INBOUND
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         {"from": OWN, "to": {"extensionNumber": "302"}, "legs": [leg("SipToSip")]},  # derived-ext-to-ext
@@ -208,7 +232,8 @@ def test_the_queues_name_is_split_off_at_the_last_mark(name: str, queue: str | N
 
 def test_a_callers_name_is_not_taken_for_a_queue() -> None:
     """Only a call whose phone rang from its start came through a queue, or one that says so."""
-    later = [leg("Accept", direction="Inbound"), leg("PstnToSip", startTime="2026-03-02T09:00:04Z")]
+    start = {"startTime": "2026-03-02T09:00:00Z"}
+    later = [leg("Accept", direction="Inbound", **start), leg("PstnToSip", startTime="2026-03-02T09:00:04Z")]
     named = {"from": {"name": "ACME - Berlin"}, "legs": later}
     assert only(record(result="Accepted", **named)).queue is None
     assert only(record(result="Accepted", **named | {"legs": []})).queue is None
@@ -336,6 +361,7 @@ def test_a_legs_own_word_counts() -> None:
         leg("PstnToSip", 301, result="Accepted", reason="Accepted", **LATER),
         leg("PstnToSip", 302, result="Stopped"),
         leg("PstnToSip", 303),
+        leg("PstnToSip", 304, result="In Progress"),
         result="Accepted",
         duration=30,
     )
@@ -344,6 +370,7 @@ def test_a_legs_own_word_counts() -> None:
         "301": Disposition.ANSWERED,
         "302": Disposition.ANSWERED_ELSEWHERE,
         "303": Disposition.ANSWERED_ELSEWHERE,
+        "304": Disposition.ANSWERED_ELSEWHERE,
     }
     assert shown["301"].ended_at == at(14)
     assert shown["303"].ended_at == at(30)
