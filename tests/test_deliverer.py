@@ -552,19 +552,34 @@ async def test_a_no_among_others_is_one(bench: Bench) -> None:
 # Trouble
 
 
-async def test_a_send_that_hangs(bench: Bench) -> None:
+async def test_a_send_that_hangs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sink that does not return in time has failed with `timeout`, and nothing of it is left running."""
 
     async def hang(_: Delivery) -> Outcome:
         await asyncio.Event().wait()
         raise AssertionError
 
+    monkeypatch.setattr("callcast.deliverer.GRACE_S", 0)
     bench.far.answer = hang
     await bench.start(timeout_s=0.01)
     await bench.record(event("a"))
     await bench.outbox.wait("crm", timeout_s=60)
     assert bench.told.attempts == ["timeout"]
     assert bench.far.open == 0
+
+
+async def test_a_sink_says_itself_what_took_too_long(bench: Bench) -> None:
+    """A sink that keeps its own limit is heard: its reason, not the deliverer's, is what is counted."""
+
+    async def lost(_: Delivery) -> Outcome:
+        await asyncio.sleep(0.02)
+        return Retry("dns", "no such name in time")
+
+    bench.far.answer = lost
+    await bench.start(timeout_s=0.01)
+    await bench.record(event("a"))
+    await bench.outbox.wait("crm", timeout_s=60)
+    assert bench.told.attempts == ["dns"]
 
 
 @pytest.mark.parametrize("fault", [ValueError("a fault"), TimeoutError("its own")])

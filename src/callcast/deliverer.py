@@ -16,6 +16,7 @@ from callcast.core.sink_health import SinkHealth
 PROBE_EVERY_S = 30.0
 PROBE_GONE_EVERY_S = 3600.0
 SWEEP_EVERY_S = 5.0  # how late an expiry may be noticed while nothing is claimed
+GRACE_S = 1.0  # beyond the sink's own limit: its word for what took so long is finer than ours
 DISK_PAUSE_S = 1.0  # between two tries of an outbox that cannot be used
 IDLE_S = 60.0
 
@@ -53,6 +54,7 @@ class Log(Protocol):
 class Deliverer:
     """Delivers what one sink is owed until it is cancelled; then lets what is in flight finish.
 
+    timeout_s: the sink's own limit for one attempt; one that outlives it by a second is broken off.
     shutdown_s: for so long at most; None: until it is cancelled again.
     random: gives a number in [0, 1) for each delay's jitter.
     `run` ends by itself only with an exception: a fault of the program, also one in the sink.
@@ -240,7 +242,7 @@ class Deliverer:
 
     async def _send(self, delivery: Delivery) -> Outcome:
         try:
-            async with asyncio.timeout(self._timeout_s) as limit:
+            async with asyncio.timeout(self._timeout_s + GRACE_S) as limit:
                 return await self._sink.send(delivery)
         except TimeoutError:
             if not limit.expired():
