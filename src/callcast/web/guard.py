@@ -24,9 +24,10 @@ HEADERS = {
     "X-Frame-Options": "DENY",
 }
 _LOGIN_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>callcast</title>
-<h1>This wallboard wants its token</h1>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<main><h1>This wallboard wants its token</h1>
 <p>Open it once as <code>/?token=...</code>; this browser then remembers it.</p>
-<p><a href="/">Try again</a></p></html>
+<p><a href="/">Try again</a></p></main></html>
 """
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
