@@ -170,9 +170,9 @@ def service() -> Iterator[str]:
 
 
 def test_healthcheck_by_url(service: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """0 when it is alive; 1 with the service's own reason when it is not ready."""
+    """0 when it is alive; 69 with the service's own reason when it is not ready."""
     assert main(["healthcheck", "--url", f"http://{service}"]) == 0
-    assert main(["healthcheck", "--ready", "--url", f"http://{service}/"]) == 1
+    assert main(["healthcheck", "--ready", "--url", f"http://{service}/"]) == 69
     assert capsys.readouterr().err == "/readyz: 503 source acme: no good look for 45 s\n"
 
 
@@ -186,10 +186,10 @@ def test_healthcheck_by_configuration(service: str, tmp_path: Path, monkeypatch:
 
 
 def test_healthcheck_without_a_service(service: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """1, and where it was asked, when nobody listens; 2 when the question makes no sense."""
+    """69, and where it was asked, when nobody listens; 2 when the question makes no sense."""
     with HTTPServer(("127.0.0.1", 0), Answers) as closed:
         port = closed.server_port
-    assert main(["healthcheck", "--url", f"http://127.0.0.1:{port}"]) == 1
+    assert main(["healthcheck", "--url", f"http://127.0.0.1:{port}"]) == 69
     assert f"no answer from 127.0.0.1:{port}" in capsys.readouterr().err
     assert main(["healthcheck", "--url", service]) == 2
 

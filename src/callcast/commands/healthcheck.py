@@ -10,13 +10,14 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from pathlib import Path
 
+EXIT_USAGE, EXIT_UNAVAILABLE = 2, 69  # 1 would mean a bug; container runtimes take every code but 0 for unhealthy
 TIMEOUT_S = 5.0
 ANSWER_BYTES_MAX = 65_536
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Exit 0 when /healthz of the running service answers 200, else 1 with the reason. Where the service listens "
+        "Exit 0 when /healthz of the running service answers 200, else 69 with the reason. Where the service listens "
         "is read from the configuration, or given by --url."
     )
     parser.epilog = "example: callcast healthcheck --ready --url http://127.0.0.1:9469"
@@ -29,17 +30,17 @@ def run(args: argparse.Namespace) -> int:
         host, port = _address(args.url) if args.url else _configured(args.config)
     except ValueError as error:
         print(error, file=sys.stderr)
-        return 2
+        return EXIT_USAGE
     path = "/readyz" if args.ready else "/healthz"
     try:
         status, answer = _ask(host, port, path)
     except (OSError, http.client.HTTPException) as error:
         print(f"{path}: no answer from {host}:{port}: {error}", file=sys.stderr)
-        return 1
+        return EXIT_UNAVAILABLE
     if status == http.client.OK:
         return 0
     print(f"{path}: {status} {answer.strip()}", file=sys.stderr)
-    return 1
+    return EXIT_UNAVAILABLE
 
 
 def _address(url: str) -> tuple[str, int]:
