@@ -15,21 +15,25 @@ REASONS: tuple[Reason, ...] = ("timeout", "auth", "permission", "rate_limited", 
 class LookFailed(Exception):
     """A look that failed, or had only some of its pages, is no look. Never an empty snapshot.
 
-    `reason` is one word for metrics; `detail` a sentence for the log, without secrets; `request_id` is what the
-    platform's support asks for; `retry_after_s` is the platform's own wish.
+    `reason` is one word for metrics; `said` what happened and `remedy` what to do about it, if that is known, both
+    without secrets; `detail` is the two as one sentence for the log; `request_id` is what the platform's support
+    asks for; `retry_after_s` is the platform's own wish.
     """
 
     def __init__(
         self,
         reason: Reason,
-        detail: str,
+        said: str,
         *,
+        remedy: str = "",
         retry_after_s: float | None = None,
         request_id: str | None = None,
     ) -> None:
-        super().__init__(f"{reason}: {detail}")
         self.reason: Reason = reason
-        self.detail = detail
+        self.said = said
+        self.remedy = remedy
+        self.detail = f"{said}: {remedy}" if remedy else said
+        super().__init__(f"{reason}: {self.detail}")
         self.retry_after_s = retry_after_s
         self.request_id = request_id
 

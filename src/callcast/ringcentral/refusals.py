@@ -39,7 +39,8 @@ def look_failure(answer: Answer, *, retry_after_s: float | None = None) -> LookF
     fault = _fault(answer)
     return LookFailed(
         _reason(answer.status),
-        _sentence(answer.status, fault),
+        _named(answer.status, fault),
+        remedy=_remedy(answer.status, fault),
         retry_after_s=retry_after_s,
         request_id=answer.request_id,
     )
@@ -49,11 +50,12 @@ def token_failure(answer: Answer, *, retry_after_s: float | None = None) -> Look
     """The same for the token endpoint, where 4xx means the credential."""
     fault = _fault(answer)
     reason = _reason(answer.status)
-    detail = f"the token endpoint answered {_named(answer.status, fault)}"
+    said = f"the token endpoint answered {_named(answer.status, fault)}"
+    remedy = ""
     if 400 <= answer.status < 500 and reason not in ("rate_limited", "timeout"):
         reason = "auth"
-        detail += "; check client_id, client_secret, jwt and that the app and the JWT belong to this server"
-    return LookFailed(reason, detail, retry_after_s=retry_after_s, request_id=answer.request_id)
+        remedy = "check client_id, client_secret, jwt and that the app and the JWT belong to this server"
+    return LookFailed(reason, said, remedy=remedy, retry_after_s=retry_after_s, request_id=answer.request_id)
 
 
 def _reason(status: int) -> Reason:
@@ -63,7 +65,10 @@ def _reason(status: int) -> Reason:
     return known.get(status, "parse" if 200 <= status < 300 else "server")
 
 
-def _sentence(status: int, fault: _Fault) -> str:
+def _remedy(status: int, fault: _Fault) -> str:
+    """What to do about it; empty where only time helps."""
+    if 300 <= status < 400:
+        return "redirects are not followed; set server to the host that answers"
     permission = fault.permissionName or _bracketed(fault.message) or "ReadCallLog"
     remedies = {
         "CMN-401": f"the app lacks the permission {permission}: add it to the app in the developer console",
@@ -73,10 +78,7 @@ def _sentence(status: int, fault: _Fault) -> str:
         "CMN-211": "the platform runs in limited mode and does not serve calls",
         "CMN-304": "the platform was still at work on the same request",
     }
-    said = _named(status, fault)
-    if 300 <= status < 400:
-        said = f"{said}: redirects are not followed; set server to the host that answers"
-    return f"{said}: {remedies[fault.errorCode]}" if fault.errorCode in remedies else said
+    return remedies.get(fault.errorCode, "")
 
 
 def _named(status: int, fault: _Fault) -> str:

@@ -154,4 +154,6 @@ class Tokens:
 
 
 def _again(failure: LookFailed, wait_s: float) -> LookFailed:
-    return LookFailed(failure.reason, failure.detail, retry_after_s=wait_s, request_id=failure.request_id)
+    return LookFailed(
+        failure.reason, failure.said, remedy=failure.remedy, retry_after_s=wait_s, request_id=failure.request_id
+    )
