@@ -118,16 +118,23 @@ async def test_a_code_that_is_not_about_the_token_does_not_renew_it(client: Clie
     assert len(grants(answers)) == 1
 
 
-@pytest.mark.parametrize("name", ["400-invalid-client-OAU-153", "400-token-expired-OAU-210"])
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("400-invalid-client-OAU-153", "check client_id and client_secret"), ("400-token-expired-OAU-210", "check jwt")],
+)
 async def test_a_wrong_credential_is_tried_every_five_minutes(
-    client: Client, answers: aioresponses, clock: TurnedClock, name: str
+    client: Client, answers: aioresponses, clock: TurnedClock, name: str, remedy: str
 ) -> None:
-    """400 at the token endpoint: each look fails as `auth` without any request, until five minutes have passed."""
+    """400 at the token endpoint: each look fails as `auth` without any request, until five minutes have passed.
+
+    Each failure names the part of the credential that is to be checked.
+    """
     answers.post(TOKEN_URL, status=400, payload=sample_error(name))
     for _ in range(29):
         failure = await failure_of(client)
         assert failure.reason == "auth"
-        assert "check client_id" in failure.detail
+        assert remedy in failure.remedy
+        assert failure.remedy in failure.detail
         assert failure.retry_after_s is None or failure.retry_after_s <= 300
         await clock.turn(10)
     assert len(grants(answers)) == 1

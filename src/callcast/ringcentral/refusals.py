@@ -14,6 +14,13 @@ from callcast.ringcentral.exchange import Answer
 TOKEN_IS_OLD = frozenset({"OAU-128", "OAU-129", "OAU-149", "OAU-213"})
 BODY_READ_MAX = 65_536
 MESSAGE_MAX = 160
+_CREDENTIAL_REMEDY = "check client_id, client_secret, jwt and that the app and the JWT belong to this server"
+_CREDENTIAL_REMEDIES = {
+    "invalid_client": "check client_id and client_secret, and that the app belongs to this server",
+    "invalid_grant": "check jwt: made for this app and this server, not yet expired, neither deleted nor cut off",
+    "unauthorized_client": "allow the app the JWT auth flow in the developer console",
+    "unsupported_grant_type": "allow the app the JWT auth flow in the developer console",
+}
 
 
 class _Fault(msgspec.Struct, frozen=True):
@@ -23,6 +30,7 @@ class _Fault(msgspec.Struct, frozen=True):
 
 
 class _Body(msgspec.Struct, frozen=True):
+    error: object = None  # a word of RFC 6749, from the token endpoint
     errors: list[_Fault] = []
     errorCode: str = ""  # noqa: N815 - the platform's word
     message: str = ""
@@ -54,7 +62,7 @@ def token_failure(answer: Answer, *, retry_after_s: float | None = None) -> Look
     remedy = ""
     if 400 <= answer.status < 500 and reason not in ("rate_limited", "timeout"):
         reason = "auth"
-        remedy = "check client_id, client_secret, jwt and that the app and the JWT belong to this server"
+        remedy = _CREDENTIAL_REMEDIES.get(str(_body(answer).error), _CREDENTIAL_REMEDY)
     return LookFailed(reason, said, remedy=remedy, retry_after_s=retry_after_s, request_id=answer.request_id)
 
 
@@ -98,11 +106,15 @@ def _harmless(message: str) -> str:
     return " ".join(words.split())
 
 
-def _fault(answer: Answer) -> _Fault:
+def _body(answer: Answer) -> _Body:
     try:
-        body = msgspec.json.decode(answer.body[:BODY_READ_MAX], type=_Body)
+        return msgspec.json.decode(answer.body[:BODY_READ_MAX], type=_Body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return _Fault()
+        return _Body()
+
+
+def _fault(answer: Answer) -> _Fault:
+    body = _body(answer)
     first = body.errors[0] if body.errors else _Fault()
     code, message = first.errorCode or body.errorCode, first.message or body.message
     permission = first.permissionName or body.permissionName
