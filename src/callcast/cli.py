@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -33,8 +33,12 @@ COMMANDS = {
     "run": Command("the service", "run"),
     "demo": Command("the service against a built-in fake RingCentral, no credentials needed", "demo", config=False),
     "check": Command("say everything that is wrong with the configuration, and show the polling plan", "check"),
+    "explain": Command("everything that is known of a call, and what each sink said", "explain"),
+    "dead": Command("the events that a sink never took: list, show, retry, drop", "dead"),
+    "replay": Command("send recorded events to a sink again", "replay"),
     "simulate": Command("the fake RingCentral on a port, for tests of other programs", "simulate", config=False),
     "schema": Command("the JSON Schema of the configuration, for editors", "schema", config=False),
+    "completion": Command("what bash, zsh or fish needs to complete all this", "completion", config=False),
     "healthcheck": Command("exit 0 when the running service answers", "healthcheck"),
 }
 
@@ -50,9 +54,18 @@ def main(arguments: Sequence[str]) -> int:
     module = import_module(f"callcast.commands.{COMMANDS[name].module}")
     module.add_arguments(commands[name])
     args = parser.parse_args(arguments)
+    args.described = described
     if COMMANDS[name].config and args.config is None:
         args.config = default_config(os.environ)
     return _finish(module.run, args)
+
+
+def described() -> Iterator[tuple[str, str, argparse.ArgumentParser]]:
+    """Every command with its summary and its whole parser, for `completion`."""
+    _, parsers = _parsers()
+    for name, command in COMMANDS.items():
+        import_module(f"callcast.commands.{command.module}").add_arguments(parsers[name])
+        yield name, command.summary, parsers[name]
 
 
 def default_config(environ: Mapping[str, str]) -> Path:
