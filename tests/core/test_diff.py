@@ -261,6 +261,17 @@ def test_the_call_log_ends_what_vanished() -> None:
     assert watch.picture.call("101/s-1") is None
 
 
+def test_the_call_log_and_giving_up_are_for_open_calls() -> None:
+    """A call that is over, still listed or not, is not ended again."""
+    watch = Watch()
+    watch.look(1, ended(), sighting(extension_id="102", record_id="L2"))
+    watch.look(2)
+    assert watch.call().vanished_at == at(2)
+    assert not settle(watch.picture, "101/s-1", [ended("answered", end=20)], at(60), watch.rules)
+    assert not give_up(watch.picture, "101/s-1", at(1000))
+    assert not settle(watch.picture, "101/s-9", [ended()], at(60), watch.rules)
+
+
 def test_without_a_duration_a_vanished_call_ended_when_it_vanished() -> None:
     """The best that is known is the first look that missed it."""
     watch = Watch()
@@ -527,6 +538,26 @@ def test_two_records_in_one_look_are_one_call() -> None:
     assert watch.last.call.disposition is Disposition.MISSED
 
 
+def test_a_live_record_leads_before_a_provisional_before_a_final_one() -> None:
+    """Whatever order they were first seen in, and whatever order they are listed in."""
+    watch = Watch()
+    first, second = sighting(record_id="L1"), sighting(record_id="L2", started=1, from_party=Party(name="B"))
+    watch.look(1, first, second)
+    assert watch.look(2, second, first) == []
+    assert watch.look(3, stopped(record_id="L1"), second) == ["call.updated"]
+    assert watch.call().provisional_since is None
+    assert watch.look(4, ended(record_id="L1"), stopped(record_id="L2", started=1)) == []
+    assert watch.call().provisional_since == at(4)
+
+
+def test_a_later_record_of_a_part_whose_end_nobody_knows_is_no_next_part() -> None:
+    """Without the platform's end it cannot be told from a rewrite."""
+    watch = Watch()
+    watch.look(1, sighting())
+    told = watch.look(12, ended(end=None), ended("answered", end=30, record_id="L2", started=20))
+    assert told == ["call.ended"]
+
+
 def test_a_record_that_stood_beside_the_leading_one_corrects_nothing() -> None:
     """When the leading record leaves the list first, the other one is not its rewrite."""
     watch = Watch()
@@ -649,6 +680,14 @@ def test_nobodys_call_beside_an_extensions_is_not_told() -> None:
     watch = Watch(ACCOUNT)
     assert watch.look(1, sighting(extension_id="unassigned", record_id="L2"), sighting()) == ["call.ringing"]
     assert watch.look(2, ended(), sighting(extension_id="unassigned", record_id="L3")) == ["call.ended"]
+
+
+def test_nobodys_next_part_is_not_a_takeover() -> None:
+    """Only an extension takes over."""
+    watch = Watch(ACCOUNT)
+    watch.look(1, ended("abandoned", extension_id="unassigned"))
+    again = sighting("connected", extension_id="unassigned", record_id="L2", started=15)
+    assert watch.look(20, ended("abandoned", extension_id="unassigned"), again) == ["call.answered"]
 
 
 def test_a_call_of_nobody_may_end_as_its_own() -> None:

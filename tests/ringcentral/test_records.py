@@ -174,6 +174,13 @@ def test_the_caller_of_an_offer(from_: Any, to: Any, caller: Party | None) -> No
     assert (shown.direction, shown.from_party) == (Direction.INBOUND, caller)
 
 
+def test_the_called_side_of_an_offer_keeps_its_own_name() -> None:
+    """The other side's is taken only where there is none."""
+    sides = {"from": OWN, "to": OWN_NUMBER | {"name": "Desk"}}
+    shown = only(live(direction="Outbound", action="VoIP Call", legs=[leg("PstnToSip")], **sides))
+    assert shown.to_party == Party(number="+17203861294", name="Desk", extension_number="11115")
+
+
 def test_a_leg_that_says_nothing_is_no_ring_out() -> None:
     """No type: not a phone that is rung. No direction: one, as long as it is not Inbound."""
     sides = {"from": OWN, "to": OWN_NUMBER}
@@ -374,6 +381,44 @@ def test_a_legs_own_word_counts() -> None:
     }
     assert shown["301"].ended_at == at(14)
     assert shown["303"].ended_at == at(30)
+
+
+def test_a_leg_of_a_part_may_say_little() -> None:
+    """No type, no start: it began with the call."""
+    bare = {"extension": {"id": 300}, "duration": 4}
+    shown = rung(bare, leg("PstnToSip", 301, **LATER), result="Missed", duration=20)
+    assert (shown["300"].direction, shown["300"].started_at, shown["300"].ended_at) == (
+        Direction.INBOUND,
+        at(0),
+        at(4),
+    )
+
+
+def test_the_parties_of_a_part() -> None:
+    """The record's, unless it is an offer that only the leg describes; the leg's where the record has none."""
+    sides = {"from": {"phoneNumber": "+15550100900"}, "to": {"phoneNumber": "+15550100360"}}
+    own = leg("SipToPstnUnmetered", 300, **{"from": {"name": "Leg"}, "to": {"name": "Leg"}})
+    out = {"direction": "Outbound", "result": "In Progress", "duration": None}
+    shown = rung(own, leg("SipToPstnUnmetered", 301), **out, **sides)["300"]
+    assert (shown.from_party, shown.to_party) == (Party(number="+15550100900"), Party(number="+15550100360"))
+    shown = rung(own, leg("SipToPstnUnmetered", 301), **out)["300"]
+    assert (shown.from_party, shown.to_party) == (Party(name="Leg"), Party(name="Leg"))
+
+
+def test_a_provisional_part_reads_as_its_leg() -> None:
+    """The record's word is another phone's."""
+    legs = [
+        leg("PstnToSip", 300, result="Stopped"),
+        leg("PstnToSip", 301, result="IP Phone Offline"),
+        leg("PstnToSip", 302),
+    ]
+    shown = seen(record(direction="Outbound", action="VoIP Call", result="IP Phone Offline", legs=legs), ACCOUNT)
+    assert [s.disposition for s in shown] == [
+        Disposition.ANSWERED_ELSEWHERE,
+        Disposition.FAILED,
+        Disposition.FAILED,
+    ]
+    assert all(s.provisional for s in shown)
 
 
 def test_parts_of_a_live_record() -> None:

@@ -166,6 +166,11 @@ def test_start_times_in_every_spelling(text: str) -> None:
     assert one.legs is not None
     assert one.legs[0].start_time == start
     assert (page.bad, page.bad_fields) == ((), ())
+    (alone,) = decode_page(page_of(record(startTime=text, legs=[{"startTime": "2026-03-02T09:00:00Z"}]))).records
+    assert (alone.start_time, alone.start_time.tzinfo) == (start, UTC)
+    (leg_alone,) = decode_page(page_of(record(legs=[{"startTime": text}]))).records[0].legs or ()
+    assert leg_alone.start_time is not None
+    assert (leg_alone.start_time, leg_alone.start_time.tzinfo) == (start, UTC)
 
 
 @pytest.mark.parametrize(
