@@ -10,7 +10,7 @@ import pytest
 
 from callcast.core.outbox import Lapsed, OutboxRefused
 from callcast.core.sink import Delivery, Filter
-from callcast.outboxes.desk import open_desk
+from callcast.outboxes.desk import Which, open_desk
 from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
 from tests.clock import TurnedClock
 from tests.made import NINE, change, event, source_event
@@ -51,8 +51,8 @@ async def test_letters(tmp_path: Path) -> None:
             ("crm", "101/a", "413", 1, NINE),
             ("crm", "101/b", "413", 1, NINE),
         ]
-        assert list(desk.letters(sink="lines")) == []
-        assert list(desk.letters(event_id=letters[1].event.id)) == [letters[1]]
+        assert list(desk.letters(Which(sink="lines"))) == []
+        assert list(desk.letters(Which(event_ids=frozenset({letters[1].event.id})))) == [letters[1]]
         assert desk.sinks() == ["crm", "lines"]
 
 
@@ -64,7 +64,7 @@ async def test_retry_beside_the_service(tmp_path: Path) -> None:
         waiting = asyncio.ensure_future(outbox.wait("crm", timeout_s=3600))
         with open_desk(tmp_path) as desk:
             (first, second) = desk.letters()
-            assert desk.retry(NINE + HOUR, event_id=first.event.id) == 1
+            assert desk.retry(NINE + HOUR, Which(event_ids=frozenset({first.event.id}))) == 1
             assert list(desk.letters()) == [second]
         await asyncio.wait_for(waiting, 5)
         (again,) = await outbox.claim("crm", limit=9)
@@ -99,8 +99,8 @@ async def test_drop(tmp_path: Path) -> None:
         await bury(outbox, "a", "b", "c")
         with open_desk(tmp_path) as desk:
             (first, *_) = desk.letters()
-            assert desk.drop(sink="lines") == 0
-            assert desk.drop(event_id=first.event.id) == 1
+            assert desk.drop(Which(sink="lines")) == 0
+            assert desk.drop(Which(event_ids=frozenset({first.event.id}))) == 1
             assert desk.drop() == 2
         (crm, _) = (await outbox.stats()).sinks
         assert (crm.owed, crm.dead) == (0, 0)
@@ -146,12 +146,14 @@ async def test_story(tmp_path: Path) -> None:
         await bury(outbox, "a")
         await outbox.record(None, change(event("a", "call.corrected", 3)))
     with open_desk(tmp_path) as desk:
-        for what in ("101/a", "a", event("a").id, "0100"):
+        for what in ("101/a", "a", "0100"):
             (call,) = desk.find(what)
             assert call.call_id == "101/a"
         assert desk.find("0199") == []
-        assert desk.find("evt_nothing") == []
+        assert desk.find("nothing") == []
         story = desk.story(call)
+        assert desk.story_of(event("a").id) == story
+        assert desk.story_of("evt_nothing") is None
     told = [(one.stored.event.type, one.owed, one.dead) for one in story.told]
     assert told == [("call.ringing", (), ()), ("call.ended", (), ("crm",)), ("call.corrected", ("crm",), ())]
     attempts = [(one.number, one.word, one.detail, one.took_s) for one in story.told[0].attempts]

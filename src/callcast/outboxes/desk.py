@@ -4,6 +4,7 @@ Each change is a short transaction on the same file; the service notices it with
 """
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -11,13 +12,34 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from callcast.core.model import Call, Event
 from callcast.core.outbox import Attempt, Letter, OutboxRefused, OutboxUnavailable, Stored, Story, Told
+from callcast.core.sink import Filter
 from callcast.outboxes.coding import call_of, event_of, lane, lane_of, replay_lane, time_of, us_of
 from callcast.outboxes.schema import BEHIND, FILE, MIGRATIONS, READY
 
 _SLICE = 500  # rows in one transaction, so that the service never waits long for the file
 _BUSY_TIMEOUT_S = 10.0
+
+
+class Which(Struct, frozen=True, kw_only=True):
+    """Which dead letters are meant. None and empty ask for nothing; `type_` is a glob; times are those of the death."""
+
+    sink: str | None = None
+    event_ids: frozenset[str] = frozenset()
+    type_: str = "*"
+    reason: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def means(self, event: Event) -> bool:
+        return (not self.event_ids or event.id in self.event_ids) and fnmatchcase(event.type, self.type_)
+
+
+ALL = Which()
+EVERYTHING = Filter()
 
 
 @contextmanager
@@ -56,61 +78,62 @@ class Desk:
 
     # Dead letters
 
-    def letters(self, *, sink: str | None = None, event_id: str | None = None) -> Iterator[Letter]:
+    def letters(self, which: Which = ALL) -> Iterator[Letter]:
         """The oldest first. Read page by page, so that changes in between hold up nobody."""
         after = (-1, -1, -1)
-        while rows := self._letter_rows(after, sink, event_id):
-            for row in rows:
-                yield self._letter(row)
-            after = (rows[-1][3], rows[-1][0], rows[-1][1])
+        while rows := self._letter_rows(after, which, 1 << 62):
+            yield from (letter for row in rows if which.means((letter := _letter(row)).event))
+            after = _place(rows[-1])
 
-    def _letter_rows(self, after: tuple[int, int, int], sink: str | None, event_id: str | None) -> list[Any]:
+    def _letter_rows(self, after: tuple[int, int, int], which: Which, until_us: int) -> list[Any]:
         return self._execute(
-            "SELECT d.sink, d.seq, s.name, d.dead_at, d.attempts, d.reason, d.detail, e.body FROM dead d"
-            " JOIN sinks s ON s.id = d.sink JOIN events e ON e.seq = d.seq"
-            " WHERE (d.dead_at, d.sink, d.seq) > (?, ?, ?) AND s.name = coalesce(?, s.name)"
-            " AND e.id = coalesce(?, e.id) ORDER BY d.dead_at, d.sink, d.seq LIMIT ?",
-            (*after, sink, event_id, _SLICE),
+            "SELECT d.dead_at, d.sink, d.seq, s.name, d.attempts, d.reason, d.detail, e.body FROM dead d"
+            " INDEXED BY dead_by_age JOIN sinks s ON s.id = d.sink JOIN events e ON e.seq = d.seq"
+            " WHERE (d.dead_at, d.sink, d.seq) > (?, ?, ?) AND d.dead_at >= ? AND d.dead_at <= ?"
+            " AND s.name = coalesce(?, s.name) AND d.reason = coalesce(?, d.reason)"
+            " ORDER BY d.dead_at, d.sink, d.seq LIMIT ?",
+            (
+                *after,
+                -1 if which.since is None else us_of(which.since),
+                until_us if which.until is None else min(until_us, us_of(which.until)),
+                which.sink,
+                which.reason,
+                _SLICE,
+            ),
         ).fetchall()
 
-    def _letter(self, row: Any) -> Letter:
-        _, _, sink, dead_at, attempts, reason, detail, body = row
-        return Letter(
-            sink=sink,
-            event=event_of(body),
-            dead_at=time_of(dead_at),
-            attempts=attempts,
-            reason=reason,
-            detail=detail,
-        )
-
-    def retry(self, now: datetime, *, sink: str | None = None, event_id: str | None = None) -> int:
+    def retry(self, now: datetime, which: Which = ALL) -> int:
         """Owe these letters again, with the same ids and a new shelf life. Returns how many."""
-        return self._each_letter(sink, event_id, lambda row: self._bring_back(row[0], row[1], row[7], us_of(now)))
+        return self._each_letter(which, lambda row: self._bring_back(row[1], row[2], row[7], us_of(now)))
 
-    def drop(self, *, sink: str | None = None, event_id: str | None = None) -> int:
+    def drop(self, which: Which = ALL) -> int:
         """Forget these letters. Returns how many."""
-        return self._each_letter(sink, event_id, lambda _: None)
+        return self._each_letter(which, lambda _: None)
 
-    def _each_letter(self, sink: str | None, event_id: str | None, act: Callable[[Any], object]) -> int:
-        count = 0
+    def _each_letter(self, which: Which, act: Callable[[Any], object]) -> int:
+        """Those that are there now: one that is retried and dies again meanwhile is not met twice."""
+        after, count = (-1, -1, -1), 0
+        newest_us = self._execute("SELECT coalesce(max(dead_at), -1) FROM dead").fetchone()[0]
         while True:
             with self._transaction():
-                rows = self._letter_rows((-1, -1, -1), sink, event_id)
-                for row in rows:
+                rows = self._letter_rows(after, which, newest_us)
+                meant = [row for row in rows if which.means(event_of(row[7]))]
+                for row in meant:
                     act(row)
-                    self._execute("DELETE FROM dead WHERE sink = ? AND seq = ?", row[:2])
+                    self._execute("DELETE FROM dead WHERE sink = ? AND seq = ?", row[1:3])
             if not rows:
                 return count
-            count += len(rows)
+            after, count = _place(rows[-1]), count + len(meant)
 
     # Replay
 
-    def replay(self, now: datetime, *, sink: str, since: datetime, until: datetime, type_: str = "*") -> int:
+    def replay(
+        self, now: datetime, *, sink: str, since: datetime, until: datetime, type_: str = "*", wish: Filter = EVERYTHING
+    ) -> int:
         """Owe recorded events again: same ids, oldest first, all that the sink is not owed anyway.
 
-        since, until: by the time of recording. type_: a glob. Returns how many. Raises KeyError for a name that
-        never was a sink.
+        since, until: by the time of recording. type_: a glob. wish: what the sink wants to hear of. Returns how
+        many. Raises KeyError for a name that never was a sink.
         """
         row = self._execute("SELECT id FROM sinks WHERE name = ?", (sink,)).fetchone()
         if row is None:
@@ -119,7 +142,8 @@ class Desk:
         while rows := self._recorded(after, us_of(until)):
             with self._transaction():
                 for _, seq, body in rows:
-                    if fnmatchcase(event_of(body).type, type_):
+                    event = event_of(body)
+                    if fnmatchcase(event.type, type_) and wish.wants(event):
                         count += self._bring_back(row[0], seq, body, us_of(now))
             after = (rows[-1][0], rows[-1][1])
         return count
@@ -148,17 +172,29 @@ class Desk:
     # A call's story
 
     def find(self, what: str) -> Sequence[Call]:
-        """The calls that `what` names: a call id, session id, event id, or the last four digits of a number."""
-        if what.startswith("evt_"):
-            event = self._event(what)
-            what = event.key if event else what
+        """The calls that `what` names, oldest first: a call id, session id, or the last four digits of a number."""
         if len(what) == 4 and what.isdigit():
-            return [call for call in self._calls() if _has_digits(call, what)]
-        return [call for call in self._calls() if what in (call.call_id, call.session_id)]
+            found = [call for call in self._calls() if _has_digits(call, what) or what == call.session_id]
+        else:
+            rows = self._execute("SELECT body FROM calls WHERE call_id = ?1 OR session_id = ?1", (what,))
+            found = [call_of(body) for (body,) in rows]
+        return sorted(found, key=lambda call: (call.started_at, call.call_id))
 
     def story(self, call: Call) -> Story:
-        told = tuple(self._told(row) for row in self._events(lane(call.source, call.call_id)))
-        return Story(call=call, told=told)
+        return self._story(call, lane(call.source, call.call_id))
+
+    def story_of(self, event_id: str) -> Story | None:
+        """The story that an event belongs to: its call's, or its source's. None for an event that is not here."""
+        event = self._event(event_id)
+        if event is None:
+            return None
+        row = self._execute(
+            "SELECT body FROM calls WHERE source = ? AND call_id = ?", (event.source, event.key)
+        ).fetchone()
+        return self._story(None if row is None else call_of(row[0]), lane_of(event))
+
+    def _story(self, call: Call | None, lane: int) -> Story:
+        return Story(call=call, told=tuple(self._told(row) for row in self._events(lane)))
 
     def _told(self, row: tuple[int, int, bytes]) -> Told:
         seq, recorded_at, body = row
@@ -214,13 +250,34 @@ class Desk:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
+        """Then leave the file to the service for as long as it was held: the busy one never gets in otherwise."""
         self._execute("BEGIN IMMEDIATE")
+        began_s = time.monotonic()
         try:
             yield
         except BaseException:
             self._execute("ROLLBACK")
             raise
         self._execute("COMMIT")
+        time.sleep(time.monotonic() - began_s)
+
+
+def _place(row: Any) -> tuple[int, int, int]:
+    """Where a letter stands among all."""
+    dead_at, sink, seq, *_ = row
+    return dead_at, sink, seq
+
+
+def _letter(row: Any) -> Letter:
+    dead_at, _, _, sink, attempts, reason, detail, body = row
+    return Letter(
+        sink=sink,
+        event=event_of(body),
+        dead_at=time_of(dead_at),
+        attempts=attempts,
+        reason=reason,
+        detail=detail,
+    )
 
 
 def _has_digits(call: Call, last: str) -> bool:
