@@ -452,6 +452,7 @@ def test_without_a_duration_a_provisional_call_ended_when_the_call_log_said_so()
     watch.look(1, stopped(rings_alone=False))
     watch.apply(None, settle(watch.picture, "101/s-1", [ended(end=None)], at(40), watch.rules))
     assert (watch.last.time, watch.last.observation.exact) == (at(40), False)
+    assert watch.last.call.ended_at == at(40)
 
 
 # Records and parts
@@ -688,6 +689,9 @@ def test_nobodys_next_part_is_not_a_takeover() -> None:
     watch.look(1, ended("abandoned", extension_id="unassigned"))
     again = sighting("connected", extension_id="unassigned", record_id="L2", started=15)
     assert watch.look(20, ended("abandoned", extension_id="unassigned"), again) == ["call.answered"]
+    over = ended("answered", end=25, extension_id="unassigned", record_id="L2", started=15)
+    assert watch.look(30, ended("abandoned", extension_id="unassigned"), over) == ["call.ended"]
+    assert watch.last.call.disposition is Disposition.ANSWERED
 
 
 def test_a_call_of_nobody_may_end_as_its_own() -> None:

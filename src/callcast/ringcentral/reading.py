@@ -154,9 +154,7 @@ def _share_outcome(
         return Outcome(State.ENDED, all_of_it.provisional, said)
     if all_of_it.state is State.CONNECTED or all_of_it.disposition is Disposition.ANSWERED:
         return Outcome(State.ENDED, disposition=Disposition.ANSWERED_ELSEWHERE)
-    if all_of_it.state is State.ENDED:
-        return all_of_it
-    return Outcome(UNANSWERED[direction])  # this phone's turn is over, the hunt goes on and may come back
+    return all_of_it  # live: this phone's turn is over, but the hunt goes on and may come back
 
 
 def _share_end(record: Record, own: Sequence[RecordLeg]) -> datetime | None:
