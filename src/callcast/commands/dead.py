@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from callcast.commands.beside import EXIT_DONE, age, at_desk, for_people, number_of, refuse, say, table
@@ -41,7 +42,7 @@ def _action(actions: Any, name: str, summary: str, run: Callable[[argparse.Names
         epilog=f"example: callcast dead {name} {_USES[name]}",
     )
     parser.set_defaults(act=run)
-    parser.add_argument("--config", metavar="PATH", default=argparse.SUPPRESS, help="as for callcast dead")
+    parser.add_argument("--config", metavar="PATH", type=Path, default=argparse.SUPPRESS, help="as for callcast dead")
     if ids:
         parser.add_argument("ids", metavar="EVENT_ID", nargs="+" if name == "show" else "*")
     parser.add_argument("--sink", metavar="NAME", help="only this sink's")
