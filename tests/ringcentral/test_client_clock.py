@@ -33,10 +33,22 @@ async def test_skew_is_taken_out(skew_s: float) -> None:
     assert abs((ours.now() - clock.now()).total_seconds() - skew_s) <= 1
 
 
-async def test_our_time_never_jumps_back() -> None:
-    """Found to be ahead after it was told, it walks at half speed until the platform has caught up."""
+@pytest.mark.parametrize("skew_s", [-7200, 7200])
+async def test_the_first_date_puts_it_right_at_once(skew_s: float) -> None:
+    """Though it was told before: nothing has been seen yet that an earlier time could contradict."""
     clock = TurnedClock()
     ours = PlatformClock(clock)
+    ours.now()
+    await clock.turn(10)
+    ours.heard(date(clock.now() + timedelta(seconds=skew_s)), asked_at=10, answered_at=10)
+    assert abs((ours.now() - clock.now()).total_seconds() - skew_s) <= 1
+
+
+async def test_our_time_never_jumps_back() -> None:
+    """Found to be ahead after a first answer, it walks at half speed until the platform has caught up."""
+    clock = TurnedClock()
+    ours = PlatformClock(clock)
+    ours.heard(date(clock.now()), asked_at=0, answered_at=0)
     before = ours.now()
     ours.heard(date(clock.now() - timedelta(seconds=60)), asked_at=0, answered_at=0)
     assert ours.now() == before
@@ -70,9 +82,10 @@ events = st.lists(st.tuples(st.floats(0, 100), st.floats(-500, 500), st.floats(0
 
 @given(events)
 def test_time_only_goes_forward(story: list[tuple[float, float, float]]) -> None:
-    """Whatever the platform's clock does and however slow its answers are, our time never goes back."""
+    """Whatever the platform's clock does and however slow its answers are, our time never goes back after the first."""
     clock = TurnedClock()
     ours = PlatformClock(clock)
+    ours.heard(date(clock.now()), asked_at=0, answered_at=0)
     told = ours.now()
     for passed_s, skew_s, took_s in story:
         clock._passed_s += passed_s + took_s

@@ -1,12 +1,13 @@
 """Is a source still seen? Turns good and failed looks into `source.degraded` and `source.recovered`.
 
 A target is degraded when it has had no good look for three of its intervals, at least 30 s, or at once when the
-platform refuses it. When every target is, the source is, and that is told once for all of them.
+platform refuses it. When every target is, the source is, and that is told once for all of them. Silence is measured
+in seconds of a clock that only grows (`steady_s`), because the platform's time can be put right at any answer.
 
 The state survives a restart (`dump`), so that each spell is told once and events keep their numbers.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 import msgspec
@@ -44,7 +45,7 @@ class Freshness:
         self.source = source
         self._kept = msgspec.json.decode(kept, type=Kept) if kept else Kept()
         self._seen: dict[str, datetime | None] = {}  # last good look of each watched target
-        self._since: dict[str, datetime] = {}  # from when staleness counts
+        self._since: dict[str, float] = {}  # from when staleness counts, on the steady clock
         self._reasons: dict[str, str] = {}
         self._refused: set[str] = set()
 
@@ -56,27 +57,27 @@ class Freshness:
         """The spells that go on, by extension id; `WHOLE` for the source."""
         return dict(self._kept.spells)
 
-    def watch(self, targets: Iterable[str], looks: dict[str, datetime], at: datetime) -> None:
-        """Watch these targets and no others. The time before `at` counts against nobody: we did not run."""
+    def watch(self, targets: Iterable[str], looks: dict[str, datetime], steady_s: float) -> None:
+        """Watch these targets and no others. The time before now counts against nobody: we did not run."""
         before = self._seen
         self._seen = {target: before.get(target) or looks.get(target) for target in targets}
-        self._since = {target: self._since.get(target, at) for target in self._seen}
+        self._since = {target: self._since.get(target, steady_s) for target in self._seen}
         self._refused &= self._seen.keys()
         for gone in self._kept.spells.keys() - self._seen.keys() - {WHOLE}:
             del self._kept.spells[gone]
 
-    def good(self, target: str, at: datetime) -> list[SourceEvent]:
+    def good(self, target: str, at: datetime, steady_s: float) -> list[SourceEvent]:
         """A good look: what has recovered by it."""
         blind = Blind(after=max((t for t in self._seen.values() if t), default=None), before=at)
         own_blind = Blind(after=self._seen.get(target), before=at)
-        self._seen[target] = self._since[target] = at
+        self._seen[target], self._since[target] = at, steady_s
         self._refused.discard(target)
         self._reasons.pop(target, None)
         events = []
         if WHOLE in self._kept.spells:
             events.append(self._recovered(WHOLE, blind))
             for other in self._since:  # the whole source was blind: each target gets its three intervals afresh
-                self._since[other] = max(self._since[other], at)
+                self._since[other] = steady_s
         if target in self._kept.spells:
             events.append(self._recovered(target, own_blind))
         return events
@@ -87,18 +88,21 @@ class Freshness:
         if refused:
             self._refused.add(target)
 
-    def check(self, at: datetime, interval_s: float) -> list[SourceEvent]:
+    def check(self, at: datetime, steady_s: float, interval_s: float) -> list[SourceEvent]:
         """What has become degraded by now."""
-        limit = timedelta(seconds=stale_after_s(interval_s))
-        stale = [t for t in self._seen if t in self._refused or at - self._since[t] > limit]
+        limit_s = stale_after_s(interval_s)
+        silent_s = {target: steady_s - since for target, since in self._since.items()}
+        stale = {t: at - timedelta(seconds=s) for t, s in silent_s.items() if t in self._refused or s > limit_s}
         if WHOLE in self._kept.spells or not stale:
             return []
         if len(stale) == len(self._seen):
             return [self._degraded(WHOLE, stale, at)]
-        return [self._degraded(target, [target], at) for target in stale if target not in self._kept.spells]
+        spells = self._kept.spells
+        return [self._degraded(target, {target: since}, at) for target, since in stale.items() if target not in spells]
 
-    def _degraded(self, target: str, stale: Sequence[str], at: datetime) -> SourceEvent:
-        since = max(self._seen[t] or self._since[t] for t in stale)
+    def _degraded(self, target: str, stale: Mapping[str, datetime], at: datetime) -> SourceEvent:
+        """stale: the targets, and since when nothing was seen of them in this run."""
+        since = max(self._seen[t] or begun for t, begun in stale.items())
         reason = next((self._reasons[t] for t in stale if t in self._reasons), "timeout")
         spell = Spell(since, reason)
         self._kept.spells[target] = spell

@@ -207,7 +207,8 @@ class Allowance:
             self.silent_until = now + min(kept.silent_s - passed_s, PENALTY_MAX_S)
         for ago_s, polls, call_log in kept.spent:
             at = now - passed_s - ago_s
-            self._spent += [(at, "poll")] * polls + [(at, "call_log")] * call_log
+            self._spent.extend((at, "poll") for _ in range(polls))
+            self._spent.extend((at, "call_log") for _ in range(call_log))
         self._forget(now)
         self._grid = max(self._answered("poll"), default=-math.inf)
 

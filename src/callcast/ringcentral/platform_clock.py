@@ -10,11 +10,14 @@ SLOWED = 0.5  # how fast time passes while it is ahead of the platform's
 
 
 class PlatformClock:
-    """`now()` never jumps back: where it turns out to be ahead, it walks at half speed until it is right."""
+    """Right from the first Date header on. Afterwards `now()` never jumps back: where it turns out to be ahead, it
+    walks at half speed until it is right.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._offset_s = clock.now().timestamp() - clock.monotonic()
+        self._heard = False
         self._told: tuple[float, float] | None = None  # steady clock, and the time that was told then
 
     def now(self) -> datetime:
@@ -37,5 +40,7 @@ class PlatformClock:
         except (ValueError, TypeError, OverflowError):
             return
         if written is not None:
+            if not self._heard:  # nothing has been seen yet that an earlier time could contradict
+                self._heard, self._told = True, None
             earliest, latest = written - answered_at, written + DATE_RESOLUTION_S - asked_at
             self._offset_s = min(max(self._offset_s, earliest), latest)
