@@ -220,7 +220,7 @@ async def test_a_source_that_is_blind_as_a_whole_names_no_extension(board: LiveB
 
 async def test_freshness_does_not_depend_on_the_platforms_clock(board: LiveBoard, clock: TurnedClock) -> None:
     """A platform clock an hour off shifts `as_of`, but makes nothing overdue."""
-    board.watch("acme", [], 6.0)
+    board.watch("acme", None, 6.0)
     board.looked(Target(source="acme"), clock.now() - timedelta(hours=1))
     assert summary(board).complete
     assert board.staleness_s("acme") == 0.0
@@ -278,7 +278,7 @@ async def test_a_reader_far_behind_reads_afresh(board: LiveBoard) -> None:
 
 async def test_recovery_is_a_turn(board: LiveBoard, clock: TurnedClock) -> None:
     """A look that ends a blind spell turns the board, so that readers see the summary heal; others do not."""
-    board.watch("acme", [], 6.0)
+    board.watch("acme", None, 6.0)
     version = board.version
     board.looked(Target(source="acme"), clock.now())
     assert board.version == version + 1

@@ -25,6 +25,7 @@ from callcast.core.model import (
     Provider,
     Sighting,
     Snapshot,
+    SourceEvent,
     State,
     Target,
 )
@@ -50,10 +51,10 @@ class Notes:
         self.steps = 0
         self.twice: list[str] = []
         self.store_faults = 0
-        self.watched: Sequence[str] = ()
+        self.watched: Sequence[str] | None = ()
         self.interval_s = 0.0
 
-    def watching(self, extension_ids: Sequence[str], interval_s: float, /) -> None:
+    def watching(self, extension_ids: Sequence[str] | None, interval_s: float, /) -> None:
         self.watched, self.interval_s = extension_ids, interval_s
 
     def watched_twice(self, extension_id: str, /) -> None:
@@ -126,7 +127,6 @@ class Bench:
             random=Random(1),
             observer=self.notes,
             claim=self.claim,
-            own_extension=mine.notes.get("own_extension", b"").decode() or None,
             **options,
         )
 
@@ -136,6 +136,9 @@ class Bench:
     @property
     def types(self) -> list[str]:
         return [event.type for event in self.events]
+
+    def health(self) -> list[SourceEvent]:
+        return [event for event in self.events if isinstance(event, SourceEvent)]
 
     def call_events(self) -> list[CallEvent]:
         return [event for event in self.events if isinstance(event, CallEvent)]
@@ -411,8 +414,8 @@ async def test_a_recovered_source_tells_its_blind_interval_and_fills_it(bench: B
     assert bench.types == ["source.degraded", "source.recovered", "call.ended"]
 
 
-async def test_the_own_extension_is_asked_for_until_the_platform_answers_and_then_kept(bench: Bench) -> None:
-    """`~` becomes a number before the first look; a restart need not ask again."""
+async def test_the_own_extension_is_asked_for_until_the_platform_answers(bench: Bench) -> None:
+    """`~` becomes a number before the first look."""
     bench.far.own = LookFailed("auth", "wrong secret")
     async with bench.polling(["~"]):
         await bench.clock.turn(20)
@@ -420,11 +423,6 @@ async def test_the_own_extension_is_asked_for_until_the_platform_answers_and_the
         assert "auth" in bench.notes.failures
         bench.far.own = "77"
         await bench.clock.turn(40)
-    assert {e for _, e in bench.far.looks} == {"77"}
-    bench.far.own = LookFailed("auth", "not asked")
-    bench.far.looks.clear()
-    async with bench.polling(["~"]):
-        await bench.clock.turn(2)
     assert {e for _, e in bench.far.looks} == {"77"}
 
 
@@ -447,6 +445,63 @@ async def test_a_restart_tells_a_spell_and_a_lingering_end_no_second_time(bench:
         bench.far.list_of = lambda _: [over(start)]
         await bench.clock.turn(60)
     assert bench.types == [*told, "source.recovered"]
+
+
+async def test_a_source_that_is_left_nothing_to_look_at_runs_on_without_a_request(bench: Bench) -> None:
+    """Every extension is watched by another source: no look, nothing degraded, and its scheduler is alive."""
+    bench.claim = lambda _: False
+    async with bench.polling(["1", "2"]):
+        await bench.clock.turn(120)
+        assert bench.notes.steps >= 100
+    assert bench.far.looks == []
+    assert bench.events == []
+    assert bench.notes.twice == ["1", "2"]
+    assert bench.notes.watched == []
+
+
+async def test_when_every_extension_is_refused_the_source_is_degraded_as_a_whole(bench: Bench) -> None:
+    """403 on all, one after another: each is tried every five minutes, and when they are shown again all is well."""
+    bench.far.list_of = failing("permission")
+    async with bench.polling(["1", "2", "3"]):
+        await bench.clock.turn(890)
+        assert [(e.type, e.extension_id) for e in bench.health()] == [
+            ("source.degraded", "1"),
+            ("source.degraded", "2"),
+            ("source.degraded", None),
+        ]
+        assert len(bench.far.looks) == 3 * 3
+        bench.far.list_of = lambda _: ()
+        await bench.clock.turn(330)
+    last = {e.extension_id: e.type for e in bench.health()}
+    assert last.keys() >= {"1", "2", None}
+    assert set(last.values()) == {"source.recovered"}
+    assert bench.notes.interval_s == 3.0
+
+
+async def test_when_the_platform_is_back_all_are_back_in_the_plan_within_a_cycle(bench: Bench) -> None:
+    """After an hour without an answer a good look ends the pauses of all. One that fails on keeps its own, though
+    another comes and goes.
+    """
+    ids = [str(n) for n in range(6)]
+    bench.far.spacing = 2.5
+    bench.far.list_of = failing("network")
+    async with bench.polling(ids):
+        await bench.clock.turn(3600)
+        begun = len(bench.far.looks)
+        flaky = itertools.cycle([(), LookFailed("server", "no")])
+        never: list[Any] = [LookFailed("server", "no")]
+        answers: dict[str | None, Any] = {"4": flaky, "5": itertools.cycle(never)}
+        bench.far.list_of = lambda target: next(answers.get(target.extension_id, itertools.repeat(())))
+        while not (good := [at for at, e in bench.far.looks[begun:] if e not in ("4", "5")]):
+            await bench.clock.turn(0.5)
+        first = good[0]
+        await bench.clock.turn(first + 20 * 15 - bench.clock.monotonic())
+    after = bench.far.looks[begun:]
+    for extension in ids[:4]:
+        times = [first, *(at for at, e in after if e == extension), first + 20 * 15]
+        assert max(b - a for a, b in itertools.pairwise(times)) <= 15 + 1
+    alone = [at for at, e in after if e == "5"]
+    assert min(b - a for a, b in itertools.pairwise(alone[1:])) >= 0.8 * 30
 
 
 async def test_an_extension_that_another_source_watches_is_left_to_it(bench: Bench) -> None:

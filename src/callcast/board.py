@@ -58,8 +58,8 @@ class LiveBoard:
         view.load(known)
         self._reset()
 
-    def watch(self, source: str, extension_ids: Sequence[str], interval_s: float) -> None:
-        """The source looks at each of these (none: at the account as a whole) once in `interval_s`."""
+    def watch(self, source: str, extension_ids: Sequence[str] | None, interval_s: float) -> None:
+        """The source looks at each of these (None: at the account as a whole) once in `interval_s`."""
         self._source(source).watch(extension_ids, interval_s)
         self._turn(())
 
@@ -194,14 +194,14 @@ class _Source:
         if raw := known.notes.get(COUNTS_NOTE):
             self.counted_seq = self.today.restore(raw)
 
-    def watch(self, extension_ids: Sequence[str], interval_s: float) -> None:
+    def watch(self, extension_ids: Sequence[str] | None, interval_s: float) -> None:
         monotonic = self._clock.monotonic()
-        wanted: Iterable[str | None] = extension_ids or (None,)
+        wanted: Iterable[str | None] = (None,) if extension_ids is None else extension_ids
         self._watched = {one: self._watched.get(one, monotonic) for one in wanted}
         self._looks = {one: look for one, look in self._looks.items() if one in self._watched}
         self._overdue_after_s = stale_after_s(interval_s)
         seen = [call.extension_id for call in self.calls.values() if call.extension_id != UNASSIGNED]
-        self.extensions = dict.fromkeys((*extension_ids, *seen))
+        self.extensions = dict.fromkeys((*(extension_ids or ()), *seen))
 
     def looked(self, extension_id: str | None, taken_at: datetime) -> bool:
         """True when the target's look was overdue, or its first."""

@@ -26,7 +26,7 @@ class SourceObserver:
         self._clock = clock
         self._log = log.bind(source=source)
         self._interval_s = 0.0
-        self._extensions: Sequence[str] = ()
+        self._extensions: Sequence[str] | None = None
         self._started = clock.monotonic()
         self._seen: float | None = None
         self._last_failure = ""
@@ -37,10 +37,13 @@ class SourceObserver:
 
     # What the poller says.
 
-    def watching(self, extension_ids: Sequence[str], interval_s: float, /) -> None:
+    def watching(self, extension_ids: Sequence[str] | None, interval_s: float, /) -> None:
         self._extensions = extension_ids
         self._pace(interval_s)
-        self._log.debug("targets_found", extensions=list(extension_ids) or "account", interval_s=round(interval_s, 1))
+        shown = "account" if extension_ids is None else list(extension_ids)
+        self._log.debug("targets_found", extensions=shown, interval_s=round(interval_s, 1))
+        if shown == []:
+            self._log.error("source_switched_off", detail="other sources watch every extension of this one already")
 
     def paced(self, interval_s: float, /) -> None:
         if not isclose(interval_s, self._interval_s, rel_tol=0.05):
@@ -60,7 +63,8 @@ class SourceObserver:
     def look_failed(self, target: Target, error: LookFailed, took_s: float, /) -> None:
         self._last_failure = error.detail
         self._metrics.poll_finished(self.source, error.reason, took_s)
-        self._log.warning(
+        say = self._log.error if error.reason == "auth" else self._log.warning  # a credential wants a person
+        say(
             "look_failed",
             extension=target.extension_id,
             reason=error.reason,
@@ -132,7 +136,9 @@ class SourceObserver:
     # What readiness asks.
 
     def unready(self) -> str | None:
-        """Why this source is not ready, or None."""
+        """Why this source is not ready, or None. One that was left nothing to look at keeps nobody waiting."""
+        if self._extensions is not None and not self._extensions:
+            return None
         since = self._started if self._seen is None else self._seen
         silent_s = self._clock.monotonic() - since
         if self._seen is not None and silent_s <= stale_after_s(self._interval_s):

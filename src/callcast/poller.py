@@ -30,8 +30,8 @@ REFUSED_EVERY_S = 300.0  # contract 10.2: a target that the platform refuses is 
 class Observer(Protocol):
     """Who is told what the poller of one source does; nothing here may block."""
 
-    def watching(self, extension_ids: Sequence[str], interval_s: float, /) -> None:
-        """Which extensions are looked at from now on; none: the account as a whole."""
+    def watching(self, extension_ids: Sequence[str] | None, interval_s: float, /) -> None:
+        """Which extensions are looked at from now on. None: the account as a whole; empty: other sources do it all."""
         ...
 
     def watched_twice(self, extension_id: str, /) -> None: ...
@@ -49,7 +49,6 @@ class Poller:
     """One source. `interval_s` None: as fast as the rate limit allows.
 
     claim: asked once per numeric extension id; False when another source watches it already.
-    own_extension: the id behind `~` as an earlier run learnt it.
     """
 
     def __init__(
@@ -67,7 +66,6 @@ class Poller:
         random: Random,
         observer: Observer,
         claim: Callable[[str], bool],
-        own_extension: str | None = None,
         start_after_s: float = 0.0,
     ) -> None:
         self._source = source
@@ -82,7 +80,6 @@ class Poller:
         self._random = random
         self._observer = observer
         self._claim = claim
-        self._own_extension = own_extension
         self._start_after_s = start_after_s
         self._turns: list[tuple[float, int, Target]] = []  # a heap: monotonic time, tie-break, target
         self._targets: list[Target] = []
@@ -112,14 +109,15 @@ class Poller:
         if self._extensions is None:
             self._targets = [Target(source=self._source)]
         else:
-            own = await self._resolve_own() if "~" in self._extensions else ""
+            own = await self._own_extension() if "~" in self._extensions else ""
             wanted = dict.fromkeys(own if e == "~" else e for e in self._extensions)
             self._targets = [Target(source=self._source, extension_id=e) for e in wanted if self._is_ours(e)]
             await self._end_unwatched(frozenset(wanted))
         looks = {t.extension_id or "": at for t in self._targets if (at := self._ledger.picture.looks.get(t))}
-        self._freshness.watch([t.extension_id or "" for t in self._targets], looks, self._upstream.now())
-        self._observer.watching([t.extension_id for t in self._targets if t.extension_id], self.interval_s)
         start = self._clock.monotonic()
+        self._freshness.watch([t.extension_id or "" for t in self._targets], looks, start)
+        watched = [t.extension_id for t in self._targets if t.extension_id]
+        self._observer.watching(None if self._extensions is None else watched, self.interval_s)
         gap_s = self.interval_s / max(1, len(self._targets))
         self._turns = [(start + i * gap_s, i, target) for i, target in enumerate(self._targets)]
 
@@ -129,14 +127,8 @@ class Poller:
             self._observer.watched_twice(extension_id)
         return ours
 
-    async def _resolve_own(self) -> str:
-        """The id behind `~`: kept from an earlier run, or asked for until the platform answers."""
-        if self._own_extension is None:
-            self._own_extension = await self._ask_own()
-            await self._ledger.note("own_extension", self._own_extension.encode())
-        return self._own_extension
-
-    async def _ask_own(self) -> str:
+    async def _own_extension(self) -> str:
+        """The id behind `~`: asked for until the platform answers."""
         failures = 0
         target = Target(source=self._source, extension_id="~")
         while True:
@@ -167,7 +159,9 @@ class Poller:
             if now >= next_step:
                 next_step = now + CHUNK_S
                 await self._step()
-            if not self._turns:
+            if not self._targets:
+                await self._clock.sleep(CHUNK_S)
+            elif not self._turns:
                 await self._wait_returned()
             elif (wait_s := max(self._turns[0][0] - now, self._upstream.hold_s())) > 0:
                 await self._clock.sleep(min(wait_s, CHUNK_S))
@@ -201,13 +195,16 @@ class Poller:
 
     async def _good(self, snapshot: Snapshot, took_s: float) -> None:
         target = snapshot.target
-        self._failures.pop(target, None)
+        if self._failures.pop(target, 0):
+            self._hurry(target)
         self._observer.look_good(snapshot, took_s)
         try:
             await self._note_gap(target, snapshot.taken_at)
             picture, rules = self._ledger.picture, self._rules
             await self._ledger.take(snapshot, lambda: diff(picture, snapshot, rules))
-            await self._tell(self._freshness.good(target.extension_id or "", snapshot.taken_at))
+            await self._tell(
+                self._freshness.good(target.extension_id or "", snapshot.taken_at, self._clock.monotonic())
+            )
         except OutboxUnavailable as error:
             self._observer.store_failed(error)
 
@@ -238,14 +235,23 @@ class Poller:
         heapq.heappush(self._turns, (next_due, self._taken, target))
         self._returned.set()
 
+    def _hurry(self, recovered: Target) -> None:
+        """The platform answers again: when nobody was seen before, the others need not wait out their pauses."""
+        others = [t for t in self._targets if t != recovered and self._failures.get(t) != REFUSED]
+        if any(t not in self._failures for t in others):
+            return
+        soon = {t: self._clock.monotonic() + i * self.interval_s / len(self._targets) for i, t in enumerate(others, 1)}
+        self._turns = [(min(due, soon.get(t, due)), order, t) for due, order, t in self._turns]
+        heapq.heapify(self._turns)
+
     def _pause_s(self, failures: int) -> float:
-        """Exponential with jitter, but never long: back to the plan within one cycle of the recovery."""
+        """Exponential with jitter, but never long: once one look is good, all are back in the plan within a cycle."""
         interval_s = self.interval_s
         pause_s = min(max(interval_s, 1.0) * 2.0 ** min(failures - 1, 10), max(interval_s, RETRY_MAX_S))
         return pause_s * self._random.uniform(0.8, 1.2)
 
     async def _check_freshness(self) -> None:
-        events = self._freshness.check(self._upstream.now(), self.interval_s)
+        events = self._freshness.check(self._upstream.now(), self._clock.monotonic(), self.interval_s)
         try:
             await self._tell(events)
         except OutboxUnavailable as error:

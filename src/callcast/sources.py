@@ -93,7 +93,6 @@ class Sources:
             random=self._random,
             observer=observer,
             claim=lambda extension_id: self._claim(name, extension_id),
-            own_extension=known.notes.get("own_extension", b"").decode() or None,
             start_after_s=start_after_s,
         )
         self._log.info("polling_started", source=name, **_told(name, settings))

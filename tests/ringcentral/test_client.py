@@ -15,7 +15,9 @@ from yarl import URL
 from callcast.core.model import State, Target
 from callcast.core.upstream import Identity, LookFailed
 from callcast.ringcentral import client as client_module
+from callcast.ringcentral import token as token_module
 from callcast.ringcentral.client import Client
+from callcast.secret import Secret
 from tests.clock import TurnedClock
 from tests.ringcentral.heard import CLIENT_SECRET, JWT, SERVER, Heard, make_client
 
@@ -86,6 +88,36 @@ async def test_the_token_is_asked_for_as_documented(client: Client, answers: aio
     [(_, sent)] = asked(answers, "POST", "/token")
     assert sent["data"] == {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": JWT}
     assert sent["headers"]["Authorization"] == "Basic " + b64encode(f"client-id:{CLIENT_SECRET}".encode()).decode()
+
+
+async def test_whose_credential_it_is_is_kept_until_the_credential_changes(
+    session: ClientSession, clock: TurnedClock, heard: Heard, answers: aioresponses
+) -> None:
+    """A restart asks nothing; another JWT, app or server asks anew; what is kept holds no secret."""
+    answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
+    assert (await make_client(session, clock, heard).identify()).extension_id == "62264425016"
+    kept = {"own_extension": heard.notes["own_extension"]}
+    assert (await make_client(session, clock, heard, notes=kept).identify()).extension_id == "62264425016"
+    assert len(asked(answers, "POST", "/token")) == 1
+    other_url = "https://other.example.com"
+    answers.post(f"{other_url}/restapi/oauth/token", payload={**TOKEN, "owner_id": "78"}, repeat=True)
+    for change in ({"jwt": Secret("another")}, {"client_id": "another"}, {"server": other_url}):
+        await clock.turn(60)
+        await make_client(session, clock, heard, notes=kept, **change).identify()
+    assert len(asked(answers, "POST", "/token")) == 4
+    assert (await make_client(session, clock, heard, notes=kept, server=other_url).identify()).extension_id == "78"
+    assert JWT.encode() not in heard.notes["own_extension"]
+    assert CLIENT_SECRET.encode() not in heard.notes["own_extension"]
+
+
+async def test_a_kept_owner_that_cannot_be_read_is_asked_for_again(
+    session: ClientSession, clock: TurnedClock, heard: Heard, answers: aioresponses
+) -> None:
+    """Of another version, or damaged: the token endpoint says it again."""
+    answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
+    client = make_client(session, clock, heard, notes={"own_extension": b"62264425016"})
+    assert (await client.identify()).extension_id == "62264425016"
+    assert len(asked(answers, "POST", "/token")) == 1
 
 
 async def test_a_token_without_owner_is_a_failure(client: Client, answers: aioresponses) -> None:
@@ -361,4 +393,20 @@ async def test_closing_revokes_only_where_that_is_wanted(
         await client.close()
         revoked = asked(answers, "POST", "/revoke")
         assert [sent["data"] for _, sent in revoked] == ([{"token": "token-1"}] if revoke else [])
+    assert set(heard.notes) == {"budget.auth", "budget.heavy", "own_extension"}
+
+
+async def test_closing_waits_for_no_turn(
+    session: ClientSession, heard: Heard, answers: aioresponses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the token requests of the minute used up, the token is left to end by itself; what matters is kept."""
+    monkeypatch.setattr(token_module, "REVOKE_TIMEOUT_S", 0.01)
+    answers.post(TOKEN_URL, payload={**TOKEN, "expires_in": 0}, repeat=True)
+    client = make_client(session, TurnedClock(), heard, revoke_on_exit=True)
+    for _ in range(3):
+        await client.identify()
+        client._own = None
+    heard.notes.clear()
+    await client.close()
+    assert asked(answers, "POST", "/revoke") == []
     assert set(heard.notes) == {"budget.auth", "budget.heavy"}

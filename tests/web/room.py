@@ -94,7 +94,7 @@ class Room:
 
     def watch(self, source: str, extension_ids: Sequence[str] = (), interval_s: float = 6.0) -> None:
         """The source is watched, and everything was just seen."""
-        self.board.watch(source, extension_ids, interval_s)
+        self.board.watch(source, extension_ids or None, interval_s)
         self.look(source, extension_ids)
 
     def look(self, source: str, extension_ids: Sequence[str] = ()) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
+import msgspec
 from aiohttp import ClientSession
 from msgspec import Struct
 
@@ -29,6 +30,14 @@ PAGES_MAX = 20
 HEAVY_NOTE = "budget.heavy"
 AUTH_PER_MINUTE = 5  # documented
 AUTH_NOTE = "budget.auth"
+OWN_NOTE = "own_extension"
+
+
+class _Own(Struct, frozen=True):
+    """Whose credential it is. `credential` is a digest: another credential may be somebody else's."""
+
+    credential: str
+    extension_id: str
 
 
 class _Seen(Struct, frozen=True):
@@ -96,6 +105,8 @@ class Client:
         self._revoke_on_exit = revoke_on_exit
         self._observer = observer
         self._note = note
+        self._credential = _digest(server, client_id, jwt.reveal())
+        self._own = _kept_own(notes.get(OWN_NOTE), self._credential)
         self._platform_clock = PlatformClock(clock)
         exchange = Exchange(
             server,
@@ -116,7 +127,7 @@ class Client:
             keep=lambda budget: note(HEAVY_NOTE, budget.dump()),
             show=self._show,
         )
-        auth = Budget(
+        self._auth = Budget(
             "auth",
             per_minute=AUTH_PER_MINUTE,
             ceiling=REQUESTS_PER_MINUTE,
@@ -126,7 +137,9 @@ class Client:
             keep=lambda budget: note(AUTH_NOTE, budget.dump()),
             show=self._show,
         )
-        self._tokens = Tokens(exchange, auth, client_id=client_id, client_secret=client_secret, jwt=jwt, clock=clock)
+        self._tokens = Tokens(
+            exchange, self._auth, client_id=client_id, client_secret=client_secret, jwt=jwt, clock=clock
+        )
         self._reader = Reader(exchange, self._tokens, self._heavy)
         self._call_log = CallLog(self._reader, observer)
         self._seen: dict[Target, _Seen] = {}
@@ -143,10 +156,14 @@ class Client:
         return self._heavy.hold_s()
 
     async def identify(self) -> Identity:
-        await self._tokens.current()
-        if self._tokens.owner_id is None:
-            raise LookFailed("parse", "the token endpoint does not say whose token it is (owner_id)")
-        return Identity(extension_id=self._tokens.owner_id)
+        """Kept from an earlier run of the same credential, or told by the token endpoint."""
+        if self._own is None:
+            await self._tokens.current()
+            if self._tokens.owner_id is None:
+                raise LookFailed("parse", "the token endpoint does not say whose token it is (owner_id)")
+            self._own = _Own(self._credential, self._tokens.owner_id)
+            self._note(OWN_NOTE, msgspec.json.encode(self._own))
+        return Identity(extension_id=self._own.extension_id)
 
     async def look(self, target: Target, /) -> Snapshot:
         """All pages, or LookFailed. A list that reads as it did the last time is not decoded again."""
@@ -201,10 +218,11 @@ class Client:
         return await self._call_log.ended_since(target, root, after=after, until=self.now())
 
     async def close(self) -> None:
-        """The last word: the token goes back where `revoke_on_exit` wants it, and the window is kept."""
+        """The last word: the token goes back where `revoke_on_exit` wants it, and the windows are kept."""
         self._note(HEAVY_NOTE, self._heavy.dump())
         if self._revoke_on_exit:
             await self._tokens.revoke()
+        self._note(AUTH_NOTE, self._auth.dump())
 
     def _root(self, extension_id: str | None) -> str:
         account = f"{API}/account/{self._account}"
@@ -212,3 +230,15 @@ class Client:
 
     def _show(self, budget: Budget) -> None:
         self._observer.rate_limit(budget.group, budget.limit, budget.remaining, budget.hold_s())
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.blake2b(msgspec.json.encode(parts), digest_size=16).hexdigest()
+
+
+def _kept_own(kept: bytes | None, credential: str) -> _Own | None:
+    try:
+        own = msgspec.json.decode(kept or b"", type=_Own)
+    except msgspec.MsgspecError:
+        return None  # nothing, or of another version: the token endpoint says it again
+    return own if own.credential == credential else None

@@ -83,7 +83,7 @@ class Tokens:
         token, self._token = self._token, None
         if token is None:
             return
-        with suppress(LookFailed):
+        with suppress(LookFailed, TimeoutError):
             async with asyncio.timeout(REVOKE_TIMEOUT_S), self._budget.turn("token", REVOKE_PATH):
                 await self._post(REVOKE_PATH, {"token": token.reveal()}, REVOKE_TIMEOUT_S)
 
