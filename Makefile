@@ -32,6 +32,7 @@ check: $(VENV)/.installed  ## format, lint, types, import rules
 
 fuzz: $(VENV)/.installed  ## FUZZ random histories of calls, many more than `make test` plays
 	$(BIN)/python -m tests.core.fuzz $(FUZZ)
+	$(BIN)/python -m tests.ringcentral.fuzz_bytes $(FUZZ)
 
 format: $(VENV)/.installed  ## make the code look as `make check` wants it
 	$(BIN)/ruff format .
