@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from callcast import cli
-from tests.deploy.tools import DOCS
+from tests.deploy.tools import DOCS, ROOT
 from tests.system.world import seed_world
 
 PAGE = (DOCS / "operating.md").read_text()
@@ -56,6 +56,19 @@ def test_the_commands_that_matter_are_named() -> None:
 def test_each_block_is_sound_shell(script: str) -> None:
     """A shell reads it without complaint."""
     subprocess.run(["/bin/sh", "-n"], input=script, text=True, check=True)
+
+
+def test_the_log_lines_that_runbooks_name_are_written() -> None:
+    """Somebody who searches the journal for one finds it."""
+    source = "".join(file.read_text() for file in (ROOT / "src/callcast").rglob("*.py"))
+    named = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", section("Runbooks"))) - set(settings())
+    assert {"look_failed", "reload_refused"} <= named
+    assert [word for word in named if f'"{word}"' not in source] == []
+
+
+def settings() -> list[str]:
+    """The configuration's keys, which read as log lines do."""
+    return re.findall(r"^#?(\w+) =", (ROOT / "config.example.toml").read_text(), re.MULTILINE)
 
 
 def test_the_configuration_for_systemd_is_accepted(tmp_path: Path) -> None:
