@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, field_validator
 
 from callcast.core.model import EVENT_TYPES
+from callcast.core.probe import ProbeRequest, ProbeResult
 from callcast.core.sink import Filter, Place, Sink
 from callcast.core.wire import Numbers
 
@@ -80,6 +81,17 @@ class SinkSettings(BaseModel, ABC):
         if not self.allow_plaintext:
             return []
         return [("allow_plaintext", "events may travel unencrypted", "encrypt, and remove it")]
+
+    def claims(self) -> Sequence[tuple[str, str]]:
+        """What no other sink may use too: the key that says so, and the thing in words, the same for the same thing."""
+        return ()
+
+    async def probe(self, request: ProbeRequest, /) -> ProbeResult:  # noqa: ARG002 (for those who can)
+        """Whether the far side is to be had, asked by `callcast check --online`; cancelled after some seconds.
+
+        Deliver nothing, and leave nothing behind. Trouble outside this program is a result, never an exception.
+        """
+        return ProbeResult("unasked", f"nobody knows how to ask a sink of type {self.type}")
 
     @abstractmethod
     def open(self, place: Place, /) -> AbstractAsyncContextManager[Sink]:

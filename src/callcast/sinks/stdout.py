@@ -12,6 +12,7 @@ from typing import BinaryIO, Literal
 
 from pydantic import Field
 
+from callcast.core.probe import ProbeRequest, ProbeResult
 from callcast.core.sink import Delivered, Delivery, Outcome, Place, Retry, Sink
 from callcast.core.wire import Wire
 from callcast.sinks import SinkSettings
@@ -30,6 +31,9 @@ class Settings(SinkSettings):
 
     def open(self, place: Place, /) -> AbstractAsyncContextManager[Sink]:
         return self.open_on(sys.stdout.buffer, place)
+
+    async def probe(self, _request: ProbeRequest, /) -> ProbeResult:
+        return ProbeResult("unasked", "standard output needs nobody")
 
     @asynccontextmanager
     async def open_on(self, file: BinaryIO, place: Place) -> AsyncIterator[Sink]:

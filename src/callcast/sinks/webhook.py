@@ -5,26 +5,34 @@ import binascii
 import email.utils
 import hashlib
 import hmac
+import os
 import re
+import ssl
 import urllib.request
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import aiohttp
+from msgspec import json
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from yarl import URL
 
 from callcast.core.clock import Clock
+from callcast.core.model import Event
+from callcast.core.probe import ProbeRequest, ProbeResult
 from callcast.core.sink import Delivered, Delivery, Outcome, Place, Rejected, Retry, Sink
+from callcast.core.wire import rfc3339
 from callcast.loopback import is_loopback
 from callcast.secret import Secret
 from callcast.sinks import Lax
+from callcast.sinks.handshake import NotReached, remedy, shake_hands
 from callcast.sinks.tls import TlsSettings, tls_fault
 
 RETRY_AFTER_MAX_S = 3600.0
 RESPONSE_BYTES_MAX = 64 * 1024
+CHECK_TYPE = "callcast.check"
 
 _CONTENT_TYPES = {
     "cloudevents": "application/cloudevents+json; charset=utf-8",
@@ -111,41 +119,79 @@ class Settings(TlsSettings):
 
     @asynccontextmanager
     async def open(self, place: Place, /) -> AsyncIterator[Sink]:
-        connector = aiohttp.TCPConnector(ssl=self.tls_context(), limit=self.concurrency)
-        async with aiohttp.ClientSession(
-            connector=connector,
+        body = place.wire.event if self.format == "cloudevents" else place.wire.standard
+        async with self._session() as session:
+            yield _Webhook(_Poster(self, session, place.clock, place.version), body)
+
+    async def probe(self, request: ProbeRequest, /) -> ProbeResult:
+        """Connects, and speaks TLS; with `send` it posts a signed `callcast.check`."""
+        if not request.send:
+            return await self._reach()
+        async with self._session() as session:
+            poster = _Poster(self, session, request.clock, request.version)
+            at = request.clock.wall()
+            event_id = f"evt_check{at.timestamp() * 1000:.0f}"
+            outcome = await poster.post(event_id, _check(event_id, request.name, at, self.format), attempt=1)
+        if isinstance(outcome, Delivered):
+            return ProbeResult("good", f"{poster.where} took a callcast.check")
+        said = outcome.detail if outcome.detail.startswith(poster.where) else f"{poster.where}: {outcome.detail}"
+        return ProbeResult("failed", said, _remedy(outcome))
+
+    async def _reach(self) -> ProbeResult:
+        url = URL(self.url.reveal())
+        proxy, _ = _environments_proxy(url) if self.trust_env else (None, None)
+        there = proxy or url
+        what = f"the proxy {there.host}" if proxy else f"{url.scheme}://{url.host}"
+        tls = self.tls_context() if there is url else ssl.create_default_context()
+        try:
+            await shake_hands(
+                there.host or "", there.port or 80, tls if there.scheme == "https" else None, timeout_s=self.timeout_s
+            )
+        except NotReached as trouble:
+            return ProbeResult("failed", f"{what}: {trouble.said}", remedy(trouble.reason, trouble.said))
+        return ProbeResult("good", f"{what} is there; whether it takes an event is seen with --send")
+
+    def _session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=self.tls_context(), limit=self.concurrency),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=self.timeout_s),
             auto_decompress=False,
             headers={name: value.reveal() for name, value in self.headers.items()},
-        ) as session:
-            yield _Webhook(self, place, session)
+        )
 
 
 class _Webhook:
-    def __init__(self, settings: Settings, place: Place, session: aiohttp.ClientSession) -> None:
+    def __init__(self, poster: "_Poster", body: Callable[[Event], bytes]) -> None:
+        self._poster = poster
+        self._body = body
+
+    async def send(self, delivery: Delivery, /) -> Outcome:
+        return await self._poster.post(delivery.event.id, self._body(delivery.event), attempt=delivery.attempt)
+
+
+class _Poster:
+    def __init__(self, settings: Settings, session: aiohttp.ClientSession, clock: Clock, version: str) -> None:
         self._url = URL(settings.url.reveal())
         self._keys = [_key(secret) for secret in settings.secrets]
         self._proxy, self._proxy_headers = _environments_proxy(self._url) if settings.trust_env else (None, None)
         through_plainly = self._proxy_headers if self._url.scheme == "http" else None  # no CONNECT to carry them
-        self._body = place.wire.event if settings.format == "cloudevents" else place.wire.standard
         self._always = {
             "content-type": _CONTENT_TYPES[settings.format],
-            "user-agent": f"callcast/{place.version}",
+            "user-agent": f"callcast/{version}",
             "accept-encoding": "identity",
         } | (through_plainly or {})
-        self._clock = place.clock
+        self._clock = clock
         self._session = session
-        self._where = f"{self._url.scheme}://{self._url.host}"
+        self.where = f"{self._url.scheme}://{self._url.host}"
 
-    async def send(self, delivery: Delivery, /) -> Outcome:
-        body = self._body(delivery.event)
+    async def post(self, event_id: str, body: bytes, *, attempt: int) -> Outcome:
         try:
             # aiohttp repeats idempotent requests on a stale connection by itself, and a POST never.
             async with self._session.post(
                 self._url,
                 data=body,
-                headers=self._headers(delivery, body),
+                headers=self._headers(event_id, body, attempt),
                 allow_redirects=False,
                 proxy=self._proxy,
                 proxy_headers=self._proxy_headers,
@@ -155,19 +201,57 @@ class _Webhook:
                 return outcome
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             reason, what = _trouble(error)
-            return Retry(reason, f"{self._where}: {what}")
+            return Retry(reason, f"{self.where}: {what}")
 
-    def _headers(self, delivery: Delivery, body: bytes) -> Mapping[str, str]:
+    def _headers(self, event_id: str, body: bytes, attempt: int) -> Mapping[str, str]:
         at = int(self._clock.wall().timestamp())
         headers = self._always | {
-            "webhook-id": delivery.event.id,
+            "webhook-id": event_id,
             "webhook-timestamp": str(at),
-            "x-callcast-attempt": str(delivery.attempt),
+            "x-callcast-attempt": str(attempt),
         }
         if self._keys:
-            signed = b"%b.%d.%b" % (delivery.event.id.encode(), at, body)
+            signed = b"%b.%d.%b" % (event_id.encode(), at, body)
             headers["webhook-signature"] = " ".join(_signature(key, signed) for key in self._keys)
         return headers
+
+
+def _check(event_id: str, sink: str, at: datetime, form: str) -> bytes:
+    """A `callcast.check` as a receiver sees it: shaped as an event is, and of no call."""
+    if form == "standard":
+        return json.encode({"type": CHECK_TYPE, "timestamp": rfc3339(at), "data": {"sink": sink}})
+    attributes = {
+        "specversion": "1.0",
+        "id": event_id,
+        "source": "/callcast",
+        "type": CHECK_TYPE,
+        "subject": sink,
+        "time": rfc3339(at),
+        "datacontenttype": "application/json",
+    }
+    return json.encode({**attributes, "data": {"sink": sink}})
+
+
+def _remedy(outcome: Retry | Rejected) -> str:
+    """What to do about a `callcast.check` that was not taken."""
+    match outcome.reason:
+        case "redirect":
+            return "put the address that it redirects to into url"
+        case "gone":
+            return "the receiver has closed this address for good: put another one into url"
+        case "http_401" | "http_403":
+            return "the receiver does not accept who we are: check secrets and headers on both sides"
+        case "http_404" | "http_405":
+            return "check the path of url: it must take POST"
+        case "http_400" | "http_422":
+            return "check format and secrets, and let the receiver answer 2xx to types that it does not know"
+        case "http_413" | "http_415":
+            return "check format, and what the receiver takes"
+        case "http_429":
+            return "the receiver asks to be left alone for now: try again later"
+    if outcome.reason.startswith("http_"):
+        return "the receiver is in trouble: its own log knows more"
+    return remedy(outcome.reason, outcome.detail)
 
 
 def _signature(key: bytes, signed: bytes) -> str:
@@ -242,7 +326,8 @@ def _trouble(error: Exception) -> tuple[str, str]:
         case TimeoutError():
             return "timeout", "no answer in time"
         case aiohttp.ClientConnectorError():
-            return "connect", (error.os_error.strerror or "no connection").lower()
+            number = error.os_error.errno
+            return "connect", os.strerror(number).lower() if number else "no connection"
         case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
             return "bad_answer", "the answer is not HTTP"
     return "disconnected", "the connection was lost before the answer"

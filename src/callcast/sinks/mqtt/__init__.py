@@ -1,13 +1,14 @@
 """Events and the present state on an MQTT broker: `link` is one connection, `retained` what the broker remembers."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from callcast.core.probe import ProbeRequest, ProbeResult
 from callcast.core.sink import Place, Sink
 from callcast.loopback import is_loopback
 from callcast.secret import Secret
@@ -71,6 +72,19 @@ class Settings(TlsSettings):
             finally:
                 for task in work:
                     task.cancel()
+
+    def claims(self) -> Sequence[tuple[str, str]]:
+        host, port, _ = self.address()
+        claims = [("topic", f"the topic {self.topic} on {host}:{port}")]
+        if self.client_id:
+            claims.append(("client_id", f"the client id {self.client_id} on {host}:{port}"))
+        return claims
+
+    async def probe(self, request: ProbeRequest, /) -> ProbeResult:
+        """Logs in, and leaves again."""
+        from callcast.sinks.mqtt.way_in import probe
+
+        return await probe(self, request)
 
     def address(self) -> tuple[str, int, bool]:
         """Host, port, and whether to speak TLS."""

@@ -57,7 +57,7 @@ _OVERDUE = Trouble("timeout", "the broker did not acknowledge in time")
 
 
 class Access(Struct, frozen=True, kw_only=True):
-    """How to get to the broker. `will` is what it says for us when we are lost."""
+    """How to get to the broker. `will` is what it says for us when we are lost; None: nothing."""
 
     host: str
     port: int
@@ -68,7 +68,7 @@ class Access(Struct, frozen=True, kw_only=True):
     tls: ssl.SSLContext | None
     timeout_s: float
     in_flight_max: int
-    will: Message
+    will: Message | None
 
 
 class _Client(paho.Client):
@@ -272,8 +272,8 @@ def _client(access: Access) -> _Client:
         client.username_pw_set(access.username, access.password or None)
     if access.tls is not None:
         client.tls_set_context(access.tls)
-    will = access.will
-    client.will_set(will.topic, will.payload, 1, will.retain, will.properties)
+    if (will := access.will) is not None:
+        client.will_set(will.topic, will.payload, 1, will.retain, will.properties)
     client.connect_async(access.host, access.port, _KEEPALIVE_S, clean_start=True)
     return client
 

@@ -15,9 +15,10 @@ from callcast.core.model import CallEvent
 from callcast.core.sink import Delivered, Delivery, Outcome, Place, Rejected, Retry
 from callcast.core.wire import rfc3339
 from callcast.sinks.mqtt import Settings
-from callcast.sinks.mqtt.link import LOST, PACKET_TOO_LARGE, TAKEN_OVER, Access, Answer, Link, Message, Trouble
+from callcast.sinks.mqtt.link import LOST, PACKET_TOO_LARGE, TAKEN_OVER, Answer, Link, Message, Trouble
 from callcast.sinks.mqtt.own import OwnTopics, UnreadableError
 from callcast.sinks.mqtt.retained import Retained, Topics
+from callcast.sinks.mqtt.way_in import way_in
 
 _STATE_AT_ONCE = 8  # retained messages under way at the same time, beside the events
 _SUMMARY_EVERY_S = 10.0  # `as_of` and `complete` change without a call
@@ -43,7 +44,8 @@ class MqttSink:
         self._topics = Topics(settings.topic)
         self._retained = Retained(self._topics, place.wire, settings.filter(), settings.tombstone_s)
         self._client_id = settings.client_id or f"callcast-{place.installation}-{place.name}"
-        self._access = self._way_in(settings)
+        will = self._state_message(self._topics.status, _OFFLINE, PacketTypes.WILLMESSAGE)
+        self._access = way_in(settings, self._client_id, will, in_flight_max=settings.concurrency + _STATE_AT_ONCE)
         self._link: Link | None = None
         self._trouble = Trouble("disconnected", "not connected yet")
         self._tried = asyncio.Event()
@@ -51,21 +53,6 @@ class MqttSink:
         self._dirty = asyncio.Event()
         # Apart from others that lost the same broker at the same moment, and the same in every run.
         self._jitter = random.Random(self._client_id)  # noqa: S311
-
-    def _way_in(self, settings: Settings) -> Access:
-        host, port, encrypted = settings.address()
-        return Access(
-            host=host,
-            port=port,
-            version_5=self._version_5,
-            client_id=self._client_id,
-            username=settings.username,
-            password=settings.password.reveal() if settings.password is not None else "",
-            tls=settings.tls_context() if encrypted else None,
-            timeout_s=settings.timeout_s,
-            in_flight_max=settings.concurrency + _STATE_AT_ONCE,
-            will=self._state_message(self._topics.status, _OFFLINE, PacketTypes.WILLMESSAGE),
-        )
 
     # Events
 
