@@ -17,10 +17,19 @@ EXIT_CONFIG = 78
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Read the configuration as `run` would, and report every fault at once, each with file, line, key, what was "
-        "given, what was expected and the likely fix; then print the polling plan. Asks nobody over the network. "
-        "Exit code 78 when there is a fault."
+        "given, what was expected and the likely fix; then print the polling plan. Asks nobody over the network, "
+        "unless --online is given. Exit code 78 when there is a fault, 69 when a far side is not to be had."
     )
-    parser.epilog = "example: callcast check --config /etc/callcast/config.toml"
+    parser.epilog = "example: callcast check --online --config /etc/callcast/config.toml"
+    parser.add_argument(
+        "--online",
+        action="store_true",
+        help="ask the far sides too, within ten seconds: token, permission, rate limit and clock of each source, and "
+        "whether each sink can be reached; nothing is delivered",
+    )
+    parser.add_argument(
+        "--send", action="store_true", help="--online, and each webhook gets a signed request of type callcast.check"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,7 +43,12 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_CONFIG
     print(f"{args.config} is good: {_summary(verdict.settings)}\n")
     print(plan_table(verdict.settings))
-    return 0
+    if not (args.online or args.send):
+        return 0
+    from callcast.commands.online import run as ask
+
+    print()
+    return ask(verdict.settings, send=args.send)
 
 
 def report(faults: "Sequence[Finding]") -> str:

@@ -71,6 +71,7 @@ class Budget:
         self._keep = keep
         self._show = show
         self._kept_at = -math.inf
+        self.announced = False  # whether the platform has said what the limit is
         self._allowance = Allowance(per_minute=per_minute, headroom=headroom, ceiling=ceiling, now=clock.monotonic())
         self._waiting: list[Turn] = []
         self._in_flight: dict[str, Turn] = {}
@@ -84,6 +85,11 @@ class Budget:
     @property
     def remaining(self) -> int:
         return self._allowance.remaining
+
+    @property
+    def per_minute(self) -> float:
+        """The limit, as requests a minute whatever its window."""
+        return 60 * self._allowance.limit / self._allowance.window_s
 
     def spacing_s(self) -> float:
         """Seconds between two polls, in the long run."""
@@ -119,6 +125,7 @@ class Budget:
         retry_after_s = self._retry_after_s(headers.get("Retry-After"))
         window_s = _number(headers.get("X-Rate-Limit-Window"))
         limit, remaining = _number(headers.get("X-Rate-Limit-Limit")), _number(headers.get("X-Rate-Limit-Remaining"))
+        self.announced = self.announced or limit is not None
         group = headers.get("X-Rate-Limit-Group", "").strip().lower()
         if group.isidentifier() and len(group) <= 20:
             self.group = group

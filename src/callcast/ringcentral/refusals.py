@@ -63,6 +63,8 @@ def token_failure(answer: Answer, *, retry_after_s: float | None = None) -> Look
     if 400 <= answer.status < 500 and reason not in ("rate_limited", "timeout"):
         reason = "auth"
         remedy = _CREDENTIAL_REMEDIES.get(str(_body(answer).error), _CREDENTIAL_REMEDY)
+        if answer.status in (404, 405):
+            remedy = "check server: what answers there has no token endpoint"
     return LookFailed(reason, said, remedy=remedy, retry_after_s=retry_after_s, request_id=answer.request_id)
 
 

@@ -1,0 +1,205 @@
+"""What `callcast check --online` asks the platform for one source: token, clock, permission, rate limit.
+
+It takes few places of the rate limit, since a service may be running on the same credential: one request, and more
+only out of what nobody uses. The token it was given goes back, since the platform ends a user's oldest session when
+there are more than five.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+
+from aiohttp import ClientSession
+
+from callcast.core.clock import Clock
+from callcast.core.probe import ProbeResult
+from callcast.core.upstream import LookFailed, Reason
+from callcast.ringcentral.budget import Budget
+from callcast.ringcentral.client import API, AUTH_PER_MINUTE, LIVE_LIST
+from callcast.ringcentral.exchange import Exchange
+from callcast.ringcentral.observer import Resource
+from callcast.ringcentral.platform_clock import PlatformClock
+from callcast.ringcentral.reader import Reader
+from callcast.ringcentral.settings import CYCLE_MAX_S, SourceSettings, plan, remedy
+from callcast.ringcentral.token import REQUESTS_PER_MINUTE, Tokens
+
+ASK_TIMEOUT_S = 8.0
+REVOKE_TIMEOUT_S = 1.0
+ASKED_MAX = 20
+SKEW_WARNED_S = 5.0
+SKEW_MAX_S = 60.0  # webhook receivers accept five minutes, and a clock that is off this far goes on drifting
+ONE_RECORD = {**LIVE_LIST, "perPage": "1"}  # not the very request of a running service, which would be refused
+
+REMEDIES: Mapping[Reason, str] = {
+    "network": "check server, and whether this machine reaches it: name service, firewall, certificate",
+    "timeout": "check server, and whether a firewall swallows what is sent there",
+    "auth": "check client_id, client_secret and jwt",
+    "permission": "check the permissions of the app and of its user",
+    "rate_limited": "wait a minute; does another program use the same credential?",
+    "server": "the platform has trouble: try again later",
+    "parse": "check server: what answers there is not the platform",
+}
+
+Tell = Callable[[ProbeResult], None]
+
+
+async def probe(
+    name: str, settings: SourceSettings, tell: Tell, *, session: ClientSession, clock: Clock, version: str
+) -> None:
+    """Ask, and tell each answer as soon as it is there. Never raises for trouble outside this program."""
+    platform = _Platform(settings, session, clock, version)
+    try:
+        await platform.tokens.current()
+    except LookFailed as failure:
+        tell(_failed("token", failure))
+        return
+    tell(ProbeResult("good", f"given to extension {platform.tokens.owner_id}", about="token"))
+    tell(platform.skew())
+    try:
+        await platform.look(tell)
+    except LookFailed as failure:
+        tell(_failed("rate limit", failure))
+    else:
+        tell(platform.limit(name))
+    finally:
+        await platform.leave()
+
+
+class _Clock(PlatformClock):
+    dated = False
+
+    def heard(self, date: str | None, *, asked_at: float, answered_at: float) -> None:
+        self.dated = self.dated or date is not None
+        super().heard(date, asked_at=asked_at, answered_at=answered_at)
+
+
+class _Unheard:
+    """Counts and logs nothing: a check is not the service."""
+
+    def answered(self, resource: Resource, outcome: str, took_s: float, request_id: str | None, /) -> None: ...
+    def rate_limit(self, group: str, limit: int, remaining: int, silent_s: float, /) -> None: ...
+    def unknown_word(self, field: str, word: str, /) -> None: ...
+    def bad_record(self, field: str, /) -> None: ...
+
+
+class _Platform:
+    def __init__(self, settings: SourceSettings, session: ClientSession, clock: Clock, version: str) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._platform_clock = _Clock(clock)
+        exchange = Exchange(
+            settings.server,
+            session=session,
+            clock=clock,
+            platform_clock=self._platform_clock,
+            version=version,
+            observer=_Unheard(),
+            allow_plaintext=settings.allow_plaintext,
+        )
+        now = self._platform_clock.now
+        self._heavy = Budget("heavy", per_minute=settings.heavy_per_minute, clock=clock, now=now)
+        self._auth = Budget("auth", per_minute=AUTH_PER_MINUTE, ceiling=REQUESTS_PER_MINUTE, clock=clock, now=now)
+        self.tokens = Tokens(
+            exchange,
+            self._auth,
+            client_id=settings.client_id,
+            client_secret=settings.client_secret,
+            jwt=settings.jwt,
+            clock=clock,
+        )
+        self._reader = Reader(exchange, self.tokens, self._heavy)
+
+    async def leave(self) -> None:
+        """Give the token back, unless that would have to wait: then its end comes by itself."""
+        if self._auth.wait_s("token") <= 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REVOKE_TIMEOUT_S):
+                    await self.tokens.revoke()
+
+    def skew(self) -> ProbeResult:
+        if not self._platform_clock.dated:
+            return ProbeResult("unasked", "the platform does not say what time it is", about="clock")
+        skew_s = (self._clock.now() - self._platform_clock.now()).total_seconds()
+        if abs(skew_s) <= SKEW_WARNED_S:
+            return ProbeResult("good", "this machine agrees with the platform", about="clock")
+        said = f"this machine is {abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} the platform"
+        fix = "set this machine's clock, best by NTP: receivers refuse webhooks whose signature is minutes off"
+        return ProbeResult("failed" if abs(skew_s) > SKEW_MAX_S else "warning", said, fix, "clock")
+
+    async def look(self, tell: Tell) -> None:
+        """Look at the targets as far as the rate limit has room. Raises LookFailed when it has none at all."""
+        targets = self._targets()
+        refused, asked = 0, 0
+        for target in targets[:ASKED_MAX]:
+            if asked and not self._has_room(asked):
+                break
+            asked += 1
+            try:
+                await self._ask(target)
+            except LookFailed as failure:
+                if failure.reason == "rate_limited":
+                    raise
+                refused += 1
+                tell(_failed("permission", failure, whose=_named(target)))
+                if failure.reason != "permission":
+                    break  # trouble of the platform, which the next request would only meet again
+        if not refused:
+            tell(ProbeResult("good", self._granted(targets[:asked], len(targets)), about="permission"))
+
+    def _targets(self) -> Sequence[str | None]:
+        """Others' extensions first: they want more permission than the own one."""
+        if self._settings.watch == "account":
+            return [None]
+        own = ("~", self.tokens.owner_id)
+        return sorted(self._settings.extensions, key=lambda extension: extension in own)
+
+    async def _ask(self, target: str | None) -> None:
+        path = f"{API}/account/{self._settings.account}"
+        path += "" if target is None else f"/extension/{target}"
+        await self._reader.get(
+            "active_calls", f"{path}/active-calls", ONE_RECORD, purpose="page", timeout_s=ASK_TIMEOUT_S
+        )
+
+    def _has_room(self, asked: int) -> bool:
+        """Half of the limit stays free for a service that may be running; untold, what polling leaves must do."""
+        if self._heavy.announced:
+            return self._heavy.remaining > self._heavy.limit / 2
+        return asked < math.floor(self._settings.heavy_per_minute * (1 - self._settings.headroom))
+
+    @staticmethod
+    def _granted(asked: Sequence[str | None], count: int) -> str:
+        if len(asked) == 1:
+            return f"the active calls of {_named(asked[0])} can be read" + _of(1, count)
+        return f"the active calls of {len(asked)} extensions can be read" + _of(len(asked), count)
+
+    def limit(self, name: str) -> ProbeResult:
+        """The announced limit, and what it makes of the polling plan."""
+        if not self._heavy.announced:
+            said = f"the platform announces none; heavy_per_minute = {self._settings.heavy_per_minute:g} counts"
+            return ProbeResult("good", said, about="rate limit")
+        real = self._settings.model_copy(update={"heavy_per_minute": self._heavy.per_minute})
+        planned, now = plan(name, self._settings), plan(name, real)
+        allows = f"the platform allows {now.budget_per_minute:g} requests a minute"
+        if now.cycle_s <= planned.cycle_s * 1.01:
+            left = f"{self._heavy.remaining} are left in this minute"
+            return ProbeResult("good", f"{allows}, {left}: each target every {now.cycle_s:.3g} s", about="rate limit")
+        said = f"{allows}, not {planned.budget_per_minute:g}: each target is looked at every {now.cycle_s:.3g} s"
+        if now.blind and not self._settings.accept_blind_spots:
+            said += f"; above {CYCLE_MAX_S} s calls can be missed"
+            return ProbeResult("failed", said, remedy(real)[1], "rate limit")
+        fix = f"set heavy_per_minute = {now.budget_per_minute:g}, so that the plan says what will be"
+        return ProbeResult("warning", f"{said}, not every {planned.cycle_s:.3g} s", fix, "rate limit")
+
+
+def _failed(about: str, failure: LookFailed, *, whose: str = "") -> ProbeResult:
+    said = f"{whose}: {failure.said}" if whose else failure.said
+    return ProbeResult("failed", said, failure.remedy or REMEDIES[failure.reason], about)
+
+
+def _named(target: str | None) -> str:
+    return "the account" if target is None else "the own extension" if target == "~" else f"extension {target}"
+
+
+def _of(asked: int, count: int) -> str:
+    return f" ({count - asked} more were not asked for, to spare the rate limit)" if asked < count else ""
