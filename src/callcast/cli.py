@@ -36,6 +36,8 @@ COMMANDS = {
     "explain": Command("everything that is known of a call, and what each sink said", "explain"),
     "dead": Command("the events that a sink never took: list, show, retry, drop", "dead"),
     "replay": Command("send recorded events to a sink again", "replay"),
+    "tail": Command("follow a running service's events", "tail"),
+    "listen": Command("a webhook receiver that verifies, shows and misbehaves", "listen", config=False),
     "simulate": Command("the fake RingCentral on a port, for tests of other programs", "simulate", config=False),
     "schema": Command("the JSON Schema of the configuration, for editors", "schema", config=False),
     "completion": Command("what bash, zsh or fish needs to complete all this", "completion", config=False),

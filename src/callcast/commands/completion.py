@@ -107,8 +107,8 @@ def bash(commands: Sequence[Command]) -> str:
             patterns = "|".join(f'"{command.name} {name}"' for name in option.names)
             answer = "compgen -f" if option.path else f'compgen -W "{" ".join(option.words)}"'
             values.append(f'        {patterns}) COMPREPLY=($({answer} -- "$word")); return ;;')
-        names = [name for option in command.options for name in option.names]
-        options.append(f'        {command.name}) words="{" ".join([*command.words, *names])}" ;;')
+        flags = [name for option in command.options for name in option.names]
+        options.append(f'        {command.name}) words="{" ".join([*command.words, *flags])}" ;;')
     names = " ".join(command.name for command in commands)
     return BASH.format(commands=names, values="\n".join(values), options="\n".join(options))
 

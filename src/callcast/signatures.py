@@ -1,0 +1,122 @@
+"""Why a webhook's signature is right or wrong, as far as it can be told (Standard Webhooks, symmetric)."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+TOLERANCE_S = 300
+HEADERS = ("webhook-id", "webhook-timestamp", "webhook-signature")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`word` is one of ok, unchecked, no_header, bad_header, clock, body, secret_as_text, secret; `why` a sentence."""
+
+    word: str
+    why: str
+
+    @property
+    def good(self) -> bool:
+        return self.word in ("ok", "unchecked")
+
+
+def key_of(secret: str) -> bytes:
+    """Raises ValueError for what is no `whsec_` and base64 of 24 to 64 bytes."""
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except binascii.Error:
+        key = b""
+    if not secret.startswith("whsec_") or not 24 <= len(key) <= 64:
+        raise ValueError("expected whsec_ and base64 of 24 to 64 bytes")
+    return key
+
+
+class Judge:
+    """Remembers whether the secrets ever fitted: then a wrong signature speaks of the body."""
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        """Raises ValueError for a secret that is none."""
+        self._secrets = secrets
+        self._keys = [key_of(secret) for secret in secrets]
+        self._fitted = False
+
+    def judge(self, headers: Mapping[str, str], body: bytes, now: float) -> Verdict:
+        """headers: names in lower case. now: seconds since 1970."""
+        missing = [name for name in HEADERS if not headers.get(name)]
+        if missing == [HEADERS[2]]:
+            return Verdict("no_header", "there is no webhook-signature: give the sink secrets = [...]")
+        if missing:
+            return Verdict(
+                "no_header", f"missing: {', '.join(missing)}; is the sender callcast, and no proxy strips them?"
+            )
+        event_id, stamp, signatures = (headers[name] for name in HEADERS)
+        if not re.fullmatch(r"[0-9]{1,12}", stamp):
+            return Verdict("bad_header", f"webhook-timestamp is no number of seconds: {stamp[:40]!r}")
+        given = [word.removeprefix("v1,") for word in signatures.split() if word.startswith("v1,")]
+        if not given:
+            return Verdict("bad_header", "webhook-signature has nothing that begins with v1,")
+        if not self._keys:
+            return Verdict("unchecked", "signed, but no --secret to check it with")
+        return self._compare(f"{event_id}.{stamp}.".encode(), body, given, now - int(stamp))
+
+    def _compare(self, head: bytes, body: bytes, given: Sequence[str], age_s: float) -> Verdict:
+        if _fits(self._keys, head + body, given):
+            self._fitted = True
+            return _in_time(age_s)
+        for how, written in _rewritten(body):
+            if _fits(self._keys, head + written, given):
+                return Verdict("body", f"the body was changed on the way: what was signed {how}")
+        texts = [text.encode() for secret in self._secrets for text in (secret, secret.removeprefix("whsec_"))]
+        if _fits(texts, head + body, given):
+            return Verdict(
+                "secret_as_text", "signed with the secret's text; the key is the base64 after whsec_, decoded"
+            )
+        if self._fitted:
+            return Verdict("body", "the secrets fitted other requests: body, id or timestamp were changed on the way")
+        if (told := _own_id(body)) and told != head.decode().rpartition(".")[0].rpartition(".")[0]:
+            return Verdict("body", f"webhook-id is not the id in the body ({told}): one of them was changed on the way")
+        count = "the secret" if len(self._keys) == 1 else f"none of the {len(self._keys)} secrets"
+        verb = "did not make" if len(self._keys) == 1 else "made"
+        return Verdict("secret", f"{count} {verb} this signature: most likely another secret, else a changed body")
+
+
+def _fits(keys: Iterable[bytes], signed: bytes, given: Sequence[str]) -> bool:
+    wanted = [base64.b64encode(hmac.digest(key, signed, hashlib.sha256)) for key in keys]
+    return any(hmac.compare_digest(one, text.encode()) for one in wanted for text in given)
+
+
+def _in_time(age_s: float) -> Verdict:
+    if abs(age_s) <= TOLERANCE_S:
+        return Verdict("ok", "the signature is good")
+    when = f"{abs(age_s):.0f} s {'ago' if age_s > 0 else 'in the future'}"
+    why = f"the signature is good, but of {when}, and {TOLERANCE_S} s are allowed: "
+    return Verdict("clock", why + "one of the clocks is wrong, or an old request was sent again")
+
+
+def _rewritten(body: bytes) -> Iterator[tuple[str, bytes]]:
+    """What people and proxies make of a body, undone."""
+    yield "had no line break at its end", body.rstrip(b"\r\n")
+    yield "had a line break at its end", body + b"\n"
+    yield "began without a byte order mark", body.removeprefix(b"\xef\xbb\xbf")
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return
+    how = "is the same JSON, written differently: something parsed it and wrote it again"
+    for ascii_only in (False, True):
+        for separators in ((",", ":"), (", ", ": ")):
+            yield how, json.dumps(document, ensure_ascii=ascii_only, separators=separators).encode()
+
+
+def _own_id(body: bytes) -> str | None:
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return None
+    told = document.get("id") if isinstance(document, dict) else None
+    return told if isinstance(told, str) else None

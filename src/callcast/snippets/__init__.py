@@ -1,0 +1,1 @@
+"""Verification code for receivers of webhooks, as `callcast listen --code` prints it."""
