@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 PYTHON := $(or $(shell command -v $(PYTHON)),$(shell command -v python3))
 VENV := .venv
 FUZZ ?= 200000
+KILLS ?= 3000
 BIN := $(VENV)/bin
 
 .PHONY: help demo test check fuzz format lock clean
@@ -30,8 +31,9 @@ check: $(VENV)/.installed  ## format, lint, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-fuzz: $(VENV)/.installed  ## FUZZ random histories of calls, many more than `make test` plays
+fuzz: $(VENV)/.installed  ## FUZZ random histories of calls and KILLS kill -9, many more than `make test` has
 	$(BIN)/python -m tests.core.fuzz $(FUZZ)
+	$(BIN)/python -m tests.system.kills $(KILLS)
 	$(BIN)/python -m tests.ringcentral.fuzz_bytes $(FUZZ)
 
 format: $(VENV)/.installed  ## make the code look as `make check` wants it

@@ -1,0 +1,208 @@
+"""kill -9 again and again, at every step between look and settlement and at random instants; nothing may be lost.
+
+    python -m tests.system.kills N [SEED]
+
+The real service with its three sinks, against calls without end. At last every event of every call must have
+arrived at every sink, with the id that its fact has, in order per call; what came twice was in flight at a kill.
+"""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from callcast.outboxes import schema
+from callcast.simulator import Credential, Platform
+from tests.sinks.brokers import free_port, iotcore
+from tests.system.endless import EndlessCalls
+from tests.system.mortal import POINTS
+from tests.system.world import CONFIG, SECRET, Receiver, Subscriber, until
+
+AT_ONCE = 6  # calls
+IN_FLIGHT = {"webhook": 8, "mqtt": 8, "stdout": 1}
+LIFE_MAX_S = 0.15  # of a random one, from its first look on
+
+
+class MoodyReceiver(Receiver):
+    """Refuses now and then, so that there are second attempts, and once more when told to."""
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__()
+        self._chance = chance
+        self.refuse_next = 0
+
+    async def _take(self, request: web.Request) -> web.Response:
+        refused = self.refuse_next > 0 or self._chance.random() < 0.02
+        self.refuse_next = max(0, self.refuse_next - 1)
+        self.status = 500 if refused else 204
+        return await super()._take(request)
+
+
+class Mortal:
+    """The service, forked life by life by `tests.system.mortal`."""
+
+    def __init__(self, config: Path) -> None:
+        self.config = config
+        self.events: list[dict[str, Any]] = []
+        self.pid = 0
+
+    @asynccontextmanager
+    async def ready(self) -> AsyncIterator["Mortal"]:
+        heard, told = os.pipe()
+        log = self.config.with_name("log")
+        with log.open("wb") as errors:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "tests.system.mortal", str(self.config), str(told)),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
+                pass_fds=(told,),
+                cwd=Path(__file__).parents[2],
+            )
+        os.close(told)
+        self._control = await _reader(heard)
+        assert self._process.stdout is not None
+        reading = asyncio.create_task(self._read(self._process.stdout))
+        try:
+            yield self
+        finally:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            if self._process.returncode is None and self.pid:
+                os.kill(self.pid, signal.SIGKILL)
+            await self._process.wait()
+            await reading
+
+    async def begin(self, order: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{order}\n".encode())
+        self.pid = int(await self._control.readline())
+
+    async def died(self) -> int:
+        """How it ended: minus the signal, or its exit code."""
+        async with asyncio.timeout(20):
+            status = int((await self._control.readline()).split()[1])
+        self.pid = 0
+        return status
+
+    async def _read(self, stream: asyncio.StreamReader) -> None:
+        async for line in stream:
+            self.events.append(json.loads(line))
+
+
+async def _reader(descriptor: int) -> asyncio.StreamReader:
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", 0)
+    )
+    return reader
+
+
+async def kill(folder: Path, kills: int, seed: int, points: Sequence[str] = POINTS) -> str:
+    """So many kills, every second one at the next of these points, the others at random. Returns what it came to."""
+    chance, calls, port, began_s = random.Random(seed), EndlessCalls(AT_ONCE), free_port(), time.perf_counter()
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(Platform(calls).serve())
+        receiver = await stack.enter_async_context(MoodyReceiver(random.Random(seed)).listening())
+        broker = stack.enter_context(iotcore(folder, "5"))
+        subscriber = Subscriber(broker.port)
+        stack.callback(subscriber.close)
+        config = _write(folder, port, server, receiver.url, broker.port)
+        service = await stack.enter_async_context(Mortal(config).ready())
+        for number in range(kills):
+            calls.restarted()
+            if number % 2:
+                await _random_life(service, calls, chance)
+            else:
+                point = points[number // 2 % len(points)]
+                receiver.refuse_next = 1 if point.startswith(("again", "postponing")) else 0
+                await service.begin(f"{point} {chance.randint(1, 1 if point.startswith('subscribe') else 3)}")
+                assert await service.died() == -signal.SIGKILL, point
+        calls.restarted()
+        calls.more = False
+        await service.begin("-")
+        sinks = {
+            "webhook": lambda: receiver.events,
+            "mqtt": lambda: [event for _, event in subscriber.events],
+            "stdout": lambda: service.events,
+        }
+        await until(lambda: calls.over, "the last call's end")
+        for name, events in sinks.items():
+            wanted = {id_ for ids in calls.ids().values() for id_ in ids}
+            await until(
+                lambda events=events, wanted=wanted: wanted <= {event["id"] for event in events()},  # type: ignore[misc]
+                f"every event at {name}",
+            )
+        os.kill(service.pid, signal.SIGTERM)
+        assert await service.died() == 0
+        arrived = {name: events() for name, events in sinks.items()}
+    again = {name: check(name, events, calls, kills) for name, events in arrived.items()}
+    nothing_owed(folder / "data")
+    came_again = ", ".join(f"{name} {count}" for name, count in again.items())
+    took = f"{kills} kills in {time.perf_counter() - began_s:.0f} s"
+    return f"{took}, {3 * calls.begun} events to each sink; came again: {came_again}"
+
+
+async def _random_life(service: Mortal, calls: EndlessCalls, chance: random.Random) -> None:
+    """Most live for some looks; one in eight dies while it starts."""
+    looks = calls.looks
+    await service.begin("-")
+    if chance.random() > 0.125:
+        await until(lambda: calls.looks > looks, "a look")
+    await asyncio.sleep(chance.random() * LIFE_MAX_S)
+    os.kill(service.pid, signal.SIGKILL)
+    assert await service.died() == -signal.SIGKILL
+
+
+def check(sink: str, events: Sequence[dict[str, Any]], calls: EndlessCalls, kills: int) -> int:
+    """Every event, equal ids, in order per call. Returns how many came again."""
+    wanted = calls.ids()
+    seen: dict[str, list[str]] = {call: [] for call in wanted}
+    for event in events:
+        seen[event["subject"]].append(event["id"])
+    for call, ids in seen.items():
+        assert list(dict.fromkeys(ids)) == wanted[call], f"{sink}: {call} came as {ids}"
+        places = [wanted[call].index(id_) for id_ in ids]
+        assert places == sorted(places), f"{sink}: {call}: an event came again after a later one: {places}"
+    again = len(events) - sum(map(len, wanted.values()))
+    assert again <= kills * IN_FLIGHT[sink], f"{sink}: {again} came again, which is more than can have been in flight"
+    return again
+
+
+def nothing_owed(folder: Path) -> None:
+    connection = schema.connect(folder)
+    assert connection.execute("SELECT sum(owed), sum(dead) FROM sinks").fetchone() == (0, 0)
+    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
+
+
+def _write(folder: Path, port: int, server: str, hook: str, mqtt: int) -> Path:
+    config = folder / "callcast.toml"
+    text = CONFIG.format(
+        data=folder / "data",
+        port=port,
+        server=server,
+        credential=Credential(),
+        watch='watch = "account"',
+        hook=hook,
+        secret=SECRET,
+        mqtt=mqtt,
+    )
+    config.write_text(text.replace("poll_interval_s = 0.1", "poll_interval_s = 0.02"))
+    return config
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        asked = [int(one) for one in sys.argv[1:]]
+        print(asyncio.run(kill(Path(temporary), asked[0] if asked else 100, asked[1] if len(asked) > 1 else 1)))
