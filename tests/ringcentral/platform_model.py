@@ -5,13 +5,13 @@ from collections import deque
 from collections.abc import Callable
 from random import Random
 
-from tests.clock import TurnedClock
+from callcast.core.clock import Clock
 
 
 class PlatformModel:
     """A sliding window for all programs together, and a penalty that every request during it starts again."""
 
-    def __init__(self, clock: TurnedClock, *, limit: int = 10, window_s: float = 60.0, penalty_s: float = 60.0) -> None:
+    def __init__(self, clock: Clock, *, limit: int = 10, window_s: float = 60.0, penalty_s: float = 60.0) -> None:
         self.clock = clock
         self.limit = limit
         self.window_s = window_s

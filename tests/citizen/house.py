@@ -1,0 +1,77 @@
+"""The left half of the service in turned time: sources by name against a far side, without a disk."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from aiohttp import ClientSession
+
+from callcast import logs
+from callcast.board import LiveBoard
+from callcast.core.clock import Clock
+from callcast.core.model import Call, Change, Event, Known, Look
+from callcast.core.outbox import Outbox
+from callcast.disk import Disk
+from callcast.metrics import Metrics
+from callcast.ringcentral.settings import SourceSettings, plan
+from callcast.sources import Sources
+
+
+class Unwritten:
+    """As much of an outbox as sources use; keeps nothing but what it was told last."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.notes: dict[str, dict[str, bytes]] = {}
+
+    async def known(self) -> Mapping[str, Known]:
+        return {source: Known(calls={}, looks={}, notes=dict(notes)) for source, notes in self.notes.items()}
+
+    async def record(self, look: Look | None, change: Change) -> None:
+        self.events += change.events
+
+    async def recall(self, source: str, sessions: Collection[str]) -> list[Call]:
+        return []
+
+    async def note(self, source: str, name: str, value: bytes | None) -> None:
+        self.notes.setdefault(source, {})[name] = value or b""
+
+
+class House:
+    def __init__(self, clock: Clock, session: object) -> None:
+        self.outbox = Unwritten()
+        self.board = LiveBoard(clock)
+        self.metrics = Metrics(self.board, clock, "0")
+        logs.configure("critical", "json")
+        log = logs.bound()
+        self.sources = Sources(
+            cast("Outbox", self.outbox),
+            self.board,
+            self.metrics,
+            cast("ClientSession", session),
+            clock,
+            log,
+            Disk(clock, log),
+            lambda: None,
+        )
+
+    @asynccontextmanager
+    async def watching(self, wanted: Mapping[str, SourceSettings]) -> AsyncIterator[None]:
+        """As the service starts them: one after another within one interval."""
+        async with asyncio.TaskGroup() as tasks:
+            running = []
+            for number, (name, settings) in enumerate(wanted.items()):
+                stagger_s = min(plan(name, settings).cycle_s, 10.0) * number / len(wanted)
+                running.append(tasks.create_task(self.sources.run(name, settings, start_after_s=stagger_s)))
+            yield
+            for task in running:
+                task.cancel()
+        await self.sources.close_all()
+
+
+def source(name: str, *extensions: str, **keys: Any) -> SourceSettings:
+    """A credential of its own; without extensions it watches the account."""
+    watched = {"extensions": extensions} if extensions else {"watch": "account"}
+    base = {"client_id": name, "client_secret": "secret", "jwt": f"jwt of {name}"}
+    return SourceSettings.model_validate(base | watched | keys)
