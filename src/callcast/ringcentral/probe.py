@@ -165,7 +165,7 @@ class _Platform:
         """Half of the limit stays free for a service that may be running; untold, what polling leaves must do."""
         if self._heavy.announced:
             return self._heavy.remaining > self._heavy.limit / 2
-        return asked < math.floor(self._settings.heavy_per_minute * (1 - self._settings.headroom))
+        return asked < math.floor(self._settings.heavy_per_minute * (1 - self._settings.headroom) + 1e-9)
 
     @staticmethod
     def _granted(asked: Sequence[str | None], count: int) -> str:

@@ -14,6 +14,7 @@ from callcast.ringcentral.exchange import Answer
 TOKEN_IS_OLD = frozenset({"OAU-128", "OAU-129", "OAU-149", "OAU-213"})
 BODY_READ_MAX = 65_536
 MESSAGE_MAX = 160
+_REDIRECT_REMEDY = "redirects are not followed; set server to the host that answers"
 _CREDENTIAL_REMEDY = "check client_id, client_secret, jwt and that the app and the JWT belong to this server"
 _CREDENTIAL_REMEDIES = {
     "invalid_client": "check client_id and client_secret, and that the app belongs to this server",
@@ -59,7 +60,7 @@ def token_failure(answer: Answer, *, retry_after_s: float | None = None) -> Look
     fault = _fault(answer)
     reason = _reason(answer.status)
     said = f"the token endpoint answered {_named(answer.status, fault)}"
-    remedy = ""
+    remedy = _REDIRECT_REMEDY if 300 <= answer.status < 400 else ""
     if 400 <= answer.status < 500 and reason not in ("rate_limited", "timeout"):
         reason = "auth"
         remedy = _CREDENTIAL_REMEDIES.get(str(_body(answer).error), _CREDENTIAL_REMEDY)
@@ -78,7 +79,7 @@ def _reason(status: int) -> Reason:
 def _remedy(status: int, fault: _Fault) -> str:
     """What to do about it; empty where only time helps."""
     if 300 <= status < 400:
-        return "redirects are not followed; set server to the host that answers"
+        return _REDIRECT_REMEDY
     permission = fault.permissionName or _bracketed(fault.message) or "ReadCallLog"
     remedies = {
         "CMN-401": f"the app lacks the permission {permission}: add it to the app in the developer console",
