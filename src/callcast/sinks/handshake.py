@@ -34,15 +34,23 @@ async def _shake_hands(host: str, port: int, tls: ssl.SSLContext | None) -> None
     name = host if tls is not None else None
     reader, writer = await asyncio.open_connection(host, port, ssl=tls, server_hostname=name)
     try:
-        if tls is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(ALERT_S):
-                    await reader.read(1)
+        if tls is not None and await _hangs_up(reader):
+            raise NotReached("disconnected", "hung up right after the TLS handshake")
     finally:
         writer.close()
         with suppress(OSError):
             async with asyncio.timeout(GOODBYE_S):
                 await writer.wait_closed()
+
+
+async def _hangs_up(reader: asyncio.StreamReader) -> bool:
+    try:
+        async with asyncio.timeout(ALERT_S):
+            return not await reader.read(1)
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
 
 
 def _why(error: OSError) -> NotReached:
@@ -64,6 +72,7 @@ def remedy(reason: str, said: str) -> str:
         "dns": "check the host in url, and this machine's name service",
         "connect": "check host and port in url, and whether anything listens there",
         "timeout": "check host and port in url, and whether a firewall swallows what is sent there",
+        "disconnected": "perhaps it wants a certificate of ours (tls_cert, tls_key), or is no receiver: its own log knows more",
         "proxy": "check the proxy that the environment names, or set trust_env = false",
     }
     return remedies.get(reason, "check host and port in url: what answers there speaks another language")
