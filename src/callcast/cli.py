@@ -39,7 +39,7 @@ COMMANDS = {
     "tail": Command("follow a running service's events", "tail"),
     "listen": Command("a webhook receiver that verifies, shows and misbehaves", "listen", config=False),
     "simulate": Command("the fake RingCentral on a port, for tests of other programs", "simulate", config=False),
-    "schema": Command("the JSON Schema of the configuration, for editors", "schema", config=False),
+    "schema": Command("the JSON Schema of events or of the configuration, or AsyncAPI", "schema", config=False),
     "completion": Command("what bash, zsh or fish needs to complete all this", "completion", config=False),
     "healthcheck": Command("exit 0 when the running service answers", "healthcheck"),
 }
