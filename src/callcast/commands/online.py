@@ -19,7 +19,7 @@ from callcast.sinks import SinkSettings
 if TYPE_CHECKING:
     from callcast.config import Settings
 
-PATIENCE_S = 8.0  # with the start of the program and every goodbye, it takes less than ten seconds
+PATIENCE_S = 7.0  # with the start of the program and every goodbye, it takes less than ten seconds
 EXIT_UNAVAILABLE = 69
 
 

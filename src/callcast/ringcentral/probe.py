@@ -123,7 +123,7 @@ class _Platform:
         skew_s = (self._clock.now() - self._platform_clock.now()).total_seconds()
         if abs(skew_s) <= SKEW_WARNED_S:
             return ProbeResult("good", "this machine agrees with the platform", about="clock")
-        said = f"this machine is {abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} the platform"
+        said = f"this machine is {_span(abs(skew_s))} {'ahead of' if skew_s > 0 else 'behind'} the platform"
         fix = "set this machine's clock, best by NTP: receivers refuse webhooks whose signature is minutes off"
         return ProbeResult("failed" if abs(skew_s) > SKEW_MAX_S else "warning", said, fix, "clock")
 
@@ -195,6 +195,13 @@ class _Platform:
 def _failed(about: str, failure: LookFailed, *, whose: str = "") -> ProbeResult:
     said = f"{whose}: {failure.said}" if whose else failure.said
     return ProbeResult("failed", said, failure.remedy or REMEDIES[failure.reason], about)
+
+
+def _span(seconds: float) -> str:
+    for unit_s, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit_s:
+            return f"{seconds / unit_s:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _named(target: str | None) -> str:

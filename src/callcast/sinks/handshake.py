@@ -72,7 +72,7 @@ def remedy(reason: str, said: str) -> str:
         "dns": "check the host in url, and this machine's name service",
         "connect": "check host and port in url, and whether anything listens there",
         "timeout": "check host and port in url, and whether a firewall swallows what is sent there",
-        "disconnected": "perhaps it wants a certificate of ours (tls_cert, tls_key), or is no receiver: its own log knows more",
+        "disconnected": "perhaps it wants a certificate of ours (tls_cert, tls_key); its own log knows more",
         "proxy": "check the proxy that the environment names, or set trust_env = false",
     }
     return remedies.get(reason, "check host and port in url: what answers there speaks another language")
