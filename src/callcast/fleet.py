@@ -44,11 +44,11 @@ class Fleet(Generic[S]):
         A part that does not stop within twice the patience is left to do so by itself: its successor starts then.
         """
         leaving = self._dismiss(self.outdated(wanted) | (self._running.keys() & set(anew)))
-        ends = [self._task(name, self._end(name)) for name in leaving if name not in wanted]
+        ends = [self._task(name, self._end, name) for name in leaving if name not in wanted]
         await self._see_out(leaving.values(), ends, patience_s)
         for name, settings in wanted.items():
             if name not in self._running:
-                self._running[name] = (settings, self._task(name, self._run(name, settings)))
+                self._running[name] = (settings, self._task(name, self._run, name, settings))
 
     async def stop(self, *, patience_s: float) -> None:
         """Stop all; returns when they have put everything in order."""
@@ -57,15 +57,12 @@ class Fleet(Generic[S]):
         if leaving:
             await asyncio.wait(leaving)
 
-    def _task(self, name: str, work: Work) -> asyncio.Task[None]:
-        return self._tasks.create_task(self._in_turn(name, work), name=name)
+    def _task(self, name: str, work: Callable[..., Work], *given: Any) -> asyncio.Task[None]:
+        return self._tasks.create_task(self._in_turn(name, work, *given), name=name)
 
-    async def _in_turn(self, name: str, work: Work) -> None:
-        try:
-            async with self._turns[name]:
-                await work
-        finally:
-            work.close()  # where its turn never came
+    async def _in_turn(self, name: str, work: Callable[..., Work], *given: Any) -> None:
+        async with self._turns[name]:
+            await work(*given)
 
     def _dismiss(self, names: Collection[str]) -> dict[str, asyncio.Task[None]]:
         leaving = {name: self._running.pop(name)[1] for name in names}

@@ -15,11 +15,14 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from callcast.secret import Secret
 from callcast.simulator import Credential, Platform, SimulatedClock
 from callcast.simulator.scenarios import busy, load
 from callcast.simulator.script import Call
 from callcast.simulator.story import Story
+from callcast.sinks.webhook import Settings as WebhookSettings
 from tests.sinks.brokers import free_port, iotcore
+from tests.sinks.certificates import make_certificates
 from tests.system.world import SECRET, WAIT_S, Service, Subscriber, until
 
 DESKS = {"101": "400100101", "102": "400100102"}
@@ -304,6 +307,21 @@ async def test_secrets_are_read_again(town: Town, hook: Hook) -> None:
     assert (await town.reload(*parts))[0] == 200
     town.call("102")
     await until(lambda: hook.headers == ["first", "second"], "the second secret")
+
+
+def test_a_renewed_certificate_is_a_change(tmp_path: Path) -> None:
+    """The path stays, the file is another one: the sink is opened again with it, and only then."""
+    old, new = (make_certificates(tmp_path / name) for name in ("old", "new"))
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(Path(old.ca).read_bytes())
+
+    def settings() -> WebhookSettings:
+        return WebhookSettings(url=Secret("https://crm.example.com/hook"), tls_ca=str(ca))
+
+    before = settings()
+    assert settings() == before
+    ca.write_bytes(Path(new.ca).read_bytes())
+    assert settings() != before
 
 
 async def test_sources_come_and_go(town: Town, hook: Hook) -> None:

@@ -1,10 +1,12 @@
 """TLS as every sink speaks it: always verified, 1.2 or later, own authorities and client certificates if wanted."""
 
+import hashlib
 import ssl
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, field_validator
 
 from callcast.secret import located
 from callcast.sinks import SinkSettings
@@ -21,7 +23,10 @@ class TlsSettings(SinkSettings):
     """The keys of a sink that may speak TLS.
 
     The files are read when the configuration is, so that a fault shows then, and again when the sink is opened.
+    Two settings are equal only if their files are, so that a reload takes a renewed certificate up.
     """
+
+    _files: bytes = PrivateAttr(default=b"")
 
     tls_ca: PemPath = Field(default="", description="PEM file of the authorities to trust instead of the system's")
     tls_cert: PemPath = Field(default="", description="PEM file of a client certificate")
@@ -45,6 +50,13 @@ class TlsSettings(SinkSettings):
         if cert:
             _try("", cert, key)
         return key
+
+    def model_post_init(self, _context: Any) -> None:
+        digest = hashlib.sha256()
+        for path in filter(None, (self.tls_ca, self.tls_cert, self.tls_key)):
+            with suppress(OSError):
+                digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
+        self._files = digest.digest()
 
     def tls_context(self) -> ssl.SSLContext:
         return _context(self.tls_ca, self.tls_cert, self.tls_key)
