@@ -13,9 +13,10 @@ from callcast.core.outbox import OutboxUnavailable
 from callcast.core.retry import RetryPolicy
 from callcast.core.sink import Delivered, Delivery, Filter, Outcome, Rejected, Retry
 from callcast.deliverer import Deliverer
+from callcast.outboxes.desk import open_desk
 from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
 from tests.clock import TurnedClock
-from tests.made import change, event
+from tests.made import NINE, change, event
 
 Answer = Callable[[Delivery], Awaitable[Outcome]]
 
@@ -83,7 +84,8 @@ class Told:
 class Bench:
     """One deliverer, its outbox, its far side, and the clock that moves them all."""
 
-    def __init__(self, clock: TurnedClock, outbox: SqliteOutbox, far: FarSide, told: Told) -> None:
+    def __init__(self, path: Path, clock: TurnedClock, outbox: SqliteOutbox, far: FarSide, told: Told) -> None:
+        self.path = path
         self.clock = clock
         self.outbox = outbox
         self.far = far
@@ -135,7 +137,7 @@ async def bench_in(path: Path) -> AsyncIterator[Bench]:
     async with open_outbox(path, clock, retention_h=72, outbox_max_mb=100, dead_letter_days=30) as outbox:
         clock.busy = lambda: outbox.queued > 0
         await outbox.subscribe({"crm": Filter()})
-        bench = Bench(clock, outbox, FarSide(clock), Told())
+        bench = Bench(path, clock, outbox, FarSide(clock), Told())
         try:
             yield bench
         finally:
@@ -259,6 +261,63 @@ async def test_order_and_concurrency(bench: Bench) -> None:
 
 
 # Failing, probing, recovering
+
+
+async def test_a_serial_sink_does_not_wait_for_the_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sink that takes one at a time gets the next while the disk still takes the last: one at a time all the same."""
+    works, gate = bench.outbox.done, asyncio.Event()
+
+    async def slowly(delivery: Delivery, /, *, took_s: float) -> None:
+        await gate.wait()
+        await works(delivery, took_s=took_s)
+
+    monkeypatch.setattr(bench.outbox, "done", slowly)
+    await bench.start(concurrency=1)
+    await bench.record(*(event(f"c{n}") for n in range(20)))
+    assert [key for _, key, _, _ in bench.far.sent] == [f"c{n}" for n in range(9)], "and no more than that unsettled"
+    gate.set()
+    await bench.clock.settle()
+    assert len(bench.far.sent) == 20
+    assert bench.far.most_open == 1
+    assert await bench.owed() == 0
+
+
+async def test_what_waits_its_turn_is_given_back(bench: Bench) -> None:
+    """What was claimed ahead and not sent goes back when the sink fails, is held, or its deliverer stops."""
+    gate = asyncio.Event()
+
+    async def wait(_: Delivery) -> Outcome:
+        await gate.wait()
+        return Retry("503", "", after_s=90, holds_sink=True)
+
+    bench.far.answer = wait
+    await bench.start(concurrency=1, shutdown_s=0.01)
+    await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(3)))
+    await bench.stop()
+    assert len(await bench.outbox.claim("crm", limit=9)) == 3
+
+
+async def test_what_is_new_overtakes_what_was_brought_back(bench: Bench) -> None:
+    """An event that is recorded while brought back ones wait their turn goes before them."""
+    gate = asyncio.Event()
+
+    async def wait(_: Delivery) -> Outcome:
+        await gate.wait()
+        return Delivered()
+
+    await bench.start(concurrency=1)
+    await bench.record(*(event(f"old{n}", "call.ended", 1) for n in range(3)))
+    bench.far.sent.clear()
+    bench.far.answer = wait
+    with open_desk(bench.path) as desk:
+        assert desk.replay(NINE, sink="crm", since=NINE, until=NINE) == 3
+    async with asyncio.timeout(5):
+        while not bench.far.sent:  # noqa: ASYNC110 (the outbox asks its file)
+            await asyncio.sleep(0.01)
+    await bench.record(event("new"))
+    gate.set()
+    await bench.clock.settle()
+    assert [key for _, key, _, _ in bench.far.sent] == ["old0", "new", "old1", "old2"]
 
 
 async def test_five_in_a_row_make_a_sink_failing(bench: Bench) -> None:

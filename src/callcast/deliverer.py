@@ -1,6 +1,7 @@
 """One sink's deliveries: claim, send, settle. The only retrier (contract 6)."""
 
 import asyncio
+import heapq
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from datetime import datetime, timedelta
 from typing import Any, Protocol, assert_never
@@ -19,6 +20,7 @@ SWEEP_EVERY_S = 5.0  # how late an expiry may be noticed while nothing is claime
 GRACE_S = 1.0  # beyond the sink's own limit: its word for what took so long is finer than ours
 DISK_PAUSE_S = 1.0  # between two tries of an outbox that cannot be used
 IDLE_S = 60.0
+AHEAD_MIN = 8  # claimed ahead of their sending, so that a sink need not wait for the disk between two events
 
 
 class Observer(Protocol):
@@ -87,7 +89,10 @@ class Deliverer:
         self._log = log
         self._shutdown_s = shutdown_s
         self._health = SinkHealth()
-        self._in_flight: set[asyncio.Task[None]] = set()
+        self._claimed_max = concurrency + max(concurrency, AHEAD_MIN)
+        self._waiting: list[tuple[bool, int, Delivery]] = []  # a heap: what was brought back by hand goes last
+        self._sending = 0
+        self._in_flight: set[asyncio.Task[None]] = set()  # being sent or settled
         self._freed = asyncio.Event()
         self._fault: asyncio.Future[None] | None = None
         self._probe_at = clock.now()
@@ -105,11 +110,14 @@ class Deliverer:
             await self._fault
         except asyncio.CancelledError:
             await _end(loops)
+            await self._give_back()
             if self._in_flight:
                 await asyncio.wait(self._in_flight, timeout=self._shutdown_s)
             raise
         finally:
-            await _end([*loops, *self._in_flight])
+            await _end(loops)
+            await self._give_back()
+            await _end(self._in_flight)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -119,6 +127,7 @@ class Deliverer:
     def _look_at(self, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)
         self._freed.set()
+        self._send_waiting()
         if not task.cancelled() and (error := task.exception()) and self._fault and not self._fault.done():
             self._fault.set_exception(error)
 
@@ -133,6 +142,8 @@ class Deliverer:
                 await self._disk_fails(error)
 
     async def _turn(self) -> None:
+        if self._must_wait():
+            await self._give_back()
         held_s = self._health.held_for_s(self._clock.now())
         if held_s > 0:
             await self._sweep()
@@ -144,19 +155,28 @@ class Deliverer:
             await self._deliver()
 
     async def _deliver(self) -> None:
-        free = self._concurrency - len(self._in_flight)
-        if free == 0:
+        room = self._claimed_max - len(self._in_flight) - len(self._waiting)
+        if 2 * room < self._claimed_max:  # many at a time: a claim costs the same whatever it brings
             await self._one_finished()
             return
-        claimed = await self._outbox.claim(self.name, limit=free)
-        if self._must_wait():  # since the claim was asked for
-            for delivery in claimed:
-                await self._outbox.release(delivery)
-            return
-        for delivery in claimed:
-            self._begin(delivery)
-        if len(claimed) < free:
+        for delivery in await self._outbox.claim(self.name, limit=room):
+            heapq.heappush(self._waiting, (delivery.replayed, delivery.seq, delivery))
+            room -= 1
+        self._send_waiting()
+        if room > 0 and not self._must_wait():
             await self._outbox.wait(self.name, timeout_s=IDLE_S)
+
+    def _send_waiting(self) -> None:
+        """As many as may be on their way at a time."""
+        while self._waiting and self._sending < self._concurrency and not self._must_wait():
+            *_, delivery = heapq.heappop(self._waiting)
+            self._begin(delivery)
+
+    async def _give_back(self) -> None:
+        """What was claimed and must not be sent now."""
+        while self._waiting:
+            *_, delivery = self._waiting.pop()
+            await self._outbox.release(delivery)
 
     async def _try_one(self) -> None:
         """One probe at a time: by the clock each for another call, and at once for a new call."""
@@ -217,17 +237,22 @@ class Deliverer:
     # One attempt
 
     def _begin(self, delivery: Delivery) -> None:
+        self._sending += 1
         self._in_flight.add(self._start(self._attempt(delivery)))
 
     async def _attempt(self, delivery: Delivery) -> None:
         expires_at = self._policy.expires_at(delivery.owed_since, live=delivery.live)
-        if self._clock.now() >= expires_at:
+        began_s = self._clock.monotonic()
+        try:
+            lapsed = self._clock.now() >= expires_at
+            delivery = replace(delivery, expires_at=expires_at)
+            outcome = None if lapsed else self._judge(delivery, await self._send(delivery))
+        finally:
+            self._sending -= 1
+        took_s = self._clock.monotonic() - began_s
+        if outcome is None:
             await self._expire(delivery)
             return
-        delivery = replace(delivery, expires_at=expires_at)
-        began_s = self._clock.monotonic()
-        outcome = self._judge(delivery, await self._send(delivery))
-        took_s = self._clock.monotonic() - began_s
         failed = None if isinstance(outcome, Delivered) else outcome.reason
         self._metrics.delivery_attempted(self.name, failed, took_s)
         match outcome:
@@ -268,6 +293,7 @@ class Deliverer:
             self._metrics.event_replayed(self.name)
         else:
             self._metrics.event_delivered(self.name, (now - delivery.recorded_at).total_seconds())
+        self._send_waiting()  # while the disk takes this one
         await self._surely(lambda: self._outbox.done(delivery, took_s=took_s))
         if was_failing:
             await self._recovered("delivered")
