@@ -270,3 +270,31 @@ def test_extensions_with_an_account_watch_are_warned_of(tmp_path: Path) -> None:
     """A list of extensions does nothing beside `watch = "account"`."""
     found = verdict(tmp_path, SOURCE + 'watch = "account"\nextensions = ["101"]\n' + STDOUT)
     assert [one.key for one in found.warnings] == ["sources.acme.extensions"]
+
+
+def test_names_that_nothing_shows(tmp_path: Path) -> None:
+    """A name for an extension that no source watches is a warning, most likely a typing mistake."""
+    named = '[names]\n62264425017 = "Desk"\n62264425016 = "Reception"\n5 = "Nobody"\n'
+    found = verdict(tmp_path, SOURCE + 'extensions = ["62264425016"]\n' + STDOUT + named)
+    assert [(one.key, one.fix) for one in found.warnings] == [
+        ("names.62264425017", "did you mean 62264425016?"),
+        ("names.5", "remove it, or let a source watch the extension"),
+    ]
+    assert verdict(tmp_path, SOURCE + STDOUT + named).warnings == (), "~ may be anybody"
+    assert verdict(tmp_path, SOURCE + 'watch = "account"\n' + STDOUT + named).warnings == ()
+
+
+def test_one_credential_in_two_sources(tmp_path: Path) -> None:
+    """They share a rate limit that each plan takes for its own: a warning, since the service copes with it."""
+    east = SOURCE.replace("acme", "east") + 'extensions = ["101"]\n'
+    (warning,) = verdict(tmp_path, SOURCE + east + STDOUT).warnings
+    assert warning.key == "sources.east.jwt"
+    assert "source acme" in warning.problem
+    assert verdict(tmp_path, SOURCE + east.replace("jwt-of-the-user", "another-jwt") + STDOUT).warnings == ()
+
+
+def test_mqtt_sinks_side_by_side(tmp_path: Path) -> None:
+    """Several are fine as long as each has a topic of its own, or a broker."""
+    board = '[sinks.{}]\ntype = "mqtt"\nurl = "mqtts://{}"\ntopic = "{}"\n'
+    sinks = board.format("a", "x.example", "callcast") + board.format("b", "x.example", "other")
+    assert verdict(tmp_path, SOURCE + sinks + board.format("c", "y.example", "callcast")).faults == ()

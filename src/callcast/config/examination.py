@@ -21,6 +21,7 @@ from callcast.sinks import SinkSettings
 HEADERS = {"service": "[service]", "sources": "[sources.NAME]", "sinks": "[sinks.NAME]", "names": "[names]"}
 NAME = r"[a-z][a-z0-9]*(_[a-z0-9]+)*"
 NAME_MAX = 40
+LABEL_MAX = 80  # characters of what people call an extension
 # What the polling plan depends on.
 PACE = ("watch", "extensions", "poll_interval_s", "heavy_per_minute", "headroom", "accept_blind_spots")
 # Where a key is at home that stands somewhere else.
@@ -70,6 +71,8 @@ class Examination:
         self._extensions()
         for name, table in self._document.table("sources").items():
             self._plan(name, table)
+        self._claims(sinks)
+        self._credentials(sources)
         self._questionable(sources, sinks)
         if self._faults or service is None:
             return None
@@ -202,6 +205,9 @@ class Examination:
             elif not isinstance(value, str):
                 problem = f"given {shown(value)}, expected a text in quotes"
                 self._fault(("names", key), problem, f'write {key} = "Name"')
+            elif not value.strip() or not value.isprintable() or len(value) > LABEL_MAX:
+                problem = f"given {shown(value)}, expected a name on one line of at most {LABEL_MAX} characters"
+                self._fault(("names", key), problem, f'write {key} = "Name"')
         return names
 
     # What they say together
@@ -217,6 +223,8 @@ class Examination:
         watched = Watched(self._document.table("sources"))
         for path, problem, fix in (*watched.twice(), *watched.unseen(self._document.table("sinks"))):
             self._fault(path, problem, fix)
+        for path, problem, fix in watched.idle(self._document.table("names")):
+            self._warn(path, problem, fix)
 
     def _plan(self, name: str, table: Mapping[str, Any]) -> None:
         pace = {key: plain(value) for key, value in table.items() if key in PACE}
@@ -235,6 +243,28 @@ class Examination:
         else:
             fix = f"{fix}, or accept it with accept_blind_spots = true"
             self._fault(("sources", name, key), problem, fix)
+
+    def _claims(self, sinks: Mapping[str, SinkSettings]) -> None:
+        """Two sinks that would disturb each other."""
+        first: dict[str, str] = {}
+        for name, sink in sinks.items():
+            for key, claim in sink.claims():
+                holder = first.setdefault(claim, name)
+                if holder != name:
+                    self._fault(
+                        ("sinks", name, key), f"{claim} is already that of sink {holder}", f"give it a {key} of its own"
+                    )
+
+    def _credentials(self, sources: Mapping[str, SourceSettings]) -> None:
+        """Two sources that share one rate limit, of which neither's plan knows."""
+        first: dict[object, str] = {}
+        for name, source in sources.items():
+            holder = first.setdefault((source.server, source.client_id, source.jwt), name)
+            if holder != name:
+                problem = f"is the credential of source {holder} too, and they share its rate limit"
+                self._warn(
+                    ("sources", name, "jwt"), problem, "watch everything in one of them, or make a JWT of another user"
+                )
 
     def _questionable(self, sources: Mapping[str, SourceSettings], sinks: Mapping[str, SinkSettings]) -> None:
         for name, source in sources.items():

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from callcast.config.examination import NAME, NAME_MAX
+from callcast.config.examination import LABEL_MAX, NAME, NAME_MAX
 from callcast.config.service import ServiceSettings
 from callcast.config.sink_types import installed, settings_class
 from callcast.ringcentral.settings import SourceSettings
@@ -34,7 +34,7 @@ def config_schema() -> dict[str, Any]:
                 "type": "object",
                 "description": "extension ids as people know them, for the page and /api",
                 "propertyNames": {"pattern": "^[0-9]{1,20}$"},
-                "additionalProperties": {"type": "string"},
+                "additionalProperties": {"type": "string", "pattern": "\\S", "maxLength": LABEL_MAX},
             },
         },
         "$defs": definitions,

@@ -58,3 +58,13 @@ class Watched:
                     )
                     path = ("sinks", name, "extensions", number)
                     yield path, f"no source watches the extension {extension}: nothing would come", fix
+
+    def idle(self, names: Mapping[str, Any]) -> Iterator[Fault]:
+        """Names that no call will ever show; silent while a source may watch anything."""
+        if not self._known:
+            return
+        for extension in names:
+            if extension.isdigit() and extension not in self._where:
+                meant = nearest(extension, self._where)
+                fix = f"did you mean {meant}?" if meant else "remove it, or let a source watch the extension"
+                yield ("names", extension), f"no source watches the extension {extension}", fix
