@@ -1,9 +1,11 @@
 """The command line as a person meets it: exit codes, what is printed where, and how little is imported."""
 
+import asyncio
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -13,7 +15,11 @@ import pytest
 from callcast import __version__
 from callcast.cli import COMMANDS, LOCAL_FILE, SYSTEM_FILE, default_config, main
 from callcast.commands.healthcheck import _reachable
+from callcast.core.sink import Filter
 from tests.config.files import GOOD, SOURCE, STDOUT, WEBHOOK, write
+from tests.made import NINE, change, event
+from tests.outboxes.test_desk import bury
+from tests.outboxes.test_desk import service as outbox_of
 
 ENVIRON = {"PATH": os.environ["PATH"]}
 
@@ -87,7 +93,7 @@ def test_default_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_check_of_a_good_file(tmp_path: Path) -> None:
     """Exit code 0; the plan on standard output, warnings on standard error."""
-    more = SOURCE.replace("acme", "east") + 'extensions = ["1", "2", "3"]\n'
+    more = SOURCE.replace("acme", "east").replace("jwt-of", "other-jwt-of") + 'extensions = ["1", "2", "3"]\n'
     write(tmp_path, SOURCE + 'watch = "account"\n' + more + STDOUT + WEBHOOK.replace("secrets", "# secrets"))
     done = callcast("check", cwd=tmp_path)
     assert done.returncode == 0
@@ -99,6 +105,32 @@ def test_check_of_a_good_file(tmp_path: Path) -> None:
         "east    extensions  3           22.5 s       22.5 s                   8 of 10\n"
     )
     assert done.stderr.startswith("warning: callcast.toml:17: sinks.crm.secrets: none: ")
+
+
+async def test_check_tells_of_debts_that_a_name_left_behind(tmp_path: Path) -> None:
+    """A sink that was renamed: what waits for it, how to have it delivered, and when it is lost; exit code 0."""
+    async with outbox_of(tmp_path) as outbox:
+        await bury(outbox, "a")
+        await outbox.record(None, change(event("b", "call.ringing", 1), event("c", "call.ringing", 1)))
+    write(tmp_path, f'[service]\ndata_dir = "{tmp_path}"\n' + GOOD)
+    before = await asyncio.to_thread(callcast, "check", cwd=tmp_path)
+    async with outbox_of(tmp_path) as outbox:
+        await outbox.subscribe({"lines": Filter()})
+        beside = await asyncio.to_thread(callcast, "check", cwd=tmp_path)
+    assert (before.returncode, beside.returncode) == (0, 0)
+    told = "warning: sinks.crm: is not in the configuration any more, and 2 events and 1 dead letter wait for it\n"
+    fix = "    fix: put it back under this name to have them delivered; if not, they are lost "
+    assert before.stderr == f"{told}{fix}72 h after the next start or reload\n"
+    assert beside.stderr == f"{told}{fix}{NINE + timedelta(hours=72):%Y-%m-%d %H:%M} UTC\n"
+
+
+def test_check_of_an_outbox_that_it_cannot_read(tmp_path: Path) -> None:
+    """That is no fault of the configuration: a warning with the place and the next step."""
+    write(tmp_path, f'[service]\ndata_dir = "{tmp_path}"\n' + GOOD)
+    (tmp_path / "outbox.db").write_text("no database at all" * 100)
+    done = callcast("check", cwd=tmp_path)
+    assert done.returncode == 0
+    assert f"warning: service.data_dir: the outbox {tmp_path}/outbox.db cannot be read" in done.stderr
 
 
 def test_check_of_a_bad_file(tmp_path: Path) -> None:

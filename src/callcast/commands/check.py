@@ -3,12 +3,14 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from callcast.config import Settings
     from callcast.config.findings import Finding
+    from callcast.outboxes.glance import Owed
     from callcast.ringcentral.settings import Plan
 
 EXIT_CONFIG = 78
@@ -38,6 +40,9 @@ def run(args: argparse.Namespace) -> int:
     verdict = examine(args.config, os.environ)
     for warning in verdict.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    if verdict.settings is not None:
+        for debt in left_behind(verdict.settings):
+            print(f"warning: {debt}", file=sys.stderr)
     if verdict.settings is None:
         print(report(verdict.faults), file=sys.stderr)
         return EXIT_CONFIG
@@ -61,6 +66,39 @@ def _summary(settings: "Settings") -> str:
     sources = [f"{name} ({source.watch})" for name, source in settings.sources.items()]
     sinks = [f"{name} ({sink.type})" for name, sink in settings.sinks.items()]
     return f"from {', '.join(sources)} to {', '.join(sinks)}"
+
+
+def left_behind(settings: "Settings") -> Iterator[str]:
+    """What the outbox holds for sinks that the configuration does not name any more. Changes nothing."""
+    from callcast.core.outbox import OutboxRefused, OutboxUnavailable
+    from callcast.outboxes.glance import owed
+
+    try:
+        found = owed(settings.service.data_dir)
+    except (OutboxRefused, OutboxUnavailable) as error:
+        yield f"service.data_dir: {error}\n    fix: check as the user who runs the service, or correct data_dir"
+        return
+    new = sorted(settings.sinks.keys() - {one.sink for one in found})
+    for one in found:
+        if one.sink not in settings.sinks and (one.owed or one.dead):
+            yield _left_behind(one, new, settings.service.retention_h)
+
+
+def _left_behind(one: "Owed", new: Sequence[str], retention_h: float) -> str:
+    events, letters = _count(one.owed, "event"), _count(one.dead, "dead letter")
+    what = " and ".join(text for text, n in ((events, one.owed), (letters, one.dead)) if n)
+    lost = f"{retention_h:g} h after the next start or reload"
+    if one.removed_at is not None:
+        lost = f"{one.removed_at + timedelta(hours=retention_h):%Y-%m-%d %H:%M} UTC"
+    renamed = f" (nothing moves from it to {', '.join(new)})" if new else ""
+    return (
+        f"sinks.{one.sink}: is not in the configuration any more, and {what} wait for it{renamed}\n"
+        f"    fix: put it back under this name to have them delivered; if not, they are lost {lost}"
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def plan_table(settings: "Settings") -> str:
