@@ -150,6 +150,18 @@ async def test_the_call_log_uses_what_polling_leaves(asker: Asker, clock: Turned
     assert sorted(asker.names) == [*[f"log {i}" for i in range(7)], "poll 7"]
 
 
+async def test_the_call_log_does_not_use_what_polling_leaves_in_an_outage(asker: Asker, clock: TurnedClock) -> None:
+    """Polls that pause want their places back: five minutes of silence give the call log no more than its reserve."""
+    for i in range(20):
+        asker.ask(f"poll {i}")
+    await clock.turn(150 + 300)
+    asker.passed.clear()
+    for i in range(12):
+        asker.ask(f"log {i}", "call_log")
+    await clock.settle()
+    assert asker.names == ["log 0", "log 1"]
+
+
 async def test_pages_follow_at_once_and_are_paid_for(asker: Asker, clock: TurnedClock) -> None:
     """Two further pages pass at once; the next poll comes three spacings after the first, and another one later."""
     asker.ask("a")

@@ -366,6 +366,18 @@ async def test_the_platforms_clock_is_followed(client: Client, answers: aiorespo
     assert abs(snapshot.taken_at - clock.now() - timedelta(minutes=4)) <= timedelta(seconds=1)
 
 
+async def test_the_clock_of_somebody_in_between_is_not_followed(
+    client: Client, answers: aioresponses, clock: TurnedClock
+) -> None:
+    """An error page of a proxy, whose clock is months off, moves nothing."""
+    answers.post(TOKEN_URL, payload=TOKEN)
+    elsewhere = {"Date": http_date(clock.now() + timedelta(days=200))}
+    answers.get(LIST_URL, status=502, body="<html>", content_type="text/html", headers=elsewhere)
+    with pytest.raises(LookFailed):
+        await client.look(TARGET)
+    assert abs(client.now() - clock.now()) <= timedelta(seconds=1)
+
+
 def http_date(at: Any) -> str:
     return str(at.strftime("%a, %d %b %Y %H:%M:%S GMT"))
 

@@ -53,6 +53,7 @@ class Allowance:
         self._strikes = 0
         self._grid = -math.inf  # when the last poll was due; the next ones follow from there
         self._pages = 0  # requests that the last poll took beside its first
+        self._densest = 0  # the most requests for polling that were ever in one window
         self._in_flight: list[Purpose] = []
         self._spent: deque[tuple[float, Purpose]] = deque()  # when it was answered, oldest first
         self._others: deque[tuple[float, int]] = deque()  # when others were felt, and how many requests of theirs
@@ -78,6 +79,8 @@ class Allowance:
 
     def begin(self, purpose: Purpose, now: float) -> None:
         self._in_flight.append(purpose)
+        log = self._in_flight.count("call_log") + len(self._answered("call_log"))
+        self._densest = max(self._densest, len(self._in_flight) + len(self._spent) - log)
         if purpose == "poll":
             late_at_most = now - (1 - EVENNESS) * self.spacing_s
             self._grid = max(self._poll_due(), late_at_most) if self._grid > -math.inf else now
@@ -106,13 +109,15 @@ class Allowance:
         return self._usable(kept_free=1 if at_first else 0) - len(self._in_flight)
 
     def _call_log_room(self, now: float) -> int:
-        """The reserve; more where polling leaves more, and a whole window has shown that it does."""
+        """The reserve; more where polling leaves more, and a whole window has shown that it does.
+
+        What polling leaves only because it pauses (in an outage, a penalty) is not taken: it would be late afterwards.
+        """
         usable = self._room(now) + len(self._in_flight)
         share = usable - math.ceil(self._usable() * self._headroom - 1e-9)
         in_flight = self._in_flight.count("call_log")
         if now - self._born > self.window_s + SLACK_S:
-            polls = len(self._in_flight) - in_flight + len(self._spent) - len(self._answered("call_log"))
-            share = max(share, usable - polls - 1)
+            share = max(share, usable - self._densest)
         return max(1, share) - in_flight
 
     def _place_free(self, answered: list[float], room: int) -> float:

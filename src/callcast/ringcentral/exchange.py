@@ -108,7 +108,8 @@ class Exchange:
             middlewares=(_only_once,),
             timeout=ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S),
         ) as response:
-            date = response.headers.get("Date")
+            # A page that is no JSON comes from somebody in between, whose clock is nobody's business.
+            date = response.headers.get("Date") if response.content_type == "application/json" else None
             self._platform_clock.heard(date, asked_at=asked_at, answered_at=self._clock.monotonic())
             headers = CIMultiDict(response.headers)
             body = await _read(response)

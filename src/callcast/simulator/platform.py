@@ -89,6 +89,7 @@ class Platform:
             app.router.add_get(level + "/call-log/{record}", self._call_log_record)
         app.router.add_get(ACCOUNT + "/telephony/sessions/{session}", self._telephony_session)
         admin.add_routes(app.router, self)
+        app.on_response_prepare.append(self._stamp)
         return app
 
     @asynccontextmanager
@@ -126,14 +127,14 @@ class Platform:
         else:
             noted.fault = fault.kind
             response = await perform(fault, request, noted.at, lambda: self._answer(request, handler))
-        return self._stamp(noted, response)
-
-    def _stamp(self, noted: Request, response: web.StreamResponse) -> web.StreamResponse:
         noted.status = 0 if noted.fault == "reset" else response.status
-        if not response.prepared:
+        return response
+
+    async def _stamp(self, request: web.Request, response: web.StreamResponse) -> None:
+        """What every answer has, also one that is broken off."""
+        if (noted := request.get(REQUEST)) is not None:
             response.headers["Date"] = http_date(self.clock.now())
             response.headers["RCRequestId"] = noted.request_id
-        return response
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
