@@ -80,12 +80,12 @@ class _Asking:
         headers: dict[str, str],
         data: dict[str, str] | None,
         timeout: ClientTimeout,
-        **_: object,
+        **_rest: object,
     ) -> None:
         self._session = session
         self._path = url.path
         self._timeout_s = timeout.total
-        scheme, _, secret = headers["Authorization"].partition(" ")
+        scheme, _space, secret = headers["Authorization"].partition(" ")
         known = b64decode(secret).decode().partition(":")[0] if scheme == "Basic" else secret
         self._client_id = known.removeprefix("token of ")
         assert method == ("POST" if data else "GET")

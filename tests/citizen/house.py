@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, cast
 
 from aiohttp import ClientSession
@@ -10,7 +11,7 @@ from aiohttp import ClientSession
 from callcast import logs
 from callcast.board import LiveBoard
 from callcast.core.clock import Clock
-from callcast.core.model import Call, Change, Event, Known, Look
+from callcast.core.model import Call, Change, Event, Known, Look, Target
 from callcast.core.outbox import Outbox
 from callcast.disk import Disk
 from callcast.metrics import Metrics
@@ -19,28 +20,42 @@ from callcast.sources import Sources
 
 
 class Unwritten:
-    """As much of an outbox as sources use; keeps nothing but what it was told last."""
+    """As much of an outbox as sources use. A new `House` may take it over, as a restart takes over a disk."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.calls: dict[str, dict[str, Call]] = {}
+        self.looks: dict[str, dict[Target, datetime]] = {}
         self.notes: dict[str, dict[str, bytes]] = {}
 
     async def known(self) -> Mapping[str, Known]:
-        return {source: Known(calls={}, looks={}, notes=dict(notes)) for source, notes in self.notes.items()}
+        sources = self.notes.keys() | self.calls.keys() | self.looks.keys()
+        return {
+            source: Known(
+                calls=dict(self.calls.get(source, {})),
+                looks=dict(self.looks.get(source, {})),
+                notes=dict(self.notes.get(source, {})),
+            )
+            for source in sources
+        }
 
     async def record(self, look: Look | None, change: Change) -> None:
         self.events += change.events
+        if look is not None:
+            self.looks.setdefault(look.target.source, {})[look.target] = look.taken_at
+        for call in change.calls:
+            self.calls.setdefault(call.source, {})[call.call_id] = call
 
     async def recall(self, source: str, sessions: Collection[str]) -> list[Call]:
-        return []
+        return [call for call in self.calls.get(source, {}).values() if call.session_id in sessions]
 
     async def note(self, source: str, name: str, value: bytes | None) -> None:
         self.notes.setdefault(source, {})[name] = value or b""
 
 
 class House:
-    def __init__(self, clock: Clock, session: object) -> None:
-        self.outbox = Unwritten()
+    def __init__(self, clock: Clock, session: object, outbox: Unwritten | None = None) -> None:
+        self.outbox = outbox or Unwritten()
         self.board = LiveBoard(clock)
         self.metrics = Metrics(self.board, clock, "0")
         logs.configure("critical", "json")
