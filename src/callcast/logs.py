@@ -16,7 +16,7 @@ import structlog
 FLOOD_S = 60.0
 ALIKE_MAX = 5  # lines a minute that differ in their extension only
 FACTS_MAX = 1000
-ASKED_FOR = frozenset({"reload_refused"})  # whoever has just asked always gets the answer
+ASKED_FOR = frozenset({"reload_refused", "configuration_doubted"})  # whoever has just asked always gets the answer
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
 _NUMBER = re.compile(r"\+\d[\d ()-]{5,}(\d{4})\b")

@@ -1,7 +1,9 @@
 """The command line as a person meets it: exit codes, what is printed where, and how little is imported."""
 
 import asyncio
+import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -164,6 +166,21 @@ def test_run_refuses_what_check_refuses(tmp_path: Path) -> None:
     assert (checked.returncode, ran.returncode) == (78, 78)
     assert "above 100 s calls can be missed" in checked.stderr
     assert ran.stderr.strip() in checked.stderr
+
+
+def test_run_logs_what_check_warns_of(tmp_path: Path) -> None:
+    """A line each, so that a log tells it too: where, which key, what, and the fix. Also of several on one key."""
+    twins = WEBHOOK.replace("secrets", "# secrets")
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # so that it ends at once
+        listen = f'[service]\ndata_dir = "data"\nhttp_listen = "127.0.0.1:{taken.getsockname()[1]}"\n'
+        write(tmp_path, listen + SOURCE + STDOUT + twins + twins.replace("crm", "erp"))
+        done = callcast("run", cwd=tmp_path)
+    assert done.returncode == 69
+    lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    told = [line for line in lines if line["event"] == "configuration_doubted"]
+    assert [line["key"] for line in told] == ["sinks.crm.secrets", "sinks.erp.secrets"]
+    assert all(line["level"] == "warning" and "callcast.toml:" in line["where"] for line in told)
+    assert all(line["detail"] and line["fix"] for line in told)
 
 
 def test_schema_goes_into_a_closed_pipe(tmp_path: Path) -> None:

@@ -4,6 +4,10 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from callcast.config import Verdict
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,13 +20,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def run(args: argparse.Namespace) -> int:
     from callcast import app
-    from callcast.config import load
-    from callcast.config.findings import ConfigFaults
+    from callcast.commands.check import report
+    from callcast.config import examine, load
 
     path = Path(args.config)
-    try:
-        settings = load(path, os.environ)
-    except ConfigFaults as faults:
-        print(faults, file=sys.stderr)
+    verdict = examine(path, os.environ)
+    if verdict.settings is None:
+        print(report(verdict.faults), file=sys.stderr)
         return 78
-    return await app.run(settings, read_again=lambda: load(path, os.environ))
+    _warn(verdict)
+    return await app.run(verdict.settings, read_again=lambda: load(path, os.environ))
+
+
+def _warn(verdict: "Verdict") -> None:
+    """What works and should not stay so: a line of the log each."""
+    from callcast import logs
+
+    if verdict.settings is not None:
+        logs.configure(verdict.settings.service.log_level, verdict.settings.service.log_format)
+    for one in verdict.warnings:
+        key = {"key": one.key} if one.key else {}
+        logs.bound().warning("configuration_doubted", where=one.where, **key, detail=one.problem, fix=one.fix)
