@@ -5,7 +5,7 @@ import pytest
 
 from callcast.core.diff import Rules, fill, give_up, lookups, settle, unwatch
 from callcast.core.lifecycle import EVENTS, state_after
-from callcast.core.model import Direction, Disposition, Evidence, Party, Queue, Sighting, State
+from callcast.core.model import Change, Direction, Disposition, Evidence, Party, Queue, Sighting, State
 from tests.core.scenes import ACCOUNT, CALLED, CALLER, Watch, at, ended, leg, sighting, stopped
 
 SEEN = {
@@ -267,9 +267,9 @@ def test_the_call_log_and_giving_up_are_for_open_calls() -> None:
     watch.look(1, ended(), sighting(extension_id="102", record_id="L2"))
     watch.look(2)
     assert watch.call().vanished_at == at(2)
-    assert not settle(watch.picture, "101/s-1", [ended("answered", end=20)], at(60), watch.rules)
-    assert not give_up(watch.picture, "101/s-1", at(1000))
-    assert not settle(watch.picture, "101/s-9", [ended()], at(60), watch.rules)
+    assert settle(watch.picture, "101/s-1", [ended("answered", end=20)], at(60), watch.rules) == Change()
+    assert give_up(watch.picture, "101/s-1", at(1000)) == Change()
+    assert settle(watch.picture, "101/s-9", [ended()], at(60), watch.rules) == Change()
 
 
 def test_without_a_duration_a_vanished_call_ended_when_it_vanished() -> None:
@@ -300,7 +300,7 @@ def test_given_up_with_a_provisional_word_of_the_call_log() -> None:
     watch = Watch()
     watch.look(1, sighting())
     watch.look(20)
-    assert watch.apply(None, settle(watch.picture, "101/s-1", [stopped()], at(60), watch.rules)) == []
+    assert watch.apply(None, settle(watch.picture, "101/s-1", iter([stopped()]), at(60), watch.rules)) == []
     assert watch.apply(None, give_up(watch.picture, "101/s-1", at(1000))) == ["call.ended"]
     assert watch.last.call.disposition is Disposition.ANSWERED_ELSEWHERE
     assert (watch.last.call.ended_at, watch.last.observation.evidence) == (at(10), Evidence.CALL_LOG)
@@ -314,7 +314,7 @@ def test_the_call_log_is_read_by_record_id_then_by_time() -> None:
     watch.look(20, ended(end=5))
     log = [
         ended("busy", end=5, record_id="L1"),
-        ended("voicemail", end=30, record_id="L3", started=9),
+        ended("voicemail", end=30, record_id="L3", started=20),
         ended("declined", end=60, record_id="L4", started=50),
     ]
     watch.apply(None, settle(watch.picture, "101/s-1~2", log, at(60), watch.rules))
@@ -358,6 +358,14 @@ def test_a_provisional_record_settles_by_vanishing() -> None:
     assert watch.look(3) == ["call.ended"]
     assert watch.last.call.disposition is Disposition.ANSWERED_ELSEWHERE
     assert (watch.last.time, watch.last.observation.exact) == (at(10), True)
+
+
+def test_calls_that_end_by_vanishing_are_told_in_the_order_of_their_ids() -> None:
+    """The same order whichever came first, so that a restart in between tells the same."""
+    watch = Watch()
+    watch.look(1, stopped(session_id="s-2", record_id="L2"), stopped())
+    watch.look(2)
+    assert [event.call.call_id for event in watch.events] == ["101/s-1", "101/s-2"]
 
 
 def test_a_provisional_record_settles_after_settle_s() -> None:
@@ -442,7 +450,8 @@ def test_the_call_log_is_asked_about_what_stays_provisional() -> None:
     assert lookups(watch.picture, at(30.9), watch.rules) == []
     assert len(lookups(watch.picture, at(31), watch.rules)) == 1
     assert watch.apply(None, settle(watch.picture, "101/s-1", [ended("missed")], at(40), watch.rules)) == ["call.ended"]
-    assert (watch.last.observation.after, watch.last.observation.before) == (at(1), at(40))
+    seen = watch.last.observation
+    assert (seen.after, seen.before, seen.evidence) == (at(1), at(40), Evidence.CALL_LOG)
     assert watch.look(41, stopped(rings_alone=False)) == []
 
 
@@ -707,13 +716,14 @@ def test_the_call_log_may_tell_whose_a_vanished_call_became() -> None:
     watch = Watch(ACCOUNT)
     watch.look(1, sighting("connected", extension_id="unassigned"))
     watch.look(20)
-    found = [ended("answered", record_id="L2", started=5)]
+    found = [ended("answered", record_id="L2", started=5), ended(session_id="s-9", record_id="L9")]
     told = watch.apply(None, settle(watch.picture, "unassigned/s-1", found, at(60), watch.rules))
     assert told == ["call.ended", "call.ended"]
     assert {e.call.call_id: e.call.disposition for e in watch.events[1:]} == {
         "101/s-1": Disposition.ANSWERED,
         "unassigned/s-1": Disposition.TRANSFERRED,
     }
+    assert watch.picture.session("s-1") == [], "not kept in memory: no list holds either"
 
 
 # After downtime, and at the end of watching
@@ -757,9 +767,13 @@ def test_calls_of_an_extension_that_is_no_longer_watched_end_as_unknown() -> Non
         stopped(session_id="s-2", record_id="L3"),
     )
     assert watch.apply(None, unwatch(watch.picture, {"101"}, at(5))) == ["call.ended"]
+    assert watch.last.call.call_id == "101/s-1", "a provisional one that nobody was told of is not told now"
     assert watch.last.call.disposition is Disposition.UNKNOWN
     assert watch.last.observation.evidence is Evidence.UNWATCHED
     assert (watch.last.time, watch.last.observation.exact) == (at(5), False)
     assert watch.call().vanished_at == at(5), "no list will hold it any more"
     assert not unwatch(watch.picture, {"101"}, at(6))
     assert watch.call("102/s-1").live
+    watch.look(8)
+    watch.apply(None, unwatch(watch.picture, {"102"}, at(9)))
+    assert watch.last.call.vanished_at == at(8), "it had left the list before"

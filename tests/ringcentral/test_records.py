@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from callcast.core.model import Direction, Disposition, Party, Queue, Sighting, State, Target
+from callcast.core.model import Direction, Disposition, Leg, Party, Queue, Sighting, State, Target
 from callcast.ringcentral.records import decode_page, sightings_of, snapshot
 from tests.core.scenes import at
 from tests.ringcentral.test_records_words import record
@@ -175,10 +175,16 @@ def test_the_caller_of_an_offer(from_: Any, to: Any, caller: Party | None) -> No
 
 
 def test_the_called_side_of_an_offer_keeps_its_own_name() -> None:
-    """The other side's is taken only where there is none."""
-    sides = {"from": OWN, "to": OWN_NUMBER | {"name": "Desk"}}
-    shown = only(live(direction="Outbound", action="VoIP Call", legs=[leg("PstnToSip")], **sides))
-    assert shown.to_party == Party(number="+17203861294", name="Desk", extension_number="11115")
+    """The other side's is taken only where there is none, and only if it is the same side."""
+    number = OWN_NUMBER["phoneNumber"]
+    for from_, to, expected in (
+        (OWN, OWN_NUMBER | {"name": "Desk"}, Party(number=number, name="Desk", extension_number="11115")),
+        (OWN | {"name": ""}, OWN_NUMBER, Party(number=number, extension_number="11115")),
+        ({"name": "JANE", "phoneNumber": "+1"}, OWN_NUMBER, Party(number=number, extension_number="11115")),
+        ({"name": "JANE", "phoneNumber": "+1"}, {"phoneNumber": number}, Party(number=number)),
+    ):
+        offer = live(direction="Outbound", action="VoIP Call", legs=[leg("PstnToSip")], **{"from": from_, "to": to})
+        assert only(offer).to_party == expected
 
 
 def test_a_leg_that_says_nothing_is_no_ring_out() -> None:
@@ -232,9 +238,10 @@ def test_a_hang_up_depends_on_the_direction(direction: str, expected: Dispositio
 def test_the_queues_name_is_split_off_at_the_last_mark(name: str, queue: str | None, caller: str | None) -> None:
     """A queue may have the mark in its own name."""
     legs = [leg("Accept", direction="Inbound"), leg("PstnToSip", startTime="2026-03-02T09:00:00Z")]
-    shown = only(record(result="Accepted", legs=legs, **{"from": {"name": name, "phoneNumber": "+1"}}))
+    side = {"name": name, "phoneNumber": "+1", "extensionNumber": "7", "location": "Bonn"}
+    shown = only(record(result="Accepted", legs=legs, **{"from": side}))
     assert (shown.queue and shown.queue.name) == queue
-    assert shown.from_party == Party(number="+1", name=caller)
+    assert shown.from_party == Party(number="+1", name=caller, extension_number="7", location="Bonn")
 
 
 def test_a_callers_name_is_not_taken_for_a_queue() -> None:
@@ -279,14 +286,26 @@ def test_every_record_of_an_extensions_list_is_its_own() -> None:
         ({"uri": "https://x/account/1/extension/131192004/call-log/A"}, "131192004"),
         ({"legs": [leg("Accept"), leg("PstnToSip", 8)]}, "8"),
         ({"legs": [leg("Accept", 8), leg("PstnToSip", 8)]}, "8"),
+        ({"legs": [leg("Accept") | {"extension": {}}, leg("PstnToSip", 8)]}, "8"),
         ({"legs": [leg("Accept")]}, "unassigned"),
+        ({"legs": [leg("Accept") | {"extension": {"id": ""}}, leg("PstnToSip")]}, "unassigned"),
         ({"extension": {}}, "unassigned"),
         ({}, "unassigned"),
     ],
 )
 def test_the_extension_of_a_record_of_the_account(fields: dict[str, Any], expected: str) -> None:
     """The record's, else that of its legs, else nobody's."""
-    assert only(record(**fields), ACCOUNT).extension_id == expected
+    shown = only(record(**fields), ACCOUNT)
+    assert (shown.extension_id, shown.rings_alone) == (expected, True)
+
+
+@pytest.mark.parametrize("target", [ACCOUNT, EXTENSION])
+@pytest.mark.parametrize("first", [leg("Accept"), leg("Accept", 101, startTime="2026-03-02T09:00:02Z")])
+def test_a_record_that_rings_one_extension_is_wholly_its_own(target: Target, first: dict[str, Any]) -> None:
+    """It began when the record says, not when its own leg did."""
+    legs = [first, leg("PstnToSip", 101, startTime="2026-03-02T09:00:04Z")]
+    stated = {"extension": {"id": 101}} if first == leg("Accept") else {}
+    assert only(live(legs=legs, **stated), target).started_at == at(0)
 
 
 def test_fax_paging_and_their_like_make_no_call() -> None:
@@ -299,7 +318,8 @@ def test_fax_paging_and_their_like_make_no_call() -> None:
 
 def test_masked_numbers_and_empty_parties() -> None:
     """A number is the text that was given; a party of nothing is none."""
-    shown = only(live(**{"from": {"phoneNumber": "+3351234XXXX"}, "to": {"name": "", "phoneNumber": ""}}))
+    names = ("phoneNumber", "name", "extensionNumber", "location")
+    shown = only(live(**{"from": {"phoneNumber": "+3351234XXXX"}, "to": dict.fromkeys(names, "")}))
     assert shown.from_party == Party(number="+3351234XXXX")
     assert shown.to_party is None
 
@@ -317,8 +337,11 @@ def test_a_record_on_two_pages_counts_once() -> None:
 def test_legs_are_told_apart_by_type_and_start() -> None:
     """A leg without a start began with the call."""
     shown = only(live(legs=[leg("Accept"), leg("PstnToSip", startTime="2026-03-02T09:00:04.250Z"), leg("PstnToSip")]))
-    assert [one.started_at for one in shown.legs] == [at(0), at(4.25), at(0)]
-    assert len({one.key for one in shown.legs}) == 3
+    assert shown.legs == (
+        Leg(key=f"Accept@{at(0).timestamp()}", started_at=at(0), accepted=False),
+        Leg(key=f"PstnToSip@{at(4.25).timestamp()}", started_at=at(4.25), accepted=False),
+        Leg(key=f"PstnToSip@{at(0).timestamp()}", started_at=at(0), accepted=False),
+    )
 
 
 def test_the_platforms_words_are_kept() -> None:

@@ -14,7 +14,6 @@ from callcast.core.model import (
     Queue,
     Sighting,
     Snapshot,
-    State,
     Target,
 )
 from callcast.ringcentral.page import BadPage, Page, Record, RecordLeg, Side, account_in, decode_page
@@ -50,7 +49,7 @@ def _sightings(record: Record, target: Target, account_id: str | None) -> Iterab
     if record.type.lower() != "voice" or record.action.lower() in _WITHOUT_CALL:
         return ()
     legs = record.legs or ()
-    owners = dict.fromkeys([leg.extension.id if leg.extension is not None else None for leg in legs])
+    owners = dict.fromkeys([leg.extension.id or None if leg.extension is not None else None for leg in legs])
     extension_id = target.extension_id or _stated_extension(record)
     if len(owners) <= 1:
         extension_id = extension_id or str(next(iter(owners), None) or UNASSIGNED)
@@ -67,7 +66,7 @@ def _shares(
         if leg.extension is not None and leg.extension.id:
             by_owner.setdefault(str(leg.extension.id), []).append(leg)
     alone = len(by_owner) <= 1
-    for extension_id in (stated,) if stated else tuple(by_owner) or (UNASSIGNED,):
+    for extension_id in (stated,) if stated else by_owner:
         own = by_owner.get(extension_id)
         view = whole(record, legs) if own is None or (stated and alone) else share(record, legs, own)
         yield _sighting(record, extension_id, view, account_id, rings_alone=alone)
@@ -107,7 +106,7 @@ def _sighting(
         to_party=to_party,
         queue=queue,
         started_at=view.started_at,
-        ended_at=view.ended_at if outcome.state is State.ENDED else None,
+        ended_at=view.ended_at,
         legs=tuple([_leg(leg, view.started_at) for leg in view.legs]),
         provider=Provider(
             name="ringcentral",
@@ -153,7 +152,7 @@ def _came_through_queue(record: Record, view: View) -> bool:
 
 def _caller_of_offer(view: View) -> Party | None:
     """Nobody, where both sides are the extension itself (seed-queue-1)."""
-    if view.from_ is None or view.from_.phone_number is None or _same_side(view):
+    if view.from_ is None or view.from_.phone_number is None or _same_side(view.from_, view.to):
         return None
     return _party(view.from_)
 
@@ -161,7 +160,7 @@ def _caller_of_offer(view: View) -> Party | None:
 def _called_of_offer(view: View) -> Party | None:
     """The extension itself; its name stands on the other side (seed-queue-1)."""
     party = _party(view.to)
-    if party is None or party.name or view.from_ is None or not _same_side(view):
+    if party is None or party.name or view.from_ is None or not _same_side(view.from_, view.to):
         return party
     return Party(
         number=party.number,
@@ -171,9 +170,8 @@ def _called_of_offer(view: View) -> Party | None:
     )
 
 
-def _same_side(view: View) -> bool:
-    own = view.to.extension_number if view.to else None
-    return bool(own) and view.from_ is not None and view.from_.extension_number == own
+def _same_side(one: Side, other: Side | None) -> bool:
+    return other is not None and bool(one.extension_number) and one.extension_number == other.extension_number
 
 
 def _party(side: Side | None) -> Party | None:
