@@ -38,6 +38,7 @@ def configure(level: str, style: Literal["auto", "console", "json"]) -> None:
         _flood,
         structlog.processors.format_exc_info,
         hide_numbers,
+        in_order,
         renderer,
     ]
     structlog.configure(
@@ -64,6 +65,12 @@ def _hidden(value: Any) -> Any:
         case list() | tuple():
             return [_hidden(one) for one in value]
     return value
+
+
+def in_order(_logger: Any, _method: str, line: Line) -> Line:
+    """When, how grave and what first: so a line reads, and sorts."""
+    first = ("timestamp", "level", "event")
+    return {key: line[key] for key in first if key in line} | {k: v for k, v in line.items() if k not in first}
 
 
 class Threshold:
