@@ -24,6 +24,7 @@ class ScriptedUpstream:
         self.asked: list[tuple[str, float]] = []
         self.own: str | LookFailed = "101"
         self.log_answers: LookFailed | None = None
+        self.log_took_s = 0.0
 
     def now(self) -> datetime:
         return self.clock.now()
@@ -50,12 +51,14 @@ class ScriptedUpstream:
 
     async def find(self, call: Call, /) -> Sequence[Sighting]:
         self.asked.append((call.call_id, self.clock.monotonic()))
+        await self.clock.sleep(self.log_took_s)
         if self.log_answers is not None:
             raise self.log_answers
         return [s for s in self.log if s.session_id == call.session_id]
 
     async def ended_since(self, target: Target, /, *, after: datetime) -> Sequence[Sighting]:
         self.asked.append((f"since {target.extension_id}", self.clock.monotonic()))
+        await self.clock.sleep(self.log_took_s)
         if self.log_answers is not None:
             raise self.log_answers
         return [s for s in self.log if s.started_at >= after and target.extension_id in (None, s.extension_id)]

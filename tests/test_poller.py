@@ -99,7 +99,9 @@ class Bench:
     async def polling(self, extensions: Sequence[str] | None = ("101",), **options: Any) -> AsyncIterator[SqliteOutbox]:
         async with open_outbox(self.path, self.clock, retention_h=72, outbox_max_mb=64, dead_letter_days=30) as outbox:
             self.clock.busy = lambda: bool(outbox.queued)
-            task = asyncio.create_task(self._poller(outbox, extensions, await outbox.known(), **options).run())
+            self.task = task = asyncio.create_task(
+                self._poller(outbox, extensions, await outbox.known(), **options).run()
+            )
             await self.clock.settle()
             try:
                 yield outbox
@@ -310,6 +312,158 @@ async def test_a_call_log_that_fails_does_not_keep_a_vanished_call_for_ever(benc
         bench.far.log_answers = LookFailed("server", "no")
         await bench.clock.turn(910)
     assert bench.types == ["call.ringing", "call.ended"]
+
+
+async def test_a_question_that_hangs_keeps_no_call_open_beyond_its_time(bench: Bench) -> None:
+    """The call log may take for ever to answer: what vanished is given up all the same, and gaps are filled."""
+    start = bench.clock.now()
+    bench.far.list_of = lambda _: [sighting(start)]
+    bench.far.log_took_s = 1e6
+    async with bench.polling():
+        await bench.clock.turn(3)
+        bench.far.list_of = lambda _: ()
+        await bench.clock.turn(920)
+    assert bench.types == ["call.ringing", "call.ended"]
+
+
+async def test_a_provisional_call_is_asked_about_with_backoff_for_as_long_as_it_lasts(bench: Bench) -> None:
+    """One that stays listed is never given up, and never asked about every second."""
+    start = bench.clock.now()
+    stopped = over(start, provisional=True, rings_alone=False)
+    bench.far.list_of = lambda _: [stopped]
+    async with bench.polling():
+        await bench.clock.turn(1800)
+    assert 6 <= len(bench.far.asked) <= 12
+
+
+async def test_a_gap_is_put_off_when_the_disk_is_full(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call log is not asked every second for what cannot be stored; later it is stored."""
+    start = bench.clock.now()
+    async with bench.polling():
+        await bench.clock.turn(3)
+    await bench.clock.turn(600)
+    bench.far.log = [over(start + timedelta(seconds=300), 20)]
+    async with bench.polling() as outbox:
+        await bench.clock.turn(10)
+
+        async def full(*_: object) -> None:
+            raise OutboxUnavailable("the disk is full")
+
+        monkeypatch.setattr(outbox, "record", full)
+        await bench.clock.turn(60)
+        assert len(bench.far.asked) <= 2
+        monkeypatch.undo()
+        await bench.clock.turn(130)
+    assert bench.types == ["call.ended"]
+
+
+async def test_a_gap_of_a_target_no_longer_watched_is_dropped(bench: Bench) -> None:
+    """Nobody asked for its calls any more."""
+    start = bench.clock.now()
+    async with bench.polling(["101", "102"]):
+        await bench.clock.turn(5)
+    await bench.clock.turn(600)
+    bench.far.log = [over(start + timedelta(seconds=300), 20, extension_id="102")]
+    async with bench.polling(["101", "102"]):
+        await bench.clock.turn(10)
+    async with bench.polling(["101"]):
+        await bench.clock.turn(100)
+    assert bench.types == []
+
+
+async def test_a_slow_cycle_asks_the_log_after_any_time_in_which_a_record_can_come_and_go(bench: Bench) -> None:
+    """At 90 s between looks, one missed look is a gap: three intervals are longer than a record is listed."""
+    start = bench.clock.now()
+    async with bench.polling(interval_s=90.0):
+        await bench.clock.turn(95)
+        bench.far.list_of = failing("server")
+        await bench.clock.turn(90)
+        bench.far.list_of = lambda _: ()
+        bench.far.log = [over(start + timedelta(seconds=120), 20)]
+        await bench.clock.turn(300)
+    assert bench.types == ["call.ended"]
+
+
+async def test_a_change_of_what_is_watched_leaves_no_gap_unasked(bench: Bench) -> None:
+    """From extensions to the account and back: the last look that covered a target counts, whatever read it."""
+    start = bench.clock.now()
+    async with bench.polling(["101"]):
+        await bench.clock.turn(3)
+    await bench.clock.turn(300)
+    bench.far.log = [over(start + timedelta(seconds=100), 20)]
+    async with bench.polling(None):
+        await bench.clock.turn(100)
+        assert bench.types == ["call.ended"]
+    bench.far.asked.clear()
+    async with bench.polling(["101"]):
+        await bench.clock.turn(100)
+    assert bench.far.asked == []
+
+
+async def test_a_full_disk_while_looks_are_good_is_no_fault_of_the_source(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is said to be degraded, the disk's trouble is told, and the calls of that time are not lost."""
+    start = bench.clock.now()
+    async with bench.polling() as outbox:
+        await bench.clock.turn(3)
+
+        async def full(*_: object) -> None:
+            raise OutboxUnavailable("the disk is full")
+
+        monkeypatch.setattr(outbox, "record", full)
+        bench.far.list_of = lambda _: [sighting(start)]
+        await bench.clock.turn(120)
+        assert bench.types == []
+        assert bench.notes.store_faults
+        monkeypatch.undo()
+        await bench.clock.turn(5)
+    assert bench.types == ["call.ringing"]
+
+
+async def test_killed_between_the_note_and_the_event_of_a_spell_it_is_told_after_the_restart(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under its own id; another spell's event never takes it."""
+    async with bench.polling(["101", "102"]) as outbox:
+        await bench.clock.turn(3)
+        bench.far.list_of = lambda target: LookFailed("permission", "no") if target.extension_id == "101" else ()
+
+        async def dies(*_: object) -> None:
+            raise OutboxUnavailable("killed here")
+
+        monkeypatch.setattr(outbox, "record", dies)
+        await bench.clock.turn(5)
+        monkeypatch.undo()
+        bench.far.hold = 1e6
+    bench.far.hold = 0
+    bench.far.list_of = lambda target: LookFailed("permission", "no") if target.extension_id == "102" else ()
+    async with bench.polling(["101", "102"]):
+        await bench.clock.turn(10)
+    spells = [(e.type, e.extension_id) for e in bench.events if not isinstance(e, CallEvent)]
+    assert spells == [("source.degraded", "101"), ("source.recovered", "101"), ("source.degraded", "102")]
+    assert len({e.id for e in bench.events}) == 3
+
+
+async def test_a_commit_under_way_at_the_end_is_told_too(bench: Bench) -> None:
+    """Cancelled while the outbox writes: what is on the disk has also been told to the board."""
+    start = bench.clock.now()
+    async with bench.polling() as outbox:
+        await bench.clock.turn(3)
+        bench.far.list_of = lambda _: [sighting(start)]
+        real = outbox.record
+
+        async def slow(look: Any, change: Change, /) -> None:
+            bench.task.cancel()
+            await asyncio.sleep(0)
+            await real(look, change)
+
+        outbox.record = slow  # type: ignore[method-assign]
+        await bench.clock.turn(2)
+        outbox.record = real  # type: ignore[method-assign]
+    async with open_outbox(bench.path, bench.clock, retention_h=72, outbox_max_mb=64, dead_letter_days=30) as outbox:
+        assert len((await outbox.known())["acme"].calls) == 1
+    assert bench.types == ["call.ringing"]
 
 
 async def test_a_glitch_of_the_list_is_no_event_and_drops_the_lookup(bench: Bench) -> None:

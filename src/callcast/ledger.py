@@ -4,8 +4,9 @@ Changes of one source are made one at a time, because each is compared with what
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from datetime import datetime, timedelta
+from typing import Any
 
 from callcast.core.model import Change, Look, Sighting, Snapshot, Target
 from callcast.core.outbox import Outbox
@@ -35,8 +36,9 @@ class Ledger:
             look = Look(target=snapshot.target, taken_at=taken_at)
             change = compare()
             if change or self._is_old(look):
-                await self._record(look, change)
-            self.picture.apply(look, change)
+                await _whole(self._record(look, change))
+            else:
+                self.picture.apply(look, change)
 
     async def change(self, sightings: Iterable[Sighting], compare: Callable[[], Change]) -> None:
         """Record what something other than a look has shown. Raises OutboxUnavailable."""
@@ -44,8 +46,7 @@ class Ledger:
             await self._recall(self.picture.unknown_sessions(sightings))
             change = compare()
             if change:
-                await self._record(None, change)
-                self.picture.apply(None, change)
+                await _whole(self._record(None, change))
 
     async def note(self, name: str, value: bytes | None) -> None:
         await self._outbox.note(self.picture.source, name, value)
@@ -55,7 +56,7 @@ class Ledger:
         async with self._lock:
             for target, taken_at in list(self.picture.looks.items()):
                 if self._kept.get(target) != taken_at:
-                    await self._record(Look(target=target, taken_at=taken_at), Change())
+                    await _whole(self._record(Look(target=target, taken_at=taken_at), Change()))
 
     async def _recall(self, sessions: Collection[str]) -> None:
         if sessions:
@@ -65,9 +66,21 @@ class Ledger:
         await self._outbox.record(look, change)
         if look is not None:
             self._kept[look.target] = look.taken_at
+        self.picture.apply(look, change)
         if change:
             self._told(change)
 
     def _is_old(self, look: Look) -> bool:
         kept = self._kept.get(look.target)
         return kept is None or look.taken_at - kept >= LOOK_KEPT_EVERY
+
+
+async def _whole(recording: Coroutine[Any, Any, None]) -> None:
+    """Once begun, finished even when the caller is cancelled: what is on the disk must be told and known too."""
+    job = asyncio.ensure_future(recording)
+    try:
+        await asyncio.shield(job)
+    except asyncio.CancelledError:
+        await asyncio.wait([job])
+        _ = job.exception()  # nobody is left to be told; the next look compares with what is known
+        raise

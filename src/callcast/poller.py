@@ -8,7 +8,7 @@ import asyncio
 import heapq
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from random import Random
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from callcast.reconciler import Reconciler
 
 CHUNK_S = 1.0  # the longest sleep: health is checked at least this often
 RETRY_MAX_S = 30.0  # a failing target is tried at least this often, or every interval if that is longer
+LISTED_S = 100.0  # an ended call stays in the list for 120 s as documented: after this long one may have gone unseen
 REFUSED = -1  # stands for a count of failures: the platform will not show this target
 REFUSED_EVERY_S = 300.0  # contract 10.2: a target that the platform refuses is tried every 5 min
 
@@ -85,7 +86,7 @@ class Poller:
         self._targets: list[Target] = []
         self._failures: dict[Target, int] = {}
         self._returned = asyncio.Event()
-        self._untold: list[SourceEvent] = []
+        self._untold: list[SourceEvent] = list(freshness.untold)
         self._taken = 0
 
     async def run(self) -> None:
@@ -112,7 +113,8 @@ class Poller:
             own = await self._own_extension() if "~" in self._extensions else ""
             wanted = dict.fromkeys(own if e == "~" else e for e in self._extensions)
             self._targets = [Target(source=self._source, extension_id=e) for e in wanted if self._is_ours(e)]
-            await self._end_unwatched(frozenset(wanted))
+            await self._end_unwatched(frozenset(t.extension_id for t in self._targets if t.extension_id))
+        self._reconciler.watch([t.extension_id for t in self._targets])
         looks = {t.extension_id or "": at for t in self._targets if (at := self._ledger.picture.looks.get(t))}
         start = self._clock.monotonic()
         self._freshness.watch([t.extension_id or "" for t in self._targets], looks, start)
@@ -148,9 +150,12 @@ class Poller:
 
     async def _end_unwatched(self, watched: frozenset[str]) -> None:
         picture = self._ledger.picture
-        gone = {call.extension_id for call in picture.live_calls()} - watched
-        if gone:
-            await self._ledger.change((), lambda: unwatch(picture, gone, self._upstream.now()))
+        while gone := {call.extension_id for call in picture.live_calls()} - watched:
+            try:
+                await self._ledger.change((), lambda: unwatch(picture, gone, self._upstream.now()))
+            except OutboxUnavailable as error:
+                self._observer.store_failed(error)
+                await self._wait_stepping(RETRY_MAX_S)
 
     async def _schedule(self, tasks: asyncio.TaskGroup) -> None:
         next_step = self._clock.monotonic()
@@ -198,21 +203,31 @@ class Poller:
         if self._failures.pop(target, 0):
             self._hurry(target)
         self._observer.look_good(snapshot, took_s)
+        steady_s = self._clock.monotonic()
+        self._untold += self._freshness.good(target.extension_id or "", snapshot.taken_at, steady_s)
         try:
             await self._note_gap(target, snapshot.taken_at)
             picture, rules = self._ledger.picture, self._rules
             await self._ledger.take(snapshot, lambda: diff(picture, snapshot, rules))
-            await self._tell(
-                self._freshness.good(target.extension_id or "", snapshot.taken_at, self._clock.monotonic())
-            )
+            await self._tell()
         except OutboxUnavailable as error:
             self._observer.store_failed(error)
 
     async def _note_gap(self, target: Target, taken_at: datetime) -> None:
-        """Blind for as long as makes a source degraded: the call log is asked what happened meanwhile."""
-        last = self._ledger.picture.looks.get(target)
-        if last is not None and taken_at - last > timedelta(seconds=stale_after_s(self.interval_s)):
+        """Blind for as long as makes a source degraded, or a record leave the list unseen: the call log is asked."""
+        last = self._covered_until(target)
+        if last is not None and (taken_at - last).total_seconds() > self._gap_s():
             await self._reconciler.blind(target, last, taken_at)
+
+    def _gap_s(self) -> float:
+        return max(min(stale_after_s(self.interval_s), LISTED_S), 1.2 * self.interval_s)
+
+    def _covered_until(self, target: Target) -> datetime | None:
+        """The last good look that could have shown this target's calls, also one by another way of watching."""
+        looks = self._ledger.picture.looks
+        whole = Target(source=self._source)
+        covering = looks.values() if target == whole else [at for t in (target, whole) if (at := looks.get(t))]
+        return max(covering, default=None)
 
     def _failed(self, target: Target, error: LookFailed, took_s: float) -> None:
         refused = error.reason == "permission"
@@ -251,20 +266,20 @@ class Poller:
         return pause_s * self._random.uniform(0.8, 1.2)
 
     async def _check_freshness(self) -> None:
-        events = self._freshness.check(self._upstream.now(), self._clock.monotonic(), self.interval_s)
+        self._untold += self._freshness.check(self._upstream.now(), self._clock.monotonic(), self.interval_s)
         try:
-            await self._tell(events)
+            await self._tell()
         except OutboxUnavailable as error:
             self._observer.store_failed(error)
 
-    async def _tell(self, events: list[SourceEvent]) -> None:
-        """Event first, state second: told again after a crash in between, with the same id."""
-        self._untold += events
+    async def _tell(self) -> None:
+        """State first, with the events that are untold yet: a crash in between tells them again, and no others."""
         if self._untold:
             told = tuple(self._untold)
+            await self._ledger.note("freshness", self._freshness.dump(told))
             await self._ledger.change((), lambda: Change(events=told))
-            await self._ledger.note("freshness", self._freshness.dump())
-            self._untold.clear()
+            self._untold = [event for event in self._untold if event not in told]
+            await self._ledger.note("freshness", self._freshness.dump(self._untold))
 
     async def _stop(self) -> None:
         try:

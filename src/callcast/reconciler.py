@@ -3,8 +3,10 @@
 One question at a time, within the share of the rate limit that polling leaves; an unanswered one is asked again.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import Protocol
 
 import msgspec
@@ -17,6 +19,8 @@ from callcast.core.upstream import LookFailed, Upstream
 from callcast.ledger import Ledger
 
 ROUND_S = 1.0
+SLICE = 100
+REFUSED_S = 3600.0  # the platform does not let us read the log: ask seldom, somebody may grant it
 BACKOFF_S = (30, 60, 120, 300)  # between questions about the same call, the last one repeated
 # A call in a queue can begin long before it reaches anybody, and the call log is searched by a call's start.
 LONGEST_WAIT = timedelta(hours=1)
@@ -62,22 +66,43 @@ class Reconciler:
         self._asked: dict[str, tuple[int, float]] = {}  # call id -> questions so far, monotonic time of the next
 
     async def run(self) -> None:
+        """Three rounds beside one another: a question that waits for its turn holds up neither of the others."""
+        async with asyncio.TaskGroup() as tasks:
+            for a_round in (self.give_up_hopeless, self.fill_gaps, self.settle_pending):
+                tasks.create_task(self._repeat(a_round))
+
+    def watch(self, extension_ids: Sequence[str | None]) -> None:
+        """Ask about these targets and no others from now on; None is the account."""
+        self._gaps = {one: gap for one, gap in self._gaps.items() if one in extension_ids}
+
+    async def _repeat(self, a_round: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await self.round()
+                await a_round()
             except OutboxUnavailable as error:
                 self._observer.store_failed(error)
             await self._clock.sleep(ROUND_S)
 
-    async def round(self) -> None:
-        """Ask everything that is due once."""
+    async def give_up_hopeless(self) -> None:
+        """Close what vanished long ago, whatever the call log says or does not say."""
+        picture = self._ledger.picture
+        for call in self._pending():
+            if call.vanished_at is not None and self._hope_s(call) <= 0:
+                await self._ledger.change((), lambda: give_up(picture, call.call_id, self._upstream.now()))  # noqa: B023
+
+    async def fill_gaps(self) -> None:
         now = self._upstream.now()
         for gap in [g for g in self._gaps.values() if g.due <= now]:
             await self._try_fill(gap)
-        pending = lookups(self._ledger.picture, now, self._rules)
+
+    async def settle_pending(self) -> None:
+        pending = self._pending()
         self._asked = {call.call_id: self._asked[call.call_id] for call in pending if call.call_id in self._asked}
         for call in pending:
             await self._try_settle(call)
+
+    def _pending(self) -> Sequence[Call]:
+        return lookups(self._ledger.picture, self._upstream.now(), self._rules)
 
     async def blind(self, target: Target, after: datetime, until: datetime) -> None:
         """A target was not seen between these looks. Kept before the look is: a crash in between must not hide it."""
@@ -93,20 +118,26 @@ class Reconciler:
             found = await self._upstream.ended_since(target, after=gap.after - LONGEST_WAIT)
         except LookFailed as error:
             self._observer.lookup_failed(error)
-            self._put_off(gap)
+            self._put_off(gap, at_least_s=REFUSED_S if error.reason == "permission" else 0.0)
             return
         missed = [s for s in found if s.ended_at is None or s.ended_at >= gap.after - LATENESS]
-        await self._ledger.change(
-            missed,
-            lambda: fill(self._ledger.picture, target, missed, self._upstream.now(), self._rules, after=gap.after),
-        )
+        try:
+            for part in slices(missed):
+                await self._ledger.change(part, lambda: self._filled(target, gap, part))  # noqa: B023 (awaited)
+        except OutboxUnavailable:
+            self._put_off(gap)
+            raise
         if self._gaps.get(gap.extension_id) is gap:  # no further blind time came while the log was asked
             del self._gaps[gap.extension_id]
         await self._keep_gaps()
         self._observer.gap_filled(target, gap.after, len(missed))
 
-    def _put_off(self, gap: Gap) -> None:
-        pause_s = BACKOFF_S[min(gap.failures, len(BACKOFF_S) - 1)]
+    def _filled(self, target: Target, gap: Gap, part: Sequence[Sighting]) -> Change:
+        picture = self._ledger.picture
+        return fill(picture, target, part, self._upstream.now(), self._rules, after=gap.after)
+
+    def _put_off(self, gap: Gap, *, at_least_s: float = 0.0) -> None:
+        pause_s = max(BACKOFF_S[min(gap.failures, len(BACKOFF_S) - 1)], at_least_s)
         due = self._upstream.now() + timedelta(seconds=pause_s)
         if self._gaps.get(gap.extension_id) is gap:
             self._gaps[gap.extension_id] = msgspec.structs.replace(gap, due=due, failures=gap.failures + 1)
@@ -119,27 +150,32 @@ class Reconciler:
         questions, next_at = self._asked.get(call.call_id, (0, 0.0))
         if self._clock.monotonic() < next_at:
             return
-        pause_s = min(BACKOFF_S[min(questions, len(BACKOFF_S) - 1)], max(self._hope_s(call), ROUND_S))
+        pause_s = BACKOFF_S[min(questions, len(BACKOFF_S) - 1)]
         self._asked[call.call_id] = (questions + 1, self._clock.monotonic() + pause_s)
-        found = await self._find(call)
-        if found is not None:
-            await self._ledger.change(found, lambda: self._settled(call, found))
-
-    async def _find(self, call: Call) -> Sequence[Sighting] | None:
         try:
-            return await self._upstream.find(call)
+            found = await self._upstream.find(call)
         except LookFailed as error:
             self._observer.lookup_failed(error)
-            return () if self._hope_s(call) <= 0 else None
+            return
+        await self._ledger.change(found, lambda: self._settled(call, found))
 
     def _settled(self, call: Call, found: Sequence[Sighting]) -> Change:
-        now = self._upstream.now()
-        change = settle(self._ledger.picture, call.call_id, found, now, self._rules)
-        if change or self._hope_s(call) > 0:
-            return change
-        return give_up(self._ledger.picture, call.call_id, now)
+        return settle(self._ledger.picture, call.call_id, found, self._upstream.now(), self._rules)
 
     def _hope_s(self, call: Call) -> float:
-        """Seconds until the call is given up."""
-        since = call.vanished_at or call.provisional_since or self._upstream.now()
+        """Seconds until a vanished call is given up."""
+        since = call.vanished_at or self._upstream.now()
         return self._rules.vanished_give_up_s - (self._upstream.now() - since).total_seconds()
+
+
+def slices(sightings: Sequence[Sighting]) -> Iterator[Sequence[Sighting]]:
+    """Whole sessions, some hundred sightings at a time: one comparison must not hold the loop for long."""
+    by_session = sorted(sightings, key=lambda s: s.session_id)
+    part: list[Sighting] = []
+    for _, session in groupby(by_session, key=lambda s: s.session_id):
+        part += session
+        if len(part) >= SLICE:
+            yield part
+            part = []
+    if part:
+        yield part

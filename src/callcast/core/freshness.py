@@ -7,7 +7,7 @@ in seconds of a clock that only grows (`steady_s`), because the platform's time 
 The state survives a restart (`dump`), so that each spell is told once and events keep their numbers.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -27,10 +27,11 @@ class Spell(Struct, frozen=True):
 
 
 class Kept(Struct):
-    """What survives a restart: the number of the last event, and the spells that were told."""
+    """What survives a restart: the number of the last event, the spells, and the events that may be untold yet."""
 
     number: int = 0
     spells: dict[str, Spell] = {}
+    untold: tuple[SourceEvent, ...] = ()
 
 
 def stale_after_s(interval_s: float) -> float:
@@ -49,8 +50,15 @@ class Freshness:
         self._reasons: dict[str, str] = {}
         self._refused: set[str] = set()
 
-    def dump(self) -> bytes:
+    def dump(self, untold: Iterable[SourceEvent] = ()) -> bytes:
+        """What to keep. `untold`: events that are told right after; a crash in between tells them at the next start."""
+        self._kept.untold = tuple(untold)
         return msgspec.json.encode(self._kept)
+
+    @property
+    def untold(self) -> Sequence[SourceEvent]:
+        """What an earlier run may have left untold; telling it twice is nothing, its ids are the same."""
+        return self._kept.untold
 
     @property
     def degraded(self) -> dict[str, Spell]:
