@@ -218,6 +218,8 @@ async def test_a_look_of_several_pages_is_paced_as_several_requests(
         "https://evil.example.net/restapi/v1.0/account/~/tokens?page=2",
         f"{SERVER}/restapi/v1.0/account/~/call-log?page=2",
         f"{SERVER}/restapi/v1.0/account/~/active-calls?view=Detailed",
+        "https://[x/restapi/v1.0/account/~/active-calls?page=2",
+        "\x00",
     ],
 )
 async def test_a_next_page_that_leads_elsewhere_is_not_followed(

@@ -77,6 +77,44 @@ async def test_an_unreadable_date_is_ignored(text: str | None) -> None:
     assert ours.now() == clock.now()
 
 
+DAY_S = 86_400
+
+
+@pytest.mark.parametrize("skew_s", [-DAY_S, DAY_S, 40 * 365 * DAY_S])
+async def test_a_single_odd_date_moves_nothing(skew_s: float) -> None:
+    """A cache or a proxy that dates one answer a day off does not let calls time out."""
+    clock = TurnedClock()
+    ours = PlatformClock(clock)
+    for odd_s in (0, skew_s, 0, skew_s, 0):
+        ours.heard(date(clock.now() + timedelta(seconds=odd_s)), asked_at=0, answered_at=0)
+        assert ours.now() == clock.now()
+
+
+@pytest.mark.parametrize("skew_s", [DAY_S, 400 * DAY_S])
+async def test_a_date_that_the_next_one_confirms_counts(skew_s: float) -> None:
+    """A machine that slept, or one whose clock was never set, is put right with the second answer."""
+    clock = TurnedClock()
+    ours = PlatformClock(clock)
+    if skew_s == DAY_S:
+        ours.heard(date(clock.now()), asked_at=0, answered_at=0)
+    for _ in range(2):
+        await clock.turn(5)
+        at = clock.monotonic()
+        ours.heard(date(clock.now() + timedelta(seconds=skew_s)), asked_at=at, answered_at=at)
+    assert abs((ours.now() - clock.now()).total_seconds() - skew_s) <= 1
+
+
+@pytest.mark.parametrize("text", ["Fri, 31 Dec 9999 23:59:59 GMT", "Fri, 01 Jan 1971 00:00:00 GMT"])
+async def test_a_date_of_another_age_is_ignored_however_often_it_comes(text: str) -> None:
+    """Sums with it would leave the calendar."""
+    clock = TurnedClock()
+    ours = PlatformClock(clock)
+    for _ in range(3):
+        ours.heard(text, asked_at=0, answered_at=0)
+        await clock.turn(10)
+    assert ours.now() == clock.now()
+
+
 events = st.lists(st.tuples(st.floats(0, 100), st.floats(-500, 500), st.floats(0, 20)), max_size=30)
 
 

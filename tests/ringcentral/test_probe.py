@@ -166,6 +166,7 @@ async def test_the_announced_limit_against_the_plan(
         (20, "warning", "s behind"),
         (-20, "warning", "s ahead of"),
         (300, "failed", "5 minutes behind"),
+        (400 * 86_400, "failed", "400 days behind"),
     ],
 )
 async def test_the_clock(skew_s: float, verdict: str, words: str) -> None:

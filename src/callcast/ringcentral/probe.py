@@ -121,6 +121,7 @@ class _Platform:
         if not self._platform_clock.dated:
             return ProbeResult("unasked", "the platform does not say what time it is", about="clock")
         skew_s = (self._clock.now() - self._platform_clock.now()).total_seconds()
+        skew_s -= self._platform_clock.doubted_s or 0.0
         if abs(skew_s) <= SKEW_WARNED_S:
             return ProbeResult("good", "this machine agrees with the platform", about="clock")
         said = f"this machine is {_span(abs(skew_s))} {'ahead of' if skew_s > 0 else 'behind'} the platform"

@@ -119,8 +119,11 @@ class Walk:
         """Go on where the platform says; of its address only the query is used, on the path that was asked for."""
         if next_page is None:
             return
-        parts = urlsplit(next_page)
-        self._query = {**self._query, **dict(parse_qsl(parts.query))}
+        try:
+            parts = urlsplit(next_page)
+            self._query = {**self._query, **dict(parse_qsl(parts.query))}
+        except ValueError:
+            raise LookFailed("parse", "the address of the next page is none") from None
         if parts.path.rpartition("/")[2] != self._path.rpartition("/")[2] or self._query in self._seen:
             raise LookFailed("parse", "the address of the next page leads elsewhere, or back")
         if len(self._seen) >= self._pages_max:
