@@ -14,6 +14,7 @@ from callcast.core.board import Board
 from callcast.core.clock import Clock
 from callcast.core.outbox import OutboxUnavailable
 from callcast.core.wire import Wire, rfc3339
+from callcast.web.door import FAULTS, listen
 from callcast.web.feed import Feed, Reader
 from callcast.web.guard import Guard, add_headers
 from callcast.web.views import View, summary_dict
@@ -22,6 +23,8 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BODY_BYTES_MAX = 64 * 1024
 READERS_MAX = 500  # of /api/events at once
 LAST_MAX = 100  # events that a fresh reader may ask for
+IDLE_S = 75.0  # without a whole request, the first one too
+BODY_S = 10.0
 
 _HEARTBEAT_S = 10.0
 _WRITE_S = 10.0
@@ -84,16 +87,18 @@ async def serve(
     app = web.Application(middlewares=[web.middleware(guard)], client_max_size=BODY_BYTES_MAX)
     app.on_response_prepare.append(add_headers)
     pages.add_to(app.router)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0, keepalive_timeout=75.0)
+    runner = web.AppRunner(app, access_log=None, logger=FAULTS, shutdown_timeout=2.0, keepalive_timeout=IDLE_S)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host or None, port)
-        await site.start()
-        admin = Admin(guard, feed, pages)
-        admin.url = _url(runner)
-        yield admin
+        listening = await listen(runner, host, port)
+        try:
+            admin = Admin(guard, feed, pages)
+            admin.url = _url(listening)
+            yield admin
+        finally:
+            feed.close()
+            listening.close()
     finally:
-        feed.close()
         await runner.cleanup()
 
 
@@ -152,7 +157,11 @@ class _Pages:
         return _json({"now": rfc3339(self._clock.wall()), "sources": sources})
 
     async def reload(self, request: web.Request) -> web.Response:
-        await request.read()  # bounded by the application
+        try:
+            async with asyncio.timeout(BODY_S):
+                await request.read()  # its size is bounded by the application
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(text="408: the body did not come\n") from None
         faults = await self._reload()
         return _json({"reloaded": not faults, "faults": faults}, status=409 if faults else 200)
 
@@ -240,6 +249,6 @@ def _json(value: Any, status: int = 200) -> web.Response:
     return web.Response(body=msgspec.json.encode(value), content_type="application/json", status=status)
 
 
-def _url(runner: web.AppRunner) -> str:
-    host, port = runner.addresses[0][:2]
+def _url(listening: asyncio.Server) -> str:
+    host, port = listening.sockets[0].getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
