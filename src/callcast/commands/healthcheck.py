@@ -2,13 +2,10 @@
 
 import argparse
 import http.client
-import os
 import sys
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from callcast.commands import running
 
 EXIT_USAGE, EXIT_UNAVAILABLE = 2, 69  # 1 would mean a bug; container runtimes take every code but 0 for unhealthy
 TIMEOUT_S = 5.0
@@ -27,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
-        host, port = _address(args.url) if args.url else _configured(args.config)
+        host, port = _address(args.url) if args.url else running.address(args.config)
     except ValueError as error:
         print(error, file=sys.stderr)
         return EXIT_USAGE
@@ -48,28 +45,6 @@ def _address(url: str) -> tuple[str, int]:
     if parts.scheme != "http" or not parts.hostname:
         raise ValueError("--url wants something like http://127.0.0.1:9469")
     return parts.hostname, parts.port or 80
-
-
-def _configured(path: "Path") -> tuple[str, int]:
-    """Host and port of the configuration. Its faults do not matter here: the service runs with what it has read."""
-    import tomllib
-
-    listen = os.environ.get("CALLCAST_SERVICE__HTTP_LISTEN")
-    if listen is None:
-        try:
-            service = tomllib.loads(path.read_text(encoding="utf-8")).get("service", {})
-        except (OSError, ValueError):
-            service = {}
-        listen = service.get("http_listen", "127.0.0.1:9469") if isinstance(service, dict) else ""
-    host, _, port = str(listen).rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError("service.http_listen is no host and port; say --url")
-    return _reachable(host.strip("[]")), int(port)
-
-
-def _reachable(host: str) -> str:
-    """Every address means: this machine's too."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (compared, not listened on)
 
 
 def _ask(host: str, port: int, path: str) -> tuple[int, str]:
