@@ -3,9 +3,10 @@
 import msgspec
 import pytest
 
-from callcast.core.diff import Rules, fill, give_up, lookups, settle, unwatch
+from callcast.core.diff import Rules, diff, fill, give_up, lookups, settle, unwatch
 from callcast.core.lifecycle import EVENTS, state_after
-from callcast.core.model import Change, Direction, Disposition, Evidence, Party, Queue, Sighting, State
+from callcast.core.model import Change, Direction, Disposition, Evidence, Party, Queue, Sighting, Snapshot, State
+from callcast.ringcentral.settings import SourceSettings
 from tests.core.scenes import ACCOUNT, CALLED, CALLER, Watch, at, ended, leg, sighting, stopped
 
 SEEN = {
@@ -166,8 +167,9 @@ def test_a_lingering_record_is_silent_and_so_is_one_that_comes_back() -> None:
     watch.look(6)
     assert watch.picture.call("101/s-1") is None, "what is over and listed no more is not kept in memory"
     assert watch.picture.unknown_sessions([ended()]) == {"s-1"}
-    watch.picture.learn([watch.last.call])
+    watch.picture.learn([msgspec.structs.replace(watch.last.call, vanished_at=at(6), last_seen_at=at(5))])
     assert watch.look(8, ended()) == []
+    assert watch.call().vanished_at is None, "listed again, it is kept again"
     assert watch.look(9, sighting("connected")) == []
 
 
@@ -181,9 +183,8 @@ def test_a_look_that_shows_nothing_new_changes_nothing() -> None:
         stopped(session_id="s-4"),
     )
     watch.look(1, *everything)
-    from callcast.core.diff import Snapshot, diff
-
-    assert not diff(watch.picture, Snapshot(target=watch.target, taken_at=at(2), sightings=everything), Rules())
+    again = Snapshot(target=watch.target, taken_at=at(2), sightings=everything)
+    assert diff(watch.picture, again, Rules()) == Change()
 
 
 # First looks
@@ -198,6 +199,7 @@ def test_a_first_look_tells_the_live_and_not_the_ended() -> None:
     assert watch.call("101/s-2").sequence == 0
     rewritten = ended("voicemail", session_id="s-2", record_id="L2")
     assert watch.look(2, sighting("connected"), rewritten) == []
+    assert watch.call("101/s-2").disposition is Disposition.MISSED
     assert watch.look(3, ended("answered"), rewritten) == ["call.ended"]
     assert not watch.last.observation.first_look
     assert watch.last.observation.after == at(2)
@@ -319,7 +321,7 @@ def test_the_call_log_is_read_by_record_id_then_by_time() -> None:
     ]
     watch.apply(None, settle(watch.picture, "101/s-1~2", log, at(60), watch.rules))
     assert watch.last.call.disposition is Disposition.VOICEMAIL
-    assert "L3" in watch.last.call.record_ids
+    assert watch.last.call.record_ids == ("L2", "L3")
 
 
 # Provisional
@@ -443,6 +445,37 @@ def test_a_provisional_record_of_a_first_look_is_history_unless_it_ends_later() 
     assert watch.picture.call("101/s-1") is None, "settled, untold, and in no list any more"
 
 
+def test_a_call_of_a_first_look_that_was_told_ends_whenever_it_ended() -> None:
+    """A live call is no history, although it may have ended before its record turned provisional."""
+    watch = Watch(fresh=True)
+    watch.look(1, sighting())
+    watch.look(20, stopped(end=10))
+    assert watch.look(21, ended(end=10)) == ["call.ended"]
+
+
+def test_a_call_that_was_told_ends_also_on_another_targets_first_look() -> None:
+    """The account's first look shows the end of a call that its extension's looks have told."""
+    watch = Watch()
+    watch.look(1, sighting())
+    assert watch.look(12, ended(), target=ACCOUNT) == ["call.ended"]
+
+
+@pytest.mark.parametrize("later", [[], [ended("answered", end=None)], [ended("answered", end=20)]])
+def test_a_provisional_record_of_a_first_look_without_a_later_end_is_history(later: list[Sighting]) -> None:
+    """The time of a look is no proof that the call still lived, nor is the very moment of the first."""
+    watch = Watch(fresh=True)
+    watch.look(20, stopped(end=None))
+    assert watch.look(30, *later) == []
+
+
+def test_a_provisional_record_without_a_word_ends_as_unknown() -> None:
+    """There is nothing that it reads as."""
+    watch = Watch()
+    watch.look(1, msgspec.structs.replace(stopped(), disposition=None))
+    assert watch.look(2) == ["call.ended"]
+    assert watch.last.call.disposition is Disposition.UNKNOWN
+
+
 def test_the_call_log_is_asked_about_what_stays_provisional() -> None:
     """After call_log_after_s, and a final answer settles it."""
     watch = Watch()
@@ -462,6 +495,12 @@ def test_without_a_duration_a_provisional_call_ended_when_the_call_log_said_so()
     watch.apply(None, settle(watch.picture, "101/s-1", [ended(end=None)], at(40), watch.rules))
     assert (watch.last.time, watch.last.observation.exact) == (at(40), False)
     assert watch.last.call.ended_at == at(40)
+
+
+def test_the_rules_of_a_source_that_sets_nothing() -> None:
+    """The defaults here are those of the configuration."""
+    fields = SourceSettings.model_fields
+    assert msgspec.structs.asdict(Rules()) == {name: fields[name].default for name in Rules.__struct_fields__}
 
 
 # Records and parts
@@ -529,6 +568,7 @@ def test_other_records_of_an_ended_part_open_nothing(second: Sighting) -> None:
     assert "call.ringing" not in told
     assert "call.ended" not in told
     assert watch.picture.call("101/s-1~2") is None
+    assert watch.call().record_ids == ("L1", "L2")
 
 
 def test_two_records_in_one_look_are_one_call() -> None:
@@ -566,6 +606,14 @@ def test_a_later_record_of_a_part_whose_end_nobody_knows_is_no_next_part() -> No
     watch.look(1, sighting())
     told = watch.look(12, ended(end=None), ended("answered", end=30, record_id="L2", started=20))
     assert told == ["call.ended"]
+
+
+def test_a_record_with_a_new_id_corrects_too() -> None:
+    """The platform rewrites a record under another id."""
+    watch = Watch()
+    watch.look(12, ended())
+    assert watch.look(13, ended("voicemail", record_id="L2")) == ["call.corrected"]
+    assert watch.call().disposition is Disposition.VOICEMAIL
 
 
 def test_a_record_that_stood_beside_the_leading_one_corrects_nothing() -> None:
@@ -654,6 +702,25 @@ def test_history_is_not_corrected() -> None:
     watch = Watch(ACCOUNT, fresh=True)
     watch.look(1, ended())
     assert watch.look(2, ended(), sighting("connected", extension_id="102", record_id="L2")) == ["call.answered"]
+    assert watch.call().disposition is Disposition.MISSED
+
+
+def test_a_missed_call_that_was_provisional_and_untold_was_answered_elsewhere_too() -> None:
+    """Nothing was told of it yet, but it is no history."""
+    watch = Watch(ACCOUNT)
+    watch.look(1, stopped(rings_alone=False))
+    told = watch.look(2, ended(), sighting("connected", extension_id="102", record_id="L2"))
+    assert sorted(told) == ["call.answered", "call.ended"]
+    assert watch.call().disposition is Disposition.ANSWERED_ELSEWHERE
+
+
+def test_corrections_of_one_session_come_in_the_order_of_the_calls_ids() -> None:
+    """Whichever extension was seen first, so that a restart in between tells the same."""
+    watch = Watch(ACCOUNT)
+    missed = ended(extension_id="103", record_id="L3"), ended(extension_id="102", record_id="L2")
+    watch.look(1, *missed)
+    assert watch.look(2, *missed, sighting("connected"))[1:] == ["call.corrected"] * 2
+    assert [event.call.call_id for event in watch.events[-2:]] == ["102/s-1", "103/s-1"]
 
 
 # Nobody's calls
@@ -675,6 +742,54 @@ def test_a_call_of_nobody_is_taken_over() -> None:
         assert watch.look(8, mine, ended("answered", extension_id="unassigned")) == []
 
 
+def test_a_call_of_nobody_that_vanished_ended_then() -> None:
+    """An extension that appears later takes over what was over for us before."""
+    watch = Watch(ACCOUNT)
+    watch.look(1, sighting("connected", extension_id="unassigned"))
+    watch.look(6)
+    watch.look(9, sighting(record_id="L2", started=5))
+    over = next(event for event in watch.events if event.type == "call.ended")
+    assert (over.time, over.call.disposition) == (at(6), Disposition.TRANSFERRED)
+
+
+def test_a_call_of_nobody_that_nobody_was_told_of_is_taken_over_silently() -> None:
+    """What was provisional all along was never told, so neither is its end."""
+    watch = Watch(ACCOUNT)
+    nobodys = stopped(extension_id="unassigned")
+    watch.look(1, nobodys)
+    assert watch.look(2, nobodys, sighting(record_id="L2", started=1)) == ["call.ringing"]
+    assert watch.call("unassigned/s-1").disposition is Disposition.TRANSFERRED
+
+
+def test_a_call_of_nobody_that_is_over_is_not_taken_over() -> None:
+    """It ended as itself, and an extension that has the session later is no correction."""
+    watch = Watch(ACCOUNT)
+    over = ended("abandoned", extension_id="unassigned")
+    watch.look(1, over)
+    assert watch.look(2, over, sighting(record_id="L2", started=12)) == ["call.ringing"]
+    assert watch.call("unassigned/s-1").disposition is Disposition.ABANDONED
+
+
+def test_nobodys_next_part_beside_an_extension_is_not_told() -> None:
+    """Nor later: a session that an extension has is not nobody's, whatever was nobody's before."""
+    watch = Watch(ACCOUNT)
+    over = ended("abandoned", extension_id="unassigned")
+    watch.look(1, over)
+    again = sighting(extension_id="unassigned", record_id="L2", started=15)
+    mine = sighting(record_id="L3", started=15)
+    assert watch.look(20, over, again, mine) == ["call.ringing"]
+    assert watch.last.call.extension_id == "101"
+    assert watch.look(22, over, again, mine) == []
+
+
+def test_nobodys_talking_is_no_answer_of_an_extension() -> None:
+    """A menu that talked to the caller does not make a missed call answered elsewhere."""
+    watch = Watch(ACCOUNT)
+    watch.look(1, sighting("connected", extension_id="unassigned"))
+    watch.look(20, ended(record_id="L2", started=5, end=15))
+    assert watch.call().disposition is Disposition.MISSED
+
+
 def test_a_call_of_nobody_that_ends_when_an_extension_appears_is_transferred() -> None:
     """The record's own end gives the time, the takeover the disposition."""
     watch = Watch(ACCOUNT)
@@ -690,6 +805,8 @@ def test_nobodys_call_beside_an_extensions_is_not_told() -> None:
     watch = Watch(ACCOUNT)
     assert watch.look(1, sighting(extension_id="unassigned", record_id="L2"), sighting()) == ["call.ringing"]
     assert watch.look(2, ended(), sighting(extension_id="unassigned", record_id="L3")) == ["call.ended"]
+    watch.look(3, sighting(session_id="s-2", record_id="L4"))
+    assert watch.look(4, sighting(extension_id="unassigned", session_id="s-2", record_id="L5")) == []
 
 
 def test_nobodys_next_part_is_not_a_takeover() -> None:
@@ -746,7 +863,8 @@ def test_after_downtime_finished_calls_are_told_once() -> None:
     assert (seen.evidence, seen.after, seen.before, seen.exact) == (Evidence.CALL_LOG, at(1), at(200), True)
     assert watch.picture.call("101/s-2") is None, "not kept in memory: no list holds it"
     watch.picture.learn([event.call for event in watch.events[-2:]])
-    assert not fill(watch.picture, watch.target, log, at(201), watch.rules).events
+    assert watch.apply(None, fill(watch.picture, watch.target, log, at(201), watch.rules)) == []
+    assert watch.call("101/s-2").vanished_at == at(200)
     assert watch.look(202, ended("missed", session_id="s-2", record_id="L2", end=90)) == []
 
 

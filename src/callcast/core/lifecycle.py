@@ -109,7 +109,6 @@ def fold(call: Call, known: State | None, seen: Sighting, at: datetime) -> Call:
     answered_at, answered_exact = _answer(call, known, seen, at)
     facts: dict[str, Any] = {
         **SETTLED,
-        **LISTED,
         **_told_by(call, seen),
         "state": state,
         "provider": seen.provider,

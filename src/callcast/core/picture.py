@@ -7,7 +7,7 @@ here, and fetched again (`Outbox.recall`) when it shows up again.
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from callcast.core.model import UNASSIGNED, Call, Change, Known, Look, Sighting, Snapshot, Target
+from callcast.core.model import Call, Change, Known, Look, Sighting, Snapshot, Target
 
 
 class Picture:
@@ -107,17 +107,9 @@ class Picture:
                 del self._by_extension[call.extension_id]
 
 
-def is_told(call: Call) -> bool:
-    return call.sequence > 0
-
-
 def is_open(call: Call) -> bool:
     """Not over: live, or remembered until its provisional record settles."""
     return call.live or call.provisional_since is not None
-
-
-def is_unassigned(call: Call) -> bool:
-    return call.extension_id == UNASSIGNED
 
 
 def part_number(call: Call) -> int:

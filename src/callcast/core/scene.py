@@ -42,13 +42,12 @@ class Scene:
         shown: set[str] = set()
         for (extension_id, session_id), seen in groups.items():
             calls = self._picture.parts(extension_id, session_id)
-            if extension_id == UNASSIGNED and not calls and self._is_owned(session_id, owned):
-                continue
-            if len(seen) == len(calls) == 1 and listed and is_old_news(calls[0], seen[0], self._seen.at):
+            if len(seen) == len(calls) == 1 and is_old_news(calls[0], seen[0], self._seen.at):
                 shown.add(calls[0].call_id)
                 continue
+            is_anothers = extension_id == UNASSIGNED and self._is_owned(session_id, owned)
             for part in matched(calls, seen):
-                if part.seen:
+                if part.seen and (part.call or not is_anothers):
                     shown.add(self._take_part(part, settle_s=settle_s, listed=listed))
         return shown
 
@@ -59,12 +58,8 @@ class Scene:
             self.put(call, with_facts(call, kept))
             return
         ended = fold(call, known_state(call), word, call.vanished_at or self._seen.at)
-        facts = {
-            "record_ids": tuple(dict.fromkeys((*call.record_ids, word.record_id))),
-            "vanished_at": call.vanished_at,
-            "last_seen_at": call.last_seen_at,
-        }
-        self.put(call, with_facts(ended, facts))
+        record_ids = tuple(dict.fromkeys((*call.record_ids, word.record_id)))
+        self.put(call, with_facts(ended, {"record_ids": record_ids}))
 
     def miss(self, call: Call) -> None:
         """A call of the target that this look does not show. A provisional one settles by vanishing."""
@@ -108,8 +103,8 @@ class Scene:
                 new = self._settled(new)
         else:
             new = fold(call, known_state(old), seen, self._seen.at)
-        facts = {"record_ids": part.record_ids(), "vanished_at": None if listed else self._seen.at}
-        self.put(old, with_facts(new, facts))
+        presence = LISTED if listed else {"vanished_at": self._seen.at}
+        self.put(old, with_facts(new, {"record_ids": part.record_ids(), **presence}))
         return call.call_id
 
     def _take_ended(self, part: Part, call: Call, *, listed: bool) -> str:
@@ -124,7 +119,6 @@ class Scene:
 
     def _pending(self, call: Call, seen: Sighting) -> Call:
         facts = {
-            **LISTED,
             "provisional_since": call.provisional_since or self._seen.at,
             "provisional_disposition": seen.disposition,
             "provisional_ended_at": seen.ended_at,
@@ -157,7 +151,7 @@ class Scene:
         talking = {call.extension_id for call in parts.values() if _was_answered(call)}
         owned = any(call.extension_id != UNASSIGNED for call in parts.values())
         for call in sorted(parts.values(), key=lambda call: call.call_id):
-            old = self._drafts.get(call.call_id, (call, call))[0]
+            old = self._drafts.get(call.call_id, (call,))[0]
             if call.extension_id == UNASSIGNED and owned and old is not None and is_open(old):
                 self._take_over(old, call)
             elif _was_missed(call) and talking - {call.extension_id} and not _is_history(old):
@@ -165,8 +159,10 @@ class Scene:
 
     def _take_over(self, old: Call, call: Call) -> None:
         """An extension has the session now: the part that was nobody's is over."""
-        ended = end(call, Disposition.TRANSFERRED, call.vanished_at or self._seen.at) if is_open(call) else call
-        transferred = with_facts(ended, {"disposition": Disposition.TRANSFERRED})
+        if is_open(call):
+            transferred = end(call, Disposition.TRANSFERRED, call.vanished_at or self._seen.at)
+        else:
+            transferred = with_facts(call, {"disposition": Disposition.TRANSFERRED})
         self.put(old, transferred, silent=old.sequence == 0)
 
     def _is_silent(self, old: Call | None, new: Call) -> bool:
