@@ -15,7 +15,7 @@ from callcast.config.toml_lines import KeyPath
 from callcast.config.variables import Overlay, keys_of, variable
 from callcast.config.watched import Watched
 from callcast.ringcentral.settings import CYCLE_MAX_S, SourceSettings, plan, remedy
-from callcast.secret import Keyring
+from callcast.secret import PLACES, Keyring
 from callcast.sinks import SinkSettings
 
 HEADERS = {"service": "[service]", "sources": "[sources.NAME]", "sinks": "[sinks.NAME]", "names": "[names]"}
@@ -115,6 +115,8 @@ class Examination:
         """Keys right below `[sources]`: somebody left out the name."""
         tables = self._document.table(section)
         keys = [name for name, table in tables.items() if not isinstance(table, dict)]
+        if keys:  # then what looks like a table may be a secret's place, and belongs to the same mistake
+            keys = [name for name, table in tables.items() if name in keys or _is_place(table)]
         for key in keys:
             del tables[key]
         if keys:
@@ -273,6 +275,11 @@ class Examination:
         for name, sink in sinks.items():
             for key, problem, fix in sink.warnings():
                 self._warn(("sinks", name, key), problem, fix)
+
+
+def _is_place(table: Mapping[str, Any]) -> bool:
+    """`{ env = "NAME" }` and the like."""
+    return len(table) == 1 and set(table) <= set(PLACES)
 
 
 def _place(finding: Finding) -> tuple[bool, int]:

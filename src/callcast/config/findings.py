@@ -180,10 +180,20 @@ def _finding(
     if first["type"] == "value_error" and not expected.startswith("expected "):
         return document.finding(whole, expected, _events_fix(path, value))
     given = kind(value) if secret else shown(value)
-    fix = _type_fix(
-        first["type"], "" if whole in document.variables else path[-1] if path else 0, value, annotation, secret=secret
+    fix = str(context.get("fix", "")) or _type_fix(
+        _chief(details),
+        "" if whole in document.variables else path[-1] if path else 0,
+        value,
+        annotation,
+        secret=secret,
     )
     return document.finding(whole, f"given {given}, expected {expected.removeprefix('expected ')}", fix)
+
+
+def _chief(details: Sequence[ErrorDetails]) -> str:
+    """Of several branches that refused a value, the one that a person most likely meant: a number, not its word."""
+    kinds = [detail["type"] for detail in details]
+    return next((kind for kind in kinds if kind in ("float_type", "int_type")), kinds[0])
 
 
 def _unknown_key_fix(key: str, model: type[BaseModel], base: KeyPath, homes: Mapping[str, str]) -> str:

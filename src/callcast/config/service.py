@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 from platformdirs import user_data_path
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from callcast.config.findings import nearest, shown
@@ -34,6 +34,13 @@ def split_listen(text: str) -> tuple[str, int]:
     if match is None or int(match[2] or match[4]) > 65_535:
         raise ValueError('expected host and port, such as "127.0.0.1:9469" or "[::1]:9469"')
     return match[1] or match[3], int(match[2] or match[4])
+
+
+def _host_too(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool):
+        fix = f'write host and port in quotes: http_listen = "127.0.0.1:{value}"'
+        raise PydanticCustomError("port_alone", "{expected}", {"expected": "a text in quotes", "fix": fix})
+    return value
 
 
 def _listen(text: str, info: ValidationInfo) -> str:
@@ -69,7 +76,7 @@ class ServiceSettings(BaseModel):
     # Before `http_listen`, whose check needs both.
     http_token: Secret = Field(Secret(""), description="when set, everything but /healthz and /readyz asks for it")
     http_open: bool = Field(False, description="true: listen beyond loopback without a token")
-    http_listen: Annotated[str, AfterValidator(_listen)] = Field(
+    http_listen: Annotated[str, BeforeValidator(_host_too), AfterValidator(_listen)] = Field(
         "127.0.0.1:9469", description="host and port of the page, the metrics and the API"
     )
     numbers: Numbers = Field(

@@ -28,7 +28,9 @@ def _text(path: Path) -> str:
             raw = file.read(FILE_BYTES_MAX + 1)
     except FileNotFoundError:
         raise _refused(
-            f"{path}", "there is no such file", "name one with --config, or start from config.example.toml"
+            f"{path}",
+            "there is no such file",
+            "name one with --config, or make callcast.toml here, for a start from config.example.toml",
         ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it has no valid name"
@@ -96,6 +98,8 @@ def _fix(problem: str, line: str) -> str:
 def _value_fix(line: str) -> str:
     _, equals, value = line.partition("=")
     value = value.strip()
+    if value.startswith(tuple("“”„‘’«»")):
+        return 'write straight quotes: "..."'
     if equals and (not value or value.startswith("#")):
         return "give the key a value, or remove it for its default"
     if re.match(r"(?i)(none|null|nil)\b", value):

@@ -31,7 +31,7 @@ def _server(text: str, info: ValidationInfo) -> str:
         or "@" in parts.netloc
     ):
         expected = "scheme and host of the platform, such as https://platform.ringcentral.com"
-        raise PydanticCustomError("server", "{expected}", {"expected": expected})
+        raise PydanticCustomError("server", "{expected}", {"expected": expected, "fix": _server_fix(text)})
     if parts.scheme == "http" and not is_loopback(host) and not info.data.get("allow_plaintext", True):
         raise PydanticCustomError(
             "plaintext",
@@ -42,6 +42,12 @@ def _server(text: str, info: ValidationInfo) -> str:
             },
         )
     return text.rstrip("/")
+
+
+def _server_fix(text: str) -> str:
+    """The same server as it is to be written, when no more than a scheme is missing, or something follows the host."""
+    bare = re.fullmatch(r"(https?://)?([A-Za-z0-9.-]+(:[0-9]{1,5})?)(/[^?#@]*)?", text)
+    return f'write server = "{bare[1] or "https://"}{bare[2]}"' if bare else ""
 
 
 def _not_empty(secret: Secret) -> Secret:
@@ -105,7 +111,11 @@ class SourceSettings(BaseModel):
 
     def warnings(self) -> Sequence[tuple[str, str, str]]:
         """What works and should not stay so: key, problem and remedy, shown by `callcast check`."""
-        found = []
+        found = [
+            (key, "still holds what the example shows", "put your own there")
+            for key in ("client_id", "client_secret", "jwt")
+            if _text(getattr(self, key)) in (type(self).model_fields[key].examples or ())
+        ]
         if self.allow_plaintext:
             problem = "credentials and calls may travel unencrypted"
             found.append(("allow_plaintext", problem, "encrypt, and remove it"))
@@ -113,6 +123,10 @@ class SourceSettings(BaseModel):
             problem = 'is not used with watch = "account"'
             found.append(("extensions", problem, "remove it; every sink can filter by extensions"))
         return found
+
+
+def _text(value: str | Secret) -> str:
+    return value.reveal() if isinstance(value, Secret) else value
 
 
 class Plan(Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 import aiohttp
 from msgspec import json
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from yarl import URL
 
 from callcast.core.clock import Clock
@@ -58,7 +59,11 @@ def _key(secret: Secret) -> bytes:
 
 
 def _signing(secret: Secret) -> Secret:
-    _key(secret)
+    try:
+        _key(secret)
+    except ValueError as error:
+        made = 'make one with: echo "whsec_$(openssl rand -base64 32)"'
+        raise PydanticCustomError("signing", "{expected}", {"expected": str(error), "fix": made}) from None
     return secret
 
 
