@@ -192,11 +192,19 @@ class Service:
         self._hash_key = _hash_key(wanted)
         view = self._view(wanted)
         self.admin.change(token=service.http_token.reveal(), wire=view.wire, names=view.names)
-        denied = frozenset(self._watching.denied if self._sources.outdated(wanted.sources) else ())
+        denied = self._denied(wanted)
+        self._watching.share(wanted.sources)
         await asyncio.gather(
             self._sinks.apply({name: self._part(sink) for name, sink in wanted.sinks.items()}, patience_s=PATIENCE_S),
             self._sources.apply(wanted.sources, patience_s=PATIENCE_S, anew=denied),
         )
+
+    def _denied(self, wanted: Settings) -> frozenset[str]:
+        """Where any source changes, those that may get an extension now which another one had."""
+        if not self._sources.outdated(wanted.sources):
+            return frozenset()
+        listed = {name for name, source in wanted.sources.items() if source.watch == "extensions"}
+        return self._watching.claims.denied() & listed
 
     def _part(self, sink: SinkSettings) -> SinkPart:
         return sink, self._hash_key if sink.numbers == "hash" else b""

@@ -10,12 +10,14 @@ import aiohttp
 
 from callcast import __version__
 from callcast.board import LiveBoard
+from callcast.claims import Claims, OwnShare
 from callcast.core.clock import Clock
 from callcast.core.diff import Rules, unwatch
 from callcast.core.freshness import Freshness
 from callcast.core.model import Change, Known
 from callcast.core.outbox import Outbox, OutboxUnavailable
 from callcast.core.picture import Picture
+from callcast.core.upstream import Upstream
 from callcast.disk import Disk
 from callcast.ledger import Ledger
 from callcast.metrics import Metrics
@@ -52,7 +54,7 @@ class Sources:
         wake: Callable[[], None],
     ) -> None:
         self.observers: dict[str, SourceObserver] = {}
-        self.denied: set[str] = set()  # those that would look at an extension which another source looks at
+        self.claims = Claims()
         self._outbox = outbox
         self._board = board
         self._metrics = metrics
@@ -62,9 +64,16 @@ class Sources:
         self._disk = disk
         self._wake = wake
         self._random = SystemRandom()
-        self._watched: dict[str, str] = {}  # extension id -> the source that looks at it
         self._clients: dict[str, tuple[Mapping[str, Any], Client]] = {}
         self._notes: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)  # on their way to the disk
+
+    def share(self, wanted: Mapping[str, SourceSettings]) -> None:
+        """Say who watches whom, before anybody looks: an account's watcher takes what nobody has taken."""
+        listed = {name: one.extensions if one.watch == "extensions" else ("~",) for name, one in wanted.items()}
+        self.claims.keep({name: None if "~" in ids else frozenset(ids) for name, ids in listed.items()})
+        for name, ids in listed.items():
+            for extension_id in filter(str.isdigit, ids):
+                self.claims.take(name, extension_id)
 
     async def run(self, name: str, settings: SourceSettings, *, start_after_s: float = 0.0) -> None:
         """Watch until cancelled."""
@@ -73,7 +82,9 @@ class Sources:
             await self.close(name)
         known = (await self._disk.surely(self._outbox.known)).get(name, NOTHING_KNOWN)
         observer = self._observer(name)
-        client = self._client(name, access, known)
+        upstream: Upstream = self._client(name, access, known)
+        if settings.watch == "account":
+            upstream = OwnShare(name, upstream, self.claims, observer.watched_twice)
         rules = Rules(
             settle_s=settings.settle_s,
             call_log_after_s=settings.call_log_after_s,
@@ -84,23 +95,19 @@ class Sources:
             name,
             settings.extensions if settings.watch == "extensions" else None,
             interval_s=None if settings.poll_interval_s == "auto" else settings.poll_interval_s,
-            upstream=client,
+            upstream=upstream,
             ledger=ledger,
-            reconciler=Reconciler(ledger, client, rules, self._clock, observer, gaps=known.notes.get("gaps")),
+            reconciler=Reconciler(ledger, upstream, rules, self._clock, observer, gaps=known.notes.get("gaps")),
             freshness=Freshness(name, known.notes.get("freshness")),
             rules=rules,
             clock=self._clock,
             random=self._random,
             observer=observer,
-            claim=lambda extension_id: self._claim(name, extension_id),
+            claim=lambda extension_id: self.claims.take(name, extension_id),
             start_after_s=start_after_s,
         )
         self._log.info("polling_started", source=name, **_told(name, settings))
-        try:
-            await poller.run()
-        finally:
-            self._watched = {e: source for e, source in self._watched.items() if source != name}
-            self.denied.discard(name)
+        await poller.run()
 
     async def end(self, name: str) -> None:
         """Nobody wants it any more: its calls end as unwatched. If the disk refuses, the next start does this."""
@@ -153,13 +160,6 @@ class Sources:
             self._wake()
 
         return Ledger(Picture(name, known), self._outbox, told)
-
-    def _claim(self, source: str, extension_id: str) -> bool:
-        """Whether the source may look at this extension; the first to ask may."""
-        mine = self._watched.setdefault(extension_id, source) == source
-        if not mine:
-            self.denied.add(source)
-        return mine
 
     def _note_later(self, source: str, name: str, value: bytes) -> None:
         task = asyncio.create_task(self._note(source, name, value))

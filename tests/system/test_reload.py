@@ -309,6 +309,22 @@ async def test_secrets_are_read_again(town: Town, hook: Hook) -> None:
     await until(lambda: hook.headers == ["first", "second"], "the second secret")
 
 
+async def test_a_new_hash_key_concerns_only_who_hashes(town: Town, hook: Hook) -> None:
+    """`service.hash_key` is a secret too: the sink that hashes has new hashes, the other one keeps its connection."""
+    async with Hook().listening() as other:
+        rest = (town.source(), hook.sink("crm", numbers="hash"), other.sink("other"))
+        await town.start(town.head(hash_key="one"), *rest)
+        town.call()
+        await until(lambda: len(hook.events) == len(other.events) == 1, "the first call")
+        assert (await town.reload(town.head(hash_key="two"), *rest))[0] == 200
+        town.call("102")
+        await until(lambda: len(hook.events) == len(other.events) == 2, "the second call")
+        before, after = (event["data"]["from"]["number"] for event in hook.events)
+        assert before.startswith("h:")
+        assert before != after
+        assert (len(hook.connections), len(other.connections)) == (2, 1)
+
+
 def test_a_renewed_certificate_is_a_change(tmp_path: Path) -> None:
     """The path stays, the file is another one: the sink is opened again with it, and only then."""
     old, new = (make_certificates(tmp_path / name) for name in ("old", "new"))
@@ -346,6 +362,24 @@ async def test_sources_come_and_go(town: Town, hook: Hook) -> None:
     town.call("102")
     await until(lambda: len(hook.events) == 4, "a call as the new source sees it")
     assert (hook.events[-1]["source"], hook.events[-1]["type"]) == ("/callcast/third", "call.ringing")
+
+
+async def test_an_account_and_an_extension_of_it_do_not_swallow_each_others_events(town: Town, hook: Hook) -> None:
+    """The extension's own watcher tells of it, the account's watcher of all others, until the extension's goes."""
+    whole = town.source("whole", watch="account")
+    one = town.source("one", extensions=[DESKS["101"]], account=town.platform.scenario.account_id)
+    await town.start(town.head(), whole, one, hook.sink("crm"))
+    for desk in DESKS:
+        town.call(desk)
+    await until(lambda: len(hook.events) == 2, "both calls")
+    told = {event["data"]["extension_id"]: event["source"] for event in hook.events}
+    assert told == {DESKS["101"]: "/callcast/one", DESKS["102"]: "/callcast/whole"}
+    assert [line["source"] for line in town.logged("extension_watched_twice")] == ["whole"]
+    assert (await town.reload(town.head(), whole, hook.sink("crm")))[0] == 200
+    await until(lambda: len(hook.events) == 3, "the end of the first call")
+    town.call("101")
+    await until(lambda: len(hook.events) > 3 and hook.events[-1]["type"] == "call.ringing", "the next call")
+    assert hook.events[-1]["source"] == "/callcast/whole"
 
 
 async def test_a_changed_source_keeps_its_calls_and_its_token(town: Town, hook: Hook) -> None:
