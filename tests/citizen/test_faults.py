@@ -2,26 +2,22 @@
 connections, in turned time, with the documented rate limits.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-import aiohttp
 import msgspec
 import pytest
 
 from callcast.core.model import CallEvent, SourceEvent
 from callcast.ringcentral import exchange
-from callcast.simulator import Credential, Fault, Limits, Platform, SimulatedClock, Truth
+from callcast.simulator import Fault, Platform, Truth
 from callcast.simulator.requests import Request
-from callcast.simulator.scenarios import crowd, played
-from callcast.simulator.script import Call, Script
-from callcast.simulator.story import Listing
-from tests.citizen.house import House, source
-from tests.citizen.turned_loop import LoopClock, TurnedLoop, run
+from callcast.simulator.script import Call
+from tests.citizen.house import House
+from tests.citizen.stage import Stage
+from tests.citizen.turned_loop import run
 
 BEGIN_S, OVER_S = 60, 120  # the faults
 END_S = 420
@@ -90,46 +86,19 @@ class Told:
         return [event.type for event in self.house.outbox.events if isinstance(event, SourceEvent)]
 
 
-@asynccontextmanager
-async def counted_session() -> AsyncIterator[aiohttp.ClientSession]:
-    """One whose requests hold the time while they are under way."""
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, TurnedLoop)
-
-    async def begins(*_: object) -> None:
-        loop.under_way(+1)
-
-    async def ends(*_: object) -> None:
-        loop.under_way(-1)
-
-    trace = aiohttp.TraceConfig()
-    trace.on_request_start.append(begins)
-    trace.on_request_end.append(ends)
-    trace.on_request_exception.append(ends)
-    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trace_configs=[trace]) as session:
-        yield session
-
-
 async def story(faults: Sequence[Fault], linger_s: float) -> tuple[Told, list[Request]]:
     """Seven minutes of calls; in the second one, each request meets the next of the faults, in turn."""
-    clock = LoopClock()
-    begun = SimulatedClock(clock.now(), monotonic=clock.monotonic)
-    scenario = played(Script(account=crowd(6), calls=CALLS), begun.now(), listing=Listing(linger_s=linger_s))
-    platform = Platform(scenario, clock=begun, limits=Limits())
-    credential = Credential()
-    async with platform.serve() as url, counted_session() as session:
-        house = House(clock, session)
-        told = Told(house, platform)
-        keys = {"server": url, "client_secret": credential.client_secret, "jwt": credential.jwt}
-        async with house.watching({"acme": source("acme", **{**keys, "client_id": credential.client_id})}):
-            await clock.sleep(BEGIN_S)
+    async with Stage(6, CALLS, linger_s=linger_s).open() as stage:
+        told = Told(stage.house, stage.platform)
+        async with stage.house.watching({"acme": stage.source()}):
+            await stage.clock.sleep(BEGIN_S)
             for fault in [*faults] * 30:
-                platform.strike(msgspec.structs.replace(fault, count=2 if fault.kind == "half" else 1))
-            await clock.sleep(OVER_S - BEGIN_S)
-            platform.faults.clear()
-            await clock.sleep(END_S - OVER_S)
-        told.truths = platform.truth()
-    return told, list(platform.requests)
+                stage.platform.strike(msgspec.structs.replace(fault, count=2 if fault.kind == "half" else 1))
+            await stage.clock.sleep(OVER_S - BEGIN_S)
+            stage.platform.faults.clear()
+            await stage.clock.sleep(END_S - OVER_S)
+        told.truths = stage.platform.truth()
+    return told, list(stage.platform.requests)
 
 
 def judge(told: Told, requests: list[Request]) -> None:
