@@ -16,7 +16,7 @@ import pytest
 
 from callcast import __version__
 from callcast.cli import COMMANDS, LOCAL_FILE, SYSTEM_FILE, default_config, main
-from callcast.commands.healthcheck import _reachable
+from callcast.commands.running import _reachable
 from callcast.core.sink import Filter
 from tests.config.files import GOOD, SOURCE, STDOUT, WEBHOOK, write
 from tests.made import NINE, change, event
