@@ -22,6 +22,14 @@ scenarios
   busy         --extensions desks with --calls-per-minute calls by chance
   quiet        two desks, and nobody calls
   PATH.toml    your own, written as callcast/simulator/scenarios/office.toml is
+
+rate limits (--rate-limit)
+  For each credential and group, requests in the last 60 seconds; the next one gets 429, Retry-After and a penalty of
+  60 seconds, which every request during it starts again. Every answer has the X-Rate-Limit headers of its group.
+  heavy 10     active calls and the call log, together (--heavy-per-minute)
+  light 50     telephony sessions
+  auth 5       tokens; a sixth session of a credential ends its oldest (401 OAU-213)
+  The same request twice at once is refused too (CMN-304).
 """
 EPILOG = """\
 while it runs (no token wanted)
