@@ -183,6 +183,15 @@ def test_run_logs_what_check_warns_of(tmp_path: Path) -> None:
     assert all(line["detail"] and line["fix"] for line in told)
 
 
+def test_run_where_no_folder_can_be_made(tmp_path: Path) -> None:
+    """Whatever the system's reason: the place, the cause and the next step, not a traceback."""
+    write(tmp_path, '[service]\ndata_dir = "/proc/callcast"\n' + GOOD)
+    done = callcast("run", cwd=tmp_path)
+    assert done.returncode == 69
+    assert "data_dir /proc/callcast cannot be used" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_schema_goes_into_a_closed_pipe(tmp_path: Path) -> None:
     """`callcast schema config | head -1` ends quietly."""
     done = subprocess.run(
@@ -239,7 +248,7 @@ def test_healthcheck_without_a_service(service: str, capsys: pytest.CaptureFixtu
     with HTTPServer(("127.0.0.1", 0), Answers) as closed:
         port = closed.server_port
     assert main(["healthcheck", "--url", f"http://127.0.0.1:{port}"]) == 69
-    assert f"no answer from 127.0.0.1:{port}" in capsys.readouterr().err
+    assert f"no answer from 127.0.0.1:{port}: connection refused\n" in capsys.readouterr().err
     assert main(["healthcheck", "--url", service]) == 2
 
 

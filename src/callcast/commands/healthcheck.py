@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         status, answer = _ask(host, port, path)
     except (OSError, http.client.HTTPException) as error:
-        print(f"{path}: no answer from {host}:{port}: {error}", file=sys.stderr)
+        print(f"{path}: no answer from {host}:{port}: {_why(error)}", file=sys.stderr)
         return EXIT_UNAVAILABLE
     if status == http.client.OK:
         return 0
@@ -45,6 +45,10 @@ def _address(url: str) -> tuple[str, int]:
     if parts.scheme != "http" or not parts.hostname:
         raise ValueError("--url wants something like http://127.0.0.1:9469")
     return parts.hostname, parts.port or 80
+
+
+def _why(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
 
 
 def _ask(host: str, port: int, path: str) -> tuple[int, str]:

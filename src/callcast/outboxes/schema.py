@@ -116,7 +116,7 @@ def make_directory(directory: Path) -> None:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+    except OSError as error:
         raise OutboxRefused(
             f"data_dir {directory} cannot be used: {error.strerror}: name a directory that this user may write"
         ) from error
