@@ -15,7 +15,7 @@ from msgspec import structs
 from callcast.core.model import Party
 from callcast.core.sink import Delivered, Delivery, Retry
 from callcast.core.wire import Wire
-from callcast.sinks.stdout import Settings
+from callcast.sinks.stdout import Settings, _WholeLines
 from callcast.testing import delivery, event, place, until
 from tests.sinks.far_sides import FifoFarSide, fifo_far_side
 
@@ -37,6 +37,7 @@ async def test_a_line_is_the_event(pipe: FifoFarSide) -> None:
     await pipe.become("accepting")
     async with pipe.open(place()) as sink:
         assert await sink.send(delivery()) == Delivered()
+    await until(lambda: bool(pipe.lines()))
     (line,) = pipe.lines()
     assert line == Wire().event(event())
     assert from_json(line)["type"] == "call.ringing"
@@ -84,6 +85,20 @@ async def test_a_line_that_was_begun_is_finished_before_the_next(pipe: FifoFarSi
         assert await sink.send(delivery(2)) == Delivered()
         await until(lambda: len(pipe.received()) == 2)
     assert pipe.received() == [event(1).id, event(2).id]
+
+
+async def test_a_pipe_that_is_read_needs_no_thread(pipe: FifoFarSide, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that fits goes out without a detour; one that does not, and every line to another file, through it."""
+    detours: list[bytes] = []
+    write = _WholeLines.write
+    monkeypatch.setattr(_WholeLines, "write", lambda self, line, end: (detours.append(line), write(self, line, end))[1])
+    await pipe.become("accepting")
+    async with pipe.open(place()) as sink:
+        assert await sink.send(delivery(1)) == Delivered()
+        assert detours == []
+        assert await sink.send(long_delivery(2)) == Delivered()
+        assert len(detours) == 1
+    await until(lambda: pipe.received() == [event(1).id, event(2).id])
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import select
+import stat
 import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,15 +41,17 @@ class Settings(SinkSettings):
         """The sink on a file of one's own, which needs a descriptor and stays open."""
         file.flush()
         thread = ThreadPoolExecutor(1, f"sink-{place.name}")
+        lines = _WholeLines(file.fileno())
         try:
-            yield _Lines(file.fileno(), thread, place.wire, self.timeout_s)
+            yield _Lines(lines, thread, place.wire, self.timeout_s)
         finally:
             thread.shutdown(wait=False, cancel_futures=True)
+            lines.close()
 
 
 class _Lines:
-    def __init__(self, descriptor: int, thread: ThreadPoolExecutor, wire: Wire, timeout_s: float) -> None:
-        self._file = _WholeLines(descriptor)
+    def __init__(self, file: "_WholeLines", thread: ThreadPoolExecutor, wire: Wire, timeout_s: float) -> None:
+        self._file = file
         self._thread = thread
         self._wire = wire
         self._timeout_s = timeout_s
@@ -56,6 +59,8 @@ class _Lines:
 
     async def send(self, delivery: Delivery, /) -> Outcome:
         line = self._wire.event(delivery.event) + b"\n"
+        if not self._turn.locked() and self._file.took_at_once(line):
+            return Delivered()
         try:
             async with asyncio.timeout(self._timeout_s), self._turn:
                 return await self._write(line)
@@ -79,9 +84,23 @@ class _WholeLines:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._unblocking = _unblocking(descriptor)
         self._rest = b""
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
+
+    def took_at_once(self, line: bytes) -> bool:
+        """Never waits, so it needs no thread: a pipe with room for all of it takes it, any other file nothing."""
+        if self._unblocking is None or self._rest or len(line) > _PIECE:
+            return False
+        try:
+            return os.write(self._unblocking, line) == len(line)
+        except OSError:  # no room, or trouble, which the thread finds too
+            return False
+
+    def close(self) -> None:
+        if self._unblocking is not None:
+            os.close(self._unblocking)
 
     def write(self, line: bytes, nobody_waits: Event) -> Outcome:
         try:
@@ -105,3 +124,13 @@ class _WholeLines:
             if self._poll.poll(_LOOK_AGAIN_MS):
                 with suppress(BlockingIOError):
                     self._rest = self._rest[os.write(self._descriptor, self._rest[:_PIECE]) :]
+
+
+def _unblocking(descriptor: int) -> int | None:
+    """A pipe once more, as a description of its own: the one that others share must go on blocking for them."""
+    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        return None
+    try:
+        return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:  # not on every system, nor for every user
+        return None
