@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import re
 import signal
+import socket
 import sqlite3
 import statistics
 import subprocess
@@ -131,6 +132,17 @@ async def _far_side(platform: int, hook: int) -> None:
 
 def far_side(platform: int, hook: int) -> None:
     asyncio.run(_far_side(platform, hook))
+
+
+def _until_there(*ports: int) -> None:
+    """A sink that is refused at the start probes half a minute later, which is not what is measured here."""
+    for port in ports:
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.02)
 
 
 class Pipe:
@@ -286,6 +298,7 @@ def main(folder: Path, rates: list[int], seconds: float) -> None:
     platform, hook = free_port(), free_port()
     far = multiprocessing.get_context("spawn").Process(target=far_side, args=(platform, hook), daemon=True)
     far.start()
+    _until_there(platform, hook)
     with mosquitto(folder) as broker:
         pipe = Pipe(folder, platform, hook, broker.port)
         asyncio.run(fill(pipe.data))

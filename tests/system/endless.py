@@ -8,6 +8,7 @@ from callcast.simulator.scenario import Record, Truth
 from callcast.simulator.scenarios.seed import ACCOUNT_ID, EXTENSION_ID, answers
 
 TYPES = ("call.ringing", "call.answered", "call.ended")
+LOG_KEPT = 100  # records; the latest
 _START = datetime(2021, 1, 19, 23, 58, 57, tzinfo=UTC)
 
 
@@ -66,6 +67,8 @@ class EndlessCalls:
         for record in records:
             if "duration" in record:
                 self._log[record["telephonySessionId"]] = record
+        while len(self._log) > LOG_KEPT:
+            del self._log[next(iter(self._log))]
         return records
 
     def log(
