@@ -1,6 +1,7 @@
 """Who watches which extension, as far as a configuration tells before anybody has asked the platform."""
 
 from collections.abc import Iterator, Mapping
+from itertools import combinations
 from typing import Any
 
 from callcast.config.findings import nearest
@@ -18,6 +19,9 @@ class Watched:
         self._known = bool(sources)
         for name, table in sources.items():
             self._add(name, table)
+        for (first, one), (name, table) in combinations(sources.items(), 2):
+            if _of_one_account(one, table):
+                self._beside(first, one, name, table)
 
     def _add(self, name: str, table: Mapping[str, Any]) -> None:
         extensions = table.get("extensions", ["~"])
@@ -38,8 +42,19 @@ class Watched:
         elif first != path:
             self._again.append((path, f"the extension {extension} is named twice", "name it once"))
 
+    def _beside(self, first: str, one: Mapping[str, Any], name: str, table: Mapping[str, Any]) -> None:
+        """An account's watcher sees every extension, those too that another source is to watch."""
+        fix = "remove one of them; a sink can filter by extensions"
+        if one.get("watch") == "account":
+            key = "watch" if table.get("watch") == "account" else "extensions"
+            problem = f"every extension of this account is already watched by source {first}"
+            self._again.append((("sources", name, key), problem, fix))
+        elif table.get("watch") == "account":
+            problem = f"extensions of this account are already watched by source {first}"
+            self._again.append((("sources", name, "watch"), problem, fix))
+
     def twice(self) -> list[Fault]:
-        """Extensions that are named twice, in one source or in two."""
+        """Extensions that are watched twice, in one source or by two."""
         return self._again
 
     def unseen(self, sinks: Mapping[str, Any]) -> Iterator[Fault]:
@@ -68,3 +83,11 @@ class Watched:
                 meant = nearest(extension, self._where)
                 fix = f"did you mean {meant}?" if meant else "remove it, or let a source watch the extension"
                 yield ("names", extension), f"no source watches the extension {extension}", fix
+
+
+def _of_one_account(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """As far as the configuration tells: by the account's id, or by the credential whose own account it is."""
+    same = {key: key in one and one[key] == other.get(key) for key in ("account", "client_id", "jwt")}
+    own = one.get("account", "~") == other.get("account", "~") == "~"
+    named = same["account"] and one["account"] != "~"
+    return one.get("server") == other.get("server") and (named or (own and same["client_id"] and same["jwt"]))
