@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from msgspec import Struct
 
 from callcast.core.lifecycle import end, with_facts
-from callcast.core.matching import is_final
+from callcast.core.matching import is_final, was_over
 from callcast.core.model import UNASSIGNED, Call, Change, Disposition, Evidence, Sighting, Snapshot, Target
-from callcast.core.picture import Picture, is_open
+from callcast.core.picture import Picture, is_listed_live, is_open
 from callcast.core.scene import Scene
 from callcast.core.telling import Seen
 
@@ -32,9 +32,7 @@ class Rules(Struct, frozen=True, kw_only=True):
 def diff(picture: Picture, snapshot: Snapshot, rules: Rules) -> Change:
     """What a complete, successful look at a target changes."""
     target = snapshot.target
-    at = picture.clamped(target, snapshot.taken_at)
-    seen = Seen(at=at, after=picture.looks.get(target), first_look=target not in picture.looks)
-    scene = Scene(picture, seen)
+    scene = Scene(picture, Seen(at=picture.clamped(target, snapshot.taken_at)))
     shown = scene.take(snapshot.sightings, settle_s=rules.settle_s)
     missing = [call for call in picture.of(target) if call.call_id not in shown]
     for call in sorted(missing, key=lambda call: call.call_id):  # one order, also after a restart
@@ -43,9 +41,12 @@ def diff(picture: Picture, snapshot: Snapshot, rules: Rules) -> Change:
 
 
 def settle(picture: Picture, call_id: str, sightings: Iterable[Sighting], at: datetime, rules: Rules) -> Change:
-    """The call log's answer for a call that vanished or is provisional; no event while it has no final word."""
+    """The call log's answer for a call that vanished or is provisional; no event while it has no final word.
+
+    An answer that comes when the list shows the call live again is dropped.
+    """
     call = picture.call(call_id)
-    if call is None or not is_open(call):
+    if call is None or not is_open(call) or is_listed_live(call):
         return Change()
     scene = Scene(picture, _seen_late(picture, call, at, Evidence.CALL_LOG))
     said = tuple(sightings)
@@ -120,5 +121,6 @@ def _own_word(picture: Picture, call: Call, said: Sequence[Sighting]) -> Sightin
     own = [sighting for sighting in said if sighting.extension_id == call.extension_id]
     by_id = [sighting for sighting in own if sighting.record_id in call.record_ids]
     others = {id_ for part in picture.parts(call.extension_id, call.session_id) for id_ in part.record_ids}
-    free = [s for s in own if s.session_id == call.session_id and s.record_id not in others]
+    mine = [s for s in own if s.session_id == call.session_id and not was_over(s, call.started_at)]
+    free = [sighting for sighting in mine if sighting.record_id not in others]
     return min(by_id or free, key=lambda s: abs(s.started_at - call.started_at), default=None)

@@ -56,6 +56,11 @@ class Part:
             return False
         return not is_final(sighting) or (ended_at is not None and sighting.started_at >= ended_at)
 
+    def follows(self, sighting: Sighting) -> bool:
+        """The record is over, and was so when this part began: it is a word on an earlier one."""
+        started_at = self.call.started_at if self.call else self.seen[0].started_at
+        return was_over(sighting, started_at)
+
     def _times(self) -> tuple[datetime, datetime | None]:
         """Start, and the end where the platform gave it, of a part that is over."""
         lead, call = self.lead, self.call
@@ -74,18 +79,40 @@ def is_final(sighting: Sighting) -> bool:
     return sighting.state is State.ENDED and not sighting.provisional
 
 
+def was_over(sighting: Sighting, at: datetime) -> bool:
+    """The platform says that it ended by then. One that began right then as well may be a rewritten record."""
+    return sighting.ended_at is not None and sighting.ended_at <= at and sighting.started_at < at
+
+
 def matched(calls: Sequence[Call], seen: Sequence[Sighting]) -> list[Part]:
     """The parts of one extension in one session, first to last, with the records of a look given to each.
 
-    By record id first; a record with a new id belongs to the last part, or opens the next one.
+    By record id first; a record with a new id belongs to the last part that was not yet to come when it ended, or
+    is a part of its own after that one. Numbers are given in the order in which parts become known.
     """
-    parts = [Part(part_number(call), call) for call in calls]
+    parts = [Part(part_number(call), call) for call in sorted(calls, key=_by_time)]
     strangers: list[Sighting] = []
     for sighting in seen:
         own = next((p for p in parts if p.call and sighting.record_id in p.call.record_ids), None)
         (own.seen if own else strangers).append(sighting)
     for sighting in sorted(strangers, key=lambda s: s.started_at):
-        if not parts or parts[-1].is_followed_by(sighting):
-            parts.append(Part(parts[-1].number + 1 if parts else 1, None))
-        parts[-1].seen.append(sighting)
+        _place(parts, sighting)
     return parts
+
+
+def _place(parts: list[Part], sighting: Sighting) -> None:
+    place = len(parts)
+    while place and parts[place - 1].follows(sighting):
+        place -= 1
+    if place < len(parts) and sighting.provisional:
+        return  # not over for certain, and no word on what came later
+    if not place or parts[place - 1].is_followed_by(sighting):
+        number = 1 + max((part.number for part in parts), default=0)
+        parts.insert(place, Part(number, None))
+        place += 1
+    parts[place - 1].seen.append(sighting)
+
+
+def _by_time(call: Call) -> tuple[bool, datetime, int]:
+    """A start can be rewritten to before an earlier part; the ends of an extension's parts keep their order."""
+    return is_open(call), call.ended_at or call.started_at, part_number(call)

@@ -52,15 +52,13 @@ class Picture:
                 self._drop(session_id)
 
     def clamped(self, target: Target, taken_at: datetime) -> datetime:
-        """Time never runs backwards from one look at a target to the next, whatever the clocks do."""
-        last = self.looks.get(target)
+        """Time never runs backwards from one look at an extension to the next, whatever the clocks do."""
+        last = self._covered_until(target)
         return taken_at if last is None else max(last, taken_at)
 
     def looked_at(self, extension_id: str) -> datetime | None:
         """The last good look that could have shown this extension's calls."""
-        own = self.looks.get(Target(source=self.source, extension_id=extension_id))
-        whole = self.looks.get(Target(source=self.source))
-        return max((at for at in (own, whole) if at), default=None)
+        return self._covered_until(Target(source=self.source, extension_id=extension_id))
 
     def call(self, call_id: str) -> Call | None:
         return self._calls.get(call_id)
@@ -87,6 +85,13 @@ class Picture:
         """The calls that vanished, or whose record is provisional."""
         return [self._calls[call_id] for call_id in self._pending]
 
+    def _covered_until(self, target: Target) -> datetime | None:
+        """The last good look at what the target shows, also by another way of watching it."""
+        if target.extension_id is None:
+            return max(self.looks.values(), default=None)
+        own, whole = self.looks.get(target), self.looks.get(Target(source=self.source))
+        return max(own, whole) if own and whole else own or whole
+
     def _put(self, call: Call) -> None:
         call_id = call.call_id
         self._calls[call_id] = call
@@ -110,6 +115,11 @@ class Picture:
 def is_open(call: Call) -> bool:
     """Not over: live, or remembered until its provisional record settles."""
     return call.live or call.provisional_since is not None
+
+
+def is_listed_live(call: Call) -> bool:
+    """Live by the word of the last look that should have shown it."""
+    return call.live and call.vanished_at is None and call.provisional_since is None
 
 
 def part_number(call: Call) -> int:

@@ -1,7 +1,7 @@
 """One comparison at work: every call that it touches, as it was and as it becomes, until all of it is told."""
 
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from callcast.core.lifecycle import LISTED, begin, correct, end, fold, is_old_news, known_state, with_facts
 from callcast.core.matching import Part, is_final, matched
@@ -12,9 +12,10 @@ from callcast.core.model import (
     Change,
     Direction,
     Disposition,
+    Evidence,
     Sighting,
 )
-from callcast.core.picture import Picture, is_open
+from callcast.core.picture import Picture, is_listed_live, is_open
 from callcast.core.telling import Seen, tell
 
 
@@ -25,6 +26,7 @@ class Scene:
         self._picture = picture
         self._seen = seen
         self._drafts: dict[str, tuple[Call | None, Call]] = {}
+        self._drafted: dict[str, dict[str, Call]] = {}  # by session
         self._silent: set[str] = set()
         self._unsettled: dict[str, set[str]] = {}
 
@@ -38,16 +40,15 @@ class Scene:
             groups.setdefault((sighting.extension_id, sighting.session_id), []).append(sighting)
             if not is_final(sighting):
                 self._unsettled.setdefault(sighting.session_id, set()).add(sighting.record_id)
-        owned = {session_id for extension_id, session_id in groups if extension_id != UNASSIGNED}
         shown: set[str] = set()
-        for (extension_id, session_id), seen in groups.items():
+        for extension_id, session_id in sorted(groups, key=_is_nobodys):  # it depends on what the others became
+            seen = groups[extension_id, session_id]
             calls = self._picture.parts(extension_id, session_id)
             if len(seen) == len(calls) == 1 and is_old_news(calls[0], seen[0], self._seen.at):
                 shown.add(calls[0].call_id)
                 continue
-            is_anothers = extension_id == UNASSIGNED and self._is_owned(session_id, owned)
             for part in matched(calls, seen):
-                if part.seen and (part.call or not is_anothers):
+                if part.seen and (part.call or not self._is_anothers(part.sighting())):
                     shown.add(self._take_part(part, settle_s=settle_s, listed=listed))
         return shown
 
@@ -65,27 +66,26 @@ class Scene:
         """A call of the target that this look does not show. A provisional one settles by vanishing."""
         missed = self._settled(call) if call.provisional_since is not None else call
         if call.vanished_at is None:
-            missed = with_facts(missed, {"vanished_at": self._seen.at, "last_seen_at": self._seen.after})
+            last_seen_at = self._seen_of(call).after
+            missed = with_facts(missed, {"vanished_at": self._seen.at, "last_seen_at": last_seen_at})
         self.put(call, missed)
 
     def put(self, old: Call | None, new: Call, *, silent: bool = False) -> None:
         """The call becomes `new`; `silent`: nobody is told."""
         if new is not old:
             self._drafts[new.call_id] = (old, new)
+            self._drafted.setdefault(new.session_id, {})[new.call_id] = new
             if silent:
                 self._silent.add(new.call_id)
 
     def change(self) -> Change:
         """Everything that has become different, told."""
-        by_session: dict[str, list[Call]] = {}
-        for _, new in self._drafts.values():
-            by_session.setdefault(new.session_id, []).append(new)
-        for session_id, drafted in by_session.items():
-            self._meet(self._picture.session(session_id), drafted)
+        for session_id in self._drafted:
+            self._meet(self._parts_of(session_id))
         calls: list[Call] = []
         events: list[CallEvent] = []
         for old, new in self._drafts.values():
-            told, event = (new, None) if self._is_silent(old, new) else tell(old, new, self._seen)
+            told, event = (new, None) if self._is_silent(old, new) else tell(old, new, self._seen_of(new))
             calls.append(told)
             if event is not None:
                 events.append(event)
@@ -95,8 +95,12 @@ class Scene:
         old = part.call
         if old is not None and not is_open(old):
             return self._take_ended(part, old, listed=listed)
+        if old is not None and not listed and self._lives(old):
+            return old.call_id
         seen = part.sighting()
-        call = old or begin(self._picture.source, part.number, seen, first_look=self._seen.first_look)
+        call = old or begin(self._picture.source, part.number, seen, first_look=False)
+        if old is None and self._seen_of(call).first_look:
+            call = with_facts(call, {"first_look": True})
         if seen.provisional:
             new = self._pending(call, seen)
             if self._has_settled(new, seen, settle_s):
@@ -139,21 +143,40 @@ class Scene:
         disposition = call.provisional_disposition or Disposition.UNKNOWN
         return end(call, disposition, self._seen.at, ended_at=call.provisional_ended_at)
 
-    def _is_owned(self, session_id: str, owned: set[str]) -> bool:
-        parts = self._picture.session(session_id)
-        return session_id in owned or any(call.extension_id != UNASSIGNED for call in parts)
+    def _seen_of(self, call: Call) -> Seen:
+        """The looks around what a look shows: it, and the last one before it that could have shown this extension."""
+        if self._seen.evidence is not Evidence.ACTIVE_CALLS:
+            return self._seen
+        after = self._picture.looked_at(call.extension_id)
+        return Seen(at=self._seen.at, after=after, first_look=after is None)
 
-    def _meet(self, known: Sequence[Call], drafted: Sequence[Call]) -> None:
+    def _lives(self, call: Call) -> bool:
+        """The list shows it live since the time that the call log is asked about: the log can be ahead of the truth."""
+        looked_at = self._picture.looked_at(call.extension_id)
+        since = self._seen.after
+        return is_listed_live(call) and looked_at is not None and (since is None or looked_at > since)
+
+    def _is_anothers(self, seen: Sighting) -> bool:
+        """Nobody's, in a session that an extension has, or had at the time when it began."""
+        if seen.extension_id != UNASSIGNED:
+            return False
+        return any(_has(call, seen.started_at) for call in self._parts_of(seen.session_id))
+
+    def _parts_of(self, session_id: str) -> Sequence[Call]:
+        known = {call.call_id: call for call in self._picture.session(session_id)}
+        return list((known | self._drafted.get(session_id, {})).values())
+
+    def _meet(self, parts: Sequence[Call]) -> None:
         """What the parts of a session mean for one another."""
-        parts = {call.call_id: call for call in (*known, *drafted)}
         if len(parts) < 2:
             return
-        talking = {call.extension_id for call in parts.values() if _was_answered(call)}
-        owned = any(call.extension_id != UNASSIGNED for call in parts.values())
-        for call in sorted(parts.values(), key=lambda call: call.call_id):
+        talking = {call.extension_id for call in parts if _was_answered(call)}
+        owners = [call for call in parts if is_open(call) or self._drafts.get(call.call_id, (call,))[0] is None]
+        for call in sorted(parts, key=lambda call: call.call_id):
             old = self._drafts.get(call.call_id, (call,))[0]
-            if call.extension_id == UNASSIGNED and owned and old is not None and is_open(old):
-                self._take_over(old, call)
+            if call.extension_id == UNASSIGNED and old is not None and is_open(old):
+                if any(_has(owner, call.started_at) for owner in owners):
+                    self._take_over(old, call)
             elif _was_missed(call) and talking - {call.extension_id} and not _is_history(old):
                 self.put(old, with_facts(call, {"disposition": Disposition.ANSWERED_ELSEWHERE}))
 
@@ -172,7 +195,7 @@ class Scene:
         if new.sequence > 0 or is_open(new):
             return False
         if old is None or old.provisional_since is None:
-            return self._seen.first_look
+            return self._seen_of(new).first_look
         ended_later = new.ended_exact and new.ended_at is not None and new.ended_at > old.provisional_since
         return old.first_look and not ended_later
 
@@ -188,6 +211,15 @@ def _word_on(call: Call, seen: Iterable[Sighting]) -> Sighting | None:
     own = [sighting for sighting in final if sighting.record_id == call.provider.record_id]
     new = [sighting for sighting in final if sighting.record_id not in call.record_ids]
     return next(iter(own or new), None)
+
+
+def _is_nobodys(group: tuple[str, str]) -> bool:
+    return group[0] == UNASSIGNED
+
+
+def _has(call: Call, since: datetime) -> bool:
+    """An extension's, and not over before that."""
+    return call.extension_id != UNASSIGNED and (is_open(call) or call.ended_at is None or call.ended_at > since)
 
 
 def _was_answered(call: Call) -> bool:

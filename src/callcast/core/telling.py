@@ -18,7 +18,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     """
 
     at: datetime
-    after: datetime | None
+    after: datetime | None = None
     before: datetime | None = None
     evidence: Evidence = Evidence.ACTIVE_CALLS
     first_look: bool = False
