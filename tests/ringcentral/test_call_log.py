@@ -116,6 +116,28 @@ async def test_what_another_key_found_keeps_the_calls_name(client: Client, answe
     assert [set(query) for query in queries(answers)] == [{"view", "sessionId"}]
 
 
+async def test_the_other_end_of_calling_oneself_is_another_call(client: Client, answers: aioresponses) -> None:
+    """Both have one sessionId; with a telephonySessionId of its own that record is not ours, and we ask on."""
+    answers.post(TOKEN_URL, payload=TOKEN)
+    answers.get(EXTENSION_LOG, payload=EMPTY)
+    answers.get(EXTENSION_LOG, payload=page({**ENDED, "id": "other", "telephonySessionId": "s-other"}))
+    answers.get(re.compile(".*/call-log/.*"), payload=ENDED)
+    [sighting] = await client.find(vanished())
+    assert (sighting.session_id, sighting.record_id) == (ENDED["telephonySessionId"], ENDED["id"])
+    assert len(queries(answers)) == 2
+
+
+async def test_what_is_found_without_a_name_of_its_own_is_the_calls(client: Client, answers: aioresponses) -> None:
+    """A record that has lost its telephonySessionId, or one with the id that the call had in the list."""
+    nameless = {key: value for key, value in ENDED.items() if key != "telephonySessionId"}
+    for found in (nameless, {**ENDED, "id": "LIef/14l+8", "telephonySessionId": "s-new"}):
+        answers.post(TOKEN_URL, payload=TOKEN)
+        answers.get(EXTENSION_LOG, payload=EMPTY)
+        answers.get(EXTENSION_LOG, payload=page(found))
+        [sighting] = await client.find(vanished())
+        assert sighting.session_id == ENDED["telephonySessionId"]
+
+
 async def test_account_watch_asks_the_account(
     session: ClientSession, clock: TurnedClock, heard: Heard, answers: aioresponses
 ) -> None:

@@ -34,12 +34,13 @@ class CallLog:
         self._observer = observer
 
     async def find(self, call: Call, target: Target, root: str) -> Sequence[Sighting]:
-        """All sightings of the call's session, by the first key under which the log has any."""
+        """All sightings of the call's session, by the first key under which the log has any of them."""
         for query in _keys(call):
             answer = await self._get(f"{root}/call-log", query)
-            found = await self._sightings([await decoded(answer, self._observer)], target, len(answer.body))
-            if found:
-                return _under_its_name(found, call)
+            sightings = await self._sightings([await decoded(answer, self._observer)], target, len(answer.body))
+            found = _under_its_name(sightings, call)
+            if any(sighting.session_id == call.session_id for sighting in found):
+                return found
         return await self._single(call, target, root)
 
     async def ended_since(self, target: Target, root: str, *, after: datetime, until: datetime) -> Sequence[Sighting]:
@@ -104,10 +105,25 @@ def _keys(call: Call) -> list[dict[str, str]]:
 
 
 def _under_its_name(found: Sequence[Sighting], call: Call) -> Sequence[Sighting]:
-    """A record without telephonySessionId can get one at the end; asked for by another key, it is still this call."""
-    if not found or any(sighting.session_id == call.session_id for sighting in found):
+    """A record without telephonySessionId can get one at the end; asked for by another key, it is still this call.
+
+    One with another telephonySessionId is another call: both ends of calling oneself have one sessionId.
+    """
+    if any(sighting.session_id == call.session_id for sighting in found):
         return found
-    return tuple(msgspec.structs.replace(sighting, session_id=call.session_id) for sighting in found)
+    return tuple(
+        msgspec.structs.replace(sighting, session_id=call.session_id) if _is_nameless(sighting, call) else sighting
+        for sighting in found
+    )
+
+
+def _is_nameless(sighting: Sighting, call: Call) -> bool:
+    """The call or the record has no telephonySessionId, or the record is known to be the call's."""
+    return (
+        call.session_id in (call.provider.session_id, call.provider.record_id)
+        or sighting.session_id in (sighting.provider.session_id, sighting.record_id)
+        or sighting.record_id == call.provider.record_id
+    )
 
 
 def _iso(at: datetime) -> str:
