@@ -40,6 +40,7 @@ class Response:
     def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.status = status
         self.headers = CIMultiDict(headers)
+        self.content_type = "application/json"
         self.content_length = len(body)
         self.content = self
         self._body = body
