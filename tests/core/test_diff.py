@@ -59,8 +59,10 @@ def test_a_state_seen_after_another(known: str | None, seen: str, then: str, tol
     if told:
         assert watch.last.previous_state == known
         assert watch.last.call == watch.call()
+        assert (watch.call().previous_state, watch.call().observation) == (known, watch.last.observation)
 
 
+@pytest.mark.parametrize("state", ["ringing", "dialing", "connected"])
 @pytest.mark.parametrize(
     "change",
     [
@@ -70,11 +72,12 @@ def test_a_state_seen_after_another(known: str | None, seen: str, then: str, tol
         {"direction": Direction.OUTBOUND},
     ],
 )
-def test_a_fact_that_changes_while_the_call_lives_is_an_update(change: dict[str, object]) -> None:
+def test_a_fact_that_changes_while_the_call_lives_is_an_update(change: dict[str, object], state: str) -> None:
     """From, to, queue and direction are told when they change, once."""
     watch = Watch()
-    watch.look(1, sighting("connected"))
-    changed = msgspec.structs.replace(sighting("connected"), **change)
+    before = sighting(state, direction=Direction.INBOUND)
+    watch.look(1, before)
+    changed = msgspec.structs.replace(before, **change)
     assert watch.look(2, changed) == ["call.updated"]
     assert watch.last.time == at(2)
     assert not watch.last.observation.exact
@@ -130,6 +133,8 @@ def test_a_fact_that_changes_after_the_end_is_a_correction(change: dict[str, obj
     assert watch.last.corrects == before.id
     assert watch.last.sequence == 2
     assert watch.last.previous_state is State.ENDED
+    assert (watch.last.time, watch.last.observation.exact) == (at(2), False)
+    assert watch.call().answered_exact is (named == "answered_at")
     assert getattr(watch.call(), named) != getattr(before.call, named)
     assert watch.look(3, rewritten) == []
 
@@ -139,6 +144,7 @@ def test_a_word_alone_is_no_correction() -> None:
     watch = Watch()
     watch.look(1, ended(result="Missed"))
     assert watch.look(2, ended(result="No Answer")) == []
+    assert watch.call().provider.result == "Missed"
 
 
 def test_less_is_no_correction() -> None:
@@ -228,7 +234,7 @@ def test_a_call_that_vanishes_tells_nothing_and_may_come_back() -> None:
     assert lookups(watch.picture, at(31.9), watch.rules) == []
     assert [call.call_id for call in lookups(watch.picture, at(32), watch.rules)] == ["101/s-1"]
     assert watch.look(4, sighting("connected")) == []
-    assert watch.call().vanished_at is None
+    assert (watch.call().vanished_at, watch.call().last_seen_at) == (None, None)
     assert lookups(watch.picture, at(99), watch.rules) == []
 
 
@@ -614,6 +620,7 @@ def test_a_record_with_a_new_id_corrects_too() -> None:
     watch.look(12, ended())
     assert watch.look(13, ended("voicemail", record_id="L2")) == ["call.corrected"]
     assert watch.call().disposition is Disposition.VOICEMAIL
+    assert watch.call().provider.record_id == "L2"
 
 
 def test_a_record_that_stood_beside_the_leading_one_corrects_nothing() -> None:

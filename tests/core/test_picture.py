@@ -20,8 +20,11 @@ def test_after_a_restart_open_calls_go_on() -> None:
     calls = [watch.call(), watch.call("101/s-2"), watch.call("101/s-3")]
     watch.picture = known(watch, *calls)
     assert {call.call_id for call in watch.picture.live_calls()} == {"101/s-1", "101/s-2"}
+    assert watch.picture.call("101/s-3") is None
     seen = [ended(session_id="s-3", record_id="L3")]
     assert watch.picture.unknown_sessions(seen) == {"s-1", "s-2", "s-3"}
+    shot = Snapshot(target=EXTENSION, taken_at=at(2), sightings=tuple(seen))
+    assert watch.picture.unknown_sessions(shot) == {"s-1", "s-2", "s-3"}
     watch.picture.learn(calls)
     assert watch.picture.unknown_sessions(seen) == set()
     assert watch.look(2, sighting("connected"), *seen, stopped(session_id="s-2", record_id="L2")) == ["call.answered"]
@@ -108,6 +111,10 @@ def test_pending_calls_are_those_to_be_looked_up() -> None:
     assert [call.call_id for call in watch.picture.pending()] == ["101/s-1"]
     watch.look(3, sighting())
     assert watch.picture.pending() == []
+    watch.look(4, ended(), target=ACCOUNT)
+    watch.look(5, sighting(extension_id="102", record_id="L3"), target=ACCOUNT)
+    assert watch.call().vanished_at == at(5)
+    assert watch.picture.pending() == []
 
 
 def test_a_picture_believes_only_what_was_applied() -> None:
@@ -144,6 +151,8 @@ def test_parts_come_in_the_order_of_their_numbers() -> None:
     rest = [msgspec.structs.replace(one, call_id=f"101/s-1~{n}") for n in (10, 2, 9)]
     watch.picture.learn(rest)
     assert [part_number(call) for call in watch.picture.parts("101", "s-1")] == [1, 2, 9, 10]
+    two = known(watch, rest[0], rest[2])
+    assert [part_number(call) for call in two.parts("101", "s-1")] == [9, 10]
 
 
 def test_the_last_look_of_an_extension_may_be_the_accounts() -> None:

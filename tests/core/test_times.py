@@ -5,7 +5,7 @@ from datetime import datetime
 import pytest
 
 from callcast.core.lifecycle import in_order, joined_party
-from callcast.core.model import Call, Direction, Party, Provider, State
+from callcast.core.model import Call, Direction, Leg, Party, Provider, State
 from tests.core.scenes import Watch, at, ended, leg, sighting
 
 
@@ -34,6 +34,33 @@ def test_a_leg_that_was_there_while_ringing_tells_no_answer_time() -> None:
     assert (watch.last.call.answered_at, watch.last.call.answered_exact) == (at(8), False)
 
 
+def test_a_leg_that_was_there_while_dialing_tells_no_answer_time() -> None:
+    """The same for a call that the extension places; nothing is answered while it dials."""
+    watch = Watch()
+    watch.look(1, sighting("dialing", legs=(leg("A", 0.5),)))
+    assert watch.call().answered_at is None
+    watch.look(8, sighting("connected", direction=Direction.OUTBOUND, legs=(leg("A", 0.5, accepted=True),)))
+    assert (watch.last.time, watch.last.observation.exact) == (at(8), False)
+
+
+def test_a_leg_that_first_showed_while_talking_may_be_the_answer() -> None:
+    """It was not there while the call rang, although it is accepted only later."""
+    watch = Watch()
+    watch.look(1, sighting(legs=(leg("A", 0),)))
+    watch.look(8, sighting("connected", legs=(leg("A", 0, accepted=True), leg("B", 4))))
+    watch.look(12, ended("answered", legs=(leg("A", 0, accepted=True), leg("B", 4, accepted=True))))
+    assert (watch.last.call.answered_at, watch.last.call.answered_exact) == (at(4), True)
+
+
+def test_of_several_legs_that_show_after_the_answer_the_first_counts() -> None:
+    """As for those that show with it: the call was seen ringing, so all of them came after that."""
+    watch = Watch()
+    watch.look(1, sighting(legs=(leg("A", 0),)))
+    watch.look(8, sighting("connected", legs=(leg("A", 0, accepted=True),)))
+    watch.look(9, sighting("connected", legs=(leg("B", 6, accepted=True), leg("C", 3, accepted=True))))
+    assert (watch.call().answered_at, watch.call().answered_exact) == (at(3), True)
+
+
 def test_of_several_new_legs_the_first_answered() -> None:
     """A call that was moved on within one look was answered at the first of the new legs."""
     watch = Watch()
@@ -42,11 +69,12 @@ def test_of_several_new_legs_the_first_answered() -> None:
     assert watch.last.time == at(3)
 
 
+@pytest.mark.parametrize("rung", [(), (leg("Accept", 0),)])
 @pytest.mark.parametrize("start", [0, 3])
-def test_a_new_leg_may_start_with_the_call(start: float) -> None:
+def test_a_new_leg_may_start_with_the_call(start: float, rung: tuple[Leg, ...]) -> None:
     """While ringing it was not there, so it is the answer, even within the same second."""
     watch = Watch()
-    watch.look(1, sighting(legs=(leg("Accept", 0),)))
+    watch.look(1, sighting(legs=rung))
     watch.look(8, sighting("connected", legs=(leg("PstnToSip", start, accepted=True),)))
     assert (watch.last.time, watch.last.observation.exact) == (at(start), True)
 
@@ -80,7 +108,7 @@ def test_seen_ringing_then_ended_the_answer_is_found_in_the_final_legs() -> None
 
 def test_the_platforms_answer_replaces_the_looks_but_only_an_earlier_one() -> None:
     """An exact time that comes with the end counts; a leg of a later transfer does not."""
-    for start, exact in ((4, True), (9, False)):
+    for start, exact in ((4, True), (8, True), (9, False)):
         watch = Watch()
         watch.look(1, sighting(legs=(leg("PstnToSip", 0),)))
         watch.look(8, sighting("connected", legs=(leg("PstnToSip", 0, accepted=True),)))
@@ -95,14 +123,16 @@ def test_an_exact_answer_stays() -> None:
     watch.look(1, sighting("connected", legs=(leg("A", 0.5, accepted=True),)))
     watch.look(8, sighting("connected", legs=(leg("A", 0.5, accepted=True), leg("B", 6, accepted=True))))
     watch.look(9, ended("answered", legs=(leg("B", 6, accepted=True),)))
-    assert watch.last.call.answered_at == at(0.5)
+    assert (watch.last.call.answered_at, watch.last.call.answered_exact) == (at(0.5), True)
 
 
 def test_legs_of_every_ringing_look_count_as_there_while_ringing() -> None:
     """A leg that was there, went and came back accepted is no news."""
     watch = Watch()
     watch.look(1, sighting(legs=(leg("A", 0),)))
-    watch.look(2, sighting(legs=(leg("B", 1),)))
+    watch.look(2, sighting(legs=(leg("A", 0), leg("B", 1))))
+    watch.look(2.5, sighting(legs=(leg("B", 1),)))
+    assert watch.call().ringing_legs == ("A@0", "B@1")
     watch.look(3, sighting("connected", legs=(leg("A", 0, accepted=True), leg("B", 1, accepted=True))))
     assert (watch.last.time, watch.last.observation.exact) == (at(3), False)
 

@@ -75,6 +75,7 @@ def test_connected_without_a_duration_goes_on(result: str, duration: dict[str, i
     one = record(result=result)
     del one["duration"]
     assert only(one | duration).state is State.CONNECTED
+    assert only(one | duration).ended_at is None
     assert only(one | {"duration": 1}).state is State.ENDED
     assert only(one | {"durationMs": 1}).state is State.ENDED
     assert only(one | duration | {"finished": True}).state is State.ENDED
@@ -148,6 +149,7 @@ def test_a_queue_call_turns_round_at_the_end() -> None:
         {"from": OWN, "to": OWN_NUMBER},
         {"from": {"phoneNumber": "+15550100351"}, "to": {"extensionNumber": "303"}, "legs": [leg("PstnToSip")] * 2},
         {"to": OWN_NUMBER, "legs": [leg("PstnToSip")]},
+        {"from": OWN, "to": {"phoneNumber": "+15550100360"}, "legs": [leg("PstnToSip")]},
     ],
 )
 def test_a_ring_out_is_an_offer(fields: dict[str, Any]) -> None:
@@ -203,6 +205,7 @@ def test_a_leg_that_says_nothing_is_no_ring_out() -> None:
         {"from": OWN, "to": {"phoneNumber": "+15550100360"}, "legs": [leg("SipToPstnUnmetered")]},
         {"from": OWN, "to": {"phoneNumber": "+15550100360"}, "legs": [leg("PstnToSip"), leg("SipToPstnMetered")]},
         {"from": OWN, "to": {"phoneNumber": "+15550100360"}, "legs": [leg("SipToSip")]},
+        {"from": OWN, "to": {"phoneNumber": "+15550100360"}, "legs": [leg("PstnToSip"), leg("SipToSip")]},
         {"from": OWN, "to": {"phoneNumber": "+15550100360"}},
         {"from": OWN, "to": OWN_NUMBER, "legs": [leg("PstnToSip")], "action": "RingOut Web"},
         {"from": OWN, "to": OWN_NUMBER, "legs": [leg("PstnToSip", direction="Inbound")]},
@@ -256,6 +259,8 @@ def test_a_callers_name_is_not_taken_for_a_queue() -> None:
         only(record(result="Accepted", direction="Outbound", delegationType="QueueForwarding", **named)).queue is None
     )
     at_once = [leg("PstnToSip", startTime="2026-03-02T09:00:00Z")]
+    rung = record(result="Accepted", action="VoIP Call", legs=at_once, **{"from": {"name": "Sales - JANE"}})
+    assert only(rung).queue == Queue(name="Sales"), "an inbound record is no offer, whatever it looks like"
     plain = only(record(result="Accepted", legs=at_once, **{"from": {"name": "JANE"}}))
     assert (plain.queue, plain.from_party) == (None, Party(name="JANE"))
 
@@ -415,6 +420,68 @@ def test_a_leg_of_a_part_may_say_little() -> None:
         at(0),
         at(4),
     )
+
+
+def test_a_leg_of_an_outbound_part_may_say_as_little() -> None:
+    """No action, no type, no direction: nothing that rings."""
+    bare = {"extension": {"id": 300}}
+    shown = rung(bare, leg("PstnToSip", 301), direction="Outbound", result="In Progress", duration=None)
+    assert (shown["300"].direction, shown["300"].state) == (Direction.OUTBOUND, State.DIALING)
+
+
+@pytest.mark.parametrize(
+    ("record_direction", "own", "expected"),
+    [
+        ("Outbound", [leg("Accept", direction="Inbound"), leg("SipToPstnMetered")], Direction.INBOUND),
+        ("Outbound", [leg("PstnToSip"), leg("SipToPstnMetered")], Direction.INBOUND),
+        ("Outbound", [leg("SipToPstnMetered"), leg("Monitoring")], Direction.OUTBOUND),
+        ("Inbound", [leg("Monitoring"), leg("PstnToSip")], Direction.INBOUND),
+        ("Inbound", [leg("Monitoring"), leg("Monitoring", direction="Inbound")], Direction.INBOUND),
+    ],
+)
+def test_the_direction_of_a_part_of_several_legs(
+    record_direction: str, own: list[dict[str, Any]], expected: Direction
+) -> None:
+    """One that came in, or rings the phone, is enough; who only listens has no other leg."""
+    legs = [one | {"extension": {"id": 300}} for one in own]
+    shown = rung(*legs, leg("Accept", 301), direction=record_direction, result="In Progress", duration=None)
+    assert shown["300"].direction is expected
+
+
+def test_the_times_of_a_part_of_several_legs() -> None:
+    """From the first of its legs to the end of the last; who is on the line stands on the first."""
+    legs = [
+        leg("SipToPstnMetered", 300, startTime=f"2026-03-02T09:00:{start}Z", duration=took, to={"name": name})
+        for start, took, name in (("04", 9, "First"), ("02", 3, "Second"))
+    ]
+    shown = rung(*legs, leg("SipToPstnMetered", 301), direction="Outbound", result="Call connected", duration=20)["300"]
+    assert (shown.started_at, shown.ended_at, shown.to_party) == (at(2), at(13), Party(name="First"))
+
+
+def test_a_part_of_several_legs_lives_and_talks_while_any_of_them_does() -> None:
+    """The first rang out, the second goes on."""
+    base = {"result": "In Progress", "duration": None}
+    over, on = leg("PstnToSip", 300, result="Stopped", **LATER), leg("PstnToSip", 300)
+    assert rung(over, on, leg("PstnToSip", 301), **base)["300"].state is State.RINGING
+    talks = leg("PstnToSip", 300, reason="Accepted")
+    assert rung(on, talks, leg("PstnToSip", 301), **base)["300"].state is State.CONNECTED
+    connected = leg("PstnToSip", 300, result="Call connected")
+    assert rung(connected, leg("PstnToSip", 301), **base)["300"].state is State.CONNECTED
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (leg("PstnToSip", 300, reason="Accepted"), Disposition.ANSWERED),
+        (leg("PstnToSip", 300, result="Stopped", reason="Accepted"), Disposition.ANSWERED),
+        (leg("PstnToSip", 300, result="Hang Up"), Disposition.ABANDONED),
+        (leg("SipToPstnMetered", 300, result="Hang Up"), Disposition.ABANDONED),
+        (leg("Monitoring", 300, result="Hang Up"), Disposition.CANCELLED),
+    ],
+)
+def test_the_disposition_of_a_part(own: dict[str, Any], expected: Disposition) -> None:
+    """A reason answers without a result; a hang-up reads by the part's own direction."""
+    assert rung(own, leg("PstnToSip", 301), result="Accepted")["300"].disposition is expected
 
 
 def test_the_parties_of_a_part() -> None:

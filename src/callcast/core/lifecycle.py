@@ -117,7 +117,7 @@ def fold(call: Call, known: State | None, seen: Sighting, at: datetime) -> Call:
         "answered_exact": answered_exact,
     }
     if state in UNANSWERED:
-        facts["ringing_legs"] = _joined_keys(call.ringing_legs, [leg.key for leg in seen.legs])
+        facts["ringing_legs"] = tuple(dict.fromkeys((*call.ringing_legs, *(leg.key for leg in seen.legs))))
     if state is State.ENDED:
         facts["disposition"] = seen.disposition or Disposition.UNKNOWN
         facts["ended_at"] = seen.ended_at or at
@@ -185,7 +185,7 @@ def _told_by(call: Call, seen: Sighting) -> dict[str, Any]:
 
 def joined_party(old: Party | None, new: Party | None) -> Party | None:
     """The new party; where it is the same one, with what was known and is merely not said again."""
-    if old is None or new is None or old == new:
+    if old is None or new is None:
         return new or old
     for known, said in ((old.number, new.number), (old.extension_number, new.extension_number)):
         if known and said and known != said:
@@ -215,7 +215,3 @@ def _answer(call: Call, known: State | None, seen: Sighting, at: datetime) -> tu
     if starts:
         return (min(starts) if was_rung else max(starts)), True
     return (call.answered_at if ended else call.answered_at or at), False
-
-
-def _joined_keys(old: tuple[str, ...], new: list[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*old, *new))) if any(key not in old for key in new) else old

@@ -20,14 +20,14 @@ class Part:
     @property
     def lead(self) -> Sighting | None:
         """The record that speaks for the part: a live one before a provisional before a final, then the first seen."""
-        return min(self.seen, key=self._rank) if len(self.seen) > 1 else next(iter(self.seen), None)
+        return min(self.seen, key=self._rank, default=None)
 
     def sighting(self) -> Sighting:
         """What the part's records show together: the lead's facts, and connected if any live record is."""
         lead = self.lead
         assert lead is not None  # noqa: S101 - a part without a record is never asked
         talking = [s for s in self.seen if s.state is State.CONNECTED]
-        if lead.state in (State.CONNECTED, State.ENDED) or not talking:
+        if lead.state is State.CONNECTED or not talking:
             return lead
         legs: tuple[Leg, ...] = sum((s.legs for s in talking), lead.legs)
         return msgspec.structs.replace(lead, state=State.CONNECTED, legs=legs)

@@ -103,9 +103,8 @@ class Picture:
             self._pending.pop(call_id, None)
 
     def _drop(self, session_id: str) -> None:
-        for call_id in self._by_session.pop(session_id, ()):
+        for call_id in self._by_session.pop(session_id):
             call = self._calls.pop(call_id)
-            self._pending.pop(call_id, None)
             siblings = self._by_extension[call.extension_id]
             del siblings[call_id]
             if not siblings:

@@ -6,7 +6,7 @@ An optional field of the wrong type is treated as absent and reported; it never 
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
@@ -40,7 +40,6 @@ class BadPage(Exception):
 class Side(Struct, rename="camel", frozen=True, gc=False):
     phone_number: str | None = None
     extension_number: str | None = None
-    extension_id: str | None = None
     name: str | None = None
     location: str | None = None
 
@@ -117,10 +116,17 @@ class _Envelope(Struct):
     navigation: _Navigation | None = None
 
 
+class _GoodEnvelope(Struct):
+    records: list[Record]
+    uri: Any = None
+    navigation: _Navigation | None = None
+
+
 class _Bad(Exception):
     """A record that cannot be used; the argument is the name of the field."""
 
 
+_good_envelope = msgspec.json.Decoder(_GoodEnvelope)
 _envelope = msgspec.json.Decoder(_Envelope)
 _record = msgspec.json.Decoder(Record)
 _anything = msgspec.json.Decoder()
@@ -128,6 +134,9 @@ _anything = msgspec.json.Decoder()
 
 def decode_page(raw: bytes) -> Page:
     """Decode one page. Raises BadPage, and nothing else, whatever the bytes are."""
+    good = _at_once(raw)
+    if good is not None:
+        return _page(good, good.records)
     envelope = _open(raw)
     records: list[Record] = []
     bad: list[str] = []
@@ -137,17 +146,32 @@ def decode_page(raw: bytes) -> Page:
             records.append(_read(raw_record, bad_fields))
         except _Bad as reason:
             bad.append(str(reason))
+    return _page(envelope, records, bad, bad_fields)
+
+
+def _page(
+    envelope: _Envelope | _GoodEnvelope, records: Sequence[Record], bad: Iterable[str] = (), fields: Iterable[str] = ()
+) -> Page:
     return Page(
         records=tuple(records),
         account_id=account_in(envelope.uri),
         next_page=_next_page(envelope),
         bad=tuple(bad),
-        bad_fields=tuple(bad_fields),
+        bad_fields=tuple(fields),
         unknown=tuple(_unknown_words(records)),
     )
 
 
-def _next_page(envelope: _Envelope) -> str | None:
+def _at_once(raw: bytes) -> _GoodEnvelope | None:
+    """The page in which nothing is bad, as almost always: read whole, in less time than record by record."""
+    try:
+        envelope = _good_envelope.decode(raw)
+    except _MALFORMED:
+        return None
+    return envelope if all(map(_sound, envelope.records)) else None
+
+
+def _next_page(envelope: _Envelope | _GoodEnvelope) -> str | None:
     link = envelope.navigation.next_page if envelope.navigation else None
     return link.uri if link else None
 
