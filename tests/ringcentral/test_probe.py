@@ -125,6 +125,16 @@ async def test_a_missing_permission_is_named(
     assert named in permission.remedy
 
 
+async def test_anothers_extension_is_asked_for_before_the_own() -> None:
+    """Where the rate limit has room for one only, it is the one that wants more permission."""
+    platform = crowd(2, credentials=[Credential(admin=False)], limits=Limits(heavy=2))
+    own, other = platform.scenario.extension_ids()
+    for mine in (own, "~"):
+        permission = by_subject(await answers(platform, extensions=(mine, other)))["permission"]
+        assert permission.said.startswith(f"extension {other}: 403"), permission
+        platform.limits.limits = Limits(heavy=3)
+
+
 async def test_one_wrong_extension_among_good_ones() -> None:
     """It is named; the others are asked for all the same."""
     platform = crowd(3, limits=Limits())
