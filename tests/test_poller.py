@@ -506,6 +506,30 @@ async def test_after_downtime_what_was_missed_comes_from_the_call_log_once(bench
     assert len(bench.events) == told
 
 
+@pytest.mark.parametrize("log_is_down_s", [0, 7200])
+async def test_a_stop_longer_than_the_retention_ends_no_call_twice(bench: Bench, log_is_down_s: float) -> None:
+    """A call that ended just before is remembered until the call log was asked about the gap, however late."""
+    start = bench.clock.now()
+    bench.far.list_of = lambda _: [sighting(start)]
+    async with bench.polling():
+        await bench.clock.turn(3)
+        bench.far.list_of = lambda _: [over(start, 4)]
+        await bench.clock.turn(3)
+    bench.far.list_of = lambda _: ()
+    bench.far.log = [over(start, 4)]
+    await bench.clock.turn(80 * 3600)
+    bench.far.log_answers = LookFailed("server", "as the test says") if log_is_down_s else None
+    async with bench.polling(interval_s=60.0) as outbox:
+        for _ in range(10):
+            assert (await outbox.prune(bench.clock.now())).calls == 0
+            await bench.clock.turn(1 + log_is_down_s / 10)
+        bench.far.log_answers = None
+        await bench.clock.turn(360)
+        assert bench.types == ["call.ringing", "call.ended"]
+        await bench.clock.turn(3700)
+        assert (await outbox.prune(bench.clock.now() + timedelta(hours=73))).calls == 1
+
+
 async def test_a_gap_is_filled_even_when_the_service_dies_before_it_was(bench: Bench) -> None:
     """The gap is kept before the look that would hide it."""
     start = bench.clock.now()

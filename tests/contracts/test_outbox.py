@@ -489,6 +489,18 @@ async def test_the_settled_go_after_the_retention(place: Place, outbox: Outbox) 
     assert len(await outbox.history(after_seq=0, limit=9)) == 4
 
 
+async def test_a_call_is_remembered_for_an_hour_whatever_the_retention(place: Place) -> None:
+    """Its record lingers upstream, and may come back: its events may go before, the memory of its end may not."""
+    async with place.open(retention_h=0.1) as outbox:
+        await outbox.record(None, change(event("a", "call.ended", 1)))
+        await place.clock.turn(3500)
+        pruned = await outbox.prune(place.clock.now())
+        assert (pruned.events, pruned.calls) == (1, 0)
+        assert len(await outbox.recall("acme", ["a"])) == 1
+        await place.clock.turn(3700)
+        assert (await outbox.prune(place.clock.now())).calls == 1
+
+
 async def test_what_settles_late_goes_too(place: Place, outbox: Outbox) -> None:
     """An event that was owed when its time came goes within the hour after it has been settled."""
     await life(outbox)

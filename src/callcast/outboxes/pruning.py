@@ -14,6 +14,12 @@ _HOUR_US = 3_600_000_000
 _DAY_US = 24 * _HOUR_US
 _SHRINK_TO = 0.95  # once over the cap, make some room, so that the next event does not reach it again
 _MEMORY_MIN_US = _HOUR_US  # an ended call is remembered at least this long: its record lingers upstream
+_BLIND_MAX_US = 30 * _DAY_US  # and until it was surely seen again or asked about, but no longer than this
+# Of an extension, by its own looks or the account's; the reconciler notes the gaps of its source.
+_LAST_LOOK_AND_GAPS = """
+SELECT (SELECT max(taken_at) FROM looks WHERE source = ?1 AND extension_id IN (?2, '')),
+  (SELECT count(*) FROM notes WHERE source = ?1 AND name = 'gaps')
+"""
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -64,7 +70,7 @@ class Pruner:
         return len(rows) == SLICE
 
     def _ended_calls(self, work: "_Work", before_us: int) -> bool:
-        rows = work.ended_calls(self._calls_after, before_us)
+        rows = work.ended_calls(self._calls_after, min(before_us, work.now_us - _MEMORY_MIN_US), seen_past=True)
         self._calls_after = rows[-1] if rows else self._calls_after
         return len(rows) == SLICE
 
@@ -164,16 +170,23 @@ class _Work:
             self._free(seq)
         return rows
 
-    def ended_calls(self, after: tuple[int, str, str], before_us: int) -> list[tuple[int, str, str]]:
-        """An ended call is remembered as long as one of its events is kept."""
+    def ended_calls(
+        self, after: tuple[int, str, str], before_us: int, *, seen_past: bool = False
+    ) -> list[tuple[int, str, str]]:
+        """An ended call is remembered as long as one of its events is kept.
+
+        seen_past: and as long as a filled gap may bring it again. After days without a look, the call log is asked
+        about the last calls before them too.
+        """
         rows = self.execute(
             "SELECT touched_at, source, call_id, lane FROM calls INDEXED BY calls_closed WHERE open = 0"
             " AND (touched_at, source, call_id) > (?, ?, ?) AND touched_at < ?"
             " ORDER BY touched_at, source, call_id LIMIT ?",
             (*after, before_us, SLICE),
         ).fetchall()
-        for _, source, call_id, lane in rows:
-            self._forget(source, call_id, lane, before_us)
+        for touched_us, source, call_id, lane in rows:
+            if not seen_past or self._is_past(source, call_id, touched_us):
+                self._forget(source, call_id, lane, before_us)
         return [row[:3] for row in rows]
 
     def letters(self, which: str, bound: int, *, free: bool = False) -> int:
@@ -218,6 +231,13 @@ class _Work:
                 "DELETE FROM calls WHERE source = ? AND call_id = ? AND open = 0 AND touched_at < ?",
                 (source, call_id, before_us),
             ).rowcount
+
+    def _is_past(self, source: str, call_id: str, touched_us: int) -> bool:
+        """Whether its extension was looked at long after it, and nothing is left to ask about its source."""
+        extension_id = call_id.partition("/")[0]
+        looked_us, gaps = self.execute(_LAST_LOOK_AND_GAPS, (source, extension_id)).fetchone()
+        seen_past = not gaps and (looked_us is None or touched_us < looked_us - _MEMORY_MIN_US)
+        return seen_past or touched_us < self.now_us - _BLIND_MAX_US
 
     def _any(self, question: str, value: int) -> bool:
         return self.execute(question, (value,)).fetchone() is not None
