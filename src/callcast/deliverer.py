@@ -20,7 +20,9 @@ SWEEP_EVERY_S = 5.0  # how late an expiry may be noticed while nothing is claime
 GRACE_S = 1.0  # beyond the sink's own limit: its word for what took so long is finer than ours
 DISK_PAUSE_S = 1.0  # between two tries of an outbox that cannot be used
 IDLE_S = 60.0
-AHEAD_MIN = 8  # claimed ahead of their sending, so that a sink need not wait for the disk between two events
+# Claimed ahead of their sending, so that a sink need not wait for the disk between two events. Few for a slow sink:
+# what is new must not stand behind many that were brought back.
+AHEAD_MIN, AHEAD_MAX = 8, 64
 
 
 class Observer(Protocol):
@@ -89,7 +91,7 @@ class Deliverer:
         self._log = log
         self._shutdown_s = shutdown_s
         self._health = SinkHealth()
-        self._claimed_max = concurrency + max(concurrency, AHEAD_MIN)
+        self._ahead = AHEAD_MIN
         self._waiting: list[tuple[bool, int, Delivery]] = []  # a heap: what was brought back by hand goes last
         self._sending = 0
         self._in_flight: set[asyncio.Task[None]] = set()  # being sent or settled
@@ -155,22 +157,34 @@ class Deliverer:
             await self._deliver()
 
     async def _deliver(self) -> None:
-        room = self._claimed_max - len(self._in_flight) - len(self._waiting)
-        if 2 * room < self._claimed_max:  # many at a time: a claim costs the same whatever it brings
-            await self._one_finished()
+        room = self._room()
+        if room <= 0:
+            await self._place_freed()
             return
-        for delivery in await self._outbox.claim(self.name, limit=room):
+        claimed = await self._outbox.claim(self.name, limit=room)
+        ran_dry = not self._waiting and len(claimed) == room
+        self._ahead = min(2 * self._ahead, AHEAD_MAX) if ran_dry else AHEAD_MIN
+        for delivery in claimed:
             heapq.heappush(self._waiting, (delivery.replayed, delivery.seq, delivery))
-            room -= 1
         self._send_waiting()
-        if room > 0 and not self._must_wait():
+        if len(claimed) < room and not self._must_wait():
             await self._outbox.wait(self.name, timeout_s=IDLE_S)
+
+    def _room(self) -> int:
+        """How many to claim. Not each by itself while others wait: a claim costs the same whatever it brings."""
+        waiting = len(self._waiting)
+        if 2 * waiting > self._ahead:
+            return 0
+        slots = max(0, self._concurrency - self._sending)
+        unsettled = len(self._in_flight) + waiting
+        return min(slots + self._ahead - waiting, self._concurrency + AHEAD_MAX - unsettled)
 
     def _send_waiting(self) -> None:
         """As many as may be on their way at a time."""
         while self._waiting and self._sending < self._concurrency and not self._must_wait():
             *_, delivery = heapq.heappop(self._waiting)
             self._begin(delivery)
+            self._freed.set()
 
     async def _give_back(self) -> None:
         """What was claimed and must not be sent now."""
@@ -181,7 +195,7 @@ class Deliverer:
     async def _try_one(self) -> None:
         """One probe at a time: by the clock each for another call, and at once for a new call."""
         if self._in_flight:
-            await self._one_finished()
+            await self._place_freed()
             return
         if self._fresh_after is None:
             self._fresh_after = await self._outbox.last_seq()
@@ -224,7 +238,7 @@ class Deliverer:
             for _ in range(lapsed.dead):
                 self._metrics.event_dead_lettered(self.name)
 
-    async def _one_finished(self) -> None:
+    async def _place_freed(self) -> None:
         self._freed.clear()
         await self._freed.wait()
 
