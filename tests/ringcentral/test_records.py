@@ -164,6 +164,7 @@ def test_a_ring_out_is_an_offer(fields: dict[str, Any]) -> None:
     ("from_", "to", "caller"),
     [
         ({"phoneNumber": "+15550100351"}, None, Party(number="+15550100351")),
+        ({"phoneNumber": "+1", "extensionNumber": "9"}, None, Party(number="+1", extension_number="9")),
         (None, None, None),
         ({"name": "Agent"}, OWN_NUMBER, None),
         (OWN | {"phoneNumber": "+15550100900"}, OWN_NUMBER, None),
@@ -174,6 +175,14 @@ def test_the_caller_of_an_offer(from_: Any, to: Any, caller: Party | None) -> No
     """Whoever has a number and is not the extension itself; a missing side does no harm."""
     shown = only(live(direction="Outbound", action="VoIP Call", legs=[leg("PstnToSip")], **{"from": from_, "to": to}))
     assert (shown.direction, shown.from_party) == (Direction.INBOUND, caller)
+
+
+def test_the_caller_of_an_offer_to_a_part_is_another_extension() -> None:
+    """Both sides have an extension number, and not the same one."""
+    sides = {"from": {"phoneNumber": "+1", "extensionNumber": "1"}, "to": {"phoneNumber": "+2", "extensionNumber": "2"}}
+    came_in = leg("Accept", 300, **{**sides, "direction": "Inbound"})
+    shown = rung(came_in, leg("Accept", 301), direction="Outbound", result="In Progress", duration=None)["300"]
+    assert shown.from_party == Party(number="+1", extension_number="1")
 
 
 def test_the_called_side_of_an_offer_keeps_its_own_name() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from callcast.core.model import Target
@@ -270,14 +270,14 @@ json_values = st.recursive(
 
 @given(st.binary(max_size=200))
 @example(b'{"records":[{"id":"\\ud800"}]}')
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_any_bytes(raw: bytes) -> None:
     """Whatever comes, it is a page or a bad page."""
     through(raw)
 
 
 @given(st.integers(0, len(SEED) - 1), st.binary(max_size=6), st.integers(0, 40))
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 def test_a_damaged_recording(position: int, put: bytes, cut: int) -> None:
     """A recorded page with a piece cut out and another put in."""
     through(SEED[:position] + put + SEED[position + cut :])
@@ -304,7 +304,7 @@ def test_a_damaged_recording(position: int, put: bytes, cut: int) -> None:
         max_size=6,
     )
 )
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 def test_a_record_with_anything_in_its_fields(fields: dict[str, Any]) -> None:
     """Each field may hold anything: a sighting, or a bad record with a name."""
     page = decode_page(json.dumps({"records": [{**record(), **fields}]}).encode())
