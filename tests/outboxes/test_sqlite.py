@@ -1,6 +1,7 @@
 """What is special to the SQLite outbox: its file, its lock, a disk in trouble, a process killed in a commit."""
 
 import asyncio
+import errno
 import os
 import random
 import resource
@@ -97,12 +98,62 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     connection.close()
 
 
-async def test_a_directory_of_no_use_is_refused(tmp_path: Path) -> None:
-    """A data_dir that is a file is a fault of the configuration, not a disk in trouble."""
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OutboxRefused, match="data_dir"):
-        async with opened(tmp_path / "file"):
-            pass
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [
+        (errno.EACCES, "chown"),
+        (errno.EPERM, "chown"),
+        (errno.EROFS, "mount it writable"),
+        (errno.ENOENT, "make the directory above it"),
+        (errno.ENOTDIR, "a part of this path is a file"),
+    ],
+)
+@pytest.mark.parametrize("call", ["mkdir", "open"])
+async def test_a_directory_of_no_use_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, step: str, call: str
+) -> None:
+    """Nobody may write there, or never can: said with place, cause and next step, instead of trying for ever."""
+    place = tmp_path / "data"
+    place.mkdir()
+
+    def refuse(path: object, *_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, call, refuse) if call == "open" else broken.setattr(Path, call, refuse)
+        with pytest.raises(OutboxRefused, match=f"data_dir {place} .*{os.strerror(number).lower()}.*{step}"):
+            async with opened(place):
+                pass
+    async with opened(place) as outbox:
+        await with_debts(outbox)
+
+
+async def test_a_path_through_a_file_is_refused(tmp_path: Path) -> None:
+    """A data_dir that is a file, and one below a file."""
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "data"):
+        with pytest.raises(OutboxRefused, match="name a directory"):
+            async with opened(place):
+                pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+async def test_a_directory_that_cannot_be_made_now_is_made_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A full or failing disk at the start is no reason to refuse: it is tried again with each operation."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "mkdir", fail)
+        manager = opened(tmp_path / "data")
+        outbox = await manager.__aenter__()
+        with pytest.raises(OutboxUnavailable):
+            await outbox.check()
+    await with_debts(outbox)
+    await manager.__aexit__(None, None, None)
 
 
 @pytest.mark.parametrize("harm", ["garbage", "header", "truncated"])

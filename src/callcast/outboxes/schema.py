@@ -1,10 +1,11 @@
 """The outbox's file: who may open it, what lies in it, and what happens when it is of no use."""
 
+import errno
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -75,6 +76,20 @@ CREATE TRIGGER letter_gone AFTER DELETE ON dead BEGIN
   UPDATE sinks SET dead = dead - 1 WHERE id = old.sink; END;
 """
 
+_WRITE = "name a directory that the user who runs callcast may write, or give it to that user (chown)"
+# What no waiting mends.
+_OF_NO_USE = {
+    errno.EACCES: _WRITE,
+    errno.EPERM: _WRITE,
+    errno.EROFS: "mount it writable, or name a directory on another disk (systemd: StateDirectory=)",
+    errno.ENOENT: "make the directory above it, or name another one",
+    errno.ENOTDIR: "name a directory; a part of this path is a file",
+    errno.EEXIST: "name a directory; this is a file",
+    errno.EISDIR: "move that directory away; callcast wants a file there",
+    errno.ELOOP: "name another directory; its links lead in a circle",
+    errno.ENAMETOOLONG: "give it a shorter name",
+}
+
 Migration = Callable[[sqlite3.Connection], None]
 
 
@@ -91,9 +106,10 @@ class Lock:
     """Held as long as the process lives, so that two services never share a directory."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises OutboxRefused when another has it, OSError when the disk does not allow it."""
+        """Raises OutboxRefused when another has it or it never can be had, OSError when the disk is in trouble."""
         path = directory / LOCK
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with refusing(directory):
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -111,15 +127,32 @@ class Lock:
         os.close(self._file)
 
 
-def make_directory(directory: Path) -> None:
-    """Only this user may look in. Raises OutboxRefused when it never can be of use."""
+@contextmanager
+def refusing(directory: Path) -> Iterator[None]:
+    """Raises OutboxRefused where the place never can be of use; trouble of the disk stays an OSError."""
     try:
+        yield
+    except OSError as error:
+        if error.errno not in _OF_NO_USE:
+            raise
+        fix = _OF_NO_USE[error.errno]
+        at = error.filename if error.filename not in (None, str(directory)) else ""
+        where = f" ({at})" if at else ""
+        raise OutboxRefused(f"data_dir {directory} cannot be used: {_words(error)}{where}: {fix}") from error
+
+
+def make_directory(directory: Path) -> None:
+    """Only this user may look in. Raises OutboxRefused when it never can be of use, OSError while the disk fails."""
+    with refusing(directory):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
-    except OSError as error:
-        raise OutboxRefused(
-            f"data_dir {directory} cannot be used: {error.strerror}: name a directory that this user may write"
-        ) from error
+        for file in (LOCK, FILE):  # by somebody else, perhaps, who once ran a command here
+            with suppress(FileNotFoundError):
+                os.close(os.open(directory / file, os.O_RDWR | os.O_CLOEXEC))
+
+
+def _words(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 def connect(directory: Path) -> sqlite3.Connection:

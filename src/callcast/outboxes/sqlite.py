@@ -12,7 +12,7 @@ from callcast.core.clock import Clock
 from callcast.core.model import Call, Change, Known, Look
 from callcast.core.outbox import Lapsed, Outbox, OutboxRefused, OutboxUnavailable, Pruned, Stats, Stored
 from callcast.core.sink import Delivery, Filter
-from callcast.outboxes import memory, schema
+from callcast.outboxes import memory
 from callcast.outboxes.coding import lane_of_delivery, time_of, us_of
 from callcast.outboxes.debts import Debts, Waking
 from callcast.outboxes.pruning import Limits, Pruner
@@ -27,7 +27,6 @@ async def open_outbox(
 
     A disk that gives trouble now is no reason to refuse: then each method raises OutboxUnavailable until it works.
     """
-    schema.make_directory(path)
     limits = Limits(retention_h=retention_h, outbox_max_mb=outbox_max_mb, dead_letter_days=dead_letter_days)
     outbox = SqliteOutbox(path, clock, limits)
     try:

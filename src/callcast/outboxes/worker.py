@@ -173,6 +173,7 @@ class Worker:
     def _opened(self) -> Debts:
         if self._debts is None:
             if self._lock is None:
+                schema.make_directory(self._directory)
                 self._lock = schema.Lock(self._directory)
             self._debts = self._open()
         return self._debts
