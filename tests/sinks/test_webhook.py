@@ -3,10 +3,14 @@
 import asyncio
 import base64
 import json
+import os
+import shutil
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+import subprocess
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +22,7 @@ from msgspec import structs
 from pydantic import ValidationError
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from callcast.core.model import Party
 from callcast.core.sink import Delivered, Outcome, Rejected, Retry, Sink
 from callcast.core.wire import Wire
 from callcast.secret import Secret
@@ -29,6 +34,8 @@ from tests.sinks.certificates import Certificates
 
 OLD = "whsec_" + base64.b64encode(b"o" * 24).decode()
 NEW = "whsec_" + base64.b64encode(b"n" * 64).decode()
+
+NODE = Path(__file__).parents[1] / "node"
 
 Handler = Callable[[web.Request], Any]
 
@@ -131,6 +138,45 @@ async def test_while_rotating_both_secrets_verify(server: Server) -> None:
     Webhook(NEW).verify(body, headers | {"webhook-signature": first})
     with pytest.raises(WebhookVerificationError):
         Webhook("whsec_" + base64.b64encode(b"x" * 24).decode()).verify(body, headers)
+
+
+def verified_in_node(*webhooks: Mapping[str, Any]) -> list[bool]:
+    """What the official package for JavaScript says; without it the test skips on a laptop and fails under CI."""
+    program = shutil.which("node")
+    if program is None or not (NODE / "node_modules/standardwebhooks").exists():
+        missing = (
+            "node is not installed" if program is None else "tests/node has no packages: npm ci --prefix tests/node"
+        )
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    done = subprocess.run(
+        [program, str(NODE / "verify_webhooks.mjs")],
+        input=json.dumps(webhooks),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    accepted: list[bool] = json.loads(done.stdout)
+    return accepted
+
+
+@pytest.mark.parametrize("format_", ["cloudevents", "standard"])
+async def test_the_official_package_for_javascript_verifies_too(server: Server, format_: str) -> None:
+    """Both secrets of a rotation, either body, letters of any language; not a third secret, nor a changed body."""
+    named = structs.replace(event().call, from_party=Party(number="+16504306662", name="Zoë 渡辺 🙂"))
+    async with opened(server.url, secrets=[NEW, OLD], format=format_) as sink:
+        await sink.send(delivery(of=structs.replace(event(), call=named)))
+    headers, body = {name.lower(): text for name, text in server.requests[0].headers.items()}, server.bodies[0].decode()
+    webhook = {"secret": NEW, "headers": headers, "body": body}
+    third = "whsec_" + base64.b64encode(b"x" * 24).decode()
+    assert verified_in_node(
+        webhook,
+        webhook | {"secret": OLD},
+        webhook | {"secret": third},
+        webhook | {"body": body.replace("Zoë", "Zoe")},
+        webhook | {"headers": headers | {"webhook-id": "evt_another"}},
+    ) == [True, True, False, False, False]
 
 
 async def test_each_attempt_is_signed_anew(server: Server) -> None:
