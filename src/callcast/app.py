@@ -62,7 +62,7 @@ async def run(
     """
     service = settings.service
     logs.configure(service.log_level, service.log_format)
-    clock, log, stop = SystemClock(), logs.bound(), stop or asyncio.Event()
+    clock, log, signals = SystemClock(), logs.bound(), Signals(stop or asyncio.Event())
     async with AsyncExitStack() as stack:
         try:
             outbox = await stack.enter_async_context(_outbox(service, clock))
@@ -79,20 +79,33 @@ async def run(
         except OSError as error:
             return _cannot_start(f"service.http_listen = {service.http_listen!r}: {_cause(error)}")
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        await running.start(tasks)
-        heartbeat = Heartbeat(Supervisor.of(os.environ), running, clock)
-        beating = tasks.create_task(heartbeat.run())
-        _on_signals(stop, lambda: tasks.create_task(_reload(running, heartbeat)))
-        log.info("service_started", version=__version__, url=running.admin.url, data_dir=str(service.data_dir))
-        if started is not None:
-            started(running.admin.url)
-        await stop.wait()
+        if await _started(running, tasks, signals.stop):
+            heartbeat = Heartbeat(Supervisor.of(os.environ), running, clock)
+            beating = tasks.create_task(heartbeat.run())
+            signals.reload_by(lambda: tasks.create_task(_reload(running, heartbeat)))
+            log.info("service_started", version=__version__, url=running.admin.url, data_dir=str(service.data_dir))
+            if started is not None:
+                started(running.admin.url)
+            await signals.stop.wait()
+            beating.cancel()
+            heartbeat.stopping()
         log.info("stop_requested")
-        beating.cancel()
-        heartbeat.stopping()
         await running.stop()
     log.info("service_stopped")
     return 0
+
+
+async def _started(running: Service, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> bool:
+    """Start, for as long as trouble of the disk makes that last; False when it was to stop before."""
+    starting, stopped = tasks.create_task(running.start(tasks)), tasks.create_task(stop.wait())
+    await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
+    if starting.done():
+        stopped.cancel()
+        starting.result()
+        return True
+    starting.cancel()
+    await asyncio.wait((starting,))
+    return False
 
 
 async def _reload(running: Service, heartbeat: Heartbeat) -> None:
@@ -121,8 +134,21 @@ def _cause(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
-def _on_signals(stop: asyncio.Event, reload: Callable[[], object]) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, reload)
+class Signals:
+    """SIGTERM and SIGINT set `stop`; SIGHUP reloads, once there is something to reload, and never kills."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        self.stop = stop
+        self._wanted = False
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._want)
+
+    def reload_by(self, reload: Callable[[], object]) -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+        if self._wanted:
+            reload()
+
+    def _want(self) -> None:
+        self._wanted = True

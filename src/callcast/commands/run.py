@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ async def run(args: argparse.Namespace) -> int:
     from callcast.commands.check import report
     from callcast.config import examine, load
 
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload that is asked for before there is anything to reload
     path = Path(args.config)
     verdict = examine(path, os.environ)
     if verdict.settings is None:
