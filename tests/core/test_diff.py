@@ -255,7 +255,7 @@ def test_the_call_log_ends_what_vanished() -> None:
     watch.look(20)
     for not_final in (
         [],
-        [sighting("connected")],
+        [sighting("connected", result="Other")],
         [ended(session_id="s-9", record_id="L9")],
         [ended(extension_id="102")],
     ):
@@ -321,7 +321,7 @@ def test_the_call_log_is_read_by_record_id_then_by_time() -> None:
     watch.look(8, ended(end=5), sighting("connected", record_id="L2", started=8))
     watch.look(20, ended(end=5))
     log = [
-        ended("busy", end=5, record_id="L1"),
+        ended("busy", end=None, record_id="L1"),
         ended("voicemail", end=30, record_id="L3", started=20),
         ended("declined", end=60, record_id="L4", started=50),
     ]

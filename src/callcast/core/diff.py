@@ -94,7 +94,7 @@ def fill(
 
 def unwatch(picture: Picture, extension_ids: Collection[str], at: datetime) -> Change:
     """Nobody looks at these extensions any more: their calls end as unknown."""
-    scene = Scene(picture, Seen(at=at, after=None, evidence=Evidence.UNWATCHED))
+    scene = Scene(picture, Seen(at=at, evidence=Evidence.UNWATCHED))
     for call in picture.live_calls():
         if call.extension_id in extension_ids:
             ended = end(call, Disposition.UNKNOWN, at)
