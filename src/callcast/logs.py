@@ -8,7 +8,9 @@ import logging
 import re
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, MutableMapping
+from types import TracebackType
 from typing import Any, Literal
 
 import structlog
@@ -46,7 +48,10 @@ def configure(level: str, style: Literal["auto", "console", "json"]) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS["debug"]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_WithoutNumbers("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    sys.excepthook = _show_trace
 
 
 def hide_numbers(_logger: Any, _method: str, line: Line) -> Line:
@@ -54,6 +59,18 @@ def hide_numbers(_logger: Any, _method: str, line: Line) -> Line:
     for key, value in line.items():
         line[key] = _hidden(value)
     return line
+
+
+class _WithoutNumbers(logging.Formatter):
+    """What libraries have to say, and their traces."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _NUMBER.sub(r"***\1", super().format(record))
+
+
+def _show_trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A fault of the program, a sink's too, ends it with a trace: its text may hold the very call that did it."""
+    sys.stderr.write(_NUMBER.sub(r"***\1", "".join(traceback.format_exception(kind, error, trace))))
 
 
 def _hidden(value: Any) -> Any:
