@@ -103,7 +103,7 @@ class Settings(TlsSettings):
 
     @field_validator("headers")
     @classmethod
-    def _headers_can_be_sent(cls, headers: Mapping[str, Secret]) -> Mapping[str, Secret]:
+    def _headers_can_be_sent(cls, headers: Mapping[str, Secret], info: ValidationInfo) -> Mapping[str, Secret]:
         if len({name.lower() for name in headers}) < len(headers):
             raise ValueError("the same header is given twice (upper and lower case do not matter)")
         for name, value in headers.items():
@@ -113,6 +113,8 @@ class Settings(TlsSettings):
                 raise ValueError(f"{name} is set by callcast itself")
             if not _HEADER_VALUE.fullmatch(value.reveal()):
                 raise ValueError(f"the value of {name} holds characters that a header cannot")
+            if name.lower() == "authorization" and "url" in info.data and URL(info.data["url"].reveal()).user:
+                raise ValueError(f"{name} is also made of the url's user and password: leave one of the two out")
         return headers
 
     def warnings(self) -> Sequence[tuple[str, str, str]]:
