@@ -4,7 +4,6 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from random import SystemRandom
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -23,6 +22,7 @@ from callcast.core.wire import Wire
 from callcast.deliverer import Deliverer
 from callcast.disk import Disk
 from callcast.fleet import Fleet
+from callcast.hash_key import hash_key
 from callcast.metrics import Metrics
 from callcast.ringcentral.settings import SourceSettings, plan
 from callcast.sinks import SinkSettings
@@ -62,7 +62,7 @@ class Service:
         self._log = log
         self._read_again = read_again
         self._random = SystemRandom()
-        self._hash_key = _hash_key(settings)
+        self._hash_key = b""
         self._installation = ""
         self._disk = Disk(clock, log)
         self._store_warnings = ""
@@ -109,6 +109,8 @@ class Service:
 
     async def _take_up(self, settings: Settings) -> None:
         """Go on where an earlier run ended. Raises OutboxUnavailable; may be done again."""
+        self._hash_key = await asyncio.to_thread(hash_key, settings)
+        self._show(settings)  # with the key, before there is a number to show
         known = await self._outbox.known()
         self._installation = await self._own_name(known.get(SERVICE, NOTHING_KNOWN).notes)
         for source in settings.sources:
@@ -159,11 +161,13 @@ class Service:
                 wanted = await asyncio.to_thread(self._read_again)
                 if fixed := _needs_restart(self._settings, wanted):
                     return self._refused("configuration", fixed)
+                key = await asyncio.to_thread(hash_key, wanted)
                 await self._subscribe(wanted)
             except ConfigFaults as error:
                 return self._refused("configuration", [str(fault) for fault in error.faults])
             except OutboxUnavailable as error:
                 return self._refused("outbox", [str(error)])
+            self._hash_key = key
             await self._apply(wanted)
             self._metrics.config_reloaded(True)
             self._log.info("configuration_reloaded")
@@ -189,9 +193,7 @@ class Service:
             outbox_max_mb=service.outbox_max_mb,
             dead_letter_days=service.dead_letter_days,
         )
-        self._hash_key = _hash_key(wanted)
-        view = self._view(wanted)
-        self.admin.change(token=service.http_token.reveal(), wire=view.wire, names=view.names)
+        self._show(wanted)
         denied = self._denied(wanted)
         self._watching.share(wanted.sources)
         await asyncio.gather(
@@ -209,8 +211,14 @@ class Service:
     def _part(self, sink: SinkSettings) -> SinkPart:
         return sink, self._hash_key if sink.numbers == "hash" else b""
 
+    def _show(self, settings: Settings) -> None:
+        view = self._view(settings)
+        self.admin.change(token=settings.service.http_token.reveal(), wire=view.wire, names=view.names)
+
     def _view(self, settings: Settings) -> View:
-        return View(Wire(settings.service.numbers, self._hash_key, "http"), settings.names)
+        numbers = settings.service.numbers
+        shown = "drop" if numbers == "hash" and not self._hash_key else numbers  # no hash without a secret
+        return View(Wire(shown, self._hash_key, "http"), settings.names)
 
     # One part each; runs until it is cancelled.
 
@@ -299,17 +307,3 @@ def _told(sink: SinkSettings) -> dict[str, object]:
     """What a sink will do, for the log."""
     shown = {key: list(value) for key in ("events", "directions", "extensions") if (value := getattr(sink, key))}
     return {"type": sink.type, "numbers": sink.numbers, **shown}
-
-
-def _hash_key(settings: Settings) -> bytes:
-    service = settings.service
-    return service.hash_key.reveal().encode() or _made_key(service.data_dir)
-
-
-def _made_key(data_dir: Path) -> bytes:
-    """The key of numbers = "hash" where none is configured: made once, readable by the service alone."""
-    path = data_dir / "hash.key"
-    if not path.exists():
-        path.touch(mode=0o600)
-        path.write_bytes(secrets.token_hex(32).encode())
-    return path.read_bytes()
