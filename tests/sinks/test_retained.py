@@ -201,6 +201,23 @@ def test_filters_of_extension_and_direction_apply_and_those_of_events_do_not() -
     assert json.loads(retained.wanted["callcast/acme/101/state"])["calls"] == 1
 
 
+def test_a_call_whose_direction_is_shown_no_longer_goes() -> None:
+    """An agent's call may read inbound first and outbound later: it leaves the topics, whenever that is seen."""
+    for state in (State.DIALING, State.ENDED):
+        board, retained = HandBoard(), mirror(Filter(directions=("inbound",)))
+        board.live = [made()]
+        retained.mirror(board, 0)
+        retained.take_dirty()
+        turned = made(direction=Direction.OUTBOUND, state=state, ended_at=NOW if state is State.ENDED else None)
+        board.live = [turned] if turned.live else []
+        retained.mirror(board, 1, [turned])
+        assert told(retained) == {
+            "callcast/acme/101/calls/s-1": None,
+            "callcast/acme/101/state": {"state": "idle", "calls": 0, "since": None},
+        }
+        assert retained.next_burial_s() is None
+
+
 def test_an_extension_that_is_no_longer_watched_goes() -> None:
     """Its state is removed, and a new one gets a state."""
     board, retained = HandBoard(("101",)), mirror()

@@ -71,7 +71,8 @@ class Retained:
 
     def mirror(self, board: Board, now_s: float, changed: Iterable[Call] | None = None) -> None:
         """Take over what changed, or everything (None). An ended call that was not there before is not added."""
-        shown = [c for c in (board.calls() if changed is None else changed) if self._shows(c)]
+        calls = tuple(board.calls() if changed is None else changed)
+        shown = [c for c in calls if self._shows(c)]
         watched = {
             (each.source, extension_id)
             for each in board.summaries()
@@ -79,8 +80,10 @@ class Retained:
             if not self._show.extensions or extension_id in self._show.extensions
         }
         touched = watched ^ self._watched
+        touched |= self._forget({self._topics.call(call) for call in calls if not self._shows(call)})
         if changed is None:
-            touched |= watched | self._forget_all_but({self._topics.call(call) for call in shown})
+            kept = {self._topics.call(call) for call in shown}
+            touched |= watched | self._forget({t for t, call in self._calls.items() if call.live and t not in kept})
         touched.update([self._take(call, now_s) for call in shown])
         self._watched = watched
         for owner in touched:
@@ -137,8 +140,9 @@ class Retained:
         if call.ended_at is not None:
             self._ended[owner] = max(call.ended_at, self._ended.get(owner, call.ended_at))
 
-    def _forget_all_but(self, topics: set[str]) -> set[_Owner]:
-        gone = {topic: call for topic, call in self._calls.items() if call.live and topic not in topics}
+    def _forget(self, topics: set[str]) -> set[_Owner]:
+        """Remove these calls now: they are gone, or shown no longer."""
+        gone = {topic: self._calls[topic] for topic in topics if topic in self._calls}
         for topic, call in gone.items():
             self._end((call.source, call.extension_id), topic, call)
             self._drop_call(topic)
