@@ -3,9 +3,10 @@
 import msgspec
 import pytest
 
+from callcast.core.diff import fill
 from callcast.core.ids import event_id
 from callcast.core.lifecycle import is_old_news
-from callcast.core.model import Call, Direction, Disposition, Party, Provider, Queue, Sighting
+from callcast.core.model import Call, Change, Direction, Disposition, Party, Provider, Queue, Sighting
 from callcast.core.telling import Seen, tell
 from tests.core.scenes import ACCOUNT, CALLER, Watch, at, ended, leg, sighting, stopped
 
@@ -136,6 +137,13 @@ def test_answered_elsewhere_stays_when_the_other_call_turns_round() -> None:
     watch.look(2, ended(end=11), msgspec.structs.replace(other, direction=Direction.OUTBOUND))
     assert watch.call().ended_at == at(11)
     assert watch.call().disposition is Disposition.ANSWERED_ELSEWHERE
+
+
+def test_the_call_log_of_a_time_before_any_look_ends_nothing_that_lives() -> None:
+    """There is no gap to ask about, and the list shows the call."""
+    watch = Watch()
+    watch.look(1, sighting("connected"))
+    assert fill(watch.picture, watch.target, [ended("answered")], at(60), watch.rules) == Change()
 
 
 # What a part's records say together

@@ -219,7 +219,7 @@ def _is_nobodys(group: tuple[str, str]) -> bool:
 
 def _has(call: Call, since: datetime) -> bool:
     """An extension's, and not over before that."""
-    return call.extension_id != UNASSIGNED and (is_open(call) or call.ended_at is None or call.ended_at > since)
+    return call.extension_id != UNASSIGNED and (call.ended_at is None or call.ended_at > since)
 
 
 def _was_answered(call: Call) -> bool:
