@@ -5,9 +5,10 @@ PYTHON := $(or $(shell command -v $(PYTHON)),$(shell command -v python3))
 VENV := .venv
 FUZZ ?= 200000
 KILLS ?= 3000
+SOAK ?= 3600
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check fuzz format lock clean
+.PHONY: help demo test check fuzz soak format lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -35,6 +36,9 @@ fuzz: $(VENV)/.installed  ## FUZZ random histories of calls and KILLS kill -9, m
 	$(BIN)/python -m tests.core.fuzz $(FUZZ)
 	$(BIN)/python -m tests.system.kills $(KILLS)
 	$(BIN)/python -m tests.ringcentral.fuzz_bytes $(FUZZ)
+
+soak: $(VENV)/.installed  ## SOAK seconds (3600) of load and faults of every kind: nothing may grow (wants mosquitto)
+	$(BIN)/python -m bench.soak --seconds $(SOAK)
 
 format: $(VENV)/.installed  ## make the code look as `make check` wants it
 	$(BIN)/ruff format .

@@ -1,0 +1,357 @@
+"""The service for an hour under load and faults of every kind: does anything grow?
+
+    python -m bench.soak [--seconds N] [--rate N]
+
+Some 100 events a second from one account, to a webhook, a broker and standard output, each of them in trouble from
+time to time; the platform too. Twenty readers of /api/events come and go, one never reads; the configuration is
+reloaded. Prints what the process holds twenty times over the run, then whether it is flat: the last quarter against
+the second one (the first is for warming up), the outbox against the calls of an hour; and at the end, in peace, no
+debt may be left. Exit code 1 if not.
+"""
+
+import argparse
+import asyncio
+import re
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime, timedelta
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from callcast.simulator import Credential, Fault, Platform
+from callcast.simulator.scenario import Record, Truth
+from callcast.simulator.scenarios.seed import ACCOUNT_ID, EXTENSION_ID, answers
+from tests.sinks.brokers import free_port, mosquitto
+from tests.system.world import Service
+
+RING_S, TALK_S, LINGER_S = 1.6, 1.6, 4.0
+SAMPLES = 20
+READERS = 20
+CONFIG = """\
+[service]
+data_dir = "{data}"
+http_listen = "127.0.0.1:{port}"
+retention_h = 0.005
+dead_letter_days = 0.0003
+log_level = "warning"
+[sources.acme]
+server = "{server}"
+client_id = "{credential.client_id}"
+client_secret = "{credential.client_secret}"
+jwt = "{credential.jwt}"
+watch = "account"
+poll_interval_s = 0.8
+heavy_per_minute = 10000
+call_log_after_s = 5
+vanished_give_up_s = 20
+[sinks.crm]
+type = "webhook"
+url = "http://127.0.0.1:{hook}/hook"
+timeout_s = 2
+[sinks.wall]
+type = "mqtt"
+url = "mqtt://127.0.0.1:{mqtt}"
+tombstone_s = 5
+timeout_s = 5
+[sinks.lines]
+type = "stdout"
+"""
+
+
+class Stream:
+    """So many calls a second, each 1.6 s ringing and 1.6 s connected; the ended ones linger for a while."""
+
+    account_id = ACCOUNT_ID
+
+    def __init__(self, calls_per_s: float) -> None:
+        self._every_s = 1 / calls_per_s
+        self._began = time.monotonic()
+        self._until: int | None = None
+
+    def stop(self) -> None:
+        self._until = self._begun()
+
+    def _begun(self) -> int:
+        count = int((time.monotonic() - self._began) / self._every_s)
+        return count if self._until is None else min(count, self._until)
+
+    def _records(self, last_s: float) -> Iterator[Record]:
+        """Newest first, of the calls that began within the last seconds."""
+        now_s, newest = time.monotonic() - self._began, self._begun()
+        for number in range(newest - 1, max(-1, int((now_s - last_s) / self._every_s)), -1):
+            age_s = now_s - number * self._every_s
+            yield self._record(number, (age_s > RING_S) + (age_s > RING_S + TALK_S))
+
+    def _record(self, number: int, step: int) -> Record:
+        record: Record = answers()[step][0]
+        start = datetime.now(UTC) - timedelta(seconds=time.monotonic() - self._began - number * self._every_s)
+        times = {"startTime": start.isoformat(timespec="milliseconds").replace("+00:00", "Z")}
+        session = {"telephonySessionId": f"s-{number}"}
+        legs = [leg | times | session for leg in record["legs"]]
+        return record | times | session | {"id": f"r{number}", "legs": legs}
+
+    def extension_ids(self) -> Sequence[str]:
+        return (EXTENSION_ID,)
+
+    def look(self, _extension: str | None, /) -> None:
+        """Time goes on by itself."""
+
+    def active(self, _extension: str | None, _now: datetime, /) -> list[Record]:
+        return list(self._records(RING_S + TALK_S + LINGER_S))
+
+    def log(
+        self,
+        _extension: str | None,
+        _now: datetime,
+        /,
+        *,
+        session_id: str | None = None,
+        since: datetime | None = None,  # noqa: ARG002 (more may be given)
+    ) -> list[Record]:
+        if session_id is not None:
+            return [self._record(int(session_id.removeprefix("s-")), 2)]
+        return [one for one in self._records(120) if "duration" in one]
+
+    def session(self, _session_id: str, _now: datetime, /) -> Record | None:
+        return None
+
+    def truth(self, _now: datetime, /) -> Sequence[Truth]:
+        return ()
+
+
+class Hook:
+    """A receiver in changing moods. `status` 0: never answers; -1: hangs up."""
+
+    def __init__(self) -> None:
+        self.status = 204
+        self.taken = 0
+
+    async def take(self, request: web.Request) -> web.Response:
+        await request.read()
+        if self.status == 0:
+            await asyncio.sleep(3600)
+        if self.status < 0 and request.transport is not None:
+            request.transport.abort()
+        self.taken += self.status == 204
+        headers = {"Retry-After": "2"} if self.status in (429, 503) else {}
+        return web.Response(status=max(self.status, 200), headers=headers)
+
+
+UPSTREAM: tuple[Fault, ...] = (
+    Fault(kind="status", status=500, count=1),
+    Fault(kind="status", status=401, count=1),
+    Fault(kind="status", status=429, headers=False, retry_after=1, count=1),
+    Fault(kind="html", count=1),
+    Fault(kind="not_json", count=1),
+    Fault(kind="truncated", count=1),
+    Fault(kind="reset", count=1),
+    Fault(kind="slow", delay_s=2, count=1),
+    Fault(kind="redirect", count=1),
+    Fault(kind="half", count=1),
+    Fault(kind="empty", count=1),
+    Fault(kind="bad_records", count=2),
+    Fault(kind="huge", size_mb=40, count=1),
+    Fault(kind="charset", count=1),
+)
+
+
+class Soak:
+    def __init__(self, platform: Platform, hook: Hook, broker: Any, service: Service) -> None:
+        self._platform = platform
+        self._hook = hook
+        self._broker = broker
+        self._service = service
+        self.faults = 0
+
+    async def upstream(self) -> None:
+        for fault in cycle(UPSTREAM):
+            await asyncio.sleep(4)
+            self._platform.strike(fault)
+            self.faults += 1
+
+    async def receiver(self) -> None:
+        for status in cycle((500, 429, 400, 503, 0, -1, 401)):
+            await asyncio.sleep(9)
+            self._hook.status = status
+            await asyncio.sleep(2)
+            self._hook.status = 204
+            self.faults += 1
+
+    async def broker(self) -> None:
+        for trouble, end in cycle(((self._broker.stop, self._broker.start), (self._broker.freeze, self._broker.thaw))):
+            await asyncio.sleep(14)
+            await asyncio.to_thread(trouble)
+            await asyncio.sleep(2)
+            await asyncio.to_thread(end)
+            self.faults += 1
+
+    async def reloads(self) -> None:
+        good = self._service.config.read_text()
+        for timeout in cycle((3, 2)):
+            await asyncio.sleep(21)
+            self._service.config.write_text(good.replace("timeout_s = 2\n", f"timeout_s = {timeout}\n"))
+            await self._post_reload()
+            self._service.config.write_text("[service]\nlog_levle = 1\n")
+            await self._post_reload()
+            self.faults += 1
+
+    async def _post_reload(self) -> None:
+        async with aiohttp.ClientSession() as session, session.post(f"{self._service.url}/-/reload", json={}) as answer:
+            await answer.read()
+
+    async def reader(self, number: int) -> None:
+        async with aiohttp.ClientSession() as session:
+            while True:
+                with suppress(TimeoutError, aiohttp.ClientError):
+                    url = f"{self._service.url}/api/events?board={number % 2}"
+                    async with session.get(url) as answer, asyncio.timeout(5 + number):
+                        async for _ in answer.content.iter_any():
+                            pass
+                await asyncio.sleep(0.5)
+
+    async def stalled(self) -> None:
+        """Never reads, until it is dropped; then the next one."""
+        port = int(self._service.url.rpartition(":")[2])
+        while True:
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+                writer.write(b"GET /api/events?board=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                await asyncio.sleep(60)
+                writer.close()
+
+    def all(self) -> Iterator[Callable[[], Awaitable[None]]]:
+        yield from (self.upstream, self.receiver, self.broker, self.reloads, self.stalled)
+        yield from (lambda n=n: self.reader(n) for n in range(READERS))  # type: ignore[misc]
+
+
+COLUMNS = ("at_s", "rss_mib", "fds", "threads", "outbox_mib", "owed", "dead", "events", "faults")
+GROWTH = {"rss_mib": (1.10, 8.0), "fds": (1.0, 25.0), "threads": (1.0, 2.0)}
+# Ended calls are remembered for an hour at least, whatever retention_h says, so the outbox is full only then.
+REMEMBERED_S = 3600
+CALL_MIB, OUTBOX_MIB = 2 / 1024, 16.0
+
+
+async def sample(service: Service) -> dict[str, float]:
+    async with aiohttp.ClientSession() as session, session.get(f"{service.url}/metrics") as answer:
+        text = await answer.text()
+
+    def total(name: str) -> float:
+        return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
+
+    status = Path(f"/proc/{service.pid}/status").read_text()  # noqa: ASYNC240
+    return {
+        "rss_mib": total("process_resident_memory_bytes") / 2**20,
+        "fds": total("process_open_fds"),
+        "threads": float(re.findall(r"Threads:\s+(\d+)", status)[0]),
+        "outbox_mib": total("callcast_outbox_bytes") / 2**20,
+        "owed": total("callcast_outbox_events"),
+        "dead": total("callcast_dead_letters"),
+        "events": total("callcast_events_total"),
+    }
+
+
+def say(row: dict[str, float]) -> None:
+    print("".join(f"{row[name]:>12,.{1 if name.endswith('mib') else 0}f}" for name in COLUMNS), flush=True)
+
+
+def grown(rows: Sequence[dict[str, float]]) -> list[str]:
+    """What was larger in the last quarter than in the second, beyond what is allowed."""
+    quarter = len(rows) // 4
+    found = []
+    for name, (times, plus) in GROWTH.items():
+        before = statistics.median(row[name] for row in rows[quarter : 2 * quarter])
+        after = statistics.median(row[name] for row in rows[-quarter:])
+        if after > before * times + plus:
+            found.append(f"{name} grew from {before:,.1f} to {after:,.1f}")
+    room = OUTBOX_MIB + CALL_MIB * min(REMEMBERED_S, rows[-1]["at_s"]) * rows[-1]["events"] / 3 / rows[-1]["at_s"]
+    if rows[-1]["outbox_mib"] > room:
+        found.append(f"the outbox has {rows[-1]['outbox_mib']:,.1f} MiB, and should have no more than {room:,.1f}")
+    return found
+
+
+async def settled(service: Service, *, within_s: float = 120) -> float:
+    """What is still owed when nothing happens any more."""
+    deadline = time.monotonic() + within_s
+    while (owed := (await sample(service))["owed"]) and time.monotonic() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(2)
+    return owed
+
+
+async def main(seconds: float, rate: float) -> int:
+    stream, hook, credential, port = Stream(rate / 3), Hook(), Credential(), free_port()
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        app = web.Application()
+        app.router.add_post("/hook", hook.take)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        platform = Platform(stream)
+        server = await stack.enter_async_context(platform.serve())
+        broker = stack.enter_context(mosquitto(folder))
+        config = folder / "callcast.toml"
+        places = {"data": folder / "data", "port": port, "server": server, "mqtt": broker.port}
+        config.write_text(CONFIG.format(**places, credential=credential, hook=runner.addresses[0][1]))
+        service = Service(config, f"http://127.0.0.1:{port}")
+        await service.start()
+        await service.ready()
+        soak = Soak(platform, hook, broker, service)
+        return await _watch(service, soak, stream, seconds)
+
+
+async def _watch(service: Service, soak: Soak, stream: Stream, seconds: float) -> int:
+    tasks = [asyncio.create_task(work()) for work in soak.all()]
+    began, rows = time.monotonic(), []
+    print("".join(f"{name:>12}" for name in COLUMNS))
+    try:
+        for number in range(1, SAMPLES + 1):
+            await _until(began + number * seconds / SAMPLES, tasks, service)
+            row = await sample(service)
+            rows.append(row | {"at_s": time.monotonic() - began, "faults": float(soak.faults)})
+            say(rows[-1])
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    soak._hook.status = 204
+    soak._broker.thaw()
+    await asyncio.to_thread(soak._broker.start)
+    soak._platform.faults.clear()
+    stream.stop()
+    await asyncio.sleep(RING_S + TALK_S + LINGER_S + 15)
+    owed = await settled(service)
+    code = await service.stop()
+    faults = [*grown(rows), *([f"{owed:.0f} events are still owed"] if owed else [])]
+    faults += [f"it ended with {code}"] if code else []
+    faults += ["a trace is in the log"] if any("Traceback" in line for line in service.log) else []
+    print("; ".join(faults) or f"flat, and nothing is owed, after {soak.faults} faults")
+    return bool(faults)
+
+
+async def _until(at: float, tasks: Sequence["asyncio.Task[None]"], service: Service) -> None:
+    """Meanwhile what is read of the service is let go, and a task that fails ends the run."""
+    while time.monotonic() < at:
+        await asyncio.sleep(min(1.0, max(0.0, at - time.monotonic())))
+        service.lines.clear()
+        for task in tasks:
+            if task.done():
+                task.result()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=3600)
+    parser.add_argument("--rate", type=float, default=100, help="events a second (100)")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    sys.exit(asyncio.run(main(options.seconds, options.rate)))
