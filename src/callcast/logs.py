@@ -5,7 +5,6 @@ fact is summarised: the first line comes at once, the next after a minute with t
 """
 
 import logging
-import re
 import sys
 import time
 import traceback
@@ -15,13 +14,13 @@ from typing import Any, Literal
 
 import structlog
 
+from callcast.core.masking import masked
+
 FLOOD_S = 60.0
 ALIKE_MAX = 5  # lines a minute that differ in their extension only
 FACTS_MAX = 1000
 ASKED_FOR = frozenset({"reload_refused", "configuration_doubted"})  # whoever has just asked always gets the answer
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
-
-_NUMBER = re.compile(r"\+\d[\d ()-]{5,}(\d{4})\b")
 
 Line = MutableMapping[str, Any]
 
@@ -65,18 +64,18 @@ class _WithoutNumbers(logging.Formatter):
     """What libraries have to say, and their traces."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return _NUMBER.sub(r"***\1", super().format(record))
+        return masked(super().format(record))
 
 
 def _show_trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """A fault of the program, a sink's too, ends it with a trace: its text may hold the very call that did it."""
-    sys.stderr.write(_NUMBER.sub(r"***\1", "".join(traceback.format_exception(kind, error, trace))))
+    sys.stderr.write(masked("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _hidden(value: Any) -> Any:
     match value:
         case str():
-            return _NUMBER.sub(r"***\1", value) if "+" in value else value
+            return masked(value)
         case dict():
             return {_hidden(key): _hidden(one) for key, one in value.items()}
         case list() | tuple():

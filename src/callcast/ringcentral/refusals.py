@@ -8,6 +8,7 @@ import re
 
 import msgspec
 
+from callcast.core.masking import harmless
 from callcast.core.upstream import LookFailed, Reason
 from callcast.ringcentral.exchange import Answer
 
@@ -93,7 +94,7 @@ def _remedy(status: int, fault: _Fault) -> str:
 
 
 def _named(status: int, fault: _Fault) -> str:
-    words = " ".join(part for part in (fault.errorCode, _harmless(fault.message)) if part)
+    words = " ".join(part for part in (fault.errorCode, harmless(fault.message, MESSAGE_MAX)) if part)
     return f"{status} ({words})" if words else str(status)
 
 
@@ -101,12 +102,6 @@ def _bracketed(message: str) -> str:
     """The permission that older messages name as `[ReadCallLog] permission`."""
     found = re.search(r"\[([A-Za-z]{1,60})\]", message)
     return found.group(1) if found else ""
-
-
-def _harmless(message: str) -> str:
-    """The platform's words without anything that could be a token or a phone number."""
-    words = re.sub(r"\S{25,}|\+?\d{7,}", "***", message[:MESSAGE_MAX])
-    return " ".join(words.split())
 
 
 def _body(answer: Answer) -> _Body:
