@@ -283,18 +283,32 @@ async def test_a_serial_sink_does_not_wait_for_the_disk(bench: Bench, monkeypatc
 
 
 async def test_what_waits_its_turn_is_given_back(bench: Bench) -> None:
-    """What was claimed ahead and not sent goes back when the sink fails, is held, or its deliverer stops."""
+    """A deliverer that stops lets the one on its way land, and sends nothing more of what it has claimed ahead."""
     gate = asyncio.Event()
 
     async def wait(_: Delivery) -> Outcome:
         await gate.wait()
-        return Retry("503", "", after_s=90, holds_sink=True)
+        return Delivered()
 
     bench.far.answer = wait
-    await bench.start(concurrency=1, shutdown_s=0.01)
+    await bench.start(concurrency=1)
     await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(3)))
-    await bench.stop()
-    assert len(await bench.outbox.claim("crm", limit=9)) == 3
+    assert bench.task is not None
+    bench.task.cancel()
+    await bench.clock.settle()
+    gate.set()
+    await asyncio.gather(bench.task, return_exceptions=True)
+    assert [key for _, key, _, _ in bench.far.sent] == ["c0"]
+    assert [one.event.key for one in await bench.outbox.claim("crm", limit=9)] == ["101/c1", "101/c2"]
+
+
+async def test_what_waits_while_the_sink_fails_is_given_back(bench: Bench) -> None:
+    """What was claimed ahead is no probe: after a failure of the sink it waits with all the others."""
+    bench.far.answer = Retry("429", "", after_s=90, holds_sink=True)
+    await bench.start(concurrency=1)
+    await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(3)))
+    assert [key for _, key, _, _ in bench.far.sent] == ["c0"]
+    assert len(await bench.outbox.claim("crm", limit=9)) == 2
 
 
 async def test_what_is_new_overtakes_what_was_brought_back(bench: Bench) -> None:
