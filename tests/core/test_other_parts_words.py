@@ -108,6 +108,18 @@ def test_a_provisional_record_of_an_earlier_time_waits_unseen() -> None:
     assert watch.look(61, stopped(record_id="L1", started=10, end=30)) == []
     assert watch.call().provisional_since is None
     assert watch.call().record_ids == ("L2",)
+    assert watch.picture.call("101/s-1~2") is None
+
+
+def test_parts_keep_their_order_when_a_start_is_rewritten() -> None:
+    """A queue call's start moves to before the offer that the extension missed: it is still the last part."""
+    watch = Watch()
+    watch.look(20, sighting(started=10))
+    watch.look(60, EARLIER, LIVE)
+    over = ended("answered", record_id="L2", started=5, end=99)
+    assert watch.look(100, EARLIER, over) == ["call.ended"]
+    assert watch.look(101, EARLIER, over, ended("answered", record_id="L3", started=51, end=99)) == []
+    assert watch.call("101/s-1~2").record_ids == ("L2", "L3")
 
 
 # The list knows better
@@ -161,6 +173,17 @@ def test_nobodys_call_after_an_extensions_ends_as_itself() -> None:
     assert (watch.last.call.call_id, watch.last.call.disposition) == ("unassigned/s-1~2", Disposition.VOICEMAIL)
 
 
+def test_nobodys_call_ends_as_itself_though_its_start_is_rewritten() -> None:
+    """Whose the session was before is no matter at the end."""
+    watch = Watch(ACCOUNT)
+    over = ended("answered", record_id="L2", started=5, end=15)
+    watch.look(20, over, sighting("connected", extension_id="unassigned", record_id="L3", started=15))
+    assert watch.look(40, over, ended("voicemail", extension_id="unassigned", record_id="L3", started=0, end=39)) == [
+        "call.ended"
+    ]
+    assert watch.last.call.disposition is Disposition.VOICEMAIL
+
+
 def test_nobodys_call_is_not_taken_over_by_what_was_over_before_it_began() -> None:
     """An extension's part learnt from the call log, and the caller is back in the menu."""
     watch = Watch(ACCOUNT)
@@ -194,6 +217,18 @@ def test_an_account_seen_by_its_extensions_was_looked_at_where_they_were() -> No
     ]
     watch.look(6, other, target=ACCOUNT)
     assert (watch.call().vanished_at, watch.call().last_seen_at) == (at(6), at(5))
+
+
+def test_what_one_extensions_list_tells_of_another_was_seen_between_its_own_looks() -> None:
+    """Ring-all, watched one by one: who answered stands in another list, which has its own look before."""
+    watch, other = Watch(), Target(source="acme", extension_id="102")
+    watch.look(0, target=other)
+    watch.look(20, ended())
+    assert sorted(watch.look(19, sighting("connected", extension_id="102", record_id="L2"), target=other)) == [
+        "call.answered",
+        "call.corrected",
+    ]
+    assert {(e.observation.after, e.observation.before) for e in watch.events[-2:]} == {(at(0), at(19))}
 
 
 def test_a_call_that_vanished_with_the_change_was_last_seen_before_it() -> None:

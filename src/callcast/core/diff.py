@@ -32,7 +32,9 @@ class Rules(Struct, frozen=True, kw_only=True):
 def diff(picture: Picture, snapshot: Snapshot, rules: Rules) -> Change:
     """What a complete, successful look at a target changes."""
     target = snapshot.target
-    scene = Scene(picture, Seen(at=picture.clamped(target, snapshot.taken_at)))
+    at, own = picture.clamped(target, snapshot.taken_at), target.extension_id
+    after = None if own is None else picture.looked_at(own)
+    scene = Scene(picture, Seen(at=at, after=after, first_look=after is None), whole=own is None)
     shown = scene.take(snapshot.sightings, settle_s=rules.settle_s)
     missing = [call for call in picture.of(target) if call.call_id not in shown]
     for call in sorted(missing, key=lambda call: call.call_id):  # one order, also after a restart

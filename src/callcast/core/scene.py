@@ -12,7 +12,6 @@ from callcast.core.model import (
     Change,
     Direction,
     Disposition,
-    Evidence,
     Sighting,
 )
 from callcast.core.picture import Picture, is_listed_live, is_open
@@ -20,11 +19,15 @@ from callcast.core.telling import Seen, tell
 
 
 class Scene:
-    """Collects drafts (a call as it was, as it becomes), lets the parts of a session act on one another, tells."""
+    """Collects drafts (a call as it was, as it becomes), lets the parts of a session act on one another, tells.
 
-    def __init__(self, picture: Picture, seen: Seen) -> None:
+    whole: it is about a look at the account, and each extension has a last look of its own before that.
+    """
+
+    def __init__(self, picture: Picture, seen: Seen, *, whole: bool = False) -> None:
         self._picture = picture
         self._seen = seen
+        self._whole = whole
         self._drafts: dict[str, tuple[Call | None, Call]] = {}
         self._drafted: dict[str, dict[str, Call]] = {}  # by session
         self._silent: set[str] = set()
@@ -144,8 +147,8 @@ class Scene:
         return end(call, disposition, self._seen.at, ended_at=call.provisional_ended_at)
 
     def _seen_of(self, call: Call) -> Seen:
-        """The looks around what a look shows: it, and the last one before it that could have shown this extension."""
-        if self._seen.evidence is not Evidence.ACTIVE_CALLS:
+        """The looks around what has become of a call."""
+        if not self._whole:
             return self._seen
         after = self._picture.looked_at(call.extension_id)
         return Seen(at=self._seen.at, after=after, first_look=after is None)
