@@ -190,6 +190,16 @@ def test_a_next_part_beside_a_record_that_claims_to_live_again(second: Sighting,
     assert watch.last.call.call_id == "101/s-1~2"
 
 
+def test_a_part_that_became_known_late_is_not_the_last() -> None:
+    """Numbers tell the order of knowing; a record with a new id belongs to the last part in time."""
+    watch = Watch()
+    watch.look(60, sighting("connected", started=50))
+    earlier = ended(record_id="L2", started=10, end=30)
+    assert watch.apply(None, fill(watch.picture, watch.target, [earlier], at(70), watch.rules)) == ["call.ended"]
+    assert watch.look(80, ended("answered", record_id="L3", started=51, end=79)) == ["call.ended"]
+    assert [event.call.call_id for event in watch.events[1:]] == ["101/s-1~2", "101/s-1"]
+
+
 def test_a_live_record_after_an_end_that_nobody_knows_is_the_next_part() -> None:
     """That it lives now, and started later, is enough; of a final one the end would have to be known."""
     watch = Watch()
