@@ -155,6 +155,19 @@ def test_an_unknown_word_is_said_once(capsys: pytest.CaptureFixture[str]) -> Non
     assert [line["detail"] for line in said(capsys)] == ["Teleported", "Beamed"]
 
 
+def test_a_bad_record_is_counted_and_said_once_while_it_lingers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though every changed page shows it again; another one counts for itself, and the memory is bounded."""
+    monkeypatch.setattr("callcast.observer.BAD_RECORDS_MAX", 3)
+    logs.configure("info", "json")
+    observer = observer_of(TurnedClock())
+    for record in ("a", "b", "a", "b", "c", "a", "d", "e", "b"):  # b is forgotten when d comes
+        observer.bad_record("startTime", record)
+    assert b'callcast_bad_records_total{source="acme"} 6.0' in observer._metrics.exposition()
+    assert len(observer._bad_records) == 3
+
+
 def test_a_failed_look_says_where_and_why(capsys: pytest.CaptureFixture[str]) -> None:
     """With the keys that every line has, and the request's id for the platform's support."""
     logs.configure("info", "json")

@@ -13,6 +13,7 @@ from callcast.core.outbox import OutboxUnavailable
 from callcast.core.upstream import LookFailed, Reason
 from callcast.metrics import Metrics
 
+BAD_RECORDS_MAX = 5000  # of one source that are remembered
 WORDS_MAX = 200  # unknown words of one source that are logged; all are counted
 
 
@@ -31,6 +32,7 @@ class SourceObserver:
         self._seen: float | None = None
         self._last_failure = ""
         self._words: set[tuple[str, str]] = set()  # unknown ones that were logged: each is, once
+        self._bad_records: dict[tuple[str, str], bool] = {}
         self.stepped_at = clock.monotonic()
         self.looks = 0  # good ones
         metrics.watch_source(source)
@@ -110,7 +112,14 @@ class SourceObserver:
             self._words.add((field, word))
             self._log.warning("unknown_word_seen", reason=field, detail=word)
 
-    def bad_record(self, field: str, /) -> None:
+    def bad_record(self, field: str, record: str, /) -> None:
+        """Counted and said once, though it lingers in the list; the memory is bounded, the longest unseen goes."""
+        known = self._bad_records.pop((field, record), False)
+        self._bad_records[field, record] = True
+        if known:
+            return
+        if len(self._bad_records) > BAD_RECORDS_MAX:
+            del self._bad_records[next(iter(self._bad_records))]
         self._metrics.bad_record(self.source)
         self._log.warning("bad_record_left_out", reason=field, detail=f"the field {field!r} is missing or wrong")
 

@@ -19,6 +19,7 @@ class Heard:
         self.limits: list[tuple[str, int, int, float]] = []
         self.words: list[tuple[str, str]] = []
         self.bad: list[str] = []
+        self.bad_records: list[str] = []
         self.notes: dict[str, bytes] = {}
 
     def answered(self, resource: str, outcome: str, took_s: float, request_id: str | None, /) -> None:
@@ -31,8 +32,9 @@ class Heard:
     def unknown_word(self, field: str, word: str, /) -> None:
         self.words.append((field, word))
 
-    def bad_record(self, field: str, /) -> None:
+    def bad_record(self, field: str, record: str, /) -> None:
         self.bad.append(field)
+        self.bad_records.append(record)
 
     def note(self, name: str, value: bytes) -> None:
         self.notes[name] = value

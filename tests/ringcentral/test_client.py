@@ -296,6 +296,10 @@ async def test_odd_records_are_told_and_the_good_ones_count(
     answers.get(LIST_URL, payload=page(lacking, record(2, result="Teleported"), record(3, duration="long")))
     assert len((await client.look(TARGET)).sightings) == 2
     assert heard.bad == ["startTime"]
+    answers.get(LIST_URL, payload=page({**lacking, "duration": 99}, record(2, id=17), record(3)))
+    await client.look(TARGET)
+    assert heard.bad == ["startTime", "startTime", "id"]
+    assert heard.bad_records[0] == heard.bad_records[1] != heard.bad_records[2]
     assert ("result", "Teleported") in heard.words
     assert "duration" in [field for field, _ in heard.words]
 

@@ -20,6 +20,6 @@ class Observer(Protocol):
         """A value that the tables do not have; harmless."""
         ...
 
-    def bad_record(self, field: str, /) -> None:
-        """A record was left out for want of this field."""
+    def bad_record(self, field: str, record: str, /) -> None:
+        """A record was left out for want of this field; it may be told again for as long as it stays in the list."""
         ...

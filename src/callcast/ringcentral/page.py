@@ -4,6 +4,7 @@ Only the fields that are used are decoded. A record without a required field is 
 An optional field of the wrong type is treated as absent and reported; it never costs the call.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -90,6 +91,7 @@ class Page(Struct, frozen=True, kw_only=True):
 
     next_page: the address of the page after this one, None on the last.
     bad: for each record that was left out, the name of the field that spoiled it.
+    bad_ids: for each of those, what tells it from others, also when it comes again: a digest.
     bad_fields: names of optional fields that had the wrong type and were treated as absent.
     unknown: words that no table of ours holds, as (field, word).
     """
@@ -98,6 +100,7 @@ class Page(Struct, frozen=True, kw_only=True):
     account_id: str | None = None
     next_page: str | None = None
     bad: tuple[str, ...] = ()
+    bad_ids: tuple[str, ...] = ()
     bad_fields: tuple[str, ...] = ()
     unknown: tuple[tuple[str, str], ...] = ()
 
@@ -139,24 +142,28 @@ def decode_page(raw: bytes) -> Page:
         return _page(good, good.records)
     envelope = _open(raw)
     records: list[Record] = []
-    bad: list[str] = []
+    bad: list[tuple[str, str]] = []
     bad_fields: list[str] = []
     for raw_record in envelope.records:
         try:
             records.append(_read(raw_record, bad_fields))
         except _Bad as reason:
-            bad.append(str(reason))
+            bad.append((str(reason), _id_of_bad(raw_record)))
     return _page(envelope, records, bad, bad_fields)
 
 
 def _page(
-    envelope: _Envelope | _GoodEnvelope, records: Sequence[Record], bad: Iterable[str] = (), fields: Iterable[str] = ()
+    envelope: _Envelope | _GoodEnvelope,
+    records: Sequence[Record],
+    bad: Sequence[tuple[str, str]] = (),
+    fields: Iterable[str] = (),
 ) -> Page:
     return Page(
         records=tuple(records),
         account_id=account_in(envelope.uri),
         next_page=_next_page(envelope),
-        bad=tuple(bad),
+        bad=tuple(field for field, _ in bad),
+        bad_ids=tuple(one for _, one in bad),
         bad_fields=tuple(fields),
         unknown=tuple(_unknown_words(records)),
     )
@@ -232,6 +239,18 @@ def _read_forgiving(raw: Raw, bad_fields: list[str]) -> Record:
     if not isinstance(fields, dict):
         raise _Bad("record")
     return _build(Record, fields, bad_fields)
+
+
+def _id_of_bad(raw: Raw) -> str:
+    """Its ids, as far as it has any: the rest of it may change from look to look."""
+    text = bytes(raw)
+    try:
+        fields = _anything.decode(text)
+        ids = [fields.get(name) for name in ("id", "sessionId", "telephonySessionId")]
+        text = repr(ids).encode("utf-8", "replace") if any(ids) else text
+    except (*_MALFORMED, AttributeError):
+        pass
+    return hashlib.blake2b(text, digest_size=12).hexdigest()
 
 
 def _build(struct: type[_T], fields: dict[str, Any], bad_fields: list[str]) -> _T:

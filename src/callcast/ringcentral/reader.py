@@ -141,8 +141,8 @@ async def decoded(answer: Answer, observer: Observer) -> Page:
         observer.unknown_word(field, word)
     for field in page.bad_fields:
         observer.unknown_word(field, WRONG_TYPE)
-    for field in page.bad:
-        observer.bad_record(field)
+    for field, record in zip(page.bad, page.bad_ids, strict=True):
+        observer.bad_record(field, record)
     return page
 
 
