@@ -20,8 +20,7 @@ SWEEP_EVERY_S = 5.0  # how late an expiry may be noticed while nothing is claime
 GRACE_S = 1.0  # beyond the sink's own limit: its word for what took so long is finer than ours
 DISK_PAUSE_S = 1.0  # between two tries of an outbox that cannot be used
 IDLE_S = 60.0
-# Claimed ahead of their sending, so that a sink need not wait for the disk between two events. Few for a slow sink:
-# what is new must not stand behind many that were brought back.
+# Claimed ahead, so that no sink waits for the disk. Few for a slow one: the new must not stand behind many replayed.
 AHEAD_MIN, AHEAD_MAX = 8, 64
 
 
@@ -157,8 +156,7 @@ class Deliverer:
             await self._deliver()
 
     async def _deliver(self) -> None:
-        room = self._room()
-        if room <= 0:
+        if (room := self._room()) <= 0:
             await self._place_freed()
             return
         claimed = await self._outbox.claim(self.name, limit=room)
@@ -172,12 +170,10 @@ class Deliverer:
 
     def _room(self) -> int:
         """How many to claim. Not each by itself while others wait: a claim costs the same whatever it brings."""
-        waiting = len(self._waiting)
-        if 2 * waiting > self._ahead:
+        if 2 * len(self._waiting) > self._ahead:
             return 0
-        slots = max(0, self._concurrency - self._sending)
-        unsettled = len(self._in_flight) + waiting
-        return min(slots + self._ahead - waiting, self._concurrency + AHEAD_MAX - unsettled)
+        wanted = self._concurrency - self._sending + self._ahead - len(self._waiting)
+        return min(wanted, self._concurrency + AHEAD_MAX - len(self._in_flight) - len(self._waiting))
 
     def _send_waiting(self) -> None:
         """As many as may be on their way at a time."""
@@ -200,8 +196,7 @@ class Deliverer:
         if self._fresh_after is None:
             self._fresh_after = await self._outbox.last_seq()
         now = self._clock.now()
-        delivery = await (self._next_probe(now) if now >= self._probe_at else self._new_call(self._fresh_after))
-        if delivery is not None:
+        if delivery := await (self._next_probe(now) if now >= self._probe_at else self._new_call(self._fresh_after)):
             self._begin(delivery)
             return
         left_s = min(SWEEP_EVERY_S, (self._probe_at - now).total_seconds())
@@ -258,8 +253,8 @@ class Deliverer:
         expires_at = self._policy.expires_at(delivery.owed_since, live=delivery.live)
         began_s = self._clock.monotonic()
         try:
-            lapsed = self._clock.now() >= expires_at
             delivery = replace(delivery, expires_at=expires_at)
+            lapsed = self._clock.now() >= expires_at
             outcome = None if lapsed else self._judge(delivery, await self._send(delivery))
         finally:
             self._sending -= 1
