@@ -201,7 +201,13 @@ def _write(folder: Path, port: int, server: str, hook: str, mqtt: int) -> Path:
     return config
 
 
+def main(kills: int, seed: int) -> None:
+    """A hundred in each world, so that each hundred is checked, and nothing grows."""
+    for number, done in enumerate(range(0, kills, 100)):
+        with tempfile.TemporaryDirectory() as temporary:
+            print(asyncio.run(kill(Path(temporary), min(100, kills - done), seed + number)), flush=True)
+
+
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as temporary:
-        asked = [int(one) for one in sys.argv[1:]]
-        print(asyncio.run(kill(Path(temporary), asked[0] if asked else 100, asked[1] if len(asked) > 1 else 1)))
+    asked = [int(one) for one in sys.argv[1:]]
+    main(asked[0] if asked else 100, asked[1] if len(asked) > 1 else 1)
