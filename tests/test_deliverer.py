@@ -657,7 +657,8 @@ async def test_a_sink_says_itself_what_took_too_long(bench: Bench) -> None:
     bench.far.answer = lost
     await bench.start(timeout_s=0.01)
     await bench.record(event("a"))
-    await bench.outbox.wait("crm", timeout_s=60)
+    while not bench.told.attempts:  # noqa: ASYNC110 (the test's own time limit ends it)
+        await asyncio.sleep(0.001)
     assert bench.told.attempts == ["dns"]
 
 

@@ -216,8 +216,8 @@ class FifoFarSide(FarSide):
         return [json.loads(line)["id"] for line in self.lines()]
 
     def lines(self) -> list[bytes]:
-        """Whole lines, without those that only filled the pipe."""
-        return [line for line in self._text.split(b"\n")[:-1] if line]
+        """Whole lines, without what only filled the pipe, be it in the middle of one that had to wait."""
+        return self._text.replace(b"\0", b"").split(b"\n")[:-1]
 
     async def become(self, mode: Mode, /) -> None:
         loop = asyncio.get_running_loop()
@@ -238,7 +238,7 @@ class FifoFarSide(FarSide):
         descriptor = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
         with suppress(BlockingIOError):
             while True:
-                os.write(descriptor, b"\n" * select.PIPE_BUF)
+                os.write(descriptor, b"\0" * select.PIPE_BUF)
         os.close(descriptor)
         if leave:
             os.read(self._reader, leave)

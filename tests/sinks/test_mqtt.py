@@ -378,9 +378,10 @@ async def test_a_session_taken_over_is_said() -> None:
     """A broker that gives the reason (MQTT 5): the sink says it, and what to do."""
 
     async def take_over(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1024)  # all of it: closed with something unread, the connection would be reset
+        await reader.read(1024)
         writer.write(b"\x20\x03\x00\x00\x00" + b"\xe0\x02\x8e\x00")  # CONNACK, DISCONNECT
-        await writer.drain()
+        writer.write_eof()
+        await reader.read()  # closed with something unread, the connection would be reset, and the reason lost
         writer.close()
 
     listener = await asyncio.start_server(take_over, "127.0.0.1", 0)
