@@ -8,7 +8,7 @@ from callcast.core.ids import event_id
 from callcast.core.lifecycle import is_old_news
 from callcast.core.model import Call, Change, Direction, Disposition, Party, Provider, Queue, Sighting
 from callcast.core.telling import Seen, tell
-from tests.core.scenes import ACCOUNT, CALLER, Watch, at, ended, leg, sighting, stopped
+from tests.core.scenes import ACCOUNT, CALLED, CALLER, Watch, at, ended, leg, sighting, stopped
 
 SALES = Queue(name="Sales")
 
@@ -53,6 +53,7 @@ def test_a_record_that_is_as_it_was_is_old_news(one: Sighting) -> None:
         (sighting(), {"legs": (leg("B", 2),)}),
         (sighting("connected"), {"legs": (leg("B", 0.5, accepted=True),)}),
         (sighting("connected"), {"ended_at": at(9)}),
+        (sighting("connected"), {"state": "ended"}),
         (ended(), {"state": "connected"}),
         (ended(), {"ended_at": at(9)}),
         (ended(), {"disposition": Disposition.VOICEMAIL}),
@@ -109,7 +110,10 @@ def test_an_end_without_a_word_is_unknown() -> None:
     watch.look(1, silent)
     assert watch.last.call.disposition is Disposition.UNKNOWN
     assert watch.look(2, ended("busy", end=None)) == ["call.corrected"]
-    assert watch.look(3, silent) == []
+    assert watch.look(3, msgspec.structs.replace(silent, provider=Provider(name="ringcentral", record_id="L1"))) == []
+    assert watch.look(4, msgspec.structs.replace(silent, to_party=Party(number=CALLED.number, name="B"))) == [
+        "call.corrected"
+    ]
     assert watch.call().disposition is Disposition.BUSY
 
 
@@ -198,6 +202,14 @@ def test_a_part_that_became_known_late_is_not_the_last() -> None:
     assert watch.apply(None, fill(watch.picture, watch.target, [earlier], at(70), watch.rules)) == ["call.ended"]
     assert watch.look(80, ended("answered", record_id="L3", started=51, end=79)) == ["call.ended"]
     assert [event.call.call_id for event in watch.events[1:]] == ["101/s-1~2", "101/s-1"]
+
+
+def test_a_provisional_record_of_an_earlier_time_is_not_remembered() -> None:
+    """It may still be rewritten, and then it is seen as what it was."""
+    watch = Watch()
+    watch.look(60, sighting("connected", started=50))
+    watch.look(61, sighting("connected", started=50), stopped(record_id="L2", started=10, end=30))
+    assert [call.call_id for call in watch.picture.session("s-1")] == ["101/s-1"]
 
 
 def test_a_live_record_after_an_end_that_nobody_knows_is_the_next_part() -> None:

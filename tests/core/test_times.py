@@ -6,7 +6,7 @@ import pytest
 
 from callcast.core.lifecycle import in_order, joined_party
 from callcast.core.model import Call, Direction, Leg, Party, Provider, State
-from tests.core.scenes import Watch, at, ended, leg, sighting
+from tests.core.scenes import ACCOUNT, Watch, at, ended, leg, sighting
 
 
 def test_the_answer_is_the_start_of_a_leg_that_was_not_there_while_ringing() -> None:
@@ -130,8 +130,7 @@ def test_legs_of_every_ringing_look_count_as_there_while_ringing() -> None:
     """A leg that was there, went and came back accepted is no news."""
     watch = Watch()
     watch.look(1, sighting(legs=(leg("A", 0),)))
-    watch.look(2, sighting(legs=(leg("A", 0), leg("B", 1))))
-    watch.look(2.5, sighting(legs=(leg("B", 1),)))
+    watch.look(2, sighting(legs=(leg("B", 1),)))
     assert watch.call().ringing_legs == ("A@0", "B@1")
     watch.look(3, sighting("connected", legs=(leg("A", 0, accepted=True), leg("B", 1, accepted=True))))
     assert (watch.last.time, watch.last.observation.exact) == (at(3), False)
@@ -153,6 +152,15 @@ def test_looks_never_run_backwards() -> None:
     assert watch.picture.looks[watch.target] == at(100)
     assert watch.last.observation.before == at(100)
     assert watch.last.call.answered_at == at(100)
+
+
+def test_looks_never_run_backwards_whichever_list_was_read_last() -> None:
+    """The later look at the account or at the extension counts for both."""
+    watch = Watch()
+    watch.look(10)
+    watch.look(20, target=ACCOUNT)
+    watch.look(5, sighting())
+    assert watch.picture.looks[watch.target] == at(20)
 
 
 def call(answered: float | None, ended_: float | None, *, answered_exact: bool, ended_exact: bool) -> Call:

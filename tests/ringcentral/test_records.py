@@ -470,12 +470,19 @@ def test_the_times_of_a_part_of_several_legs() -> None:
 def test_a_part_of_several_legs_lives_and_talks_while_any_of_them_does() -> None:
     """The first rang out, the second goes on."""
     base = {"result": "In Progress", "duration": None}
-    over, on = leg("PstnToSip", 300, result="Stopped", **LATER), leg("PstnToSip", 300)
-    assert rung(over, on, leg("PstnToSip", 301), **base)["300"].state is State.RINGING
+    over, on = leg("PstnToSip", 300, result="Busy", **LATER), leg("PstnToSip", 300)
+    assert rung(on, over, leg("PstnToSip", 301), **base)["300"].state is State.RINGING
     talks = leg("PstnToSip", 300, reason="Accepted")
     assert rung(on, talks, leg("PstnToSip", 301), **base)["300"].state is State.CONNECTED
-    connected = leg("PstnToSip", 300, result="Call connected")
-    assert rung(connected, leg("PstnToSip", 301), **base)["300"].state is State.CONNECTED
+    connected = leg("PstnToSip", 300, result="Call connected", duration=0)
+    shown = rung(connected, leg("PstnToSip", 301), **base)["300"]
+    assert (shown.state, shown.ended_at) == (State.CONNECTED, None)
+
+
+def test_the_last_leg_of_a_part_has_its_word() -> None:
+    """What became of it in the end."""
+    offline, busy = leg("PstnToSip", 300, result="IP Phone Offline"), leg("PstnToSip", 300, result="Busy")
+    assert rung(offline, busy, leg("PstnToSip", 301), result="Missed")["300"].disposition is Disposition.BUSY
 
 
 @pytest.mark.parametrize(
