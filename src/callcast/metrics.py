@@ -281,7 +281,9 @@ class Metrics:
         )
         self._dead_lettered = self._counter("dead_lettered", "Events given up or rejected.", "sink")
         self._expired = self._counter("expired", "Live events that outlived their use.", "sink")
-        self._dropped = self._counter("dropped", "Undelivered events dropped by outbox_max_mb.", "sink")
+        self._dropped = self._counter(
+            "dropped", "Undelivered events dropped by outbox_max_mb, or of a sink removed for retention_h.", "sink"
+        )
         self._replayed = self._counter("replayed", "Events sent again by hand.", "sink")
         self._sink_up = self._gauge("sink_up", "0 while the sink is failing.", "sink")
 

@@ -65,7 +65,7 @@ class Service:
         self._hash_key = b""
         self._installation = ""
         self._disk = Disk(clock, log)
-        self._store_warnings = ""
+        self._doubts_told = 0  # of the outbox's warnings
         self._owed = 0  # events, by all sinks together
         self._reloading = asyncio.Lock()
         self._begun = asyncio.Event()
@@ -149,7 +149,11 @@ class Service:
         if not self._begun.is_set():
             return ["the service is starting"]
         sources = [why for observer in self._watching.observers.values() if (why := observer.unready())]
-        return [*sources, *filter(None, [self._disk.fault, self._store_warnings])]
+        return [*sources, *filter(None, [self._disk.fault])]
+
+    def warnings(self) -> Sequence[str]:
+        """What is no reason to be unready, but should not stay so, or was so once."""
+        return [*self._outbox.warnings(), *self._watching.claims.shown()]
 
     async def reload(self) -> Sequence[str]:
         """Read the configuration again and let it take hold. Returns its faults; then nothing has changed."""
@@ -274,14 +278,24 @@ class Service:
                 self._metrics.outbox_stats(stats)
                 self._owed = sum(sink.owed for sink in stats.sinks)
                 pruned = await self._outbox.prune(self._clock.now())
-                for sink, count in pruned.dropped.items():
-                    self._metrics.events_dropped(sink, count)
-                    self._log.error("events_dropped", sink=sink, reason="outbox_max_mb", count=count)
-                self._store_warnings = "; ".join(self._outbox.warnings())
+                self._dropped("outbox_max_mb", pruned.dropped)
+                self._dropped("sink_removed", pruned.orphaned)
+                self._doubt_store()
                 self._disk.works()
             except OutboxUnavailable as error:
                 self._disk.fails(error)
             await self._clock.sleep(HOUSEKEEPING_S)
+
+    def _dropped(self, reason: str, counts: Mapping[str, int]) -> None:
+        for sink, count in counts.items():
+            self._metrics.events_dropped(sink, count)
+            self._log.error("events_dropped", sink=sink, reason=reason, count=count)
+
+    def _doubt_store(self) -> None:
+        """What happened to the file is said once in the log, and by /readyz until the next start."""
+        for warning in self._outbox.warnings()[self._doubts_told :]:
+            self._log.error("outbox_doubted", reason="outbox", detail=warning)
+            self._doubts_told += 1
 
     async def _own_name(self, notes: Mapping[str, bytes]) -> str:
         """A name for this installation, made once: MQTT brokers know a client by it."""

@@ -79,6 +79,7 @@ class Room:
     memory: Memory
     feed: Feed
     reasons: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     reloads: int = 0
     admin: Admin | None = None
@@ -163,7 +164,7 @@ async def room(
         board=board,
         metrics=Metrics(board, clock, version),
         feed=feed,
-        health=Health(made.reasons),
+        health=Health(made.reasons, made.warnings),
         reload=made.reload,
         clock=clock,
         view=view,
@@ -180,11 +181,15 @@ async def room(
 
 
 class Health:
-    def __init__(self, said: list[str]) -> None:
+    def __init__(self, said: list[str], warned: list[str]) -> None:
         self._said = said
+        self._warned = warned
 
     def reasons(self) -> Sequence[str]:
         return self._said
+
+    def warnings(self) -> Sequence[str]:
+        return self._warned
 
 
 def ringing(extension_id: str = "101", session_id: str = "s-1", **facts: Any) -> Call:

@@ -58,10 +58,17 @@ async def test_healthz_says_that_the_loop_runs(here: Room, client: aiohttp.Clien
 
 async def test_readyz_gives_its_reasons(here: Room, client: aiohttp.ClientSession) -> None:
     """Ready is 200 without reasons; unready is 503 with each of them in words."""
-    assert await get(client, here.url + "/readyz") == (200, {"ready": True, "reasons": []})
+    assert await get(client, here.url + "/readyz") == (200, {"ready": True, "reasons": [], "warnings": []})
     here.reasons.append("source acme: no good look yet")
-    unready = {"ready": False, "reasons": ["source acme: no good look yet"]}
+    unready = {"ready": False, "reasons": ["source acme: no good look yet"], "warnings": []}
     assert await get(client, here.url + "/readyz") == (503, unready)
+
+
+async def test_readyz_warns_of_what_makes_nothing_unready(here: Room, client: aiohttp.ClientSession) -> None:
+    """A file that was set aside long ago takes nobody out of service, and is not forgotten either."""
+    here.warnings.append("the outbox was unreadable and is kept")
+    ready = {"ready": True, "reasons": [], "warnings": ["the outbox was unreadable and is kept"]}
+    assert await get(client, here.url + "/readyz") == (200, ready)
 
 
 async def test_metrics(here: Room, client: aiohttp.ClientSession) -> None:

@@ -70,7 +70,7 @@ class ServiceSettings(BaseModel):
         72, gt=0, le=24 * 3660, description="settled events are kept this long for replay and explain"
     )
     outbox_max_mb: int = Field(
-        1024, ge=1, le=1_048_576, description="above this size the oldest undelivered events are dropped"
+        1024, ge=50, le=1_048_576, description="above this size the oldest undelivered events are dropped"
     )
     dead_letter_days: float = Field(30, gt=0, le=3660, description="dead letters are kept this long")
     # Before `http_listen`, whose check needs both.

@@ -44,11 +44,15 @@ class Lapsed(Struct, frozen=True, kw_only=True):
 
 
 class Pruned(Struct, frozen=True, kw_only=True):
-    """What was forgotten. `dropped` counts, per sink, what was still owed or lay dead; that is loud."""
+    """What was forgotten. `dropped` and `orphaned` count, per sink, what was still owed or lay dead; that is loud.
+
+    dropped: because the store reached its cap. orphaned: of sinks that were removed, when the retention was over.
+    """
 
     events: int = 0
     calls: int = 0
     dropped: Mapping[str, int] = {}
+    orphaned: Mapping[str, int] = {}
 
 
 class Letter(Struct, frozen=True, kw_only=True):

@@ -84,7 +84,7 @@ class Pruner:
         if row is None:
             return False
         sink, name = row
-        work.dropped[name] += work.debts_of(sink, ()) + work.letters("WHERE sink = ?", sink)
+        work.orphaned[name] += work.debts_of(sink, ()) + work.letters("WHERE sink = ?", sink)
         return True
 
     def _shrink(self, work: "_Work") -> bool:
@@ -151,10 +151,11 @@ class _Work:
         self.events = 0
         self.calls = 0
         self.dropped: Counter[str] = Counter()
+        self.orphaned: Counter[str] = Counter()
         self._debts = debts
 
     def pruned(self) -> Pruned:
-        return Pruned(events=self.events, calls=self.calls, dropped={name: n for name, n in self.dropped.items() if n})
+        return Pruned(events=self.events, calls=self.calls, dropped=dict(+self.dropped), orphaned=dict(+self.orphaned))
 
     def used_bytes(self) -> int:
         pages = self._debts.pragma("page_count") - self._debts.pragma("freelist_count")

@@ -179,7 +179,7 @@ class SqliteOutbox(Outbox):
         return await self._worker.submit(lambda debts: debts.stats(), reads=True)
 
     async def prune(self, now: datetime, /) -> Pruned:
-        events, calls, dropped, more = 0, 0, Counter[str](), True
+        events, calls, dropped, orphaned, more = 0, 0, Counter[str](), Counter[str](), True
         now_us = us_of(now)
         while more:
             lanes = {sink: claims.lanes() for sink, claims in self._claims.items()}
@@ -188,9 +188,10 @@ class SqliteOutbox(Outbox):
             )
             events, calls = events + part.events, calls + part.calls
             dropped.update(part.dropped)
+            orphaned.update(part.orphaned)
         for sink in dropped:  # what stood behind the dropped may be due
             self._of(sink).ring()
-        return Pruned(events=events, calls=calls, dropped=dict(dropped))
+        return Pruned(events=events, calls=calls, dropped=dict(dropped), orphaned=dict(orphaned))
 
     def keep(self, *, retention_h: float, outbox_max_mb: float, dead_letter_days: float) -> None:
         limits = Limits(retention_h=retention_h, outbox_max_mb=outbox_max_mb, dead_letter_days=dead_letter_days)

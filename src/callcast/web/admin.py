@@ -40,6 +40,10 @@ class Health(Protocol):
         """Why the service is not ready, in sentences; empty when it is."""
         ...
 
+    def warnings(self) -> Sequence[str]:
+        """What makes nothing unready and wants a person's eye all the same, in sentences."""
+        ...
+
 
 class Exposition(Protocol):
     def exposition(self) -> bytes: ...
@@ -146,7 +150,10 @@ class _Pages:
 
     async def readyz(self, _: web.Request) -> web.Response:
         reasons = self._health.reasons()
-        return _json({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+        return _json(
+            {"ready": not reasons, "reasons": reasons, "warnings": self._health.warnings()},
+            status=503 if reasons else 200,
+        )
 
     async def calls(self, _: web.Request) -> web.Response:
         calls = [self.view.call(call) for call in self._board.calls()]
