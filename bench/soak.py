@@ -234,7 +234,7 @@ class Soak:
 
 
 COLUMNS = ("at_s", "rss_mib", "fds", "threads", "outbox_mib", "owed", "dead", "events", "faults")
-GROWTH = {"rss_mib": (1.10, 8.0), "fds": (1.0, 25.0), "threads": (1.0, 2.0)}
+GROWTH = {"rss_mib": (1.05, 4.0), "fds": (1.0, 25.0), "threads": (1.0, 2.0)}
 # Ended calls are remembered for an hour at least, whatever retention_h says, so the outbox is full only then.
 REMEMBERED_S = 3600
 CALL_MIB, OUTBOX_MIB = 2 / 1024, 16.0

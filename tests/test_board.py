@@ -276,6 +276,18 @@ async def test_a_reader_far_behind_reads_afresh(board: LiveBoard) -> None:
     assert (await board.changed(version)).calls is None
 
 
+async def test_large_turns_are_kept_no_longer_than_many_small_ones(board: LiveBoard) -> None:
+    """The bound is on the calls too: what a busy account changes with each look must not pile up in memory."""
+    for look in range(300):
+        board.apply(Change(calls=tuple(call("101", f"s-{look}-{number}") for number in range(100)), events=()))
+    assert sum(map(len, board._turns)) == board._calls_kept <= 2048
+    assert len((await board.changed(board.version - 5)).calls or ()) == 500
+    assert (await board.changed(board.version - 50)).calls is None
+    board.apply(Change(calls=tuple(call("101", f"t-{number}") for number in range(3000)), events=()))
+    assert (await board.changed(board.version - 1)).calls is None
+    assert not board._turns
+
+
 async def test_recovery_is_a_turn(board: LiveBoard, clock: TurnedClock) -> None:
     """A look that ends a blind spell turns the board, so that readers see the summary heal; others do not."""
     board.watch("acme", None, 6.0)

@@ -31,6 +31,7 @@ from callcast.today import Today
 COUNTS_NOTE = "today"  # the outbox's note of a source that keeps its counts over a restart
 
 _TURNS_KEPT = 1024
+_CALLS_KEPT = 2048  # in all turns: a busy account's looks change a hundred calls each
 _KEEP_EVERY_S = 10.0  # also the longest time between recording an event and applying it
 _REPLAY_EVENTS_MAX = 100_000
 _REPLAY_PAGE = 500
@@ -45,7 +46,8 @@ class LiveBoard:
         self._clock = clock
         self._timezone = timezone
         self._sources: dict[str, _Source] = {}
-        self._turns: deque[tuple[Call, ...]] = deque(maxlen=_TURNS_KEPT)
+        self._turns: deque[tuple[Call, ...]] = deque()
+        self._calls_kept = 0
         self._version = 0
         self._turned = asyncio.Event()
         self._newest_first: tuple[Call, ...] | None = ()
@@ -153,6 +155,9 @@ class LiveBoard:
 
     def _turn(self, calls: tuple[Call, ...]) -> None:
         self._turns.append(calls)
+        self._calls_kept += len(calls)
+        while len(self._turns) > _TURNS_KEPT or self._calls_kept > _CALLS_KEPT:
+            self._calls_kept -= len(self._turns.popleft())
         if calls:
             self._newest_first = None
         self._version += 1
@@ -163,6 +168,7 @@ class LiveBoard:
         """Too much has changed to tell it call by call."""
         self._turn(())
         self._turns.clear()
+        self._calls_kept = 0
         self._newest_first = None
 
 
