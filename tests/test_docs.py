@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from callcast.cli import COMMANDS
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -28,3 +30,10 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
         assert target.exists(), f"{page.name}: {link}"
         if anchor and target.suffix == ".md":
             assert anchor in anchors(target), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md"])
+def test_every_command_is_named(page: str) -> None:
+    """A newcomer hears of each."""
+    text = (ROOT / page).read_text()
+    assert [name for name in COMMANDS if f"`{name}`" not in text] == []
