@@ -1,6 +1,8 @@
 """Bytes to typed records: forgiving where it may be, strict where it must be, and only one kind of error."""
 
 import json
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from callcast.core.model import Target
 from callcast.ringcentral.page import account_in
-from callcast.ringcentral.records import BadPage, decode_page, sightings_of, snapshot
+from callcast.ringcentral.records import BadPage, Page, decode_page, sightings_of, snapshot
 from tests.core.scenes import at
 from tests.ringcentral import fuzz_bytes
 from tests.ringcentral.test_records_words import record
@@ -58,7 +60,7 @@ def test_the_way_to_the_next_page() -> None:
     assert decode_page(page_of(navigation={"firstPage": {"uri": "https://x/1"}})).next_page is None
     assert decode_page(page_of(navigation={"nextPage": None})).next_page is None
     assert decode_page(page_of(navigation=None)).next_page is None
-    assert decode_page(page_of()).next_page is None
+    assert decode_page(page_of()) == Page(records=())
 
 
 @pytest.mark.parametrize("field", ["id", "sessionId", "startTime", "type", "direction", "action"])
@@ -139,11 +141,23 @@ def test_a_bad_field_of_a_leg_costs_the_field_alone(field: str, value: object) -
 
 def test_fields_of_a_party_are_forgiven_one_by_one() -> None:
     """A number that is no text does not cost the name."""
-    page = decode_page(page_of(record(**{"from": {"phoneNumber": 5, "name": "JANE"}, "extension": {"id": []}})))
-    assert sorted(page.bad_fields) == ["id", "phoneNumber"]
-    side = page.records[0].from_
-    assert side is not None
-    assert (side.phone_number, side.name) == (None, "JANE")
+    sides = {"from": {"phoneNumber": 5, "name": "JANE"}, "to": {"location": 5, "name": "DESK"}}
+    page = decode_page(page_of(record(**sides, extension={"id": []})))
+    assert sorted(page.bad_fields) == ["id", "location", "phoneNumber"]
+    (one,) = page.records
+    assert one.from_ is not None
+    assert one.to is not None
+    assert (one.from_.phone_number, one.from_.name, one.to.name) == (None, "JANE", "DESK")
+
+
+@pytest.fixture
+def far_west() -> Iterator[None]:
+    """The machine stands in another zone, and nothing of that stays."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
 
 
 @pytest.mark.parametrize(
@@ -157,8 +171,9 @@ def test_fields_of_a_party_are_forgiven_one_by_one() -> None:
         "2026-03-02T09:00:00",
     ],
 )
+@pytest.mark.usefixtures("far_west")
 def test_start_times_in_every_spelling(text: str) -> None:
-    """Z, +0000, no milliseconds, another zone, none: always UTC."""
+    """Z, +0000, no milliseconds, another zone, none: always UTC, wherever the machine stands."""
     page = decode_page(page_of(record(startTime=text, legs=[{"startTime": text}])))
     start = datetime(2026, 3, 2, 9, tzinfo=UTC)
     (one,) = page.records
@@ -177,8 +192,11 @@ def test_start_times_in_every_spelling(text: str) -> None:
     "text", ["1969-12-31T23:59:59Z", "3000-01-01T00:00:00Z", "0001-01-01T00:00:00+10:00", "1767.5"]
 )
 def test_a_start_of_another_age_is_bad(text: str) -> None:
-    """What would leave the calendar is no start."""
-    assert decode_page(page_of(record(startTime=text))).bad == ("startTime",)
+    """What would leave the calendar is no start, of a record or of a leg; its neighbours stay."""
+    page = decode_page(page_of(record(startTime=text), record(id="B")))
+    assert (page.bad, [r.id for r in page.records]) == (("startTime",), ["B"])
+    legs = [{"startTime": "2026-03-02T09:00:00Z"}, {"startTime": text}]
+    assert decode_page(page_of(record(legs=legs), record(id="B"))).bad_fields == ("startTime",)
 
 
 def test_the_edges_of_times_and_durations_are_good() -> None:
@@ -200,6 +218,8 @@ def test_half_an_emoji_does_not_spoil_the_page() -> None:
     assert len(decode_page(escaped).records) == 2
     torn = page_of(record(**{"from": {"name": "JANE"}}), record(id="B")).replace(b"JANE", b"J\xffNE")
     assert [r.id for r in decode_page(torn).records] == ["L1", "B"]
+    outside = page_of(record(), uri="JANE").replace(b"JANE", b"J\xffNE")
+    assert [r.id for r in decode_page(outside).records] == ["L1"]
 
 
 def test_the_account_is_in_the_address() -> None:

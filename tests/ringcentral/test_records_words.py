@@ -8,7 +8,7 @@ import pytest
 
 from callcast.core.model import Disposition, State, Target
 from callcast.ringcentral.records import decode_page, snapshot
-from callcast.ringcentral.words import DISPOSITIONS, KNOWN, RESULTS, disposition
+from callcast.ringcentral.words import DISPOSITIONS, KNOWN, RESULTS, RESULTS_OFF_LIST, disposition
 from tests.core.scenes import at
 
 ENUMS = json.loads((Path(__file__).parents[1] / "openapi" / "enums.json").read_text())
@@ -67,6 +67,12 @@ EXPECTED = {
     ],
 }
 
+OFF_LIST = {
+    "answered": ("Call accepted",),
+    "fax": ("Fax Receipt", "Fax Send Error", "No fax machine", "Poor Line Quality"),
+    "unknown": ("Disconnected", "ResultEmpty", "ResultInProgress", "Ringing Elsewhere"),
+}
+
 Record = dict[str, Any]
 
 
@@ -96,6 +102,14 @@ def test_every_result_has_its_disposition() -> None:
     assert sum(map(len, EXPECTED.values())) == len(listed)
     assert {word: DISPOSITIONS[word.lower()].value for word in listed} == listed
     assert {word for words in RESULTS.values() for word in words} == set(listed)
+
+
+def test_every_result_off_the_list_is_known() -> None:
+    """Words that were seen in replies or have left the list are counted by nobody, and have their row."""
+    assert {kind.value: words for kind, words in RESULTS_OFF_LIST.items()} == OFF_LIST
+    for kind, words in OFF_LIST.items():
+        assert {DISPOSITIONS[word.lower()] for word in words} == {Disposition(kind)}
+        assert {word.lower() for word in words} <= KNOWN["result"]
 
 
 @pytest.mark.parametrize(
@@ -148,6 +162,9 @@ def test_words_of_legs_are_reported_too() -> None:
     leg = {"direction": "Sideways", "action": "Juggle", "result": "Lost", "reason": "Fun", "legType": "Third"}
     page = decode_page(json.dumps({"records": [record(legs=[leg])]}).encode())
     assert {word for _, word in page.unknown} == set(leg.values())
+    several = [record(result=word) for word in "XWZVYU"]
+    page = decode_page(json.dumps({"records": several}).encode())
+    assert page.unknown == tuple(("result", word) for word in "UVWXYZ"), "in an order that does not change"
 
 
 def test_the_words_that_the_official_widget_renders_are_known() -> None:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Meta, Raw, Struct, field
+from msgspec import Meta, Raw, Struct
 
 from callcast.ringcentral.words import KNOWN
 
@@ -28,7 +28,7 @@ _Text = Annotated[str, Meta(min_length=1)]
 _DurationS = Annotated[int, Meta(ge=0, le=_DAYS_MAX * 24 * 3600)]
 _DurationMs = Annotated[int, Meta(ge=0, le=_DAYS_MAX * 24 * 3600 * 1000)]
 
-_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError, ValueError)
+_MALFORMED = (ValueError, RecursionError, OverflowError)
 
 
 class BadPage(Exception):
@@ -59,7 +59,7 @@ class RecordLeg(Struct, rename="camel", frozen=True, gc=False):
     reason: str | None = None
     leg_type: str | None = None
     extension: Owner | None = None
-    from_: Side | None = field(default=None, name="from")
+    from_: Side | None = None
     to: Side | None = None
 
 
@@ -81,7 +81,7 @@ class Record(Struct, rename="camel", frozen=True, gc=False):
     delegation_type: str | None = None
     finished: bool | None = None
     extension: Owner | None = None
-    from_: Side | None = field(default=None, name="from")
+    from_: Side | None = None
     to: Side | None = None
     legs: list[RecordLeg] | None = None
 
