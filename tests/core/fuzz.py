@@ -12,8 +12,9 @@ from zlib import crc32
 
 import msgspec
 
-from callcast.core.diff import Picture, Rules, diff, fill, give_up, lookups, settle
-from callcast.core.model import Call, CallEvent, Change, Known, Look, Sighting, State, Target
+from callcast.core.diff import Picture, Rules, diff, fill, give_up, lookups, settle, unwatch
+from callcast.core.model import Call, CallEvent, Change, Disposition, Known, Look, Sighting, State, Target
+from callcast.core.picture import is_listed_live
 from callcast.ringcentral.records import decode_page, sightings_of, snapshot
 from tests.core.histories import EXTENSIONS, START, History, Json, Maker, Part
 
@@ -71,27 +72,45 @@ class Play:
         self.restarts = Random(seed * 7 + 2) if restarts else None
         self.disk = Disk()
         self.picture = Picture(SOURCE)
-        ids: tuple[str | None, ...] = (None,) if self.history.account_level else EXTENSIONS
-        used = {part.extension_id for part in self.history.parts}
-        self.targets = [Target(source=SOURCE, extension_id=id_) for id_ in ids if id_ is None or id_ in used]
+        self.looked: set[str] = set()  # extensions that a good look has covered
+        self.late: dict[str, float] = {}  # call id -> when the call log's answer comes
         self.seen: dict[int, Seen] = {id(part): Seen() for part in self.history.parts}
+        self.watch(account_level=self.history.account_level)
+
+    def watch(self, *, account_level: bool) -> None:
+        self.account_level = account_level
+        used = {part.extension_id for part in self.history.parts}
+        ids = [None] if account_level else [id_ for id_ in EXTENSIONS if id_ in used]
+        self.targets = [Target(source=SOURCE, extension_id=id_) for id_ in ids]
+
+    def turn(self, t: float) -> None:
+        """A restart with another `watch`: what nobody looks at any more ends."""
+        self.picture = Picture(SOURCE, self.disk.known())
+        self.watch(account_level=not self.account_level)
+        if not self.account_level:
+            self.picture.learn(self.disk.recall(self.picture.unknown_sessions()))
+            self.commit(None, unwatch(self.picture, {"unassigned"}, at(t)))
 
     def run(self) -> None:
         random = self.random
         t = random.choice((-10.0, -10.0, -10.0, random.uniform(0, 30)))
-        interval = random.choice((2.0, 4.0, 8.0))
+        interval = random.choice((3.0, 5.0, 8.0))
         gap: tuple[float, float] | None = None
-        gap_at = random.uniform(20, 100) if random.random() < 0.15 else None
+        blind, turned_at = self.history.blind, self.history.turned_at
+        if blind is not None:
+            t = min(t, blind[0] - 1)
         end = max(part.steps[-1].at for part in self.history.parts)
         while t < end + 2 * interval:
             self.looks(t)
             self.reconcile(t)
             if self.restarts and self.restarts.random() < 0.1:
                 self.picture = Picture(SOURCE, self.disk.known())
-            if gap_at is not None and t > gap_at:
-                gap_at, before = None, t
-                t += random.uniform(60, 280)
-                gap = (before, t + 40)
+            if turned_at is not None and t > turned_at:
+                turned_at = None
+                self.turn(t)
+            if blind is not None and t > blind[0]:
+                before, t = t, max(t + 2, blind[1])
+                blind, gap = None, (before, t + 40)
                 continue
             if gap is not None and t >= gap[1]:
                 self.fill_gap(gap[0], t)
@@ -110,8 +129,7 @@ class Play:
             if self.random.random() < 0.05 and not surely:
                 continue  # a look that failed is no look
             skew = self.random.choice((0.0, 0.0, 0.0, -300.0, 3.0)) if self.random.random() < 0.05 else 0.0
-            first = target not in self.picture.looks
-            self.note(target, t, first=first)
+            self.note(target, t)
             body = _json({"uri": "x", "records": self.history.listed(target.extension_id, t), "navigation": {}})
             page = decode_page(body)
             assert not page.bad
@@ -130,18 +148,23 @@ class Play:
         self.disk.record(look, change)
         self.picture.apply(look, change)
 
-    def note(self, target: Target, t: float, *, first: bool) -> None:
+    def note(self, target: Target, t: float) -> None:
         for part in self.history.parts:
             if target.extension_id in (None, part.extension_id):
                 step = part.step_at(t)
                 if step is not None and step.shows is not None:
+                    first = part.extension_id not in self.looked
                     self.seen[id(part)].shows.append((t, step.shows, first))
+        whole = {part.extension_id for part in self.history.parts}
+        self.looked |= whole if target.extension_id is None else {target.extension_id}
 
     def reconcile(self, t: float) -> None:
-        """The call log, asked as the service asks it; now and then it does not answer."""
+        """The call log, asked as the service asks it; now and then it does not answer, or not in time."""
         self.picture.learn(self.disk.recall(self.picture.unknown_sessions()))
+        self.answer_late(t)
         for call in sorted(lookups(self.picture, at(t), RULES), key=lambda call: call.call_id):
             if crc32(f"{call.call_id}{t}".encode()) % 2 and t < 1500:
+                self.late.setdefault(call.call_id, t + 5)
                 continue
             found = self.log_of(call, t)
             change = settle(self.picture, call.call_id, found, at(t), RULES)
@@ -150,6 +173,14 @@ class Play:
                 change = give_up(self.picture, call.call_id, at(t))
             self.commit(None, change)
 
+    def answer_late(self, t: float) -> None:
+        """What the log said while the call was gone, midway: of no account if the list shows it live again."""
+        for call_id in [call_id for call_id, due in self.late.items() if due <= t]:
+            del self.late[call_id]
+            call = self.picture.call(call_id)
+            if call is not None and is_listed_live(call):
+                self.commit(None, settle(self.picture, call_id, [midway(call)], at(t), RULES))
+
     def log_of(self, call: Call, t: float) -> list[Sighting]:
         """What the log holds of the call's session: finished after 15 s, before that as the list has it."""
         records: list[Json] = []
@@ -157,7 +188,7 @@ class Play:
             session = part.final.get("telephonySessionId") or part.final["sessionId"]
             if part.extension_id == "unassigned" or session not in (call.session_id, call.provider.session_id):
                 continue
-            if not self.history.account_level and part.extension_id != call.extension_id:
+            if not self.account_level and part.extension_id != call.extension_id:
                 continue
             if part.ends_at + 15 < t:
                 records.append(part.final)
@@ -165,9 +196,7 @@ class Play:
                 if mine or call.extension_id == "unassigned":
                     final = part.final["result"] not in ("Stopped", "IP Phone Offline")
                     self.seen[id(part)].shows.append((t, "ended" if final else "provisional", False))
-        target = (
-            self.targets[0] if self.history.account_level else Target(source=SOURCE, extension_id=call.extension_id)
-        )
+        target = self.targets[0] if self.account_level else Target(source=SOURCE, extension_id=call.extension_id)
         return list(sightings_of(records_of(records), target))
 
     def fill_gap(self, before: float, t: float) -> None:
@@ -179,9 +208,18 @@ class Play:
                     records.append(part.final)
                     if part.final["result"] not in ("Stopped", "IP Phone Offline"):
                         self.seen[id(part)].shows.append((t, "ended", False))
-            found = sightings_of(records_of(records), target)
+            found = [*sightings_of(records_of(records), target), *self.midways(target, before)]
             self.picture.learn(self.disk.recall(self.picture.unknown_sessions(found)))
             self.commit(None, fill(self.picture, target, found, at(t), RULES, after=at(before)))
+
+    def midways(self, target: Target, before: float) -> list[Sighting]:
+        """The log's word on calls that are not over, where looks since the gap know better."""
+        live = [call for call in self.picture.live_calls() if target.extension_id in (None, call.extension_id)]
+        return [midway(call) for call in live if is_listed_live(call) and self.seen_since(call, before)]
+
+    def seen_since(self, call: Call, t: float) -> bool:
+        looked_at = self.picture.looked_at(call.extension_id)
+        return looked_at is not None and looked_at > at(t)
 
     # What must be true of what was told
 
@@ -297,6 +335,22 @@ def expected_kinds(seen: Seen) -> list[str] | None:
             state = "ended"
             break
     return [*kinds, "call.ended"] if state else []
+
+
+def midway(call: Call) -> Sighting:
+    """The call log's record of a call that goes on, and reads finished."""
+    return Sighting(
+        extension_id=call.extension_id,
+        session_id=call.session_id,
+        account_id=call.account_id,
+        record_id=call.record_ids[0],
+        direction=call.direction,
+        state=State.ENDED,
+        disposition=Disposition.BLOCKED,
+        started_at=call.started_at,
+        ended_at=call.started_at + timedelta(seconds=1),
+        provider=call.provider,
+    )
 
 
 def session_of(part: Part) -> str:

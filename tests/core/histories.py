@@ -49,9 +49,13 @@ class Part:
 
 @dataclass
 class History:
+    """`blind`: nobody looks between these two times. `turned_at`: from then on it is watched the other way."""
+
     account_level: bool
     parts: list[Part]
     noise: list[Json]
+    blind: tuple[float, float] | None = None
+    turned_at: float | None = None
 
     def listed(self, extension_id: str | None, t: float) -> list[Json]:
         records: dict[str, Json] = {}
@@ -72,18 +76,23 @@ class Maker:
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
         self.serial = 0
+        self.blind: tuple[float, float] | None = None
 
     def history(self) -> History:
         random = self.random
         account_level = random.random() < 0.4
+        turned_at = random.uniform(5, 90) if random.random() < 0.15 else None
         kinds = [self.direct, self.direct, self.outbound, self.queue, self.ring_all, self.transfer, self.conference]
-        kinds += [self.ring_out, self.offered_again, self.stopped, self.stopped_but_live]
-        kinds += [self.through_menu] if account_level else []
+        kinds += [self.ring_out, self.offered_again, self.stopped, self.stopped_but_live, self.hidden_first]
+        kinds += [self.through_menu] if account_level or turned_at else []
         parts: list[Part] = []
         for _ in range(random.choice((1, 1, 1, 2, 3))):
             parts += random.choice(kinds)(random.uniform(0, 40))
         noise = [self.fax(), self.paging()] if random.random() < 0.1 else []
-        return History(account_level, parts, noise)
+        if self.blind is None and random.random() < 0.15:
+            starts = random.uniform(20, 100)
+            self.blind = (starts, starts + random.uniform(60, 280))
+        return History(account_level, parts, noise, self.blind, turned_at)
 
     # Records
 
@@ -225,6 +234,30 @@ class Maker:
         two = self.rung(again, self.record(again, session, extension_id, **INBOUND), extension_id)
         return [one, two]
 
+    def hidden_first(self, start: float) -> list[Part]:
+        """A part that came and went while nobody looked; the extension has the call again when somebody does.
+
+        In between another extension may have had it: transferred, and transferred back.
+        """
+        if self.blind is not None:
+            return self.offered_again(start)
+        random = self.random
+        session = self.session() | {"telephonySessionId": self.new_id("s-")}
+        here, there = random.sample(EXTENSIONS, 2)
+        parts = [self.rung(start, self.record(start, session, here, **INBOUND), here)]
+        if random.random() < 0.5:
+            handed = parts[0].ends_at + random.randrange(3)
+            parts.append(self.rung(handed, self.record(handed, session, there, **INBOUND), there))
+        again = parts[-1].ends_at + random.randrange(10)
+        back = self.rung(again, self.record(again, session, here, **INBOUND), here)
+        seen_from = again
+        for part in parts:
+            gone = max(step.at for step in part.steps if step.at < part.ends_at + 14) + random.uniform(0.1, 5)
+            part.steps = [*(step for step in part.steps if step.at < gone), Step(gone, (), None)]
+            seen_from = max(seen_from, gone)
+        self.blind = (start - 10, seen_from + random.uniform(0, 20))
+        return [*parts, back]
+
     def stopped(self, start: float) -> list[Part]:
         """A ring-out that reads Stopped, and stays so."""
         return [self.stopped_part(start, None)]
@@ -302,8 +335,10 @@ class Maker:
     def glitch(self, steps: list[Step], end: float) -> None:
         """Gone from the list for a while, although the call lives."""
         last = steps[-1]
-        at = self.random.uniform(last.at, end)
-        back = at + self.random.uniform(1, 25)
+        at, away = self.random.uniform(last.at, end), self.random.uniform(1, 25)
+        if self.random.random() < 0.5:  # so long that the call log is asked
+            at, away = min(end, last.at + away / 5), away + 32
+        back = at + away
         steps.append(Step(at, (), None))
         if back < end:
             steps.append(Step(back, last.records, last.shows))
