@@ -11,6 +11,7 @@ debt may be left. Exit code 1 if not.
 
 import argparse
 import asyncio
+import logging
 import re
 import signal
 import statistics
@@ -353,5 +354,6 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--rate", type=float, default=100, help="events a second (100)")
     options = parser.parse_args()
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # of the far sides, whom we hang up on
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     sys.exit(asyncio.run(main(options.seconds, options.rate)))
