@@ -743,7 +743,7 @@ def test_a_call_of_nobody_is_taken_over() -> None:
         told = watch.look(6, mine, *([nobodys] if stays else []))
         assert sorted(told) == ["call.ended", "call.ringing"]
         over = next(event for event in watch.events if event.type == "call.ended")
-        assert (over.call.call_id, over.time) == ("unassigned/s-1", at(6))
+        assert (over.call.call_id, over.call.ended_at) == ("unassigned/s-1", at(6))
         assert over.call.disposition is Disposition.TRANSFERRED
         assert watch.look(7, mine, *([nobodys] if stays else [])) == []
         assert watch.look(8, mine, ended("answered", extension_id="unassigned")) == []

@@ -161,6 +161,9 @@ def test_looks_never_run_backwards_whichever_list_was_read_last() -> None:
     watch.look(20, target=ACCOUNT)
     watch.look(5, sighting())
     assert watch.picture.looks[watch.target] == at(20)
+    watch.look(30)
+    watch.look(5, target=ACCOUNT)
+    assert watch.picture.looks[ACCOUNT] == at(30)
 
 
 def call(answered: float | None, ended_: float | None, *, answered_exact: bool, ended_exact: bool) -> Call:
