@@ -35,9 +35,10 @@ from callcast.core.upstream import LookFailed, Reason
 from callcast.ledger import Ledger
 from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
 from callcast.poller import REFUSED_EVERY_S, Poller
-from callcast.reconciler import Reconciler
+from callcast.reconciler import SLICE, Reconciler, slices
 from tests.clock import TurnedClock
 from tests.far_side import ScriptedUpstream
+from tests.made import NINE
 
 NOTHING = Known(calls={}, looks={}, notes={})
 
@@ -716,3 +717,15 @@ async def test_the_last_look_is_kept_at_least_every_minute_and_on_a_clean_stop(b
     async with open_outbox(bench.path, bench.clock, retention_h=72, outbox_max_mb=64, dead_letter_days=30) as outbox:
         kept = (await outbox.known())["acme"].looks[Target(source="acme", extension_id="101")]
     assert kept == bench.clock._start + timedelta(seconds=last)
+
+
+def test_a_long_answer_of_the_log_is_compared_in_slices_of_whole_sessions() -> None:
+    """No sighting is lost or doubled, no session torn apart, and no slice is much longer than it may be."""
+    sessions = [f"s-{n % 300}" for n in range(700)]
+    found = [over(NINE, session_id=session, record_id=f"r-{n}") for n, session in enumerate(sessions)]
+    parts = list(slices(found))
+    assert sorted(s.record_id for part in parts for s in part) == sorted(s.record_id for s in found)
+    assert all(len(part) < SLICE + 3 for part in parts)
+    seen = [{s.session_id for s in part} for part in parts]
+    assert sum(map(len, seen)) == len(set(sessions))
+    assert list(slices([])) == []

@@ -67,7 +67,7 @@ def asyncapi() -> dict[str, Any]:
         "info": {
             "title": "callcast",
             "version": __version__,
-            "description": "Call events from RingCentral's active-calls endpoint, as webhooks and on MQTT topics.",
+            "description": "Call events from RingCentral's list of live calls, as webhooks and on MQTT topics.",
             "license": {"name": "MIT"},
         },
         "defaultContentType": JSON_CONTENT,

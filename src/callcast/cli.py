@@ -80,7 +80,7 @@ def default_config(environ: Mapping[str, str]) -> Path:
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     parser = argparse.ArgumentParser(
         prog="callcast",
-        description="Forward call events from RingCentral's active-calls endpoint to webhooks, MQTT and stdout.",
+        description="Forward call events from RingCentral's list of live calls to webhooks, MQTT and stdout.",
         epilog="Start with: callcast demo",
     )
     parser.add_argument("--version", action="version", version=f"callcast {__version__}")

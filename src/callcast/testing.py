@@ -279,7 +279,7 @@ def call(number: int = 0, *, state: State = State.RINGING, source: str = "acme")
         ended_at=_AT + timedelta(seconds=10) if ended else None,
         ended_exact=True,
         disposition=Disposition.ANSWERED if ended else None,
-        provider=Provider(name="ringcentral", record_id=f"LI{number}", result="In Progress"),
+        provider=Provider(name="ringcentral", record_id=f"LI{number}", result="Connected"),
     )
 
 

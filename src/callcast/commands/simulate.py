@@ -44,7 +44,7 @@ while it runs (no token wanted)
 faults
   {"kind":"status","status":503,"retry_after":5,"count":3}      500, 502, 503, 504, 403, 404 ...; "code":"CMN-211"
   {"kind":"status","status":429,"headers":false}                a limit that says nothing
-  {"kind":"slow","delay_s":8,"path":"*/active-calls"}           also hang, reset, truncated, huge, html, not_json,
+  {"kind":"slow","delay_s":8,"path":"*-calls"}                  also hang, reset, truncated, huge, html, not_json,
   {"kind":"half","from_s":30,"for_s":60}                        charset, redirect, empty, bad_records
 
 example
@@ -68,7 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=1, metavar="N", help="the same N, the same calls by chance (default: 1)")
     add("--rate-limit", action=argparse.BooleanOptionalAction, default=False, help="the documented rate limits")
     add("--heavy-per-minute", type=int, default=10, metavar="N", help="of the rate limits (default: %(default)s)")
-    add("--lateness", type=_span, default=(0, 0), metavar="S[-S]", help="active-calls lags so much; really 3-10")
+    add(
+        "--lateness",
+        type=_span,
+        default=(0, 0),
+        metavar="S[-S]",
+        help="the list of live calls lags so much; really 3-10",
+    )
     add("--linger", type=float, default=120, metavar="S", help="ended calls stay listed so long; 302 was measured")
     add("--log-delay", type=_span, default=(15, 30), metavar="S[-S]", help="until the call log has a call")
     add("--skew", type=float, default=0, metavar="S", help="the platform's clock is so far ahead")
