@@ -18,7 +18,7 @@ from callcast.core.clock import Clock
 from callcast.core.outbox import Outbox, OutboxUnavailable
 from callcast.core.retry import RetryPolicy
 from callcast.core.sink import Place, Sink
-from callcast.core.wire import Wire
+from callcast.core.wire import Numbers, Wire
 from callcast.deliverer import Deliverer
 from callcast.disk import Disk
 from callcast.fleet import Fleet
@@ -64,6 +64,7 @@ class Service:
         self._random = SystemRandom()
         self._hash_key = b""
         self._installation = ""
+        self._wires: dict[Numbers, Wire] = {}
         self._disk = Disk(clock, log)
         self._doubts_told = 0  # of the outbox's warnings
         self._owed = 0  # events, by all sinks together
@@ -239,7 +240,7 @@ class Service:
             installation=self._installation,
             version=__version__,
             board=self._board,
-            wire=Wire(settings.numbers, hash_key, name),
+            wire=self._wire(name, settings.numbers, hash_key),
             clock=self._clock,
             log=self._log.bind(sink=name).warning,
         )
@@ -247,6 +248,12 @@ class Service:
         async with settings.open(place) as sink:
             self._log.info("delivery_started", sink=name, **_told(settings))
             await self._deliverer(name, sink, settings).run()
+
+    def _wire(self, sink: str, numbers: Numbers, hash_key: bytes) -> Wire:
+        """One for all sinks with the same policy, so that each event is written once; a hash is each sink's own."""
+        if numbers == "hash":
+            return Wire(numbers, hash_key, sink)
+        return self._wires.setdefault(numbers, Wire(numbers))
 
     async def _end_sink(self, name: str) -> None:
         self._metrics.forget_sink(name)

@@ -164,6 +164,27 @@ def test_a_correction_names_what_it_corrects() -> None:
     assert "corrects" not in json.loads(Wire().event(EVENT))["data"]
 
 
+def test_an_event_is_written_once_for_all_who_share_a_wire() -> None:
+    """An equal event, as each sink reads it from the outbox, is not written again; one with other facts is."""
+    wire = Wire()
+    first = wire.event(EVENT)
+    assert wire.event(msgspec.json.decode(msgspec.json.encode(EVENT), type=CallEvent)) is first
+    other = msgspec.structs.replace(
+        EVENT, call=msgspec.structs.replace(CALL, from_party=Party(number="+4915112345678"))
+    )
+    assert json.loads(wire.event(other))["data"]["from"]["number"] == "+4915112345678"
+    assert wire.event(EVENT) == first
+
+
+def test_only_so_many_written_events_are_kept() -> None:
+    """However many pass, what is kept does not grow, and the newest are among it."""
+    wire = Wire()
+    many = [msgspec.structs.replace(EVENT, id=f"evt_{number}") for number in range(1000)]
+    texts = [wire.event(event) for event in many]
+    assert wire.event(many[-1]) is texts[-1]
+    assert wire.event(many[0]) is not texts[0]
+
+
 def test_the_standard_form_carries_type_time_and_data() -> None:
     """`standard` bodies are {type, timestamp = the event's time, data}."""
     body = json.loads(Wire().standard(EVENT))

@@ -8,6 +8,7 @@ import hmac
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -20,8 +21,10 @@ DATASCHEMA = "urn:callcast:event:1"
 
 _E164 = re.compile(r"\+\d[\d ()-]{5,}\d")
 _encode = msgspec.json.Encoder().encode
+_KEPT_MAX = 256  # events: more than all sinks have in hand at a time
 
 
+@lru_cache(1024)  # all events of a look tell its time, and all of a call its start
 def rfc3339(at: datetime) -> str:
     """UTC with milliseconds and a Z."""
     return at.isoformat(timespec="milliseconds")[:-6] + "Z"
@@ -37,6 +40,7 @@ class Wire:
 
     numbers: full, last4, hash (the same number gives the same `h:` text for this sink and key), drop.
     With all but full, names and locations of both parties are null: they identify as well as a number.
+    The last events are kept as they were written, so sinks that share a `Wire` write each but once.
     """
 
     def __init__(self, numbers: Numbers = "full", hash_key: bytes = b"", sink: str = "") -> None:
@@ -50,10 +54,18 @@ class Wire:
             "drop": lambda _: None,
         }
         self._number = policies[numbers]
+        self._kept: dict[str, tuple[Event, bytes]] = {}  # by id
 
     def event(self, event: Event) -> bytes:
         """The CloudEvents JSON of an event."""
-        return _encode(self.event_dict(event))
+        kept = self._kept.get(event.id)
+        if kept is not None and kept[0] == event:
+            return kept[1]
+        text = _encode(self.event_dict(event))
+        self._kept[event.id] = event, text
+        if len(self._kept) > _KEPT_MAX:
+            del self._kept[next(iter(self._kept))]
+        return text
 
     def standard(self, event: Event) -> bytes:
         """The Standard Webhooks JSON of an event: type, timestamp, data."""
@@ -65,18 +77,7 @@ class Wire:
         return _encode(self.call_dict(call))
 
     def event_dict(self, event: Event) -> dict[str, Any]:
-        return {
-            "specversion": "1.0",
-            "id": event.id,
-            "source": f"/callcast/{event.source}",
-            "type": event.type,
-            "subject": event.key,
-            "time": rfc3339(event.time),
-            "datacontenttype": "application/json",
-            "dataschema": DATASCHEMA,
-            "partitionkey": event.key,
-            "data": self._data(event),
-        }
+        return {**attributes(event), "data": self._data(event)}
 
     def call_dict(self, call: Call) -> dict[str, Any]:
         return {
@@ -144,6 +145,21 @@ class Wire:
     def _hashed(self, number: str) -> str:
         digits = "".join(c for c in number if c.isdigit()) or number
         return "h:" + hmac.digest(self._hash_key, f"{self._sink}:{digits}".encode(), hashlib.sha256).hex()[:16]
+
+
+def attributes(event: Event) -> dict[str, str]:
+    """The CloudEvents attributes of an event. None of them holds a phone number."""
+    return {
+        "specversion": "1.0",
+        "id": event.id,
+        "source": f"/callcast/{event.source}",
+        "type": event.type,
+        "subject": event.key,
+        "time": rfc3339(event.time),
+        "datacontenttype": "application/json",
+        "dataschema": DATASCHEMA,
+        "partitionkey": event.key,
+    }
 
 
 def ring_seconds(call: Call) -> float | None:
