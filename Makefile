@@ -20,6 +20,11 @@ $(VENV)/.installed: requirements-dev.lock pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@
 
+# What the peers want beside it; `make test` needs none of it.
+$(VENV)/.bench: bench/requirements.lock $(VENV)/.installed
+	$(BIN)/pip install --quiet --require-hashes --requirement bench/requirements.lock
+	@touch $@
+
 demo: $(VENV)/.installed  ## the service against a built-in fake RingCentral
 	$(BIN)/callcast demo $(DEMO)
 
@@ -47,6 +52,7 @@ format: $(VENV)/.installed  ## make the code look as `make check` wants it
 lock: $(VENV)/.installed  ## renew the pinned versions (wants uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --group dev pyproject.toml -o requirements-dev.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --constraint requirements-dev.lock --group bench -o bench/requirements.lock
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

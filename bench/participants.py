@@ -1,0 +1,103 @@
+"""Who runs in the bench: callcast as it comes, and the peers, each told the same job."""
+
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from bench.peers.job import Job
+
+CONFIG = """\
+[service]
+data_dir = "{data}"
+http_listen = "127.0.0.1:{http}"
+log_level = "error"
+outbox_max_mb = {outbox_max_mb}
+[sources.acme]
+server = "{server}"
+client_id = "app"
+client_secret = "secret"
+jwt = "jwt"
+{watch}
+poll_interval_s = {interval}
+heavy_per_minute = 10000
+headroom = 1.0
+[sinks.crm]
+type = "webhook"
+url = "{hook}"
+secrets = ["whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0"]
+[sinks.wall]
+type = "mqtt"
+url = "mqtt://127.0.0.1:{mqtt}"
+[sinks.lines]
+type = "stdout"
+"""
+SINKS = ("crm", "wall", "lines")
+PEERS = {"a": "bench.peers.everyday", "c": "bench.peers.tuned", "d": "bench.peers.floor"}
+NAMES = {"callcast": "callcast", "a": "(a) everyday", "b": "(b) Node-RED", "c": "(c) tuned", "d": "(d) floor"}
+
+
+class Place(Struct, frozen=True):
+    """Where a participant finds the others. `extensions` empty: the account as a whole; `interval_s` 0: no pause."""
+
+    folder: Path
+    platform: int
+    hook: int
+    mqtt: int
+    http: int
+    extensions: tuple[str, ...]
+    interval_s: float
+    outbox_max_mb: int = 1024
+
+
+class Command(Struct, frozen=True):
+    arguments: tuple[str, ...]
+    environment: dict[str, str]
+
+
+def command(name: str, place: Place) -> Command:
+    """Raises KeyError for a name that nobody has."""
+    if name == "callcast":
+        return _callcast(place)
+    file = place.folder / "job.json"
+    file.write_bytes(msgspec.json.encode(_job(place)))
+    if name == "b":
+        from bench.peers import node_red
+
+        return Command(node_red.command(place.folder, file), dict(os.environ))
+    return Command((sys.executable, "-m", PEERS[name], str(file)), dict(os.environ))
+
+
+def _callcast(place: Place) -> Command:
+    watch = f"extensions = {list(place.extensions)}" if place.extensions else 'watch = "account"'
+    config = place.folder / "callcast.toml"
+    config.write_text(
+        CONFIG.format(
+            data=place.folder / "data",
+            http=place.http,
+            server=f"http://127.0.0.1:{place.platform}",
+            watch=watch.replace("'", '"'),
+            interval=place.interval_s or '"auto"',
+            hook=f"http://127.0.0.1:{place.hook}/hook",
+            mqtt=place.mqtt,
+            outbox_max_mb=place.outbox_max_mb,
+        )
+    )
+    module = os.environ.get("CALLCAST_BENCH_MODULE", "callcast")  # `bench.held` runs it with a stopwatch
+    return Command((sys.executable, "-m", module, "run", "--config", str(config)), dict(os.environ))
+
+
+def _job(place: Place) -> Job:
+    roots = [f"/restapi/v1.0/account/~/extension/{one}" for one in place.extensions] or ["/restapi/v1.0/account/~"]
+    return Job(
+        server=f"http://127.0.0.1:{place.platform}",
+        host="127.0.0.1",
+        port=place.platform,
+        targets=tuple(f"{root}/active-calls" for root in roots),
+        interval_s=place.interval_s,
+        hook=f"http://127.0.0.1:{place.hook}/hook",
+        hook_port=place.hook,
+        mqtt=place.mqtt,
+    )

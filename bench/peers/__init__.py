@@ -1,0 +1,1 @@
+"""What people would use instead of callcast, each doing the same job; `README.md` says how far each goes."""

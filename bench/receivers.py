@@ -1,0 +1,175 @@
+"""The far sides: a webhook that answers 204, a subscriber at the broker, a reader of the pipe; each stamps arrivals.
+
+    python -m bench.receivers --mqtt PORT --pipe FILE_DESCRIPTOR
+
+Says {port} of the webhook once the broker has taken the subscription, and is then told, as `child.py` says:
+
+    count                how many changes came by webhook, mqtt, stdout
+    pause  {refuse}      true: the webhook answers 503 from now on
+    save   {path}        all arrivals for `checker.py`, one file for each way
+"""
+
+import argparse
+import asyncio
+import os
+import re
+import time
+from array import array
+from pathlib import Path
+from typing import Any
+
+from bench.child import answer, run
+from bench.records import key_of
+
+WAYS = ("webhook", "mqtt", "stdout")
+TOPICS = b"callcast/+/+/events/#"  # the retained topics are no events
+_LENGTH = re.compile(rb"(?i)content-length: *(\d+)")
+_TAKEN = b"HTTP/1.1 204 No Content\r\n\r\n"
+_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+
+
+class Arrivals:
+    """When which change came; `others` is what came and told no change."""
+
+    def __init__(self) -> None:
+        self.times = array("d")
+        self.keys = array("q")
+        self.others = 0
+
+    def take(self, event: bytes) -> None:
+        now, key = time.monotonic(), key_of(event)
+        if key is None:
+            self.others += 1
+        else:
+            self.times.append(now)
+            self.keys.append(key)
+
+    def save(self, path: Path) -> None:
+        with path.open("wb") as file:
+            array("q", [len(self.keys)]).tofile(file)
+            self.times.tofile(file)
+            self.keys.tofile(file)
+
+
+class Webhook(asyncio.Protocol):
+    refuse = False
+
+    def __init__(self, arrivals: Arrivals) -> None:
+        self._arrivals = arrivals
+        self._left = b""
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._left += data
+        while (end := self._left.find(b"\r\n\r\n")) >= 0:
+            length = _LENGTH.search(self._left, 0, end)
+            whole = end + 4 + (int(length[1]) if length else 0)
+            if len(self._left) < whole:
+                return
+            body, self._left = self._left[end + 4 : whole], self._left[whole:]
+            if self.refuse:
+                self._transport.write(_BUSY)
+            else:
+                self._arrivals.take(body)
+                self._transport.write(_TAKEN)
+
+
+class Subscriber(asyncio.Protocol):
+    """As much of MQTT 3.1.1 as a subscriber with QoS 1 needs: a library would be what is measured."""
+
+    def __init__(self, arrivals: Arrivals) -> None:
+        self._arrivals = arrivals
+        self._left = b""
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        transport.write(b"\x10\x11\x00\x04MQTT\x04\x02\x00\x00\x00\x05bench")
+        rest = b"\x00\x01" + len(TOPICS).to_bytes(2) + TOPICS + b"\x01"
+        transport.write(b"\x82" + bytes([len(rest)]) + rest)
+
+    def connection_lost(self, _: object) -> None:
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        data, at, acks = self._left + data, 0, []
+        while (packet := _packet(data, at)) is not None:
+            kind, start, at = packet
+            if kind >> 4 == 9 and not self.ready.done():
+                self.ready.set_result(None)
+            elif kind >> 4 == 3:
+                body = start + 2 + int.from_bytes(data[start : start + 2])
+                if kind & 0x06:
+                    acks.append(b"\x40\x02" + data[body : body + 2])
+                    body += 2
+                self._arrivals.take(data[body:at])
+        self._left = data[at:]
+        if acks:
+            self._transport.write(b"".join(acks))
+
+
+def _packet(data: bytes, at: int) -> tuple[int, int, int] | None:
+    """The first byte, and where its content begins and ends; None while it is not whole."""
+    length, shift, place = 0, 0, at + 1
+    while place < len(data):
+        length |= (data[place] & 0x7F) << shift
+        shift += 7
+        place += 1
+        if data[place - 1] < 0x80:
+            return (data[at], place, place + length) if place + length <= len(data) else None
+    return None
+
+
+class Pipe(asyncio.Protocol):
+    def __init__(self, arrivals: Arrivals) -> None:
+        self._arrivals = arrivals
+        self._left = b""
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self._left = (self._left + data).split(b"\n")
+        for line in lines:
+            self._arrivals.take(line)
+
+
+class Receivers:
+    def __init__(self, arrivals: dict[str, Arrivals]) -> None:
+        self._arrivals = arrivals
+
+    def told(self, what: dict[str, Any]) -> Any:
+        match what["do"]:
+            case "count":
+                return {way: len(one.keys) for way, one in self._arrivals.items()} | {
+                    f"{way}_others": one.others for way, one in self._arrivals.items()
+                }
+            case "pause":
+                Webhook.refuse = what["refuse"]
+            case "save":
+                for way, one in self._arrivals.items():
+                    one.save(Path(what["path"]) / way)
+        return time.monotonic()
+
+
+async def _subscribed(port: int, arrivals: Arrivals) -> None:
+    """Comes back after the broker was away."""
+    _, subscriber = await asyncio.get_running_loop().create_connection(lambda: Subscriber(arrivals), "127.0.0.1", port)
+    await asyncio.wait_for(subscriber.ready, 10)
+
+
+async def main(mqtt: int, pipe: int) -> None:
+    loop, arrivals = asyncio.get_running_loop(), {way: Arrivals() for way in WAYS}
+    server = await loop.create_server(lambda: Webhook(arrivals["webhook"]), "127.0.0.1", 0, backlog=1024)
+    await _subscribed(mqtt, arrivals["mqtt"])
+    await loop.connect_read_pipe(lambda: Pipe(arrivals["stdout"]), os.fdopen(pipe, "rb", 0))
+    await answer({"port": server.sockets[0].getsockname()[1]}, Receivers(arrivals).told)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mqtt", type=int, required=True)
+    parser.add_argument("--pipe", type=int, required=True)
+    options = parser.parse_args()
+    run(main(options.mqtt, options.pipe))

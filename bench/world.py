@@ -1,0 +1,145 @@
+"""One run: platform, far sides, broker and one participant, each a process of its own, ended when the run is over."""
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench import checker, usage
+from bench.broker import Broker, free_port
+from bench.child import BenchFailed, Child, end
+from bench.participants import Place, command
+from bench.records import extension_id
+
+READY_S = 60.0
+SETTLED_S = 60.0
+WAYS = ("webhook", "mqtt", "stdout")
+
+
+class World:
+    """`targets` 0: the account as a whole. `interval_s` 0: no pause between looks."""
+
+    def __init__(self, name: str, stack: ExitStack, folder: Path, targets: int, interval_s: float) -> None:
+        self.name = name
+        self.folder = folder
+        self.platform = Child("bench.platform", "--targets", str(targets))
+        stack.callback(self.platform.close)
+        broker = Broker(folder)
+        stack.callback(broker.close)
+        out, self._into = os.pipe()
+        self.receivers = Child("bench.receivers", "--mqtt", str(broker.port), "--pipe", str(out), pass_fds=(out,))
+        os.close(out)
+        stack.callback(self.receivers.close)
+        self.place = Place(
+            folder=folder,
+            platform=self.platform.hello["port"],
+            hook=self.receivers.hello["port"],
+            mqtt=broker.port,
+            http=free_port(),
+            extensions=tuple(extension_id(number) for number in range(targets)),
+            interval_s=interval_s,
+        )
+        self._late_s = 1.5 * interval_s or 3600.0
+
+    # The participant
+
+    def start(self) -> float:
+        """Until it has looked at every target once; returns the seconds that this took."""
+        run = command(self.name, self.place)
+        self._log = (self.folder / "log").open("ab")
+        began = time.monotonic()
+        self._process = subprocess.Popen(
+            run.arguments,
+            env=run.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self._into,
+            stderr=self._log,
+            start_new_session=True,
+        )
+        os.close(self._into)
+        self.until(lambda: self.mark()["looks"] > 0, READY_S, "a first look")
+        took_s = time.monotonic() - began
+        self.until(lambda: self.platform.ask("least") > 0, READY_S, "a look at every target")
+        return took_s
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def cpu_s(self) -> float:
+        return usage.cpu_s(self.pid)
+
+    def stop(self) -> None:
+        if getattr(self, "_process", None) is not None:
+            end(self._process, gently_s=15.0)
+            self._log.close()
+
+    def alive(self) -> None:
+        if self._process.poll() is not None:
+            said = (self.folder / "log").read_text(errors="replace").strip().splitlines()
+            raise BenchFailed(f"{self.name} has ended: {said[-1] if said else f'code {self._process.returncode}'}")
+
+    def until(self, reached: Callable[[], bool], within_s: float, what: str, *, pause_s: float = 0.05) -> None:
+        deadline = time.monotonic() + within_s
+        while not reached():
+            self.alive()
+            if time.monotonic() > deadline:
+                raise BenchFailed(f"{self.name}: {what} did not come within {within_s:.0f} s")
+            time.sleep(pause_s)
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+        self.alive()
+
+    # The far sides
+
+    def mark(self) -> dict[str, float]:
+        return dict(self.platform.ask("mark", late_s=self._late_s))
+
+    def counts(self) -> dict[str, int]:
+        return dict(self.receivers.ask("count"))
+
+    def settled(self, *, within_s: float = SETTLED_S, ways: tuple[str, ...] = WAYS) -> bool:
+        """Wait until as many changes came by each way as were shown, or nothing has come for some seconds."""
+        deadline, before, quiet_since = time.monotonic() + within_s, -1, time.monotonic()
+        while time.monotonic() < deadline:
+            self.alive()
+            counts, shown = self.counts(), self.platform.ask("shown")
+            if shown["unshown"] == 0 and all(counts[way] >= shown["shown"] for way in ways):
+                return True
+            if (now := sum(counts.values()) + shown["shown"]) != before:
+                before, quiet_since = now, time.monotonic()
+            if time.monotonic() - quiet_since > 8:
+                return False
+            time.sleep(0.1)
+        return False
+
+    def check(self, since: float = 0.0) -> dict[str, checker.Checked]:
+        """By way; of the changes made after `since`."""
+        self.platform.ask("save", path=str(self.folder / "truth"))
+        self.receivers.ask("save", path=str(self.folder))
+        truth = checker.read_truth(self.folder / "truth")
+        return {way: checker.check(truth, checker.read_arrivals(self.folder / way), since=since) for way in WAYS}
+
+
+@contextmanager
+def world(name: str, *, targets: int, interval_s: float = 1.0) -> Iterator[World]:
+    with ExitStack() as stack:
+        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="callcast-bench-"))
+        there = World(name, stack, Path(place), targets, interval_s)
+        stack.callback(there.stop)
+        yield there
+
+
+def gently() -> None:
+    """SIGTERM ends the bench as ^C does: every process that it started is ended too."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
