@@ -1,5 +1,6 @@
 """What came against what was: lost, doubled, out of order, invented, and how long each change took."""
 
+import math
 from array import array
 from collections import Counter
 from collections.abc import Iterable
@@ -32,7 +33,12 @@ class Checked(Struct, frozen=True):
     invented: int
     from_change: Delays
     from_shown: Delays
+    first_at: float  # when the first of them was shown
     last_at: float  # when the last of them came
+
+    @property
+    def per_s(self) -> float:
+        return (self.changes - self.lost) / max(1e-3, self.last_at - self.first_at)
 
 
 Truth = dict[int, tuple[float, float]]  # by key: when it changed, and when it was first shown (0: never)
@@ -52,9 +58,9 @@ def read_arrivals(path: Path) -> list[tuple[float, int]]:
     return list(zip(times, keys, strict=True))
 
 
-def check(truth: Truth, arrivals: list[tuple[float, int]], *, since: float = 0.0) -> Checked:
-    """Of the changes made after `since`."""
-    shown = {key: when for key, when in truth.items() if when[0] >= since and when[1]}
+def check(truth: Truth, arrivals: list[tuple[float, int]], *, since: float = 0.0, until: float = math.inf) -> Checked:
+    """Of the changes made in that time."""
+    shown = {key: when for key, when in truth.items() if since <= when[0] < until and when[1]}
     first: dict[int, float] = {}
     for at, key in arrivals:
         first.setdefault(key, at)
@@ -68,6 +74,7 @@ def check(truth: Truth, arrivals: list[tuple[float, int]], *, since: float = 0.0
         invented=sum(key not in truth or not truth[key][1] for key in times),
         from_change=delays([at - shown[key][0] for key, at in came]),
         from_shown=delays([at - shown[key][1] for key, at in came]),
+        first_at=min((shown_at for _, shown_at in shown.values()), default=0.0),
         last_at=max((at for _, at in came), default=0.0),
     )
 

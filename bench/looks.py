@@ -114,10 +114,10 @@ def line(run: Looks) -> str:
         f"{run.cores:5.3f} cores, RSS {run.rss_mib:5.1f} MiB (peak {run.peak_mib:.1f}), late {run.late}, "
         f"platform {run.platform_cores:.2f} cores"
     )
-    return text + "".join(f"\n          {way:8} {_way(one)}" for way, one in run.checked.items() if run.who != "d")
+    return text + "".join(f"\n          {way:8} {way_line(one)}" for way, one in run.checked.items() if run.who != "d")
 
 
-def _way(one: checker.Checked) -> str:
+def way_line(one: checker.Checked) -> str:
     shown, faults = one.from_shown, (one.lost, one.doubled, one.disordered, one.invented)
     return (
         f"{one.changes} changes, response to receipt p50 {shown.p50:.1f} p95 {shown.p95:.1f} p99 {shown.p99:.1f} ms; "

@@ -1,5 +1,6 @@
 """One run: platform, far sides, broker and one participant, each a process of its own, ended when the run is over."""
 
+import math
 import os
 import signal
 import subprocess
@@ -119,12 +120,16 @@ class World:
             time.sleep(0.1)
         return False
 
-    def check(self, since: float = 0.0) -> dict[str, checker.Checked]:
-        """By way; of the changes made after `since`."""
+    def check(self, since: float = 0.0, until: float = math.inf) -> dict[str, checker.Checked]:
+        """By way; of the changes made in that time."""
         self.platform.ask("save", path=str(self.folder / "truth"))
-        self.receivers.ask("save", path=str(self.folder))
         truth = checker.read_truth(self.folder / "truth")
-        return {way: checker.check(truth, checker.read_arrivals(self.folder / way), since=since) for way in WAYS}
+        arrivals = self.arrivals()
+        return {way: checker.check(truth, arrivals[way], since=since, until=until) for way in WAYS}
+
+    def arrivals(self) -> dict[str, list[tuple[float, int]]]:
+        self.receivers.ask("save", path=str(self.folder))
+        return {way: checker.read_arrivals(self.folder / way) for way in WAYS}
 
 
 @contextmanager
