@@ -12,7 +12,7 @@ from callcast.core.diff import Picture, Rules, diff
 from callcast.core.ids import event_id
 from callcast.core.model import Blind, CallEvent, Event, Look, SourceEvent, Target
 from callcast.core.wire import Wire
-from callcast.ringcentral.records import decode_page, snapshot
+from callcast.ringcentral.records import read_page, snapshot
 from callcast.ringcentral.words import ACTIONS_WITHOUT_CALL, RESULTS, RESULTS_OFF_LIST
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,8 +93,8 @@ def _told(session: str, looks: list[tuple[int, list[dict[str, object]]]]) -> lis
     for t, shown in [(-6, []), *looks]:
         common = {"type": "Voice", "sessionId": "5", "telephonySessionId": session, "startTime": _stamp(0)}
         common["uri"] = "https://platform.ringcentral.com/restapi/v1.0/account/400000000001/call-log/L"
-        records = decode_page(json.dumps({"records": [common | record for record in shown]}).encode())
-        seen = snapshot(TARGET, [records], START + timedelta(seconds=t))
+        page = read_page(json.dumps({"records": [common | record for record in shown]}).encode(), TARGET)
+        seen = snapshot(TARGET, [page], START + timedelta(seconds=t))
         change = diff(picture, seen, Rules())
         picture.apply(Look(target=TARGET, taken_at=seen.taken_at), change)
         told += change.events

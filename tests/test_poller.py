@@ -162,7 +162,7 @@ def sighting(start: datetime, state: State = State.RINGING, **facts: Any) -> Sig
         "state": state,
         "from_party": Party(number="+15550100199"),
         "started_at": start,
-        "legs": (Leg(key="Accept", started_at=start, accepted=False),),
+        "legs": (Leg(kind="Accept", started_at=start, accepted=False),),
         "provider": Provider(name="ringcentral", record_id="r-1"),
     }
     return Sighting(**(base | facts))

@@ -6,14 +6,14 @@ from bench.records import EVENTS, STEPS, Call, extension_id, key_of, page
 from callcast.core.diff import Picture, Rules, diff
 from callcast.core.model import CallEvent, Change, Look, Target
 from callcast.core.wire import Wire
-from callcast.ringcentral.records import decode_page, snapshot
+from callcast.ringcentral.records import read_page, snapshot
 
 TARGET = Target(source="acme", extension_id=extension_id(7))
 NINE = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 
 
 def shown(picture: Picture, call: Call, at: datetime) -> Change:
-    look = snapshot(TARGET, [decode_page(page("/restapi/v1.0/account/809646016", [call.body()]))], at)
+    look = snapshot(TARGET, [read_page(page("/restapi/v1.0/account/809646016", [call.body()]), TARGET)], at)
     change = diff(picture, look, Rules())
     picture.apply(Look(target=TARGET, taken_at=at), change)
     return change

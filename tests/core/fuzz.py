@@ -15,8 +15,8 @@ import msgspec
 from callcast.core.diff import Picture, Rules, diff, fill, give_up, lookups, settle, unwatch
 from callcast.core.model import Call, CallEvent, Change, Disposition, Known, Look, Sighting, State, Target
 from callcast.core.picture import is_listed_live
-from callcast.ringcentral.records import decode_page, sightings_of, snapshot
 from tests.core.histories import EXTENSIONS, START, History, Json, Maker, Part
+from tests.ringcentral.decoded import Decoded, decode_page, sightings_of, snapshot
 
 SOURCE = "acme"
 RULES = Rules()
@@ -197,7 +197,7 @@ class Play:
                     final = part.final["result"] not in ("Stopped", "IP Phone Offline")
                     self.seen[id(part)].shows.append((t, "ended" if final else "provisional", False))
         target = self.targets[0] if self.account_level else Target(source=SOURCE, extension_id=call.extension_id)
-        return list(sightings_of(records_of(records), target))
+        return list(sightings_of(page_of(records), target))
 
     def fill_gap(self, before: float, t: float) -> None:
         for target in self.targets:
@@ -208,7 +208,7 @@ class Play:
                     records.append(part.final)
                     if part.final["result"] not in ("Stopped", "IP Phone Offline"):
                         self.seen[id(part)].shows.append((t, "ended", False))
-            found = [*sightings_of(records_of(records), target), *self.midways(target, before)]
+            found = [*sightings_of(page_of(records), target), *self.midways(target, before)]
             self.picture.learn(self.disk.recall(self.picture.unknown_sessions(found)))
             self.commit(None, fill(self.picture, target, found, at(t), RULES, after=at(before)))
 
@@ -358,8 +358,8 @@ def session_of(part: Part) -> str:
     return record.get("telephonySessionId") or (record["id"] if record["sessionId"] == "0" else record["sessionId"])
 
 
-def records_of(records: list[Json]):  # type: ignore[no-untyped-def]
-    return decode_page(_json({"records": records})).records
+def page_of(records: list[Json]) -> Decoded:
+    return decode_page(_json({"records": records}))
 
 
 def at(t: float) -> datetime:

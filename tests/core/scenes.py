@@ -32,7 +32,7 @@ def at(seconds: float) -> datetime:
 
 
 def leg(kind: str, start: float, *, accepted: bool = False) -> Leg:
-    return Leg(key=f"{kind}@{start}", started_at=at(start), accepted=accepted)
+    return Leg(kind=kind, started_at=at(start), accepted=accepted)
 
 
 def sighting(state: str = "ringing", **fields: Any) -> Sighting:

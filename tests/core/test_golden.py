@@ -14,7 +14,7 @@ import pytest
 from callcast.core.diff import Picture, Rules, diff, settle
 from callcast.core.model import Change, Event, Look, Target
 from callcast.core.wire import Wire
-from callcast.ringcentral.records import decode_page, sightings_of, snapshot
+from tests.ringcentral.decoded import decode_page, sightings_of, snapshot
 
 TESTS = Path(__file__).parents[1]
 SAMPLES = TESTS / "samples"
@@ -45,7 +45,7 @@ class Teller:
         self.apply(Look(target=self.target, taken_at=taken_at), change)
 
     def ask_log(self, t: float, call_id: str, records: list[Any]) -> None:
-        found = sightings_of(decode_page(json.dumps({"records": records}).encode()).records, self.target)
+        found = sightings_of(decode_page(json.dumps({"records": records}).encode()), self.target)
         self.apply(None, settle(self.picture, call_id, found, self.start + timedelta(seconds=t), Rules()))
 
     def apply(self, look: Look | None, change: Change) -> None:

@@ -131,7 +131,7 @@ def test_legs_of_every_ringing_look_count_as_there_while_ringing() -> None:
     watch = Watch()
     watch.look(1, sighting(legs=(leg("A", 0),)))
     watch.look(2, sighting(legs=(leg("B", 1),)))
-    assert watch.call().ringing_legs == ("A@0", "B@1")
+    assert watch.call().ringing_legs == tuple(f"{kind}@{at(t).timestamp()}" for kind, t in (("A", 0), ("B", 1)))
     watch.look(3, sighting("connected", legs=(leg("A", 0, accepted=True), leg("B", 1, accepted=True))))
     assert (watch.last.time, watch.last.observation.exact) == (at(3), False)
 

@@ -8,10 +8,12 @@ import sys
 from random import Random
 
 from callcast.core.model import Target
-from callcast.ringcentral.records import BadPage, decode_page, snapshot
+from callcast.ringcentral.records import BadPage, read_page, snapshot
 from tests.core.scenes import at
 from tests.ringcentral.test_records_words import record
 
+ACCOUNT = Target(source="acme")
+EXTENSION = Target(source="acme", extension_id="8")
 BODY = json.dumps(
     {
         "uri": "https://x/account/7/active-calls",
@@ -73,15 +75,15 @@ def play(count: int, seed: int) -> int:
     for _ in range(count):
         body = damaged(random)
         try:
-            page = decode_page(body)
+            page = read_page(body, ACCOUNT)
         except BadPage:
             continue
         except Exception as error:
             error.add_note(repr(body))
             raise
         good += 1
-        snapshot(Target(source="acme"), [page], at(0))
-        snapshot(Target(source="acme", extension_id="8"), [page], at(0))
+        snapshot(ACCOUNT, [page], at(0))
+        snapshot(EXTENSION, [read_page(body, EXTENSION)], at(0))
     return good
 
 

@@ -302,6 +302,10 @@ async def test_odd_records_are_told_and_the_good_ones_count(
     assert heard.bad_records[0] == heard.bad_records[1] != heard.bad_records[2]
     assert ("result", "Teleported") in heard.words
     assert "duration" in [field for field, _ in heard.words]
+    words = list(heard.words)
+    answers.get(LIST_URL, payload=page({**lacking, "duration": 99}, record(2, id=17), record(4)))
+    await client.look(TARGET)
+    assert (len(heard.bad), heard.words) == (3, words), "what stands there as it did is told once"
 
 
 REFUSALS = [

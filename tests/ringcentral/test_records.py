@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from callcast.core.model import Direction, Disposition, Leg, Party, Queue, Sighting, State, Target
-from callcast.ringcentral.records import decode_page, sightings_of, snapshot
 from tests.core.scenes import at
+from tests.ringcentral.decoded import decode_page, sightings_of, snapshot
 from tests.ringcentral.test_records_words import record
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -22,7 +22,7 @@ OWN_NUMBER = {"phoneNumber": "+17203861294", "extensionNumber": "11115"}
 def seen(one: dict[str, Any], target: Target = EXTENSION) -> tuple[Sighting, ...]:
     page = decode_page(json.dumps({"records": [one]}).encode())
     assert (page.bad, page.bad_fields) == ((), ())
-    return sightings_of(page.records, target)
+    return sightings_of(page, target)
 
 
 def only(one: dict[str, Any], target: Target = EXTENSION) -> Sighting:
@@ -352,9 +352,9 @@ def test_legs_are_told_apart_by_type_and_start() -> None:
     """A leg without a start began with the call."""
     shown = only(live(legs=[leg("Accept"), leg("PstnToSip", startTime="2026-03-02T09:00:04.250Z"), leg("PstnToSip")]))
     assert shown.legs == (
-        Leg(key=f"Accept@{at(0).timestamp()}", started_at=at(0), accepted=False),
-        Leg(key=f"PstnToSip@{at(4.25).timestamp()}", started_at=at(4.25), accepted=False),
-        Leg(key=f"PstnToSip@{at(0).timestamp()}", started_at=at(0), accepted=False),
+        Leg(kind="Accept", started_at=at(0), accepted=False),
+        Leg(kind="PstnToSip", started_at=at(4.25), accepted=False),
+        Leg(kind="PstnToSip", started_at=at(0), accepted=False),
     )
 
 
@@ -584,7 +584,7 @@ def test_a_provisional_ring_all_is_provisional_for_each() -> None:
     """derived-queue-midcall-snapshot-then-final: seventeen phones, the caller on the other side."""
     both = sample("call-log/derived-queue-midcall-snapshot-then-final")
     page = decode_page(json.dumps({"records": [both["snapshot_while_call_live"]]}).encode())
-    shown = sightings_of(page.records, ACCOUNT)
+    shown = sightings_of(page, ACCOUNT)
     assert len(shown) == 17
     assert all(s.provisional and not s.rings_alone and s.direction is Direction.INBOUND for s in shown)
     assert {s.disposition for s in shown} == {Disposition.ANSWERED_ELSEWHERE, Disposition.FAILED}
@@ -633,7 +633,7 @@ def test_the_direction_of_a_part(record_direction: str, own: dict[str, Any], exp
 def test_samples_of_the_call_log(name: str, expected: list[tuple[str, str, str, float]]) -> None:
     """Recorded and documented records, as an account's."""
     one = sample(name)
-    shown = sightings_of(decode_page(json.dumps({"records": [one]}).encode()).records, ACCOUNT)
+    shown = sightings_of(decode_page(json.dumps({"records": [one]}).encode()), ACCOUNT)
     start = datetime.fromisoformat(one["startTime"])
     got = [(s.extension_id, s.direction.value, s.disposition and s.disposition.value, s.ended_at) for s in shown]
     assert got == [(a, b, c, start + timedelta(seconds=d)) for a, b, c, d in expected]

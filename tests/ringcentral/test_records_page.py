@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from callcast.core.model import Target
 from callcast.ringcentral.page import account_in
-from callcast.ringcentral.records import BadPage, Page, decode_page, sightings_of, snapshot
+from callcast.ringcentral.records import BadPage, ListPage, Rows, read_page
 from tests.core.scenes import at
 from tests.ringcentral import fuzz_bytes
+from tests.ringcentral.decoded import decode_page, sightings_of, snapshot
 from tests.ringcentral.test_records_words import record
 
+ACCOUNT = Target(source="acme")
 SAMPLES = Path(__file__).parents[1] / "samples"
 SEED = (SAMPLES / "active-calls" / "seed-direct-3-ended.json").read_bytes()
 
@@ -60,7 +62,8 @@ def test_the_way_to_the_next_page() -> None:
     assert decode_page(page_of(navigation={"firstPage": {"uri": "https://x/1"}})).next_page is None
     assert decode_page(page_of(navigation={"nextPage": None})).next_page is None
     assert decode_page(page_of(navigation=None)).next_page is None
-    assert decode_page(page_of()) == Page(records=())
+    nothing = decode_page(page_of())
+    assert (nothing.records, nothing.bad, nothing.next_page) == ((), (), None)
 
 
 @pytest.mark.parametrize("field", ["id", "sessionId", "startTime", "type", "direction", "action"])
@@ -208,7 +211,7 @@ def test_the_edges_of_times_and_durations_are_good() -> None:
         )
     )
     assert (len(page.records), page.bad, page.bad_fields) == (2, (), ())
-    assert sightings_of(page.records, Target(source="acme"))
+    assert sightings_of(page, Target(source="acme"))
 
 
 def test_half_an_emoji_does_not_spoil_the_page() -> None:
@@ -230,18 +233,51 @@ def test_the_account_is_in_the_address() -> None:
     assert account_in("https://x/account/80a/x") is None
     assert account_in(None) is None
     page = decode_page(page_of(record(), uri="https://x/account/7/active-calls"))
-    assert page.account_id == "7"
     assert snapshot(Target(source="a"), [page], at(0)).sightings[0].account_id == "7"
     own = decode_page(page_of(record(uri="https://x/account/8/call-log/L"), uri="https://x/account/7/active-calls"))
     assert snapshot(Target(source="a"), [own], at(0)).sightings[0].account_id == "8"
-    assert decode_page(page_of(uri=5)).account_id is None
+    assert account_in(5) is None
 
 
 def test_the_seed_reads_without_complaint() -> None:
     """A recorded page has no bad record, no bad field and no unknown word."""
     page = decode_page(SEED)
     assert (len(page.records), page.bad, page.bad_fields, page.unknown) == (1, (), (), ())
-    assert page.account_id == "809646016"
+
+
+def known_of(page: ListPage) -> Rows:
+    return {row.raw: row for row in page.rows}
+
+
+def test_only_what_has_changed_is_read_again() -> None:
+    """A record that stands in the list byte by byte as it did shows the very same; another beside it is read."""
+    last = read_page(page_of(record(id="A"), record(id="B"), 7), ACCOUNT)
+    page = read_page(
+        page_of(7, record(id="B"), record(id="A", result="Missed"), record(id="C")), ACCOUNT, known_of(last)
+    )
+    assert [row.record_id for row in page.rows] == ["", "B", "A", "C"]
+    assert [row.record_id for row in page.fresh] == ["A", "C"]
+    assert page.rows[1] is last.rows[1]
+    assert page.rows[0] is last.rows[2]
+    assert [s.disposition for s in page.rows[2].shown or ()] == ["missed"]
+
+
+def test_what_is_known_is_the_same_as_what_would_be_read() -> None:
+    """Through any number of looks: the rows of a page do not depend on what was known."""
+    known: Rows | None = None
+    for bodies in (["A"], ["B", "A"], ["A", "C"], [], ["C", "B"]):
+        raw = page_of(*(record(id=one, legs=[{"legType": "Odd"}]) for one in bodies), uri="https://x/account/7/a")
+        page = read_page(raw, ACCOUNT, known)
+        alone = read_page(raw, ACCOUNT)
+        assert page.rows == alone.rows == alone.fresh
+        known = known_of(page)
+
+
+def test_a_record_is_read_again_where_the_page_is_another_accounts() -> None:
+    """It tells no account of its own, so the page's counts."""
+    first = read_page(page_of(record(), uri="https://x/account/7/active-calls"), ACCOUNT)
+    second = read_page(page_of(record(), uri="https://x/account/8/active-calls"), ACCOUNT, known_of(first))
+    assert [s.account_id for page in (first, second) for row in page.rows for s in row.shown or ()] == ["7", "8"]
 
 
 def sample_files() -> list[Path]:
@@ -329,7 +365,7 @@ def test_a_record_with_anything_in_its_fields(fields: dict[str, Any]) -> None:
     """Each field may hold anything: a sighting, or a bad record with a name."""
     page = decode_page(json.dumps({"records": [{**record(), **fields}]}).encode())
     assert len(page.records) + len(page.bad) == 1
-    sightings_of(page.records, Target(source="acme"))
+    sightings_of(page, Target(source="acme"))
 
 
 def test_damaged_pages_by_the_thousand() -> None:

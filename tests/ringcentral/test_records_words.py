@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from callcast.core.model import Disposition, State, Target
-from callcast.ringcentral.records import decode_page, snapshot
 from callcast.ringcentral.words import DISPOSITIONS, KNOWN, RESULTS, RESULTS_OFF_LIST, disposition
 from tests.core.scenes import at
+from tests.ringcentral.decoded import decode_page, snapshot
 
 ENUMS = json.loads((Path(__file__).parents[1] / "openapi" / "enums.json").read_text())
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -162,8 +162,8 @@ def test_words_of_legs_are_reported_too() -> None:
     leg = {"direction": "Sideways", "action": "Juggle", "result": "Lost", "reason": "Fun", "legType": "Third"}
     page = decode_page(json.dumps({"records": [record(legs=[leg])]}).encode())
     assert {word for _, word in page.unknown} == set(leg.values())
-    several = [record(result=word) for word in "XWZVYU"]
-    page = decode_page(json.dumps({"records": several}).encode())
+    several = record(legs=[{"result": word} for word in "XWZVYU"])
+    page = decode_page(json.dumps({"records": [several]}).encode())
     assert page.unknown == tuple(("result", word) for word in "UVWXYZ"), "in an order that does not change"
 
 

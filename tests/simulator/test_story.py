@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callcast.core.model import State, Target
-from callcast.ringcentral.records import decode_page, sightings_of
 from callcast.simulator.answers import json_answer
 from callcast.simulator.scenario import Truth
 from callcast.simulator.scenarios import NAMES, busy, crowd, load, office
 from callcast.simulator.script import Call, ScriptFault, read
 from callcast.simulator.story import Listing, Story
+from tests.ringcentral.decoded import decode_page, sightings_of
 from tests.simulator.conftest import START
 from tests.simulator.plots import calls, moments, told
 
@@ -178,7 +178,7 @@ def test_a_reader_finds_the_truth(call: Call) -> None:
             records = story.active(extension_id, moment)
             page = decode_page(json_answer({"records": records, "navigation": {}, "paging": {}}).body)
             assert page.bad == ()
-            shown = sightings_of(page.records, Target(source="s", extension_id=extension_id))
+            shown = sightings_of(page, Target(source="s", extension_id=extension_id))
             true = [
                 truth
                 for truth in story.truth(moment)

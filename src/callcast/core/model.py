@@ -5,7 +5,8 @@
     Call       one extension's part in a session, as far as is known
     Event      a change of a call that was seen, or of a source's health
 
-All are frozen. All times are aware datetimes in UTC. A phone number is the text the platform gave.
+All are frozen, and none is ever part of a cycle (gc=False). All times are aware datetimes in UTC. A phone number is
+the text the platform gave.
 """
 
 from collections.abc import Mapping
@@ -76,7 +77,7 @@ class Provider(Struct, frozen=True, kw_only=True, gc=False):
     reason: str | None = None
 
 
-class Target(Struct, frozen=True, kw_only=True):
+class Target(Struct, frozen=True, kw_only=True, gc=False):
     """What one look reads: an extension, or the account (`extension_id` None)."""
 
     source: str
@@ -84,11 +85,16 @@ class Target(Struct, frozen=True, kw_only=True):
 
 
 class Leg(Struct, frozen=True, kw_only=True, gc=False):
-    """One branch of a record. `key` tells legs of a record apart from look to look."""
+    """One branch of a record; `kind` is the platform's word for it."""
 
-    key: str
+    kind: str | None
     started_at: datetime
     accepted: bool
+
+    @property
+    def key(self) -> str:
+        """Tells legs of a record apart from look to look."""
+        return f"{self.kind}@{self.started_at.timestamp()}"
 
 
 class Sighting(Struct, frozen=True, kw_only=True, gc=False):
@@ -117,7 +123,7 @@ class Sighting(Struct, frozen=True, kw_only=True, gc=False):
     provider: Provider
 
 
-class Snapshot(Struct, frozen=True, kw_only=True):
+class Snapshot(Struct, frozen=True, kw_only=True, gc=False):
     """Every sighting of one target as of one complete, successful look."""
 
     target: Target
@@ -125,7 +131,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     sightings: tuple[Sighting, ...]
 
 
-class Observation(Struct, frozen=True, kw_only=True):
+class Observation(Struct, frozen=True, kw_only=True, gc=False):
     """The two looks around the event, and how sure its time is."""
 
     after: datetime | None
@@ -135,7 +141,7 @@ class Observation(Struct, frozen=True, kw_only=True):
     first_look: bool
 
 
-class Call(Struct, frozen=True, kw_only=True):
+class Call(Struct, frozen=True, kw_only=True, gc=False):
     """One extension's part in a session: all that is known of it, and what was told of it.
 
     `sequence` is the number of the last event; 0 means nothing was ever told (history of a first look,
@@ -178,7 +184,7 @@ class Call(Struct, frozen=True, kw_only=True):
         return self.state is not State.ENDED
 
 
-class CallEvent(Struct, frozen=True, kw_only=True, tag_field="kind", tag="call"):
+class CallEvent(Struct, frozen=True, kw_only=True, gc=False, tag_field="kind", tag="call"):
     """A change of a call. `id` is a pure function of the fact; `call` is the state after the change."""
 
     id: str
@@ -205,14 +211,14 @@ class CallEvent(Struct, frozen=True, kw_only=True, tag_field="kind", tag="call")
         return self.type not in ("call.ended", "call.corrected")
 
 
-class Blind(Struct, frozen=True, kw_only=True):
+class Blind(Struct, frozen=True, kw_only=True, gc=False):
     """The time in which a source could not be seen."""
 
     after: datetime | None
     before: datetime
 
 
-class SourceEvent(Struct, frozen=True, kw_only=True, tag_field="kind", tag="source"):
+class SourceEvent(Struct, frozen=True, kw_only=True, gc=False, tag_field="kind", tag="source"):
     """A source, or one of its extensions, is degraded or has recovered."""
 
     id: str
@@ -239,7 +245,7 @@ LIVE_EVENTS = ("call.ringing", "call.dialing", "call.answered", "call.updated")
 EVENT_TYPES = (*LIVE_EVENTS, "call.ended", "call.corrected", "source.degraded", "source.recovered")
 
 
-class Change(Struct, frozen=True, kw_only=True):
+class Change(Struct, frozen=True, kw_only=True, gc=False):
     """What a look did to what is known: calls in their new state, and the events to tell."""
 
     calls: tuple[Call, ...] = ()
@@ -249,7 +255,7 @@ class Change(Struct, frozen=True, kw_only=True):
         return bool(self.calls or self.events)
 
 
-class Look(Struct, frozen=True, kw_only=True):
+class Look(Struct, frozen=True, kw_only=True, gc=False):
     """One good look, as the outbox keeps it: when a target was last seen whole."""
 
     target: Target

@@ -14,9 +14,8 @@ import msgspec
 from callcast.core.model import Call, Sighting, State, Target
 from callcast.ringcentral.exchange import Answer
 from callcast.ringcentral.observer import Observer
-from callcast.ringcentral.page import Page
-from callcast.ringcentral.reader import Reader, Walk, decoded, off_loop
-from callcast.ringcentral.records import snapshot
+from callcast.ringcentral.reader import Reader, Walk, listed
+from callcast.ringcentral.records import ListPage, snapshot
 
 PER_PAGE = "1000"
 PAGES_MAX = 40
@@ -37,7 +36,7 @@ class CallLog:
         """All sightings of the call's session, by the first key under which the log has any of them."""
         for query in _keys(call):
             answer = await self._get(f"{root}/call-log", query)
-            sightings = await self._sightings([await decoded(answer, self._observer)], target, len(answer.body))
+            sightings = _sightings([await listed(answer, target, self._observer)], target)
             found = _under_its_name(sightings, call)
             if any(sighting.session_id == call.session_id for sighting in found):
                 return found
@@ -64,15 +63,12 @@ class CallLog:
             timeout_s=PAGE_TIMEOUT_S * PAGES_MAX,
             pages_max=PAGES_MAX,
         )
-        pages: list[Page] = []
-        size = 0
+        pages: list[ListPage] = []
         while walk.more:
             answer = await walk.page()
-            size += len(answer.body)
-            pages.append(await decoded(answer, self._observer))
+            pages.append(await listed(answer, target, self._observer))
             walk.follow(pages[-1].next_page)
-        sightings = await self._sightings(pages, target, size)
-        return [s for s in sightings if s.state is State.ENDED and not s.provisional]
+        return [s for s in _sightings(pages, target) if s.state is State.ENDED and not s.provisional]
 
     async def _single(self, call: Call, target: Target, root: str) -> Sequence[Sighting]:
         path = f"{root}/call-log/{quote(call.provider.record_id, safe='')}"
@@ -80,17 +76,18 @@ class CallLog:
         if answer.status == 404:
             return ()
         enveloped = Answer(200, answer.headers, b'{"records":[' + answer.body + b"]}", answer.took_s)
-        found = await self._sightings([await decoded(enveloped, self._observer)], target, len(answer.body))
+        found = _sightings([await listed(enveloped, target, self._observer)], target)
         return _under_its_name(found, call)
-
-    async def _sightings(self, pages: Sequence[Page], target: Target, size: int) -> Sequence[Sighting]:
-        """As a look at these pages would show them; when it was is of no account."""
-        return (await off_loop(size, lambda: snapshot(target, pages, EPOCH))).sightings
 
     async def _get(self, path: str, query: Mapping[str, str], *, absent_is_fine: bool = False) -> Answer:
         return await self._reader.get(
             "call_log", path, query, purpose="call_log", timeout_s=PAGE_TIMEOUT_S, absent_is_fine=absent_is_fine
         )
+
+
+def _sightings(pages: Sequence[ListPage], target: Target) -> Sequence[Sighting]:
+    """As a look at these pages would show them; when it was is of no account."""
+    return snapshot(target, pages, EPOCH).sightings
 
 
 def _keys(call: Call) -> list[dict[str, str]]:

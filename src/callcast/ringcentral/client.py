@@ -16,10 +16,9 @@ from callcast.ringcentral.budget import Budget
 from callcast.ringcentral.call_log import CallLog
 from callcast.ringcentral.exchange import RESPONSE_BYTES_MAX, Answer, Exchange
 from callcast.ringcentral.observer import Observer
-from callcast.ringcentral.page import Page
 from callcast.ringcentral.platform_clock import PlatformClock
-from callcast.ringcentral.reader import Reader, Walk, decoded, off_loop
-from callcast.ringcentral.records import snapshot
+from callcast.ringcentral.reader import Reader, Walk, listed
+from callcast.ringcentral.records import ListPage, Rows, snapshot
 from callcast.ringcentral.token import REQUESTS_PER_MINUTE, Tokens
 from callcast.secret import Secret
 
@@ -41,10 +40,11 @@ class _Own(Struct, frozen=True):
 
 
 class _Seen(Struct, frozen=True):
-    """The last look at a target: what its pages were, where each led, and what they showed."""
+    """The last look at a target: what its pages were, where each led, their rows by their bytes, what they showed."""
 
     digests: tuple[bytes, ...] = ()
     nexts: tuple[str | None, ...] = ()
+    rows: Rows | None = None
     sightings: tuple[Sighting, ...] = ()
 
 
@@ -56,7 +56,7 @@ class _Reading:
         self.answers: list[Answer] = []
         self.digests: list[bytes] = []
         self.nexts: list[str | None] = []
-        self.pages: dict[int, Page] = {}  # those that had to be decoded to know where they lead
+        self.pages: dict[int, ListPage] = {}  # those that had to be decoded to know where they lead
         self.size = 0
 
     def add(self, answer: Answer, arrived_at: datetime) -> int:
@@ -171,8 +171,7 @@ class Client:
         reading = await self._read(target, seen)
         digests = tuple(reading.digests)
         if digests != seen.digests:
-            sightings = await self._understood(target, reading)
-            seen = _Seen(digests, tuple(reading.nexts), sightings)
+            seen = await self._understood(target, reading, seen)
             self._seen[target] = seen
         return Snapshot(target=target, taken_at=reading.arrived_at, sightings=seen.sightings)
 
@@ -195,17 +194,19 @@ class Client:
             if reading.digests == list(seen.digests[: number + 1]):
                 reading.nexts.append(seen.nexts[number])
             else:
-                reading.pages[number] = await decoded(answer, self._observer)
+                reading.pages[number] = await listed(answer, target, self._observer, seen.rows)
                 reading.nexts.append(reading.pages[number].next_page)
             walk.follow(reading.nexts[number])
         return reading
 
-    async def _understood(self, target: Target, reading: _Reading) -> tuple[Sighting, ...]:
+    async def _understood(self, target: Target, reading: _Reading, seen: _Seen) -> _Seen:
         pages = [
-            reading.pages.get(number) or await decoded(answer, self._observer)
+            reading.pages.get(number) or await listed(answer, target, self._observer, seen.rows)
             for number, answer in enumerate(reading.answers)
         ]
-        return (await off_loop(reading.size, lambda: snapshot(target, pages, self.now()))).sightings
+        rows = {row.raw: row for page in pages for row in page.rows}
+        shown = snapshot(target, pages, reading.arrived_at).sightings
+        return _Seen(tuple(reading.digests), tuple(reading.nexts), rows, shown)
 
     async def find(self, call: Call, /) -> Sequence[Sighting]:
         by_extension = self._watch == "extensions" and call.extension_id != UNASSIGNED

@@ -7,17 +7,18 @@ An optional field of the wrong type is treated as absent and reported; it never 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from callcast.ringcentral.words import KNOWN
+from callcast.ringcentral.words import KNOWN, SPELLED
 
 _ACCOUNT = re.compile(r"/account/(\d+)(?:/|$)")
-_T = TypeVar("_T", bound=Struct)
+T = TypeVar("T")
+_S = TypeVar("_S", bound=Struct)
 
 # No call lasts longer, and none was made in another age; beyond, sums would leave the calendar.
 _DAYS_MAX = 366
@@ -86,23 +87,36 @@ class Record(Struct, rename="camel", frozen=True, gc=False):
     legs: list[RecordLeg] | None = None
 
 
-class Page(Struct, frozen=True, kw_only=True):
-    """One page, decoded.
+class Row(Struct, Generic[T], frozen=True, kw_only=True, gc=False):
+    """One record as it stands in a page, and what was read of it.
 
-    next_page: the address of the page after this one, None on the last.
-    bad: for each record that was left out, the name of the field that spoiled it.
-    bad_ids: for each of those, what tells it from others, also when it comes again: a digest.
+    account_id: of the page, for a record that does not tell its own.
+    shown: None where the record is bad; then bad is the field that spoiled it, and bad_id tells it from other bad
+        ones, also when it comes again: a digest.
     bad_fields: names of optional fields that had the wrong type and were treated as absent.
     unknown: words that no table of ours holds, as (field, word).
     """
 
-    records: tuple[Record, ...]
-    account_id: str | None = None
-    next_page: str | None = None
-    bad: tuple[str, ...] = ()
-    bad_ids: tuple[str, ...] = ()
+    raw: bytes
+    account_id: str | None
+    record_id: str = ""
+    shown: T | None = None
+    bad: str = ""
+    bad_id: str = ""
     bad_fields: tuple[str, ...] = ()
     unknown: tuple[tuple[str, str], ...] = ()
+
+
+class Page(Struct, Generic[T], frozen=True, kw_only=True):
+    """One page, decoded.
+
+    next_page: the address of the page after this one, None on the last.
+    fresh: the rows that were not known before.
+    """
+
+    rows: Sequence[Row[T]]
+    fresh: Sequence[Row[T]]
+    next_page: str | None
 
 
 class _Link(Struct):
@@ -119,66 +133,39 @@ class _Envelope(Struct):
     navigation: _Navigation | None = None
 
 
-class _GoodEnvelope(Struct):
-    records: list[Record]
-    uri: Any = None
-    navigation: _Navigation | None = None
-
-
 class _Bad(Exception):
     """A record that cannot be used; the argument is the name of the field."""
 
 
-_good_envelope = msgspec.json.Decoder(_GoodEnvelope)
 _envelope = msgspec.json.Decoder(_Envelope)
 _record = msgspec.json.Decoder(Record)
 _anything = msgspec.json.Decoder()
 
 
-def decode_page(raw: bytes) -> Page:
-    """Decode one page. Raises BadPage, and nothing else, whatever the bytes are."""
-    good = _at_once(raw)
-    if good is not None:
-        return _page(good, good.records)
+def decode_page(
+    raw: bytes, show: Callable[[Record, str | None], T], known: Mapping[bytes, Row[T]] | None = None
+) -> Page[T]:
+    """Decode one page. Raises BadPage, and nothing else, whatever the bytes are.
+
+    show: what to keep of a record, given with the page's account id. Called at once, while the record lies in the
+        processor's cache, and so that not all records are held at a time.
+    known: rows of an earlier page by their bytes. A list hardly changes from look to look: what stands in it as it
+        did is not read again.
+    """
     envelope = _open(raw)
-    records: list[Record] = []
-    bad: list[tuple[str, str]] = []
-    bad_fields: list[str] = []
-    for raw_record in envelope.records:
-        try:
-            records.append(_read(raw_record, bad_fields))
-        except _Bad as reason:
-            bad.append((str(reason), _id_of_bad(raw_record)))
-    return _page(envelope, records, bad, bad_fields)
+    account_id = account_in(envelope.uri)
+    rows: list[Row[T]] = []
+    fresh: list[Row[T]] = []
+    for text in map(bytes, envelope.records):
+        row = known.get(text) if known else None
+        if row is None or row.account_id != account_id:
+            row = _read(text, account_id, show)
+            fresh.append(row)
+        rows.append(row)
+    return Page(rows=rows, fresh=fresh, next_page=_next_page(envelope))
 
 
-def _page(
-    envelope: _Envelope | _GoodEnvelope,
-    records: Sequence[Record],
-    bad: Sequence[tuple[str, str]] = (),
-    fields: Iterable[str] = (),
-) -> Page:
-    return Page(
-        records=tuple(records),
-        account_id=account_in(envelope.uri),
-        next_page=_next_page(envelope),
-        bad=tuple(field for field, _ in bad),
-        bad_ids=tuple(one for _, one in bad),
-        bad_fields=tuple(fields),
-        unknown=tuple(_unknown_words(records)),
-    )
-
-
-def _at_once(raw: bytes) -> _GoodEnvelope | None:
-    """The page in which nothing is bad, as almost always: read whole, in less time than record by record."""
-    try:
-        envelope = _good_envelope.decode(raw)
-    except _MALFORMED:
-        return None
-    return envelope if all(map(_sound, envelope.records)) else None
-
-
-def _next_page(envelope: _Envelope | _GoodEnvelope) -> str | None:
+def _next_page(envelope: _Envelope) -> str | None:
     link = envelope.navigation.next_page if envelope.navigation else None
     return link.uri if link else None
 
@@ -209,31 +196,48 @@ def _open_mended(raw: bytes) -> _Envelope:
         raise BadPage("not JSON") from None
 
 
-def _read(raw: Raw, bad_fields: list[str]) -> Record:
+def _read(raw: bytes, account_id: str | None, show: Callable[[Record, str | None], T]) -> Row[T]:
+    bad_fields: list[str] = []
+    try:
+        record = _decoded(raw) or _read_forgiving(raw, bad_fields)
+    except _Bad as reason:
+        return Row(raw=raw, account_id=account_id, bad=str(reason), bad_id=_id_of_bad(raw))
+    return Row(
+        raw=raw,
+        account_id=account_id,
+        record_id=record.id,
+        shown=show(record, account_id),
+        bad_fields=tuple(bad_fields),
+        unknown=() if _is_familiar(record) else tuple(_unknown_words(record)),
+    )
+
+
+def _decoded(raw: bytes) -> Record | None:
     try:
         record = _record.decode(raw)
-        if _sound(record):
-            return record
     except _MALFORMED:
-        pass
-    return _read_forgiving(raw, bad_fields)
+        return None
+    return record if _sound(record) else None
 
 
 def _sound(record: Record) -> bool:
     """True when every time is UTC and of this age, as almost always: then the record needs no second look."""
-    return _in_utc(record.start_time) and all(
-        leg.start_time is None or _in_utc(leg.start_time) for leg in record.legs or ()
-    )
+    if not _in_utc(record.start_time):
+        return False
+    for leg in record.legs or ():  # noqa: SIM110 - a generator would take as long again as all of this
+        if leg.start_time is not None and not _in_utc(leg.start_time):
+            return False
+    return True
 
 
 def _in_utc(at: datetime) -> bool:
     return at.tzinfo is UTC and _EARLIEST <= at < _LATEST
 
 
-def _read_forgiving(raw: Raw, bad_fields: list[str]) -> Record:
+def _read_forgiving(raw: bytes, bad_fields: list[str]) -> Record:
     """Field by field: a required one that does not fit spoils the record, another is left out."""
     try:
-        fields = _anything.decode(bytes(raw).decode("utf-8", "replace").encode())
+        fields = _anything.decode(raw.decode("utf-8", "replace").encode())
     except _MALFORMED:
         raise _Bad("record") from None
     if not isinstance(fields, dict):
@@ -241,19 +245,18 @@ def _read_forgiving(raw: Raw, bad_fields: list[str]) -> Record:
     return _build(Record, fields, bad_fields)
 
 
-def _id_of_bad(raw: Raw) -> str:
+def _id_of_bad(raw: bytes) -> str:
     """Its ids, as far as it has any: the rest of it may change from look to look."""
-    text = bytes(raw)
     try:
-        fields = _anything.decode(text)
+        fields = _anything.decode(raw)
         ids = [fields.get(name) for name in ("id", "sessionId", "telephonySessionId")]
-        text = repr(ids).encode("utf-8", "replace") if any(ids) else text
+        raw = repr(ids).encode("utf-8", "replace") if any(ids) else raw
     except (*_MALFORMED, AttributeError):
         pass
-    return hashlib.blake2b(text, digest_size=12).hexdigest()
+    return hashlib.blake2b(raw, digest_size=12).hexdigest()
 
 
-def _build(struct: type[_T], fields: dict[str, Any], bad_fields: list[str]) -> _T:
+def _build(struct: type[_S], fields: dict[str, Any], bad_fields: list[str]) -> _S:
     values: dict[str, Any] = {}
     for info in _FIELDS[struct]:
         name = info.encode_name
@@ -291,17 +294,40 @@ _FIELDS: dict[type[Struct], tuple[msgspec.structs.FieldInfo, ...]] = {
 _NESTED: dict[type[Struct], tuple[str, ...]] = {Side: ("from_", "to"), Owner: ("extension",)}
 
 
-def _unknown_words(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
-    legs = [leg for record in records if record.legs for leg in record.legs]
-    both: tuple[Record | RecordLeg, ...] = (*records, *legs)
+def _is_familiar(record: Record) -> bool:
+    """True when every word is spelled as in the tables, as almost always."""
+    if record.type not in _TYPES or record.delegation_type not in _DELEGATIONS or not _speaks_plainly(record):
+        return False
+    for leg in record.legs or ():  # noqa: SIM110
+        if leg.leg_type not in _LEG_TYPES or not _speaks_plainly(leg):
+            return False
+    return True
+
+
+def _speaks_plainly(one: Record | RecordLeg) -> bool:
+    return one.direction in _DIRECTIONS and one.action in _ACTIONS and one.result in _RESULTS and one.reason in _REASONS
+
+
+def _unknown_words(record: Record) -> Iterator[tuple[str, str]]:
+    legs = record.legs or ()
+    both: tuple[Record | RecordLeg, ...] = (record, *legs)
     used: dict[str, set[str | None]] = {
-        "type": {record.type for record in records},
+        "type": {record.type},
         "direction": {one.direction for one in both},
         "action": {one.action for one in both},
         "result": {one.result for one in both},
         "reason": {one.reason for one in both},
         "legType": {leg.leg_type for leg in legs},
-        "delegationType": {record.delegation_type for record in records},
+        "delegationType": {record.delegation_type},
     }
     for name, words in used.items():
         yield from ((name, word) for word in sorted(filter(None, words)) if word.lower() not in KNOWN[name])
+
+
+def _spelled(name: str) -> frozenset[str | None]:
+    return frozenset((None, *SPELLED[name]))
+
+
+_TYPES, _DIRECTIONS, _ACTIONS = _spelled("type"), _spelled("direction"), _spelled("action")
+_RESULTS, _REASONS = _spelled("result"), _spelled("reason")
+_LEG_TYPES, _DELEGATIONS = _spelled("legType"), _spelled("delegationType")

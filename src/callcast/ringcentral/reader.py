@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
+from callcast.core.model import Target
 from callcast.core.upstream import LookFailed
 from callcast.ringcentral.allowance import Purpose
 from callcast.ringcentral.budget import Budget
 from callcast.ringcentral.exchange import Answer, Exchange
 from callcast.ringcentral.observer import Observer, Resource
-from callcast.ringcentral.page import BadPage, Page, decode_page
+from callcast.ringcentral.records import BadPage, ListPage, Rows, read_page
 from callcast.ringcentral.refusals import TOKEN_IS_OLD, code_of, look_failure
 from callcast.ringcentral.token import Tokens
 from callcast.secret import Secret
@@ -131,18 +132,19 @@ class Walk:
         self.more = True
 
 
-async def decoded(answer: Answer, observer: Observer) -> Page:
-    """The records of a page; what is odd about them is told. Raises LookFailed for what is no page."""
+async def listed(answer: Answer, target: Target, observer: Observer, known: Rows | None = None) -> ListPage:
+    """What a page shows of a target; what is odd about fresh records is told. Raises LookFailed for what is no page."""
     try:
-        page = await off_loop(len(answer.body), lambda: decode_page(answer.body))
+        page = await off_loop(len(answer.body), lambda: read_page(answer.body, target, known))
     except BadPage as error:
         raise LookFailed("parse", str(error), request_id=answer.request_id) from None
-    for field, word in page.unknown:
-        observer.unknown_word(field, word)
-    for field in page.bad_fields:
-        observer.unknown_word(field, WRONG_TYPE)
-    for field, record in zip(page.bad, page.bad_ids, strict=True):
-        observer.bad_record(field, record)
+    for row in page.fresh:
+        for field, word in row.unknown:
+            observer.unknown_word(field, word)
+        for field in row.bad_fields:
+            observer.unknown_word(field, WRONG_TYPE)
+        if row.shown is None:
+            observer.bad_record(row.bad, row.bad_id)
     return page
 
 

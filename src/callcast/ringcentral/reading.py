@@ -3,7 +3,7 @@
 The rules are those of contract 5; each names the recording or sample (tests/samples) that shows it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from msgspec import Struct
@@ -32,6 +32,9 @@ class Outcome(Struct, frozen=True, gc=False):
     state: State
     provisional: bool = False
     disposition: Disposition | None = None
+
+
+_LIVE: Mapping[State, Outcome] = {state: Outcome(state) for state in State if state is not State.ENDED}
 
 
 class View(Struct, frozen=True, gc=False):
@@ -115,9 +118,9 @@ def _outcome(record: Record, legs: Sequence[RecordLeg], direction: Direction) ->
     if not record.finished:
         if not word or word in IN_PROGRESS:
             answered = accepted(record) or any(map(accepted, legs))  # seed-direct-2: only a leg says so
-            return Outcome(State.CONNECTED if answered else UNANSWERED[direction])
+            return _LIVE[State.CONNECTED if answered else UNANSWERED[direction]]
         if word in CONNECTED and not _duration_ms(record):  # jswidgets-activeCalls: RingOut Web, duration 0
-            return Outcome(State.CONNECTED)
+            return _LIVE[State.CONNECTED]
     provisional = not record.finished and word in PROVISIONAL and _only_rings_out(record, legs)
     return Outcome(State.ENDED, provisional, disposition(word, inbound=direction is Direction.INBOUND))
 
@@ -145,7 +148,7 @@ def _share_outcome(
     if all_of_it.state is not State.ENDED and any(map(_leg_live, own)):
         marked = any(map(_leg_answered, legs))
         talks = answered or (all_of_it.state is State.CONNECTED and not marked)
-        return Outcome(State.CONNECTED if talks else UNANSWERED[direction])
+        return _LIVE[State.CONNECTED if talks else UNANSWERED[direction]]
     if answered:
         return Outcome(State.ENDED, all_of_it.provisional, Disposition.ANSWERED)
     word = _last_word(own)

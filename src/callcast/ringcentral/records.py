@@ -1,8 +1,9 @@
 """Typed records -> what a look shows. Pure; the platform's words end here."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Final
 
 from callcast.core.model import (
@@ -16,40 +17,41 @@ from callcast.core.model import (
     Snapshot,
     Target,
 )
-from callcast.ringcentral.page import BadPage, Page, Record, RecordLeg, Side, account_in, decode_page
+from callcast.ringcentral.page import BadPage, Page, Record, RecordLeg, Row, Side, account_in, decode_page
 from callcast.ringcentral.reading import View, accepted, rings_out, share, whole
 from callcast.ringcentral.words import ACTIONS_WITHOUT_CALL, folded
 
-__all__ = ["BadPage", "Page", "Record", "decode_page", "sightings_of", "snapshot"]
+__all__ = ["BadPage", "ListPage", "Rows", "read_page", "snapshot"]
 
 _EXTENSION: Final = re.compile(r"/extension/(\d+)(?:/|$)")
 _WITHOUT_CALL: Final = folded(ACTIONS_WITHOUT_CALL)
 _QUEUE_MARK: Final = " - "
 
 
-def snapshot(target: Target, pages: Iterable[Page], taken_at: datetime) -> Snapshot:
+ListPage = Page[tuple[Sighting, ...]]
+Rows = Mapping[bytes, Row[tuple[Sighting, ...]]]
+
+
+def read_page(raw: bytes, target: Target, known: Rows | None = None) -> ListPage:
+    """One page of a list, and what each of its records shows of the target. Raises BadPage."""
+    return decode_page(raw, lambda record, account_id: tuple(_sightings(record, target, account_id)), known)
+
+
+def snapshot(target: Target, pages: Iterable[ListPage], taken_at: datetime) -> Snapshot:
     """All pages of one look as a snapshot.
 
     A record that is on two pages (a call that arrived between the requests shifted the rows) counts once, as
     the later page has it.
     """
-    records = {record.id: (record, page.account_id) for page in pages for record in page.records}
-    sightings = tuple(
-        sighting for record, account_id in records.values() for sighting in _sightings(record, target, account_id)
-    )
-    return Snapshot(target=target, taken_at=taken_at, sightings=sightings)
-
-
-def sightings_of(records: Iterable[Record], target: Target, account_id: str | None = None) -> tuple[Sighting, ...]:
-    """What these records (of the call log, say) show of a target. `account_id` where a record does not tell."""
-    return tuple(sighting for record in records for sighting in _sightings(record, target, account_id))
+    shown = {row.record_id: row.shown for page in pages for row in page.rows if row.shown is not None}
+    return Snapshot(target=target, taken_at=taken_at, sightings=tuple(chain.from_iterable(shown.values())))
 
 
 def _sightings(record: Record, target: Target, account_id: str | None) -> Iterable[Sighting]:
     if record.type.lower() != "voice" or record.action.lower() in _WITHOUT_CALL:
         return ()
     legs = record.legs or ()
-    owners = dict.fromkeys([leg.extension.id or None if leg.extension is not None else None for leg in legs])
+    owners = {leg.extension.id or None if leg.extension is not None else None for leg in legs}
     extension_id = target.extension_id or _stated_extension(record)
     if len(owners) <= 1:
         extension_id = extension_id or str(next(iter(owners), None) or UNASSIGNED)
@@ -107,7 +109,12 @@ def _sighting(
         queue=queue,
         started_at=view.started_at,
         ended_at=view.ended_at,
-        legs=tuple([_leg(leg, view.started_at) for leg in view.legs]),
+        legs=tuple(
+            [
+                Leg(kind=leg.leg_type, started_at=leg.start_time or view.started_at, accepted=accepted(leg))
+                for leg in view.legs
+            ]
+        ),
         provider=Provider(
             name="ringcentral",
             record_id=record.id,
@@ -117,11 +124,6 @@ def _sighting(
             reason=record.reason,
         ),
     )
-
-
-def _leg(leg: RecordLeg, call_start: datetime) -> Leg:
-    started_at = leg.start_time or call_start
-    return Leg(key=f"{leg.leg_type}@{started_at.timestamp()}", started_at=started_at, accepted=accepted(leg))
 
 
 def _parties(record: Record, view: View) -> tuple[Party | None, Party | None, Queue | None]:

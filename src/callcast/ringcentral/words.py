@@ -235,15 +235,17 @@ def _by_word() -> dict[str, Disposition]:
 
 DISPOSITIONS: Mapping[str, Disposition] = _by_word()
 
-KNOWN: Mapping[str, frozenset[str]] = {
-    "type": folded(TYPES),
-    "direction": folded(DIRECTIONS),
-    "action": folded((*ACTIONS, *ACTIONS_WITHOUT_CALL)),
-    "result": frozenset(DISPOSITIONS),
-    "reason": folded(REASONS),
-    "legType": folded((*RING_OUT_LEGS, *LISTENING_LEGS, *OTHER_LEGS)),
-    "delegationType": folded(DELEGATIONS),
+SPELLED: Mapping[str, tuple[str, ...]] = {
+    "type": TYPES,
+    "direction": DIRECTIONS,
+    "action": (*ACTIONS, *ACTIONS_WITHOUT_CALL),
+    "result": tuple(word for table in (RESULTS, RESULTS_OFF_LIST) for words in table.values() for word in words),
+    "reason": REASONS,
+    "legType": (*RING_OUT_LEGS, *LISTENING_LEGS, *OTHER_LEGS),
+    "delegationType": DELEGATIONS,
 }
+
+KNOWN: Mapping[str, frozenset[str]] = {field: folded(words) for field, words in SPELLED.items()}
 
 
 def disposition(word: str, *, inbound: bool) -> Disposition:
