@@ -1,13 +1,15 @@
 """The HTTP side: what each path answers, who may ask, and that no answer waits for a slow reader."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import aiohttp
 import pytest
 
 from callcast.core.model import Disposition
+from callcast.core.outbox import OutboxUnavailable, Stored
 from callcast.core.wire import Wire
 from callcast.web import feed
 from callcast.web.admin import READERS_MAX
@@ -168,14 +170,57 @@ async def test_the_page_gets_the_board_first_and_then_its_turns(here: Room, clie
     async with client.get(here.url + "/api/events?board=1") as answer:
         stream = Stream(answer)
         hello = await stream.next()
-        assert (hello["event"], hello["data"]) == ("hello", {"version": "1.2.3", "names": {"101": "Reception"}})
+        assert (hello["event"], hello["data"]) == ("hello", {"version": "1.2.3"})
         whole = (await stream.next("board"))["data"]
+        assert whole["names"] == {"101": "Reception"}
         assert (whole["whole"], [call["call_id"] for call in whole["calls"]]) == (True, ["102/s-2", "101/s-1"])
         assert whole["sources"][0]["ringing"] == 2
         here.end(first, Disposition.MISSED)
         turn = (await stream.next("board"))["data"]
         assert (turn["whole"], [call["state"] for call in turn["calls"]]) == (False, ["ended"])
         assert "6504306662" not in json.dumps([whole, turn])
+
+
+async def test_an_old_proxy_reads_too(here: Room) -> None:
+    """HTTP/1.0, as some proxies speak it towards the service, knows no chunks: the frames come bare."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(here.url.rpartition(":")[2]))
+    writer.write(b"GET /api/events HTTP/1.0\r\nHost: localhost\r\n\r\n")
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert b"chunked" not in head.lower()
+    assert await reader.readuntil(b"\n\n") == b"retry: 1000\n\n"
+    await _joined(here)
+    here.ring("101")
+    assert (await reader.readuntil(b"\n\n")).startswith(b"id: 1\nevent: call.ringing\ndata: {")
+    writer.close()
+
+
+async def test_a_silent_stream_is_kept_alive(here: Room, client: aiohttp.ClientSession) -> None:
+    """Where nothing happens a comment comes by and by, for proxies that close what is silent."""
+    async with client.get(here.url + "/api/events") as answer:
+        await _joined(here)
+        here.clock.ahead_s = 11
+        assert (await answer.content.readuntil(b"\n\n"), await answer.content.readuntil(b"\n\n")) == (
+            b"retry: 1000\n\n",
+            b":\n\n",
+        )
+
+
+async def test_the_board_goes_on_while_the_outbox_is_not_to_be_had(
+    here: Room, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its readers see the turns meanwhile, and the events once they can be read again."""
+    async with client.get(here.url + "/api/events?board=1") as answer:
+        stream = Stream(answer)
+        await stream.next("board")
+        with monkeypatch.context() as broken:
+            broken.setattr(here.memory, "history", _no_disk)
+            here.ring("101")
+            assert [call["state"] for call in (await stream.next("board"))["data"]["calls"]] == ["ringing"]
+        assert (await stream.next("call.ringing"))["id"] == "1"
+
+
+async def _no_disk(**_: int) -> Sequence[Stored]:
+    raise OutboxUnavailable("the disk is full")
 
 
 async def test_a_reader_that_does_not_read_is_dropped(
@@ -188,8 +233,8 @@ async def test_a_reader_that_does_not_read_is_dropped(
     await _joined(here, 2)
     stalled.connection.transport.pause_reading()  # type: ignore[union-attr]
     seen = 0
-    for burst in range(200):
-        for number in range(50):
+    for burst in range(40):
+        for number in range(500):
             here.ring("101", f"s-{burst}-{number}")
         while seen < len(here.memory.stored):
             seen = int((await quick.next())["id"])

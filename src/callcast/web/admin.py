@@ -3,12 +3,12 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from callcast.core.board import Board
 from callcast.core.clock import Clock
@@ -26,7 +26,6 @@ LAST_MAX = 100  # events that a fresh reader may ask for
 IDLE_S = 75.0  # without a whole request, the first one too
 BODY_S = 10.0
 
-_HEARTBEAT_S = 10.0
 _WRITE_S = 10.0
 _STATIC = Path(__file__).parent / "static"
 _STATIC_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -182,24 +181,30 @@ class _Pages:
         response = web.StreamResponse(
             headers={hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
         )
-        reader = Reader(board=request.query.get("board") == "1", drop=_dropper(request))
+        transport = request.transport
+        if transport is None:
+            return response  # it left already
+        chunked = request.version >= HttpVersion11  # as aiohttp does it for an answer without a length
+        reader = Reader(transport, board=request.query.get("board") == "1", chunked=chunked)
         self._reading += 1
         try:
             reader.after_seq = await self._start_seq(request)
             await response.prepare(request)
             await _write(response, self._hello() if reader.board else b"retry: 1000\n\n")
-            await self._stream(reader, response)
+            while chunk := await self._feed.catch_up(reader):
+                await _write(response, chunk)
+            self._feed.join(reader)
+            await reader.ended()
         except (TimeoutError, ConnectionError, OutboxUnavailable):
-            _dropper(request)()  # it comes back by itself, and says where it was
+            transport.abort()  # it comes back by itself, and says where it was
         finally:
             self._reading -= 1
             self._feed.leave(reader)
         return response
 
     def _hello(self) -> bytes:
-        """What the page wants to know before all else: whether it is still the right one, and how people say."""
-        hello = {"version": self._version, "names": dict(self.view.names)}
-        return b"retry: 1000\nevent: hello\ndata: %b\n\n" % msgspec.json.encode(hello)
+        """What the page wants to know before all else: whether it is still the right one."""
+        return b"retry: 1000\nevent: hello\ndata: %b\n\n" % msgspec.json.encode({"version": self._version})
 
     async def _start_seq(self, request: web.Request) -> int:
         """After which event the stream starts: the reader's own last one, unless the outbox is another one."""
@@ -213,31 +218,10 @@ class _Pages:
         last = request.query.get("last", "0")
         return max(0, newest - min(int(last) if _SEQ.fullmatch(last) else 0, LAST_MAX))
 
-    async def _stream(self, reader: Reader, response: web.StreamResponse) -> None:
-        while chunk := await self._feed.catch_up(reader):
-            await _write(response, chunk)
-        self._feed.join(reader)
-        while not reader.closed:
-            chunk = b":\n\n"
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_HEARTBEAT_S):
-                    chunk = await reader.take()
-            await _write(response, chunk)
-
 
 async def _write(response: web.StreamResponse, chunk: bytes) -> None:
     async with asyncio.timeout(_WRITE_S):
         await response.write(chunk)
-
-
-def _dropper(request: web.Request) -> Callable[[], None]:
-    """Cuts the connection without waiting for what it still has to read."""
-
-    def drop() -> None:
-        if request.transport is not None:
-            request.transport.abort()
-
-    return drop
 
 
 def _static_file(file: Path) -> Callable[[web.Request], Awaitable[web.Response]]:

@@ -1,13 +1,13 @@
 """Who listens to `/api/events`, and what they get: recorded events, and for the page the turns of the board.
 
-Everything is encoded once and handed to all readers. A reader has a bounded queue; one that does not keep up is
-dropped and comes back with `Last-Event-ID`. Nobody is ever waited for.
+The pipe comes first: what happens is collected, and handed out in rounds of `ROUND_S`, in handfuls between which the
+loop is free. Everything is encoded once; readers that are equally far get the same bytes, written straight to their
+connections. Nobody is ever waited for: one that does not keep up is cut off, and comes back with `Last-Event-ID`.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -18,13 +18,15 @@ from callcast.core.outbox import OutboxUnavailable, Stored
 from callcast.core.wire import rfc3339
 from callcast.web.views import View, summary_dict
 
-QUEUED_BYTES_MAX = 4 * 1024 * 1024  # per reader
-PAGE = 500  # events read from the outbox at once
+ROUND_S = 0.25
+QUEUED_BYTES_MAX = 1024 * 1024  # per reader
+PAGE = 100  # events read from the outbox at once
 
-_ROUND_S = 0.1  # the page's eye and the outbox both want changes in handfuls, not singly
-_AT_ONCE = 16  # readers that are served before the loop may do something else
+_AT_ONCE = 8  # readers, or calls and events to encode, before the loop may do something else
+_BREATH_S = 0.002  # for which it then may
 _SUMMARY_EVERY_S = 2.0
-_OUTBOX_RETRY_S = 1.0
+_HEARTBEAT_S = 10.0
+_NO_BOARD = -1  # no version of the board: next comes all of it
 
 _encode = msgspec.json.Encoder().encode
 
@@ -38,39 +40,36 @@ class History(Protocol):
 
 
 class Reader:
-    """One listener. `board`: wants the board's turns too. `drop` is called when it does not keep up."""
+    """One listener, and how far it is. `board`: wants the board's turns too. `chunked`: as its answer's body is."""
 
-    def __init__(self, *, board: bool, drop: Callable[[], None]) -> None:
+    def __init__(self, transport: asyncio.Transport, *, board: bool, chunked: bool) -> None:
         self.board = board
+        self.chunked = chunked
         self.after_seq = 0  # the newest event that it was given
-        self.closed = False
-        self._drop = drop
-        self._chunks: deque[bytes] = deque()
-        self._queued_bytes = 0
-        self._filled = asyncio.Event()
+        self.version = _NO_BOARD
+        self.lines: _Lines | None = None  # as which it was given that
+        self.written_at = 0.0  # monotonic
+        self._transport = transport
+        self._ended = asyncio.Event()
 
-    def offer(self, chunk: bytes) -> None:
-        self._chunks.append(chunk)
-        self._queued_bytes += len(chunk)
-        if self._queued_bytes > QUEUED_BYTES_MAX and len(self._chunks) > 1:
-            self.close()
-            self._drop()
-        self._filled.set()
+    def write(self, chunk: bytes) -> None:
+        """Hand it on without waiting; ends a reader that is gone, or for which too much waits already."""
+        if self._ended.is_set():  # then the connection may serve another request
+            return
+        waiting = self._transport.get_write_buffer_size()
+        if self._transport.is_closing():
+            self.end()
+        elif waiting and waiting + len(chunk) > QUEUED_BYTES_MAX:
+            self._transport.abort()
+            self.end()
+        else:
+            self._transport.write(chunk)
 
-    def close(self) -> None:
-        self.closed = True
-        self._filled.set()
+    def end(self) -> None:
+        self._ended.set()
 
-    async def take(self) -> bytes:
-        """Everything that waits, joined; empty when the reader was closed."""
-        await self._filled.wait()
-        if self.closed:
-            return b""
-        taken = b"".join(self._chunks)
-        self._chunks.clear()
-        self._queued_bytes = 0
-        self._filled.clear()
-        return taken
+    async def ended(self) -> None:
+        await self._ended.wait()
 
 
 class Feed:
@@ -81,34 +80,35 @@ class Feed:
         self._history = history
         self._clock = clock
         self._view = view
-        self._readers: set[Reader] = set()
+        self._lines = _Lines(view)
+        self._readers: dict[Reader, None] = {}
+        self._wanted = asyncio.Event()  # set while anybody reads
+        self._recorded = False  # something that not everybody has
         self._closed = False
-        self._woken = asyncio.Event()
-        self._lines: dict[tuple[str, str], tuple[Call, msgspec.Raw]] = {}
 
     def wake(self) -> None:
         """Something was recorded."""
-        self._woken.set()
+        self._recorded = True
 
     def show(self, view: View) -> None:
-        """From now on show everything this way."""
+        """From the next round on show everything this way."""
         self._view = view
-        self._lines.clear()
-        frame = self.whole_board()
-        for reader in self._board_readers():
-            reader.offer(frame)
 
     def join(self, reader: Reader) -> None:
         """From now on hand it what comes after `reader.after_seq`, and the whole board first if it wants that."""
-        if reader.board:
-            reader.offer(self.whole_board())
-        self._readers.add(reader)
-        self.wake()
         if self._closed:
-            reader.close()
+            reader.end()
+            return
+        reader.written_at = self._clock.monotonic()
+        self._readers[reader] = None
+        self._wanted.set()
+        self.wake()
 
     def leave(self, reader: Reader) -> None:
-        self._readers.discard(reader)
+        reader.end()
+        self._readers.pop(reader, None)
+        if not self._readers:
+            self._wanted.clear()
 
     @property
     def readers(self) -> int:
@@ -118,119 +118,184 @@ class Feed:
         """The service ends: end every stream, and those that are about to start."""
         self._closed = True
         for reader in self._readers:
-            reader.close()
+            reader.end()
 
     async def run(self) -> None:
         """Hand out what happens, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow_outbox())
-            tasks.create_task(self._follow_board())
+        while True:
+            await self._wanted.wait()
+            while await self._hand_out():
+                pass
+            await asyncio.sleep(ROUND_S)
 
     async def catch_up(self, reader: Reader) -> bytes:
         """The next page of events for a reader that has not joined yet; empty when there are no more."""
         page = await self._history.history(after_seq=reader.after_seq, limit=PAGE)
         if page:
             reader.after_seq = page[-1].seq
-        return b"".join(map(self._event_frame, page))
+        return b"".join([_event_frame(stored, self._view) for stored in page])
 
     async def last_seq(self) -> int:
         return await self._history.last_seq()
 
-    def whole_board(self) -> bytes:
-        """The frame that a page starts from."""
-        calls = self._board.calls()
-        self._lines = {(call.source, call.call_id): (call, self._line(call)) for call in calls}
-        return self._board_frame([line for _, line in self._lines.values()], whole=True)
+    async def _hand_out(self) -> bool:
+        """One round; true when more events wait than it could hold."""
+        if self._lines.view is not self._view:
+            self._lines = _Lines(self._view)
+        page = await self._new_events()
+        handing = _Round(self._board, self._clock, self._lines, await _event_frames(page, self._view))
+        written = 0
+        for reader in tuple(self._readers):
+            if not await handing.serve(reader):
+                continue
+            written += 1
+            if written % _AT_ONCE == 0:
+                await asyncio.sleep(_BREATH_S)
+        return len(page) == PAGE
 
-    async def _follow_outbox(self) -> None:
-        while True:
-            await self._woken.wait()
-            self._woken.clear()
-            try:
-                await self._hand_out_events()
-            except OutboxUnavailable:
-                self._woken.set()
-                await asyncio.sleep(_OUTBOX_RETRY_S)
-            await asyncio.sleep(_ROUND_S)
-
-    async def _hand_out_events(self) -> None:
-        """From where the readers are; with none, nothing is read."""
-        while self._readers:
-            start = min(reader.after_seq for reader in self._readers)
+    async def _new_events(self) -> Sequence[Stored]:
+        """From where the readers are; nothing while the outbox is not to be had."""
+        if not self._recorded or not self._readers:
+            return ()
+        start = min(reader.after_seq for reader in self._readers)
+        self._recorded = False  # what is recorded while this reads says so again
+        try:
             page = await self._history.history(after_seq=start, limit=PAGE)
-            frames = [(stored.seq, self._event_frame(stored)) for stored in page]
-            if page:
-                await self._offer_events(frames, start)
-            if len(page) < PAGE:
-                return
+        except OutboxUnavailable:
+            self._recorded = True
+            return ()
+        self._recorded |= len(page) == PAGE
+        return page
 
-    async def _offer_events(self, frames: Sequence[tuple[int, bytes]], start: int) -> None:
-        """To each reader what it has not: for nearly all of them the same bytes."""
-        whole = b"".join(frame for _, frame in frames)
-        for served, reader in enumerate(tuple(self._readers), 1):
-            if reader.after_seq == start:
-                reader.offer(whole)
-            elif wanted := [frame for seq, frame in frames if seq > reader.after_seq]:
-                reader.offer(b"".join(wanted))
-            reader.after_seq = max(reader.after_seq, frames[-1][0])
-            if served % _AT_ONCE == 0:
-                await asyncio.sleep(0)
 
-    async def _follow_board(self) -> None:
-        version = self._board.version
-        while True:
-            calls: tuple[Call, ...] | None = ()
-            try:
-                async with asyncio.timeout(_SUMMARY_EVERY_S):
-                    turn = await self._board.changed(version)
-                version, calls = turn.version, turn.calls
-            except TimeoutError:
-                pass
-            await self._hand_out_turn(calls)
-            await asyncio.sleep(_ROUND_S)
+class _Place(NamedTuple):
+    """How far a reader is, and how it is written to: those in the same place get the same bytes."""
 
-    async def _hand_out_turn(self, calls: Iterable[Call] | None) -> None:
-        readers = self._board_readers()
-        if not readers:
-            return
-        if calls is None:
-            frame = self.whole_board()
-        else:
-            frame = self._board_frame([self._line(call) for call in calls], whole=False)
-        for served, reader in enumerate(readers, 1):
-            reader.offer(frame)
-            if served % _AT_ONCE == 0:
-                await asyncio.sleep(0)
+    after_seq: int
+    version: int | None  # None: without the board
+    chunked: bool
+    silent: bool  # for so long that it wants to hear something
 
-    def _board_readers(self) -> list[Reader]:
-        return [reader for reader in self._readers if reader.board]
 
-    def _line(self, call: Call) -> msgspec.Raw:
-        """A call as the page gets it; encoded once for as long as it does not change."""
-        key = (call.source, call.call_id)
-        known = self._lines.get(key)
-        if known is not None and known[0] is call:
-            return known[1]
-        line = msgspec.Raw(_encode(self._view.page_call(call)))
-        if call.live:
-            self._lines[key] = (call, line)
-        else:
-            self._lines.pop(key, None)
-        return line
+class _Portion(NamedTuple):
+    chunk: bytes
+    after_seq: int
+    version: int
 
-    def _board_frame(self, calls: Sequence[msgspec.Raw], *, whole: bool) -> bytes:
+
+class _Round:
+    """What one round hands out: made when the first reader in a place asks for it, then shared."""
+
+    def __init__(self, board: Board, clock: Clock, lines: "_Lines", events: Sequence[tuple[int, bytes]]) -> None:
+        self._board = board
+        self._clock = clock
+        self._lines = lines
+        self._events = events
+        self._portions: dict[_Place, _Portion] = {}
+
+    async def serve(self, reader: Reader) -> bool:
+        """Write what the reader lacks; false when that is nothing."""
+        now = self._clock.monotonic()
+        place = self._place(reader, now)
+        portion = self._portions.get(place)
+        if portion is None:
+            portion = self._portions[place] = await self._portion(place)
+        reader.after_seq, reader.version, reader.lines = portion.after_seq, portion.version, self._lines
+        if not portion.chunk:
+            return False
+        reader.written_at = now
+        reader.write(portion.chunk)
+        return True
+
+    def _place(self, reader: Reader, now: float) -> _Place:
+        version = reader.version if reader.lines is self._lines else _NO_BOARD
+        patience_s = _SUMMARY_EVERY_S if reader.board else _HEARTBEAT_S
+        silent = now - reader.written_at >= patience_s
+        return _Place(reader.after_seq, version if reader.board else None, reader.chunked, silent)
+
+    async def _portion(self, place: _Place) -> _Portion:
+        body = b"".join([frame for seq, frame in self._events if seq > place.after_seq])
+        after_seq = max(place.after_seq, self._events[-1][0]) if self._events else place.after_seq
+        version = _NO_BOARD
+        if place.version is not None:
+            version, turned = await self._turned(place.version, place.silent)
+            body += turned
+        if place.silent and not body:
+            body = b":\n\n"
+        return _Portion(_chunk(body) if place.chunked and body else body, after_seq, version)
+
+    async def _turned(self, version: int, silent: bool) -> tuple[int, bytes]:
+        """The board since a version, and which one it is then; only its totals where it has not turned."""
+        if self._board.version == version:
+            return version, self._frame((), whole=False) if silent else b""
+        turn = await self._board.changed(version)  # at once, as it has
+        if turn.calls is None:
+            return turn.version, self._frame(await self._lines.of_all(self._board.calls()), whole=True)
+        return turn.version, self._frame(await self._lines.of(turn.calls), whole=False)
+
+    def _frame(self, calls: Sequence[msgspec.Raw], *, whole: bool) -> bytes:
         data: dict[str, Any] = {
             "now": rfc3339(self._clock.wall()),
             "whole": whole,
             "calls": calls,
             "sources": [summary_dict(summary) for summary in self._board.summaries()],
         }
+        if whole:
+            data["names"] = self._lines.view.names
         return b"event: board\ndata: %b\n\n" % _encode(data)
 
-    def _event_frame(self, stored: Stored) -> bytes:
-        event = stored.event
-        return b"id: %d\nevent: %b\ndata: %b\n\n" % (
-            stored.seq,
-            event.type.encode(),
-            self._view.wire.event(event),
-        )
+
+class _Lines:
+    """Calls as the page gets them under one view, encoded once for as long as they do not change."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self._known: dict[tuple[str, str], tuple[Call, msgspec.Raw]] = {}
+
+    async def of(self, calls: Sequence[Call]) -> Sequence[msgspec.Raw]:
+        lines = []
+        for call in calls:
+            lines.append(self._line(call))
+            if len(lines) % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return lines
+
+    async def of_all(self, calls: Sequence[Call]) -> Sequence[msgspec.Raw]:
+        """Of every live call; what is known of others is forgotten."""
+        live = {(call.source, call.call_id) for call in calls}
+        self._known = {key: known for key, known in self._known.items() if key in live}
+        return await self.of(calls)
+
+    def _line(self, call: Call) -> msgspec.Raw:
+        key = (call.source, call.call_id)
+        known = self._known.get(key)
+        if known is not None and known[0] is call:
+            return known[1]
+        line = msgspec.Raw(_encode(self.view.page_call(call)))
+        if call.live:
+            self._known[key] = (call, line)
+        else:
+            self._known.pop(key, None)
+        return line
+
+
+async def _event_frames(page: Sequence[Stored], view: View) -> Sequence[tuple[int, bytes]]:
+    frames = []
+    for stored in page:
+        frames.append((stored.seq, _event_frame(stored, view)))
+        if len(frames) % _AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return frames
+
+
+def _event_frame(stored: Stored, view: View) -> bytes:
+    return b"id: %d\nevent: %b\ndata: %b\n\n" % (
+        stored.seq,
+        stored.event.type.encode(),
+        view.wire.event(stored.event),
+    )
+
+
+def _chunk(body: bytes) -> bytes:
+    """As HTTP/1.1 wants a body whose length nobody knows."""
+    return b"%x\r\n%b\r\n" % (len(body), body)

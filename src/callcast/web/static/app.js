@@ -119,7 +119,6 @@ listen({
     if (version !== null && version !== data.version) location.reload(); // a newer service has a newer page
     version = data.version;
     refused = false;
-    picture.names = new Map(Object.entries(data.names));
   },
   board(data) {
     for (const call of data.calls) if (!data.whole && call.state === "ringing" && call.sequence === 1) speak(call);

@@ -25,6 +25,7 @@ export class Picture {
     this.sources = new Map(board.sources.map((summary) => [summary.source, summary]));
     const touched = new Set(board.calls.map(key));
     if (board.whole) {
+      this.names = new Map(Object.entries(board.names));
       for (const known of this.calls.keys()) touched.add(known);
       this.calls.clear();
     }

@@ -1,0 +1,122 @@
+"""Many readers cost little: one encoding for all of them, and the loop is free between handfuls."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from callcast.web import feed
+from callcast.web.feed import QUEUED_BYTES_MAX, Reader
+from tests.web.room import Room, until
+
+READERS = 50
+
+
+class Far:
+    """A connection that takes what it is given; `turns` says in which turn of the loop each piece came."""
+
+    def __init__(self, turn: "Turns") -> None:
+        self.chunks: list[bytes] = []
+        self.turns: list[int] = []
+        self.waiting = 0
+        self.aborted = False
+        self._turn = turn
+
+    def write(self, chunk: bytes) -> None:
+        self.chunks.append(chunk)
+        self.turns.append(self._turn.number)
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class Turns:
+    """Counts the loop's turns."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._loop = asyncio.get_running_loop()
+        self._handle = self._loop.call_soon(self._next)
+
+    def _next(self) -> None:
+        self.number += 1
+        self._handle = self._loop.call_soon(self._next)
+
+    def stop(self) -> None:
+        self._handle.cancel()
+
+
+@pytest.fixture
+async def turns() -> AsyncIterator[Turns]:
+    counting = Turns()
+    yield counting
+    counting.stop()
+
+
+def join(here: Room, turns: Turns, count: int = 1, **how: Any) -> list[Far]:
+    fars = [Far(turns) for _ in range(count)]
+    for far in fars:
+        here.feed.join(Reader(cast("asyncio.Transport", far), **{"board": False, "chunked": True, **how}))
+    return fars
+
+
+async def test_all_get_the_same_bytes_encoded_once(here: Room, turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not copies: one object for everybody in the same place, and one look into the view."""
+    encoded = []
+    whole = here.feed._view.wire.event  # what is encoded, counted where it happens
+    monkeypatch.setattr(here.feed._view.wire, "event", lambda event: encoded.append(event) or whole(event))
+    fars = join(here, turns, READERS)
+    told = here.tell(here.ring("101"), "call.updated")
+    await until(lambda: all(far.chunks for far in fars))
+    assert len({id(chunk) for far in fars for chunk in far.chunks}) == 1
+    assert [event.type for event in encoded] == ["call.ringing", told.type]
+
+
+async def test_the_loop_is_free_between_handfuls(here: Room, turns: Turns) -> None:
+    """However many read, the pipe waits for a few writes at most."""
+    fars = join(here, turns, READERS, board=True)
+    here.ring("101")
+    await until(lambda: all(far.chunks for far in fars))
+    first = [far.turns[0] for far in fars]
+    assert max(first.count(turn) for turn in first) <= feed._AT_ONCE < READERS / 4
+
+
+async def test_what_happens_at_once_comes_at_once(here: Room, turns: Turns) -> None:
+    """Ten changes of one round are one piece for each reader: events and the board's turn together."""
+    (plain,) = join(here, turns)
+    (page,) = join(here, turns, board=True)
+    await until(lambda: len(page.chunks) == 1)  # the whole board
+    for number in range(10):
+        here.ring("101", f"s-{number}")
+    await until(lambda: len(page.chunks) == 2 and len(plain.chunks) == 1)
+    assert plain.chunks[0].count(b"event: call.ringing") == 10
+    assert page.chunks[1].count(b"event: call.ringing") == 10
+    board = msgspec.json.decode(page.chunks[1].split(b"event: board\ndata: ")[1].split(b"\n")[0])
+    assert len(board["calls"]) == 10
+
+
+async def test_a_crowded_connection_is_cut(here: Room, turns: Turns) -> None:
+    """At the limit of what may wait for one reader; one large piece for a reader with nothing waiting goes out."""
+    stalled, quick = join(here, turns, 2)
+    stalled.waiting = QUEUED_BYTES_MAX
+    here.ring("101")
+    await until(lambda: bool(quick.chunks))
+    assert (stalled.aborted, stalled.chunks, quick.aborted) == (True, [], False)
+
+
+async def test_a_reader_that_left_is_written_to_no_more(here: Room, turns: Turns) -> None:
+    """Its connection may serve another request by then."""
+    far = Far(turns)
+    reader = Reader(cast("asyncio.Transport", far), board=False, chunked=True)
+    here.feed.join(reader)
+    here.feed.leave(reader)
+    reader.write(b"late")
+    assert far.chunks == []
