@@ -38,7 +38,7 @@ STEPS: dict[str, tuple[Any, str]] = {
 # Of these what matters is the moment after: written and not committed; committed and nobody told.
 IN_THREAD: dict[str, tuple[Any, str]] = {
     "recording": (debts.Debts, "record"),
-    "settling": (debts.Debts, "done"),
+    "settling": (debts.Debts, "settle"),
     "postponing": (debts.Debts, "again"),
     "committed": (worker.Worker, "_commit"),
 }

@@ -1,5 +1,6 @@
 """How events, calls and times lie in the file."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 
@@ -19,6 +20,11 @@ _calls = msgspec.msgpack.Decoder(Call)
 
 def encode(what: Event | Call) -> bytes:
     return _encoder.encode(what)
+
+
+def encode_rows(rows: Sequence[object]) -> str:
+    """Many rows as one parameter of a statement, for `json_each`."""
+    return msgspec.json.encode(rows).decode()
 
 
 def event_of(body: bytes) -> Event:

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from msgspec import Struct
@@ -10,8 +11,8 @@ from callcast.core.model import CallEvent, Change, Event, Look
 from callcast.core.outbox import Lapsed, SinkStats, Stats, Stored
 from callcast.core.sink import Delivery, Filter
 from callcast.outboxes import memory
-from callcast.outboxes.coding import encode, event_of, lane_of, lane_of_delivery, time_of
-from callcast.outboxes.schema import BEHIND, HELD, READY, WAITING
+from callcast.outboxes.coding import encode, encode_rows, event_of, lane_of, lane_of_delivery, time_of
+from callcast.outboxes.schema import HELD, READY, WAITING
 
 _SLICE = 500  # rows that one step may touch, so that no other sink waits long for the thread
 _EVENTS_KEPT = 2048  # decoded events that are kept for the sinks that claim them next
@@ -19,12 +20,59 @@ _ATTEMPTS_KEPT = 50  # of one event and sink, for `explain`
 
 _CLAIMED = "SELECT seq, lane, attempts, owed_at, first_tried_at, replayed FROM debts"
 
+# Each for many rows, given as one JSON list: between two statements this thread may wait for the interpreter.
+# A debt stands in front when its sink is owed nothing else of the call. It is fresh when the sink was never sent
+# anything of the call: `?5` is 1 for a call's first event, 0 for a later one, null for what is no call's.
+_OWE = """
+INSERT INTO debts (sink, seq, lane, state, live, fresh, owed_at, due_at)
+SELECT sink, ?2, ?3, front, ?4, front AND coalesce(?5, 0) OR front AND ?5 IS 0 AND NOT EXISTS (
+    SELECT 1 FROM events e JOIN attempts a ON a.seq = e.seq AND a.sink = owed.sink WHERE e.lane = ?3 AND e.seq < ?2
+  ), ?6, ?6
+FROM (SELECT value AS sink, NOT EXISTS (
+    SELECT 1 FROM debts d INDEXED BY debts_by_lane WHERE d.sink = value AND d.lane = ?3) AS front
+  FROM json_each(?1)) owed
+RETURNING sink, state, fresh
+"""
+_SETTLE = """
+DELETE FROM debts WHERE (sink, seq) IN (
+  SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))
+RETURNING sink, seq, lane
+"""
+_ATTEMPTED = """
+INSERT OR REPLACE INTO attempts (sink, seq, n, at, word, detail, took_us)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+  json_extract(value, '$[3]'), 'delivered', '', json_extract(value, '$[4]') FROM json_each(?)
+"""
+_TO_THE_FRONT = """
+UPDATE debts SET state = 1 WHERE state = 0 AND (sink, seq) IN (
+  SELECT sink, (SELECT d.seq FROM debts d INDEXED BY debts_by_lane WHERE d.sink = settled.sink
+    AND d.lane = settled.lane ORDER BY d.seq LIMIT 1)
+  FROM (SELECT json_extract(value, '$[0]') AS sink, json_extract(value, '$[2]') AS lane FROM json_each(?)) settled)
+RETURNING sink
+"""
+
 
 class Waking(Struct, frozen=True):
-    """A sink that has something due now; `fresh` when it is the first event of a call new to it."""
+    """What a sink has due now; `fresh` when it is the first event of a call new to it."""
 
-    sink: str
+    lane: int
+    delivery: Delivery
     fresh: bool
+
+
+class Settled(Struct, frozen=True):
+    """A delivery that the far side has taken."""
+
+    delivery: Delivery
+    took_s: float
+    at_us: int
+
+
+class Claimed(Struct, frozen=True):
+    """Deliveries with their lanes, and when more may be claimed: None for not before something happens."""
+
+    found: Sequence[tuple[int, Delivery]]
+    due_us: int | None
 
 
 class Debts:
@@ -88,42 +136,37 @@ class Debts:
         seq = put.lastrowid
         assert seq is not None  # noqa: S101
         self._keep_event(seq, event, now_us)
-        wanting = [name for name, wish in self.filters.items() if wish.wants(event)]
-        owed = [(name, self._owe(self.id_of(name), seq, lane, event, now_us)) for name in wanting]
-        return [Waking(name, fresh) for name, (ready, fresh) in owed if ready]
+        return self._owe(seq, lane, event, now_us)
 
-    def _owe(self, sink: int, seq: int, lane: int, event: Event, now_us: int) -> tuple[bool, bool]:
-        ready = self._first_of(sink, lane) is None
-        fresh = ready and self._is_new_to(sink, seq, lane, event)
-        self._execute(
-            "INSERT INTO debts (sink, seq, lane, state, live, fresh, owed_at, due_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (sink, seq, lane, READY if ready else BEHIND, event.live, fresh, now_us, now_us),
-        )
-        return ready, fresh
-
-    def _is_new_to(self, sink: int, seq: int, lane: int, event: Event) -> bool:
-        """Whether the sink was never sent anything of this call."""
-        if not isinstance(event, CallEvent):
-            return False
-        if event.sequence == 1:
-            return True
-        earlier = (
-            "SELECT 1 FROM events e JOIN attempts a ON a.seq = e.seq AND a.sink = ? WHERE e.lane = ? AND e.seq < ?"
-        )
-        return self._execute(earlier + " LIMIT 1", (sink, lane, seq)).fetchone() is None
+    def _owe(self, seq: int, lane: int, event: Event, now_us: int) -> list[Waking]:
+        wanting = {self.id_of(name): name for name, wish in self.filters.items() if wish.wants(event)}
+        if not wanting:
+            return []
+        first = int(event.sequence == 1) if isinstance(event, CallEvent) else None
+        owed = self._execute(_OWE, (encode_rows(list(wanting)), seq, lane, event.live, first, now_us)).fetchall()
+        at = time_of(now_us)
+        return [
+            Waking(lane, _first_attempt(wanting[sink], seq, event, at), bool(fresh))
+            for sink, state, fresh in owed
+            if state == READY
+        ]
 
     # Claiming
 
-    def claim(self, sink: str, limit: int, in_flight: Collection[int], now_us: int) -> list[Delivery]:
+    def claim(self, sink: str, limit: int, in_flight: Collection[int], now_us: int) -> Claimed:
         sink_id = self.id_of(sink)
         self._promote(sink_id, now_us)
         rows = self._execute(
             f"{_CLAIMED} INDEXED BY debts_ready WHERE sink = ? AND state = 1 ORDER BY replayed, seq LIMIT ?",
             (sink_id, limit + len(in_flight)),
         )
-        return [self._delivery(sink, row) for row in rows.fetchall() if row[1] not in in_flight][:limit]
+        found = [(row[1], self._delivery(sink, row)) for row in rows.fetchall() if row[1] not in in_flight][:limit]
+        busy = in_flight if not found else {*in_flight, *(lane for lane, _ in found)}
+        return Claimed(found, self._waiting_until_us(sink_id, busy) if len(found) < limit else 0)
 
-    def probe(self, sink: str, after_seq: int, fresh: bool, in_flight: Collection[int], now_us: int) -> Delivery | None:
+    def probe(
+        self, sink: str, after_seq: int, fresh: bool, in_flight: Collection[int], now_us: int
+    ) -> tuple[int, Delivery] | None:
         which = "INDEXED BY debts_fresh WHERE sink = ?1 AND seq > ?2 AND fresh = 1 AND state = 1"
         if not fresh:
             which = "WHERE sink = ?1 AND seq > ?2 AND (state IN (1, 2) OR state = 3 AND due_at <= ?4)"
@@ -132,7 +175,7 @@ class Debts:
             (self.id_of(sink), after_seq, 1 + len(in_flight)) + (() if fresh else (now_us,)),
         )
         free = [row for row in rows.fetchall() if row[1] not in in_flight]
-        return self._delivery(sink, free[0]) if free else None
+        return (free[0][1], self._delivery(sink, free[0])) if free else None
 
     def next_due_us(self, sink: str, in_flight: Collection[int]) -> int | None:
         """When something may be claimed: 0 for now, None for not before something happens."""
@@ -143,17 +186,23 @@ class Debts:
         )
         if any(lane not in in_flight for (lane,) in ready.fetchall()):
             return 0
+        return self._waiting_until_us(sink_id, in_flight)
+
+    def _waiting_until_us(self, sink: int, in_flight: Collection[int]) -> int | None:
         waiting = self._execute(
             "SELECT lane, due_at FROM debts INDEXED BY debts_waiting WHERE sink = ? AND state > 1"
             " ORDER BY due_at LIMIT ?",
-            (sink_id, enough),
+            (sink, 1 + len(in_flight)),
         )
         return next((due_at for lane, due_at in waiting.fetchall() if lane not in in_flight), None)
 
     def _promote(self, sink: int, now_us: int) -> int:
+        """What waits and is due comes to the front; writes only where there is such a debt."""
+        due = "FROM debts INDEXED BY debts_waiting WHERE sink = ?1 AND state > 1 AND due_at <= ?2"
+        if self._execute(f"SELECT 1 {due} LIMIT 1", (sink, now_us)).fetchone() is None:
+            return 0
         return self._execute(
-            "UPDATE debts SET state = 1 WHERE sink = ?1 AND seq IN (SELECT seq FROM debts INDEXED BY debts_waiting"
-            " WHERE sink = ?1 AND state > 1 AND due_at <= ?2 ORDER BY due_at LIMIT ?3)",
+            f"UPDATE debts SET state = 1 WHERE sink = ?1 AND seq IN (SELECT seq {due} ORDER BY due_at LIMIT ?3)",  # noqa: S608
             (sink, now_us, _SLICE),
         ).rowcount
 
@@ -177,11 +226,19 @@ class Debts:
 
     # Settling; nothing happens to what a person or the size cap dropped while it was in flight
 
-    def done(self, delivery: Delivery, took_s: float, now_us: int) -> None:
-        if not self._is_owed(delivery):
-            return
-        self._note_attempt(delivery, "delivered", "", took_s, now_us)
-        self._settled(delivery)
+    def settle(self, batch: Sequence[Settled]) -> frozenset[str]:
+        """Delivered, all of them. Returns the sinks that may have the next event of a call now."""
+        taken = {(self.id_of(one.delivery.sink), one.delivery.seq): one for one in batch}
+        owed = self._execute(_SETTLE, (encode_rows(list(taken)),)).fetchall()
+        if not owed:
+            return frozenset()
+        attempts = [(sink, seq, *_attempt(taken[sink, seq])) for sink, seq, _ in owed]
+        self._execute(_ATTEMPTED, (encode_rows(attempts),))
+        for sink, seq, number, *_ in attempts:
+            self._forget_attempts(seq, sink, number)
+        names = {sink: taken[sink, seq].delivery.sink for sink, seq, _ in owed}
+        followed = self._execute(_TO_THE_FRONT, (encode_rows(owed),)).fetchall()
+        return frozenset(names[sink] for (sink,) in followed)
 
     def again(
         self, delivery: Delivery, due_at: int, held: bool, reason: str, detail: str, took_s: float, now_us: int
@@ -269,10 +326,12 @@ class Debts:
     def _note_attempt(self, delivery: Delivery, word: str, detail: str, took_s: float, now_us: int) -> None:
         sink = self.id_of(delivery.sink)
         self._put_attempt(delivery.seq, sink, delivery.attempt, now_us, word, detail, round(took_s * 1e6))
-        if delivery.attempt > _ATTEMPTS_KEPT:
+        self._forget_attempts(delivery.seq, sink, delivery.attempt)
+
+    def _forget_attempts(self, seq: int, sink: int, number: int) -> None:
+        if number > _ATTEMPTS_KEPT:
             self._execute(
-                "DELETE FROM attempts WHERE seq = ? AND sink = ? AND n <= ?",
-                (delivery.seq, sink, delivery.attempt - _ATTEMPTS_KEPT),
+                "DELETE FROM attempts WHERE seq = ? AND sink = ? AND n <= ?", (seq, sink, number - _ATTEMPTS_KEPT)
             )
 
     def _put_attempt(self, *row: Any) -> None:
@@ -331,3 +390,11 @@ class Debts:
         if len(self._events) >= _EVENTS_KEPT:
             del self._events[next(iter(self._events))]
         self._events[seq] = (event, recorded_at)
+
+
+def _first_attempt(sink: str, seq: int, event: Event, at: datetime) -> Delivery:
+    return Delivery(sink=sink, seq=seq, event=event, attempt=1, recorded_at=at, owed_at=at)
+
+
+def _attempt(settled: Settled) -> tuple[int, int, int]:
+    return settled.delivery.attempt, settled.at_us, round(settled.took_s * 1e6)

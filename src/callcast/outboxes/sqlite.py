@@ -1,20 +1,20 @@
 """The outbox in one SQLite file, for one service on one machine (contract 10.1)."""
 
 import asyncio
-from collections import Counter
+import threading
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from callcast.core.clock import Clock
 from callcast.core.model import Call, Change, Known, Look
 from callcast.core.outbox import Lapsed, Outbox, OutboxRefused, OutboxUnavailable, Pruned, Stats, Stored
 from callcast.core.sink import Delivery, Filter
 from callcast.outboxes import memory
-from callcast.outboxes.coding import lane_of_delivery, time_of, us_of
-from callcast.outboxes.debts import Debts, Waking
+from callcast.outboxes.coding import time_of, us_of
+from callcast.outboxes.debts import Claimed, Debts, Settled, Waking
 from callcast.outboxes.pruning import Limits, Pruner
 from callcast.outboxes.worker import Worker
 
@@ -36,24 +36,92 @@ async def open_outbox(
         await outbox.close()
 
 
+_OFFERED_MAX = 256  # of one sink; more are fetched from the disk when their time comes
+
+
 class _Claims:
-    """What of one sink is in flight, by its lane. In memory only: a restart sends it again, with the same id."""
+    """What of one sink is in flight, by its lane. In memory only: a restart sends it again, with the same id.
+
+    While the last claim brought all that was due, what is recorded since is offered from here, without the disk.
+    Whatever else changes what is due makes that doubtful, and the next claim asks the disk again.
+    """
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()  # a claim reads the lanes before the thread does, and adds to them after
-        self.in_flight: dict[int, int] = {}
+        self.in_flight: dict[int, int] = {}  # seq -> lane
         self.bells: dict[asyncio.Future[None], bool] = {}  # true: rings only for what is fresh
+        self.doubts = 0
+        self._certain = False
+        self._due_us: int | None = None
+        self._offered: deque[tuple[int, Delivery]] = deque()
+        self._alarm: asyncio.Future[None] | None = None
+        self._alarm_at_s = 0.0
 
     def lanes(self) -> frozenset[int]:
-        return frozenset(self.in_flight)
+        return frozenset(self.in_flight.values())
 
-    def take(self, deliveries: Sequence[Delivery]) -> None:
-        self.in_flight.update((lane_of_delivery(delivery), delivery.seq) for delivery in deliveries)
+    def told(self, claimed: Claimed, doubts: int) -> None:
+        """The disk's word, unless it was doubted since; heard in the order of operations, as each `offer` is."""
+        if doubts == self.doubts:
+            self._offered.clear()
+            self._certain, self._due_us = claimed.due_us != 0, claimed.due_us
+
+    def offer(self, waking: Waking) -> None:
+        if len(self._offered) >= _OFFERED_MAX:
+            self.doubt()
+        if self._certain:
+            self._offered.append((waking.lane, waking.delivery))
+        self.ring(fresh=waking.fresh)
+
+    def accept(self, limit: int, now_us: int) -> list[Delivery] | None:
+        """What is due; None when only the disk knows."""
+        if not self._certain or (self._due_us is not None and self._due_us <= now_us):
+            return None
+        return self.take([self._offered.popleft() for _ in range(min(limit, len(self._offered)))])
+
+    def due_in_s(self, now_us: int) -> float | None:
+        """Seconds until there may be something; None when only the disk knows."""
+        if not self._certain:
+            return None
+        if self._offered:
+            return 0.0
+        return float("inf") if self._due_us is None else (self._due_us - now_us) / 1e6
+
+    def take(self, found: Sequence[tuple[int, Delivery]]) -> list[Delivery]:
+        self.in_flight.update((delivery.seq, lane) for lane, delivery in found)
+        return [delivery for _, delivery in found]
 
     def give_back(self, delivery: Delivery) -> None:
-        lane = lane_of_delivery(delivery)
-        if self.in_flight.get(lane) == delivery.seq:
-            del self.in_flight[lane]
+        self.in_flight.pop(delivery.seq, None)
+
+    def doubt(self) -> None:
+        self.doubts += 1
+        self._certain = False
+        self._offered.clear()
+
+    def wake_in(self, pause_s: float, clock: Clock) -> None:
+        """Ring then, or a little before: an alarm that is set already serves again."""
+        at_s = clock.monotonic() + pause_s
+        if self._alarm is not None and not self._alarm.done():
+            if self._alarm_at_s <= at_s:
+                return
+            self._alarm.cancel()
+        self._alarm_at_s = at_s
+        self._alarm = asyncio.ensure_future(clock.sleep(pause_s))
+        self._alarm.add_done_callback(self._alarmed)
+
+    def _alarmed(self, alarm: asyncio.Future[None]) -> None:
+        if not alarm.cancelled():
+            self.ring()
+
+    def stop(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+
+    def stir(self, *, fresh: bool = True) -> None:
+        """Something else may be due."""
+        self.doubt()
+        self.ring(fresh=fresh)
 
     def ring(self, *, fresh: bool = True) -> None:
         for bell, fresh_only in self.bells.items():
@@ -67,6 +135,7 @@ class SqliteOutbox(Outbox):
         self._worker = Worker(directory, clock, self._written_elsewhere)
         self._pruner = Pruner(limits)
         self._claims: dict[str, _Claims] = {}
+        self._settling = _Settling(self._worker, self._settled)
 
     @property
     def queued(self) -> int:
@@ -79,6 +148,8 @@ class SqliteOutbox(Outbox):
             await self.last_seq()
 
     async def close(self) -> None:
+        for claims in self._claims.values():
+            claims.stop()
         await self._worker.stop()
 
     # What is known
@@ -92,7 +163,7 @@ class SqliteOutbox(Outbox):
 
     async def record(self, look: Look | None, change: Change, /) -> None:
         now_us = self._now_us()
-        await self._worker.submit(lambda debts: debts.record(look, change, now_us), after=self._ring_all)
+        await self._worker.submit(lambda debts: debts.record(look, change, now_us), after=self._offer)
 
     async def note(self, source: str, name: str, value: bytes | None, /) -> None:
         await self._worker.submit(lambda debts: memory.keep_note(debts.connection, source, name, value))
@@ -106,10 +177,22 @@ class SqliteOutbox(Outbox):
     async def claim(self, sink: str, /, *, limit: int) -> Sequence[Delivery]:
         claims = self._of(sink)
         async with claims.lock:
-            lanes, now_us = claims.lanes(), self._now_us()
-            found = await self._worker.submit(lambda debts: debts.claim(sink, limit, lanes, now_us))
-            claims.take(found)
-        return found
+            now_us = self._now_us()
+            offered = claims.accept(limit, now_us)
+            return await self._fetch(sink, claims, limit, now_us) if offered is None else offered
+
+    async def _fetch(self, sink: str, claims: _Claims, limit: int, now_us: int) -> Sequence[Delivery]:
+        lanes, doubts = claims.lanes(), claims.doubts
+        try:
+            claimed = await self._worker.submit(
+                lambda debts: debts.claim(sink, limit, lanes, now_us),
+                reads=True,
+                after=lambda claimed: claims.told(claimed, doubts),
+            )
+        except BaseException:  # also the caller's end: what it was to get is nobody's
+            claims.doubt()
+            raise
+        return claims.take(claimed.found)
 
     async def probe(self, sink: str, /, *, after_seq: int, fresh: bool = False) -> Delivery | None:
         claims = self._of(sink)
@@ -118,12 +201,11 @@ class SqliteOutbox(Outbox):
             found = await self._worker.submit(
                 lambda debts: debts.probe(sink, after_seq, fresh, lanes, now_us), reads=True
             )
-            claims.take([found] if found else [])
-        return found
+            claims.doubt()
+        return claims.take([found])[0] if found else None
 
     async def done(self, delivery: Delivery, /, *, took_s: float) -> None:
-        now_us = self._now_us()
-        await self._settle(delivery, lambda debts: debts.done(delivery, took_s, now_us))
+        await asyncio.shield(self._settling.add(Settled(delivery, took_s, self._now_us())))
 
     async def again(
         self, delivery: Delivery, /, *, at: datetime, reason: str, detail: str, took_s: float, held: bool = False
@@ -144,26 +226,28 @@ class SqliteOutbox(Outbox):
         live_us, final_us, now_us = us_of(live_before), us_of(final_before), self._now_us()
         async with claims.lock:
             lanes = claims.lanes()
+            claims.doubt()
             return await self._worker.submit(lambda debts: debts.lapse(sink, live_us, final_us, lanes, now_us))
 
     async def release(self, delivery: Delivery, /) -> None:
         claims = self._of(delivery.sink)
         claims.give_back(delivery)
-        claims.ring()
+        claims.stir()
 
     async def make_due(self, sink: str, /) -> None:
         while await self._worker.submit(lambda debts: debts.make_due(sink)):
-            self._of(sink).ring()
-        self._of(sink).ring()
+            self._of(sink).stir()
+        self._of(sink).stir()
 
     async def wait(self, sink: str, /, *, timeout_s: float, fresh_after: int | None = None) -> None:
         claims = self._of(sink)
         bell = asyncio.get_running_loop().create_future()
         claims.bells[bell] = fresh_after is not None
         try:
-            pause_s = min(timeout_s, await self._due_in_s(sink, claims.lanes(), fresh_after))
+            pause_s = min(timeout_s, await self._due_in_s(sink, claims, fresh_after))
             if pause_s > 0:
-                await self._pause(bell, pause_s)
+                claims.wake_in(pause_s, self._clock)
+                await bell
         finally:
             del claims.bells[bell]
 
@@ -190,7 +274,7 @@ class SqliteOutbox(Outbox):
             dropped.update(part.dropped)
             orphaned.update(part.orphaned)
         for sink in dropped:  # what stood behind the dropped may be due
-            self._of(sink).ring()
+            self._of(sink).stir()
         return Pruned(events=events, calls=calls, dropped=dict(dropped), orphaned=dict(orphaned))
 
     def keep(self, *, retention_h: float, outbox_max_mb: float, dead_letter_days: float) -> None:
@@ -206,7 +290,9 @@ class SqliteOutbox(Outbox):
     # Between loop and thread
 
     def _of(self, sink: str) -> _Claims:
-        return self._claims.setdefault(sink, _Claims())
+        if sink not in self._claims:
+            self._claims[sink] = _Claims()
+        return self._claims[sink]
 
     def _now_us(self) -> int:
         return us_of(self._clock.now())
@@ -216,13 +302,16 @@ class SqliteOutbox(Outbox):
 
         def settled(_: object) -> None:
             claims.give_back(delivery)
-            claims.ring(fresh=False)
+            claims.stir(fresh=False)
 
         await self._worker.submit(run, after=settled)
 
-    async def _due_in_s(self, sink: str, lanes: frozenset[int], fresh_after: int | None) -> float:
+    async def _due_in_s(self, sink: str, claims: _Claims, fresh_after: int | None) -> float:
+        lanes = claims.lanes()
         if fresh_after is not None:
             return 0.0 if await self._has_fresh(sink, fresh_after, lanes) else float("inf")
+        if (known_s := claims.due_in_s(self._now_us())) is not None:
+            return known_s
         due_us = await self._worker.submit(lambda debts: debts.next_due_us(sink, lanes), reads=True)
         if due_us is None:
             return float("inf")
@@ -232,21 +321,54 @@ class SqliteOutbox(Outbox):
         found = await self._worker.submit(lambda debts: debts.probe(sink, after_seq, True, lanes, 0), reads=True)
         return found is not None
 
-    async def _pause(self, bell: asyncio.Future[None], pause_s: float) -> None:
-        sleeping: asyncio.Task[Any] = asyncio.ensure_future(self._clock.sleep(pause_s))
-        try:
-            await asyncio.wait((bell, sleeping), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleeping.cancel()
-
-    def _ring_all(self, wakings: Sequence[Waking]) -> None:
+    def _offer(self, wakings: Sequence[Waking]) -> None:
         for waking in wakings:
-            self._of(waking.sink).ring(fresh=waking.fresh)
+            self._of(waking.delivery.sink).offer(waking)
+
+    def _settled(self, batch: Sequence[Settled], followed: Collection[str]) -> None:
+        for one in batch:
+            self._of(one.delivery.sink).give_back(one.delivery)
+        for sink in followed:
+            self._of(sink).stir(fresh=False)
 
     def _written_elsewhere(self) -> None:
         self._pruner.begin_again()
         for claims in self._claims.values():
-            claims.ring()
+            claims.stir()
+
+
+class _Settling:
+    """Collects what was delivered, for one patient operation. The thread closes the batch when it takes it."""
+
+    def __init__(self, worker: Worker, settled: Callable[[Sequence[Settled], Collection[str]], None]) -> None:
+        self._worker = worker
+        self._settled = settled
+        self._lock = threading.Lock()
+        self._open: tuple[list[Settled], asyncio.Future[frozenset[str]]] | None = None
+
+    def add(self, settled: Settled) -> asyncio.Future[frozenset[str]]:
+        """Done when it is on the disk. Shared by a batch: shield it."""
+        with self._lock:
+            if self._open is None:
+                self._open = self._begin()
+            batch, future = self._open
+            batch.append(settled)
+        return future
+
+    def _begin(self) -> tuple[list[Settled], asyncio.Future[frozenset[str]]]:
+        batch: list[Settled] = []
+        future = self._worker.submit(
+            lambda debts: debts.settle(self._closed(batch)),
+            patient=True,
+            after=lambda followed: self._settled(batch, followed),
+        )
+        return batch, future
+
+    def _closed(self, batch: list[Settled]) -> list[Settled]:
+        with self._lock:
+            if self._open is not None and self._open[0] is batch:
+                self._open = None
+        return batch
 
 
 __all__ = ["OutboxRefused", "SqliteOutbox", "open_outbox"]

@@ -21,19 +21,30 @@ T = TypeVar("T")
 
 POLL_S = 0.4  # how often the file is asked whether a command beside the service has written to it
 _TOGETHER_MAX = 512  # operations in one commit, so that the first of them need not wait long for the last
+PATIENT_S = 0.01  # between the last commit and one for the patient alone: so many commits a second at most
 
 
 class Job(Generic[T]):
-    """One operation on its way to the thread and back. `after` runs in the loop, whether or not anybody waits."""
+    """One operation on its way to the thread and back. `after` runs in the loop, whether or not anybody waits.
 
-    __slots__ = ("after", "error", "future", "reads", "result", "run")
+    reads: it changes nothing, or what it changes may be on the disk at any time. patient: it may wait for company.
+    May be run again when others of its commit failed.
+    """
+
+    __slots__ = ("after", "error", "future", "patient", "reads", "result", "run")
 
     def __init__(
-        self, run: Callable[[Debts], T], future: asyncio.Future[T], reads: bool, after: Callable[[T], None] | None
+        self,
+        run: Callable[[Debts], T],
+        future: asyncio.Future[T],
+        reads: bool,
+        patient: bool,
+        after: Callable[[T], None] | None,
     ) -> None:
         self.run = run
         self.future = future
         self.reads = reads
+        self.patient = patient
         self.after = after
         self.result: T
         self.error: BaseException | None = None
@@ -69,6 +80,8 @@ class Worker:
         self._number_from = 0
         self._version = 0
         self._asked_at = 0.0
+        self._patient: list[Job[Any]] = []
+        self._committed_at = 0.0
         self._stopped: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._work, name="callcast-outbox", daemon=True)
 
@@ -81,17 +94,22 @@ class Worker:
         await self._stopped
         self._thread.join()
 
-    async def submit(
-        self, run: Callable[[Debts], T], *, reads: bool = False, after: Callable[[T], None] | None = None
-    ) -> T:
-        """Return when it is on the disk. Raises OutboxUnavailable, then nothing has changed.
+    def submit(
+        self,
+        run: Callable[[Debts], T],
+        *,
+        reads: bool = False,
+        patient: bool = False,
+        after: Callable[[T], None] | None = None,
+    ) -> asyncio.Future[T]:
+        """Done when it is on the disk. Raises OutboxUnavailable, then nothing has changed.
 
         Cancelling the caller does not take the operation back.
         """
-        job: Job[T] = Job(run, self._loop.create_future(), reads, after)
+        job: Job[T] = Job(run, self._loop.create_future(), reads, patient, after)
         self.queued += 1
         self._queue.put(job)
-        return await job.future
+        return job.future
 
     # In the thread
 
@@ -109,10 +127,25 @@ class Worker:
         self._call(self._stopped.set_result, None)
 
     def _gather(self) -> tuple[list[Job[Any]], bool]:
-        """Wait for one operation, take all others that are there: alone it never waits for company."""
+        """Wait for one operation, take all others that are there: alone it never waits for company.
+
+        The patient come with the next write, or by themselves when the last commit was long enough ago.
+        """
+        fetched, open_still = self._fetch(self._patience_s())
+        jobs = [job for job in fetched if not job.patient]
+        self._patient += (job for job in fetched if job.patient)
+        if self._patience_s() > 0 and open_still and all(job.reads for job in jobs):
+            return jobs, True
+        jobs, self._patient = self._patient + jobs, []
+        return jobs, open_still
+
+    def _patience_s(self) -> float:
+        return max(0.0, self._committed_at + PATIENT_S - time.monotonic()) if self._patient else POLL_S
+
+    def _fetch(self, timeout_s: float) -> tuple[list[Job[Any]], bool]:
         jobs: list[Job[Any]] = []
         with suppress(Empty):
-            job = self._queue.get(timeout=POLL_S)
+            job = self._queue.get(timeout=timeout_s)
             while job is not None:
                 jobs.append(job)
                 if len(jobs) == _TOGETHER_MAX:
@@ -148,14 +181,17 @@ class Worker:
             return
         debts.connection.execute("BEGIN IMMEDIATE")
         for job in jobs:
-            debts.connection.execute("SAVEPOINT job")
             self._run(debts, job)
-            if job.error is not None:
-                debts.connection.execute("ROLLBACK TO job")
-                debts.forget(self._filters)
-            debts.connection.execute("RELEASE job")
-        debts.connection.execute("COMMIT")
-        self._filters = debts.filters
+        spoiled = any(job.error is not None for job in jobs)
+        debts.connection.execute("ROLLBACK" if spoiled else "COMMIT")
+        self._committed_at = time.monotonic()
+        if not spoiled:
+            self._filters = debts.filters
+            return
+        debts.forget(self._filters)
+        if len(jobs) > 1:  # find out whose fault it is
+            for job in jobs:
+                self._commit(debts, [job])
 
     def _run(self, debts: Debts, job: Job[Any]) -> None:
         job.error = None
@@ -210,6 +246,7 @@ class Worker:
             at = self._clock.wall()
             kept = schema.set_aside(self._directory, at)
             self._number_from = us_of(at) // 1000  # beyond all numbers of the old file
+            self._call(self._written_elsewhere)
             self.warnings.append(
                 f"the outbox {self._directory / schema.FILE} was unreadable ({error}) and is kept as {kept.name}; "
                 "a new one was begun, and what the old one still owed was not delivered"
