@@ -130,6 +130,17 @@ async def test_one_per_call_oldest_first(outbox: Outbox) -> None:
     assert await claimed(outbox) == []
 
 
+async def test_a_sink_that_waits_gets_one_per_call_too(outbox: Outbox) -> None:
+    """What is recorded while a sink has nothing else due comes as it would otherwise: in order, one of each call."""
+    assert await claimed(outbox) == []
+    await outbox.record(
+        None, change(event("b", "call.ringing"), event("a", "call.ringing"), event("b", "call.ended", 2))
+    )
+    assert await claimed(outbox, limit=1) == [("b", "call.ringing")]
+    assert await claimed(outbox) == [("a", "call.ringing")]
+    assert await claimed(outbox) == []
+
+
 async def test_settling_brings_the_next(outbox: Outbox) -> None:
     """Delivered, dead or expired: the next event of the call follows, whatever the ending was."""
     await life(outbox)

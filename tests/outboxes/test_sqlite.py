@@ -376,15 +376,20 @@ async def test_every_read_is_by_an_index(tmp_path: Path) -> None:
             lambda debts: {
                 sql: [row[3] for row in debts.connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
                 for sql in said
-                if sql.startswith(("SELECT", "UPDATE", "DELETE"))
+                if sql.lstrip().startswith(("SELECT", "INSERT", "UPDATE", "DELETE"))
             },
             reads=True,
         )
-    scans = {sql: step for sql, plan in plans.items() for step in plan if "SCAN" in step and "sinks" not in step}
+    small = ("sinks", "json_each", "CONSTANT ROW")  # tables of a few rows, and what the statement itself was given
+    scans = {sql: step for sql, plan in plans.items() for step in plan if "SCAN" in step and not _about(step, small)}
     scans = {sql: step for sql, step in scans.items() if "sqlite_sequence" not in sql}
-    assert len(plans) > 15
+    assert len(plans) > 20
     assert scans == {}
     assert not [sql for sql, plan in plans.items() for step in plan if "TEMP B-TREE" in step and "sinks" not in sql]
+
+
+def _about(step: str, names: tuple[str, ...]) -> bool:
+    return any(name in step for name in names)
 
 
 # Killed

@@ -1,13 +1,16 @@
 """How events, calls and times lie in the file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
+from typing import TypeVar
 
 import msgspec
 
 from callcast.core.model import Call, Event
 from callcast.core.sink import Delivery
+
+T = TypeVar("T")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -25,6 +28,10 @@ def encode(what: Event | Call) -> bytes:
 def encode_rows(rows: Sequence[object]) -> str:
     """Many rows as one parameter of a statement, for `json_each`."""
     return msgspec.json.encode(rows).decode()
+
+
+def batched(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    return (items[start : start + most] for start in range(0, len(items), most))
 
 
 def event_of(body: bytes) -> Event:

@@ -1,8 +1,9 @@
 """What each sink is owed, as it lies in the file. Every access is by an index, whatever the file holds."""
 
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from msgspec import Struct
@@ -11,7 +12,7 @@ from callcast.core.model import CallEvent, Change, Event, Look
 from callcast.core.outbox import Lapsed, SinkStats, Stats, Stored
 from callcast.core.sink import Delivery, Filter
 from callcast.outboxes import memory
-from callcast.outboxes.coding import encode, encode_rows, event_of, lane_of, lane_of_delivery, time_of
+from callcast.outboxes.coding import batched, encode, encode_rows, event_of, lane_of, lane_of_delivery, time_of
 from callcast.outboxes.schema import HELD, READY, WAITING
 
 _SLICE = 500  # rows that one step may touch, so that no other sink waits long for the thread
@@ -20,18 +21,23 @@ _ATTEMPTS_KEPT = 50  # of one event and sink, for `explain`
 
 _CLAIMED = "SELECT seq, lane, attempts, owed_at, first_tried_at, replayed FROM debts"
 
-# Each for many rows, given as one JSON list: between two statements this thread may wait for the interpreter.
+# Each for many rows at once: between two statements the thread may have to wait for the interpreter.
+_PUT_EVENTS = "INSERT INTO events (id, lane, recorded_at, body) VALUES {} ON CONFLICT (id) DO NOTHING RETURNING seq, id"
 # A debt stands in front when its sink is owed nothing else of the call. It is fresh when the sink was never sent
-# anything of the call: `?5` is 1 for a call's first event, 0 for a later one, null for what is no call's.
+# anything of the call: `first` is 1 for a call's first event, 0 for a later one, null for what is no call's.
 _OWE = """
 INSERT INTO debts (sink, seq, lane, state, live, fresh, owed_at, due_at)
-SELECT sink, ?2, ?3, front, ?4, front AND coalesce(?5, 0) OR front AND ?5 IS 0 AND NOT EXISTS (
-    SELECT 1 FROM events e JOIN attempts a ON a.seq = e.seq AND a.sink = owed.sink WHERE e.lane = ?3 AND e.seq < ?2
-  ), ?6, ?6
-FROM (SELECT value AS sink, NOT EXISTS (
-    SELECT 1 FROM debts d INDEXED BY debts_by_lane WHERE d.sink = value AND d.lane = ?3) AS front
-  FROM json_each(?1)) owed
-RETURNING sink, state, fresh
+SELECT sink, seq, lane, front, live, front AND first IS 1 OR front AND first IS 0 AND NOT EXISTS (
+    SELECT 1 FROM events e JOIN attempts a ON a.seq = e.seq AND a.sink = owed.sink
+    WHERE e.lane = owed.lane AND e.seq < owed.seq), ?2, ?2
+FROM (
+  SELECT sink, seq, lane, live, first, NOT behind AND NOT EXISTS (
+    SELECT 1 FROM debts d INDEXED BY debts_by_lane WHERE d.sink = given.sink AND d.lane = given.lane) AS front
+  FROM (
+    SELECT json_extract(value, '$[0]') AS sink, json_extract(value, '$[1]') AS seq, json_extract(value, '$[2]') AS lane,
+      json_extract(value, '$[3]') AS live, json_extract(value, '$[4]') AS first, json_extract(value, '$[5]') AS behind
+    FROM json_each(?1)) given) owed
+RETURNING sink, seq, state, fresh
 """
 _SETTLE = """
 DELETE FROM debts WHERE (sink, seq) IN (
@@ -50,6 +56,9 @@ UPDATE debts SET state = 1 WHERE state = 0 AND (sink, seq) IN (
   FROM (SELECT json_extract(value, '$[0]') AS sink, json_extract(value, '$[2]') AS lane FROM json_each(?)) settled)
 RETURNING sink
 """
+
+
+_New = tuple[int, int, Event]  # number, lane, event
 
 
 class Waking(Struct, frozen=True):
@@ -121,35 +130,49 @@ class Debts:
     def record(self, look: Look | None, change: Change, now_us: int) -> Sequence[Waking]:
         if look is not None:
             memory.keep_look(self.connection, look)
-        for call in change.calls:
-            memory.keep_call(self.connection, call, now_us)
-        return [waking for event in change.events for waking in self._record_event(event, now_us)]
-
-    def _record_event(self, event: Event, now_us: int) -> Iterable[Waking]:
-        lane = lane_of(event)
-        put = self._execute(
-            "INSERT INTO events (id, lane, recorded_at, body) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-            (event.id, lane, now_us, encode(event)),
-        )
-        if put.rowcount == 0:
-            return []
-        seq = put.lastrowid
-        assert seq is not None  # noqa: S101
-        self._keep_event(seq, event, now_us)
-        return self._owe(seq, lane, event, now_us)
-
-    def _owe(self, seq: int, lane: int, event: Event, now_us: int) -> list[Waking]:
-        wanting = {self.id_of(name): name for name, wish in self.filters.items() if wish.wants(event)}
-        if not wanting:
-            return []
-        first = int(event.sequence == 1) if isinstance(event, CallEvent) else None
-        owed = self._execute(_OWE, (encode_rows(list(wanting)), seq, lane, event.live, first, now_us)).fetchall()
-        at = time_of(now_us)
+        memory.keep_calls(self.connection, change.calls, now_us)
         return [
-            Waking(lane, _first_attempt(wanting[sink], seq, event, at), bool(fresh))
-            for sink, state, fresh in owed
+            waking
+            for some in batched(change.events, memory.ROWS)
+            for waking in self._owe(self._put(some, now_us), now_us)
+        ]
+
+    def _put(self, events: Sequence[Event], now_us: int) -> list[_New]:
+        """Those that are not there already, numbered in their order."""
+        lanes = {event.id: (lane_of(event), event) for event in events}
+        row = ",".join(["(?, ?, ?, ?)"] * len(lanes))
+        values = [value for lane, event in lanes.values() for value in (event.id, lane, now_us, encode(event))]
+        put = self._execute(_PUT_EVENTS.format(row), values).fetchall()
+        for seq, event_id in put:
+            self._keep_event(seq, lanes[event_id][1], now_us)
+        return [(seq, *lanes[event_id]) for seq, event_id in put]
+
+    def _owe(self, new: Sequence[_New], now_us: int) -> list[Waking]:
+        rows = self._owed(new)
+        if not rows:
+            return []
+        owed = self._execute(_OWE, (encode_rows(rows), now_us)).fetchall()
+        names, events, at = self._names(), {seq: (lane, event) for seq, lane, event in new}, time_of(now_us)
+        return [
+            Waking(events[seq][0], _first_attempt(names[sink], seq, events[seq][1], at), bool(fresh))
+            for sink, seq, state, fresh in sorted(owed, key=itemgetter(1))
             if state == READY
         ]
+
+    def _owed(self, new: Sequence[_New]) -> list[tuple[int, int, int, bool, int | None, bool]]:
+        """A row for each sink that wants an event; `behind` when an earlier row is of the same call."""
+        rows, earlier = [], set()
+        for seq, lane, event in new:
+            first = int(event.sequence == 1) if isinstance(event, CallEvent) else None
+            for name, wish in self.filters.items():
+                if wish.wants(event):
+                    sink = self.id_of(name)
+                    rows.append((sink, seq, lane, event.live, first, (sink, lane) in earlier))
+                    earlier.add((sink, lane))
+        return rows
+
+    def _names(self) -> Mapping[int, str]:
+        return {self.id_of(name): name for name in self.filters}
 
     # Claiming
 

@@ -5,7 +5,14 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 from callcast.core.model import Call, Known, Look, Target
-from callcast.outboxes.coding import call_of, encode, lane, time_of, us_of
+from callcast.outboxes.coding import batched, call_of, encode, lane, time_of, us_of
+
+ROWS = 64  # in one statement
+_KEEP_CALLS = (
+    "INSERT INTO calls (source, call_id, session_id, lane, open, touched_at, body) VALUES {}"
+    " ON CONFLICT (source, call_id) DO UPDATE SET session_id = excluded.session_id, open = excluded.open,"
+    " touched_at = excluded.touched_at, body = excluded.body"
+)
 
 
 def known(connection: sqlite3.Connection) -> Mapping[str, Known]:
@@ -33,21 +40,15 @@ def recall(connection: sqlite3.Connection, source: str, session_ids: Collection[
     ]
 
 
-def keep_call(connection: sqlite3.Connection, call: Call, now_us: int) -> None:
-    connection.execute(
-        "INSERT INTO calls (source, call_id, session_id, lane, open, touched_at, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (source, call_id) DO UPDATE SET session_id = excluded.session_id, open = excluded.open,"
-        " touched_at = excluded.touched_at, body = excluded.body",
-        (
-            call.source,
-            call.call_id,
-            call.session_id,
-            lane(call.source, call.call_id),
-            _is_open(call),
-            now_us,
-            encode(call),
-        ),
-    )
+def keep_calls(connection: sqlite3.Connection, calls: Sequence[Call], now_us: int) -> None:
+    for some in batched(calls, ROWS):
+        rows = ",".join(["(?, ?, ?, ?, ?, ?, ?)"] * len(some))
+        connection.execute(_KEEP_CALLS.format(rows), [value for call in some for value in _row(call, now_us)])
+
+
+def _row(call: Call, now_us: int) -> tuple[object, ...]:
+    of_call = lane(call.source, call.call_id)
+    return (call.source, call.call_id, call.session_id, of_call, _is_open(call), now_us, encode(call))
 
 
 def keep_look(connection: sqlite3.Connection, look: Look) -> None:
