@@ -302,6 +302,14 @@ async def test_a_refused_filter_change_changes_nothing(tmp_path: Path) -> None:
         assert [(one.sink, one.owed) for one in (await outbox.stats()).sinks] == [("crm", 3)]
 
 
+async def test_an_old_sqlite_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python with a library that lacks what the outbox needs is refused with both versions and the way out."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    with pytest.raises(OutboxRefused, match=r"wants 3\.35 or newer: run callcast with a newer Python"):
+        async with opened(tmp_path):
+            pass
+
+
 # Others beside the service
 
 

@@ -14,6 +14,7 @@ from callcast.core.outbox import OutboxRefused
 FILE = "outbox.db"
 LOCK = "outbox.lock"
 BUSY_TIMEOUT_S = 2.0  # a command beside the service holds the file for milliseconds
+_SQLITE_MIN = (3, 35)  # for RETURNING
 _WAL_KEPT_BYTES = 16 * 1024 * 1024
 _UNREADABLE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _LOST_CONNECTION = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, *_UNREADABLE)
@@ -158,6 +159,11 @@ def _words(error: OSError) -> str:
 def connect(directory: Path) -> sqlite3.Connection:
     """The file, in its newest schema. Raises sqlite3.Error or OSError; OutboxRefused when the schema is too new."""
     path = directory / FILE
+    if sqlite3.sqlite_version_info < _SQLITE_MIN:
+        raise OutboxRefused(
+            f"this Python brings SQLite {sqlite3.sqlite_version}, the outbox wants {_SQLITE_MIN[0]}.{_SQLITE_MIN[1]}"
+            " or newer: run callcast with a newer Python"
+        )
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, cached_statements=256)
     try:
