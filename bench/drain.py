@@ -116,7 +116,7 @@ def burst(who: str, events: int, *, held: int = 0, extensions: int = EXTENSIONS)
     return Burst(
         who=who,
         events=events,
-        seconds=statistics.median(max(one.from_change.longest for one in run.values()) for run in runs) / 1000,
+        seconds=statistics.median(_all_there_s(run) for run in runs),
         per_s=statistics.median(min(one.per_s for one in run.values()) for run in runs),
         per_s_by_way={way: statistics.median(run[way].per_s for run in runs) for way in WAYS},
         cpu_us=1e6 * cpu_s / (BURSTS * events),
@@ -124,6 +124,13 @@ def burst(who: str, events: int, *, held: int = 0, extensions: int = EXTENSIONS)
         lost=sum(one.lost for one in every),
         disordered=sum(one.disordered for one in every),
     )
+
+
+def _all_there_s(run: dict[str, checker.Checked]) -> float:
+    """From the change on; infinite when something never came."""
+    if any(one.lost for one in run.values()):
+        return math.inf
+    return max(one.from_change.longest for one in run.values()) / 1000
 
 
 def backlog(events: int) -> Backlog:

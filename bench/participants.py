@@ -35,6 +35,8 @@ url = "mqtt://127.0.0.1:{mqtt}"
 type = "stdout"
 """
 SINKS = ("crm", "wall", "lines")
+# As it comes, and with a stopwatch in it that looks at the loop or at the shares (`inside.py`).
+CALLCAST = {"callcast": "callcast", "held": "bench.inside", "shares": "bench.inside"}
 PEERS = {"a": "bench.peers.everyday", "c": "bench.peers.tuned", "d": "bench.peers.floor"}
 NAMES = {"callcast": "callcast", "a": "(a) everyday", "b": "(b) Node-RED", "c": "(c) tuned", "d": "(d) floor"}
 
@@ -59,8 +61,8 @@ class Command(Struct, frozen=True):
 
 def command(name: str, place: Place) -> Command:
     """Raises KeyError for a name that nobody has."""
-    if name == "callcast":
-        return _callcast(place)
+    if name in CALLCAST:
+        return _callcast(name, place)
     file = place.folder / "job.json"
     file.write_bytes(msgspec.json.encode(_job(place)))
     if name == "b":
@@ -70,7 +72,7 @@ def command(name: str, place: Place) -> Command:
     return Command((sys.executable, "-m", PEERS[name], str(file)), dict(os.environ))
 
 
-def _callcast(place: Place) -> Command:
+def _callcast(name: str, place: Place) -> Command:
     watch = f"extensions = {list(place.extensions)}" if place.extensions else 'watch = "account"'
     config = place.folder / "callcast.toml"
     config.write_text(
@@ -85,8 +87,12 @@ def _callcast(place: Place) -> Command:
             outbox_max_mb=place.outbox_max_mb,
         )
     )
-    module = os.environ.get("CALLCAST_BENCH_MODULE", "callcast")  # `bench.held` runs it with a stopwatch
-    return Command((sys.executable, "-m", module, "run", "--config", str(config)), dict(os.environ))
+    module, more = CALLCAST[name], {"BENCH_INSIDE": str(place.folder / "inside.json")}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("CALLCAST_")}
+    if name == "shares":
+        more["BENCH_SHARES"] = "1"
+    arguments = (sys.executable, "-m", module, "run", "--config", str(config))
+    return Command(arguments, environment | (more if name != "callcast" else {}))
 
 
 def _job(place: Place) -> Job:

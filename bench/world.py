@@ -2,6 +2,7 @@
 
 import math
 import os
+import resource
 import signal
 import subprocess
 import tempfile
@@ -17,6 +18,7 @@ from bench.child import BenchFailed, Child, end
 from bench.participants import Place, command
 from bench.records import extension_id
 
+FILES = 20_000
 READY_S = 60.0
 SETTLED_S = 60.0
 WAYS = ("webhook", "mqtt", "stdout")
@@ -33,6 +35,7 @@ class World:
         broker = Broker(folder)
         stack.callback(broker.close)
         out, self._into = os.pipe()
+        stack.callback(os.close, self._into)
         self.receivers = Child("bench.receivers", "--mqtt", str(broker.port), "--pipe", str(out), pass_fds=(out,))
         os.close(out)
         stack.callback(self.receivers.close)
@@ -49,11 +52,9 @@ class World:
 
     # The participant
 
-    def start(self) -> float:
-        """Until it has looked at every target once; returns the seconds that this took."""
+    def spawn(self) -> None:
         run = command(self.name, self.place)
         self._log = (self.folder / "log").open("ab")
-        began = time.monotonic()
         self._process = subprocess.Popen(
             run.arguments,
             env=run.environment,
@@ -62,7 +63,11 @@ class World:
             stderr=self._log,
             start_new_session=True,
         )
-        os.close(self._into)
+
+    def start(self) -> float:
+        """Until it has looked at every target once; returns the seconds until its first look."""
+        began = time.monotonic()
+        self.spawn()
         self.until(lambda: self.mark()["looks"] > 0, READY_S, "a first look")
         took_s = time.monotonic() - began
         self.until(lambda: self.platform.ask("least") > 0, READY_S, "a look at every target")
@@ -142,7 +147,9 @@ def world(name: str, *, targets: int, interval_s: float = 1.0) -> Iterator[World
 
 
 def gently() -> None:
-    """SIGTERM ends the bench as ^C does: every process that it started is ended too."""
+    """SIGTERM ends the bench as ^C does, with every process that it started; and files enough for a burst."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, FILES), most))
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt

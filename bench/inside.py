@@ -1,0 +1,118 @@
+"""callcast with a stopwatch in it: how long one callback holds the event loop, and in which rooms time is spent.
+
+    BENCH_INSIDE=FILE python -m bench.inside run --config PATH
+
+Writes FILE when callcast ends: {"callbacks", "longest_ms", "longest_cpu_ms", "over_20_ms", "worst", "shares"}. The
+stopwatch goes around asyncio's own handles, from when the first look can have been made. Shares are microseconds of
+processor time: every 5 ms, what each thread has used since goes to the innermost frame of a room or a library.
+"""
+
+import asyncio
+import atexit
+import json
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+QUIET_S = 3.0  # imports and opening files are the start's business
+EVERY_S = 0.005
+HELD_MS = 20.0
+
+
+class Stopwatch:
+    def __init__(self) -> None:
+        self._since = time.monotonic() + QUIET_S
+        self.callbacks = self.over = 0
+        self.longest = self.longest_cpu = 0.0
+        self.worst = ""
+
+    def wrap(self) -> None:
+        plain = asyncio.events.Handle._run
+
+        def timed(handle: asyncio.Handle) -> None:
+            began, cpu = time.perf_counter(), time.thread_time()
+            plain(handle)
+            if time.monotonic() > self._since:
+                self._took(handle, 1000 * (time.perf_counter() - began), 1000 * (time.thread_time() - cpu))
+
+        asyncio.events.Handle._run = timed  # type: ignore[method-assign]
+
+    def _took(self, handle: asyncio.Handle, wall_ms: float, cpu_ms: float) -> None:
+        self.callbacks += 1
+        self.over += wall_ms > HELD_MS
+        self.longest_cpu = max(self.longest_cpu, cpu_ms)
+        if wall_ms > self.longest:
+            self.longest, self.worst = wall_ms, _named(handle)
+
+
+def _named(handle: asyncio.Handle) -> str:
+    callback: Any = handle._callback  # type: ignore[attr-defined]
+    task = getattr(callback, "__self__", None)
+    if isinstance(task, asyncio.Task):
+        return str(getattr(task.get_coro(), "__qualname__", "a task"))
+    return str(getattr(callback, "__qualname__", "a callback"))
+
+
+class Sampler:
+    def __init__(self) -> None:
+        self.found: Counter[str] = Counter()
+        self._used: dict[int, float] = {}
+
+    def run(self) -> None:
+        own = threading.get_ident()
+        time.sleep(QUIET_S)
+        while True:
+            time.sleep(EVERY_S)
+            for thread, frame in sys._current_frames().items():
+                if thread != own:
+                    self.found[_room(frame)] += int(1e6 * self._since_last(thread))
+
+    def _since_last(self, thread: int) -> float:
+        now = time.clock_gettime(time.pthread_getcpuclockid(thread))
+        before, self._used[thread] = self._used.get(thread, now), now
+        return now - before
+
+
+def _room(frame: FrameType | None) -> str:
+    """The innermost frame that lies in callcast or in a library; asyncio's own where there is none."""
+    while frame is not None:
+        parts = str(frame.f_globals.get("__name__", "")).split(".")
+        if parts[0] == "callcast":
+            return ".".join(parts[:3] if parts[1:2] in (["sinks"], ["outboxes"], ["ringcentral"]) else parts[:2])
+        if parts[0] in ("aiohttp", "yarl", "multidict", "paho", "structlog", "prometheus_client", "asyncio"):
+            return parts[0]
+        frame = frame.f_back
+    return "other"
+
+
+def main() -> None:
+    stopwatch, sampler = Stopwatch(), Sampler()
+    if os.environ.get("BENCH_SHARES"):
+        threading.Thread(target=sampler.run, daemon=True).start()
+    else:
+        stopwatch.wrap()
+    atexit.register(_write, stopwatch, sampler)
+    from callcast.cli import main as callcast
+
+    sys.exit(callcast(sys.argv[1:]))
+
+
+def _write(stopwatch: Stopwatch, sampler: Sampler) -> None:
+    told = {
+        "callbacks": stopwatch.callbacks,
+        "longest_ms": stopwatch.longest,
+        "longest_cpu_ms": stopwatch.longest_cpu,
+        "over_20_ms": stopwatch.over,
+        "worst": stopwatch.worst,
+        "shares": dict(sampler.found.most_common(20)),
+    }
+    Path(os.environ["BENCH_INSIDE"]).write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,2 @@
+global.get("out").write(msg.payload + "\n");
+return null;
