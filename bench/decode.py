@@ -24,8 +24,12 @@ TARGET = Target(source="acme")
 AT = datetime(2021, 1, 20, tzinfo=UTC)
 
 
-def page(change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> bytes:
-    recorded = json.loads((SAMPLES / "seed-direct-2-answered.json").read_text())
+def page(
+    change: Callable[[int, dict[str, Any]], dict[str, Any]] = lambda _, record: record,
+    *,
+    sample: str = "seed-direct-2-answered",
+) -> bytes:
+    recorded = json.loads((SAMPLES / f"{sample}.json").read_text())
     text = json.dumps(recorded["records"][0])
     records = []
     for n in range(CALLS):
@@ -58,7 +62,7 @@ def whole(picture: Picture, body: bytes, known: Rows | None) -> Change:
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 50
-    raw = page(lambda _, record: record)
+    raw = page()
     last = read_page(raw, TARGET)
     picture = Picture("acme")
     first = snapshot(TARGET, [last], AT)

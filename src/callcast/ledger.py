@@ -1,10 +1,12 @@
 """The one door between a source's looks and the outbox: recall, compare, record, and only then believe it.
 
-Changes of one source are made one at a time, because each is compared with what the last one left.
+Changes of one source are made one at a time, because each is compared with what the last one left. A large one
+(an account's first look finds a thousand calls) is compared in a thread, and told bit by bit, so that it does not
+hold the loop.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,13 +14,15 @@ from callcast.core.model import Change, Look, Sighting, Snapshot, Target
 from callcast.core.outbox import Outbox
 from callcast.core.picture import Picture
 
+HERE_MAX = 200  # calls: what takes longer than some 5 ms is not compared on the loop
+TOLD_AT_ONCE = 100  # calls, and events
 LOOK_KEPT_EVERY = timedelta(seconds=60)  # contract 5: the last good look is kept at least this often
 
 
 class Ledger:
     """What is known of one source, in memory and on disk in step.
 
-    told: called after each commit with what was recorded; must not block.
+    told: called after each commit with what was recorded, a large change in several parts; must not block.
     """
 
     def __init__(self, picture: Picture, outbox: Outbox, told: Callable[[Change], None]) -> None:
@@ -34,17 +38,21 @@ class Ledger:
             await self._recall(self.picture.unknown_sessions(snapshot))
             taken_at = self.picture.clamped(snapshot.target, snapshot.taken_at)
             look = Look(target=snapshot.target, taken_at=taken_at)
-            change = compare()
+            size = max(len(snapshot.sightings), len(self.picture.of(snapshot.target)))
+            change = await _compared(compare, size)
             if change or self._is_old(look):
                 await _whole(self._record(look, change))
             else:
                 self.picture.apply(look, change)
 
-    async def change(self, sightings: Iterable[Sighting], compare: Callable[[], Change]) -> None:
-        """Record what something other than a look has shown. Raises OutboxUnavailable."""
+    async def change(self, sightings: Sequence[Sighting], compare: Callable[[], Change]) -> None:
+        """Record what something other than a look has shown. Raises OutboxUnavailable.
+
+        sightings: what it is about; empty where any of the known calls may be concerned.
+        """
         async with self._lock:
             await self._recall(self.picture.unknown_sessions(sightings))
-            change = compare()
+            change = await _compared(compare, len(sightings) or len(self.picture))
             if change:
                 await _whole(self._record(None, change))
 
@@ -67,12 +75,35 @@ class Ledger:
         if look is not None:
             self._kept[look.target] = look.taken_at
         self.picture.apply(look, change)
-        if change:
-            self._told(change)
+        for n, part in enumerate(_parts(change)):
+            if n:
+                await asyncio.sleep(0)
+            self._told(part)
 
     def _is_old(self, look: Look) -> bool:
         kept = self._kept.get(look.target)
         return kept is None or look.taken_at - kept >= LOOK_KEPT_EVERY
+
+
+async def _compared(compare: Callable[[], Change], size: int) -> Change:
+    """In a thread where it would take long. It only reads what is known, and that stays as it is meanwhile: who
+    gives up waiting keeps the lock until the thread is done.
+    """
+    if size <= HERE_MAX:
+        return compare()
+    job = asyncio.ensure_future(asyncio.to_thread(compare))
+    try:
+        return await asyncio.shield(job)
+    except asyncio.CancelledError:
+        await asyncio.wait([job])
+        raise
+
+
+def _parts(change: Change) -> Iterator[Change]:
+    """The change, so many calls and events at a time."""
+    for first in range(0, max(len(change.calls), len(change.events)), TOLD_AT_ONCE):
+        some = slice(first, first + TOLD_AT_ONCE)
+        yield Change(calls=change.calls[some], events=change.events[some])
 
 
 async def _whole(recording: Coroutine[Any, Any, None]) -> None:

@@ -393,6 +393,8 @@ async def test_every_read_is_by_an_index(tmp_path: Path) -> None:
     scans = {sql: step for sql, step in scans.items() if "sqlite_sequence" not in sql}
     assert len(plans) > 20
     assert scans == {}
+    whole_source = [sql for sql, plan in plans.items() for step in plan if "calls" in step and "(source=?)" in step]
+    assert whole_source == [], "by the source alone all its calls are gone through"
     assert not [sql for sql, plan in plans.items() for step in plan if "TEMP B-TREE" in step and "sinks" not in sql]
 
 

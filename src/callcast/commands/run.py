@@ -1,6 +1,7 @@
 """`callcast run`: the service."""
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -31,6 +32,7 @@ async def run(args: argparse.Namespace) -> int:
         print(report(verdict.faults), file=sys.stderr)
         return 78
     _warn(verdict)
+    gc.freeze()  # what is loaded by now stays: to search all of it for garbage would hold the loop for 30 ms
     return await app.run(verdict.settings, read_again=lambda: load(path, os.environ))
 
 

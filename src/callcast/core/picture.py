@@ -25,6 +25,10 @@ class Picture:
                 self._put(call)
         self._half_known: set[str] = set(self._by_session)
 
+    def __len__(self) -> int:
+        """How many calls are known."""
+        return len(self._calls)
+
     def unknown_sessions(self, seen: Snapshot | Iterable[Sighting] = ()) -> set[str]:
         """Sessions to recall before `seen` is compared, and those of the start whose ended parts lie on the disk."""
         sightings = seen.sightings if isinstance(seen, Snapshot) else seen

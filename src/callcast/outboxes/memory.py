@@ -34,7 +34,8 @@ def known(connection: sqlite3.Connection) -> Mapping[str, Known]:
 
 
 def recall(connection: sqlite3.Connection, source: str, session_ids: Collection[str]) -> Sequence[Call]:
-    question = "SELECT body FROM calls WHERE source = ? AND session_id = ? ORDER BY call_id"
+    question = "SELECT body FROM calls INDEXED BY calls_by_session WHERE source = ? AND session_id = ?"
+    question += " ORDER BY call_id"
     return [
         call_of(body) for session_id in session_ids for (body,) in connection.execute(question, (source, session_id))
     ]

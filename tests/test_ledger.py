@@ -1,0 +1,105 @@
+"""The one door to the outbox: what is large is compared beside the loop and told in parts, and is still one change."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from callcast.core.diff import Picture, Rules, diff, unwatch
+from callcast.core.model import CallEvent, Change, Sighting, Snapshot
+from callcast.ledger import HERE_MAX, TOLD_AT_ONCE, Ledger
+from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
+from tests.clock import TurnedClock
+from tests.core.scenes import ACCOUNT, at, sighting
+
+
+class Told:
+    """A ledger on a real outbox, and what it told, part by part."""
+
+    def __init__(self, outbox: SqliteOutbox) -> None:
+        self.outbox = outbox
+        self.picture = Picture("acme")
+        self.parts: list[Change] = []
+        self.threads: list[bool] = []  # of each comparison: whether it was made in the loop's own
+        self.ledger = Ledger(self.picture, outbox, self.parts.append)
+
+    async def look(self, t: float, *seen: Sighting) -> None:
+        snapshot = Snapshot(target=ACCOUNT, taken_at=at(t), sightings=seen)
+        await self.ledger.take(snapshot, lambda: self.compared(snapshot))
+
+    def compared(self, snapshot: Snapshot) -> Change:
+        self.threads.append(threading.current_thread() is threading.main_thread())
+        return diff(self.picture, snapshot, Rules())
+
+
+@pytest.fixture
+async def told(tmp_path: Path) -> AsyncIterator[Told]:
+    async with open_outbox(tmp_path, TurnedClock(), retention_h=72, outbox_max_mb=64, dead_letter_days=30) as outbox:
+        yield Told(outbox)
+
+
+def calls(count: int, state: str = "ringing") -> list[Sighting]:
+    return [sighting(state, extension_id=f"{n}", session_id=f"s-{n}", record_id=f"L{n}") for n in range(count)]
+
+
+async def test_a_large_look_is_compared_beside_the_loop(told: Told) -> None:
+    """A first look at a thousand calls, and one from which as many are gone; a small one is not worth a thread."""
+    await told.look(0, *calls(HERE_MAX))
+    await told.look(1, *calls(HERE_MAX + 1))
+    await told.look(2)
+    assert told.threads == [True, False, False]
+
+
+async def test_a_large_change_is_told_in_parts_and_recorded_as_one(told: Told) -> None:
+    """Every call and every event once, in order, and no part larger than is told at once."""
+    count = 2 * TOLD_AT_ONCE + 1
+    await told.look(0)
+    await told.look(1, *calls(count))
+    assert [len(part.calls) for part in told.parts] == [TOLD_AT_ONCE, TOLD_AT_ONCE, 1]
+    ids = [event.id for part in told.parts for event in part.events]
+    assert [stored.event.id for stored in await told.outbox.history(after_seq=0, limit=1000)] == ids
+    shown = [event.call.call_id for part in told.parts for event in part.events if isinstance(event, CallEvent)]
+    assert shown == [call.call_id for part in told.parts for call in part.calls]
+    assert len(set(ids)) == count
+
+
+async def test_what_concerns_all_calls_is_compared_beside_the_loop_too(told: Told) -> None:
+    """A source whose calls are watched no longer: nothing is sighted, and everything changes."""
+    await told.look(0, *calls(HERE_MAX + 1))
+    there: list[bool] = []
+
+    def gone() -> Change:
+        there.append(threading.current_thread() is threading.main_thread())
+        return unwatch(told.picture, {f"{n}" for n in range(HERE_MAX + 1)}, at(5))
+
+    await told.ledger.change((), gone)
+    assert there == [False]
+    assert not told.picture.live_calls()
+
+
+async def test_who_gives_up_waiting_for_a_comparison_leaves_nothing_half_done(told: Told) -> None:
+    """The thread reads what is known: until it is done nobody else changes that, and its result is dropped."""
+    begun, may_end = threading.Event(), threading.Event()
+    seen = Snapshot(target=ACCOUNT, taken_at=at(0), sightings=tuple(calls(HERE_MAX + 1)))
+
+    def slow() -> Change:
+        begun.set()
+        may_end.wait(30)
+        return told.compared(seen)
+
+    leaving = asyncio.create_task(told.ledger.take(seen, slow))
+    await asyncio.to_thread(begun.wait, 30)
+    leaving.cancel()
+    following = asyncio.create_task(told.look(1, *calls(1)))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not leaving.done()
+    assert told.threads == [], "the next comparison waits"
+    may_end.set()
+    await following
+    assert leaving.cancelled()
+    assert told.threads == [False, True]
+    assert [call.call_id for call in told.picture.live_calls()] == ["0/s-0"]
+    assert len(await told.outbox.history(after_seq=0, limit=1000)) == 1
