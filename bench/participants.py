@@ -52,6 +52,7 @@ class Place(Struct, frozen=True):
     extensions: tuple[str, ...]
     interval_s: float
     outbox_max_mb: int = 1024
+    more_sinks: str = ""  # tables of callcast's configuration
 
 
 class Command(Struct, frozen=True):
@@ -86,6 +87,7 @@ def _callcast(name: str, place: Place) -> Command:
             mqtt=place.mqtt,
             outbox_max_mb=place.outbox_max_mb,
         )
+        + place.more_sinks
     )
     module, more = CALLCAST[name], {"BENCH_INSIDE": str(place.folder / "inside.json")}
     environment = {key: value for key, value in os.environ.items() if not key.startswith("CALLCAST_")}
