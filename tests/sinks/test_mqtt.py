@@ -17,6 +17,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from pydantic import ValidationError
 
 from callcast.core.board import Summary, Turn
+from callcast.core.clock import Clock
 from callcast.core.model import Call, Party, State
 from callcast.core.sink import Delivered, Delivery, Reconnecting, Rejected, Retry, Sink
 from callcast.core.wire import Wire
@@ -92,9 +93,9 @@ class Stage:
         return Settings.model_validate({"type": "mqtt", "url": url, "protocol": self._protocol, "timeout_s": 5, **keys})
 
     @asynccontextmanager
-    async def sink(self, wire: Wire | None = None, **keys: Any) -> AsyncIterator[Sink]:
+    async def sink(self, wire: Wire | None = None, clock: Clock | None = None, **keys: Any) -> AsyncIterator[Sink]:
         await until(self.watcher.ready)
-        here = structs.replace(place(self.logged), board=self.board, wire=wire or Wire())
+        here = structs.replace(place(self.logged), board=self.board, wire=wire or Wire(), clock=clock or RealClock())
         async with self.settings(**keys).open(here) as sink:
             yield sink
 
@@ -227,6 +228,38 @@ async def test_the_board_is_mirrored_and_the_dead_are_buried(stage: Stage) -> No
         await stage.shows(topic, lambda shown: shown is None)
         await stage.shows(f"callcast/acme/{EXTENSION}/state", lambda shown: shown["state"] == "idle")
         assert topic not in stage.remembered()
+
+
+class HeldClock(RealClock):
+    """Short sleeps last until the test says so."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+
+    async def sleep(self, seconds: float, /) -> None:
+        await (self.go_on.wait() if seconds < 1 else asyncio.sleep(seconds))
+
+
+async def test_of_many_changes_in_a_row_only_the_newest_is_told(stage: Stage) -> None:
+    """The first goes out at once; what follows soon waits a moment, and is overtaken by what follows that."""
+    clock, topic = HeldClock(), f"callcast/acme/{EXTENSION}/calls/s-{1:032x}"
+    stage.board.turn(in_ringing())
+    async with stage.sink(clock=clock) as sink:
+        await stage.shows(topic, lambda shown: shown["state"] == "ringing")
+        clock.go_on.set()
+        clock.go_on = asyncio.Event()
+        for state in (State.RINGING, State.CONNECTED, State.RINGING, State.CONNECTED):
+            stage.board.turn(structs.replace(call(1, state=state), queue=None))
+            for _ in range(20):
+                await asyncio.sleep(0)
+        assert await sink.send(delivery()) == Delivered()
+        await stage.shows(f"callcast/acme/{EXTENSION}/events/call.ringing")
+        clock.go_on.set()
+        await stage.shows(topic, lambda shown: shown["state"] == "connected")
+    told = [json.loads(m.payload)["queue"] for m in stage.watcher.seen if m.topic == topic]
+    states = [json.loads(m.payload)["state"] for m in stage.watcher.seen if m.topic == topic]
+    assert states == ["ringing", "ringing", "connected"]
+    assert told == [{"name": "Support"}, None, None]
 
 
 async def test_replay_and_retry_touch_no_retained_topic(stage5: Stage) -> None:
@@ -441,6 +474,25 @@ async def test_a_size_that_the_broker_announced_is_respected(tmp_path: Path) -> 
     assert not stage.logged
 
 
+async def test_what_mqtt_cannot_tell_is_rejected_and_takes_nobodys_place(stage: Stage) -> None:
+    """A topic beyond 65,535 bytes can never be right; however many come, others pass."""
+    longest = structs.replace(call(), call_id=f"{EXTENSION}/{'s' * 70_000}", extension_id="9" * 70_000)
+    async with stage.sink(concurrency=1) as sink:
+        for number in range(20):
+            outcome = await sink.send(delivery(number, of=structs.replace(event(number), call=longest)))
+            assert isinstance(outcome, Rejected)
+            assert outcome.reason == "malformed"
+        assert await sink.send(delivery()) == Delivered()
+
+
+async def test_once_connected_there_is_no_thread(stage: Stage) -> None:
+    """Sending, acknowledging and keeping the connection alive happen on the loop."""
+    threads = threading.active_count()
+    async with stage.sink() as sink:
+        assert await sink.send(delivery()) == Delivered()
+        assert threading.active_count() == threads
+
+
 async def test_a_refused_message_is_tried_again(tmp_path: Path) -> None:
     """Not authorised may be mended by the broker's operator: `Retry` with the broker's word (MQTT 5)."""
     acl = tmp_path / "acl"
@@ -587,6 +639,25 @@ async def test_tls_with_own_authority_and_client_certificate(tmp_path: Path, cer
             outcome = await sink.send(delivery())
     assert isinstance(outcome, Retry)
     assert outcome.reason == "tls"
+
+
+class Chatterer(SmallBroker):
+    """Tells something else before each acknowledgement, in the same record of TLS."""
+
+    def _take(self, body: bytes, writer: asyncio.StreamWriter) -> None:
+        after_topic = 2 + int.from_bytes(body[:2], "big")
+        chatter = bytes([0x30, 6, 0, 1]) + b"x" + bytes([0]) + b"{}"
+        writer.write(chatter + bytes([0x40, 2]) + body[after_topic : after_topic + 2])
+
+
+async def test_what_comes_in_one_piece_of_tls_is_read_at_once(certificates: Certificates) -> None:
+    """What is decrypted already no selector tells of: an acknowledgement behind something else is heard too."""
+    broker = Chatterer(receive_maximum=100)
+    listener = await asyncio.start_server(broker.serve, "127.0.0.1", 0, ssl=certificates.server_context())
+    port = listener.sockets[0].getsockname()[1]
+    settings = Settings(url=f"mqtts://127.0.0.1:{port}", tls_ca=certificates.ca, timeout_s=2)
+    async with listener, settings.open(place()) as sink:
+        assert await sink.send(delivery()) == Delivered()
 
 
 async def test_no_such_host() -> None:

@@ -1,7 +1,6 @@
 """One connection to a broker: one paho client, made afresh each time and thrown away with whatever it still held.
 
 So paho neither queues, nor sends again, nor reconnects, and a late acknowledgement cannot meet a later message.
-paho's thread only ever calls `call_soon_threadsafe`; all else happens on the loop.
 """
 
 import asyncio
@@ -10,7 +9,6 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -22,6 +20,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from callcast.sinks.mqtt.packed import Packed
+from callcast.sinks.mqtt.ride import Ride
 from callcast.sinks.tls import tls_fault
 
 PACKET_TOO_LARGE = 0x95
@@ -40,7 +40,7 @@ class Message(Struct, frozen=True):
     topic: str
     payload: bytes
     retain: bool = False
-    properties: Properties | None = None
+    properties: Packed | None = None
 
 
 class Trouble(Struct, frozen=True):
@@ -71,26 +71,10 @@ class Access(Struct, frozen=True, kw_only=True):
     will: Message | None
 
 
-class _Client(paho.Client):
-    """paho's client for one connection. Its thread runs `loop_forever`, and nothing else sees how that ends."""
-
-    on_over: Callable[[Exception | None], None]
-
-    def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:  # noqa: ARG002
-        over: Exception | None = None
-        try:
-            return super().loop_forever(timeout, retry_first_connection=False)
-        except Exception as error:  # noqa: BLE001 (a thread that dies unheard would leave everybody waiting)
-            over = error
-            return MQTTErrorCode.MQTT_ERR_UNKNOWN
-        finally:
-            self.on_over(over)
-
-
 class _Ack(Struct):
     size: int
     answer: asyncio.Future[Answer]
-    overdue: asyncio.TimerHandle
+    due_s: float
 
 
 class Link:
@@ -99,7 +83,8 @@ class Link:
     def __init__(self, access: Access) -> None:
         self._client = _client(access)
         self._loop = asyncio.get_running_loop()
-        self._acks: dict[int, _Ack] = {}
+        self._acks: dict[int, _Ack] = {}  # in the order in which they are due
+        self._overdue: asyncio.TimerHandle | None = None
         self._subscribed: dict[int, asyncio.Future[Sequence[ReasonCode]]] = {}
         self._in_flight_max = access.in_flight_max
         self._timeout_s = access.timeout_s
@@ -108,18 +93,24 @@ class Link:
         self.heard: Callable[[str, bytes, bool], None] = ignore
         self.opened = asyncio.Event()
         self.over = asyncio.Event()  # then `trouble` says why
-        self.gone = asyncio.Event()  # paho's thread has ended
+        self.gone = asyncio.Event()  # nothing is left open
         self.trouble = LOST
         self.abandoned = False
-        _listen(self._client, self, self._loop)
-        self._client.loop_start()
+        _listen(self._client, self)
+        self._ride = Ride(
+            self._client, lambda: self._client.connect(access.host, access.port, _KEEPALIVE_S), self.ended
+        )
 
     def give_up(self, trouble: Trouble) -> None:
-        """Leave without waiting; paho's thread ends by itself, if it is still connecting as soon as it has."""
+        """Leave without waiting; if it is still connecting, as soon as it has."""
         self.trouble = trouble
         self.abandoned = True
-        self._client.disconnect()
+        self._ride.leave()
         self._close()
+
+    def has_room(self) -> bool:
+        """Whether `publish` takes no longer than `timeout_s`."""
+        return not self._slots.locked()
 
     async def publish(self, message: Message) -> Answer:
         """Returns with the broker's acknowledgement, or when there can be none any more."""
@@ -127,18 +118,36 @@ class Link:
         if size > self._packet_bytes_max and _packet_bytes(message) > self._packet_bytes_max:
             return Trouble("packet_too_large", "larger than the broker takes", PACKET_TOO_LARGE)
         await self._slots.acquire()
-        if self.over.is_set():
-            self._slots.release()
+        mid = None
+        try:
+            mid = self._hand_over(message)
+        finally:
+            if mid is None:
+                self._slots.release()
+        if mid is None:
             return self.trouble
-        info = self._client.publish(message.topic, message.payload, 1, message.retain, message.properties)
-        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            self._slots.release()
-            return self.trouble
-        # Whoever waits may give up; an acknowledgement that does not come is the connection's trouble all the same,
-        # since MQTT sends again on a new connection only.
-        overdue = self._loop.call_later(self._timeout_s, self.give_up, _OVERDUE)
-        ack = self._acks[info.mid] = _Ack(size, self._loop.create_future(), overdue)
+        ack = self._acks[mid] = _Ack(size, self._loop.create_future(), self._loop.time() + self._timeout_s)
+        if self._overdue is None:
+            self._overdue = self._loop.call_at(ack.due_s, self._look_for_overdue)
         return await ack.answer
+
+    def _hand_over(self, message: Message) -> int | None:
+        """To paho, which sends it in this turn of the loop. Returns the id by which it is acknowledged."""
+        if self.over.is_set():
+            return None
+        info = self._client.publish(message.topic, message.payload, 1, message.retain, message.properties)
+        return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
+
+    def _look_for_overdue(self) -> None:
+        """One that does not come costs the connection, whoever still waits: MQTT sends again on a new one only."""
+        self._overdue = None
+        oldest = next(iter(self._acks.values()), None)
+        if oldest is None:
+            return
+        if oldest.due_s <= self._loop.time():
+            self.give_up(_OVERDUE)
+        else:
+            self._overdue = self._loop.call_at(oldest.due_s, self._look_for_overdue)
 
     def subscribe(self, filters: Sequence[str]) -> asyncio.Future[Sequence[ReasonCode]]:
         """What the broker says to each filter; nothing when the connection is lost meanwhile."""
@@ -156,7 +165,7 @@ class Link:
     def unsubscribe(self, filters: Sequence[str]) -> None:
         self._client.unsubscribe(list(filters))
 
-    # What paho's thread tells:
+    # What paho tells:
 
     def connected(self, reason: ReasonCode, properties: Properties) -> None:
         if reason.is_failure:
@@ -172,7 +181,6 @@ class Link:
         ack = self._acks.pop(mid, None)
         if ack is None:
             return
-        ack.overdue.cancel()
         self._slots.release()
         if not ack.answer.done():
             ack.answer.set_result(_refusal(reason) if reason.is_failure else None)
@@ -181,9 +189,6 @@ class Link:
         answer = self._subscribed.pop(mid, None)
         if answer is not None and not answer.done():
             answer.set_result(reasons)
-
-    def hear(self, topic: str, payload: bytes, retained: bool) -> None:
-        self.heard(topic, payload, retained)
 
     def left(self, reason: ReasonCode, by_broker: bool) -> None:
         if by_broker and not self.abandoned:
@@ -202,10 +207,11 @@ class Link:
         self.over.set()
         self.opened.set()
         for ack in self._acks.values():
-            ack.overdue.cancel()
             self._slots.release()
             if not ack.answer.done():
                 ack.answer.set_result(self.trouble if self.trouble.code != PACKET_TOO_LARGE else LOST)
+        if self._overdue is not None:
+            self._overdue.cancel()
         for answer in self._subscribed.values():
             if not answer.done():
                 answer.set_result(())
@@ -223,29 +229,21 @@ def ignore(_topic: str, _payload: bytes, _retained: bool) -> None:
     """What is heard when nobody listens."""
 
 
-def _listen(client: _Client, link: Link, loop: asyncio.AbstractEventLoop) -> None:
-    """paho's callbacks, in paho's thread: each is one call on the loop."""
-
-    def tell(method: Callable[..., None], *facts: object) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
-            loop.call_soon_threadsafe(method, *facts)
-
-    def on_connect(client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, properties: Any) -> None:
-        if link.abandoned:
-            client.disconnect()
-        tell(link.connected, reason, properties)
+def _listen(client: paho.Client, link: Link) -> None:
+    def on_connect(_client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, properties: Any) -> None:
+        link.connected(reason, properties)
 
     def on_publish(_client: paho.Client, _data: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
-        tell(link.acknowledged, mid, reason)
+        link.acknowledged(mid, reason)
 
     def on_subscribe(_client: paho.Client, _data: Any, mid: int, reasons: Any, _properties: Any) -> None:
-        tell(link.subscribed, mid, reasons)
+        link.subscribed(mid, reasons)
 
     def on_message(_client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
-        tell(link.hear, message.topic, message.payload, message.retain)
+        link.heard(message.topic, bytes(message.payload), message.retain)
 
     def on_disconnect(_client: paho.Client, _data: Any, flags: Any, reason: ReasonCode, _props: Any) -> None:
-        tell(link.left, reason, flags.is_disconnect_packet_from_server)
+        link.left(reason, flags.is_disconnect_packet_from_server)
 
     client.on_socket_open = _send_at_once
     client.on_connect = on_connect
@@ -253,7 +251,6 @@ def _listen(client: _Client, link: Link, loop: asyncio.AbstractEventLoop) -> Non
     client.on_subscribe = on_subscribe
     client.on_message = on_message
     client.on_disconnect = on_disconnect
-    client.on_over = lambda error: tell(link.ended, error)
 
 
 def _send_at_once(_client: paho.Client, _data: Any, sock: Any) -> None:
@@ -261,12 +258,11 @@ def _send_at_once(_client: paho.Client, _data: Any, sock: Any) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _client(access: Access) -> _Client:
+def _client(access: Access) -> paho.Client:
     version = MQTTProtocolVersion.MQTTv5 if access.version_5 else MQTTProtocolVersion.MQTTv311
-    client = _Client(CallbackAPIVersion.VERSION2, access.client_id, protocol=version, reconnect_on_failure=False)
+    client = paho.Client(CallbackAPIVersion.VERSION2, access.client_id, protocol=version, reconnect_on_failure=False)
     client.connect_timeout = access.timeout_s
-    client.reconnect_delay_set(0, 0)
-    client.max_inflight_messages_set(access.in_flight_max)
+    client.max_inflight_messages_set(0)  # counting is `Link`'s; with a limit paho looks through all at every answer
     client.max_queued_messages_set(access.in_flight_max)  # counts those in flight too: so none is ever queued
     if access.username:
         client.username_pw_set(access.username, access.password or None)
@@ -274,12 +270,11 @@ def _client(access: Access) -> _Client:
         client.tls_set_context(access.tls)
     if (will := access.will) is not None:
         client.will_set(will.topic, will.payload, 1, will.retain, will.properties)
-    client.connect_async(access.host, access.port, _KEEPALIVE_S, clean_start=True)
     return client
 
 
 def _packet_bytes(message: Message) -> int:
-    properties: bytes = message.properties.pack() if message.properties else b""  # type: ignore[no-untyped-call]
+    properties = message.properties.pack() if message.properties else b""
     return 5 + 2 + len(message.topic.encode()) + 2 + len(properties) + len(message.payload)
 
 

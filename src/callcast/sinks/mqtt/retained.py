@@ -1,5 +1,6 @@
 """What the broker should remember of the board: topic -> message. Nothing here knows a broker."""
 
+import re
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
@@ -13,11 +14,14 @@ from callcast.core.sink import Filter
 from callcast.core.wire import Wire, rfc3339
 
 _Owner = tuple[str, str]  # source and extension
+_SPECIAL = re.compile(r"[/+#%]")
 _STATE_WORDS = (State.RINGING, State.DIALING, State.CONNECTED)  # the first that applies
 
 
 def encoded(part: str) -> str:
     """One level of a topic: whatever a topic gives a meaning to, and control characters, percent-encoded."""
+    if part.isprintable() and not _SPECIAL.search(part):
+        return part
     return "".join(quote(c, safe="") if c in "/+#%" or not c.isprintable() else c for c in part)
 
 

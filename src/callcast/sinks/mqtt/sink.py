@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from msgspec import json
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 
 from callcast.core.board import Turn
 from callcast.core.model import CallEvent
 from callcast.core.sink import Delivered, Delivery, Outcome, Place, Rejected, Retry
-from callcast.core.wire import rfc3339
+from callcast.core.wire import attributes, rfc3339
 from callcast.sinks.mqtt import Settings
 from callcast.sinks.mqtt.link import LOST, PACKET_TOO_LARGE, TAKEN_OVER, Answer, Link, Message, Trouble
 from callcast.sinks.mqtt.own import OwnTopics, UnreadableError
+from callcast.sinks.mqtt.packed import Packed, correlation, expiry, user_properties
 from callcast.sinks.mqtt.retained import Retained, Topics
 from callcast.sinks.mqtt.way_in import way_in
 
 _STATE_AT_ONCE = 8  # retained messages under way at the same time, beside the events
+_MIRROR_EVERY_S = 0.25  # a change after a quiet time is told at once; of many in a row only the newest
 _SUMMARY_EVERY_S = 10.0  # `as_of` and `complete` change without a call
 _BACKOFF_MAX_S = 60.0
 _STEADY_S = 30.0  # a connection that lasted this long was a good one
@@ -28,7 +28,7 @@ _SHORT_IN_A_ROW = 3
 _GOODBYE_S = 2.0
 _NEVER_RIGHT = (0x90, 0x99)  # topic name invalid, payload format invalid
 _EVENT_TYPE = "application/cloudevents+json; charset=utf-8"
-_STATE_TYPE = "application/json"
+_OF_STATE = Packed("application/json")
 _SAME_ID = "another client uses this client_id: give each its own"
 _MAYBE_SAME_ID = "the broker closes the connection again and again: perhaps another client uses this client_id"
 _OFFLINE = b'{"state":"offline"}'
@@ -44,7 +44,7 @@ class MqttSink:
         self._topics = Topics(settings.topic)
         self._retained = Retained(self._topics, place.wire, settings.filter(), settings.tombstone_s)
         self._client_id = settings.client_id or f"callcast-{place.installation}-{place.name}"
-        will = self._state_message(self._topics.status, _OFFLINE, PacketTypes.WILLMESSAGE)
+        will = self._state_message(self._topics.status, _OFFLINE)
         self._access = way_in(settings, self._client_id, will, in_flight_max=settings.concurrency + _STATE_AT_ONCE)
         self._link: Link | None = None
         self._trouble = Trouble("disconnected", "not connected yet")
@@ -58,12 +58,13 @@ class MqttSink:
 
     async def send(self, delivery: Delivery, /) -> Outcome:
         try:
+            if self._link is not None and self._link.has_room():  # then its own limit is enough
+                return _outcome(await self._link.publish(self._event_message(delivery)))
             async with asyncio.timeout(self._timeout_s):
                 await self._tried.wait()
-                link = self._link
-                if link is None:
+                if self._link is None:
                     return Retry(self._trouble.reason, self._trouble.detail)
-                return _outcome(await link.publish(self._event_message(delivery)))
+                return _outcome(await self._link.publish(self._event_message(delivery)))
         except TimeoutError:
             return Retry("timeout", "the broker did not acknowledge in time")
         except ValueError as error:
@@ -74,24 +75,24 @@ class MqttSink:
         self._back.clear()
 
     def _event_message(self, delivery: Delivery) -> Message:
-        event, wire = delivery.event, self._place.wire
-        if not self._version_5:
-            return Message(self._topics.event(event), wire.event(event))
-        attributes = wire.event_dict(event)
-        payload = json.encode(attributes)
-        del attributes["data"], attributes["datacontenttype"]
-        properties = _properties(_EVENT_TYPE)
-        properties.UserProperty = list(attributes.items())
+        event = delivery.event
+        properties = self._event_properties(delivery) if self._version_5 else None
+        return Message(self._topics.event(event), self._place.wire.event(event), properties=properties)
+
+    def _event_properties(self, delivery: Delivery) -> Packed:
+        event = delivery.event
+        told = attributes(event)
+        del told["datacontenttype"]  # of the event's data; the message's own type is that of the whole event
+        more = [user_properties(told)]
         if isinstance(event, CallEvent):
-            properties.CorrelationData = event.call.call_id.encode()
+            more.append(correlation(event.call.call_id))
         if delivery.expires_at is not None:
             left_s = (delivery.expires_at - self._place.clock.now()).total_seconds()
-            properties.MessageExpiryInterval = min(max(1, math.ceil(left_s)), 0xFFFFFFFF)
-        return Message(self._topics.event(event), payload, properties=properties)
+            more.append(expiry(math.ceil(left_s)))
+        return Packed(_EVENT_TYPE, *more)
 
-    def _state_message(self, topic: str, payload: bytes, packet: int = PacketTypes.PUBLISH) -> Message:
-        properties = _properties(_STATE_TYPE, packet) if self._version_5 and payload else None
-        return Message(topic, payload, True, properties)
+    def _state_message(self, topic: str, payload: bytes) -> Message:
+        return Message(topic, payload, True, _OF_STATE if self._version_5 and payload else None)
 
     # The connection
 
@@ -179,8 +180,8 @@ class MqttSink:
         board, clock = self._place.board, self._place.clock
         version = board.version
         self._retained.mirror(board, clock.monotonic())
+        self._dirty.set()
         while True:
-            self._dirty.set()
             turn = await self._next_turn(version)
             if turn is None:
                 self._retained.count(board.summaries())
@@ -188,6 +189,8 @@ class MqttSink:
                 version = turn.version
                 self._retained.mirror(board, clock.monotonic(), turn.calls)
             self._retained.bury(clock.monotonic())
+            self._dirty.set()
+            await clock.sleep(_MIRROR_EVERY_S)
 
     async def _next_turn(self, version: int) -> Turn | None:
         """What changed; None when it is time for a burial or the summary."""
@@ -249,10 +252,3 @@ def _outcome(answer: Answer) -> Outcome:
     if answer.code in _NEVER_RIGHT:
         return Rejected(answer.reason, answer.detail, unless_alone=True)
     return Retry(answer.reason, answer.detail)
-
-
-def _properties(content_type: str, packet: int = PacketTypes.PUBLISH) -> Properties:
-    properties = Properties(packet)  # type: ignore[no-untyped-call]
-    properties.ContentType = content_type
-    properties.PayloadFormatIndicator = 1
-    return properties

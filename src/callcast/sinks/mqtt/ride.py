@@ -1,0 +1,122 @@
+"""paho's client on the event loop, by the hooks that it has for loops of others.
+
+It has a thread only while it connects, since paho looks up the name, connects and speaks TLS without returning.
+From then on everything, its callbacks too, happens on the loop.
+"""
+
+import asyncio
+import ssl
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from paho.mqtt import client as paho
+
+_LOOK_EVERY_S = 1.0  # whether it is time for a ping, or for one that was not answered
+
+
+class Ride:
+    """One connection from its beginning to its end, of which `over` is told: the error, or None.
+
+    connect: does so without returning before; raises what goes wrong.
+    """
+
+    def __init__(
+        self, client: paho.Client, connect: Callable[[], object], over: Callable[[Exception | None], None]
+    ) -> None:
+        self._client = client
+        self._over = over
+        self._loop = asyncio.get_running_loop()
+        self._leaving = self._ended = False
+        self._look: asyncio.TimerHandle | None = None
+        # Nobody waits for it: a process that stops does not stay for a slow name server.
+        threading.Thread(target=self._connect, args=(connect,), name="mqtt-connect", daemon=True).start()
+
+    def leave(self) -> None:
+        """Say goodbye and hang up; while it still connects, as soon as it has."""
+        self._leaving = True
+        if self._look is not None:
+            self._hang_up()
+
+    def _connect(self, connect: Callable[[], object]) -> None:
+        """In the thread."""
+        error: Exception | None = None
+        try:
+            connect()
+        except Exception as trouble:  # noqa: BLE001 (a thread that dies unheard would leave everybody waiting)
+            error = trouble
+        try:
+            self._loop.call_soon_threadsafe(self._set_out, error)
+        except RuntimeError:  # the loop is closed: nobody is left to be told
+            self._drop_socket()
+
+    def _set_out(self, error: Exception | None) -> None:
+        sock: Any = self._client.socket()
+        if error is not None or sock is None:
+            self._end(error)
+            return
+        self._client.on_socket_close = self._forget
+        self._client.on_socket_register_write = self._write_soon
+        self._loop.add_reader(sock, self._step, self._read)
+        self._look_after()
+        if self._leaving:
+            self._hang_up()
+
+    def _step(self, work: Callable[[], object]) -> None:
+        error: Exception | None = None
+        try:
+            work()
+        except Exception as trouble:  # noqa: BLE001 (paho raises whatever it stumbles over in what is not MQTT)
+            error = trouble
+        if error is not None or self._client.socket() is None:
+            self._end(error)
+
+    def _read(self) -> None:
+        self._client.loop_read()
+        while isinstance(sock := self._client.socket(), ssl.SSLSocket) and sock.pending():
+            self._client.loop_read()  # of what is decrypted already no selector tells
+
+    def _write_soon(self, *_: object) -> None:
+        """Once for everything that is published in this turn of the loop."""
+        self._loop.call_soon(self._step, self._write)
+
+    def _write(self) -> None:
+        self._client.loop_write()
+        sock: Any = self._client.socket()
+        if sock is None:
+            return
+        if self._client.want_write():
+            self._loop.add_writer(sock, self._step, self._write)
+        else:
+            self._loop.remove_writer(sock)
+
+    def _look_after(self) -> None:
+        self._look = self._loop.call_later(_LOOK_EVERY_S, self._look_after)
+        self._step(self._client.loop_misc)
+
+    def _hang_up(self) -> None:
+        self._client.disconnect()
+        self._step(self._client.loop_write)
+        self._end(None)  # also when there was no room for the goodbye
+
+    def _forget(self, _client: paho.Client, _data: Any, sock: Any) -> None:
+        self._loop.remove_reader(sock)
+        self._loop.remove_writer(sock)
+
+    def _end(self, error: Exception | None) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if self._look is not None:
+            self._look.cancel()
+        self._drop_socket()
+        self._over(error)
+
+    def _drop_socket(self) -> None:
+        sock: Any = self._client.socket()
+        if sock is None:
+            return
+        if self._look is not None:
+            self._forget(self._client, None, sock)
+        self._client.on_socket_close = None
+        sock.close()
