@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 import pytest_asyncio
@@ -66,7 +66,7 @@ async def test_a_call_appears_changes_and_goes(here: Room, browser: Browser) -> 
     """Without a reload: the state by word, the extension's name, the caller's last digits, a running clock."""
     async with page(browser, here.url) as wall:
         await expect(wall.locator("#link")).to_contain_text("Live")
-        await expect(wall.locator("#empty")).to_have_text("No calls")
+        await expect(wall.locator("#empty-what")).to_have_text("No calls")
         rings = here.ring("101", started_at=here.clock.now() - timedelta(seconds=65))
         one = wall.locator(".call")
         await expect(one.locator(".state")).to_have_text("Ringing")
@@ -87,8 +87,8 @@ async def test_a_call_appears_changes_and_goes(here: Room, browser: Browser) -> 
         await expect(wall.locator("#last li").first).to_contain_text("Reception: ended")
 
 
-async def test_states_differ_by_colour_and_word(here: Room, browser: Browser) -> None:
-    """Each state has its own word and its own colour."""
+async def test_states_differ_by_look_and_word(here: Room, browser: Browser) -> None:
+    """Each state has its own word and its own look, and that of waiting alone has a colour."""
     out = {"direction": Direction.OUTBOUND, "state": State.DIALING, "to_party": Party(number="+16502220000")}
     here.ring("101", "s-1")
     here.answer(here.ring("102", "s-2"))
@@ -97,27 +97,48 @@ async def test_states_differ_by_colour_and_word(here: Room, browser: Browser) ->
         await expect(wall.locator(".call")).to_have_count(3)
         words = await wall.locator(".call .state").all_inner_texts()
         assert sorted(words) == ["Connected", "Dialing", "Ringing"]
-        colours = await wall.eval_on_selector_all(".call", "all => all.map(c => getComputedStyle(c).borderLeftColor)")
-        assert len(set(colours)) == 3
+        looks = await wall.eval_on_selector_all(".call", _LOOKS)
+        assert len({look["edge"] for look in looks}) == 3
+        assert [_is_grey(look["ground"]) for look in looks] == [False, True, True]
+        assert await wall.locator(".call").first.get_attribute("data-state") == "ringing"
 
 
-async def test_newest_first_in_place(here: Room, browser: Browser) -> None:
-    """A new call stands first, a changed one keeps its place."""
-    older = here.ring("102", "s-1", started_at=here.clock.now() - timedelta(seconds=50))
-    here.ring("103", "s-2", started_at=here.clock.now() - timedelta(seconds=20))
+_LOOKS = """all => all.map(getComputedStyle).map(style => ({
+  edge: `${style.borderLeftStyle} ${style.borderLeftColor}`, ground: style.backgroundColor,
+}))"""
+
+
+def _is_grey(colour: str) -> bool:
+    channels = [int(channel) for channel in re.findall(r"\d+", colour)[:3]]
+    return max(channels) - min(channels) < 8
+
+
+async def test_who_waits_longest_stands_first(here: Room, browser: Browser) -> None:
+    """Those who wait before all, the longest wait first; then the others, the newest first; answered, a call moves."""
+
+    def ago(seconds: float) -> datetime:
+        return here.clock.now() - timedelta(seconds=seconds)
+
+    here.answer(here.ring("102", "s-1", started_at=ago(50)))
+    here.answer(here.ring("103", "s-2", started_at=ago(40)))
+    waits = here.ring("101", "s-3", started_at=ago(30))
     async with page(browser, here.url) as wall:
-        await expect(wall.locator(".call")).to_have_count(2)
-        here.ring("101", "s-3")
-        here.answer(older)
-        await expect(wall.locator(".who")).to_have_text(["Reception", "Ext. 103", "Ext. 102"])
-        await expect(wall.locator(".call").last.locator(".state")).to_have_text("Connected")
+        who = wall.locator(".who")
+        await expect(who).to_have_text(["Reception", "Ext. 103", "Ext. 102"])
+        here.ring("104", "s-4", started_at=ago(20))
+        await expect(who).to_have_text(["Reception", "Ext. 104", "Ext. 103", "Ext. 102"])
+        here.ring("105", "s-5", started_at=ago(35))
+        await expect(who).to_have_text(["Ext. 105", "Reception", "Ext. 104", "Ext. 103", "Ext. 102"])
+        here.answer(waits)
+        await expect(who).to_have_text(["Ext. 105", "Ext. 104", "Reception", "Ext. 103", "Ext. 102"])
 
 
 async def test_what_nobody_knows_is_said(here: Room, browser: Browser) -> None:
     """A queue call's caller and a call's extension may be unknown; a number is never guessed."""
     here.ring("102", "s-1", from_party=None, queue=Queue(name="Sales queue"))
     async with page(browser, here.url) as wall:
-        await expect(wall.locator(".other")).to_have_text("caller not known yet · Sales queue")
+        await expect(wall.locator(".other")).to_have_text("caller not known yet")
+        await expect(wall.locator(".queue")).to_have_text("Sales queue")
 
 
 async def test_a_stale_source_greys_its_cards_and_says_since_when(here: Room, browser: Browser) -> None:
@@ -205,6 +226,13 @@ async def test_a_token_opens_it_once_and_for_all(browser: Browser) -> None:
             await expect(wall.locator("#link")).to_contain_text("Live")
 
 
+async def test_what_was_before_has_names_too(here: Room, browser: Browser) -> None:
+    """A page that is opened now says the last events as it says the calls."""
+    here.end(here.ring("101"), Disposition.MISSED)
+    async with page(browser, here.url) as wall:
+        await expect(wall.locator("#last li")).to_contain_text(["Reception: missed", "Reception: ringing"])
+
+
 async def test_search_by_extension(here: Room, browser: Browser) -> None:
     """The slash key leads to the search; it finds names and numbers of extensions; Escape shows all again."""
     here.ring("101", "s-1")
@@ -222,7 +250,7 @@ async def test_search_by_extension(here: Room, browser: Browser) -> None:
         await expect(wall.locator(".who")).to_have_text(["Ext. 102", "Ext. 102"])
         await wall.keyboard.press("Control+a")
         await wall.keyboard.type("nobody")
-        await expect(wall.locator("#empty")).to_have_text("No call of such an extension now")
+        await expect(wall.locator("#empty-what")).to_have_text("No call of such an extension now")
         await wall.keyboard.press("Escape")
         await expect(wall.locator(".call")).to_have_count(4)
 
@@ -233,17 +261,19 @@ async def test_the_wall_turns_its_pages(here: Room, browser: Browser) -> None:
     async with page(browser, here.url + "/?wall=1", viewport=screen) as wall:
         for number in range(4):
             here.ring("101", f"s-{number}")
-        await expect(wall.locator('.calls[data-size="large"] .call')).to_have_count(4)
-        for number in range(4, 40):
-            here.ring("101", f"s-{number}", started_at=here.clock.now() - timedelta(seconds=number))
+        await expect(wall.locator('.calls[data-columns="2"] .call')).to_have_count(4)
+        for number in range(4, 60):
+            at = here.clock.now() - timedelta(seconds=number)
+            here.answer(here.ring("101", f"s-{number}", started_at=at), answered_at=at)
         await expect(wall.locator("#pager")).to_have_text(re.compile(r"\d of \d"))
         await becomes(wall, f"() => document.querySelectorAll('.call').length >= 8 && ({_CUT})() === 0")
         shown = await _ids(wall)
-        assert 8 <= len(shown) < 40
+        assert 8 <= len(shown) < 60
         await _assert_inside(wall)
         here.clock.ahead_s = 12
-        await becomes(wall, "old => document.querySelector('.call').dataset.call !== old", shown[0])
-        assert not set(await _ids(wall)) & set(shown)
+        await becomes(wall, "old => document.querySelectorAll('.call')[4].dataset.call !== old", shown[4])
+        assert set(await _ids(wall)) & set(shown) == {f"101/s-{number}" for number in range(4)}  # who waits stays
+        assert {shown[place] for place in range(4)} == {f"101/s-{number}" for number in range(4)}
 
 
 async def test_nothing_is_wider_than_a_telephone(here: Room, browser: Browser) -> None:
@@ -268,11 +298,13 @@ async def test_markup_in_names_is_text(browser: Browser) -> None:
 
 
 async def test_a_screen_reader_hears_what_rings(here: Room, browser: Browser) -> None:
-    """A new ring is announced politely; states, totals and the trouble banner have their roles."""
+    """A new ring and lost sight are announced politely, not a clock's every second; lists and banner have roles."""
     async with page(browser, here.url) as wall:
         await expect(wall.locator("#link")).to_contain_text("Live")
         here.ring("101")
         await expect(wall.locator("#spoken")).to_have_text("Reception rings")
+        here.clock.ahead_s = 60
+        await expect(wall.locator("#spoken")).to_contain_text("acme not seen since")
         await expect(wall.get_by_role("list").first).to_be_visible()
         await expect(wall.get_by_role("heading", name="Reception")).to_be_visible()
         await expect(wall.get_by_role("searchbox", name="Search by extension")).to_be_visible()

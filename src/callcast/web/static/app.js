@@ -23,6 +23,7 @@ let touched = new Set();
 let lastChanged = false;
 let drawn = false; // whether a frame is asked for
 let refused = false;
+let told = false; // whether anything was shown yet
 
 /** Changes of one frame are drawn together, however many there are. */
 function draw() {
@@ -40,17 +41,25 @@ function draw() {
 function frame() {
   showTotals();
   showLink();
-  const empty = picture.sources.size > 0 && cards.shown === 0;
-  at("empty").hidden = !empty;
-  if (empty) say(at("empty"), cards.search ? "No call of such an extension now" : quiet());
+  showEmpty();
   at("pager").hidden = cards.pages < 2;
   say(at("pager"), `${cards.page + 1} of ${cards.pages}`);
 }
 
+function showEmpty() {
+  const empty = picture.sources.size > 0 && cards.shown === 0;
+  at("empty").hidden = !empty;
+  if (!empty) return;
+  const [what, more] = quiet();
+  say(at("empty-what"), what);
+  say(at("empty-more"), more);
+}
+
 /** An empty board is good news only when everything was seen. */
 function quiet() {
-  if (picture.lostAt_ms || picture.stale().length) return "No calls known";
-  return "No calls";
+  if (cards.search) return ["No call of such an extension now", "Escape shows all"];
+  if (picture.lostAt_ms || picture.stale().length) return ["No calls known", "Nobody looks at present"];
+  return ["No calls", "The next one appears here by itself"];
 }
 
 function showTotals() {
@@ -59,13 +68,15 @@ function showTotals() {
   for (const name of ["waiting", "connected", "dialing", "answered", "missed"]) say(at(name), String(totals[name]));
   say(at("longest"), totals.longest_ms ? duration((picture.known_ms() - totals.longest_ms) / 1000) : "–");
   say(at("speed"), totals.speed_s === null ? "–" : duration(totals.speed_s));
-  at("waiting-tile").toggleAttribute("data-some", totals.waiting > 0);
+  at("totals").toggleAttribute("data-waiting", totals.waiting > 0);
   at("totals").toggleAttribute("data-stale", Boolean(picture.lostAt_ms || picture.stale().length));
   document.title = totals.waiting ? `(${totals.waiting}) callcast` : "callcast";
 }
 
 function showLink() {
   const [state, text] = linkState();
+  if (at("link").dataset.state !== state && told) say(at("spoken"), text);
+  told = told || state !== "connecting";
   at("link").dataset.state = state;
   say(at("link"), text);
   say(at("daytime"), hoursMinutes(picture.now()));
@@ -92,11 +103,11 @@ function unseen(source) {
 function showLast() {
   at("footer").hidden = !last.length;
   at("last").replaceChildren(
-    ...last.map(({ ms, text }) => {
+    ...last.map(({ ms, type, data }) => {
       const item = document.createElement("li");
       const time = document.createElement("time");
       time.textContent = timeOfDay(ms);
-      item.append(time, text);
+      item.append(time, happened(type, data, picture.names));
       return item;
     }),
   );
@@ -126,9 +137,7 @@ listen({
     draw();
   },
   event(type, event) {
-    const text = happened(type, event.data, picture.names);
-    if (text === null) return;
-    last.unshift({ ms: Date.parse(event.time), text });
+    last.unshift({ ms: Date.parse(event.time), type, data: event.data });
     last.length = Math.min(last.length, LAST_EVENTS);
     lastChanged = true;
     draw();

@@ -3,7 +3,7 @@
 import { STATES, duration, hoursMinutes, other, timeOfDay, who } from "./words.js";
 
 const TURN_S = 12; // how long a wall shows one page
-const SIZES = ["large", "medium", "small"]; // of a wall's cards
+const COLUMNS = [2, 3, 4, 5]; // of a wall, the larger cards first
 
 export class Cards {
   #cards = new Map(); // key -> {item, parts, call, doubt, text}
@@ -58,7 +58,7 @@ export class Cards {
   #make(key) {
     const item = document.createElement("li");
     const parts = {};
-    for (const [name, tag] of [["state", "p"], ["who", "h3"], ["clock", "p"], ["other", "p"]]) {
+    for (const [name, tag] of [["state", "p"], ["who", "h3"], ["clock", "p"], ["other", "p"], ["queue", "p"]]) {
       parts[name] = document.createElement(tag);
       parts[name].className = name;
       item.append(parts[name]);
@@ -75,6 +75,7 @@ export class Cards {
     card.item.dataset.state = call.state;
     card.item.dataset.call = call.call_id;
     this.#say(card, "who", who(call));
+    this.#say(card, "queue", call.queue?.name ?? "");
     this.#time(card);
   }
 
@@ -83,9 +84,7 @@ export class Cards {
     const doubt = this.picture.doubt(call);
     this.#say(card, "state", STATES[call.state] + (doubt ? "?" : ""));
     this.#say(card, "other", doubt ? doubtful(doubt) : other(call));
-    const seconds = this.picture.seconds(call, doubt);
-    this.#say(card, "clock", duration(seconds));
-    card.parts.clock.toggleAttribute("data-long", seconds >= 3600);
+    this.#say(card, "clock", duration(this.picture.seconds(call, doubt)));
     card.item.toggleAttribute("data-doubt", Boolean(doubt));
   }
 
@@ -97,7 +96,7 @@ export class Cards {
   }
 
   #wanted() {
-    const keys = this.picture.newestFirst();
+    const keys = this.picture.inOrder();
     return this.search ? keys.filter((key) => this.#cards.get(key)?.words.includes(this.search)) : keys;
   }
 
@@ -118,35 +117,38 @@ export class Cards {
     }
   }
 
+  /** Who waits the longest stays in sight, in up to half of the room; the others take turns. */
   #onThisPage(keys) {
     const fit = this.#largestFit(keys);
-    this.pages = Math.max(1, Math.ceil(keys.length / fit));
-    const start = this.page * fit;
-    return keys.slice(start, start + fit);
+    if (keys.length <= fit) {
+      this.pages = 1;
+      return keys;
+    }
+    const stay = Math.min(this.picture.waiting(), Math.floor(fit / 2));
+    const each = fit - stay;
+    this.pages = Math.ceil((keys.length - stay) / each);
+    const start = stay + this.page * each;
+    return [...keys.slice(0, stay), ...keys.slice(start, start + each)];
   }
 
   /** Makes the cards as large as they can be with all of them in sight; else small, and the wall turns pages. */
   #largestFit(keys) {
     if (!keys.length) return 1;
-    let fit = 1;
-    for (const size of SIZES) {
-      this.list.dataset.size = size;
-      fit = this.#fit(keys);
-      if (fit >= keys.length) break;
+    for (const columns of COLUMNS) {
+      this.list.dataset.columns = columns;
+      const fit = columns * this.#rows(keys);
+      if (fit >= keys.length || columns === COLUMNS.at(-1)) return fit;
     }
-    return fit;
   }
 
-  /** How many cards of this size the wall has room for, measured on a real one. */
-  #fit(keys) {
+  /** How many rows of such cards the wall has room for, measured on a real one. */
+  #rows(keys) {
     if (!this.list.firstElementChild) this.list.append(this.#cards.get(keys[0]).item);
-    const style = getComputedStyle(this.list);
-    const gap = parseFloat(style.rowGap) || 0;
-    const columns = style.gridTemplateColumns.split(" ").length;
+    const gap = parseFloat(getComputedStyle(this.list).rowGap) || 0;
     const height = this.list.firstElementChild.offsetHeight + gap;
     const board = this.list.parentElement;
     const room = board.clientHeight - parseFloat(getComputedStyle(board).paddingBottom) + gap;
-    return Math.max(1, columns * Math.floor(room / height));
+    return Math.max(1, Math.floor(room / height));
   }
 }
 

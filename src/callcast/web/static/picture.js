@@ -37,11 +37,16 @@ export class Picture {
     return touched;
   }
 
-  /** Keys of the live calls, newest first. */
-  newestFirst() {
-    this.#order ??= [...this.calls].sort(([a, x], [b, y]) => y.started_ms - x.started_ms || (a < b ? 1 : -1))
-      .map(([one]) => one);
+  /** Keys of the live calls: who waits before all, the longest wait first, then the others, the newest first. */
+  inOrder() {
+    this.#order ??= [...this.calls].sort(([a, x], [b, y]) => before(x, y) || (a < b ? 1 : -1)).map(([one]) => one);
     return this.#order;
+  }
+
+  /** How many of them wait. */
+  waiting() {
+    const first = this.inOrder().findIndex((one) => !waits(this.calls.get(one)));
+    return first < 0 ? this.calls.size : first;
   }
 
   /** Since when a call's state is not known any more, and why: null when it is known. */
@@ -98,6 +103,13 @@ export class Picture {
     if (!looks.length || looks.includes(null)) return null;
     return (this.now() - Math.min(...looks)) / 1000;
   }
+}
+
+const waits = (call) => call.state === "ringing";
+
+function before(x, y) {
+  if (waits(x) !== waits(y)) return waits(x) ? -1 : 1;
+  return waits(x) ? x.started_ms - y.started_ms : y.started_ms - x.started_ms;
 }
 
 export const key = (call) => `${call.source} ${call.call_id}`;

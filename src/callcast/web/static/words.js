@@ -74,18 +74,17 @@ export function who(call) {
   return own?.extension_number ? `Ext. ${own.extension_number}` : call.extension_id;
 }
 
-/** The other side, and the queue it came through. */
+/** The other side. */
 export function other(call) {
   const inbound = call.direction === "inbound";
   const far = party(inbound ? call.from : call.to);
-  const text = far ? `${inbound ? "from" : "to"} ${far}` : inbound ? "caller not known yet" : "number not known yet";
-  return call.queue ? `${text} · ${call.queue.name}` : text;
+  if (far) return `${inbound ? "from" : "to"} ${far}`;
+  return inbound ? "caller not known yet" : "number not known yet";
 }
 
-/** What an event says in the last line, or null when it is not worth one. */
+/** What an event of these types says in the last line. */
 export function happened(type, data, names) {
   const say = HAPPENED[type];
-  if (!say) return null;
   if (type.startsWith("source.")) {
     const what = data.extension_id ? (names.get(data.extension_id) ?? data.extension_id) : data.source;
     return `${what}: ${say(data)}`;
