@@ -8,7 +8,7 @@ KILLS ?= 3000
 SOAK ?= 3600
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check fuzz soak format lock clean
+.PHONY: help demo test check fuzz soak bench bench-full format lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -44,6 +44,12 @@ fuzz: $(VENV)/.installed  ## FUZZ random histories of calls and KILLS kill -9, m
 
 soak: $(VENV)/.installed  ## SOAK seconds (3600) of load and faults of every kind: nothing may grow (wants mosquitto)
 	$(BIN)/python -m bench.soak --seconds $(SOAK)
+
+bench: $(VENV)/.bench  ## speed beside what people would use instead, three minutes (wants mosquitto); writes bench/RESULTS.md
+	$(BIN)/python -m bench
+
+bench-full: $(VENV)/.bench  ## the same with Node-RED, all scales and ten minutes of load, half an hour (wants node)
+	$(BIN)/python -m bench --full --sizing
 
 format: $(VENV)/.installed  ## make the code look as `make check` wants it
 	$(BIN)/ruff format .

@@ -11,6 +11,7 @@ three seconds. Prints a line for each run, then the medians.
 import argparse
 import statistics
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from msgspec import Struct
@@ -97,15 +98,31 @@ def _measure(there: World, scale: Scale) -> Looks:
     )
 
 
-def turn_about(who: list[str], scale: Scale, repeats: int) -> dict[str, list[Looks]]:
-    """Each repeat in another order, so that a machine that grows slower favours nobody."""
+def turn_about(
+    who: list[str], scale: Scale, repeats: int, *, failed: list[str] | None = None
+) -> dict[str, list[Looks]]:
+    """Each repeat in another order, so that a machine that grows slower favours nobody.
+
+    A run that fails ends all, or with `failed` is named there and left out with the rest of its round.
+    """
     found: dict[str, list[Looks]] = {one: [] for one in who}
     for repeat in range(repeats):
-        for place in range(len(who)):
-            one = who[(place + repeat) % len(who)]
-            found[one].append(measure(one, scale))
-            print(line(found[one][-1]), flush=True)
+        try:
+            for one, run in _round(who[repeat % len(who) :] + who[: repeat % len(who)], scale):
+                found[one].append(run)
+        except BenchFailed as trouble:
+            if failed is None:
+                raise
+            failed.append(str(trouble))
+            print(f"   failed: {trouble}", flush=True)
     return found
+
+
+def _round(who: list[str], scale: Scale) -> Iterator[tuple[str, Looks]]:
+    for one in who:
+        run = measure(one, scale)
+        print(line(run), flush=True)
+        yield one, run
 
 
 def line(run: Looks) -> str:

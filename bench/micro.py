@@ -24,6 +24,7 @@ import paho.mqtt.client as paho
 from bench import stored, usage
 from bench.broker import Broker
 from bench.child import BenchFailed, Child
+from bench.peers.used import Page
 from bench.records import Call, extension_id, page
 from bench.world import gently
 from callcast.app import SystemClock
@@ -32,7 +33,7 @@ from callcast.core.model import Change, Look, Target
 from callcast.core.sink import Filter
 from callcast.core.wire import Wire
 from callcast.outboxes.sqlite import open_outbox
-from callcast.ringcentral.records import decode_page, snapshot
+from callcast.ringcentral.records import read_page, snapshot
 
 ROUNDS = 40
 TARGET = Target(source="acme", extension_id=extension_id(7))
@@ -64,8 +65,6 @@ def _body(count: int, steps: int = 0) -> bytes:
 
 def decoding() -> Figures:
     """Microseconds for a page of so many records."""
-    from bench.peers.tuned import Page
-
     typed, found = msgspec.json.Decoder(Page).decode, {}
     for count, times in ((0, 200), (1, 200), (100, 5)):
         body = _body(count, 1)
@@ -73,7 +72,7 @@ def decoding() -> Figures:
         found |= {
             f"json, {count} records": _us(lambda body=body: json.loads(body), times),
             f"msgspec typed, {count} records": _us(lambda body=body: typed(body), times),
-            f"callcast decode_page, {count} records": _us(lambda body=body: decode_page(body), times),
+            f"callcast decodes and reads, {count} records": _us(lambda body=body: read_page(body, TARGET), times),
             f"bytes equal the last answer, {count} records": _us(lambda body=body, last=last: body == last, 1000),
         }
     return found
@@ -85,12 +84,12 @@ def comparing() -> Figures:
     for count, times in ((1, 100), (100, 3)):
         picture = Picture("acme")
         picture.apply(Look(target=TARGET, taken_at=AT), Change())
-        first = snapshot(TARGET, [decode_page(_body(count))], AT)
+        first = snapshot(TARGET, [read_page(_body(count), TARGET)], AT)
         picture.apply(Look(target=TARGET, taken_at=AT), diff(picture, first, Rules()))
-        pages = [decode_page(_body(count, 1))]
+        pages = [read_page(_body(count, 1), TARGET)]
         answered = snapshot(TARGET, pages, AT)
         found |= {
-            f"read {count} records": _us(lambda pages=pages: snapshot(TARGET, pages, AT), times),
+            f"snapshot of {count} records": _us(lambda pages=pages: snapshot(TARGET, pages, AT), times),
             f"diff, {count} unchanged": _us(lambda p=picture, f=first: diff(p, f, Rules()), times),
             f"diff, {count} changed": _us(lambda p=picture, a=answered: diff(p, a, Rules()), times),
         }

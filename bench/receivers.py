@@ -5,7 +5,6 @@
 Says {port} of the webhook once the broker has taken the subscription, and is then told, as `child.py` says:
 
     count                how many changes came by webhook, mqtt, stdout
-    pause  {refuse}      true: the webhook answers 503 from now on
     save   {path}        all arrivals for `checker.py`, one file for each way
 """
 
@@ -25,7 +24,6 @@ WAYS = ("webhook", "mqtt", "stdout")
 TOPICS = b"callcast/+/+/events/#"  # the retained topics are no events
 _LENGTH = re.compile(rb"(?i)content-length: *(\d+)")
 _TAKEN = b"HTTP/1.1 204 No Content\r\n\r\n"
-_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 
 
 class Arrivals:
@@ -52,8 +50,6 @@ class Arrivals:
 
 
 class Webhook(asyncio.Protocol):
-    refuse = False
-
     def __init__(self, arrivals: Arrivals) -> None:
         self._arrivals = arrivals
         self._left = b""
@@ -69,31 +65,23 @@ class Webhook(asyncio.Protocol):
             if len(self._left) < whole:
                 return
             body, self._left = self._left[end + 4 : whole], self._left[whole:]
-            if self.refuse:
-                self._transport.write(_BUSY)
-            else:
-                self._arrivals.take(body)
-                self._transport.write(_TAKEN)
+            self._arrivals.take(body)
+            self._transport.write(_TAKEN)
 
 
 class Subscriber(asyncio.Protocol):
     """As much of MQTT 3.1.1 as a subscriber with QoS 1 needs: a library would be what is measured."""
 
-    def __init__(self, arrivals: Arrivals) -> None:
+    def __init__(self, arrivals: Arrivals, loop: asyncio.AbstractEventLoop) -> None:
         self._arrivals = arrivals
         self._left = b""
-        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ready: asyncio.Future[None] = loop.create_future()
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
         transport.write(b"\x10\x11\x00\x04MQTT\x04\x02\x00\x00\x00\x05bench")
         rest = b"\x00\x01" + len(TOPICS).to_bytes(2) + TOPICS + b"\x01"
         transport.write(b"\x82" + bytes([len(rest)]) + rest)
-
-    def connection_lost(self, _: object) -> None:
-        if not self.lost.done():
-            self.lost.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         data, at, acks = self._left + data, 0, []
@@ -145,8 +133,6 @@ class Receivers:
                 return {way: len(one.keys) for way, one in self._arrivals.items()} | {
                     f"{way}_others": one.others for way, one in self._arrivals.items()
                 }
-            case "pause":
-                Webhook.refuse = what["refuse"]
             case "save":
                 for way, one in self._arrivals.items():
                     one.save(Path(what["path"]) / way)
@@ -154,8 +140,8 @@ class Receivers:
 
 
 async def _subscribed(port: int, arrivals: Arrivals) -> None:
-    """Comes back after the broker was away."""
-    _, subscriber = await asyncio.get_running_loop().create_connection(lambda: Subscriber(arrivals), "127.0.0.1", port)
+    loop = asyncio.get_running_loop()
+    _, subscriber = await loop.create_connection(lambda: Subscriber(arrivals, loop), "127.0.0.1", port)
     await asyncio.wait_for(subscriber.ready, 10)
 
 

@@ -6,7 +6,7 @@ import time
 import msgspec
 
 from bench.peers import job
-from bench.peers.tuned import QUERY, Page
+from bench.peers.used import QUERY, Page
 
 AT_ONCE = 8  # requests under way where there is no interval to keep
 
