@@ -185,8 +185,8 @@ class Play:
         """What the log holds of the call's session: finished after 15 s, before that as the list has it."""
         records: list[Json] = []
         for part in self.history.parts:
-            session = part.final.get("telephonySessionId") or part.final["sessionId"]
-            if part.extension_id == "unassigned" or session not in (call.session_id, call.provider.session_id):
+            names = {part.final.get("telephonySessionId"), part.final["sessionId"]} - {None, "0"}
+            if part.extension_id == "unassigned" or not names & {call.session_id, call.provider.session_id}:
                 continue
             if not self.account_level and part.extension_id != call.extension_id:
                 continue

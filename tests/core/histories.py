@@ -330,7 +330,16 @@ class Maker:
             final.pop("legs", None) if answered_at is None and final_shows == "ended" else None
         steps.append(Step(ends, (final,), final_shows))
         self.leave(steps, ends, final, final_shows)
+        if "telephonySessionId" not in final and len(ids) == 1 and random.random() < 0.3:
+            final = self.name_late(steps, final)
         return Part(extension_id, inbound, end, disposition, answered_at, ids, final, steps)
+
+    def name_late(self, steps: list[Step], final: Json) -> Json:
+        """From some step on the record has the name of its session."""
+        name = {"telephonySessionId": self.new_id("s-")}
+        for step in steps[self.random.randrange(1, len(steps)) :]:
+            step.records = tuple(record | name for record in step.records)
+        return final | name
 
     def glitch(self, steps: list[Step], end: float) -> None:
         """Gone from the list for a while, although the call lives."""

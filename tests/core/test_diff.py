@@ -1,11 +1,24 @@
 """The lifecycle: what is told when a call is seen in each state, and what is never told."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
 from callcast.core.diff import Rules, diff, fill, give_up, lookups, settle, unwatch
 from callcast.core.lifecycle import EVENTS, state_after
-from callcast.core.model import Change, Direction, Disposition, Evidence, Party, Queue, Sighting, Snapshot, State
+from callcast.core.model import (
+    Change,
+    Direction,
+    Disposition,
+    Evidence,
+    Party,
+    Provider,
+    Queue,
+    Sighting,
+    Snapshot,
+    State,
+)
 from callcast.ringcentral.settings import SourceSettings
 from tests.core.scenes import ACCOUNT, CALLED, CALLER, Watch, at, ended, leg, sighting, stopped
 
@@ -172,7 +185,7 @@ def test_a_lingering_record_is_silent_and_so_is_one_that_comes_back() -> None:
     assert [watch.look(t, ended()) for t in range(2, 6)] == [[]] * 4
     watch.look(6)
     assert watch.picture.call("101/s-1") is None, "what is over and listed no more is not kept in memory"
-    assert watch.picture.unknown_sessions([ended()]) == {"s-1"}
+    assert watch.picture.unknown_sessions([ended()]) == {"s-1", "L1"}, "also by the names that it may have had"
     watch.picture.learn([msgspec.structs.replace(watch.last.call, vanished_at=at(6), last_seen_at=at(5))])
     assert watch.look(8, ended()) == []
     assert watch.call().vanished_at is None, "listed again, it is kept again"
@@ -577,6 +590,50 @@ def test_other_records_of_an_ended_part_open_nothing(second: Sighting) -> None:
     assert watch.call().record_ids == ("L1", "L2")
 
 
+def late_named(record_id: str = "L1", **fields: Any) -> Sighting:
+    """A record of session 5001 that has the name s-9 by now."""
+    made = sighting(**fields) if "disposition" not in fields else ended(**fields)
+    provider = Provider(name="ringcentral", record_id=record_id, session_id="5001")
+    return msgspec.structs.replace(made, session_id="s-9", record_id=record_id, provider=provider)
+
+
+def test_a_record_that_gets_the_name_of_its_session_late_is_the_same_call() -> None:
+    """It is known by its id: no second call, and none that vanishes."""
+    watch = Watch()
+    watch.look(1, sighting(session_id="5001"))
+    assert watch.look(2, late_named(state="connected")) == ["call.answered"]
+    assert watch.look(3, late_named(disposition="answered")) == ["call.ended"]
+    assert watch.last.call.call_id == "101/5001"
+    assert len(watch.picture) == 1
+    assert watch.look(4) == []
+    assert watch.picture.unknown_sessions([late_named()]) == {"s-9", "5001", "L1"}
+
+
+def test_a_conference_may_be_named_late_too() -> None:
+    """Until then its record's id was all there was."""
+    watch = Watch()
+    watch.look(1, sighting(session_id="L1"))
+    assert watch.look(2, late_named(disposition="answered")) == ["call.ended"]
+    assert watch.last.call.call_id == "101/L1"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_another_record_beside_one_that_was_named_late(order: int) -> None:
+    """Of the same session: the same call, whichever is listed first."""
+    watch = Watch()
+    watch.look(1, sighting(session_id="5001"))
+    assert watch.look(2, *[late_named(), late_named("L2", started=1)][::order]) == []
+    assert list(watch.call("101/5001").record_ids) == ["L1", "L2"]
+
+
+def test_another_session_of_the_same_old_name_is_a_call_of_its_own() -> None:
+    """Calling oneself: both ends have one sessionId."""
+    watch = Watch()
+    watch.look(1, sighting(session_id="5001"))
+    assert watch.look(2, sighting(session_id="5001"), late_named("L2")) == ["call.ringing"]
+    assert watch.last.call.call_id == "101/s-9"
+
+
 def test_two_records_in_one_look_are_one_call() -> None:
     """Led by the id seen first; a live one leads before an ended one; connected when either is."""
     watch = Watch()
@@ -663,7 +720,7 @@ def test_answered_elsewhere_is_learnt_from_another_extensions_list_after_a_resta
     forgotten = watch.call()
     watch.look(2)
     other = sighting("connected", extension_id="102", record_id="L2")
-    assert watch.picture.unknown_sessions([other]) == {"s-1"}
+    assert watch.picture.unknown_sessions([other]) == {"s-1", "L2"}
     watch.picture.learn([forgotten])
     target = msgspec.structs.replace(watch.target, extension_id="102")
     watch.look(-10, target=target)

@@ -22,9 +22,9 @@ def test_after_a_restart_open_calls_go_on() -> None:
     assert {call.call_id for call in watch.picture.live_calls()} == {"101/s-1", "101/s-2"}
     assert watch.picture.call("101/s-3") is None
     seen = [ended(session_id="s-3", record_id="L3")]
-    assert watch.picture.unknown_sessions(seen) == {"s-1", "s-2", "s-3"}
+    assert watch.picture.unknown_sessions(seen) == {"s-1", "s-2", "s-3", "L3"}
     shot = Snapshot(target=EXTENSION, taken_at=at(2), sightings=tuple(seen))
-    assert watch.picture.unknown_sessions(shot) == {"s-1", "s-2", "s-3"}
+    assert watch.picture.unknown_sessions(shot) == {"s-1", "s-2", "s-3", "L3"}
     watch.picture.learn(calls)
     assert watch.picture.unknown_sessions(seen) == set()
     assert watch.look(2, sighting("connected"), *seen, stopped(session_id="s-2", record_id="L2")) == ["call.answered"]

@@ -32,8 +32,9 @@ class Picture:
     def unknown_sessions(self, seen: Snapshot | Iterable[Sighting] = ()) -> set[str]:
         """Sessions to recall before `seen` is compared, and those of the start whose ended parts lie on the disk."""
         sightings = seen.sightings if isinstance(seen, Snapshot) else seen
-        known = self._by_session
-        return {sighting.session_id for sighting in sightings if sighting.session_id not in known} | self._half_known
+        strange = [sighting for sighting in sightings if sighting.session_id not in self._by_session]
+        names = {name for sighting in strange for name in (sighting.session_id, *older_names(sighting))}
+        return (names - self._by_session.keys()) | self._half_known
 
     def learn(self, calls: Iterable[Call]) -> None:
         """Take in what was recalled: all calls of some sessions. What is known here already is newer."""
@@ -113,6 +114,12 @@ class Picture:
             del siblings[call_id]
             if not siblings:
                 del self._by_extension[call.extension_id]
+
+
+def older_names(sighting: Sighting) -> Sequence[str]:
+    """What its session was called, if its record did not always have the name that it has now."""
+    names = (sighting.provider.session_id, sighting.record_id)
+    return [name for name in names if name and name != sighting.session_id]
 
 
 def is_open(call: Call) -> bool:

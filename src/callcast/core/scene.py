@@ -14,7 +14,7 @@ from callcast.core.model import (
     Disposition,
     Sighting,
 )
-from callcast.core.picture import Picture, is_listed_live, is_open
+from callcast.core.picture import Picture, is_listed_live, is_open, older_names
 from callcast.core.telling import Seen, tell
 
 
@@ -38,15 +38,11 @@ class Scene:
 
         listed: the sightings stand in the platform's list of active calls; else they come from the call log.
         """
-        groups: dict[tuple[str, str], list[Sighting]] = {}
         for sighting in sightings:
-            groups.setdefault((sighting.extension_id, sighting.session_id), []).append(sighting)
             if not is_final(sighting):
                 self._unsettled.setdefault(sighting.session_id, set()).add(sighting.record_id)
         shown: set[str] = set()
-        for extension_id, session_id in sorted(groups, key=_is_nobodys):  # it depends on what the others became
-            seen = groups[extension_id, session_id]
-            calls = self._picture.parts(extension_id, session_id)
+        for calls, seen in self._grouped(sightings):
             if len(seen) == len(calls) == 1 and is_old_news(calls[0], seen[0], self._seen.at):
                 shown.add(calls[0].call_id)
                 continue
@@ -54,6 +50,31 @@ class Scene:
                 if part.seen and (part.call or not self._is_anothers(part.sighting())):
                     shown.add(self._take_part(part, settle_s=settle_s, listed=listed))
         return shown
+
+    def _grouped(self, sightings: Sequence[Sighting]) -> Iterable[tuple[Sequence[Call], list[Sighting]]]:
+        """What is seen of each extension in each session, with the parts of it that are known. What is nobody's
+        comes last: it depends on what the others became.
+        """
+        by_name: dict[tuple[str, str], list[Sighting]] = {}
+        for sighting in sightings:
+            by_name.setdefault((sighting.extension_id, sighting.session_id), []).append(sighting)
+        groups: dict[tuple[str, str], tuple[Sequence[Call], list[Sighting]]] = {}
+        for key, seen in by_name.items():
+            calls = self._picture.parts(*key) or self._named_before(seen)
+            known_as = (key[0], calls[0].session_id) if calls else key
+            groups.setdefault(known_as, (calls, []))[1].extend(seen)
+        return [groups[key] for key in sorted(groups, key=_is_nobodys)]
+
+    def _named_before(self, seen: Sequence[Sighting]) -> Sequence[Call]:
+        """The parts of their session under an older name, if one of these very records is of one of them: a record
+        may get the name of its session late.
+        """
+        for sighting in seen:
+            for name in older_names(sighting):
+                calls = self._picture.parts(sighting.extension_id, name)
+                if any(sighting.record_id in call.record_ids for call in calls):
+                    return calls
+        return ()
 
     def close(self, call: Call, word: Sighting) -> None:
         """An open call ends with this record of the call log; a provisional one is kept in mind."""
