@@ -44,4 +44,4 @@ if __name__ == "__main__":
     try:
         main(full=options.full, again=options.again, sizing=options.sizing)
     except (BenchFailed, KeyboardInterrupt) as failed:
-        sys.exit(f"bench: {failed or 'stopped'}")
+        sys.exit(f"bench: {str(failed) or 'stopped'}")

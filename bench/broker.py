@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-from bench.child import BenchFailed, end
+from bench.child import BenchFailed, die_with_parent, end
 
 SETTINGS = "allow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\nset_tcp_nodelay true\n"
 
@@ -35,7 +35,12 @@ class Broker:
         file.write_text(f"user {getpass.getuser()}\nlistener {self.port} 127.0.0.1\n{SETTINGS}")
         quiet = subprocess.DEVNULL
         self._process = subprocess.Popen(
-            [program, "-c", str(file)], stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
+            [program, "-c", str(file)],
+            stdin=quiet,
+            stdout=quiet,
+            stderr=quiet,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
         )
         self._wait()
 

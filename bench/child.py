@@ -1,9 +1,11 @@
 """A process of the bench that is spoken to in JSON lines: one question, one answer. It ends when its parent does."""
 
 import asyncio
+import ctypes
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+_PR_SET_PDEATHSIG = 1
 Answers = Callable[[dict[str, Any]], Any]
 
 
@@ -65,6 +68,11 @@ class Child:
         with suppress(OSError):
             self._process.stdin.close()
         end(self._process, gently_s=2.0)
+
+
+def die_with_parent() -> None:
+    """In a child, before it runs its program: Linux ends it when the bench is gone, however that ended."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def end(process: subprocess.Popen[bytes], *, gently_s: float) -> None:

@@ -25,7 +25,7 @@ from bench.world import WAYS, World, gently, world
 EXTENSIONS = 500
 EVERY_S = 2.0  # a call's next step: twice as long as until the next look
 BURSTS = 3
-DRAINED_S = 120.0
+DRAINED_S = 45.0
 
 
 class Sustained(Struct, frozen=True):
@@ -217,4 +217,4 @@ if __name__ == "__main__":
     try:
         main(parser.parse_args())
     except (BenchFailed, KeyboardInterrupt) as failed:
-        sys.exit(f"bench: {failed or 'stopped'}")
+        sys.exit(f"bench: {str(failed) or 'stopped'}")

@@ -21,7 +21,7 @@ from bench.child import BenchFailed
 from bench.world import World, gently, world
 
 EVERY_S = 3.0  # a call's next step
-WARM_S = 3.0
+WARM_S = 2.0
 
 
 class Scale(Struct, frozen=True):
@@ -179,4 +179,4 @@ if __name__ == "__main__":
     try:
         main(parser.parse_args())
     except (BenchFailed, KeyboardInterrupt) as failed:
-        sys.exit(f"bench: {failed or 'stopped'}")
+        sys.exit(f"bench: {str(failed) or 'stopped'}")

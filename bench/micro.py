@@ -148,7 +148,7 @@ def _far_sides(folder: Path) -> Iterator[tuple[int, int]]:
         yield receivers.hello["port"], broker.port
 
 
-def sending(folder: Path, seconds: float = 2.0) -> Figures:
+def sending(folder: Path, seconds: float = 1.0) -> Figures:
     """Events a second, acknowledged."""
     event = Wire().event(stored.ended(1).events[0])
     with _far_sides(folder) as (hook, mqtt):
@@ -229,4 +229,4 @@ if __name__ == "__main__":
     try:
         print(msgspec.json.format(msgspec.json.encode(measure()), indent=1).decode())
     except (BenchFailed, KeyboardInterrupt) as failed:
-        sys.exit(f"bench: {failed or 'stopped'}")
+        sys.exit(f"bench: {str(failed) or 'stopped'}")

@@ -86,4 +86,4 @@ if __name__ == "__main__":
     try:
         main(parser.parse_args())
     except (BenchFailed, KeyboardInterrupt) as failed:
-        sys.exit(f"bench: {failed or 'stopped'}")
+        sys.exit(f"bench: {str(failed) or 'stopped'}")

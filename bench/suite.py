@@ -22,6 +22,7 @@ from bench.start import Start
 _T = TypeVar("_T")
 Runs = dict[str, list[Looks]]
 LEAST_STORED = 2000
+ACCOUNT_EVERY_S = 10.0  # an account's calls change less often than single ones
 
 
 class Suite(Struct, frozen=True):
@@ -31,7 +32,7 @@ class Suite(Struct, frozen=True):
     peers: tuple[str, ...]
     tuned: tuple[str, ...] = ("c",)
     repeats: int = 1
-    seconds: float = 4.0
+    seconds: float = 3.0
     scales: tuple[int, ...] = (1, 2000)
     accounts: tuple[int, ...] = ()
     sustained_s: float = 8.0
@@ -44,12 +45,12 @@ class Suite(Struct, frozen=True):
     starts: int = 1
 
 
-QUICK = Suite("make bench", peers=("a", "c", "d"))
+QUICK = Suite("make bench", peers=("a", "c", "d"), tuned=())
 FULL = Suite(
     "make bench-full",
     peers=("a", "b", "c", "d"),
     repeats=3,
-    seconds=7.0,
+    seconds=6.0,
     scales=(1, 50, 2000),
     accounts=(100, 1000),
     sustained_s=60.0,
@@ -126,13 +127,13 @@ def _looks(suite: Suite, found: Found) -> None:
     others = tuple(one for one in suite.peers if one != "d")
     found.idle = about("500 extensions, nothing changing", suite.peers, suite.repeats)
     found.changing = about("500 extensions, calls changing", others, suite.repeats, changing=True)
-    found.full = about("500 extensions, no pause", suite.peers, suite.repeats, interval_s=0.0)
+    found.full = about("500 extensions, no pause", suite.peers, min(2, suite.repeats), interval_s=0.0)
     for extensions in suite.scales:
         found.scales[extensions] = about(
             f"{extensions} extensions, calls changing", suite.tuned, 1, extensions=extensions, changing=True
         )
     for calls in suite.accounts:
-        scale = {"extensions": 0, "calls": calls, "changing": True, "every_s": 20.0}
+        scale = {"extensions": 0, "calls": calls, "changing": True, "every_s": ACCOUNT_EVERY_S}
         found.accounts[calls] = about(f"the account, {calls} records", suite.tuned, 1, **scale)
 
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from bench import checker, usage
 from bench.broker import Broker, free_port
-from bench.child import BenchFailed, Child, end
+from bench.child import BenchFailed, Child, die_with_parent, end
 from bench.participants import Place, command
 from bench.records import extension_id
 
@@ -64,6 +64,7 @@ class World:
             stdout=self._into,
             stderr=self._log,
             start_new_session=True,
+            preexec_fn=die_with_parent,
         )
 
     def start(self) -> float:
@@ -160,4 +161,5 @@ def gently() -> None:
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, stop)
