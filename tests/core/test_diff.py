@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from callcast.core.diff import Rules, diff, fill, give_up, lookups, settle, unwatch
-from callcast.core.lifecycle import EVENTS, state_after
+from callcast.core.lifecycle import EVENTS, is_old_news, state_after
 from callcast.core.model import (
     Change,
     Direction,
@@ -325,6 +325,30 @@ def test_given_up_with_a_provisional_word_of_the_call_log() -> None:
     assert watch.apply(None, give_up(watch.picture, "101/s-1", at(1000))) == ["call.ended"]
     assert watch.last.call.disposition is Disposition.ANSWERED_ELSEWHERE
     assert (watch.last.call.ended_at, watch.last.observation.evidence) == (at(10), Evidence.CALL_LOG)
+
+
+def test_given_up_with_a_word_that_reads_as_if_it_went_on() -> None:
+    """Accepted and no duration: hung up at once, it reads so for ever. It was answered, nobody knows how long."""
+    watch = Watch()
+    watch.look(1, sighting())
+    watch.look(20)
+    said = sighting("connected", disposition="answered")
+    assert watch.apply(None, settle(watch.picture, "101/s-1", [sighting("connected"), said], at(60), watch.rules)) == []
+    assert watch.call().vanished_at == at(20)
+    assert watch.apply(None, give_up(watch.picture, "101/s-1", at(1000))) == ["call.ended"]
+    assert watch.last.call.disposition is Disposition.ANSWERED
+    assert (watch.last.time, watch.last.observation.evidence) == (at(20), Evidence.CALL_LOG)
+
+
+def test_a_ring_out_that_reads_connected_is_told_once() -> None:
+    """What it would end with is no news while it lives, nor when it ends otherwise."""
+    watch = Watch()
+    said = sighting("connected", disposition="answered")
+    assert watch.look(1, said) == ["call.answered"]
+    assert is_old_news(watch.call(), said, at(2))
+    assert watch.look(2, said) == []
+    assert watch.look(3, ended("busy")) == ["call.ended"]
+    assert watch.last.call.disposition is Disposition.BUSY
 
 
 def test_the_call_log_is_read_by_record_id_then_by_time() -> None:

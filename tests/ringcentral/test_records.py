@@ -76,6 +76,7 @@ def test_connected_without_a_duration_goes_on(result: str, duration: dict[str, i
     del one["duration"]
     assert only(one | duration).state is State.CONNECTED
     assert only(one | duration).ended_at is None
+    assert only(one | duration).disposition is Disposition.ANSWERED, "if it turns out to be over"
     assert only(one | {"duration": 1}).state is State.ENDED
     assert only(one | {"durationMs": 1}).state is State.ENDED
     assert only(one | duration | {"finished": True}).state is State.ENDED

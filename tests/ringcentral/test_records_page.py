@@ -262,6 +262,14 @@ def test_only_what_has_changed_is_read_again() -> None:
     assert [s.disposition for s in page.rows[2].shown or ()] == ["missed"]
 
 
+def test_bad_records_are_told_apart() -> None:
+    """By their ids, whatever else of them changes; without ids by all that they are."""
+    bad = [{"id": "A"}, {"id": "A", "duration": 5}, {"id": "B"}, {"sessionId": "A"}, {"name": 1}, {"name": 2}, [], 7]
+    rows = read_page(page_of(*bad), ACCOUNT).rows
+    assert rows[0].bad_id == rows[1].bad_id
+    assert len({row.bad_id for row in rows}) == len(bad) - 1
+
+
 def test_what_is_known_is_the_same_as_what_would_be_read() -> None:
     """Through any number of looks: the rows of a page do not depend on what was known."""
     known: Rows | None = None

@@ -53,7 +53,7 @@ def settle(picture: Picture, call_id: str, sightings: Iterable[Sighting], at: da
     scene = Scene(picture, _seen_late(picture, call, at, Evidence.CALL_LOG))
     said = tuple(sightings)
     final = [sighting for sighting in said if is_final(sighting)]
-    own = _own_word(picture, call, final) or _own_word(picture, call, [s for s in said if s.provisional])
+    own = _own_word(picture, call, final) or _own_word(picture, call, [s for s in said if s.disposition])
     if own is not None:
         scene.close(call, own)
     elif call.extension_id == UNASSIGNED:

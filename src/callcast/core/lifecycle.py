@@ -97,7 +97,7 @@ def is_old_news(call: Call, seen: Sighting, at: datetime) -> bool:
         and (seen.to_party is None or seen.to_party == call.to_party)
         and (seen.queue is None or seen.queue == call.queue)
         and (seen.ended_at is None or seen.ended_at == call.ended_at)
-        and (seen.disposition is None or seen.disposition is call.disposition)
+        and (seen.disposition is None or seen.disposition is call.disposition or seen.state is not State.ENDED)
         and (seen.state not in UNANSWERED or all(leg.key in call.ringing_legs for leg in seen.legs))
         and _answer(call, call.state, seen, at) == (call.answered_at, call.answered_exact)
     )

@@ -100,6 +100,7 @@ class Leg(Struct, frozen=True, kw_only=True, gc=False):
 class Sighting(Struct, frozen=True, kw_only=True, gc=False):
     """One extension's part in a session, as one look (or the call log) shows it.
 
+    `disposition`: how it ended; of one that lives, how it did if it turns out to be over.
     `provisional`: the record reads ended, but the platform writes this also while the call goes on.
     `rings_alone`: its legs ring no extension but this one.
     `times` hold only what the platform gave; nothing is filled in from the look.

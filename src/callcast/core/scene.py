@@ -77,8 +77,8 @@ class Scene:
         return ()
 
     def close(self, call: Call, word: Sighting) -> None:
-        """An open call ends with this record of the call log; a provisional one is kept in mind."""
-        if word.provisional:
+        """An open call ends with this record of the call log; one that is not final is kept in mind."""
+        if not is_final(word):
             kept = {"provisional_disposition": word.disposition, "provisional_ended_at": word.ended_at}
             self.put(call, with_facts(call, kept))
             return

@@ -35,6 +35,7 @@ class Outcome(Struct, frozen=True, gc=False):
 
 
 _LIVE: Mapping[State, Outcome] = {state: Outcome(state) for state in State if state is not State.ENDED}
+_SAID_CONNECTED = Outcome(State.CONNECTED, disposition=Disposition.ANSWERED)
 
 
 class View(Struct, frozen=True, gc=False):
@@ -120,7 +121,7 @@ def _outcome(record: Record, legs: Sequence[RecordLeg], direction: Direction) ->
             answered = accepted(record) or any(map(accepted, legs))  # seed-direct-2: only a leg says so
             return _LIVE[State.CONNECTED if answered else UNANSWERED[direction]]
         if word in CONNECTED and not _duration_ms(record):  # jswidgets-activeCalls: RingOut Web, duration 0
-            return _LIVE[State.CONNECTED]
+            return _SAID_CONNECTED
     provisional = not record.finished and word in PROVISIONAL and _only_rings_out(record, legs)
     return Outcome(State.ENDED, provisional, disposition(word, inbound=direction is Direction.INBOUND))
 
