@@ -18,7 +18,7 @@ from callcast.secret import Secret
 
 T = TypeVar("T")
 
-# Above this, a page is decoded in a thread: half a mebibyte takes some 6 ms, and nothing may hold the loop for 20.
+# Above this, a page is decoded in a thread: half a mebibyte takes some 4 ms, and nothing may hold the loop for 20.
 DECODED_ON_LOOP_MAX = 512 * 1024
 WRONG_TYPE = "(of a wrong type)"
 
