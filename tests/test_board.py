@@ -226,6 +226,16 @@ async def test_freshness_does_not_depend_on_the_platforms_clock(board: LiveBoard
     assert board.staleness_s("acme") == 0.0
 
 
+async def test_the_time_is_the_platforms(board: LiveBoard, clock: TurnedClock) -> None:
+    """The newest look tells it, this machine's steady clock goes on from there; before one, nobody knows."""
+    board.watch("acme", ["101", "102"], 6.0)
+    assert summary(board).now is None
+    board.looked(Target(source="acme", extension_id="101"), START - timedelta(hours=2))
+    board.looked(Target(source="acme", extension_id="102"), START - timedelta(hours=1))
+    await clock.turn(5)
+    assert summary(board).now == START - timedelta(hours=1) + timedelta(seconds=5)
+
+
 def test_extensions_are_the_watched_and_the_seen(board: LiveBoard) -> None:
     """At account level an extension is known once it was seen; `unassigned` is none."""
     board.watch("acme", ["101"], 6.0)

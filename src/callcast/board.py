@@ -7,7 +7,7 @@ here runs on the event loop's thread.
 import asyncio
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from itertools import islice
 from operator import attrgetter
 
@@ -188,6 +188,7 @@ class _Source:
         self._talking: Counter[str] = Counter()  # sessions
         self._watched: dict[str | None, float] = {}  # since when, monotonic
         self._looks: dict[str | None, tuple[datetime, float]] = {}  # platform's time, monotonic
+        self._newest: tuple[datetime, float] | None = None  # of all looks since the start
         self._overdue_after_s = stale_after_s(0.0)
 
     def load(self, known: Known) -> None:
@@ -212,7 +213,7 @@ class _Source:
     def looked(self, extension_id: str | None, taken_at: datetime) -> bool:
         """True when the target's look was overdue, or its first."""
         overdue = self._is_overdue(extension_id)
-        self._looks[extension_id] = (taken_at, self._clock.monotonic())
+        self._looks[extension_id] = self._newest = (taken_at, self._clock.monotonic())
         return overdue
 
     def put(self, call: Call) -> None:
@@ -237,6 +238,7 @@ class _Source:
             waiting=len(waiting),
             longest_waiting_since=min(waiting.values(), default=None),
             average_speed_of_answer_s=counts.average_speed_s,
+            now=self._now(),
         )
 
     def staleness_s(self) -> float:
@@ -283,6 +285,13 @@ class _Source:
         if not self._watched or not self._watched.keys() <= self._looks.keys():
             return None
         return min(self._looks[one][0] for one in self._watched)
+
+    def _now(self) -> datetime | None:
+        """This machine's clock may be set wrong; the calls' times are the platform's."""
+        if self._newest is None:
+            return None
+        taken_at, monotonic = self._newest
+        return taken_at + timedelta(seconds=self._clock.monotonic() - monotonic)
 
     def _overdue(self) -> Sequence[str | None]:
         due = self._clock.monotonic() - self._overdue_after_s

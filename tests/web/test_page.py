@@ -13,7 +13,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, expect
 from playwright.async_api import Error as PlaywrightError
 
-from callcast.core.model import Direction, Disposition, Party, Queue, State
+from callcast.core.model import Direction, Disposition, Party, Queue, State, Target
 from tests.browser import chromium
 from tests.web.room import Room, room
 
@@ -156,6 +156,16 @@ async def test_a_stale_source_greys_its_cards_and_says_since_when(here: Room, br
         await expect(wall.locator(".call .state")).to_have_text("Ringing")
 
 
+async def test_clocks_run_by_the_platforms_time(here: Room, browser: Browser) -> None:
+    """A machine whose own clock is ten minutes slow shows calls as old as they are."""
+    there = here.clock.now() + timedelta(minutes=10)
+    here.board.looked(Target(source="acme", extension_id="101"), there)
+    here.ring("101", started_at=there - timedelta(seconds=60))
+    async with page(browser, here.url) as wall:
+        await expect(wall.locator(".clock")).to_have_text(re.compile(r"1:0\d"))
+        await expect(wall.locator("#longest")).to_have_text(re.compile(r"1:0\d"))
+
+
 async def test_one_blind_extension_leaves_the_others_alone(here: Room, browser: Browser) -> None:
     """Only the cards of the extension that is not seen are doubted."""
     here.ring("101", "s-1")
@@ -166,6 +176,7 @@ async def test_one_blind_extension_leaves_the_others_alone(here: Room, browser: 
         here.look("acme", ["102", "103"])
         await expect(wall.locator(".call[data-doubt] .who")).to_have_text(["Reception"])
         await expect(wall.locator("#link")).to_contain_text("acme (1 extension) not seen since")
+        await expect(wall.locator("#totals")).not_to_have_attribute("data-stale", "")
 
 
 async def test_a_vanished_call_is_doubted(here: Room, browser: Browser) -> None:

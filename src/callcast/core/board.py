@@ -19,6 +19,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     overdue: the extensions whose look is overdue while others are seen; empty when it is the source as a whole.
     waiting: callers who ring somewhere and talk to nobody yet: one, however many extensions ring for them.
     average_speed_of_answer_s: seconds from ring to answer, over today's answers whose time is exact.
+    now: what time it is where the calls' times come from, as the newest look told it; None before the first one.
     """
 
     source: str
@@ -33,6 +34,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     waiting: int = 0
     longest_waiting_since: datetime | None = None
     average_speed_of_answer_s: float | None = None
+    now: datetime | None = None
 
 
 class Turn(Struct, frozen=True, kw_only=True):

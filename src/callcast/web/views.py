@@ -63,6 +63,7 @@ def summary_dict(summary: Summary) -> dict[str, Any]:
         "as_of": _time(summary.as_of),
         "complete": summary.complete,
         "overdue": summary.overdue,
+        "now": _time(summary.now),
     }
 
 

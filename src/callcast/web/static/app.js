@@ -66,10 +66,10 @@ function showTotals() {
   const totals = picture.totals();
   if (!picture.sources.size) return;
   for (const name of ["waiting", "connected", "dialing", "answered", "missed"]) say(at(name), String(totals[name]));
-  say(at("longest"), totals.longest_ms ? duration((picture.known_ms() - totals.longest_ms) / 1000) : "–");
+  say(at("longest"), totals.longest_s === null ? "–" : duration(totals.longest_s));
   say(at("speed"), totals.speed_s === null ? "–" : duration(totals.speed_s));
   at("totals").toggleAttribute("data-waiting", totals.waiting > 0);
-  at("totals").toggleAttribute("data-stale", Boolean(picture.lostAt_ms || picture.stale().length));
+  at("totals").toggleAttribute("data-stale", picture.isStale());
   document.title = totals.waiting ? `(${totals.waiting}) callcast` : "callcast";
 }
 

@@ -4,23 +4,32 @@ export class Picture {
   calls = new Map(); // by source and call id
   sources = new Map(); // summaries by name
   names = new Map(); // of extensions
-  offset_ms = 0; // service's clock minus this browser's
+  offset_ms = null; // service's clock minus this browser's
   lostAt_ms = null; // since when nothing comes from the service
   #order = null;
 
-  now() {
-    return Date.now() + this.offset_ms;
+  #ahead_ms = new Map(); // by source: the platform's clock minus the service's
+
+  /** At the service; with a source, at its platform, where the calls' times come from. */
+  now(source) {
+    return Date.now() + (this.offset_ms ?? 0) + this.#ahead(source);
   }
 
-  /** A message that took longer seems to come from an earlier time: the quickest one of late is believed. */
-  #set(offset_ms) {
-    const late_ms = this.offset_ms - offset_ms;
-    if (late_ms < 0 || late_ms > 1000) this.offset_ms = offset_ms;
+  #ahead(source) {
+    return this.#ahead_ms.get(source) ?? 0;
+  }
+
+  #hearTheTime(board) {
+    const now = Date.parse(board.now);
+    this.offset_ms = quickest(this.offset_ms, now - Date.now());
+    for (const { source, now: theirs } of board.sources) {
+      if (theirs) this.#ahead_ms.set(source, quickest(this.#ahead_ms.get(source), Date.parse(theirs) - now));
+    }
   }
 
   /** Takes a `board` message; returns the keys of the calls that may look different now. */
   take(board) {
-    this.#set(Date.parse(board.now) - Date.now());
+    this.#hearTheTime(board);
     this.lostAt_ms = null;
     this.sources = new Map(board.sources.map((summary) => [summary.source, summary]));
     const touched = new Set(board.calls.map(key));
@@ -51,10 +60,9 @@ export class Picture {
 
   /** Since when a call's state is not known any more, and why: null when it is known. */
   doubt(call) {
-    if (this.lostAt_ms) return { since_ms: this.lostAt_ms, why: "service" };
+    if (this.lostAt_ms) return { since_ms: this.lostAt_ms + this.#ahead(call.source), why: "service" };
     const source = this.sources.get(call.source);
-    const whole = source && !source.complete && !source.overdue.length;
-    if (!source || whole || source.overdue.includes(call.extension_id)) {
+    if (!source || unseenAsAWhole(source) || source.overdue.includes(call.extension_id)) {
       return { since_ms: source?.as_of ? Date.parse(source.as_of) : null, why: "source" };
     }
     return call.vanished_at ? { since_ms: Date.parse(call.vanished_at), why: "vanished" } : null;
@@ -63,14 +71,14 @@ export class Picture {
   /** What a call's clock shows, in seconds; it stands still where nobody knows whether the call goes on. */
   seconds(call, doubt) {
     const from = call.state === "connected" && call.answered_at ? Date.parse(call.answered_at) : call.started_ms;
-    return ((doubt ? (doubt.since_ms ?? from) : this.now()) - from) / 1000;
+    return ((doubt ? (doubt.since_ms ?? from) : this.now(call.source)) - from) / 1000;
   }
 
   /** The totals of all sources, as the page shows them. */
   totals() {
     const all = [...this.sources.values()];
     const sum = (field) => all.reduce((total, one) => total + one[field], 0);
-    const waits = all.map((one) => one.longest_waiting_since).filter(Boolean).map((at) => Date.parse(at));
+    const waits = all.filter((one) => one.longest_waiting_since).map((one) => this.#waits_s(one));
     const timed = all.filter((one) => one.average_speed_of_answer_seconds !== null && one.answered_today);
     const weight = timed.reduce((total, one) => total + one.answered_today, 0);
     return {
@@ -79,7 +87,7 @@ export class Picture {
       dialing: sum("dialing"),
       answered: sum("answered_today"),
       missed: sum("missed_today"),
-      longest_ms: waits.length ? Math.min(...waits) : null,
+      longest_s: waits.length ? Math.max(...waits) : null,
       speed_s: weight
         ? timed.reduce((total, one) => total + one.average_speed_of_answer_seconds * one.answered_today, 0) / weight
         : null,
@@ -91,18 +99,33 @@ export class Picture {
     return [...this.sources.values()].filter((one) => !one.complete);
   }
 
-  /** The last moment that the totals speak of. */
-  known_ms() {
-    const looks = this.stale().map((one) => one.as_of && Date.parse(one.as_of)).filter(Boolean);
-    return this.lostAt_ms ?? (looks.length ? Math.min(...looks) : this.now());
+  /** Whether the totals are of another time. */
+  isStale() {
+    return Boolean(this.lostAt_ms) || this.stale().some(unseenAsAWhole);
+  }
+
+  /** How long the one who waits longest in this source does, as far as anybody knows. */
+  #waits_s(source) {
+    let known_ms = this.now(source.source);
+    if (this.lostAt_ms) known_ms = this.lostAt_ms + this.#ahead(source.source);
+    else if (unseenAsAWhole(source) && source.as_of) known_ms = Date.parse(source.as_of);
+    return (known_ms - Date.parse(source.longest_waiting_since)) / 1000;
   }
 
   /** Seconds since the oldest look of all; null while something was never looked at. */
   age_s() {
-    const looks = [...this.sources.values()].map((one) => one.as_of && Date.parse(one.as_of));
-    if (!looks.length || looks.includes(null)) return null;
-    return (this.now() - Math.min(...looks)) / 1000;
+    const all = [...this.sources.values()];
+    if (!all.length || all.some((one) => !one.as_of)) return null;
+    return Math.max(...all.map((one) => this.now(one.source) - Date.parse(one.as_of))) / 1000;
   }
+}
+
+const unseenAsAWhole = (source) => !source.complete && !source.overdue.length;
+
+/** A message that took longer seems to come from an earlier time: the quickest one of late is believed. */
+function quickest(known_ms, heard_ms) {
+  const late_ms = known_ms - heard_ms;
+  return known_ms == null || late_ms < 0 || late_ms > 1000 ? heard_ms : known_ms;
 }
 
 const waits = (call) => call.state === "ringing";
