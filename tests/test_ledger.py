@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from callcast.core.diff import Picture, Rules, diff, unwatch
-from callcast.core.model import CallEvent, Change, Sighting, Snapshot
+from callcast.core.model import CallEvent, Change, Look, Sighting, Snapshot, Target
 from callcast.ledger import HERE_MAX, TOLD_AT_ONCE, Ledger
 from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
 from tests.clock import TurnedClock
@@ -103,3 +103,85 @@ async def test_who_gives_up_waiting_for_a_comparison_leaves_nothing_half_done(to
     assert told.threads == [False, True]
     assert [call.call_id for call in told.picture.live_calls()] == ["0/s-0"]
     assert len(await told.outbox.history(after_seq=0, limit=1000)) == 1
+
+
+class Slow(Told):
+    """Its outbox records a look at extension 1 only when it is told to."""
+
+    def __init__(self, outbox: SqliteOutbox, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(outbox)
+        self.may_record = asyncio.Event()
+        record = outbox.record
+
+        async def slowly(look: Look | None, change: Change, /) -> None:
+            if look is not None and look.target.extension_id == "1":
+                await self.may_record.wait()
+            await record(look, change)
+
+        monkeypatch.setattr(outbox, "record", slowly)
+
+    def looks(self, extension_id: str, *seen: Sighting) -> asyncio.Task[None]:
+        target = Target(source="acme", extension_id=extension_id)
+        snapshot = Snapshot(target=target, taken_at=at(1), sightings=seen)
+        return asyncio.create_task(self.ledger.take(snapshot, lambda: self.compared(snapshot)))
+
+    def told_of(self) -> list[str]:
+        return [call.call_id for part in self.parts for call in part.calls]
+
+
+def ringing(extension_id: str, session_id: str) -> Sighting:
+    return sighting("ringing", extension_id=extension_id, session_id=session_id, record_id=f"L{extension_id}")
+
+
+@pytest.fixture
+async def slow(told: Told, monkeypatch: pytest.MonkeyPatch) -> Slow:
+    return Slow(told.outbox, monkeypatch)
+
+
+async def test_another_session_does_not_wait_for_the_disk(slow: Slow) -> None:
+    """While one look's change is on its way to the disk, a look at another extension is recorded and told."""
+    first = slow.looks("1", ringing("1", "s-1"))
+    await slow.looks("2", ringing("2", "s-2"))
+    assert slow.told_of() == ["2/s-2"]
+    slow.may_record.set()
+    await first
+    assert slow.told_of() == ["2/s-2", "1/s-1"]
+
+
+async def test_changes_of_one_session_are_made_one_at_a_time(slow: Slow) -> None:
+    """A look that shows the same session is compared with what the earlier one left, once that is on the disk."""
+    first = slow.looks("1", ringing("1", "s"))
+    second = slow.looks("2", ringing("2", "s"))
+    for _ in range(20):
+        await asyncio.sleep(0.01)
+    assert slow.told_of() == []
+    assert len(slow.threads) == 1, "the second is not compared yet"
+    slow.may_record.set()
+    await asyncio.gather(first, second)
+    assert slow.told_of() == ["1/s", "2/s"]
+
+
+async def test_what_may_concern_all_calls_waits_for_all(slow: Slow) -> None:
+    """A change that names no sightings begins when nothing is under way, and what comes later waits for it."""
+    first = slow.looks("1", ringing("1", "s-1"))
+    await asyncio.sleep(0)
+    everything = asyncio.create_task(slow.ledger.change((), lambda: unwatch(slow.picture, {"1"}, at(2))))
+    later = slow.looks("2", ringing("2", "s-2"))
+    for _ in range(20):
+        await asyncio.sleep(0.01)
+    assert slow.told_of() == []
+    slow.may_record.set()
+    await asyncio.gather(first, everything, later)
+    assert slow.told_of() == ["1/s-1", "1/s-1", "2/s-2"]
+
+
+async def test_who_gives_up_its_turn_holds_up_nobody(slow: Slow) -> None:
+    """A look that is cancelled while it waits for its session leaves the session to the next."""
+    first = slow.looks("1", ringing("1", "s"))
+    second, third = slow.looks("2", ringing("2", "s")), slow.looks("3", ringing("3", "s"))
+    await asyncio.sleep(0.01)
+    second.cancel()
+    slow.may_record.set()
+    await asyncio.gather(first, third)
+    assert second.cancelled()
+    assert slow.told_of() == ["1/s", "3/s"]

@@ -1,12 +1,13 @@
 """The one door between a source's looks and the outbox: recall, compare, record, and only then believe it.
 
-Changes of one source are made one at a time, because each is compared with what the last one left. A large one
-(an account's first look finds a thousand calls) is compared in a thread, and told bit by bit, so that it does not
-hold the loop.
+Changes of one session are made one at a time, because each is compared with what the last one left; those of
+different sessions share commits. A large one (an account's first look finds a thousand calls) is compared in a
+thread, and told bit by bit, so that it does not hold the loop.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -29,28 +30,35 @@ class Ledger:
         self.picture = picture
         self._outbox = outbox
         self._told = told
-        self._lock = asyncio.Lock()
+        self._turns = _Turns()
         self._kept: dict[Target, datetime] = dict(picture.looks)
 
     async def take(self, snapshot: Snapshot, compare: Callable[[], Change]) -> None:
         """Compare a look with what is known, and record both. Raises OutboxUnavailable, then nothing has changed."""
-        async with self._lock:
-            await self._recall(self.picture.unknown_sessions(snapshot))
-            taken_at = self.picture.clamped(snapshot.target, snapshot.taken_at)
-            look = Look(target=snapshot.target, taken_at=taken_at)
-            size = max(len(snapshot.sightings), len(self.picture.of(snapshot.target)))
-            change = await _compared(compare, size)
-            if change or self._is_old(look):
-                await _whole(self._record(look, change))
-            else:
-                self.picture.apply(look, change)
+        taken = False
+        while not taken:  # what the target has may have changed while others had their turn
+            touched = self._touched(snapshot)
+            async with self._turns.of(touched):
+                if taken := touched == self._touched(snapshot):
+                    await self._take(snapshot, compare)
+
+    async def _take(self, snapshot: Snapshot, compare: Callable[[], Change]) -> None:
+        await self._recall(self.picture.unknown_sessions(snapshot))
+        taken_at = self.picture.clamped(snapshot.target, snapshot.taken_at)
+        look = Look(target=snapshot.target, taken_at=taken_at)
+        size = max(len(snapshot.sightings), len(self.picture.of(snapshot.target)))
+        change = await _compared(compare, size)
+        if change or self._is_old(look):
+            await _whole(self._record(look, change))
+        else:
+            self.picture.apply(look, change)
 
     async def change(self, sightings: Sequence[Sighting], compare: Callable[[], Change]) -> None:
         """Record what something other than a look has shown. Raises OutboxUnavailable.
 
         sightings: what it is about; empty where any of the known calls may be concerned.
         """
-        async with self._lock:
+        async with self._turns.of(None):
             await self._recall(self.picture.unknown_sessions(sightings))
             change = await _compared(compare, len(sightings) or len(self.picture))
             if change:
@@ -61,10 +69,19 @@ class Ledger:
 
     async def keep_looks(self) -> None:
         """Keep the last good look of each target: a clean stop leaves no gap that must be asked about."""
-        async with self._lock:
+        async with self._turns.of(None):
             for target, taken_at in list(self.picture.looks.items()):
                 if self._kept.get(target) != taken_at:
                     await _whole(self._record(Look(target=target, taken_at=taken_at), Change()))
+
+    def _touched(self, snapshot: Snapshot) -> frozenset[str] | None:
+        """The sessions that a look at an extension may change; None: any. A look at the account is about all."""
+        if snapshot.target.extension_id is None or self.picture.is_half_known:
+            return None
+        known = self.picture.of(snapshot.target)
+        if max(len(known), len(snapshot.sightings)) > HERE_MAX:
+            return None
+        return frozenset({call.session_id for call in known} | {seen.session_id for seen in snapshot.sightings})
 
     async def _recall(self, sessions: Collection[str]) -> None:
         if sessions:
@@ -83,6 +100,31 @@ class Ledger:
     def _is_old(self, look: Look) -> bool:
         kept = self._kept.get(look.target)
         return kept is None or look.taken_at - kept >= LOOK_KEPT_EVERY
+
+
+class _Turns:
+    """Who works on which sessions. Whoever wants one that is worked on waits for those who came before."""
+
+    def __init__(self) -> None:
+        self._taken: dict[asyncio.Future[None], frozenset[str] | None] = {}
+
+    @asynccontextmanager
+    async def of(self, sessions: frozenset[str] | None) -> AsyncIterator[None]:
+        """None: all sessions."""
+        before = [turn for turn, theirs in self._taken.items() if _meet(sessions, theirs)]
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._taken[mine] = sessions
+        try:
+            if before:
+                await asyncio.wait(before)
+            yield
+        finally:
+            del self._taken[mine]
+            mine.set_result(None)
+
+
+def _meet(ours: frozenset[str] | None, theirs: frozenset[str] | None) -> bool:
+    return ours is None or theirs is None or not ours.isdisjoint(theirs)
 
 
 async def _compared(compare: Callable[[], Change], size: int) -> Change:

@@ -29,6 +29,11 @@ class Picture:
         """How many calls are known."""
         return len(self._calls)
 
+    @property
+    def is_half_known(self) -> bool:
+        """Of some sessions of the start the ended parts lie on the disk yet."""
+        return bool(self._half_known)
+
     def unknown_sessions(self, seen: Snapshot | Iterable[Sighting] = ()) -> set[str]:
         """Sessions to recall before `seen` is compared, and those of the start whose ended parts lie on the disk."""
         sightings = seen.sightings if isinstance(seen, Snapshot) else seen
