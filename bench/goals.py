@@ -1,5 +1,6 @@
 """What the figures shall reach, and whether they do."""
 
+import math
 import statistics
 from collections.abc import Callable, Iterator
 
@@ -113,7 +114,9 @@ def _start(found: Found) -> Iterator[Goal]:
 
 
 def _at_most(figure: str, most: float, value: float | None, unit: str) -> Goal:
-    return Goal(figure, f"≤ {said(most, unit)}", said(value, unit), None if value is None else value <= most)
+    return Goal(
+        figure, f"≤ {said(most, unit)}" if most else "0", said(value, unit), None if value is None else value <= most
+    )
 
 
 def _at_least(figure: str, least: float, value: float | None, unit: str) -> Goal:
@@ -123,5 +126,7 @@ def _at_least(figure: str, least: float, value: float | None, unit: str) -> Goal
 def said(value: float | None, unit: str = "") -> str:
     if value is None:
         return "not measured"
+    if math.isinf(value):
+        return "never"
     number = f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
     return number + (f"{unit}" if unit == "x" else f" {unit}".rstrip())

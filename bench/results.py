@@ -1,6 +1,7 @@
 """RESULTS.md and its pictures, from what a suite has found. No number in them is written by hand."""
 
 import statistics
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ SIZED, SIZED_END = "<!-- written by make bench-full -->", "<!-- until here -->"
 def write(found: Found, folder: Path = HERE) -> None:
     for name, picture in _pictures(found).items():
         (folder / f"{name}.svg").write_text(picture)
-    parts = (_head, _goals, _looks, _delays, _scales, _drains, _memory, _limits, _shares, _failures)
+    parts = (_head, _goals, _looks, _delays, _scales, _drains, _memory, _limits, _beside, _shares, _failures)
     text = "\n\n".join("\n".join(part(found)) for part in parts if any(part(found)))
     (folder / "RESULTS.md").write_text(text + "\n")
 
@@ -54,14 +55,21 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
+def _prose(text: str) -> list[str]:
+    return textwrap.wrap(text, 118)
+
+
 def _head(found: Found) -> Iterator[str]:
     fsync = f"{found.micro.fsync_ms:.2f} ms" if found.micro else "not measured"
     yield "# Results"
     yield ""
     yield f"Written by `{found.suite}` on {found.began[:10]}, in {found.took_s / 60:.0f} minutes; do not edit."
-    yield f"{found.machine}; fsync of the disk: {fsync}. Each figure is the median of the runs, which went turn about;"
-    yield "a ratio is the median of pairs of one round. Only ratios travel to another machine. What was run how, and"
-    yield "how far each peer goes: [README.md](README.md)."
+    yield f"{found.machine}; fsync of the disk: {fsync}."
+    yield ""
+    yield from _prose(
+        "Each figure is the median of the runs, which went turn about; a ratio is the median of pairs of one round. "
+        "Only ratios travel to another machine. What was run how, and how far each peer goes: [README.md](README.md)."
+    )
 
 
 def _goals(found: Found) -> Iterator[str]:
@@ -123,7 +131,7 @@ def _delay_row(who: str, way: str, runs: list[Looks]) -> tuple[str, ...]:
     each = [run.checked[way] for run in runs]
 
     def middle(part: str, share: str) -> str:
-        return f"{statistics.median(getattr(getattr(one, part), share) for one in each):.1f}"
+        return said(statistics.median(getattr(getattr(one, part), share) for one in each))
 
     shown = [middle("from_shown", share) for share in ("p50", "p95", "p99")]
     change = [middle("from_change", share) for share in ("p50", "p99")]
@@ -155,7 +163,7 @@ def _scale_rows(name: str, runs: Runs) -> Iterator[tuple[str, ...]]:
             shown = run.checked["webhook"].from_shown
             lost = sum(way.lost for way in run.checked.values())
             figures = (f"{run.cpu_us:,.0f} us", f"{run.cores:.2f}", str(run.late))
-            delays = (f"{shown.p50:.1f} ms", f"{shown.p99:.1f} ms", str(lost))
+            delays = (said(shown.p50, "ms"), said(shown.p99, "ms"), str(lost))
             yield (name, NAMES[who], *figures, *delays, f"{run.peak_mib:.0f} MiB")
 
 
@@ -173,7 +181,7 @@ def _drains(found: Found) -> Iterator[str]:
     yield from _steady(found)
     if found.backlog:
         one = found.backlog
-        yield (
+        yield from _prose(
             f"A backlog of {one.events:,} that all three sinks were owed when callcast started: the first after "
             f"{one.start_s:.1f} s, all {one.seconds:.1f} s later, {one.per_s:,.0f} events/s, lost {one.lost}."
         )
@@ -181,11 +189,10 @@ def _drains(found: Found) -> Iterator[str]:
 
 def _burst_row(found: Found, who: str) -> tuple[str, ...]:
     one = found.bursts[who]
-    all_there = f"{one.seconds:.1f} s" if one.lost == 0 else "never"
     ways = [f"{one.per_s_by_way[way]:,.0f}" for way in WAYS]
     return (
         NAMES[who],
-        all_there,
+        said(one.seconds, "s"),
         f"{one.per_s:,.0f}",
         *ways,
         f"{one.cpu_us:,.0f} us",
@@ -218,9 +225,11 @@ def _steady(found: Found) -> Iterator[str]:
                     beside,
                     f"{run.offered_per_s:,.0f}/s",
                     f"{run.taken_per_s:,.0f}/s",
+                    str(run.owed),
                     f"{run.cpu_us:,.0f} us",
                     f"{run.cores:.2f}",
-                    f"{run.checked['webhook'].from_shown.p99:,.0f} ms",
+                    said(run.checked["webhook"].from_shown.p50, "ms"),
+                    said(run.checked["webhook"].from_shown.p99, "ms"),
                     str(sum(way.lost for way in run.checked.values())),
                 )
                 for name, beside, run in named
@@ -234,7 +243,7 @@ def _memory(found: Found) -> Iterator[str]:
     if one is not None:
         yield "## Memory"
         yield ""
-        yield (
+        yield from _prose(
             f"{one.extensions:,} extensions, {one.rate_per_s:.0f} events/s, {one.seconds / 60:.0f} minutes: from "
             f"{one.mib[0]:.0f} to {one.mib[-1]:.0f} MiB, peak {one.peak_mib:.0f}; {one.cores:.2f} cores, late looks "
             f"{one.late}, lost {sum(way.lost for way in one.checked.values())}."
@@ -251,9 +260,44 @@ def _limits(found: Found) -> Iterator[str]:
     yield ""
     yield "Each step alone, as fast as it goes: processor time of decoding and comparing, events a second of the rest."
     yield ""
-    rows = [(name, f"{value:,.3g} us") for name, value in (one.decode_us | one.compare_us).items()]
+    rows = [(name, said(value, "us")) for name, value in (one.decode_us | one.compare_us).items()]
     rows += [(name, f"{value:,.0f}/s") for name, value in (one.commit_per_s | one.send_per_s).items()]
     yield from _table(("step", ""), rows)
+
+
+def _beside(found: Found) -> Iterator[str]:
+    """The pipe's own figures next to the limits of what it is made of."""
+    one, full, burst = found.micro, found.full, found.bursts.get("callcast")
+    if one is None or burst is None or not all(full.get(who) for who in ("callcast", "c", "d")):
+        return
+    limits = one.commit_per_s | one.send_per_s
+    yield "## The pipe beside its limits"
+    yield ""
+    yield "What one process does in a second. A burst goes to all three sinks at once; a limit has the machine alone."
+    yield ""
+    looks = {who: f"{median(full[who], 'per_s'):,.0f}" for who in ("callcast", "c", "d")}
+    ways = {way: f"{burst.per_s_by_way[way]:,.0f}" for way in WAYS}
+    rows = [
+        ("looks", looks["d"], "raw sockets that parse", looks["c"], "uvloop and aiohttp", looks["callcast"]),
+        ("commits", *_limit(limits, "sqlite, commits of 100"), *_limit(limits, "callcast outbox, 100 at once"), ""),
+        (
+            "webhook",
+            *_limit(limits, "POST, raw socket, one after the other"),
+            *_limit(limits, "POST, aiohttp, 8 at once"),
+            ways["webhook"],
+        ),
+        (
+            "MQTT",
+            *_limit(limits, "publish, paho, 20 in flight"),
+            *_limit(limits, "publish, paho, 1000 in flight"),
+            ways["mqtt"],
+        ),
+    ]
+    yield from _table(("", "limit", "of", "another", "of", "callcast, the whole pipe"), rows)
+
+
+def _limit(limits: dict[str, float], name: str) -> tuple[str, str]:
+    return said(limits.get(name)), name
 
 
 def _shares(found: Found) -> Iterator[str]:
@@ -261,6 +305,7 @@ def _shares(found: Found) -> Iterator[str]:
         return
     yield "## Where the time goes"
     yield ""
+    yield from _apart(found)
     if found.shares is not None:
         whole = sum(found.shares.shares.values()) or 1
         yield "Processor time of callcast with 500 extensions and calls changing, by the innermost room or library:"
@@ -270,11 +315,26 @@ def _shares(found: Found) -> Iterator[str]:
         yield ""
     if found.held is not None:
         held = found.held
-        yield (
+        yield from _prose(
             f"The longest of {held.callbacks:,} callbacks held the loop for {held.longest_ms:.1f} ms "
-            f"({held.longest_cpu_ms:.1f} ms of processor in the worst), in `{held.worst}`; {held.over_20_ms} were over "
-            "20 ms."
+            f"in `{held.worst}`; {held.over_20_ms} were over 20 ms. The most processor time that one took: "
+            f"{held.longest_cpu_ms:.1f} ms."
         )
+
+
+def _apart(found: Found) -> Iterator[str]:
+    """A look taken apart by the participants that do ever more with it."""
+    for name, runs in (("nothing changing", found.idle), ("calls changing", found.changing)):
+        floor = found.idle.get("d")
+        if not floor or not runs.get("callcast") or not runs.get("c"):
+            continue
+        poll, tuned, mine = median(floor, "cpu_us"), median(runs["c"], "cpu_us"), median(runs["callcast"], "cpu_us")
+        yield from _prose(
+            f"Of the {mine:.0f} us that callcast takes for a look with {name}, {poll:.0f} are the system's calls and "
+            f"the parsing (d), {tuned - poll:.0f} what an HTTP client and an event loop add at their best (c), and "
+            f"{mine - tuned:.0f} callcast's own."
+        )
+        yield ""
 
 
 def _failures(found: Found) -> Iterator[str]:
