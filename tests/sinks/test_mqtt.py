@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from callcast.core.board import Summary, Turn
 from callcast.core.clock import Clock
 from callcast.core.model import Call, Party, State
-from callcast.core.sink import Delivered, Delivery, Reconnecting, Rejected, Retry, Sink
+from callcast.core.sink import Delivered, Delivery, Outcome, Reconnecting, Rejected, Retry, Sink
 from callcast.core.wire import Wire
 from callcast.secret import Secret
 from callcast.sinks.mqtt import Settings
@@ -522,17 +522,27 @@ async def test_a_wrong_password_is_a_reason_of_its_own(tmp_path: Path, protocol:
 
 
 class SmallBroker:
-    """Enough of MQTT 5 to say how many messages it takes at once, and to see whether that is kept."""
+    """Enough of MQTT 5 to say how many messages it takes at once and what it thinks of them, and to see who comes."""
 
-    def __init__(self, receive_maximum: int) -> None:
+    def __init__(self, receive_maximum: int = 100, reason: int = 0) -> None:
         self.receive_maximum = receive_maximum
+        self.reason = reason
         self.waiting = self.most_waiting = 0
+        self.client_ids: list[str] = []
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[str]:
+        """Its URL."""
+        listener = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        async with listener:
+            yield f"mqtt://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(asyncio.IncompleteReadError):
             while True:
                 kind, body = (await reader.readexactly(1))[0], await self._body(reader)
                 if kind == 0x10:
+                    self.client_ids.append(body[13 : 13 + body[12]].decode())  # after name, version, flags, keep-alive
                     writer.write(bytes([0x20, 6, 0, 0, 3, 0x21]) + self.receive_maximum.to_bytes(2, "big"))
                 elif kind == 0x82:
                     writer.write(bytes([0x90, 7, *body[:2], 0, 0, 0, 0, 0]))
@@ -557,18 +567,92 @@ class SmallBroker:
 
     def _acknowledge(self, packet_id: bytes, writer: asyncio.StreamWriter) -> None:
         self.waiting -= 1
-        writer.write(bytes([0x40, 2]) + packet_id)
+        writer.write(bytes([0x40, 3]) + packet_id + bytes([self.reason]))
 
 
 async def test_a_broker_that_takes_few_at_a_time_gets_few_at_a_time() -> None:
     """The broker's receive maximum is kept, and everything arrives (MQTT 5)."""
     broker = SmallBroker(receive_maximum=2)
-    listener = await asyncio.start_server(broker.serve, "127.0.0.1", 0)
-    port = listener.sockets[0].getsockname()[1]
-    async with listener, Settings(url=f"mqtt://127.0.0.1:{port}", timeout_s=5, concurrency=50).open(place()) as sink:
+    async with broker.listening() as url, Settings(url=url, timeout_s=5, concurrency=50).open(place()) as sink:
         outcomes = await asyncio.gather(*(sink.send(delivery(number)) for number in range(50)))
     assert outcomes == [Delivered()] * 50
     assert broker.most_waiting == 2
+
+
+WORDS: Sequence[tuple[int, Outcome]] = [
+    (0x00, Delivered()),
+    (0x10, Delivered()),  # nobody listens
+    *(
+        (code, Retry(word.lower().replace(" ", "_"), f"the broker said: {word}"))
+        for code, word in {
+            0x80: "Unspecified error",
+            0x83: "Implementation specific error",
+            0x87: "Not authorized",
+            0x97: "Quota exceeded",
+        }.items()
+    ),
+    (0x95, Rejected("packet_too_large", "the broker said: Packet too large")),
+    (0x90, Rejected("topic_name_invalid", "the broker said: Topic name invalid", unless_alone=True)),
+    (0x99, Rejected("payload_format_invalid", "the broker said: Payload format invalid", unless_alone=True)),
+]
+
+
+@pytest.mark.parametrize(("code", "outcome"), WORDS)
+async def test_the_reason_code_decides(code: int, outcome: Outcome) -> None:
+    """What an operator can mend is tried again; what can never be right is rejected (MQTT 5)."""
+    async with SmallBroker(reason=code).listening() as url, Settings(url=url, timeout_s=5).open(place()) as sink:
+        assert await sink.send(delivery()) == outcome
+
+
+async def test_a_word_that_mqtt_does_not_know_is_trouble() -> None:
+    """A reason code that MQTT does not know is trouble of this connection, never of the program."""
+    async with SmallBroker(reason=0xEE).listening() as url, Settings(url=url, timeout_s=5).open(place()) as sink:
+        assert isinstance(await sink.send(delivery()), Retry)
+
+
+async def test_the_client_id_is_the_same_each_time() -> None:
+    """Made of the installation's id and the sink's name, so that a broker knows who comes back."""
+    broker = SmallBroker()
+    async with broker.listening() as url:
+        for _ in range(2):
+            async with Settings(url=url, timeout_s=5).open(place()) as sink:
+                assert await sink.send(delivery()) == Delivered()
+        async with Settings(url=url, timeout_s=5, client_id="ours").open(place()) as sink:
+            assert await sink.send(delivery()) == Delivered()
+    assert broker.client_ids == ["callcast-0123456789abcdef-tested"] * 2 + ["ours"]
+
+
+class Notes(RealClock):
+    """Sleeps hardly at all, and notes for how long it should have."""
+
+    def __init__(self) -> None:
+        self.pauses_s: list[float] = []
+
+    async def sleep(self, seconds: float, /) -> None:
+        self.pauses_s.append(seconds)
+        await asyncio.sleep(0.001)
+
+
+async def test_it_comes_back_later_and_later_and_not_with_all_others() -> None:
+    """Half a second to a second at first, twice that each time, a minute at most; every client in a time of its own."""
+    pauses: list[Sequence[float]] = []
+    for client_id in ("one", "other"):
+        clock = Notes()
+        here = structs.replace(place(), clock=clock, board=LiveBoard())
+        async with Settings(url=f"mqtt://127.0.0.1:{free_port()}", client_id=client_id).open(here):
+            await until(lambda: len(_backoffs(clock)) >= 9)  # noqa: B023
+        pauses.append(_backoffs(clock)[:9])
+    for taken_s in pauses:
+        assert all(
+            0.5 * limit <= pause <= limit
+            for pause, limit in zip(taken_s, (1, 2, 4, 8, 16, 32, 60, 60, 60), strict=True)
+        )
+    assert not set(pauses[0]) & set(pauses[1])
+
+
+def _backoffs(clock: Notes) -> Sequence[float]:
+    """Without the pauses of the mirror, which are always the same."""
+    return [pause for pause in clock.pauses_s if pause not in (0.25, 10.0)]
 
 
 async def test_closed_while_connecting_it_leaves_as_soon_as_it_is_connected(

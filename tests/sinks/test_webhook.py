@@ -359,6 +359,30 @@ async def test_a_post_is_never_repeated_by_the_library() -> None:
     assert len(requests) == 2
 
 
+async def test_a_connection_that_was_closed_meanwhile_costs_nothing() -> None:
+    """A receiver may close what stands idle: the next event goes out on a new connection at once, and once."""
+    requests, closed = [], asyncio.Event()
+
+    async def answer_and_hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
+        requests.append(head)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        writer.write_eof()
+        await reader.read()  # until the sink has seen it, and closed its side too
+        writer.close()
+        closed.set()
+
+    listener = await asyncio.start_server(answer_and_hang_up, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    async with listener, opened(f"http://127.0.0.1:{port}/") as sink:
+        for number in range(3):
+            assert await sink.send(delivery(number)) == Delivered()
+            await closed.wait()
+            closed.clear()
+    assert len(requests) == 3
+
+
 async def test_an_answer_that_is_not_http_is_a_reason_of_its_own() -> None:
     """Something else listens there."""
 
