@@ -133,19 +133,19 @@ async def _only_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHand
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
     """The body, counted as it arrives and as it unpacks, so that no answer fills the memory."""
-    chunks, size = [], response.content_length or 0
+    body, size = bytearray(), response.content_length or 0  # one piece: many small ones would leave holes behind
     if size <= RESPONSE_BYTES_MAX:
         size = 0
         async for chunk in response.content.iter_chunked(CHUNK_BYTES):
             size += len(chunk)
             if size > RESPONSE_BYTES_MAX:
                 break
-            chunks.append(chunk)
+            body += chunk
     if size > RESPONSE_BYTES_MAX:
         response.close()
         detail = f"the answer is larger than {RESPONSE_BYTES_MAX // 1024 // 1024} MiB"
         raise LookFailed("parse", detail, request_id=request_id(response.headers))
-    return b"".join(chunks)
+    return bytes(body)
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
