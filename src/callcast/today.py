@@ -18,11 +18,8 @@ OUTCOMES_MAX = 20_000  # per source, in memory: a later change of an older call 
 OUTCOMES_KEPT = 1_000  # over a restart, beside those of the live calls
 
 
-class Outcome(Struct, frozen=True, array_like=True):
-    """How one call counts. `speed_s`: from ring to answer, None unless both times are exact."""
-
-    answered: bool
-    speed_s: float | None = None
+# How one call counts, in as few bytes as can be: the seconds from ring to answer, or one of these.
+MISSED, UNTIMED = -2.0, -1.0  # UNTIMED: answered, and one of the two times is not exact
 
 
 class Counts(Struct, frozen=True):
@@ -33,12 +30,13 @@ class Counts(Struct, frozen=True):
     timed: int = 0
     speed_sum_s: float = 0.0
 
-    def plus(self, outcome: Outcome, sign: int) -> "Counts":
+    def plus(self, outcome: float, sign: int) -> "Counts":
+        missed, timed = outcome == MISSED, outcome >= 0
         return Counts(
-            answered=self.answered + sign * outcome.answered,
-            missed=self.missed + sign * (not outcome.answered),
-            timed=self.timed + sign * (outcome.speed_s is not None),
-            speed_sum_s=self.speed_sum_s + sign * (outcome.speed_s or 0.0),
+            answered=self.answered + sign * (not missed),
+            missed=self.missed + sign * missed,
+            timed=self.timed + sign * timed,
+            speed_sum_s=self.speed_sum_s + sign * (outcome if timed else 0.0),
         )
 
     @property
@@ -52,7 +50,7 @@ class _Kept(Struct, array_like=True):
     seq: int
     day: date
     counts: Counts
-    outcomes: list[tuple[int, Outcome]]
+    outcomes: list[tuple[int, float]]
 
 
 class Today:
@@ -63,7 +61,7 @@ class Today:
         self._timezone = timezone
         self._day = self._date(clock.wall())
         self._counts = Counts()
-        self._outcomes: dict[int, Outcome] = {}
+        self._outcomes: dict[int, float] = {}
 
     def turn_to(self, timezone: tzinfo | None) -> None:
         """Where it is another day already, or still, nothing was counted yet."""
@@ -79,10 +77,10 @@ class Today:
         before, after = self._outcomes.get(key), self._outcome(call)
         if before == after:
             return
-        if before:
+        if before is not None:
             del self._outcomes[key]
             self._counts = self._counts.plus(before, -1)
-        if after:
+        if after is not None:
             self._outcomes[key] = after
             self._counts = self._counts.plus(after, +1)
         if len(self._outcomes) > OUTCOMES_MAX:
@@ -107,7 +105,7 @@ class Today:
             self._outcomes = dict(kept.outcomes)
         return kept.seq
 
-    def _outcome(self, call: Call) -> Outcome | None:
+    def _outcome(self, call: Call) -> float | None:
         if call.direction is not Direction.INBOUND:
             return None
         answered = (
@@ -118,7 +116,7 @@ class Today:
         at = (call.answered_at if answered else call.ended_at) or call.started_at
         if self._date(at) != self._day:
             return None
-        return Outcome(answered, _speed_s(call))
+        return _speed_s(call) if answered else MISSED
 
     def _turn_the_page(self) -> None:
         today = self._date(self._clock.wall())
@@ -129,9 +127,9 @@ class Today:
         return at.astimezone(self._timezone).date()
 
 
-def _speed_s(call: Call) -> float | None:
+def _speed_s(call: Call) -> float:
     if call.answered_at is None or not call.answered_exact:
-        return None
+        return UNTIMED
     return max(0.0, (call.answered_at - call.started_at).total_seconds())
 
 
