@@ -149,7 +149,8 @@ class Hook:
 
 UPSTREAM: tuple[Fault, ...] = (
     Fault(kind="status", status=500, count=1),
-    Fault(kind="status", status=401, count=1),
+    # Not the token's endpoint: a credential that is refused there is left alone for five minutes.
+    Fault(kind="status", status=401, path="*active-calls", count=1),
     Fault(kind="status", status=429, headers=False, retry_after=1, count=1),
     Fault(kind="html", count=1),
     Fault(kind="not_json", count=1),
