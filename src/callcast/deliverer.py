@@ -20,6 +20,7 @@ SWEEP_EVERY_S = 5.0  # how late an expiry may be noticed while nothing is claime
 GRACE_S = 1.0  # beyond the sink's own limit: its word for what took so long is finer than ours
 DISK_PAUSE_S = 1.0  # between two tries of an outbox that cannot be used
 IDLE_S = 60.0
+FIX = "callcast check --send asks the far side, and says what to do"
 # Claimed ahead, so that no sink waits for the disk. Few for a slow one: the new must not stand behind many replayed.
 AHEAD_MIN, AHEAD_MAX = 8, 64
 
@@ -100,6 +101,12 @@ class Deliverer:
         self._probed_seq = 0
         self._fresh_after: int | None = None  # while failing: the newest event that is no new call's
         self._disk_trouble = False
+        self._trouble = ""
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing is taken, for people; empty while something is."""
+        return self._trouble if self._health.failing else ""
 
     async def run(self) -> None:
         self._fault = asyncio.get_running_loop().create_future()
@@ -357,6 +364,7 @@ class Deliverer:
 
     def _failed(self, reason: str, detail: str, now: datetime, *, gone: bool) -> None:
         before = (self._health.failing, self._health.gone)
+        self._trouble = f"{reason}: {detail}"
         self._health.failed(gone=gone)
         if (self._health.failing, self._health.gone) == before:
             return
@@ -364,9 +372,9 @@ class Deliverer:
         if not before[0]:
             self._fresh_after = None
         if gone:
-            self._log.error("sink_gone", sink=self.name, reason=reason, detail=detail)
+            self._log.error("sink_gone", sink=self.name, reason=reason, detail=detail, fix=FIX)
         elif not before[0]:
-            self._log.warning("sink_failed", sink=self.name, reason=reason, detail=detail)
+            self._log.warning("sink_failed", sink=self.name, reason=reason, detail=detail, fix=FIX)
         self._metrics.sink_up(self.name, False)
 
     async def _recovered(self, how: str) -> None:

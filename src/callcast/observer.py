@@ -14,6 +14,7 @@ from callcast.core.upstream import LookFailed, Reason
 from callcast.metrics import Metrics
 
 BAD_RECORDS_MAX = 5000  # of one source that are remembered
+SHARED = "if it comes again: does another program use the same credential?"
 WORDS_MAX = 200  # unknown words of one source that are logged; all are counted
 
 
@@ -48,8 +49,15 @@ class SourceObserver:
             self._log.error("source_switched_off", detail="other sources watch every extension of this one already")
 
     def paced(self, interval_s: float, /) -> None:
-        if not isclose(interval_s, self._interval_s, rel_tol=0.05):
-            self._pace(interval_s)
+        if isclose(interval_s, self._interval_s, rel_tol=0.05):
+            return
+        say = self._log.warning if interval_s > self._interval_s else self._log.info
+        say(
+            "pace_changed",
+            detail=f"each target is looked at every {interval_s:.3g} s; every {self._interval_s:.3g} s before",
+            fix="callcast check --online shows what the rate limit leaves",
+        )
+        self._pace(interval_s)
 
     def _pace(self, interval_s: float) -> None:
         self._interval_s = interval_s
@@ -104,7 +112,7 @@ class SourceObserver:
         if silent_s > 0:
             until = datetime.fromtimestamp(self._clock.wall().timestamp() + silent_s, self._clock.wall().tzinfo)
             self._metrics.penalty(self.source, group, until)
-            self._log.warning("rate_limited", reason=group, detail=f"nothing is sent for {silent_s:.0f} s")
+            self._log.warning("rate_limited", reason=group, detail=f"nothing is sent for {silent_s:.0f} s", fix=SHARED)
 
     def unknown_word(self, field: str, word: str, /) -> None:
         self._metrics.unknown_value(field)

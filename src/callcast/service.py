@@ -19,7 +19,7 @@ from callcast.core.outbox import Outbox, OutboxUnavailable
 from callcast.core.retry import RetryPolicy
 from callcast.core.sink import Place, Sink
 from callcast.core.wire import Numbers, Wire
-from callcast.deliverer import Deliverer
+from callcast.deliverer import FIX, Deliverer
 from callcast.disk import Disk
 from callcast.fleet import Fleet
 from callcast.hash_key import hash_key
@@ -78,6 +78,7 @@ class Service:
         self._watching = Sources(outbox, board, metrics, session, clock, log, self._disk, self._feed.wake)
         self._sources: Fleet[SourceSettings]
         self._sinks: Fleet[SinkPart]
+        self._deliverers: dict[str, Deliverer] = {}
 
     def serve(self) -> AbstractAsyncContextManager[Admin]:
         """The HTTP side; answers from now on, and says that it is not ready before `start`."""
@@ -142,7 +143,7 @@ class Service:
         looks = sum(observer.looks for observer in self._watching.observers.values())
         sources, calls = len(self._settings.sources), len(self._board.calls())
         facts = f"sources {sources}, looks {looks}, calls {calls}, debts {self._owed}"
-        return "; ".join([facts, *self.reasons()])
+        return "; ".join([facts, *self.reasons(), *self.warnings()])
 
     # Readiness and reload, as the HTTP side asks for them.
 
@@ -154,7 +155,9 @@ class Service:
 
     def warnings(self) -> Sequence[str]:
         """What is no reason to be unready, but should not stay so, or was so once."""
-        return [*self._outbox.warnings(), *self._watching.claims.shown()]
+        failing = {name: one.trouble for name, one in self._deliverers.items() if one.trouble}
+        sinks = [f"sink {name} takes nothing, its events wait: {why}: {FIX}" for name, why in failing.items()]
+        return [*self._outbox.warnings(), *self._watching.claims.shown(), *self._watching.skewed(), *sinks]
 
     async def reload(self) -> Sequence[str]:
         """Read the configuration again and let it take hold. Returns its faults; then nothing has changed."""
@@ -247,7 +250,8 @@ class Service:
         self._metrics.watch_sink(name)
         async with settings.open(place) as sink:
             self._log.info("delivery_started", sink=name, **_told(settings))
-            await self._deliverer(name, sink, settings).run()
+            self._deliverers[name] = self._deliverer(name, sink, settings)
+            await self._deliverers[name].run()
 
     def _wire(self, sink: str, numbers: Numbers, hash_key: bytes) -> Wire:
         """One for all sinks with the same policy, so that each event is written once; a hash is each sink's own."""
@@ -256,6 +260,7 @@ class Service:
         return self._wires.setdefault(numbers, Wire(numbers))
 
     async def _end_sink(self, name: str) -> None:
+        self._deliverers.pop(name, None)
         self._metrics.forget_sink(name)
         self._log.info("delivery_stopped", sink=name)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from random import SystemRandom
 from typing import Any
 
@@ -24,6 +24,7 @@ from callcast.metrics import Metrics
 from callcast.observer import SourceObserver
 from callcast.poller import Poller
 from callcast.reconciler import Reconciler
+from callcast.ringcentral import skew
 from callcast.ringcentral.client import Client
 from callcast.ringcentral.settings import SourceSettings, plan
 
@@ -74,6 +75,11 @@ class Sources:
         for name, ids in listed.items():
             for extension_id in filter(str.isdigit, ids):
                 self.claims.take(name, extension_id)
+
+    def skewed(self) -> Sequence[str]:
+        """Whose platform has another time than this machine, for people."""
+        skews = ((name, client.skew_s()) for name, (_, client) in self._clients.items())
+        return [f"source {name}: {skew.said(by_s)}: {skew.FIX}" for name, by_s in skews if abs(by_s) > skew.MAX_S]
 
     async def run(self, name: str, settings: SourceSettings, *, start_after_s: float = 0.0) -> None:
         """Watch until cancelled."""

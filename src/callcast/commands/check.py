@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "whether each sink can be reached; nothing is delivered",
     )
     parser.add_argument(
-        "--send", action="store_true", help="--online, and each webhook gets a signed request of type callcast.check"
+        "--send",
+        action="store_true",
+        help="--online, and each webhook and broker is sent a message of type callcast.check",
     )
 
 

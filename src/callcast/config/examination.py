@@ -163,6 +163,8 @@ class Examination:
         known = ", ".join(f'"{one}"' for one in types)
         if "type" not in table:
             fix = f"add type = ... under [{path[0]}.{path[1]}]; installed are {known}"
+            if mistyped := nearest("type", table):
+                fix = f"write `type` instead of `{mistyped}`; installed are {known}"
             self._fault(path, "missing", fix, at=path[:2])
             return
         wanted = table["type"]

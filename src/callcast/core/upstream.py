@@ -1,6 +1,6 @@
 """What the far side that we look at promises the poller. One per source."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -10,14 +10,24 @@ from callcast.core.model import Call, Sighting, Snapshot, Target
 
 Reason = Literal["timeout", "auth", "permission", "rate_limited", "server", "parse", "network"]
 REASONS: tuple[Reason, ...] = ("timeout", "auth", "permission", "rate_limited", "server", "parse", "network")
+# What to do, where the answer itself says nothing better. All are asked again by themselves.
+REMEDIES: Mapping[Reason, str] = {
+    "network": "check server, and whether this machine reaches it: name service, firewall, certificate",
+    "timeout": "check server, and whether a firewall swallows what is sent there",
+    "auth": "check client_id, client_secret and jwt",
+    "permission": "check the permissions of the app and of its user",
+    "rate_limited": "wait a minute, as callcast does by itself; does another program use the same credential?",
+    "server": "the platform has trouble: try again later, as callcast does by itself",
+    "parse": "check server: what answers there is not the platform",
+}
 
 
 class LookFailed(Exception):
     """A look that failed, or had only some of its pages, is no look. Never an empty snapshot.
 
-    `reason` is one word for metrics; `said` what happened and `remedy` what to do about it, if that is known, both
-    without secrets; `detail` is the two as one sentence for the log; `request_id` is what the platform's support
-    asks for; `retry_after_s` is the platform's own wish.
+    `reason` is one word for metrics; `said` what happened and `remedy` what to do about it, both without secrets
+    (not given: what `REMEDIES` says of the reason); `detail` is the two as one sentence for the log; `request_id` is
+    what the platform's support asks for; `retry_after_s` is the platform's own wish.
     """
 
     def __init__(
@@ -31,8 +41,8 @@ class LookFailed(Exception):
     ) -> None:
         self.reason: Reason = reason
         self.said = said
-        self.remedy = remedy
-        self.detail = f"{said}: {remedy}" if remedy else said
+        self.remedy = remedy or REMEDIES[reason]
+        self.detail = f"{said}: {self.remedy}"
         super().__init__(f"{reason}: {self.detail}")
         self.retry_after_s = retry_after_s
         self.request_id = request_id

@@ -147,6 +147,10 @@ class Client:
     def now(self) -> datetime:
         return self._platform_clock.now()
 
+    def skew_s(self) -> float:
+        """How far this machine's clock is ahead of the platform's, as far as is known."""
+        return self._platform_clock.skew_s
+
     def spacing_s(self) -> float:
         """Counts that a look of several pages takes as many requests."""
         pages = [len(seen.digests) for seen in self._seen.values()]

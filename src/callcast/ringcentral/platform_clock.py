@@ -51,9 +51,10 @@ class PlatformClock:
         self._offset_s = offset_s
 
     @property
-    def doubted_s(self) -> float | None:
-        """How far the last Date is ahead of `now`, if it was too far off to be believed at once."""
-        return None if self._doubted_s is None else self._doubted_s - self._offset_s
+    def skew_s(self) -> float:
+        """How far this machine's clock is ahead of the last Date, also of one that is not believed yet."""
+        doubt_s = 0.0 if self._doubted_s is None else self._doubted_s - self._offset_s
+        return (self._clock.wall() - self.now()).total_seconds() - doubt_s
 
     def _believes(self, offset_s: float) -> bool:
         near_s = JUMP_S if self._heard else FIRST_JUMP_S

@@ -7,14 +7,15 @@ there are more than five.
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from aiohttp import ClientSession
 
 from callcast.core.clock import Clock
-from callcast.core.probe import ProbeResult
-from callcast.core.upstream import LookFailed, Reason
+from callcast.core.probe import ProbeResult, Verdict
+from callcast.core.upstream import LookFailed
+from callcast.ringcentral import skew
 from callcast.ringcentral.budget import Budget
 from callcast.ringcentral.client import API, AUTH_PER_MINUTE, LIVE_LIST
 from callcast.ringcentral.exchange import Exchange
@@ -27,19 +28,7 @@ from callcast.ringcentral.token import REQUESTS_PER_MINUTE, Tokens
 ASK_TIMEOUT_S = 8.0
 REVOKE_TIMEOUT_S = 1.0
 ASKED_MAX = 20
-SKEW_WARNED_S = 5.0
-SKEW_MAX_S = 60.0  # webhook receivers accept five minutes, and a clock that is off this far goes on drifting
 ONE_RECORD = {**LIVE_LIST, "perPage": "1"}  # not the very request of a running service, which would be refused
-
-REMEDIES: Mapping[Reason, str] = {
-    "network": "check server, and whether this machine reaches it: name service, firewall, certificate",
-    "timeout": "check server, and whether a firewall swallows what is sent there",
-    "auth": "check client_id, client_secret and jwt",
-    "permission": "check the permissions of the app and of its user",
-    "rate_limited": "wait a minute; does another program use the same credential?",
-    "server": "the platform has trouble: try again later",
-    "parse": "check server: what answers there is not the platform",
-}
 
 Tell = Callable[[ProbeResult], None]
 
@@ -120,13 +109,11 @@ class _Platform:
     def skew(self) -> ProbeResult:
         if not self._platform_clock.dated:
             return ProbeResult("unasked", "the platform does not say what time it is", about="clock")
-        skew_s = (self._clock.now() - self._platform_clock.now()).total_seconds()
-        skew_s -= self._platform_clock.doubted_s or 0.0
-        if abs(skew_s) <= SKEW_WARNED_S:
+        skew_s = self._platform_clock.skew_s
+        if abs(skew_s) <= skew.WARNED_S:
             return ProbeResult("good", "this machine agrees with the platform", about="clock")
-        said = f"this machine is {_span(abs(skew_s))} {'ahead of' if skew_s > 0 else 'behind'} the platform"
-        fix = "set this machine's clock, best by NTP: receivers refuse webhooks whose signature is minutes off"
-        return ProbeResult("failed" if abs(skew_s) > SKEW_MAX_S else "warning", said, fix, "clock")
+        verdict: Verdict = "failed" if abs(skew_s) > skew.MAX_S else "warning"
+        return ProbeResult(verdict, skew.said(skew_s), skew.FIX, "clock")
 
     async def look(self, tell: Tell) -> None:
         """Look at the targets as far as the rate limit has room. Raises LookFailed when it has none at all."""
@@ -195,14 +182,7 @@ class _Platform:
 
 def _failed(about: str, failure: LookFailed, *, whose: str = "") -> ProbeResult:
     said = f"{whose}: {failure.said}" if whose else failure.said
-    return ProbeResult("failed", said, failure.remedy or REMEDIES[failure.reason], about)
-
-
-def _span(seconds: float) -> str:
-    for unit_s, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * unit_s:
-            return f"{seconds / unit_s:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return ProbeResult("failed", said, failure.remedy, about)
 
 
 def _named(target: str | None) -> str:

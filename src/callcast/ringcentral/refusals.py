@@ -78,7 +78,7 @@ def _reason(status: int) -> Reason:
 
 
 def _remedy(status: int, fault: _Fault) -> str:
-    """What to do about it; empty where only time helps."""
+    """What to do about it; empty where the code says nothing of that."""
     if 300 <= status < 400:
         return _REDIRECT_REMEDY
     permission = fault.permissionName or _bracketed(fault.message) or "ReadCallLog"

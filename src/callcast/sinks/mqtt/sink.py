@@ -59,16 +59,21 @@ class MqttSink:
     async def send(self, delivery: Delivery, /) -> Outcome:
         try:
             if self._link is not None and self._link.has_room():  # then its own limit is enough
-                return _outcome(await self._link.publish(self._event_message(delivery)))
+                return await self._publish(self._link, delivery)
             async with asyncio.timeout(self._timeout_s):
                 await self._tried.wait()
                 if self._link is None:
                     return Retry(self._trouble.reason, self._trouble.detail)
-                return _outcome(await self._link.publish(self._event_message(delivery)))
+                return await self._publish(self._link, delivery)
         except TimeoutError:
             return Retry("timeout", "the broker did not acknowledge in time")
         except ValueError as error:
             return Rejected("malformed", str(error))
+
+    async def _publish(self, link: Link, delivery: Delivery) -> Outcome:
+        message = self._event_message(delivery)
+        answer = await link.publish(message)
+        return _outcome(answer, refused="" if link.over.is_set() else message.topic)
 
     async def reconnected(self) -> None:
         await self._back.wait()
@@ -244,11 +249,13 @@ class MqttSink:
         self._dirty.set()
 
 
-def _outcome(answer: Answer) -> Outcome:
+def _outcome(answer: Answer, *, refused: str) -> Outcome:
+    """`refused`: the topic, where the broker said so and stayed."""
     if answer is None:
         return Delivered()
     if answer.code == PACKET_TOO_LARGE:
         return Rejected(answer.reason, answer.detail)
+    detail = f"{answer.detail} (to {refused})" if refused else answer.detail
     if answer.code in _NEVER_RIGHT:
-        return Rejected(answer.reason, answer.detail, unless_alone=True)
-    return Retry(answer.reason, answer.detail)
+        return Rejected(answer.reason, detail, unless_alone=True)
+    return Retry(answer.reason, detail)

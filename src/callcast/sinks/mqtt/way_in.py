@@ -36,7 +36,10 @@ def way_in(settings: Settings, client_id: str, will: Message | None, *, in_fligh
 
 
 async def probe(settings: Settings, request: ProbeRequest) -> ProbeResult:
-    """Log in with a client id of the probe's own, which pushes nobody out, and without a will; then leave."""
+    """Log in with a client id of the probe's own, which pushes nobody out, and without a will; then leave.
+
+    With `send` a message goes where a source's events would.
+    """
     host, _, encrypted = settings.address()
     where = f"{'mqtts' if encrypted else 'mqtt'}://{host}"
     client_id = f"{settings.client_id or f'callcast-{request.name}'}-check"
@@ -44,17 +47,34 @@ async def probe(settings: Settings, request: ProbeRequest) -> ProbeResult:
     try:
         async with asyncio.timeout(settings.timeout_s):
             await link.opened.wait()
-        trouble = link.trouble if link.over.is_set() else None
+            trouble = link.trouble if link.over.is_set() else None
+            if trouble is None and request.send:
+                return await _publish(link, f"{settings.topic}/check/events/callcast.check", where)
     except TimeoutError:
         trouble = Trouble("timeout", "the broker did not answer in time")
     finally:
-        link.give_up(LOST)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(GOODBYE_S):
-            await link.gone.wait()
+        await _leave(link)
     if trouble is None:
         return ProbeResult("good", f"{where} let us in by MQTT {settings.protocol}")
     return ProbeResult("failed", f"{where}: {trouble.detail}", _remedy(trouble, client_id))
+
+
+async def _publish(link: Link, topic: str, where: str) -> ProbeResult:
+    trouble = await link.publish(Message(topic, b'{"type":"callcast.check"}'))
+    if trouble is None:
+        return ProbeResult("good", f"{where} took a message to {topic}")
+    if trouble.reason in ("not_authorized", "topic_name_invalid"):
+        fix = "let callcast publish to all topics below topic, in the broker's access rules, or set topic to one it may"
+    else:
+        fix = _REMEDIES.get(trouble.reason) or remedy(trouble.reason, trouble.detail)
+    return ProbeResult("failed", f"{where}: {trouble.detail} (to {topic})", fix)
+
+
+async def _leave(link: Link) -> None:
+    link.give_up(LOST)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(GOODBYE_S):
+            await link.gone.wait()
 
 
 def _remedy(trouble: Trouble, client_id: str) -> str:

@@ -1,0 +1,39 @@
+"""What the log says of a source's pace."""
+
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from callcast.board import LiveBoard
+from callcast.logs import bound
+from callcast.metrics import Metrics
+from callcast.observer import SourceObserver
+from tests.clock import TurnedClock
+
+
+def watching(interval_s: float) -> SourceObserver:
+    clock = TurnedClock()
+    board = LiveBoard(clock)
+    observer = SourceObserver("acme", board, Metrics(board, clock, "1"), clock, bound())
+    observer.watching(None, interval_s)
+    return observer
+
+
+@pytest.mark.parametrize(("now_s", "level"), [(15.0, "warning"), (4.0, "info")])
+def test_another_pace_is_told_once(now_s: float, level: str) -> None:
+    """A lowered limit slows a running plan: the log says to what, and from what; a slower one is a warning."""
+    observer = watching(7.5)
+    with capture_logs() as said:
+        observer.paced(7.6)  # what wavers a little is the same pace
+        observer.paced(now_s)
+        observer.paced(now_s)
+    (line,) = said
+    told: dict[str, Any] = {key: line[key] for key in ("event", "log_level", "source", "detail")}
+    assert told == {
+        "event": "pace_changed",
+        "log_level": level,
+        "source": "acme",
+        "detail": f"each target is looked at every {now_s:g} s; every 7.5 s before",
+    }
+    assert "callcast check --online" in line["fix"]
