@@ -31,7 +31,7 @@ class Desk(FarSide):
     secrets = (KEY,)
 
     def __init__(self, kind: type["Honest"]) -> None:
-        self.settings = Settings(timeout_s=0.1)
+        self.settings = Settings(timeout_s=0.5)
         self.taken: list[str] = []
         self._kind = kind
         self._mode: Mode = "accepting"
@@ -248,7 +248,7 @@ def test_who_breaks_a_promise_is_found_out(
 ) -> None:
     """By the question that asks for it, and for no other reason."""
     if kind in HANGING:
-        monkeypatch.setattr(testing, "PATIENCE_S", 1.0)
+        monkeypatch.setattr(testing, "PATIENCE_S", 2.0)
     with pytest.raises(by):
         ask(kind, question)
 
