@@ -1,13 +1,16 @@
 """What a look at a whole company costs, in processor time: 1,000 calls like the recorded one, two legs each, 2.2 MB.
 
-`python -m bench.decode [ROUNDS]` prints the best and the median time of decoding, reading and comparing, for a list
-that is what it was, for one in which every tenth call has changed, and for one with bad records in it.
+`python -m bench.decode [ROUNDS]` prints the best and the median time of reading and comparing, for a list that is what
+it was, for one in which every tenth call has changed, and for one with bad records in it: when nothing is known of the
+list, as at the start, and after a look, when only what has changed is read. Then the memory that a look takes and
+keeps, for lists of several lengths. How long the loop is held: `bench.held`.
 """
 
 import json
 import statistics
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,11 +31,12 @@ def page(
     change: Callable[[int, dict[str, Any]], dict[str, Any]] = lambda _, record: record,
     *,
     sample: str = "seed-direct-2-answered",
+    calls: int = CALLS,
 ) -> bytes:
     recorded = json.loads((SAMPLES / f"{sample}.json").read_text())
     text = json.dumps(recorded["records"][0])
     records = []
-    for n in range(CALLS):
+    for n in range(calls):
         one = json.loads(text.replace("62264425016", str(62264425000 + n)))
         one |= {"id": f"LIef14l8N{n:06}", "telephonySessionId": f"s-{n:032x}"}
         records.append(change(n, one))
@@ -58,6 +62,17 @@ def times_ms(work: Callable[[], object], rounds: int) -> tuple[float, float]:
 
 def whole(picture: Picture, body: bytes, known: Rows | None) -> Change:
     return diff(picture, snapshot(TARGET, [read_page(body, TARGET, known)], AT), Rules())
+
+
+def memory_kib(calls: int) -> tuple[float, float]:
+    """At most while a list is read, and kept until the next look."""
+    raw = page(calls=calls)
+    tracemalloc.start()
+    kept = read_page(raw, TARGET)
+    now, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(kept.rows) == calls
+    return most / 1024, now / 1024
 
 
 def main() -> None:
@@ -88,6 +103,9 @@ def main() -> None:
         for step, work in steps.items():
             best, median = times_ms(work, rounds)
             print(f"{name:18} {step:20} best {best:5.1f} ms   median {median:5.1f} ms")
+    for calls in (250, 500, 1000, 2000):
+        most, kept_kib = memory_kib(calls)
+        print(f"{calls:5} calls: at most {most / calls:.1f} KiB a call, {kept_kib / calls:.1f} KiB kept")
 
 
 if __name__ == "__main__":

@@ -60,9 +60,13 @@ class Scene:
             by_name.setdefault((sighting.extension_id, sighting.session_id), []).append(sighting)
         groups: dict[tuple[str, str], tuple[Sequence[Call], list[Sighting]]] = {}
         for key, seen in by_name.items():
-            calls = self._picture.parts(*key) or self._named_before(seen)
-            known_as = (key[0], calls[0].session_id) if calls else key
-            groups.setdefault(known_as, (calls, []))[1].extend(seen)
+            calls, known_as = self._picture.parts(*key), key
+            if not calls and (calls := self._named_before(seen)):
+                known_as = key[0], calls[0].session_id
+            if known_as in groups:
+                groups[known_as][1].extend(seen)
+            else:
+                groups[known_as] = calls, seen
         return [groups[key] for key in sorted(groups, key=_is_nobodys)]
 
     def _named_before(self, seen: Sequence[Sighting]) -> Sequence[Call]:
