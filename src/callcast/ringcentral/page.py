@@ -250,7 +250,7 @@ def _id_of_bad(raw: bytes) -> str:
     try:
         fields = _anything.decode(raw)
         ids = [fields.get(name) for name in ("id", "sessionId", "telephonySessionId")]
-        raw = repr(ids).encode("utf-8", "replace") if any(ids) else raw
+        raw = repr(ids).encode() if any(ids) else raw
     except (*_MALFORMED, AttributeError):
         pass
     return hashlib.blake2b(raw, digest_size=12).hexdigest()
