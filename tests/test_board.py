@@ -359,6 +359,7 @@ class Outbox:
         self.events: list[CallEvent] = []
         self.notes: dict[str, bytes] = {}
         self.broken = False
+        self.pruned = 0  # so many of the first are kept no longer
 
     async def last_seq(self) -> int:
         if self.broken:
@@ -366,7 +367,7 @@ class Outbox:
         return len(self.events)
 
     async def history(self, *, after_seq: int, limit: int) -> Sequence[Stored]:
-        page = list(enumerate(self.events, 1))[after_seq : after_seq + limit]
+        page = list(enumerate(self.events, 1))[max(after_seq, self.pruned) :][:limit]
         return [Stored(seq=seq, recorded_at=START, event=event) for seq, event in page]
 
     async def note(self, source: str, name: str, value: bytes | None) -> None:
@@ -411,6 +412,25 @@ async def test_counts_survive_a_kill_at_any_moment(clock: TurnedClock, applied: 
     await catch_up(reborn, outbox)
     assert summary(reborn).answered_today == 3
     assert summary(reborn).average_speed_of_answer_s == pytest.approx(3.0)
+
+
+async def test_counts_survive_their_events(clock: TurnedClock) -> None:
+    """What counted this morning counts after a restart too when `retention_h` has taken its events."""
+    outbox: Any = Outbox()
+    board = LiveBoard(clock, UTC)
+    board.watch("acme", ["101"], 6.0)
+    keeping = asyncio.create_task(keep_counts(board, outbox, clock))
+    await clock.turn(1)
+    calls = [ended(call(session_id=f"s-{n}"), Disposition.MISSED) for n in range(3)]
+    outbox.record(*calls)
+    put(board, *calls)
+    await clock.turn(21)
+    keeping.cancel()
+    outbox.pruned = len(calls)
+    reborn = LiveBoard(clock, UTC)
+    reborn.load("acme", outbox.known())
+    await catch_up(reborn, outbox)
+    assert summary(reborn).missed_today == 3
 
 
 async def test_a_note_claims_only_what_is_surely_in_it(clock: TurnedClock) -> None:

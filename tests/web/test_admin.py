@@ -373,6 +373,22 @@ class TestToken:
         headers = {"Authorization": f"Bearer {TOKEN}", "Host": "callcast.internal"}
         assert (await get(client, guarded.url + "/api/calls", headers=headers))[0] == 200
 
+    async def test_it_is_compared_in_constant_time(
+        self, guarded: Room, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However it comes, no comparison ends earlier the sooner it differs."""
+        compared = []
+
+        def digest(given: bytes, wanted: bytes) -> bool:
+            compared.append(given)
+            return False
+
+        monkeypatch.setattr("callcast.web.guard.hmac.compare_digest", digest)
+        headers = {"Authorization": f"Bearer {TOKEN}", "Cookie": "callcast=right"}
+        assert (await get(client, guarded.url + "/api/calls", headers=headers))[0] == 401
+        assert (await get(client, guarded.url + f"/?token={TOKEN}"))[0] == 401
+        assert {TOKEN.encode(), b"right"} <= set(compared)
+
     async def test_in_the_address_it_becomes_a_cookie(self, guarded: Room, client: aiohttp.ClientSession) -> None:
         """`?token=` is taken out of the address at once; the cookie is out of reach of scripts and other sites."""
         url = f"{guarded.url}/?wall=1&token={TOKEN}"

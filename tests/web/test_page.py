@@ -211,6 +211,54 @@ async def test_it_says_when_the_service_is_gone_and_comes_back(browser: Browser)
         await opened.__aexit__(None, None, None)
 
 
+async def test_a_line_that_went_dead_is_not_live(here: Room, browser: Browser) -> None:
+    """Nobody hangs up, but nothing comes: said after seconds; once it works again all that was missed is there."""
+    relay = Relay(here.url)
+    async with relay.listening() as url, page(browser, url) as wall:
+        here.ring("101", "s-1")
+        await expect(wall.locator("#last li")).to_have_count(1)
+        relay.dead = True
+        here.ring("102", "s-2")
+        await expect(wall.locator("#banner")).to_contain_text("No connection to callcast since", timeout=20_000)
+        await expect(wall.locator(".call .state")).to_have_text("Ringing?")
+        relay.dead = False
+        here.ring("103", "s-3")
+        await expect(wall.locator("#link")).to_contain_text("Live", timeout=20_000)
+        await expect(wall.locator(".call .who")).to_have_text(["Reception", "Ext. 102", "Ext. 103"])
+        await expect(wall.locator("#last li")).to_contain_text(["Ext. 103", "Ext. 102", "Reception"])
+
+
+class Relay:
+    """A road to the service on which, while it is `dead`, everything gets lost and nobody is told."""
+
+    def __init__(self, url: str) -> None:
+        self.dead = False
+        self._port = int(url.rpartition(":")[2])
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[str]:
+        server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
+        try:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        finally:
+            server.close()
+
+    async def _carry(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        far, on = await asyncio.open_connection("127.0.0.1", self._port)
+        ways = [asyncio.create_task(self._one_way(near, on)), asyncio.create_task(self._one_way(far, back))]
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for writer in (on, back):
+            writer.close()
+
+    async def _one_way(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lost = False
+        with suppress(ConnectionError):
+            while piece := await reader.read(65536):
+                lost = lost or self.dead  # whose packets were lost once is lost for good
+                if not lost:
+                    writer.write(piece)
+
+
 async def test_a_newer_service_brings_its_newer_page(browser: Browser) -> None:
     """A wallboard that is left running loads itself anew after an upgrade."""
     async with room(version="1.0.0") as first:
