@@ -405,6 +405,27 @@ def test_a_provisional_record_settles_by_vanishing() -> None:
     assert (watch.last.time, watch.last.observation.exact) == (at(10), True)
 
 
+@pytest.mark.parametrize("word", [Disposition.ANSWERED_ELSEWHERE, Disposition.FAILED])
+def test_a_provisional_record_of_a_call_that_was_seen_answered(word: Disposition) -> None:
+    """It talked: neither another phone's answer nor a phone that was offline is the end of that."""
+    watch = Watch()
+    watch.look(1, sighting("connected"))
+    watch.look(2, ended(word, provisional=True))
+    assert watch.look(3) == ["call.ended"]
+    assert watch.last.call.disposition is Disposition.ANSWERED
+
+
+def test_given_up_an_answered_call_of_which_the_log_said_stopped() -> None:
+    """The same by way of the call log; with no word at all it stays unknown."""
+    for said, ends_as in (([stopped()], Disposition.ANSWERED), ([], Disposition.UNKNOWN)):
+        watch = Watch()
+        watch.look(1, sighting("connected"))
+        watch.look(2)
+        watch.apply(None, settle(watch.picture, "101/s-1", said, at(60), watch.rules))
+        watch.apply(None, give_up(watch.picture, "101/s-1", at(1000)))
+        assert watch.last.call.disposition is ends_as
+
+
 def test_calls_that_end_by_vanishing_are_told_in_the_order_of_their_ids() -> None:
     """The same order whichever came first, so that a restart in between tells the same."""
     watch = Watch()

@@ -15,6 +15,7 @@ from tests.ringcentral.test_records_words import record
 SAMPLES = Path(__file__).parents[1] / "samples"
 ACCOUNT = Target(source="acme")
 EXTENSION = Target(source="acme", extension_id="101")
+ACCEPTED = {"reason": "Accepted"}
 OWN = {"name": "Agent", "extensionNumber": "11115"}
 OWN_NUMBER = {"phoneNumber": "+17203861294", "extensionNumber": "11115"}
 
@@ -116,6 +117,21 @@ def test_provisional_while_nothing_but_phones_was_rung(result: str) -> None:
     ):
         shown = only(final)
         assert (shown.state, shown.provisional) == (State.ENDED, False)
+
+
+def test_provisional_although_one_of_its_phones_took_it() -> None:
+    """Answered, on the record or on any leg: what is Stopped are its other phones."""
+    out = {"direction": "Outbound", "action": "VoIP Call", "result": "Stopped"}
+    for answered in (
+        record(legs=[leg("PstnToSip", result="Stopped"), leg("PstnToSip", reason="Accepted")], **out),
+        record(legs=[leg("PstnToSip")], reason="Connected", **out),
+    ):
+        shown = only(answered)
+        assert (shown.provisional, shown.disposition) == (True, Disposition.ANSWERED)
+    rung = record(legs=[leg("PstnToSip", extension=102, reason="Accepted"), leg("PstnToSip")], **out)
+    assert only(rung, Target(source="acme", extension_id="102")).disposition is Disposition.ANSWERED
+    others = record(legs=[leg("PstnToSip", extension=n, **r) for n, r in ((101, {}), (102, ACCEPTED))], **out)
+    assert only(others).disposition is Disposition.ANSWERED_ELSEWHERE
 
 
 # Which way

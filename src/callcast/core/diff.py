@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from msgspec import Struct
 
-from callcast.core.lifecycle import end, with_facts
+from callcast.core.lifecycle import end, settled_as, with_facts
 from callcast.core.matching import is_final, was_over
 from callcast.core.model import UNASSIGNED, Call, Change, Disposition, Evidence, Sighting, Snapshot, Target
 from callcast.core.picture import Picture, is_listed_live, is_open
@@ -72,8 +72,7 @@ def give_up(picture: Picture, call_id: str, at: datetime) -> Change:
         return Change()
     evidence = Evidence.CALL_LOG if call.provisional_disposition else Evidence.VANISHED
     scene = Scene(picture, _seen_late(picture, call, at, evidence))
-    disposition = call.provisional_disposition or Disposition.UNKNOWN
-    scene.put(call, end(call, disposition, call.vanished_at, ended_at=call.provisional_ended_at))
+    scene.put(call, end(call, settled_as(call), call.vanished_at, ended_at=call.provisional_ended_at))
     return scene.change()
 
 

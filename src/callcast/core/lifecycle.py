@@ -137,6 +137,15 @@ def end(call: Call, disposition: Disposition, at: datetime, *, ended_at: datetim
     return in_order(with_facts(call, facts))
 
 
+def settled_as(call: Call) -> Disposition:
+    """What a call with a provisional record has come to, if nothing more is said. That it was seen answered weighs
+    more: the platform writes such a record also over a call that goes on.
+    """
+    if call.provisional_disposition is None:
+        return Disposition.UNKNOWN
+    return Disposition.ANSWERED if call.answered_at is not None else call.provisional_disposition
+
+
 def correct(call: Call, seen: Sighting) -> Call:
     """An ended call, after a final sighting; the same object when it tells nothing new."""
     answered_at, answered_exact = _answer(call, call.state, seen, call.started_at)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from callcast.core.lifecycle import LISTED, begin, correct, end, fold, is_old_news, known_state, with_facts
+from callcast.core.lifecycle import LISTED, begin, correct, end, fold, is_old_news, known_state, settled_as, with_facts
 from callcast.core.matching import Part, is_final, matched
 from callcast.core.model import (
     UNASSIGNED,
@@ -168,8 +168,7 @@ class Scene:
         )
 
     def _settled(self, call: Call) -> Call:
-        disposition = call.provisional_disposition or Disposition.UNKNOWN
-        return end(call, disposition, self._seen.at, ended_at=call.provisional_ended_at)
+        return end(call, settled_as(call), self._seen.at, ended_at=call.provisional_ended_at)
 
     def _seen_of(self, call: Call) -> Seen:
         """The looks around what has become of a call."""

@@ -57,6 +57,8 @@ def whole(record: Record, legs: Sequence[RecordLeg]) -> View:
     offered = outbound and _offered(record, legs)
     direction = Direction.OUTBOUND if outbound and not offered else Direction.INBOUND
     outcome = _outcome(record, legs, direction)
+    if outcome.provisional and _answered(record, legs):  # one of its own phones took it, others were merely rung
+        outcome = Outcome(State.ENDED, provisional=True, disposition=Disposition.ANSWERED)
     ended_at = end_of(record, record.start_time) if outcome.state is State.ENDED else None
     return View(direction, outcome, offered, legs, record.start_time, ended_at, record.from_, record.to)
 
@@ -118,12 +120,15 @@ def _outcome(record: Record, legs: Sequence[RecordLeg], direction: Direction) ->
     word = (record.result or "").lower()
     if not record.finished:
         if not word or word in IN_PROGRESS:
-            answered = accepted(record) or any(map(accepted, legs))  # seed-direct-2: only a leg says so
-            return _LIVE[State.CONNECTED if answered else UNANSWERED[direction]]
+            return _LIVE[State.CONNECTED if _answered(record, legs) else UNANSWERED[direction]]
         if word in CONNECTED and not _duration_ms(record):  # jswidgets-activeCalls: RingOut Web, duration 0
             return _SAID_CONNECTED
     provisional = not record.finished and word in PROVISIONAL and _only_rings_out(record, legs)
     return Outcome(State.ENDED, provisional, disposition(word, inbound=direction is Direction.INBOUND))
+
+
+def _answered(record: Record, legs: Sequence[RecordLeg]) -> bool:
+    return accepted(record) or any(map(accepted, legs))  # seed-direct-2: only a leg says so
 
 
 def _only_rings_out(record: Record, legs: Sequence[RecordLeg]) -> bool:
