@@ -44,9 +44,9 @@ class Sustained(Struct, frozen=True):
 
 
 class Burst(Struct, frozen=True):
-    """Medians of three. `seconds`: from the change until all had come; `per_s`: from the first answer that shows one.
+    """Medians of three bursts, or of as many as were over in time.
 
-    Both of the slowest way; `per_s_by_way` of each.
+    seconds: from the change until all had come; per_s: from the first answer that shows one; both of the slowest way.
     """
 
     who: str
@@ -109,7 +109,8 @@ def burst(who: str, events: int, *, held: int = 0, extensions: int = EXTENSIONS)
         cpu_s, begun = there.cpu_s(), []
         for _ in range(BURSTS):
             begun.append(float(there.platform.ask("burst", count=events)))
-            there.settled(within_s=DRAINED_S)
+            if not there.settled(within_s=DRAINED_S):
+                break
         cpu_s, peak_mib = there.cpu_s() - cpu_s, usage.resident_mib(there.pid, peak=True)
         runs = [there.check(*bounds) for bounds in zip(begun, [*begun[1:], math.inf], strict=True)]
     every = [one for run in runs for one in run.values()]
@@ -119,7 +120,7 @@ def burst(who: str, events: int, *, held: int = 0, extensions: int = EXTENSIONS)
         seconds=statistics.median(_all_there_s(run) for run in runs),
         per_s=statistics.median(min(one.per_s for one in run.values()) for run in runs),
         per_s_by_way={way: statistics.median(run[way].per_s for run in runs) for way in WAYS},
-        cpu_us=1e6 * cpu_s / (BURSTS * events),
+        cpu_us=1e6 * cpu_s / (len(runs) * events),
         peak_mib=peak_mib,
         lost=sum(one.lost for one in every),
         disordered=sum(one.disordered for one in every),

@@ -170,7 +170,8 @@ class Platform:
             self._postponed += 1
         self._ring.append((target, call))
 
-    def burst(self, count: int) -> None:
+    def burst(self, count: int) -> float:
+        """Returns when."""
         now = time.monotonic()
         if self._bursting:
             self._bursting = [(target, self._next(target, call, now)) for target, call in self._bursting]
@@ -180,6 +181,7 @@ class Platform:
         for target in self._list:
             if target.answer is None:
                 target.written()
+        return now
 
     # What the parent wants
 
@@ -188,7 +190,7 @@ class Platform:
             case "calls":
                 self.calls(**what)
             case "burst":
-                self.burst(**what)
+                return self.burst(**what)
             case "hang":
                 self._list[what["target"]].hang_s = what["seconds"]
             case "least":
