@@ -1,12 +1,13 @@
 """Many readers cost little: one encoding for all of them, and the loop is free between handfuls."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
 import msgspec
 import pytest
 
+from callcast.core.outbox import Stored
 from callcast.web import feed
 from callcast.web.feed import QUEUED_BYTES_MAX, Reader
 from tests.web.room import Room, until
@@ -120,3 +121,24 @@ async def test_a_reader_that_left_is_written_to_no_more(here: Room, turns: Turns
     here.feed.leave(reader)
     reader.write(b"late")
     assert far.chunks == []
+
+
+async def test_a_crowd_that_comes_at_once_queues_for_the_outbox(here: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipe's own turn there comes after a few of them, not after all; and each gets all it missed."""
+    for number in range(3):
+        here.ring("101", f"s-{number}")
+    whole, asking, most = here.memory.history, 0, 0
+
+    async def history(**where: int) -> Sequence[Stored]:
+        nonlocal asking, most
+        asking += 1
+        most = max(most, asking)
+        await asyncio.sleep(0.001)
+        asking -= 1
+        return await whole(**where)
+
+    monkeypatch.setattr(here.memory, "history", history)
+    readers = [Reader(cast("asyncio.Transport", None), board=False, chunked=True) for _ in range(READERS)]
+    caught_up = await asyncio.gather(*map(here.feed.catch_up, readers))
+    assert [got.count(b"event: call.ringing") for got in caught_up] == [3] * READERS
+    assert most == feed._ASKING_MAX

@@ -24,6 +24,7 @@ PAGE = 100  # events read from the outbox at once
 
 _AT_ONCE = 8  # readers, or calls and events to encode, before the loop may do something else
 _BREATH_S = 0.002  # for which it then may
+_ASKING_MAX = 2  # newcomers, of the outbox at once
 _SUMMARY_EVERY_S = 2.0
 _HEARTBEAT_S = 10.0
 _NO_BOARD = -1  # no version of the board: next comes all of it
@@ -83,6 +84,7 @@ class Feed:
         self._lines = _Lines(view)
         self._readers: dict[Reader, None] = {}
         self._wanted = asyncio.Event()  # set while anybody reads
+        self._asking = asyncio.Semaphore(_ASKING_MAX)  # however many come at once, the outbox has others to serve
         self._recorded = False  # something that not everybody has
         self._closed = False
 
@@ -130,13 +132,15 @@ class Feed:
 
     async def catch_up(self, reader: Reader) -> bytes:
         """The next page of events for a reader that has not joined yet; empty when there are no more."""
-        page = await self._history.history(after_seq=reader.after_seq, limit=PAGE)
+        async with self._asking:
+            page = await self._history.history(after_seq=reader.after_seq, limit=PAGE)
         if page:
             reader.after_seq = page[-1].seq
-        return b"".join([_event_frame(stored, self._view) for stored in page])
+        return b"".join([frame for _, frame in await _event_frames(page, self._view)])
 
     async def last_seq(self) -> int:
-        return await self._history.last_seq()
+        async with self._asking:
+            return await self._history.last_seq()
 
     async def _hand_out(self) -> bool:
         """One round; true when more events wait than it could hold."""
