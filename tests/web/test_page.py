@@ -335,6 +335,17 @@ async def test_the_wall_turns_its_pages(here: Room, browser: Browser) -> None:
         assert {shown[place] for place in range(4)} == {f"101/s-{number}" for number in range(4)}
 
 
+@pytest.mark.parametrize(("width", "height", "columns"), [(3840, 2160, "2"), (1080, 1920, "2"), (390, 844, "1")])
+async def test_a_wall_of_any_shape(here: Room, browser: Browser, width: int, height: int, columns: str) -> None:
+    """Few calls are large on whatever screen, and none is cut when the line of the last events comes in below."""
+    async with page(browser, here.url + "/?wall=1", viewport={"width": width, "height": height}) as wall:
+        for number in range(3):
+            here.ring("101", f"s-{number}")
+        await expect(wall.locator(f'.calls[data-columns="{columns}"] .call').first).to_be_visible()
+        await expect(wall.locator("#last li")).to_have_count(3)
+        await becomes(wall, f"() => ({_CUT})() === 0")
+
+
 async def test_nothing_is_wider_than_a_telephone(here: Room, browser: Browser) -> None:
     """On a phone everything fits the width, also a long name and a long call."""
     long_ago = here.clock.now() - timedelta(hours=11)

@@ -178,4 +178,4 @@ document.addEventListener("keydown", (event) => {
     frame();
   }
 });
-addEventListener("resize", () => cards.find(cards.search));
+if (wall) new ResizeObserver(() => cards.find(cards.search)).observe(at("calls").parentElement);

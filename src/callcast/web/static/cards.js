@@ -3,7 +3,8 @@
 import { STATES, duration, hoursMinutes, other, timeOfDay, who } from "./words.js";
 
 const TURN_S = 12; // how long a wall shows one page
-const COLUMNS = [2, 3, 4, 5]; // of a wall, the larger cards first
+const COLUMNS = [1, 2, 3, 4, 5]; // of a wall, the larger cards first
+const WIDTH_REM = { least: 14, most: 40 }; // of its cards
 
 export class Cards {
   #cards = new Map(); // key -> {item, parts, call, doubt, text}
@@ -93,6 +94,7 @@ export class Cards {
     if (card.shown[part] === text) return;
     card.shown[part] = text;
     card.parts[part].textContent = text;
+    if (part === "who" || part === "other") card.parts[part].title = text; // it may be cut
   }
 
   #wanted() {
@@ -134,11 +136,20 @@ export class Cards {
   /** Makes the cards as large as they can be with all of them in sight; else small, and the wall turns pages. */
   #largestFit(keys) {
     if (!keys.length) return 1;
-    for (const columns of COLUMNS) {
+    let fit = 1;
+    for (const columns of this.#columns()) {
       this.list.dataset.columns = columns;
-      const fit = columns * this.#rows(keys);
-      if (fit >= keys.length || columns === COLUMNS.at(-1)) return fit;
+      fit = columns * this.#rows(keys);
+      if (fit >= keys.length) break;
     }
+    return fit;
+  }
+
+  /** How many columns give cards of a sensible width; the narrowest screen has one. */
+  #columns() {
+    const width_rem = this.list.clientWidth / parseFloat(getComputedStyle(document.documentElement).fontSize);
+    const found = COLUMNS.filter((n) => width_rem / n >= WIDTH_REM.least && width_rem / n <= WIDTH_REM.most);
+    return found.length ? found : [1];
   }
 
   /** How many rows of such cards the wall has room for, measured on a real one. */
