@@ -276,7 +276,7 @@ def _length(head: bytes) -> int:
 
 async def main(targets: int, window_s: int) -> None:
     loop, platform = asyncio.get_running_loop(), Platform(targets, window_s)
-    server = await loop.create_server(lambda: Connection(platform), "127.0.0.1", 0, backlog=1024)
+    server = await loop.create_server(lambda: Connection(platform), "127.0.0.1", 0, backlog=4096)
     dating = asyncio.ensure_future(platform.keep_date())
     await answer({"port": server.sockets[0].getsockname()[1]}, platform.told)
     dating.cancel()

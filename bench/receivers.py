@@ -147,7 +147,7 @@ async def _subscribed(port: int, arrivals: Arrivals) -> None:
 
 async def main(mqtt: int, pipe: int) -> None:
     loop, arrivals = asyncio.get_running_loop(), {way: Arrivals() for way in WAYS}
-    server = await loop.create_server(lambda: Webhook(arrivals["webhook"]), "127.0.0.1", 0, backlog=1024)
+    server = await loop.create_server(lambda: Webhook(arrivals["webhook"]), "127.0.0.1", 0, backlog=4096)
     await _subscribed(mqtt, arrivals["mqtt"])
     await loop.connect_read_pipe(lambda: Pipe(arrivals["stdout"]), os.fdopen(pipe, "rb", 0))
     await answer({"port": server.sockets[0].getsockname()[1]}, Receivers(arrivals).told)

@@ -205,7 +205,7 @@ def _steady(found: Found) -> Iterator[str]:
     named = [(NAMES[who], "", run) for who, run in found.sustained.items()]
     named += [(NAMES["callcast"], f"{count:,} stored", run) for count, run in found.stored.items()]
     if named:
-        yield "A steady rate, at 500 extensions that are looked at once a second:"
+        yield "A steady rate, at 500 extensions that are looked at once a second (beside what is stored: 50):"
         yield ""
         head = (
             "",

@@ -152,7 +152,9 @@ def _drains(suite: Suite, found: Found) -> None:
     found.backlog = _try(found, "backlog", lambda: _said(backlog(suite.backlog), backlog_line))
     for held in (LEAST_STORED, suite.stored) if suite.stored else ():
         beside = _try(
-            found, f"beside {held} stored", lambda h=held: _said(sustained("callcast", 200, 15, held=h), sustained_line)
+            found,
+            f"beside {held} stored",
+            lambda h=held: _said(sustained("callcast", 200, 15, held=h, extensions=50), sustained_line),
         )
         if beside is not None:
             found.stored[held] = beside
