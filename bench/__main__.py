@@ -3,7 +3,7 @@
     python -m bench [--full] [--again] [--sizing]
 
 --full: all peers with Node-RED, all scales, half an hour; else three minutes. --again: write RESULTS.md once more
-from what the last run found (`bench/.cache/found.json`). --sizing: renew the table in docs/operating.md as well.
+from what the last run found (`bench/.cache/found.msgpack`). --sizing: renew the table in docs/operating.md as well.
 """
 
 import argparse
@@ -17,17 +17,17 @@ from bench.child import BenchFailed
 from bench.suite import FULL, QUICK, Found, run
 from bench.world import gently
 
-KEPT = Path(__file__).parent / ".cache" / "found.json"
+KEPT = Path(__file__).parent / ".cache" / "found.msgpack"
 
 
 def main(*, full: bool, again: bool, sizing: bool) -> None:
     if not again:
         found = run(FULL if full else QUICK)
         KEPT.parent.mkdir(exist_ok=True)
-        KEPT.write_bytes(msgspec.json.encode(found))
+        KEPT.write_bytes(msgspec.msgpack.encode(found))
     elif not KEPT.exists():
         raise BenchFailed("nothing was measured yet")
-    found = msgspec.json.decode(KEPT.read_bytes(), type=Found)
+    found = msgspec.msgpack.decode(KEPT.read_bytes(), type=Found)
     results.write(found)
     if sizing:
         results.size(found)

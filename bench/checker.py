@@ -12,7 +12,7 @@ from bench.records import STEPS
 
 
 class Delays(Struct, frozen=True):
-    """Milliseconds."""
+    """Milliseconds; infinite when nothing came."""
 
     p50: float
     p95: float
@@ -80,7 +80,7 @@ def check(truth: Truth, arrivals: list[tuple[float, int]], *, since: float = 0.0
 
 
 def delays(seconds: list[float]) -> Delays:
-    seconds = sorted(seconds) or [0.0]
+    seconds = sorted(seconds) or [math.inf]
     share = [seconds[min(len(seconds) - 1, int(len(seconds) * part))] for part in (0.5, 0.95, 0.99, 1.0)]
     return Delays(*(1000 * one for one in share))
 

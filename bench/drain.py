@@ -20,6 +20,7 @@ from msgspec import Struct
 from bench import checker, stored, usage
 from bench.child import BenchFailed
 from bench.looks import way_line
+from bench.participants import participant
 from bench.world import WAYS, World, gently, world
 
 EXTENSIONS = 500
@@ -207,7 +208,7 @@ def _run(what: str, who: str, arguments: Any) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("who", nargs="*", default=["callcast"], metavar="WHO")
+    parser.add_argument("who", nargs="*", type=participant, default=["callcast"], metavar="WHO")
     parser.add_argument("--what", default="sustained,burst,backlog")
     parser.add_argument("--rate", type=float, default=1000)
     parser.add_argument("--seconds", type=float, default=20)

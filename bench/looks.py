@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from bench import checker, usage
 from bench.child import BenchFailed
+from bench.participants import participant
 from bench.world import World, gently, world
 
 EVERY_S = 3.0  # a call's next step
@@ -168,7 +169,7 @@ def main(arguments: Any) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("who", nargs="*", default=["callcast", "c", "d"], metavar="WHO")
+    parser.add_argument("who", nargs="*", type=participant, default=["callcast", "c", "d"], metavar="WHO")
     parser.add_argument("--extensions", type=int, default=500)
     parser.add_argument("--calls", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=20)

@@ -1,5 +1,6 @@
 """Who runs in the bench: callcast as it comes, and the peers, each told the same job."""
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -39,6 +40,13 @@ SINKS = ("crm", "wall", "lines")
 CALLCAST = {"callcast": "callcast", "held": "bench.inside", "shares": "bench.inside"}
 PEERS = {"a": "bench.peers.everyday", "c": "bench.peers.tuned", "d": "bench.peers.floor"}
 NAMES = {"callcast": "callcast", "a": "(a) everyday", "b": "(b) Node-RED", "c": "(c) tuned", "d": "(d) floor"}
+
+
+def participant(word: str) -> str:
+    """For a command line."""
+    if word not in NAMES:
+        raise argparse.ArgumentTypeError(f"nobody is called {word}: say {', '.join(NAMES)}")
+    return word
 
 
 class Place(Struct, frozen=True):

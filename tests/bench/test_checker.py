@@ -1,5 +1,7 @@
 """The bench's checker finds each fault that it is there for."""
 
+import math
+
 from bench.checker import check, delays
 from bench.records import STEPS
 
@@ -53,6 +55,11 @@ def test_only_changes_since_a_moment_count() -> None:
     found = check(TRUTH, GOOD, since=10.9)
     assert found.changes == 2
     assert found.invented == 0
+
+
+def test_what_never_came_took_for_ever() -> None:
+    """And not no time at all."""
+    assert check(TRUTH, []).from_shown.p50 == math.inf
 
 
 def test_percentiles_are_values_that_were_measured() -> None:

@@ -1,11 +1,15 @@
 """RESULTS.md says reached only where the figure is, and shows what was not measured as such."""
 
+import math
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import msgspec
+
 from bench import results, svg
 from bench.checker import Checked, Delays
+from bench.drain import Burst
 from bench.goals import goals
 from bench.looks import Looks
 from bench.suite import Found
@@ -52,6 +56,14 @@ def test_what_is_over_the_goal_is_not_reached() -> None:
 def test_what_was_not_measured_is_neither() -> None:
     """The short suite runs no Node-RED."""
     assert verdicts()["CPU per look, nothing changing, 500 extensions, against (b)"] == ("not measured", None)
+
+
+def test_what_was_found_can_be_kept_also_where_something_never_came() -> None:
+    """`--again` writes the same page once more."""
+    never = found()
+    never.bursts["b"] = Burst("b", 5000, math.inf, 0.0, dict.fromkeys(results.WAYS, 0.0), 1.0, 800.0, 15_000, 0)
+    again = msgspec.msgpack.decode(msgspec.msgpack.encode(never), type=Found)
+    assert again == never
 
 
 def test_the_page_holds_goals_figures_and_failures(tmp_path: Path) -> None:
