@@ -8,7 +8,7 @@ import asyncio
 import re
 from base64 import b64decode
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import datetime
 from email.utils import format_datetime
 from random import Random
@@ -45,8 +45,12 @@ class Response:
         self.content = self
         self._body = body
 
-    async def iter_chunked(self, _size: int) -> AsyncIterator[bytes]:
-        yield self._body
+    def at_eof(self) -> bool:
+        return not self._body
+
+    async def readany(self) -> bytes:
+        body, self._body = self._body, b""
+        return body
 
 
 class ModelSession:

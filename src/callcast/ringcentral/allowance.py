@@ -6,8 +6,9 @@ the penalty again (developers.ringcentral.com/guide/basics/rate-limits).
 """
 
 import math
+from array import array
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -20,12 +21,12 @@ SLACK_S = 1.0  # the platform may count in whole seconds
 EVENNESS = 0.9  # a late poll may be made up for by coming this much of a spacing after it
 PENALTY_UNTOLD_S = 30.0  # documented: wait at least 30 s after a 429 without Retry-After
 PENALTY_MAX_S = 3600.0
-LIMIT_MAX = 100_000
+LIMIT_MAX = 1_000_000  # also bounds what is remembered: eight bytes each
 WINDOW_MAX_S = 3600.0
 OTHERS_HOLD = 3  # windows for which the highest use by other programs is remembered
 UNKNOWN_FOR = 2  # windows after the start
 OTHERS_GUARD = 0.5  # so much more is left free, because they may be growing
-IN_FLIGHT_KEPT_S = 2.0  # a request on its way when the state is kept is taken to arrive within this
+IN_FLIGHT_KEPT_S = 2  # a request on its way when the state is kept is taken to arrive within this
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -37,6 +38,37 @@ class Kept(msgspec.Struct, frozen=True):
     silent_s: float
     strikes: int
     spent: list[tuple[int, int, int]]  # whole seconds ago, requests for polling, for the call log
+
+
+class _Answered:
+    """When requests were answered, oldest first. Counting costs the same in a window of ten and of a million."""
+
+    def __init__(self) -> None:
+        self._times = array("d")
+        self._first = 0  # those before it are forgotten, and deleted many at a time
+
+    def __len__(self) -> int:
+        return len(self._times) - self._first
+
+    def __getitem__(self, number: int) -> float:
+        return self._times[self._first + number]
+
+    def add(self, at: float, count: int = 1) -> None:
+        """Not earlier than the last one: what was kept over a restart may lie a moment ahead."""
+        at = max(at, self._times[-1]) if self._times else at
+        self._times.extend([at] * count)
+
+    def after(self, at: float) -> int:
+        """How many were answered later than that."""
+        return len(self._times) - bisect_right(self._times, at, self._first)
+
+    def forget(self, kept_s: float, now: float) -> None:
+        times = self._times
+        while self._first < len(times) and times[self._first] + kept_s <= now:
+            self._first += 1
+        if self._first > len(self):
+            del times[: self._first]
+            self._first = 0
 
 
 class Allowance:
@@ -54,8 +86,10 @@ class Allowance:
         self._grid = -math.inf  # when the last poll was due; the next ones follow from there
         self._pages = 0  # requests that the last poll took beside its first
         self._densest = 0  # the most requests for polling that were ever in one window
-        self._in_flight: list[Purpose] = []
-        self._spent: deque[tuple[float, Purpose]] = deque()  # when it was answered, oldest first
+        self._in_flight = 0
+        self._log_in_flight = 0  # those of them that are for the call log
+        self._spent = _Answered()
+        self._log_spent = _Answered()
         self._others: deque[tuple[float, int]] = deque()  # when others were felt, and how many requests of theirs
 
     # What may be sent
@@ -70,17 +104,18 @@ class Allowance:
         self._forget(now)
         if self._strikes and self._in_flight:
             return math.inf  # after a penalty one goes ahead
-        due = max(now, self.silent_until, self._place_free(self._all_answered(), self._room(now)))
+        due = max(now, self.silent_until, self._place_free(self._spent, self._room(now)))
         if purpose == "poll":
             return max(due, self._poll_due())
         if purpose == "call_log":
-            return max(due, self._place_free(self._answered("call_log"), self._call_log_room(now)))
+            return max(due, self._place_free(self._log_spent, self._call_log_room(now)))
         return due
 
     def begin(self, purpose: Purpose, now: float) -> None:
-        self._in_flight.append(purpose)
-        log = self._in_flight.count("call_log") + len(self._answered("call_log"))
-        self._densest = max(self._densest, len(self._in_flight) + len(self._spent) - log)
+        self._in_flight += 1
+        self._log_in_flight += purpose == "call_log"
+        log = self._log_in_flight + len(self._log_spent)
+        self._densest = max(self._densest, self._in_flight + len(self._spent) - log)
         if purpose == "poll":
             late_at_most = now - (1 - EVENNESS) * self.spacing_s
             self._grid = max(self._poll_due(), late_at_most) if self._grid > -math.inf else now
@@ -90,37 +125,38 @@ class Allowance:
 
     def end(self, purpose: Purpose, now: float, *, sent: bool = True) -> None:
         """It was answered, or given up; `sent` False: it never went out, and counts nothing."""
-        self._in_flight.remove(purpose)
+        self._in_flight -= 1
+        self._log_in_flight -= purpose == "call_log"
         if sent:
-            self._spent.append((now, purpose))
+            self._spent.add(now)
+            self._log_spent.add(now, purpose == "call_log")
 
     def _poll_due(self) -> float:
         return self._grid + (1 + self._pages) * self.spacing_s
 
     def _usable(self, kept_free: int = 0) -> int:
         """How many requests per window are ours."""
-        others = max((n for _, n in self._others), default=0)
+        others = self._others[0][1] if self._others else 0  # the most: later ones are there only if they are fewer
         left = self.limit - kept_free - others - math.ceil(others * OTHERS_GUARD)
         return max(1, min(left, self._ceiling))
 
     def _room(self, now: float) -> int:
         """One place less at first: whether others use the same credential shows only in the answers."""
         at_first = now - self._born < UNKNOWN_FOR * self.window_s
-        return self._usable(kept_free=1 if at_first else 0) - len(self._in_flight)
+        return self._usable(kept_free=1 if at_first else 0) - self._in_flight
 
     def _call_log_room(self, now: float) -> int:
         """The reserve; more where polling leaves more, and a whole window has shown that it does.
 
         What polling leaves only because it pauses (in an outage, a penalty) is not taken: it would be late afterwards.
         """
-        usable = self._room(now) + len(self._in_flight)
+        usable = self._room(now) + self._in_flight
         share = usable - math.ceil(self._usable() * self._headroom - 1e-9)
-        in_flight = self._in_flight.count("call_log")
         if now - self._born > self.window_s + SLACK_S:
             share = max(share, usable - self._densest)
-        return max(1, share) - in_flight
+        return max(1, share) - self._log_in_flight
 
-    def _place_free(self, answered: list[float], room: int) -> float:
+    def _place_free(self, answered: _Answered, room: int) -> float:
         """When so many of the answered requests have left the window that one more has room."""
         too_many = len(answered) + 1 - room
         if too_many <= 0:
@@ -129,15 +165,9 @@ class Allowance:
             return math.inf
         return answered[too_many - 1] + self.window_s + SLACK_S
 
-    def _all_answered(self) -> list[float]:
-        return [at for at, _ in self._spent]
-
-    def _answered(self, purpose: Purpose) -> list[float]:
-        return [at for at, p in self._spent if p == purpose]
-
     def _forget(self, now: float) -> None:
-        while self._spent and self._spent[0][0] + self.window_s + SLACK_S <= now:
-            self._spent.popleft()
+        for answered in (self._spent, self._log_spent):
+            answered.forget(self.window_s + SLACK_S, now)
         while self._others and self._others[0][0] + OTHERS_HOLD * self.window_s <= now:
             self._others.popleft()
 
@@ -160,7 +190,7 @@ class Allowance:
 
         Ours can be all that is in flight, and all that was still in the window when the request was asked.
         """
-        ours = len(self._in_flight) + sum(at > asked_at - self.window_s for at, _ in self._spent)
+        ours = self._in_flight + self._spent.after(asked_at - self.window_s)
         others = min(max(0, used - ours), self.limit)
         while self._others and self._others[-1][1] <= others:
             self._others.pop()
@@ -192,14 +222,13 @@ class Allowance:
 
     def keep(self, now: float, wall: float) -> Kept:
         self._forget(now)
-        in_flight = [(now + IN_FLIGHT_KEPT_S, p) for p in self._in_flight]
         return Kept(
             at=wall,
             limit=self.limit,
             window_s=self.window_s,
             silent_s=max(0.0, self.silent_until - now),
             strikes=self._strikes,
-            spent=_by_second(now, [*self._spent, *in_flight]),
+            spent=self._by_second(now),
         )
 
     def restore(self, kept: Kept, now: float, wall: float) -> None:
@@ -212,17 +241,21 @@ class Allowance:
             self.silent_until = now + min(kept.silent_s - passed_s, PENALTY_MAX_S)
         for ago_s, polls, call_log in kept.spent:
             at = now - passed_s - ago_s
-            self._spent.extend((at, "poll") for _ in range(polls))
-            self._spent.extend((at, "call_log") for _ in range(call_log))
-        self._forget(now)
-        self._grid = max(self._answered("poll"), default=-math.inf)
+            if at + self.window_s + SLACK_S <= now:
+                continue
+            self._spent.add(at, polls + call_log)
+            self._log_spent.add(at, call_log)
+            self._grid = at if polls else self._grid
 
-
-def _by_second(now: float, spent: Iterable[tuple[float, Purpose]]) -> list[tuple[int, int, int]]:
-    """Counts per whole second, oldest first: at most one entry per second of the window."""
-    counts: dict[int, tuple[int, int]] = {}
-    for at, purpose in spent:
-        ago_s = math.floor(now - at)
-        polls, call_log = counts.get(ago_s, (0, 0))
-        counts[ago_s] = (polls, call_log + 1) if purpose == "call_log" else (polls + 1, call_log)
-    return [(ago_s, *counts[ago_s]) for ago_s in sorted(counts, reverse=True)]
+    def _by_second(self, now: float) -> list[tuple[int, int, int]]:
+        """Counts per whole second, oldest first, and of what is under way: bounded by the window."""
+        counts = []
+        if self._spent:
+            left, log_left = len(self._spent), len(self._log_spent)
+            for ago_s in range(math.ceil(now - self._spent[0]), -1, -1):
+                after, log_after = self._spent.after(now - ago_s), self._log_spent.after(now - ago_s)
+                log = log_left - log_after
+                counts.append((ago_s, left - after - log, log))
+                left, log_left = after, log_after
+        counts.append((-IN_FLIGHT_KEPT_S, self._in_flight - self._log_in_flight, self._log_in_flight))
+        return [(ago_s, polls, log) for ago_s, polls, log in counts if polls or log]

@@ -10,8 +10,8 @@ with CMN-304). Waiting ends with the turn or with cancellation; a turn that was 
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections import deque
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 
@@ -27,13 +27,23 @@ ORDER: tuple[Purpose, ...] = ("token", "page", "poll", "call_log")
 class Turn:
     """One request's place. `unused()` gives it back; else it counts from now until it has left the window."""
 
+    __slots__ = ("_budget", "began_at", "granted", "key", "purpose", "sent")
+
     def __init__(self, budget: "Budget", purpose: Purpose, key: str) -> None:
         self.purpose: Purpose = purpose
         self.key = key
         self.sent = True
         self.began_at = 0.0
-        self.granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.granted: asyncio.Future[None] | None = None  # of one that has to wait
         self._budget = budget
+
+    async def __aenter__(self) -> "Turn":
+        if not self._budget.passes(self):
+            await self._budget.wait(self)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._budget.end(self)
 
     def unused(self) -> None:
         self.sent = False
@@ -73,9 +83,10 @@ class Budget:
         self._kept_at = -math.inf
         self.announced = False  # whether the platform has said what the limit is
         self._allowance = Allowance(per_minute=per_minute, headroom=headroom, ceiling=ceiling, now=clock.monotonic())
-        self._waiting: list[Turn] = []
+        self._waiting: dict[Purpose, deque[Turn]] = {purpose: deque() for purpose in ORDER}
         self._in_flight: dict[str, Turn] = {}
         self._alarm: asyncio.Task[None] | None = None
+        self._alarm_at = math.inf
         self._restore(kept)
 
     @property
@@ -104,21 +115,33 @@ class Budget:
         now = self._clock.monotonic()
         return self._allowance.due(purpose, now) - now
 
-    @asynccontextmanager
-    async def turn(self, purpose: Purpose, key: str) -> AsyncIterator[Turn]:
-        """Wait for the turn of a request, and hold it while the request is under way."""
-        turn = Turn(self, purpose, key)
-        self._waiting.append(turn)
+    def turn(self, purpose: Purpose, key: str) -> Turn:
+        """A context: wait for the turn of a request, and hold it while the request is under way."""
+        return Turn(self, purpose, key)
+
+    def passes(self, turn: Turn) -> bool:
+        """Whether it needs not wait, and nobody waits before it; then it is under way."""
+        now = self._clock.monotonic()
+        if any(self._waiting.values()) or turn.key in self._in_flight or self._allowance.due(turn.purpose, now) > now:
+            return False
+        self._begin(turn, now)
+        return True
+
+    async def wait(self, turn: Turn) -> None:
+        turn.granted = asyncio.get_running_loop().create_future()
+        self._waiting[turn.purpose].append(turn)
         self._serve()
         try:
             await turn.granted
         except asyncio.CancelledError:
             self._withdraw(turn)
             raise
-        try:
-            yield turn
-        finally:
-            self._end(turn)
+
+    def end(self, turn: Turn) -> None:
+        del self._in_flight[turn.key]
+        self._allowance.end(turn.purpose, self._clock.monotonic(), sent=turn.sent)
+        if any(self._waiting.values()):
+            self._serve()
 
     def heard(self, asked_at: float, status: int, headers: Mapping[str, str]) -> float | None:
         now = self._clock.monotonic()
@@ -185,50 +208,49 @@ class Budget:
                     next_due = min(next_due, due)
                     break
                 self._grant(turn, now)
-        self._set_alarm(next_due - now)
+        self._set_alarm(next_due, now)
 
     def _first(self, purpose: Purpose) -> Turn | None:
         """Who is next; not one that is just being cancelled, nor one whose twin is under way."""
-        return next(
-            (
-                turn
-                for turn in self._waiting
-                if turn.purpose == purpose and not turn.granted.done() and turn.key not in self._in_flight
-            ),
-            None,
-        )
+        return next((turn for turn in self._waiting[purpose] if self._may_be_next(turn)), None)
+
+    def _may_be_next(self, turn: Turn) -> bool:
+        return turn.granted is not None and not turn.granted.done() and turn.key not in self._in_flight
 
     def _grant(self, turn: Turn, now: float) -> None:
-        self._waiting.remove(turn)
+        self._waiting[turn.purpose].remove(turn)
+        self._begin(turn, now)
+        if turn.granted is not None:
+            turn.granted.set_result(None)
+
+    def _begin(self, turn: Turn, now: float) -> None:
         self._in_flight[turn.key] = turn
         turn.began_at = now
         self._allowance.begin(turn.purpose, now)
-        turn.granted.set_result(None)
         if now - self._kept_at >= KEEP_EVERY_S:
             self._kept_at = now
             self._keep(self)
 
-    def _end(self, turn: Turn) -> None:
-        del self._in_flight[turn.key]
-        self._allowance.end(turn.purpose, self._clock.monotonic(), sent=turn.sent)
-        self._serve()
-
     def _withdraw(self, turn: Turn) -> None:
         """Cancelled while it waited, or in the very moment in which its turn came."""
-        if turn in self._waiting:
-            self._waiting.remove(turn)
+        if turn in self._waiting[turn.purpose]:
+            self._waiting[turn.purpose].remove(turn)
             self._serve()
         else:
             turn.unused()
-            self._end(turn)
+            self.end(turn)
 
-    def _set_alarm(self, seconds: float) -> None:
+    def _set_alarm(self, at: float, now: float) -> None:
+        if at == self._alarm_at:
+            return
         if self._alarm is not None and self._alarm is not asyncio.current_task():
             self._alarm.cancel()
-        self._alarm = None if seconds == math.inf else asyncio.create_task(self._wake(seconds))
+        self._alarm_at = at
+        self._alarm = None if at == math.inf else asyncio.create_task(self._wake(at - now))
 
     async def _wake(self, seconds: float) -> None:
         await self._clock.sleep(seconds)
+        self._alarm_at = math.inf
         self._serve()
 
 

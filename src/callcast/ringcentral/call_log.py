@@ -5,11 +5,12 @@ the start of a call, and by default reach back 24 hours; `sessionId` cannot be c
 a finished call is there after 15-30 s; a single record comes without an envelope.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 import msgspec
+from yarl import URL
 
 from callcast.core.model import Call, Sighting, State, Target
 from callcast.ringcentral.exchange import Answer
@@ -26,10 +27,11 @@ SHARED_SESSION_ID = "0"  # every conference has this one
 
 
 class CallLog:
-    """root: the path of a target, such as `/restapi/v1.0/account/~/extension/101`."""
+    """root: the path of a target, such as `/restapi/v1.0/account/~/extension/101`. url: a path's address."""
 
-    def __init__(self, reader: Reader, observer: Observer) -> None:
+    def __init__(self, reader: Reader, url: Callable[[str, Mapping[str, str]], URL], observer: Observer) -> None:
         self._reader = reader
+        self._url = url
         self._observer = observer
 
     async def find(self, call: Call, target: Target, root: str) -> Sequence[Sighting]:
@@ -56,8 +58,7 @@ class CallLog:
         walk = Walk(
             self._reader,
             "call_log",
-            f"{root}/call-log",
-            query,
+            self._url(f"{root}/call-log", query),
             purpose="call_log",
             next_purpose="call_log",
             timeout_s=PAGE_TIMEOUT_S * PAGES_MAX,
@@ -81,7 +82,11 @@ class CallLog:
 
     async def _get(self, path: str, query: Mapping[str, str], *, absent_is_fine: bool = False) -> Answer:
         return await self._reader.get(
-            "call_log", path, query, purpose="call_log", timeout_s=PAGE_TIMEOUT_S, absent_is_fine=absent_is_fine
+            "call_log",
+            self._url(path, query),
+            purpose="call_log",
+            timeout_s=PAGE_TIMEOUT_S,
+            absent_is_fine=absent_is_fine,
         )
 
 

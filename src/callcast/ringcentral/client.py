@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
 from aiohttp import ClientSession
 from msgspec import Struct
+from yarl import URL
 
 from callcast.core.clock import Clock
 from callcast.core.model import UNASSIGNED, Call, Sighting, Snapshot, Target
@@ -30,6 +31,7 @@ HEAVY_NOTE = "budget.heavy"
 AUTH_PER_MINUTE = 5  # documented
 AUTH_NOTE = "budget.auth"
 OWN_NOTE = "own_extension"
+EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class _Own(Struct, frozen=True):
@@ -51,8 +53,8 @@ class _Seen(Struct, frozen=True):
 class _Reading:
     """The pages of a look under way."""
 
-    def __init__(self, begun_at: datetime) -> None:
-        self.arrived_at = begun_at  # the last of them
+    def __init__(self) -> None:
+        self.arrived_at = EPOCH  # the last of them
         self.answers: list[Answer] = []
         self.digests: list[bytes] = []
         self.nexts: list[str | None] = []
@@ -108,7 +110,7 @@ class Client:
         self._credential = _digest(server, client_id, jwt.reveal())
         self._own = _kept_own(notes.get(OWN_NOTE), self._credential)
         self._platform_clock = PlatformClock(clock)
-        exchange = Exchange(
+        self._exchange = exchange = Exchange(
             server,
             session=session,
             clock=clock,
@@ -141,8 +143,10 @@ class Client:
             exchange, self._auth, client_id=client_id, client_secret=client_secret, jwt=jwt, clock=clock
         )
         self._reader = Reader(exchange, self._tokens, self._heavy)
-        self._call_log = CallLog(self._reader, observer)
+        self._call_log = CallLog(self._reader, exchange.url, observer)
+        self._lists: dict[Target, URL] = {}
         self._seen: dict[Target, _Seen] = {}
+        self._pages = 0  # of all that is seen
 
     def now(self) -> datetime:
         return self._platform_clock.now()
@@ -153,8 +157,7 @@ class Client:
 
     def spacing_s(self) -> float:
         """Counts that a look of several pages takes as many requests."""
-        pages = [len(seen.digests) for seen in self._seen.values()]
-        return self._heavy.spacing_s() * (sum(pages) / len(pages) if pages else 1.0)
+        return self._heavy.spacing_s() * (self._pages / len(self._seen) if self._seen else 1.0)
 
     def hold_s(self) -> float:
         return self._heavy.hold_s()
@@ -176,17 +179,26 @@ class Client:
         digests = tuple(reading.digests)
         if digests != seen.digests:
             seen = await self._understood(target, reading, seen)
-            self._seen[target] = seen
+            self._keep_seen(target, seen)
         return Snapshot(target=target, taken_at=reading.arrived_at, sightings=seen.sightings)
+
+    def _keep_seen(self, target: Target, seen: _Seen) -> None:
+        before = self._seen.get(target)
+        self._pages += len(seen.digests) - (len(before.digests) if before else 0)
+        self._seen[target] = seen
+
+    def _list(self, target: Target) -> URL:
+        if target not in self._lists:
+            self._lists[target] = self._exchange.url(f"{self._root(target.extension_id)}/active-calls", LIVE_LIST)
+        return self._lists[target]
 
     async def _read(self, target: Target, seen: _Seen) -> _Reading:
         """All pages as they come. A page that was there the last time, after the same ones, leads where it led."""
-        reading = _Reading(self.now())
+        reading = _Reading()
         walk = Walk(
             self._reader,
             "active_calls",
-            f"{self._root(target.extension_id)}/active-calls",
-            LIVE_LIST,
+            self._list(target),
             purpose="poll",
             next_purpose="page",
             timeout_s=LOOK_TIMEOUT_S,

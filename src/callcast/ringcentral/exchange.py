@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp import ClientSession, ClientTimeout
-from multidict import CIMultiDict
 from yarl import URL
 
 from callcast.core.clock import Clock
@@ -16,7 +16,6 @@ from callcast.ringcentral.platform_clock import PlatformClock
 
 CONNECT_TIMEOUT_S = 5.0
 RESPONSE_BYTES_MAX = 32 * 1024 * 1024
-CHUNK_BYTES = 64 * 1024
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 REQUEST_ID_MAX = 80
 
@@ -59,19 +58,19 @@ class Exchange:
         self._observer = observer
         self._headers = {"User-Agent": f"callcast/{version}", "Accept": "application/json"}
 
-    def url(self, path: str, query: Mapping[str, str] | None = None) -> str:
-        return str(URL(self._server + path, encoded=False).update_query(query or {}))
+    def url(self, path: str, query: Mapping[str, str] | None = None) -> URL:
+        return URL(self._server + path, encoded=False).update_query(query or {})
 
-    async def get(self, resource: Resource, url: str, *, authorization: str, timeout_s: float) -> Answer:
+    async def get(self, resource: Resource, url: URL, *, authorization: str, timeout_s: float) -> Answer:
         return await self._ask(resource, url, authorization, None, timeout_s)
 
     async def post(
-        self, resource: Resource, url: str, *, authorization: str, form: Mapping[str, str], timeout_s: float
+        self, resource: Resource, url: URL, *, authorization: str, form: Mapping[str, str], timeout_s: float
     ) -> Answer:
         return await self._ask(resource, url, authorization, form, timeout_s)
 
     async def _ask(
-        self, resource: Resource, url: str, authorization: str, form: Mapping[str, str] | None, timeout_s: float
+        self, resource: Resource, url: URL, authorization: str, form: Mapping[str, str] | None, timeout_s: float
     ) -> Answer:
         asked_at = self._clock.monotonic()
         try:
@@ -83,7 +82,7 @@ class Exchange:
         self._observer.answered(resource, str(answer.status), answer.took_s, answer.request_id)
         return answer
 
-    async def _answer(self, url: str, authorization: str, form: Mapping[str, str] | None, timeout_s: float) -> Answer:
+    async def _answer(self, url: URL, authorization: str, form: Mapping[str, str] | None, timeout_s: float) -> Answer:
         """Raises LookFailed whose text never holds what was sent (the library's own errors can)."""
         try:
             return await self._ask_plainly(url, authorization, form, timeout_s)
@@ -96,24 +95,28 @@ class Exchange:
         raise failure
 
     async def _ask_plainly(
-        self, url: str, authorization: str, form: Mapping[str, str] | None, timeout_s: float
+        self, url: URL, authorization: str, form: Mapping[str, str] | None, timeout_s: float
     ) -> Answer:
         asked_at = self._clock.monotonic()
         async with self._session.request(
             "GET" if form is None else "POST",
-            URL(url, encoded=True),
+            url,
             data=form,
             headers={**self._headers, "Authorization": authorization},
             allow_redirects=False,
             middlewares=(_only_once,),
-            timeout=ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S),
+            timeout=_timeout(timeout_s),
         ) as response:
             # A page that is no JSON comes from somebody in between, whose clock is nobody's business.
             date = response.headers.get("Date") if response.content_type == "application/json" else None
             self._platform_clock.heard(date, asked_at=asked_at, answered_at=self._clock.monotonic())
-            headers = CIMultiDict(response.headers)
             body = await _read(response)
-            return Answer(response.status, headers, body, self._clock.monotonic() - asked_at)
+            return Answer(response.status, response.headers, body, self._clock.monotonic() - asked_at)
+
+
+@lru_cache(maxsize=16)
+def _timeout(total_s: float) -> ClientTimeout:
+    return ClientTimeout(total=total_s, sock_connect=CONNECT_TIMEOUT_S)
 
 
 class _Disconnected(aiohttp.ClientError):
@@ -136,7 +139,8 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     body, size = bytearray(), response.content_length or 0  # one piece: many small ones would leave holes behind
     if size <= RESPONSE_BYTES_MAX:
         size = 0
-        async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+        while not response.content.at_eof():
+            chunk = await response.content.readany()
             size += len(chunk)
             if size > RESPONSE_BYTES_MAX:
                 break

@@ -9,6 +9,7 @@ DATE_RESOLUTION_S = 1.0  # a Date header holds whole seconds, rounded down
 SLOWED = 0.5  # how fast time passes while it is ahead of the platform's
 JUMP_S = 300.0  # no clock drifts so far between two answers: such a Date counts once the next one agrees with it
 FIRST_JUMP_S = 2 * 86_400.0  # the same for the first Date, since this machine's clock may be set wrong
+EPOCH = datetime.fromtimestamp(0, UTC)
 EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
 
 
@@ -23,6 +24,7 @@ class PlatformClock:
         self._heard = False
         self._doubted_s: float | None = None  # the offset of a Date that the next one has yet to confirm
         self._told: tuple[float, float] | None = None  # steady clock, and the time that was told then
+        self._date: tuple[str | None, float | None] = (None, None)  # the last header, and what it says
 
     def now(self) -> datetime:
         steady = self._clock.monotonic()
@@ -31,7 +33,7 @@ class PlatformClock:
             then, told = self._told
             seconds = max(seconds, told + (steady - then) * SLOWED)
         self._told = (steady, seconds)
-        return datetime.fromtimestamp(0, UTC) + timedelta(seconds=seconds)
+        return EPOCH + timedelta(seconds=seconds)
 
     def heard(self, date: str | None, *, asked_at: float, answered_at: float) -> None:
         """A Date header, and when (on the steady clock) the request left and its answer came.
@@ -39,7 +41,9 @@ class PlatformClock:
         The platform wrote it between the two, so only a difference beyond the round trip and the header's own
         resolution is skew; the smallest correction that explains the header is made.
         """
-        written = _seconds(date)
+        if date != self._date[0]:
+            self._date = (date, _seconds(date))
+        written = self._date[1]
         if written is None:
             return
         earliest, latest = written - answered_at, written + DATE_RESOLUTION_S - asked_at

@@ -77,7 +77,7 @@ class _Platform:
         self._settings = settings
         self._clock = clock
         self._platform_clock = _Clock(clock)
-        exchange = Exchange(
+        self._exchange = Exchange(
             settings.server,
             session=session,
             clock=clock,
@@ -90,14 +90,14 @@ class _Platform:
         self._heavy = Budget("heavy", per_minute=settings.heavy_per_minute, clock=clock, now=now)
         self._auth = Budget("auth", per_minute=AUTH_PER_MINUTE, ceiling=REQUESTS_PER_MINUTE, clock=clock, now=now)
         self.tokens = Tokens(
-            exchange,
+            self._exchange,
             self._auth,
             client_id=settings.client_id,
             client_secret=settings.client_secret,
             jwt=settings.jwt,
             clock=clock,
         )
-        self._reader = Reader(exchange, self.tokens, self._heavy)
+        self._reader = Reader(self._exchange, self.tokens, self._heavy)
 
     async def leave(self) -> None:
         """Give the token back, unless that would have to wait: then its end comes by itself."""
@@ -145,9 +145,8 @@ class _Platform:
     async def _ask(self, target: str | None) -> None:
         path = f"{API}/account/{self._settings.account}"
         path += "" if target is None else f"/extension/{target}"
-        await self._reader.get(
-            "active_calls", f"{path}/active-calls", ONE_RECORD, purpose="page", timeout_s=ASK_TIMEOUT_S
-        )
+        url = self._exchange.url(f"{path}/active-calls", ONE_RECORD)
+        await self._reader.get("active_calls", url, purpose="page", timeout_s=ASK_TIMEOUT_S)
 
     def _has_room(self, asked: int) -> bool:
         """Half of the limit stays free for a service that may be running; untold, what polling leaves must do."""

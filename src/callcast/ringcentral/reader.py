@@ -1,9 +1,11 @@
 """Reads the platform's lists: with a token, within the budget, all pages or LookFailed."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlsplit
+
+from yarl import URL
 
 from callcast.core.model import Target
 from callcast.core.upstream import LookFailed
@@ -34,15 +36,13 @@ class Reader:
     async def get(
         self,
         resource: Resource,
-        path: str,
-        query: Mapping[str, str],
+        url: URL,
         *,
         purpose: Purpose,
         timeout_s: float,
         absent_is_fine: bool = False,
     ) -> Answer:
         """A 200 (or a 404, where that is an answer too), or LookFailed. An old token is renewed once."""
-        url = self._exchange.url(path, query)
         answer, token, wait_s = await self._ask(resource, url, purpose, timeout_s)
         if answer.status == 401 and await self._renewed(answer, token):
             answer, token, wait_s = await self._ask(resource, url, "page", timeout_s)
@@ -58,10 +58,10 @@ class Reader:
         return True
 
     async def _ask(
-        self, resource: Resource, url: str, purpose: Purpose, timeout_s: float
+        self, resource: Resource, url: URL, purpose: Purpose, timeout_s: float
     ) -> tuple[Answer, Secret, float | None]:
         await self._tokens.current()  # who has none fails before waiting for a turn
-        async with self._budget.turn(purpose, url) as turn:
+        async with self._budget.turn(purpose, str(url)) as turn:
             try:
                 token = await self._tokens.current()
             except LookFailed:
@@ -84,8 +84,7 @@ class Walk:
         self,
         reader: Reader,
         resource: Resource,
-        path: str,
-        query: Mapping[str, str],
+        url: URL,
         *,
         purpose: Purpose,
         next_purpose: Purpose,
@@ -95,24 +94,21 @@ class Walk:
         self.more = True
         self._reader = reader
         self._resource: Resource = resource
-        self._path = path
-        self._query: Mapping[str, str] = query
+        self._url = url
         self._purpose: Purpose = purpose
         self._next_purpose: Purpose = next_purpose
         self._left_s = timeout_s
         self._pages_max = pages_max
-        self._seen: list[Mapping[str, str]] = []
+        self._seen: list[URL] = []
 
     async def page(self) -> Answer:
         """The next page. Raises LookFailed; the time for all pages together is bounded, waiting for turns aside."""
         if self._left_s <= 0:
             raise LookFailed("timeout", f"page {len(self._seen) + 1} did not come in time")
         purpose = self._next_purpose if self._seen else self._purpose
-        answer = await self._reader.get(
-            self._resource, self._path, self._query, purpose=purpose, timeout_s=self._left_s
-        )
+        answer = await self._reader.get(self._resource, self._url, purpose=purpose, timeout_s=self._left_s)
         self._left_s -= answer.took_s
-        self._seen.append(self._query)
+        self._seen.append(self._url)
         self.more = False
         return answer
 
@@ -122,10 +118,10 @@ class Walk:
             return
         try:
             parts = urlsplit(next_page)
-            self._query = {**self._query, **dict(parse_qsl(parts.query))}
+            self._url = self._url.update_query(dict(parse_qsl(parts.query)))
         except ValueError:
             raise LookFailed("parse", "the address of the next page is none") from None
-        if parts.path.rpartition("/")[2] != self._path.rpartition("/")[2] or self._query in self._seen:
+        if parts.path.rpartition("/")[2] != self._url.name or self._url in self._seen:
             raise LookFailed("parse", "the address of the next page leads elsewhere, or back")
         if len(self._seen) >= self._pages_max:
             raise LookFailed("parse", f"more than {self._pages_max} pages")
