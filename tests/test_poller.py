@@ -34,7 +34,7 @@ from callcast.core.picture import Picture
 from callcast.core.upstream import LookFailed, Reason
 from callcast.ledger import Ledger
 from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
-from callcast.poller import REFUSED_EVERY_S, Poller
+from callcast.poller import REFUSED_EVERY_S, SLOT_S, Poller
 from callcast.reconciler import SLICE, Reconciler, slices
 from tests.clock import TurnedClock
 from tests.far_side import ScriptedUpstream
@@ -210,6 +210,29 @@ async def test_a_hung_look_delays_no_other_target_and_never_piles_up(bench: Benc
     assert slow == [0, 22]
     assert other == list(range(1, 24, 2))
     assert bench.notes.missed == 10
+
+
+async def test_who_comes_back_to_an_early_turn_is_looked_at_in_time(bench: Bench) -> None:
+    """While the only other target is put off for minutes, a look that took its time wakes the scheduler."""
+    bench.far.spacing = 0.1
+    bench.far.took_s = lambda target: 0.2 if target.extension_id == "1" else 0.0
+    bench.far.list_of = lambda target: () if target.extension_id == "1" else LookFailed("permission", "no")
+    async with bench.polling(["1", "2"], interval_s=0.3):
+        await bench.clock.turn(30)
+    gaps = [b[0] - a[0] for a, b in itertools.pairwise(look for look in bench.far.looks if look[1] == "1")]
+    assert max(gaps) <= 0.3 + SLOT_S
+    assert bench.notes.missed == 0
+
+
+async def test_turns_that_lie_close_together_begin_together_and_none_is_missed(bench: Bench) -> None:
+    """A thousand a second begin in some fifty goes, each target once a second, none later than a slot."""
+    bench.far.spacing = 0.0
+    async with bench.polling([str(n) for n in range(1000)], interval_s=1.0):
+        await bench.clock.turn(10)
+    assert len({at for at, _ in bench.far.looks}) <= 10 * 52
+    assert bench.notes.missed == 0
+    at = sorted((int(extension or 0), at) for at, extension in bench.far.looks)
+    assert all(0 <= at - turn - n / 1000 <= SLOT_S + 1e-6 for turn, (n, at) in zip(itertools.cycle(range(10)), at))
 
 
 async def test_nothing_is_sent_while_the_far_side_wants_silence(bench: Bench) -> None:

@@ -44,7 +44,7 @@ def configure(level: str, style: Literal["auto", "console", "json"]) -> None:
     ]
     structlog.configure(
         processors=_steps,  # loggers keep this very list, so it is changed and not replaced
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS["debug"]),
+        wrapper_class=_Logger,
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -96,9 +96,19 @@ class Threshold:
         self._least = LEVELS[level]
 
     def __call__(self, _logger: Any, method: str, line: Line) -> Line:
-        if LEVELS.get(method, LEVELS["error"]) < self._least:
+        if not self.lets(method):
             raise structlog.DropEvent
         return line
+
+    def lets(self, method: str) -> bool:
+        return LEVELS.get(method, LEVELS["error"]) >= self._least
+
+
+class _Logger(structlog.make_filtering_bound_logger(LEVELS["debug"])):  # type: ignore[misc]
+    """Has nothing to do for a line that the first step would drop anyway: some are said at every look."""
+
+    def debug(self, event: str, *args: Any, **facts: Any) -> Any:
+        return super().debug(event, *args, **facts) if _steps[0].lets("debug") else None
 
 
 class _Fact:

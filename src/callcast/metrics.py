@@ -81,6 +81,7 @@ class Metrics:
         self._words: dict[str, set[str]] = {}
         self._stats: Stats | None = None
         self._sinks: dict[str, None] = {}
+        self._looks: dict[str, _Looks] = {}
         ProcessCollector(registry=self.registry)
         build = self._gauge("build_info", "Constant 1; the labels say what runs.", "version", "python")
         build.labels(version, platform.python_version()).set(1)
@@ -113,8 +114,12 @@ class Metrics:
                 calls.labels(source, direction)
             for disposition in Disposition:
                 self._calls_ended.labels(source, direction, disposition)
+        self._looks[source] = _Looks(
+            self._polls.labels(source), self._poll_duration.labels(source, "ok"), self._last_success.labels(source)
+        )
 
     def forget_source(self, source: str) -> None:
+        self._looks.pop(source, None)
         for metric in self._of_source:
             metric.remove_by_labels({"source": source})
 
@@ -137,19 +142,24 @@ class Metrics:
 
     def poll_finished(self, source: str, failed: Reason | None, took_s: float) -> None:
         """One look; `failed` None: it was good."""
-        self._polls.labels(source).inc()
-        self._poll_duration.labels(source, "failed" if failed else "ok").observe(took_s)
+        looks = self._looks[source]
+        looks.polls.inc()
         if failed:
+            self._poll_duration.labels(source, "failed").observe(took_s)
             self._polls_failed.labels(source, failed).inc()
         else:
-            self._last_success.labels(source).set(self._clock.wall().timestamp())
+            looks.duration.observe(took_s)
+            looks.last_success.set(self._clock.wall().timestamp())
 
     def poll_interval(self, source: str, interval_s: float) -> None:
         self._interval.labels(source).set(interval_s)
 
     def rate_limit(self, source: str, group: str, *, limit: float, remaining: float) -> None:
-        self._rate_limit.labels(source, self._word("group", group)).set(limit)
-        self._rate_remaining.labels(source, self._word("group", group)).set(remaining)
+        rates, word = self._looks[source].rates, self._word("group", group)
+        if word not in rates:
+            rates[word] = self._rate_limit.labels(source, word), self._rate_remaining.labels(source, word)
+        rates[word][0].set(limit)
+        rates[word][1].set(remaining)
 
     def penalty(self, source: str, group: str, until: datetime) -> None:
         self._penalty_until.labels(source, self._word("group", group)).set(until.timestamp())
@@ -346,6 +356,16 @@ class Metrics:
         bytes_used = GaugeMetricFamily("callcast_outbox_bytes", "Size of the outbox on disk.")
         bytes_used.add_metric([], self._stats.bytes_used if self._stats else 0)
         yield from (owed, age, dead, bytes_used)
+
+
+class _Looks:
+    """The series of a source that every look touches, found once: by its labels a series is found slowly."""
+
+    def __init__(self, polls: Counter, duration: Histogram, last_success: Gauge) -> None:
+        self.polls = polls
+        self.duration = duration  # of the good ones
+        self.last_success = last_success
+        self.rates: dict[str, tuple[Gauge, Gauge]] = {}  # by group: limit and remaining
 
 
 class _AtScrape(Collector):

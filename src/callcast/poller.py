@@ -6,9 +6,9 @@ hung one delays no other; a slow one misses turns, and they are counted, never p
 
 import asyncio
 import heapq
+import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from random import Random
 from typing import Protocol
 
@@ -22,8 +22,10 @@ from callcast.ledger import Ledger
 from callcast.reconciler import Reconciler
 
 CHUNK_S = 1.0  # the longest sleep: health is checked at least this often
+SLOT_S = 0.02  # turns that lie closer together begin together: to wake up for each costs as much as the look
 RETRY_MAX_S = 30.0  # a failing target is tried at least this often, or every interval if that is longer
 LISTED_S = 100.0  # an ended call stays in the list for 120 s as documented: after this long one may have gone unseen
+GAP_MIN = timedelta(seconds=30)  # nothing shorter is a gap
 REFUSED = -1  # stands for a count of failures: the platform will not show this target
 REFUSED_EVERY_S = 300.0  # contract 10.2: a target that the platform refuses is tried every 5 min
 
@@ -70,6 +72,7 @@ class Poller:
         start_after_s: float = 0.0,
     ) -> None:
         self._source = source
+        self._whole = Target(source=source)
         self._extensions = extensions
         self._interval_s = interval_s
         self._upstream = upstream
@@ -85,7 +88,8 @@ class Poller:
         self._turns: list[tuple[float, int, Target]] = []  # a heap: monotonic time, tie-break, target
         self._targets: list[Target] = []
         self._failures: dict[Target, int] = {}
-        self._returned = asyncio.Event()
+        self._sleep: asyncio.Task[None] | None = None
+        self._wakes_at = math.inf
         self._untold: list[SourceEvent] = list(freshness.untold)
         self._taken = 0
 
@@ -164,15 +168,14 @@ class Poller:
             if now >= next_step:
                 next_step = now + CHUNK_S
                 await self._step()
-            if not self._targets:
-                await self._clock.sleep(CHUNK_S)
-            elif not self._turns:
-                await self._wait_returned()
-            elif (wait_s := max(self._turns[0][0] - now, self._upstream.hold_s())) > 0:
-                await self._clock.sleep(min(wait_s, CHUNK_S))
-            else:
+            wait_s = max(self._turns[0][0] - now, self._upstream.hold_s()) if self._turns else CHUNK_S
+            if wait_s <= 0:
                 due, _, target = heapq.heappop(self._turns)
                 tasks.create_task(self._turn(target, due))
+            elif wait_s <= SLOT_S:
+                await self._clock.sleep(SLOT_S)
+            else:
+                await self._sleep_until(now + min(wait_s, CHUNK_S))
 
     async def _step(self) -> None:
         """What wants doing every second, also while a penalty is waited out."""
@@ -180,12 +183,15 @@ class Poller:
         self._observer.paced(self.interval_s)
         await self._check_freshness()
 
-    async def _wait_returned(self) -> None:
-        """Every target is in flight: wait for the first to come back."""
-        self._returned.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CHUNK_S):
-                await self._returned.wait()
+    async def _sleep_until(self, at: float) -> None:
+        """Or until a target comes back whose next turn lies before that."""
+        self._wakes_at = at
+        self._sleep = asyncio.ensure_future(self._clock.sleep(at - self._clock.monotonic()))
+        try:
+            await asyncio.wait((self._sleep,))
+        finally:
+            self._sleep.cancel()
+            self._wakes_at = -math.inf
 
     async def _turn(self, target: Target, due: float) -> None:
         """One look, and the next turn put down."""
@@ -216,7 +222,7 @@ class Poller:
     async def _note_gap(self, target: Target, taken_at: datetime) -> None:
         """Blind for as long as makes a source degraded, or a record leave the list unseen: the call log is asked."""
         last = self._covered_until(target)
-        if last is not None and (taken_at - last).total_seconds() > self._gap_s():
+        if last is not None and taken_at - last > GAP_MIN and (taken_at - last).total_seconds() > self._gap_s():
             await self._reconciler.blind(target, last, taken_at)
 
     def _gap_s(self) -> float:
@@ -225,7 +231,7 @@ class Poller:
     def _covered_until(self, target: Target) -> datetime | None:
         """The last good look that could have shown this target's calls, also one by another way of watching."""
         looks = self._ledger.picture.looks
-        whole = Target(source=self._source)
+        whole = self._whole
         covering = looks.values() if target == whole else [at for t in (target, whole) if (at := looks.get(t))]
         return max(covering, default=None)
 
@@ -248,7 +254,8 @@ class Poller:
                 self._observer.turns_missed(target, missed)
         self._taken += 1
         heapq.heappush(self._turns, (next_due, self._taken, target))
-        self._returned.set()
+        if self._sleep is not None and next_due + SLOT_S < self._wakes_at:
+            self._sleep.cancel()
 
     def _hurry(self, recovered: Target) -> None:
         """The platform answers again: when nobody was seen before, the others need not wait out their pauses."""

@@ -127,8 +127,8 @@ class Sources:
         self._board.unwatch(name)
         if self.observers.pop(name, None):
             self._log.info("polling_stopped", source=name)
+        await self.close(name)  # which may still tell of an answer
         self._metrics.forget_source(name)
-        await self.close(name)
 
     async def close(self, name: str) -> None:
         """The client's last word, on the disk before anybody reads it."""

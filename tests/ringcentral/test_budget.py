@@ -1,6 +1,7 @@
 """The gate: who passes when, what a penalty means, what is remembered."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, timedelta
 from email.utils import format_datetime
@@ -99,6 +100,20 @@ async def test_a_late_poll_does_not_shift_the_grid(asker: Asker, clock: TurnedCl
     asker.ask("d")
     await clock.turn(60)
     assert asker.times == [0, pytest.approx(7.8), pytest.approx(15), pytest.approx(22.5)]
+
+
+async def test_polls_that_would_lie_within_a_moment_go_together(clock: TurnedClock) -> None:
+    """At a hundred a second a poller need not wake up for each: two go at once, and never more than are due."""
+    asker = Asker(make_budget(clock, per_minute=6000, headroom=1.0), clock)
+    asker.ask("first")
+    await clock.turn(1)
+    for number in range(30):
+        asker.ask(str(number))
+    await clock.turn(0.1)
+    together = Counter(round(at - 1, 3) for at in asker.times[1:])
+    assert together[0] == 3  # its own, and what is due within 0.02 s
+    assert max(together.values()) == 3
+    assert sum(together.values()) <= 3 + 10
 
 
 async def test_missed_turns_are_not_made_up_for_in_a_burst(asker: Asker, clock: TurnedClock) -> None:

@@ -76,18 +76,22 @@ class Freshness:
 
     def good(self, target: str, at: datetime, steady_s: float) -> list[SourceEvent]:
         """A good look: what has recovered by it."""
-        blind = Blind(after=max((t for t in self._seen.values() if t), default=None), before=at)
-        own_blind = Blind(after=self._seen.get(target), before=at)
+        events = self._ended(target, at, steady_s) if self._kept.spells else []
         self._seen[target], self._since[target] = at, steady_s
         self._refused.discard(target)
         self._reasons.pop(target, None)
+        return events
+
+    def _ended(self, target: str, at: datetime, steady_s: float) -> list[SourceEvent]:
+        """The spells that end with a good look at this target."""
         events = []
         if WHOLE in self._kept.spells:
-            events.append(self._recovered(WHOLE, blind))
+            last = max((seen for seen in self._seen.values() if seen), default=None)
+            events.append(self._recovered(WHOLE, Blind(after=last, before=at)))
             for other in self._since:  # the whole source was blind: each target gets its three intervals afresh
                 self._since[other] = steady_s
         if target in self._kept.spells:
-            events.append(self._recovered(target, own_blind))
+            events.append(self._recovered(target, Blind(after=self._seen.get(target), before=at)))
         return events
 
     def bad(self, target: str, reason: str, *, refused: bool = False) -> None:

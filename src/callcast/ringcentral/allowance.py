@@ -19,6 +19,7 @@ Purpose = Literal["poll", "page", "call_log", "token"]
 
 SLACK_S = 1.0  # the platform may count in whole seconds
 EVENNESS = 0.9  # a late poll may be made up for by coming this much of a spacing after it
+TOGETHER_S = 0.02  # polls that lie closer together than this may go together
 PENALTY_UNTOLD_S = 30.0  # documented: wait at least 30 s after a 429 without Retry-After
 PENALTY_MAX_S = 3600.0
 LIMIT_MAX = 1_000_000  # also bounds what is remembered: eight bytes each
@@ -117,7 +118,7 @@ class Allowance:
         log = self._log_in_flight + len(self._log_spent)
         self._densest = max(self._densest, self._in_flight + len(self._spent) - log)
         if purpose == "poll":
-            late_at_most = now - (1 - EVENNESS) * self.spacing_s
+            late_at_most = now - max((1 - EVENNESS) * self.spacing_s, TOGETHER_S)
             self._grid = max(self._poll_due(), late_at_most) if self._grid > -math.inf else now
             self._pages = 0
         elif purpose == "page":
