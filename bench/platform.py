@@ -21,6 +21,7 @@ from collections import deque
 from datetime import UTC, datetime
 from email.utils import formatdate
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from bench.child import answer, run
@@ -136,11 +137,15 @@ class Platform:
         return call
 
     def calls(self, count: int, every_s: float) -> None:
-        """Spread over the targets; with `every_s` they begin one after the other, so that changes lie evenly."""
+        """Spread over the targets; with `every_s` they begin one after the other, so that changes lie evenly.
+
+        In no order: in that of the targets, changes would keep step with the looks and be seen all in one second.
+        """
         if self._driver is not None:
             self._driver.cancel()
         self._ring.clear()
         places = [self._list[number * len(self._list) // count % len(self._list)] for number in range(count)]
+        Random(count).shuffle(places)
         if every_s:
             self._driver = asyncio.ensure_future(self._drive(places, every_s))
         else:
