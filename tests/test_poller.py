@@ -235,6 +235,19 @@ async def test_turns_that_lie_close_together_begin_together_and_none_is_missed(b
     assert all(0 <= at - turn - n / 1000 <= SLOT_S + 1e-6 for turn, (n, at) in zip(itertools.cycle(range(10)), at))
 
 
+async def test_turns_may_fall_on_the_very_same_moment(bench: Bench) -> None:
+    """A turn that is put back to the time of a first one that is still to come: both are taken."""
+
+    def answer(_: Target) -> list[Sighting]:
+        bench.far.spacing = 0.0  # the first answer says that there is no limit
+        return []
+
+    bench.far.list_of = answer
+    async with bench.polling(["1", "2", "3", "4"], interval_s=1.0):
+        await bench.clock.turn(3)
+    assert [e for at, e in bench.far.looks if at == 1] == ["2", "1"]
+
+
 async def test_nothing_is_sent_while_the_far_side_wants_silence(bench: Bench) -> None:
     """In a penalty no look starts, and the scheduler still steps every second."""
     bench.far.hold = 60

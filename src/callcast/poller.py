@@ -126,6 +126,7 @@ class Poller:
         self._observer.watching(None if self._extensions is None else watched, self.interval_s)
         gap_s = self.interval_s / max(1, len(self._targets))
         self._turns = [(start + i * gap_s, i, target) for i, target in enumerate(self._targets)]
+        self._taken = len(self._turns)  # numbers from here on: two turns at one time have two
 
     def _is_ours(self, extension_id: str) -> bool:
         ours = self._claim(extension_id)
