@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from callcast.app import SystemClock
 from callcast.systemd import Heartbeat, Supervisor
 from tests.clock import TurnedClock
-from tests.system.world import World, seed_world, until
+from tests.system.world import WAIT_S, World, seed_world, until
 
 WATCHDOG_USEC = 3_000_000
 
@@ -131,6 +133,34 @@ async def test_a_scheduler_that_stopped_starves_the_watchdog(tmp_path: Path) -> 
         assert heard.count("WATCHDOG=1") == starved + 1
         assert heard.count("STATUS=sources 1, looks 2") >= 7
         beating.cancel()
+
+
+def test_a_blocked_loop_starves_the_watchdog(tmp_path: Path) -> None:
+    """The heart beats in the loop itself: while something holds the loop, systemd hears nothing."""
+    held, free = threading.Event(), threading.Event()
+
+    async def live(heard: Systemd) -> None:
+        supervisor = Supervisor.of({"NOTIFY_SOCKET": heard.address, "WATCHDOG_USEC": "60000"})
+        clock = SystemClock()
+        patient = Patient()
+        beating = asyncio.create_task(Heartbeat(supervisor, patient, clock).run())
+        for block in (lambda: None, lambda: (held.set(), free.wait())):
+            fed = heard.count("WATCHDOG=1")
+            while heard.count("WATCHDOG=1") < fed + 3:
+                patient.last_step = clock.monotonic()
+                await asyncio.sleep(0.005)
+            block()
+        beating.cancel()
+
+    with systemd(str(tmp_path / "notify")) as heard:
+        loop = threading.Thread(target=lambda: asyncio.run(live(heard)))
+        loop.start()
+        assert held.wait(WAIT_S)
+        before = heard.count("WATCHDOG=1")
+        time.sleep(0.5)  # eight times what the watchdog waits
+        assert heard.count("WATCHDOG=1") == before >= 6
+        free.set()
+        loop.join()
 
 
 async def test_ready_is_told_until_it_has_arrived(tmp_path: Path) -> None:
