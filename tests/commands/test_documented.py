@@ -15,7 +15,7 @@ from pathlib import Path
 
 from callcast.simulator.script import Call
 from callcast.simulator.story import Story
-from tests.deploy.tools import DOCS, ROOT
+from tests.deploy.tools import DOCS, ROOT, need
 from tests.sinks.brokers import free_port
 from tests.system.test_reload import Hook, Town, hook, table, town
 from tests.system.world import SECRET, WAIT_S, Service, until
@@ -104,6 +104,7 @@ def letters(town: Town) -> list[str]:
 
 async def test_the_commands_beside_the_service(town: Town, hook: Hook) -> None:
     """docs/commands.md: each line ends well, or goes on saying something until it is stopped."""
+    need("jq")
     hook.status = 413
     await town.start(town.head(), town.source(), hook.sink("crm"), table("sinks.lines", {"type": "stdout"}))
     call(town)
