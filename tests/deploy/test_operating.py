@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from callcast import cli
-from tests.deploy.tools import DOCS, ROOT
+from tests.deploy.tools import DEPLOY, DOCS, ROOT
+from tests.packaging.building import run, sources
 from tests.system.world import seed_world
 
 PAGE = (DOCS / "operating.md").read_text()
@@ -81,6 +82,30 @@ def test_the_configuration_for_systemd_is_accepted(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "callcast", "check", "--config", str(config)]
     done = subprocess.run(command, env=environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(os.environ.get("CI") != "true", reason="installs from the package registry: set CI=true")
+def test_the_installation_and_the_upgrade_as_they_stand_there(tmp_path: Path) -> None:
+    """Every block for systemd, below an empty folder instead of /: then the installed command finds all well."""
+    places = {f"{at}/callcast": f"{tmp_path}{at}/callcast" for at in ("/opt", "/etc", "/var/lib")}
+    places |= {"/etc/systemd/system": f"{tmp_path}/units", "install -m 0600": "echo a-secret | install -m 0600"}
+    for folder in ("opt", "etc", "units", "var/lib/callcast"):
+        (tmp_path / folder).mkdir(parents=True)
+    source = sources(tmp_path / "checkout")
+    with_systemd = section("Install").split("### With systemd")[1].split("### In a container")[0]
+    scripts = re.findall(
+        r"^```sh\n(.*?)^```", with_systemd + section("Upgrade and downgrade"), re.MULTILINE | re.DOTALL
+    )
+    assert len(scripts) == 5
+    for number, script in enumerate(scripts):
+        if number == 2:
+            (tmp_path / "etc/callcast/config.toml").write_text(blocks("toml")[0])
+        for said, here in places.items():
+            script = script.replace(said, here)
+        credentials = {"CREDENTIALS_DIRECTORY": f"{tmp_path}/etc/callcast/credentials"}
+        run("/bin/sh", "-ec", f"systemctl() {{ :; }}\n{script}", cwd=source, environ=credentials)
+    assert (tmp_path / "units/callcast.service").read_text() == (DEPLOY / "callcast.service").read_text()
+    assert (tmp_path / "etc/callcast/credentials/jwt").stat().st_mode & 0o777 == 0o600
 
 
 async def test_a_back_up_of_a_running_service_brings_it_back(tmp_path: Path) -> None:
