@@ -24,6 +24,7 @@ HEADERS = {
     "X-Frame-Options": "DENY",
 }
 _LOGIN_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>callcast</title>
+<meta name="color-scheme" content="light dark">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <main><h1>This wallboard wants its token</h1>
 <p>Open it once as <code>/?token=...</code>; this browser then remembers it.</p>
