@@ -65,6 +65,24 @@ async def test_a_large_change_is_told_in_parts_and_recorded_as_one(told: Told) -
     assert len(set(ids)) == count
 
 
+async def test_others_have_their_turn_between_the_parts(told: Told) -> None:
+    """A page that is served, a sink that answers: nobody waits until all of it is told."""
+    turns: list[int] = []
+    told.ledger = Ledger(told.picture, told.outbox, lambda _: turns.append(0))
+
+    async def another() -> None:
+        while True:
+            await asyncio.sleep(0)
+            if turns:
+                turns[-1] += 1
+
+    running = asyncio.create_task(another())
+    await told.look(0, *calls(3 * TOLD_AT_ONCE))
+    running.cancel()
+    assert len(turns) == 3
+    assert all(turns[:-1])
+
+
 async def test_what_concerns_all_calls_is_compared_beside_the_loop_too(told: Told) -> None:
     """A source whose calls are watched no longer: nothing is sighted, and everything changes."""
     await told.look(0, *calls(HERE_MAX + 1))

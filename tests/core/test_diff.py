@@ -671,6 +671,18 @@ def test_another_record_beside_one_that_was_named_late(order: int) -> None:
     assert list(watch.call("101/5001").record_ids) == ["L1", "L2"]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_records_of_a_session_one_may_be_named_before_the_other(order: int) -> None:
+    """They are one call still, and what each shows counts."""
+    watch = Watch()
+    other = sighting(session_id="5001", record_id="L2", started=1)
+    watch.look(1, sighting(session_id="5001"), other)
+    talking = msgspec.structs.replace(other, state=State.CONNECTED)
+    assert watch.look(2, *[late_named(), talking][::order]) == ["call.answered"]
+    assert len(watch.picture) == 1
+    assert watch.look(3, *[late_named(state="connected"), talking][::order]) == []
+
+
 def test_another_session_of_the_same_old_name_is_a_call_of_its_own() -> None:
     """Calling oneself: both ends have one sessionId."""
     watch = Watch()
