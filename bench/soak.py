@@ -41,7 +41,7 @@ CONFIG = """\
 [service]
 data_dir = "{data}"
 http_listen = "127.0.0.1:{port}"
-retention_h = 0.005
+retention_h = 0.05
 dead_letter_days = 0.0003
 log_level = "warning"
 [sources.acme]
@@ -239,7 +239,9 @@ COLUMNS = ("at_s", "rss_mib", "fds", "threads", "outbox_mib", "owed", "dead", "e
 GROWTH = {"rss_mib": (1.05, 4.0), "fds": (1.0, 25.0), "threads": (1.0, 2.0)}
 # Ended calls are remembered for an hour at least, whatever retention_h says, so the outbox is full only then.
 REMEMBERED_S = 3600
-CALL_MIB, OUTBOX_MIB = 2 / 1024, 16.0
+CALL_MIB, EVENT_MIB, OUTBOX_MIB = 2 / 1024, 2 / 1024, 16.0
+# Long against every trouble here: what is still owed when its time has come is looked at again only hourly.
+RETENTION_S = 180
 
 
 UNIT = Path(__file__).parent.parent / "deploy/callcast.service"
@@ -282,10 +284,17 @@ def grown(rows: Sequence[dict[str, float]]) -> list[str]:
         after = statistics.median(row[name] for row in rows[-quarter:])
         if after > before * times + plus:
             found.append(f"{name} grew from {before:,.1f} to {after:,.1f}")
-    room = OUTBOX_MIB + CALL_MIB * min(REMEMBERED_S, rows[-1]["at_s"]) * rows[-1]["events"] / 3 / rows[-1]["at_s"]
-    if rows[-1]["outbox_mib"] > room:
+    if rows[-1]["outbox_mib"] > (room := outbox_room(rows[-1])):
         found.append(f"the outbox has {rows[-1]['outbox_mib']:,.1f} MiB, and should have no more than {room:,.1f}")
     return found
+
+
+def outbox_room(last: dict[str, float]) -> float:
+    """MiB for the calls that are remembered and the events that are kept, those too that were owed for as long."""
+    events_per_s = last["events"] / last["at_s"]
+    calls = min(REMEMBERED_S, last["at_s"]) * events_per_s / 3
+    events = min(2 * RETENTION_S, last["at_s"]) * events_per_s
+    return OUTBOX_MIB + CALL_MIB * calls + EVENT_MIB * events
 
 
 async def settled(service: Service, *, within_s: float = 120) -> float:
