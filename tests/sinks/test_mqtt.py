@@ -579,11 +579,12 @@ async def test_a_broker_that_takes_few_at_a_time_gets_few_at_a_time() -> None:
     assert broker.most_waiting == 2
 
 
+TO = "to callcast/acme/62264425016/events/call.ringing"  # whoever mends the broker's rules wants to know
 WORDS: Sequence[tuple[int, Outcome]] = [
     (0x00, Delivered()),
     (0x10, Delivered()),  # nobody listens
     *(
-        (code, Retry(word.lower().replace(" ", "_"), f"the broker said: {word}"))
+        (code, Retry(word.lower().replace(" ", "_"), f"the broker said: {word} ({TO})"))
         for code, word in {
             0x80: "Unspecified error",
             0x83: "Implementation specific error",
@@ -592,8 +593,8 @@ WORDS: Sequence[tuple[int, Outcome]] = [
         }.items()
     ),
     (0x95, Rejected("packet_too_large", "the broker said: Packet too large")),
-    (0x90, Rejected("topic_name_invalid", "the broker said: Topic name invalid", unless_alone=True)),
-    (0x99, Rejected("payload_format_invalid", "the broker said: Payload format invalid", unless_alone=True)),
+    (0x90, Rejected("topic_name_invalid", f"the broker said: Topic name invalid ({TO})", unless_alone=True)),
+    (0x99, Rejected("payload_format_invalid", f"the broker said: Payload format invalid ({TO})", unless_alone=True)),
 ]
 
 
