@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
+from bench.drain import Sustained
 from bench.looks import Looks, median
 from bench.suite import Found, Runs
 
@@ -75,13 +76,16 @@ def _events(found: Found) -> Iterator[Goal]:
     mine, theirs = found.sustained.get("callcast"), found.bursts.get("b")
     per_s = mine.taken_per_s if mine else None
     yield _at_least("events/s to all three, sustained", 0.99 * 1000, per_s, "")
-    lost = mine and sum(way.lost for way in mine.checked.values())
-    yield _at_most("of those lost, or still owed at the end", 0, lost, "")
+    yield _at_most("of those lost, or still owed at the end", 0, mine and _lost(mine), "")
     drained = found.bursts["callcast"].per_s if "callcast" in found.bursts else None
     against = drained / theirs.per_s if drained is not None and theirs and theirs.per_s else None
     yield _at_least("events/s drained, against (b)", 2.0, against, "x")
     seconds = found.bursts["callcast"].seconds if "callcast" in found.bursts else None
     yield _at_most("burst of 5,000 changes -> acknowledged by all three", 5.0, seconds, "s")
+
+
+def _lost(run: Sustained) -> int:
+    return sum(way.lost for way in run.checked.values())
 
 
 def _memory(found: Found) -> Iterator[Goal]:
@@ -96,7 +100,7 @@ def _flat(found: Found) -> Iterator[Goal]:
     scales = {one: median(runs["callcast"], "cpu_us") for one, runs in found.scales.items() if runs.get("callcast")}
     grown = scales[max(scales)] / scales[min(scales)] if len(scales) > 1 else None
     yield _at_most("cost per look, 2,000 extensions against one", NOISE, grown, "x")
-    stored = {count: run.cpu_us for count, run in found.stored.items()}
+    stored = {count: math.inf if _lost(run) else run.cpu_us for count, run in found.stored.items()}
     held = stored[max(stored)] / stored[min(stored)] if len(stored) > 1 else None
     yield _at_most("cost per event, a million stored against two thousand", NOISE, held, "x")
 
@@ -126,7 +130,7 @@ def _at_least(figure: str, least: float, value: float | None, unit: str) -> Goal
 def said(value: float | None, unit: str = "") -> str:
     if value is None:
         return "not measured"
-    if math.isinf(value):
+    if not math.isfinite(value):
         return "never"
     number = f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
     return number + (f"{unit}" if unit == "x" else f" {unit}".rstrip())

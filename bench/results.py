@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench import svg
 from bench.child import BenchFailed
+from bench.drain import Sustained
 from bench.goals import goals, ratio, said
 from bench.looks import Looks, median
 from bench.participants import NAMES
@@ -37,13 +38,17 @@ def size(found: Found, page: Path = HERE.parent / "docs" / "operating.md") -> No
 
 
 def _sizes(found: Found) -> Iterator[tuple[str, ...]]:
-    every = {f"{count:,} extensions": runs for count, runs in found.scales.items()}
+    every = {_extensions(count): runs for count, runs in found.scales.items()}
     every |= {"500 extensions": found.changing}
     every |= {f"the account, {count:,} calls at once": runs for count, runs in found.accounts.items()}
     for name, runs in sorted(every.items(), key=lambda one: (not one[0][0].isdigit(), _number(one[0]))):
         for run in runs.get("callcast", [])[:1]:
             per_s = run.checked["webhook"].changes / run.seconds
             yield name, f"{per_s:.1f}", f"{run.cores:.0%}", f"{run.peak_mib:.0f} MiB"
+
+
+def _extensions(count: int) -> str:
+    return f"{count:,} extension{'s' if count > 1 else ''}"
 
 
 def _number(text: str) -> int:
@@ -143,7 +148,7 @@ def _scales(found: Found) -> Iterator[str]:
     rows = [
         row
         for name, each in (
-            *((f"{count:,} extensions", runs) for count, runs in found.scales.items()),
+            *((_extensions(count), runs) for count, runs in found.scales.items()),
             *((f"account, {count:,} records", runs) for count, runs in found.accounts.items()),
         )
         for row in _scale_rows(name, each)
@@ -163,7 +168,8 @@ def _scale_rows(name: str, runs: Runs) -> Iterator[tuple[str, ...]]:
             shown = run.checked["webhook"].from_shown
             lost = sum(way.lost for way in run.checked.values())
             figures = (f"{run.cpu_us:,.0f} us", f"{run.cores:.2f}", str(run.late))
-            delays = (said(shown.p50, "ms"), said(shown.p99, "ms"), str(lost))
+            seen = run.checked["webhook"].changes > 0
+            delays = (*(said(one, "ms") if seen else "–" for one in (shown.p50, shown.p99)), str(lost))
             yield (name, NAMES[who], *figures, *delays, f"{run.peak_mib:.0f} MiB")
 
 
@@ -207,35 +213,24 @@ def _steady(found: Found) -> Iterator[str]:
     if named:
         yield "A steady rate, at 500 extensions that are looked at once a second (beside what is stored: 50):"
         yield ""
-        head = (
-            "",
-            "",
-            "offered",
-            "taken by all three",
-            "CPU of an event, looks included",
-            "cores",
-            "webhook p99",
-            "lost",
-        )
-        yield from _table(
-            head,
-            [
-                (
-                    name,
-                    beside,
-                    f"{run.offered_per_s:,.0f}/s",
-                    f"{run.taken_per_s:,.0f}/s",
-                    str(run.owed),
-                    f"{run.cpu_us:,.0f} us",
-                    f"{run.cores:.2f}",
-                    said(run.checked["webhook"].from_shown.p50, "ms"),
-                    said(run.checked["webhook"].from_shown.p99, "ms"),
-                    str(sum(way.lost for way in run.checked.values())),
-                )
-                for name, beside, run in named
-            ],
-        )
+        head = ("", "", "offered", "taken by all three", "owed at the end", "CPU of an event", "cores")
+        yield from _table((*head, "webhook p50", "p99", "lost"), [_steady_row(*one) for one in named])
         yield ""
+
+
+def _steady_row(name: str, beside: str, run: Sustained) -> tuple[str, ...]:
+    shown, lost = run.checked["webhook"].from_shown, sum(way.lost for way in run.checked.values())
+    rates = (f"{run.offered_per_s:,.0f}/s", f"{run.taken_per_s:,.0f}/s", f"{run.owed:,}")
+    return (
+        name,
+        beside,
+        *rates,
+        f"{run.cpu_us:,.0f} us",
+        f"{run.cores:.2f}",
+        said(shown.p50, "ms"),
+        said(shown.p99, "ms"),
+        f"{lost:,}",
+    )
 
 
 def _memory(found: Found) -> Iterator[str]:

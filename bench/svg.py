@@ -23,9 +23,13 @@ def bars(title: str, values: Mapping[str, float], unit: str) -> str:
         inner += [
             f'<text x="{LEFT - 10}" y="{y + 14}" text-anchor="end">{escape(name)}</text>',
             f'<rect x="{LEFT}" y="{y}" width="{max(length, 1):.1f}" height="16" rx="2" fill="{colours[_word(name)]}"/>',
-            f'<text x="{LEFT + length + 8:.1f}" y="{y + 13}">{value:,.3g} {escape(unit)}</text>',
+            f'<text x="{LEFT + length + 8:.1f}" y="{y + 13}">{_said(value)} {escape(unit)}</text>',
         ]
     return _whole(TOP + len(values) * ROW + 8, title, inner)
+
+
+def _said(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _word(name: str) -> str:

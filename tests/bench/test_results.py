@@ -9,12 +9,14 @@ import msgspec
 
 from bench import results, svg
 from bench.checker import Checked, Delays
-from bench.drain import Burst
+from bench.drain import Burst, Sustained
 from bench.goals import goals
 from bench.looks import Looks
+from bench.micro import Micro
 from bench.suite import Found
 
 DELAYS = Delays(p50=4.0, p95=9.0, p99=30.0, longest=40.0)
+NEVER = Delays(math.inf, math.inf, math.inf, math.inf)
 GOOD = Checked(9, 0, 0, 0, 0, from_change=DELAYS, from_shown=DELAYS, first_at=1.0, last_at=2.0)
 
 
@@ -75,6 +77,40 @@ def test_the_page_holds_goals_figures_and_failures(tmp_path: Path) -> None:
     for name in ("looks.svg",):
         assert f"({name})" in page
         assert ElementTree.parse(tmp_path / name).getroot().tag.endswith("svg")
+
+
+def test_every_row_of_a_table_has_a_cell_for_each_head(tmp_path: Path) -> None:
+    """Also where nothing ever came."""
+    every = found()
+    never = Checked(9, 9, 0, 0, 0, from_change=NEVER, from_shown=NEVER, first_at=1.0, last_at=0.0)
+    for who, way in (("callcast", GOOD), ("b", never)):
+        every.bursts[who] = Burst(who, 5000, 3.0, 9.0, dict.fromkeys(results.WAYS, 9.0), 1.0, 80.0, 0, 0)
+        ways = dict.fromkeys(results.WAYS, way)
+        every.sustained[who] = Sustained(who, 1000, 999, 3, 500.0, 0.5, 60.0, 70.0, 0, ways)
+        every.stored[len(every.stored)] = every.sustained[who]
+    every.scales = {1: {"callcast": [run("callcast", 100)]}, 2000: {"callcast": [run("callcast", 90)]}}
+    every.micro = Micro(0.3, {"json": 1.0}, {"diff": 2.0}, {"commit": 3.0}, {"POST": 4.0})
+    every.full = {who: [run(who, 50)] for who in ("callcast", "c", "d")}
+    results.write(every, tmp_path)
+    tables = (tmp_path / "RESULTS.md").read_text().split("\n\n")
+    shapes = [{line.count("|") for line in table.splitlines()} for table in tables if table.startswith("|")]
+    assert len(shapes) >= 8
+    assert all(len(shape) == 1 for shape in shapes)
+
+
+def test_the_sizing_table_goes_between_its_marks_and_nowhere_else(tmp_path: Path) -> None:
+    """By size, extensions first; written again, it is the same."""
+    page = tmp_path / "operating.md"
+    page.write_text(f"before\n{results.SIZED}\nold\n{results.SIZED_END}\nafter\n")
+    every = found()
+    every.scales = {2000: {"callcast": [run("callcast", 90)]}, 1: {"callcast": [run("callcast", 100)]}}
+    every.accounts = {100: {"callcast": [run("callcast", 90)]}}
+    for _ in range(2):
+        results.size(every, page)
+    first, *rows, last = page.read_text().strip().splitlines()
+    assert (first, last) == ("before", "after")
+    names = [row.split(" | ")[0] for row in rows[3:-1]]
+    assert names == ["| 1 extension", "| 500 extensions", "| 2,000 extensions", "| the account, 100 calls at once"]
 
 
 def test_the_longest_bar_fills_the_picture_and_names_are_escaped() -> None:
