@@ -74,6 +74,7 @@ async def test_a_call_appears_changes_and_goes(here: Room, browser: Browser) -> 
         await expect(one.locator(".other")).to_have_text("from … 6662")
         await expect(one.locator(".clock")).to_have_text(re.compile(r"1:0[5-9]"))
         await expect(wall.locator("#waiting")).to_have_text("1")
+        await expect(wall.locator("#longest")).to_have_text(re.compile(r"1:0[5-9]"))
         await expect(wall.locator("#empty")).to_be_hidden()
         before = await one.locator(".clock").inner_text()
         await expect(one.locator(".clock")).not_to_have_text(before)
@@ -82,6 +83,10 @@ async def test_a_call_appears_changes_and_goes(here: Room, browser: Browser) -> 
         await expect(one.locator(".clock")).to_have_text(re.compile(r"0:0\d"))
         await expect(wall.locator("#waiting")).to_have_text("0")
         await expect(wall.locator("#answered")).to_have_text("1")
+        await expect(wall.locator("#longest")).to_have_text("–")
+        await expect(wall.locator("#speed")).to_have_text(re.compile(r"1:[01]\d"))
+        here.end(here.ring("102", "s-2"), Disposition.MISSED)
+        await expect(wall.locator("#missed")).to_have_text("1")
         here.end(talks)
         await expect(one).to_have_count(0)
         await expect(wall.locator("#last li").first).to_contain_text("Reception: ended")
@@ -139,6 +144,19 @@ async def test_what_nobody_knows_is_said(here: Room, browser: Browser) -> None:
     async with page(browser, here.url) as wall:
         await expect(wall.locator(".other")).to_have_text("caller not known yet")
         await expect(wall.locator(".queue")).to_have_text("Sales queue")
+
+
+async def test_a_caller_whom_no_extension_has_yet(here: Room, browser: Browser) -> None:
+    """Shown under the queue, if one is known; that an extension took over is no news beside what rings there."""
+    waits = here.ring("unassigned", "s-1", queue=Queue(name="Sales queue"))
+    here.ring("unassigned", "s-2", started_at=here.clock.now() + timedelta(seconds=1))
+    async with page(browser, here.url) as wall:
+        await expect(wall.locator(".who")).to_have_text(["Sales queue", "Not assigned yet"])
+        await expect(wall.locator(".queue").first).to_be_empty()
+        here.end(waits, Disposition.TRANSFERRED)
+        here.ring("101", "s-1", queue=Queue(name="Sales queue"))
+        await expect(wall.locator("#last li").first).to_contain_text("Reception: ringing")
+        await expect(wall.locator("#last")).not_to_contain_text("transferred")
 
 
 async def test_a_stale_source_greys_its_cards_and_says_since_when(here: Room, browser: Browser) -> None:

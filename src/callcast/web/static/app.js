@@ -3,7 +3,7 @@
 import { Cards } from "./cards.js";
 import { Picture } from "./picture.js";
 import { listen } from "./stream.js";
-import { ago, duration, happened, hoursMinutes, timeOfDay, who } from "./words.js";
+import { ago, duration, happened, hoursMinutes, isNews, timeOfDay, who } from "./words.js";
 
 const LAST_EVENTS = 12;
 const SPEAK_EVERY_MS = 5000;
@@ -137,6 +137,7 @@ listen({
     draw();
   },
   event(type, event) {
+    if (!isNews(event.data)) return;
     last.unshift({ ms: Date.parse(event.time), type, data: event.data });
     last.length = Math.min(last.length, LAST_EVENTS);
     lastChanged = true;

@@ -76,7 +76,7 @@ export class Cards {
     card.item.dataset.state = call.state;
     card.item.dataset.call = call.call_id;
     this.#say(card, "who", who(call));
-    this.#say(card, "queue", call.queue?.name ?? "");
+    this.#say(card, "queue", call.queue && call.queue.name !== who(call) ? call.queue.name : "");
     this.#time(card);
   }
 

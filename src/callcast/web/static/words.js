@@ -2,6 +2,8 @@
 
 export const STATES = { ringing: "Ringing", dialing: "Dialing", connected: "Connected" };
 
+const UNASSIGNED = "unassigned"; // a call of which no extension is known yet
+
 const ENDINGS = {
   answered: "ended",
   missed: "missed",
@@ -68,7 +70,7 @@ function party(party) {
 /** The extension's own side, as people know it. */
 export function who(call) {
   if (call.extension_name) return call.extension_name;
-  if (call.extension_id === "unassigned") return "Not assigned yet";
+  if (call.extension_id === UNASSIGNED) return call.queue?.name ?? "Not assigned yet";
   const own = call.direction === "inbound" ? call.to : call.from;
   if (own?.name) return own.name;
   return own?.extension_number ? `Ext. ${own.extension_number}` : call.extension_id;
@@ -80,6 +82,11 @@ export function other(call) {
   const far = party(inbound ? call.from : call.to);
   if (far) return `${inbound ? "from" : "to"} ${far}`;
   return inbound ? "caller not known yet" : "number not known yet";
+}
+
+/** Whether an event is worth a place in the last line: that an extension took over is told by what rings there. */
+export function isNews(data) {
+  return !(data.extension_id === UNASSIGNED && data.disposition === "transferred");
 }
 
 /** What an event of these types says in the last line. */
