@@ -90,6 +90,28 @@ async def test_the_loop_is_free_between_handfuls(here: Room, turns: Turns) -> No
     assert max(first.count(turn) for turn in first) <= feed._AT_ONCE < READERS / 4
 
 
+async def test_large_pieces_come_in_smaller_handfuls(here: Room, turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole board of a large house takes the system longer to take; then fewer are served at once."""
+    monkeypatch.setattr(feed, "_BYTES_AT_ONCE", 20_000)
+    for number in range(20):
+        here.ring("101", f"s-{number}")
+    fars = join(here, turns, READERS, board=True)
+    await until(lambda: all(far.chunks for far in fars))
+    assert len(fars[0].chunks[0]) > 10_000
+    first = [far.turns[0] for far in fars]
+    assert max(first.count(turn) for turn in first) <= 2
+
+
+async def test_who_is_gone_is_noticed_although_nothing_happens(here: Room, turns: Turns) -> None:
+    """Not only at the next event: the places are few, and whoever comes back wants one."""
+    far = join(here, turns)[0]
+    reader = next(iter(here.feed._readers))
+    far.aborted = True
+    async with asyncio.timeout(5):
+        await reader.ended()
+    assert far.chunks == []
+
+
 async def test_what_happens_at_once_comes_at_once(here: Room, turns: Turns) -> None:
     """Ten changes of one round are one piece for each reader: events and the board's turn together."""
     (plain,) = join(here, turns)

@@ -23,6 +23,7 @@ QUEUED_BYTES_MAX = 1024 * 1024  # per reader
 PAGE = 100  # events read from the outbox at once
 
 _AT_ONCE = 8  # readers, or calls and events to encode, before the loop may do something else
+_BYTES_AT_ONCE = 256 * 1024  # the same for what is written to readers
 _BREATH_S = 0.002  # for which it then may
 _ASKING_MAX = 2  # newcomers, of the outbox at once
 _SUMMARY_EVERY_S = 2.0
@@ -54,16 +55,17 @@ class Reader:
         self._ended = asyncio.Event()
 
     def write(self, chunk: bytes) -> None:
-        """Hand it on without waiting; ends a reader that is gone, or for which too much waits already."""
+        """Hand it on, if anything, without waiting. Ends a reader that is gone, or that has too much waiting."""
         if self._ended.is_set():  # then the connection may serve another request
             return
-        waiting = self._transport.get_write_buffer_size()
         if self._transport.is_closing():
             self.end()
-        elif waiting and waiting + len(chunk) > QUEUED_BYTES_MAX:
+            return
+        waiting = self._transport.get_write_buffer_size()
+        if waiting and waiting + len(chunk) > QUEUED_BYTES_MAX:
             self._transport.abort()
             self.end()
-        else:
+        elif chunk:
             self._transport.write(chunk)
 
     def end(self) -> None:
@@ -148,12 +150,12 @@ class Feed:
             self._lines = _Lines(self._view)
         page = await self._new_events()
         handing = _Round(self._board, self._clock, self._lines, await _event_frames(page, self._view))
-        written = 0
+        handful_bytes = 0
         for reader in tuple(self._readers):
-            if not await handing.serve(reader):
-                continue
-            written += 1
-            if written % _AT_ONCE == 0:
+            if size := await handing.serve(reader):
+                handful_bytes += max(size, _BYTES_AT_ONCE // _AT_ONCE)
+            if handful_bytes >= _BYTES_AT_ONCE:
+                handful_bytes = 0
                 await asyncio.sleep(_BREATH_S)
         return len(page) == PAGE
 
@@ -197,19 +199,18 @@ class _Round:
         self._events = events
         self._portions: dict[_Place, _Portion] = {}
 
-    async def serve(self, reader: Reader) -> bool:
-        """Write what the reader lacks; false when that is nothing."""
+    async def serve(self, reader: Reader) -> int:
+        """Write what the reader lacks, and say how much that was."""
         now = self._clock.monotonic()
         place = self._place(reader, now)
         portion = self._portions.get(place)
         if portion is None:
             portion = self._portions[place] = await self._portion(place)
         reader.after_seq, reader.version, reader.lines = portion.after_seq, portion.version, self._lines
-        if not portion.chunk:
-            return False
-        reader.written_at = now
+        if portion.chunk:
+            reader.written_at = now
         reader.write(portion.chunk)
-        return True
+        return len(portion.chunk)
 
     def _place(self, reader: Reader, now: float) -> _Place:
         version = reader.version if reader.lines is self._lines else _NO_BOARD
