@@ -127,12 +127,26 @@ async def test_what_happens_at_once_comes_at_once(here: Room, turns: Turns) -> N
 
 
 async def test_a_crowded_connection_is_cut(here: Room, turns: Turns) -> None:
-    """At the limit of what may wait for one reader; one large piece for a reader with nothing waiting goes out."""
+    """Once so much waits for one reader; the others do not notice."""
     stalled, quick = join(here, turns, 2)
     stalled.waiting = QUEUED_BYTES_MAX
     here.ring("101")
     await until(lambda: bool(quick.chunks))
     assert (stalled.aborted, stalled.chunks, quick.aborted) == (True, [], False)
+
+
+async def test_a_piece_that_is_larger_than_the_limit_takes_its_time(turns: Turns) -> None:
+    """The first board of a very large house: cut off for it, its reader would come back for the same."""
+    far = Far(turns)
+    reader = Reader(cast("asyncio.Transport", far), board=True, chunked=True)
+    reader.write(b"b" * 3 * QUEUED_BYTES_MAX)
+    far.waiting = 3 * QUEUED_BYTES_MAX
+    reader.write(b"")
+    reader.write(b"t" * QUEUED_BYTES_MAX)
+    assert not far.aborted
+    far.waiting = 4 * QUEUED_BYTES_MAX
+    reader.write(b"t")
+    assert far.aborted
 
 
 async def test_a_reader_that_left_is_written_to_no_more(here: Room, turns: Turns) -> None:

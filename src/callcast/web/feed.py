@@ -19,7 +19,7 @@ from callcast.core.wire import rfc3339
 from callcast.web.views import View, summary_dict
 
 ROUND_S = 0.25
-QUEUED_BYTES_MAX = 1024 * 1024  # per reader
+QUEUED_BYTES_MAX = 1024 * 1024  # per reader, behind the piece that it is being given
 PAGE = 100  # events read from the outbox at once
 
 _AT_ONCE = 8  # readers, or calls and events to encode, before the loop may do something else
@@ -51,6 +51,7 @@ class Reader:
         self.version = _NO_BOARD
         self.lines: _Lines | None = None  # as which it was given that
         self.written_at = 0.0  # monotonic
+        self._waiting_max = QUEUED_BYTES_MAX
         self._transport = transport
         self._ended = asyncio.Event()
 
@@ -62,7 +63,9 @@ class Reader:
             self.end()
             return
         waiting = self._transport.get_write_buffer_size()
-        if waiting and waiting + len(chunk) > QUEUED_BYTES_MAX:
+        if not waiting:  # a single piece may be larger, as the board of a very large house is
+            self._waiting_max = len(chunk) + QUEUED_BYTES_MAX
+        if waiting + len(chunk) > self._waiting_max:
             self._transport.abort()
             self.end()
         elif chunk:
