@@ -181,7 +181,7 @@ def test_a_failed_look_says_where_and_why(capsys: pytest.CaptureFixture[str]) ->
         "source": "acme",
         "extension": "101",
         "reason": "server",
-        "detail": "answered 503",
+        "detail": f"answered 503: {failed.remedy}",
         "request_id": "r-1",
     }
 
