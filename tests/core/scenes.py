@@ -82,6 +82,7 @@ class Watch:
     def apply(self, look: Look | None, change: Change) -> list[str]:
         self.picture.apply(look, change)
         told = [event for event in change.events if isinstance(event, CallEvent)]
+        assert len(told) == len(change.events)
         self.events += told
         return [event.type for event in told]
 

@@ -327,6 +327,16 @@ def test_given_up_with_a_provisional_word_of_the_call_log() -> None:
     assert (watch.last.call.ended_at, watch.last.observation.evidence) == (at(10), Evidence.CALL_LOG)
 
 
+def test_a_final_record_of_the_call_log_counts_before_a_provisional_one() -> None:
+    """Also when the provisional one has the very id, and the final one a new id."""
+    watch = Watch()
+    watch.look(1, sighting())
+    watch.look(20)
+    said = [stopped(), ended("voicemail", record_id="L9", started=1)]
+    assert watch.apply(None, settle(watch.picture, "101/s-1", said, at(60), watch.rules)) == ["call.ended"]
+    assert watch.last.call.disposition is Disposition.VOICEMAIL
+
+
 def test_given_up_with_a_word_that_reads_as_if_it_went_on() -> None:
     """Accepted and no duration: hung up at once, it reads so for ever. It was answered, nobody knows how long."""
     watch = Watch()
