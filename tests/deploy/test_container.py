@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from bench.soak import unit_environ
 from callcast.simulator import Credential
 from tests.deploy.dockerfile import Bench, environment, stages
 from tests.deploy.tools import DEPLOY, ask, need
@@ -49,6 +50,12 @@ def test_the_image_is_pinned_small_and_not_roots() -> None:
     assert json.loads(said["CMD"]) == ["run"]
     assert json.loads(said["HEALTHCHECK"].partition(" CMD ")[2]) == ["callcast", "healthcheck"]
     assert all("--require-hashes" in rest for _, rest in build if ".lock" in rest and "pip" in rest)
+
+
+def test_the_image_gives_memory_back_as_the_unit_does() -> None:
+    """The C library's settings under which the soak is flat."""
+    ours = {key: value for key, value in environment(stages()[-1]).items() if key.startswith("MALLOC_")}
+    assert ours == unit_environ() != {}
 
 
 @pytest.mark.skipif(os.environ.get("CI") != "true", reason="installs from the package registry: set CI=true")
