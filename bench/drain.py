@@ -3,7 +3,7 @@
     python -m bench.drain [--what sustained,burst,backlog] [--rate N] [--seconds S] [--events N] [--stored N] [WHO ...]
 
 sustained: --rate changes a second, spread over 500 extensions, for --seconds; nothing may be owed at the end.
-burst:     --events changes in one moment, three times over (each call rings, is answered, ends).
+burst:     --events changes in one moment at 100 extensions, three times over (each call rings, is answered, ends).
 backlog:   callcast only: started with --events that all three sinks are owed.
 --stored: callcast's outbox holds so many delivered events before it starts. WHO as for `bench.looks`.
 """
@@ -24,6 +24,7 @@ from bench.participants import participant
 from bench.world import WAYS, World, gently, world
 
 EXTENSIONS = 500
+BURST_EXTENSIONS = 100  # fewer, so that a burst weighs events and not the looks beside them
 EVERY_S = 2.0  # a call's next step: twice as long as until the next look
 BURSTS = 3
 DRAINED_S = 45.0
@@ -102,7 +103,7 @@ def sustained(who: str, rate: float, seconds: float, *, held: int = 0, extension
     )
 
 
-def burst(who: str, events: int, *, held: int = 0, extensions: int = EXTENSIONS) -> Burst:
+def burst(who: str, events: int, *, held: int = 0, extensions: int = BURST_EXTENSIONS) -> Burst:
     with world(who, targets=extensions) as there:
         _prepare(there, held)
         there.start()

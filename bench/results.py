@@ -177,7 +177,7 @@ def _drains(found: Found) -> Iterator[str]:
     yield "## Events"
     yield ""
     if found.bursts:
-        yield "5,000 changes in one moment, at 500 extensions, to webhook, MQTT and standard output:"
+        yield "5,000 changes in one moment, at 100 extensions, to webhook, MQTT and standard output:"
         yield ""
         head = ("", "all there after", "events/s", *(f"by {way}" for way in WAYS), "CPU of an event", "peak", "lost")
         yield from _table(head, [_burst_row(found, who) for who in found.bursts])
