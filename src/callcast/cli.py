@@ -108,6 +108,6 @@ def _finish(run: Callable[[argparse.Namespace], Run], args: argparse.Namespace) 
 
 
 def _loop(result: Coroutine[Any, Any, int]) -> int:
-    import asyncio  # late: --help and --version do without
+    import uvloop  # late: --help and --version do without
 
-    return asyncio.run(result)
+    return uvloop.run(result)
