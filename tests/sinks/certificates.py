@@ -17,6 +17,10 @@ class Certificates(Struct, frozen=True):
     client: str
     client_key: str
 
+    def of_another(self) -> "Certificates":
+        """Signed by the same authority, and for another name than the server's."""
+        return Certificates(self.ca, self.client, self.client_key, self.client, self.client_key)
+
     def server_context(self, *, ask_for_client: bool = False, newest: ssl.TLSVersion | None = None) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.server, self.server_key)

@@ -529,6 +529,8 @@ class SmallBroker:
         self.reason = reason
         self.waiting = self.most_waiting = 0
         self.client_ids: list[str] = []
+        self.pings = 0
+        self.answers_pings = True
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
@@ -548,6 +550,9 @@ class SmallBroker:
                     writer.write(bytes([0x90, 7, *body[:2], 0, 0, 0, 0, 0]))
                 elif kind & 0xF0 == 0x30:
                     self._take(body, writer)
+                elif kind == 0xC0:
+                    self.pings += 1
+                    writer.write(b"\xd0\x00" if self.answers_pings else b"")
         writer.close()
 
     async def _body(self, reader: asyncio.StreamReader) -> bytes:
@@ -609,6 +614,20 @@ async def test_a_word_that_mqtt_does_not_know_is_trouble() -> None:
     """A reason code that MQTT does not know is trouble of this connection, never of the program."""
     async with SmallBroker(reason=0xEE).listening() as url, Settings(url=url, timeout_s=5).open(place()) as sink:
         assert isinstance(await sink.send(delivery()), Retry)
+
+
+@pytest.mark.parametrize("answered", [True, False])
+async def test_a_silent_connection_is_kept_alive_or_given_up(answered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing to say the sink pings; a broker that does not answer that is not there any more."""
+    monkeypatch.setattr("callcast.sinks.mqtt.link._KEEPALIVE_S", 1)
+    broker = SmallBroker()
+    broker.answers_pings = answered
+    async with broker.listening() as url, Settings(url=url, timeout_s=5).open(place()):
+        if answered:
+            await until(lambda: broker.pings >= 2)
+            assert len(broker.client_ids) == 1
+        else:
+            await until(lambda: len(broker.client_ids) >= 2)
 
 
 async def test_the_client_id_is_the_same_each_time() -> None:
@@ -724,6 +743,19 @@ async def test_tls_with_own_authority_and_client_certificate(tmp_path: Path, cer
             outcome = await sink.send(delivery())
     assert isinstance(outcome, Retry)
     assert outcome.reason == "tls"
+
+
+async def test_a_certificate_for_another_name_is_refused(certificates: Certificates) -> None:
+    """The broker's name is verified, not only who signed."""
+    broker, context = SmallBroker(), certificates.of_another().server_context()
+    listener = await asyncio.start_server(broker.serve, "127.0.0.1", 0, ssl=context)
+    port = listener.sockets[0].getsockname()[1]
+    settings = Settings(url=f"mqtts://127.0.0.1:{port}", tls_ca=certificates.ca, timeout_s=5)
+    async with listener, settings.open(place()) as sink:
+        outcome = await sink.send(delivery())
+    assert isinstance(outcome, Retry)
+    assert outcome.reason == "tls"
+    assert not broker.client_ids
 
 
 class Chatterer(SmallBroker):

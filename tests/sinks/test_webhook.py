@@ -296,6 +296,24 @@ async def test_connections_are_kept(server: Server) -> None:
     assert len(server.connections) == 1
 
 
+async def test_an_answer_of_allowed_size_keeps_its_connection(server: Server) -> None:
+    """It is read to its end, although nobody wants to know it and it comes in pieces."""
+
+    async def in_pieces(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-length": str(RESPONSE_BYTES_MAX)})
+        await response.prepare(request)
+        for _ in range(4):
+            await response.write(b"x" * (RESPONSE_BYTES_MAX // 4))
+            await asyncio.sleep(0.005)
+        return response
+
+    server.handler = in_pieces
+    async with opened(server.url) as sink:
+        for number in range(3):
+            assert await sink.send(delivery(number)) == Delivered()
+    assert len(server.connections) == 1
+
+
 async def test_a_large_answer_costs_its_connection_only(server: Server) -> None:
     """An answer without end is broken off soon; the status stands, and the next request works."""
     written = 0
@@ -430,10 +448,10 @@ async def test_own_authority_and_client_certificate(certificates: Certificates) 
 
 async def test_a_certificate_for_another_name_is_refused(certificates: Certificates) -> None:
     """The host's name is verified, not only who signed."""
-    async with serving(certificates.server_context()) as server:
-        outcome = await sent(server.url.replace("127.0.0.1", "127.0.0.2"), tls_ca=certificates.ca)
+    async with serving(certificates.of_another().server_context()) as server:
+        outcome = await sent(server.url, tls_ca=certificates.ca)
     assert isinstance(outcome, Retry)
-    assert outcome.reason in ("tls", "connect")
+    assert outcome.reason == "tls"
     assert not server.requests
 
 
@@ -443,7 +461,7 @@ async def test_old_tls_is_refused(certificates: Certificates) -> None:
     async with serving(certificates.server_context(newest=ssl.TLSVersion.TLSv1_1)) as server:
         outcome = await sent(server.url, tls_ca=certificates.ca)
     assert isinstance(outcome, Retry)
-    assert outcome.reason in ("tls", "connect")
+    assert outcome.reason in ("tls", "connect")  # not every server says why
     assert not server.requests
 
 
