@@ -241,6 +241,22 @@ def test_no_full_number_leaves_unless_full(numbers: Any, form: str, digits: str,
 
 
 @pytest.mark.parametrize(
+    ("numbers", "word"),
+    [
+        ("full", "Rejected by +16504306662"),
+        ("last4", "Rejected by ***6662"),
+        ("hash", f"Rejected by {HASHED}"),
+        ("drop", None),
+    ],
+)
+def test_a_number_in_the_platforms_words_is_treated_as_any(numbers: Any, word: str | None) -> None:
+    """Its own words stay around it, but under drop, which leaves nothing of what held a number."""
+    provider = msgspec.structs.replace(CALL.provider, result="Rejected by +16504306662")
+    shown = Wire(numbers, b"key", "crm").call_dict(msgspec.structs.replace(CALL, provider=provider))["provider"]
+    assert (shown["result"], shown["action"]) == (word, "Phone Call")
+
+
+@pytest.mark.parametrize(
     ("call", "ring", "talk"),
     [
         (CALL, 4.0, None),

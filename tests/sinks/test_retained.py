@@ -248,6 +248,14 @@ def test_what_a_topic_gives_a_meaning_to_is_encoded() -> None:
     """No part of a topic can be mistaken for another level, a wildcard or an escape."""
     odd = structs.replace(made(), call_id="101/a/b+c#d%e\x00~2", session_id="a/b+c#d%e\x00")
     assert TOPICS.call(odd) == "callcast/acme/101/calls/a%2Fb%2Bc%23d%25e%00~2"
+    assert [encoded(part) for part in ("s-1", "a\0", "é", "電話 1", "%", "~2")] == [
+        "s-1",
+        "a%00",
+        "é",
+        "電話 1",
+        "%25",
+        "~2",
+    ]
     assert TOPICS.event(event()) == "callcast/acme/62264425016/events/call.ringing"
 
 
