@@ -162,10 +162,10 @@ def _drains(suite: Suite, found: Found) -> None:
 
 def _endures(suite: Suite, found: Found) -> None:
     found.held = _try(
-        found, "how long the loop is held", lambda: _said(endurance.inside("held", 500, 8), endurance.inside_line)
+        found, "how long the loop is held", lambda: _said(endurance.inside("held", 500, 6), endurance.inside_line)
     )
     found.shares = _try(
-        found, "where the time goes", lambda: _said(endurance.inside("shares", 500, 8), endurance.inside_line)
+        found, "where the time goes", lambda: _said(endurance.inside("shares", 500, 6), endurance.inside_line)
     )
     for hung in (False, True) if suite.hang_s else ():
         told = _try(
