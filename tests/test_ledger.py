@@ -203,3 +203,30 @@ async def test_who_gives_up_its_turn_holds_up_nobody(slow: Slow) -> None:
     await asyncio.gather(first, third)
     assert second.cancelled()
     assert slow.told_of() == ["1/s", "3/s"]
+
+
+async def test_a_look_that_shows_nothing_where_nothing_is_known_is_not_compared(told: Told) -> None:
+    """It is remembered all the same, time never runs backwards, and once a minute it is kept."""
+    for t in (0, 10, 5):
+        await told.look(t)
+    assert told.threads == [True]  # the very first look is kept, and so goes the long way
+    assert told.picture.looks[ACCOUNT] == at(10)
+    await told.look(60)
+    assert (await told.outbox.known())["acme"].looks[ACCOUNT] == at(60)
+    await told.look(61, *calls(1))
+    await told.look(62)  # which misses a known call
+    await told.look(63)
+    assert len(told.threads) == 5
+    (missed,) = told.picture.pending()
+    assert missed.vanished_at == at(62)
+
+
+async def test_a_look_that_shows_nothing_waits_for_who_is_at_work(told: Told) -> None:
+    """Somebody may be about to learn of a call that this look misses."""
+    await told.look(0)
+    async with told.ledger._turns.of(None):
+        look = asyncio.create_task(told.look(1))
+        await asyncio.sleep(0)
+        assert told.picture.looks[ACCOUNT] == at(0)
+    await look
+    assert told.picture.looks[ACCOUNT] == at(1)

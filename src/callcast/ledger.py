@@ -35,12 +35,24 @@ class Ledger:
 
     async def take(self, snapshot: Snapshot, compare: Callable[[], Change]) -> None:
         """Compare a look with what is known, and record both. Raises OutboxUnavailable, then nothing has changed."""
+        if self._is_idle(snapshot):
+            self.picture.apply(Look(target=snapshot.target, taken_at=snapshot.taken_at), Change())
+            return
         taken = False
         while not taken:  # what the target has may have changed while others had their turn
             touched = self._touched(snapshot)
             async with self._turns.of(touched):
                 if taken := touched == self._touched(snapshot):
                     await self._take(snapshot, compare)
+
+    def _is_idle(self, snapshot: Snapshot) -> bool:
+        """Nothing is shown where nothing is known, nobody is at work, nothing is to be kept: most looks are such."""
+        picture = self.picture
+        if snapshot.sightings or self._turns.are_taken or picture.is_half_known or picture.of(snapshot.target):
+            return False
+        return not self._is_old(
+            Look(target=snapshot.target, taken_at=picture.clamped(snapshot.target, snapshot.taken_at))
+        )
 
     async def _take(self, snapshot: Snapshot, compare: Callable[[], Change]) -> None:
         await self._recall(self.picture.unknown_sessions(snapshot))
@@ -107,6 +119,10 @@ class _Turns:
 
     def __init__(self) -> None:
         self._taken: dict[asyncio.Future[None], frozenset[str] | None] = {}
+
+    @property
+    def are_taken(self) -> bool:
+        return bool(self._taken)
 
     @asynccontextmanager
     async def of(self, sessions: frozenset[str] | None) -> AsyncIterator[None]:
