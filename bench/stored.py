@@ -12,6 +12,7 @@ from bench.records import EVENTS, STEPS, extension_id, session
 from callcast.app import SystemClock
 from callcast.core.ids import event_id
 from callcast.core.model import Call, CallEvent, Change, Direction, Evidence, Observation, Party, Provider, State
+from callcast.core.outbox import Taken
 from callcast.core.sink import Filter
 from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
 
@@ -85,7 +86,7 @@ async def _settled(data: Path) -> None:
         await _record(outbox, SEED)
         for sink in SINKS:
             while claimed := await outbox.claim(sink, limit=100):
-                await asyncio.gather(*(outbox.done(delivery, took_s=0.001) for delivery in claimed))
+                await asyncio.gather(*(outbox.done([Taken(delivery, 0.001)]) for delivery in claimed))
 
 
 def hold(data: Path, count: int) -> float:

@@ -3,13 +3,14 @@
 import asyncio
 import heapq
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Protocol, assert_never
 
 from msgspec.structs import replace
 
 from callcast.core.clock import Clock
-from callcast.core.outbox import Lapsed, Outbox, OutboxUnavailable
+from callcast.core.outbox import Lapsed, Outbox, OutboxUnavailable, Taken
 from callcast.core.retry import RetryPolicy, granted_s
 from callcast.core.sink import Delivered, Delivery, Outcome, Reconnecting, Rejected, Retry, Sink
 from callcast.core.sink_health import SinkHealth
@@ -93,9 +94,12 @@ class Deliverer:
         self._health = SinkHealth()
         self._ahead = AHEAD_MIN
         self._waiting: list[tuple[bool, int, Delivery]] = []  # a heap: what was brought back by hand goes last
-        self._sending = 0
-        self._in_flight: set[asyncio.Task[None]] = set()  # being sent or settled
+        self._senders: set[asyncio.Task[None]] = set()
+        self._taken: list[Taken] = []  # by the far side, and not yet on their way to the disk
+        self._unsettled = 0  # these, and those on their way
+        self._took = asyncio.Event()
         self._freed = asyncio.Event()
+        self._stopping = False
         self._fault: asyncio.Future[None] | None = None
         self._probe_at = clock.now()
         self._probed_seq = 0
@@ -114,18 +118,30 @@ class Deliverer:
         loops = [self._start(self._pump())]
         if isinstance(self._sink, Reconnecting):
             loops.append(self._start(self._listen(self._sink)))
+        settler = self._start(self._settle())
         try:
             await self._fault
         except asyncio.CancelledError:
+            self._stopping = True
             await _end(loops)
             await self._give_back()
-            if self._in_flight:
-                await asyncio.wait(self._in_flight, timeout=self._shutdown_s)
+            await self._land()
             raise
         finally:
+            self._stopping = True
             await _end(loops)
             await self._give_back()
-            await _end(self._in_flight)
+            await _end((*self._senders, settler))
+
+    async def _land(self) -> None:
+        """What is being sent is answered, and what was taken is on the disk."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._shutdown_s):
+                while self._is_busy():
+                    await self._place_freed()
+
+    def _is_busy(self) -> bool:
+        return bool(self._senders or self._unsettled)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -133,7 +149,7 @@ class Deliverer:
         return task
 
     def _look_at(self, task: asyncio.Task[None]) -> None:
-        self._in_flight.discard(task)
+        self._senders.discard(task)
         self._freed.set()
         self._send_waiting()
         if not task.cancelled() and (error := task.exception()) and self._fault and not self._fault.done():
@@ -179,15 +195,25 @@ class Deliverer:
         """How many to claim. Not each by itself while others wait: a claim costs the same whatever it brings."""
         if 2 * len(self._waiting) > self._ahead:
             return 0
-        wanted = self._concurrency - self._sending + self._ahead - len(self._waiting)
-        return min(wanted, self._concurrency + AHEAD_MAX - len(self._in_flight) - len(self._waiting))
+        wanted = self._concurrency - len(self._senders) + self._ahead - len(self._waiting)
+        in_flight = len(self._senders) + self._unsettled
+        return min(wanted, self._concurrency + AHEAD_MAX - in_flight - len(self._waiting))
 
     def _send_waiting(self) -> None:
         """As many as may be on their way at a time."""
-        while self._waiting and self._sending < self._concurrency and not self._must_wait():
+        if self._may_send():
+            for _ in range(min(len(self._waiting), self._concurrency - len(self._senders))):
+                self._begin(self._send_on())
+
+    async def _send_on(self) -> None:
+        """One after another while there is something: a task for each would cost more than some sinks do."""
+        while self._waiting and self._may_send():
             *_, delivery = heapq.heappop(self._waiting)
-            self._begin(delivery)
             self._freed.set()
+            await self._attempt(delivery)
+
+    def _may_send(self) -> bool:
+        return not (self._stopping or self._must_wait())
 
     async def _give_back(self) -> None:
         """What was claimed and must not be sent now."""
@@ -197,14 +223,14 @@ class Deliverer:
 
     async def _try_one(self) -> None:
         """One probe at a time: by the clock each for another call, and at once for a new call."""
-        if self._in_flight:
+        if self._is_busy():
             await self._place_freed()
             return
         if self._fresh_after is None:
             self._fresh_after = await self._outbox.last_seq()
         now = self._clock.now()
         if delivery := await (self._next_probe(now) if now >= self._probe_at else self._new_call(self._fresh_after)):
-            self._begin(delivery)
+            self._begin(self._attempt(delivery))
             return
         left_s = min(SWEEP_EVERY_S, (self._probe_at - now).total_seconds())
         if self._health.gone:
@@ -252,19 +278,15 @@ class Deliverer:
 
     # One attempt
 
-    def _begin(self, delivery: Delivery) -> None:
-        self._sending += 1
-        self._in_flight.add(self._start(self._attempt(delivery)))
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        self._senders.add(self._start(work))
 
     async def _attempt(self, delivery: Delivery) -> None:
         expires_at = self._policy.expires_at(delivery.owed_since, live=delivery.live)
         began_s = self._clock.monotonic()
-        try:
-            delivery = replace(delivery, expires_at=expires_at)
-            lapsed = self._clock.now() >= expires_at
-            outcome = None if lapsed else self._judge(delivery, await self._send(delivery))
-        finally:
-            self._sending -= 1
+        delivery = replace(delivery, expires_at=expires_at)
+        lapsed = self._clock.now() >= expires_at
+        outcome = None if lapsed else self._judge(delivery, await self._send(delivery))
         took_s = self._clock.monotonic() - began_s
         if outcome is None:
             await self._expire(delivery)
@@ -309,10 +331,21 @@ class Deliverer:
             self._metrics.event_replayed(self.name)
         else:
             self._metrics.event_delivered(self.name, (now - delivery.recorded_at).total_seconds())
-        self._send_waiting()  # while the disk takes this one
-        await self._surely(lambda: self._outbox.done(delivery, took_s=took_s))
         if was_failing:
             await self._recovered("delivered")
+        self._unsettled += 1
+        self._taken.append(Taken(delivery, took_s))
+        self._took.set()
+
+    async def _settle(self) -> None:
+        """The far side's yes goes to the disk while the next are sent, all that has come meanwhile together."""
+        while True:
+            await self._took.wait()
+            self._took.clear()
+            taken, self._taken = self._taken, []
+            await self._surely(lambda: self._outbox.done(taken))  # noqa: B023 - awaited
+            self._unsettled -= len(taken)
+            self._freed.set()
 
     async def _again(self, delivery: Delivery, retry: Retry, expires_at: datetime, took_s: float) -> None:
         now = self._clock.now()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from callcast.cli import main
+from callcast.core.outbox import Taken
 from callcast.core.sink import Filter
 from callcast.outboxes.desk import open_desk
 from callcast.outboxes.sqlite import open_outbox
@@ -40,7 +41,7 @@ async def folder(tmp_path: Path) -> Path:
         (one,) = await outbox.claim("crm", limit=1)
         await outbox.again(one, at=clock.now(), reason="http_503", detail="answered 503", took_s=0.5)
         (one,) = await outbox.claim("crm", limit=1)
-        await outbox.done(one, took_s=0.012)
+        await outbox.done([Taken(one, 0.012)])
         await outbox.record(None, change(event("b", "call.ended", 1), source_event()))
         (one,) = await outbox.claim("crm", limit=1)
         await outbox.dead(one, reason="http_413", detail="answered 413", took_s=0.25)

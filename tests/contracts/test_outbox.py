@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from callcast.core.model import Change, Look, State, Target
-from callcast.core.outbox import Lapsed, Outbox
+from callcast.core.outbox import Lapsed, Outbox, Taken
 from callcast.core.sink import Delivery, Filter
 from callcast.outboxes.sqlite import open_outbox
 from tests.clock import TurnedClock
@@ -151,7 +151,7 @@ async def test_settling_brings_the_next(outbox: Outbox) -> None:
     await outbox.dead(answered, reason="413", detail="too large", took_s=0.1)
     (ended,) = await outbox.claim("crm", limit=9)
     assert ended.event.type == "call.ended"
-    await outbox.done(ended, took_s=0.1)
+    await outbox.done([Taken(ended, 0.1)])
     assert await claimed(outbox) == []
     (stats,) = (await outbox.stats()).sinks
     assert (stats.owed, stats.dead, stats.oldest_recorded_at) == (0, 1, None)
@@ -163,7 +163,7 @@ async def test_the_same_id_twice_is_nothing(outbox: Outbox) -> None:
     await outbox.record(None, change(event("a"), event("b")))
     assert await owed(outbox) == {"crm": 2}
     for delivery in await outbox.claim("crm", limit=9):
-        await outbox.done(delivery, took_s=0)
+        await outbox.done([Taken(delivery, 0)])
     await outbox.record(None, change(event("a")))
     assert await owed(outbox) == {"crm": 0}
     assert len(await outbox.history(after_seq=0, limit=9)) == 2
@@ -246,7 +246,7 @@ async def test_a_cancelled_settlement_settles(outbox: Outbox) -> None:
     """A settlement whose caller is cancelled still happens, so that a delivered event is not sent again."""
     await life(outbox)
     (first,) = await outbox.claim("crm", limit=9)
-    settling = asyncio.ensure_future(outbox.done(first, took_s=0))
+    settling = asyncio.ensure_future(outbox.done([Taken(first, 0)]))
     await asyncio.sleep(0)
     settling.cancel()
     await asyncio.gather(settling, return_exceptions=True)
@@ -310,7 +310,7 @@ async def test_fresh_goes_by_what_the_sink_hears(outbox: Outbox) -> None:
     await outbox.subscribe({"crm": Filter(), "ends": Filter(events=("call.ended",))})
     await outbox.record(None, change(event("a")))
     (ringing,) = await outbox.claim("crm", limit=1)
-    await outbox.done(ringing, took_s=0)
+    await outbox.done([Taken(ringing, 0)])
     await outbox.record(None, change(event("a", "call.ended", 2)))
     assert await outbox.probe("crm", after_seq=0, fresh=True) is None
     assert await outbox.probe("ends", after_seq=0, fresh=True) is not None
@@ -340,7 +340,7 @@ async def test_lapse(place: Place, outbox: Outbox) -> None:
     long_ago = place.clock.now() - timedelta(hours=75)
     assert await outbox.lapse("crm", live_before=minute_ago, final_before=long_ago) == Lapsed(expired=2)
     assert await claimed(outbox) == [("a", "call.ended"), ("young", "call.ringing")]
-    await outbox.done(flying, took_s=0)
+    await outbox.done([Taken(flying, 0)])
     assert await outbox.lapse("crm", live_before=minute_ago, final_before=minute_ago) == Lapsed(expired=1, dead=1)
     (stats,) = (await outbox.stats()).sinks
     assert (stats.owed, stats.dead) == (2, 1)
@@ -478,7 +478,7 @@ async def test_an_unknown_sink_is_owed_nothing(outbox: Outbox) -> None:
 
 async def settle_all(outbox: Outbox) -> None:
     while deliveries := await outbox.claim("crm", limit=500):
-        await asyncio.gather(*(outbox.done(one, took_s=0) for one in deliveries))
+        await asyncio.gather(*(outbox.done([Taken(one, 0)]) for one in deliveries))
 
 
 async def test_the_settled_go_after_the_retention(place: Place, outbox: Outbox) -> None:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
+from callcast.core.outbox import Taken
 from callcast.core.sink import Delivery, Filter
 from tests.contracts.test_outbox import SqlitePlace
 from tests.made import change, event
@@ -125,7 +126,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def done(self, taken: tuple[int, str, Delivery]) -> None:
         epoch, sink, delivery = taken
         if epoch == self.epoch:
-            self.run(self.outbox.done(delivery, took_s=0.1))
+            self.run(self.outbox.done([Taken(delivery, 0.1)]))
             self.debts[sink].remove(self._debt(sink, delivery))
 
     @rule(taken=consumes(taken), seconds=st.sampled_from([0, 1, 30]), held=st.booleans())

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from callcast.core.outbox import Taken
 from callcast.core.sink import Filter
 from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
 from tests.clock import TurnedClock
@@ -35,7 +36,7 @@ async def deliver(outbox: SqliteOutbox, sink: str, say: Say) -> None:
     while True:
         for delivery in await outbox.claim(sink, limit=random.randint(1, 3)):
             say(f"sent {sink} {delivery.seq} {delivery.event.key} {delivery.event.id}")
-            await outbox.done(delivery, took_s=0)
+            await outbox.done([Taken(delivery, 0)])
             say(f"done {sink} {delivery.event.id}")
         await outbox.wait(sink, timeout_s=3600)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from callcast.core.outbox import Lapsed, OutboxRefused
+from callcast.core.outbox import Lapsed, OutboxRefused, Taken
 from callcast.core.sink import Delivery, Filter
 from callcast.outboxes.desk import Which, open_desk
 from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
@@ -37,7 +37,7 @@ async def settle_all(outbox: SqliteOutbox) -> list[Delivery]:
     settled = []
     while deliveries := await outbox.claim("crm", limit=500):
         settled += deliveries
-        await asyncio.gather(*(outbox.done(one, took_s=0.125) for one in deliveries))
+        await asyncio.gather(*(outbox.done([Taken(one, 0.125)]) for one in deliveries))
     return settled
 
 
@@ -70,7 +70,7 @@ async def test_retry_beside_the_service(tmp_path: Path) -> None:
         (again,) = await outbox.claim("crm", limit=9)
         assert (again.event, again.attempt, again.replayed) == (first.event, 2, True)
         assert (again.recorded_at, again.owed_since) == (NINE, NINE + HOUR)
-        await outbox.done(again, took_s=0)
+        await outbox.done([Taken(again, 0)])
         assert await outbox.claim("crm", limit=9) == []
 
 
@@ -130,7 +130,7 @@ async def test_replay(tmp_path: Path) -> None:
         assert [one.event.id for one in first] == [event("a").id, event("b").id]
         assert [(one.live, one.attempt, one.replayed) for one in first] == [(False, 2, True)] * 2
         for one in first:
-            await outbox.done(one, took_s=0)
+            await outbox.done([Taken(one, 0)])
         (last,) = await outbox.claim("crm", limit=9)
         assert last.event.id == event("a", "call.ended", 2).id
 
@@ -142,7 +142,7 @@ async def test_story(tmp_path: Path) -> None:
         (ringing,) = await outbox.claim("crm", limit=1)
         await outbox.again(ringing, at=NINE, reason="503", detail="unavailable", took_s=0.5)
         (ringing,) = await outbox.claim("crm", limit=1)
-        await outbox.done(ringing, took_s=0.25)
+        await outbox.done([Taken(ringing, 0.25)])
         await bury(outbox, "a")
         await outbox.record(None, change(event("a", "call.corrected", 3)))
     with open_desk(tmp_path) as desk:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from callcast.core.outbox import OutboxRefused, OutboxUnavailable
+from callcast.core.outbox import OutboxRefused, OutboxUnavailable, Taken
 from callcast.core.sink import Filter
 from callcast.outboxes import memory
 from callcast.outboxes.debts import Debts
@@ -199,7 +199,7 @@ async def test_a_file_that_spoils_in_use_is_set_aside(tmp_path: Path) -> None:
         with pytest.raises(OutboxUnavailable, match="malformed"):
             await outbox._worker.submit(spoil)
         await outbox.record(None, change(event("c")))
-        await outbox.done(flying, took_s=0)
+        await outbox.done([Taken(flying, 0)])
         await outbox.dead(other, reason="413", detail="", took_s=0)
         assert [one.event.key for one in await outbox.claim("crm", limit=9)] == ["101/c"]
         assert [one.dead for one in (await outbox.stats()).sinks] == [0], "an answer to the old file's event is nothing"
@@ -219,13 +219,13 @@ async def test_a_full_disk(tmp_path: Path) -> None:
                 with pytest.raises(OutboxUnavailable, match="free space"):
                     await outbox.record(None, change(event("c")))
             with pytest.raises(OutboxUnavailable):
-                await outbox.done(first, took_s=0)
+                await outbox.done([Taken(first, 0)])
             with pytest.raises(OutboxUnavailable):
                 await outbox.check()
             assert await owed(outbox) == 2, "what is there can still be read"
             assert await outbox.claim("crm", limit=9) == [], "a settlement that failed leaves the event in flight"
         await outbox.check()
-        await outbox.done(first, took_s=0)
+        await outbox.done([Taken(first, 0)])
         await outbox.record(None, change(event("c")))
         assert [one.event.key for one in await outbox.claim("crm", limit=9)] == ["101/c"]
         assert await owed(outbox) == 2
@@ -367,7 +367,7 @@ async def test_every_read_is_by_an_index(tmp_path: Path) -> None:
         first, second = await outbox.claim("crm", limit=2)
         now = TurnedClock().now()
         await outbox.again(first, at=now, reason="503", detail="", took_s=0)
-        await outbox.done(second, took_s=0)
+        await outbox.done([Taken(second, 0)])
         probe = await outbox.probe("crm", after_seq=0)
         assert probe is not None
         await outbox.probe("crm", after_seq=0, fresh=True)
@@ -456,7 +456,7 @@ async def check_promises(directory: Path, promises: list[str]) -> None:
             left = set()
             while deliveries := await outbox.claim(sink, limit=500):
                 left |= {one.event.id for one in deliveries}
-                await asyncio.gather(*(outbox.done(one, took_s=0) for one in deliveries))
+                await asyncio.gather(*(outbox.done([Taken(one, 0)]) for one in deliveries))
             was_sent = {id_ for _, _, id_ in sent[sink]}
             assert left | was_sent >= wanted, "an event is lost"
             assert not left & done[sink], "an event whose delivery was kept is owed again"

@@ -101,6 +101,13 @@ class Stored(Struct, frozen=True, kw_only=True):
     event: Event
 
 
+class Taken(Struct, frozen=True):
+    """A delivery that the far side has, and how long the attempt took."""
+
+    delivery: Delivery
+    took_s: float
+
+
 class Outbox(Protocol):
     async def known(self) -> Mapping[str, Known]:
         """What is known of each source, by its name. Read once, at start."""
@@ -137,7 +144,9 @@ class Outbox(Protocol):
         """
         ...
 
-    async def done(self, delivery: Delivery, /, *, took_s: float) -> None: ...
+    async def done(self, taken: Sequence[Taken], /) -> None:
+        """Delivered. It may wait some milliseconds for company on its way to the disk."""
+        ...
 
     async def again(
         self, delivery: Delivery, /, *, at: datetime, reason: str, detail: str, took_s: float, held: bool = False

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from callcast.core.model import CallEvent, Change, Event, Look
-from callcast.core.outbox import Lapsed, SinkStats, Stats, Stored
+from callcast.core.outbox import Lapsed, SinkStats, Stats, Stored, Taken
 from callcast.core.sink import Delivery, Filter
 from callcast.outboxes import memory
 from callcast.outboxes.coding import batched, encode, encode_rows, event_of, lane_of, lane_of_delivery, time_of
@@ -67,14 +67,6 @@ class Waking(Struct, frozen=True):
     lane: int
     delivery: Delivery
     fresh: bool
-
-
-class Settled(Struct, frozen=True):
-    """A delivery that the far side has taken."""
-
-    delivery: Delivery
-    took_s: float
-    at_us: int
 
 
 class Claimed(Struct, frozen=True):
@@ -249,13 +241,13 @@ class Debts:
 
     # Settling; nothing happens to what a person or the size cap dropped while it was in flight
 
-    def settle(self, batch: Sequence[Settled]) -> frozenset[str]:
+    def settle(self, batch: Sequence[Taken], now_us: int) -> frozenset[str]:
         """Delivered, all of them. Returns the sinks that may have the next event of a call now."""
         taken = {(self.id_of(one.delivery.sink), one.delivery.seq): one for one in batch}
         owed = self._execute(_SETTLE, (encode_rows(list(taken)),)).fetchall()
         if not owed:
             return frozenset()
-        attempts = [(sink, seq, *_attempt(taken[sink, seq])) for sink, seq, _ in owed]
+        attempts = [(sink, seq, *_attempt(taken[sink, seq], now_us)) for sink, seq, _ in owed]
         self._execute(_ATTEMPTED, (encode_rows(attempts),))
         for sink, seq, number, *_ in attempts:
             self._forget_attempts(seq, sink, number)
@@ -419,5 +411,5 @@ def _first_attempt(sink: str, seq: int, event: Event, at: datetime) -> Delivery:
     return Delivery(sink=sink, seq=seq, event=event, attempt=1, recorded_at=at, owed_at=at)
 
 
-def _attempt(settled: Settled) -> tuple[int, int, int]:
-    return settled.delivery.attempt, settled.at_us, round(settled.took_s * 1e6)
+def _attempt(taken: Taken, now_us: int) -> tuple[int, int, int]:
+    return taken.delivery.attempt, now_us, round(taken.took_s * 1e6)

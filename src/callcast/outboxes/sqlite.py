@@ -1,7 +1,6 @@
 """The outbox in one SQLite file, for one service on one machine (contract 10.1)."""
 
 import asyncio
-import threading
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -10,11 +9,11 @@ from pathlib import Path
 
 from callcast.core.clock import Clock
 from callcast.core.model import Call, Change, Known, Look
-from callcast.core.outbox import Lapsed, Outbox, OutboxRefused, OutboxUnavailable, Pruned, Stats, Stored
+from callcast.core.outbox import Lapsed, Outbox, OutboxRefused, OutboxUnavailable, Pruned, Stats, Stored, Taken
 from callcast.core.sink import Delivery, Filter
 from callcast.outboxes import memory
 from callcast.outboxes.coding import time_of, us_of
-from callcast.outboxes.debts import Claimed, Debts, Settled, Waking
+from callcast.outboxes.debts import Claimed, Debts, Waking
 from callcast.outboxes.pruning import Limits, Pruner
 from callcast.outboxes.worker import Worker
 
@@ -135,7 +134,6 @@ class SqliteOutbox(Outbox):
         self._worker = Worker(directory, clock, self._written_elsewhere)
         self._pruner = Pruner(limits)
         self._claims: dict[str, _Claims] = {}
-        self._settling = _Settling(self._worker, self._settled)
 
     @property
     def queued(self) -> int:
@@ -204,8 +202,13 @@ class SqliteOutbox(Outbox):
             claims.doubt()
         return claims.take([found])[0] if found else None
 
-    async def done(self, delivery: Delivery, /, *, took_s: float) -> None:
-        await asyncio.shield(self._settling.add(Settled(delivery, took_s, self._now_us())))
+    async def done(self, taken: Sequence[Taken], /) -> None:
+        now_us = self._now_us()
+        await self._worker.submit(
+            lambda debts: debts.settle(taken, now_us),
+            patient=True,
+            after=lambda followed: self._settled(taken, followed),
+        )
 
     async def again(
         self, delivery: Delivery, /, *, at: datetime, reason: str, detail: str, took_s: float, held: bool = False
@@ -325,8 +328,8 @@ class SqliteOutbox(Outbox):
         for waking in wakings:
             self._of(waking.delivery.sink).offer(waking)
 
-    def _settled(self, batch: Sequence[Settled], followed: Collection[str]) -> None:
-        for one in batch:
+    def _settled(self, taken: Sequence[Taken], followed: Collection[str]) -> None:
+        for one in taken:
             self._of(one.delivery.sink).give_back(one.delivery)
         for sink in followed:
             self._of(sink).stir(fresh=False)
@@ -335,40 +338,6 @@ class SqliteOutbox(Outbox):
         self._pruner.begin_again()
         for claims in self._claims.values():
             claims.stir()
-
-
-class _Settling:
-    """Collects what was delivered, for one patient operation. The thread closes the batch when it takes it."""
-
-    def __init__(self, worker: Worker, settled: Callable[[Sequence[Settled], Collection[str]], None]) -> None:
-        self._worker = worker
-        self._settled = settled
-        self._lock = threading.Lock()
-        self._open: tuple[list[Settled], asyncio.Future[frozenset[str]]] | None = None
-
-    def add(self, settled: Settled) -> asyncio.Future[frozenset[str]]:
-        """Done when it is on the disk. Shared by a batch: shield it."""
-        with self._lock:
-            if self._open is None:
-                self._open = self._begin()
-            batch, future = self._open
-            batch.append(settled)
-        return future
-
-    def _begin(self) -> tuple[list[Settled], asyncio.Future[frozenset[str]]]:
-        batch: list[Settled] = []
-        future = self._worker.submit(
-            lambda debts: debts.settle(self._closed(batch)),
-            patient=True,
-            after=lambda followed: self._settled(batch, followed),
-        )
-        return batch, future
-
-    def _closed(self, batch: list[Settled]) -> list[Settled]:
-        with self._lock:
-            if self._open is not None and self._open[0] is batch:
-                self._open = None
-        return batch
 
 
 __all__ = ["OutboxRefused", "SqliteOutbox", "open_outbox"]
