@@ -97,7 +97,7 @@ class Bench:
         self,
         concurrency: int = 8,
         timeout_s: float = 15,
-        shutdown_s: float = 10,
+        shutdown_s: float | None = 10,
         policy: RetryPolicy | None = None,
     ) -> Deliverer:
         return Deliverer(
@@ -717,6 +717,51 @@ async def test_a_stop_has_an_end(bench: Bench) -> None:
     bench.far.answer = Delivered()
     await bench.start()
     assert [attempt for _, _, _, attempt in bench.far.sent] == [1, 1]
+
+
+async def test_an_impatient_stop_leaves_nothing_in_flight(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told to stop at once while the disk takes nothing: what was taken is owed still, and goes out again later."""
+    works = bench.outbox.done
+
+    async def done(_: Sequence[Taken], /) -> None:
+        raise OutboxUnavailable("full")
+
+    monkeypatch.setattr(bench.outbox, "done", done)
+    await bench.start(shutdown_s=None)
+    await bench.record(event("a"), event("a", "call.ended", 2))
+    assert bench.task is not None
+    for _ in range(2):
+        bench.task.cancel()
+        await bench.clock.settle()
+    assert bench.task.done()
+    monkeypatch.setattr(bench.outbox, "done", works)
+    await bench.start()
+    assert [type_ for _, _, type_, _ in bench.far.sent] == ["call.ringing", "call.ringing", "call.ended"]
+    assert await bench.owed() == 0
+
+
+async def test_an_impatient_stop_settles_what_the_disk_takes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told to stop at once while the disk is slow: what was taken is settled all the same, and never sent again."""
+    works, asked = bench.outbox.done, 0
+
+    async def done(taken: Sequence[Taken], /) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await asyncio.Event().wait()
+        await works(taken)
+
+    monkeypatch.setattr(bench.outbox, "done", done)
+    await bench.start(shutdown_s=None)
+    await bench.record(event("a"), event("b"))
+    assert bench.task is not None
+    for _ in range(2):
+        bench.task.cancel()
+        await bench.clock.settle()
+    await asyncio.gather(bench.task, return_exceptions=True)
+    assert await bench.owed() == 0
+    await bench.start()
+    assert [call for _, call, _, _ in bench.far.sent] == ["a", "b"]
 
 
 async def test_a_disk_in_trouble_sends_nothing_twice(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ class Deliverer:
         self._waiting: list[tuple[bool, int, Delivery]] = []  # a heap: what was brought back by hand goes last
         self._senders: set[asyncio.Task[None]] = set()
         self._taken: list[Taken] = []  # by the far side, and not yet on their way to the disk
-        self._unsettled = 0  # these, and those on their way
+        self._settling: list[Taken] = []  # on their way
         self._took = asyncio.Event()
         self._freed = asyncio.Event()
         self._stopping = False
@@ -132,6 +132,7 @@ class Deliverer:
             await _end(loops)
             await self._give_back()
             await _end((*self._senders, settler))
+            await self._settle_rest()
 
     async def _land(self) -> None:
         """What is being sent is answered, and what was taken is on the disk."""
@@ -141,7 +142,7 @@ class Deliverer:
                     await self._place_freed()
 
     def _is_busy(self) -> bool:
-        return bool(self._senders or self._unsettled)
+        return bool(self._senders or self._taken or self._settling)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -196,7 +197,7 @@ class Deliverer:
         if 2 * len(self._waiting) > self._ahead:
             return 0
         wanted = self._concurrency - len(self._senders) + self._ahead - len(self._waiting)
-        in_flight = len(self._senders) + self._unsettled
+        in_flight = len(self._senders) + len(self._taken) + len(self._settling)
         return min(wanted, self._concurrency + AHEAD_MAX - in_flight - len(self._waiting))
 
     def _send_waiting(self) -> None:
@@ -333,7 +334,6 @@ class Deliverer:
             self._metrics.event_delivered(self.name, (now - delivery.recorded_at).total_seconds())
         if was_failing:
             await self._recovered("delivered")
-        self._unsettled += 1
         self._taken.append(Taken(delivery, took_s))
         self._took.set()
 
@@ -342,10 +342,21 @@ class Deliverer:
         while True:
             await self._took.wait()
             self._took.clear()
-            taken, self._taken = self._taken, []
-            await self._surely(lambda: self._outbox.done(taken))  # noqa: B023 - awaited
-            self._unsettled -= len(taken)
+            self._settling, self._taken = self._taken, []
+            await self._surely(lambda: self._outbox.done(self._settling))
+            self._settling = []
             self._freed.set()
+
+    async def _settle_rest(self) -> None:
+        """Nobody waits any longer. What the disk does not take now is owed still, and is sent again."""
+        left = [*self._settling, *self._taken]
+        if not left:
+            return
+        try:
+            await self._outbox.done(left)
+        except OutboxUnavailable:
+            for one in left:
+                await self._outbox.release(one.delivery)
 
     async def _again(self, delivery: Delivery, retry: Retry, expires_at: datetime, took_s: float) -> None:
         now = self._clock.now()
