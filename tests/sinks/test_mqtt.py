@@ -679,6 +679,10 @@ def _connecting() -> bool:
     return any(thread.name == "mqtt-connect" for thread in threading.enumerate())
 
 
+def _open_files() -> int:
+    return len(list(Path("/dev/fd").iterdir()))
+
+
 async def test_closed_while_connecting_it_leaves_as_soon_as_it_is_connected(
     tmp_path: Path, certificates: Certificates
 ) -> None:
@@ -686,12 +690,13 @@ async def test_closed_while_connecting_it_leaves_as_soon_as_it_is_connected(
     port = free_port()
     lines = (f"listener {port} 127.0.0.1", f"certfile {certificates.server}", f"keyfile {certificates.server_key}")
     with mosquitto(tmp_path, *lines) as broker:
+        held = _open_files()
         broker.freeze()
         settings = Settings(url=f"mqtts://127.0.0.1:{port}", tls_ca=certificates.ca, timeout_s=20)
         async with settings.open(place()):
             await until(_connecting)
         broker.thaw()
-        await until(lambda: not _connecting())
+        await until(lambda: not _connecting() and _open_files() <= held)
 
 
 async def test_no_answer_leads_to_a_new_connection(stage: Stage) -> None:
