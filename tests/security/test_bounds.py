@@ -4,11 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+import uvloop
 
 from callcast.web import admin, door
 from tests.web.room import Room, room
 
 LIMIT_S = 5.0  # in which a closed connection is surely noticed
+
+
+@pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"])
+def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
+    """The service's own loop, whose transports are of other classes, and the one of the other tests."""
+    made: asyncio.AbstractEventLoopPolicy = request.param()
+    return made
 
 
 @pytest.fixture

@@ -22,8 +22,7 @@ async def listen(runner: web.AppRunner, host: str, port: int) -> asyncio.Server:
 
 class _Closed(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.Transport):
-            transport.abort()
+        transport.close()
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
