@@ -26,6 +26,7 @@ SLOT_S = 0.02  # turns that lie closer together begin together: to wake up for e
 RETRY_MAX_S = 30.0  # a failing target is tried at least this often, or every interval if that is longer
 LISTED_S = 100.0  # an ended call stays in the list for 120 s as documented: after this long one may have gone unseen
 GAP_MIN = timedelta(seconds=30)  # nothing shorter is a gap
+TAKEN_AT_ONCE = 16  # looks that are compared and recorded at a time: more would leave deliveries no share of the loop
 REFUSED = -1  # stands for a count of failures: the platform will not show this target
 REFUSED_EVERY_S = 300.0  # contract 10.2: a target that the platform refuses is tried every 5 min
 
@@ -84,6 +85,7 @@ class Poller:
         self._random = random
         self._observer = observer
         self._claim = claim
+        self._taking = asyncio.Semaphore(TAKEN_AT_ONCE)
         self._start_after_s = start_after_s
         self._turns: list[tuple[float, int, Target]] = []  # a heap: monotonic time, tie-break, target
         self._targets: list[Target] = []
@@ -202,7 +204,9 @@ class Poller:
         except LookFailed as error:
             self._failed(target, error, self._clock.monotonic() - started)
         else:
-            await self._good(snapshot, self._clock.monotonic() - started)
+            took_s = self._clock.monotonic() - started
+            async with self._taking:  # only what has arrived queues here: a far side that hangs holds up nobody
+                await self._good(snapshot, took_s)
         self._put_back(target, due)
 
     async def _good(self, snapshot: Snapshot, took_s: float) -> None:
