@@ -272,7 +272,8 @@ class Deliverer:
         await self._freed.wait()
 
     def _must_wait(self) -> bool:
-        return self._health.failing or self._health.held_for_s(self._clock.now()) > 0
+        health = self._health
+        return health.failing or (health.held_until is not None and health.held_for_s(self._clock.now()) > 0)
 
     def _probe_pause(self) -> timedelta:
         return timedelta(seconds=PROBE_GONE_EVERY_S if self._health.gone else PROBE_EVERY_S)

@@ -41,14 +41,14 @@ class Ledger:
         taken = False
         while not taken:  # what the target has may have changed while others had their turn
             touched = self._touched(snapshot)
-            async with self._turns.of(touched):
-                if taken := touched == self._touched(snapshot):
+            async with self._turns.of(touched) as waited:
+                if taken := not waited or touched == self._touched(snapshot):
                     await self._take(snapshot, compare)
 
     def _is_idle(self, snapshot: Snapshot) -> bool:
-        """Nothing is shown where nothing is known, nobody is at work, nothing is to be kept: most looks are such."""
+        """Nothing is shown where nothing is known, nothing is to be kept, and nobody works on all: most looks."""
         picture = self.picture
-        if snapshot.sightings or self._turns.are_taken or picture.is_half_known or picture.of(snapshot.target):
+        if snapshot.sightings or self._turns.one_is_of_all or picture.is_half_known or picture.of(snapshot.target):
             return False
         return not self._is_old(
             Look(target=snapshot.target, taken_at=picture.clamped(snapshot.target, snapshot.taken_at))
@@ -121,19 +121,19 @@ class _Turns:
         self._taken: dict[asyncio.Future[None], frozenset[str] | None] = {}
 
     @property
-    def are_taken(self) -> bool:
-        return bool(self._taken)
+    def one_is_of_all(self) -> bool:
+        return None in self._taken.values()
 
     @asynccontextmanager
-    async def of(self, sessions: frozenset[str] | None) -> AsyncIterator[None]:
-        """None: all sessions."""
+    async def of(self, sessions: frozenset[str] | None) -> AsyncIterator[bool]:
+        """None: all sessions. True: others had their turn meanwhile."""
         before = [turn for turn, theirs in self._taken.items() if _meet(sessions, theirs)]
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._taken[mine] = sessions
         try:
             if before:
                 await asyncio.wait(before)
-            yield
+            yield bool(before)
         finally:
             del self._taken[mine]
             mine.set_result(None)
