@@ -92,7 +92,7 @@ def test_the_golden_events_fit() -> None:
 def test_the_histories_of_the_fuzzer_fit() -> None:
     """Every event that random histories of calls bring, under each numbers policy and in both forms."""
     types = set()
-    for seed in range(60):
+    for seed in range(120):
         play = Play(seed, restarts=False)
         play.run()
         for event in play.disk.events:
