@@ -160,6 +160,7 @@ def backlog(events: int) -> Backlog:
 
 def _prepare(there: World, held: int) -> None:
     if held and there.name == "callcast":
+        there.have_room()
         stored.hold(there.place.folder / "data", held)
 
 

@@ -8,59 +8,39 @@ each run the healthy ones' delays from the answer that shows a change to its rec
 
 import argparse
 import asyncio
-import re
 import statistics
 import sys
 import time
-from typing import Any
 
 from bench.checker import Delays
 from bench.child import BenchFailed, Child, answer, run
 from bench.drain import EVERY_S, EXTENSIONS
+from bench.receivers import TAKEN, Posts
 from bench.world import WAYS, World, gently, world
 
 TROUBLED = ("hangs", "refuses", "minute", "flaps")
 FLAP_S = 5.0
 SINK = '[sinks.{name}]\ntype = "webhook"\nurl = "http://127.0.0.1:{port}/{name}"\ntimeout_s = 5\n'
-_LENGTH = re.compile(rb"(?i)content-length: *(\d+)")
-_TAKEN = b"HTTP/1.1 204 No Content\r\n\r\n"
 _BROKEN = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
 _LATER = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 60\r\nContent-Length: 0\r\n\r\n"
 
 
-class Troubled(asyncio.Protocol):
+class Troubled(Posts):
     taken_at = -60.0  # by the one that takes one a minute
 
-    def __init__(self) -> None:
-        self._left = b""
-
-    def connection_made(self, transport: Any) -> None:
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._left += data
-        while (end := self._left.find(b"\r\n\r\n")) >= 0:
-            length = _LENGTH.search(self._left, 0, end)
-            whole = end + 4 + (int(length[1]) if length else 0)
-            if len(self._left) < whole:
-                return
-            path, self._left = self._left.split(b" ", 2)[1], self._left[whole:]
-            if (said := self._said(path.decode().strip("/"))) is not None:
-                self._transport.write(said)
-
-    def _said(self, name: str) -> bytes | None:
+    def said(self, path: bytes, body: bytes) -> bytes | None:  # noqa: ARG002
         now = time.monotonic()
-        match name:
-            case "hangs":
+        match path:
+            case b"/hangs":
                 return None
-            case "refuses":
+            case b"/refuses":
                 return _BROKEN
-            case "flaps":
-                return _TAKEN if now % (2 * FLAP_S) < FLAP_S else _BROKEN
+            case b"/flaps":
+                return TAKEN if now % (2 * FLAP_S) < FLAP_S else _BROKEN
         if now - Troubled.taken_at < 60:
             return _LATER
         Troubled.taken_at = now
-        return _TAKEN
+        return TAKEN
 
 
 async def _neighbours() -> None:

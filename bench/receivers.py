@@ -23,7 +23,7 @@ from bench.records import key_of
 WAYS = ("webhook", "mqtt", "stdout")
 TOPICS = b"callcast/+/+/events/#"  # the retained topics are no events
 _LENGTH = re.compile(rb"(?i)content-length: *(\d+)")
-_TAKEN = b"HTTP/1.1 204 No Content\r\n\r\n"
+TAKEN = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
 class Arrivals:
@@ -49,10 +49,14 @@ class Arrivals:
             self.keys.tofile(file)
 
 
-class Webhook(asyncio.Protocol):
-    def __init__(self, arrivals: Arrivals) -> None:
-        self._arrivals = arrivals
+class Posts(asyncio.Protocol):
+    """Answers every request, however the bytes are cut, with what `said` makes of its path and body; None: never."""
+
+    def __init__(self) -> None:
         self._left = b""
+
+    def said(self, path: bytes, body: bytes) -> bytes | None:
+        raise NotImplementedError
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
@@ -64,9 +68,19 @@ class Webhook(asyncio.Protocol):
             whole = end + 4 + (int(length[1]) if length else 0)
             if len(self._left) < whole:
                 return
-            body, self._left = self._left[end + 4 : whole], self._left[whole:]
-            self._arrivals.take(body)
-            self._transport.write(_TAKEN)
+            path, body, self._left = self._left.split(b" ", 2)[1], self._left[end + 4 : whole], self._left[whole:]
+            if (said := self.said(path, body)) is not None:
+                self._transport.write(said)
+
+
+class Webhook(Posts):
+    def __init__(self, arrivals: Arrivals) -> None:
+        super().__init__()
+        self._arrivals = arrivals
+
+    def said(self, path: bytes, body: bytes) -> bytes:  # noqa: ARG002
+        self._arrivals.take(body)
+        return TAKEN
 
 
 class Subscriber(asyncio.Protocol):
