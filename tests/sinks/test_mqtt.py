@@ -312,9 +312,9 @@ async def test_a_thousand_stale_topics_are_removed(stage: Stage) -> None:
     """The sweep is not limited by what the broker sends at once."""
     left = {f"callcast/acme/999/calls/s-{number}" for number in range(1500)}
     _publish(stage.broker, *left)
-    async with stage.sink():
-        await until(lambda: left <= {message.topic for message in list(stage.watcher.seen) if not message.payload})
-    assert not left & stage.remembered().keys()
+    async with stage.sink():  # not what a watcher sees: a broker may leave out some of so many for a slow one
+        while left & (await asyncio.to_thread(stage.remembered)).keys():  # noqa: ASYNC110 (the broker tells nobody)
+            await asyncio.sleep(0.05)
 
 
 def _publish(broker: Broker, *topics: str, payload: str = '{"old":true}') -> None:
