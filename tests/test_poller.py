@@ -34,7 +34,7 @@ from callcast.core.picture import Picture
 from callcast.core.upstream import LookFailed, Reason
 from callcast.ledger import Ledger
 from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
-from callcast.poller import REFUSED_EVERY_S, SLOT_S, Poller
+from callcast.poller import REFUSED_EVERY_S, SLOT_S, TAKEN_AT_ONCE, Poller
 from callcast.reconciler import SLICE, Reconciler, slices
 from tests.clock import TurnedClock
 from tests.far_side import ScriptedUpstream
@@ -501,6 +501,35 @@ async def test_a_commit_under_way_at_the_end_is_told_too(bench: Bench) -> None:
     async with open_outbox(bench.path, bench.clock, retention_h=72, outbox_max_mb=64, dead_letter_days=30) as outbox:
         assert len((await outbox.known())["acme"].calls) == 1
     assert bench.types == ["call.ringing"]
+
+
+async def test_a_bounded_number_of_looks_is_recorded_at_a_time(bench: Bench) -> None:
+    """However many have something to record; those that hang take no place from them, and none is left out."""
+    start, gate = bench.clock.now(), asyncio.Event()
+    bench.far.spacing = 0.0
+    hung = {str(n) for n in range(TAKEN_AT_ONCE + 4)}
+    bench.far.took_s = lambda target: 3600.0 if target.extension_id in hung else 0.0
+    bench.far.list_of = lambda t: [sighting(start, extension_id=t.extension_id, session_id=f"s-{t.extension_id}")]
+    extensions = [str(n) for n in range(len(hung) + 2 * TAKEN_AT_ONCE)]
+    under_way: list[str] = []
+    async with bench.polling([]) as outbox:
+        real = outbox.record
+
+        async def slow(look: Any, change: Change, /) -> None:
+            under_way.append(look.target.extension_id)
+            await gate.wait()
+            await real(look, change)
+
+        outbox.record = slow  # type: ignore[method-assign]
+        poller = asyncio.create_task(bench._poller(outbox, extensions, {}, interval_s=600.0).run())
+        await bench.clock.turn(600)
+        assert len(under_way) == TAKEN_AT_ONCE
+        gate.set()
+        await bench.clock.turn(1)
+        assert {call.call.extension_id for call in bench.call_events()} == set(extensions) - hung
+        poller.cancel()
+        await asyncio.wait([poller])
+        outbox.record = real  # type: ignore[method-assign]
 
 
 async def test_a_glitch_of_the_list_is_no_event_and_drops_the_lookup(bench: Bench) -> None:

@@ -260,6 +260,33 @@ async def test_trouble_halfway_leaves_nothing(tmp_path: Path) -> None:
         assert await outbox.known() == {}
 
 
+async def test_two_kinds_of_trouble_in_one_commit_keep_nothing_from_a_sink(tmp_path: Path) -> None:
+    """What shares a commit with a fault, and then with trouble of the disk, is done once, and its sink hears of it."""
+    async with opened(tmp_path) as outbox:
+        await outbox.subscribe({"crm": Filter()})
+        assert await outbox.claim("crm", limit=9) == [], "so it waits for what is recorded"
+        tries = 0
+
+        def fails_when_alone(_: Debts) -> None:
+            nonlocal tries
+            tries += 1
+            if tries > 1:
+                raise sqlite3.OperationalError("disk I/O error")
+
+        def falls(_: Debts) -> None:
+            raise ValueError("a fault")
+
+        results = await asyncio.gather(
+            outbox.record(None, change(event("a"))),
+            outbox._worker.submit(falls),
+            outbox._worker.submit(fails_when_alone),
+            return_exceptions=True,
+        )
+        assert [type(one) for one in results] == [type(None), ValueError, OutboxUnavailable]
+        assert tries == 2
+        assert [one.event.key for one in await outbox.claim("crm", limit=9)] == ["101/a"]
+
+
 async def test_a_disk_that_is_full_from_the_start(tmp_path: Path) -> None:
     """A service that starts on a full disk starts, says so, and works as soon as there is room."""
     with full_disk(0):

@@ -165,33 +165,34 @@ class Worker:
             _fail(jobs, self._unavailable(error))
             return
         try:
-            self._commit(debts, jobs)
+            whole = self._commit(debts, jobs)
         except (sqlite3.Error, OSError) as error:
             self._recover(error)
             if len(jobs) == 1 or schema.is_unreadable(error):
                 _fail(jobs, self._unavailable(error))
                 return
+            whole = False
+        if not whole:
             for job in jobs:  # find out whose fault it is: a full disk still lets others read
                 self._attempt([job])
 
-    def _commit(self, debts: Debts, jobs: Sequence[Job[Any]]) -> None:
+    def _commit(self, debts: Debts, jobs: Sequence[Job[Any]]) -> bool:
+        """False when nothing was kept because one of several cannot be done."""
         if all(job.reads for job in jobs):
             for job in jobs:
                 self._run(debts, job)
-            return
+            return True
         debts.connection.execute("BEGIN IMMEDIATE")
         for job in jobs:
             self._run(debts, job)
         spoiled = any(job.error is not None for job in jobs)
         debts.connection.execute("ROLLBACK" if spoiled else "COMMIT")
         self._committed_at = time.monotonic()
-        if not spoiled:
-            self._filters = debts.filters
-            return
-        debts.forget(self._filters)
-        if len(jobs) > 1:  # find out whose fault it is
-            for job in jobs:
-                self._commit(debts, [job])
+        if spoiled:
+            debts.forget(self._filters)
+            return len(jobs) == 1
+        self._filters = debts.filters
+        return True
 
     def _run(self, debts: Debts, job: Job[Any]) -> None:
         job.error = None
