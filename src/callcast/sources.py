@@ -73,6 +73,7 @@ class Sources:
         listed = {name: one.extensions if one.watch == "extensions" else ("~",) for name, one in wanted.items()}
         self.claims.keep({name: None if "~" in ids else frozenset(ids) for name, ids in listed.items()})
         for name, ids in listed.items():
+            self._observer(name)  # from now on the service is not ready without a good look of it
             for extension_id in filter(str.isdigit, ids):
                 self.claims.take(name, extension_id)
 
