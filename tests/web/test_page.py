@@ -52,7 +52,7 @@ async def page(browser: Browser, url: str, **how: object) -> AsyncIterator[Page]
     assert trouble == []
 
 
-async def becomes(page: Page, holds: str, arg: object = None, within_s: float = 10) -> None:
+async def becomes(page: Page, holds: str, arg: object = None, within_s: float = 30) -> None:
     """Wait until a function in the page gives true; from outside, since the page's CSP knows no eval."""
     async with asyncio.timeout(within_s):
         for _ in itertools.count():
