@@ -21,20 +21,17 @@ Run = int | Coroutine[Any, Any, int]
 class Command:
     """`module` under `callcast.commands` has `add_arguments(parser)` and `run(args)`: the exit code, perhaps awaited.
 
-    config: it takes --config. serves: it runs for months, and so on the faster loop.
+    config: it takes --config.
     """
 
     summary: str
     module: str
     config: bool = True
-    serves: bool = False
 
 
 COMMANDS = {
-    "run": Command("the service", "run", serves=True),
-    "demo": Command(
-        "the service against a built-in fake RingCentral, no credentials needed", "demo", config=False, serves=True
-    ),
+    "run": Command("the service", "run"),
+    "demo": Command("the service against a built-in fake RingCentral, no credentials needed", "demo", config=False),
     "check": Command("say everything that is wrong with the configuration, and show the polling plan", "check"),
     "explain": Command("everything that is known of a call, and what each sink said", "explain"),
     "dead": Command("the events that a sink never took: list, show, retry, drop", "dead"),
@@ -62,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     args.described = described
     if COMMANDS[name].config and args.config is None:
         args.config = default_config(os.environ)
-    return _finish(module.run, args, serves=COMMANDS[name].serves)
+    return _finish(module.run, args)
 
 
 def described() -> Iterator[tuple[str, str, argparse.ArgumentParser]]:
@@ -96,10 +93,10 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     return parser, commands
 
 
-def _finish(run: Callable[[argparse.Namespace], Run], args: argparse.Namespace, *, serves: bool) -> int:
+def _finish(run: Callable[[argparse.Namespace], Run], args: argparse.Namespace) -> int:
     try:
         result = run(args)
-        code = result if isinstance(result, int) else _loop(result, serves=serves)
+        code = result if isinstance(result, int) else _loop(result)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return EXIT_DONE
@@ -110,12 +107,7 @@ def _finish(run: Callable[[argparse.Namespace], Run], args: argparse.Namespace, 
     return code
 
 
-def _loop(result: Coroutine[Any, Any, int], *, serves: bool) -> int:
-    """Both late: --help and --version do without. On uvloop ^C can go unheard by who leaves it to the interpreter."""
-    if serves:
-        import uvloop
+def _loop(result: Coroutine[Any, Any, int]) -> int:
+    import uvloop  # late: --help and --version do without
 
-        return uvloop.run(result)
-    import asyncio
-
-    return asyncio.run(result)
+    return uvloop.run(result)
