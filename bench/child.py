@@ -13,6 +13,8 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+import uvloop
+
 _PR_SET_PDEATHSIG = 1
 Answers = Callable[[dict[str, Any]], Any]
 
@@ -97,10 +99,5 @@ async def answer(hello: dict[str, Any], answers: Answers) -> None:
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
-    """On uvloop where it is installed: what measures must not be what is slow."""
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(work)
-    else:
-        uvloop.run(work)
+    """On the loop of the service: what measures must not be what is slow."""
+    uvloop.run(work)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from callcast.config.examination import Examination
 from callcast.config.findings import ConfigFaults, Finding
@@ -16,15 +16,27 @@ from callcast.sinks import SinkSettings
 __all__ = ["ConfigFaults", "Settings", "Verdict", "examine", "load"]
 
 
-class Settings(BaseModel):
+class Settings(BaseSettings):
     """The whole configuration, checked. Equal parts are equal, so that a reload can tell what changed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
 
     service: ServiceSettings
     sources: dict[str, SourceSettings]
     sinks: dict[str, SinkSettings]
     names: dict[str, str]
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load` hands over: it has merged file and environment, and found every fault of both."""
+        return (init_settings,)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """The environment's say in the configuration: `CALLCAST_SINKS__CRM__TIMEOUT_S=5`.
 
-Unknown variables are not passed over, and the first bad one is not the end: each of them is a fault of its own.
+pydantic-settings reads such variables too, but passes over unknown ones and stops at the first bad one; here each
+of them is a fault of its own.
 """
 
 import json
