@@ -1,4 +1,4 @@
-"""What the log says of a source's pace."""
+"""What the log says of a source's pace, and of what cannot keep it."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from callcast.board import LiveBoard
+from callcast.core.model import Target
 from callcast.logs import bound
 from callcast.metrics import Metrics
 from callcast.observer import SourceObserver
@@ -37,3 +38,11 @@ def test_another_pace_is_told_once(now_s: float, level: str) -> None:
         "detail": f"each target is looked at every {now_s:g} s; every 7.5 s before",
     }
     assert "callcast check --online" in line["fix"]
+
+
+def test_missed_turns_are_one_line_that_names_the_worst() -> None:
+    counts = {Target(source="acme", extension_id=extension): count for extension, count in (("1", 2), ("2", 7))}
+    with capture_logs() as said:
+        watching(1.0).turns_missed(counts)
+    line = said[-1]
+    assert (line["event"], line["extension"], line["count"], line["others"]) == ("turns_missed", "2", 7, 1)

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -34,7 +34,7 @@ from callcast.core.picture import Picture
 from callcast.core.upstream import LookFailed, Reason
 from callcast.ledger import Ledger
 from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
-from callcast.poller import REFUSED_EVERY_S, SLOT_S, TAKEN_AT_ONCE, Poller
+from callcast.poller import AT_ONCE, LATE_S, REFUSED_EVERY_S, SLOT_S, TAKEN_AT_ONCE, Poller
 from callcast.reconciler import SLICE, Reconciler, slices
 from tests.clock import TurnedClock
 from tests.far_side import ScriptedUpstream
@@ -48,7 +48,7 @@ class Notes:
 
     def __init__(self) -> None:
         self.failures: list[Reason] = []
-        self.missed = 0
+        self.missed = self.missed_said = 0
         self.steps = 0
         self.twice: list[str] = []
         self.store_faults = 0
@@ -69,8 +69,9 @@ class Notes:
     def look_failed(self, target: Target, error: LookFailed, took_s: float, /) -> None:
         self.failures.append(error.reason)
 
-    def turns_missed(self, target: Target, count: int, /) -> None:
-        self.missed += count
+    def turns_missed(self, counts: Mapping[Target, int], /) -> None:
+        self.missed += sum(counts.values())
+        self.missed_said += 1
 
     def store_failed(self, error: OutboxUnavailable, /) -> None:
         self.store_faults += 1
@@ -233,6 +234,38 @@ async def test_turns_that_lie_close_together_begin_together_and_none_is_missed(b
     assert bench.notes.missed == 0
     at = sorted((int(extension or 0), at) for at, extension in bench.far.looks)
     assert all(0 <= at - turn - n / 1000 <= SLOT_S + 1e-6 for turn, (n, at) in zip(itertools.cycle(range(10)), at))
+
+
+@pytest.mark.parametrize(("answers_after_s", "all_sent_in_s"), [(LATE_S / 5, 3 * LATE_S), (60.0, 10 * LATE_S)])
+async def test_of_many_that_are_due_few_are_sent_together_and_the_late_hold_up_nobody(
+    bench: Bench, answers_after_s: float, all_sent_in_s: float
+) -> None:
+    """Ten times as many as are sent together, whose answers come fast, or not at all."""
+    under_way = [0]
+    bench.far.spacing = 0.0
+
+    def took_s(_: Target) -> float:
+        under_way.append(under_way[-1] + 1)
+        return answers_after_s
+
+    def answer(_: Target) -> list[Sighting]:
+        under_way.append(under_way[-1] - 1)
+        return []
+
+    bench.far.took_s, bench.far.list_of = took_s, answer
+    async with bench.polling([str(n) for n in range(10 * AT_ONCE)], interval_s=LATE_S):
+        await bench.clock.turn(SLOT_S + all_sent_in_s)
+    assert {extension for _, extension in bench.far.looks} == {str(n) for n in range(10 * AT_ONCE)}
+    assert max(under_way) == (AT_ONCE if answers_after_s < LATE_S else 10 * AT_ONCE)
+
+
+async def test_missed_turns_are_said_once_a_second_however_many(bench: Bench) -> None:
+    bench.far.spacing = 0.0
+    bench.far.took_s = lambda _: 0.5
+    async with bench.polling([str(n) for n in range(100)], interval_s=0.1):
+        await bench.clock.turn(10)
+    assert bench.notes.missed > 1000
+    assert bench.notes.missed_said <= 10
 
 
 async def test_turns_may_fall_on_the_very_same_moment(bench: Bench) -> None:

@@ -1,6 +1,6 @@
 """Turns what the rooms say happened into metrics, log lines and the board. Nothing in here blocks or decides."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from math import isclose
 from typing import Any
@@ -85,8 +85,16 @@ class SourceObserver:
     def watched_twice(self, extension_id: str, /) -> None:
         self._log.warning("extension_watched_twice", extension=extension_id, detail="another source watches it already")
 
-    def turns_missed(self, target: Target, count: int, /) -> None:
-        self._log.warning("turns_missed", extension=target.extension_id, count=count, reason="looks are slow")
+    def turns_missed(self, counts: Mapping[Target, int], /) -> None:
+        """One line, however many: a machine that cannot keep up must not be busy with saying so."""
+        worst = max(counts, key=lambda target: counts[target])
+        self._log.warning(
+            "turns_missed",
+            extension=worst.extension_id,
+            count=counts[worst],
+            others=len(counts) - 1,
+            reason="looks are slow",
+        )
 
     def stepped(self) -> None:
         self.stepped_at = self._clock.monotonic()

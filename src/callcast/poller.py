@@ -7,7 +7,8 @@ hung one delays no other; a slow one misses turns, and they are counted, never p
 import asyncio
 import heapq
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from random import Random
 from typing import Protocol
@@ -23,6 +24,8 @@ from callcast.reconciler import Reconciler
 
 CHUNK_S = 1.0  # the longest sleep: health is checked at least this often
 SLOT_S = 0.02  # turns that lie closer together begin together: to wake up for each costs as much as the look
+AT_ONCE = 32  # looks that are sent together: with hundreds under way, each costs half as much again
+LATE_S = 0.005  # so long the next ones wait for their answers: a slow platform is not asked less often for it
 RETRY_MAX_S = 30.0  # a failing target is tried at least this often, or every interval if that is longer
 LISTED_S = 100.0  # an ended call stays in the list for 120 s as documented: after this long one may have gone unseen
 GAP_MIN = timedelta(seconds=30)  # nothing shorter is a gap
@@ -42,7 +45,10 @@ class Observer(Protocol):
     def paced(self, interval_s: float, /) -> None: ...
     def look_good(self, snapshot: Snapshot, took_s: float, /) -> None: ...
     def look_failed(self, target: Target, error: LookFailed, took_s: float, /) -> None: ...
-    def turns_missed(self, target: Target, count: int, /) -> None: ...
+    def turns_missed(self, counts: Mapping[Target, int], /) -> None:
+        """Of the last second."""
+        ...
+
     def store_failed(self, error: OutboxUnavailable, /) -> None: ...
     def stepped(self) -> None:
         """The scheduler is alive, also while it waits out a penalty."""
@@ -92,6 +98,8 @@ class Poller:
         self._failures: dict[Target, int] = {}
         self._sleep: asyncio.Task[None] | None = None
         self._wakes_at = math.inf
+        self._missed: Counter[Target] = Counter()
+        self._awaited = 0  # answers of the looks sent last
         self._untold: list[SourceEvent] = list(freshness.untold)
         self._taken = 0
 
@@ -172,7 +180,10 @@ class Poller:
                 next_step = now + CHUNK_S
                 await self._step()
             wait_s = max(self._turns[0][0] - now, self._upstream.hold_s()) if self._turns else CHUNK_S
-            if wait_s <= 0:
+            if wait_s <= 0 and self._awaited >= AT_ONCE:
+                await self._await_answers(now + LATE_S)
+            elif wait_s <= 0:
+                self._awaited += 1
                 due, _, target = heapq.heappop(self._turns)
                 tasks.create_task(self._turn(target, due))
             elif wait_s <= SLOT_S:
@@ -184,6 +195,9 @@ class Poller:
         """What wants doing every second, also while a penalty is waited out."""
         self._observer.stepped()
         self._observer.paced(self.interval_s)
+        if self._missed:
+            self._observer.turns_missed(self._missed)
+            self._missed = Counter()
         await self._check_freshness()
 
     async def _sleep_until(self, at: float) -> None:
@@ -196,11 +210,17 @@ class Poller:
             self._sleep.cancel()
             self._wakes_at = -math.inf
 
+    async def _await_answers(self, until: float) -> None:
+        """Until half of the looks sent last are back; whoever is not by then is waited for no longer."""
+        await self._sleep_until(until)
+        if self._clock.monotonic() >= until:
+            self._awaited = 0
+
     async def _turn(self, target: Target, due: float) -> None:
         """One look, and the next turn put down."""
         started = self._clock.monotonic()
         try:
-            snapshot = await self._upstream.look(target)
+            snapshot = await self._look(target)
         except LookFailed as error:
             self._failed(target, error, self._clock.monotonic() - started)
         else:
@@ -208,6 +228,14 @@ class Poller:
             async with self._taking:  # only what has arrived queues here: a far side that hangs holds up nobody
                 await self._good(snapshot, took_s)
         self._put_back(target, due)
+
+    async def _look(self, target: Target) -> Snapshot:
+        try:
+            return await self._upstream.look(target)
+        finally:
+            self._awaited = max(0, self._awaited - 1)
+            if self._awaited == AT_ONCE // 2 and self._sleep is not None:
+                self._sleep.cancel()
 
     async def _good(self, snapshot: Snapshot, took_s: float) -> None:
         target = snapshot.target
@@ -256,7 +284,7 @@ class Poller:
             missed = int(max(0.0, now - due) // interval_s)
             next_due = due + (missed + 1) * interval_s
             if missed:
-                self._observer.turns_missed(target, missed)
+                self._missed[target] += missed
         self._taken += 1
         heapq.heappush(self._turns, (next_due, self._taken, target))
         if self._sleep is not None and next_due + SLOT_S < self._wakes_at:
