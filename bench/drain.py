@@ -1,9 +1,10 @@
 """How fast events leave: a steady rate, a burst, a backlog, to webhook, MQTT and standard output at once.
 
-    python -m bench.drain [--what sustained,burst,backlog] [--rate N] [--seconds S] [--events N] [--stored N] [WHO ...]
+    python -m bench.drain [--what sustained,burst,backlog] [--extensions N] [--rate N] [--seconds S] [--events N]
+                          [--stored N] [WHO ...]
 
-sustained: --rate changes a second, spread over 500 extensions, for --seconds; nothing may be owed at the end.
-burst:     --events changes in one moment at 100 extensions, three times over (each call rings, is answered, ends).
+sustained: --rate changes a second, spread over all extensions, for --seconds; nothing may be owed at the end.
+burst:     --events changes in one moment, three times over (each call rings, is answered, ends).
 backlog:   callcast only: started with --events that all three sinks are owed.
 --stored: callcast's outbox holds so many delivered events before it starts. WHO as for `bench.looks`.
 """
@@ -23,8 +24,7 @@ from bench.looks import way_line
 from bench.participants import participant
 from bench.world import WAYS, World, gently, world
 
-EXTENSIONS = 500
-BURST_EXTENSIONS = 100  # fewer, so that a burst weighs events and not the looks beside them
+EXTENSIONS = 100  # few, so that events are weighed and not the looks beside them
 EVERY_S = 2.0  # a call's next step: twice as long as until the next look
 BURSTS = 3
 DRAINED_S = 45.0
@@ -103,7 +103,7 @@ def sustained(who: str, rate: float, seconds: float, *, held: int = 0, extension
     )
 
 
-def burst(who: str, events: int, *, held: int = 0, extensions: int = BURST_EXTENSIONS) -> Burst:
+def burst(who: str, events: int, *, held: int = 0, extensions: int = EXTENSIONS) -> Burst:
     with world(who, targets=extensions) as there:
         _prepare(there, held)
         there.start()
@@ -199,10 +199,11 @@ def main(arguments: Any) -> None:
 
 
 def _run(what: str, who: str, arguments: Any) -> str:
+    how = {"held": arguments.stored, "extensions": arguments.extensions}
     if what == "sustained":
-        return sustained_line(sustained(who, arguments.rate, arguments.seconds, held=arguments.stored))
+        return sustained_line(sustained(who, arguments.rate, arguments.seconds, **how))
     if what == "burst":
-        return burst_line(burst(who, arguments.events, held=arguments.stored))
+        return burst_line(burst(who, arguments.events, **how))
     if what == "backlog":
         return backlog_line(backlog(arguments.events))
     raise BenchFailed(f"no measurement is called {what}")
@@ -212,6 +213,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("who", nargs="*", type=participant, default=["callcast"], metavar="WHO")
     parser.add_argument("--what", default="sustained,burst,backlog")
+    parser.add_argument("--extensions", type=int, default=EXTENSIONS)
     parser.add_argument("--rate", type=float, default=1000)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--events", type=int, default=5000)

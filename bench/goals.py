@@ -76,7 +76,9 @@ def _events(found: Found) -> Iterator[Goal]:
     mine, theirs = found.sustained.get("callcast"), found.bursts.get("b")
     per_s = mine.taken_per_s if mine else None
     yield _at_least("events/s to all three, sustained", 0.99 * 1000, per_s, "")
-    yield _at_most("of those lost, or still owed at the end", 0, mine and _lost(mine), "")
+    yield _at_most("of those lost", 0, mine and _lost(mine), "")
+    yield _at_most("of those owed at the end, in seconds of the rate", 1, mine and mine.owed / 1000, "s")
+    yield _at_most("resident meanwhile", 150, mine and mine.peak_mib, "MiB")
     drained = found.bursts["callcast"].per_s if "callcast" in found.bursts else None
     against = drained / theirs.per_s if drained is not None and theirs and theirs.per_s else None
     yield _at_least("events/s drained, against (b)", 2.0, against, "x")

@@ -14,10 +14,11 @@ import time
 
 from bench.checker import Delays
 from bench.child import BenchFailed, Child, answer, run
-from bench.drain import EVERY_S, EXTENSIONS
+from bench.drain import EVERY_S
 from bench.receivers import TAKEN, Posts
 from bench.world import WAYS, World, gently, world
 
+EXTENSIONS = 500
 TROUBLED = ("hangs", "refuses", "minute", "flaps")
 FLAP_S = 5.0
 SINK = '[sinks.{name}]\ntype = "webhook"\nurl = "http://127.0.0.1:{port}/{name}"\ntimeout_s = 5\n'

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from bench import svg
 from bench.child import BenchFailed
-from bench.drain import Sustained
+from bench.drain import EXTENSIONS, Sustained
 from bench.goals import goals, ratio, said
 from bench.looks import Looks, median
 from bench.participants import NAMES
-from bench.suite import Found, Runs
+from bench.suite import CROWD, STORED_AT, Found, Runs
 from bench.world import WAYS
 
 HERE = Path(__file__).parent
@@ -177,7 +177,7 @@ def _drains(found: Found) -> Iterator[str]:
     yield "## Events"
     yield ""
     if found.bursts:
-        yield "5,000 changes in one moment, at 100 extensions, to webhook, MQTT and standard output:"
+        yield f"5,000 changes in one moment, at {EXTENSIONS} extensions, to webhook, MQTT and standard output:"
         yield ""
         head = ("", "all there after", "events/s", *(f"by {way}" for way in WAYS), "CPU of an event", "peak", "lost")
         yield from _table(head, [_burst_row(found, who) for who in found.bursts])
@@ -208,10 +208,12 @@ def _burst_row(found: Found, who: str) -> tuple[str, ...]:
 
 
 def _steady(found: Found) -> Iterator[str]:
-    named = [(NAMES[who], "", run) for who, run in found.sustained.items()]
-    named += [(NAMES["callcast"], f"{count:,} stored", run) for count, run in found.stored.items()]
+    named = [(NAMES[who], f"{EXTENSIONS} extensions", run) for who, run in found.sustained.items()]
+    named += [(NAMES["callcast"], f"{CROWD} extensions", run) for run in (found.crowded,) if run]
+    stored = found.stored.items()
+    named += [(NAMES["callcast"], f"{STORED_AT} extensions, {count:,} stored", run) for count, run in stored]
     if named:
-        yield "A steady rate, at 500 extensions that are looked at once a second (beside what is stored: 50):"
+        yield "A steady rate, each extension looked at once a second:"
         yield ""
         head = ("", "", "offered", "taken by all three", "owed at the end", "CPU of an event", "cores")
         yield from _table((*head, "webhook p50", "p99", "lost"), [_steady_row(*one) for one in named])

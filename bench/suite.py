@@ -22,6 +22,8 @@ from bench.start import Start
 _T = TypeVar("_T")
 Runs = dict[str, list[Looks]]
 LEAST_STORED = 2000
+CROWD = 500
+STORED_AT = 50  # extensions
 ACCOUNT_EVERY_S = 10.0  # an account's calls change less often than single ones
 
 
@@ -37,6 +39,7 @@ class Suite(Struct, frozen=True):
     accounts: tuple[int, ...] = ()
     sustained_s: float = 8.0
     sustained_by: tuple[str, ...] = ("callcast",)
+    crowded_s: float = 0.0
     burst_by: tuple[str, ...] = ("callcast", "c")
     backlog: int = 10_000
     stored: int = 0
@@ -55,6 +58,7 @@ FULL = Suite(
     accounts=(100, 1000),
     sustained_s=60.0,
     sustained_by=("callcast", "b", "c"),
+    crowded_s=20.0,
     burst_by=("callcast", "a", "b", "c"),
     stored=1_000_000,
     hang_s=22.0,
@@ -80,6 +84,7 @@ class Found(Struct):
     accounts: dict[int, Runs] = field(default_factory=dict)
     bursts: dict[str, Burst] = field(default_factory=dict)
     sustained: dict[str, Sustained] = field(default_factory=dict)
+    crowded: Sustained | None = None  # the same at CROWD extensions
     backlog: Backlog | None = None
     stored: dict[int, Sustained] = field(default_factory=dict)
     hang: list[Hang] = field(default_factory=list)
@@ -149,12 +154,18 @@ def _drains(suite: Suite, found: Found) -> None:
         )
         if steady is not None:
             found.sustained[who] = steady
+    if suite.crowded_s:
+        found.crowded = _try(
+            found,
+            f"1,000 events/s at {CROWD} extensions",
+            lambda: _said(sustained("callcast", 1000, suite.crowded_s, extensions=CROWD), sustained_line),
+        )
     found.backlog = _try(found, "backlog", lambda: _said(backlog(suite.backlog), backlog_line))
     for held in (LEAST_STORED, suite.stored) if suite.stored else ():
         beside = _try(
             found,
             f"beside {held} stored",
-            lambda h=held: _said(sustained("callcast", 200, 15, held=h, extensions=50), sustained_line),
+            lambda h=held: _said(sustained("callcast", 200, 15, held=h, extensions=STORED_AT), sustained_line),
         )
         if beside is not None:
             found.stored[held] = beside

@@ -12,37 +12,55 @@ from callcast.core.model import CallEvent, Change, Event, Look
 from callcast.core.outbox import Lapsed, SinkStats, Stats, Stored, Taken
 from callcast.core.sink import Delivery, Filter
 from callcast.outboxes import memory
-from callcast.outboxes.coding import batched, encode, encode_rows, event_of, lane_of, lane_of_delivery, time_of
+from callcast.outboxes.coding import batched, encode, encode_rows, event_of, lane_of, lane_of_delivery, rows_of, time_of
 from callcast.outboxes.schema import HELD, READY, WAITING
 
 _SLICE = 500  # rows that one step may touch, so that no other sink waits long for the thread
 _EVENTS_KEPT = 2048  # decoded events that are kept for the sinks that claim them next
 _ATTEMPTS_KEPT = 50  # of one event and sink, for `explain`
 
-_CLAIMED = "SELECT seq, lane, attempts, owed_at, first_tried_at, replayed FROM debts"
+_COLUMNS = "seq, lane, attempts, owed_at, first_tried_at, replayed"
+_CLAIMED = f"SELECT {_COLUMNS} FROM debts"  # noqa: S608
 
-# Each for many rows at once: between two statements the thread may have to wait for the interpreter.
-_PUT_EVENTS = "INSERT INTO events (id, lane, recorded_at, body) VALUES {} ON CONFLICT (id) DO NOTHING RETURNING seq, id"
+# Each for many rows at once, and what is asked comes as one row of JSON: at each row, and between two statements, the
+# thread lets go of the interpreter, and may have to wait for it.
+_KNOWN = """
+SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0),
+  (SELECT json_group_array(id) FROM events WHERE id IN (SELECT value FROM json_each(?)))
+"""
+_READY = f"""
+SELECT json_group_array(json_array({_COLUMNS})) FROM (
+  {_CLAIMED} INDEXED BY debts_ready WHERE sink = ? AND state = 1 ORDER BY replayed, seq LIMIT ?)
+"""  # noqa: S608
+_PUT_EVENTS = "INSERT INTO events (seq, id, lane, recorded_at, body) VALUES {}"
 # A debt stands in front when its sink is owed nothing else of the call. It is fresh when the sink was never sent
 # anything of the call: `first` is 1 for a call's first event, 0 for a later one, null for what is no call's.
-_OWE = """
-INSERT INTO debts (sink, seq, lane, state, live, fresh, owed_at, due_at)
-SELECT sink, seq, lane, front, live, front AND first IS 1 OR front AND first IS 0 AND NOT EXISTS (
+_PLACES = """
+SELECT json_group_array(json_array(sink, seq, lane, front, live,
+  front AND first IS 1 OR front AND first IS 0 AND NOT EXISTS (
     SELECT 1 FROM events e JOIN attempts a ON a.seq = e.seq AND a.sink = owed.sink
-    WHERE e.lane = owed.lane AND e.seq < owed.seq), ?2, ?2
+    WHERE e.lane = owed.lane AND e.seq < owed.seq)))
 FROM (
   SELECT sink, seq, lane, live, first, NOT behind AND NOT EXISTS (
     SELECT 1 FROM debts d INDEXED BY debts_by_lane WHERE d.sink = given.sink AND d.lane = given.lane) AS front
   FROM (
     SELECT json_extract(value, '$[0]') AS sink, json_extract(value, '$[1]') AS seq, json_extract(value, '$[2]') AS lane,
       json_extract(value, '$[3]') AS live, json_extract(value, '$[4]') AS first, json_extract(value, '$[5]') AS behind
-    FROM json_each(?1)) given) owed
-RETURNING sink, seq, state, fresh
+    FROM json_each(?)) given) owed
+"""
+_OWE = """
+INSERT INTO debts (sink, seq, lane, state, live, fresh, owed_at, due_at)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+  json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'), ?2, ?2
+FROM json_each(?1)
+"""
+_OWED = """
+SELECT json_group_array(json_array(sink, seq, lane)) FROM debts WHERE (sink, seq) IN (
+  SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))
 """
 _SETTLE = """
 DELETE FROM debts WHERE (sink, seq) IN (
   SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))
-RETURNING sink, seq, lane
 """
 _ATTEMPTED = """
 INSERT OR REPLACE INTO attempts (sink, seq, n, at, word, detail, took_us)
@@ -131,23 +149,29 @@ class Debts:
 
     def _put(self, events: Sequence[Event], now_us: int) -> list[_New]:
         """Those that are not there already, numbered in their order."""
-        lanes = {event.id: (lane_of(event), event) for event in events}
-        row = ",".join(["(?, ?, ?, ?)"] * len(lanes))
-        values = [value for lane, event in lanes.values() for value in (event.id, lane, now_us, encode(event))]
-        put = self._execute(_PUT_EVENTS.format(row), values).fetchall()
-        for seq, event_id in put:
-            self._keep_event(seq, lanes[event_id][1], now_us)
-        return [(seq, *lanes[event_id]) for seq, event_id in put]
+        given = {event.id: event for event in events}
+        last, known = self._execute(_KNOWN, (encode_rows(list(given)),)).fetchone()
+        for event_id in rows_of(known):
+            del given[event_id]
+        new = [(seq, lane_of(event), event) for seq, event in enumerate(given.values(), last + 1)]
+        if new:
+            row = ",".join(["(?, ?, ?, ?, ?)"] * len(new))
+            values = [value for seq, lane, event in new for value in (seq, event.id, lane, now_us, encode(event))]
+            self._execute(_PUT_EVENTS.format(row), values)
+        for seq, _, event in new:
+            self._keep_event(seq, event, now_us)
+        return new
 
     def _owe(self, new: Sequence[_New], now_us: int) -> list[Waking]:
         rows = self._owed(new)
         if not rows:
             return []
-        owed = self._execute(_OWE, (encode_rows(rows), now_us)).fetchall()
-        names, events, at = self._names(), {seq: (lane, event) for seq, lane, event in new}, time_of(now_us)
+        places = self._execute(_PLACES, (encode_rows(rows),)).fetchone()[0]
+        self._execute(_OWE, (places, now_us))
+        names, events, at = self._names(), {seq: event for seq, _, event in new}, time_of(now_us)
         return [
-            Waking(events[seq][0], _first_attempt(names[sink], seq, events[seq][1], at), bool(fresh))
-            for sink, seq, state, fresh in sorted(owed, key=itemgetter(1))
+            Waking(lane, _first_attempt(names[sink], seq, events[seq], at), bool(fresh))
+            for sink, seq, lane, state, _, fresh in sorted(rows_of(places), key=itemgetter(1))
             if state == READY
         ]
 
@@ -171,11 +195,9 @@ class Debts:
     def claim(self, sink: str, limit: int, in_flight: Collection[int], now_us: int) -> Claimed:
         sink_id = self.id_of(sink)
         self._promote(sink_id, now_us)
-        rows = self._execute(
-            f"{_CLAIMED} INDEXED BY debts_ready WHERE sink = ? AND state = 1 ORDER BY replayed, seq LIMIT ?",
-            (sink_id, limit + len(in_flight)),
-        )
-        found = [(row[1], self._delivery(sink, row)) for row in rows.fetchall() if row[1] not in in_flight][:limit]
+        rows = rows_of(self._execute(_READY, (sink_id, limit + len(in_flight))).fetchone()[0])
+        rows.sort(key=itemgetter(5, 0))  # replayed, seq: a group has no order of its own
+        found = [(row[1], self._delivery(sink, row)) for row in rows if row[1] not in in_flight][:limit]
         busy = in_flight if not found else {*in_flight, *(lane for lane, _ in found)}
         return Claimed(found, self._waiting_until_us(sink_id, busy) if len(found) < limit else 0)
 
@@ -244,15 +266,17 @@ class Debts:
     def settle(self, batch: Sequence[Taken], now_us: int) -> frozenset[str]:
         """Delivered, all of them. Returns the sinks that may have the next event of a call now."""
         taken = {(self.id_of(one.delivery.sink), one.delivery.seq): one for one in batch}
-        owed = self._execute(_SETTLE, (encode_rows(list(taken)),)).fetchall()
+        found = self._execute(_OWED, (encode_rows(list(taken)),)).fetchone()[0]
+        owed = rows_of(found)
         if not owed:
             return frozenset()
+        self._execute(_SETTLE, (found,))
         attempts = [(sink, seq, *_attempt(taken[sink, seq], now_us)) for sink, seq, _ in owed]
         self._execute(_ATTEMPTED, (encode_rows(attempts),))
         for sink, seq, number, *_ in attempts:
             self._forget_attempts(seq, sink, number)
         names = {sink: taken[sink, seq].delivery.sink for sink, seq, _ in owed}
-        followed = self._execute(_TO_THE_FRONT, (encode_rows(owed),)).fetchall()
+        followed = self._execute(_TO_THE_FRONT, (found,)).fetchall()
         return frozenset(names[sink] for (sink,) in followed)
 
     def again(

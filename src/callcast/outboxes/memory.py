@@ -5,9 +5,13 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 from callcast.core.model import Call, Known, Look, Target
-from callcast.outboxes.coding import batched, call_of, encode, lane, time_of, us_of
+from callcast.outboxes.coding import batched, call_of, encode, encode_rows, lane, time_of, us_of
 
 ROWS = 64  # in one statement
+_RECALL = """
+SELECT body FROM calls INDEXED BY calls_by_session
+WHERE source = ? AND session_id IN (SELECT value FROM json_each(?)) ORDER BY session_id, call_id
+"""
 _KEEP_CALLS = (
     "INSERT INTO calls (source, call_id, session_id, lane, open, touched_at, body) VALUES {}"
     " ON CONFLICT (source, call_id) DO UPDATE SET session_id = excluded.session_id, open = excluded.open,"
@@ -34,11 +38,7 @@ def known(connection: sqlite3.Connection) -> Mapping[str, Known]:
 
 
 def recall(connection: sqlite3.Connection, source: str, session_ids: Collection[str]) -> Sequence[Call]:
-    question = "SELECT body FROM calls INDEXED BY calls_by_session WHERE source = ? AND session_id = ?"
-    question += " ORDER BY call_id"
-    return [
-        call_of(body) for session_id in session_ids for (body,) in connection.execute(question, (source, session_id))
-    ]
+    return [call_of(body) for (body,) in connection.execute(_RECALL, (source, encode_rows(list(session_ids))))]
 
 
 def keep_calls(connection: sqlite3.Connection, calls: Sequence[Call], now_us: int) -> None:
