@@ -67,7 +67,7 @@ class Retained:
         self._wire = wire
         self._show = show
         self._tombstone_s = tombstone_s
-        self._calls: dict[str, Call] = {}  # by topic: the live ones, and the ended ones until they are buried
+        self._owners: dict[str, _Owner] = {}  # by topic: of live calls, and of ended ones until they are buried
         self._burials: dict[str, float] = {}  # by topic, in order
         self._live: dict[_Owner, dict[str, Call]] = {}
         self._ended: dict[_Owner, datetime] = {}
@@ -87,7 +87,8 @@ class Retained:
         touched |= self._forget({self._topics.call(call) for call in calls if not self._shows(call)})
         if changed is None:
             kept = {self._topics.call(call) for call in shown}
-            touched |= watched | self._forget({t for t, call in self._calls.items() if call.live and t not in kept})
+            live = {topic for calls_of_owner in self._live.values() for topic in calls_of_owner}
+            touched |= watched | self._forget(live - kept)
         touched.update([self._take(call, now_s) for call in shown])
         self._watched = watched
         for owner in touched:
@@ -129,31 +130,34 @@ class Retained:
             self._live.setdefault(owner, {})[topic] = call
         else:
             self._end(owner, topic, call)
-            if topic not in self._calls:
+            if topic not in self._owners:
                 return owner
             self._burials.setdefault(topic, now_s + self._tombstone_s)
-        self._calls[topic] = call
+        self._owners[topic] = owner
         self._set(topic, self._wire.call(call))
         return owner
 
     def _end(self, owner: _Owner, topic: str, call: Call) -> None:
+        self._live_no_more(owner, topic)
+        if call.ended_at is not None:
+            self._ended[owner] = max(call.ended_at, self._ended.get(owner, call.ended_at))
+
+    def _live_no_more(self, owner: _Owner, topic: str) -> None:
         live = self._live.get(owner, {})
         live.pop(topic, None)
         if not live:
             self._live.pop(owner, None)
-        if call.ended_at is not None:
-            self._ended[owner] = max(call.ended_at, self._ended.get(owner, call.ended_at))
 
     def _forget(self, topics: set[str]) -> set[_Owner]:
         """Remove these calls now: they are gone, or shown no longer."""
-        gone = {topic: self._calls[topic] for topic in topics if topic in self._calls}
-        for topic, call in gone.items():
-            self._end((call.source, call.extension_id), topic, call)
+        gone = {topic: self._owners[topic] for topic in topics if topic in self._owners}
+        for topic, owner in gone.items():
+            self._live_no_more(owner, topic)
             self._drop_call(topic)
-        return {(call.source, call.extension_id) for call in gone.values()}
+        return set(gone.values())
 
     def _drop_call(self, topic: str) -> None:
-        del self._calls[topic]
+        del self._owners[topic]
         self._burials.pop(topic, None)
         self._drop(topic)
 
