@@ -7,7 +7,7 @@ right at the moment of the scrape (live calls, ages) are computed then, from the
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -80,7 +80,7 @@ class Metrics:
         self._clock = clock
         self._words: dict[str, set[str]] = {}
         self._stats: Stats | None = None
-        self._sinks: dict[str, None] = {}
+        self._sinks: dict[str, _Deliveries] = {}
         self._looks: dict[str, _Looks] = {}
         ProcessCollector(registry=self.registry)
         build = self._gauge("build_info", "Constant 1; the labels say what runs.", "version", "python")
@@ -124,13 +124,15 @@ class Metrics:
             metric.remove_by_labels({"source": source})
 
     def watch_sink(self, sink: str) -> None:
-        self._sinks[sink] = None
         for metric in self._of_sink:
             if metric is not self._delivery_failures:
                 metric.labels(sink)
         for reason in DELIVERY_REASONS:
             self._delivery_failures.labels(sink, self._word("reason", reason))
         self._sink_up.labels(sink).set(1)
+        self._sinks[sink] = _Deliveries(
+            self._delivery_attempts.labels(sink), self._delivery.labels(sink), self._event_latency.labels(sink)
+        )
 
     def forget_sink(self, sink: str) -> None:
         """What a removed sink is still owed stays visible, through `outbox_stats`."""
@@ -196,14 +198,15 @@ class Metrics:
 
     def delivery_attempted(self, sink: str, failed: str | None, took_s: float) -> None:
         """One attempt has ended; `failed`: the reason's word, None when the far side has the event."""
-        self._delivery_attempts.labels(sink).inc()
-        self._delivery.labels(sink).observe(took_s)
+        deliveries = self._sinks[sink]
+        deliveries.attempts.inc()
+        deliveries.duration.observe(took_s)
         if failed:
             self._delivery_failures.labels(sink, self._word("reason", failed)).inc()
 
     def event_delivered(self, sink: str, latency_s: float) -> None:
         """The far side has acknowledged an event `latency_s` after it was recorded."""
-        self._event_latency.labels(sink).observe(latency_s)
+        self._sinks[sink].latency.observe(latency_s)
 
     def event_dead_lettered(self, sink: str) -> None:
         self._dead_lettered.labels(sink).inc()
@@ -366,6 +369,14 @@ class _Looks:
         self.duration = duration  # of the good ones
         self.last_success = last_success
         self.rates: dict[str, tuple[Gauge, Gauge]] = {}  # by group: limit and remaining
+
+
+class _Deliveries(NamedTuple):
+    """The series of a sink that every delivery touches."""
+
+    attempts: Counter
+    duration: Histogram
+    latency: Histogram
 
 
 class _AtScrape(Collector):
