@@ -12,7 +12,7 @@ from callcast.core.model import Event
 from callcast.core.outbox import OutboxUnavailable, Taken
 from callcast.core.retry import RetryPolicy
 from callcast.core.sink import Delivered, Delivery, Filter, Outcome, Rejected, Retry
-from callcast.deliverer import Deliverer
+from callcast.deliverer import AHEAD_MAX, Deliverer
 from callcast.outboxes.desk import open_desk
 from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
 from tests.clock import TurnedClock
@@ -273,17 +273,17 @@ async def test_a_serial_sink_does_not_wait_for_the_disk(bench: Bench, monkeypatc
         await works(taken)
 
     async def settled() -> None:
-        for _ in range(20):  # each waits for a few turns of the loop, and one after another takes more
+        for _ in range(60):  # each waits for a few turns of the loop, and one after another takes more
             await bench.clock.settle()
 
     monkeypatch.setattr(bench.outbox, "done", slowly)
     await bench.start(concurrency=1)
-    await bench.record(*(event(f"c{n}") for n in range(100)))
+    await bench.record(*(event(f"c{n}") for n in range(AHEAD_MAX + 50)))
     await settled()
-    assert [key for _, key, _, _ in bench.far.sent] == [f"c{n}" for n in range(65)], "and no more than that unsettled"
+    assert [key for _, key, _, _ in bench.far.sent] == [f"c{n}" for n in range(1 + AHEAD_MAX)], "no more unsettled"
     gate.set()
     await settled()
-    assert len(bench.far.sent) == 100
+    assert len(bench.far.sent) == AHEAD_MAX + 50
     assert bench.far.most_open == 1
     assert await bench.owed() == 0
 

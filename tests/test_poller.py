@@ -259,6 +259,22 @@ async def test_of_many_that_are_due_few_are_sent_together_and_the_late_hold_up_n
     assert max(under_way) == (AT_ONCE if answers_after_s < LATE_S else 10 * AT_ONCE)
 
 
+class EarlyClock(TurnedClock):
+    """Wakes a little before the time, as timers of whole milliseconds do."""
+
+    async def sleep(self, seconds: float, /) -> None:
+        await super().sleep(max(0.0, seconds - 0.0005))
+
+
+async def test_the_late_hold_up_nobody_where_timers_are_early(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, EarlyClock())
+    bench.far.spacing = 0.0
+    bench.far.took_s = lambda _: 60.0
+    async with bench.polling([str(n) for n in range(10 * AT_ONCE)], interval_s=LATE_S):
+        await bench.clock.turn(SLOT_S + 10 * LATE_S)
+    assert len(bench.far.looks) == 10 * AT_ONCE
+
+
 async def test_missed_turns_are_said_once_a_second_however_many(bench: Bench) -> None:
     bench.far.spacing = 0.0
     bench.far.took_s = lambda _: 0.5

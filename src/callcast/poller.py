@@ -200,8 +200,8 @@ class Poller:
             self._missed = Counter()
         await self._check_freshness()
 
-    async def _sleep_until(self, at: float) -> None:
-        """Or until a target comes back whose next turn lies before that."""
+    async def _sleep_until(self, at: float) -> bool:
+        """Or until it is woken, by a target that comes back for an earlier turn, say; True: nobody did."""
         self._wakes_at = at
         self._sleep = asyncio.ensure_future(self._clock.sleep(at - self._clock.monotonic()))
         try:
@@ -209,11 +209,11 @@ class Poller:
         finally:
             self._sleep.cancel()
             self._wakes_at = -math.inf
+        return not self._sleep.cancelled()
 
     async def _await_answers(self, until: float) -> None:
         """Until half of the looks sent last are back; whoever is not by then is waited for no longer."""
-        await self._sleep_until(until)
-        if self._clock.monotonic() >= until:
+        if await self._sleep_until(until):
             self._awaited = 0
 
     async def _turn(self, target: Target, due: float) -> None:

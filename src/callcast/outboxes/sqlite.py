@@ -35,7 +35,7 @@ async def open_outbox(
         await outbox.close()
 
 
-_OFFERED_MAX = 256  # of one sink; more are fetched from the disk when their time comes
+_OFFERED_MAX = 1024  # of one sink; more are fetched from the disk when their time comes
 
 
 class _Claims:
