@@ -45,7 +45,7 @@ fuzz: $(VENV)/.installed  ## FUZZ random histories of calls and KILLS kill -9, m
 soak: $(VENV)/.installed  ## SOAK seconds (3600) of load and faults of every kind: nothing may grow (wants mosquitto)
 	$(BIN)/python -m bench.soak --seconds $(SOAK)
 
-bench: $(VENV)/.bench  ## speed beside what people would use instead, four minutes (wants mosquitto); writes bench/RESULTS.md
+bench: $(VENV)/.bench  ## speed beside what people would use instead, three minutes (wants mosquitto); writes bench/RESULTS.md
 	$(BIN)/python -m bench
 
 bench-full: $(VENV)/.bench  ## the same with Node-RED, all scales and ten minutes of load, half an hour (wants node)

@@ -2,7 +2,7 @@
 
     python -m bench [--full] [--again] [--sizing]
 
---full: all peers with Node-RED, all scales, half an hour; else four minutes. --again: write RESULTS.md once more
+--full: all peers with Node-RED, all scales, half an hour; else three minutes. --again: write RESULTS.md once more
 from what the last run found (`bench/.cache/found.msgpack`). --sizing: renew the table in docs/operating.md as well.
 """
 

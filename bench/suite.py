@@ -48,7 +48,7 @@ class Suite(Struct, frozen=True):
     starts: int = 1
 
 
-QUICK = Suite("make bench", peers=("a", "c", "d"), tuned=())
+QUICK = Suite("make bench", peers=("a", "c", "d"), tuned=(), seconds=2.0, scales=(2000,), sustained_s=5.0)
 FULL = Suite(
     "make bench-full",
     peers=("a", "b", "c", "d"),
