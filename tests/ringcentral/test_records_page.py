@@ -316,7 +316,7 @@ def through(raw: bytes) -> None:
         return
     for target in (Target(source="acme"), Target(source="acme", extension_id="101")):
         shown = snapshot(target, [page], at(0))
-        assert len(shown.sightings) >= 0
+        assert all(one.session_id and one.extension_id and one.started_at for one in shown.sightings)
 
 
 json_values = st.recursive(
