@@ -18,13 +18,14 @@ from pathlib import Path
 
 import pytest
 
+from callcast.core.model import Change
 from callcast.core.outbox import OutboxRefused, OutboxUnavailable, Taken
 from callcast.core.sink import Filter
 from callcast.outboxes import memory
 from callcast.outboxes.debts import Debts
 from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
 from tests.clock import TurnedClock
-from tests.made import change, event
+from tests.made import call, change, event
 
 KILLS = int(os.environ.get("CALLCAST_TEST_KILLS", "30"))
 
@@ -382,6 +383,17 @@ async def test_many_share_one_commit(tmp_path: Path) -> None:
         commits.clear()
         await outbox.record(None, change(event("alone")))
         assert commits.count("COMMIT") == 1
+
+
+async def test_sessions_of_any_name_and_number_are_recalled(tmp_path: Path) -> None:
+    """More than one statement takes, and names that JSON or SQL could trip over."""
+    calls = [call(name) for name in ("a\0b", 'x"\\', "'", "é", *(f"s-{n}" for n in range(100)))]
+    async with opened(tmp_path) as outbox:
+        await outbox.record(None, Change(calls=tuple(calls)))
+        found = await outbox.recall("acme", [one.session_id for one in calls])
+        assert sorted(one.call_id for one in found) == sorted(one.call_id for one in calls)
+        assert await outbox.recall("acme", ["a"]) == []
+        assert await outbox.recall("other", ["s-1"]) == []
 
 
 async def test_every_read_is_by_an_index(tmp_path: Path) -> None:

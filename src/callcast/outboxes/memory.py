@@ -5,12 +5,12 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 from callcast.core.model import Call, Known, Look, Target
-from callcast.outboxes.coding import batched, call_of, encode, encode_rows, lane, time_of, us_of
+from callcast.outboxes.coding import batched, call_of, encode, lane, time_of, us_of
 
 ROWS = 64  # in one statement
 _RECALL = """
 SELECT body FROM calls INDEXED BY calls_by_session
-WHERE source = ? AND session_id IN (SELECT value FROM json_each(?)) ORDER BY session_id, call_id
+WHERE source = ? AND session_id IN ({}) ORDER BY session_id, call_id
 """
 _KEEP_CALLS = (
     "INSERT INTO calls (source, call_id, session_id, lane, open, touched_at, body) VALUES {}"
@@ -38,7 +38,12 @@ def known(connection: sqlite3.Connection) -> Mapping[str, Known]:
 
 
 def recall(connection: sqlite3.Connection, source: str, session_ids: Collection[str]) -> Sequence[Call]:
-    return [call_of(body) for (body,) in connection.execute(_RECALL, (source, encode_rows(list(session_ids))))]
+    """Names are bound one by one: text in JSON ends for SQLite where it has a NUL."""
+    found: list[Call] = []
+    for some in batched(list(session_ids), ROWS):
+        question = _RECALL.format(",".join("?" * len(some)))
+        found += (call_of(body) for (body,) in connection.execute(question, (source, *some)))
+    return found
 
 
 def keep_calls(connection: sqlite3.Connection, calls: Sequence[Call], now_us: int) -> None:
