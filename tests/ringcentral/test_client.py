@@ -17,6 +17,7 @@ from callcast.core.upstream import Identity, LookFailed
 from callcast.ringcentral import client as client_module
 from callcast.ringcentral import token as token_module
 from callcast.ringcentral.client import Client
+from callcast.ringcentral.settings import SourceSettings
 from callcast.secret import Secret
 from tests.clock import TurnedClock
 from tests.ringcentral.heard import CLIENT_SECRET, JWT, SERVER, Heard, make_client
@@ -401,6 +402,15 @@ async def test_plain_text_is_refused_beyond_this_machine(
         make_client(session, clock, heard, server=server)
     make_client(session, clock, heard, server="http://127.0.0.1:8080")
     make_client(session, clock, heard, server="http://platform.example.com", allow_plaintext=True)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "127.8.8.8", "localhost", "LOCALHOST", "[::1]"])
+async def test_what_the_configuration_takes_for_this_machine_the_client_takes_too(
+    session: ClientSession, clock: TurnedClock, heard: Heard, host: str
+) -> None:
+    """A server that `check` passes never ends `run`."""
+    given = {"client_id": "a", "client_secret": "b", "jwt": "c", "server": f"http://{host}:8078"}
+    make_client(session, clock, heard, server=SourceSettings.model_validate(given).server)
 
 
 async def test_closing_revokes_only_where_that_is_wanted(

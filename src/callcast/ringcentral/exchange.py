@@ -11,12 +11,12 @@ from yarl import URL
 
 from callcast.core.clock import Clock
 from callcast.core.upstream import LookFailed
+from callcast.loopback import is_loopback
 from callcast.ringcentral.observer import Observer, Resource
 from callcast.ringcentral.platform_clock import PlatformClock
 
 CONNECT_TIMEOUT_S = 5.0
 RESPONSE_BYTES_MAX = 32 * 1024 * 1024
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 REQUEST_ID_MAX = 80
 
 
@@ -48,7 +48,7 @@ class Exchange:
         allow_plaintext: bool = False,
     ) -> None:
         parts = urlsplit(server)
-        loopback = parts.hostname in LOOPBACK
+        loopback = is_loopback(parts.hostname or "")
         if parts.scheme != "https" and not (parts.scheme == "http" and (loopback or allow_plaintext)):
             raise ValueError("the platform is spoken to by https only, unless it is on this machine")
         self._server = server.rstrip("/")

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Collection
 
 from aiohttp import hdrs, web
 
+from callcast.loopback import is_loopback
+
 COOKIE = "callcast"
 COOKIE_AGE_S = 180 * 24 * 3600  # a wallboard's browser is opened once and left alone
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
@@ -43,7 +45,7 @@ class Guard:
         self._hosts = {"localhost", listen_host.lower(), *(host.lower() for host in hosts)}
         if self._any_address:
             self._hosts.add(socket.gethostname().lower())
-        elif _is_loopback(listen_host):
+        elif is_loopback(listen_host):
             self._hosts |= {"127.0.0.1", "::1"}
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -122,7 +124,3 @@ def _is_address(host: str) -> bool:
 
 def _is_wildcard(host: str) -> bool:
     return not host or (_is_address(host) and ipaddress.ip_address(host).is_unspecified)
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
