@@ -1,6 +1,6 @@
 """A far side whose answers the test writes down: implements `core.upstream.Upstream` on a turned clock."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 
 from callcast.core.model import Call, Sighting, Snapshot, Target
@@ -25,6 +25,7 @@ class ScriptedUpstream:
         self.own: str | LookFailed = "101"
         self.log_answers: LookFailed | None = None
         self.log_took_s = 0.0
+        self.watched: list[Target] = []
 
     def now(self) -> datetime:
         return self.clock.now()
@@ -39,6 +40,9 @@ class ScriptedUpstream:
         if isinstance(self.own, LookFailed):
             raise self.own
         return Identity(extension_id=self.own)
+
+    def watch(self, targets: Collection[Target], /) -> None:
+        self.watched = list(targets)
 
     async def look(self, target: Target, /) -> Snapshot:
         self.looks.append((self.clock.monotonic(), target.extension_id))

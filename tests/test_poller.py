@@ -806,6 +806,15 @@ async def test_an_extension_that_another_source_watches_is_left_to_it(bench: Ben
     assert bench.notes.twice == ["2"]
 
 
+async def test_the_upstream_learns_which_targets_are_polled(bench: Bench) -> None:
+    """A reload that removes a target builds a new poller on the same client, which must forget that target."""
+    bench.claim = lambda extension_id: extension_id != "2"
+    async with bench.polling(["1", "2", "3"]):
+        assert [t.extension_id for t in bench.far.watched] == ["1", "3"]
+    async with bench.polling(["3"]):
+        assert [t.extension_id for t in bench.far.watched] == ["3"]
+
+
 async def test_calls_of_an_extension_no_longer_watched_end_as_unwatched(bench: Bench) -> None:
     """A restart with another list of extensions leaves no call open for ever."""
     start = bench.clock.now()

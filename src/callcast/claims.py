@@ -72,6 +72,9 @@ class OwnShare:
     async def identify(self) -> Identity:
         return await self._upstream.identify()
 
+    def watch(self, targets: Collection[Target], /) -> None:
+        self._upstream.watch(targets)
+
     async def look(self, target: Target, /) -> Snapshot:
         snapshot = await self._upstream.look(target)
         mine = self._mine(snapshot.sightings)

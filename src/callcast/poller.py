@@ -129,6 +129,7 @@ class Poller:
             self._targets = [Target(source=self._source, extension_id=e) for e in wanted if self._is_ours(e)]
             await self._end_unwatched(frozenset(t.extension_id for t in self._targets if t.extension_id))
         self._reconciler.watch([t.extension_id for t in self._targets])
+        self._upstream.watch(self._targets)
         looks = {t.extension_id or "": at for t in self._targets if (at := self._ledger.picture.looks.get(t))}
         start = self._clock.monotonic()
         self._freshness.watch([t.extension_id or "" for t in self._targets], looks, start)

@@ -213,6 +213,35 @@ async def test_a_look_of_several_pages_is_paced_as_several_requests(
     assert clock.monotonic() == pytest.approx(began + 15)
 
 
+async def test_a_target_that_is_not_polled_any_more_costs_the_others_nothing(
+    client: Client, answers: aioresponses
+) -> None:
+    """One extension with nine pages beside one with one: removed by a reload, or refused, it slows nobody."""
+    other = Target(source="acme", extension_id="102")
+    other_url = re.compile(rf"^{SERVER}/restapi/v1.0/account/~/extension/102/active-calls")
+    base = f"{SERVER}/restapi/v1.0/account/~/extension/102/active-calls?page="
+
+    async def nine_pages() -> None:
+        for number in range(1, 10):
+            more = f"{base}{number + 1}" if number < 9 else None
+            answers.get(other_url, payload=page(record(number), next_page=more))
+        await client.look(other)
+        assert client.spacing_s() == 7.5 * 5
+
+    answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
+    answers.get(LIST_URL, body=RINGING, repeat=True)
+    client.watch([TARGET, other])
+    await client.look(TARGET)
+    await nine_pages()
+    answers.get(other_url, status=403)
+    with pytest.raises(LookFailed):
+        await client.look(other)
+    assert client.spacing_s() == 7.5
+    await nine_pages()
+    client.watch([TARGET])
+    assert client.spacing_s() == 7.5
+
+
 @pytest.mark.parametrize(
     "elsewhere",
     [

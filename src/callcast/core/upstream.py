@@ -1,6 +1,6 @@
 """What the far side that we look at promises the poller. One per source."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -69,6 +69,10 @@ class Upstream(Protocol):
 
     async def identify(self) -> Identity:
         """Who we are (asks for a token). Raises LookFailed."""
+        ...
+
+    def watch(self, targets: Collection[Target], /) -> None:
+        """These targets are polled from now on: what is remembered of any other is dropped."""
         ...
 
     async def look(self, target: Target, /) -> Snapshot:

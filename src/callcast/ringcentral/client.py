@@ -1,7 +1,7 @@
 """RingCentral as the poller sees it: one credential, its token, its budget, its lists, its clock."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -172,10 +172,25 @@ class Client:
             self._note(OWN_NOTE, msgspec.json.encode(self._own))
         return Identity(extension_id=self._own.extension_id)
 
+    def watch(self, targets: Collection[Target], /) -> None:
+        for target in self._lists.keys() - set(targets):
+            self._forget(target)
+
+    def _forget(self, target: Target) -> None:
+        """A target that is not shown any more costs no pages."""
+        self._lists.pop(target, None)
+        if seen := self._seen.pop(target, None):
+            self._pages -= len(seen.digests)
+
     async def look(self, target: Target, /) -> Snapshot:
         """All pages, or LookFailed. A list that reads as it did the last time is not decoded again."""
         seen = self._seen.get(target, _Seen())
-        reading = await self._read(target, seen)
+        try:
+            reading = await self._read(target, seen)
+        except LookFailed as failure:
+            if failure.reason == "permission":
+                self._forget(target)
+            raise
         digests = tuple(reading.digests)
         if digests != seen.digests:
             seen = await self._understood(target, reading, seen)
