@@ -6,6 +6,7 @@ import socket
 import ssl
 from contextlib import suppress
 
+from callcast.sinks.addresses import connect
 from callcast.sinks.tls import tls_fault
 
 ALERT_S = 0.3  # a far side that refuses our certificate says so only after the handshake (TLS 1.3)
@@ -32,7 +33,8 @@ async def shake_hands(host: str, port: int, tls: ssl.SSLContext | None, *, timeo
 
 async def _shake_hands(host: str, port: int, tls: ssl.SSLContext | None) -> None:
     name = host if tls is not None else None
-    reader, writer = await asyncio.open_connection(host, port, ssl=tls, server_hostname=name)
+    sock = await connect(host, port)
+    reader, writer = await asyncio.open_connection(sock=sock, ssl=tls, server_hostname=name)
     try:
         if tls is not None and await _hangs_up(reader):
             raise NotReached("disconnected", "hung up right after the TLS handshake")
