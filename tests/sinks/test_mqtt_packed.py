@@ -1,4 +1,4 @@
-"""Properties as bytes: what callcast packs, paho reads; what paho's packets cost is shared, not what they hold."""
+"""Properties as bytes: what callcast packs, paho reads."""
 
 import pytest
 from hypothesis import given
@@ -40,11 +40,3 @@ def test_what_mqtt_cannot_tell_is_said() -> None:
     for text in ("é" * 32_768, "a\0b", "\ud800"):
         with pytest.raises(ValueError):  # noqa: PT011 (of which the last is Python's own)
             correlation(text)
-
-
-def test_packets_share_no_values() -> None:
-    """The tables are one for all; what one packet says, no other does."""
-    one, other = (Properties(PacketTypes.PUBLISH) for _ in range(2))  # type: ignore[no-untyped-call]
-    one.ContentType = "text/plain"
-    assert not hasattr(other, "ContentType")
-    assert Properties(PacketTypes.CONNACK).packetType == PacketTypes.CONNACK  # type: ignore[no-untyped-call]

@@ -5,33 +5,29 @@ So paho neither queues, nor sends again, nor reconnects, and a late acknowledgem
 
 import asyncio
 import math
+import os
 import re
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from msgspec import Struct
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from callcast.sinks.mqtt.client import BrokerClient, puback_name
 from callcast.sinks.mqtt.packed import Packed
 from callcast.sinks.mqtt.ride import Ride
 from callcast.sinks.tls import tls_fault
 
 PACKET_TOO_LARGE = 0x95
 TAKEN_OVER = 0x8E
+_FIRST_FAILURE = 0x80
 _KEEPALIVE_S = 30
-
-# Mosquitto acknowledges a message above its message_size_limit with this code, which MQTT 5 has for other packets
-# only; to paho that is a malformed packet, and the connection would be lost with every other message on it.
-_TOO_LARGE = {"Packet too large": [PacketTypes.CONNACK, PacketTypes.DISCONNECT, PacketTypes.PUBACK]}
-ReasonCode.names = MappingProxyType({**ReasonCode.names, PACKET_TOO_LARGE: _TOO_LARGE})
 
 
 class Message(Struct, frozen=True):
@@ -169,7 +165,7 @@ class Link:
 
     def connected(self, reason: ReasonCode, properties: Properties) -> None:
         if reason.is_failure:
-            self.trouble = _refusal(reason)
+            self.trouble = _refusal(reason.value, reason.getName())
             return
         self._slots = asyncio.Semaphore(
             min(self._in_flight_max, getattr(properties, "ReceiveMaximum", self._in_flight_max))
@@ -177,13 +173,13 @@ class Link:
         self._packet_bytes_max = getattr(properties, "MaximumPacketSize", math.inf)
         self.opened.set()
 
-    def acknowledged(self, mid: int, reason: ReasonCode) -> None:
+    def acknowledged(self, mid: int, code: int) -> None:
         ack = self._acks.pop(mid, None)
         if ack is None:
             return
         self._slots.release()
         if not ack.answer.done():
-            ack.answer.set_result(_refusal(reason) if reason.is_failure else None)
+            ack.answer.set_result(_refusal(code, puback_name(code)) if code >= _FIRST_FAILURE else None)
 
     def subscribed(self, mid: int, reasons: Sequence[ReasonCode]) -> None:
         answer = self._subscribed.pop(mid, None)
@@ -192,7 +188,7 @@ class Link:
 
     def left(self, reason: ReasonCode, by_broker: bool) -> None:
         if by_broker and not self.abandoned:
-            self.trouble = _refusal(reason)
+            self.trouble = _refusal(reason.value, reason.getName())
             if reason.value == PACKET_TOO_LARGE and self._acks:
                 self._refuse_largest()
 
@@ -229,12 +225,9 @@ def ignore(_topic: str, _payload: bytes, _retained: bool) -> None:
     """What is heard when nobody listens."""
 
 
-def _listen(client: paho.Client, link: Link) -> None:
+def _listen(client: BrokerClient, link: Link) -> None:
     def on_connect(_client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, properties: Any) -> None:
         link.connected(reason, properties)
-
-    def on_publish(_client: paho.Client, _data: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
-        link.acknowledged(mid, reason)
 
     def on_subscribe(_client: paho.Client, _data: Any, mid: int, reasons: Any, _properties: Any) -> None:
         link.subscribed(mid, reasons)
@@ -247,7 +240,7 @@ def _listen(client: paho.Client, link: Link) -> None:
 
     client.on_socket_open = _send_at_once
     client.on_connect = on_connect
-    client.on_publish = on_publish
+    client.on_acknowledged = link.acknowledged
     client.on_subscribe = on_subscribe
     client.on_message = on_message
     client.on_disconnect = on_disconnect
@@ -258,9 +251,9 @@ def _send_at_once(_client: paho.Client, _data: Any, sock: Any) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _client(access: Access) -> paho.Client:
+def _client(access: Access) -> BrokerClient:
     version = MQTTProtocolVersion.MQTTv5 if access.version_5 else MQTTProtocolVersion.MQTTv311
-    client = paho.Client(CallbackAPIVersion.VERSION2, access.client_id, protocol=version, reconnect_on_failure=False)
+    client = BrokerClient(CallbackAPIVersion.VERSION2, access.client_id, protocol=version, reconnect_on_failure=False)
     client.connect_timeout = access.timeout_s
     client.max_inflight_messages_set(0)  # counting is `Link`'s; with a limit paho looks through all at every answer
     client.max_queued_messages_set(access.in_flight_max)  # counts those in flight too: so none is ever queued
@@ -278,9 +271,8 @@ def _packet_bytes(message: Message) -> int:
     return 5 + 2 + len(message.topic.encode()) + 2 + len(properties) + len(message.payload)
 
 
-def _refusal(reason: ReasonCode) -> Trouble:
-    name = reason.getName()
-    return Trouble(re.sub(r"[^a-z0-9]+", "_", name.lower()), f"the broker said: {name}", reason.value)
+def _refusal(code: int, name: str) -> Trouble:
+    return Trouble(re.sub(r"[^a-z0-9]+", "_", name.lower()), f"the broker said: {name}", code)
 
 
 def _why(error: Exception) -> Trouble:
@@ -292,5 +284,5 @@ def _why(error: Exception) -> Trouble:
         case TimeoutError():
             return Trouble("timeout", "no connection in time")
         case OSError():
-            return Trouble("connect", (error.strerror or "no connection").lower())
+            return Trouble("connect", os.strerror(error.errno).lower() if error.errno else "no connection")
     return Trouble("bad_answer", f"what came is not MQTT ({type(error).__name__})")

@@ -5,23 +5,11 @@ The identifiers are those of MQTT 5, 2.2.2.2.
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
-from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties, VariableByteIntegers
 
 _TEXT_BYTES_MAX = 0xFFFF
 _EXPIRY_S_MAX = 0xFFFFFFFF
-
-# paho makes the same tables of names for every packet, also for every acknowledgement that comes in.
-_TABLES: Mapping[str, Any] = vars(Properties(PacketTypes.PUBACK))  # type: ignore[no-untyped-call]
-
-
-def _share_tables(self: Properties, packet_type: int) -> None:
-    vars(self).update(_TABLES, packetType=packet_type)
-
-
-Properties.__init__ = _share_tables  # type: ignore[method-assign]
 
 
 class Packed(Properties):
