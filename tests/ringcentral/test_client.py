@@ -348,7 +348,7 @@ REFUSALS = [
         "permission",
         "ReadCompanyCallLog: an administrator",
     ),
-    (404, {"errors": [{"errorCode": "CMN-102", "message": "Resource not found"}]}, "permission", "check the ids"),
+    (404, {"errors": [{"errorCode": "CMN-102", "message": "Resource not found"}]}, "permission", "callcast extensions"),
     (408, {}, "timeout", "408"),
     (500, {}, "server", "500"),
     (502, {}, "server", "502"),
@@ -366,8 +366,9 @@ async def test_each_refusal_has_its_reason_and_its_remedy(
 ) -> None:
     """The word for the metric, a sentence that says what to do, and the id that support asks for."""
     payload = sample_error(body) if isinstance(body, str) else body
-    answers.post(TOKEN_URL, payload=TOKEN)
-    answers.get(LIST_URL, status=status, payload=payload, headers={"RCRequestId": "req-1", "Location": "/x"})
+    answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
+    headers = {"RCRequestId": "req-1", "Location": "/x"}
+    answers.get(LIST_URL, status=status, payload=payload, headers=headers, repeat=True)
     with pytest.raises(LookFailed) as failed:
         await client.look(TARGET)
     assert failed.value.reason == reason

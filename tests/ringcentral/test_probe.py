@@ -108,8 +108,8 @@ async def test_a_wrong_credential(wrong: dict[str, Any], remedy: str) -> None:
         ((), True, {}, "the app lacks the permission ReadCallLog"),
         (("ReadCallLog",), True, {"watch": "account"}, "the user lacks the permission ReadCompanyCallLog"),
         (("ReadCallLog",), False, {"extensions": ("~", "OTHER")}, "use an administrator's credential"),
-        (("ReadCallLog",), True, {"extensions": ("999999",)}, "check the ids"),
-        (("ReadCallLog",), True, {"account": "999999"}, "check the ids"),
+        (("ReadCallLog",), True, {"extensions": ("999999",)}, "callcast extensions"),
+        (("ReadCallLog",), True, {"account": "999999"}, "no such account"),
     ],
 )
 async def test_a_missing_permission_is_named(

@@ -14,7 +14,7 @@ from callcast.ringcentral.budget import Budget
 from callcast.ringcentral.exchange import Answer, Exchange
 from callcast.ringcentral.observer import Observer, Resource
 from callcast.ringcentral.records import BadPage, ListPage, Rows, read_page
-from callcast.ringcentral.refusals import TOKEN_IS_OLD, code_of, look_failure
+from callcast.ringcentral.refusals import look_failure
 from callcast.ringcentral.token import Tokens
 from callcast.secret import Secret
 
@@ -42,20 +42,14 @@ class Reader:
         timeout_s: float,
         absent_is_fine: bool = False,
     ) -> Answer:
-        """A 200 (or a 404, where that is an answer too), or LookFailed. An old token is renewed once."""
+        """A 200 (or a 404, where that is an answer too), or LookFailed. After a 401 the token is renewed once."""
         answer, token, wait_s = await self._ask(resource, url, purpose, timeout_s)
-        if answer.status == 401 and await self._renewed(answer, token):
+        if answer.status == 401:
+            await self._tokens.renew(token)
             answer, token, wait_s = await self._ask(resource, url, "page", timeout_s)
         if answer.status == 200 or (absent_is_fine and answer.status == 404):
             return answer
-        raise look_failure(answer, retry_after_s=wait_s)
-
-    async def _renewed(self, answer: Answer, token: Secret) -> bool:
-        """Whether asking again is of use. Other codes speak of the account or the app, not of the token."""
-        if code_of(answer) not in TOKEN_IS_OLD:
-            return False
-        await self._tokens.renew(token)
-        return True
+        raise look_failure(answer, extension="/extension/" in url.path, retry_after_s=wait_s)
 
     async def _ask(
         self, resource: Resource, url: URL, purpose: Purpose, timeout_s: float
