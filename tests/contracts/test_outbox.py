@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import pytest
 from msgspec.structs import replace
 
-from callcast.core.model import Change, Look, State, Target
+from callcast.core.model import CallEvent, Change, Direction, Look, State, Target
 from callcast.core.outbox import Lapsed, Outbox, Taken
 from callcast.core.sink import Delivery, Filter
 from callcast.outboxes.sqlite import open_outbox
@@ -617,3 +617,61 @@ async def test_check_and_warnings(outbox: Outbox) -> None:
     """A sound store takes a write, and has nothing to warn of."""
     await outbox.check()
     assert outbox.warnings() == ()
+
+
+# Directions that change
+
+
+def outbound(name: str, type_: str, sequence: int) -> CallEvent:
+    one = event(name, type_, sequence)
+    return replace(one, call=replace(one.call, direction=Direction.OUTBOUND))
+
+
+ONE_WAY = {"in": Filter(directions=("inbound",)), "out": Filter(directions=("outbound",))}
+
+
+async def test_a_sink_gets_all_of_a_call_once_it_got_some(outbox: Outbox) -> None:
+    """A call that turns inbound: who got its first event gets its end, who did not gets what is inbound."""
+    await outbox.subscribe(ONE_WAY)
+    await outbox.record(None, change(outbound("a", "call.dialing", 1)))
+    await outbox.record(None, change(event("a", "call.ended", 2)))
+    assert await owed(outbox) == {"in": 1, "out": 2}
+
+
+async def test_a_direction_that_changes_within_one_change(outbox: Outbox) -> None:
+    """The same where both events are recorded together."""
+    await outbox.subscribe(ONE_WAY)
+    await outbox.record(None, change(event("a"), outbound("a", "call.ended", 2), outbound("b", "call.ended", 1)))
+    assert await owed(outbox) == {"in": 2, "out": 2}
+
+
+async def test_the_globs_and_extensions_of_a_filter_hold_all_along(outbox: Outbox) -> None:
+    """Only the direction decides once: of the later events the sink gets those that the rest of its filter admits."""
+    ends = Filter(events=("call.ended",), directions=("outbound",))
+    await outbox.subscribe({"ends": ends, "other": Filter(directions=("outbound",), extensions=("102",))})
+    await outbox.record(None, change(outbound("a", "call.dialing", 1)))
+    await outbox.record(None, change(event("a", "call.ended", 2)))
+    assert await owed(outbox) == {"ends": 0, "other": 0}
+    await outbox.record(None, change(outbound("b", "call.ended", 1)))
+    await outbox.record(None, change(event("b", "call.corrected", 2)))
+    assert await owed(outbox) == {"ends": 1, "other": 0}
+
+
+async def test_what_a_sink_follows_survives(place: Place) -> None:
+    """A delivery, a restart, a pruning and another filter by a reload change nothing for a call that goes on."""
+    async with place.open() as outbox:
+        await outbox.subscribe({"wall": Filter(directions=("outbound",))})
+        await outbox.record(None, change(outbound("a", "call.dialing", 1)))
+        await outbox.done([Taken(one, 0) for one in await outbox.claim("wall", limit=9)])
+    await place.clock.turn(3600 * 100)
+    async with place.open() as outbox:
+        await outbox.subscribe({})
+        await outbox.subscribe({"wall": Filter(directions=("outbound",))})
+        assert (await outbox.prune(place.clock.now())).events == 1
+        await outbox.record(None, change(event("a", "call.answered", 2)))
+        await outbox.subscribe({"wall": Filter(events=("call.ended",), directions=("outbound",))})
+        await outbox.record(None, change(event("a", "call.ended", 3)))
+        assert await claimed(outbox, "wall") == [("a", "call.answered")]
+        assert await owed(outbox) == {"wall": 2}
+        await outbox.record(None, change(event("b", "call.ended", 1)))
+        assert await owed(outbox) == {"wall": 2}

@@ -7,7 +7,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
+from callcast.core.model import Direction
 from callcast.core.outbox import Lapsed, OutboxRefused, Taken
 from callcast.core.sink import Delivery, Filter
 from callcast.outboxes.desk import Which, open_desk
@@ -133,6 +135,24 @@ async def test_replay(tmp_path: Path) -> None:
             await outbox.done([Taken(one, 0)])
         (last,) = await outbox.claim("crm", limit=9)
         assert last.event.id == event("a", "call.ended", 2).id
+
+
+async def test_replay_goes_by_what_the_sink_got(tmp_path: Path) -> None:
+    """A call that turned inbound is replayed to the sink that follows it, from the event on that it got first."""
+    wish = Filter(directions=("inbound",))
+    dialing = event("a", "call.dialing", 1)
+    outbound = structs.replace(dialing, call=structs.replace(dialing.call, direction=Direction.OUTBOUND))
+    async with service(tmp_path) as outbox:
+        await outbox.subscribe({"in": wish, "out": Filter(directions=("outbound",))})
+        await outbox.record(None, change(outbound))
+        await outbox.record(None, change(event("a", "call.ended", 2)))
+        for sink in ("in", "out", "out"):
+            await outbox.done([Taken(one, 0) for one in await outbox.claim(sink, limit=9)])
+        with open_desk(tmp_path) as desk:
+            since, until = NINE - HOUR, NINE + HOUR
+            assert desk.replay(NINE, sink="in", since=since, until=until, wish=wish) == 1
+            wish = Filter(directions=("outbound",))
+            assert desk.replay(NINE, sink="out", since=since, until=until, wish=wish) == 2
 
 
 async def test_story(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from callcast.core.model import Call
-from callcast.core.outbox import OutboxRefused
+from callcast.core.outbox import OutboxRefused, Taken
 from callcast.core.sink import Filter
 from callcast.outboxes import schema
 from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
@@ -63,6 +63,24 @@ async def test_an_upgrade_loses_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert asked(tmp_path, "PRAGMA user_version") == [(len(schema.MIGRATIONS),)]
     assert asked(tmp_path, "SELECT count(*), min(origin) FROM events") == [(50, "poll")]
     assert asked(tmp_path, "SELECT count(*) FROM dead") == [(1,)]
+
+
+async def test_a_file_of_the_first_schema_knows_who_gets_a_calls_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of calls that began before the upgrade too: those that wait, were delivered or are dead letters."""
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        await fill(tmp_path)
+        async with opened(tmp_path) as outbox:
+            await outbox.subscribe({"crm": Filter(), "wall": Filter(events=("call.ended",))})
+            await outbox.record(None, change(event("new")))
+            await outbox.done([Taken(one, 0) for one in await outbox.claim("crm", limit=1)])
+    async with opened(tmp_path) as outbox:
+        await outbox.subscribe({"crm": Filter(directions=("outbound",)), "wall": Filter(directions=("outbound",))})
+        await outbox.record(None, change(*(event(name, "call.ended", 2) for name in (*NAMES, "new", "other"))))
+        owed = {one.sink: one.owed for one in (await outbox.stats()).sinks}
+    assert owed == {"crm": (49 - 1 + 1) + 51, "wall": 50 + 50}
 
 
 async def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

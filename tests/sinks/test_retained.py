@@ -201,21 +201,29 @@ def test_filters_of_extension_and_direction_apply_and_those_of_events_do_not() -
     assert json.loads(retained.wanted["callcast/acme/101/state"])["calls"] == 1
 
 
-def test_a_call_whose_direction_is_shown_no_longer_goes() -> None:
-    """An agent's call may read inbound first and outbound later: it leaves the topics, whenever that is seen."""
-    for state in (State.DIALING, State.ENDED):
-        board, retained = HandBoard(), mirror(Filter(directions=("inbound",)))
-        board.live = [made()]
-        retained.mirror(board, 0)
-        retained.take_dirty()
-        turned = made(direction=Direction.OUTBOUND, state=state, ended_at=NOW if state is State.ENDED else None)
-        board.live = [turned] if turned.live else []
-        retained.mirror(board, 1, [turned])
-        assert told(retained) == {
-            "callcast/acme/101/calls/s-1": None,
-            "callcast/acme/101/state": {"state": "idle", "calls": 0, "since": None},
-        }
-        assert retained.next_burial_s() is None
+def test_a_call_that_was_shown_is_shown_to_its_end() -> None:
+    """Whatever its direction becomes, and after a restart too: the call itself says how its events read."""
+    outbound_only = Filter(directions=("outbound",))
+    first = made(state=State.DIALING, direction=Direction.OUTBOUND)
+    board, retained = HandBoard(), mirror(outbound_only)
+    board.live = [first]
+    retained.mirror(board, 0)
+    turned = structs.replace(made(), emitted_directions=(Direction.OUTBOUND, Direction.INBOUND))
+    board.live = [turned]
+    retained.mirror(board, 1, [turned])
+    reborn = mirror(outbound_only)
+    reborn.mirror(board, 0)
+    topic = "callcast/acme/101/calls/s-1"
+    assert json.loads(retained.wanted[topic]) == json.loads(reborn.wanted[topic]) == json.loads(Wire().call(turned))
+    board.live = []
+    over = structs.replace(turned, state=State.ENDED, ended_at=NOW)
+    retained.mirror(board, 2, [over])
+    assert json.loads(retained.wanted[topic])["state"] == "ended"
+    assert retained.next_burial_s() == 62
+    never = mirror(outbound_only)
+    board.live = [made()]
+    never.mirror(board, 0)
+    assert topic not in never.wanted
 
 
 def test_an_extension_that_is_no_longer_watched_goes() -> None:

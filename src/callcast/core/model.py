@@ -170,7 +170,8 @@ class Call(Struct, frozen=True, kw_only=True, gc=False):
     # Of the last event, so that a call tells all of itself:
     previous_state: State | None = None
     observation: Observation | None = None
-    # What the next look needs to know, and no consumer sees:
+    # What no consumer sees: what the filters and the next look need to know.
+    emitted_directions: tuple[Direction, ...] = ()  # every direction that an event of the call had
     record_ids: tuple[str, ...] = ()  # the records that belong to this part; the first leads
     ringing_legs: tuple[str, ...] = ()  # keys of the legs that were there before the answer
     first_look: bool = False  # it was there when its target was looked at for the first time

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from callcast.core.board import Board
 from callcast.core.clock import Clock
-from callcast.core.model import CallEvent, Event
+from callcast.core.model import Call, CallEvent, Event
 from callcast.core.wire import Wire
 
 
@@ -125,16 +125,27 @@ class SinkSettings(Protocol):
 
 
 class Filter(Struct, frozen=True, kw_only=True):
-    """Which events a sink wants. `extensions` empty: all. Source events pass by their type alone."""
+    """Which events a sink wants. `extensions` empty: all. Source events pass by their type alone.
+
+    A call's direction may change. So `directions` decides only until an event of the call was recorded for the sink.
+    """
 
     events: tuple[str, ...] = ("*",)
     directions: tuple[str, ...] = ("inbound", "outbound")
     extensions: tuple[str, ...] = ()
 
-    def wants(self, event: Event, /) -> bool:
+    def wants(self, event: Event, /, *, followed: bool = False) -> bool:
+        """`followed`: an earlier event of the same call was recorded for the sink."""
         if not any(fnmatchcase(event.type, glob) for glob in self.events):
             return False
-        return not isinstance(event, CallEvent) or self.shows(event.call.direction, event.call.extension_id)
+        if not isinstance(event, CallEvent):
+            return True
+        return (followed or event.call.direction in self.directions) and self._has(event.call.extension_id)
 
-    def shows(self, direction: str, extension_id: str) -> bool:
-        return direction in self.directions and (not self.extensions or extension_id in self.extensions)
+    def shows(self, call: Call, /) -> bool:
+        """Whether a sink that mirrors the live calls shows this one: it does not stop when the direction changes."""
+        directions = {call.direction, *call.emitted_directions}
+        return not directions.isdisjoint(self.directions) and self._has(call.extension_id)
+
+    def _has(self, extension_id: str) -> bool:
+        return not self.extensions or extension_id in self.extensions

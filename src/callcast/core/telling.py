@@ -48,7 +48,13 @@ def tell(old: Call | None, new: Call, seen: Seen) -> tuple[Call, CallEvent | Non
         evidence=seen.evidence,
         first_look=seen.first_look,
     )
-    told = msgspec.structs.replace(new, sequence=new.sequence + 1, previous_state=known, observation=observation)
+    told = msgspec.structs.replace(
+        new,
+        sequence=new.sequence + 1,
+        previous_state=known,
+        observation=observation,
+        emitted_directions=tuple(dict.fromkeys((*new.emitted_directions, new.direction))),
+    )
     return told, CallEvent(
         id=event_id(new.account_id, new.call_id, kind, *facts),
         type=kind,

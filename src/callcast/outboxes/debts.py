@@ -54,6 +54,10 @@ SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(va
   json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'), ?2, ?2
 FROM json_each(?1)
 """
+_FOLLOWED = """
+SELECT json_group_array(json_array(sink, lane)) FROM followed WHERE (lane, sink) IN (
+  SELECT json_extract(value, '$[1]'), json_extract(value, '$[0]') FROM json_each(?))
+"""
 _OWED = """
 SELECT json_group_array(json_array(sink, seq, lane)) FROM debts WHERE (sink, seq) IN (
   SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))
@@ -177,15 +181,28 @@ class Debts:
 
     def _owed(self, new: Sequence[_New]) -> list[tuple[int, int, int, bool, int | None, bool]]:
         """A row for each sink that wants an event; `behind` when an earlier row is of the same call."""
-        rows, earlier = [], set()
+        rows, earlier, followed = [], set(), self._followed(new)
         for seq, lane, event in new:
             first = int(event.sequence == 1) if isinstance(event, CallEvent) else None
             for name, wish in self.filters.items():
-                if wish.wants(event):
-                    sink = self.id_of(name)
-                    rows.append((sink, seq, lane, event.live, first, (sink, lane) in earlier))
-                    earlier.add((sink, lane))
+                key = (self.id_of(name), lane)
+                if wish.wants(event, followed=key in followed or key in earlier):
+                    rows.append((key[0], seq, lane, event.live, first, key in earlier))
+                    earlier.add(key)
         return rows
+
+    def _followed(self, new: Sequence[_New]) -> set[tuple[int, int]]:
+        """Sinks and calls (as lanes) of which an earlier event was recorded, where that makes a difference."""
+        in_doubt = {
+            (self.id_of(name), lane)
+            for _, lane, event in new
+            for name, wish in self.filters.items()
+            if wish.wants(event, followed=True) and not wish.wants(event)
+        }
+        if not in_doubt:
+            return set()
+        found = self._execute(_FOLLOWED, (encode_rows(list(in_doubt)),)).fetchone()[0]
+        return {(sink, lane) for sink, lane in rows_of(found)}
 
     def _names(self) -> Mapping[int, str]:
         return {self.id_of(name): name for name in self.filters}

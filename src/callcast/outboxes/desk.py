@@ -132,8 +132,9 @@ class Desk:
     ) -> int:
         """Owe recorded events again: same ids, oldest first, all that the sink is not owed anyway.
 
-        since, until: by the time of recording. type_: a glob. wish: what the sink wants to hear of. Returns how
-        many. Raises KeyError for a name that never was a sink.
+        since, until: by the time of recording. type_: a glob. wish: what the sink wants to hear of; later events of
+        a call of which it got one whatever their direction is. Returns how many. Raises KeyError for a name that
+        never was a sink.
         """
         row = self._execute("SELECT id FROM sinks WHERE name = ?", (sink,)).fetchone()
         if row is None:
@@ -143,10 +144,19 @@ class Desk:
             with self._transaction():
                 for _, seq, body in rows:
                     event = event_of(body)
-                    if fnmatchcase(event.type, type_) and wish.wants(event):
+                    if fnmatchcase(event.type, type_) and wish.wants(event, followed=self._is_followed(row[0], seq)):
                         count += self._bring_back(row[0], seq, body, us_of(now))
             after = (rows[-1][0], rows[-1][1])
         return count
+
+    def _is_followed(self, sink: int, seq: int) -> bool:
+        """Whether the sink got an event of the same call before this one, or this one itself."""
+        row = self._execute(
+            "SELECT 1 FROM events e JOIN followed f ON f.lane = e.lane AND f.sink = ? AND f.since <= e.seq"
+            " WHERE e.seq = ?",
+            (sink, seq),
+        ).fetchone()
+        return row is not None
 
     def _recorded(self, after: tuple[int, int], until_us: int) -> list[tuple[int, int, bytes]]:
         return self._execute(

@@ -99,8 +99,28 @@ def _begin_anew(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+# Since which event a sink gets a call's events, whatever the call's direction becomes. A row lives as long as its call.
+_FOLLOW_CALLS = """
+CREATE TABLE followed (
+  lane INTEGER NOT NULL, sink INTEGER NOT NULL, since INTEGER NOT NULL, PRIMARY KEY (lane, sink)) WITHOUT ROWID;
+CREATE TRIGGER call_followed AFTER INSERT ON debts WHEN new.replayed = 0 BEGIN
+  INSERT OR IGNORE INTO followed VALUES (new.lane, new.sink, new.seq); END;
+CREATE TRIGGER call_forgotten AFTER DELETE ON calls BEGIN
+  DELETE FROM followed WHERE lane = old.lane; END;
+INSERT INTO followed SELECT lane, sink, min(seq) FROM (
+  SELECT lane, sink, seq FROM debts WHERE replayed = 0
+  UNION ALL SELECT e.lane, d.sink, d.seq FROM dead d JOIN events e ON e.seq = d.seq
+  UNION ALL SELECT e.lane, a.sink, a.seq FROM attempts a JOIN events e ON e.seq = a.seq) GROUP BY lane, sink;
+"""
+
+
+def _follow_calls(connection: sqlite3.Connection) -> None:
+    for statement in _statements(_FOLLOW_CALLS):
+        connection.execute(statement)
+
+
 # The n-th brings a file from schema n to schema n + 1; each runs in one transaction with the new number.
-MIGRATIONS: tuple[Migration, ...] = (_begin_anew,)
+MIGRATIONS: tuple[Migration, ...] = (_begin_anew, _follow_calls)
 
 
 class Lock:

@@ -121,7 +121,7 @@ class Retained:
         self.dirty.update(self.wanted)
 
     def _shows(self, call: Call) -> bool:
-        return self._show.shows(call.direction, call.extension_id)
+        return self._show.shows(call)
 
     def _take(self, call: Call, now_s: float) -> _Owner:
         topic = self._topics.call(call)
