@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import MultiDict
 
-from callcast.simulator import Credential, Platform, SimulatedClock
+from callcast.simulator import Credential, Limits, Platform, SimulatedClock
 from callcast.simulator.clock import iso
 from callcast.simulator.paging import Page, page_body
 from callcast.simulator.scenarios import busy, office
@@ -191,3 +191,21 @@ async def test_a_telephony_session_tells_its_parties(clock: SimulatedClock) -> N
         assert faults("telephony-sessions", "CallSessionObject", answer.body) == []
         codes = {party.get("extensionId"): party["status"]["code"] for party in answer.body["parties"]}
         assert codes == {None: "Answered", "400100101": "Disconnected", "400100102": "Answered"}
+
+
+async def test_the_list_of_extensions_comes_in_pages() -> None:
+    """As the API describes it: id, number, name and type, by pages; without ReadAccounts it is refused by name."""
+    story = busy(START, extensions=5, calls_per_minute=1)
+    async with calling(Platform(story, limits=Limits())) as caller:
+        answer = await caller.get(COMPANY + "/extension", perPage="2")
+        assert faults("extension-list", "GetExtensionListResponse", answer.body) == []
+        assert answer.headers["X-Rate-Limit-Group"] == "medium"
+        found = list(answer.body["records"])
+        while following := answer.body["navigation"].get("nextPage"):
+            answer = await caller.get(following["uri"])
+            found += answer.body["records"]
+        assert [str(one["id"]) for one in found] == list(story.extension_ids())
+        assert (found[0]["extensionNumber"], found[0]["type"]) == (story.account.extensions[0].number, "User")
+    async with calling(Platform(credentials=[Credential(permissions=frozenset({"ReadCallLog"}))])) as caller:
+        answer = await caller.get(COMPANY + "/extension")
+        assert (answer.status, answer.code, answer.body["permissionName"]) == (403, "CMN-401", "ReadAccounts")

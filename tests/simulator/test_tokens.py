@@ -2,7 +2,7 @@
 
 import pytest
 
-from callcast.simulator import Credential, Platform, SimulatedClock
+from callcast.simulator import Credential, Limits, Platform, SimulatedClock
 from tests.simulator.caller import JWT_GRANT, OWN, calling
 from tests.simulator.openapi import faults
 
@@ -110,3 +110,26 @@ async def test_the_request_must_be_a_form() -> None:
         url = caller.url + "/restapi/oauth/token"
         async with caller.http.post(url, json={"grant_type": JWT_GRANT}, headers={"Authorization": secret}) as response:
             assert response.status == 415
+
+
+async def test_several_users_share_one_app() -> None:
+    """Each JWT gives a token of its own user; a JWT of another app is refused."""
+    users = [Credential(jwt=f"jwt-{number}", extension_id=str(number)) for number in (101, 102)]
+    stranger = Credential(client_id="other", jwt="jwt-other")
+    async with calling(Platform(credentials=[*users, stranger])) as caller:
+        for user in users:
+            answer = await caller.post_token(user, grant_type=JWT_GRANT, assertion=user.jwt)
+            assert answer.body["owner_id"] == user.extension_id
+        assert (await caller.post_token(users[0], grant_type=JWT_GRANT, assertion=stranger.jwt)).code == "OAU-251"
+
+
+async def test_five_token_requests_a_minute_for_all_users_of_an_app(clock: SimulatedClock) -> None:
+    """The sixth is refused, whoever asks; another app has its own limit, and so has each user's other groups."""
+    users = [Credential(jwt=f"jwt-{number}", extension_id="62264425016") for number in range(6)]
+    other = Credential(client_id="other", jwt="jwt-other")
+    async with calling(Platform(credentials=[*users, other], clock=clock, limits=Limits())) as caller:  # signs in once
+        answers = [await caller.post_token(u, grant_type=JWT_GRANT, assertion=u.jwt) for u in users[1:]]
+        assert [answer.status for answer in answers] == [200] * 4 + [429]
+        assert answers[0].headers["X-Rate-Limit-Group"] == "auth"
+        assert (await caller.post_token(other, grant_type=JWT_GRANT, assertion=other.jwt)).status == 200
+        assert (await caller.get(LIST)).status == 200

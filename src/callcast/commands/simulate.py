@@ -12,8 +12,8 @@ if TYPE_CHECKING:  # the command line must not pay for the web server before it 
     from callcast.simulator.story import Listing
 
 DESCRIPTION = """\
-A fake RingCentral: the token exchange, active calls and the call log of extensions and of the account,
-telephony sessions, rate limits, and every fault on order. Nothing leaves this machine.
+A fake RingCentral: the token exchange, active calls and the call log of extensions and of the account, the list
+of extensions, telephony sessions, rate limits, and every fault on order. Nothing leaves this machine.
 
 scenarios
   office       six desks, two queues; one call of each kind within a minute, then calls by chance (default)
@@ -27,8 +27,9 @@ rate limits (--rate-limit)
   For each credential and group, requests in the last 60 seconds; the next one gets 429, Retry-After and a penalty of
   60 seconds, which every request during it starts again. Every answer has the X-Rate-Limit headers of its group.
   heavy 10     active calls and the call log, together (--heavy-per-minute)
+  medium 40    the list of extensions
   light 50     telephony sessions
-  auth 5       tokens; a sixth session of a credential ends its oldest (401 OAU-213)
+  auth 5       tokens, all credentials of an app together; a sixth session of a credential ends its oldest (401 OAU-213)
   The same request twice at once is refused too (CMN-304).
 """
 EPILOG = """\

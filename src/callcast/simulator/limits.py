@@ -1,5 +1,7 @@
 """The platform's rate limits: a sliding window for each user, app and group, and a penalty that restarts.
 
+Sign-ins (`auth`) are counted per app, all its users together; the platform says who is counted.
+
 Numbers and headers as documented (developers.ringcentral.com/guide/basics/rate-limits); real ones vary by app.
 """
 

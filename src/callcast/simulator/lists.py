@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from multidict import MultiMapping
 
 from callcast.simulator.answers import api_refusal, invalid_parameter
-from callcast.simulator.scenario import Record
+from callcast.simulator.scenario import Record, Scenario
+from callcast.simulator.story import Story
 
 CHOICES = {
     "direction": ("Inbound", "Outbound"),
@@ -57,6 +58,26 @@ def in_log(records: Iterable[Record], query: MultiMapping[str], now: datetime) -
         for record in records
         if date_from <= datetime.fromisoformat(record["startTime"]) < date_to
         and (session is None or record.get("telephonySessionId") == session)
+    ]
+
+
+def directory(scenario: Scenario, url: str) -> list[Record]:
+    """The account's extensions, as its list of extensions shows them."""
+    if isinstance(scenario, Story):
+        known = [(one.id, one.number, one.name) for one in scenario.account.extensions]
+    else:
+        known = [(one, str(number), f"Desk {number}") for number, one in enumerate(scenario.extension_ids(), 101)]
+    return [
+        {
+            "id": int(extension_id),
+            "uri": f"{url}/{extension_id}",
+            "extensionNumber": number,
+            "name": name,
+            "type": "User",
+            "status": "Enabled",
+            "hidden": False,
+        }
+        for extension_id, number, name in known
     ]
 
 

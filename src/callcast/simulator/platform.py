@@ -87,6 +87,7 @@ class Platform:
             app.router.add_get(level + "/active-calls", self._active_calls)
             app.router.add_get(level + "/call-log", self._call_log)
             app.router.add_get(level + "/call-log/{record}", self._call_log_record)
+        app.router.add_get(ACCOUNT + "/extension", self._extensions)
         app.router.add_get(ACCOUNT + "/telephony/sessions/{session}", self._telephony_session)
         admin.add_routes(app.router, self)
         app.on_response_prepare.append(self._stamp)
@@ -157,15 +158,16 @@ class Platform:
         noted = request[REQUEST]
         noted.client_id, noted.group = credential.client_id, group
         request[CREDENTIAL] = credential
-        self.limits.count(credential.client_id, group, noted.at)
-        self.limits.enter(credential.client_id, request.path_qs)
+        counted = credential.client_id if group == "auth" else credential.user
+        self.limits.count(counted, group, noted.at)
+        self.limits.enter(credential.user, request.path_qs)
         try:
             response = await handler(request)
         except Refusal as refusal:
             response = refusal.response()
         finally:
-            self.limits.leave(credential.client_id, request.path_qs)
-        response.headers.update(self.limits.headers(credential.client_id, group, noted.at))
+            self.limits.leave(credential.user, request.path_qs)
+        response.headers.update(self.limits.headers(counted, group, noted.at))
         return response
 
     def _holder(self, authorization: str | None) -> Credential:
@@ -176,11 +178,10 @@ class Platform:
     async def _token(self, request: web.Request) -> web.Response:
         if request.content_type != "application/x-www-form-urlencoded":
             raise oauth_refusal("invalid_request", "OAU-112", "Unsupported media type", status=415)
-        credential = request[CREDENTIAL]
         form = {name: str(value) for name, value in (await request.post()).items()}
         now = self.clock.now()
-        session = self.tokens.exchange(credential, form, now)
-        return json_answer(self.tokens.answer(session, self._own(credential), now))
+        session = self.tokens.exchange(request[CREDENTIAL], form, now)
+        return json_answer(self.tokens.answer(session, self._own(session.credential), now))
 
     async def _revoke(self, request: web.Request) -> web.Response:
         form = await request.post()
@@ -212,6 +213,14 @@ class Platform:
             raise not_found("callRecordId")
         return json_answer(lists.as_viewed(records[wanted[0]], lists.view(request.query, "Detailed")))
 
+    async def _extensions(self, request: web.Request) -> web.Response:
+        self._of_account(request)
+        if "ReadAccounts" not in request[CREDENTIAL].permissions:
+            raise app_permission_missing("ReadAccounts")
+        url = f"{request.url.origin()}{self._resolved(request)}"
+        records = lists.directory(self.scenario, url)
+        return json_answer(page_body(url, request.query, records, wanted_page(request.query)))
+
     async def _telephony_session(self, request: web.Request) -> web.Response:
         self._account(request)
         if "CallControl" not in request[CREDENTIAL].permissions:
@@ -237,9 +246,12 @@ class Platform:
     def _own(self, credential: Credential) -> str:
         return credential.extension_id or self.scenario.extension_ids()[0]
 
-    def _account(self, request: web.Request) -> None:
+    def _of_account(self, request: web.Request) -> None:
         if request.match_info["account"] not in ("~", self.scenario.account_id):
             raise not_found("accountId")
+
+    def _account(self, request: web.Request) -> None:
+        self._of_account(request)
         if request[CREDENTIAL].permissions.isdisjoint({"ReadCallLog", "CallControl"}):
             raise app_permission_missing("ReadCallLog")
 
@@ -263,4 +275,4 @@ class Platform:
 
 
 def _group(path: str) -> Group:
-    return "light" if "/telephony/" in path else "heavy"
+    return "light" if "/telephony/" in path else "medium" if path.endswith("/extension") else "heavy"

@@ -20,11 +20,14 @@ REFRESH_TTL = timedelta(days=7)
 REUSE_AFTER_USE = timedelta(seconds=10)
 REUSE_AT_MOST = timedelta(minutes=60)
 
-ALL_PERMISSIONS = frozenset({"ReadCallLog", "ReadCompanyCallLog", "CallControl"})
+ALL_PERMISSIONS = frozenset({"ReadCallLog", "ReadCompanyCallLog", "CallControl", "ReadAccounts"})
 
 
 class Credential(Struct, frozen=True, kw_only=True):
-    """A user and an app. `admin` may look at other extensions; `permissions` are those of user and app."""
+    """A user and an app; several users of one app share its id and secret, and each has its own JWT.
+
+    `admin` may look at other extensions; `permissions` are those of user and app.
+    """
 
     client_id: str = "simulated-client"
     client_secret: str = "simulated-secret"  # noqa: S105 (it is printed for whoever uses the fake)
@@ -32,6 +35,11 @@ class Credential(Struct, frozen=True, kw_only=True):
     extension_id: str | None = None  # None: the scenario's first extension
     admin: bool = True
     permissions: frozenset[str] = ALL_PERMISSIONS
+
+    @property
+    def user(self) -> str:
+        """Whose requests the rate limits count together: a user's with an app."""
+        return self.client_id if self.extension_id is None else f"{self.client_id}/{self.extension_id}"
 
 
 class Session(Struct, kw_only=True):
@@ -58,34 +66,31 @@ class Tokens:
         refresh: bool = False,
         sessions_max: int = SESSIONS_MAX,
     ) -> None:
-        self._credentials = {credential.client_id: credential for credential in credentials}
+        self.credentials = list(credentials)
         self._ttl = timedelta(seconds=ttl_s)
         self._refresh = refresh
         self._sessions_max = sessions_max
         self._sessions: list[Session] = []  # oldest first
         self._count = count(1)
 
-    @property
-    def credentials(self) -> list[Credential]:
-        return list(self._credentials.values())
-
     def client(self, authorization: str | None) -> Credential:
-        """The credential whose client id and secret the request shows."""
-        client_id, secret = basic(authorization)
-        credential = self._credentials.get(client_id)
-        if credential is None or credential.client_secret != secret:
-            raise oauth_refusal("invalid_client", "OAU-153", "Invalid client: ")
-        return credential
+        """A credential of the app whose id and secret the request shows."""
+        app = basic(authorization)
+        for credential in self.credentials:
+            if (credential.client_id, credential.client_secret) == app:
+                return credential
+        raise oauth_refusal("invalid_client", "OAU-153", "Invalid client: ")
 
-    def exchange(self, credential: Credential, form: Mapping[str, str], now: datetime) -> Session:
-        """A token for a JWT or a refresh token."""
+    def exchange(self, app: Credential, form: Mapping[str, str], now: datetime) -> Session:
+        """A token for a JWT or a refresh token of one of the app's users."""
         grant = form.get("grant_type", "")
         if grant == JWT_GRANT:
-            if form.get("assertion") != credential.jwt:
-                raise oauth_refusal("invalid_grant", "OAU-251", "JWT is not valid")
-            return self._open(credential, now)
+            for credential in self.credentials:
+                if credential.client_id == app.client_id and credential.jwt == form.get("assertion"):
+                    return self._open(credential, now)
+            raise oauth_refusal("invalid_grant", "OAU-251", "JWT is not valid")
         if grant == "refresh_token":
-            return self._renew(credential, form.get("refresh_token", ""), now)
+            return self._renew(app, form.get("refresh_token", ""), now)
         raise oauth_refusal("unsupported_grant_type", "OAU-250", "Unsupported grant type")
 
     def holder(self, authorization: str | None, now: datetime) -> Credential:
@@ -151,9 +156,9 @@ class Tokens:
         session.refresh_token = _opaque("refresh", number) if self._refresh else None
         session.refresh_until = now + REFRESH_TTL
 
-    def _renew(self, credential: Credential, token: str, now: datetime) -> Session:
+    def _renew(self, app: Credential, token: str, now: datetime) -> Session:
         for session in self._sessions:
-            if session.credential is not credential:
+            if session.credential.client_id != app.client_id:
                 continue
             if token == session.refresh_token and now < session.refresh_until:
                 session.used_refresh = {token: now}
