@@ -826,3 +826,43 @@ async def test_one_sinks_trouble_is_its_own(bench: Bench) -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
+
+
+@pytest.mark.parametrize("answer", [DOWN, Rejected("413"), "expired", "hangs"])
+async def test_a_stop_while_the_disk_is_full_keeps_no_claim(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, answer: Outcome | str
+) -> None:
+    """Stopped at once while the disk takes no outcome: the delivery is free for the next deliverer, and so its call."""
+    full = True
+
+    def refusing(works: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        async def settle(*given: Any, **named: Any) -> None:
+            if full:
+                raise OutboxUnavailable("full")
+            await works(*given, **named)
+
+        return settle
+
+    async def hang(_: Delivery) -> Outcome:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    for way in ("again", "dead", "expire"):
+        monkeypatch.setattr(bench.outbox, way, refusing(getattr(bench.outbox, way)))
+    if answer == "expired":
+        await bench.outbox.record(None, change(event("a")))
+        await bench.clock.turn(61)
+    bench.far.answer = hang if isinstance(answer, str) else answer
+    await bench.start(shutdown_s=None)
+    await bench.record(event("a"), event("a", "call.ended", 2))
+    assert bench.task is not None
+    for _ in range(2):
+        bench.task.cancel()
+        await bench.clock.settle()
+    assert bench.task.done()
+    full = False
+    bench.far.answer = Delivered()
+    await bench.start()
+    await bench.clock.turn(40)
+    assert bench.far.sent[-1][1:3] == ("a", "call.ended")
+    assert await bench.owed() == 0

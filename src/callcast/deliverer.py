@@ -285,6 +285,14 @@ class Deliverer:
         self._senders.add(self._start(work))
 
     async def _attempt(self, delivery: Delivery) -> None:
+        """Whatever ends it before its outcome is stored, a reload in the middle too: the delivery is free again."""
+        try:
+            await self._try(delivery)
+        except BaseException:
+            await self._outbox.release(delivery)
+            raise
+
+    async def _try(self, delivery: Delivery) -> None:
         expires_at = self._policy.expires_at(delivery.owed_since, live=delivery.live)
         began_s = self._clock.monotonic()
         delivery = replace(delivery, expires_at=expires_at)
@@ -314,9 +322,6 @@ class Deliverer:
             if not limit.expired():
                 raise
             return Retry("timeout", f"no answer within {self._timeout_s:g} s")
-        except asyncio.CancelledError:
-            await self._outbox.release(delivery)
-            raise
 
     def _judge(self, delivery: Delivery, outcome: Outcome) -> Outcome:
         """A no that may be our own fault is a no only once another call's event was taken."""
@@ -334,10 +339,10 @@ class Deliverer:
             self._metrics.event_replayed(self.name)
         else:
             self._metrics.event_delivered(self.name, (now - delivery.recorded_at).total_seconds())
-        if was_failing:
-            await self._recovered("delivered")
         self._taken.append(Taken(delivery, took_s))
         self._took.set()
+        if was_failing:
+            await self._recovered("delivered")
 
     async def _settle(self) -> None:
         """The far side's yes goes to the disk while the next are sent, all that has come meanwhile together."""
@@ -356,9 +361,11 @@ class Deliverer:
             return
         try:
             await self._outbox.done(left)
-        except OutboxUnavailable:
+        except BaseException as error:
             for one in left:
                 await self._outbox.release(one.delivery)
+            if not isinstance(error, OutboxUnavailable):
+                raise
 
     async def _again(self, delivery: Delivery, retry: Retry, expires_at: datetime, took_s: float) -> None:
         now = self._clock.now()
