@@ -35,6 +35,10 @@ class Settings(TlsSettings):
         default=60.0, ge=0, le=24 * 3600, description="an ended call's retained topic goes after this long"
     )
 
+    retain: bool = Field(
+        default=True, description="false: no retained topics and no will, for brokers that refuse them"
+    )
+
     @field_validator("url")
     @classmethod
     def _url_is_safe(cls, text: str, info: ValidationInfo) -> str:
@@ -66,7 +70,9 @@ class Settings(TlsSettings):
 
         sink = MqttSink(self, place)
         async with asyncio.TaskGroup() as tasks:
-            work = [tasks.create_task(sink.follow_board()), tasks.create_task(sink.stay_connected())]
+            work = [tasks.create_task(sink.stay_connected())]
+            if self.retain:
+                work.append(tasks.create_task(sink.follow_board()))
             try:
                 yield sink
             finally:
@@ -81,7 +87,7 @@ class Settings(TlsSettings):
         return claims
 
     async def probe(self, request: ProbeRequest, /) -> ProbeResult:
-        """Logs in, and leaves again."""
+        """Logs in with a will, and leaves again; with `send` it publishes what the sink would."""
         from callcast.sinks.mqtt.way_in import probe
 
         return await probe(self, request)

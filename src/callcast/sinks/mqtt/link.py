@@ -24,6 +24,8 @@ from callcast.sinks.mqtt.packed import Packed
 from callcast.sinks.mqtt.ride import Ride
 from callcast.sinks.tls import tls_fault
 
+RETAIN_NOT_SUPPORTED = 0x9A
+QOS_NOT_SUPPORTED = 0x9B
 PACKET_TOO_LARGE = 0x95
 TAKEN_OVER = 0x8E
 _FIRST_FAILURE = 0x80
@@ -50,6 +52,7 @@ class Trouble(Struct, frozen=True):
 Answer = Trouble | None  # None is the good one
 LOST = Trouble("disconnected", "the connection was lost")
 _OVERDUE = Trouble("timeout", "the broker did not acknowledge in time")
+_NO_QOS_1 = Trouble("qos_not_supported", "the broker takes no QoS 1", QOS_NOT_SUPPORTED)
 
 
 class Access(Struct, frozen=True, kw_only=True):
@@ -91,6 +94,7 @@ class Link:
         self.over = asyncio.Event()  # then `trouble` says why
         self.gone = asyncio.Event()  # nothing is left open
         self.trouble = LOST
+        self.takes_retained = True  # as far as the broker says, once `opened`; MQTT 3.1.1 has no word for it
         self.abandoned = False
         _listen(self._client, self)
         self._ride = Ride(
@@ -171,6 +175,11 @@ class Link:
             min(self._in_flight_max, getattr(properties, "ReceiveMaximum", self._in_flight_max))
         )
         self._packet_bytes_max = getattr(properties, "MaximumPacketSize", math.inf)
+        self.takes_retained = getattr(properties, "RetainAvailable", 1) != 0
+        if getattr(properties, "MaximumQoS", 2) == 0:
+            self.trouble = _NO_QOS_1
+            self._loop.call_soon(self.give_up, _NO_QOS_1)
+            return
         self.opened.set()
 
     def acknowledged(self, mid: int, code: int) -> None:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 from contextlib import suppress
 
-from msgspec import json
+from msgspec import json, structs
 
 from callcast.core.board import Turn
 from callcast.core.model import CallEvent
@@ -16,6 +16,7 @@ from callcast.sinks.mqtt import Settings
 from callcast.sinks.mqtt.link import LOST, PACKET_TOO_LARGE, TAKEN_OVER, Answer, Link, Message, Trouble
 from callcast.sinks.mqtt.own import OwnTopics, UnreadableError
 from callcast.sinks.mqtt.packed import Packed, correlation, expiry, user_properties
+from callcast.sinks.mqtt.retain_support import Greeting, RetainSupport
 from callcast.sinks.mqtt.retained import Retained, Topics
 from callcast.sinks.mqtt.way_in import way_in
 
@@ -31,6 +32,10 @@ _EVENT_TYPE = "application/cloudevents+json; charset=utf-8"
 _OF_STATE = Packed("application/json")
 _SAME_ID = "another client uses this client_id: give each its own"
 _MAYBE_SAME_ID = "the broker closes the connection again and again: perhaps another client uses this client_id"
+_NO_STATE = (
+    "the broker takes no retained messages, so it gets events without state and without a will: "
+    "allow retained messages in the broker, or set retain = false"
+)
 _OFFLINE = b'{"state":"offline"}'
 
 
@@ -46,6 +51,7 @@ class MqttSink:
         self._client_id = settings.client_id or f"callcast-{place.installation}-{place.name}"
         will = self._state_message(self._topics.status, _OFFLINE)
         self._access = way_in(settings, self._client_id, will, in_flight_max=settings.concurrency + _STATE_AT_ONCE)
+        self._retaining = RetainSupport(wanted=settings.retain)
         self._link: Link | None = None
         self._trouble = Trouble("disconnected", "not connected yet")
         self._tried = asyncio.Event()
@@ -105,7 +111,11 @@ class MqttSink:
         failures = 0
         while True:
             began_s = self._place.clock.monotonic()
-            self._trouble = await self._one_connection(again=failures > 0)
+            outcome, trouble = await self._one_connection(again=failures > 0)
+            if self._retaining.learn(outcome, trouble):
+                continue
+            self._trouble = trouble
+            self._tried.set()
             steady = self._place.clock.monotonic() - began_s >= _STEADY_S
             failures = 1 if steady else failures + 1
             self._tell(failures)
@@ -123,26 +133,35 @@ class MqttSink:
         elif failures == 1:
             self._place.log("mqtt_connection_lost", reason=trouble.reason, detail=trouble.detail)
 
-    async def _one_connection(self, *, again: bool) -> Trouble:
-        """From the first packet to the last; returns why it is over."""
-        link = Link(self._access)
+    async def _one_connection(self, *, again: bool) -> tuple[Greeting, Trouble]:
+        """From the first packet to the last. Returns how far it came, and why it is over."""
+        retaining = self._retaining.try_next
+        link = Link(self._access if retaining else structs.replace(self._access, will=None))
+        outcome = Greeting.FAILED
         try:
             async with asyncio.timeout(self._timeout_s):
                 await link.opened.wait()
-                own = None if link.over.is_set() else await self._greet(link)
-            if own is not None:
-                self._link = link
-                self._tried.set()
-                if again:
-                    self._back.set()
-                await self._mirror_while_up(link, own)
+                retaining = retaining and link.takes_retained
+                own = await self._greet(link) if retaining and not link.over.is_set() else None
+            if not link.over.is_set():
+                outcome = Greeting.RETAINING if retaining else Greeting.EVENTS_ONLY
+                if self._retaining.settles(outcome, said=not link.takes_retained):
+                    await self._stay(link, own, again=again)
         except TimeoutError:
             link.give_up(Trouble("timeout", "the broker did not answer in time"))
         finally:
             self._link = None
-            self._tried.set()
-            await self._leave(link)
-        return link.trouble
+            await self._leave(link, retaining=retaining)
+        return outcome, link.trouble
+
+    async def _stay(self, link: Link, own: OwnTopics | None, *, again: bool) -> None:
+        self._link = link
+        self._tried.set()
+        if again:
+            self._back.set()
+        if self._retaining.to_announce():
+            self._place.log("mqtt_state_left_out", hint=_NO_STATE)
+        await self._work_while_up(link, own)
 
     async def _greet(self, link: Link) -> OwnTopics:
         """Ask what the broker still remembers, then say that we are here; in this order on the wire."""
@@ -160,20 +179,24 @@ class MqttSink:
             self._place.log("mqtt_state_refused", topic=self._topics.status, detail=refusal.detail)
         return own
 
-    async def _mirror_while_up(self, link: Link, own: OwnTopics) -> None:
+    async def _work_while_up(self, link: Link, own: OwnTopics | None) -> None:
         async with asyncio.TaskGroup() as tasks:
-            work = [tasks.create_task(self._tell_state(link)), tasks.create_task(self._sweep(link, own))]
+            if own is not None:
+                work = [tasks.create_task(self._tell_state(link)), tasks.create_task(self._sweep(link, own))]
+            else:
+                work = [tasks.create_task(self._drop_state())]
             await link.over.wait()
             for task in work:
                 task.cancel()
 
-    async def _leave(self, link: Link) -> None:
+    async def _leave(self, link: Link, *, retaining: bool) -> None:
         if not link.opened.is_set():
             link.give_up(link.trouble)
             return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_GOODBYE_S):
-                await link.publish(self._state_message(self._topics.status, _OFFLINE))
+        if retaining:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_GOODBYE_S):
+                    await link.publish(self._state_message(self._topics.status, _OFFLINE))
         link.give_up(link.trouble)
         with suppress(TimeoutError):
             async with asyncio.timeout(_GOODBYE_S):
@@ -218,6 +241,13 @@ class MqttSink:
             await self._dirty.wait()
             self._dirty.clear()
             await self._publish_state(link, self._retained.take_dirty())
+
+    async def _drop_state(self) -> None:
+        """A broker without retained messages is never sent what waits; so it must not pile up."""
+        while True:
+            self._retained.take_dirty()
+            self._dirty.clear()
+            await self._dirty.wait()
 
     async def _publish_state(self, link: Link, state: Mapping[str, bytes]) -> None:
         """A few at a time, each topic once: so the order of a topic's messages is kept."""
