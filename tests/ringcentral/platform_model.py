@@ -2,20 +2,32 @@
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 from callcast.core.clock import Clock
 
 
 class PlatformModel:
-    """A sliding window for all programs together, and a penalty that every request during it starts again."""
+    """Sliding windows for all programs together, and a penalty that every request during it starts again.
 
-    def __init__(self, clock: Clock, *, limit: int = 10, window_s: float = 60.0, penalty_s: float = 60.0) -> None:
+    more: further windows, limit and seconds; the answers announce one window after another.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        limit: int = 10,
+        window_s: float = 60.0,
+        penalty_s: float = 60.0,
+        more: Sequence[tuple[int, float]] = (),
+    ) -> None:
         self.clock = clock
         self.limit = limit
         self.window_s = window_s
         self.penalty_s = penalty_s
+        self.more = more
         self.arrived: list[float] = []  # of ours
         self.refused: list[float] = []  # of ours
         self.refused_others = 0
@@ -43,20 +55,30 @@ class PlatformModel:
         self._penalty_until = self.clock.monotonic() + self.penalty_s
 
     def _count(self, now: float) -> bool:
-        while self._counted and self._counted[0] <= now - self.window_s:
+        windows = self._windows()
+        while self._counted and self._counted[0] <= now - max(window_s for _, window_s in windows):
             self._counted.popleft()
-        if now < self._penalty_until or len(self._counted) >= self.limit:
+        if now < self._penalty_until or any(self._used(window_s) >= limit for limit, window_s in windows):
             self._penalty_until = now + self.penalty_s
             return False
         self._counted.append(now)
         return True
 
+    def _windows(self) -> list[tuple[int, float]]:
+        return [(self.limit, self.window_s), *self.more]
+
+    def _used(self, window_s: float) -> int:
+        now = self.clock.monotonic()
+        return sum(at > now - window_s for at in self._counted)
+
     def _headers(self) -> dict[str, str]:
+        windows = self._windows()
+        limit, window_s = windows[len(self.arrived) % len(windows)]
         return {
             "X-Rate-Limit-Group": "heavy",
-            "X-Rate-Limit-Limit": str(self.limit),
-            "X-Rate-Limit-Remaining": str(self.limit - len(self._counted)),
-            "X-Rate-Limit-Window": str(math.ceil(self.window_s)),
+            "X-Rate-Limit-Limit": str(limit),
+            "X-Rate-Limit-Remaining": str(limit - self._used(window_s)),
+            "X-Rate-Limit-Window": str(math.ceil(window_s)),
         }
 
 

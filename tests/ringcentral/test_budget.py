@@ -104,7 +104,7 @@ async def test_a_late_poll_does_not_shift_the_grid(asker: Asker, clock: TurnedCl
 
 async def test_polls_that_would_lie_within_a_moment_go_together(clock: TurnedClock) -> None:
     """At a hundred a second a poller need not wake up for each: two go at once, and never more than are due."""
-    asker = Asker(make_budget(clock, per_minute=6000, headroom=1.0), clock)
+    asker = Asker(make_budget(clock, per_minute=7500), clock)
     asker.ask("first")
     await clock.turn(1)
     for number in range(30):
@@ -127,8 +127,10 @@ async def test_missed_turns_are_not_made_up_for_in_a_burst(asker: Asker, clock: 
     assert min(gaps) >= 0.9 * 7.5
 
 
-async def test_the_call_log_has_its_reserve(asker: Asker, clock: TurnedClock) -> None:
+@pytest.mark.parametrize("headroom", [0.8, 0.9, 1.0])
+async def test_the_call_log_has_its_reserve(clock: TurnedClock, headroom: float) -> None:
     """Under full polling the call log gets two of ten, at once and in order, the third when they have left."""
+    asker = Asker(make_budget(clock, headroom=headroom), clock)
     for i in range(40):
         asker.ask(f"poll {i}")
     await clock.turn(76)
@@ -139,6 +141,54 @@ async def test_the_call_log_has_its_reserve(asker: Asker, clock: TurnedClock) ->
     assert log == [(76, "log 0"), (76, "log 1"), (137, "log 2"), (137, "log 3")]
     polls = [name for _, name in asker.passed if name.startswith("poll")]
     assert len(polls) >= 0.95 * 32
+
+
+@pytest.mark.parametrize("limit", [2, 3, 4, 5])
+async def test_of_a_small_window_one_place_stays_free_for_the_call_log(clock: TurnedClock, limit: int) -> None:
+    """A call that vanished is asked about at once, however small the limit and whatever `headroom` says."""
+    budget = make_budget(clock, per_minute=limit, headroom=1.0)
+    asker = Asker(budget, clock)
+    for i in range(20):
+        asker.ask(f"poll {i}")
+    await clock.turn(300 + budget.spacing_s() / 2)
+    asked_at = clock.monotonic()
+    asker.ask("log", "call_log")
+    await clock.turn(2)
+    assert asker.passed[-1] == (asked_at, "log")
+
+
+async def test_a_window_that_is_not_announced_any_more_is_forgotten(asker: Asker, clock: TurnedClock) -> None:
+    """A limit that the platform has lifted slows the pace for two hours, and no longer."""
+    asker.ask("a", headers={**HEADERS, "X-Rate-Limit-Limit": "2", "X-Rate-Limit-Window": "600"})
+    await clock.turn(3600)
+    asker.ask("b", headers=HEADERS)
+    await clock.turn(3600)
+    assert asker.budget.spacing_s() == 600
+    asker.ask("c", headers=HEADERS)
+    await clock.turn(60)
+    assert asker.budget.spacing_s() == 7.5
+
+
+async def test_of_very_many_windows_the_latest_count(asker: Asker, clock: TurnedClock) -> None:
+    """What an answer says can fill no memory."""
+    for i in range(60):
+        asker.ask(str(i), "page", headers={**HEADERS, "X-Rate-Limit-Window": str(i + 1)})
+        await clock.turn(60)
+    assert len(asker.budget.dump()) < 500
+    assert len(asker.passed) == 60
+
+
+async def test_a_configured_limit_holds_until_the_platform_announces_one(clock: TurnedClock) -> None:
+    """Also over a restart: a changed heavy_per_minute counts where nothing is announced."""
+    asker = Asker(make_budget(clock), clock)
+    asker.ask("a")
+    await clock.turn(61)
+    assert make_budget(clock, per_minute=100, kept=asker.budget.dump()).spacing_s() == 0.75
+    asker.ask("b", headers={"X-Rate-Limit-Limit": "1200", "X-Rate-Limit-Window": "3600"})
+    await clock.settle()
+    again = make_budget(clock, per_minute=10, kept=asker.budget.dump())
+    assert asker.budget.spacing_s() == again.spacing_s() == 3600 / (1200 * 0.8)
+    assert (again.limit, again.per_minute) == (1200, 20)
 
 
 async def test_at_first_a_place_is_left_to_others(clock: TurnedClock) -> None:
@@ -447,7 +497,7 @@ async def test_other_programs_are_felt_and_forgotten(asker: Asker, clock: Turned
     """Remaining is lower than our own use explains: the pace gives way, and recovers within minutes."""
     asker.ask("a", headers={**HEADERS, "X-Rate-Limit-Remaining": "5"})
     await clock.settle()
-    assert asker.budget.spacing_s() == 60 / (0.8 * (10 - 4 - 2))
+    assert asker.budget.spacing_s() == 60 / (10 - 4 - 2 - 1)
     await clock.turn(181)
     asker.ask("b", headers={**HEADERS, "X-Rate-Limit-Remaining": "9"})
     await clock.settle()

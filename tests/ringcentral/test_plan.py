@@ -2,6 +2,7 @@
 
 import pytest
 
+from callcast.ringcentral.allowance import Allowance
 from callcast.ringcentral.settings import Plan, SourceSettings, plan, remedy
 
 
@@ -44,6 +45,16 @@ def test_an_interval_is_slowed_down_by_the_budget() -> None:
     assert plan("acme", source(poll_interval_s=0.1, heavy_per_minute=1000, headroom=1)).cycle_s == pytest.approx(0.1)
 
 
+def test_one_place_in_five_is_never_planned_for_polls() -> None:
+    """Whatever `headroom` says; of a small limit it is one place at least. The plan says what the budget will do."""
+    for limit in (1, 2, 3, 5, 10, 100):
+        planned = plan("acme", source(headroom=1.0, heavy_per_minute=limit))
+        budget = Allowance(per_minute=limit, headroom=1.0, now=0.0)
+        assert planned.cycle_s == pytest.approx(budget.spacing_s)
+        assert planned.requests_per_minute <= 0.8 * limit + 1e-9
+        assert limit == 1 or planned.requests_per_minute <= limit - 1 + 1e-9
+
+
 def test_the_remedy_fits_the_cause() -> None:
     """Too many extensions, too slow a wish, too small a budget: each is told by the key that causes it."""
     key, fix = remedy(source(40))
@@ -51,6 +62,8 @@ def test_the_remedy_fits_the_cause() -> None:
     assert 'watch = "account"' in fix
     assert "over 4 credentials" in fix
     assert "at most 13" in fix
+    assert "headroom" in remedy(source(heavy_per_minute=0.5, headroom=0.5))[1]
+    assert "headroom" not in remedy(source(heavy_per_minute=0.5))[1]
     assert remedy(source(poll_interval_s=101))[0] == "poll_interval_s"
     assert remedy(source(heavy_per_minute=0.5))[0] == "heavy_per_minute"
     assert remedy(source(watch="account", heavy_per_minute=0.5))[0] == "heavy_per_minute"

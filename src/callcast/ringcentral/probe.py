@@ -16,6 +16,7 @@ from callcast.core.clock import Clock
 from callcast.core.probe import ProbeResult, Verdict
 from callcast.core.upstream import LookFailed
 from callcast.ringcentral import skew
+from callcast.ringcentral.allowance import assumed, polls
 from callcast.ringcentral.budget import Budget
 from callcast.ringcentral.client import API, AUTH_PER_MINUTE, LIVE_LIST
 from callcast.ringcentral.exchange import Exchange
@@ -152,7 +153,8 @@ class _Platform:
         """Half of the limit stays free for a service that may be running; untold, what polling leaves must do."""
         if self._heavy.announced:
             return self._heavy.remaining > self._heavy.limit / 2
-        return asked < math.floor(self._settings.heavy_per_minute * (1 - self._settings.headroom) + 1e-9)
+        limit, _ = assumed(self._settings.heavy_per_minute)
+        return asked < math.floor(limit - polls(limit, self._settings.headroom) + 1e-9)
 
     @staticmethod
     def _granted(asked: Sequence[str | None], count: int) -> str:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from pydantic_core import PydanticCustomError
 
 from callcast.loopback import is_loopback
+from callcast.ringcentral.allowance import POLLING_MAX, assumed, polls
 from callcast.secret import Secret
 
 # A record stays in the list for at least 120 s after its end; a longer gap between two looks can miss a call.
@@ -101,7 +102,11 @@ class SourceSettings(BaseModel):
         description="requests a minute that RingCentral allows, until its own headers say otherwise",
     )
     headroom: float = Field(
-        0.8, gt=0, le=1, allow_inf_nan=False, description="share of that budget that polling may use"
+        0.8,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="share of that budget that polling may use; one place in five stays free for the call log",
     )
     accept_blind_spots: bool = Field(False, description="true: run even where the polling plan can miss calls")
     settle_s: Seconds = Field(30, description="a provisional result counts after this long")
@@ -178,7 +183,7 @@ def remedy(settings: SourceSettings) -> tuple[str, str]:
         return "poll_interval_s", f'set it to {CYCLE_MAX_S} or less, or to "auto"'
     most = math.floor(CYCLE_MAX_S / _spacing_s(settings) + 1e-9)
     if settings.watch == "account" or most == 0:
-        return "heavy_per_minute", "raise it, or headroom"
+        return "heavy_per_minute", "raise it" if settings.headroom >= POLLING_MAX else "raise it, or headroom"
     sources = math.ceil(len(settings.extensions) / most)
     fix = (
         f'set watch = "account" (one request sees every extension), or spread them over {sources} credentials, '
@@ -188,4 +193,5 @@ def remedy(settings: SourceSettings) -> tuple[str, str]:
 
 
 def _spacing_s(settings: SourceSettings) -> float:
-    return 60 / (settings.heavy_per_minute * settings.headroom)
+    limit, window_s = assumed(settings.heavy_per_minute)
+    return window_s / polls(limit, settings.headroom)
