@@ -96,6 +96,7 @@ class Service:
             view=self._view(self._settings),
             version=__version__,
             token=service.http_token.reveal(),
+            hosts=service.http_hosts,
         )
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
@@ -220,8 +221,8 @@ class Service:
         return sink, self._hash_key if sink.numbers == "hash" else b""
 
     def _show(self, settings: Settings) -> None:
-        view = self._view(settings)
-        self.admin.change(token=settings.service.http_token.reveal(), wire=view.wire, names=view.names)
+        view, service = self._view(settings), settings.service
+        self.admin.change(token=service.http_token.reveal(), hosts=service.http_hosts, wire=view.wire, names=view.names)
 
     def _view(self, settings: Settings) -> View:
         numbers = settings.service.numbers

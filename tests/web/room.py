@@ -148,6 +148,7 @@ async def room(
     host: str = "127.0.0.1",
     port: int = 0,
     token: str = "",
+    hosts: Sequence[str] = (),
     numbers: Any = "last4",
     names: dict[str, str] | None = None,
     version: str = "1.2.3",
@@ -170,6 +171,7 @@ async def room(
         view=view,
         version=version,
         token=token,
+        hosts=hosts,
     )
     async with serving as made.admin:
         running = asyncio.create_task(feed.run())

@@ -318,16 +318,44 @@ async def test_a_large_body_is_refused(here: Room, client: aiohttp.ClientSession
 async def test_a_foreign_host_header_is_misdirected(
     here: Room, client: aiohttp.ClientSession, host: str, status: int
 ) -> None:
-    """A name that somebody else points at this machine gets nothing, on any path."""
-    for path in ("/", "/healthz", "/api/calls", "/nothing"):
+    """A name that somebody else points at this machine gets nothing, on any path but those of probes."""
+    for path in ("/", "/metrics", "/api/calls", "/nothing", "/healthz/", "/healthz/../api/calls"):
         found, _ = await get(client, here.url + path, headers={"Host": host})
-        assert found == (404 if path == "/nothing" and status == 200 else status)
+        assert found == (404 if path in ("/nothing", "/healthz/") and status == 200 else status)
+    for path in ("/healthz", "/readyz"):
+        assert (await get(client, here.url + path, headers={"Host": host}))[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+@pytest.mark.parametrize("token", ["", TOKEN])
+async def test_probes_need_no_host(path: str, token: str) -> None:
+    """Load balancers ask by HTTP/1.0 without a Host header, others by an address or with an empty one."""
+    async with room(token=token) as made:
+        for rest in ("HTTP/1.0\r\n", "HTTP/1.0\r\nHost: \r\n", "HTTP/1.1\r\nHost: \r\n"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(made.url.rpartition(":")[2]))
+            writer.write(f"GET {path} {rest}Connection: close\r\n\r\n".encode())
+            answer = await asyncio.wait_for(reader.read(), 10)
+            writer.close()
+            assert answer.split(b" ")[1] == b"200", (rest, answer)
+
+
+async def test_further_hosts_are_answered(client: aiohttp.ClientSession) -> None:
+    """Behind a reverse proxy that keeps the name, without a token; a reload changes them."""
+    async with room(hosts=["Board.example.com", "2001:db8::7"]) as made:
+        url = made.url + "/api/calls"
+        for host in ("board.example.com", "BOARD.example.com:8443", "[2001:db8::7]:80", "localhost"):
+            assert (await get(client, url, headers={"Host": host}))[0] == 200
+        assert (await get(client, url, headers={"Host": "evil.board.example.com"}))[0] == 421
+        assert made.admin is not None
+        made.admin.change(token="", hosts=["other.example.com"], wire=Wire("last4"), names={})
+        assert (await get(client, url, headers={"Host": "other.example.com"}))[0] == 200
+        assert (await get(client, url, headers={"Host": "board.example.com"}))[0] == 421
 
 
 async def test_listening_everywhere_answers_to_every_address(client: aiohttp.ClientSession) -> None:
     """On the wildcard address each IP address is the listen address; a foreign name still is not."""
     async with room(host="0.0.0.0") as made:
-        url = f"http://127.0.0.1:{made.url.rpartition(':')[2]}/healthz"
+        url = f"http://127.0.0.1:{made.url.rpartition(':')[2]}/metrics"
         assert (await get(client, url, headers={"Host": "192.0.2.7:9469"}))[0] == 200
         assert (await get(client, url, headers={"Host": "evil.example.com"}))[0] == 421
 
@@ -422,7 +450,7 @@ class TestToken:
         """After a reload with another token the old one, also as a cookie, opens nothing."""
         await get(client, f"{guarded.url}/?token={TOKEN}")
         assert guarded.admin is not None
-        guarded.admin.change(token="another", wire=Wire(), names={})
+        guarded.admin.change(token="another", hosts=(), wire=Wire(), names={})
         assert (await get(client, guarded.url + "/api/calls"))[0] == 401
         headers = {"Authorization": "Bearer another"}
         assert (await get(client, guarded.url + "/api/calls", headers=headers))[0] == 200
@@ -435,7 +463,7 @@ async def test_a_reload_may_change_what_is_shown(here: Room, client: aiohttp.Cli
         stream = Stream(answer)
         assert (await stream.next("board"))["data"]["calls"][0]["from"]["number"] == "***6662"
         assert here.admin is not None
-        here.admin.change(token="", wire=Wire("drop"), names={"101": "Front desk"})
+        here.admin.change(token="", hosts=(), wire=Wire("drop"), names={"101": "Front desk"})
         changed = (await stream.next("board"))["data"]
         assert (changed["whole"], changed["calls"][0]["from"]["number"]) == (True, None)
         assert changed["calls"][0]["extension_name"] == "Front desk"

@@ -1,6 +1,8 @@
 """`[service]`: where callcast keeps things, where it listens, how it logs."""
 
 import re
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, available_timezones
@@ -57,6 +59,19 @@ def _listen(text: str, info: ValidationInfo) -> str:
     return text
 
 
+_HOST_NAME = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*"
+_HOST_SCHEMA = {"pattern": rf"^({_HOST_NAME}|[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)$"}
+
+
+def _host(text: str) -> str:
+    """A name or an address, as a Host header has it without its port."""
+    with suppress(ValueError):
+        return str(ip_address(text))
+    if not re.fullmatch(_HOST_NAME, text):
+        raise ValueError('expected a host name without scheme, port and path, such as "callcast.example.com"')
+    return text
+
+
 class ServiceSettings(BaseModel):
     """The service itself: where it keeps things, where it listens, how it logs."""
 
@@ -78,6 +93,9 @@ class ServiceSettings(BaseModel):
     http_open: bool = Field(False, description="true: listen beyond loopback without a token")
     http_listen: Annotated[str, BeforeValidator(_host_too), AfterValidator(_listen)] = Field(
         "127.0.0.1:9469", description="host and port of the page, the metrics and the API"
+    )
+    http_hosts: tuple[Annotated[str, AfterValidator(_host), Field(json_schema_extra=_HOST_SCHEMA)], ...] = Field(
+        (), description="further names in the Host header that are answered without a token"
     )
     numbers: Numbers = Field(
         "last4", description="how phone numbers show on the page, in /api and tail: full, last4, hash, drop"

@@ -57,8 +57,8 @@ class Admin:
         self._feed = feed
         self._pages = pages
 
-    def change(self, *, token: str, wire: Wire, names: Mapping[str, str]) -> None:
-        self._guard.token = token
+    def change(self, *, token: str, hosts: Collection[str], wire: Wire, names: Mapping[str, str]) -> None:
+        self._guard.change(token, hosts)
         view = View(wire, names)
         self._pages.view = view
         self._feed.show(view)

@@ -12,7 +12,7 @@ from callcast.loopback import is_loopback
 
 COOKIE = "callcast"
 COOKIE_AGE_S = 180 * 24 * 3600  # a wallboard's browser is opened once and left alone
-OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # for probes: any Host or none, and no token
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -40,19 +40,26 @@ class Guard:
     """Lets a request pass, or answers 401, 415 or 421. `token` empty: nobody is asked for one."""
 
     def __init__(self, listen_host: str, token: str, hosts: Collection[str] = ()) -> None:
-        self.token = token
         self._any_address = _is_wildcard(listen_host)
-        self._hosts = {"localhost", listen_host.lower(), *(host.lower() for host in hosts)}
+        self._own_hosts = {"localhost", listen_host.lower()}
         if self._any_address:
-            self._hosts.add(socket.gethostname().lower())
+            self._own_hosts.add(socket.gethostname().lower())
         elif is_loopback(listen_host):
-            self._hosts |= {"127.0.0.1", "::1"}
+            self._own_hosts |= {"127.0.0.1", "::1"}
+        self.change(token, hosts)
+
+    def change(self, token: str, hosts: Collection[str]) -> None:
+        self.token = token
+        self._hosts = self._own_hosts | {host.lower() for host in hosts}
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """The middleware."""
-        if not self.token and not self._knows_host(request.headers.get(hdrs.HOST, "")):
-            raise web.HTTPMisdirectedRequest(text="421: this service does not answer to that Host\n")
-        if self.token and request.path not in OPEN_PATHS:
+        is_open = request.path in OPEN_PATHS
+        if not self.token and not is_open and not self._knows_host(request.headers.get(hdrs.HOST, "")):
+            raise web.HTTPMisdirectedRequest(
+                text="421: this service does not answer to that Host; service.http_hosts names further ones\n"
+            )
+        if self.token and not is_open:
             if self._brings_token(request):
                 return self._remember(request)
             if not self._may_pass(request):
