@@ -26,7 +26,8 @@ from callcast.core.model import Party
 from callcast.core.sink import Delivered, Outcome, Rejected, Retry, Sink
 from callcast.core.wire import Wire
 from callcast.secret import Secret
-from callcast.sinks.webhook import RESPONSE_BYTES_MAX, Settings, outcome_of
+from callcast.sinks.posting import RESPONSE_BYTES_MAX
+from callcast.sinks.webhook import Settings, outcome_of
 from callcast.testing import RealClock, delivery, event, place
 from tests.clock import TurnedClock
 from tests.sinks.brokers import free_port
@@ -350,31 +351,6 @@ async def test_the_status_stands_when_the_body_never_comes(server: Server) -> No
     server.handler = only_head
     assert await sent(server.url, timeout_s=0.2) == Delivered()
     silence.set()
-
-
-async def test_a_post_is_never_repeated_by_the_library() -> None:
-    """A kept connection that breaks during a request: the deliverer decides, not aiohttp."""
-    requests = []
-
-    async def answer_once_then_hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-            await reader.readexactly(length)
-            requests.append(head)
-            if len(requests) != 1:
-                break
-            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-        writer.close()
-
-    listener = await asyncio.start_server(answer_once_then_hang_up, "127.0.0.1", 0)
-    port = listener.sockets[0].getsockname()[1]
-    async with listener, opened(f"http://127.0.0.1:{port}/") as sink:
-        assert await sink.send(delivery()) == Delivered()
-        outcome = await sink.send(delivery(1))
-        assert isinstance(outcome, Retry)
-        assert outcome.reason == "disconnected"
-    assert len(requests) == 2
 
 
 async def test_a_connection_that_was_closed_meanwhile_costs_nothing() -> None:

@@ -10,7 +10,7 @@ import re
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -29,10 +29,10 @@ from callcast.loopback import is_loopback
 from callcast.secret import Secret
 from callcast.sinks import Lax
 from callcast.sinks.handshake import NotReached, remedy, shake_hands
+from callcast.sinks.posting import Client, open_client
 from callcast.sinks.tls import TlsSettings, tls_fault
 
 RETRY_AFTER_MAX_S = 3600.0
-RESPONSE_BYTES_MAX = 64 * 1024
 CHECK_TYPE = "callcast.check"
 
 _CONTENT_TYPES = {
@@ -127,15 +127,15 @@ class Settings(TlsSettings):
     @asynccontextmanager
     async def open(self, place: Place, /) -> AsyncIterator[Sink]:
         body = place.wire.event if self.format == "cloudevents" else place.wire.standard
-        async with self._session() as session:
-            yield _Webhook(_Poster(self, session, place.clock, place.version), body)
+        async with self._client() as client:
+            yield _Webhook(_Poster(self, client, place.clock, place.version), body)
 
     async def probe(self, request: ProbeRequest, /) -> ProbeResult:
         """Connects, and speaks TLS; with `send` it posts a signed `callcast.check`."""
         if not request.send:
             return await self._reach()
-        async with self._session() as session:
-            poster = _Poster(self, session, request.clock, request.version)
+        async with self._client() as client:
+            poster = _Poster(self, client, request.clock, request.version)
             at = request.clock.wall()
             event_id = f"evt_check{at.timestamp() * 1000:.0f}"
             outcome = await poster.post(event_id, _check(event_id, request.name, at, self.format), attempt=1)
@@ -158,13 +158,12 @@ class Settings(TlsSettings):
             return ProbeResult("failed", f"{what}: {trouble.said}", remedy(trouble.reason, trouble.said))
         return ProbeResult("good", f"{what} is there; whether it takes an event is seen with --send")
 
-    def _session(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self.tls_context(), limit=self.concurrency),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=self.timeout_s),
-            auto_decompress=False,
+    def _client(self) -> AbstractAsyncContextManager[Client]:
+        return open_client(
+            timeout_s=self.timeout_s,
+            connections=self.concurrency,
             headers={name: value.reveal() for name, value in self.headers.items()},
+            ssl=self.tls_context(),
         )
 
 
@@ -178,7 +177,7 @@ class _Webhook:
 
 
 class _Poster:
-    def __init__(self, settings: Settings, session: aiohttp.ClientSession, clock: Clock, version: str) -> None:
+    def __init__(self, settings: Settings, client: Client, clock: Clock, version: str) -> None:
         self._url = URL(settings.url.reveal())
         self._keys = [_key(secret) for secret in settings.secrets]
         self._proxy, self._proxy_headers = _environments_proxy(self._url) if settings.trust_env else (None, None)
@@ -189,26 +188,19 @@ class _Poster:
             "accept-encoding": "identity",
         } | (through_plainly or {})
         self._clock = clock
-        self._session = session
+        self._client = client
         self.where = f"{self._url.scheme}://{self._url.host}"
 
     async def post(self, event_id: str, body: bytes, *, attempt: int) -> Outcome:
+        headers = self._headers(event_id, body, attempt)
         try:
-            # aiohttp repeats idempotent requests on a stale connection by itself, and a POST never.
-            async with self._session.post(
-                self._url,
-                data=body,
-                headers=self._headers(event_id, body, attempt),
-                allow_redirects=False,
-                proxy=self._proxy,
-                proxy_headers=self._proxy_headers,
-            ) as response:
-                outcome = outcome_of(response.status, response.headers.get("retry-after"), self._clock)
-                await _drain(response)
-                return outcome
+            answer = await self._client.post(
+                self._url, body, headers, proxy=self._proxy, proxy_headers=self._proxy_headers
+            )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             reason, what = _trouble(error)
             return Retry(reason, f"{self.where}: {what}")
+        return outcome_of(answer.status, answer.retry_after, self._clock)
 
     def _headers(self, event_id: str, body: bytes, attempt: int) -> Mapping[str, str]:
         at = int(self._clock.wall().timestamp())
@@ -263,22 +255,6 @@ def _remedy(outcome: Retry | Rejected) -> str:
 
 def _signature(key: bytes, signed: bytes) -> str:
     return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
-
-
-async def _drain(response: aiohttp.ClientResponse) -> None:
-    """Read a small answer so that the connection can be used again; break off a large or a broken one.
-
-    The status has said everything by now: trouble with the body changes nothing.
-    """
-    with suppress(aiohttp.ClientError, OSError, TimeoutError):
-        left = RESPONSE_BYTES_MAX
-        async for piece in response.content.iter_any():
-            left -= len(piece)
-            if left < 0:
-                break
-        else:
-            return
-    response.close()
 
 
 def outcome_of(status: int, retry_after: str | None, clock: Clock) -> Outcome:
