@@ -866,3 +866,15 @@ async def test_a_stop_while_the_disk_is_full_keeps_no_claim(
     await bench.clock.turn(40)
     assert bench.far.sent[-1][1:3] == ("a", "call.ended")
     assert await bench.owed() == 0
+
+
+async def test_what_was_answered_is_kept_of_a_success_too(bench: Bench) -> None:
+    """`explain` shows the HTTP status of each attempt, also of the one that delivered."""
+    bench.far.answer = Delivered("answered 202")
+    await bench.start()
+    await bench.record(event("a"))
+    await bench.stop()
+    with open_desk(bench.path) as desk:
+        (call,) = desk.find("a")
+        (told,) = desk.story(call).told
+    assert [(one.word, one.detail) for one in told.attempts] == [("delivered", "answered 202")]

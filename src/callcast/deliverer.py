@@ -306,7 +306,7 @@ class Deliverer:
         self._metrics.delivery_attempted(self.name, failed, took_s)
         match outcome:
             case Delivered():
-                await self._delivered(delivery, took_s)
+                await self._delivered(delivery, outcome, took_s)
             case Retry():
                 await self._again(delivery, outcome, expires_at, took_s)
             case Rejected():
@@ -332,14 +332,14 @@ class Deliverer:
 
     # Settling
 
-    async def _delivered(self, delivery: Delivery, took_s: float) -> None:
+    async def _delivered(self, delivery: Delivery, outcome: Delivered, took_s: float) -> None:
         now, was_failing = self._clock.now(), self._health.failing
         self._health.succeeded(delivery, now)
         if delivery.replayed:
             self._metrics.event_replayed(self.name)
         else:
             self._metrics.event_delivered(self.name, (now - delivery.recorded_at).total_seconds())
-        self._taken.append(Taken(delivery, took_s))
+        self._taken.append(Taken(delivery, took_s, outcome.detail))
         self._took.set()
         if was_failing:
             await self._recovered("delivered")

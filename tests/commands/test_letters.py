@@ -41,7 +41,7 @@ async def folder(tmp_path: Path) -> Path:
         (one,) = await outbox.claim("crm", limit=1)
         await outbox.again(one, at=clock.now(), reason="http_503", detail="answered 503", took_s=0.5)
         (one,) = await outbox.claim("crm", limit=1)
-        await outbox.done([Taken(one, 0.012)])
+        await outbox.done([Taken(one, 0.012, "answered 204")])
         await outbox.record(None, change(event("b", "call.ended", 1), source_event()))
         (one,) = await outbox.claim("crm", limit=1)
         await outbox.dead(one, reason="http_413", detail="answered 413", took_s=0.25)
@@ -274,8 +274,8 @@ def test_explain_tells_the_story(callcast: Callcast, what: str) -> None:
     assert (told["look"]["before"], told["look"]["evidence"]) == ("2026-03-02T09:00:00.000Z", "active_calls")
     (crm,) = told["sinks"]
     assert (crm["sink"], crm["state"]) == ("crm", "delivered")
-    tried = [(one["number"], one["outcome"], one["took_s"]) for one in crm["attempts"]]
-    assert tried == [(1, "http_503", 0.5), (2, "delivered", 0.012)]
+    tried = [(one["number"], one["outcome"], one["detail"], one["took_s"]) for one in crm["attempts"]]
+    assert tried == [(1, "http_503", "answered 503", 0.5), (2, "delivered", "answered 204", 0.012)]
 
 
 def test_explain_says_what_is_owed_and_what_died(callcast: Callcast) -> None:

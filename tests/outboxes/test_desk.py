@@ -162,7 +162,7 @@ async def test_story(tmp_path: Path) -> None:
         (ringing,) = await outbox.claim("crm", limit=1)
         await outbox.again(ringing, at=NINE, reason="503", detail="unavailable", took_s=0.5)
         (ringing,) = await outbox.claim("crm", limit=1)
-        await outbox.done([Taken(ringing, 0.25)])
+        await outbox.done([Taken(ringing, 0.25, "answered 204")])
         await bury(outbox, "a")
         await outbox.record(None, change(event("a", "call.corrected", 3)))
     with open_desk(tmp_path) as desk:
@@ -177,7 +177,7 @@ async def test_story(tmp_path: Path) -> None:
     told = [(one.stored.event.type, one.owed, one.dead) for one in story.told]
     assert told == [("call.ringing", (), ()), ("call.ended", (), ("crm",)), ("call.corrected", ("crm",), ())]
     attempts = [(one.number, one.word, one.detail, one.took_s) for one in story.told[0].attempts]
-    assert attempts == [(1, "503", "unavailable", 0.5), (2, "delivered", "", 0.25)]
+    assert attempts == [(1, "503", "unavailable", 0.5), (2, "delivered", "answered 204", 0.25)]
 
 
 async def test_no_outbox(tmp_path: Path) -> None:

@@ -226,9 +226,11 @@ ANSWERS: Sequence[tuple[int, Outcome]] = [
 
 @pytest.mark.parametrize(("status", "outcome"), ANSWERS)
 async def test_the_status_decides(server: Server, status: int, outcome: Outcome) -> None:
-    """Contract 6's table, over a real connection."""
+    """Contract 6's table, over a real connection; the status is kept for `explain`, also of a success."""
     server.answers(status)
-    assert await sent(server.url) == outcome
+    found = await sent(server.url)
+    assert found == outcome
+    assert found.detail == f"answered {status}"
 
 
 async def test_a_redirect_is_not_followed(server: Server) -> None:

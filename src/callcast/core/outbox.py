@@ -102,10 +102,11 @@ class Stored(Struct, frozen=True, kw_only=True):
 
 
 class Taken(Struct, frozen=True):
-    """A delivery that the far side has, and how long the attempt took."""
+    """A delivery that the far side has, how long the attempt took, and what was answered."""
 
     delivery: Delivery
     took_s: float
+    detail: str = ""
 
 
 class Outbox(Protocol):

@@ -20,8 +20,16 @@ from callcast.core.model import Call, CallEvent, Event
 from callcast.core.wire import Wire
 
 
-class Delivered(Struct, frozen=True):
-    """The far side has the event and said so."""
+class Delivered(Struct, frozen=True, eq=False):
+    """The receiver has the event and said so. `detail`: how it said so, for `explain`; it makes no difference else."""
+
+    detail: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Delivered)
+
+    def __hash__(self) -> int:
+        return hash(Delivered)
 
 
 class Retry(Struct, frozen=True):

@@ -69,7 +69,7 @@ DELETE FROM debts WHERE (sink, seq) IN (
 _ATTEMPTED = """
 INSERT OR REPLACE INTO attempts (sink, seq, n, at, word, detail, took_us)
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-  json_extract(value, '$[3]'), 'delivered', '', json_extract(value, '$[4]') FROM json_each(?)
+  json_extract(value, '$[3]'), 'delivered', json_extract(value, '$[5]'), json_extract(value, '$[4]') FROM json_each(?)
 """
 _TO_THE_FRONT = """
 UPDATE debts SET state = 1 WHERE state = 0 AND (sink, seq) IN (
@@ -452,5 +452,5 @@ def _first_attempt(sink: str, seq: int, event: Event, at: datetime) -> Delivery:
     return Delivery(sink=sink, seq=seq, event=event, attempt=1, recorded_at=at, owed_at=at)
 
 
-def _attempt(taken: Taken, now_us: int) -> tuple[int, int, int]:
-    return taken.delivery.attempt, now_us, round(taken.took_s * 1e6)
+def _attempt(taken: Taken, now_us: int) -> tuple[int, int, int, str]:
+    return taken.delivery.attempt, now_us, round(taken.took_s * 1e6), taken.detail

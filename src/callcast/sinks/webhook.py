@@ -262,7 +262,7 @@ def outcome_of(status: int, retry_after: str | None, clock: Clock) -> Outcome:
     said = f"answered {status}"
     match status:
         case _ if 200 <= status < 300:
-            return Delivered()
+            return Delivered(said)
         case 413 | 415:
             return Rejected(f"http_{status}", said)
         case 400 | 422:
