@@ -111,7 +111,13 @@ def times() -> st.SearchStrategy[datetime]:
     return st.timedeltas(timedelta(0), timedelta(days=1)).map(lambda later: NINE + later)
 
 
-parties = st.builds(Party, number=st.none() | text(), name=st.none() | text(), location=st.none() | text())
+parties = st.builds(
+    Party,
+    number=st.none() | text(),
+    name=st.none() | text(),
+    location=st.none() | text(),
+    extension_id=st.none() | st.just("101"),
+)
 observations = st.builds(
     Observation,
     after=st.none() | times(),
@@ -141,13 +147,22 @@ def call_events(draw: st.DrawFn) -> CallEvent:
         state=state,
         from_party=draw(st.none() | parties),
         to_party=draw(st.none() | parties),
-        queue=draw(st.none() | st.builds(Queue, name=text())),
+        queue=draw(st.none() | st.builds(Queue, name=text(), confirmed=st.booleans())),
         started_at=NINE,
         answered_at=draw(st.none() | times()),
         answered_exact=draw(st.booleans()),
         ended_at=draw(times()) if over else None,
         disposition=draw(st.sampled_from(Disposition)) if over else None,
-        provider=draw(st.builds(Provider, name=text(), record_id=text(), reason=st.none() | text())),
+        provider=draw(
+            st.builds(
+                Provider,
+                name=text(),
+                record_id=text(),
+                session_id=st.none() | text(),
+                action=st.none() | text(),
+                reason=st.none() | text(),
+            )
+        ),
     )
     return CallEvent(
         id=event_id(draw(text())),

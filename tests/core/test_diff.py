@@ -106,6 +106,24 @@ def test_what_merely_goes_away_is_no_update() -> None:
     assert (call.from_party, call.to_party, call.queue) == (CALLER, CALLED, Queue(name="Sales"))
 
 
+def test_what_no_consumer_sees_is_no_event_and_in_no_id() -> None:
+    """That a side is an extension, or that a queue is confirmed, is remembered, without an event."""
+    named = msgspec.structs.replace(CALLED, name="Front desk")
+    ids = []
+    for extension_id, confirmed in ((None, False), ("101", True)):
+        watch = Watch()
+        watch.look(1, sighting(queue=Queue(name="Sales")))
+        to_party = msgspec.structs.replace(CALLED, extension_id=extension_id)
+        queue = Queue(name="Sales", confirmed=confirmed)
+        assert watch.look(2, sighting(to_party=to_party, queue=queue)) == []
+        assert (watch.call().to_party, watch.call().queue) == (to_party, queue)
+        assert watch.look(3, sighting(to_party=named, queue=Queue(name="Sales"))) == ["call.updated"]
+        assert watch.call().to_party == msgspec.structs.replace(named, extension_id=extension_id)
+        assert watch.call().queue == queue
+        ids.append(watch.last.id)
+    assert ids[0] == ids[1]
+
+
 def test_words_of_the_platform_alone_are_no_event() -> None:
     """Another result or reason changes what is remembered, and tells nothing."""
     watch = Watch()

@@ -26,7 +26,7 @@ from callcast.core.model import (
     SourceEvent,
     State,
 )
-from callcast.core.wire import Wire, describe, last4, ring_seconds, talk_seconds
+from callcast.core.wire import NUMBERS, Wire, describe, last4, ring_seconds, talk_seconds
 
 START = datetime(2021, 1, 19, 23, 58, 57, tzinfo=UTC)
 HASHED = "h:" + hmac.new(b"key", b"crm:16504306662", "sha256").hexdigest()[:16]
@@ -194,16 +194,32 @@ def test_the_standard_form_carries_type_time_and_data() -> None:
 
 
 @pytest.mark.parametrize(
-    ("numbers", "caller"),
-    [("full", "+16504306662"), ("last4", "***6662"), ("hash", HASHED), ("drop", None)],
+    ("numbers", "caller", "own_name"),
+    [
+        ("full", "+16504306662", "Tyler Liu"),
+        ("last4", "***6662", "Tyler Liu"),
+        ("hash", HASHED, None),
+        ("drop", None, None),
+    ],
 )
-def test_numbers_leave_as_the_policy_says(numbers: Any, caller: str | None) -> None:
-    """Each policy's form of the caller's number; names and locations go with all but full."""
-    call = json.loads(Wire(numbers, b"key", "crm").call(CALL))
+def test_numbers_and_names_leave_as_the_policy_says(numbers: Any, caller: str | None, own_name: str | None) -> None:
+    """Locations and the caller's name go with all but full, the own side's name with hash and drop too."""
+    to_party = msgspec.structs.replace(CALL.to_party, extension_id=CALL.extension_id)  # type: ignore[type-var]
+    call = json.loads(Wire(numbers, b"key", "crm").call(msgspec.structs.replace(CALL, to_party=to_party)))
     assert call["from"]["number"] == caller
     assert (call["from"]["name"] is None) is (numbers != "full")
     assert (call["from"]["location"] is None) is (numbers != "full")
     assert call["to"]["extension_number"] == "101"
+    assert call["to"]["name"] == own_name
+    assert set(call["to"]) == {"number", "name", "extension_number", "location"}
+
+
+@pytest.mark.parametrize("extension_id", [None, "999"])
+def test_in_doubt_a_party_is_outside(extension_id: str | None) -> None:
+    """Only the extension whose part it is keeps its name: neither one without an id nor another extension."""
+    to_party = msgspec.structs.replace(CALL.to_party, extension_id=extension_id)  # type: ignore[type-var]
+    call = Wire("last4").call_dict(msgspec.structs.replace(CALL, to_party=to_party))
+    assert call["to"]["name"] is None
 
 
 def test_a_hash_is_stable_per_sink_and_hides_across_sinks() -> None:
@@ -217,17 +233,20 @@ def test_a_hash_is_stable_per_sink_and_hides_across_sinks() -> None:
     assert len({hashed("+16504306662"), hashed("+16504306662", "other"), hashed("+16504306662", key=b"x")}) == 3
 
 
-def test_the_queues_name_stays_under_every_policy() -> None:
-    """A queue is not a person."""
-    call = msgspec.structs.replace(CALL, queue=Queue(name="Sales"))
-    assert json.loads(Wire("drop").call(call))["queue"] == {"name": "Sales"}
+@pytest.mark.parametrize("numbers", NUMBERS)
+def test_a_queues_name_stays_where_it_is_confirmed(numbers: Any) -> None:
+    """A queue is not a person; but what merely looks like one may be the first half of a caller's name."""
+    for confirmed in (True, False):
+        call = msgspec.structs.replace(CALL, queue=Queue(name="Sales", confirmed=confirmed))
+        stays = confirmed or numbers == "full"
+        assert Wire(numbers, b"k", "s").call_dict(call)["queue"] == ({"name": "Sales"} if stays else None)
 
 
 @given(
     st.sampled_from(["last4", "hash", "drop"]),
     st.sampled_from(["+1{}", "+44 {}", "{}", "(650) {}"]),
     st.text("0123456789", min_size=8, max_size=12),
-    st.sampled_from(["Rejected by {}", "{}", "x{}y", "+49{}"]),
+    st.sampled_from(["Rejected by {}", "{}", "({})", "{}, busy", "+49{}"]),
 )
 def test_no_full_number_leaves_unless_full(numbers: Any, form: str, digits: str, word: str) -> None:
     """Neither in a party nor anywhere in the platform's own words."""
@@ -238,6 +257,45 @@ def test_no_full_number_leaves_unless_full(numbers: Any, form: str, digits: str,
     text = Wire(numbers, b"k", "s").call(call).decode()
     assert digits not in text
     assert "4915112345678" not in text
+
+
+@given(st.sampled_from(NUMBERS), st.text("0123456789", min_size=1, max_size=4), st.text(max_size=4))
+def test_ids_are_never_altered(numbers: Any, number: str, other: str) -> None:
+    """However short a number is, and wherever its digits stand: every id reads as it was given."""
+    ids = {
+        "call_id": f"62{number}00/s-{number}",
+        "session_id": f"s-{number}",
+        "extension_id": f"62{number}00",
+        "account_id": number,
+    }
+    provider = Provider(name="ringcentral", record_id=number, session_id=f"538{number}101", action=f"A{number}B")
+    parties = {"from_party": Party(number=number), "to_party": Party(number=other)}
+    call = Wire(numbers, b"k", "s").call_dict(msgspec.structs.replace(CALL, provider=provider, **ids, **parties))
+    assert {key: call[key] for key in ids} == ids
+    given_ = {"name": "ringcentral", "record_id": number, "session_id": f"538{number}101", "action": f"A{number}B"}
+    assert {key: call["provider"][key] for key in given_} == given_
+
+
+@pytest.mark.parametrize(
+    ("number", "word", "last4_of_it"),
+    [
+        ("101", "Busy 101", "Busy ***101"),
+        ("101", "Busy 1012", "Busy 1012"),
+        ("101", "Line_101", "Line_101"),
+        ("(866)123-4567", "by (866)123-4567.", "by ***4567."),
+        ("+16504306662", "by 16504306662", "by ***6662"),
+        ("+16504306662", "by A16504306662", "by A16504306662"),
+        ("anonymous", "anonymous", "anonymous"),
+        (" ", "a b 1", "a b 1"),
+    ],
+)
+def test_only_a_whole_token_is_a_number(number: str, word: str, last4_of_it: str) -> None:
+    """Digits that merely occur in a longer word stay; of a long number its bare digits are the same number."""
+    provider = msgspec.structs.replace(CALL.provider, reason=word)
+    call = msgspec.structs.replace(CALL, provider=provider, from_party=Party(number=number), to_party=None)
+    assert Wire("last4").call_dict(call)["provider"]["reason"] == last4_of_it
+    dropped = None if last4_of_it != word else word
+    assert Wire("drop").call_dict(call)["provider"]["reason"] == dropped
 
 
 @pytest.mark.parametrize(

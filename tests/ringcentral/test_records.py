@@ -255,6 +255,14 @@ def test_a_hang_up_depends_on_the_direction(direction: str, expected: Dispositio
 # Queues
 
 
+@pytest.mark.parametrize(("given", "known"), [("62264425016", "62264425016"), (101, "101"), (None, None), ("", None)])
+def test_a_side_that_is_an_extension_says_which(given: object, known: str | None) -> None:
+    """Its id is text or a number; alone it tells consumers nothing, so it is no party."""
+    shown = only(record(to={"phoneNumber": "+1", "extensionId": given}, **{"from": {"extensionId": given}}))
+    assert shown.to_party == Party(number="+1", extension_id=known)
+    assert shown.from_party is None
+
+
 @pytest.mark.parametrize(
     ("name", "queue", "caller"),
     [
@@ -280,7 +288,8 @@ def test_a_callers_name_is_not_taken_for_a_queue() -> None:
     named = {"from": {"name": "ACME - Berlin"}, "legs": later}
     assert only(record(result="Accepted", **named)).queue is None
     assert only(record(result="Accepted", **named | {"legs": []})).queue is None
-    assert only(record(result="Accepted", delegationType="QueueForwarding", **named)).queue == Queue(name="ACME")
+    told = only(record(result="Accepted", delegationType="QueueForwarding", **named))
+    assert told.queue == Queue(name="ACME", confirmed=True)
     assert (
         only(record(result="Accepted", direction="Outbound", delegationType="QueueForwarding", **named)).queue is None
     )

@@ -9,8 +9,9 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
-from callcast.core.model import Call, Disposition, Party, Sighting, State
+from callcast.core.model import Call, Disposition, Party, Queue, Sighting, State
 
 _R, _D, _C, _E = State.RINGING, State.DIALING, State.CONNECTED, State.ENDED
 
@@ -164,7 +165,30 @@ _REFINED = (Disposition.ANSWERED_ELSEWHERE, Disposition.MISSED)
 
 
 def changed_facts(old: Call, new: Call, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: getattr(new, name) for name in names if getattr(new, name) != getattr(old, name)}
+    facts = {name: (_fact(getattr(old, name)), _fact(getattr(new, name))) for name in names}
+    return {name: now for name, (before, now) in facts.items() if before != now}
+
+
+class _ShownParty(Struct, frozen=True, gc=False):
+    number: str | None
+    name: str | None
+    extension_number: str | None
+    location: str | None
+
+
+class _ShownQueue(Struct, frozen=True, gc=False):
+    name: str
+
+
+def _fact(value: Any) -> Any:
+    """What consumers see of it: more knowledge of which they see nothing is no event, and in no id."""
+    match value:
+        case Party():
+            return _ShownParty(value.number, value.name, value.extension_number, value.location)
+        case Queue():
+            return _ShownQueue(value.name)
+        case _:
+            return value
 
 
 def in_order(call: Call) -> Call:
@@ -187,23 +211,35 @@ def _told_by(call: Call, seen: Sighting) -> dict[str, Any]:
         "direction": seen.direction,
         "from_party": joined_party(call.from_party, seen.from_party),
         "to_party": joined_party(call.to_party, seen.to_party),
-        "queue": seen.queue or call.queue,
+        "queue": _joined_queue(call.queue, seen.queue),
         "started_at": seen.started_at,
     }
+
+
+def _joined_queue(old: Queue | None, new: Queue | None) -> Queue | None:
+    """The new one; one that the platform has confirmed stays so while its name is the same."""
+    if new is None or (old is not None and old.confirmed and old.name == new.name):
+        return old
+    return new
 
 
 def joined_party(old: Party | None, new: Party | None) -> Party | None:
     """The new party; where it is the same one, with what was known and is merely not said again."""
     if old is None or new is None:
         return new or old
-    for known, said in ((old.number, new.number), (old.extension_number, new.extension_number)):
-        if known and said and known != said:
-            return new
+    pairs = (
+        (old.number, new.number),
+        (old.extension_number, new.extension_number),
+        (old.extension_id, new.extension_id),
+    )
+    if any(known and said and known != said for known, said in pairs):
+        return new
     return Party(
         number=new.number or old.number,
         name=new.name or old.name,
         extension_number=new.extension_number or old.extension_number,
         location=new.location or old.location,
+        extension_id=new.extension_id or old.extension_id,
     )
 
 

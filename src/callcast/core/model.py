@@ -56,14 +56,20 @@ class Evidence(StrEnum):
 
 
 class Party(Struct, frozen=True, kw_only=True, gc=False):
+    """One side of a call. `extension_id`: the extension that it is, where the platform says so; no consumer sees it."""
+
     number: str | None = None
     name: str | None = None
     extension_number: str | None = None
     location: str | None = None
+    extension_id: str | None = None
 
 
 class Queue(Struct, frozen=True, kw_only=True, gc=False):
+    """`confirmed`: the platform says that this is a queue; otherwise the name may be part of the caller's."""
+
     name: str
+    confirmed: bool = False
 
 
 class Provider(Struct, frozen=True, kw_only=True, gc=False):

@@ -13,13 +13,16 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from callcast.core.model import Call, CallEvent, Disposition, Event, Observation, Party, SourceEvent, State
+from callcast.core.model import Call, CallEvent, Disposition, Event, Observation, Party, Queue, SourceEvent, State
 
 Numbers = Literal["full", "last4", "hash", "drop"]
 NUMBERS: tuple[Numbers, ...] = get_args(Numbers)
 DATASCHEMA = "urn:callcast:event:1"
 
-_E164 = re.compile(r"\+\d[\d ()-]{5,}\d")
+_WITH_PLUS = r"\+\d[\d ()-]{5,}\d"
+_DIGIT = re.compile(r"\d")
+_BARE_DIGITS_MIN = 7  # fewer may be anything
+_PROVIDER_WORDS = ("action", "result", "reason")  # the other fields are ids
 _encode = msgspec.json.Encoder().encode
 _KEPT_MAX = 256  # events: more than all sinks have in hand at a time
 
@@ -39,7 +42,8 @@ class Wire:
     """Writes events and calls under one numbers policy.
 
     numbers: full, last4, hash (the same number gives the same `h:` text for this sink and key), drop.
-    With all but full, names and locations of both parties are null: they identify as well as a number.
+    With all but full, locations and the outside party's name are null: they identify as well as a number. The own
+    side's name leaves only with full and last4, a queue's name only where it is confirmed. Ids are never altered.
     The last events are kept as they were written, so sinks that share a `Wire` write each but once.
     """
 
@@ -89,9 +93,9 @@ class Wire:
             "direction": call.direction,
             "state": call.state,
             "previous_state": call.previous_state,
-            "from": self._party(call.from_party),
-            "to": self._party(call.to_party),
-            "queue": call.queue and {"name": call.queue.name},
+            "from": self._party(call, call.from_party),
+            "to": self._party(call, call.to_party),
+            "queue": self._queue(call.queue),
             "started_at": rfc3339(call.started_at),
             "answered_at": call.answered_at and rfc3339(call.answered_at),
             "ended_at": call.ended_at and rfc3339(call.ended_at),
@@ -115,36 +119,65 @@ class Wire:
             data["corrects"] = event.corrects
         return data
 
-    def _party(self, party: Party | None) -> dict[str, str | None] | None:
+    def _party(self, call: Call, party: Party | None) -> dict[str, str | None] | None:
         if party is None:
             return None
-        told = self.numbers == "full"
+        full = self.numbers == "full"
+        named = full or (self.numbers == "last4" and is_own(call, party))
         return {
             "number": party.number and self._number(party.number),
-            "name": party.name if told else None,
+            "name": party.name if named else None,
             "extension_number": party.extension_number,
-            "location": party.location if told else None,
+            "location": party.location if full else None,
         }
+
+    def _queue(self, queue: Queue | None) -> dict[str, str] | None:
+        """A name that nothing confirms as a queue's may be half of the caller's."""
+        return {"name": queue.name} if queue and (queue.confirmed or self.numbers == "full") else None
 
     def _provider(self, call: Call) -> dict[str, str | None]:
         fields: dict[str, str | None] = msgspec.structs.asdict(call.provider)
         if self.numbers == "full":
             return fields
         numbers = [p.number for p in (call.from_party, call.to_party) if p is not None and p.number]
-        return {name: text and self._redact(text, numbers) for name, text in fields.items()}
+        for word in _PROVIDER_WORDS:
+            if text := fields[word]:
+                fields[word] = self._redacted(text, numbers)
+        return fields
 
-    def _redact(self, text: str, numbers: list[str]) -> str | None:
-        """A provider's word with every phone number in it treated as the policy says."""
-        found = [number for number in (*numbers, *_E164.findall(text)) if number in text]
-        if found and self.numbers == "drop":
-            return None
-        for number in found:
-            text = text.replace(number, self._number(number) or "")
-        return text
+    def _redacted(self, text: str, numbers: list[str]) -> str | None:
+        """A provider's word, in which every phone number that is a whole token is treated as the policy says."""
+        if _DIGIT.search(text) is None:  # nearly always
+            return text
+        redacted = _any_of(numbers).sub(lambda found: self._number(found[0]) or "", text)
+        return None if redacted != text and self.numbers == "drop" else redacted
 
     def _hashed(self, number: str) -> str:
-        digits = "".join(c for c in number if c.isdigit()) or number
+        digits = _digits(number) or number
         return "h:" + hmac.digest(self._hash_key, f"{self._sink}:{digits}".encode(), hashlib.sha256).hex()[:16]
+
+
+def is_own(call: Call, party: Party) -> bool:
+    """Whether the party is the extension whose part the call is, by its id; in doubt it is outside."""
+    return party.extension_id is not None and party.extension_id == call.extension_id
+
+
+def _any_of(numbers: list[str]) -> re.Pattern[str]:
+    """Any of these numbers, also as bare digits, where it is a whole token; or any number with a plus."""
+    bare = [digits for number in numbers if len(digits := _digits(number)) >= _BARE_DIGITS_MIN]
+    written = {number for number in (*numbers, *bare) if _DIGIT.search(number)}
+    longest_first = sorted(written, key=lambda number: (-len(number), number))
+    return re.compile("|".join((*map(_token, longest_first), _WITH_PLUS)))
+
+
+def _token(number: str) -> str:
+    """No letter, digit or underscore goes on where the number begins or ends with one."""
+    before, after = (r"\b" if re.match(r"\w", end) else "" for end in (number[0], number[-1]))
+    return before + re.escape(number) + after
+
+
+def _digits(number: str) -> str:
+    return "".join(c for c in number if c.isdigit())
 
 
 def attributes(event: Event) -> dict[str, str]:

@@ -41,6 +41,7 @@ class BadPage(Exception):
 
 class Side(Struct, rename="camel", frozen=True, gc=False):
     phone_number: str | None = None
+    extension_id: int | str | None = None
     extension_number: str | None = None
     name: str | None = None
     location: str | None = None

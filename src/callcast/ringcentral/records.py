@@ -6,6 +6,8 @@ from datetime import datetime
 from itertools import chain
 from typing import Final
 
+from msgspec.structs import replace
+
 from callcast.core.model import (
     UNASSIGNED,
     Direction,
@@ -133,13 +135,8 @@ def _parties(record: Record, view: View) -> tuple[Party | None, Party | None, Qu
     name = from_party.name if from_party else None
     if from_party and name and _QUEUE_MARK in name and _came_through_queue(record, view):
         queue, _, caller = name.rpartition(_QUEUE_MARK)
-        named = Party(
-            number=from_party.number,
-            name=caller or None,
-            extension_number=from_party.extension_number,
-            location=from_party.location,
-        )
-        return named, to_party, Queue(name=queue) if queue else None
+        named = replace(from_party, name=caller or None)
+        return named, to_party, Queue(name=queue, confirmed=_is_delegated_by_queue(record)) if queue else None
     return from_party, to_party, None
 
 
@@ -147,9 +144,13 @@ def _came_through_queue(record: Record, view: View) -> bool:
     """A queue's record starts with the ringing of the agent's phone, a direct call's before it (seed-*-3)."""
     if view.direction is not Direction.INBOUND:
         return False
-    if (record.delegation_type or "").lower() == "queueforwarding":
+    if _is_delegated_by_queue(record):
         return True
     return any(rings_out(leg) and leg.start_time == view.started_at for leg in view.legs)
+
+
+def _is_delegated_by_queue(record: Record) -> bool:
+    return (record.delegation_type or "").lower() == "queueforwarding"
 
 
 def _caller_of_offer(view: View) -> Party | None:
@@ -164,12 +165,7 @@ def _called_of_offer(view: View) -> Party | None:
     party = _party(view.to)
     if party is None or party.name or view.from_ is None or not _same_side(view.from_, view.to):
         return party
-    return Party(
-        number=party.number,
-        name=view.from_.name or None,
-        extension_number=party.extension_number,
-        location=party.location,
-    )
+    return replace(party, name=view.from_.name or None)
 
 
 def _same_side(one: Side, other: Side | None) -> bool:
@@ -179,13 +175,14 @@ def _same_side(one: Side, other: Side | None) -> bool:
 def _party(side: Side | None) -> Party | None:
     if side is None:
         return None
-    party = Party(
-        number=side.phone_number or None,
-        name=side.name or None,
-        extension_number=side.extension_number or None,
-        location=side.location or None,
+    number, name = side.phone_number or None, side.name or None
+    extension_number, location = side.extension_number or None, side.location or None
+    if not (number or name or extension_number or location):
+        return None
+    return Party(
+        number=number,
+        name=name,
+        extension_number=extension_number,
+        location=location,
+        extension_id=str(side.extension_id) if side.extension_id else None,
     )
-    return None if party == _NOBODY else party
-
-
-_NOBODY: Final = Party()
