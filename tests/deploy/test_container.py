@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -15,8 +16,9 @@ import yaml
 from bench.soak import unit_environ
 from callcast.simulator import Credential
 from tests.deploy.dockerfile import Bench, environment, stages
-from tests.deploy.tools import DEPLOY, ask, need
+from tests.deploy.tools import DEPLOY, ROOT, ask, need
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COMPOSE, MANIFESTS = DEPLOY / "compose.yaml", DEPLOY / "kubernetes.yaml"
 
 
@@ -52,6 +54,21 @@ def test_the_image_is_pinned_small_and_not_roots() -> None:
     assert all("--require-hashes" in rest for _, rest in build if ".lock" in rest and "pip" in rest)
 
 
+def test_the_image_says_what_it_is() -> None:
+    """The labels of the Open Container Initiative that are known; version, revision and base come from the build."""
+    head, _, final = stages()
+    asked = {rest.partition("=")[0] for word, rest in final if word == "ARG"}
+    (text,) = [rest for word, rest in final if word == "LABEL"]
+    labels = dict(pair.split("=", 1) for pair in shlex.split(text))
+    said = {name.removeprefix("org.opencontainers.image."): value for name, value in labels.items()}
+    assert said["title"] == PROJECT["name"]
+    assert said["licenses"] == PROJECT["license"]
+    assert said["description"].endswith(".")
+    assert (said["version"], said["revision"], said["base.name"]) == ("${VERSION}", "${REVISION}", "${PYTHON_IMAGE}")
+    assert {"VERSION", "REVISION", "PYTHON_IMAGE"} <= asked
+    assert "PYTHON_IMAGE" in dict(head)["ARG"]
+
+
 def test_the_image_gives_memory_back_as_the_unit_does() -> None:
     """The C library's settings under which the soak is flat."""
     ours = {key: value for key, value in environment(stages()[-1]).items() if key.startswith("MALLOC_")}
@@ -78,7 +95,7 @@ def test_the_compose_file_is_understood_and_whole() -> None:
     names = PyCompose.from_yaml(COMPOSE.read_text()).service_names()
     assert set(names) == {"callcast", "platform", "mosquitto", "prometheus", "grafana"}
     for service in yaml.safe_load(COMPOSE.read_text())["services"].values():
-        assert re.search(r":(local|v?\d+\.\d+\.\d+)$", service["image"])
+        assert re.search(r":(local|v?\d+\.\d+\.\d+)(@sha256:[0-9a-f]{64})?$", service["image"])
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         for volume in service.get("volumes", []):
             source = volume.partition(":")[0]
@@ -137,6 +154,26 @@ def test_the_pod_has_no_rights_and_there_is_only_one() -> None:
     }
     user = f"{pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}"
     assert user == dict(stages()[-1])["USER"]
+
+
+def test_the_pod_says_what_it_needs() -> None:
+    """Requests for the scheduler and a limit of memory that holds twice the soak; no limit of CPU."""
+    (container,) = manifests()["Deployment"]["spec"]["template"]["spec"]["containers"]
+    asked, limits = container["resources"]["requests"], container["resources"]["limits"]
+    assert set(asked) == {"cpu", "memory"}
+    assert limits == {"memory": "256Mi"}
+
+
+def test_the_service_monitor_fits_the_service() -> None:
+    """It finds the Service by its labels, the port by its name, the token in the Secret, and names the alerts' job."""
+    monitor = yaml.safe_load((DEPLOY / "kubernetes-servicemonitor.yaml").read_text())
+    service, secret = manifests()["Service"], manifests()["Secret"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert service["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "callcast"
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+    assert endpoint["authorization"]["credentials"]["name"] == secret["metadata"]["name"]
+    assert endpoint["authorization"]["credentials"]["key"] in secret["stringData"]
 
 
 def test_the_configuration_in_the_manifests_is_accepted(tmp_path: Path) -> None:
