@@ -166,9 +166,10 @@ DOWN = Retry("503", "service unavailable")
 
 
 async def fail_five(bench: Bench) -> None:
-    """Five calls fail, one attempt each: now the sink is failing."""
+    """Five calls fail, one after the other, one attempt each: now the sink is failing."""
     bench.far.answer = DOWN
-    await bench.record(*(event(f"first{n}") for n in range(5)))
+    for n in range(5):
+        await bench.record(event(f"first{n}"))
     assert bench.told.up == [True, False]
 
 
@@ -358,15 +359,16 @@ async def test_five_in_a_row_make_a_sink_failing(bench: Bench) -> None:
 
 
 async def test_probes_each_for_another_call(bench: Bench) -> None:
-    """A failing sink gets one probe every 30 s, each for another call, round and round; the rest waits."""
+    """A failing sink gets probes 1, 2, 5, 10 and 20 s after one another and then every 30 s, each for another call,
+    round and round; the rest waits.
+    """
     await bench.start()
     bench.far.answer = DOWN
-    await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(8)))
-    await bench.clock.turn(29)
-    assert len(bench.far.sent) == 8
-    await bench.clock.turn(30 * 10)
+    for n in range(8):
+        await bench.record(event(f"c{n}", "call.ended", 1))
+    await bench.clock.turn(30 * 7)
     probes = bench.far.sent[8:]
-    assert [at_s for at_s, *_ in probes] == [30.0 * n for n in range(1, 11)]
+    assert [at_s for at_s, *_ in probes] == [1, 3, 8, 18, 38, 68, 98, 128, 158, 188]
     assert [call for _, call, _, _ in probes] == [f"c{n % 8}" for n in range(10)]
 
 
@@ -379,7 +381,7 @@ async def test_a_new_call_is_a_probe_at_once(bench: Bench) -> None:
     await bench.clock.turn(1)
     await bench.record(event("new", "call.ended", 2))
     await bench.clock.turn(10)
-    assert [sent[:2] for sent in bench.far.sent[5:]] == [(10.0, "new")]
+    assert [sent[:2] for sent in bench.far.sent[5:] if sent[1] == "new"] == [(10.0, "new")]
 
 
 async def test_old_new_calls_are_no_probes(bench: Bench) -> None:
@@ -394,8 +396,10 @@ async def test_old_new_calls_are_no_probes(bench: Bench) -> None:
     await bench.start(concurrency=5)
     await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(50)))
     gate.set()
+    await bench.clock.settle()
+    assert len(bench.far.sent) == 5 * 5, "five attempts that overlap count as one"
     await bench.clock.turn(29)
-    assert len(bench.far.sent) == 5
+    assert [at_s for at_s, *_ in bench.far.sent[25:]] == [1, 3, 8, 18]
 
 
 async def test_each_outage_has_its_own_new_calls(bench: Bench) -> None:
@@ -415,8 +419,10 @@ async def test_each_outage_has_its_own_new_calls(bench: Bench) -> None:
     before = len(bench.far.sent)
     await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(50)))
     gate.set()
+    await bench.clock.settle()
+    assert len(bench.far.sent) - before == 5 * 5
     await bench.clock.turn(20)
-    assert len(bench.far.sent) - before == 5
+    assert len(bench.far.sent) - before == 5 * 5 + 4
 
 
 async def test_what_was_claimed_too_late_is_given_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,18 +442,22 @@ async def test_what_was_claimed_too_late_is_given_back(bench: Bench, monkeypatch
                 await asyncio.sleep(0)
         return found
 
+    await bench.start()
+    bench.far.answer = DOWN
+    for n in range(4):
+        await bench.record(event(f"c{n}", "call.ended", 1))
     bench.far.answer = wait
     monkeypatch.setattr(bench.outbox, "claim", claim)
-    await bench.start()
-    await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(5)))
+    await bench.record(event("c4", "call.ended", 1))
     await bench.record(event("late", "call.ended", 1))
     assert [call for _, call, _, _ in bench.far.sent] == [f"c{n}" for n in range(5)]
-    await bench.clock.turn(30 * 6)
+    assert bench.told.up == [True, False]
+    await bench.clock.turn(100)
     assert len(bench.far.times("late")) == 1
 
 
-async def test_one_probe_at_a_time(bench: Bench) -> None:
-    """While a probe is on its way nothing else is, however long it takes and however many calls are new."""
+async def test_two_probes_at_a_time(bench: Bench) -> None:
+    """While two wait for their answers nothing else goes out, however long it takes and however many calls are new."""
     await bench.start()
     await fail_five(bench)
     gate = asyncio.Event()
@@ -458,14 +468,64 @@ async def test_one_probe_at_a_time(bench: Bench) -> None:
 
     bench.far.answer = wait
     bench.far.most_open = 0
-    await bench.clock.turn(30)
+    await bench.clock.turn(1)
+    assert bench.far.open == 1
+    await bench.clock.turn(2)
+    assert bench.far.open == 2, "the second one goes out although the first waits"
     for n in range(4):
         await bench.record(event(f"new{n}"))
         await bench.clock.turn(30)
-    assert (bench.far.open, bench.far.most_open) == (1, 1)
+    assert (bench.far.open, bench.far.most_open) == (2, 2)
     gate.set()
     await bench.clock.settle()
-    assert bench.far.most_open == 1
+    assert bench.far.most_open == 2
+
+
+async def test_a_serial_sink_gets_one_probe_at_a_time(bench: Bench) -> None:
+    """A sink that takes one at a time does so while it is failing too."""
+    await bench.start(concurrency=1)
+    await fail_five(bench)
+    gate = asyncio.Event()
+
+    async def wait(_: Delivery) -> Outcome:
+        await gate.wait()
+        return DOWN
+
+    bench.far.answer = wait
+    await bench.clock.turn(60)
+    assert (bench.far.open, bench.far.most_open) == (1, 1)
+    gate.set()
+
+
+async def test_attempts_that_overlap_have_one_cause(bench: Bench) -> None:
+    """Eight that fail side by side count once; a fifth round of them makes the sink failing, and no earlier one."""
+    bench.far.answer = DOWN
+    await bench.start(concurrency=8)
+    await bench.record(*(event(f"a{n}", "call.ended", 1) for n in range(8 * 4)))
+    assert bench.told.attempts == ["503"] * 8 * 4
+    assert bench.told.up == [True]
+    await bench.record(event("last", "call.ended", 1))
+    assert bench.told.up == [True, False]
+
+
+async def test_a_success_ends_the_outage_although_probes_still_wait(bench: Bench) -> None:
+    """Of two probes the second is answered: everything goes out, and the first is not waited for."""
+    await bench.start()
+    await fail_five(bench)
+    lost = asyncio.Event()
+
+    async def answer(one: Delivery) -> Outcome:
+        if one.event.key == "101/first0":
+            await lost.wait()
+            return DOWN
+        return Delivered()
+
+    bench.far.answer = answer
+    await bench.clock.turn(3)
+    assert bench.told.up == [True, False, True]
+    assert {call for at_s, call, _, _ in bench.far.sent if at_s == 3} == {f"first{n}" for n in range(1, 5)}
+    assert await bench.owed() == 1
+    lost.set()
 
 
 async def test_the_first_success_makes_all_due(bench: Bench) -> None:
@@ -518,7 +578,7 @@ async def test_reconnected_makes_all_due(bench: Bench) -> None:
     bench.far.answer = Delivered()
     back.set()
     await bench.clock.settle()
-    assert [at_s for at_s, *_ in bench.far.sent[5:]] == [3.0] * 5
+    assert [at_s for at_s, *_ in bench.far.sent[7:]] == [3.0] * 5
     assert bench.told.up == [True, False, True]
 
 
@@ -547,7 +607,7 @@ async def test_a_hold_is_an_hour_at_most(bench: Bench) -> None:
     await bench.clock.turn(3599)
     assert len(bench.far.sent) == 6
     await bench.clock.turn(1)
-    assert len(bench.far.sent) == 7
+    assert len(bench.far.sent) == 12
 
 
 async def test_a_hold_of_one_event(bench: Bench) -> None:

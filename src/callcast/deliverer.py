@@ -15,7 +15,9 @@ from callcast.core.retry import RetryPolicy, granted_s
 from callcast.core.sink import Delivered, Delivery, Outcome, Reconnecting, Rejected, Retry, Sink
 from callcast.core.sink_health import SinkHealth
 
+PROBE_AFTER_S = (1.0, 2.0, 5.0, 10.0, 20.0)  # the first ones after a sink has begun to fail; then
 PROBE_EVERY_S = 30.0
+PROBES_IN_FLIGHT = 2  # the second finds a receiver that is well again while the first waits for a lost answer
 PROBE_GONE_EVERY_S = 3600.0
 SWEEP_EVERY_S = 5.0  # how late an expiry may be noticed while nothing is claimed
 GRACE_S = 1.0  # beyond the sink's own limit: its word for what took so long is finer than ours
@@ -96,6 +98,7 @@ class Deliverer:
         self._ahead = AHEAD_MIN
         self._waiting: list[tuple[bool, int, Delivery]] = []  # a heap: what was brought back by hand goes last
         self._senders: set[asyncio.Task[None]] = set()
+        self._probes: set[asyncio.Task[None]] = set()  # those of the senders
         self._taken: list[Taken] = []  # by the far side, and not yet on their way to the disk
         self._settling: list[Taken] = []  # on their way
         self._took = asyncio.Event()
@@ -103,6 +106,7 @@ class Deliverer:
         self._stopping = False
         self._fault: asyncio.Future[None] | None = None
         self._probe_at = clock.now()
+        self._probes_sent = 0  # since the sink began to fail
         self._probed_seq = 0
         self._fresh_after: int | None = None  # while failing: the newest event that is no new call's
         self._disk_trouble = False
@@ -152,6 +156,7 @@ class Deliverer:
 
     def _look_at(self, task: asyncio.Task[None]) -> None:
         self._senders.discard(task)
+        self._probes.discard(task)
         self._freed.set()
         self._send_waiting()
         if not task.cancelled() and (error := task.exception()) and self._fault and not self._fault.done():
@@ -176,7 +181,7 @@ class Deliverer:
             await self._clock.sleep(min(held_s, SWEEP_EVERY_S))
         elif self._health.failing:
             await self._sweep()
-            await self._try_one()
+            await self._recovery_probe()
         else:
             await self._deliver()
 
@@ -223,16 +228,19 @@ class Deliverer:
             *_, delivery = self._waiting.pop()
             await self._outbox.release(delivery)
 
-    async def _try_one(self) -> None:
-        """One probe at a time: by the clock each for another call, and at once for a new call."""
-        if self._is_busy():
+    async def _recovery_probe(self) -> None:
+        """By the clock each for another call, also while an earlier one waits, and at once for a new call."""
+        most = 1 if self._health.gone else PROBES_IN_FLIGHT
+        if len(self._probes) >= most or len(self._senders) >= self._concurrency:
             await self._place_freed()
             return
         if self._fresh_after is None:
             self._fresh_after = await self._outbox.last_seq()
         now = self._clock.now()
         if delivery := await (self._next_probe(now) if now >= self._probe_at else self._new_call(self._fresh_after)):
-            self._begin(self._attempt(delivery))
+            self._probes.add(self._begin(self._attempt(delivery)))
+            return
+        if not self._health.failing:  # a probe was answered meanwhile, and what it woke was not waiting yet
             return
         left_s = min(SWEEP_EVERY_S, (self._probe_at - now).total_seconds())
         if self._health.gone:
@@ -245,6 +253,7 @@ class Deliverer:
         if delivery is None and self._probed_seq:
             delivery = await self._outbox.probe(self.name, after_seq=0)
         self._probed_seq = delivery.seq if delivery else 0
+        self._probes_sent += delivery is not None
         self._probe_at = now + self._probe_pause()
         return delivery
 
@@ -277,12 +286,17 @@ class Deliverer:
         return health.failing or (health.held_until is not None and health.held_for_s(self._clock.now()) > 0)
 
     def _probe_pause(self) -> timedelta:
-        return timedelta(seconds=PROBE_GONE_EVERY_S if self._health.gone else PROBE_EVERY_S)
+        if self._health.gone:
+            return timedelta(seconds=PROBE_GONE_EVERY_S)
+        soon = self._probes_sent < len(PROBE_AFTER_S)
+        return timedelta(seconds=PROBE_AFTER_S[self._probes_sent] if soon else PROBE_EVERY_S)
 
     # One attempt
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        self._senders.add(self._start(work))
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._start(work)
+        self._senders.add(task)
+        return task
 
     async def _attempt(self, delivery: Delivery) -> None:
         """Whatever ends it before its outcome is stored, a reload in the middle too: the delivery is free again."""
@@ -294,7 +308,7 @@ class Deliverer:
 
     async def _try(self, delivery: Delivery) -> None:
         expires_at = self._policy.expires_at(delivery.owed_since, live=delivery.live)
-        began_s = self._clock.monotonic()
+        began_s, counted_before = self._clock.monotonic(), self._health.counted
         delivery = replace(delivery, expires_at=expires_at)
         lapsed = self._clock.now() >= expires_at
         outcome = None if lapsed else self._judge(delivery, await self._send(delivery))
@@ -308,8 +322,10 @@ class Deliverer:
             case Delivered():
                 await self._delivered(delivery, outcome, took_s)
             case Retry():
+                self._failed(outcome, counted_before)
                 await self._again(delivery, outcome, expires_at, took_s)
             case Rejected():
+                self._failed(outcome, counted_before)
                 await self._dead(delivery, outcome, took_s)
             case _:
                 assert_never(outcome)
@@ -369,7 +385,6 @@ class Deliverer:
 
     async def _again(self, delivery: Delivery, retry: Retry, expires_at: datetime, took_s: float) -> None:
         now = self._clock.now()
-        self._failed(retry.reason, retry.detail, now, gone=retry.gone)
         delay_s = self._policy.delay_s(delivery.attempt, live=delivery.live, chance=self._random())
         if retry.holds_sink:
             delay_s = delay_s if retry.after_s is None else granted_s(retry.after_s)
@@ -385,7 +400,6 @@ class Deliverer:
         )
 
     async def _dead(self, delivery: Delivery, rejected: Rejected, took_s: float) -> None:
-        self._failed(rejected.reason, rejected.detail, self._clock.now(), gone=False)
         await self._surely(
             lambda: self._outbox.dead(delivery, reason=rejected.reason, detail=rejected.detail, took_s=took_s)
         )
@@ -415,25 +429,28 @@ class Deliverer:
 
     # Failing and recovering
 
-    def _failed(self, reason: str, detail: str, now: datetime, *, gone: bool) -> None:
+    def _failed(self, outcome: Retry | Rejected, counted_before: int) -> None:
         before = (self._health.failing, self._health.gone)
-        self._trouble = f"{reason}: {detail}"
-        self._health.failed(gone=gone)
+        self._trouble = f"{outcome.reason}: {outcome.detail}"
+        gone = isinstance(outcome, Retry) and outcome.gone
+        self._health.failed(counted_before=counted_before, gone=gone)
         if (self._health.failing, self._health.gone) == before:
             return
-        self._probe_at = now + self._probe_pause()
+        self._probes_sent = 0
+        self._probe_at = self._clock.now() + self._probe_pause()
         if not before[0]:
             self._fresh_after = None
         if gone:
-            self._log.error("sink_gone", sink=self.name, reason=reason, detail=detail, fix=FIX)
+            self._log.error("sink_gone", sink=self.name, reason=outcome.reason, detail=outcome.detail, fix=FIX)
         elif not before[0]:
-            self._log.warning("sink_failed", sink=self.name, reason=reason, detail=detail, fix=FIX)
+            self._log.warning("sink_failed", sink=self.name, reason=outcome.reason, detail=outcome.detail, fix=FIX)
         self._metrics.sink_up(self.name, False)
 
     async def _recovered(self, how: str) -> None:
         """Everything is due now."""
         self._metrics.sink_up(self.name, True)
         self._log.info("sink_recovered", sink=self.name, how=how)
+        self._freed.set()  # who waits for a probe's answer need not
         await self._surely(lambda: self._outbox.make_due(self.name))
 
     async def _listen(self, sink: Reconnecting) -> None:

@@ -20,22 +20,46 @@ def test_five_in_a_row() -> None:
     """Five failures in a row make it failing, one success makes it healthy."""
     health = SinkHealth()
     for _ in range(4):
-        health.failed(gone=False)
+        health.failed(counted_before=health.counted, gone=False)
     health.succeeded(delivery(), NINE)
     for _ in range(5):
         assert not health.failing
-        health.failed(gone=False)
+        health.failed(counted_before=health.counted, gone=False)
     assert health.failing
     health.succeeded(delivery(), NINE)
     assert not health.failing
 
 
+def test_failures_that_overlap_count_as_one() -> None:
+    """An attempt counts that began after the last counted failure, so a chain of overlaps does not count as one."""
+    health = SinkHealth()
+    before = health.counted
+    for _ in range(20):
+        health.failed(counted_before=before, gone=False)
+    assert (health.failures, health.failing) == (1, False)
+    for _ in range(4):
+        chained = health.counted
+        health.failed(counted_before=chained, gone=False)
+        health.failed(counted_before=chained, gone=False)
+    assert (health.failures, health.failing) == (5, True)
+
+
+def test_what_fails_late_does_not_count_again_after_a_success() -> None:
+    """Its cause was counted, and the success in between has ended that."""
+    health = SinkHealth()
+    before = health.counted
+    health.failed(counted_before=before, gone=False)
+    health.succeeded(delivery(), NINE)
+    health.failed(counted_before=before, gone=False)
+    assert health.failures == 0
+
+
 def test_gone() -> None:
     """Gone is failing at once, and ends with the next other answer, while failing goes on."""
     health = SinkHealth()
-    health.failed(gone=True)
+    health.failed(counted_before=health.counted, gone=True)
     assert (health.failing, health.gone) == (True, True)
-    health.failed(gone=False)
+    health.failed(counted_before=health.counted, gone=False)
     assert (health.failing, health.gone) == (True, False)
 
 

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from callcast.core.sink import Delivery
 
-FAILING_AFTER = 5  # attempts in a row without a success
+FAILING_AFTER = 5  # attempts in a row without a success; those that overlap have one cause, and count as one
 
 
 class _Success(Struct, frozen=True):
@@ -18,7 +18,8 @@ class SinkHealth:
     """Healthy, failing, or gone; and held while the far side asked for a pause."""
 
     def __init__(self) -> None:
-        self.failures = 0
+        self.failures = 0  # since the last success
+        self.counted = 0  # ever
         self.failing = False
         self.gone = False
         self.held_until: datetime | None = None
@@ -35,8 +36,11 @@ class SinkHealth:
     def came_back(self) -> None:
         self.failures, self.failing, self.gone = 0, False, False
 
-    def failed(self, *, gone: bool) -> None:
-        self.failures += 1
+    def failed(self, *, counted_before: int, gone: bool) -> None:
+        """`counted_before`: what `counted` was when the attempt began."""
+        if counted_before == self.counted:
+            self.failures += 1
+            self.counted += 1
         self.gone = gone
         self.failing = self.failing or gone or self.failures >= FAILING_AFTER
 
