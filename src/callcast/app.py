@@ -29,24 +29,41 @@ from callcast.systemd import Heartbeat, Supervisor
 EXIT_UNAVAILABLE = 69  # something that the service needs is not to be had (contract 2)
 
 
+NAP_S = 5.0  # the loop's timers stand still while the machine is suspended; so late may a sleeper be after that
+
+
+def _elapsing() -> int:
+    """The clock that counts suspended time too, where the system has it."""
+    try:
+        time.clock_gettime(time.CLOCK_BOOTTIME)
+    except (AttributeError, OSError):
+        return time.CLOCK_MONOTONIC
+    return time.CLOCK_BOOTTIME
+
+
 class SystemClock:
     """The machine's time. `now` is the wall's time at start plus what has passed since, so it never jumps."""
 
     def __init__(self) -> None:
+        self._elapsing = _elapsing()
         self._start = datetime.now(UTC)
-        self._started = time.monotonic()
+        self._started = self.monotonic()
 
     def now(self) -> datetime:
-        return self._start + timedelta(seconds=time.monotonic() - self._started)
+        return self._start + timedelta(seconds=self.monotonic() - self._started)
 
     def wall(self) -> datetime:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return time.clock_gettime(self._elapsing)
 
     async def sleep(self, seconds: float, /) -> None:
-        await asyncio.sleep(seconds)
+        until = self.monotonic() + seconds
+        while seconds > NAP_S:
+            await asyncio.sleep(NAP_S)
+            seconds = until - self.monotonic()
+        await asyncio.sleep(max(0.0, seconds))
 
 
 async def run(

@@ -6,6 +6,7 @@ Without `NOTIFY_SOCKET` nobody listens and nothing is sent. The protocol is that
 
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ class Heartbeat:
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
-        usec = int(self._clock.monotonic() * 1e6)
+        usec = int(time.monotonic() * 1e6)  # CLOCK_MONOTONIC, as sd_notify(3) wants it
         self._supervisor.tell("RELOADING=1", f"MONOTONIC_USEC={usec}", "STATUS=reading the configuration again")
         try:
             yield

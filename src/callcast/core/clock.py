@@ -6,7 +6,8 @@ from typing import Protocol
 
 class Clock(Protocol):
     def now(self) -> datetime:
-        """UTC that never jumps: the wall's time at start plus what has passed since. For order and shelf lives."""
+        """UTC that never jumps: the wall's time at start plus what has passed since, also while the machine was
+        suspended. For order and times to live."""
         ...
 
     def wall(self) -> datetime:
@@ -14,7 +15,9 @@ class Clock(Protocol):
         ...
 
     def monotonic(self) -> float:
-        """Seconds that only ever grow; the zero means nothing."""
+        """Seconds that only ever grow, also while the machine is suspended; the zero means nothing."""
         ...
 
-    async def sleep(self, seconds: float, /) -> None: ...
+    async def sleep(self, seconds: float, /) -> None:
+        """Time while the machine is suspended counts: return soon after it is resumed if `seconds` are over."""
+        ...
