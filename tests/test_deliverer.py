@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from callcast.core.retry import RetryPolicy
 from callcast.core.sink import Delivered, Delivery, Filter, Outcome, Rejected, Retry
 from callcast.deliverer import AHEAD_MAX, Deliverer
 from callcast.outboxes.desk import open_desk
+from callcast.outboxes.pruning import Limits
 from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
 from tests.clock import TurnedClock
 from tests.made import NINE, change, event
@@ -552,15 +554,75 @@ async def test_the_first_success_makes_all_due(bench: Bench) -> None:
 
 
 async def test_a_failing_sink_still_lets_go(bench: Bench) -> None:
-    """While a sink fails, live events expire and final ones are given up in time, although nothing is claimed."""
+    """While a sink fails, live events expire in time although nothing is claimed, and so do final ones once tried."""
     await bench.start(policy=RetryPolicy(give_up_after_h=0.1))
     await fail_five(bench)
-    await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(30)))
+    await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(5)))
     await bench.clock.turn(70)
     assert (bench.told.expired, bench.told.dead) == (5, 0)
-    await bench.clock.turn(300)
-    assert bench.told.dead == 30
+    await bench.clock.turn(280)
+    assert bench.told.dead == 0
+    assert await bench.owed() == 5
+    await bench.clock.turn(20)
+    assert bench.told.dead == 5
     assert await bench.owed() == 0
+
+
+async def restarted(bench: Bench, days: float) -> None:
+    """Another start, and the wall clock says that it is so many days later."""
+    await bench.stop()
+    await bench.outbox.close()
+    bench.clock._start += timedelta(days=days)
+    limits = Limits(retention_h=72, outbox_max_mb=100, dead_letter_days=30)
+    bench.outbox = SqliteOutbox(bench.path, bench.clock, limits)
+    bench.clock.busy = lambda: bench.outbox.queued > 0
+    await bench.outbox.open()
+    await bench.outbox.subscribe({"crm": Filter()})
+
+
+async def test_nothing_final_dies_of_a_clock_that_was_put_right(bench: Bench) -> None:
+    """The clock was ten days behind: ends are sent once more whatever their age; live events have expired."""
+    bench.far.answer = DOWN
+    await bench.start(concurrency=20)
+    await bench.record(*(event(f"e{n}", "call.ended", 1) for n in range(20)), event("live"))
+    await restarted(bench, days=10)
+    bench.far.sent.clear()
+    bench.far.answer = Delivered()
+    await bench.start()
+    await bench.clock.turn(60)
+    assert sorted(call for _, call, _, _ in bench.far.sent) == sorted(f"e{n}" for n in range(20))
+    assert (bench.told.dead, bench.told.expired) == (0, 1)
+    assert await bench.owed() == 0
+    await bench.outbox.close()
+
+
+async def test_what_is_too_old_gets_one_attempt_and_dies_of_it(bench: Bench) -> None:
+    """Ten days later, and the sink is still down: each is tried once since the start, and is a letter then."""
+    bench.far.answer = DOWN
+    await bench.start()
+    await bench.record(*(event(f"e{n}", "call.ended", 1) for n in range(3)))
+    await restarted(bench, days=10)
+    bench.far.sent.clear()
+    await bench.start()
+    await bench.clock.turn(60)
+    assert sorted(call for _, call, _, _ in bench.far.sent) == ["e0", "e1", "e2"]
+    assert bench.told.dead == 3
+    with open_desk(bench.path) as desk:
+        assert {letter.reason for letter in desk.letters()} == {"503"}
+    await bench.outbox.close()
+
+
+async def test_a_live_event_expires_at_the_start(bench: Bench) -> None:
+    """Time in which nothing ran counts: what has waited for longer than it lives is gone before anything is sent."""
+    bench.far.answer = Retry("408", "", after_s=50)
+    await bench.start()
+    await bench.record(event("a"), event("a", "call.ended", 2))
+    await restarted(bench, days=61 / 86400)
+    bench.far.answer = Delivered()
+    await bench.start()
+    assert bench.told.expired == 1
+    assert bench.far.sent[1:] == [(0.0, "a", "call.ended", 1)]
+    await bench.outbox.close()
 
 
 async def test_reconnected_makes_all_due(bench: Bench) -> None:

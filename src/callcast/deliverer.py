@@ -310,7 +310,8 @@ class Deliverer:
         expires_at = self._policy.expires_at(delivery.owed_since, live=delivery.live)
         began_s, counted_before = self._clock.monotonic(), self._health.counted
         delivery = replace(delivery, expires_at=expires_at)
-        lapsed = self._clock.now() >= expires_at
+        # Its age may come from a wall clock that was wrong: what is not live is given up after an attempt only.
+        lapsed = self._clock.now() >= expires_at and (delivery.live or delivery.first_tried_at is not None)
         outcome = None if lapsed else self._judge(delivery, await self._send(delivery))
         took_s = self._clock.monotonic() - began_s
         if outcome is None:

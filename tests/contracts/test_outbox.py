@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from callcast.core.outbox import Lapsed, Outbox, Taken
 from callcast.core.sink import Delivery, Filter
 from callcast.outboxes.sqlite import open_outbox
 from tests.clock import TurnedClock
-from tests.made import call, change, event, source_event
+from tests.made import NINE, call, change, event, source_event
 
 
 class Place(Protocol):
@@ -330,7 +330,7 @@ async def test_make_due(place: Place, outbox: Outbox) -> None:
 
 
 async def test_lapse(place: Place, outbox: Outbox) -> None:
-    """What outlived its shelf life goes at once: live events expire, others die; a call in flight is left alone."""
+    """What outlived its time goes at once: live events expire, others die; a call in flight is left alone."""
     await life(outbox, "flying")
     (flying,) = await outbox.claim("crm", limit=1)
     await life(outbox, "a")
@@ -339,11 +339,26 @@ async def test_lapse(place: Place, outbox: Outbox) -> None:
     minute_ago = place.clock.now() - timedelta(seconds=60)
     long_ago = place.clock.now() - timedelta(hours=75)
     assert await outbox.lapse("crm", live_before=minute_ago, final_before=long_ago) == Lapsed(expired=2)
-    assert await claimed(outbox) == [("a", "call.ended"), ("young", "call.ringing")]
+    (ended, young) = await outbox.claim("crm", limit=9)
+    assert named([ended, young]) == [("a", "call.ended"), ("young", "call.ringing")]
+    await outbox.again(ended, at=place.clock.now(), reason="503", detail="", took_s=0)
     await outbox.done([Taken(flying, 0)])
     assert await outbox.lapse("crm", live_before=minute_ago, final_before=minute_ago) == Lapsed(expired=1, dead=1)
     (stats,) = (await outbox.stats()).sinks
     assert (stats.owed, stats.dead) == (2, 1)
+
+
+async def test_nothing_final_lapses_untried(place: Place, outbox: Outbox) -> None:
+    """However old: a sink that was never tried with it cannot have refused it. Others behind it lapse all the same."""
+    for name in ("untried", "tried"):
+        await outbox.record(None, change(event(name, "call.ended", 1)))
+    (untried, tried) = await outbox.claim("crm", limit=9)
+    await outbox.again(tried, at=place.clock.now(), reason="503", detail="", took_s=0)
+    await outbox.release(untried)
+    await place.clock.turn(1)
+    now = place.clock.now()
+    assert await outbox.lapse("crm", live_before=now, final_before=now) == Lapsed(dead=1)
+    assert await claimed(outbox) == [("untried", "call.ended")]
 
 
 async def test_giving_up_keeps_the_reason(outbox: Outbox) -> None:
@@ -353,6 +368,104 @@ async def test_giving_up_keeps_the_reason(outbox: Outbox) -> None:
     await outbox.expire(ended)
     (stats,) = (await outbox.stats()).sinks
     assert (stats.owed, stats.dead) == (0, 1)
+
+
+# A wall clock that was wrong
+
+
+class Hours:
+    """What the wall clock says at each start."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def turn_to(self, hours: float) -> datetime:
+        self._place.clock = TurnedClock(NINE + timedelta(hours=hours))
+        return self._place.clock.now()
+
+
+async def test_nothing_is_due_hours_after_a_clock_that_was_ahead(place: Place) -> None:
+    """Recorded or tried while the clock was two hours ahead: due within the delay that follows such an attempt."""
+    clock = Hours(place)
+    async with place.open() as outbox:
+        await outbox.subscribe({"crm": Filter()})
+        await outbox.record(None, change(event("old", "call.ended", 1)))
+    now = clock.turn_to(2)
+    async with place.open() as outbox:
+        await outbox.subscribe({"crm": Filter()})
+        await outbox.record(
+            None, change(event("live"), event("final", "call.ended", 1), event("held", "call.ended", 1))
+        )
+        for delivery in await outbox.claim("crm", limit=9):
+            held = delivery.event.key == "101/held"
+            at = now + timedelta(seconds=3600 if held else 1)
+            await outbox.again(delivery, at=at, reason="503", detail="", took_s=0, held=held)
+    now = clock.turn_to(0.1)
+    async with place.open() as outbox:
+        assert await claimed(outbox) == []
+        await place.clock.turn(1.2)
+        found = await outbox.claim("crm", limit=9)
+        assert named(found) == [("old", "call.ended"), ("live", "call.ringing"), ("final", "call.ended")]
+        assert [one.owed_since <= now for one in found] == [True] * 3
+        assert found[1].recorded_at == found[1].owed_since == now, "the age starts at zero"
+        await place.clock.turn(3600)
+        assert await claimed(outbox) == [("held", "call.ended")]
+
+
+async def test_a_live_event_waits_no_longer_than_it_lives(place: Place) -> None:
+    """It was recorded by a clock two hours ahead, and its sink asked for a pause until its time would be over."""
+    clock = Hours(place)
+    now = clock.turn_to(2)
+    async with place.open() as outbox:
+        await outbox.subscribe({"crm": Filter()})
+        await outbox.record(None, change(event("live")))
+        (live,) = await outbox.claim("crm", limit=9)
+        at = now + timedelta(seconds=60)
+        await outbox.again(live, at=at, reason="408", detail="", took_s=0, held=True)
+    clock.turn_to(0)
+    async with place.open() as outbox:
+        await place.clock.turn(59)
+        assert await claimed(outbox) == []
+        await place.clock.turn(1)
+        assert await claimed(outbox) == [("live", "call.ringing")]
+
+
+async def test_due_times_survive_a_restart(place: Place) -> None:
+    """Where the clock was right nothing is due earlier than it was."""
+    clock = Hours(place)
+    async with place.open() as outbox:
+        await outbox.subscribe({"crm": Filter()})
+        await outbox.record(None, change(event("a", "call.ended", 1)))
+        for wait_s in (1, 5, 30):
+            (one,) = await outbox.claim("crm", limit=9)
+            at = place.clock.now() + timedelta(seconds=wait_s)
+            await outbox.again(one, at=at, reason="503", detail="", took_s=0)
+            await place.clock.turn(wait_s - 10 if wait_s == 30 else wait_s)
+        at_s = place.clock.monotonic()
+    clock.turn_to(at_s / 3600)
+    async with place.open() as outbox:
+        await place.clock.turn(9.9)
+        assert await claimed(outbox) == []
+        await place.clock.turn(0.1)
+        assert await claimed(outbox) == [("a", "call.ended")]
+
+
+async def test_what_an_earlier_run_tried_is_tried_once_more(place: Place) -> None:
+    """The clock was days behind: what looks old is no dead letter before an attempt since the start."""
+    clock = Hours(place)
+    async with place.open() as outbox:
+        await outbox.subscribe({"crm": Filter()})
+        await outbox.record(None, change(event("a"), event("b", "call.ended", 1)))
+        for one in await outbox.claim("crm", limit=9):
+            await outbox.again(one, at=place.clock.now(), reason="503", detail="", took_s=0)
+    now = clock.turn_to(24 * 10)
+    async with place.open() as outbox:
+        old = {"live_before": now - timedelta(seconds=60), "final_before": now - timedelta(hours=75)}
+        assert await outbox.lapse("crm", **old) == Lapsed(expired=1)
+        (one,) = await outbox.claim("crm", limit=9)
+        assert (one.first_tried_at, one.attempt) == (None, 2)
+        await outbox.again(one, at=now, reason="503", detail="", took_s=0)
+        assert await outbox.lapse("crm", **old) == Lapsed(dead=1)
 
 
 # Waiting

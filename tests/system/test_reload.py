@@ -38,6 +38,7 @@ class Hook:
         self.headers: list[str | None] = []
         self.hangs = False
         self.status = 204
+        self.answer_headers: dict[str, str] = {}
         self.hanging = 0
         self.url = ""
 
@@ -51,7 +52,7 @@ class Hook:
             await asyncio.sleep(FAR_LONGER_THAN_A_TEST_S)
         if self.status == 204:
             self.events.append(event)
-        return web.Response(status=self.status)
+        return web.Response(status=self.status, headers=self.answer_headers)
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator["Hook"]:

@@ -127,6 +127,8 @@ class Service:
         self.lines: list[dict[str, Any]] = []
         self.arrived_at = 0.0  # of the last line, on time.perf_counter
         self.log: list[str] = []
+        self.module = "callcast"
+        self.environ: Mapping[str, str] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._readers: list[asyncio.Task[None]] = []
 
@@ -137,11 +139,11 @@ class Service:
 
     async def start(self, environ: Mapping[str, str] | None = None) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "callcast", "run", "--config", str(self.config)),
+            *(sys.executable, "-m", self.module, "run", "--config", str(self.config)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, **(environ or {})},
+            env={**os.environ, **self.environ, **(environ or {})},
             limit=1024 * 1024,
         )
         assert self._process.stdout is not None

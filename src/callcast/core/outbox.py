@@ -2,6 +2,9 @@
 
 Left of it everything may be run again, right of it everything may be tried again. A method returns when what it
 says is on the disk; a method that raises `OutboxUnavailable` has changed nothing.
+
+Times in a store come from a wall clock that may have been wrong. When it is opened, what was recorded later than now
+has been recorded now, and nothing is due later than its longest delay after now.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -162,7 +165,11 @@ class Outbox(Protocol):
         ...
 
     async def lapse(self, sink: str, /, *, live_before: datetime, final_before: datetime) -> Lapsed:
-        """Expire everything owed since before these times, except calls in flight. Bounded work; may be repeated."""
+        """Expire everything owed since before these times, except calls in flight. Bounded work; may be repeated.
+
+        What is not live is left alone until one attempt has been made since the store was opened: its age may come
+        from a wall clock that was wrong.
+        """
         ...
 
     async def release(self, delivery: Delivery, /) -> None:

@@ -30,6 +30,14 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
         return delay_s * (1 - SPREAD + 2 * SPREAD * chance)
 
 
+def longest_wait_s(attempts: int, *, live: bool, held: bool) -> float:
+    """No delay after so many attempts is longer, also one that the remote side asked for (`held`)."""
+    if held:
+        return WISH_MAX_S
+    table = LIVE_S if live else FINAL_S
+    return table[min(max(attempts, 1), len(table)) - 1] * (1 + SPREAD)
+
+
 def granted_s(after_s: float) -> float:
     """What of the far side's own wish is granted, in seconds."""
     return min(max(after_s, 0.0), WISH_MAX_S)

@@ -67,7 +67,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
     attempt: 1, 2, ...; counted when settled, kept over restarts.
     expires_at: when the event is worthless (live events), or given up.
     owed_at: when it was recorded, or brought back by `dead retry` or `replay` (then `replayed`).
-    first_tried_at: when its first attempt was settled.
+    first_tried_at: when its first attempt since the service started was settled.
     """
 
     sink: str

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from callcast.core.model import CallEvent, Change, Event, Look
 from callcast.core.outbox import Lapsed, SinkStats, Stats, Stored, Taken
+from callcast.core.retry import longest_wait_s
 from callcast.core.sink import Delivery, Filter
 from callcast.outboxes import memory
 from callcast.outboxes.coding import batched, encode, encode_rows, event_of, lane_of, lane_of_delivery, rows_of, time_of
@@ -79,6 +80,19 @@ UPDATE debts SET state = 1 WHERE state = 0 AND (sink, seq) IN (
 RETURNING sink
 """
 
+# The wall clock may have been ahead when these times were written. Then what was recorded is new, and what waits is due
+# no later than its longest delay after now. Attempts of an earlier run prove nothing about an age that may be wrong.
+_SET_TIMES_RIGHT = (
+    "UPDATE events SET recorded_at = ?1 WHERE recorded_at > ?1",
+    "UPDATE dead SET dead_at = ?1 WHERE dead_at > ?1",
+    "UPDATE calls SET touched_at = ?1 WHERE open = 0 AND touched_at > ?1",
+    "UPDATE sinks SET removed_at = ?1 WHERE removed_at > ?1",
+    "UPDATE debts SET owed_at = min(owed_at, ?1),"
+    " due_at = min(due_at - max(0, owed_at - ?1), ?1 + longest_wait_us(attempts, live, state))"
+    " WHERE owed_at > ?1 OR state > 1 AND due_at > ?1",
+    "UPDATE debts SET first_tried_at = NULL WHERE first_tried_at IS NOT NULL",
+)
+
 
 _New = tuple[int, int, Event]  # number, lane, event
 
@@ -112,6 +126,12 @@ class Debts:
         """After a rollback: these filters stand, and a number may come to stand for another sink."""
         self.filters = filters
         self._ids.clear()
+
+    def set_times_right(self, now_us: int) -> None:
+        """Once after opening: `now` may be earlier than what an earlier run wrote, or much later."""
+        self.connection.create_function("longest_wait_us", 3, _longest_wait_us, deterministic=True)
+        for statement in _SET_TIMES_RIGHT:
+            self._execute(statement, (now_us,) if "?1" in statement else ())
 
     # Who is owed
 
@@ -338,7 +358,8 @@ class Debts:
     ) -> Lapsed:
         sink_id = self.id_of(sink)
         live = self._lapsed(sink_id, "INDEXED BY debts_live WHERE sink = ? AND live = 1", live_before_us)
-        final = self._lapsed(sink_id, "WHERE sink = ? AND live = 0", final_before_us)
+        tried = "INDEXED BY debts_tried WHERE sink = ? AND first_tried_at IS NOT NULL AND live = 0"
+        final = self._lapsed(sink_id, tried, final_before_us)
         outcomes = [
             self.expire(sink, seq, now_us)
             for seq, lane in live + final
@@ -450,6 +471,10 @@ class Debts:
 
 def _first_attempt(sink: str, seq: int, event: Event, at: datetime) -> Delivery:
     return Delivery(sink=sink, seq=seq, event=event, attempt=1, recorded_at=at, owed_at=at)
+
+
+def _longest_wait_us(attempts: int, live: int, state: int) -> int:
+    return round(longest_wait_s(attempts, live=bool(live), held=state == HELD) * 1e6)
 
 
 def _attempt(taken: Taken, now_us: int) -> tuple[int, int, int, str]:

@@ -119,8 +119,13 @@ def _follow_calls(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+def _find_tried(connection: sqlite3.Connection) -> None:
+    """What is not live is given up for its age only after an attempt."""
+    connection.execute("CREATE INDEX debts_tried ON debts (sink, seq) WHERE first_tried_at IS NOT NULL AND live = 0")
+
+
 # The n-th brings a file from schema n to schema n + 1; each runs in one transaction with the new number.
-MIGRATIONS: tuple[Migration, ...] = (_begin_anew, _follow_calls)
+MIGRATIONS: tuple[Migration, ...] = (_begin_anew, _follow_calls, _find_tried)
 
 
 class Lock:

@@ -221,8 +221,10 @@ class Worker:
             debts = Debts(connection)
             connection.execute("BEGIN IMMEDIATE")
             debts.number_from(self._number_from)
+            now_us = us_of(self._clock.now())
+            debts.set_times_right(now_us)
             if self._filters:
-                debts.subscribe(self._filters, us_of(self._clock.now()))
+                debts.subscribe(self._filters, now_us)
             connection.execute("COMMIT")
             self._version = debts.pragma("data_version")
         except sqlite3.Error:

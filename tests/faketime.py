@@ -1,0 +1,39 @@
+"""A wall clock for a process that the test sets, where libfaketime is installed."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+_PLACES = ("lib/*/faketime/libfaketimeMT.so.1", "lib*/faketime/libfaketimeMT.so.1")
+
+
+def library() -> Path | None:
+    return next((found for place in _PLACES for found in Path("/usr").glob(place)), None)
+
+
+class WallClock:
+    """Only what a process takes for the time of day is changed; how much time passes stays right."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "faketime"
+        self.set(0)
+
+    def set(self, ahead_s: float) -> None:
+        """Ahead of the right time by so much from now on; less than 0: behind."""
+        new = self._file.with_suffix(".new")
+        new.write_text(f"{ahead_s:+g}\n")
+        new.rename(self._file)
+
+    def environ(self) -> Mapping[str, str]:
+        found = library()
+        if found is None:
+            say = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+            say("no libfaketime on this machine: install faketime")
+        return {
+            "LD_PRELOAD": str(found),
+            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
