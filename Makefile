@@ -41,6 +41,7 @@ fuzz: $(VENV)/.installed  ## FUZZ random histories of calls and KILLS kill -9, m
 	$(BIN)/python -m tests.core.fuzz $(FUZZ)
 	$(BIN)/python -m tests.system.kills $(KILLS)
 	$(BIN)/python -m tests.ringcentral.fuzz_bytes $(FUZZ)
+	THOROUGH=1 $(BIN)/pytest -n auto --timeout 3600 tests/core tests/ringcentral tests/simulator tests/config
 
 soak: $(VENV)/.installed  ## SOAK seconds (3600) of load and faults of every kind: nothing may grow (wants mosquitto)
 	$(BIN)/python -m bench.soak --seconds $(SOAK)

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from callcast.config import ConfigFaults, examine, load
@@ -85,14 +85,12 @@ def examined(content: bytes, environ: dict[str, str]) -> None:
         assert caught.value.faults == verdict.faults
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes(content: bytes) -> None:
     """Bytes of no meaning are a fault."""
     examined(content, {})
 
 
-@settings(max_examples=150, deadline=None)  # a busy machine is no fault
 @given(st.lists(LINES, max_size=12), st.booleans(), ENVIRON)
 def test_any_lines(lines: list[str], beside_good: bool, environ: dict[str, str]) -> None:
     """Known keys with any values, in any table, beside good ones or alone, under any environment."""
@@ -100,7 +98,6 @@ def test_any_lines(lines: list[str], beside_good: bool, environ: dict[str, str])
     examined("\n".join(unique).encode(), environ)
 
 
-@settings(max_examples=150, deadline=None)  # a busy machine is no fault
 @given(st.sampled_from(KEYS), st.sampled_from(VALUES), st.sampled_from(HEADERS[:5]), ENVIRON)
 def test_one_wrong_thing(key: str, value: str, header: str, environ: dict[str, str]) -> None:
     """One key with any value, at any place of a good file."""

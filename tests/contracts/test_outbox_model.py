@@ -195,6 +195,5 @@ TestOutboxModel = OutboxMachine.TestCase
 TestOutboxModel.settings = settings(
     max_examples=60,
     stateful_step_count=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

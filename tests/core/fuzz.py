@@ -1,6 +1,6 @@
 """Plays random histories against the decoder and the diff, and checks what was told against what truly happened.
 
-`python -m tests.core.fuzz N [SEED]` plays N histories (`make fuzz`); the tests play 10,000.
+`python -m tests.core.fuzz N [SEED]` plays N histories (`make fuzz`); the tests play a thousand.
 """
 
 import sys

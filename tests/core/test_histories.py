@@ -1,11 +1,12 @@
-"""The truth about calls, on ten thousand random histories (see tests/core/fuzz.py, also `make fuzz`)."""
+"""The truth about calls, on a thousand random histories; `make fuzz` plays many more (tests/core/fuzz.py)."""
 
 import pytest
 
 from tests.core.fuzz import play
+from tests.effort import tries
 
-HISTORIES = 10_000
-CHUNKS = 20
+HISTORIES = tries(1_000, 10_000)
+CHUNKS = 4
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))

@@ -64,8 +64,9 @@ async def test_each_fault_is_a_failed_look_and_the_next_one_is_good(
     session: ClientSession, heard: Heard, monkeypatch: pytest.MonkeyPatch, fault: Fault, reason: str
 ) -> None:
     """Whatever breaks, one look fails with its reason; the next look, with the same client, is whole again."""
-    monkeypatch.setattr(client_module, "LOOK_TIMEOUT_S", 0.5)
-    monkeypatch.setattr("callcast.ringcentral.token.ASK_TIMEOUT_S", 0.5)
+    if reason == "timeout":  # of the others a busy machine may take its time
+        monkeypatch.setattr(client_module, "LOOK_TIMEOUT_S", 0.5)
+        monkeypatch.setattr("callcast.ringcentral.token.ASK_TIMEOUT_S", 0.5)
     clock = TurnedClock(by_itself=True)
     platform = Platform(faults=[fault])
     async with platform.serve() as url:

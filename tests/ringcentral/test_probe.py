@@ -17,9 +17,10 @@ from callcast.testing import RealClock
 LISTS = "*/active-calls"
 
 
-def crowd(extensions: int, **settings: Any) -> Platform:
-    """A platform with so many desks."""
+def crowd(extensions: int, *, ahead_s: float = 0, **settings: Any) -> Platform:
+    """A platform with so many desks, whose clock is so far ahead."""
     clock = SimulatedClock()
+    clock.turn(ahead_s)
     return Platform(busy(clock.now(), extensions, 1), clock=clock, **settings)
 
 
@@ -181,8 +182,7 @@ async def test_the_announced_limit_against_the_plan(
 )
 async def test_the_clock(skew_s: float, verdict: str, words: str) -> None:
     """This machine's clock against the platform's Date header; a few seconds are nothing."""
-    platform = crowd(1)
-    platform.clock.turn(skew_s)  # type: ignore[attr-defined]
+    platform = crowd(1, ahead_s=skew_s)
     clock = by_subject(await answers(platform))["clock"]
     assert (clock.verdict, words in clock.said) == (verdict, True), clock
 

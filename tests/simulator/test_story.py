@@ -4,7 +4,7 @@ import random
 from datetime import datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from callcast.core.model import State, Target
@@ -32,7 +32,6 @@ def results(story: Story, *seconds: float) -> list[str | None]:
 
 
 @given(plot=st.lists(calls(), max_size=4), order=st.randoms())
-@settings(max_examples=30)
 def test_the_order_of_asking_changes_nothing(plot: list[Call], order: random.Random) -> None:
     """Lists asked for at any moments in any order are those of a story that was asked in order."""
     times = [after(number * 7) for number in range(20)]
@@ -191,13 +190,13 @@ def test_a_reader_finds_the_truth(call: Call) -> None:
 
 
 def test_a_busy_house_stays_busy_and_small() -> None:
-    """Over two hours of load every desk gets calls, about as many as asked for, and the past is forgotten."""
+    """Over half an hour of load every desk gets calls, about as many as asked for, and the past is forgotten."""
     story = busy(START, 40, 120, talks_s=10)
     begun = set()
-    for minute in range(120):
+    for minute in range(30):
         begun |= {(one.session_id, one.extension_id) for one in story.truth(after(minute * 60))}
     assert len({extension for _, extension in begun}) == 40
-    assert 10_000 < len({session for session, _ in begun}) < 20_000
+    assert 2_500 < len({session for session, _ in begun}) < 5_000
     assert len(story._begun) < 120 * 90
     assert len(story._recent) < 120 * 20
     assert sum(map(len, story._recent_of.values())) < 2 * 120 * 20

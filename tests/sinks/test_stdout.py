@@ -132,7 +132,7 @@ async def test_standard_output_is_the_default(capfd: pytest.CaptureFixture[str])
     assert err == ""
 
 
-@hypothesis_settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.sampled_from(["send", "send long", "hold", "read", "cancel"]), max_size=12))
 def test_there_are_only_ever_whole_lines(tmp_path_factory: pytest.TempPathFactory, steps: list[str]) -> None:
     """Whatever is sent, held up and cancelled in whatever order: whole lines, and what was delivered is there."""
