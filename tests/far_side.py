@@ -23,6 +23,7 @@ class ScriptedUpstream:
         self.looks: list[tuple[float, str | None]] = []
         self.asked: list[tuple[str, float]] = []
         self.own: str | LookFailed = "101"
+        self.own_took_s = 0.0
         self.log_answers: LookFailed | None = None
         self.log_took_s = 0.0
         self.watched: list[Target] = []
@@ -37,6 +38,7 @@ class ScriptedUpstream:
         return self.hold
 
     async def identify(self) -> Identity:
+        await self.clock.sleep(self.own_took_s)
         if isinstance(self.own, LookFailed):
             raise self.own
         return Identity(extension_id=self.own)

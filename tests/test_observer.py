@@ -6,15 +6,16 @@ import pytest
 from structlog.testing import capture_logs
 
 from callcast.board import LiveBoard
-from callcast.core.model import Target
+from callcast.core.model import Snapshot, Target
+from callcast.core.upstream import LookFailed, Reason
 from callcast.logs import bound
 from callcast.metrics import Metrics
 from callcast.observer import SourceObserver
 from tests.clock import TurnedClock
 
 
-def watching(interval_s: float) -> SourceObserver:
-    clock = TurnedClock()
+def watching(interval_s: float, clock: TurnedClock | None = None) -> SourceObserver:
+    clock = clock or TurnedClock()
     board = LiveBoard(clock)
     observer = SourceObserver("acme", board, Metrics(board, clock, "1"), clock, bound())
     observer.watching(None, interval_s)
@@ -46,3 +47,24 @@ def test_missed_turns_are_one_line_that_names_the_worst() -> None:
         watching(1.0).turns_missed(counts)
     line = said[-1]
     assert (line["event"], line["extension"], line["count"], line["others"]) == ("turns_missed", "2", 7, 1)
+
+
+async def test_what_fails_on_is_said_every_half_minute() -> None:
+    """Polled every second, an outage fills no log; another reason, another target, a new outage are said at once."""
+    clock = TurnedClock()
+    observer = watching(1.0, clock)
+    one, two = (Target(source="acme", extension_id=extension) for extension in ("1", "2"))
+
+    def said(target: Target, reason: Reason) -> bool:
+        with capture_logs() as lines:
+            observer.look_failed(target, LookFailed(reason, "as the test says"), 0.1)
+        return bool(lines)
+
+    assert said(one, "network")
+    assert not said(one, "network")
+    assert said(two, "network")
+    assert said(one, "server")
+    await clock.turn(30)
+    assert said(one, "server")
+    observer.look_good(Snapshot(target=one, taken_at=clock.now(), sightings=()), 0.1)
+    assert said(one, "server")

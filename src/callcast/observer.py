@@ -13,6 +13,7 @@ from callcast.core.outbox import OutboxUnavailable
 from callcast.core.upstream import LookFailed, Reason
 from callcast.metrics import Metrics
 
+FAILURE_SAID_EVERY_S = 30.0
 BAD_RECORDS_MAX = 5000  # of one source that are remembered
 SHARED = "if it comes again: does another program use the same credential?"
 WORDS_MAX = 200  # unknown words of one source that are logged; all are counted
@@ -32,6 +33,7 @@ class SourceObserver:
         self._started = clock.monotonic()
         self._seen: float | None = None
         self._last_failure = ""
+        self._failing: dict[str | None, tuple[Reason, float]] = {}  # targets: why, and when it was said
         self._words: set[tuple[str, str]] = set()  # unknown ones that were logged: each is, once
         self._bad_records: dict[tuple[str, str], bool] = {}
         self.stepped_at = clock.monotonic()
@@ -42,6 +44,7 @@ class SourceObserver:
 
     def watching(self, extension_ids: Sequence[str] | None, interval_s: float, /) -> None:
         self._extensions = extension_ids
+        self._failing = {}
         self._pace(interval_s)
         shown = "account" if extension_ids is None else list(extension_ids)
         self._log.debug("targets_found", extensions=shown, interval_s=round(interval_s, 1))
@@ -67,12 +70,15 @@ class SourceObserver:
     def look_good(self, snapshot: Snapshot, took_s: float, /) -> None:
         self._seen = self._clock.monotonic()
         self.looks += 1
+        self._failing.pop(snapshot.target.extension_id, None)
         self._board.looked(snapshot.target, snapshot.taken_at)
         self._metrics.poll_finished(self.source, None, took_s)
 
     def look_failed(self, target: Target, error: LookFailed, took_s: float, /) -> None:
         self._last_failure = error.detail
         self._metrics.poll_finished(self.source, error.reason, took_s)
+        if not self._is_news(target.extension_id, error.reason):
+            return
         say = self._log.error if error.reason == "auth" else self._log.warning  # a credential wants a person
         say(
             "look_failed",
@@ -81,6 +87,15 @@ class SourceObserver:
             detail=error.detail,
             request_id=error.request_id,
         )
+
+    def _is_news(self, extension_id: str | None, reason: Reason) -> bool:
+        """A failed poll is said at once, and while it fails on for the same reason every half minute."""
+        now = self._clock.monotonic()
+        said, said_at = self._failing.get(extension_id, (None, now))
+        if said == reason and now - said_at < FAILURE_SAID_EVERY_S:
+            return False
+        self._failing[extension_id] = (reason, now)
+        return True
 
     def watched_twice(self, extension_id: str, /) -> None:
         self._log.warning("extension_watched_twice", extension=extension_id, detail="another source watches it already")

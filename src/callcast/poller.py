@@ -9,13 +9,12 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
-from random import Random
+from datetime import datetime
 from typing import Protocol
 
 from callcast.core.clock import Clock
 from callcast.core.diff import Rules, diff, unwatch
-from callcast.core.freshness import Freshness, stale_after_s
+from callcast.core.freshness import WHOLE, Freshness
 from callcast.core.model import Change, Snapshot, SourceEvent, Target
 from callcast.core.outbox import OutboxUnavailable
 from callcast.core.upstream import LookFailed, Upstream
@@ -26,11 +25,9 @@ CHUNK_S = 1.0  # the longest sleep: health is checked at least this often
 SLOT_S = 0.02  # turns that lie closer together begin together: to wake up for each costs as much as the look
 AT_ONCE = 32  # looks that are sent together: with hundreds under way, each costs half as much again
 LATE_S = 0.005  # so long the next ones wait for their answers: a slow platform is not asked less often for it
-RETRY_MAX_S = 30.0  # a failing target is tried at least this often, or every interval if that is longer
-LISTED_S = 100.0  # an ended call stays in the list for 120 s as documented: after this long one may have gone unseen
-GAP_MIN = timedelta(seconds=30)  # nothing shorter is a gap
+STORE_RETRY_S = 30.0
+GAP_S = 5.0  # contract 5: without a good poll for an interval and this long, calls can have come and gone unseen
 TAKEN_AT_ONCE = 16  # looks that are compared and recorded at a time: more would leave deliveries no share of the loop
-REFUSED = -1  # stands for a count of failures: the platform will not show this target
 REFUSED_EVERY_S = 300.0  # contract 10.2: a target that the platform refuses is tried every 5 min
 
 
@@ -73,7 +70,6 @@ class Poller:
         freshness: Freshness,
         rules: Rules,
         clock: Clock,
-        random: Random,
         observer: Observer,
         claim: Callable[[str], bool],
         start_after_s: float = 0.0,
@@ -88,27 +84,31 @@ class Poller:
         self._freshness = freshness
         self._rules = rules
         self._clock = clock
-        self._random = random
         self._observer = observer
         self._claim = claim
         self._taking = asyncio.Semaphore(TAKEN_AT_ONCE)
         self._start_after_s = start_after_s
         self._turns: list[tuple[float, int, Target]] = []  # a heap: monotonic time, tie-break, target
-        self._targets: list[Target] = []
-        self._failures: dict[Target, int] = {}
+        wanted = [None] if extensions is None else extensions
+        self._targets = [Target(source=source, extension_id=one) for one in wanted]
+        self._refused: set[Target] = set()  # the platform does not show them
+        self._planned_s: dict[Target, float] = {}  # the interval that was planned when a target's next poll was
         self._sleep: asyncio.Task[None] | None = None
         self._wakes_at = math.inf
         self._missed: Counter[Target] = Counter()
         self._awaited = 0  # answers of the looks sent last
         self._untold: list[SourceEvent] = list(freshness.untold)
+        self._one_at_a_time = asyncio.Lock()  # of those that make source events known
         self._taken = 0
 
     async def run(self) -> None:
         """Poll until cancelled. Trouble of the far side or the disk never ends it."""
         await self._clock.sleep(self._start_after_s)
-        await self._find_targets()
         try:
             async with asyncio.TaskGroup() as tasks:
+                stepping = tasks.create_task(self._step_on())
+                await self._find_targets()
+                stepping.cancel()
                 tasks.create_task(self._reconciler.run())
                 await self._schedule(tasks)
         finally:
@@ -117,22 +117,20 @@ class Poller:
     @property
     def interval_s(self) -> float:
         """Seconds between two looks at the same target, as the rate limit allows them now."""
-        shown = len(self._targets) - sum(f == REFUSED for f in self._failures.values())
+        shown = len(self._targets) - len(self._refused)
         return max(self._interval_s or 0.0, self._upstream.spacing_s() * max(1, shown))
 
     async def _find_targets(self) -> None:
-        if self._extensions is None:
-            self._targets = [Target(source=self._source)]
-        else:
+        if self._extensions is not None:
             own = await self._own_extension() if "~" in self._extensions else ""
             wanted = dict.fromkeys(own if e == "~" else e for e in self._extensions)
             self._targets = [Target(source=self._source, extension_id=e) for e in wanted if self._is_ours(e)]
             await self._end_unwatched(frozenset(t.extension_id for t in self._targets if t.extension_id))
         self._reconciler.watch([t.extension_id for t in self._targets])
         self._upstream.watch(self._targets)
-        looks = {t.extension_id or "": at for t in self._targets if (at := self._ledger.picture.looks.get(t))}
+        looks = {t.extension_id or WHOLE: at for t in self._targets if (at := self._ledger.picture.looks.get(t))}
         start = self._clock.monotonic()
-        self._freshness.watch([t.extension_id or "" for t in self._targets], looks, start)
+        self._freshness.watch([t.extension_id or WHOLE for t in self._targets], looks, start)
         watched = [t.extension_id for t in self._targets if t.extension_id]
         self._observer.watching(None if self._extensions is None else watched, self.interval_s)
         gap_s = self.interval_s / max(1, len(self._targets))
@@ -146,23 +144,17 @@ class Poller:
         return ours
 
     async def _own_extension(self) -> str:
-        """The id behind `~`: asked for until the platform answers."""
-        failures = 0
+        """The id behind `~`: asked for until the platform answers. Meanwhile the source as a whole can be degraded."""
         target = Target(source=self._source, extension_id="~")
+        self._freshness.expect(max(self._ledger.picture.looks.values(), default=None), self._clock.monotonic())
         while True:
             started = self._clock.monotonic()
             try:
                 return (await self._upstream.identify()).extension_id
             except LookFailed as error:
-                failures += 1
+                self._freshness.bad(WHOLE, error.reason)
                 self._observer.look_failed(target, error, self._clock.monotonic() - started)
-                await self._wait_stepping(self._pause_s(failures))
-
-    async def _wait_stepping(self, seconds: float) -> None:
-        until = self._clock.monotonic() + seconds
-        while (left := until - self._clock.monotonic()) > 0:
-            self._observer.stepped()
-            await self._clock.sleep(min(left, CHUNK_S))
+                await self._clock.sleep(max(self.interval_s, error.retry_after_s or 0.0, CHUNK_S))
 
     async def _end_unwatched(self, watched: frozenset[str]) -> None:
         picture = self._ledger.picture
@@ -171,7 +163,7 @@ class Poller:
                 await self._ledger.change((), lambda: unwatch(picture, gone, self._upstream.now()))
             except OutboxUnavailable as error:
                 self._observer.store_failed(error)
-                await self._wait_stepping(RETRY_MAX_S)
+                await self._clock.sleep(STORE_RETRY_S)
 
     async def _schedule(self, tasks: asyncio.TaskGroup) -> None:
         next_step = self._clock.monotonic()
@@ -179,6 +171,7 @@ class Poller:
             now = self._clock.monotonic()
             if now >= next_step:
                 next_step = now + CHUNK_S
+                self._observer.paced(self.interval_s)
                 await self._step()
             wait_s = max(self._turns[0][0] - now, self._upstream.hold_s()) if self._turns else CHUNK_S
             if wait_s <= 0 and self._awaited >= AT_ONCE:
@@ -192,10 +185,15 @@ class Poller:
             else:
                 await self._sleep_until(now + min(wait_s, CHUNK_S))
 
+    async def _step_on(self) -> None:
+        """While the targets are not known yet."""
+        while True:
+            await self._step()
+            await self._clock.sleep(CHUNK_S)
+
     async def _step(self) -> None:
         """What wants doing every second, also while a penalty is waited out."""
         self._observer.stepped()
-        self._observer.paced(self.interval_s)
         if self._missed:
             self._observer.turns_missed(self._missed)
             self._missed = Counter()
@@ -220,15 +218,16 @@ class Poller:
     async def _turn(self, target: Target, due: float) -> None:
         """One look, and the next turn put down."""
         started = self._clock.monotonic()
+        wait_s = 0.0
         try:
             snapshot = await self._look(target)
         except LookFailed as error:
-            self._failed(target, error, self._clock.monotonic() - started)
+            wait_s = self._failed(target, error, self._clock.monotonic() - started)
         else:
             took_s = self._clock.monotonic() - started
             async with self._taking:  # only what has arrived queues here: a far side that hangs holds up nobody
                 await self._good(snapshot, took_s)
-        self._put_back(target, due)
+        self._put_back(target, due, wait_s)
 
     async def _look(self, target: Target) -> Snapshot:
         try:
@@ -240,11 +239,10 @@ class Poller:
 
     async def _good(self, snapshot: Snapshot, took_s: float) -> None:
         target = snapshot.target
-        if self._failures.pop(target, 0):
-            self._hurry(target)
+        self._refused.discard(target)
         self._observer.look_good(snapshot, took_s)
         steady_s = self._clock.monotonic()
-        self._untold += self._freshness.good(target.extension_id or "", snapshot.taken_at, steady_s)
+        self._untold += self._freshness.good(target.extension_id or WHOLE, snapshot.taken_at, steady_s)
         try:
             await self._note_gap(target, snapshot.taken_at)
             picture, rules = self._ledger.picture, self._rules
@@ -254,13 +252,11 @@ class Poller:
             self._observer.store_failed(error)
 
     async def _note_gap(self, target: Target, taken_at: datetime) -> None:
-        """Blind for as long as makes a source degraded, or a record leave the list unseen: the call log is asked."""
+        """Blind for longer than was planned: the call log is asked about it."""
         last = self._covered_until(target)
-        if last is not None and taken_at - last > GAP_MIN and (taken_at - last).total_seconds() > self._gap_s():
+        planned_s = max(self.interval_s, self._planned_s.get(target, 0.0))
+        if last is not None and (taken_at - last).total_seconds() > planned_s + GAP_S:
             await self._reconciler.blind(target, last, taken_at)
-
-    def _gap_s(self) -> float:
-        return max(min(stale_after_s(self.interval_s), LISTED_S), 1.2 * self.interval_s)
 
     def _covered_until(self, target: Target) -> datetime | None:
         """The last good look that could have shown this target's calls, also one by another way of watching."""
@@ -269,42 +265,27 @@ class Poller:
         covering = looks.values() if target == whole else [at for t in (target, whole) if (at := looks.get(t))]
         return max(covering, default=None)
 
-    def _failed(self, target: Target, error: LookFailed, took_s: float) -> None:
+    def _failed(self, target: Target, error: LookFailed, took_s: float) -> float:
+        """Returns the seconds until it may be polled again; 0: as planned (contract 10.2)."""
         refused = error.reason == "permission"
-        self._failures[target] = REFUSED if refused else max(0, self._failures.get(target, 0)) + 1
-        self._freshness.bad(target.extension_id or "", error.reason, refused=refused)
+        (self._refused.add if refused else self._refused.discard)(target)
+        self._freshness.bad(target.extension_id or WHOLE, error.reason, refused=refused)
         self._observer.look_failed(target, error, took_s)
+        return REFUSED_EVERY_S if refused else error.retry_after_s or 0.0
 
-    def _put_back(self, target: Target, due: float) -> None:
+    def _put_back(self, target: Target, due: float, wait_s: float) -> None:
+        """Into the plan again, at the same place in the interval, whatever became of the poll."""
         now = self._clock.monotonic()
         interval_s = self.interval_s
-        failures = self._failures.get(target, 0)
-        if failures:
-            next_due = now + (REFUSED_EVERY_S if failures == REFUSED else self._pause_s(failures))
-        else:
-            missed = int(max(0.0, now - due) // interval_s)
-            next_due = due + (missed + 1) * interval_s
-            if missed:
-                self._missed[target] += missed
+        missed = int(max(0.0, now + wait_s - due) // interval_s)
+        next_due = now + wait_s if target in self._refused else due + (missed + 1) * interval_s
+        if missed and not wait_s:
+            self._missed[target] += missed
+        self._planned_s[target] = interval_s
         self._taken += 1
         heapq.heappush(self._turns, (next_due, self._taken, target))
         if self._sleep is not None and next_due + SLOT_S < self._wakes_at:
             self._sleep.cancel()
-
-    def _hurry(self, recovered: Target) -> None:
-        """The platform answers again: when nobody was seen before, the others need not wait out their pauses."""
-        others = [t for t in self._targets if t != recovered and self._failures.get(t) != REFUSED]
-        if any(t not in self._failures for t in others):
-            return
-        soon = {t: self._clock.monotonic() + i * self.interval_s / len(self._targets) for i, t in enumerate(others, 1)}
-        self._turns = [(min(due, soon.get(t, due)), order, t) for due, order, t in self._turns]
-        heapq.heapify(self._turns)
-
-    def _pause_s(self, failures: int) -> float:
-        """Exponential with jitter, but never long: once one look is good, all are back in the plan within a cycle."""
-        interval_s = self.interval_s
-        pause_s = min(max(interval_s, 1.0) * 2.0 ** min(failures - 1, 10), max(interval_s, RETRY_MAX_S))
-        return pause_s * self._random.uniform(0.8, 1.2)
 
     async def _check_freshness(self) -> None:
         self._untold += self._freshness.check(self._upstream.now(), self._clock.monotonic(), self.interval_s)
@@ -315,12 +296,14 @@ class Poller:
 
     async def _tell(self) -> None:
         """State first, with the events that are untold yet: a crash in between tells them again, and no others."""
-        if self._untold:
-            told = tuple(self._untold)
-            await self._ledger.note("freshness", self._freshness.dump(told))
-            await self._ledger.change((), lambda: Change(events=told))
-            self._untold = [event for event in self._untold if event not in told]
-            await self._ledger.note("freshness", self._freshness.dump(self._untold))
+        if not self._untold:
+            return
+        async with self._one_at_a_time:
+            if told := tuple(self._untold):
+                await self._ledger.note("freshness", self._freshness.dump(told))
+                await self._ledger.change((), lambda: Change(events=told))
+                self._untold = [event for event in self._untold if event not in told]
+                await self._ledger.note("freshness", self._freshness.dump(self._untold))
 
     async def _stop(self) -> None:
         try:

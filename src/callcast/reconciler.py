@@ -61,8 +61,8 @@ class Reconciler:
         self._rules = rules
         self._clock = clock
         self._observer = observer
-        kept = msgspec.json.decode(gaps, type=list[Gap]) if gaps else []
-        self._gaps = {gap.extension_id: gap for gap in kept}
+        # Two of a target at most: one whose time is fixed, and a later one that grows with every further blind time.
+        self._gaps: list[Gap] = msgspec.json.decode(gaps, type=list[Gap]) if gaps else []
         self._asked: dict[str, tuple[int, float]] = {}  # call id -> questions so far, monotonic time of the next
 
     async def run(self) -> None:
@@ -73,7 +73,7 @@ class Reconciler:
 
     def watch(self, extension_ids: Sequence[str | None]) -> None:
         """Ask about these targets and no others from now on; None is the account."""
-        self._gaps = {one: gap for one, gap in self._gaps.items() if one in extension_ids}
+        self._gaps = [gap for gap in self._gaps if gap.extension_id in extension_ids]
 
     async def _repeat(self, a_round: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -92,7 +92,7 @@ class Reconciler:
 
     async def fill_gaps(self) -> None:
         now = self._upstream.now()
-        for gap in [g for g in self._gaps.values() if g.due <= now]:
+        for gap in [gap for gap in self._gaps if gap.due <= now]:
             await self._try_fill(gap)
 
     async def settle_pending(self) -> None:
@@ -106,10 +106,13 @@ class Reconciler:
 
     async def blind(self, target: Target, after: datetime, until: datetime) -> None:
         """A target was not seen between these looks. Kept before the look is: a crash in between must not hide it."""
-        open_gap = self._gaps.get(target.extension_id)
-        since = min(after, open_gap.after) if open_gap else after
-        due = until + timedelta(seconds=self._rules.call_log_after_s)
-        self._gaps[target.extension_id] = Gap(target.extension_id, since, due)
+        mine = [gap for gap in self._gaps if gap.extension_id == target.extension_id]
+        for growing in mine[1:]:
+            self._gaps.remove(growing)
+            after = min(after, growing.after)
+        earliest = max([until, *(gap.due for gap in mine[:1])])
+        due = earliest + timedelta(seconds=self._rules.call_log_after_s)
+        self._gaps.append(Gap(target.extension_id, after, due))
         await self._keep_gaps()
 
     async def _try_fill(self, gap: Gap) -> None:
@@ -127,8 +130,7 @@ class Reconciler:
         except OutboxUnavailable:
             self._put_off(gap)
             raise
-        if self._gaps.get(gap.extension_id) is gap:  # no further blind time came while the log was asked
-            del self._gaps[gap.extension_id]
+        self._gaps = [one for one in self._gaps if one is not gap]
         await self._keep_gaps()
         self._observer.gap_filled(target, gap.after, len(missed))
 
@@ -139,12 +141,11 @@ class Reconciler:
     def _put_off(self, gap: Gap, *, at_least_s: float = 0.0) -> None:
         pause_s = max(BACKOFF_S[min(gap.failures, len(BACKOFF_S) - 1)], at_least_s)
         due = self._upstream.now() + timedelta(seconds=pause_s)
-        if self._gaps.get(gap.extension_id) is gap:
-            self._gaps[gap.extension_id] = msgspec.structs.replace(gap, due=due, failures=gap.failures + 1)
+        later = msgspec.structs.replace(gap, due=due, failures=gap.failures + 1)
+        self._gaps = [later if one is gap else one for one in self._gaps]
 
     async def _keep_gaps(self) -> None:
-        gaps = list(self._gaps.values())
-        await self._ledger.note("gaps", msgspec.json.encode(gaps) if gaps else None)
+        await self._ledger.note("gaps", msgspec.json.encode(self._gaps) if self._gaps else None)
 
     async def _try_settle(self, call: Call) -> None:
         questions, next_at = self._asked.get(call.call_id, (0, 0.0))

@@ -3,7 +3,6 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from random import SystemRandom
 from typing import Any
 
 import aiohttp
@@ -64,7 +63,6 @@ class Sources:
         self._log = log
         self._disk = disk
         self._wake = wake
-        self._random = SystemRandom()
         self._clients: dict[str, tuple[Mapping[str, Any], Client]] = {}
         self._notes: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)  # on their way to the disk
 
@@ -108,7 +106,6 @@ class Sources:
             freshness=Freshness(name, known.notes.get("freshness")),
             rules=rules,
             clock=self._clock,
-            random=self._random,
             observer=observer,
             claim=lambda extension_id: self.claims.take(name, extension_id),
             start_after_s=start_after_s,

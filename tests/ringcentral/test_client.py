@@ -80,6 +80,7 @@ async def test_a_look_asks_for_what_is_needed(client: Client, answers: aiorespon
     assert sent["headers"]["Authorization"] == "Bearer token-1"
     assert sent["headers"]["User-Agent"] == "callcast/1.2.3"
     assert sent["allow_redirects"] is False
+    assert sent["timeout"].total == 10
 
 
 async def test_the_token_is_asked_for_as_documented(client: Client, answers: aioresponses) -> None:
@@ -181,10 +182,10 @@ async def test_a_list_that_grows_beyond_a_page_is_followed(client: Client, answe
 async def test_all_pages_together_have_one_time_limit(
     client: Client, answers: aioresponses, clock: TurnedClock
 ) -> None:
-    """Three pages of 15 s each are not a look of 45 s."""
+    """Three pages of 8 s each are not a look of 24 s."""
 
     async def slow(*_: Any, **__: Any) -> CallbackResult:
-        await clock.turn(15)
+        await clock.turn(8)
         number = len(asked(answers, "GET", "/active-calls"))
         return CallbackResult(payload=page(record(number), next_page=next_url(number + 1)))
 

@@ -65,11 +65,17 @@ class Freshness:
         """The spells that go on, by extension id; `WHOLE` for the source."""
         return dict(self._kept.spells)
 
+    def expect(self, last: datetime | None, steady_s: float) -> None:
+        """Which targets there are is not known yet: the source is watched as a whole. `last`: its last good look."""
+        self._seen = {WHOLE: last}
+        self._since = {WHOLE: steady_s}
+
     def watch(self, targets: Iterable[str], looks: dict[str, datetime], steady_s: float) -> None:
-        """Watch these targets and no others. The time before now counts against nobody: we did not run."""
-        before = self._seen
+        """Watch these targets and no others. What was before this run counts against none of them."""
+        before, begun_s = self._seen, self._since.get(WHOLE, steady_s)
         self._seen = {target: before.get(target) or looks.get(target) for target in targets}
-        self._since = {target: self._since.get(target, steady_s) for target in self._seen}
+        self._since = {target: self._since.get(target, begun_s) for target in self._seen}
+        self._reasons = {target: reason for target, reason in self._reasons.items() if target in self._seen}
         self._refused &= self._seen.keys()
         for gone in self._kept.spells.keys() - self._seen.keys() - {WHOLE}:
             del self._kept.spells[gone]

@@ -25,7 +25,7 @@ from callcast.secret import Secret
 
 API = "/restapi/v1.0"
 LIVE_LIST = {"view": "Detailed", "type": "Voice", "perPage": "1000"}
-LOOK_TIMEOUT_S = 20.0
+LOOK_TIMEOUT_S = 10.0
 PAGES_MAX = 20
 HEAVY_NOTE = "budget.heavy"
 AUTH_PER_MINUTE = 5  # documented
