@@ -12,6 +12,7 @@ from callcast.logs import bound
 from callcast.metrics import Metrics
 from callcast.observer import SourceObserver
 from tests.clock import TurnedClock
+from tests.made import NINE
 
 
 def watching(interval_s: float, clock: TurnedClock | None = None) -> SourceObserver:
@@ -47,6 +48,22 @@ def test_missed_turns_are_one_line_that_names_the_worst() -> None:
         watching(1.0).turns_missed(counts)
     line = said[-1]
     assert (line["event"], line["extension"], line["count"], line["others"]) == ("turns_missed", "2", 7, 1)
+
+
+def test_what_the_platform_refuses_is_named_until_it_is_shown() -> None:
+    """With the fix; however many there are, the list stays short."""
+    observer = watching(1.0)
+    refused = LookFailed("permission", "403", remedy="check the permissions")
+    for number in range(100, 122):
+        observer.look_failed(Target(source="acme", extension_id=str(number)), refused, 0.1)
+    observer.look_failed(Target(source="acme", extension_id="99"), LookFailed("server", "500"), 0.1)
+    warnings = observer.refusals()
+    assert warnings[0] == "source acme: extension 100 is refused: 403: check the permissions"
+    assert warnings[20:] == ["source acme: 2 more extensions are refused"]
+    for number in range(100, 122):
+        target = Target(source="acme", extension_id=str(number))
+        observer.look_good(Snapshot(target=target, taken_at=NINE, sightings=()), 0.1)
+    assert observer.refusals() == []
 
 
 async def test_what_fails_on_is_said_every_half_minute() -> None:

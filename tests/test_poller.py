@@ -116,7 +116,11 @@ class Bench:
     def _poller(self, outbox: SqliteOutbox, extensions: Sequence[str] | None, known: Any, **options: Any) -> Poller:
         mine = known.get("acme", NOTHING)
         ledger = Ledger(Picture("acme", mine), outbox, self._told)
-        reconciler = Reconciler(ledger, self.far, self.rules, self.clock, self.notes, gaps=mine.notes.get("gaps"))
+        reconciler = Reconciler(
+            *(ledger, self.far, self.rules, self.clock, self.notes),
+            gaps=mine.notes.get("gaps"),
+            refused=mine.notes.get("refused"),
+        )
         return Poller(
             "acme",
             extensions,
@@ -441,6 +445,51 @@ async def test_a_question_that_hangs_keeps_no_call_open_beyond_its_time(bench: B
         bench.far.list_of = lambda _: ()
         await bench.clock.turn(920)
     assert bench.types == ["call.ringing", "call.ended"]
+
+
+@pytest.mark.parametrize("watched", [["101", "102"], None])
+async def test_a_call_of_an_extension_that_is_refused_ends_as_unknown_in_time(
+    bench: Bench, watched: Sequence[str] | None
+) -> None:
+    """403 or 404 while it is live: after vanished_give_up_s it ends, over restarts too, and the other one goes on."""
+    start = bench.clock.now()
+    live = sighting(start)
+    bench.far.list_of = lambda target: [live] if target.extension_id in ("101", None) else ()
+    async with bench.polling(watched):
+        await bench.clock.turn(3.5)
+        bench.far.list_of = lambda target: LookFailed("permission", "no") if target.extension_id != "102" else ()
+        await bench.clock.turn(400)
+    await bench.clock.turn(60)
+    async with bench.polling(watched):
+        await bench.clock.turn(430)
+        assert "call.ended" not in bench.types
+        await bench.clock.turn(20)
+    ended = bench.call_events()[-1]
+    assert (ended.type, ended.call.disposition, ended.observation.evidence) == ("call.ended", "unknown", "refused")
+    assert ended.observation.after is not None
+    assert start < ended.observation.after <= ended.observation.before == ended.call.ended_at
+    assert (ended.call.ended_at - start).total_seconds() < 10
+    bench.far.list_of = lambda _: [live]
+    async with bench.polling(watched):
+        await bench.clock.turn(310)
+        bench.far.list_of = lambda _: [over(start, 1200, disposition=Disposition.ANSWERED)]
+        await bench.clock.turn(10)
+    kinds = [event.type for event in bench.call_events()]
+    assert kinds == ["call.ringing", "call.ended", "call.corrected"]
+    assert bench.call_events()[-1].call.disposition == "answered"
+
+
+async def test_a_refusal_that_does_not_last_ends_no_call(bench: Bench) -> None:
+    """Somebody gave the permission back in time."""
+    start = bench.clock.now()
+    bench.far.list_of = lambda _: [sighting(start)]
+    async with bench.polling():
+        await bench.clock.turn(3)
+        bench.far.list_of = failing("permission")
+        await bench.clock.turn(650)
+        bench.far.list_of = lambda _: [sighting(start)]
+        await bench.clock.turn(600)
+    assert [event.type for event in bench.call_events()] == ["call.ringing"]
 
 
 async def test_a_provisional_call_is_asked_about_with_backoff_for_as_long_as_it_lasts(bench: Bench) -> None:

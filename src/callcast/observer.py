@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from math import isclose
 from typing import Any
 
@@ -14,6 +15,7 @@ from callcast.core.upstream import LookFailed, Reason
 from callcast.metrics import Metrics
 
 FAILURE_SAID_EVERY_S = 30.0
+REFUSED_NAMED_MAX = 20  # extensions of one source that /readyz names
 BAD_RECORDS_MAX = 5000  # of one source that are remembered
 SHARED = "if it comes again: does another program use the same credential?"
 WORDS_MAX = 200  # unknown words of one source that are logged; all are counted
@@ -33,6 +35,7 @@ class SourceObserver:
         self._started = clock.monotonic()
         self._seen: float | None = None
         self._last_failure = ""
+        self._refused: dict[str | None, str] = {}  # targets that the platform does not show, and its word on it
         self._failing: dict[str | None, tuple[Reason, float]] = {}  # targets: why, and when it was said
         self._words: set[tuple[str, str]] = set()  # unknown ones that were logged: each is, once
         self._bad_records: dict[tuple[str, str], bool] = {}
@@ -45,6 +48,7 @@ class SourceObserver:
     def watching(self, extension_ids: Sequence[str] | None, interval_s: float, /) -> None:
         self._extensions = extension_ids
         self._failing = {}
+        self._refused = {}
         self._pace(interval_s)
         shown = "account" if extension_ids is None else list(extension_ids)
         self._log.debug("targets_found", extensions=shown, interval_s=round(interval_s, 1))
@@ -71,11 +75,14 @@ class SourceObserver:
         self._seen = self._clock.monotonic()
         self.looks += 1
         self._failing.pop(snapshot.target.extension_id, None)
+        self._refused.pop(snapshot.target.extension_id, None)
         self._board.looked(snapshot.target, snapshot.taken_at)
         self._metrics.poll_finished(self.source, None, took_s)
 
     def look_failed(self, target: Target, error: LookFailed, took_s: float, /) -> None:
         self._last_failure = error.detail
+        if error.reason == "permission":
+            self._refused[target.extension_id] = error.detail
         self._metrics.poll_finished(self.source, error.reason, took_s)
         if not self._is_news(target.extension_id, error.reason):
             return
@@ -174,6 +181,15 @@ class SourceObserver:
                 self._log.debug("event_recorded", event_type=event.type, event_id=event.id, call=event.key)
 
     # What readiness asks.
+
+    def refusals(self) -> Sequence[str]:
+        """What the platform does not show, and what to do about it; a bounded number of them in full."""
+        named = [
+            f"source {self.source}: {'the account' if one is None else f'extension {one}'} is refused: {detail}"
+            for one, detail in islice(self._refused.items(), REFUSED_NAMED_MAX)
+        ]
+        more = len(self._refused) - len(named)
+        return [*named, *([f"source {self.source}: {more} more extensions are refused"] if more > 0 else [])]
 
     def unready(self) -> str | None:
         """Why this source is not ready, or None. One that was left nothing to look at keeps nobody waiting."""

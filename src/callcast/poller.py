@@ -240,6 +240,7 @@ class Poller:
     async def _good(self, snapshot: Snapshot, took_s: float) -> None:
         target = snapshot.target
         self._refused.discard(target)
+        self._reconciler.show(target)
         self._observer.look_good(snapshot, took_s)
         steady_s = self._clock.monotonic()
         self._untold += self._freshness.good(target.extension_id or WHOLE, snapshot.taken_at, steady_s)
@@ -268,7 +269,11 @@ class Poller:
     def _failed(self, target: Target, error: LookFailed, took_s: float) -> float:
         """Returns the seconds until it may be polled again; 0: as planned (contract 10.2)."""
         refused = error.reason == "permission"
-        (self._refused.add if refused else self._refused.discard)(target)
+        if refused:
+            self._refused.add(target)
+            self._reconciler.refuse(target)
+        else:
+            self._refused.discard(target)
         self._freshness.bad(target.extension_id or WHOLE, error.reason, refused=refused)
         self._observer.look_failed(target, error, took_s)
         return REFUSED_EVERY_S if refused else error.retry_after_s or 0.0

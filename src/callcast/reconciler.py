@@ -12,9 +12,10 @@ from typing import Protocol
 import msgspec
 
 from callcast.core.clock import Clock
-from callcast.core.diff import Rules, fill, give_up, lookups, settle
+from callcast.core.diff import Rules, fill, give_up, lookups, refuse, settle
 from callcast.core.model import Call, Change, Sighting, Target
 from callcast.core.outbox import OutboxUnavailable
+from callcast.core.picture import is_open
 from callcast.core.upstream import LookFailed, Upstream
 from callcast.ledger import Ledger
 
@@ -43,6 +44,13 @@ class Gap(msgspec.Struct, frozen=True):
     failures: int = 0
 
 
+class Refusal(msgspec.Struct, frozen=True):
+    """The platform does not show a target: since when."""
+
+    extension_id: str | None
+    since: datetime
+
+
 class Reconciler:
     """Closes what polling left open, for one source. Its gaps survive a restart."""
 
@@ -55,6 +63,7 @@ class Reconciler:
         observer: Observer,
         *,
         gaps: bytes | None = None,
+        refused: bytes | None = None,
     ) -> None:
         self._ledger = ledger
         self._upstream = upstream
@@ -63,17 +72,28 @@ class Reconciler:
         self._observer = observer
         # Two of a target at most: one whose time is fixed, and a later one that grows with every further blind time.
         self._gaps: list[Gap] = msgspec.json.decode(gaps, type=list[Gap]) if gaps else []
+        kept = msgspec.json.decode(refused, type=list[Refusal]) if refused else []
+        self._refused = {one.extension_id: one for one in kept}
+        self._refused_kept = tuple(kept)
         self._asked: dict[str, tuple[int, float]] = {}  # call id -> questions so far, monotonic time of the next
 
     async def run(self) -> None:
-        """Three rounds beside one another: a question that waits for its turn holds up neither of the others."""
+        """Rounds beside one another: a question that waits for its turn holds up neither of the others."""
         async with asyncio.TaskGroup() as tasks:
-            for a_round in (self.give_up_hopeless, self.fill_gaps, self.settle_pending):
+            for a_round in (self.give_up_hopeless, self.end_refused, self.fill_gaps, self.settle_pending):
                 tasks.create_task(self._repeat(a_round))
 
     def watch(self, extension_ids: Sequence[str | None]) -> None:
         """Ask about these targets and no others from now on; None is the account."""
         self._gaps = [gap for gap in self._gaps if gap.extension_id in extension_ids]
+        self._refused = {one: refusal for one, refusal in self._refused.items() if one in extension_ids}
+
+    def refuse(self, target: Target) -> None:
+        """The platform refuses to show it: its calls cannot be followed, and end if that lasts."""
+        self._refused.setdefault(target.extension_id, Refusal(target.extension_id, self._upstream.now()))
+
+    def show(self, target: Target) -> None:
+        self._refused.pop(target.extension_id, None)
 
     async def _repeat(self, a_round: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -89,6 +109,18 @@ class Reconciler:
         for call in self._pending():
             if call.vanished_at is not None and self._hope_s(call) <= 0:
                 await self._ledger.change((), lambda: give_up(picture, call.call_id, self._upstream.now()))  # noqa: B023
+
+    async def end_refused(self) -> None:
+        """Close what cannot be followed any more. Since when is kept: a restart does not begin to wait anew."""
+        picture, now = self._ledger.picture, self._upstream.now()
+        if (refused := tuple(self._refused.values())) != self._refused_kept:
+            await self._ledger.note("refused", msgspec.json.encode(refused) if refused else None)
+            self._refused_kept = refused
+        for one in refused:
+            target = Target(source=picture.source, extension_id=one.extension_id)
+            lasts_s = (now - one.since).total_seconds()
+            if lasts_s >= self._rules.vanished_give_up_s and any(is_open(call) for call in picture.of(target)):
+                await self._ledger.change((), lambda: refuse(picture, target, one.since, now))  # noqa: B023 (awaited)
 
     async def fill_gaps(self) -> None:
         now = self._upstream.now()

@@ -158,7 +158,9 @@ class Service:
         """What is no reason to be unready, but should not stay so, or was so once."""
         failing = {name: one.trouble for name, one in self._deliverers.items() if one.trouble}
         sinks = [f"sink {name} takes nothing, its events wait: {why}: {FIX}" for name, why in failing.items()]
-        return [*self._outbox.warnings(), *self._watching.claims.shown(), *self._watching.skewed(), *sinks]
+        refused = [line for observer in self._watching.observers.values() for line in observer.refusals()]
+        sources = [*self._watching.claims.shown(), *self._watching.skewed(), *refused]
+        return [*self._outbox.warnings(), *sources, *sinks]
 
     async def reload(self) -> Sequence[str]:
         """Read the configuration again and let it take hold. Returns its faults; then nothing has changed."""

@@ -102,7 +102,11 @@ class Sources:
             interval_s=None if settings.poll_interval_s == "auto" else settings.poll_interval_s,
             upstream=upstream,
             ledger=ledger,
-            reconciler=Reconciler(ledger, upstream, rules, self._clock, observer, gaps=known.notes.get("gaps")),
+            reconciler=Reconciler(
+                *(ledger, upstream, rules, self._clock, observer),
+                gaps=known.notes.get("gaps"),
+                refused=known.notes.get("refused"),
+            ),
             freshness=Freshness(name, known.notes.get("freshness")),
             rules=rules,
             clock=self._clock,

@@ -16,7 +16,7 @@ from callcast.core.picture import Picture, is_listed_live, is_open
 from callcast.core.scene import Scene
 from callcast.core.telling import Seen
 
-__all__ = ["Picture", "Rules", "diff", "fill", "give_up", "lookups", "settle", "unwatch"]
+__all__ = ["Picture", "Rules", "diff", "fill", "give_up", "lookups", "refuse", "settle", "unwatch"]
 
 
 class Rules(Struct, frozen=True, kw_only=True):
@@ -90,6 +90,17 @@ def fill(
     own = target.extension_id
     final = [s for s in sightings if is_final(s) and (own is None or s.extension_id == own)]
     scene.take(final, settle_s=rules.settle_s, listed=False)
+    return scene.change()
+
+
+def refuse(picture: Picture, target: Target, since: datetime, at: datetime) -> Change:
+    """The platform has refused to show a target since then: its calls end as their last word reads, or as unknown."""
+    scene = Scene(picture, Seen(at=at, before=since, evidence=Evidence.REFUSED), whole=True)
+    for call in picture.of(target):
+        if is_open(call):
+            gone_at = call.vanished_at or picture.clamped(target, since)
+            ended = end(call, settled_as(call), gone_at, ended_at=call.provisional_ended_at)
+            scene.put(call, with_facts(ended, {"vanished_at": gone_at}), silent=call.sequence == 0)
     return scene.change()
 
 

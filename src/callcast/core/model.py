@@ -53,6 +53,7 @@ class Evidence(StrEnum):
     CALL_LOG = "call_log"
     VANISHED = "vanished"
     UNWATCHED = "unwatched"
+    REFUSED = "refused"
 
 
 class Party(Struct, frozen=True, kw_only=True, gc=False):

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
+import msgspec
+
 from callcast.core.lifecycle import LISTED, begin, correct, end, fold, is_old_news, known_state, settled_as, with_facts
 from callcast.core.matching import Part, is_final, matched
 from callcast.core.model import (
@@ -175,7 +177,7 @@ class Scene:
         if not self._whole:
             return self._seen
         after = self._picture.looked_at(call.extension_id)
-        return Seen(at=self._seen.at, after=after, first_look=after is None)
+        return msgspec.structs.replace(self._seen, after=after, first_look=after is None)
 
     def _lives(self, call: Call) -> bool:
         """The list shows it live since the time that the call log is asked about: the log can be ahead of the truth."""
