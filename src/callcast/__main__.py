@@ -4,9 +4,15 @@ import sys
 
 
 def main() -> None:
+    from callcast.stdio import prepare
+
+    prepare()
     from callcast.cli import main
 
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    finally:
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -96,15 +96,9 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
 def _finish(run: Callable[[argparse.Namespace], Run], args: argparse.Namespace) -> int:
     try:
         result = run(args)
-        code = result if isinstance(result, int) else _loop(result)
-        sys.stdout.flush()
+        return result if isinstance(result, int) else _loop(result)
     except KeyboardInterrupt:
         return EXIT_DONE
-    except BrokenPipeError:
-        # Whoever read our output has gone; the interpreter must not try to flush the rest at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_DONE
-    return code
 
 
 def _loop(result: Coroutine[Any, Any, int]) -> int:
