@@ -1,6 +1,8 @@
 """What gets into the log: enough, once, and no phone number."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,9 @@ def fresh_logs() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+def said(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    assert logs.flush(10)
+    return [json.loads(line) for line in capfd.readouterr().err.splitlines()]
 
 
 class Clock:
@@ -119,25 +122,25 @@ def test_a_number_shows_its_last_four_digits_wherever_it_is() -> None:
     }
 
 
-def test_a_number_in_a_trace_is_hidden_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_number_in_a_trace_is_hidden_too(capfd: pytest.CaptureFixture[str]) -> None:
     """The text of an exception is a line's text like any other."""
     logs.configure("info", "json")
     try:
         raise ValueError("no such number: +16504306662")
     except ValueError:
         logs.bound().error("broken", exc_info=True)
-    (line,) = said(capsys)
+    (line,) = said(capfd)
     assert "no such number: ***6662" in line["exception"]
 
 
-def test_a_logger_in_use_follows_a_changed_level(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_logger_in_use_follows_a_changed_level(capfd: pytest.CaptureFixture[str]) -> None:
     """`service.log_level` takes hold on a reload, for loggers too that were bound before."""
     logs.configure("warning", "json")
     log = logs.bound().bind(source="acme")
     log.info("unheard")
     logs.configure("debug", "json")
     log.debug("heard")
-    assert [(line["event"], line["source"], line["level"]) for line in said(capsys)] == [("heard", "acme", "debug")]
+    assert [(line["event"], line["source"], line["level"]) for line in said(capfd)] == [("heard", "acme", "debug")]
 
 
 def observer_of(clock: TurnedClock) -> SourceObserver:
@@ -145,18 +148,18 @@ def observer_of(clock: TurnedClock) -> SourceObserver:
     return SourceObserver("acme", board, Metrics(board, clock, "0"), clock, logs.bound())
 
 
-def test_an_unknown_word_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_word_is_said_once(capfd: pytest.CaptureFixture[str]) -> None:
     """Not again an hour later; another word has its own line."""
     logs.configure("info", "json")
     observer = observer_of(TurnedClock())
     for word in ("Teleported", "Teleported", "Beamed"):
         observer.unknown_word("result", word)
         logs._flood._facts.clear()  # as if a minute had passed
-    assert [line["detail"] for line in said(capsys)] == ["Teleported", "Beamed"]
+    assert [line["detail"] for line in said(capfd)] == ["Teleported", "Beamed"]
 
 
 def test_a_bad_record_is_counted_and_said_once_while_it_lingers(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though every changed page shows it again; another one counts for itself, and the memory is bounded."""
     monkeypatch.setattr("callcast.observer.BAD_RECORDS_MAX", 3)
@@ -168,12 +171,12 @@ def test_a_bad_record_is_counted_and_said_once_while_it_lingers(
     assert len(observer._bad_records) == 3
 
 
-def test_a_failed_look_says_where_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_look_says_where_and_why(capfd: pytest.CaptureFixture[str]) -> None:
     """With the keys that every line has, and the request's id for the platform's support."""
     logs.configure("info", "json")
     failed = LookFailed("server", "answered 503", request_id="r-1")
     observer_of(TurnedClock()).look_failed(Target(source="acme", extension_id="101"), failed, 0.1)
-    (line,) = said(capsys)
+    (line,) = said(capfd)
     del line["timestamp"]
     assert line == {
         "event": "look_failed",
@@ -186,7 +189,7 @@ def test_a_failed_look_says_where_and_why(capsys: pytest.CaptureFixture[str]) ->
     }
 
 
-async def test_a_healthy_hour_is_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_healthy_hour_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """An hour of looks, with a call every five minutes: nothing at info, and every event at debug."""
     logs.configure("info", "json")
     bench = Bench(tmp_path)
@@ -204,7 +207,7 @@ async def test_a_healthy_hour_is_quiet(tmp_path: Path, capsys: pytest.CaptureFix
     async with bench.polling():
         await bench.clock.turn(HOUR_S)
     assert observer.looks > 100
-    assert said(capsys) == []
+    assert said(capfd) == []
 
 
 def ringing(session: str, began: Any) -> Sighting:
@@ -220,17 +223,55 @@ def ringing(session: str, began: Any) -> Sighting:
     )
 
 
-def test_events_are_lines_at_debug_only(capsys: pytest.CaptureFixture[str]) -> None:
+def test_events_are_lines_at_debug_only(capfd: pytest.CaptureFixture[str]) -> None:
     """At info a busy service writes no line per call; at debug each event has one, with its call and its ids."""
     logs.configure("info", "json")
     observer = observer_of(TurnedClock())
     for level in ("info", "debug"):
         logs.configure(level, "json")
         observer.told(Change(events=(event(),)))
-    (line,) = said(capsys)
+    (line,) = said(capfd)
     assert (line["event"], line["source"], line["call"], line["event_type"]) == (
         "event_recorded",
         "acme",
         event().key,
         "call.ringing",
     )
+
+
+OTHERS = """
+import logging, sys, warnings
+from callcast import logs
+logs.configure("info", "json")
+with logs.standard_error_taken():
+    logging.getLogger("some.library").error("broken: %s", "+16504306662")
+    print("printed by", "some code\\nin two lines", file=sys.stderr)
+    print("half", end="", file=sys.stderr)
+    print(" a line", file=sys.stderr)
+    warnings.warn("this will go")
+raise ValueError("a fault")
+"""
+
+
+def test_what_others_write_is_json_too() -> None:
+    """A library's log line, what it prints on standard error, a warning, a fault's trace: one object a line each."""
+    done = subprocess.run([sys.executable, "-c", OTHERS], capture_output=True, text=True, check=False)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert done.returncode == 1
+    assert [(line["event"], line.get("reason"), line["detail"]) for line in lines[:4]] == [
+        ("library_message", "some.library", "broken: ***6662"),
+        ("library_message", "printed", "printed by some code"),
+        ("library_message", "printed", "in two lines"),
+        ("library_message", "printed", "half a line"),
+    ]
+    assert any("this will go" in line["detail"] for line in lines[4:-1])
+    assert lines[-1]["event"] == "program_failed"
+    assert "ValueError: a fault" in lines[-1]["exception"]
+
+
+def test_a_library_that_says_the_same_again_and_again_is_held_back() -> None:
+    """But not what it says of something else."""
+    log = Log()
+    assert log.say(logs.LIBRARY, reason="some.library", detail="broken")
+    assert log.say(logs.LIBRARY, reason="some.library", detail="broken otherwise")
+    assert not log.say(logs.LIBRARY, reason="some.library", detail="broken")

@@ -65,6 +65,7 @@ CONTRACT = {
     "sink_up": {"sink"},
     "config_last_reload_successful": set(),
     "config_last_reload_success_timestamp_seconds": set(),
+    "log_lines_dropped_total": set(),
     "unknown_values_total": {"field"},
     "bad_records_total": {"source"},
 }

@@ -7,15 +7,15 @@ import asyncio
 import errno
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import aiohttp
 
-from callcast import __version__, logs
+from callcast import __version__, fatal, logs, stdio
 from callcast.board import LiveBoard
 from callcast.config import Settings
 from callcast.config.service import ServiceSettings
@@ -77,16 +77,27 @@ async def run(
 
     read_again: reads the configuration anew for a reload; raises ConfigFaults. started: told the page's URL.
     """
-    service = settings.service
-    logs.configure(service.log_level, service.log_format)
-    clock, log, signals = SystemClock(), logs.bound(), Signals(stop or asyncio.Event())
+    logs.configure(settings.service.log_level, settings.service.log_format)
+    fatal.watch(asyncio.get_running_loop())
+    try:
+        with logs.standard_error_taken():
+            return await _run(settings, read_again, Signals(stop or asyncio.Event()), started)
+    finally:
+        logs.flush()
+
+
+async def _run(
+    settings: Settings, read_again: ReadAgain, signals: "Signals", started: Callable[[str], None] | None
+) -> int:
+    service, clock, log = settings.service, SystemClock(), logs.bound()
+    _say_what_is_closed(log)
     async with AsyncExitStack() as stack:
         try:
             outbox = await stack.enter_async_context(_outbox(service, clock))
         except OutboxRefused as error:
-            return _cannot_start(str(error))
+            return _cannot_start(log, "outbox", str(error))
         board = LiveBoard(clock, zone(service.timezone))
-        metrics = Metrics(board, clock, __version__)
+        metrics = Metrics(board, clock, __version__, lines_dropped=logs.lines_dropped)
         session = await stack.enter_async_context(
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), connector=aiohttp.TCPConnector(limit=0))
         )
@@ -94,8 +105,8 @@ async def run(
         try:
             running.admin = await stack.enter_async_context(running.serve())
         except OSError as error:
-            return _cannot_start(f"service.http_listen = {service.http_listen!r}: {_cause(error)}")
-        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            return _cannot_start(log, "http", f"service.http_listen = {service.http_listen!r}: {_cause(error)}")
+        tasks = await stack.enter_async_context(fatal.Tasks())
         if await _started(running, tasks, signals.stop):
             heartbeat = Heartbeat(Supervisor.of(os.environ), running, clock)
             beating = tasks.create_task(heartbeat.run())
@@ -110,6 +121,16 @@ async def run(
         await running.stop()
     log.info("service_stopped")
     return 0
+
+
+def _say_what_is_closed(log: Any) -> None:
+    for number in stdio.closed_at_start:
+        log.warning(
+            "standard_stream_closed",
+            reason=stdio.NAMES[number],
+            detail=f"{stdio.NAMES[number]} was closed at the start, and /dev/null stands in for it",
+            fix="start callcast with all three standard streams open",
+        )
 
 
 async def _started(running: Service, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> bool:
@@ -140,8 +161,8 @@ def _outbox(service: ServiceSettings, clock: Clock) -> AbstractAsyncContextManag
     )
 
 
-def _cannot_start(why: str) -> int:
-    print(f"callcast: cannot start: {why}", file=sys.stderr)  # noqa: T201 (for the person who started it)
+def _cannot_start(log: Any, reason: str, why: str) -> int:
+    log.error("start_refused", reason=reason, detail=f"cannot start: {why}")
     return EXIT_UNAVAILABLE
 
 

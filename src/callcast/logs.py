@@ -1,25 +1,35 @@
-"""Logs: one event name per fact, past tense, the same keys everywhere. Standard error only.
+"""Logs: one event name per fact, past tense, the same keys everywhere. Standard error only, and never in its way:
+a buffer and a thread stand between, so that a reader that stops stops nothing here.
 
 Keys: source, extension, call, sink, event_id, event_type, reason (a word), detail (a sentence). A flood of the same
 fact is summarised: the first line comes at once, the next after a minute with the count of those held back.
 """
 
+import atexit
+import io
 import logging
 import sys
 import time
-import traceback
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal
 
 import structlog
 
 from callcast.core.masking import masked
+from callcast.log_writer import LogWriter
 
 FLOOD_S = 60.0
 ALIKE_MAX = 5  # lines a minute that differ in their extension only
 FACTS_MAX = 1000
-ASKED_FOR = frozenset({"reload_refused", "configuration_doubted"})  # whoever has just asked always gets the answer
+FLUSH_S = 2.0  # for lines that wait when the process ends
+STANDARD_ERROR = 2
+PRINTED_MAX = 8192  # characters without a line break
+LIBRARY = "library_message"  # what a library logs, prints or warns of: an event of its own for each different text
+ASKED_FOR = frozenset(
+    {"reload_refused", "configuration_doubted", "configuration_refused"}
+)  # whoever has just asked always gets the answer
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
 Line = MutableMapping[str, Any]
@@ -45,12 +55,35 @@ def configure(level: str, style: Literal["auto", "console", "json"]) -> None:
     structlog.configure(
         processors=_steps,  # loggers keep this very list, so it is changed and not replaced
         wrapper_class=_Logger,
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_Lines,
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_WithoutNumbers("%(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    sys.excepthook = _show_trace
+    logging.basicConfig(handlers=[_FromLibraries()], level=logging.WARNING)
+    sys.excepthook = show_trace
+
+
+def flush(timeout_s: float = FLUSH_S) -> bool:
+    """Whether every line is written, after at most so long: a reader that has stopped must not keep the process."""
+    return _writer.flush(timeout_s)
+
+
+def lines_dropped() -> int:
+    """How many lines could not be written since the process started."""
+    return _writer.dropped
+
+
+def show_trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A fault of the program, a sink's too, ends it with a trace: its text may hold the very call that did it."""
+    bound().critical("program_failed", detail=f"{kind.__name__}: {error}", exc_info=(kind, error, trace))
+
+
+@contextmanager
+def standard_error_taken() -> Iterator[None]:
+    """What anything prints on `sys.stderr` meanwhile becomes log lines: a library must not block or break either."""
+    before, sys.stderr = sys.stderr, _Printed()
+    try:
+        yield
+    finally:
+        sys.stderr = before
 
 
 def hide_numbers(_logger: Any, _method: str, line: Line) -> Line:
@@ -60,16 +93,45 @@ def hide_numbers(_logger: Any, _method: str, line: Line) -> Line:
     return line
 
 
-class _WithoutNumbers(logging.Formatter):
-    """What libraries have to say, and their traces."""
+class _Lines:
+    """Where structlog puts finished lines."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        return masked(super().format(record))
+    def __init__(self, *_: object) -> None:
+        self.debug = self.info = self.warning = self.error = _writer.write
+
+    def critical(self, line: str) -> None:
+        _writer.write(line, always=True)
 
 
-def _show_trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A fault of the program, a sink's too, ends it with a trace: its text may hold the very call that did it."""
-    sys.stderr.write(masked("".join(traceback.format_exception(kind, error, trace))))
+class _FromLibraries(logging.Handler):
+    """What libraries log, with their traces."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say = getattr(bound(), record.levelname.lower(), bound().error)
+        say(LIBRARY, reason=record.name, detail=record.getMessage(), exc_info=record.exc_info or None)
+
+
+class _Printed(io.TextIOBase):
+    """A text file for what is printed instead of logged."""
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        self._rest = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return STANDARD_ERROR
+
+    def write(self, text: str, /) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        if len(self._rest) > PRINTED_MAX:
+            lines, self._rest = [*lines, self._rest], ""
+        for line in filter(str.strip, lines):
+            bound().warning(LIBRARY, reason="printed", detail=line)
+        return len(text)
 
 
 def _hidden(value: Any) -> Any:
@@ -137,7 +199,8 @@ class Flood:
     def __call__(self, _logger: Any, method: str, line: Line) -> Line:
         if method not in ("warning", "error") or line.get("event") in ASKED_FOR:
             return line
-        fact = self._fact(tuple(line.get(key) for key in ("event", "source", "sink", "reason")))
+        keys = ("event", "source", "sink", "reason", *(["detail"] if line.get("event") == LIBRARY else []))
+        fact = self._fact(tuple(line.get(key) for key in keys))
         if not fact.may_say(line.get("extension"), self._monotonic()):
             raise structlog.DropEvent
         if fact.held_back:
@@ -152,8 +215,18 @@ class Flood:
         return fact
 
 
+def _dropped(count: int) -> str:
+    """The line that says so, made without the logger: it is made in the writer's thread."""
+    line: Line = {"event": "log_lines_dropped", "count": count, "detail": "standard error could not take them"}
+    for step in _steps[1:3]:
+        line = step(None, "warning", line)
+    return str(_steps[-1](None, "warning", in_order(None, "warning", line)))
+
+
 _flood = Flood()
 _steps: list[Any] = []
+_writer = LogWriter(STANDARD_ERROR, _dropped)
+atexit.register(flush)
 
 
 def bound(**facts: Any) -> Any:

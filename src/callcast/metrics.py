@@ -18,7 +18,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
@@ -74,7 +74,11 @@ class LiveCalls(Protocol):
 
 
 class Metrics:
-    def __init__(self, board: LiveCalls, clock: Clock, version: str) -> None:
+    """lines_dropped: how many log lines could not be written so far."""
+
+    def __init__(
+        self, board: LiveCalls, clock: Clock, version: str, *, lines_dropped: Callable[[], int] = lambda: 0
+    ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._clock = clock
@@ -91,6 +95,7 @@ class Metrics:
         self._make_service_metrics()
         self.registry.register(_AtScrape(lambda: _board_families(board)))
         self.registry.register(_AtScrape(self._outbox_families))
+        self.registry.register(_AtScrape(lambda: _log_families(lines_dropped())))
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes, in `CONTENT_TYPE`."""
@@ -387,6 +392,14 @@ class _AtScrape(Collector):
 
     def collect(self) -> Iterator[Metric]:
         return self._families()
+
+
+def _log_families(lines_dropped: int) -> Iterator[Metric]:
+    yield CounterMetricFamily(
+        "callcast_log_lines_dropped",
+        "Log lines that standard error did not take.",
+        value=lines_dropped,
+    )
 
 
 def _board_families(board: LiveCalls) -> Iterator[Metric]:

@@ -155,7 +155,7 @@ def test_a_displaced_session_is_recovered_without_a_storm(every_s: float | None)
     )
 
 
-def test_a_wrong_credential_is_loud_and_tried_every_five_minutes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_credential_is_loud_and_tried_every_five_minutes(capfd: pytest.CaptureFixture[str]) -> None:
     """In the log as an error that says what to check, in the metric, in what /readyz says; no look asks anything."""
 
     async def refused() -> Stage:
@@ -175,7 +175,8 @@ def test_a_wrong_credential_is_loud_and_tried_every_five_minutes(capsys: pytest.
     assert all(timedelta(seconds=300) <= b - a <= timedelta(seconds=340) for a, b in pairwise(asked))
     assert len(asked) >= 3
     assert (stage.value("polls_failed_total", source="acme", reason="auth") or 0) >= len(asked)
-    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert logs.flush(10)
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert {(line["event"], line["level"], line["reason"]) for line in lines} == {("look_failed", "error", "auth")}
     assert "of somebody else" not in str(lines)
 

@@ -22,26 +22,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def run(args: argparse.Namespace) -> int:
     from callcast import app
-    from callcast.commands.check import report
     from callcast.config import examine, load
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload that is asked for before there is anything to reload
     path = Path(args.config)
     verdict = examine(path, os.environ)
+    _say(verdict)
     if verdict.settings is None:
-        print(report(verdict.faults), file=sys.stderr)
         return 78
-    _warn(verdict)
     gc.freeze()  # what is loaded by now stays: to search all of it for garbage would hold the loop for 30 ms
     return await app.run(verdict.settings, read_again=lambda: load(path, os.environ))
 
 
-def _warn(verdict: "Verdict") -> None:
-    """What works and should not stay so: a line of the log each."""
+def _say(verdict: "Verdict") -> None:
+    """What is wrong, and what works and should not stay so: a line of the log each, a report on a terminal."""
     from callcast import logs
+    from callcast.commands.check import report
 
-    if verdict.settings is not None:
-        logs.configure(verdict.settings.service.log_level, verdict.settings.service.log_format)
-    for one in verdict.warnings:
-        key = {"key": one.key} if one.key else {}
-        logs.bound().warning("configuration_doubted", where=one.where, **key, detail=one.problem, fix=one.fix)
+    if verdict.settings is None and sys.stderr.isatty():
+        print(report(verdict.faults), file=sys.stderr)
+        return
+    service = verdict.settings and verdict.settings.service
+    logs.configure(service.log_level if service else "info", service.log_format if service else "auto")
+    log = logs.bound()
+    for say, event, findings in (
+        (log.error, "configuration_refused", verdict.faults),
+        (log.warning, "configuration_doubted", verdict.warnings),
+    ):
+        for one in findings:
+            key = {"key": one.key} if one.key else {}
+            say(event, where=one.where, **key, detail=one.problem, fix=one.fix)

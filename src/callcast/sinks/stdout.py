@@ -7,7 +7,7 @@ import stat
 import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from threading import Event
 from typing import BinaryIO, Literal
 
@@ -17,6 +17,7 @@ from callcast.core.probe import ProbeRequest, ProbeResult
 from callcast.core.sink import Delivered, Delivery, Outcome, Place, Retry, Sink
 from callcast.core.wire import Wire
 from callcast.sinks import SinkSettings
+from callcast.stdio import STANDARD_OUTPUT, closed_at_start
 
 _PIECE = select.PIPE_BUF  # a pipe that polls as writable takes this much without blocking
 _LOOK_AGAIN_MS = 50  # how soon a thread that waits for a reader sees that nobody waits for it any more
@@ -31,6 +32,8 @@ class Settings(SinkSettings):
     concurrency: int = Field(default=1, ge=1, le=1, description="there is one file, and so one line at a time")
 
     def open(self, place: Place, /) -> AbstractAsyncContextManager[Sink]:
+        if STANDARD_OUTPUT in closed_at_start:
+            return nullcontext(_Closed())
         return self.open_on(sys.stdout.buffer, place)
 
     async def probe(self, _request: ProbeRequest, /) -> ProbeResult:
@@ -47,6 +50,13 @@ class Settings(SinkSettings):
         finally:
             thread.shutdown(wait=False, cancel_futures=True)
             lines.close()
+
+
+class _Closed:
+    """Standard output that was not there at the start: /dev/null stands in for it, and takes no event for anybody."""
+
+    async def send(self, _delivery: Delivery, /) -> Outcome:
+        return Retry("closed", "standard output was closed when callcast started: start it with standard output open")
 
 
 class _Lines:
@@ -76,6 +86,7 @@ class _Lines:
         except asyncio.CancelledError:
             nobody_waits.set()
             await asyncio.wait([job])
+            job.result()  # raises only what is a fault of the program
             raise
 
 
