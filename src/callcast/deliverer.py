@@ -14,6 +14,7 @@ from callcast.core.outbox import Lapsed, Outbox, OutboxUnavailable, Taken
 from callcast.core.retry import RetryPolicy, granted_s
 from callcast.core.sink import Delivered, Delivery, Outcome, Reconnecting, Rejected, Retry, Sink
 from callcast.core.sink_health import SinkHealth
+from callcast.fatal import observed
 
 PROBE_AFTER_S = (1.0, 2.0, 5.0, 10.0, 20.0)  # the first ones after a sink has begun to fail; then
 PROBE_EVERY_S = 30.0
@@ -150,7 +151,7 @@ class Deliverer:
         return bool(self._senders or self._taken or self._settling)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
+        task = observed(asyncio.create_task(work))
         task.add_done_callback(self._look_at)
         return task
 

@@ -7,12 +7,12 @@ thread, and told bit by bit, so that it does not hold the loop.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any
 
 from callcast.core.model import Change, Look, Sighting, Snapshot, Target
-from callcast.core.outbox import Outbox
+from callcast.core.outbox import Outbox, OutboxUnavailable
 from callcast.core.picture import Picture
 
 HERE_MAX = 200  # calls: what takes longer than some 5 ms is not compared on the loop
@@ -154,6 +154,7 @@ async def _compared(compare: Callable[[], Change], size: int) -> Change:
         return await asyncio.shield(job)
     except asyncio.CancelledError:
         await asyncio.wait([job])
+        job.result()  # a fault of the program, if anything
         raise
 
 
@@ -171,5 +172,6 @@ async def _whole(recording: Coroutine[Any, Any, None]) -> None:
         await asyncio.shield(job)
     except asyncio.CancelledError:
         await asyncio.wait([job])
-        _ = job.exception()  # nobody is left to be told; the next look compares with what is known
+        with suppress(OutboxUnavailable):  # the next look compares with what is known
+            job.result()
         raise

@@ -163,8 +163,16 @@ class Service:
         return [*self._outbox.warnings(), *sources, *sinks]
 
     async def reload(self) -> Sequence[str]:
-        """Read the configuration again and let it take hold. Returns its faults; then nothing has changed."""
+        """Read the configuration again and let it take hold. Returns its faults; then nothing has changed.
+
+        Goes on when the caller does not wait any longer; a fault in it ends the process, whoever the caller is.
+        """
         await self._begun.wait()
+        if self._stopping:
+            return ["the service is stopping"]
+        return await asyncio.shield(self._tasks.create_task(self._reload()))
+
+    async def _reload(self) -> Sequence[str]:
         async with self._reloading:
             if self._stopping:
                 return ["the service is stopping"]

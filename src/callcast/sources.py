@@ -18,6 +18,7 @@ from callcast.core.outbox import Outbox, OutboxUnavailable
 from callcast.core.picture import Picture
 from callcast.core.upstream import Upstream
 from callcast.disk import Disk
+from callcast.fatal import observed
 from callcast.ledger import Ledger
 from callcast.metrics import Metrics
 from callcast.observer import SourceObserver
@@ -170,7 +171,7 @@ class Sources:
         return Ledger(Picture(name, known), self._outbox, told)
 
     def _note_later(self, source: str, name: str, value: bytes) -> None:
-        task = asyncio.create_task(self._note(source, name, value))
+        task = observed(asyncio.create_task(self._note(source, name, value)))
         self._notes[source].add(task)
         task.add_done_callback(self._notes[source].discard)
 

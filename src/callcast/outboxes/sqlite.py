@@ -11,6 +11,7 @@ from callcast.core.clock import Clock
 from callcast.core.model import Call, Change, Known, Look
 from callcast.core.outbox import Lapsed, Outbox, OutboxRefused, OutboxUnavailable, Pruned, Stats, Stored, Taken
 from callcast.core.sink import Delivery, Filter
+from callcast.fatal import observed
 from callcast.outboxes import memory
 from callcast.outboxes.coding import time_of, us_of
 from callcast.outboxes.debts import Claimed, Debts, Waking
@@ -106,7 +107,7 @@ class _Claims:
                 return
             self._alarm.cancel()
         self._alarm_at_s = at_s
-        self._alarm = asyncio.ensure_future(clock.sleep(pause_s))
+        self._alarm = observed(asyncio.ensure_future(clock.sleep(pause_s)))
         self._alarm.add_done_callback(self._alarmed)
 
     def _alarmed(self, alarm: asyncio.Future[None]) -> None:

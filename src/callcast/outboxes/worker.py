@@ -52,7 +52,9 @@ class Job(Generic[T]):
     def finish(self) -> None:
         if self.error is None and self.after is not None:
             self.after(self.result)
-        if self.future.done():  # the caller was cancelled meanwhile
+        if self.future.done():  # the caller was cancelled meanwhile; trouble of the disk will show itself to others
+            if self.error is not None and not isinstance(self.error, OutboxRefused | OutboxUnavailable):
+                raise self.error
             return
         if self.error is None:
             self.future.set_result(self.result)

@@ -18,6 +18,7 @@ from email.utils import parsedate_to_datetime
 import msgspec
 
 from callcast.core.clock import Clock
+from callcast.fatal import observed
 from callcast.ringcentral.allowance import LIMIT_MAX, Allowance, Kept, Purpose
 
 KEEP_EVERY_S = 1.0
@@ -246,7 +247,7 @@ class Budget:
         if self._alarm is not None and self._alarm is not asyncio.current_task():
             self._alarm.cancel()
         self._alarm_at = at
-        self._alarm = None if at == math.inf else asyncio.create_task(self._wake(at - now))
+        self._alarm = None if at == math.inf else observed(asyncio.create_task(self._wake(at - now)))
 
     async def _wake(self, seconds: float) -> None:
         await self._clock.sleep(seconds)

@@ -1,0 +1,125 @@
+"""The service with a fault of the program put into one of its parts.
+
+    python -m tests.system.faulty PART run --config CONFIG
+"""
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from callcast import __main__, deliverer, ledger, log_writer, poller, service, sources
+from callcast.board import LiveBoard
+from callcast.core.sink import Delivery, Outcome
+from callcast.outboxes import sqlite, worker
+from callcast.ringcentral import budget
+from callcast.sinks import stdout
+from callcast.web import feed
+
+
+class Injected(Exception):
+    """No error that any part of the program expects."""
+
+
+def fails(*_: Any, **__: Any) -> Any:
+    raise Injected
+
+
+async def fails_later(*_: Any, **__: Any) -> Any:
+    await asyncio.sleep(0)
+    raise Injected
+
+
+async def cancelled_caller(outbox: sqlite.SqliteOutbox, *_: Any, **__: Any) -> None:
+    """An operation whose caller does not wait any longer when it goes wrong."""
+    begun, may_fail = threading.Event(), threading.Event()
+
+    def operation(_debts: Any) -> None:
+        begun.set()
+        may_fail.wait()
+        raise Injected
+
+    caller = asyncio.ensure_future(outbox._worker.submit(operation))
+    await asyncio.to_thread(begun.wait)
+    caller.cancel()
+    may_fail.set()
+    await asyncio.sleep(3600)
+
+
+async def in_the_executor(*_: Any, **__: Any) -> None:
+    """A piece of work in a thread, whose caller does not wait any longer when it goes wrong."""
+    async with asyncio.TaskGroup() as tasks:
+        caller = tasks.create_task(ledger._compared(fails, ledger.HERE_MAX + 1))
+        await asyncio.sleep(0)
+        caller.cancel()
+        await asyncio.sleep(3600)
+
+
+async def in_the_thread(lines: stdout._Lines, delivery: Delivery) -> Outcome:
+    return await lines._write(b"a line\n")
+
+
+async def delayed_callback(*_: Any, **__: Any) -> None:
+    asyncio.get_running_loop().call_later(0.01, fails)
+    await asyncio.sleep(3600)
+
+
+async def soon_callback(*_: Any, **__: Any) -> None:
+    asyncio.get_running_loop().call_soon(fails)
+    await asyncio.sleep(3600)
+
+
+async def forgotten_task(*_: Any, **__: Any) -> None:
+    task = asyncio.create_task(fails_later())
+    await asyncio.sleep(0.05)
+    del task
+    await asyncio.sleep(3600)
+
+
+PARTS: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
+    "callback": [(service.Service, "_keep_house", soon_callback)],
+    "timer": [(service.Service, "_keep_house", delayed_callback)],
+    "forgotten task": [(service.Service, "_keep_house", forgotten_task)],
+    "house": [(service.Service, "_keep_house", fails_later)],
+    "reload": [(service, "_needs_restart", fails)],
+    "feed": [(feed.Feed, "run", fails_later)],
+    "poller": [(poller.Poller, "run", fails_later)],
+    "poll": [(poller.Poller, "_look", fails_later)],
+    "budget": [(budget.Budget, "_wake", fails_later)],
+    "note": [(sources.Sources, "_note", fails_later)],
+    "alarm": [(sqlite._Claims, "ring", fails)],
+    "board": [(LiveBoard, "apply", fails)],
+    "outbox thread": [(worker.Worker, "_look_for_others", fails)],
+    "operation without a caller": [(sqlite.SqliteOutbox, "check", cancelled_caller)],
+    "executor": [(service.Service, "_keep_house", in_the_executor)],
+    "claim": [(sqlite.SqliteOutbox, "claim", fails_later)],
+    "sender": [(deliverer.Deliverer, "_attempt", fails_later)],
+    "sink": [(stdout._Lines, "send", fails_later)],
+    "stdout thread": [(stdout._Lines, "send", in_the_thread), (stdout._WholeLines, "write", fails)],
+    "log thread": [],
+}
+
+
+def break_the_log_thread() -> None:
+    """Once: the trace needs it again."""
+    real = log_writer.LogWriter._put
+    left = [2]  # lines before
+
+    def put(writer: log_writer.LogWriter, line: bytes) -> bool:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Injected
+        return real(writer, line)
+
+    log_writer.LogWriter._put = put  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    part, *sys.argv[1:] = sys.argv[1:]
+    for owner, name, fault in PARTS[part]:
+        getattr(owner, name)  # it is still called so
+        setattr(owner, name, fault)
+    if part == "log thread":
+        break_the_log_thread()
+    __main__.main()

@@ -1,0 +1,53 @@
+"""A fault of the program, wherever it is raised, ends the process with a trace and exit code 1: nothing hangs on."""
+
+import asyncio
+import json
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.system.faulty import PARTS
+from tests.system.world import MOMENTS, WAIT_S, World, seed_world
+
+
+async def ends(world: World, part: str) -> tuple[int, list[str]]:
+    """The exit code of a service with this fault, and its log. Calls come, and reloads are asked for, until then."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.system.faulty", part, "run", "--config", str(world.service.config)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        limit=1024 * 1024,
+    )
+    log = asyncio.create_task(process.communicate())
+    try:
+        async with asyncio.timeout(WAIT_S):
+            while not log.done():
+                await asyncio.wait([log], timeout=0.3)
+                if world.stage.shown < len(MOMENTS) - 1 and world.stage.looks:
+                    world.stage.show(world.stage.shown + 1)
+                with suppress(ProcessLookupError):
+                    if part == "reload" and world.stage.looks:
+                        process.send_signal(signal.SIGHUP)
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+    _, stderr = await log
+    assert process.returncode is not None
+    return process.returncode, stderr.decode().splitlines()
+
+
+@pytest.mark.parametrize("part", PARTS)
+async def test_a_fault_ends_the_process_with_a_trace(part: str, tmp_path: Path) -> None:
+    """In a callback, a task that is not awaited, a thread, whichever part it is in. The trace is in the log, once."""
+    async with seed_world(tmp_path) as world:
+        if part == "budget":  # so that it has to let a request wait
+            config = world.service.config
+            config.write_text(config.read_text().replace("heavy_per_minute = 10000", "heavy_per_minute = 30"))
+        code, log = await ends(world, part)
+    assert code == 1, log[-5:]
+    (trace,) = [line for line in map(json.loads, log) if line["event"] == "program_failed"]
+    assert "Injected" in trace["exception"]
