@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from callcast import cli
-from tests.deploy.tools import DEPLOY, DOCS, ROOT
+from tests.deploy.tools import DEPLOY, DOCS, ROOT, need
 from tests.packaging.building import run, sources
 from tests.system.world import seed_world
 
@@ -137,3 +137,25 @@ async def test_a_back_up_of_a_running_service_brings_it_back(tmp_path: Path) -> 
 def _run(script: str, folder: Path) -> None:
     script = script.replace("/var/lib/callcast", str(folder / "data")).replace("/var/backups", str(folder / "backups"))
     subprocess.run(["/bin/sh", "-ec", f"systemctl() {{ :; }}\n{script}"], check=True)
+
+
+def test_the_filter_for_the_log_passes_over_lines_of_others() -> None:
+    """The journal has systemd's plain lines between; those of the service that matter are shown whole."""
+    (script,) = [block.strip() for block in blocks("sh") if "journalctl" in block]
+    lines = [
+        "Starting callcast...",
+        '{"level":"info","event":"service_started"}',
+        '{"level":"warning","event":"sink_failed"}',
+        "callcast.service: Main process exited",
+        '{"level":"error","event":"outbox_failed"}',
+    ]
+    journal = "journalctl() { printf '%s\\n' \"$LINES\"; }\n"
+    need("jq", "jq")
+    done = subprocess.run(
+        ["/bin/sh", "-c", journal + script],
+        env={**os.environ, "LINES": "\n".join(lines)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [lines[2], lines[4]]

@@ -1,6 +1,6 @@
 """The service with a fault of the program put into one of its parts.
 
-    python -m tests.system.faulty PART run --config CONFIG
+python -m tests.system.faulty PART run --config CONFIG
 """
 
 import asyncio
