@@ -66,7 +66,7 @@ class Service:
         self._installation = ""
         self._wires: dict[Numbers, Wire] = {}
         self._disk = Disk(clock, log)
-        self._doubts_told = 0  # of the outbox's warnings
+        self._doubts_told: Sequence[str] = ()  # of the outbox's warnings
         self._owed = 0  # events, by all sinks together
         self._reloading = asyncio.Lock()
         self._begun = asyncio.Event()
@@ -316,9 +316,11 @@ class Service:
 
     def _doubt_store(self) -> None:
         """What happened to the file is said once in the log, and by /readyz until the next start."""
-        for warning in self._outbox.warnings()[self._doubts_told :]:
-            self._log.error("outbox_doubted", reason="outbox", detail=warning)
-            self._doubts_told += 1
+        warnings = self._outbox.warnings()
+        for warning in warnings:
+            if warning not in self._doubts_told:
+                self._log.error("outbox_doubted", reason="outbox", detail=warning)
+        self._doubts_told = warnings
 
     async def _own_name(self, notes: Mapping[str, bytes]) -> str:
         """A name for this installation, made once: MQTT brokers know a client by it."""

@@ -35,6 +35,8 @@ class SinkStats(Struct, frozen=True, kw_only=True):
 
 
 class Stats(Struct, frozen=True, kw_only=True):
+    """`bytes_used`: on the disk, with everything that belongs to the store."""
+
     sinks: tuple[SinkStats, ...]
     bytes_used: int
 
@@ -207,6 +209,11 @@ class Outbox(Protocol):
 
     async def check(self) -> None:
         """Write something. Raises OutboxUnavailable with the cause when that is not possible now."""
+        ...
+
+    @property
+    def resets(self) -> int:
+        """How often this store was found deleted or replaced under the running service, and written again."""
         ...
 
     def warnings(self) -> Sequence[str]:

@@ -434,7 +434,7 @@ class Debts:
         row = self._execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
         return row[0] if row else 0
 
-    def stats(self) -> Stats:
+    def stats(self, bytes_used: int) -> Stats:
         rows = self._execute(
             "SELECT name, owed, dead, (SELECT owed_at FROM debts WHERE sink = id ORDER BY seq LIMIT 1) FROM sinks"
             " WHERE removed_at IS NULL OR owed > 0 OR dead > 0 ORDER BY name"
@@ -443,7 +443,7 @@ class Debts:
             SinkStats(sink=name, owed=owed, dead=dead, oldest_recorded_at=None if at is None else time_of(at))
             for name, owed, dead, at in rows
         )
-        return Stats(sinks=sinks, bytes_used=self.pragma("page_count") * self.pragma("page_size"))
+        return Stats(sinks=sinks, bytes_used=bytes_used)
 
     def number_from(self, seq: int) -> None:
         """Let the next event have a higher number than this."""

@@ -15,7 +15,7 @@ FILE = "outbox.db"
 LOCK = "outbox.lock"
 BUSY_TIMEOUT_S = 2.0  # a command beside the service holds the file for milliseconds
 _SQLITE_MIN = (3, 35)  # for RETURNING
-_WAL_KEPT_BYTES = 16 * 1024 * 1024
+WAL_KEPT_BYTES = 16 * 1024 * 1024
 _UNREADABLE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _LOST_CONNECTION = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, *_UNREADABLE)
 
@@ -149,6 +149,12 @@ class Lock:
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
 
+    def is_at(self, directory: Path) -> bool:
+        """False once the file was deleted or replaced: then it keeps nobody out any more."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return os.path.samestat(os.fstat(self._file), (directory / LOCK).stat())
+        return False
+
     def release(self) -> None:
         os.close(self._file)
 
@@ -194,7 +200,7 @@ def connect(directory: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
         _migrate(connection, path)
     except BaseException:
         connection.close()
@@ -216,9 +222,9 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("COMMIT")
 
 
-def set_aside(directory: Path, at: datetime) -> Path:
-    """Rename an unreadable outbox, so that a new one can begin; nothing is deleted. Returns the new name."""
-    kept = directory / f"{FILE}.unreadable-{at:%Y%m%dT%H%M%S%fZ}"
+def set_aside(directory: Path, at: datetime, why: str) -> Path:
+    """Rename an outbox, so that another one can take its place; nothing is deleted. Returns the new name."""
+    kept = directory / f"{FILE}.{why}-{at:%Y%m%dT%H%M%S%fZ}"
     (directory / FILE).rename(kept)
     for tail in ("-wal", "-shm"):
         part = directory / f"{FILE}{tail}"

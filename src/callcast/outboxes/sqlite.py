@@ -141,6 +141,11 @@ class SqliteOutbox(Outbox):
         """Operations on their way to the disk."""
         return self._worker.queued
 
+    @property
+    def resets(self) -> int:
+        """How often the file was found deleted or replaced, and written again."""
+        return self._worker.resets
+
     async def open(self) -> None:
         self._worker.start()
         with suppress(OutboxUnavailable):  # whoever uses it is told, until the disk works
@@ -264,7 +269,7 @@ class SqliteOutbox(Outbox):
         return await self._worker.submit(lambda debts: debts.last_seq(), reads=True)
 
     async def stats(self) -> Stats:
-        return await self._worker.submit(lambda debts: debts.stats(), reads=True)
+        return await self._worker.submit(lambda debts: debts.stats(self._worker.bytes_used()), reads=True)
 
     async def prune(self, now: datetime, /) -> Pruned:
         events, calls, dropped, orphaned, more = 0, 0, Counter[str](), Counter[str](), True
@@ -289,7 +294,7 @@ class SqliteOutbox(Outbox):
         await self._worker.submit(lambda debts: debts.beat())
 
     def warnings(self) -> Sequence[str]:
-        return tuple(self._worker.warnings)
+        return tuple(self._worker.warnings.values())
 
     # Between loop and thread
 

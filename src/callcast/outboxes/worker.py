@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
@@ -13,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from callcast.core.clock import Clock
 from callcast.core.outbox import OutboxRefused, OutboxUnavailable
 from callcast.core.sink import Filter
-from callcast.outboxes import schema
+from callcast.outboxes import replaced, schema
 from callcast.outboxes.coding import us_of
 from callcast.outboxes.debts import Debts
 
@@ -21,6 +22,8 @@ T = TypeVar("T")
 
 POLL_S = 0.4  # how often the file is asked whether a command beside the service has written to it
 _TOGETHER_MAX = 512  # operations in one commit, so that the first of them need not wait long for the last
+PINNED_EVERY_S = 10.0  # a large WAL is asked twice, so long after one another, whether a reader holds it
+REPLACED_PAUSE_S = 5.0  # between two tries to write a replaced outbox again
 PATIENT_S = 0.01  # between the last commit and one for the patient alone: so many commits a second at most
 
 
@@ -69,7 +72,8 @@ class Worker:
     """
 
     def __init__(self, directory: Path, clock: Clock, written_elsewhere: Callable[[], None]) -> None:
-        self.warnings: list[str] = []
+        self.warnings: dict[str, str] = {}  # by what happened; the last time of each
+        self.resets = 0  # how often the file was found deleted or replaced
         self.queued = 0
         self._filters: Mapping[str, Filter] = {}
         self._directory = directory
@@ -80,6 +84,11 @@ class Worker:
         self._lock: schema.Lock | None = None
         self._debts: Debts | None = None
         self._number_from = 0
+        self._files: replaced.Identity = ()  # those that the connection has open
+        self._replaced: OutboxUnavailable | None = None  # why it could not be written again yet
+        self._replaced_at = 0.0
+        self._pinned = 0  # how often in a row a reader was found to hold the WAL
+        self._pinned_asked_at = 0.0
         self._version = 0
         self._asked_at = 0.0
         self._patient: list[Job[Any]] = []
@@ -123,6 +132,9 @@ class Worker:
                 self._attempt(jobs)
                 self._call(self._finish, jobs)
             self._look_for_others()
+        if self._debts is not None:
+            self._replaced = None  # try it now, whenever it was tried last
+            self._look_at_files()
         self._close()
         if self._lock is not None:
             self._lock.release()
@@ -159,7 +171,7 @@ class Worker:
     def _attempt(self, jobs: Sequence[Job[Any]]) -> None:
         try:
             debts = self._opened()
-        except OutboxRefused as refusal:
+        except (OutboxRefused, OutboxUnavailable) as refusal:
             _fail(jobs, refusal)
             return
         except (sqlite3.Error, OSError) as error:
@@ -210,6 +222,8 @@ class Worker:
             job.error = error
 
     def _opened(self) -> Debts:
+        if self._replaced is not None:
+            self._write_again()
         if self._debts is None:
             if self._lock is None:
                 schema.make_directory(self._directory)
@@ -218,6 +232,14 @@ class Worker:
         return self._debts
 
     def _open(self) -> Debts:
+        at = self._clock.wall()
+        replaced.install_copy(self._directory, at)
+        if self._files and replaced.identity(self._directory)[0] != self._files[0]:
+            self._another_file(at)
+            self.warnings["lost"] = (
+                f"the outbox {self._directory / schema.FILE} was deleted or replaced while it could not be used: what "
+                "the old one still owed was not delivered; put it back while the service is stopped"
+            )
         connection = schema.connect(self._directory)
         try:
             debts = Debts(connection)
@@ -229,6 +251,7 @@ class Worker:
                 debts.subscribe(self._filters, now_us)
             connection.execute("COMMIT")
             self._version = debts.pragma("data_version")
+            self._files = replaced.identity(self._directory)
         except sqlite3.Error:
             connection.close()
             raise
@@ -241,21 +264,82 @@ class Worker:
                 if self._debts.connection.in_transaction:
                     self._debts.connection.execute("ROLLBACK")
             self._debts.forget(self._filters)
-        if schema.loses_connection(error):
-            self._close()
+        if not schema.loses_connection(error):
+            return
+        if self._debts is not None and not self._look_at_files():
+            return
+        self._close()
         if schema.is_unreadable(error):
             self._begin_anew(error)
 
     def _begin_anew(self, error: Exception) -> None:
         with suppress(OSError):
             at = self._clock.wall()
-            kept = schema.set_aside(self._directory, at)
-            self._number_from = us_of(at) // 1000  # beyond all numbers of the old file
-            self._call(self._written_elsewhere)
-            self.warnings.append(
+            kept = schema.set_aside(self._directory, at, "unreadable")
+            self._another_file(at)
+            self.warnings["unreadable"] = (
                 f"the outbox {self._directory / schema.FILE} was unreadable ({error}) and is kept as {kept.name}; "
                 "a new one was begun, and what the old one still owed was not delivered"
             )
+
+    def _another_file(self, at: datetime) -> None:
+        self._files = ()
+        self._number_from = us_of(at) // 1000  # beyond all numbers of the old file
+        self._call(self._written_elsewhere)
+
+    # A file that was deleted or replaced
+
+    def _look_at_files(self) -> bool:
+        """False when others have the names of ours: then everything is written again."""
+        try:
+            ours = replaced.identity(self._directory) == self._files
+            if ours and self._lock is not None and self._lock.is_at(self._directory):
+                return True
+        except OSError:  # the next operation finds out what is wrong
+            return True
+        with suppress(OutboxUnavailable):
+            self._write_again()
+        return ours
+
+    def _write_again(self) -> None:
+        """Raises OutboxUnavailable while that fails: what was recorded meanwhile would be gone with the process."""
+        if self._replaced is not None and time.monotonic() < self._replaced_at + REPLACED_PAUSE_S:
+            raise self._replaced
+        self._replaced_at = time.monotonic()
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock_again()
+            if self._debts is not None and replaced.identity(self._directory) != self._files:
+                self._write_copy(self._debts.connection)
+        except (sqlite3.Error, OSError, OutboxRefused) as error:
+            if schema.is_unreadable(error):
+                self._close()
+            self._replaced = OutboxUnavailable(
+                f"the outbox {self._directory / schema.FILE} was deleted or replaced while the service runs, and "
+                f"cannot be written again: {error}: mend this before you end the service, which still holds what "
+                "is not delivered; it is tried again by itself"
+            )
+            raise self._replaced from error
+        self._replaced = None
+
+    def _lock_again(self) -> None:
+        if self._lock is not None and not self._lock.is_at(self._directory):
+            old, self._lock = self._lock, schema.Lock(self._directory)
+            old.release()
+
+    def _write_copy(self, connection: sqlite3.Connection) -> None:
+        at, ours = self._clock.wall(), self._files
+        replaced.write_copy(connection, self._directory)
+        self._files = ()
+        self._close()
+        kept = replaced.install_copy(self._directory, at, ours=ours)
+        self.resets += 1
+        there = f"what was put there is kept as {kept.name}" if kept else "nothing else was there"
+        self.warnings["replaced"] = (
+            f"the outbox {self._directory / schema.FILE} was deleted or replaced while the service ran, last at "
+            f"{at:%Y-%m-%dT%H:%M:%SZ}, and was written again; {there}; nothing is lost: stop the service before you "
+            "clean up its data_dir or restore it"
+        )
 
     def _unavailable(self, error: Exception) -> OutboxUnavailable:
         return OutboxUnavailable(
@@ -268,11 +352,44 @@ class Worker:
         if self._debts is None or now_s - self._asked_at < POLL_S / 2:
             return
         self._asked_at = now_s
+        self._look_at_files()
         with suppress(sqlite3.Error):
-            version = self._debts.pragma("data_version")
+            version = self._debts.pragma("data_version") if self._debts else self._version
             if version != self._version:
                 self._version = version
                 self._call(self._written_elsewhere)
+
+        self._look_at_wal()
+
+    def _look_at_wal(self) -> None:
+        """A reader that never ends its transaction lets the WAL grow until the disk is full."""
+        now_s = time.monotonic()
+        if self._debts is None or now_s - self._pinned_asked_at < PINNED_EVERY_S:
+            return
+        self._pinned_asked_at = now_s
+        wal = self._directory / f"{schema.FILE}-wal"
+        self._pinned = self._pinned + 1 if self._is_pinned(self._debts.connection, wal) else 0
+        if self._pinned >= 2:
+            self.warnings["pinned"] = (
+                f"{wal} has more than {2 * schema.WAL_KEPT_BYTES / 1e6:.0f} MB and grows, because another program has "
+                "been reading the outbox for long; it shrinks when that one ends its transaction: find it with "
+                f"`fuser -v {wal}`, and end it"
+            )
+        else:
+            self.warnings.pop("pinned", None)
+
+    def _is_pinned(self, connection: sqlite3.Connection, wal: Path) -> bool:
+        """Whether what is in the WAL cannot all be moved to the file; tries it only where the WAL is large."""
+        if _size(wal) < 2 * schema.WAL_KEPT_BYTES:
+            return False
+        with suppress(sqlite3.Error):
+            _, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            return bool(moved < frames)
+        return False
+
+    def bytes_used(self) -> int:
+        """The file and its WAL."""
+        return sum(_size(self._directory / f"{schema.FILE}{tail}") for tail in ("", "-wal"))
 
     def _close(self) -> None:
         if self._debts is not None:
@@ -290,6 +407,13 @@ class Worker:
         self.queued -= len(jobs)
         for job in jobs:
             job.finish()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _fail(jobs: Sequence[Job[Any]], error: Exception) -> None:
