@@ -644,6 +644,57 @@ async def test_reconnected_makes_all_due(bench: Bench) -> None:
     assert bench.told.up == [True, False, True]
 
 
+async def test_a_sink_in_doubt_is_probed_before_anything_is_due(bench: Bench) -> None:
+    """Two calls have failed, too few times for an outage: what waits is tried at the pace of recovery probes."""
+
+    async def hang(_: Delivery) -> Outcome:
+        await bench.clock.sleep(15)
+        return DOWN
+
+    bench.far.answer = hang
+    await bench.start()
+    await bench.record(event("a", "call.ended", 1), event("b", "call.ended", 1))
+    await bench.clock.turn(52)
+    assert bench.told.up == [True]
+    assert bench.far.times("a") == [0, 16, 31, 46], "after their own delays: 0, 16, 36, 81"
+    assert bench.far.times("b") == [0, 16, 33]
+    bench.far.answer = Delivered()
+    await bench.clock.turn(10)
+    assert bench.far.times("b") == [0, 16, 33, 56]
+    assert bench.far.times("a") == [0, 16, 31, 46, 61], "it was on its way, and waits no longer either"
+    assert await bench.owed() == 0
+
+
+async def test_one_event_in_trouble_is_no_doubt(bench: Bench) -> None:
+    """It is tried after its own delays."""
+    bench.far.answer = DOWN
+    await bench.start()
+    await bench.record(event("a", "call.ended", 1))
+    await bench.clock.turn(155)
+    assert bench.far.times("a") == [0, 1, 6, 36]
+
+
+async def test_what_fails_after_the_recovery_is_due_at_once(bench: Bench) -> None:
+    """An attempt that began in the outage and fails after its end waits for nothing more, as all that waited."""
+    await bench.start()
+    await fail_five(bench)
+    lost = asyncio.Event()
+
+    async def answer(one: Delivery) -> Outcome:
+        if one.event.key == "101/first0" and one.attempt == 2:
+            await lost.wait()
+            return DOWN
+        return Delivered()
+
+    bench.far.answer = answer
+    await bench.clock.turn(3)
+    assert await bench.owed() == 1
+    lost.set()
+    await bench.clock.settle()
+    assert bench.far.times("first0") == [0, 1, 3]
+    assert await bench.owed() == 0
+
+
 # The far side's wishes
 
 

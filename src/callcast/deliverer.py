@@ -109,6 +109,7 @@ class Deliverer:
         self._probe_at = clock.now()
         self._probes_sent = 0  # since the sink began to fail
         self._probed_seq = 0
+        self._recoveries = 0
         self._fresh_after: int | None = None  # while failing: the newest event that is no new call's
         self._disk_trouble = False
         self._trouble = ""
@@ -197,7 +198,21 @@ class Deliverer:
             heapq.heappush(self._waiting, (delivery.replayed, delivery.seq, delivery))
         self._send_waiting()
         if len(claimed) < room and not self._must_wait():
-            await self._outbox.wait(self.name, timeout_s=IDLE_S)
+            await self._wait_for_due()
+
+    async def _wait_for_due(self) -> None:
+        """While the sink is in doubt a recovery probe goes out when its time has come, although nothing is due.
+
+        When all that waits has failed some times, nothing may be due for half an hour after the far side's return.
+        """
+        left_s = IDLE_S
+        if self._health.in_doubt and self._may_probe():
+            now = self._clock.now()
+            if now >= self._probe_at and (delivery := await self._next_probe(now)):
+                self._probes.add(self._begin(self._attempt(delivery)))
+                return
+            left_s = min(left_s, (self._probe_at - now).total_seconds())
+        await self._outbox.wait(self.name, timeout_s=left_s)
 
     def _room(self) -> int:
         """How many to claim. Not each by itself while others wait: a claim costs the same whatever it brings."""
@@ -231,8 +246,7 @@ class Deliverer:
 
     async def _recovery_probe(self) -> None:
         """By the clock each for another call, also while an earlier one waits, and at once for a new call."""
-        most = 1 if self._health.gone else PROBES_IN_FLIGHT
-        if len(self._probes) >= most or len(self._senders) >= self._concurrency:
+        if not self._may_probe():
             await self._place_freed()
             return
         if self._fresh_after is None:
@@ -248,6 +262,10 @@ class Deliverer:
             await self._clock.sleep(left_s)
         else:
             await self._outbox.wait(self.name, timeout_s=left_s, fresh_after=self._fresh_after)
+
+    def _may_probe(self) -> bool:
+        most = 1 if self._health.gone else PROBES_IN_FLIGHT
+        return len(self._probes) < most and len(self._senders) < self._concurrency
 
     async def _next_probe(self, now: datetime) -> Delivery | None:
         delivery = await self._outbox.probe(self.name, after_seq=self._probed_seq)
@@ -309,7 +327,9 @@ class Deliverer:
 
     async def _try(self, delivery: Delivery) -> None:
         expires_at = self._policy.expires_at(delivery.owed_since, live=delivery.live)
-        began_s, counted_before = self._clock.monotonic(), self._health.counted
+        began_s, counted_before, recoveries_before = self._clock.monotonic(), self._health.counted, self._recoveries
+        if self._health.in_doubt and not self._health.failing:  # every attempt asks what a recovery probe asks
+            self._probe_at = max(self._probe_at, self._clock.now() + self._probe_pause())
         delivery = replace(delivery, expires_at=expires_at)
         # Its age may come from a wall clock that was wrong: what is not live is given up after an attempt only.
         lapsed = self._clock.now() >= expires_at and (delivery.live or delivery.first_tried_at is not None)
@@ -324,10 +344,11 @@ class Deliverer:
             case Delivered():
                 await self._delivered(delivery, outcome, took_s)
             case Retry():
-                self._failed(outcome, counted_before)
-                await self._again(delivery, outcome, expires_at, took_s)
+                self._failed(delivery, outcome, counted_before)
+                recovered = self._recoveries > recoveries_before
+                await self._again(delivery, outcome, expires_at, took_s, recovered=recovered)
             case Rejected():
-                self._failed(outcome, counted_before)
+                self._failed(delivery, outcome, counted_before)
                 await self._dead(delivery, outcome, took_s)
             case _:
                 assert_never(outcome)
@@ -351,7 +372,7 @@ class Deliverer:
     # Settling
 
     async def _delivered(self, delivery: Delivery, outcome: Delivered, took_s: float) -> None:
-        now, was_failing = self._clock.now(), self._health.failing
+        now, was_failing, was_in_doubt = self._clock.now(), self._health.failing, self._health.in_doubt
         self._health.succeeded(delivery, now)
         if delivery.replayed:
             self._metrics.event_replayed(self.name)
@@ -361,6 +382,8 @@ class Deliverer:
         self._took.set()
         if was_failing:
             await self._recovered("delivered")
+        elif was_in_doubt:
+            await self._make_due(held=False)
 
     async def _settle(self) -> None:
         """The far side's yes goes to the disk while the next are sent, all that has come meanwhile together."""
@@ -385,11 +408,15 @@ class Deliverer:
             if not isinstance(error, OutboxUnavailable):
                 raise
 
-    async def _again(self, delivery: Delivery, retry: Retry, expires_at: datetime, took_s: float) -> None:
+    async def _again(
+        self, delivery: Delivery, retry: Retry, expires_at: datetime, took_s: float, *, recovered: bool
+    ) -> None:
+        """`recovered`: the outage that the attempt began in has ended meanwhile, and all that waited became due."""
         now = self._clock.now()
-        delay_s = self._policy.delay_s(delivery.attempt, live=delivery.live, chance=self._random())
+        own_s = self._policy.delay_s(delivery.attempt, live=delivery.live, chance=self._random())
+        delay_s = 0.0 if recovered else own_s
         if retry.holds_sink:
-            delay_s = delay_s if retry.after_s is None else granted_s(retry.after_s)
+            delay_s = own_s if retry.after_s is None else granted_s(retry.after_s)
             self._health.hold(now + timedelta(seconds=granted_s(delay_s)))
         elif retry.after_s is not None:
             delay_s = max(delay_s, granted_s(retry.after_s))
@@ -431,15 +458,17 @@ class Deliverer:
 
     # Failing and recovering
 
-    def _failed(self, outcome: Retry | Rejected, counted_before: int) -> None:
-        before = (self._health.failing, self._health.gone)
+    def _failed(self, delivery: Delivery, outcome: Retry | Rejected, counted_before: int) -> None:
+        before, was_in_doubt = (self._health.failing, self._health.gone), self._health.in_doubt
         self._trouble = f"{outcome.reason}: {outcome.detail}"
         gone = isinstance(outcome, Retry) and outcome.gone
-        self._health.failed(counted_before=counted_before, gone=gone)
-        if (self._health.failing, self._health.gone) == before:
+        self._health.failed(delivery, counted_before=counted_before, gone=gone)
+        changed = (self._health.failing, self._health.gone) != before
+        if changed or (self._health.in_doubt and not was_in_doubt):
+            self._probes_sent = 0
+            self._probe_at = self._clock.now() + self._probe_pause()
+        if not changed:
             return
-        self._probes_sent = 0
-        self._probe_at = self._clock.now() + self._probe_pause()
         if not before[0]:
             self._fresh_after = None
         if gone:
@@ -449,11 +478,15 @@ class Deliverer:
         self._metrics.sink_up(self.name, False)
 
     async def _recovered(self, how: str) -> None:
-        """Everything is due now."""
         self._metrics.sink_up(self.name, True)
         self._log.info("sink_recovered", sink=self.name, how=how)
         self._freed.set()  # who waits for a probe's answer need not
-        await self._surely(lambda: self._outbox.make_due(self.name))
+        await self._make_due(held=True)
+
+    async def _make_due(self, *, held: bool) -> None:
+        """Everything, also what is being sent and fails later."""
+        self._recoveries += 1
+        await self._surely(lambda: self._outbox.make_due(self.name, held=held))
 
     async def _listen(self, sink: Reconnecting) -> None:
         while True:

@@ -329,6 +329,19 @@ async def test_make_due(place: Place, outbox: Outbox) -> None:
     assert {one.attempt for one in again} == {2}
 
 
+async def test_make_due_leaves_what_is_held(place: Place, outbox: Outbox) -> None:
+    """What the far side asked to hold back waits on where that is wanted."""
+    later = place.clock.now() + timedelta(hours=1)
+    await outbox.record(None, change(event("ours"), event("theirs")))
+    for one in await outbox.claim("crm", limit=2):
+        held = one.event.key == "101/theirs"
+        await outbox.again(one, at=later, reason="408", detail="", took_s=0, held=held)
+    await outbox.make_due("crm", held=False)
+    assert await claimed(outbox) == [("ours", "call.ringing")]
+    await outbox.make_due("crm")
+    assert await claimed(outbox) == [("theirs", "call.ringing")]
+
+
 async def test_lapse(place: Place, outbox: Outbox) -> None:
     """What outlived its time goes at once: live events expire, others die; a call in flight is left alone."""
     await life(outbox, "flying")

@@ -20,11 +20,11 @@ def test_five_in_a_row() -> None:
     """Five failures in a row make it failing, one success makes it healthy."""
     health = SinkHealth()
     for _ in range(4):
-        health.failed(counted_before=health.counted, gone=False)
+        health.failed(delivery(), counted_before=health.counted, gone=False)
     health.succeeded(delivery(), NINE)
     for _ in range(5):
         assert not health.failing
-        health.failed(counted_before=health.counted, gone=False)
+        health.failed(delivery(), counted_before=health.counted, gone=False)
     assert health.failing
     health.succeeded(delivery(), NINE)
     assert not health.failing
@@ -35,12 +35,12 @@ def test_failures_that_overlap_count_as_one() -> None:
     health = SinkHealth()
     before = health.counted
     for _ in range(20):
-        health.failed(counted_before=before, gone=False)
+        health.failed(delivery(), counted_before=before, gone=False)
     assert (health.failures, health.failing) == (1, False)
     for _ in range(4):
         chained = health.counted
-        health.failed(counted_before=chained, gone=False)
-        health.failed(counted_before=chained, gone=False)
+        health.failed(delivery(), counted_before=chained, gone=False)
+        health.failed(delivery(), counted_before=chained, gone=False)
     assert (health.failures, health.failing) == (5, True)
 
 
@@ -48,18 +48,33 @@ def test_what_fails_late_does_not_count_again_after_a_success() -> None:
     """Its cause was counted, and the success in between has ended that."""
     health = SinkHealth()
     before = health.counted
-    health.failed(counted_before=before, gone=False)
+    health.failed(delivery(), counted_before=before, gone=False)
     health.succeeded(delivery(), NINE)
-    health.failed(counted_before=before, gone=False)
+    health.failed(delivery(), counted_before=before, gone=False)
     assert health.failures == 0
+
+
+def test_in_doubt_once_two_calls_have_failed() -> None:
+    """One event that is refused again and again is its own trouble; a success ends every doubt."""
+    health = SinkHealth()
+    for _ in range(3):
+        health.failed(delivery("a"), counted_before=health.counted, gone=False)
+    assert not health.in_doubt
+    health.succeeded(delivery("b"), NINE)
+    health.failed(delivery("c"), counted_before=health.counted, gone=False)
+    assert not health.in_doubt
+    health.failed(delivery("d"), counted_before=0, gone=False)
+    assert (health.in_doubt, health.failing) == (True, False)
+    health.succeeded(delivery("b"), NINE)
+    assert not health.in_doubt
 
 
 def test_gone() -> None:
     """Gone is failing at once, and ends with the next other answer, while failing goes on."""
     health = SinkHealth()
-    health.failed(counted_before=health.counted, gone=True)
+    health.failed(delivery(), counted_before=health.counted, gone=True)
     assert (health.failing, health.gone) == (True, True)
-    health.failed(counted_before=health.counted, gone=False)
+    health.failed(delivery(), counted_before=health.counted, gone=False)
     assert (health.failing, health.gone) == (True, False)
 
 

@@ -178,8 +178,8 @@ class Outbox(Protocol):
         """Give a claimed delivery back untried (the attempt was cancelled); it counts nothing."""
         ...
 
-    async def make_due(self, sink: str, /) -> None:
-        """Everything the sink is owed is due now (it has just recovered)."""
+    async def make_due(self, sink: str, /, *, held: bool = True) -> None:
+        """Everything the sink is owed is due now. `held`: also what the far side asked to hold back."""
         ...
 
     async def wait(self, sink: str, /, *, timeout_s: float, fresh_after: int | None = None) -> None:

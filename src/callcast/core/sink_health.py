@@ -15,14 +15,19 @@ class _Success(Struct, frozen=True):
 
 
 class SinkHealth:
-    """Healthy, failing, or gone; and held while the far side asked for a pause."""
+    """Healthy, in doubt, failing, or gone; and held while the far side asked for a pause.
+
+    In doubt: events of two calls have failed since the last success, so it may be more than one event's trouble.
+    """
 
     def __init__(self) -> None:
         self.failures = 0  # since the last success
         self.counted = 0  # ever
+        self.in_doubt = False
         self.failing = False
         self.gone = False
         self.held_until: datetime | None = None
+        self._failed_call: str | None = None  # since the last success
         self._last: _Success | None = None
         self._last_of_another: _Success | None = None
 
@@ -34,13 +39,17 @@ class SinkHealth:
         self.came_back()
 
     def came_back(self) -> None:
-        self.failures, self.failing, self.gone = 0, False, False
+        self.failures, self.in_doubt, self.failing, self.gone = 0, False, False, False
+        self._failed_call = None
 
-    def failed(self, *, counted_before: int, gone: bool) -> None:
+    def failed(self, delivery: Delivery, *, counted_before: int, gone: bool) -> None:
         """`counted_before`: what `counted` was when the attempt began."""
         if counted_before == self.counted:
             self.failures += 1
             self.counted += 1
+        key = delivery.event.key
+        self._failed_call = self._failed_call or key
+        self.in_doubt = self.in_doubt or self._failed_call != key
         self.gone = gone
         self.failing = self.failing or gone or self.failures >= FAILING_AFTER
 

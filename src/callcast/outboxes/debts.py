@@ -270,9 +270,11 @@ class Debts:
         )
         return next((due_at for lane, due_at in waiting.fetchall() if lane not in in_flight), None)
 
-    def _promote(self, sink: int, now_us: int) -> int:
+    def _promote(self, sink: int, now_us: int, *, held: bool = True) -> int:
         """What waits and is due comes to the front; writes only where there is such a debt."""
         due = "FROM debts INDEXED BY debts_waiting WHERE sink = ?1 AND state > 1 AND due_at <= ?2"
+        if not held:
+            due += f" AND state <> {HELD}"
         if self._execute(f"SELECT 1 {due} LIMIT 1", (sink, now_us)).fetchone() is None:
             return 0
         return self._execute(
@@ -280,9 +282,9 @@ class Debts:
             (sink, now_us, _SLICE),
         ).rowcount
 
-    def make_due(self, sink: str) -> bool:
+    def make_due(self, sink: str, *, held: bool) -> bool:
         """One slice; true while there is more."""
-        return self._promote(self.id_of(sink), 1 << 62) == _SLICE
+        return self._promote(self.id_of(sink), 1 << 62, held=held) == _SLICE
 
     def _delivery(self, sink: str, row: tuple[int, int, int, int, int | None, int]) -> Delivery:
         seq, _, attempts, owed_at, first_tried_at, replayed = row

@@ -243,8 +243,8 @@ class SqliteOutbox(Outbox):
         claims.give_back(delivery)
         claims.stir()
 
-    async def make_due(self, sink: str, /) -> None:
-        while await self._worker.submit(lambda debts: debts.make_due(sink)):
+    async def make_due(self, sink: str, /, *, held: bool = True) -> None:
+        while await self._worker.submit(lambda debts: debts.make_due(sink, held=held)):
             self._of(sink).stir()
         self._of(sink).stir()
 
