@@ -140,7 +140,7 @@ async def test_who_waits_longest_stands_first(here: Room, browser: Browser) -> N
 
 async def test_what_nobody_knows_is_said(here: Room, browser: Browser) -> None:
     """A queue call's caller and a call's extension may be unknown; a number is never guessed."""
-    here.ring("102", "s-1", from_party=None, queue=Queue(name="Sales queue"))
+    here.ring("102", "s-1", from_party=None, queue=Queue(name="Sales queue", confirmed=True))
     async with page(browser, here.url) as wall:
         await expect(wall.locator(".other")).to_have_text("caller not known yet")
         await expect(wall.locator(".queue")).to_have_text("Sales queue")
@@ -148,13 +148,13 @@ async def test_what_nobody_knows_is_said(here: Room, browser: Browser) -> None:
 
 async def test_a_caller_whom_no_extension_has_yet(here: Room, browser: Browser) -> None:
     """Shown under the queue, if one is known; that an extension took over is no news beside what rings there."""
-    waits = here.ring("unassigned", "s-1", queue=Queue(name="Sales queue"))
+    waits = here.ring("unassigned", "s-1", queue=Queue(name="Sales queue", confirmed=True))
     here.ring("unassigned", "s-2", started_at=here.clock.now() + timedelta(seconds=1))
     async with page(browser, here.url) as wall:
         await expect(wall.locator(".who")).to_have_text(["Sales queue", "Not assigned yet"])
         await expect(wall.locator(".queue").first).to_be_empty()
         here.end(waits, Disposition.TRANSFERRED)
-        here.ring("101", "s-1", queue=Queue(name="Sales queue"))
+        here.ring("101", "s-1", queue=Queue(name="Sales queue", confirmed=True))
         await expect(wall.locator("#last li").first).to_contain_text("Reception: ringing")
         await expect(wall.locator("#last")).not_to_contain_text("transferred")
 
