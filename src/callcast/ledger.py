@@ -65,13 +65,15 @@ class Ledger:
         else:
             self.picture.apply(look, change)
 
-    async def change(self, sightings: Sequence[Sighting], compare: Callable[[], Change]) -> None:
+    async def change(
+        self, sightings: Sequence[Sighting], compare: Callable[[], Change], *, sessions: Collection[str] = ()
+    ) -> None:
         """Record what something other than a look has shown. Raises OutboxUnavailable.
 
-        sightings: what it is about; empty where any of the known calls may be concerned.
+        sightings, sessions: what it is about; empty where any of the known calls may be concerned.
         """
         async with self._turns.of(None):
-            await self._recall(self.picture.unknown_sessions(sightings))
+            await self._recall(self.picture.unknown_sessions(sightings, sessions))
             change = await _compared(compare, len(sightings) or len(self.picture))
             if change:
                 await _whole(self._record(None, change))
@@ -104,6 +106,7 @@ class Ledger:
         if look is not None:
             self._kept[look.target] = look.taken_at
         self.picture.apply(look, change)
+        self.picture.answers.learn(change.calls)
         for n, part in enumerate(_parts(change)):
             if n:
                 await asyncio.sleep(0)

@@ -6,13 +6,14 @@ One question at a time, within the share of the rate limit that polling leaves; 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import groupby
 from typing import Protocol
 
 import msgspec
 
 from callcast.core.clock import Clock
-from callcast.core.diff import Rules, fill, give_up, lookups, refuse, settle
+from callcast.core.diff import Rules, fill, give_up, lookups, meet, refuse, settle
 from callcast.core.model import Call, Change, Sighting, Target
 from callcast.core.outbox import OutboxUnavailable
 from callcast.core.picture import is_open
@@ -80,7 +81,13 @@ class Reconciler:
     async def run(self) -> None:
         """Rounds beside one another: a question that waits for its turn holds up neither of the others."""
         async with asyncio.TaskGroup() as tasks:
-            for a_round in (self.give_up_hopeless, self.end_refused, self.fill_gaps, self.settle_pending):
+            for a_round in (
+                self.give_up_hopeless,
+                self.end_refused,
+                self.correct_missed,
+                self.fill_gaps,
+                self.settle_pending,
+            ):
                 tasks.create_task(self._repeat(a_round))
 
     def watch(self, extension_ids: Sequence[str | None]) -> None:
@@ -121,6 +128,18 @@ class Reconciler:
             lasts_s = (now - one.since).total_seconds()
             if lasts_s >= self._rules.vanished_give_up_s and any(is_open(call) for call in picture.of(target)):
                 await self._ledger.change((), lambda: refuse(picture, target, one.since, now))  # noqa: B023 (awaited)
+
+    async def correct_missed(self) -> None:
+        """What an extension of another source is known to have answered by now."""
+        picture = self._ledger.picture
+        for session_id in picture.answers.due(picture.source):
+            picture.answers.done(picture.source, session_id)  # before: it may be due again meanwhile
+            try:
+                change = partial(meet, picture, session_id, self._upstream.now())
+                await self._ledger.change((), change, sessions=(session_id,))
+            except BaseException:
+                picture.answers.again(picture.source, session_id)
+                raise
 
     async def fill_gaps(self) -> None:
         now = self._upstream.now()

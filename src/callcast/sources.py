@@ -10,6 +10,7 @@ import aiohttp
 from callcast import __version__
 from callcast.board import LiveBoard
 from callcast.claims import Claims, OwnShare
+from callcast.core.answers import SharedAnswers
 from callcast.core.clock import Clock
 from callcast.core.diff import Rules, unwatch
 from callcast.core.freshness import Freshness
@@ -32,6 +33,8 @@ CLIENT_KEYS = (
     *("server", "client_id", "client_secret", "jwt", "watch", "account"),
     *("heavy_per_minute", "headroom", "revoke_on_exit", "allow_plaintext"),
 )
+LEARNT_MAX = 20_000  # ended calls
+LEARNT_AT_ONCE = 500
 SHOWN_MAX = 20  # extensions in a log line
 NOTHING_KNOWN = Known(calls={}, looks={}, notes={})
 
@@ -65,6 +68,8 @@ class Sources:
         self._disk = disk
         self._wake = wake
         self._clients: dict[str, tuple[Mapping[str, Any], Client]] = {}
+        self._answers = SharedAnswers()
+        self._learning = asyncio.Lock()
         self._notes: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)  # on their way to the disk
 
     def share(self, wanted: Mapping[str, SourceSettings]) -> None:
@@ -86,6 +91,9 @@ class Sources:
         access = {key: getattr(settings, key) for key in CLIENT_KEYS}
         if name in self._clients and self._clients[name][0] != access:
             await self.close(name)
+        if len(self.observers) > 1:
+            async with self._learning:
+                await self._disk.surely(lambda: share_answers(self._answers, self._outbox))
         known = (await self._disk.surely(self._outbox.known)).get(name, NOTHING_KNOWN)
         observer = self._observer(name)
         upstream: Upstream = self._client(name, access, known)
@@ -128,6 +136,7 @@ class Sources:
         except OutboxUnavailable as error:
             self._disk.fails(error)
         self._board.unwatch(name)
+        self._answers.forget(name)
         if self.observers.pop(name, None):
             self._log.info("polling_stopped", source=name)
         await self.close(name)  # which may still tell of an answer
@@ -168,7 +177,7 @@ class Sources:
                 observer.told(change)
             self._wake()
 
-        return Ledger(Picture(name, known), self._outbox, told)
+        return Ledger(Picture(name, known, self._answers), self._outbox, told)
 
     def _note_later(self, source: str, name: str, value: bytes) -> None:
         task = observed(asyncio.create_task(self._note(source, name, value)))
@@ -180,6 +189,21 @@ class Sources:
             await self._outbox.note(source, name, value)
         except OutboxUnavailable as error:
             self._disk.fails(error)
+
+
+async def share_answers(answers: SharedAnswers, outbox: Outbox) -> None:
+    """From now on sources learn of one another's answers, also of those that are stored. Raises OutboxUnavailable."""
+    if answers.shared:
+        return
+    answers.shared = True  # what is stored meanwhile may be learnt twice
+    try:
+        calls = await outbox.latest(LEARNT_MAX)
+    except BaseException:
+        answers.shared = False
+        raise
+    for first in range(0, len(calls), LEARNT_AT_ONCE):
+        answers.learn(calls[first : first + LEARNT_AT_ONCE])
+        await asyncio.sleep(0)
 
 
 def _told(name: str, settings: SourceSettings) -> dict[str, object]:

@@ -49,6 +49,9 @@ class Unwritten:
     async def recall(self, source: str, sessions: Collection[str]) -> list[Call]:
         return [call for call in self.calls.get(source, {}).values() if call.session_id in sessions]
 
+    async def latest(self, limit: int) -> list[Call]:
+        return [call for calls in self.calls.values() for call in calls.values()]
+
     async def note(self, source: str, name: str, value: bytes | None) -> None:
         self.notes.setdefault(source, {})[name] = value or b""
 

@@ -235,3 +235,29 @@ def test_a_list_that_changes_while_its_pages_are_turned(monkeypatch: pytest.Monk
     assert sorted((event.call.call_id, str(event.call.disposition)) for event in ends) == expected
     assert len({(event.call.call_id, event.type) for event in events}) == len(events)
     assert len(stage.truths) == (8 if loses else 20)
+
+
+async def colleagues() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Six desks with a credential each; every minute a queue rings three of them, and another one of these answers."""
+    credentials = [ours(number) for number in range(6)]
+    offers = [tuple(f"{1001 + (first + n) % 6}" for n in range(3)) for first in range(6)]
+    calls = [
+        Call(
+            at_s=20 + 60 * n, kind="queue", extension=rung[n % 3], offers=(rung,), number=f"+1555010020{n}", talks_s=20
+        )
+        for n, rung in enumerate(offers)
+    ]
+    async with Stage(6, calls, credentials=credentials).open() as stage:
+        wanted = {f"desk_{n}": stage.source("~", credential=one) for n, one in enumerate(credentials)}
+        stage.house.sources.share(wanted)
+        async with stage.house.watching(wanted):
+            await stage.clock.sleep(480)
+    known = [call for calls in stage.house.outbox.calls.values() for call in calls.values()]
+    got = sorted((call.call_id, str(call.disposition)) for call in known)
+    return got, sorted((f"{truth.extension_id}/{truth.session_id}", str(truth.disposition)) for truth in stage.truths)
+
+
+def test_colleagues_with_a_credential_each_miss_no_call_that_one_of_them_answered() -> None:
+    got, truths = run(colleagues())
+    assert [disposition for _, disposition in truths].count("answered_elsewhere") == 12
+    assert got == truths

@@ -99,6 +99,17 @@ async def test_the_ended_are_recalled_by_session(outbox: Outbox) -> None:
     assert await outbox.recall("beta", ["a"]) == []
 
 
+async def test_the_latest_calls_of_all_sources(place: Place, outbox: Outbox) -> None:
+    """All that are open, and of the ended ones those that ended last, as many as are wanted."""
+    await outbox.record(None, change(event("open")))
+    for name in "abc":
+        await place.clock.turn(1)
+        ended = call(name, state=State.ENDED, source=f"source_{name}")
+        await outbox.record(None, Change(calls=(ended,)))
+    assert {one.session_id for one in await outbox.latest(2)} == {"open", "b", "c"}
+    assert {one.source for one in await outbox.latest(10)} == {"acme", "source_a", "source_b", "source_c"}
+
+
 async def test_what_has_not_settled_is_known(outbox: Outbox) -> None:
     """A call that reads ended but has not settled is among the known, so that the poller settles it."""
     unsettled = replace(call("a", state=State.ENDED, sequence=0), provisional_since=call().started_at)

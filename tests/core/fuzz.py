@@ -12,8 +12,9 @@ from zlib import crc32
 
 import msgspec
 
-from callcast.core.diff import Picture, Rules, diff, fill, give_up, lookups, settle, unwatch
-from callcast.core.model import Call, CallEvent, Change, Disposition, Known, Look, Sighting, State, Target
+from callcast.core.answers import SharedAnswers
+from callcast.core.diff import Picture, Rules, diff, fill, give_up, lookups, meet, settle, unwatch
+from callcast.core.model import Call, CallEvent, Change, Disposition, Known, Look, Sighting, Snapshot, State, Target
 from callcast.core.picture import is_listed_live
 from tests.core.histories import EXTENSIONS, START, History, Json, Maker, Part
 from tests.ringcentral.decoded import Decoded, decode_page, sightings_of, snapshot
@@ -43,16 +44,22 @@ class Disk:
         if look:
             self.looks[look.target] = look.taken_at
 
-    def recall(self, session_ids: set[str]) -> list[Call]:
-        return [self.call(id_) for session_id in session_ids for id_ in sorted(self.sessions.get(session_id, ()))]
+    def recall(self, picture: Picture, seen: Snapshot | list[Sighting] | tuple[()] = (), *sessions: str) -> None:
+        """What is stored of the sessions that must be known before `seen` is compared."""
+        names = picture.unknown_sessions(seen, sessions)
+        calls = [self.call(id_) for session_id in names for id_ in sorted(self.sessions.get(session_id, ()))]
+        picture.learn(call for call in calls if call.source == picture.source)
 
     def call(self, call_id: str) -> Call:
         return _call.decode(self.calls[call_id])
 
-    def known(self) -> Known:
+    def known(self, source: str) -> Known:
         calls = {id_: self.call(id_) for id_ in self.calls}
-        kept = {id_: call for id_, call in calls.items() if call.live or call.provisional_since}
-        return Known(calls=kept, looks=dict(self.looks), notes={})
+        kept = {
+            id_: call for id_, call in calls.items() if call.source == source and (call.live or call.provisional_since)
+        }
+        looks = {target: at for target, at in self.looks.items() if target.source == source}
+        return Known(calls=kept, looks=looks, notes={})
 
 
 @dataclass
@@ -71,7 +78,7 @@ class Play:
         self.random = Random(seed * 7 + 1)
         self.restarts = Random(seed * 7 + 2) if restarts else None
         self.disk = Disk()
-        self.picture = Picture(SOURCE)
+        self.restart()
         self.looked: set[str] = set()  # extensions that a good look has covered
         self.late: dict[str, float] = {}  # call id -> when the call log's answer comes
         self.seen: dict[int, Seen] = {id(part): Seen() for part in self.history.parts}
@@ -81,15 +88,31 @@ class Play:
         self.account_level = account_level
         used = {part.extension_id for part in self.history.parts}
         ids = [None] if account_level else [id_ for id_ in EXTENSIONS if id_ in used]
-        self.targets = [Target(source=SOURCE, extension_id=id_) for id_ in ids]
+        self.targets = [Target(source=self.source_of(id_), extension_id=id_) for id_ in ids]
+
+    def source_of(self, extension_id: str | None) -> str:
+        return f"{SOURCE}_{extension_id}" if self.history.own_sources else SOURCE
+
+    def restart(self) -> None:
+        """Nothing is known but what the disk holds."""
+        answers = SharedAnswers()
+        answers.shared = self.history.own_sources
+        answers.learn(self.disk.call(call_id) for call_id in sorted(self.disk.calls))
+        sources = dict.fromkeys(map(self.source_of, EXTENSIONS))
+        self.pictures = {source: Picture(source, self.disk.known(source), answers) for source in sources}
+
+    @property
+    def picture(self) -> Picture:
+        """Of the only source."""
+        return self.pictures[SOURCE]
 
     def turn(self, t: float) -> None:
         """A restart with another `watch`: what nobody looks at any more ends."""
-        self.picture = Picture(SOURCE, self.disk.known())
+        self.restart()
         self.watch(account_level=not self.account_level)
         if not self.account_level:
-            self.picture.learn(self.disk.recall(self.picture.unknown_sessions()))
-            self.commit(None, unwatch(self.picture, {"unassigned"}, at(t)))
+            self.disk.recall(self.picture)
+            self.commit(self.picture, None, unwatch(self.picture, {"unassigned"}, at(t)))
 
     def run(self) -> None:
         random = self.random
@@ -104,7 +127,7 @@ class Play:
             self.looks(t)
             self.reconcile(t)
             if self.restarts and self.restarts.random() < 0.1:
-                self.picture = Picture(SOURCE, self.disk.known())
+                self.restart()
             if turned_at is not None and t > turned_at:
                 turned_at = None
                 self.turn(t)
@@ -135,18 +158,20 @@ class Play:
             assert not page.bad
             assert not page.bad_fields
             shot = snapshot(target, [page], at(t + skew))
-            self.picture.learn(self.disk.recall(self.picture.unknown_sessions(shot)))
-            change = diff(self.picture, shot, RULES)
-            look = Look(target=target, taken_at=self.picture.clamped(target, shot.taken_at))
-            self.commit(look, change)
+            picture = self.pictures[target.source]
+            self.disk.recall(picture, shot)
+            change = diff(picture, shot, RULES)
+            look = Look(target=target, taken_at=picture.clamped(target, shot.taken_at))
+            self.commit(picture, look, change)
             if crc32(f"{t}".encode()) % 4:
                 continue
-            again = diff(self.picture, shot, RULES)
+            again = diff(picture, shot, RULES)
             assert not again, f"the same look again told something: {again}"
 
-    def commit(self, look: Look | None, change: Change) -> None:
+    def commit(self, picture: Picture, look: Look | None, change: Change) -> None:
         self.disk.record(look, change)
-        self.picture.apply(look, change)
+        picture.apply(look, change)
+        picture.answers.learn(change.calls)
 
     def note(self, target: Target, t: float) -> None:
         for part in self.history.parts:
@@ -160,26 +185,37 @@ class Play:
 
     def reconcile(self, t: float) -> None:
         """The call log, asked as the service asks it; now and then it does not answer, or not in time."""
-        self.picture.learn(self.disk.recall(self.picture.unknown_sessions()))
-        self.answer_late(t)
-        for call in sorted(lookups(self.picture, at(t), RULES), key=lambda call: call.call_id):
+        for picture in self.pictures.values():
+            self.disk.recall(picture)
+            self.answer_late(picture, t)
+            self.look_up(picture, t)
+        for picture in self.pictures.values():
+            for session_id in picture.answers.due(picture.source):
+                picture.answers.done(picture.source, session_id)
+                self.disk.recall(picture, (), session_id)
+                self.commit(picture, None, meet(picture, session_id, at(t)))
+
+    def look_up(self, picture: Picture, t: float) -> None:
+        for call in sorted(lookups(picture, at(t), RULES), key=lambda call: call.call_id):
             if crc32(f"{call.call_id}{t}".encode()) % 2 and t < 1500:
                 self.late.setdefault(call.call_id, t + 5)
                 continue
             found = self.log_of(call, t)
-            change = settle(self.picture, call.call_id, found, at(t), RULES)
+            change = settle(picture, call.call_id, found, at(t), RULES)
             since = call.vanished_at or call.provisional_since
             if not change and since and (at(t) - since).total_seconds() >= RULES.vanished_give_up_s:
-                change = give_up(self.picture, call.call_id, at(t))
-            self.commit(None, change)
+                change = give_up(picture, call.call_id, at(t))
+            self.commit(picture, None, change)
 
-    def answer_late(self, t: float) -> None:
+    def answer_late(self, picture: Picture, t: float) -> None:
         """What the log said while the call was gone, midway: of no account if the list shows it live again."""
         for call_id in [call_id for call_id, due in self.late.items() if due <= t]:
+            call = picture.call(call_id)
+            if call is None:
+                continue
             del self.late[call_id]
-            call = self.picture.call(call_id)
-            if call is not None and is_listed_live(call):
-                self.commit(None, settle(self.picture, call_id, [midway(call)], at(t), RULES))
+            if is_listed_live(call):
+                self.commit(picture, None, settle(picture, call_id, [midway(call)], at(t), RULES))
 
     def log_of(self, call: Call, t: float) -> list[Sighting]:
         """What the log holds of the call's session: finished after 15 s, before that as the list has it."""
@@ -196,7 +232,7 @@ class Play:
                 if mine or call.extension_id == "unassigned":
                     final = part.final["result"] not in ("Stopped", "IP Phone Offline")
                     self.seen[id(part)].shows.append((t, "ended" if final else "provisional", False))
-        target = self.targets[0] if self.account_level else Target(source=SOURCE, extension_id=call.extension_id)
+        target = self.targets[0] if self.account_level else Target(source=call.source, extension_id=call.extension_id)
         return list(sightings_of(page_of(records), target))
 
     def fill_gap(self, before: float, t: float) -> None:
@@ -208,17 +244,19 @@ class Play:
                     records.append(part.final)
                     if part.final["result"] not in ("Stopped", "IP Phone Offline"):
                         self.seen[id(part)].shows.append((t, "ended", False))
+            picture = self.pictures[target.source]
             found = [*sightings_of(page_of(records), target), *self.midways(target, before)]
-            self.picture.learn(self.disk.recall(self.picture.unknown_sessions(found)))
-            self.commit(None, fill(self.picture, target, found, at(t), RULES, after=at(before)))
+            self.disk.recall(picture, found)
+            self.commit(picture, None, fill(picture, target, found, at(t), RULES, after=at(before)))
 
     def midways(self, target: Target, before: float) -> list[Sighting]:
         """The log's word on calls that are not over, where looks since the gap know better."""
-        live = [call for call in self.picture.live_calls() if target.extension_id in (None, call.extension_id)]
+        picture = self.pictures[target.source]
+        live = [call for call in picture.live_calls() if target.extension_id in (None, call.extension_id)]
         return [midway(call) for call in live if is_listed_live(call) and self.seen_since(call, before)]
 
     def seen_since(self, call: Call, t: float) -> bool:
-        looked_at = self.picture.looked_at(call.extension_id)
+        looked_at = self.pictures[call.source].looked_at(call.extension_id)
         return looked_at is not None and looked_at > at(t)
 
     # What must be true of what was told

@@ -49,13 +49,17 @@ class Part:
 
 @dataclass
 class History:
-    """`blind`: nobody looks between these two times. `turned_at`: from then on it is watched the other way."""
+    """`blind`: nobody looks between these two times. `turned_at`: from then on it is watched the other way.
+
+    own_sources: each extension is watched by a credential of its own, one after another.
+    """
 
     account_level: bool
     parts: list[Part]
     noise: list[Json]
     blind: tuple[float, float] | None = None
     turned_at: float | None = None
+    own_sources: bool = False
 
     def listed(self, extension_id: str | None, t: float) -> list[Json]:
         records: dict[str, Json] = {}
@@ -92,7 +96,8 @@ class Maker:
         if self.blind is None and random.random() < 0.15:
             starts = random.uniform(20, 100)
             self.blind = (starts, starts + random.uniform(60, 280))
-        return History(account_level, parts, noise, self.blind, turned_at)
+        own_sources = not account_level and turned_at is None and random.random() < 0.3
+        return History(account_level, parts, noise, self.blind, turned_at, own_sources)
 
     # Records
 

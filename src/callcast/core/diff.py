@@ -16,7 +16,7 @@ from callcast.core.picture import Picture, is_listed_live, is_open
 from callcast.core.scene import Scene
 from callcast.core.telling import Seen
 
-__all__ = ["Picture", "Rules", "diff", "fill", "give_up", "lookups", "refuse", "settle", "unwatch"]
+__all__ = ["Picture", "Rules", "diff", "fill", "give_up", "lookups", "meet", "refuse", "settle", "unwatch"]
 
 
 class Rules(Struct, frozen=True, kw_only=True):
@@ -101,6 +101,13 @@ def refuse(picture: Picture, target: Target, since: datetime, at: datetime) -> C
             gone_at = call.vanished_at or picture.clamped(target, since)
             ended = end(call, settled_as(call), gone_at, ended_at=call.provisional_ended_at)
             scene.put(call, with_facts(ended, {"vanished_at": gone_at}), silent=call.sequence == 0)
+    return scene.change()
+
+
+def meet(picture: Picture, session_id: str, at: datetime) -> Change:
+    """An extension of another source answered in this session: what was missed here was answered elsewhere."""
+    scene = Scene(picture, Seen(at=at), whole=True)
+    scene.meet(session_id)
     return scene.change()
 
 

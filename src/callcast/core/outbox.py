@@ -123,6 +123,10 @@ class Outbox(Protocol):
         """The remembered calls of these sessions, the ended ones too; the memory of the ended lives here."""
         ...
 
+    async def latest(self, limit: int, /) -> Sequence[Call]:
+        """The calls of all sources that are open, and as many of the ended ones, those that ended last."""
+        ...
+
     async def record(self, look: Look | None, change: Change, /) -> None:
         """State and events and each wanting sink's debt, all or nothing. An event id seen before is nothing."""
         ...

@@ -7,14 +7,19 @@ here, and fetched again (`Outbox.recall`) when it shows up again.
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+from callcast.core.answers import SharedAnswers
 from callcast.core.model import Call, Change, Known, Look, Sighting, Snapshot, Target
 
 
 class Picture:
-    """Changed by `learn` and `apply` alone; everything else only reads it."""
+    """Changed by `learn` and `apply` alone; everything else only reads it.
 
-    def __init__(self, source: str, known: Known | None = None) -> None:
+    answers: of all sources, where there are several.
+    """
+
+    def __init__(self, source: str, known: Known | None = None, answers: SharedAnswers | None = None) -> None:
         self.source = source
+        self.answers = SharedAnswers() if answers is None else answers
         self._calls: dict[str, Call] = {}
         self._by_session: dict[str, dict[str, None]] = {}
         self._by_extension: dict[str, dict[str, None]] = {}
@@ -34,11 +39,14 @@ class Picture:
         """Of some sessions of the start the ended parts lie on the disk yet."""
         return bool(self._half_known)
 
-    def unknown_sessions(self, seen: Snapshot | Iterable[Sighting] = ()) -> set[str]:
-        """Sessions to recall before `seen` is compared, and those of the start whose ended parts lie on the disk."""
+    def unknown_sessions(self, seen: Snapshot | Iterable[Sighting] = (), sessions: Iterable[str] = ()) -> set[str]:
+        """Sessions to recall before `seen` is compared, of `sessions`, and those of the start whose ended parts lie
+        on the disk.
+        """
         sightings = seen.sightings if isinstance(seen, Snapshot) else seen
         strange = [sighting for sighting in sightings if sighting.session_id not in self._by_session]
         names = {name for sighting in strange for name in (sighting.session_id, *older_names(sighting))}
+        names.update(sessions)
         return (names - self._by_session.keys()) | self._half_known
 
     def learn(self, calls: Iterable[Call]) -> None:

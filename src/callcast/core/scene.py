@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from callcast.core.answers import was_answered, was_missed
 from callcast.core.lifecycle import LISTED, begin, correct, end, fold, is_old_news, known_state, settled_as, with_facts
 from callcast.core.matching import Part, is_final, matched
 from callcast.core.model import (
@@ -12,7 +13,6 @@ from callcast.core.model import (
     Call,
     CallEvent,
     Change,
-    Direction,
     Disposition,
     Sighting,
 )
@@ -99,6 +99,10 @@ class Scene:
             last_seen_at = self._seen_of(call).after
             missed = with_facts(missed, {"vanished_at": self._seen.at, "last_seen_at": last_seen_at})
         self.put(call, missed)
+
+    def meet(self, session_id: str) -> None:
+        """Something was learnt that concerns the parts of a session."""
+        self._drafted.setdefault(session_id, {})
 
     def put(self, old: Call | None, new: Call, *, silent: bool = False) -> None:
         """The call becomes `new`; `silent`: nobody is told."""
@@ -197,16 +201,16 @@ class Scene:
 
     def _meet(self, parts: Sequence[Call]) -> None:
         """What the parts of a session mean for one another."""
-        if len(parts) < 2:
-            return
-        talking = {call.extension_id for call in parts if _was_answered(call)}
+        talking = {call.extension_id for call in parts if was_answered(call)}
+        for account_id, session_id in {(call.account_id, call.session_id) for call in parts}:
+            talking |= self._picture.answers.of(account_id, session_id)
         owners = [call for call in parts if is_open(call) or self._drafts.get(call.call_id, (call,))[0] is None]
         for call in sorted(parts, key=lambda call: call.call_id):
             old = self._drafts.get(call.call_id, (call,))[0]
             if call.extension_id == UNASSIGNED and old is not None and is_open(old):
                 if any(_has(owner, call.started_at) for owner in owners):
                     self._take_over(old, call)
-            elif _was_missed(call) and talking - {call.extension_id} and not _is_history(old):
+            elif was_missed(call) and talking - {call.extension_id} and not _is_history(old):
                 self.put(old, with_facts(call, {"disposition": Disposition.ANSWERED_ELSEWHERE}))
 
     def _take_over(self, old: Call, call: Call) -> None:
@@ -249,16 +253,6 @@ def _is_nobodys(group: tuple[str, str]) -> bool:
 def _has(call: Call, since: datetime) -> bool:
     """An extension's, and not over before that."""
     return call.extension_id != UNASSIGNED and (call.ended_at is None or call.ended_at > since)
-
-
-def _was_answered(call: Call) -> bool:
-    if call.extension_id == UNASSIGNED or call.direction is not Direction.INBOUND:
-        return False
-    return call.answered_at is not None or call.disposition is Disposition.ANSWERED
-
-
-def _was_missed(call: Call) -> bool:
-    return call.disposition is Disposition.MISSED and call.direction is Direction.INBOUND
 
 
 def _is_history(old: Call | None) -> bool:

@@ -46,6 +46,12 @@ def recall(connection: sqlite3.Connection, source: str, session_ids: Collection[
     return found
 
 
+def latest(connection: sqlite3.Connection, limit: int) -> Sequence[Call]:
+    opened = connection.execute("SELECT body FROM calls WHERE open = 1")
+    ended = connection.execute("SELECT body FROM calls WHERE open = 0 ORDER BY touched_at DESC LIMIT ?", (limit,))
+    return [call_of(body) for (body,) in (*opened, *ended)]
+
+
 def keep_calls(connection: sqlite3.Connection, calls: Sequence[Call], now_us: int) -> None:
     for some in batched(calls, ROWS):
         rows = ",".join(["(?, ?, ?, ?, ?, ?, ?)"] * len(some))

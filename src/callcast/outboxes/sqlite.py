@@ -165,6 +165,9 @@ class SqliteOutbox(Outbox):
         wanted = tuple(session_ids)
         return await self._worker.submit(lambda debts: memory.recall(debts.connection, source, wanted), reads=True)
 
+    async def latest(self, limit: int, /) -> Sequence[Call]:
+        return await self._worker.submit(lambda debts: memory.latest(debts.connection, limit), reads=True)
+
     async def record(self, look: Look | None, change: Change, /) -> None:
         now_us = self._now_us()
         await self._worker.submit(lambda debts: debts.record(look, change, now_us), after=self._offer)
