@@ -195,6 +195,44 @@ def test_run_where_no_folder_can_be_made(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which only root may")
+@pytest.mark.parametrize("command", [("check",), ("run",), ("dead", "list"), ("explain", "1234")])
+def test_a_user_without_a_home_is_asked_for_a_folder(command: tuple[str, ...], tmp_path: Path) -> None:
+    """As container platforms start it: no HOME, a user id that is in no list. A finding, and 78."""
+    environ = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_DATA_HOME")}
+    write(tmp_path, GOOD)
+    done = subprocess.run(
+        [sys.executable, "-m", "callcast", *command, "--config", "callcast.toml"],
+        cwd=tmp_path,
+        env=environ,
+        preexec_fn=lambda: os.setreuid(123_456, -1),  # the one that is looked up; the files stay within reach
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 78
+    assert "service.data_dir" in done.stderr
+    assert "$HOME is not set, and the user 123456 has no home" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("folder", ["/proc/nope", "/dev/null/callcast", "callcast.toml", "x" * 300])
+def test_check_refuses_a_folder_that_cannot_be_made(folder: str, tmp_path: Path) -> None:
+    """With the line where it stands; and nothing is left behind."""
+    write(tmp_path, f'[service]\ndata_dir = "{folder}"\n' + GOOD)
+    done = callcast("check", cwd=tmp_path)
+    assert done.returncode == 78
+    assert "callcast.toml:2: service.data_dir: the folder" in done.stderr
+    assert [one.name for one in tmp_path.iterdir()] == ["callcast.toml"]
+
+
+def test_check_takes_a_folder_that_can_be_made(tmp_path: Path) -> None:
+    """Although it and the one above are not there yet; they are not made."""
+    write(tmp_path, '[service]\ndata_dir = "some/where"\n' + GOOD)
+    assert callcast("check", cwd=tmp_path).returncode == 0
+    assert [one.name for one in tmp_path.iterdir()] == ["callcast.toml"]
+
+
 def test_schema_goes_into_a_closed_pipe(tmp_path: Path) -> None:
     """`callcast schema config | head -1` ends quietly."""
     done = subprocess.run(

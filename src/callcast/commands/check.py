@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from callcast.config import examine
 
-    verdict = examine(args.config, os.environ)
+    verdict = examine(args.config, os.environ, places=True)
     for warning in verdict.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if verdict.settings is not None:

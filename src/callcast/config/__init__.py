@@ -56,13 +56,16 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
     return verdict.settings
 
 
-def examine(path: Path, environ: Mapping[str, str]) -> Verdict:
-    """Like `load`, but tells instead of raising, and tells the warnings too."""
+def examine(path: Path, environ: Mapping[str, str], *, places: bool = False) -> Verdict:
+    """Like `load`, but returns the faults instead of raising them, and the warnings too.
+
+    places: also whether the folder of the outbox can be made; the service finds that out when it makes it.
+    """
     try:
         document = read(path)
     except ConfigFaults as error:
         return Verdict(settings=None, faults=error.faults, warnings=())
     examination = Examination(document, environ)
-    parts = examination.parts()
+    parts = examination.parts(places=places)
     settings = Settings(**parts) if parts else None
     return Verdict(settings=settings, faults=examination.faults(), warnings=examination.warnings())

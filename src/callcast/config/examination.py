@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -14,6 +15,7 @@ from callcast.config.sink_types import SinkTypeBroken, installed, settings_class
 from callcast.config.toml_lines import KeyPath
 from callcast.config.variables import Overlay, keys_of, variable
 from callcast.config.watched import Watched
+from callcast.outboxes.schema import try_directory
 from callcast.ringcentral.settings import CYCLE_MAX_S, SourceSettings, plan, remedy
 from callcast.secret import PLACES, Keyring
 from callcast.sinks import SinkSettings
@@ -58,7 +60,7 @@ class Examination:
     def warnings(self) -> tuple[Finding, ...]:
         return tuple(sorted(redacted(self._warnings, self._keyring.seen), key=_place))
 
-    def parts(self) -> Parts | None:
+    def parts(self, *, places: bool = False) -> Parts | None:
         """Examine everything; None when there is a fault."""
         self._sections()
         classes = self._sink_classes()
@@ -74,6 +76,8 @@ class Examination:
         self._claims(sinks)
         self._credentials(sources)
         self._questionable(sources, sinks)
+        if places and service is not None:
+            self._folder(service.data_dir)
         if self._faults or service is None:
             return None
         return Parts(service=service, sources=sources, sinks=sinks, names=names)
@@ -269,6 +273,17 @@ class Examination:
                 self._warn(
                     ("sources", name, "jwt"), problem, "watch everything in one of them, or make a JWT of another user"
                 )
+
+    def _folder(self, data_dir: Path) -> None:
+        try:
+            try_directory(data_dir)
+        except PermissionError as error:
+            problem = f"this user may not make {data_dir}: {(error.strerror or str(error)).lower()}"
+            fix = "check as the user who runs the service, make the folder for that user, or name another one"
+            self._warn(("service", "data_dir"), problem, fix)
+        except OSError as error:
+            problem = f"the folder {data_dir} cannot be made: {(error.strerror or str(error)).lower()}"
+            self._fault(("service", "data_dir"), problem, "name a folder that can be made")
 
     def _questionable(self, sources: Mapping[str, SourceSettings], sinks: Mapping[str, SinkSettings]) -> None:
         for name, source in sources.items():

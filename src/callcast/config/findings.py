@@ -146,7 +146,7 @@ def _path_in(table: dict[str, Any], detail: ErrorDetails) -> KeyPath:
         last = number == len(detail["loc"]) - 1
         if part in (here if isinstance(here, dict) else range(len(here)) if isinstance(here, list) else ()):
             here, path = here[part], (*path, part)
-        elif last and detail["type"] == "missing":
+        elif number == 0 or (last and detail["type"] == "missing"):  # a default, or nothing, that is wrong
             path = (*path, part)
     return path
 

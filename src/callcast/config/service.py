@@ -1,10 +1,11 @@
 """`[service]`: where callcast keeps things, where it listens, how it logs."""
 
+import os
 import re
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 from platformdirs import user_data_path
@@ -15,6 +16,28 @@ from callcast.config.findings import nearest, shown
 from callcast.core.wire import Numbers
 from callcast.loopback import is_loopback
 from callcast.secret import Secret, located
+
+_NO_HOME = "\0"  # stands for a default that there is not; no path can read so
+
+
+def _users_folder() -> Any:
+    """A text, as the file would have it: a default is checked as if it stood there."""
+    try:
+        return str(user_data_path("callcast"))
+    except RuntimeError:  # no HOME, and this user is in no list of users, as in some container platforms
+        return _NO_HOME
+
+
+def _data_dir(path: Path, info: ValidationInfo) -> Path:
+    if str(path) == _NO_HOME:
+        problem = f"not set, and there is no default: $HOME is not set, and the user {os.getuid()} has no home"
+        raise PydanticCustomError(
+            "no_home", "{problem}", {"problem": problem, "fix": 'set data_dir = "/var/lib/callcast", or $HOME'}
+        )
+    if "\0" in str(path):
+        problem = f"given {shown(str(path))}, expected the path of a folder"
+        raise PydanticCustomError("path", "{problem}", {"problem": problem, "fix": ""})
+    return located(path, info)
 
 
 def _timezone(name: str) -> str:
@@ -77,8 +100,9 @@ class ServiceSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data_dir: Annotated[Path, AfterValidator(located)] = Field(
-        default_factory=lambda: user_data_path("callcast"),
+    data_dir: Annotated[Path, AfterValidator(_data_dir)] = Field(
+        default_factory=_users_folder,
+        validate_default=True,
         description="folder of the outbox; default: the platform's folder for user data",
     )
     retention_h: float = Field(

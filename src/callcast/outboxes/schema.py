@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -181,6 +182,15 @@ def make_directory(directory: Path) -> None:
         for file in (LOCK, FILE):  # by somebody else, perhaps, who once ran a command here
             with suppress(FileNotFoundError):
                 os.close(os.open(directory / file, os.O_RDWR | os.O_CLOEXEC))
+
+
+def try_directory(directory: Path) -> None:
+    """Raises OSError when it is no directory and cannot be made one. Leaves nothing behind."""
+    existing = next(one for one in (directory, *directory.parents) if os.path.lexists(one))
+    if not existing.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if existing != directory:
+        os.rmdir(tempfile.mkdtemp(prefix=".callcast-", dir=existing))  # noqa: PTH106
 
 
 def _words(error: OSError) -> str:
