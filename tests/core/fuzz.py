@@ -16,7 +16,7 @@ from callcast.core.answers import SharedAnswers
 from callcast.core.diff import Picture, Rules, diff, fill, give_up, lookups, meet, settle, unwatch
 from callcast.core.model import Call, CallEvent, Change, Disposition, Known, Look, Sighting, Snapshot, State, Target
 from callcast.core.picture import is_listed_live
-from tests.core.histories import EXTENSIONS, START, History, Json, Maker, Part
+from tests.core.histories import CALLER, EXTENSIONS, START, History, Json, Maker, Part
 from tests.ringcentral.decoded import Decoded, decode_page, sightings_of, snapshot
 
 SOURCE = "acme"
@@ -67,7 +67,7 @@ class Seen:
     """What was truly shown of a part: by looks and by the call log, in order."""
 
     shows: list[tuple[float, str, bool]] = field(default_factory=list)  # when, what, on a first look
-    final: bool = False
+    inbound: bool = False  # a record read so
 
 
 class Play:
@@ -180,6 +180,7 @@ class Play:
                 if step is not None and step.shows is not None:
                     first = part.extension_id not in self.looked
                     self.seen[id(part)].shows.append((t, step.shows, first))
+                    self.seen[id(part)].inbound |= any(record["direction"] == "Inbound" for record in step.records)
         whole = {part.extension_id for part in self.history.parts}
         self.looked |= whole if target.extension_id is None else {target.extension_id}
 
@@ -226,11 +227,11 @@ class Play:
                 continue
             if not self.account_level and part.extension_id != call.extension_id:
                 continue
-            if part.ends_at + 15 < t:
+            if part.logged_at + 15 < t:
                 records.append(part.final)
                 mine = part.extension_id == call.extension_id and call.record_ids[0] in part.record_ids
                 if mine or call.extension_id == "unassigned":
-                    final = part.final["result"] not in ("Stopped", "IP Phone Offline")
+                    final = is_final_in_log(part)
                     self.seen[id(part)].shows.append((t, "ended" if final else "provisional", False))
         target = self.targets[0] if self.account_level else Target(source=call.source, extension_id=call.extension_id)
         return list(sightings_of(page_of(records), target))
@@ -240,9 +241,9 @@ class Play:
             records = []
             for part in self.history.parts:
                 ours = part.extension_id != "unassigned" and target.extension_id in (None, part.extension_id)
-                if ours and before <= part.ends_at < t - 15:
+                if ours and before <= part.logged_at < t - 15:
                     records.append(part.final)
-                    if part.final["result"] not in ("Stopped", "IP Phone Offline"):
+                    if is_final_in_log(part):
                         self.seen[id(part)].shows.append((t, "ended", False))
             picture = self.pictures[target.source]
             found = [*sightings_of(page_of(records), target), *self.midways(target, before)]
@@ -292,6 +293,13 @@ class Play:
             wanted = self.expected_disposition(part)
             assert got in wanted, f"{got}, not {wanted}: {self.seen[id(part)].shows}"
             self.check_times(part, mine[0])
+        for event in mine[0] if mine else ():
+            inbound = part.inbound and (
+                part.unseen is None or self.is_known(part) or part.final["direction"] == "Inbound"
+            )
+            assert event.call.direction == ("inbound" if inbound else "outbound")
+            caller = event.call.from_party.number if event.call.from_party else None
+            assert caller is None or (caller == CALLER) is inbound, "the parties swapped sides"
 
     def check_times(self, part: Part, events: list[CallEvent]) -> None:
         call = events[-1].call
@@ -308,7 +316,7 @@ class Play:
         if part.extension_id == "unassigned":
             return {"transferred", "unknown"}
         if "ended" in shows:
-            wanted = part.disposition
+            wanted = part.unseen if part.unseen and not self.is_known(part) else part.disposition
         elif "provisional" in shows:
             wanted = str(part.provisional)
         else:
@@ -316,6 +324,12 @@ class Play:
         if wanted == "missed" and part.inbound and self.answered_by_another(part):
             wanted = "answered_elsewhere"
         return {wanted}
+
+    def is_known(self, part: Part) -> bool:
+        """Something was shown that the end does not tell: that it is inbound, or was answered."""
+        seen = self.seen[id(part)]
+        flipped = part.final["direction"] == "Outbound"
+        return seen.inbound if flipped else "connected" in [what for _, what, _ in seen.shows]
 
     def answered_by_another(self, part: Part) -> bool:
         session = session_of(part)
@@ -373,6 +387,10 @@ def expected_kinds(seen: Seen) -> list[str] | None:
             state = "ended"
             break
     return [*kinds, "call.ended"] if state else []
+
+
+def is_final_in_log(part: Part) -> bool:
+    return part.provisional is None or part.final["result"] not in ("Stopped", "IP Phone Offline")
 
 
 def midway(call: Call) -> Sighting:

@@ -13,6 +13,8 @@ from typing import Any
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 ACCOUNT = "400000000001"
 EXTENSIONS = ("101", "102", "103", "104")
+CALLER = "+15550100351"
+LINE = "900"  # rings them all
 
 Json = dict[str, Any]
 
@@ -28,6 +30,10 @@ class Step:
 
 @dataclass
 class Part:
+    """`unseen`: how it ends, as far as can be known, if neither its answer nor that it is inbound was ever shown.
+    `record_ends_at`: when its record is over, if that is later than the part.
+    """
+
     extension_id: str
     inbound: bool
     ends_at: float
@@ -37,6 +43,12 @@ class Part:
     final: Json
     steps: list[Step] = field(default_factory=list)
     provisional: str | None = None
+    unseen: str | None = None
+    record_ends_at: float | None = None
+
+    @property
+    def logged_at(self) -> float:
+        return self.record_ends_at or self.ends_at
 
     def step_at(self, t: float) -> Step | None:
         found = None
@@ -88,7 +100,10 @@ class Maker:
         turned_at = random.uniform(5, 90) if random.random() < 0.15 else None
         kinds = [self.direct, self.direct, self.outbound, self.queue, self.ring_all, self.transfer, self.conference]
         kinds += [self.ring_out, self.offered_again, self.stopped, self.stopped_but_live, self.hidden_first]
+        kinds += [self.flipped, self.flipped_late, self.claimed, self.taken_over, self.denied, self.fan_out]
+        kinds += [self.ringout_web, self.side_tells]
         kinds += [self.through_menu] if account_level or turned_at else []
+        kinds += [self.shared_line] if account_level and not turned_at else []
         parts: list[Part] = []
         for _ in range(random.choice((1, 1, 1, 2, 3))):
             parts += random.choice(kinds)(random.uniform(0, 40))
@@ -136,17 +151,37 @@ class Maker:
         base = self.record(start, session or self.session(), extension_id, **INBOUND)
         return [self.rung(start, base, extension_id)]
 
-    def rung(self, start: float, base: Json, extension_id: str, *, answer: bool | None = None) -> Part:
+    def rung(
+        self,
+        start: float,
+        base: Json,
+        extension_id: str,
+        *,
+        answer: bool | None = None,
+        owner: str | None = "",
+        after: str = "Accepted",
+        handed_to: str | None = None,
+        keeps_legs: bool = True,
+    ) -> Part:
+        """`owner`: whose the legs are by their own word. `after`: what the record of an answered call reads at its
+        end, with a leg to the extension that it was handed to, or without any.
+        """
         random = self.random
         ring = random.randrange(1, 30)
-        accept = leg("Accept", start, extension_id, "Inbound")
+        owner = extension_id if owner == "" else owner
+        accept = leg("Accept", start, owner, "Inbound")
         ringing = {**base, "result": "In Progress", "legs": [accept]}
         if answer if answer is not None else random.random() < 0.6:
             end = start + ring + random.randrange(1, 90)
-            phone = leg("PstnToSip", start + ring, extension_id, "Outbound", reason="Accepted")
+            phone = leg("PstnToSip", start + ring, owner, "Outbound", reason="Accepted")
             talking = {**base, "result": "In Progress", "legs": [accept, phone]}
-            final = {**base, "result": "Accepted", "reason": "Accepted", "duration": int(end - start)}
-            final["legs"] = [{**accept, "reason": "Accepted"}, phone]
+            final = {**base, "result": after, "duration": int(end - start)}
+            if after == "Accepted":
+                final |= {"reason": "Accepted", "legs": [{**accept, "reason": "Accepted"}, phone]}
+            elif keeps_legs:
+                final["legs"] = [accept | {"result": after}, phone]
+            if handed_to is not None:
+                final["legs"].append(away(end, extension_id, handed_to))
             shows = [(start, ringing, "ringing"), (start + ring, talking, "connected")]
             return self.part(extension_id, shows, final, end, "answered", answered_at=start + ring)
         word, disposition = random.choice(UNANSWERED_INBOUND)
@@ -162,7 +197,7 @@ class Maker:
         ring = random.randrange(1, 20)
         if random.random() < 0.6:
             end = start + ring + random.randrange(1, 60)
-            talking = {**base, "result": "In Progress", "reason": "Connected", "legs": [line]}
+            talking = {**base, "result": "In Progress", "reason": "Accepted", "legs": [line]}
             final = {**base, "result": "Call connected", "duration": int(end - start), "legs": [line]}
             shows = [(start, dialing, "dialing"), (start + ring, talking, "connected")]
             return [self.part(extension_id, shows, final, end, "answered", inbound=False, answered_at=start + ring)]
@@ -178,7 +213,7 @@ class Maker:
         out = {**base, **offered_to(extension_id), "result": "In Progress"}
         phone = leg("PstnToSip", start, extension_id, "Outbound", action="VoIP Call")
         ring, end = random.randrange(1, 20), start + random.randrange(21, 90)
-        back = {**base, **INBOUND, "from": {"name": "Sales - JANE DOE", "phoneNumber": "+15550100351"}}
+        back = {**base, **INBOUND, "from": {"name": "Sales - JANE DOE", "phoneNumber": CALLER}}
         ringing = {**out, "legs": [phone]}
         if random.random() < 0.6:
             accepted = {**phone, "reason": "Accepted"}
@@ -263,6 +298,156 @@ class Maker:
         self.blind = (start - 10, seen_from + random.uniform(0, 20))
         return [*parts, back]
 
+    def flipped(self, start: float) -> list[Part]:
+        """Taken or not in a browser: the final record reads Outbound towards the caller."""
+        part = self.direct(start, self.modern())[0]
+        self.flip(part, part.steps)
+        return [part]
+
+    def flipped_late(self, start: float) -> list[Part]:
+        """The end reads Inbound at first, and is rewritten while it lingers."""
+        part = self.direct(start, self.modern())[0]
+        ends = next(i for i, step in enumerate(part.steps) if step.shows == "ended")
+        later = part.steps[ends].at + self.random.uniform(0, 30)
+        part.steps = [*part.steps[: ends + 1], *(step for step in part.steps[ends + 1 :] if step.at > later)]
+        part.steps.insert(ends + 1, Step(later, part.steps[ends].records, "ended"))
+        self.flip(part, part.steps[ends + 1 :])
+        return [part]
+
+    def flip(self, part: Part, steps: list[Step]) -> None:
+        turned = {**OUTBOUND_OF_FLIPPED, "result": FLIPPED_RESULTS.get(part.final["result"], part.final["result"])}
+        part.final = {name: value for name, value in (part.final | turned).items() if name not in ("legs", "reason")}
+        for step in steps:
+            if step.shows == "ended":
+                step.records = (part.final,)
+        part.unseen = AS_OUTBOUND.get(part.disposition, part.disposition)
+
+    def claimed(self, start: float) -> list[Part]:
+        """Another extension took the call while it rang here; this record reads missed, with the other's leg."""
+        session = self.modern()
+        here, there = self.random.sample(EXTENSIONS, 2)
+        base = self.record(start, session, here, **INBOUND)
+        ring = self.random.randrange(1, 20)
+        accept = leg("Accept", start, here, "Inbound")
+        ringing = {**base, "result": "In Progress", "legs": [accept]}
+        final = {
+            **base,
+            "result": self.random.choice(("Missed", "No Answer", "Stopped", "Voicemail")),
+            "duration": ring,
+        }
+        final["legs"] = [{**accept, "result": final["result"]}, away(start + ring, here, there)]
+        shows = [(start, ringing, "ringing")]
+        part = self.part(here, shows, final, start + ring, "answered_elsewhere", keeps_legs=True)
+        if self.random.random() < 0.5:
+            return [part]
+        return [part, self.rung(start + ring, self.record(start + ring, session, there, **INBOUND), there, answer=True)]
+
+    def taken_over(self, start: float) -> list[Part]:
+        """Answered here, and then another extension's: whatever the record says, it was answered."""
+        here, there = self.random.sample(EXTENSIONS, 2)
+        base = self.record(start, self.modern(), here, **INBOUND)
+        return [self.rung(start, base, here, answer=True, after=self.random.choice(DENIALS), handed_to=there)]
+
+    def denied(self, start: float) -> list[Part]:
+        """Answered, and the record at the end knows nothing of it."""
+        extension_id = self.random.choice(EXTENSIONS)
+        base = self.record(start, self.modern(), extension_id, **INBOUND)
+        word, disposition = self.random.choice(UNANSWERED_INBOUND)
+        part = self.rung(start, base, extension_id, answer=True, after=word, keeps_legs=False)
+        part.unseen = disposition
+        return [part]
+
+    def fan_out(self, start: float) -> list[Part]:
+        """A shared line rings several phones; the one that is taken says so by its result alone."""
+        random = self.random
+        extension_id = random.choice(EXTENSIONS)
+        owner = random.choice((extension_id, None))
+        base = self.record(start, self.modern(), extension_id, **INBOUND)
+        ring, talk = random.randrange(3, 20), random.randrange(5, 60)
+        accept = leg("Accept", start, extension_id, "Inbound", result="In Progress", master=True)
+        phones = [
+            leg("PstnToSip", start + 2, owner, "Outbound", result="In Progress", to={"extensionNumber": number})
+            for number in ("2", "13", "8")
+        ]
+        over = [
+            phone | {"result": random.choice(("Stopped", "IP Phone Offline")), "duration": ring} for phone in phones
+        ]
+        over[1] = phones[1] | {"result": "Call connected"}
+        ringing = {**base, "result": "In Progress", "legs": [accept, *phones]}
+        talking = {**base, "result": "In Progress", "legs": [accept, *over]}
+        end = start + ring + talk
+        final = {**base, "result": "Accepted", "duration": ring + talk}
+        final["legs"] = [accept | {"result": "Accepted"}, over[0], over[1] | {"duration": talk}, over[2]]
+        shows = [(start, ringing, "ringing"), (start + ring, talking, "connected")]
+        return [self.part(extension_id, shows, final, end, "answered")]
+
+    def ringout_web(self, start: float) -> list[Part]:
+        """One record: first the own phone, which is no answer, then the other side."""
+        random = self.random
+        extension_id = random.choice(EXTENSIONS)
+        base = self.record(start, self.modern(), extension_id, **OUTBOUND) | {"action": "RingOut Web"}
+        own = leg("RingOutWebToCaller", start, extension_id, "Outbound", reason="Accepted", result="Call connected")
+        other = leg("RingOutWebToSubscriber", start + 3, extension_id, "Outbound")
+        live = random.choice(({"result": "In Progress"}, {"result": "Call connected", "duration": 0}))
+        ring = random.randrange(4, 20)
+        shows = [(start, {**base, **live, "legs": [own]}, "dialing")]
+        shows += [(start + 3, {**base, **live, "legs": [own, other]}, "dialing")]
+        if random.random() < 0.5:
+            end = start + ring + random.randrange(1, 60)
+            taken = other | random.choice(({"reason": "Accepted"}, {"result": "Call connected"}))
+            shows += [(start + ring, {**base, **live, "legs": [own, taken]}, "connected")]
+            final = {**base, "result": "Call connected", "duration": int(end - start), "legs": [own, taken]}
+            return [self.part(extension_id, shows, final, end, "answered", inbound=False)]
+        word, disposition = random.choice(UNANSWERED_OUTBOUND)
+        final = {**base, "result": word, "duration": ring, "legs": [own, other | {"result": word}]}
+        return [self.part(extension_id, shows, final, start + ring, disposition, inbound=False)]
+
+    def side_tells(self, start: float) -> list[Part]:
+        """Whose it is stands on the own side alone."""
+        extension_id = self.random.choice(EXTENSIONS)
+        own_side = {"phoneNumber": "+15550100901", "extensionId": self.random.choice((extension_id, int(extension_id)))}
+        base = self.record(start, self.modern(), extension_id, **INBOUND) | {"to": own_side}
+        del base["extension"]
+        return [self.rung(start, base, extension_id, owner=None)]
+
+    def shared_line(self, start: float) -> list[Part]:
+        """The account's list: one record of a line, with a leg for each extension that it rings."""
+        random = self.random
+        first, second = random.sample(EXTENSIONS, 2)
+        base = self.record(start, self.modern(), LINE, **INBOUND)
+        ring, talk = random.randrange(3, 20), random.randrange(5, 60)
+        accept = leg("Accept", start, LINE, "Inbound", result="In Progress", master=True)
+        rings = [leg("PstnToSip", start + 2, id_, "Outbound", result="In Progress") for id_ in (first, second)]
+        stops = [phone | {"result": "Stopped", "duration": ring - 2} for phone in rings]
+        ringing = {**base, "result": "In Progress", "legs": [accept, *rings]}
+        shows = [(start, ringing, "ringing")]
+        if random.random() < 0.3:
+            final = {**base, "result": "Missed", "duration": ring, "legs": [accept | {"result": "Missed"}, *stops]}
+            main = self.part(first, shows, final, start + ring, "missed", keeps_legs=True)
+            return [main, self.beside(main, second, "missed", {}), self.beside(main, LINE, "missed", {})]
+        taken = rings[0] | {"reason": "Accepted"}
+        end = start + ring + talk
+        shows += [(start + ring, {**ringing, "legs": [accept, taken, stops[1]]}, "connected")]
+        final = {**base, "result": "Accepted", "duration": ring + talk}
+        taken = taken | {"result": "Accepted", "duration": ring + talk - 2}
+        final["legs"] = [accept | {"result": "Accepted", "duration": ring + talk}, taken, stops[1]]
+        main = self.part(first, shows, final, end, "answered", keeps_legs=True)
+        other = self.beside(main, second, "answered_elsewhere", {"connected": "ended"}, ends_at=start + ring)
+        return [main, other, self.beside(main, LINE, "answered_elsewhere", {"connected": "ringing"})]
+
+    def beside(
+        self, main: Part, extension_id: str, disposition: str, shows: dict[str, str], *, ends_at: float | None = None
+    ) -> Part:
+        """Another extension's part of the same record."""
+        steps = [Step(step.at, step.records, shows.get(step.shows or "", step.shows)) for step in main.steps]
+        ends_at = main.ends_at if ends_at is None else ends_at
+        part = Part(extension_id, True, ends_at, disposition, None, main.record_ids, main.final, steps)
+        part.record_ends_at = main.ends_at
+        return part
+
+    def modern(self) -> Json:
+        return self.session() | {"telephonySessionId": self.new_id("s-")}
+
     def stopped(self, start: float) -> list[Part]:
         """A ring-out that reads Stopped, and stays so."""
         return [self.stopped_part(start, None)]
@@ -319,6 +504,7 @@ class Maker:
         inbound: bool = True,
         answered_at: float | None = None,
         final_shows: str = "ended",
+        keeps_legs: bool = False,
     ) -> Part:
         random = self.random
         ids = {final["id"]}
@@ -332,7 +518,7 @@ class Maker:
             final = {**final, "id": self.new_id("L")}
             ids.add(final["id"])
         if random.random() < 0.1:
-            final.pop("legs", None) if answered_at is None and final_shows == "ended" else None
+            final.pop("legs", None) if answered_at is None and final_shows == "ended" and not keeps_legs else None
         steps.append(Step(ends, (final,), final_shows))
         self.leave(steps, ends, final, final_shows)
         if "telephonySessionId" not in final and len(ids) == 1 and random.random() < 0.3:
@@ -371,6 +557,12 @@ def leg(leg_type: str, start: float, extension_id: str | None, direction: str, *
     return {"legType": leg_type, "startTime": stamp(start), "direction": direction, **owner, **fields}
 
 
+def away(start: float, extension_id: str, to: str) -> Json:
+    """A leg that takes the call to another extension."""
+    side = {"phoneNumber": f"+1555010{to}0", "extensionNumber": to}
+    return leg("TransferCall", start, extension_id, "Outbound", action="Transfer", reason="Accepted", to=side)
+
+
 def offered_to(extension_id: str) -> Json:
     own = {"name": f"Agent {extension_id}", "extensionNumber": extension_id}
     to = {"phoneNumber": f"+1555010{extension_id}0", "extensionNumber": extension_id}
@@ -380,7 +572,7 @@ def offered_to(extension_id: str) -> Json:
 INBOUND: Json = {
     "direction": "Inbound",
     "action": "Phone Call",
-    "from": {"phoneNumber": "+15550100351", "name": "JANE DOE"},
+    "from": {"phoneNumber": CALLER, "name": "JANE DOE"},
     "to": {"phoneNumber": "+15550100901"},
 }
 OUTBOUND: Json = {
@@ -389,10 +581,20 @@ OUTBOUND: Json = {
     "from": {"phoneNumber": "+15550100900", "name": "Rep One"},
     "to": {"phoneNumber": "+15550100360"},
 }
+OUTBOUND_OF_FLIPPED: Json = {
+    "direction": "Outbound",
+    "action": "VoIP Call",
+    "from": {"phoneNumber": "+15550100901"},
+    "to": {"phoneNumber": CALLER},
+}
+FLIPPED_RESULTS = {"Missed": "No Answer", "Accepted": "Call connected"}
+AS_OUTBOUND = {"missed": "no_answer", "abandoned": "cancelled"}
+DENIALS = ("Missed", "Stopped", "Voicemail", "Busy", "Hang Up", "No Answer", "Never Heard Of It")
 UNANSWERED_INBOUND = (
     ("Missed", "missed"),
     ("Missed", "missed"),
     ("No Answer", "missed"),
+    ("Answered Not Accepted", "missed"),
     ("Voicemail", "voicemail"),
     ("Hang Up", "abandoned"),
     ("hang up", "abandoned"),
@@ -400,7 +602,8 @@ UNANSWERED_INBOUND = (
     ("Never Heard Of It", "unknown"),
 )
 UNANSWERED_OUTBOUND = (
-    ("No Answer", "missed"),
+    ("No Answer", "no_answer"),
+    ("Answered Not Accepted", "no_answer"),
     ("Busy", "busy"),
     ("Hang Up", "cancelled"),
     ("Wrong Number", "failed"),

@@ -86,7 +86,7 @@ def ringout_account() -> list[Event]:
 
 
 def ringout_web_live() -> list[Event]:
-    """Call connected with duration 0 is a call that goes on."""
+    """Call connected with duration 0 is a call that goes on; of a RingOut it says that the own phone was taken."""
     teller = Teller("400618687004", "2014-08-15T15:16:12Z")
     teller.look(9, sample("active-calls/jswidgets-activeCalls")["records"])
     return teller.events

@@ -133,7 +133,7 @@ def test_the_provisional_end_of_a_call_that_went_on_is_forgotten() -> None:
     assert (watch.call().provisional_disposition, watch.call().provisional_ended_at) == (None, None)
 
 
-def test_answered_elsewhere_stays_when_the_other_call_turns_round() -> None:
+def test_answered_elsewhere_stays_when_the_other_record_turns_round() -> None:
     """The platform goes on calling it missed; that takes nothing back."""
     watch = Watch(ACCOUNT)
     other = sighting("connected", extension_id="102", record_id="L2")

@@ -164,8 +164,8 @@ def test_nobodys_call_after_an_extensions_ends_as_itself() -> None:
     watch.look(1, sighting("connected", extension_id="unassigned"))
     watch.look(10, sighting("connected", record_id="L2", started=5))
     over = ended("answered", record_id="L2", started=5, end=15)
-    again = sighting("connected", extension_id="unassigned", record_id="L3", started=15)
-    assert watch.look(20, over, again) == ["call.ended", "call.answered"]
+    again = sighting(extension_id="unassigned", record_id="L3", started=15)
+    assert watch.look(20, over, again) == ["call.ended", "call.ringing"]
     assert watch.look(30, over, again) == []
     assert watch.look(40, over, ended("voicemail", extension_id="unassigned", record_id="L3", started=15, end=39)) == [
         "call.ended"
@@ -177,7 +177,7 @@ def test_nobodys_call_ends_as_itself_though_its_start_is_rewritten() -> None:
     """Whose the session was before is no matter at the end."""
     watch = Watch(ACCOUNT)
     over = ended("answered", record_id="L2", started=5, end=15)
-    watch.look(20, over, sighting("connected", extension_id="unassigned", record_id="L3", started=15))
+    watch.look(20, over, sighting(extension_id="unassigned", record_id="L3", started=15))
     assert watch.look(40, over, ended("voicemail", extension_id="unassigned", record_id="L3", started=0, end=39)) == [
         "call.ended"
     ]

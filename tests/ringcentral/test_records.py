@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from callcast.core.model import Direction, Disposition, Leg, Party, Queue, Sighting, State, Target
+from callcast.ringcentral.words import RESULTS
 from tests.core.scenes import at
 from tests.ringcentral.decoded import decode_page, sightings_of, snapshot
 from tests.ringcentral.test_records_words import record
@@ -49,7 +50,7 @@ def live(**fields: Any) -> dict[str, Any]:
 # Live or ended
 
 
-@pytest.mark.parametrize("reason", ["Accepted", "Connected", "accepted", "CONNECTED"])
+@pytest.mark.parametrize("reason", ["Accepted", "accepted"])
 @pytest.mark.parametrize("where", ["record", "leg"])
 def test_answered_by_a_reason_on_the_record_or_on_any_leg(reason: str, where: str) -> None:
     """seed-direct-2 says so only on the second leg, seed-queue-2 on both."""
@@ -59,6 +60,26 @@ def test_answered_by_a_reason_on_the_record_or_on_any_leg(reason: str, where: st
     assert shown.disposition is None
     assert shown.ended_at is None
     assert [one.accepted for one in shown.legs] == [False, where == "leg"]
+
+
+@pytest.mark.parametrize("where", ["record", "leg"])
+def test_connected_is_no_answer(where: str) -> None:
+    """The reason says: answered, but nobody said how to handle the call. A voice mail did (cases/A1-1)."""
+    word = {"reason": "Connected"}
+    shown = only(live(legs=[leg("FindMe", **(word if where == "leg" else {}))], **(word if where == "record" else {})))
+    assert (shown.state, [one.accepted for one in shown.legs]) == (State.RINGING, [False])
+    over = record(result="Missed", legs=[leg("FindMe", result="Answered Not Accepted", **word)], **word)
+    assert only(over).disposition is Disposition.MISSED
+
+
+@pytest.mark.parametrize("result", ["Accepted", "Call connected", "call accepted"])
+@pytest.mark.parametrize("duration", [{}, {"duration": 0}, {"duration": 9}])
+def test_answered_by_the_result_of_a_leg(result: str, duration: dict[str, int]) -> None:
+    """A fan-out says it without a reason (cases/G2-1)."""
+    taken = leg("PstnToSip", result=result, startTime="2026-03-02T09:00:04Z", **duration)
+    shown = only(live(legs=[leg("PstnToSip", result="Stopped"), taken]))
+    assert shown.state is State.CONNECTED
+    assert [one.accepted for one in shown.legs] == [False, True]
 
 
 @pytest.mark.parametrize("result", ["In Progress", "in progress", "ResultInProgress", "", None])
@@ -84,9 +105,11 @@ def test_connected_without_a_duration_goes_on(result: str, duration: dict[str, i
 
 
 def test_finished_ends_whatever_the_result() -> None:
-    """Finished with In Progress gives unknown; not finished says nothing."""
-    shown = only(live(finished=True, reason="Accepted"))
+    """Finished with In Progress gives unknown, unless an answer is shown; not finished says nothing."""
+    shown = only(live(finished=True))
     assert (shown.state, shown.disposition, shown.provisional) == (State.ENDED, Disposition.UNKNOWN, False)
+    assert only(live(finished=True, reason="Accepted")).disposition is Disposition.ANSWERED
+    assert only(live(finished=True, legs=[leg("PstnToSip", **ACCEPTED)])).disposition is Disposition.ANSWERED
     assert only(live(finished=False)).state is State.RINGING
     assert only(record(result="Missed", finished=False)).state is State.ENDED
 
@@ -124,7 +147,7 @@ def test_provisional_although_one_of_its_phones_took_it() -> None:
     out = {"direction": "Outbound", "action": "VoIP Call", "result": "Stopped"}
     for answered in (
         record(legs=[leg("PstnToSip", result="Stopped"), leg("PstnToSip", reason="Accepted")], **out),
-        record(legs=[leg("PstnToSip")], reason="Connected", **out),
+        record(legs=[leg("PstnToSip")], reason="Accepted", **out),
     ):
         shown = only(answered)
         assert (shown.provisional, shown.disposition) == (True, Disposition.ANSWERED)
@@ -322,7 +345,6 @@ def test_every_record_of_an_extensions_list_is_its_own() -> None:
     [
         ({"extension": {"id": 7}}, "7"),
         ({"extension": {"id": "7"}}, "7"),
-        ({"extension": {"id": 7}, "legs": [leg("Accept", 8)]}, "7"),
         ({"uri": "https://x/account/1/extension/131192004/call-log/A"}, "131192004"),
         ({"legs": [leg("Accept"), leg("PstnToSip", 8)]}, "8"),
         ({"legs": [leg("Accept", 8), leg("PstnToSip", 8)]}, "8"),
@@ -331,10 +353,26 @@ def test_every_record_of_an_extensions_list_is_its_own() -> None:
         ({"legs": [leg("Accept") | {"extension": {"id": ""}}, leg("PstnToSip")]}, "unassigned"),
         ({"extension": {}}, "unassigned"),
         ({}, "unassigned"),
+        ({"to": {"extensionId": "8"}, "from": {"extensionId": "9"}}, "8"),
+        ({"to": {"extensionId": 8}, "legs": [leg("Accept")]}, "8"),
+        ({"to": {"extensionId": "8"}, "extension": {"id": 7}}, "7"),
+        ({"from": {"extensionId": "9"}}, "unassigned"),
+        ({"to": {"extensionId": "8"}, "from": {"extensionId": "9"}, "direction": "Outbound"}, "9"),
+        ({"to": {"extensionId": "8"}, "direction": "Outbound"}, "unassigned"),
+        (
+            {
+                "to": OWN_NUMBER | {"extensionId": "8"},
+                "from": OWN,
+                "direction": "Outbound",
+                "action": "VoIP Call",
+                "legs": [leg("PstnToSip")],
+            },
+            "8",
+        ),
     ],
 )
 def test_the_extension_of_a_record_of_the_account(fields: dict[str, Any], expected: str) -> None:
-    """The record's, else that of its legs, else nobody's."""
+    """The record's, else that of its legs, else that of our own side, else nobody's."""
     shown = only(record(**fields), ACCOUNT)
     assert (shown.extension_id, shown.rings_alone) == (expected, True)
 
@@ -357,11 +395,48 @@ def test_fax_paging_and_their_like_make_no_call() -> None:
 
 
 def test_masked_numbers_and_empty_parties() -> None:
-    """A number is the text that was given; a party of nothing is none."""
+    """A party of nothing is none, also one of which there is nothing but a masked number."""
     names = ("phoneNumber", "name", "extensionNumber", "location")
     shown = only(live(**{"from": {"phoneNumber": "+3351234XXXX"}, "to": dict.fromkeys(names, "")}))
-    assert shown.from_party == Party(number="+3351234XXXX")
+    assert shown.from_party is None
     assert shown.to_party is None
+
+
+@pytest.mark.parametrize(
+    ("text", "is_number"),
+    [
+        ("+15550100351", True),
+        ("(866)123-4567", True),
+        ("1855COMPANY", True),
+        ("1-800-TAXIS", True),
+        ("101", True),
+        ("*67", True),
+        ("**10", True),
+        ("conference", True),
+        ("+3351234XXXX", False),
+        ("+1 (555) 01x-xxxx", False),
+        ("XXXXXXXXXX", False),
+        ("+1555010****", False),
+        ("***0351", False),
+        ("+1*******51", False),
+        ("anonymous", False),
+        ("Anonymous", False),
+        ("Restricted", False),
+        ("unavailable", False),
+        (" PRIVATE ", False),
+    ],
+)
+def test_a_number_that_is_withheld_or_masked_is_none(text: str, is_number: bool) -> None:
+    """On either side, of a call, of an offer and of a leg; a name that is given stays."""
+    number = text if is_number else None
+    side = {"phoneNumber": text, "name": "SOMEBODY"}
+    shown = only(live(**{"from": side, "to": side}))
+    assert (shown.from_party, shown.to_party) == (Party(number=number, name="SOMEBODY"),) * 2
+    offer = live(direction="Outbound", action="VoIP Call", legs=[leg("PstnToSip")], **{"from": side, "to": OWN_NUMBER})
+    assert only(offer).from_party == Party(number=number, name="SOMEBODY")
+    own = leg("SipToPstnUnmetered", 300, **{"from": side, "to": side})
+    out = {"direction": "Outbound", "result": "In Progress", "duration": None}
+    assert rung(own, leg("SipToPstnUnmetered", 301), **out)["300"].to_party == Party(number=number, name="SOMEBODY")
 
 
 def test_a_record_on_two_pages_counts_once() -> None:
@@ -590,10 +665,14 @@ def test_an_answered_leg_that_is_over_is_an_end_although_the_session_goes_on() -
     assert shown["301"].state is State.RINGING
 
 
-def test_an_answer_that_only_the_record_tells_is_everybodys_who_is_still_on() -> None:
-    """No leg says who."""
-    shown = rung(leg("PstnToSip", 300), leg("PstnToSip", 301), result="In Progress", reason="Accepted", duration=None)
-    assert {s.state for s in shown.values()} == {State.CONNECTED}
+def test_an_answer_that_only_the_record_tells_is_that_of_the_records_extension() -> None:
+    """No leg says who, and of the phones that ring at most one was taken."""
+    legs = leg("PstnToSip", 300), leg("PstnToSip", 301)
+    for words in ({"result": "In Progress", "reason": "Accepted"}, {"result": "Accepted"}):
+        shown = rung(*legs, duration=None, **words)
+        assert {s.state for s in shown.values()} == {State.RINGING}
+        shown = rung(*legs, duration=None, extension={"id": 300}, **words)
+        assert {id_: s.state for id_, s in shown.items()} == {"300": State.CONNECTED, "301": State.RINGING}
 
 
 def test_one_extensions_list_shows_its_own_part_of_a_record_that_rings_all() -> None:
@@ -602,8 +681,121 @@ def test_one_extensions_list_shows_its_own_part_of_a_record_that_rings_all() -> 
     shown = only(live(legs=legs))
     assert (shown.extension_id, shown.state, shown.disposition) == ("101", State.ENDED, Disposition.ANSWERED_ELSEWHERE)
     assert not shown.rings_alone
-    whole = only(live(legs=legs), Target(source="acme", extension_id="103"))
-    assert whole.state is State.CONNECTED
+    other = only(live(legs=legs), Target(source="acme", extension_id="103"))
+    assert (other.state, other.legs) == (State.RINGING, ()), "in a list that it does not belong to it answers nothing"
+    over = only(record(result="Accepted", legs=legs), Target(source="acme", extension_id="103"))
+    assert (over.disposition, over.taken_by_another) == (Disposition.ANSWERED_ELSEWHERE, True)
+
+
+AWAY = {"action": "Transfer", "to": {"phoneNumber": "+15550109002", "extensionNumber": "102"}}
+UNANSWERED_WORDS = [
+    word
+    for kind, words in RESULTS.items()
+    if kind not in (Disposition.ANSWERED, Disposition.FAX)
+    for word in words
+    if word != "In Progress"
+]
+
+
+@pytest.mark.parametrize("word", UNANSWERED_WORDS)
+def test_an_accepted_leg_outranks_the_word_of_the_record(word: str) -> None:
+    """Its own: answered. Only another's: answered elsewhere (cases/R1-1, R2-1)."""
+    line = leg("Accept", 101, direction="Inbound", result=word)
+    phone = leg("PstnToSip", 101, result="Accepted", **ACCEPTED)
+    for away in (leg("TransferCall", 101, **AWAY, **ACCEPTED), leg("TransferCall", **AWAY, result="Call connected")):
+        for target in (EXTENSION, ACCOUNT):
+            stated = {"extension": {"id": 101}}
+            mine = only(record(result=word, legs=[line, phone, away], **stated), target)
+            assert (mine.disposition, mine.taken_by_another) == (Disposition.ANSWERED, False)
+            elses = only(record(result=word, legs=[line, away], **stated), target)
+            assert (elses.disposition, elses.taken_by_another) == (Disposition.ANSWERED_ELSEWHERE, True)
+
+
+@pytest.mark.parametrize(
+    ("to", "state"),
+    [
+        ({"extensionId": "102"}, State.RINGING),
+        ({"extensionId": 102}, State.RINGING),
+        ({"extensionId": "101", "extensionNumber": "9"}, State.CONNECTED),
+        ({"extensionNumber": "102"}, State.RINGING),
+        ({"extensionNumber": "7"}, State.CONNECTED),
+        ({"phoneNumber": "+15550109002"}, State.CONNECTED),
+        (None, State.CONNECTED),
+    ],
+)
+def test_a_transfer_to_another_extension_is_no_leg_of_this_one(to: Any, state: State) -> None:
+    """One to it is, as known by its id or number, and one to nowhere in particular."""
+    legs = [leg("Accept", 101), leg("TransferCall", 101, to=to, **ACCEPTED)]
+    shown = only(live(legs=legs, to={"extensionNumber": "7"}))
+    assert shown.state is state
+    assert not any(one.accepted for one in shown.legs), "a transfer's start is not the answer's"
+
+
+@pytest.mark.parametrize("listener", ["Monitoring", "SilentMonitoring"])
+def test_who_listens_takes_no_call(listener: str) -> None:
+    """A supervisor's leg is accepted while the call rings on."""
+    legs = [leg("Accept", 101, direction="Inbound"), leg(listener, 102, **ACCEPTED)]
+    shown = only(record(result="Missed", legs=legs))
+    assert (shown.disposition, shown.taken_by_another) == (Disposition.MISSED, False)
+
+
+def test_the_line_is_not_answered_where_another_extensions_phone_was_taken() -> None:
+    """The leg to what was called is accepted whoever takes the call (cases/X1-1)."""
+    line = leg("Accept", 900, direction="Inbound", result="Accepted", master=True, **ACCEPTED)
+    taken, rang = leg("PstnToSip", 102, result="Accepted", **ACCEPTED), leg("PstnToSip", 103, result="Stopped")
+    base = {"extension": {"id": 900}, "result": "Accepted", "reason": "Accepted"}
+    shown = {s.extension_id: s.disposition for s in seen(record(legs=[line, taken, rang], **base), ACCOUNT)}
+    assert shown == {
+        "900": Disposition.ANSWERED_ELSEWHERE,
+        "102": Disposition.ANSWERED,
+        "103": Disposition.ANSWERED_ELSEWHERE,
+    }
+    shown = {s.extension_id: s.disposition for s in seen(record(legs=[line, rang], **base), ACCOUNT)}
+    assert shown == {"900": Disposition.ANSWERED, "103": Disposition.ANSWERED_ELSEWHERE}, "it took the call itself"
+
+
+RINGOUT = {"direction": "Outbound", "action": "RingOut Web"}
+
+
+@pytest.mark.parametrize("action", ["RingOut Web", "RingOut PC", "RingOut Mobile"])
+@pytest.mark.parametrize("own_phone", ["RingOutWebToCaller", "RingOutOneLegToCaller", "ringoutdevicetocaller"])
+def test_a_ringout_is_answered_by_the_other_side(action: str, own_phone: str) -> None:
+    """The own phone comes first, and is no answer; nor is what the record says of it (cases/B1-1)."""
+    own = leg(own_phone, **ACCEPTED)
+    for words in ({"result": "In Progress", "reason": "Accepted"}, {"result": "Call connected", "duration": 0}):
+        base = {**live(direction="Outbound", action=action), **words}
+        assert only(base).state is State.DIALING
+        assert only(base | {"legs": [own]}).state is State.DIALING
+        other = leg("RingOutWebToSubscriber", startTime="2026-03-02T09:00:04Z")
+        assert only(base | {"legs": [own, other]}).state is State.DIALING
+        assert only(base | {"legs": [own, other | ACCEPTED]}).state is State.CONNECTED
+        assert only(base | {"legs": [own, other | {"result": "Call connected"}]}).state is State.CONNECTED
+
+
+def test_the_end_of_a_ringout() -> None:
+    """The record's word counts once it has a duration."""
+    own = leg("RingOutWebToCaller", result="Call connected", duration=30, **ACCEPTED)
+    for word, expected in (("No Answer", Disposition.NO_ANSWER), ("Call connected", Disposition.ANSWERED)):
+        assert only(record(result=word, duration=30, legs=[own], **RINGOUT)).disposition is expected
+    hung_up = only(record(result="Call connected", duration=0, finished=True, legs=[own], **RINGOUT))
+    assert (hung_up.state, hung_up.disposition) == (State.ENDED, Disposition.UNKNOWN)
+
+
+def test_a_fan_out_rings_several_though_no_leg_says_whose() -> None:
+    """Some legs carry only the number that was rung."""
+    out = {"direction": "Outbound", "action": "VoIP Call", "result": "Stopped", "extension": {"id": 101}}
+    rung_ = [leg("PstnToSip", to={"extensionNumber": number}) for number in ("2", "13")]
+    assert not only(record(legs=rung_, **out)).rings_alone
+    assert only(record(legs=rung_[:1] * 2, **out)).rings_alone
+
+
+def test_the_record_and_its_legs_are_different_extensions() -> None:
+    """A queue's record, or a shared line's: one part each."""
+    shown = {s.extension_id: s for s in seen(live(extension={"id": 7}, legs=[leg("PstnToSip", 8)]), ACCOUNT)}
+    assert {id_: (s.state, s.rings_alone) for id_, s in shown.items()} == {
+        "7": (State.RINGING, True),
+        "8": (State.RINGING, True),
+    }
 
 
 def test_a_provisional_ring_all_is_provisional_for_each() -> None:

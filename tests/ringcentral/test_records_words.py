@@ -24,7 +24,7 @@ LISTS = {
 }
 EXPECTED = {
     "answered": ["Accepted", "Call connected"],
-    "missed": ["Missed", "No Answer"],
+    "missed": ["Missed", "No Answer", "Answered Not Accepted"],
     "abandoned": ["Abandoned"],
     "voicemail": ["Voicemail", "Sent to Voicemail"],
     "busy": ["Busy"],
@@ -58,7 +58,6 @@ EXPECTED = {
     "unknown": [
         "911",
         "933",
-        "Answered Not Accepted",
         "In Progress",
         "Phone Login",
         "Reply",
@@ -117,6 +116,12 @@ def test_every_result_off_the_list_is_known() -> None:
     [
         ("hang up", True, Disposition.ABANDONED),
         ("hang up", False, Disposition.CANCELLED),
+        ("missed", False, Disposition.NO_ANSWER),
+        ("no answer", True, Disposition.MISSED),
+        ("no answer", False, Disposition.NO_ANSWER),
+        ("answered not accepted", True, Disposition.MISSED),
+        ("answered not accepted", False, Disposition.NO_ANSWER),
+        ("abandoned", False, Disposition.ABANDONED),
         ("busy", True, Disposition.BUSY),
         ("call accepted", True, Disposition.ANSWERED),
         ("fax send error", True, Disposition.FAX),
@@ -128,7 +133,7 @@ def test_every_result_off_the_list_is_known() -> None:
     ],
 )
 def test_words_off_the_list(word: str, inbound: bool, expected: Disposition) -> None:
-    """Seen in replies or never seen: a disposition all the same; a hang-up depends on who rang whom."""
+    """Seen in replies or never seen: a disposition all the same; a hang-up or no answer depends on who rang whom."""
     assert disposition(word, inbound=inbound) is expected
 
 

@@ -14,7 +14,7 @@ COLOURS = {
     "source.degraded": "31",
     "source.recovered": "32",
 }
-LOST = ("missed", "abandoned", "failed", "busy", "unknown")
+LOST = ("missed", "no_answer", "abandoned", "failed", "busy", "unknown")
 _RED, _DIM, _BOLD = "31", "2", "1"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from callcast.core.model import Call, Disposition, Party, Queue, Sighting, State
+from callcast.core.model import AS_INBOUND, Call, Direction, Disposition, Party, Queue, Sighting, State
 
 _R, _D, _C, _E = State.RINGING, State.DIALING, State.CONNECTED, State.ENDED
 
@@ -29,7 +29,6 @@ EVENTS: Mapping[tuple[State | None, State], str] = {
     (None, _C): "call.answered",
     (None, _E): "call.ended",
     (_R, _R): "call.updated",
-    (_R, _D): "call.updated",
     (_R, _C): "call.answered",
     (_R, _E): "call.ended",
     (_D, _R): "call.updated",
@@ -53,7 +52,10 @@ LISTED: Mapping[str, Any] = {"vanished_at": None, "last_seen_at": None}
 
 
 def state_after(known: State | None, seen: State) -> State:
-    return known if known is not None and RANK[seen] < RANK[known] else seen
+    """What is seen, unless it stands lower. An inbound call does not turn outbound; the other way round it may."""
+    if known is None or (RANK[seen] >= RANK[known] and (known, seen) != (_R, _D)):
+        return seen
+    return known
 
 
 def known_state(call: Call | None) -> State | None:
@@ -84,8 +86,44 @@ def begin(source: str, number: int, seen: Sighting, *, first_look: bool) -> Call
     )
 
 
+def as_known(call: Call, seen: Sighting) -> Sighting:
+    """What is seen of a call, read with the call's own direction: an event has said inbound, and the record now reads
+    Outbound towards the caller (an answer in a browser is logged so). Direction and parties stay as they were.
+    """
+    if call.sequence == 0 or call.direction is seen.direction or call.direction is not Direction.INBOUND:
+        return seen
+    return msgspec.structs.replace(
+        seen,
+        direction=Direction.INBOUND,
+        disposition=seen.disposition and AS_INBOUND.get(seen.disposition, seen.disposition),
+        from_party=call.from_party or _caller_of_flipped(call, seen),
+        to_party=call.to_party,
+        queue=call.queue,
+    )
+
+
+def _caller_of_flipped(call: Call, seen: Sighting) -> Party | None:
+    """Whom the record now reads as called, unless that is the side that was called."""
+    party, called = seen.to_party, call.to_party
+    if party is None or called is None:
+        return party
+    same = [getattr(party, side) for side in ("number", "extension_number") if getattr(party, side) is not None]
+    return None if any(text in (called.number, called.extension_number) for text in same) else party
+
+
+def ends_as(call: Call, seen: Sighting) -> Disposition:
+    """How the call ended by this record. An answer that was seen outranks the record's own word; only an accepted leg
+    of another extension says more, where this one had none.
+    """
+    said = seen.disposition or Disposition.UNKNOWN
+    was_answered = call.answered_at is not None or call.disposition is Disposition.ANSWERED
+    if not was_answered or said is Disposition.TRANSFERRED or (seen.taken_by_another and not call.answered_exact):
+        return said
+    return Disposition.ANSWERED
+
+
 def is_old_news(call: Call, seen: Sighting, at: datetime) -> bool:
-    """True when the sighting certainly tells nothing: the usual case, told apart before anything is built."""
+    """True when the sighting (as known) certainly tells nothing: the usual case, told apart before all else."""
     return (
         call.state is seen.state
         and call.vanished_at is None
@@ -98,7 +136,7 @@ def is_old_news(call: Call, seen: Sighting, at: datetime) -> bool:
         and (seen.to_party is None or seen.to_party == call.to_party)
         and (seen.queue is None or seen.queue == call.queue)
         and (seen.ended_at is None or seen.ended_at == call.ended_at)
-        and (seen.disposition is None or seen.disposition is call.disposition or seen.state is not State.ENDED)
+        and (seen.disposition is None or seen.state is not State.ENDED or ends_as(call, seen) is call.disposition)
         and (seen.state not in UNANSWERED or all(leg.key in call.ringing_legs for leg in seen.legs))
         and _answer(call, call.state, seen, at) == (call.answered_at, call.answered_exact)
     )
@@ -106,32 +144,38 @@ def is_old_news(call: Call, seen: Sighting, at: datetime) -> bool:
 
 def fold(call: Call, known: State | None, seen: Sighting, at: datetime) -> Call:
     """An open call, after a sighting that is live or final. `at`: the time of the look."""
+    seen = as_known(call, seen)
     state = state_after(known, seen.state)
-    answered_at, answered_exact = _answer(call, known, seen, at)
+    call = _answered(call, known, seen, at)
     facts: dict[str, Any] = {
         **SETTLED,
         **_told_by(call, seen),
         "state": state,
         "provider": seen.provider,
         "account_id": call.account_id or seen.account_id,
-        "answered_at": answered_at,
-        "answered_exact": answered_exact,
     }
     if state in UNANSWERED:
         facts["ringing_legs"] = tuple(dict.fromkeys((*call.ringing_legs, *(leg.key for leg in seen.legs))))
     if state is State.ENDED:
-        facts["disposition"] = seen.disposition or Disposition.UNKNOWN
+        facts |= _ended(ends_as(call, seen))
         facts["ended_at"] = seen.ended_at or at
         facts["ended_exact"] = seen.ended_at is not None
     return in_order(with_facts(call, facts))
+
+
+def wait(call: Call, seen: Sighting) -> Call:
+    """An open call, after a record that reads ended and need not be: what it ends with if it settles so."""
+    seen = as_known(call, seen)
+    word = seen.disposition and ends_as(call, seen)
+    return with_facts(call, {"provisional_disposition": word, "provisional_ended_at": seen.ended_at})
 
 
 def end(call: Call, disposition: Disposition, at: datetime, *, ended_at: datetime | None = None) -> Call:
     """An open call, closed without a final record. `ended_at` where the platform gave it, else the look's time."""
     facts = {
         **SETTLED,
+        **_ended(disposition),
         "state": State.ENDED,
-        "disposition": disposition,
         "ended_at": ended_at or at,
         "ended_exact": ended_at is not None,
     }
@@ -139,24 +183,29 @@ def end(call: Call, disposition: Disposition, at: datetime, *, ended_at: datetim
 
 
 def settled_as(call: Call) -> Disposition:
-    """What a call with a provisional record has come to, if nothing more is said. That it was seen answered weighs
-    more: the platform writes such a record also over a call that goes on.
-    """
-    if call.provisional_disposition is None:
-        return Disposition.UNKNOWN
-    return Disposition.ANSWERED if call.answered_at is not None else call.provisional_disposition
+    """What a call with a provisional record has come to, if nothing more is said."""
+    return call.provisional_disposition or Disposition.UNKNOWN
+
+
+def _ended(disposition: Disposition) -> dict[str, Any]:
+    """With what a call ended. Answered elsewhere: whatever was taken for its own answer was another's."""
+    if disposition is Disposition.ANSWERED_ELSEWHERE:
+        return {"disposition": disposition, "answered_at": None, "answered_exact": False}
+    return {"disposition": disposition}
 
 
 def correct(call: Call, seen: Sighting) -> Call:
     """An ended call, after a final sighting; the same object when it tells nothing new."""
-    answered_at, answered_exact = _answer(call, call.state, seen, call.started_at)
-    facts = {**_told_by(call, seen), "answered_at": answered_at, "answered_exact": answered_exact}
-    if (call.disposition, seen.disposition) != _REFINED and seen.disposition not in (None, Disposition.UNKNOWN):
-        facts["disposition"] = seen.disposition
+    seen = as_known(call, seen)
+    answered = _answered(call, call.state, seen, call.started_at)
+    disposition = ends_as(answered, seen)
+    facts = _told_by(call, seen)
+    if (call.disposition, disposition) != _REFINED and disposition is not Disposition.UNKNOWN:
+        facts |= _ended(disposition)
     if seen.ended_at is not None:
         facts["ended_at"] = seen.ended_at
         facts["ended_exact"] = True
-    corrected = in_order(with_facts(call, facts))
+    corrected = in_order(with_facts(answered, facts))
     return corrected if corrected is call else with_facts(corrected, {"provider": seen.provider})
 
 
@@ -241,6 +290,11 @@ def joined_party(old: Party | None, new: Party | None) -> Party | None:
         location=new.location or old.location,
         extension_id=new.extension_id or old.extension_id,
     )
+
+
+def _answered(call: Call, known: State | None, seen: Sighting, at: datetime) -> Call:
+    answered_at, answered_exact = _answer(call, known, seen, at)
+    return with_facts(call, {"answered_at": answered_at, "answered_exact": answered_exact})
 
 
 def _answer(call: Call, known: State | None, seen: Sighting, at: datetime) -> tuple[datetime | None, bool]:

@@ -33,6 +33,7 @@ class Direction(StrEnum):
 class Disposition(StrEnum):
     ANSWERED = "answered"
     MISSED = "missed"
+    NO_ANSWER = "no_answer"
     ABANDONED = "abandoned"
     VOICEMAIL = "voicemail"
     BUSY = "busy"
@@ -44,6 +45,13 @@ class Disposition(StrEnum):
     TRANSFERRED = "transferred"
     FAX = "fax"
     UNKNOWN = "unknown"
+
+
+# What ends an outbound call, and what the same end is on an inbound one.
+AS_INBOUND: Mapping[Disposition, Disposition] = {
+    Disposition.NO_ANSWER: Disposition.MISSED,
+    Disposition.CANCELLED: Disposition.ABANDONED,
+}
 
 
 class Evidence(StrEnum):
@@ -92,7 +100,10 @@ class Target(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Leg(Struct, frozen=True, kw_only=True, gc=False):
-    """One branch of a record; `kind` is the platform's word for it."""
+    """One branch of a record; `kind` is the platform's word for it.
+
+    accepted: the answer to this call, and not a transfer that came later.
+    """
 
     kind: str | None
     started_at: datetime
@@ -110,6 +121,7 @@ class Sighting(Struct, frozen=True, kw_only=True, gc=False):
     `disposition`: how it ended; of one that lives, how it did if it turns out to be over.
     `provisional`: the record reads ended, but the platform writes this also while the call goes on.
     `rings_alone`: its legs ring no extension but this one.
+    `taken_by_another`: it was accepted on a leg of another extension, and on none of this one.
     `times` hold only what the platform gave; nothing is filled in from the look.
     """
 
@@ -121,6 +133,7 @@ class Sighting(Struct, frozen=True, kw_only=True, gc=False):
     state: State
     provisional: bool = False
     rings_alone: bool = True
+    taken_by_another: bool = False
     disposition: Disposition | None = None
     from_party: Party | None = None
     to_party: Party | None = None

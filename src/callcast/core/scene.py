@@ -6,7 +6,19 @@ from datetime import datetime, timedelta
 import msgspec
 
 from callcast.core.answers import was_answered, was_missed
-from callcast.core.lifecycle import LISTED, begin, correct, end, fold, is_old_news, known_state, settled_as, with_facts
+from callcast.core.lifecycle import (
+    LISTED,
+    as_known,
+    begin,
+    correct,
+    end,
+    fold,
+    is_old_news,
+    known_state,
+    settled_as,
+    wait,
+    with_facts,
+)
 from callcast.core.matching import Part, is_final, matched
 from callcast.core.model import (
     UNASSIGNED,
@@ -45,7 +57,7 @@ class Scene:
                 self._unsettled.setdefault(sighting.session_id, set()).add(sighting.record_id)
         shown: set[str] = set()
         for calls, seen in self._grouped(sightings):
-            if len(seen) == len(calls) == 1 and is_old_news(calls[0], seen[0], self._seen.at):
+            if len(seen) == len(calls) == 1 and is_old_news(calls[0], as_known(calls[0], seen[0]), self._seen.at):
                 shown.add(calls[0].call_id)
                 continue
             for part in matched(calls, seen):
@@ -85,8 +97,7 @@ class Scene:
     def close(self, call: Call, word: Sighting) -> None:
         """An open call ends with this record of the call log; one that is not final is kept in mind."""
         if not is_final(word):
-            kept = {"provisional_disposition": word.disposition, "provisional_ended_at": word.ended_at}
-            self.put(call, with_facts(call, kept))
+            self.put(call, wait(call, word))
             return
         ended = fold(call, known_state(call), word, call.vanished_at or self._seen.at)
         record_ids = tuple(dict.fromkeys((*call.record_ids, word.record_id)))
@@ -156,12 +167,7 @@ class Scene:
         return call.call_id
 
     def _pending(self, call: Call, seen: Sighting) -> Call:
-        facts = {
-            "provisional_since": call.provisional_since or self._seen.at,
-            "provisional_disposition": seen.disposition,
-            "provisional_ended_at": seen.ended_at,
-        }
-        return with_facts(call, facts)
+        return with_facts(wait(call, seen), {"provisional_since": call.provisional_since or self._seen.at})
 
     def _has_settled(self, call: Call, seen: Sighting, settle_s: float) -> bool:
         """Long enough provisional, and nothing else of the session may still be going on."""

@@ -60,6 +60,7 @@ class RecordLeg(Struct, rename="camel", frozen=True, gc=False):
     result: str | None = None
     reason: str | None = None
     leg_type: str | None = None
+    master: bool | None = None
     extension: Owner | None = None
     from_: Side | None = None
     to: Side | None = None

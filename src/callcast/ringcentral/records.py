@@ -1,7 +1,7 @@
 """Typed records -> what a look shows. Pure; the platform's words end here."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from typing import Final
@@ -11,7 +11,6 @@ from msgspec.structs import replace
 from callcast.core.model import (
     UNASSIGNED,
     Direction,
-    Leg,
     Party,
     Provider,
     Queue,
@@ -19,13 +18,14 @@ from callcast.core.model import (
     Snapshot,
     Target,
 )
-from callcast.ringcentral.page import BadPage, Page, Record, RecordLeg, Row, Side, account_in, decode_page
-from callcast.ringcentral.reading import View, accepted, rings_out, share, whole
-from callcast.ringcentral.words import ACTIONS_WITHOUT_CALL, folded
+from callcast.ringcentral.page import BadPage, Page, Record, Row, Side, account_in, decode_page
+from callcast.ringcentral.reading import View, is_offer, owner_of, rings_out, stated_extension, view
+from callcast.ringcentral.words import ACTIONS_WITHOUT_CALL, WITHHELD, folded
 
 __all__ = ["BadPage", "ListPage", "Rows", "read_page", "snapshot"]
 
-_EXTENSION: Final = re.compile(r"/extension/(\d+)(?:/|$)")
+# Digits, some of them replaced: "+3351234XXXX", "***1234", "555010****". A star before digits is a code ("*67").
+_MASKED: Final = re.compile(r"(?=.*(?:[Xx]|\d\*|\*{3}))[\dXx*\s()+.-]+")
 _WITHOUT_CALL: Final = folded(ACTIONS_WITHOUT_CALL)
 _QUEUE_MARK: Final = " - "
 
@@ -52,36 +52,24 @@ def snapshot(target: Target, pages: Iterable[ListPage], taken_at: datetime) -> S
 def _sightings(record: Record, target: Target, account_id: str | None) -> Iterable[Sighting]:
     if record.type.lower() != "voice" or record.action.lower() in _WITHOUT_CALL:
         return ()
-    legs = record.legs or ()
-    owners = {leg.extension.id or None if leg.extension is not None else None for leg in legs}
-    extension_id = target.extension_id or _stated_extension(record)
-    if len(owners) <= 1:
-        extension_id = extension_id or str(next(iter(owners), None) or UNASSIGNED)
-        return (_sighting(record, extension_id, whole(record, legs), account_id),)
-    return _shares(record, extension_id, legs, account_id)
+    if target.extension_id is not None:
+        return (_sighting(record, target.extension_id, view(record, target.extension_id, listed=True), account_id),)
+    return [
+        _sighting(record, extension_id, view(record, extension_id, listed=False), account_id)
+        for extension_id in _extensions(record)
+    ]
 
 
-def _shares(
-    record: Record, stated: str | None, legs: Sequence[RecordLeg], account_id: str | None
-) -> Iterator[Sighting]:
-    """A record whose legs are not all one extension's: each extension's part of it."""
-    by_owner: dict[str, list[RecordLeg]] = {}
-    for leg in legs:
-        if leg.extension is not None and leg.extension.id:
-            by_owner.setdefault(str(leg.extension.id), []).append(leg)
-    alone = len(by_owner) <= 1
-    for extension_id in (stated,) if stated else by_owner:
-        own = by_owner.get(extension_id)
-        view = whole(record, legs) if own is None or (stated and alone) else share(record, legs, own)
-        yield _sighting(record, extension_id, view, account_id, rings_alone=alone)
+def _extensions(record: Record) -> Sequence[str]:
+    """Contract 5, "Account level": the record's extension and those of its legs, else that of our own side."""
+    named = (stated_extension(record), *map(owner_of, record.legs or ()))
+    return list(dict.fromkeys(filter(None, named))) or [_side_extension(record) or UNASSIGNED]
 
 
-def _stated_extension(record: Record) -> str | None:
-    """The record's own word: its extension, or the one in its address (slate-account-ringout-2legs)."""
-    if record.extension is not None and record.extension.id:
-        return str(record.extension.id)
-    found = _EXTENSION.search(record.uri or "")
-    return found[1] if found else None
+def _side_extension(record: Record) -> str | None:
+    placed = record.direction.lower() == "outbound" and not is_offer(record)
+    side = record.from_ if placed else record.to
+    return str(side.extension_id) if side is not None and side.extension_id else None
 
 
 def _session(record: Record) -> str:
@@ -91,9 +79,7 @@ def _session(record: Record) -> str:
     return record.id if record.session_id == "0" else record.session_id
 
 
-def _sighting(
-    record: Record, extension_id: str, view: View, account_id: str | None, *, rings_alone: bool = True
-) -> Sighting:
+def _sighting(record: Record, extension_id: str, view: View, account_id: str | None) -> Sighting:
     from_party, to_party, queue = _parties(record, view)
     outcome = view.outcome
     return Sighting(
@@ -104,19 +90,15 @@ def _sighting(
         direction=view.direction,
         state=outcome.state,
         provisional=outcome.provisional,
-        rings_alone=rings_alone,
+        rings_alone=view.rings_alone,
+        taken_by_another=view.taken_by_another,
         disposition=outcome.disposition,
         from_party=from_party,
         to_party=to_party,
         queue=queue,
         started_at=view.started_at,
         ended_at=view.ended_at,
-        legs=tuple(
-            [
-                Leg(kind=leg.leg_type, started_at=leg.start_time or view.started_at, accepted=accepted(leg))
-                for leg in view.legs
-            ]
-        ),
+        legs=view.legs,
         provider=Provider(
             name="ringcentral",
             record_id=record.id,
@@ -146,7 +128,7 @@ def _came_through_queue(record: Record, view: View) -> bool:
         return False
     if _is_delegated_by_queue(record):
         return True
-    return any(rings_out(leg) and leg.start_time == view.started_at for leg in view.legs)
+    return any(rings_out(leg) and leg.start_time == view.started_at for leg in record.legs or ())
 
 
 def _is_delegated_by_queue(record: Record) -> bool:
@@ -172,10 +154,17 @@ def _same_side(one: Side, other: Side | None) -> bool:
     return other is not None and bool(one.extension_number) and one.extension_number == other.extension_number
 
 
+def _number(text: str | None) -> str | None:
+    """A number that is withheld or masked is none."""
+    if not text or text.strip().lower() in WITHHELD or _MASKED.fullmatch(text):
+        return None
+    return text
+
+
 def _party(side: Side | None) -> Party | None:
     if side is None:
         return None
-    number, name = side.phone_number or None, side.name or None
+    number, name = _number(side.phone_number), side.name or None
     extension_number, location = side.extension_number or None, side.location or None
     if not (number or name or extension_number or location):
         return None

@@ -6,7 +6,7 @@ description of 2026-08-13; words that were only seen in replies, or have left th
 
 from collections.abc import Iterable, Mapping
 
-from callcast.core.model import Disposition
+from callcast.core.model import AS_INBOUND, Disposition
 
 _D = Disposition
 
@@ -21,15 +21,16 @@ PROVISIONAL = frozenset({"stopped", "ip phone offline"})
 # A phone's ringing is over, for whatever reason; says nothing of the call.
 STOPPED = "stopped"
 
-# On a record or a leg: the two sides talk.
-ANSWERED_REASONS = frozenset({"accepted", "connected"})
+# On a record or a leg: the two sides talk. "Connected" is no such word: a call was answered, but nobody said how to
+# handle it (a voice mail).
+ACCEPTED = "accepted"
 
-# Cancelled by who placed it, abandoned by who rang us.
-HANG_UP = "hang up"
+# Instead of a caller's number. Digits can be masked too ("+3351234XXXX").
+WITHHELD = frozenset({"anonymous", "blocked", "private", "restricted", "unavailable", "unknown", "withheld"})
 
 RESULTS: Mapping[Disposition, tuple[str, ...]] = {
     _D.ANSWERED: ("Accepted", "Call connected"),
-    _D.MISSED: ("Missed", "No Answer"),
+    _D.MISSED: ("Missed", "No Answer", "Answered Not Accepted"),
     _D.ABANDONED: ("Abandoned",),
     _D.VOICEMAIL: ("Voicemail", "Sent to Voicemail"),
     _D.BUSY: ("Busy",),
@@ -71,7 +72,6 @@ RESULTS: Mapping[Disposition, tuple[str, ...]] = {
         "Unknown",
         "911",
         "933",
-        "Answered Not Accepted",
         "Callback requested",
         "Phone Login",
         "Reply",
@@ -216,6 +216,17 @@ OTHER_LEGS = (
     "VoiceChat",
 )
 
+# A call that the platform places at an extension's wish, first to its own phone, then to the other side: how its
+# actions and its legs begin, and how a leg to the own phone ends ("RingOutWebToCaller").
+RINGOUT = "ringout"
+RINGOUT_OWN_PHONE = "tocaller"
+
+# The leg to what was called: it is accepted whichever phone takes the call.
+LINE_LEG = "accept"
+
+# The call is handed on, and leaves the extension.
+TRANSFER_LEG = "transfercall"
+
 DELEGATIONS = ("Coworker", "QueueForwarding", "Unknown")
 
 
@@ -250,7 +261,7 @@ KNOWN: Mapping[str, frozenset[str]] = {field: folded(words) for field, words in 
 
 def disposition(word: str, *, inbound: bool) -> Disposition:
     """What an end with this (folded) result is to us."""
-    found = DISPOSITIONS.get(word, Disposition.UNKNOWN)
-    if word == HANG_UP and inbound:
-        return Disposition.ABANDONED
-    return found
+    found = DISPOSITIONS.get(word, _D.UNKNOWN)
+    if inbound:
+        return AS_INBOUND.get(found, found)
+    return _D.NO_ANSWER if found is _D.MISSED else found

@@ -7,6 +7,7 @@ const UNASSIGNED = "unassigned"; // a call of which no extension is known yet
 const ENDINGS = {
   answered: "ended",
   missed: "missed",
+  no_answer: "no answer",
   abandoned: "caller hung up",
   voicemail: "voicemail",
   busy: "busy",
