@@ -219,7 +219,7 @@ def test_an_office_begins_at_once_and_shows_every_kind() -> None:
     assert story.active(None, after(0.5))
     seen = {(truth.direction, truth.disposition) for truth in story.truth(after(120))}
     assert {("inbound", word) for word in ("answered", "missed", "voicemail", "answered_elsewhere")} < seen
-    assert {("outbound", "missed"), ("outbound", "answered")} < seen
+    assert {("outbound", "no_answer"), ("outbound", "answered")} < seen
 
 
 def test_all_numbers_of_the_scenarios_are_fictional() -> None:

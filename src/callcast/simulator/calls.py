@@ -49,14 +49,14 @@ class Ending(Struct, frozen=True, kw_only=True):
 
 ENDINGS: Mapping[str, Ending] = {
     "accepted": Ending(result="Accepted", reason="Accepted", disposition="answered"),
-    "connected": Ending(result="Call connected", reason="Connected", disposition="answered"),
+    "connected": Ending(result="Call connected", reason="Accepted", disposition="answered"),
     "missed": Ending(result="Missed", reason="No Answer", disposition="missed"),
     "voicemail": Ending(result="Voicemail", reason="No Answer", disposition="voicemail"),
     "hung_up": Ending(result="Hang Up", reason="Hang Up", disposition="abandoned"),
     "abandoned": Ending(result="Abandoned", reason="Hang Up", disposition="abandoned"),
     "declined": Ending(result="Declined", reason="Calls Not Accepted", disposition="declined"),
     "elsewhere": Ending(result="Missed", reason="No Answer", disposition="answered_elsewhere"),
-    "no_answer": Ending(result="No Answer", reason="Not Answered", disposition="missed"),
+    "no_answer": Ending(result="No Answer", reason="Not Answered", disposition="no_answer"),
     "busy": Ending(result="Busy", reason="Line Busy", disposition="busy"),
     "cancelled": Ending(result="Hang Up", reason="Hang Up", disposition="cancelled"),
     "wrong_number": Ending(result="Wrong Number", reason="Wrong Number", disposition="failed"),

@@ -16,7 +16,6 @@ from callcast.simulator.scenario import Record
 SERVER = "https://platform.ringcentral.com/restapi/v1.0/account/"
 LIVE = Ending(result="In Progress", reason=None, disposition="")
 ANSWERED = Ending(result="In Progress", reason="Accepted", disposition="")
-CONNECTED = Ending(result="In Progress", reason="Connected", disposition="")
 STOPPED = Ending(result="Stopped", reason="Stopped", disposition="")
 DESCRIPTIONS = {
     "Accepted": "The call connected to and was accepted by this number.",
@@ -131,25 +130,27 @@ def _queue(moment: Moment) -> tuple[Record, list[Record]]:
 
 
 def _outbound(moment: Moment) -> tuple[Record, list[Record]]:
-    return _placed(moment, "VoIP Call", "SipToPstnUnmetered", CONNECTED if moment.part.marks_answer else LIVE)
+    return _placed(moment, "VoIP Call", "SipToPstnUnmetered", ANSWERED if moment.part.marks_answer else LIVE)
 
 
 def _internal_out(moment: Moment) -> tuple[Record, list[Record]]:
-    return _placed(moment, "VoIP Call", "SipToSip", CONNECTED)
+    return _placed(moment, "VoIP Call", "SipToSip", ANSWERED)
 
 
 def _conference(moment: Moment) -> tuple[Record, list[Record]]:
-    return _placed(moment, "VoIP Call", "ConferenceCall", CONNECTED)
+    return _placed(moment, "VoIP Call", "ConferenceCall", ANSWERED)
 
 
 def _ringout_out(moment: Moment) -> tuple[Record, list[Record]]:
-    """Reads connected with no time on it as long as the two talk."""
+    """Reads connected with no time on it as long as the two talk; the own phone was picked up before it began."""
     talking = Ending(result="Call connected", reason=None, disposition="")
-    top, legs = _placed(moment, "RingOut Web", "RingOutWebToCaller", talking)
+    top, legs = _placed(moment, "RingOut Web", "RingOutWebToSubscriber", talking)
+    own, other = party(moment.part.extension, direct=True), party(moment.part.other)
+    desk = body(moment, "Outbound", "RingOut Web", ANSWERED, own, other, moment.start, moment.end())
     if moment.answered and not moment.ended:
         for each in (top, *legs):
             each["duration"] = 0
-    return top, legs
+    return top, [leg(desk, "RingOutWebToCaller", master=True), *({**each, "master": False} for each in legs)]
 
 
 def _placed(moment: Moment, action: str, leg_type: str, answered: Ending) -> tuple[Record, list[Record]]:
