@@ -64,7 +64,7 @@ def definitions(refs: str) -> dict[str, Schema]:
             after=_or_null(TIME, "null on a first look"),
             before=TIME,
             exact={"type": "boolean", "description": "the platform gave the time, or it is the time of the look"},
-            evidence=_one_of(Evidence, "where it was seen"),
+            evidence=_one_of_more(Evidence, "where it was seen"),
             first_look={"type": "boolean", "description": "the call was there before anybody looked"},
         ),
         "provider": _object(
@@ -95,8 +95,8 @@ def _call_data(ref: Ref) -> Schema:
         extension_id={"type": "string", "description": "digits, or unassigned"},
         sequence={"type": "integer", "minimum": 1, "description": "1, 2, 3 ... per call"},
         direction=_one_of(Direction),
-        state=_one_of((*State, *RESERVED_STATES)),
-        previous_state=_or_null(_one_of((*State, *RESERVED_STATES))),
+        state=_one_of_more((*State, *RESERVED_STATES)),
+        previous_state=_or_null(_one_of_more((*State, *RESERVED_STATES))),
         **{"from": _or_null(ref("party")), "to": _or_null(ref("party"))},
         queue=_or_null(_object("the queue that it came through", name=TEXT)),
         started_at=TIME,
@@ -104,7 +104,7 @@ def _call_data(ref: Ref) -> Schema:
         ended_at=_or_null(TIME),
         ring_seconds=_or_null({"type": "number", "minimum": 0}),
         talk_seconds=_or_null({"type": "number", "minimum": 0}),
-        disposition=_or_null(_one_of(Disposition, "how it ended")),
+        disposition=_or_null(_one_of_more(Disposition, "how it ended")),
         observation=ref("observation"),
         provider=ref("provider"),
     )
@@ -171,3 +171,10 @@ def _or_null(schema: Schema, description: str = "") -> Schema:
 def _one_of(words: Sequence[str] | type[Any], description: str = "") -> Schema:
     told = {"description": description} if description else {}
     return {**told, "type": "string", "enum": [str(word) for word in words]}
+
+
+def _one_of_more(words: Sequence[str] | type[Any], description: str = "") -> Schema:
+    """Words may be added to these without a new version: the list is not closed."""
+    known = [str(word) for word in words]
+    told = f"{description}: " if description else ""
+    return {**TEXT, "description": f"{told}{', '.join(known)}; accept others too", "examples": known}
