@@ -149,6 +149,20 @@ def test_check_of_a_bad_file(tmp_path: Path) -> None:
     )
 
 
+def test_check_names_a_proxy_that_cannot_be_used(tmp_path: Path) -> None:
+    """Where the environment's is wanted: the key, the variable and the fix, without its login; `run` refuses it too."""
+    write(tmp_path, SOURCE + WEBHOOK + "trust_env = true\n")
+    environ = {"HTTPS_PROXY": "socks5://user:secret-word@proxy:1080"}
+    checked = callcast("check", cwd=tmp_path, environ=environ)
+    ran = callcast("run", cwd=tmp_path, environ=environ)
+    assert (checked.returncode, ran.returncode) == (78, 78)
+    assert (
+        ": HTTPS_PROXY names a SOCKS proxy\n"
+        "    fix: name an http or https proxy in HTTPS_PROXY, or set trust_env = false\n"
+    ) in checked.stderr
+    assert "secret-word" not in checked.stderr + ran.stderr
+
+
 def test_check_and_run_without_a_file(tmp_path: Path) -> None:
     """The commonest first mistake: no file. Both say so and where it was looked for, with exit code 78."""
     for command in ("check", "run"):

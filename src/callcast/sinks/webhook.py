@@ -7,8 +7,6 @@ import hashlib
 import hmac
 import os
 import re
-import ssl
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -30,6 +28,7 @@ from callcast.secret import Secret
 from callcast.sinks import Lax
 from callcast.sinks.handshake import NotReached, remedy, shake_hands
 from callcast.sinks.posting import Client, open_client
+from callcast.sinks.proxy import Proxy, ProxyFault, environment_proxy
 from callcast.sinks.tls import TlsSettings, tls_fault
 
 RETRY_AFTER_MAX_S = 3600.0
@@ -117,6 +116,19 @@ class Settings(TlsSettings):
                 raise ValueError(f"{name} is also made of the url's user and password: leave one of the two out")
         return headers
 
+    @field_validator("trust_env")
+    @classmethod
+    def _proxy_can_be_used(cls, trust_env: bool, info: ValidationInfo) -> bool:
+        if trust_env and "url" in info.data:
+            try:
+                environment_proxy(URL(info.data["url"].reveal()))
+            except ProxyFault as fault:
+                raise PydanticCustomError("proxy", "{problem}", {"problem": str(fault), "fix": fault.fix}) from None
+        return trust_env
+
+    def proxy(self) -> Proxy:
+        return environment_proxy(URL(self.url.reveal())) if self.trust_env else Proxy()
+
     def warnings(self) -> Sequence[tuple[str, str, str]]:
         found = list(super().warnings())
         if not self.secrets:
@@ -146,10 +158,10 @@ class Settings(TlsSettings):
 
     async def _reach(self) -> ProbeResult:
         url = URL(self.url.reveal())
-        proxy, _ = _environments_proxy(url) if self.trust_env else (None, None)
+        proxy = self.proxy().url
         there = proxy or url
         what = f"the proxy {there.host}" if proxy else f"{url.scheme}://{url.host}"
-        tls = self.tls_context() if there is url else ssl.create_default_context()
+        tls = self.tls_context()
         try:
             await shake_hands(
                 there.host or "", there.port or 80, tls if there.scheme == "https" else None, timeout_s=self.timeout_s
@@ -180,8 +192,8 @@ class _Poster:
     def __init__(self, settings: Settings, client: Client, clock: Clock, version: str) -> None:
         self._url = URL(settings.url.reveal())
         self._keys = [_key(secret) for secret in settings.secrets]
-        self._proxy, self._proxy_headers = _environments_proxy(self._url) if settings.trust_env else (None, None)
-        through_plainly = self._proxy_headers if self._url.scheme == "http" else None  # no CONNECT to carry them
+        self._proxy = settings.proxy()
+        through_plainly = self._proxy.headers if self._url.scheme == "http" else None  # no CONNECT to carry them
         self._always = {
             "content-type": _CONTENT_TYPES[settings.format],
             "user-agent": f"callcast/{version}",
@@ -195,7 +207,7 @@ class _Poster:
         headers = self._headers(event_id, body, attempt)
         try:
             answer = await self._client.post(
-                self._url, body, headers, proxy=self._proxy, proxy_headers=self._proxy_headers
+                self._url, body, headers, proxy=self._proxy.url, proxy_headers=self._proxy.headers
             )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             reason, what = _trouble(error)
@@ -318,15 +330,3 @@ def _trouble(error: Exception) -> tuple[str, str]:
 
 def _cause(error: Exception) -> str:
     return tls_fault(error) if isinstance(error, OSError) else "the certificate does not fit"
-
-
-def _environments_proxy(url: URL) -> tuple[URL | None, dict[str, str] | None]:
-    """The proxy and the headers for it. Not aiohttp's trust_env: that would also send what ~/.netrc holds."""
-    proxies = urllib.request.getproxies()
-    if url.host is None or url.scheme not in proxies or urllib.request.proxy_bypass(url.host):
-        return None, None
-    proxy = URL(proxies[url.scheme])
-    if proxy.user is None:
-        return proxy, None
-    login = base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
-    return proxy.with_user(None), {"proxy-authorization": f"Basic {login}"}

@@ -1,0 +1,89 @@
+"""The proxy that the environment names: HTTPS_PROXY, HTTP_PROXY and NO_PROXY, and nothing else of it.
+
+Not aiohttp's `trust_env`, which would also send what ~/.netrc holds, and finds out only when it sends that a proxy
+cannot be used.
+"""
+
+import base64
+import urllib.request
+from ipaddress import ip_address, ip_network
+
+from msgspec import Struct
+from yarl import URL
+
+
+class Proxy(Struct, frozen=True):
+    """`url` None: there is none. `headers`: its login, if it has one."""
+
+    url: URL | None = None
+    headers: dict[str, str] | None = None
+
+
+class ProxyFault(ValueError):
+    """What the environment says cannot be used. `fix` says what to do; neither shows a login."""
+
+    def __init__(self, problem: str, fix: str) -> None:
+        super().__init__(problem)
+        self.fix = fix
+
+
+def environment_proxy(url: URL) -> Proxy:
+    """The proxy for requests to `url`, unless NO_PROXY names its host. Raises ProxyFault."""
+    proxies, name = urllib.request.getproxies(), f"{url.scheme.upper()}_PROXY"
+    text = proxies.get(url.scheme, "").strip()
+    if not text or _is_excepted(url, proxies.get("no", "")):
+        return Proxy()
+    scheme, _, rest = text.partition("://") if "://" in text else ("http", "", text)
+    if scheme.lower() not in ("http", "https"):
+        socks = scheme.lower().startswith("socks")
+        problem = f"{name} names a {'SOCKS proxy' if socks else 'proxy that is neither http nor https'}"
+        raise ProxyFault(problem, f"name an http or https proxy in {name}, or set trust_env = false")
+    try:
+        proxy = URL(f"{scheme.lower()}://{rest}")
+        usable = bool(proxy.host and proxy.port)
+    except ValueError:
+        usable = False
+    if not usable:
+        fix = f"write {name} as http://HOST:PORT or HOST:PORT, the port from 1 to 65535"
+        raise ProxyFault(f"{name} holds no address of a proxy", fix)
+    if proxy.user is None:
+        return Proxy(proxy)
+    login = base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
+    return Proxy(proxy.with_user(None), {"proxy-authorization": f"Basic {login}"})
+
+
+def _is_excepted(url: URL, no_proxy: str) -> bool:
+    return any(_names(entry.lower(), url) for entry in no_proxy.replace(",", " ").split())
+
+
+def _names(entry: str, url: URL) -> bool:
+    """An entry is *, a domain with all below it, an address or a network (10.0.0.0/8); :PORT may follow a host."""
+    host = (url.host or "").rstrip(".")
+    if entry == "*":
+        return True
+    if "/" in entry:
+        try:
+            network = ip_network(entry, strict=False)
+        except ValueError:
+            fix = "write it as 10.0.0.0/8 or fd00::/8, or remove it"
+            raise ProxyFault(f"NO_PROXY holds {entry}, which is no network", fix) from None
+        return _is_address(host) and ip_address(host) in network
+    if _is_address(entry) or ":" not in entry:
+        return _matches(entry, host)
+    name, _, port = entry.rpartition(":")
+    return port == str(url.port) and _matches(name.strip("[]"), host)
+
+
+def _matches(name: str, host: str) -> bool:
+    if _is_address(name):
+        return _is_address(host) and ip_address(name) == ip_address(host)
+    domain = name.removeprefix("*").strip(".")
+    return bool(domain) and (host == domain or host.endswith(f".{domain}"))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
