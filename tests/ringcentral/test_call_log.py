@@ -202,6 +202,8 @@ async def test_pages_of_the_log_keep_to_its_share(client: Client, answers: aiore
     began = clock.monotonic()
     await client.ended_since(Target(source="acme"), after=STARTED)
     assert clock.monotonic() - began > 60
+    sent = [call.kwargs["timeout"].total for (_, url), calls in answers.requests.items() for call in calls if url.query]
+    assert sent == [20] * 11, "a page that hangs holds up neither the others nor the end of a penalty"
 
 
 async def test_a_log_without_end_is_given_up(

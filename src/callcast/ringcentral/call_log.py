@@ -62,6 +62,7 @@ class CallLog:
             purpose="call_log",
             next_purpose="call_log",
             timeout_s=PAGE_TIMEOUT_S * PAGES_MAX,
+            page_timeout_s=PAGE_TIMEOUT_S,
             pages_max=PAGES_MAX,
         )
         pages: list[ListPage] = []

@@ -217,6 +217,7 @@ class Client:
             purpose="poll",
             next_purpose="page",
             timeout_s=LOOK_TIMEOUT_S,
+            page_timeout_s=LOOK_TIMEOUT_S,
             pages_max=PAGES_MAX,
         )
         while walk.more:

@@ -83,6 +83,7 @@ class Walk:
         purpose: Purpose,
         next_purpose: Purpose,
         timeout_s: float,
+        page_timeout_s: float,
         pages_max: int,
     ) -> None:
         self.more = True
@@ -92,6 +93,7 @@ class Walk:
         self._purpose: Purpose = purpose
         self._next_purpose: Purpose = next_purpose
         self._left_s = timeout_s
+        self._page_timeout_s = page_timeout_s
         self._pages_max = pages_max
         self._seen: list[URL] = []
 
@@ -100,7 +102,8 @@ class Walk:
         if self._left_s <= 0:
             raise LookFailed("timeout", f"page {len(self._seen) + 1} did not come in time")
         purpose = self._next_purpose if self._seen else self._purpose
-        answer = await self._reader.get(self._resource, self._url, purpose=purpose, timeout_s=self._left_s)
+        timeout_s = min(self._left_s, self._page_timeout_s)
+        answer = await self._reader.get(self._resource, self._url, purpose=purpose, timeout_s=timeout_s)
         self._left_s -= answer.took_s
         self._seen.append(self._url)
         self.more = False
