@@ -27,7 +27,7 @@ from callcast.simulator.scenarios import load
 from tests.clock import TurnedClock
 from tests.commands.test_online import checked
 from tests.sinks.brokers import mosquitto
-from tests.system.test_reload import Hook, Town, hook, table, town
+from tests.system.test_reload import DESKS, Hook, Town, hook, table, town
 from tests.system.world import SECRET, WAIT_S, until
 
 __all__ = ["hook", "town"]  # fixtures
@@ -97,6 +97,15 @@ async def test_2_a_missing_permission(tmp_path: Path) -> None:
         told_by_check = await asked(town, "--online")
     assert "failed     source acme: permission" in told_by_check
     assert "fix: the app lacks the permission ReadCallLog: add it to the app" in told_by_check
+
+
+async def test_one_extension_that_is_refused(tmp_path: Path) -> None:
+    """Ready all the same: a warning names it and what to do, until it is shown again."""
+    refused = next(iter(DESKS.values()))
+    fault = Fault(kind="status", status=403, code="CMN-404", path=f"*/{refused}/*")
+    async with seen(platform_of(faults=[fault]), tmp_path) as town:
+        await told(town, "warnings", "source acme", f"extension {refused} is refused", "administrator's credential")
+        assert (await town.get("/readyz"))[0] == 200
 
 
 async def test_3_the_rate_limit(tmp_path: Path) -> None:
