@@ -88,8 +88,11 @@ class _Window:
 
     def usable(self, kept_free: int = 0) -> int:
         """How many of them are ours."""
-        others = self._others[0][1] if self._others else 0  # the most: later ones are there only if they are fewer
-        return max(1, self.limit - kept_free - others - math.ceil(others * OTHERS_GUARD))
+        left = self.limit - kept_free
+        if self._others:
+            others = self._others[0][1]  # the most: later ones are there only if they are fewer
+            left -= others + math.ceil(others * OTHERS_GUARD)
+        return max(1, left)
 
     def feel_others(self, now: float, others: int) -> None:
         others = min(max(0, others), self.limit)
@@ -125,6 +128,7 @@ class Allowance:
         self._last = self._windows[0]  # announced last; an answer may tell a limit without its window
         self._announced = False
         self._own = [_Window(ceiling, 60.0, now)] if ceiling < LIMIT_MAX else []
+        self._limits = [*self._windows, *self._own]
         self._born = now
         self._strikes = 0
         self._grid = -math.inf  # when the last poll was due; the next ones follow from there
@@ -155,8 +159,10 @@ class Allowance:
     @property
     def spacing_s(self) -> float:
         """Seconds from one poll to the next."""
-        windows = (*self._windows, *self._own)
-        return max(window.length_s / polls(window.usable(), self._headroom) for window in windows)
+        spacing_s = 0.0
+        for window in self._limits:
+            spacing_s = max(spacing_s, window.length_s / polls(window.usable(), self._headroom))
+        return spacing_s
 
     def due(self, purpose: Purpose, now: float) -> float:
         """When such a request may be sent; infinity while only the end of another one can tell."""
@@ -164,7 +170,7 @@ class Allowance:
         if self._strikes and self._in_flight:
             return math.inf  # after a penalty one goes ahead
         due = max(now, self.silent_until)
-        for window in (*self._windows, *self._own):
+        for window in self._limits:
             usable = self._usable(window, now)
             due = max(due, _place_free(self._spent, usable - self._in_flight, window, now))
             if purpose == "call_log":
@@ -213,11 +219,12 @@ class Allowance:
         return max(1, share)
 
     def _forget(self, now: float) -> None:
-        longest_s = max(window.length_s for window in (*self._windows, *self._own))
-        for answered in (self._spent, self._log_spent):
-            answered.forget(longest_s + SLACK_S, now)
-        for window in self._windows:
+        longest_s = 0.0
+        for window in self._limits:
+            longest_s = max(longest_s, window.length_s)
             window.forget(now)
+        self._spent.forget(longest_s + SLACK_S, now)
+        self._log_spent.forget(longest_s + SLACK_S, now)
 
     # What the platform says
 
@@ -247,7 +254,10 @@ class Allowance:
             self._last = found
         self._last.limit, self._last.heard_at = limit, now
         kept = [window for window in self._windows if now - window.heard_at < ANNOUNCED_FOR_S]
-        self._windows = sorted(kept, key=lambda window: window.heard_at)[-WINDOWS_MAX:]
+        if len(kept) > WINDOWS_MAX:
+            kept.remove(min(kept, key=lambda window: window.heard_at))
+        self._windows = kept
+        self._limits = [*kept, *self._own]
         return self._last
 
     def succeeded(self, now: float) -> None:
