@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from callcast.core.model import Direction, Disposition, Leg, Party, Queue, Sighting, State, Target
 from callcast.ringcentral.words import RESULTS
@@ -796,6 +798,61 @@ def test_the_record_and_its_legs_are_different_extensions() -> None:
         "7": (State.RINGING, True),
         "8": (State.RINGING, True),
     }
+
+
+def test_a_leg_that_hands_the_call_on_is_all_that_names_the_extension() -> None:
+    """The part is the record's whole; what the other one did is the other one's."""
+    away = leg("TransferCall", 101, to={"extensionId": "102"}, **ACCEPTED)
+    shown = only(record(result="Missed", legs=[leg("Accept"), away]), ACCOUNT)
+    assert (shown.extension_id, shown.disposition, shown.legs) == ("101", Disposition.ANSWERED_ELSEWHERE, ())
+
+
+def test_another_extensions_leg_in_a_record_that_names_none_is_anothers() -> None:
+    """In the extension's own list."""
+    legs = [leg("Accept", direction="Inbound"), leg("PstnToSip", 102, **ACCEPTED)]
+    assert only(live(legs=legs)).state is State.RINGING
+    shown = only(record(result="Missed", legs=legs))
+    assert (shown.disposition, shown.taken_by_another) == (Disposition.ANSWERED_ELSEWHERE, True)
+
+
+LEGS = st.builds(
+    leg,
+    st.sampled_from(["Accept", "PstnToSip", "SipToSip", "TransferCall", "Monitoring", "RingOutWebToCaller", "FindMe"]),
+    st.sampled_from([None, 101, 102, 103]),
+    direction=st.sampled_from(["Inbound", "Outbound"]),
+    result=st.sampled_from([None, "In Progress", "Accepted", "Call connected", "Missed", "Stopped", "Busy"]),
+    reason=st.sampled_from([None, "Accepted", "Connected"]),
+    master=st.sampled_from([None, True, False]),
+    to=st.sampled_from([None, {"extensionId": "101"}, {"extensionNumber": "7"}, {"phoneNumber": "+15550100360"}]),
+)
+RECORDS = st.fixed_dictionaries(
+    {
+        "legs": st.lists(LEGS, max_size=4),
+        "extension": st.sampled_from([None, {"id": 101}, {"id": 900}]),
+        "direction": st.sampled_from(["Inbound", "Outbound"]),
+        "action": st.sampled_from(["Phone Call", "VoIP Call", "RingOut Web"]),
+        "result": st.sampled_from([None, "In Progress", "Accepted", "Call connected", "Missed", "Stopped", "Hang Up"]),
+        "reason": st.sampled_from([None, "Accepted", "Connected"]),
+        "duration": st.sampled_from([None, 0, 9]),
+        "finished": st.sampled_from([None, True]),
+    }
+)
+
+
+@given(RECORDS)
+@settings(deadline=None)
+def test_whatever_the_legs_say_a_record_reads_one_way(fields: dict[str, Any]) -> None:
+    """One part for each extension that is named; what was answered by another was not answered by this one."""
+    shown = seen(record(**fields), ACCOUNT)
+    named = {one["extension"]["id"] for one in [fields, *fields["legs"]] if one.get("extension")}
+    assert {s.extension_id for s in shown} == ({str(id_) for id_ in named} or {"unassigned"})
+    for part in (*shown, only(record(**fields))):
+        assert (part.ended_at is None) or part.state is State.ENDED
+        assert (part.state is State.ENDED) <= (part.disposition is not None)
+        if part.taken_by_another:
+            assert part.state is not State.CONNECTED
+            assert part.disposition is not Disposition.ANSWERED
+            assert not any(one.accepted and one.kind not in ("Accept", "RingOutWebToCaller") for one in part.legs)
 
 
 def test_a_provisional_ring_all_is_provisional_for_each() -> None:

@@ -82,14 +82,14 @@ def view(record: Record, extension_id: str, *, listed: bool) -> View:
     """listed: the record stands in the extension's own list."""
     legs = record.legs or ()
     stated = stated_extension(record)
-    owners = {owner for leg in legs if (owner := owner_of(leg)) is not None}
-    if listed and extension_id not in owners:  # in its own list it may be named otherwise
-        extension_id = stated or (owners.pop() if len(owners) == 1 else extension_id)
-    strange = [leg for leg in legs if owner_of(leg) not in (None, extension_id)]
+    named = [owner_of(leg) for leg in legs]
+    if listed and extension_id not in named:  # in its own list the record is its own, however it is named
+        extension_id = stated or extension_id
+    owners = {name for name in named if name is not None}
+    strange = bool(owners - {extension_id})
     is_own = listed or stated == extension_id or (stated is None and not owners)
-    own = _own_legs(record, legs, extension_id, is_own=is_own, rung_alone=not strange or stated == extension_id)
-    unnamed = any(owner_of(leg) is None for leg in legs)
-    in_whole = (is_own and not (strange and own)) or not (strange or unnamed)
+    own, others = _sorted(record, legs, extension_id, is_own=is_own, rung_alone=not strange or stated == extension_id)
+    in_whole = not own or (is_own and not strange) or not (strange or None in named)
 
     outbound = record.direction.lower() == "outbound"
     offered = is_offer(record) if in_whole else False
@@ -99,7 +99,6 @@ def view(record: Record, extension_id: str, *, listed: bool) -> View:
         direction = _share_direction(record, own)
         offered = outbound and direction is Direction.INBOUND
     speaks = not legs or stated == extension_id or (stated is None and (listed or not strange))
-    others = [leg for leg in legs if leg not in own and (owner_of(leg) or _kind(leg) == TRANSFER_LEG)]
     answer = _answer(record, own, others, speaks=speaks, inbound=direction is Direction.INBOUND)
     outcome = _whole(record, legs, direction, answer) if in_whole else _share(record, legs, own, direction, answer)
 
@@ -115,7 +114,7 @@ def view(record: Record, extension_id: str, *, listed: bool) -> View:
         direction=direction,
         outcome=outcome,
         offered=offered,
-        rings_alone=_rings_one(legs),
+        rings_alone=len(owners) <= 1 and (not outcome.provisional or _rings_one_number(legs)),
         taken_by_another=answer.leg_of_another and not answer.own,
         legs=tuple([_leg(leg, started_at) for leg in own]),
         started_at=started_at,
@@ -171,32 +170,37 @@ def _kind(leg: RecordLeg) -> str:
 # Whose legs
 
 
-def _own_legs(
+def _sorted(
     record: Record, legs: Sequence[RecordLeg], extension_id: str, *, is_own: bool, rung_alone: bool
-) -> list[RecordLeg]:
-    """The extension's, and in its own record those that name no extension. Where others are rung too, the leg to the
-    line that was called is not one of these. A transfer to another extension is no leg of this one (cases/R1-1).
+) -> tuple[list[RecordLeg], list[RecordLeg]]:
+    """The extension's legs, and those of others. In its own record it has those too that name no extension; where
+    others are rung as well, the leg to the line that was called is not one of these. A transfer to another extension
+    is that one's leg (cases/R1-1).
     """
-    own = []
+    own: list[RecordLeg] = []
+    others: list[RecordLeg] = []
     for leg in legs:
         owner = owner_of(leg)
         mine = (is_own and (rung_alone or not _is_line(leg))) if owner is None else owner == extension_id
-        if mine and not (_kind(leg) == TRANSFER_LEG and _leaves(leg, record, extension_id, is_own=is_own)):
+        handed_on = mine and _leaves(leg, record, extension_id, is_own=is_own)
+        if mine and not handed_on:
             own.append(leg)
-    return own
+        elif owner is not None or handed_on:
+            others.append(leg)
+    return own, others
 
 
 def _leaves(leg: RecordLeg, record: Record, extension_id: str, *, is_own: bool) -> bool:
     """A transfer away from the extension to another. Where neither id nor number tells, one that stands in the
     extension's own record leaves it.
     """
-    if leg.to is None:
+    to = leg.to
+    if to is None or not (to.extension_id or to.extension_number) or _kind(leg) != TRANSFER_LEG:
         return False
-    if leg.to.extension_id:
-        return str(leg.to.extension_id) != extension_id
+    if to.extension_id:
+        return str(to.extension_id) != extension_id
     own_side = record.to if record.direction.lower() == "inbound" else record.from_
-    own_number = own_side.extension_number if own_side is not None else None
-    return is_own and bool(leg.to.extension_number) and leg.to.extension_number != own_number
+    return is_own and (own_side is None or to.extension_number != own_side.extension_number)
 
 
 def _is_line(leg: RecordLeg) -> bool:
@@ -210,11 +214,9 @@ def _leg(leg: RecordLeg, started_at: datetime) -> Leg:
     return Leg(kind=leg.leg_type, started_at=leg.start_time or started_at, accepted=is_answer)
 
 
-def _rings_one(legs: Sequence[RecordLeg]) -> bool:
-    """One extension, by its id; of a fan-out without ids by the numbers that are rung."""
-    owners = {owner_of(leg) for leg in legs} - {None}
-    numbers = {leg.to.extension_number for leg in legs if leg.to is not None and rings_out(leg)} - {None}
-    return len(owners) <= 1 and len(numbers) <= 1
+def _rings_one_number(legs: Sequence[RecordLeg]) -> bool:
+    """Of a fan-out some legs only say which number they ring."""
+    return len({leg.to.extension_number for leg in legs if leg.to is not None and rings_out(leg)} - {None}) <= 1
 
 
 # Which way

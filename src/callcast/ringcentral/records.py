@@ -156,9 +156,11 @@ def _same_side(one: Side, other: Side | None) -> bool:
 
 def _number(text: str | None) -> str | None:
     """A number that is withheld or masked is none."""
-    if not text or text.strip().lower() in WITHHELD or _MASKED.fullmatch(text):
+    if not text:
         return None
-    return text
+    if text[1:].isdigit() and text[0] in "+0123456789":  # as almost always
+        return text
+    return None if text.strip().lower() in WITHHELD or _MASKED.fullmatch(text) else text
 
 
 def _party(side: Side | None) -> Party | None:
