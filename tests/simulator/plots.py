@@ -41,6 +41,7 @@ def calls(draw: st.DrawFn) -> Call:
         id_changes=draw(st.booleans()),
         marks_answer=draw(st.booleans()),
         provisional=draw(st.booleans()),
+        in_browser=draw(st.booleans()),
         rewritten=draw(st.none() | st.tuples(SECONDS, ENDS)),
     )
 

@@ -105,6 +105,21 @@ def test_the_platform_may_think_again() -> None:
     assert results(told(START, call), 43, 44) == ["Missed", "Voicemail"]
 
 
+@pytest.mark.parametrize(
+    ("talks_s", "word", "disposition"), [(None, "No Answer", "missed"), (20, "Accepted", "answered")]
+)
+def test_a_call_in_a_browser_ends_as_if_it_were_placed(talks_s: float | None, word: str, disposition: str) -> None:
+    """The one record at the end reads Outbound towards the caller; in truth it was inbound."""
+    call = Call(kind="inbound", extension="1001", number="+15550101234", rings_s=4, talks_s=talks_s, in_browser=True)
+    story = told(START, call)
+    (live,) = story.active(DESK, after(3))
+    (ended,) = story.active(DESK, after(30))
+    assert (live["direction"], ended["direction"], ended["result"]) == ("Inbound", "Outbound", word)
+    assert (live["from"]["phoneNumber"], ended["to"]["phoneNumber"]) == ("+15550101234",) * 2
+    (truth,) = story.truth(after(60))
+    assert (truth.direction, truth.disposition) == ("inbound", disposition)
+
+
 def test_ring_all_with_one_answering() -> None:
     """The desk that answers is accepted, the others read missed, and the truth says where it was answered."""
     offers = (("1001", "1002", "1003"),)

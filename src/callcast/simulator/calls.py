@@ -78,6 +78,7 @@ class Part(Struct, frozen=True, kw_only=True):
     final_record_id, final_shift_s: the ended record has another id, and starts so much later (recorded in 2014).
     hidden: times in which the list of active calls lacks the record.
     marks_answer: false: an outbound record does not show the answer before its end.
+    in_browser: the ended record reads Outbound towards the caller, and has no legs.
     """
 
     extension: Extension
@@ -93,6 +94,7 @@ class Part(Struct, frozen=True, kw_only=True):
     hidden: tuple[tuple[datetime, datetime], ...] = ()
     marks_answer: bool = True
     rewrite: Rewrite | None = None
+    in_browser: bool = False
 
     def ending_at(self, moment: datetime) -> Ending:
         return self.rewrite.ending if self.rewrite and moment >= self.rewrite.at else self.ending

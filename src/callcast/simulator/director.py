@@ -176,6 +176,7 @@ class _Staged:
             hidden=tuple((self._after(begins, a), self._after(begins, b)) for a, b in call.hidden_s),
             marks_answer=call.marks_answer,
             rewrite=self._rewrite(ended_at),
+            in_browser=call.in_browser and shape == "direct",
         )
 
     def _rewrite(self, ended_at: datetime) -> Rewrite | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from math import ceil
 
-from callcast.simulator.calls import CallQueue, Ending, Extension, Outside, Part, Session, Shape
+from callcast.simulator.calls import ENDINGS, CallQueue, Ending, Extension, Outside, Part, Session, Shape
 from callcast.simulator.clock import iso
 from callcast.simulator.scenario import Record
 
@@ -91,6 +91,10 @@ def _direct(moment: Moment) -> tuple[Record, list[Record]]:
     """The caller's leg, and once answered a second one to the phone, which alone says so while the call is live."""
     part = moment.part
     caller, own = party(part.other), party(part.extension, direct=True)
+    if moment.ended and part.in_browser:
+        word = moment.word(LIVE)
+        word = ENDINGS["no_answer"] if word.result == "Missed" else word
+        return body(moment, "Outbound", "VoIP Call", word, caller, own, moment.start, moment.end()), []
     top = body(moment, "Inbound", "Phone Call", moment.word(LIVE), own, caller, moment.start, moment.end())
     legs = [leg(top, "Accept", master=True)]
     if part.answered_at is not None and moment.answered:

@@ -42,7 +42,8 @@ class Call(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     records_s: how long a voicemail takes. id_changes: the ended record has another id and starts 1 s later.
     hidden_s: from-to pairs after the beginning in which the list lacks the record. marks_answer false: an outbound
     record does not show the answer. provisional: a queue call reads Stopped while it goes on. rewritten: after so
-    many seconds the ended record reads as another ending.
+    many seconds the ended record reads as another ending. in_browser: an inbound call is taken, or not, in a browser;
+    its ended record reads Outbound towards the caller.
     """
 
     at_s: float = 0
@@ -66,6 +67,7 @@ class Call(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     marks_answer: bool = True
     provisional: bool = False
     rewritten: tuple[float, str] | None = None
+    in_browser: bool = False
 
 
 class Account(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
