@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callcast.board import COUNTS_NOTE, LiveBoard, catch_up, keep_counts
-from callcast.core.board import Summary
+from callcast.board import COUNTS_NOTE, SERVICE, LiveBoard, catch_up, keep_counts
+from callcast.core.board import Counts, Summary
 from callcast.core.model import (
     UNASSIGNED,
     Call,
@@ -23,6 +23,7 @@ from callcast.core.model import (
     Evidence,
     Known,
     Observation,
+    Party,
     Provider,
     State,
     Target,
@@ -124,7 +125,7 @@ def test_it_is_rebuilt_from_what_is_known(board: LiveBoard) -> None:
 
 
 def test_totals_by_state(board: LiveBoard) -> None:
-    """The totals count each state, and fall back when a call ends."""
+    """The totals count conversations in each state, and fall back when one ends."""
     dials = call("103", "s-3", direction=Direction.OUTBOUND, state=State.DIALING)
     put(board, call("101", "s-1"), answered(call("102", "s-2")), dials)
     now = summary(board)
@@ -140,16 +141,18 @@ def test_one_caller_waits_however_many_extensions_ring(board: LiveBoard) -> None
     assert (summary(board).waiting, summary(board).longest_waiting_since) == (1, START)
     put(board, answered(parts[1]))
     assert (summary(board).waiting, summary(board).longest_waiting_since) == (0, None)
-    assert summary(board).ringing == 2
+    assert (summary(board).ringing, summary(board).connected) == (0, 1)
 
 
 def test_counts_answered_and_missed(board: LiveBoard) -> None:
-    """Inbound answers and misses count once each; outbound calls and other endings do not."""
+    """Inbound answers and misses count once each, a voicemail is a miss; outbound calls and other ends do not count."""
     one, two, three = (call(session_id=f"s-{n}") for n in range(3))
     out = answered(call("104", "s-4", direction=Direction.OUTBOUND, state=State.DIALING))
     put(board, one, answered(one), ended(answered(one), Disposition.ANSWERED))
     put(board, two, ended(two, Disposition.MISSED), three, ended(three, Disposition.VOICEMAIL), out)
-    assert (summary(board).answered_today, summary(board).missed_today) == (1, 1)
+    four = call(session_id="s-5")
+    put(board, four, ended(four, Disposition.FAILED))
+    assert (summary(board).answered_today, summary(board).missed_today) == (1, 2)
 
 
 def test_a_call_only_seen_ended_counts(board: LiveBoard) -> None:
@@ -166,10 +169,10 @@ def test_a_correction_moves_the_count(board: LiveBoard) -> None:
     assert summary(board).missed_today == 0
 
 
-def test_average_speed_of_answer_is_of_exact_answers(board: LiveBoard) -> None:
-    """An answer whose time is only the look's would make the average a guess."""
-    put(board, answered(call(session_id="a"), 4.0), answered(call(session_id="b"), 8.0))
-    put(board, answered(call(session_id="c"), 600.0, answered_exact=False))
+def test_average_speed_of_answer(board: LiveBoard) -> None:
+    """From the start to the answer or the poll that showed it; a first poll of all says nothing of when it was."""
+    put(board, answered(call(session_id="a"), 4.0), answered(call(session_id="b"), 8.0, answered_exact=False))
+    put(board, answered(call(session_id="c", first_look=True), 600.0, answered_exact=False))
     assert summary(board).average_speed_of_answer_s == pytest.approx(6.0)
     assert summary(board).answered_today == 3
 
@@ -308,6 +311,124 @@ async def test_recovery_is_a_turn(board: LiveBoard, clock: TurnedClock) -> None:
     assert board.version == version + 1
 
 
+# Conversations
+
+
+OUTSIDE, COLLEAGUE = Party(number="+15550100351"), Party(extension_number="109")
+
+
+def counted(counts: Counts) -> tuple[int, int, int]:
+    return counts.answered_today, counts.missed_today, counts.abandoned_today
+
+
+def test_missed_callers_of_a_ring_all_count_once_each(board: LiveBoard) -> None:
+    """Twenty callers whom three phones missed are twenty; each phone has its own twenty."""
+    board.watch("acme", ["101", "102", "103"], 6.0)
+    for n in range(20):
+        parts = [call(f"10{phone}", f"s-{n}") for phone in (1, 2, 3)]
+        words = (Disposition.MISSED, Disposition.MISSED, Disposition.FAILED)
+        put(board, *parts, *(ended(one, word) for one, word in zip(parts, words, strict=True)))
+    assert counted(summary(board)) == counted(board.total()) == (0, 20, 0)
+    each = {one: counted(counts) for one, counts in board.extension_counts("acme").items()}
+    assert each == {"101": (0, 20, 0), "102": (0, 20, 0), "103": (0, 0, 0)}
+
+
+def test_a_transferred_call_counts_once(board: LiveBoard) -> None:
+    """At its first answer; each extension that took it has its own."""
+    first = answered(call("101"), 4.0)
+    put(board, first, ended(first, Disposition.TRANSFERRED, 60.0))
+    second = call("102", started_at=START + timedelta(seconds=60))
+    put(board, second)
+    assert (summary(board).waiting, summary(board).ringing) == (0, 1)
+    put(board, answered(second, 20.0), ended(answered(second, 20.0), Disposition.ANSWERED, 90.0))
+    assert counted(summary(board)) == (1, 0, 0)
+    assert summary(board).average_speed_of_answer_s == pytest.approx(4.0)
+    each = board.extension_counts("acme")
+    assert [counted(each[one]) for one in ("101", "102")] == [(1, 0, 0), (1, 0, 0)]
+    assert each["102"].average_speed_of_answer_s == pytest.approx(20.0)
+
+
+def test_only_callers_from_outside_count(board: LiveBoard) -> None:
+    """A colleague's call is none; a caller not known yet counts as outside until he turns out to be a colleague."""
+    inside = call("101", "s-1", from_party=COLLEAGUE)
+    put(board, inside)
+    assert (summary(board).waiting, summary(board).ringing) == (0, 1)
+    put(board, ended(inside, Disposition.MISSED))
+    unknown = call("102", "s-2")
+    put(board, unknown)
+    assert summary(board).waiting == 1
+    put(board, ended(unknown, Disposition.MISSED))
+    assert counted(summary(board)) == (0, 1, 0)
+    put(board, ended(call("102", "s-2", sequence=2, from_party=COLLEAGUE), Disposition.MISSED))
+    assert counted(summary(board)) == counted(board.extension_counts("acme")["102"]) == (0, 0, 0)
+
+
+def test_service_level(board: LiveBoard) -> None:
+    """Answered in time, of all that were answered, missed, or abandoned after it; null while there is none."""
+    assert board.total().service_level is None
+    for n, after_s in enumerate((5.0, 20.0, 20.5)):
+        put(board, answered(call(session_id=f"a-{n}"), after_s))
+    put(board, ended(call(session_id="early"), Disposition.ABANDONED, 20.0))
+    assert summary(board).service_level == pytest.approx(2 / 3)
+    put(
+        board,
+        ended(call(session_id="late"), Disposition.ABANDONED, 21.0),
+        ended(call(session_id="m"), Disposition.BUSY),
+    )
+    assert (summary(board).abandoned_today, summary(board).missed_today) == (2, 1)
+    assert summary(board).service_level == pytest.approx(2 / 5)
+    board.count_by(UTC, 5.0)
+    assert summary(board).service_level == pytest.approx(1 / 6)
+    board.count_by(UTC, 60.0)
+    assert summary(board).service_level == pytest.approx(3 / 4)
+
+
+def test_a_session_that_two_sources_see_is_one_conversation(board: LiveBoard) -> None:
+    """Of one account: once in the total, once in each source. Of two accounts they are two."""
+    put(board, call("101"), call("102", source="other"))
+    assert [one.waiting for one in (*board.summaries(), board.total())] == [1, 1, 1]
+    put(board, answered(call("102", source="other")), ended(call("101"), Disposition.ANSWERED_ELSEWHERE))
+    assert [counted(one) for one in (*board.summaries(), board.total())] == [(0, 0, 0), (1, 0, 0), (1, 0, 0)]
+    put(board, call("201", source="third", account_id="2"))
+    assert (board.total().waiting, board.total().connected) == (1, 1)
+    board.unwatch("other")
+    assert counted(board.total()) == (0, 0, 0)
+
+
+async def test_the_longest_wait_is_by_the_platforms_clock(board: LiveBoard, clock: TurnedClock) -> None:
+    """As long as the caller's phone says, whatever this machine's clock reads."""
+    board.watch("acme", ["101"], 6.0)
+    board.looked(Target(source="acme", extension_id="101"), START + timedelta(hours=1))
+    put(board, call(started_at=START + timedelta(hours=1)))
+    await clock.turn(12)
+    assert summary(board).longest_wait_s == board.total().longest_wait_s == pytest.approx(12)
+    assert board.extension_counts("acme")["101"].longest_wait_s == pytest.approx(12)
+
+
+async def test_a_call_that_the_platform_puts_into_tomorrow_counts_tomorrow() -> None:
+    """Its clock is ahead: missed two seconds after its midnight, one second before ours."""
+    clock = TurnedClock(datetime(2026, 3, 2, 23, 59, 58, tzinfo=UTC))
+    board = LiveBoard(clock, UTC)
+    put(board, ended(call(started_at=clock.now()), Disposition.MISSED, 4.0))
+    assert counted(summary(board)) == (0, 0, 0)
+    await clock.turn(3)
+    assert counted(summary(board)) == counted(board.extension_counts("acme")["101"]) == (0, 1, 0)
+
+
+async def test_a_conversation_over_midnight(clock: TurnedClock) -> None:
+    """It counts on the day of its answer, also where another part ends, or takes over, on the next."""
+    clock = TurnedClock(datetime(2026, 3, 2, 23, 59, tzinfo=UTC))
+    board = LiveBoard(clock, UTC)
+    first = answered(call("101", started_at=clock.now()))
+    put(board, first, call("102", "s-2", started_at=clock.now()))
+    assert counted(board.total()) == (1, 0, 0)
+    await clock.turn(120)
+    assert (counted(board.total()), board.total().connected, board.total().waiting) == ((0, 0, 0), 1, 1)
+    put(board, ended(first, Disposition.TRANSFERRED, 130.0), answered(call("103", started_at=clock.now())))
+    put(board, answered(call("102", "s-2", started_at=START + timedelta(hours=14, minutes=59)), 130.0))
+    assert counted(board.total()) == (1, 0, 0)
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["101", "102"]),
@@ -323,7 +444,7 @@ def test_totals_are_those_of_the_calls(steps: list[tuple[str, str, str]]) -> Non
     """After any history the totals, lanes and waiting callers are what the listed calls add up to."""
     board = LiveBoard(TurnedClock(START), UTC)
     board.watch("acme", ["101", "102"], 6.0)
-    for extension_id, session_id, step in steps:
+    for number, (extension_id, session_id, step) in enumerate(steps, 1):
         rings = call(extension_id, session_id)
         to: dict[str, Call] = {
             "ring": rings,
@@ -333,14 +454,13 @@ def test_totals_are_those_of_the_calls(steps: list[tuple[str, str, str]]) -> Non
             "dial": msgspec.structs.replace(rings, direction=Direction.OUTBOUND, state=State.DIALING),
             "vanish": msgspec.structs.replace(rings, vanished_at=START),
         }
-        put(board, to[step])
+        put(board, msgspec.structs.replace(to[step], sequence=number))
     live = board.calls()
     now = summary(board)
-    talking = {one.session_id for one in live if one.state == "connected"}
-    waiting = {one.session_id for one in live if one.state == "ringing"} - talking
-    assert now.ringing == sum(one.state == "ringing" for one in live)
-    assert now.connected == sum(one.state == "connected" for one in live)
-    assert now.waiting == len(waiting)
+    connected = {one.session_id for one in live if one.state == "connected"}
+    ringing = {one.session_id for one in live if one.state == "ringing"} - connected
+    assert (now.ringing, now.connected) == (len(ringing), len(connected))
+    assert now.waiting <= now.ringing
     assert {lane: n for lane, n in board.active("acme").items() if n} == _count(live)
 
 
@@ -371,8 +491,12 @@ class Outbox:
         return [Stored(seq=seq, recorded_at=START, event=event) for seq, event in page]
 
     async def note(self, source: str, name: str, value: bytes | None) -> None:
-        assert (source, name) == ("acme", COUNTS_NOTE)
+        assert (source, name) == (SERVICE, COUNTS_NOTE)
         self.notes[name] = value or b""
+
+    async def recall(self, source: str, session_ids: Sequence[str]) -> Sequence[Call]:
+        kept = {one.call.call_id: one.call for one in self.events[self.pruned :] if one.call.source == source}
+        return [call for call in kept.values() if call.session_id in session_ids]
 
     def record(self, *calls: Call) -> None:
         seen = Observation(after=None, before=START, exact=True, evidence=Evidence.ACTIVE_CALLS, first_look=False)
@@ -388,8 +512,15 @@ class Outbox:
             )
             self.events.append(event)
 
-    def known(self) -> Known:
-        return Known(calls={}, looks={}, notes=self.notes)
+    async def reborn(self, clock: TurnedClock, *sources: str) -> LiveBoard:
+        """The board of the next run."""
+        board = LiveBoard(clock, UTC)
+        board.restore(self.notes)
+        for source in sources or ("acme",):
+            live = {one.call.call_id: one.call for one in self.events if one.call.source == source}
+            board.load(source, Known(calls={k: v for k, v in live.items() if v.live}, looks={}, notes={}))
+        await catch_up(board, self)  # type: ignore[arg-type]
+        return board
 
 
 @pytest.mark.parametrize("applied", [0, 1, 2, 3])
@@ -407,15 +538,13 @@ async def test_counts_survive_a_kill_at_any_moment(clock: TurnedClock, applied: 
     put(board, *calls[applied:])
     await clock.turn(10)
     keeping.cancel()
-    reborn = LiveBoard(clock, UTC)
-    reborn.load("acme", outbox.known())
-    await catch_up(reborn, outbox)
+    reborn = await outbox.reborn(clock)
     assert summary(reborn).answered_today == 3
     assert summary(reborn).average_speed_of_answer_s == pytest.approx(3.0)
 
 
 async def test_counts_survive_their_events(clock: TurnedClock) -> None:
-    """What counted this morning counts after a restart too when `retention_h` has taken its events."""
+    """What counted this morning counts after a restart too when its events and calls are kept no longer."""
     outbox: Any = Outbox()
     board = LiveBoard(clock, UTC)
     board.watch("acme", ["101"], 6.0)
@@ -424,12 +553,10 @@ async def test_counts_survive_their_events(clock: TurnedClock) -> None:
     calls = [ended(call(session_id=f"s-{n}"), Disposition.MISSED) for n in range(3)]
     outbox.record(*calls)
     put(board, *calls)
-    await clock.turn(21)
+    await clock.turn(3600)
     keeping.cancel()
     outbox.pruned = len(calls)
-    reborn = LiveBoard(clock, UTC)
-    reborn.load("acme", outbox.known())
-    await catch_up(reborn, outbox)
+    reborn = await outbox.reborn(clock)
     assert summary(reborn).missed_today == 3
 
 
@@ -444,9 +571,7 @@ async def test_a_note_claims_only_what_is_surely_in_it(clock: TurnedClock) -> No
     await clock.turn(10)
     keeping.cancel()
     assert outbox.notes
-    reborn = LiveBoard(clock, UTC)
-    reborn.load("acme", outbox.known())
-    await catch_up(reborn, outbox)
+    reborn = await outbox.reborn(clock)
     assert summary(reborn).answered_today == 1
 
 
@@ -456,10 +581,7 @@ async def test_counts_without_a_note_come_from_history(clock: TurnedClock) -> No
         outbox: Any = Outbox()
         outbox.notes = notes
         outbox.record(ended(call(), Disposition.MISSED))
-        board = LiveBoard(clock, UTC)
-        board.load("acme", outbox.known())
-        await catch_up(board, outbox)
-        assert summary(board).missed_today == 1
+        assert summary(await outbox.reborn(clock)).missed_today == 1
 
 
 async def test_a_correction_after_the_restart_still_moves_the_count(clock: TurnedClock) -> None:
@@ -468,11 +590,57 @@ async def test_a_correction_after_the_restart_still_moves_the_count(clock: Turne
     board = LiveBoard(clock, UTC)
     missed = ended(call(), Disposition.MISSED)
     put(board, missed)
-    outbox.notes[COUNTS_NOTE] = board.counts("acme", seq=0)
-    reborn = LiveBoard(clock, UTC)
-    reborn.load("acme", outbox.known())
+    outbox.record(missed)
+    outbox.notes[COUNTS_NOTE] = board.kept_counts(seq=1)
+    reborn = await outbox.reborn(clock)
+    assert summary(reborn).missed_today == 1
     put(reborn, ended(missed, Disposition.ANSWERED_ELSEWHERE))
     assert summary(reborn).missed_today == 0
+
+
+@pytest.mark.parametrize("noted", [1, 2, 3, 4, 5, 6])
+async def test_a_conversation_is_the_same_after_a_restart_at_any_step(clock: TurnedClock, noted: int) -> None:
+    """Two extensions, in two sources, and a transfer: what the board knew before the note or only the outbox has."""
+    outbox: Any = Outbox()
+    board = LiveBoard(clock, UTC)
+    one = call("101")
+    two = call("102", source="other")
+    three = call("103", started_at=START + timedelta(seconds=60))
+    steps = [
+        one,
+        two,
+        answered(one),
+        ended(two, Disposition.ANSWERED_ELSEWHERE),
+        ended(answered(one), Disposition.TRANSFERRED, 60.0),
+        three,
+        ended(three, Disposition.MISSED, 80.0),
+    ]
+    outbox.record(*steps[:noted])
+    put(board, *steps[:noted])
+    outbox.notes[COUNTS_NOTE] = board.kept_counts(seq=noted)
+    outbox.record(*steps[noted:])
+    put(board, *steps[noted:])
+    reborn = await outbox.reborn(clock, "acme", "other")
+    for source in ("acme", "other"):
+        of_before = board.extension_counts(source)
+        assert reborn.extension_counts(source) == {one: c for one, c in of_before.items() if any(counted(c))}
+    assert [msgspec.structs.astuple(s)[:9] for s in reborn.summaries()] == [
+        msgspec.structs.astuple(s)[:9] for s in board.summaries()
+    ]
+    assert counted(reborn.total()) == counted(board.total()) == (1, 0, 0)
+
+
+async def test_yesterdays_counts_are_not_todays(clock: TurnedClock) -> None:
+    """A note of another day gives no counts, but its calls are known."""
+    outbox: Any = Outbox()
+    board = LiveBoard(clock, UTC)
+    rings, missed = call(), ended(call("102", "s-2"), Disposition.MISSED)
+    outbox.record(rings, missed)
+    put(board, rings, missed)
+    outbox.notes[COUNTS_NOTE] = board.kept_counts(seq=2)
+    await clock.turn(24 * 3600)
+    reborn = await outbox.reborn(clock)
+    assert (counted(reborn.total()), reborn.total().waiting) == ((0, 0, 0), 1)
 
 
 async def test_keeping_counts_outlives_a_full_disk(clock: TurnedClock) -> None:
@@ -496,4 +664,4 @@ def test_kept_counts_stay_small(clock: TurnedClock) -> None:
     board = LiveBoard(clock, UTC)
     for n in range(5000):
         put(board, ended(call(session_id=f"s-{n}"), Disposition.MISSED))
-    assert len(board.counts("acme", seq=1)) < 32_000
+    assert len(board.kept_counts(seq=1)) < 32_000

@@ -96,7 +96,7 @@ async def _run(
             outbox = await stack.enter_async_context(_outbox(service, clock))
         except OutboxRefused as error:
             return _cannot_start(log, "outbox", str(error))
-        board = LiveBoard(clock, zone(service.timezone))
+        board = LiveBoard(clock, zone(service.timezone), service.sla_seconds)
         metrics = Metrics(board, clock, __version__, lines_dropped=logs.lines_dropped)
         session = await stack.enter_async_context(
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), connector=aiohttp.TCPConnector(limit=0))

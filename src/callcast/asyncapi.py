@@ -10,6 +10,21 @@ REFS = "#/components/schemas/"
 EVENT_CONTENT = "application/cloudevents+json; charset=utf-8"
 JSON_CONTENT = "application/json"
 COUNT: Schema = {"type": "integer", "minimum": 0}
+SECONDS: Schema = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "null"}]}
+TIME_OR_NULL: Schema = {"anyOf": [TIME, {"type": "null"}]}
+SUMMARY: dict[str, Schema] = {
+    "source": TEXT,
+    **dict.fromkeys(("ringing", "dialing", "connected", "waiting"), COUNT),
+    "longest_waiting_since": TIME_OR_NULL,
+    "longest_wait_seconds": SECONDS,
+    **dict.fromkeys(("answered_today", "missed_today", "abandoned_today"), COUNT),
+    "average_speed_of_answer_seconds": SECONDS,
+    "service_level": {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "null"}]},
+    "as_of": TIME_OR_NULL,
+    "complete": {"type": "boolean"},
+    "overdue": {"type": "array", "items": TEXT},
+    "now": TIME_OR_NULL,
+}
 PARAMETERS = {
     "topic": "the sink's `topic`",
     "source": "the source's name",
@@ -37,15 +52,11 @@ STATES: dict[str, tuple[str, str, Schema]] = {
     ),
     "summary": (
         "{topic}/{source}/summary",
-        "totals of the source; `complete` is false when a look is overdue",
+        "conversations of the source, now and since midnight; `complete` is false when a poll is overdue",
         {
             "type": "object",
-            "required": ["ringing", "dialing", "connected", "answered_today", "missed_today", "as_of", "complete"],
-            "properties": {
-                **dict.fromkeys(("ringing", "dialing", "connected", "answered_today", "missed_today"), COUNT),
-                "as_of": {"anyOf": [TIME, {"type": "null"}]},
-                "complete": {"type": "boolean"},
-            },
+            "required": list(SUMMARY),
+            "properties": SUMMARY,
         },
     ),
     "status": (

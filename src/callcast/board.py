@@ -6,12 +6,15 @@ here runs on the event loop's thread.
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, tzinfo
 from itertools import islice
 from operator import attrgetter
+from typing import Any
 
-from callcast.core.board import Summary, Turn
+import msgspec
+
+from callcast.core.board import Counts, Summary, Turn
 from callcast.core.clock import Clock
 from callcast.core.freshness import stale_after_s
 from callcast.core.model import (
@@ -20,19 +23,21 @@ from callcast.core.model import (
     CallEvent,
     Change,
     Direction,
-    Event,
     Known,
     State,
     Target,
 )
-from callcast.core.outbox import Outbox, OutboxUnavailable
-from callcast.today import Today
+from callcast.core.outbox import Outbox, OutboxUnavailable, Stored
+from callcast.today import DailyStatistics
 
-COUNTS_NOTE = "today"  # the outbox's note of a source that keeps its counts over a restart
+SERVICE = ""  # whose notes are the service's own, not a source's
+COUNTS_NOTE = "counts"  # the outbox's note that keeps the counts over a restart
+SLA_S = 20.0
 
 _TURNS_KEPT = 1024
 _CALLS_KEPT = 2048  # in all turns: a busy account's looks change a hundred calls each
 _KEEP_EVERY_S = 10.0  # also the longest time between recording an event and applying it
+_KEEP_AGAIN_S = 900.0  # what was recent in the last note is remembered by the outbox for an hour
 _REPLAY_EVENTS_MAX = 100_000
 _REPLAY_PAGE = 500
 
@@ -40,11 +45,13 @@ Lane = tuple[str, State, Direction]
 
 
 class LiveBoard:
-    """Implements `core.board.Board`. `timezone` says when midnight is; None is this machine's own."""
+    """Implements `core.board.Statistics`. `timezone` says when midnight is; None is this machine's own."""
 
-    def __init__(self, clock: Clock, timezone: tzinfo | None = None) -> None:
+    def __init__(self, clock: Clock, timezone: tzinfo | None = None, sla_s: float = SLA_S) -> None:
         self._clock = clock
-        self._timezone = timezone
+        self._statistics = DailyStatistics(clock, timezone, sla_s)
+        self._counted_seq: int | None = None
+        self._recent: Collection[tuple[str, str]] = ()  # sources and sessions to count again
         self._sources: dict[str, _Source] = {}
         self._turns: deque[tuple[Call, ...]] = deque()
         self._calls_kept = 0
@@ -54,10 +61,15 @@ class LiveBoard:
 
     # What is fed in.
 
+    def restore(self, notes: Mapping[str, bytes]) -> None:
+        """Start from the counts that an earlier run kept in the service's notes; before every `load`."""
+        self._counted_seq, self._recent = self._statistics.restore(notes.get(COUNTS_NOTE, b""))
+
     def load(self, source: str, known: Known) -> None:
-        """Start from what the outbox holds: live calls, last looks, counts since midnight."""
+        """Start from what the outbox holds: live calls and last looks."""
         view = self._source(source)
         view.load(known)
+        self._statistics.count(known.calls.values())
         self._reset()
 
     def watch(self, source: str, extension_ids: Sequence[str] | None, interval_s: float) -> None:
@@ -75,24 +87,22 @@ class LiveBoard:
             return
         for call in change.calls:
             self._source(call.source).put(call)
+        self._statistics.count(change.calls)
         self._turn(change.calls)
 
     def unwatch(self, source: str) -> None:
         """Forget the source: it is watched no longer."""
         if self._sources.pop(source, None) is not None:
+            self._statistics.forget_source(source)
             self._reset()
 
-    def recount(self, seq: int, event: Event) -> None:
-        """Count a recorded event that the kept counts may lack."""
-        view = self._sources.get(event.source)
-        if view is not None and isinstance(event, CallEvent) and seq > view.counted_seq:
-            view.today.count(event.call)
+    def recount(self, calls: Iterable[Call]) -> None:
+        """Count calls of the watched sources that the kept counts may lack."""
+        self._statistics.count(call for call in calls if call.source in self._sources)
 
-    def turn_to(self, timezone: tzinfo | None) -> None:
-        """From now on it is midnight where this says."""
-        self._timezone = timezone
-        for view in self._sources.values():
-            view.today.turn_to(timezone)
+    def count_by(self, timezone: tzinfo | None, sla_s: float) -> None:
+        """From now on it is midnight where this says, and answered in time is within `sla_s`."""
+        self._statistics.change(timezone, sla_s)
 
     # What is read.
 
@@ -125,16 +135,46 @@ class LiveBoard:
         return view.staleness_s() if view else 0.0
 
     def summaries(self) -> Sequence[Summary]:
-        return [view.summary() for view in self._sources.values()]
+        return [self._summary(view) for view in self._sources.values()]
 
-    def counts(self, source: str, *, seq: int) -> bytes:
+    def total(self) -> Counts:
+        waits = [summary.longest_wait_s for summary in self.summaries() if summary.longest_wait_s is not None]
+        return Counts(**self._facts(), longest_wait_s=max(waits, default=None))
+
+    def extension_counts(self, source: str, /) -> Mapping[str, Counts]:
+        view = self._sources.get(source)
+        if view is None:
+            return {}
+        extensions = dict.fromkeys((*view.extensions, *self._statistics.extensions(source)))
+        return {one: self._counts(view, extension_id=one) for one in extensions}
+
+    def kept_counts(self, *, seq: int) -> bytes:
         """The counts since midnight, to be kept; `seq` is the newest event that surely is in them."""
-        view = self._source(source)
-        return view.today.dump(seq, [call.call_id for call in view.calls.values()])
+        return self._statistics.dump(seq)
 
-    def counted_seq(self) -> int | None:
-        """From which event on the kept counts may lack something; None when no source is known."""
-        return min((view.counted_seq for view in self._sources.values()), default=None)
+    def uncounted(self) -> tuple[int | None, Collection[tuple[str, str]]]:
+        """From which event on the kept counts may lack something (None: no source is known), and which sessions."""
+        return (self._counted_seq or 0) if self._sources else None, self._recent
+
+    def _summary(self, view: "_Source") -> Summary:
+        return Summary(**msgspec.structs.asdict(self._counts(view)), **view.freshness())
+
+    def _counts(self, view: "_Source", extension_id: str = "") -> Counts:
+        facts = self._facts(view.name, extension_id)
+        since = facts["longest_waiting_since"]
+        wait_s = None if since is None else max(0.0, ((view.now() or self._clock.now()) - since).total_seconds())
+        return Counts(**facts, longest_wait_s=wait_s)
+
+    def _facts(self, source: str = "", extension_id: str = "") -> dict[str, Any]:
+        counts = self._statistics.counts(source, extension_id)
+        return {
+            **msgspec.structs.asdict(self._statistics.now(source, extension_id)),
+            "answered_today": counts.answered,
+            "missed_today": counts.missed,
+            "abandoned_today": counts.abandoned,
+            "average_speed_of_answer_s": counts.average_speed_s,
+            "service_level": counts.service_level,
+        }
 
     async def changed(self, since: int, /) -> Turn:
         while self._version <= since:
@@ -150,7 +190,7 @@ class LiveBoard:
 
     def _source(self, name: str) -> "_Source":
         if name not in self._sources:
-            self._sources[name] = _Source(name, self._clock, self._timezone)
+            self._sources[name] = _Source(name, self._clock)
         return self._sources[name]
 
     def _turn(self, calls: tuple[Call, ...]) -> None:
@@ -175,17 +215,12 @@ class LiveBoard:
 class _Source:
     """One source: its live calls, indexed for each question, and the freshness of its targets."""
 
-    def __init__(self, name: str, clock: Clock, timezone: tzinfo | None) -> None:
+    def __init__(self, name: str, clock: Clock) -> None:
         self.name = name
         self.calls: dict[str, Call] = {}
         self.extensions: dict[str, None] = {}  # watched, then seen
         self.lanes: Counter[Lane] = Counter()
-        self.today = Today(clock, timezone)
-        self.counted_seq = 0
         self._clock = clock
-        self._states: Counter[State] = Counter()
-        self._ringing: dict[str, Call] = {}
-        self._talking: Counter[str] = Counter()  # sessions
         self._watched: dict[str | None, float] = {}  # since when, monotonic
         self._looks: dict[str | None, tuple[datetime, float]] = {}  # platform's time, monotonic
         self._newest: tuple[datetime, float] | None = None  # of all looks since the start
@@ -198,8 +233,6 @@ class _Source:
         for target, taken_at in known.looks.items():
             age_s = max(0.0, (now - taken_at).total_seconds())
             self._looks[target.extension_id] = (taken_at, monotonic - age_s)
-        if raw := known.notes.get(COUNTS_NOTE):
-            self.counted_seq = self.today.restore(raw)
 
     def watch(self, extension_ids: Sequence[str] | None, interval_s: float) -> None:
         monotonic = self._clock.monotonic()
@@ -219,27 +252,17 @@ class _Source:
     def put(self, call: Call) -> None:
         self._remove(call.call_id)
         self._place(call)
-        self.today.count(call)
 
-    def summary(self) -> Summary:
-        counts = self.today.counts()
+    def freshness(self) -> dict[str, Any]:
+        """What a summary says of it beside the counts."""
         overdue = self._overdue()
-        waiting = self._waiting()
-        return Summary(
-            source=self.name,
-            ringing=self._states[State.RINGING],
-            dialing=self._states[State.DIALING],
-            connected=self._states[State.CONNECTED],
-            answered_today=counts.answered,
-            missed_today=counts.missed,
-            as_of=self._as_of(),
-            complete=bool(self._watched) and not overdue,
-            overdue=tuple(one for one in overdue if one and len(overdue) < len(self._watched)),
-            waiting=len(waiting),
-            longest_waiting_since=min(waiting.values(), default=None),
-            average_speed_of_answer_s=counts.average_speed_s,
-            now=self._now(),
-        )
+        return {
+            "source": self.name,
+            "as_of": self._as_of(),
+            "complete": bool(self._watched) and not overdue,
+            "overdue": tuple(one for one in overdue if one and len(overdue) < len(self._watched)),
+            "now": self.now(),
+        }
 
     def staleness_s(self) -> float:
         monotonic = self._clock.monotonic()
@@ -258,35 +281,14 @@ class _Source:
             self._tally(call, -1)
 
     def _tally(self, call: Call, step: int) -> None:
-        self._states[call.state] += step
         self.lanes[call.extension_id, call.state, call.direction] += step
-        if call.state is State.CONNECTED:
-            self._talking[call.session_id] += step
-            if not self._talking[call.session_id]:
-                del self._talking[call.session_id]
-        if call.state is State.RINGING:
-            if step > 0:
-                self._ringing[call.call_id] = call
-            else:
-                del self._ringing[call.call_id]
-
-    def _waiting(self) -> Mapping[str, datetime]:
-        """Sessions that ring and talk to nobody, and since when."""
-        since: dict[str, datetime] = {}
-        for call in self._ringing.values():
-            if call.session_id in self._talking:
-                continue
-            known = since.get(call.session_id)
-            if known is None or call.started_at < known:
-                since[call.session_id] = call.started_at
-        return since
 
     def _as_of(self) -> datetime | None:
         if not self._watched or not self._watched.keys() <= self._looks.keys():
             return None
         return min(self._looks[one][0] for one in self._watched)
 
-    def _now(self) -> datetime | None:
+    def now(self) -> datetime | None:
         """This machine's clock may be set wrong; the calls' times are the platform's."""
         if self._newest is None:
             return None
@@ -309,16 +311,40 @@ class _Source:
 
 
 async def catch_up(board: LiveBoard, outbox: Outbox) -> None:
-    """Count what was recorded after the counts were last kept. Once, at start, after every `load`."""
-    counted = board.counted_seq()
+    """Count what may have changed since the counts were last kept. Once, at start, after every `load`.
+
+    Sessions are counted as a whole, by what the outbox remembers of all their calls.
+    """
+    counted, recent = board.uncounted()
     if counted is None:
         return
+    live = {(call.source, call.session_id) for call in board.calls()}
+    await _count_again(board, outbox, {*recent, *live})
     newest = await outbox.last_seq()
     after = max(counted, newest - _REPLAY_EVENTS_MAX)
     while page := await outbox.history(after_seq=after, limit=_REPLAY_PAGE):
-        for stored in page:
-            board.recount(stored.seq, stored.event)
+        calls = _calls_of(page)
+        await _count_again(board, outbox, {(call.source, call.session_id) for call in calls})
+        board.recount(calls)  # those, too, that are remembered no longer
         after = page[-1].seq
+
+
+async def _count_again(board: LiveBoard, outbox: Outbox, sessions: Collection[tuple[str, str]]) -> None:
+    by_source: dict[str, list[str]] = {}
+    for source, session_id in sorted(sessions):
+        by_source.setdefault(source, []).append(session_id)
+    for source, names in by_source.items():
+        for first in range(0, len(names), _REPLAY_PAGE):
+            board.recount(await outbox.recall(source, names[first : first + _REPLAY_PAGE]))
+
+
+def _calls_of(page: Sequence[Stored]) -> Sequence[Call]:
+    """Each in the state that its newest event gave it."""
+    newest: dict[tuple[str, str], Call] = {}
+    for stored in page:
+        if isinstance(stored.event, CallEvent):
+            newest[stored.event.source, stored.event.key] = stored.event.call
+    return tuple(newest.values())
 
 
 async def keep_counts(board: LiveBoard, outbox: Outbox, clock: Clock) -> None:
@@ -328,13 +354,14 @@ async def keep_counts(board: LiveBoard, outbox: Outbox, clock: Clock) -> None:
     `catch_up` counts the rest again, which changes nothing where it was counted already.
     """
     seq = noted = -1
+    noted_at_s = clock.monotonic()
     while True:
         try:
             newest = await outbox.last_seq()
-            if noted != newest and seq >= 0:
-                for source in board.sources():
-                    await outbox.note(source, COUNTS_NOTE, board.counts(source, seq=seq))
-                noted = seq
+            is_old = clock.monotonic() - noted_at_s >= _KEEP_AGAIN_S
+            if seq >= 0 and (noted != newest or is_old):
+                await outbox.note(SERVICE, COUNTS_NOTE, board.kept_counts(seq=seq))
+                noted, noted_at_s = seq, clock.monotonic()
             seq = newest
         except OutboxUnavailable:
             pass  # whoever records says so; the counts of the next round hold these too

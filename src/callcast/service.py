@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import aiohttp
 
 from callcast import __version__, logs
-from callcast.board import LiveBoard, catch_up, keep_counts
+from callcast.board import SERVICE, LiveBoard, catch_up, keep_counts
 from callcast.config import Settings
 from callcast.config.findings import ConfigFaults
 from callcast.core.clock import Clock
@@ -33,7 +33,6 @@ from callcast.web.views import View
 
 HOUSEKEEPING_S = 10.0
 PATIENCE_S = 0.5  # for what a changed or removed part has begun: a reload must not wait for a far side that hangs
-SERVICE = ""  # whose notes are the service's own, not a source's
 
 ReadAgain = Callable[[], Settings]
 SinkPart = tuple[SinkSettings, bytes]  # with the key of numbers = "hash", where it is used
@@ -116,6 +115,7 @@ class Service:
         self._show(settings)  # with the key, before there is a number to show
         known = await self._outbox.known()
         self._installation = await self._own_name(known.get(SERVICE, NOTHING_KNOWN).notes)
+        self._board.restore(known.get(SERVICE, NOTHING_KNOWN).notes)
         for source in settings.sources:
             self._board.load(source, known.get(source, NOTHING_KNOWN))
         await catch_up(self._board, self._outbox)
@@ -206,7 +206,7 @@ class Service:
         self._settings = wanted
         service = wanted.service
         logs.configure(service.log_level, service.log_format)
-        self._board.turn_to(zone(service.timezone))
+        self._board.count_by(zone(service.timezone), service.sla_seconds)
         self._outbox.keep(
             retention_h=service.retention_h,
             outbox_max_mb=service.outbox_max_mb,

@@ -28,6 +28,7 @@ class HandBoard:
         self.live: list[Call] = []
         self.ids = extensions
         self.ringing = 0
+        self.as_of = NOW
 
     def calls(self) -> Sequence[Call]:
         return self.live
@@ -44,7 +45,7 @@ class HandBoard:
                 connected=0,
                 answered_today=7,
                 missed_today=2,
-                as_of=NOW,
+                as_of=self.as_of,
                 complete=True,
             )
         ]
@@ -88,15 +89,39 @@ def test_an_empty_board_has_states_and_a_summary() -> None:
     assert told(retained) == {
         "callcast/acme/101/state": {"state": "idle", "calls": 0, "since": None},
         "callcast/acme/summary": {
+            "source": "acme",
             "ringing": 0,
             "dialing": 0,
             "connected": 0,
+            "waiting": 0,
+            "longest_waiting_since": None,
+            "longest_wait_seconds": None,
             "answered_today": 7,
             "missed_today": 2,
+            "abandoned_today": 0,
+            "average_speed_of_answer_seconds": None,
+            "service_level": None,
             "as_of": "2026-03-02T09:00:00.000Z",
             "complete": True,
+            "overdue": [],
+            "now": None,
         },
     }
+
+
+def test_a_summary_in_which_only_time_goes_on_is_not_told_with_every_change() -> None:
+    """Changes of calls come often: then it is told when a count changes, and for the times every few seconds."""
+    board, retained = HandBoard(), mirror()
+    retained.mirror(board, 0)
+    retained.take_dirty()
+    board.as_of = NOW + timedelta(seconds=6)
+    retained.mirror(board, 1, [])
+    assert "callcast/acme/summary" not in told(retained)
+    retained.count(board.summaries())
+    assert told(retained).keys() == {"callcast/acme/summary"}
+    board.ringing, board.as_of = 1, NOW + timedelta(seconds=9)
+    retained.mirror(board, 2, [])
+    assert told(retained).keys() == {"callcast/acme/summary"}
 
 
 def test_a_call_rings_is_answered_ends_and_is_buried() -> None:

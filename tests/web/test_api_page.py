@@ -51,8 +51,11 @@ async def test_the_fields_of_a_summary_are_those_that_come(here: Room, client: a
     """The same for /api/summary."""
     async with client.get(here.url + "/api/summary") as answer:
         body = await answer.json()
-    assert set(body) == {"now", "sources"}
-    assert rows("`/api/summary`") == set(body["sources"][0])
+    assert set(body) == {"now", "total", "queues", "sources"}
+    (source,) = body["sources"]
+    assert rows("`/api/summary`") == set(source)
+    assert set(body["total"]) == set(source) - {"source", "as_of", "complete", "overdue", "now", "extensions"}
+    assert all(set(counts) == set(body["total"]) for counts in source["extensions"].values())
 
 
 async def test_every_path_is_on_the_page(here: Room) -> None:

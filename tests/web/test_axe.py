@@ -54,7 +54,7 @@ async def here() -> AsyncIterator[Room]:
         made.watch("acme", [str(number) for number in range(101, 111)])
         made.watch("other", ["201"])
         made.ring("101", "s-1", started_at=made.clock.now() - timedelta(seconds=95))
-        made.answer(made.ring("102", "s-2", queue=Queue(name="Support")))
+        made.answer(made.ring("102", "s-2", queue=Queue(name="Support", confirmed=True)))
         made.ring("103", "s-3", from_party=Party(name="A caller with a very long name that goes on and on"))
         made.ring("104", "s-4", from_party=None)
         made.end(made.answer(made.ring("105", "s-5")))

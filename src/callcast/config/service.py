@@ -130,6 +130,9 @@ class ServiceSettings(BaseModel):
     timezone: Annotated[str, AfterValidator(_timezone)] = Field(
         "local", description="whose midnight begins the day; local, or a name such as Europe/Berlin"
     )
+    sla_seconds: float = Field(
+        20, gt=0, le=3600, description="service level on the wallboard and in /api/summary: answered within"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning, error")
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: console on a terminal, JSON otherwise"

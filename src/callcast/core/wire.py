@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from callcast.core.board import Counts, Summary
 from callcast.core.model import Call, CallEvent, Disposition, Event, Observation, Party, Queue, SourceEvent, State
 
 Numbers = Literal["full", "last4", "hash", "drop"]
@@ -235,6 +236,35 @@ def _source_data(event: SourceEvent) -> dict[str, Any]:
         after = event.blind.after
         data["blind"] = {"after": after and rfc3339(after), "before": rfc3339(event.blind.before)}
     return data
+
+
+def summary_dict(summary: Summary) -> dict[str, Any]:
+    """One source's entry of `/api/summary`, without its extensions."""
+    return {
+        "source": summary.source,
+        **counts_dict(summary),
+        "as_of": summary.as_of and rfc3339(summary.as_of),
+        "complete": summary.complete,
+        "overdue": summary.overdue,
+        "now": summary.now and rfc3339(summary.now),
+    }
+
+
+def counts_dict(counts: Counts) -> dict[str, Any]:
+    since, wait_s = counts.longest_waiting_since, counts.longest_wait_s
+    return {
+        "ringing": counts.ringing,
+        "dialing": counts.dialing,
+        "connected": counts.connected,
+        "waiting": counts.waiting,
+        "longest_waiting_since": since and rfc3339(since),
+        "longest_wait_seconds": None if wait_s is None else round(wait_s, 3),
+        "answered_today": counts.answered_today,
+        "missed_today": counts.missed_today,
+        "abandoned_today": counts.abandoned_today,
+        "average_speed_of_answer_seconds": counts.average_speed_of_answer_s,
+        "service_level": counts.service_level,
+    }
 
 
 def describe(event: Event) -> str:

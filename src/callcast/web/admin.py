@@ -10,14 +10,14 @@ from typing import Any, Protocol
 import msgspec
 from aiohttp import HttpVersion11, hdrs, web
 
-from callcast.core.board import Board
+from callcast.core.board import Statistics, Summary
 from callcast.core.clock import Clock
 from callcast.core.outbox import OutboxUnavailable
-from callcast.core.wire import Wire, rfc3339
+from callcast.core.wire import Wire, counts_dict, rfc3339, summary_dict
 from callcast.web.door import FAULTS, listen
 from callcast.web.feed import Feed, Reader
 from callcast.web.guard import Guard, add_headers
-from callcast.web.views import View, summary_dict
+from callcast.web.views import View
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BODY_BYTES_MAX = 64 * 1024
@@ -69,7 +69,7 @@ async def serve(
     host: str,
     port: int,
     *,
-    board: Board,
+    board: Statistics,
     metrics: Exposition,
     feed: Feed,
     health: Health,
@@ -110,7 +110,7 @@ class _Pages:
 
     def __init__(
         self,
-        board: Board,
+        board: Statistics,
         metrics: Exposition,
         feed: Feed,
         health: Health,
@@ -159,8 +159,18 @@ class _Pages:
         return _json({"now": rfc3339(self._clock.wall()), "calls": calls})
 
     async def summary(self, _: web.Request) -> web.Response:
-        sources = [summary_dict(summary) for summary in self._board.summaries()]
-        return _json({"now": rfc3339(self._clock.wall()), "sources": sources})
+        return _json(
+            {
+                "now": rfc3339(self._clock.wall()),
+                "total": counts_dict(self._board.total()),
+                "queues": [],
+                "sources": [self._source(summary) for summary in self._board.summaries()],
+            }
+        )
+
+    def _source(self, summary: Summary) -> dict[str, Any]:
+        extensions = self._board.extension_counts(summary.source)
+        return summary_dict(summary) | {"extensions": {one: counts_dict(counts) for one, counts in extensions.items()}}
 
     async def reload(self, request: web.Request) -> web.Response:
         try:

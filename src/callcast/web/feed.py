@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from callcast.core.board import Board
+from callcast.core.board import Statistics
 from callcast.core.clock import Clock
 from callcast.core.model import Call
 from callcast.core.outbox import OutboxUnavailable, Stored
-from callcast.core.wire import rfc3339
-from callcast.web.views import View, summary_dict
+from callcast.core.wire import counts_dict, rfc3339, summary_dict
+from callcast.web.views import View
 
 ROUND_S = 0.25
 QUEUED_BYTES_MAX = 1024 * 1024  # per reader, behind the piece that it is being given
@@ -81,7 +81,7 @@ class Reader:
 class Feed:
     """`wake` after each commit; `run` for as long as the service runs."""
 
-    def __init__(self, board: Board, history: History, clock: Clock, view: View) -> None:
+    def __init__(self, board: Statistics, history: History, clock: Clock, view: View) -> None:
         self._board = board
         self._history = history
         self._clock = clock
@@ -195,7 +195,7 @@ class _Portion(NamedTuple):
 class _Round:
     """What one round hands out: made when the first reader in a place asks for it, then shared."""
 
-    def __init__(self, board: Board, clock: Clock, lines: "_Lines", events: Sequence[tuple[int, bytes]]) -> None:
+    def __init__(self, board: Statistics, clock: Clock, lines: "_Lines", events: Sequence[tuple[int, bytes]]) -> None:
         self._board = board
         self._clock = clock
         self._lines = lines
@@ -246,6 +246,7 @@ class _Round:
             "now": rfc3339(self._clock.wall()),
             "whole": whole,
             "calls": calls,
+            "total": counts_dict(self._board.total()),
             "sources": [summary_dict(summary) for summary in self._board.summaries()],
         }
         if whole:

@@ -1,10 +1,8 @@
 """What the page and `/api` show: JSON-ready dicts, under the service's numbers policy."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
-from callcast.core.board import Summary
 from callcast.core.model import Call
 from callcast.core.wire import Wire, rfc3339
 
@@ -47,25 +45,3 @@ class View:
             "extension_name": self.names.get(call.extension_id),
             "vanished_at": call.vanished_at and rfc3339(call.vanished_at),
         }
-
-
-def summary_dict(summary: Summary) -> dict[str, Any]:
-    return {
-        "source": summary.source,
-        "ringing": summary.ringing,
-        "dialing": summary.dialing,
-        "connected": summary.connected,
-        "answered_today": summary.answered_today,
-        "missed_today": summary.missed_today,
-        "waiting": summary.waiting,
-        "longest_waiting_since": _time(summary.longest_waiting_since),
-        "average_speed_of_answer_seconds": summary.average_speed_of_answer_s,
-        "as_of": _time(summary.as_of),
-        "complete": summary.complete,
-        "overdue": summary.overdue,
-        "now": _time(summary.now),
-    }
-
-
-def _time(at: datetime | None) -> str | None:
-    return rfc3339(at) if at else None

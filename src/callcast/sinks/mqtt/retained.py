@@ -3,15 +3,14 @@
 import re
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
 from urllib.parse import quote
 
-from msgspec import json
+from msgspec import json, structs
 
 from callcast.core.board import Board, Summary
 from callcast.core.model import Call, Event, SourceEvent, State
 from callcast.core.sink import Filter
-from callcast.core.wire import Wire, rfc3339
+from callcast.core.wire import Wire, rfc3339, summary_dict
 
 _Owner = tuple[str, str]  # source and extension
 _SPECIAL = re.compile(r"[/+#%]")
@@ -72,14 +71,16 @@ class Retained:
         self._live: dict[_Owner, dict[str, Call]] = {}
         self._ended: dict[_Owner, datetime] = {}
         self._watched: set[_Owner] = set()
+        self._counted: dict[str, Summary] = {}  # as last told, by source
 
     def mirror(self, board: Board, now_s: float, changed: Iterable[Call] | None = None) -> None:
         """Take over what changed, or everything (None). An ended call that was not there before is not added."""
         calls = tuple(board.calls() if changed is None else changed)
         shown = [c for c in calls if self._shows(c)]
+        summaries = board.summaries()
         watched = {
             (each.source, extension_id)
-            for each in board.summaries()
+            for each in summaries
             for extension_id in board.extensions(each.source)
             if not self._show.extensions or extension_id in self._show.extensions
         }
@@ -93,10 +94,15 @@ class Retained:
         self._watched = watched
         for owner in touched:
             self._mirror_state(owner)
-        self.count(board.summaries())
+        self._count(each for each in summaries if self._counted.get(each.source) != _without_clocks(each))
 
     def count(self, summaries: Iterable[Summary]) -> None:
+        """Take over every summary; of one in which only times go on this is enough every few seconds."""
+        self._count(summaries)
+
+    def _count(self, summaries: Iterable[Summary]) -> None:
         for each in summaries:
+            self._counted[each.source] = _without_clocks(each)
             self._set(self._topics.summary(each.source), _encoded_summary(each))
 
     def bury(self, now_s: float) -> None:
@@ -192,13 +198,9 @@ def _encoded_state(calls: list[Call], idle_since: datetime | None) -> bytes:
 
 
 def _encoded_summary(summary: Summary) -> bytes:
-    told: dict[str, Any] = {
-        "ringing": summary.ringing,
-        "dialing": summary.dialing,
-        "connected": summary.connected,
-        "answered_today": summary.answered_today,
-        "missed_today": summary.missed_today,
-        "as_of": summary.as_of and rfc3339(summary.as_of),
-        "complete": summary.complete,
-    }
-    return json.encode(told)
+    return json.encode(summary_dict(summary))
+
+
+def _without_clocks(summary: Summary) -> Summary:
+    """What of it does not change by itself as time goes on."""
+    return structs.replace(summary, as_of=None, now=None, longest_wait_s=None)

@@ -63,9 +63,9 @@ function quiet() {
 }
 
 function showTotals() {
-  const totals = picture.totals();
   if (!picture.sources.size) return;
-  for (const name of ["waiting", "connected", "dialing", "answered", "missed"]) say(at(name), String(totals[name]));
+  const totals = picture.totals();
+  for (const name of ["waiting", "connected", "dialing", "answered", "missed", "abandoned"]) say(at(name), String(totals[name]));
   say(at("longest"), totals.longest_s === null ? "–" : duration(totals.longest_s));
   say(at("speed"), totals.speed_s === null ? "–" : duration(totals.speed_s));
   at("totals").toggleAttribute("data-waiting", totals.waiting > 0);

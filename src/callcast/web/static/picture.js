@@ -3,6 +3,7 @@
 export class Picture {
   calls = new Map(); // by source and call id
   sources = new Map(); // summaries by name
+  total = null; // conversations of all sources: one that several see counts once
   names = new Map(); // of extensions
   offset_ms = null; // service's clock minus this browser's
   lostAt_ms = null; // since when nothing comes from the service
@@ -32,6 +33,7 @@ export class Picture {
     this.#hearTheTime(board);
     this.lostAt_ms = null;
     this.sources = new Map(board.sources.map((summary) => [summary.source, summary]));
+    this.total = board.total;
     const touched = new Set(board.calls.map(key));
     if (board.whole) {
       this.names = new Map(Object.entries(board.names));
@@ -74,23 +76,18 @@ export class Picture {
     return ((doubt ? (doubt.since_ms ?? from) : this.now(call.source)) - from) / 1000;
   }
 
-  /** The totals of all sources, as the page shows them. */
+  /** Conversations, as the page shows them. */
   totals() {
-    const all = [...this.sources.values()];
-    const sum = (field) => all.reduce((total, one) => total + one[field], 0);
-    const waits = all.filter((one) => one.longest_waiting_since).map((one) => this.#waits_s(one));
-    const timed = all.filter((one) => one.average_speed_of_answer_seconds !== null && one.answered_today);
-    const weight = timed.reduce((total, one) => total + one.answered_today, 0);
+    const waits = [...this.sources.values()].filter((one) => one.longest_waiting_since).map((one) => this.#waits_s(one));
     return {
-      waiting: sum("waiting"),
-      connected: sum("connected"),
-      dialing: sum("dialing"),
-      answered: sum("answered_today"),
-      missed: sum("missed_today"),
+      waiting: this.total.waiting,
+      connected: this.total.connected,
+      dialing: this.total.dialing,
+      answered: this.total.answered_today,
+      missed: this.total.missed_today,
+      abandoned: this.total.abandoned_today,
       longest_s: waits.length ? Math.max(...waits) : null,
-      speed_s: weight
-        ? timed.reduce((total, one) => total + one.average_speed_of_answer_seconds * one.answered_today, 0) / weight
-        : null,
+      speed_s: this.total.average_speed_of_answer_seconds,
     };
   }
 
