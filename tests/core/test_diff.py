@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from callcast.core.diff import Rules, diff, fill, give_up, lookups, settle, unwatch
+from callcast.core.diff import Rules, diff, fill, give_up, lookups, meet, refuse, settle, unwatch
 from callcast.core.lifecycle import EVENTS, is_old_news, state_after
 from callcast.core.model import (
     Change,
@@ -18,9 +18,10 @@ from callcast.core.model import (
     Sighting,
     Snapshot,
     State,
+    Target,
 )
 from callcast.ringcentral.settings import SourceSettings
-from tests.core.scenes import ACCOUNT, CALLED, CALLER, Watch, at, ended, leg, sighting, stopped
+from tests.core.scenes import ACCOUNT, CALLED, CALLER, EXTENSION, Watch, at, ended, leg, sighting, stopped
 
 SEEN = {
     "ringing": sighting("ringing"),
@@ -1045,3 +1046,53 @@ def test_calls_of_an_extension_that_is_no_longer_watched_end_as_unknown() -> Non
     watch.look(8)
     watch.apply(None, unwatch(watch.picture, {"102"}, at(9)))
     assert watch.last.call.vanished_at == at(8), "it had left the list before"
+
+
+@pytest.mark.parametrize("target", [EXTENSION, ACCOUNT])
+@pytest.mark.parametrize(("refused", "ended_at"), [(7, 7), (-100, 5)])
+def test_what_the_platform_refuses_to_show_ends_as_unknown_once(
+    target: Target, refused: float, ended_at: float
+) -> None:
+    """At the first refusal; a clock that was put back meanwhile turns no time around."""
+    watch = Watch(target)
+    watch.look(5, sighting("connected"))
+    assert watch.apply(None, refuse(watch.picture, target, at(refused), at(1000))) == ["call.ended"]
+    seen, call = watch.last.observation, watch.last.call
+    assert (call.disposition, seen.evidence) == (Disposition.UNKNOWN, Evidence.REFUSED)
+    assert call.ended_at == seen.before == at(ended_at)
+    assert (seen.after, seen.exact) == (at(5), False)
+    assert not refuse(watch.picture, target, at(refused), at(1001))
+
+
+def test_a_refused_call_that_had_vanished_or_not_settled_ends_by_what_is_known_of_it() -> None:
+    """When it left the list, or as its record read; of what nobody was told nothing is told."""
+    watch = Watch()
+    watch.look(5, sighting("connected"))
+    watch.look(8)
+    assert watch.apply(None, refuse(watch.picture, EXTENSION, at(20), at(1000))) == ["call.ended"]
+    assert watch.last.call.ended_at == at(8)
+    watch = Watch()
+    watch.look(5, sighting("ringing"))
+    watch.look(12, stopped(rings_alone=False))
+    assert watch.apply(None, refuse(watch.picture, EXTENSION, at(20), at(1000))) == ["call.ended"]
+    assert (watch.last.call.disposition, watch.last.call.ended_at) == (Disposition.ANSWERED_ELSEWHERE, at(10))
+    watch = Watch(fresh=True)
+    watch.look(12, stopped(rings_alone=False))
+    assert watch.apply(None, refuse(watch.picture, EXTENSION, at(20), at(1000))) == []
+    assert watch.picture.live_calls() == []
+
+
+def test_a_colleagues_answer_learnt_by_an_earlier_clock_turns_no_time_around() -> None:
+    """The two looks around the correction stay in order."""
+    watch = Watch()
+    watch.picture.answers.shared = True
+    watch.look(5, sighting("ringing"))
+    watch.look(12, ended("missed"))
+    other = msgspec.structs.replace(
+        watch.call(), extension_id="102", call_id="102/s-1", source="two", answered_at=at(9)
+    )
+    watch.picture.answers.learn([other])
+    assert watch.apply(None, meet(watch.picture, "s-1", at(-50))) == ["call.corrected"]
+    assert watch.last.call.disposition == Disposition.ANSWERED_ELSEWHERE
+    assert watch.last.observation.after == watch.last.observation.before == at(12)
+    assert not meet(watch.picture, "s-1", at(50))

@@ -95,10 +95,11 @@ def fill(
 
 def refuse(picture: Picture, target: Target, since: datetime, at: datetime) -> Change:
     """The platform has refused to show a target since then: its calls end as their last word reads, or as unknown."""
+    since = picture.clamped(target, since)
     scene = Scene(picture, Seen(at=at, before=since, evidence=Evidence.REFUSED), whole=True)
     for call in picture.of(target):
         if is_open(call):
-            gone_at = call.vanished_at or picture.clamped(target, since)
+            gone_at = call.vanished_at or since
             ended = end(call, settled_as(call), gone_at, ended_at=call.provisional_ended_at)
             scene.put(call, with_facts(ended, {"vanished_at": gone_at}), silent=call.sequence == 0)
     return scene.change()
@@ -106,7 +107,8 @@ def refuse(picture: Picture, target: Target, since: datetime, at: datetime) -> C
 
 def meet(picture: Picture, session_id: str, at: datetime) -> Change:
     """An extension of another source answered in this session: what was missed here was answered elsewhere."""
-    scene = Scene(picture, Seen(at=at), whole=True)
+    looks = (picture.looked_at(call.extension_id) for call in picture.session(session_id))
+    scene = Scene(picture, Seen(at=max([at, *filter(None, looks)])), whole=True)
     scene.meet(session_id)
     return scene.change()
 
