@@ -665,6 +665,42 @@ async def test_a_sink_in_doubt_is_probed_before_anything_is_due(bench: Bench) ->
     assert await bench.owed() == 0
 
 
+async def test_two_events_in_trouble_of_their_own_are_no_doubt(bench: Bench) -> None:
+    """While others are taken they are tried after their own delays, however often they fail side by side."""
+    bench.far.answer = lambda one: answering(DOWN if "poison" in one.event.key else Delivered())
+    await bench.start()
+    await bench.record(event("poison1", "call.ended", 1), event("poison2", "call.ended", 1))
+    await bench.clock.turn(0.5)
+    for n in range(50):
+        await bench.record(event(f"good{n}", "call.ended", 1))
+        await bench.clock.turn(3)
+    assert bench.far.times("poison1") == bench.far.times("poison2") == [0, 1, 6, 36]
+
+
+async def test_a_held_sink_gets_no_probe_that_was_claimed_before(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The far side asks for a pause while the outbox looks for the next probe: it is given back."""
+    await bench.start()
+    await fail_five(bench)
+    works, gate = bench.outbox.probe, asyncio.Event()
+
+    async def probe(sink: str, /, *, after_seq: int, fresh: bool = False) -> Delivery | None:
+        found = await works(sink, after_seq=after_seq, fresh=fresh)
+        if found is not None and found.event.key == "101/first1":
+            gate.set()
+            for _ in range(20):  # turns of the loop, in which the first probe is answered
+                await asyncio.sleep(0)
+        return found
+
+    async def answer(_: Delivery) -> Outcome:
+        await gate.wait()
+        return Retry("http_429", after_s=90, holds_sink=True)
+
+    bench.far.answer = answer
+    monkeypatch.setattr(bench.outbox, "probe", probe)
+    await bench.clock.turn(80)
+    assert [(at_s, call) for at_s, call, *_ in bench.far.sent[5:]] == [(1, "first0")]
+
+
 async def test_one_event_in_trouble_is_no_doubt(bench: Bench) -> None:
     """It is tried after its own delays."""
     bench.far.answer = DOWN

@@ -110,6 +110,7 @@ class Deliverer:
         self._probes_sent = 0  # since the sink began to fail
         self._probed_seq = 0
         self._recoveries = 0
+        self._troubled_since_s = 0.0
         self._fresh_after: int | None = None  # while failing: the newest event that is no new call's
         self._disk_trouble = False
         self._trouble = ""
@@ -209,7 +210,7 @@ class Deliverer:
         if self._health.in_doubt and self._may_probe():
             now = self._clock.now()
             if now >= self._probe_at and (delivery := await self._next_probe(now)):
-                self._probes.add(self._begin(self._attempt(delivery)))
+                await self._begin_probe(delivery)
                 return
             left_s = min(left_s, (self._probe_at - now).total_seconds())
         await self._outbox.wait(self.name, timeout_s=left_s)
@@ -253,7 +254,7 @@ class Deliverer:
             self._fresh_after = await self._outbox.last_seq()
         now = self._clock.now()
         if delivery := await (self._next_probe(now) if now >= self._probe_at else self._new_call(self._fresh_after)):
-            self._probes.add(self._begin(self._attempt(delivery)))
+            await self._begin_probe(delivery)
             return
         if not self._health.failing:  # a probe was answered meanwhile, and what it woke was not waiting yet
             return
@@ -262,6 +263,12 @@ class Deliverer:
             await self._clock.sleep(left_s)
         else:
             await self._outbox.wait(self.name, timeout_s=left_s, fresh_after=self._fresh_after)
+
+    async def _begin_probe(self, delivery: Delivery) -> None:
+        if self._health.held_for_s(self._clock.now()) > 0:  # since it was claimed
+            await self._outbox.release(delivery)
+        else:
+            self._probes.add(self._begin(self._attempt(delivery)))
 
     def _may_probe(self) -> bool:
         most = 1 if self._health.gone else PROBES_IN_FLIGHT
@@ -382,7 +389,7 @@ class Deliverer:
         self._took.set()
         if was_failing:
             await self._recovered("delivered")
-        elif was_in_doubt:
+        elif was_in_doubt and self._clock.monotonic() - self._troubled_since_s >= PROBE_AFTER_S[0]:
             await self._make_due(held=False)
 
     async def _settle(self) -> None:
@@ -465,7 +472,7 @@ class Deliverer:
         self._health.failed(delivery, counted_before=counted_before, gone=gone)
         changed = (self._health.failing, self._health.gone) != before
         if changed or (self._health.in_doubt and not was_in_doubt):
-            self._probes_sent = 0
+            self._probes_sent, self._troubled_since_s = 0, self._clock.monotonic()
             self._probe_at = self._clock.now() + self._probe_pause()
         if not changed:
             return

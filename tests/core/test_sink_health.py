@@ -65,8 +65,11 @@ def test_in_doubt_once_two_calls_have_failed() -> None:
     assert not health.in_doubt
     health.failed(delivery("d"), counted_before=0, gone=False)
     assert (health.in_doubt, health.failing) == (True, False)
-    health.succeeded(delivery("b"), NINE)
+    health.succeeded(delivery("b"), NINE + SECOND)
     assert not health.in_doubt
+    for name in ("c", "d"):
+        health.failed(delivery(name, first_tried_s=0), counted_before=0, gone=False)
+    assert not health.in_doubt, "another call's event was accepted since: it is their own trouble"
 
 
 def test_gone() -> None:

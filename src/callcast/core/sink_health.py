@@ -17,7 +17,8 @@ class _Success(Struct, frozen=True):
 class SinkHealth:
     """Healthy, in doubt, failing, or gone; and held while the far side asked for a pause.
 
-    In doubt: events of two calls have failed since the last success, so it may be more than one event's trouble.
+    In doubt: events of two calls have failed since the last success, and no other call's was accepted since their first
+    attempts: it is not the events' own trouble.
     """
 
     def __init__(self) -> None:
@@ -47,9 +48,9 @@ class SinkHealth:
         if counted_before == self.counted:
             self.failures += 1
             self.counted += 1
-        key = delivery.event.key
-        self._failed_call = self._failed_call or key
-        self.in_doubt = self.in_doubt or self._failed_call != key
+        if not self.took_another_since(delivery):
+            self._failed_call = self._failed_call or delivery.event.key
+            self.in_doubt = self.in_doubt or self._failed_call != delivery.event.key
         self.gone = gone
         self.failing = self.failing or gone or self.failures >= FAILING_AFTER
 
