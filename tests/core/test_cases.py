@@ -1,4 +1,4 @@
-"""Lists as they were seen in the field, each played whole: decoded, interpreted, compared, told."""
+"""Lists as they were seen in the field, each played whole: decoded, interpreted, compared."""
 
 import json
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ Json = dict[str, Any]
 Row = tuple[Any, ...]
 
 # Of each file: seconds from the first record's start to the first poll that shows it, and between polls, so that what
-# is shown can be so by then; and all that is told: type, extension, direction, from and to, time, how sure, how it
-# ended, ring and talk seconds. A phone that rang before it was accepted does not tell when: then it is the poll's time.
+# is shown can be so by then; and every event: type, extension, direction, from and to, time, how sure, how it
+# ended, ring and talk seconds. Of a phone that rang before it was accepted, the answer's time is the poll's.
 SAME = "2001 > 9000"
 EXPECTED: dict[tuple[str, float, float], list[Row]] = {
     ("C1-1", 1, 4): [
@@ -132,7 +132,7 @@ class Case:
         at = self.at(self.t)
         shot = snapshot(self.target, [self.page(records)], at)
         self.apply(Look(target=self.target, taken_at=at), diff(self.picture, shot, Rules()))
-        assert not diff(self.picture, shot, Rules()), "the same list again tells nothing"
+        assert not diff(self.picture, shot, Rules()), "the same list again changes nothing"
         self.look_up(at)
         self.t += self.interval_s
 
@@ -201,7 +201,7 @@ def test_the_call_log_tells_the_same_end(case: tuple[str, float, float]) -> None
     played.play()
     ended = [played.row(event)[1:] for event in played.events if event.type == "call.ended"]
     if case[0] == "A3-1":
-        assert ended == [], "nobody saw it"
+        assert ended == [], "no poll showed it"
     elif case[0] == "AA1-1":
         assert ended == []
     else:

@@ -34,7 +34,7 @@ def test_a_record_that_turns_outbound_is_read_with_the_calls_own_direction(
 
 @pytest.mark.parametrize("known", [sighting(), sighting("connected")])
 def test_a_live_record_that_turns_outbound_changes_nothing(known: Sighting) -> None:
-    """Not the state, and nothing is told."""
+    """Not the state, and there is no event."""
     watch = Watch()
     watch.look(1, known)
     assert watch.look(2, sighting("dialing", **FLIPPED)) == []
@@ -84,11 +84,11 @@ def test_a_caller_who_was_not_known_is_whom_the_flipped_record_calls() -> None:
 
 def test_a_caller_who_becomes_known_by_a_flipped_record_is_news() -> None:
     """While it lives as an update, after the end as a correction."""
-    for known, told in ((sighting(from_party=None), "call.updated"), (ended(from_party=None), "call.corrected")):
+    for known, kind in ((sighting(from_party=None), "call.updated"), (ended(from_party=None), "call.corrected")):
         watch = Watch()
         watch.look(1, known)
         flipped = msgspec.structs.replace(known, **FLIPPED)
-        assert watch.look(2, flipped) == [told]
+        assert watch.look(2, flipped) == [kind]
         assert watch.call().from_party == CALLER
         assert watch.look(3, flipped) == []
 
@@ -163,7 +163,7 @@ def test_a_provisional_word_takes_no_answer_back(word: Disposition) -> None:
     assert watch.last.call.disposition is Disposition.ANSWERED
 
 
-def test_an_answered_call_that_nobody_can_tell_of_is_unknown_until_there_is_a_word() -> None:
+def test_an_answered_call_that_vanished_is_unknown_until_there_is_a_word() -> None:
     """Vanished or unwatched; whatever the platform says later, it was answered."""
     watch = Watch()
     watch.look(5, sighting("connected"))

@@ -123,7 +123,7 @@ def ends_as(call: Call, seen: Sighting) -> Disposition:
 
 
 def is_old_news(call: Call, seen: Sighting, at: datetime) -> bool:
-    """True when the sighting (as known) certainly tells nothing: the usual case, told apart before all else."""
+    """True when the sighting (as known) certainly changes nothing: the usual case, recognised before all else."""
     return (
         call.state is seen.state
         and call.vanished_at is None

@@ -191,8 +191,8 @@ def _sorted(
 
 
 def _leaves(leg: RecordLeg, record: Record, extension_id: str, *, is_own: bool) -> bool:
-    """A transfer away from the extension to another. Where neither id nor number tells, one that stands in the
-    extension's own record leaves it.
+    """A transfer away from the extension to another. Where neither id nor number is known to be its own, one that
+    stands in the extension's own record leaves it.
     """
     to = leg.to
     if to is None or not (to.extension_id or to.extension_number) or _kind(leg) != TRANSFER_LEG:
@@ -204,7 +204,7 @@ def _leaves(leg: RecordLeg, record: Record, extension_id: str, *, is_own: bool) 
 
 
 def _is_line(leg: RecordLeg) -> bool:
-    """The leg to what was called, which is accepted whoever takes the call."""
+    """The leg to what was called, which is accepted when any phone takes the call."""
     return _kind(leg) == LINE_LEG and leg.master is not False
 
 
@@ -286,7 +286,7 @@ def _whole(record: Record, legs: Sequence[RecordLeg], direction: Direction, answ
 def _share(
     record: Record, legs: Sequence[RecordLeg], own: Sequence[RecordLeg], direction: Direction, answer: _Answer
 ) -> Outcome:
-    """One extension's share of a record that rings or joins several: its own legs tell more than the record.
+    """One extension's share of a record that rings or joins several: its own legs say more than the record.
 
     The leg's word where it has one; "Stopped" leaves it to the record (derived-queue-missed, -voicemail).
     """

@@ -21,8 +21,8 @@ PROVISIONAL = frozenset({"stopped", "ip phone offline"})
 # A phone's ringing is over, for whatever reason; says nothing of the call.
 STOPPED = "stopped"
 
-# On a record or a leg: the two sides talk. "Connected" is no such word: a call was answered, but nobody said how to
-# handle it (a voice mail).
+# On a record or a leg: the two sides talk. "Connected" is no such word: the platform writes it when a call was picked
+# up without a choice how to handle it, as by a voice mail.
 ACCEPTED = "accepted"
 
 # Instead of a caller's number. Digits can be masked too ("+3351234XXXX").
@@ -221,7 +221,7 @@ OTHER_LEGS = (
 RINGOUT = "ringout"
 RINGOUT_OWN_PHONE = "tocaller"
 
-# The leg to what was called: it is accepted whichever phone takes the call.
+# The leg to what was called: it is accepted when any phone takes the call.
 LINE_LEG = "accept"
 
 # The call is handed on, and leaves the extension.
