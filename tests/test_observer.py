@@ -44,8 +44,9 @@ def test_another_pace_is_told_once(now_s: float, level: str) -> None:
 
 def test_missed_turns_are_one_line_that_names_the_worst() -> None:
     counts = {Target(source="acme", extension_id=extension): count for extension, count in (("1", 2), ("2", 7))}
+    observer = watching(1.0)
     with capture_logs() as said:
-        watching(1.0).turns_missed(counts)
+        observer.turns_missed(counts)
     line = said[-1]
     assert (line["event"], line["extension"], line["count"], line["others"]) == ("turns_missed", "2", 7, 1)
 

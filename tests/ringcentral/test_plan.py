@@ -55,6 +55,14 @@ def test_one_place_in_five_is_never_planned_for_polls() -> None:
         assert limit == 1 or planned.requests_per_minute <= limit - 1 + 1e-9
 
 
+def test_more_headroom_than_polling_may_use_is_warned_of() -> None:
+    """It works, and does not do what it says."""
+    [(key, problem, fix)] = source(headroom=0.9).warnings()
+    assert (key, fix) == ("headroom", "set it to 0.8 or less")
+    assert "80%" in problem
+    assert source(headroom=0.8).warnings() == []
+
+
 def test_the_remedy_fits_the_cause() -> None:
     """Too many extensions, too slow a wish, too small a budget: each is told by the key that causes it."""
     key, fix = remedy(source(40))

@@ -124,6 +124,9 @@ class SourceSettings(BaseModel):
         if self.allow_plaintext:
             problem = "credentials and calls may travel unencrypted"
             found.append(("allow_plaintext", problem, "encrypt, and remove it"))
+        if self.headroom > POLLING_MAX:
+            problem = f"polling uses {POLLING_MAX:.0%} of the budget at most: the rest stays free for the call log"
+            found.append(("headroom", problem, f"set it to {POLLING_MAX} or less"))
         if self.watch == "account" and "extensions" in self.model_fields_set:
             problem = 'is not used with watch = "account"'
             found.append(("extensions", problem, "remove it; every sink can filter by extensions"))
