@@ -174,13 +174,13 @@ async def test_a_fault_in_the_configuration_shows_no_secret(
 async def test_the_token_endpoint_may_say_what_it_likes(tmp_path: Path) -> None:
     """Unknown client, HTML, an answer cut off; then 403: the log for people shows nothing either."""
     async with house(tmp_path, broker_port=free_port(), style="console") as home:
-        home.platform.tokens._credentials.clear()
+        home.platform.tokens.credentials.clear()
         await home.service.start(home.environ)
         await home.service.ready()
         await logged(home, "auth")
         await look_at(home)
         await run(home, "check", "--online", "--config", str(home.service.config), exits=(69,))
-        home.platform.tokens._credentials[CREDENTIAL.client_id] = CREDENTIAL
+        home.platform.tokens.credentials.append(CREDENTIAL)
         troubles = (("html", "*/oauth/token"), ("not_json", "*/oauth/token"), ("reset", "*/oauth/token"))
         for kind, path in (*troubles, ("status", "*active-calls*")):
             number = home.strike(kind, path, status=403)
