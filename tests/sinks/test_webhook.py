@@ -230,6 +230,7 @@ async def test_the_status_decides(server: Server, status: int, outcome: Outcome)
     server.answers(status)
     found = await sent(server.url)
     assert found == outcome
+    assert (found != outcome) is False  # a struct does not derive one from the other
     assert found.detail == f"answered {status}"
 
 

@@ -28,6 +28,9 @@ class Delivered(Struct, frozen=True, eq=False):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Delivered)
 
+    def __ne__(self, other: object) -> bool:  # a struct does not derive it
+        return not self == other
+
     def __hash__(self) -> int:
         return hash(Delivered)
 
