@@ -186,6 +186,8 @@ def make_directory(directory: Path) -> None:
 
 def try_directory(directory: Path) -> None:
     """Raises OSError when it is no directory and cannot be made one. Leaves nothing behind."""
+    with suppress(FileNotFoundError):
+        directory.lstat()  # what is wrong with the name itself
     existing = next(one for one in (directory, *directory.parents) if os.path.lexists(one))
     if not existing.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
