@@ -13,7 +13,7 @@ from callcast.core.model import Event
 from callcast.core.outbox import OutboxUnavailable, Taken
 from callcast.core.retry import RetryPolicy
 from callcast.core.sink import Delivered, Delivery, Filter, Outcome, Rejected, Retry
-from callcast.deliverer import AHEAD_MAX, Deliverer
+from callcast.deliverer import AHEAD_MAX, FIX, Deliverer, SinkTrouble
 from callcast.outboxes.desk import open_desk
 from callcast.outboxes.pruning import Limits
 from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
@@ -59,6 +59,7 @@ class Told:
         self.replayed = 0
         self.up: list[bool] = []
         self.logged: list[str] = []
+        self.facts: dict[str, dict[str, object]] = {}  # of the last line of each event
 
     def delivery_attempted(self, sink: str, failed: str | None, took_s: float) -> None:
         self.attempts.append(failed)
@@ -80,6 +81,7 @@ class Told:
 
     def info(self, event: str, /, **facts: object) -> None:
         self.logged.append(event)
+        self.facts[event] = facts
 
     warning = error = info
 
@@ -358,6 +360,34 @@ async def test_five_in_a_row_make_a_sink_failing(bench: Bench) -> None:
     await bench.record(event("j", "call.ended", 1))
     assert bench.told.up == [True, False]
     assert bench.told.logged == ["sink_failed"]
+
+
+class AdvisingFarSide(FarSide):
+    def advice(self, outcome: Retry | Rejected, /) -> str:
+        return "check secrets" if outcome.reason == "http_401" else ""
+
+
+async def test_a_failing_sink_says_what_to_do_about_this_cause(bench: Bench) -> None:
+    """The sink's own advice, the general one where it has none; since when it fails, and at last how long it did."""
+    bench.far = AdvisingFarSide(bench.clock)
+    bench.far.answer = Retry("http_401", "answered 401")
+    deliverer = bench.deliverer()
+    bench.task = asyncio.create_task(deliverer.run())
+    await bench.clock.settle()
+    assert deliverer.trouble is None
+    for n in range(5):
+        await bench.record(event(f"c{n}", "call.ended", 1))
+    began = bench.clock.now()
+    facts = {"reason": "http_401", "detail": "answered 401", "fix": "check secrets"}
+    assert bench.told.facts["sink_failed"] == {"sink": "crm", **facts}
+    assert deliverer.trouble == SinkTrouble(began, **facts)
+    bench.far.answer = DOWN
+    await bench.clock.turn(3 * 3600)
+    assert deliverer.trouble == SinkTrouble(began, DOWN.reason, DOWN.detail, FIX)
+    bench.far.answer = Delivered()
+    await bench.clock.turn(60)
+    assert deliverer.trouble is None
+    assert bench.told.facts["sink_recovered"]["lasted"] == "3 h"
 
 
 async def test_probes_each_for_another_call(bench: Bench) -> None:

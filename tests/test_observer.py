@@ -1,18 +1,20 @@
 """What the log says of a source's pace, and of what cannot keep it."""
 
+from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from callcast.board import LiveBoard
-from callcast.core.model import Snapshot, Target
+from callcast.core.model import Change, Snapshot, Target
 from callcast.core.upstream import LookFailed, Reason
 from callcast.logs import bound
 from callcast.metrics import Metrics
 from callcast.observer import SourceObserver
 from tests.clock import TurnedClock
-from tests.made import NINE
+from tests.made import NINE, source_event
 
 
 def watching(interval_s: float, clock: TurnedClock | None = None) -> SourceObserver:
@@ -86,3 +88,13 @@ async def test_what_fails_on_is_said_every_half_minute() -> None:
     assert said(one, "server")
     observer.look_good(Snapshot(target=one, taken_at=clock.now(), sightings=()), 0.1)
     assert said(one, "server")
+
+
+def test_a_source_that_recovered_says_how_long_it_was_degraded() -> None:
+    """At info: nothing is wrong any more."""
+    since = NINE - timedelta(minutes=42)
+    event = msgspec.structs.replace(source_event(type_="source.recovered"), since=since, time=NINE)
+    with capture_logs() as lines:
+        watching(1.0).told(Change(events=(event,)))
+    line = lines[-1]
+    assert (line["event"], line["log_level"], line["lasted"]) == ("source_recovered", "info", "42 min")

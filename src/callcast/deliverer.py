@@ -7,13 +7,15 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Protocol, assert_never
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from callcast.core.clock import Clock
 from callcast.core.outbox import Lapsed, Outbox, OutboxUnavailable, Taken
 from callcast.core.retry import RetryPolicy, granted_s
-from callcast.core.sink import Delivered, Delivery, Outcome, Reconnecting, Rejected, Retry, Sink
+from callcast.core.sink import Advising, Delivered, Delivery, Outcome, Reconnecting, Rejected, Retry, Sink
 from callcast.core.sink_health import SinkHealth
+from callcast.core.span import span
 from callcast.fatal import observed
 
 PROBE_AFTER_S = (1.0, 2.0, 5.0, 10.0, 20.0)  # the first ones after a sink has begun to fail; then
@@ -24,7 +26,7 @@ SWEEP_EVERY_S = 5.0  # how late an expiry may be noticed while nothing is claime
 GRACE_S = 1.0  # beyond the sink's own limit: its word for what took so long is finer than ours
 DISK_PAUSE_S = 1.0  # between two tries of an outbox that cannot be used
 IDLE_S = 60.0
-FIX = "callcast check --send asks the far side, and says what to do"
+FIX = "run callcast check --send: it asks the remote side, and says what to do"  # for a cause without a fix of its own
 # Claimed ahead, so that no sink waits for the disk. Few for a slow one: the new must not stand behind many replayed.
 # Many for one that always runs dry: on a busy machine the disk's answer takes long, and the rate is so many for each.
 AHEAD_MIN, AHEAD_MAX = 8, 512
@@ -48,6 +50,15 @@ class Observer(Protocol):
     def event_dead_lettered(self, sink: str) -> None: ...
 
     def sink_up(self, sink: str, up: bool) -> None: ...
+
+
+class SinkTrouble(Struct, frozen=True):
+    """Why a sink is failing. `fix`: the next step, for this cause."""
+
+    since: datetime
+    reason: str
+    detail: str
+    fix: str
 
 
 class Log(Protocol):
@@ -113,12 +124,12 @@ class Deliverer:
         self._troubled_since_s = 0.0
         self._fresh_after: int | None = None  # while failing: the newest event that is no new call's
         self._disk_trouble = False
-        self._trouble = ""
+        self._trouble: SinkTrouble | None = None
 
     @property
-    def trouble(self) -> str:
-        """Why nothing is taken, for people; empty while something is."""
-        return self._trouble if self._health.failing else ""
+    def trouble(self) -> SinkTrouble | None:
+        """Why the sink is failing; None while it is not."""
+        return self._trouble if self._health.failing else None
 
     async def run(self) -> None:
         self._fault = asyncio.get_running_loop().create_future()
@@ -467,7 +478,8 @@ class Deliverer:
 
     def _failed(self, delivery: Delivery, outcome: Retry | Rejected, counted_before: int) -> None:
         before, was_in_doubt = (self._health.failing, self._health.gone), self._health.in_doubt
-        self._trouble = f"{outcome.reason}: {outcome.detail}"
+        since = self._trouble.since if self._trouble and before[0] else self._clock.now()
+        self._trouble = SinkTrouble(since, outcome.reason, outcome.detail, self._fix(outcome))
         gone = isinstance(outcome, Retry) and outcome.gone
         self._health.failed(delivery, counted_before=counted_before, gone=gone)
         changed = (self._health.failing, self._health.gone) != before
@@ -478,15 +490,21 @@ class Deliverer:
             return
         if not before[0]:
             self._fresh_after = None
+        facts = {"reason": outcome.reason, "detail": outcome.detail, "fix": self._trouble.fix}
         if gone:
-            self._log.error("sink_gone", sink=self.name, reason=outcome.reason, detail=outcome.detail, fix=FIX)
+            self._log.error("sink_gone", sink=self.name, **facts)
         elif not before[0]:
-            self._log.warning("sink_failed", sink=self.name, reason=outcome.reason, detail=outcome.detail, fix=FIX)
+            self._log.warning("sink_failed", sink=self.name, **facts)
         self._metrics.sink_up(self.name, False)
+
+    def _fix(self, outcome: Retry | Rejected) -> str:
+        return (self._sink.advice(outcome) if isinstance(self._sink, Advising) else "") or FIX
 
     async def _recovered(self, how: str) -> None:
         self._metrics.sink_up(self.name, True)
-        self._log.info("sink_recovered", sink=self.name, how=how)
+        trouble, self._trouble = self._trouble, None
+        lasted = {} if trouble is None else {"lasted": span((self._clock.now() - trouble.since).total_seconds())}
+        self._log.info("sink_recovered", sink=self.name, how=how, **lasted)
         self._freed.set()  # who waits for a probe's answer need not
         await self._make_due(held=True)
 

@@ -11,6 +11,7 @@ from callcast.core.clock import Clock
 from callcast.core.freshness import stale_after_s
 from callcast.core.model import CallEvent, Change, Event, Snapshot, SourceEvent, Target
 from callcast.core.outbox import OutboxUnavailable
+from callcast.core.span import span
 from callcast.core.upstream import LookFailed, Reason
 from callcast.metrics import Metrics
 
@@ -176,7 +177,8 @@ class SourceObserver:
                     "source_degraded", extension=event.extension_id, reason=event.reason, since=event.since.isoformat()
                 )
             case SourceEvent():
-                self._log.warning("source_recovered", extension=event.extension_id, reason=event.reason)
+                lasted = span((event.time - event.since).total_seconds())
+                self._log.info("source_recovered", extension=event.extension_id, reason=event.reason, lasted=lasted)
             case CallEvent():
                 self._log.debug("event_recorded", event_type=event.type, event_id=event.id, call=event.key)
 

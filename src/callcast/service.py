@@ -19,11 +19,12 @@ from callcast.core.outbox import Outbox, OutboxUnavailable
 from callcast.core.retry import RetryPolicy
 from callcast.core.sink import Place, Sink
 from callcast.core.wire import Numbers, Wire
-from callcast.deliverer import FIX, Deliverer
+from callcast.deliverer import Deliverer, SinkTrouble
 from callcast.disk import Disk
 from callcast.fleet import Fleet
 from callcast.hash_key import hash_key
 from callcast.metrics import Metrics
+from callcast.reminders import Reminders
 from callcast.ringcentral.settings import SourceSettings, plan
 from callcast.sinks import SinkSettings
 from callcast.sources import NOTHING_KNOWN, Sources
@@ -66,6 +67,7 @@ class Service:
         self._wires: dict[Numbers, Wire] = {}
         self._disk = Disk(clock, log)
         self._doubts_told: Sequence[str] = ()  # of the outbox's warnings
+        self._reminders = Reminders(clock, log)
         self._owed = 0  # events, by all sinks together
         self._reloading = asyncio.Lock()
         self._begun = asyncio.Event()
@@ -156,11 +158,13 @@ class Service:
 
     def warnings(self) -> Sequence[str]:
         """What is no reason to be unready, but should not stay so, or was so once."""
-        failing = {name: one.trouble for name, one in self._deliverers.items() if one.trouble}
-        sinks = [f"sink {name} takes nothing, its events wait: {why}: {FIX}" for name, why in failing.items()]
+        sinks = [_warning(name, trouble) for name, trouble in self._failing().items()]
         refused = [line for observer in self._watching.observers.values() for line in observer.refusals()]
         sources = [*self._watching.claims.shown(), *self._watching.skewed(), *refused]
         return [*self._outbox.warnings(), *sources, *sinks]
+
+    def _failing(self) -> Mapping[str, SinkTrouble]:
+        return {name: trouble for name, one in self._deliverers.items() if (trouble := one.trouble)}
 
     async def reload(self) -> Sequence[str]:
         """Read the configuration again and let it take hold. Returns its faults; then nothing has changed.
@@ -300,6 +304,7 @@ class Service:
                 stats = await self._outbox.stats()
                 self._metrics.outbox_stats(stats)
                 self._owed = sum(sink.owed for sink in stats.sinks)
+                self._reminders.remind(self._failing(), stats)
                 pruned = await self._outbox.prune(self._clock.now())
                 self._dropped("outbox_max_mb", pruned.dropped)
                 self._dropped("sink_removed", pruned.orphaned)
@@ -327,6 +332,11 @@ class Service:
         name = notes.get("installation") or secrets.token_hex(6).encode()
         await self._outbox.note(SERVICE, "installation", name)
         return name.decode()
+
+
+def _warning(name: str, trouble: SinkTrouble) -> str:
+    since = f"{trouble.since:%Y-%m-%d %H:%M:%S} UTC"
+    return f"sink {name} is failing since {since}, its events wait: {trouble.reason}: {trouble.detail}: {trouble.fix}"
 
 
 def _needs_restart(running: Settings, wanted: Settings) -> list[str]:

@@ -121,14 +121,14 @@ async def test_3_the_rate_limit(tmp_path: Path) -> None:
 
 
 async def test_4_a_dead_receiver(town: Town) -> None:
-    """Ready all the same: the warning and the log name the sink, the cause and the command, which names the key."""
+    """Ready all the same: the warning and the log name the sink, the cause and the key to look at; so does `check`."""
     await town.start(town.head(), town.source(), DEAD)
     for _ in range(5):  # five attempts make a sink failing
         town.call()
-    await told(town, "warnings", "sink crm takes nothing", "connection refused", "callcast check --send")
+    fix = "check host and port in url, and whether anything listens there"
+    await told(town, "warnings", "sink crm is failing since", "connection refused", fix)
     line = await logged(town, "sink_failed")
-    assert (line["sink"], line["reason"]) == ("crm", "connect")
-    assert line["fix"].startswith("callcast check --send")
+    assert (line["sink"], line["reason"], line["fix"]) == ("crm", "connect", fix)
     told_by_check = await asked(town, "--online")
     assert "failed     sink crm" in told_by_check
     assert "connection refused\n    fix: check host and port in url, and whether anything listens" in told_by_check
@@ -140,7 +140,7 @@ async def test_5_a_receiver_with_another_secret(town: Town, hook: Hook) -> None:
     await town.start(town.head(), town.source(), hook.sink("crm"))
     for _ in range(5):
         town.call()
-    await told(town, "warnings", "sink crm takes nothing", "answered 401", "callcast check --send")
+    await told(town, "warnings", "sink crm is failing since", "answered 401", "check secrets and headers")
     told_by_check = await asked(town, "--send")
     assert "failed     sink crm" in told_by_check
     assert "fix: the receiver does not accept who we are: check secrets" in told_by_check
@@ -157,7 +157,10 @@ async def test_6_a_broker_that_refuses_a_topic(town: Town) -> None:
         await town.start(town.head(), town.source(), wall)
         for _ in range(5):
             town.call()
-        await told(town, "warnings", "sink wall takes nothing", "Not authorized (to callcast/acme/", "/events/call.")
+        refused = "Not authorized (to callcast/acme/"
+        await told(
+            town, "warnings", "sink wall is failing since", refused, "/events/call.", "the broker's access rules"
+        )
         told_by_check = await asked(town, "--send")
     assert "failed     sink wall" in told_by_check
     assert "fix: let callcast publish to all topics below topic, in the broker's access rules" in told_by_check

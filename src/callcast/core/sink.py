@@ -115,6 +115,15 @@ class Reconnecting(Protocol):
         ...
 
 
+@runtime_checkable
+class Advising(Protocol):
+    """What a sink adds that knows what to do about its troubles, in words of the configuration's keys."""
+
+    def advice(self, outcome: Retry | Rejected, /) -> str:
+        """The next step for this cause; "" where there is none but to look at the other side."""
+        ...
+
+
 class Place(Struct, frozen=True, kw_only=True):
     """Where a sink stands: what `open` is given beside the sink's own settings.
 

@@ -13,6 +13,10 @@ ALERT_S = 0.3  # a far side that refuses our certificate says so only after the 
 GOODBYE_S = 0.5
 
 
+# Reasons of the way to the other side, and not of its own.
+ON_THE_WAY = ("dns", "connect", "tls", "timeout", "disconnected", "proxy", "bad_answer")
+
+
 class NotReached(Exception):
     """`reason` is a word, `said` a few words for people, without addresses."""
 

@@ -14,7 +14,7 @@ from typing import BinaryIO, Literal
 from pydantic import Field
 
 from callcast.core.probe import ProbeRequest, ProbeResult
-from callcast.core.sink import Delivered, Delivery, Outcome, Place, Retry, Sink
+from callcast.core.sink import Delivered, Delivery, Outcome, Place, Rejected, Retry, Sink
 from callcast.core.wire import Wire
 from callcast.sinks import SinkSettings
 from callcast.stdio import STANDARD_OUTPUT, closed_at_start
@@ -52,11 +52,21 @@ class Settings(SinkSettings):
             lines.close()
 
 
+_ADVICE = {
+    "closed": "restart callcast together with the program that reads its standard output",
+    "timeout": "let the program that reads standard output read on, or restart it together with callcast",
+    "write_failed": "look at where standard output goes: its disk may be full",
+}
+
+
 class _Closed:
     """Standard output that was not there at the start: /dev/null stands in for it, and takes no event for anybody."""
 
     async def send(self, _delivery: Delivery, /) -> Outcome:
-        return Retry("closed", "standard output was closed when callcast started: start it with standard output open")
+        return Retry("closed", "standard output was closed when callcast started")
+
+    def advice(self, _outcome: Retry | Rejected, /) -> str:
+        return "start callcast with standard output open, or remove this sink"
 
 
 class _Lines:
@@ -88,6 +98,9 @@ class _Lines:
             await asyncio.wait([job])
             job.result()  # raises only what is a fault of the program
             raise
+
+    def advice(self, outcome: Retry | Rejected, /) -> str:
+        return _ADVICE.get(outcome.reason, "")
 
 
 class _WholeLines:

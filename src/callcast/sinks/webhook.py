@@ -187,6 +187,9 @@ class _Webhook:
     async def send(self, delivery: Delivery, /) -> Outcome:
         return await self._poster.post(delivery.event.id, self._body(delivery.event), attempt=delivery.attempt)
 
+    def advice(self, outcome: Retry | Rejected, /) -> str:
+        return _remedy(outcome)
+
 
 class _Poster:
     def __init__(self, settings: Settings, client: Client, clock: Clock, version: str) -> None:
@@ -244,7 +247,7 @@ def _check(event_id: str, sink: str, at: datetime, form: str) -> bytes:
 
 
 def _remedy(outcome: Retry | Rejected) -> str:
-    """What to do about a `callcast.check` that was not taken."""
+    """What to do about an event, or a `callcast.check`, that was not taken."""
     match outcome.reason:
         case "redirect":
             return "put the address that it redirects to into url"

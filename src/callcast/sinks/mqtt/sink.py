@@ -18,7 +18,7 @@ from callcast.sinks.mqtt.own import OwnTopics, UnreadableError
 from callcast.sinks.mqtt.packed import Packed, correlation, expiry, user_properties
 from callcast.sinks.mqtt.retain_support import Greeting, RetainSupport
 from callcast.sinks.mqtt.retained import Retained, Topics
-from callcast.sinks.mqtt.way_in import way_in
+from callcast.sinks.mqtt.way_in import remedy_of, way_in
 
 _STATE_AT_ONCE = 8  # retained messages under way at the same time, beside the events
 _MIRROR_EVERY_S = 0.25  # a change after a quiet time is told at once; of many in a row only the newest
@@ -80,6 +80,9 @@ class MqttSink:
         message = self._event_message(delivery)
         answer = await link.publish(message)
         return _outcome(answer, refused="" if link.over.is_set() else message.topic)
+
+    def advice(self, outcome: Retry | Rejected, /) -> str:
+        return remedy_of(Trouble(outcome.reason, outcome.detail), self._client_id)
 
     async def reconnected(self) -> None:
         await self._back.wait()

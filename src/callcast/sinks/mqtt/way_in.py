@@ -6,7 +6,7 @@ from contextlib import suppress
 from msgspec import structs
 
 from callcast.core.probe import ProbeRequest, ProbeResult, Verdict
-from callcast.sinks.handshake import remedy
+from callcast.sinks.handshake import ON_THE_WAY, remedy
 from callcast.sinks.mqtt import Settings
 from callcast.sinks.mqtt.link import LOST, RETAIN_NOT_SUPPORTED, Access, Link, Message, Trouble
 
@@ -55,7 +55,9 @@ async def probe(settings: Settings, request: ProbeRequest) -> ProbeResult:
         trouble = without
     if trouble is not None:
         verdict: Verdict = "warning" if _state_topic(settings) in trouble.detail else "failed"  # events pass, then
-        return ProbeResult(verdict, f"{_where(settings)}: {trouble.detail}", _remedy(trouble, settings, request))
+        return ProbeResult(
+            verdict, f"{_where(settings)}: {trouble.detail}", remedy_of(trouble, _client_id(settings, request))
+        )
     if request.send:
         return ProbeResult("good", f"{_where(settings)} took a message to {_check_topic(settings)}")
     return ProbeResult("good", f"{_where(settings)} let us in by MQTT {settings.protocol}")
@@ -98,18 +100,18 @@ async def _leave(link: Link) -> None:
             await link.gone.wait()
 
 
-def _remedy(trouble: Trouble, settings: Settings, request: ProbeRequest) -> str:
+def remedy_of(trouble: Trouble, client_id: str) -> str:
+    """What to do about a broker that does not let us in, or does not take a message."""
     if trouble.reason in ("not_authorized", "topic_name_invalid") and "(to " in trouble.detail:
         return (
             "let callcast publish to all topics below topic, in the broker's access rules, or set topic to one it may"
         )
     if trouble.reason in ("not_authorized", "client_identifier_not_valid"):
-        return (
-            f"check username and password, and whether the broker takes a client called {_client_id(settings, request)}"
-        )
+        return f"check username and password, and whether the broker takes a client called {client_id}"
     if trouble.reason in _REMEDIES:
         return _REMEDIES[trouble.reason]
-    return _BY_BROKER if trouble.code else remedy(trouble.reason, trouble.detail)
+    by_broker = trouble.code or trouble.reason not in ON_THE_WAY
+    return _BY_BROKER if by_broker else remedy(trouble.reason, trouble.detail)
 
 
 def _client_id(settings: Settings, request: ProbeRequest) -> str:
