@@ -15,14 +15,16 @@ HEADERS = ("webhook-id", "webhook-timestamp", "webhook-signature")
 
 @dataclass(frozen=True)
 class Verdict:
-    """`word` is one of ok, unchecked, no_header, bad_header, clock, body, secret_as_text, secret; `why` a sentence."""
+    """`why` is a sentence, `word` one of ok, unchecked, unsigned, no_header, bad_header, clock, body, secret_as_text,
+    secret.
+    """
 
     word: str
     why: str
 
     @property
     def good(self) -> bool:
-        return self.word in ("ok", "unchecked")
+        return self.word in ("ok", "unchecked", "unsigned")
 
 
 def key_of(secret: str) -> bytes:
@@ -49,6 +51,8 @@ class Judge:
         """headers: names in lower case. now: seconds since 1970."""
         missing = [name for name in HEADERS if not headers.get(name)]
         if missing == [HEADERS[2]]:
+            if not self._keys:
+                return Verdict("unsigned", "not signed, and no signature is expected")
             return Verdict("no_header", "there is no webhook-signature: give the sink secrets = [...]")
         if missing:
             return Verdict(

@@ -56,6 +56,8 @@ def test_why_a_signature_is_wrong() -> None:
     assert word(good, BODY + b"\n") == "body"
     assert word(good | {"webhook-id": "evt_other"}) == "body"
     assert Judge([]).judge(good, BODY, time.time()).word == "unchecked"
+    unsigned = {name: value for name, value in good.items() if name != "webhook-signature"}
+    assert Judge([]).judge(unsigned, BODY, time.time()).word == "unsigned"
 
 
 def test_the_clock_is_told_in_seconds() -> None:

@@ -122,10 +122,9 @@ async def _listen(receiver: "Receiver", args: argparse.Namespace, secrets: Seque
         host, port = runner.addresses[0][:2]
         url = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
         print(_hint(url, secrets), file=sys.stderr, flush=True)
-        await receiver.over()
+        return await receiver.over()
     finally:
         await runner.cleanup()
-    return 0
 
 
 def _hint(url: str, secrets: Sequence[str]) -> str:
@@ -143,12 +142,14 @@ class Receiver:
         self._seen: OrderedDict[str, list[bytes]] = OrderedDict()
         self._painter = Painter(colour=sys.stdout.isatty())
         self._over = asyncio.Event()
+        self._code = 0
 
-    async def over(self) -> None:
-        """Ctrl-C or SIGTERM."""
+    async def over(self) -> int:
+        """Ctrl-C, SIGTERM, or what is shown cannot be written any more; the exit code."""
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._over.set)
         await self._over.wait()
+        return self._code
 
     async def take(self, request: "web.Request") -> "web.StreamResponse":
         from aiohttp import web
@@ -159,7 +160,11 @@ class Receiver:
         headers = {name.lower(): value for name, value in request.headers.items()}
         verdict = self._judge.judge(headers, body, time.time())
         what = next(self._answers) if self._answers else "204" if verdict.good else "401"
-        self._show(Taken(headers, body, verdict, self._times_seen(headers.get("webhook-id"), body), what))
+        try:
+            self._show(Taken(headers, body, verdict, self._times_seen(headers.get("webhook-id"), body), what))
+        except SystemExit as end:  # nothing can be shown any more
+            self._code = end.code if isinstance(end.code, int) else 0
+            self._over.set()
         return await self._answer(request, what)
 
     def _times_seen(self, event_id: str | None, body: bytes) -> str:
@@ -210,7 +215,8 @@ class Receiver:
         paint = self._painter.paint
         event = taken.event()
         verdict = taken.verdict
-        mark = paint("signature ok", "32") if verdict.word == "ok" else paint(f"{verdict.word}: {verdict.why}", "31")
+        colour = "33" if verdict.good else "31"
+        mark = paint("signature ok", "32") if verdict.word == "ok" else paint(f"{verdict.word}: {verdict.why}", colour)
         facts = [taken.header("webhook-id"), f"attempt {taken.header('x-callcast-attempt') or '?'}"]
         lines = [
             self._painter.line(event) if event else paint("not an event of callcast", "31"),
