@@ -43,7 +43,7 @@ fuzz: $(VENV)/.installed  ## FUZZ random histories of calls and KILLS kill -9, m
 	$(BIN)/python -m tests.ringcentral.fuzz_bytes $(FUZZ)
 	THOROUGH=1 $(BIN)/pytest -n auto --timeout 3600 tests/core tests/ringcentral tests/simulator tests/config
 
-soak: $(VENV)/.installed  ## SOAK seconds (3600) of load and faults of every kind: nothing may grow (wants mosquitto)
+soak: $(VENV)/.installed  ## SOAK seconds (3600) of load and faults of every kind: nothing may grow (wants mosquitto, faketime)
 	$(BIN)/python -m bench.soak --seconds $(SOAK)
 
 bench: $(VENV)/.bench  ## speed beside what people would use instead, three minutes (wants mosquitto); writes bench/RESULTS.md

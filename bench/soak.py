@@ -4,22 +4,27 @@
 
 Some 100 events a second from one account, to a webhook, a broker and standard output, each of them in trouble from
 time to time; the platform too. Twenty readers of /api/events come and go, one never reads; the configuration is
-reloaded. It runs with the unit's settings for memory. Prints what the process holds twenty times over the run, then
-whether it is flat: the last quarter against the second one (the first is for warming up), the outbox against the
-calls of an hour; and at the end, in peace, no debt may be left. Exit code 1 if not.
+reloaded, also on a full disk. Standard error is blocked, the outbox is deleted or replaced under the service, and the
+wall clock jumps by hours (where libfaketime is installed). It runs with the unit's settings for memory. Prints what
+the process holds twenty times over the run, then whether it is flat: the last quarter against the second one (the
+first is for warming up), the outbox against the calls of an hour; and at the end, in peace, no debt may be left. Exit
+code 1 if not.
 """
 
 import argparse
 import asyncio
 import logging
+import os
 import re
+import resource
 import signal
+import sqlite3
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, closing, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import cycle
 from pathlib import Path
@@ -31,6 +36,7 @@ from aiohttp import web
 from callcast.simulator import Credential, Fault, Platform
 from callcast.simulator.scenario import Record, Truth
 from callcast.simulator.scenarios.seed import ACCOUNT_ID, EXTENSION_ID, answers
+from tests.faketime import WallClock, library
 from tests.sinks.brokers import free_port, mosquitto
 from tests.system.world import Service
 
@@ -147,32 +153,71 @@ class Hook:
         return web.Response(status=max(self.status, 200), headers=headers)
 
 
-UPSTREAM: tuple[Fault, ...] = (
-    Fault(kind="status", status=500, count=1),
-    # Not the token's endpoint: a credential that is refused there is left alone for five minutes.
-    Fault(kind="status", status=401, path="*active-calls", count=1),
-    Fault(kind="status", status=429, headers=False, retry_after=1, count=1),
-    Fault(kind="html", count=1),
-    Fault(kind="not_json", count=1),
-    Fault(kind="truncated", count=1),
-    Fault(kind="reset", count=1),
-    Fault(kind="slow", delay_s=2, count=1),
-    Fault(kind="redirect", count=1),
-    Fault(kind="half", count=1),
-    Fault(kind="empty", count=1),
-    Fault(kind="bad_records", count=2),
-    Fault(kind="huge", size_mb=40, count=1),
-    Fault(kind="charset", count=1),
+class Watched(Service):
+    """Its log is not read while the soak says so."""
+
+    async def polled(self) -> None:
+        """Before the troubles begin."""
+        await self.ready()
+        async with aiohttp.ClientSession() as session, asyncio.timeout(60):
+            while True:
+                async with session.get(f"{self.url}/readyz") as answer:
+                    if answer.status == 200:
+                        return
+                await asyncio.sleep(0.1)
+
+    def read_log(self, reads: bool) -> None:
+        assert self._process is not None
+        pipe = self._process._transport.get_pipe_transport(2)  # type: ignore[attr-defined]
+        (pipe.resume_reading if reads else pipe.pause_reading)()
+
+
+# None at the token endpoint: a credential that is refused there is left alone for five minutes, and one that was asked
+# for four times in a minute waits.
+UPSTREAM: tuple[Fault, ...] = tuple(
+    Fault(path="*active-calls", **fault)  # type: ignore[arg-type]
+    for fault in (
+        {"kind": "status", "status": 500, "count": 1},
+        {"kind": "status", "status": 401, "count": 1},
+        {"kind": "status", "status": 429, "headers": False, "retry_after": 1, "count": 1},
+        {"kind": "html", "count": 1},
+        {"kind": "not_json", "count": 1},
+        {"kind": "truncated", "count": 1},
+        {"kind": "reset", "count": 1},
+        {"kind": "slow", "delay_s": 2, "count": 1},
+        {"kind": "redirect", "count": 1},
+        {"kind": "half", "count": 1},
+        {"kind": "empty", "count": 1},
+        {"kind": "bad_records", "count": 2},
+        {"kind": "huge", "size_mb": 40, "count": 1},
+        {"kind": "charset", "count": 1},
+    )
 )
 
 
 class Soak:
-    def __init__(self, platform: Platform, hook: Hook, broker: Any, service: Service) -> None:
+    def __init__(self, platform: Platform, hook: Hook, broker: Any, service: Watched, wall: WallClock | None) -> None:
         self._platform = platform
         self._hook = hook
         self._broker = broker
         self._service = service
+        self._wall = wall
+        self._config = service.config.read_text()
+        self._data = service.config.parent / "data"
+        self._room = resource.prlimit(service.pid, resource.RLIMIT_FSIZE)
         self.faults = 0
+
+    async def end(self) -> None:
+        """All troubles are over."""
+        self._hook.status = 204
+        self._broker.thaw()
+        await asyncio.to_thread(self._broker.start)
+        self._platform.faults.clear()
+        self._service.config.write_text(self._config)
+        self._service.read_log(True)
+        resource.prlimit(self._service.pid, resource.RLIMIT_FSIZE, self._room)
+        if self._wall is not None:
+            self._wall.set(0)
 
     async def upstream(self) -> None:
         for fault in cycle(UPSTREAM):
@@ -197,13 +242,72 @@ class Soak:
             self.faults += 1
 
     async def reloads(self) -> None:
-        good = self._service.config.read_text()
         for timeout in cycle((3, 2)):
             await asyncio.sleep(21)
-            self._service.config.write_text(good.replace("timeout_s = 2\n", f"timeout_s = {timeout}\n"))
-            await self._post_reload()
+            await self._reload(timeout)
             self._service.config.write_text("[service]\nlog_levle = 1\n")
             await self._post_reload()
+            self.faults += 1
+
+    async def _reload(self, timeout_s: int) -> None:
+        self._service.config.write_text(self._config.replace("timeout_s = 2\n", f"timeout_s = {timeout_s}\n"))
+        await self._post_reload()
+
+    async def full_disk(self) -> None:
+        """No file may grow, a receiver refuses, and the sink is changed; then there is room again."""
+        for timeout in cycle((4, 2)):
+            await asyncio.sleep(17)
+            self._hook.status = 500
+            resource.prlimit(self._service.pid, resource.RLIMIT_FSIZE, (4096, self._room[1]))
+            await asyncio.sleep(1)
+            await self._reload(timeout)
+            await asyncio.sleep(1)
+            resource.prlimit(self._service.pid, resource.RLIMIT_FSIZE, self._room)
+            self._hook.status = 204
+            self.faults += 1
+
+    async def log_reader(self) -> None:
+        """Does not read for a while, and the pipe is full."""
+        while True:
+            await asyncio.sleep(13)
+            self._service.read_log(False)
+            pipe = os.open(f"/proc/{self._service.pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK)
+            with suppress(BlockingIOError):
+                while True:
+                    os.write(pipe, b"." * 1023 + b"\n")
+            os.close(pipe)
+            await asyncio.sleep(4)
+            self._service.read_log(True)
+            self.faults += 1
+
+    async def outbox_file(self) -> None:
+        """A clean-up, and a restore, while the service runs."""
+        for restore in cycle((False, True)):
+            await asyncio.sleep(19)
+            await asyncio.to_thread(self._replace_outbox, restore)
+            self.faults += 1
+
+    def _replace_outbox(self, restore: bool) -> None:
+        path, backup = self._data / "outbox.db", self._data / "backup"
+        for kept in self._data.glob("outbox.db.replaced-*"):
+            kept.unlink()
+        if restore:
+            with closing(sqlite3.connect(path, timeout=10)) as source, closing(sqlite3.connect(backup)) as target:
+                source.backup(target)
+        for tail in ("", "-wal", "-shm"):
+            path.with_name(f"outbox.db{tail}").unlink(missing_ok=True)
+        if restore:
+            backup.rename(path)
+
+    async def wall_clock(self) -> None:
+        """Hours ahead, and hours behind; then it is put right."""
+        if self._wall is None:
+            return
+        for ahead_s in cycle((7200, -7200, 86400, -86400)):
+            await asyncio.sleep(11)
+            self._wall.set(ahead_s)
+            await asyncio.sleep(3)
+            self._wall.set(0)
             self.faults += 1
 
     async def _post_reload(self) -> None:
@@ -232,11 +336,13 @@ class Soak:
 
     def all(self) -> Iterator[Callable[[], Awaitable[None]]]:
         yield from (self.upstream, self.receiver, self.broker, self.reloads, self.stalled)
+        yield from (self.full_disk, self.log_reader, self.outbox_file, self.wall_clock)
         yield from (lambda n=n: self.reader(n) for n in range(READERS))  # type: ignore[misc]
 
 
 COLUMNS = ("at_s", "rss_mib", "fds", "threads", "outbox_mib", "owed", "dead", "events", "faults")
 GROWTH = {"rss_mib": (1.05, 4.0), "fds": (1.0, 25.0), "threads": (1.0, 2.0)}
+WARM_AFTER_S, WARMING_MIB = 600.0, 12.0  # so long memory grows towards what it stays at, and by so much more
 # Ended calls are remembered for an hour at least, whatever retention_h says, so the outbox is full only then.
 REMEMBERED_S = 3600
 CALL_MIB, EVENT_MIB, OUTBOX_MIB = 2 / 1024, 2 / 1024, 16.0
@@ -282,6 +388,8 @@ def grown(rows: Sequence[dict[str, float]]) -> list[str]:
     for name, (times, plus) in GROWTH.items():
         before = statistics.median(row[name] for row in rows[quarter : 2 * quarter])
         after = statistics.median(row[name] for row in rows[-quarter:])
+        if name == "rss_mib" and rows[quarter]["at_s"] < WARM_AFTER_S:
+            plus += WARMING_MIB
         if after > before * times + plus:
             found.append(f"{name} grew from {before:,.1f} to {after:,.1f}")
     if rows[-1]["outbox_mib"] > (room := outbox_room(rows[-1])):
@@ -321,10 +429,13 @@ async def main(seconds: float, rate: float) -> int:
         config = folder / "callcast.toml"
         places = {"data": folder / "data", "port": port, "server": server, "mqtt": broker.port}
         config.write_text(CONFIG.format(**places, credential=credential, hook=runner.addresses[0][1]))
-        service = Service(config, f"http://127.0.0.1:{port}")
-        await service.start(unit_environ())
-        await service.ready()
-        soak = Soak(platform, hook, broker, service)
+        service = Watched(config, f"http://127.0.0.1:{port}")
+        wall = WallClock(folder) if library() else None
+        if wall is None:
+            print("no libfaketime here, so the wall clock does not jump: install faketime")
+        await service.start({**unit_environ(), **(wall.environ(every_s=1) if wall else {})})
+        await service.polled()
+        soak = Soak(platform, hook, broker, service, wall)
         return await _watch(service, soak, stream, seconds)
 
 
@@ -342,19 +453,26 @@ async def _watch(service: Service, soak: Soak, stream: Stream, seconds: float) -
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    soak._hook.status = 204
-    soak._broker.thaw()
-    await asyncio.to_thread(soak._broker.start)
-    soak._platform.faults.clear()
+    await soak.end()
     stream.stop()
     await asyncio.sleep(RING_S + TALK_S + LINGER_S + 15)
     owed = await settled(service)
+    state = await _state(service)
     code = await service.stop()
-    faults = [*grown(rows), *([f"{owed:.0f} events are still owed"] if owed else [])]
+    faults = [*grown(rows), *([f"{owed:.0f} events are still owed: {state}"] if owed else [])]
     faults += [f"it ended with {code}"] if code else []
     faults += ["a trace is in the log"] if any("Traceback" in line for line in service.log) else []
     print("; ".join(faults) or f"flat, and nothing is owed, after {soak.faults} faults")
     return bool(faults)
+
+
+async def _state(service: Service) -> str:
+    """What is owed to whom, and what the service says of itself."""
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{service.url}/metrics") as answer:
+            sinks = re.findall(r"^callcast_outbox_events.*", await answer.text(), re.MULTILINE)
+        async with session.get(f"{service.url}/readyz") as answer:
+            return f"{'; '.join(sinks)}; {await answer.text()}"
 
 
 async def _until(at: float, tasks: Sequence["asyncio.Task[None]"], service: Service) -> None:

@@ -26,7 +26,8 @@ class WallClock:
         new.write_text(f"{ahead_s:+g}\n")
         new.rename(self._file)
 
-    def environ(self) -> Mapping[str, str]:
+    def environ(self, *, every_s: int = 0) -> Mapping[str, str]:
+        """For the process. `every_s`: how often it looks what was set; 0: each time it asks for the time."""
         found = library()
         if found is None:
             say = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
@@ -34,6 +35,6 @@ class WallClock:
         return {
             "LD_PRELOAD": str(found),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_NO_CACHE": "1",
+            **({"FAKETIME_CACHE_DURATION": str(every_s)} if every_s else {"FAKETIME_NO_CACHE": "1"}),
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
