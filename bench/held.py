@@ -37,6 +37,7 @@ from callcast.metrics import Metrics
 from callcast.observer import SourceObserver
 from callcast.outboxes.sqlite import open_outbox
 from callcast.ringcentral.client import Client
+from callcast.ringcentral.sign_in import SignIns
 from callcast.secret import Secret
 
 SOURCE = "acme"
@@ -182,6 +183,7 @@ async def source(server: str, folder: Path) -> AsyncIterator[Callable[[], Any]]:
             watch="account",
             heavy_per_minute=100_000,
             session=session,
+            sign_ins=SignIns(clock),
             clock=clock,
             version=__version__,
             observer=observer,

@@ -17,6 +17,7 @@ class ScriptedUpstream:
         self.clock = clock
         self.spacing = spacing_s
         self.hold = 0.0
+        self.ahead: int | None = None
         self.took_s: Callable[[Target], float] = lambda _: 0.0
         self.list_of: Callable[[Target], Answer] = lambda _: ()
         self.log: list[Sighting] = []
@@ -36,6 +37,9 @@ class ScriptedUpstream:
 
     def hold_s(self) -> float:
         return self.hold
+
+    def sign_ins_ahead(self) -> int | None:
+        return self.ahead
 
     async def identify(self) -> Identity:
         await self.clock.sleep(self.own_took_s)

@@ -98,3 +98,24 @@ def test_a_source_that_recovered_says_how_long_it_was_degraded() -> None:
         watching(1.0).told(Change(events=(event,)))
     line = lines[-1]
     assert (line["event"], line["log_level"], line["lasted"]) == ("source_recovered", "info", "42 min")
+
+
+def test_a_source_that_waits_to_sign_in_says_how_many_are_ahead() -> None:
+    """In `/readyz` and on the page; a source that is seen is ready, whatever it waits for."""
+    clock = TurnedClock()
+    board = LiveBoard(clock)
+    observer = SourceObserver("acme", board, Metrics(board, clock, "1"), clock, bound())
+    observer.sign_ins_ahead = lambda: 3
+    assert observer.unready() == "source acme: waiting to sign in, 3 ahead"
+    observer.stepped()
+    assert board.summaries()[0].sign_ins_ahead == 3
+    version = board.version
+    observer.stepped()
+    assert board.version == version
+    observer.watching(None, 7.5)
+    target = Target(source="acme")
+    observer.look_good(Snapshot(target=target, taken_at=clock.now(), sightings=()), 0.1)
+    assert observer.unready() is None
+    observer.sign_ins_ahead = lambda: None
+    observer.stepped()
+    assert board.summaries()[0].sign_ins_ahead is None

@@ -869,6 +869,34 @@ async def test_an_extension_that_was_degraded_stays_so_while_the_credential_is_r
     ]
 
 
+async def test_the_scheduler_is_alive_while_a_source_waits_to_sign_in(bench: Bench) -> None:
+    """Minutes in the queue of an application's sign-ins: the supervisor must not take it for stuck."""
+    bench.far.own, bench.far.own_took_s, bench.far.ahead = "77", 200, 1
+    async with bench.polling(["~"]):
+        for _ in range(190):
+            before = bench.notes.steps
+            await bench.clock.turn(1)
+            assert bench.notes.steps > before
+        assert bench.far.looks == []
+        assert bench.types == []
+        bench.far.ahead = None
+        await bench.clock.turn(11)
+    assert {e for _, e in bench.far.looks} == {"77"}
+
+
+async def test_a_source_that_only_waits_for_its_place_to_sign_in_is_not_degraded(bench: Bench) -> None:
+    """However long; once it does not wait any more, 30 s without a good look are 30 s."""
+    bench.far.list_of, bench.far.ahead = failing("auth"), 3
+    async with bench.polling():
+        await bench.clock.turn(300)
+        assert bench.types == []
+        bench.far.ahead = None
+        await bench.clock.turn(28)
+        assert bench.types == []
+        await bench.clock.turn(5)
+        assert bench.types == ["source.degraded"]
+
+
 async def test_a_restart_tells_a_spell_and_a_lingering_end_no_second_time(bench: Bench) -> None:
     """What was told is known after a restart: the degraded source, and the ended call that is still listed."""
     start = bench.clock.now()

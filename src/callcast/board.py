@@ -77,6 +77,13 @@ class LiveBoard:
         self._source(source).watch(extension_ids, interval_s)
         self._turn(())
 
+    def signs_in(self, source: str, ahead: int | None) -> None:
+        """How many sign in before this source; None: it does not wait for its place."""
+        view = self._source(source)
+        if view.sign_ins_ahead != ahead:
+            view.sign_ins_ahead = ahead
+            self._turn(())
+
     def looked(self, target: Target, taken_at: datetime) -> None:
         if self._source(target.source).looked(target.extension_id, taken_at):
             self._turn(())
@@ -225,6 +232,7 @@ class _Source:
         self._looks: dict[str | None, tuple[datetime, float]] = {}  # platform's time, monotonic
         self._newest: tuple[datetime, float] | None = None  # of all looks since the start
         self._overdue_after_s = stale_after_s(0.0)
+        self.sign_ins_ahead: int | None = None
 
     def load(self, known: Known) -> None:
         for call in known.calls.values():
@@ -261,6 +269,7 @@ class _Source:
             "as_of": self._as_of(),
             "complete": bool(self._watched) and not overdue,
             "overdue": tuple(one for one in overdue if one and len(overdue) < len(self._watched)),
+            "sign_ins_ahead": self.sign_ins_ahead,
             "now": self.now(),
         }
 

@@ -69,6 +69,9 @@ class OwnShare:
     def hold_s(self) -> float:
         return self._upstream.hold_s()
 
+    def sign_ins_ahead(self) -> int | None:
+        return self._upstream.sign_ins_ahead()
+
     async def identify(self) -> Identity:
         return await self._upstream.identify()
 

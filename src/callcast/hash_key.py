@@ -1,11 +1,11 @@
 """The key of `numbers = "hash"`: configured, or made once and kept beside the outbox, for this user alone."""
 
-import os
 import secrets
 from pathlib import Path
 
 from callcast.config import Settings
 from callcast.core.outbox import OutboxUnavailable
+from callcast.private_file import write_private
 
 FILE = "hash.key"
 
@@ -20,7 +20,7 @@ def hash_key(settings: Settings) -> bytes:
 def _kept(path: Path) -> bytes:
     try:
         if not path.exists():
-            _make(path)
+            write_private(path, secrets.token_hex(32).encode())
         key = path.read_bytes().strip()
     except OSError as error:
         cause = (error.strerror or str(error)).lower()
@@ -34,19 +34,3 @@ def _kept(path: Path) -> bytes:
             "(then the hashes of all numbers change)"
         )
     return key
-
-
-def _make(path: Path) -> None:
-    """Whole or not at all: a key that was cut short by a full disk would be kept for ever."""
-    new = path.with_name(f"{FILE}.new")
-    new.touch(mode=0o600)
-    with new.open("wb") as file:
-        file.write(secrets.token_hex(32).encode())
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -1,6 +1,6 @@
 """Turns what the rooms say happened into metrics, log lines and the board. Nothing in here blocks or decides."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from math import isclose
@@ -40,6 +40,7 @@ class SourceObserver:
         self._failing: dict[str | None, tuple[Reason, float]] = {}  # targets: why, and when it was said
         self._words: set[tuple[str, str]] = set()  # unknown ones that were logged: each is, once
         self._bad_records: dict[tuple[str, str], bool] = {}
+        self.sign_ins_ahead: Callable[[], int | None] = lambda: None  # of the client, once there is one
         self.stepped_at = clock.monotonic()
         self.looks = 0  # good ones
         metrics.watch_source(source)
@@ -121,6 +122,7 @@ class SourceObserver:
 
     def stepped(self) -> None:
         self.stepped_at = self._clock.monotonic()
+        self._board.signs_in(self.source, self.sign_ins_ahead())
 
     def store_failed(self, error: OutboxUnavailable, /) -> None:
         self._log.error("outbox_failed", reason="outbox", detail=str(error))
@@ -201,6 +203,8 @@ class SourceObserver:
         silent_s = self._clock.monotonic() - since
         if self._seen is not None and silent_s <= stale_after_s(self._interval_s):
             return None
+        if (ahead := self.sign_ins_ahead()) is not None:
+            return f"source {self.source}: waiting to sign in, {ahead} ahead"
         why = f": {self._last_failure}" if self._last_failure else ""
         if self._seen is None:
             return f"source {self.source}: no good look yet{why}"

@@ -293,6 +293,8 @@ class Poller:
             self._sleep.cancel()
 
     async def _check_freshness(self) -> None:
+        if self._upstream.sign_ins_ahead() is not None:
+            self._freshness.excuse(self._clock.monotonic())
         self._untold += self._freshness.check(self._upstream.now(), self._clock.monotonic(), self.interval_s)
         try:
             await self._tell()

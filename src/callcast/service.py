@@ -26,6 +26,7 @@ from callcast.hash_key import hash_key
 from callcast.metrics import Metrics
 from callcast.reminders import Reminders
 from callcast.ringcentral.settings import SourceSettings, plan
+from callcast.ringcentral.sign_in import FILE, SignIns
 from callcast.sinks import SinkSettings
 from callcast.sources import NOTHING_KNOWN, Sources
 from callcast.web.admin import Admin, serve
@@ -76,7 +77,8 @@ class Service:
         self._feed = Feed(board, outbox, clock, self._view(settings))
         self.admin: Admin
         self._tasks: asyncio.TaskGroup
-        self._watching = Sources(outbox, board, metrics, session, clock, log, self._disk, self._feed.wake)
+        sign_ins = SignIns(clock, path=settings.service.data_dir / FILE, failed=self._tokens_failed)
+        self._watching = Sources(outbox, board, metrics, session, clock, log, self._disk, self._feed.wake, sign_ins)
         self._sources: Fleet[SourceSettings]
         self._sinks: Fleet[SinkPart]
         self._deliverers: dict[str, Deliverer] = {}
@@ -104,6 +106,7 @@ class Service:
         self._tasks = tasks
         self._sources = Fleet(tasks, self._run_source, self._watching.end)
         self._sinks = Fleet(tasks, self._run_sink, self._end_sink, insists=True)
+        await self._watching.load()
         await self._disk.surely(lambda: self._take_up(self._settings))
         await self._apply(self._settings)
         self._metrics.config_reloaded(True)
@@ -160,7 +163,7 @@ class Service:
         """What is no reason to be unready, but should not stay so, or was so once."""
         sinks = [_warning(name, trouble) for name, trouble in self._failing().items()]
         refused = [line for observer in self._watching.observers.values() for line in observer.refusals()]
-        sources = [*self._watching.claims.shown(), *self._watching.skewed(), *refused]
+        sources = [*self._watching.claims.shown(), *self._watching.skewed(), *self._watching.unrenewed(), *refused]
         return [*self._outbox.warnings(), *sources, *sinks]
 
     def _failing(self) -> Mapping[str, SinkTrouble]:
@@ -293,6 +296,9 @@ class Service:
             log=self._log,
             shutdown_s=None,  # the fleet's patience decides
         )
+
+    def _tokens_failed(self, detail: str) -> None:
+        self._log.error("tokens_not_kept", reason="disk", detail=detail)
 
     # What goes on beside.
 

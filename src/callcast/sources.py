@@ -28,6 +28,7 @@ from callcast.reconciler import Reconciler
 from callcast.ringcentral import skew
 from callcast.ringcentral.client import Client
 from callcast.ringcentral.settings import SourceSettings, plan
+from callcast.ringcentral.sign_in import SignIns
 
 CLIENT_KEYS = (
     *("server", "client_id", "client_secret", "jwt", "watch", "account"),
@@ -56,6 +57,7 @@ class Sources:
         log: Any,
         disk: Disk,
         wake: Callable[[], None],
+        sign_ins: SignIns,
     ) -> None:
         self.observers: dict[str, SourceObserver] = {}
         self.claims = Claims()
@@ -67,13 +69,19 @@ class Sources:
         self._log = log
         self._disk = disk
         self._wake = wake
+        self._sign_ins = sign_ins
         self._clients: dict[str, tuple[Mapping[str, Any], Client]] = {}
         self._answers = SharedAnswers()
         self._learning = asyncio.Lock()
         self._notes: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)  # on their way to the disk
 
+    async def load(self) -> None:
+        """Take over the tokens of an earlier run."""
+        await self._sign_ins.load()
+
     def share(self, wanted: Mapping[str, SourceSettings]) -> None:
         """Say who watches whom, before anybody looks: an account's watcher takes what nobody has taken."""
+        self._sign_ins.retain(wanted.values())
         listed = {name: one.extensions if one.watch == "extensions" else ("~",) for name, one in wanted.items()}
         self.claims.keep({name: None if "~" in ids else frozenset(ids) for name, ids in listed.items()})
         for name, ids in listed.items():
@@ -85,6 +93,16 @@ class Sources:
         """Whose platform has another time than this machine, for people."""
         skews = ((name, client.skew_s()) for name, (_, client) in self._clients.items())
         return [f"source {name}: {skew.said(by_s)}: {skew.FIX}" for name, by_s in skews if abs(by_s) > skew.MAX_S]
+
+    def unrenewed(self) -> Sequence[str]:
+        """Whose token is good and could not be renewed yet, for people."""
+        clients = ((name, client.renewal_trouble()) for name, (_, client) in self._clients.items())
+        return [
+            f"source {name}: the access token ends in {trouble[1] / 60:.0f} min and could not be renewed yet: "
+            f"{trouble[0].detail}"
+            for name, trouble in clients
+            if trouble is not None
+        ]
 
     async def run(self, name: str, settings: SourceSettings, *, start_after_s: float = 0.0) -> None:
         """Watch until cancelled."""
@@ -151,6 +169,7 @@ class Sources:
 
     async def close_all(self) -> None:
         await asyncio.gather(*map(self.close, tuple(self._clients)))
+        await self._sign_ins.close()
 
     def _observer(self, name: str) -> SourceObserver:
         if name not in self.observers:
@@ -162,6 +181,7 @@ class Sources:
             client = Client(
                 **access,
                 session=self._session,
+                sign_ins=self._sign_ins,
                 clock=self._clock,
                 version=__version__,
                 observer=self._observer(name),
@@ -169,6 +189,7 @@ class Sources:
                 notes=known.notes,
             )
             self._clients[name] = (access, client)
+            self._observer(name).sign_ins_ahead = client.sign_ins_ahead
         return self._clients[name][1]
 
     def _ledger(self, name: str, known: Known) -> Ledger:

@@ -16,6 +16,7 @@ from callcast.core.outbox import Outbox
 from callcast.disk import Disk
 from callcast.metrics import Metrics
 from callcast.ringcentral.settings import SourceSettings, plan
+from callcast.ringcentral.sign_in import SignIns
 from callcast.sources import Sources
 
 
@@ -72,6 +73,7 @@ class House:
             log,
             Disk(clock, log),
             lambda: None,
+            SignIns(clock),
         )
 
     @asynccontextmanager

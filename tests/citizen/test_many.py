@@ -57,7 +57,7 @@ async def fifty() -> None:
         await sources.close_all()
     kept = {name: notes.keys() for name, notes in stage.house.outbox.notes.items()}
     assert kept.keys() == every.keys()
-    assert all({"budget.heavy", "budget.auth", "own_extension"} <= names for names in kept.values())
+    assert all({"budget.heavy", "own_extension"} <= names for names in kept.values())
 
 
 def shown(stage: Stage) -> None:
@@ -115,13 +115,13 @@ def test_a_token_is_renewed_before_it_expires() -> None:
     """Twenty minutes with tokens that live for two: not one 401."""
     stage = watch(1200, token_ttl_s=120)
     assert {request.status for request in stage.platform.requests} == {200}
-    assert 19 <= len(stage.requests(TOKEN)) <= 21
+    assert 11 <= len(stage.requests(TOKEN)) <= 17, "renewed at 60 to 90 % of their life"
 
 
 @pytest.mark.parametrize("every_s", [None, 10])
 def test_a_displaced_session_is_recovered_without_a_storm(every_s: float | None) -> None:
     """Five more log-ins of the same user and app end our session, once or all the time: we log in again, once for
-    each time, three times a minute at most, and go on looking.
+    each time, four times a minute at most, and go on looking.
     """
 
     async def displaced() -> Stage:
@@ -148,7 +148,7 @@ def test_a_displaced_session_is_recovered_without_a_storm(every_s: float | None)
         assert len(log_ins) == 2
         assert [look.status for look in stage.requests(LISTS)].count(401) == 1
         assert stage.value("polls_failed_total", source="acme", reason="auth") == 0
-    assert all(c - a >= timedelta(seconds=60) for a, c in zip(log_ins, log_ins[3:], strict=False))
+    assert all(c - a >= timedelta(seconds=60) for a, c in zip(log_ins, log_ins[4:], strict=False))
     looks = stage.requests(LISTS)
     assert all(look.status == 200 for look in looks if looks[-1].at - look.at < timedelta(seconds=30)), (
         "all is well again"

@@ -5,6 +5,7 @@ from typing import Any
 from aiohttp import ClientSession
 
 from callcast.ringcentral.client import Client
+from callcast.ringcentral.sign_in import SignIns
 from callcast.secret import Secret
 from tests.clock import TurnedClock
 
@@ -50,6 +51,7 @@ def make_client(session: ClientSession, clock: TurnedClock, heard: Heard, **sett
         "client_secret": Secret(CLIENT_SECRET),
         "jwt": Secret(JWT),
         "session": session,
+        "sign_ins": SignIns(clock),
         "clock": clock,
         "version": "1.2.3",
         "observer": heard,

@@ -18,6 +18,7 @@ from callcast.ringcentral import client as client_module
 from callcast.ringcentral import token as token_module
 from callcast.ringcentral.client import Client
 from callcast.ringcentral.settings import SourceSettings
+from callcast.ringcentral.sign_in import SignIns
 from callcast.secret import Secret
 from tests.clock import TurnedClock
 from tests.ringcentral.heard import CLIENT_SECRET, JWT, SERVER, Heard, make_client
@@ -456,7 +457,7 @@ async def test_closing_revokes_only_where_that_is_wanted(
         await client.close()
         revoked = asked(answers, "POST", "/revoke")
         assert [sent["data"] for _, sent in revoked] == ([{"token": "token-1"}] if revoke else [])
-    assert set(heard.notes) == {"budget.auth", "budget.heavy", "own_extension"}
+    assert set(heard.notes) == {"budget.heavy", "own_extension"}
 
 
 async def test_closing_waits_for_no_turn(
@@ -464,12 +465,16 @@ async def test_closing_waits_for_no_turn(
 ) -> None:
     """With the token requests of the minute used up, the token is left to end by itself; what matters is kept."""
     monkeypatch.setattr(token_module, "REVOKE_TIMEOUT_S", 0.01)
-    answers.post(TOKEN_URL, payload={**TOKEN, "expires_in": 0}, repeat=True)
-    client = make_client(session, TurnedClock(), heard, revoke_on_exit=True)
-    for _ in range(3):
+    answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
+    clock = TurnedClock()
+    sign_ins = SignIns(clock)
+    clients = [
+        make_client(session, clock, heard, jwt=Secret(f"jwt-{n}"), sign_ins=sign_ins, revoke_on_exit=True)
+        for n in range(4)
+    ]
+    for client in clients:
         await client.identify()
-        client._own = None
     heard.notes.clear()
-    await client.close()
+    await clients[0].close()
     assert asked(answers, "POST", "/revoke") == []
-    assert set(heard.notes) == {"budget.auth", "budget.heavy"}
+    assert set(heard.notes) == {"budget.heavy"}

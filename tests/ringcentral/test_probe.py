@@ -9,6 +9,7 @@ from aiohttp import ClientSession
 from callcast.core.probe import ProbeResult
 from callcast.ringcentral.probe import probe
 from callcast.ringcentral.settings import SourceSettings
+from callcast.ringcentral.sign_in import SignIns
 from callcast.secret import Secret
 from callcast.simulator import Credential, Fault, Limits, Platform, SimulatedClock
 from callcast.simulator.scenarios import busy
@@ -40,7 +41,9 @@ async def answers_of(url: str, **settings: Any) -> list[ProbeResult]:
     told: list[ProbeResult] = []
     async with ClientSession() as session:
         source = SourceSettings(**{**given, **settings})
-        await probe("acme", source, told.append, session=session, clock=RealClock(), version="1.2.3")
+        clock = RealClock()
+        sign_ins = SignIns(clock)
+        await probe("acme", source, told.append, session=session, sign_ins=sign_ins, clock=clock, version="1.2.3")
     secrets = [source.client_secret.reveal(), source.jwt.reveal()]
     assert not [secret for secret in secrets for one in told if secret in repr(one)]
     assert all(one.remedy for one in told if one.verdict in ("failed", "warning")), "trouble without a remedy"

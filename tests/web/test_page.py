@@ -159,6 +159,14 @@ async def test_a_caller_whom_no_extension_has_yet(here: Room, browser: Browser) 
         await expect(wall.locator("#last")).not_to_contain_text("transferred")
 
 
+async def test_a_source_that_waits_to_sign_in_says_so(here: Room, browser: Browser) -> None:
+    """How many are ahead, instead of what looks like a fault."""
+    here.board.signs_in("acme", 2)
+    async with page(browser, here.url) as wall:
+        here.clock.ahead_s = 60
+        await expect(wall.locator("#link")).to_have_text("acme waiting to sign in, 2 ahead")
+
+
 async def test_a_stale_source_greys_its_cards_and_says_since_when(here: Room, browser: Browser) -> None:
     """Where nobody looks any more the clock stands, the state is doubted, and no colour claims it."""
     here.ring("101")

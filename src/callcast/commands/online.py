@@ -14,6 +14,7 @@ from callcast.app import SystemClock
 from callcast.core.probe import ProbeRequest, ProbeResult
 from callcast.ringcentral.probe import probe
 from callcast.ringcentral.settings import SourceSettings
+from callcast.ringcentral.sign_in import FILE, SignIns
 from callcast.sinks import SinkSettings
 
 if TYPE_CHECKING:
@@ -70,18 +71,23 @@ class _Question:
 
 async def _ask(settings: "Settings", send: bool) -> list[_Question]:
     clock = SystemClock()
+    sign_ins = SignIns(clock, path=settings.service.data_dir / FILE, writes=False)
+    await sign_ins.load()
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session, asyncio.TaskGroup() as tasks:
-        questions = [_of_source(name, one, session, clock) for name, one in settings.sources.items()]
+        questions = [_of_source(name, one, session, sign_ins, clock) for name, one in settings.sources.items()]
         questions += [_of_sink(name, one, clock, send) for name, one in settings.sinks.items()]
         for question in questions:
             tasks.create_task(question.put())
     return questions
 
 
-def _of_source(name: str, settings: SourceSettings, session: aiohttp.ClientSession, clock: SystemClock) -> _Question:
-    return _Question(
-        f"source {name}", lambda tell: probe(name, settings, tell, session=session, clock=clock, version=__version__)
-    )
+def _of_source(
+    name: str, settings: SourceSettings, session: aiohttp.ClientSession, sign_ins: SignIns, clock: SystemClock
+) -> _Question:
+    async def ask(tell: Callable[[ProbeResult], None]) -> None:
+        await probe(name, settings, tell, session=session, sign_ins=sign_ins, clock=clock, version=__version__)
+
+    return _Question(f"source {name}", ask)
 
 
 def _of_sink(name: str, settings: SinkSettings, clock: SystemClock, send: bool) -> _Question:

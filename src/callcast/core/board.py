@@ -41,6 +41,7 @@ class Summary(Counts, frozen=True, kw_only=True):
     as_of: the oldest of the targets' last polls that are stored; None while one has none.
     complete: false when a poll of one of the targets is overdue.
     overdue: the extensions whose poll is overdue while others are seen; empty when it is the source as a whole.
+    sign_ins_ahead: how many sources sign in before this one; None: it does not wait for its place.
     now: what time it is where the calls' times come from, as the newest poll said; None before the first one.
     """
 
@@ -48,6 +49,7 @@ class Summary(Counts, frozen=True, kw_only=True):
     as_of: datetime | None
     complete: bool
     overdue: tuple[str, ...] = ()
+    sign_ins_ahead: int | None = None
     now: datetime | None = None
 
 

@@ -106,6 +106,10 @@ class Freshness:
         if refused:
             self._refused.add(target)
 
+    def excuse(self, steady_s: float) -> None:
+        """The time until now counts against no target: the source only waits for its place to sign in."""
+        self._since = dict.fromkeys(self._since, steady_s)
+
     def check(self, at: datetime, steady_s: float, interval_s: float) -> list[SourceEvent]:
         """What has become degraded by now."""
         limit_s = stale_after_s(interval_s)

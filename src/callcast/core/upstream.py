@@ -67,6 +67,10 @@ class Upstream(Protocol):
         """Seconds until anything may be sent at all; above 0 in a penalty."""
         ...
 
+    def sign_ins_ahead(self) -> int | None:
+        """How many sign in before this source, which waits only for its place; None: it does not."""
+        ...
+
     async def identify(self) -> Identity:
         """Who we are (asks for a token). Raises LookFailed."""
         ...

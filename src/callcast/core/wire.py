@@ -246,6 +246,7 @@ def summary_dict(summary: Summary) -> dict[str, Any]:
         "as_of": summary.as_of and rfc3339(summary.as_of),
         "complete": summary.complete,
         "overdue": summary.overdue,
+        "sign_ins_ahead": summary.sign_ins_ahead,
         "now": summary.now and rfc3339(summary.now),
     }
 

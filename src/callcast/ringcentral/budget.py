@@ -28,11 +28,12 @@ ORDER: tuple[Purpose, ...] = ("token", "page", "poll", "call_log")
 class Turn:
     """One request's place. `unused()` gives it back; else it counts from now until it has left the window."""
 
-    __slots__ = ("_budget", "began_at", "granted", "key", "purpose", "sent")
+    __slots__ = ("_budget", "began_at", "granted", "key", "purpose", "sent", "urgency")
 
-    def __init__(self, budget: "Budget", purpose: Purpose, key: str) -> None:
+    def __init__(self, budget: "Budget", purpose: Purpose, key: str, urgency: float) -> None:
         self.purpose: Purpose = purpose
         self.key = key
+        self.urgency = urgency
         self.sent = True
         self.began_at = 0.0
         self.granted: asyncio.Future[None] | None = None  # of one that has to wait
@@ -116,9 +117,17 @@ class Budget:
         now = self._clock.monotonic()
         return self._allowance.due(purpose, now) - now
 
-    def turn(self, purpose: Purpose, key: str) -> Turn:
-        """A context: wait for the turn of a request, and hold it while the request is under way."""
-        return Turn(self, purpose, key)
+    def turn(self, purpose: Purpose, key: str, *, urgency: float = 0.0) -> Turn:
+        """A context: wait for the turn of a request, and hold it while the request is under way.
+
+        urgency: of two that wait for the same purpose the one with the lower number comes first.
+        """
+        return Turn(self, purpose, key, urgency)
+
+    def ahead(self, turn: Turn) -> int | None:
+        """How many of its purpose wait before this one; None: it does not wait."""
+        waiting = self._waiting[turn.purpose]
+        return waiting.index(turn) if turn in waiting else None
 
     def passes(self, turn: Turn) -> bool:
         """Whether it needs not wait, and nobody waits before it; then it is under way."""
@@ -130,7 +139,11 @@ class Budget:
 
     async def wait(self, turn: Turn) -> None:
         turn.granted = asyncio.get_running_loop().create_future()
-        self._waiting[turn.purpose].append(turn)
+        waiting = self._waiting[turn.purpose]
+        place = len(waiting)
+        while place > 0 and waiting[place - 1].urgency > turn.urgency:
+            place -= 1
+        waiting.insert(place, turn)
         self._serve()
         try:
             await turn.granted

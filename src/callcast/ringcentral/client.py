@@ -20,7 +20,8 @@ from callcast.ringcentral.observer import Observer
 from callcast.ringcentral.platform_clock import PlatformClock
 from callcast.ringcentral.reader import Reader, Walk, listed
 from callcast.ringcentral.records import ListPage, Rows, snapshot
-from callcast.ringcentral.token import REQUESTS_PER_MINUTE, Tokens
+from callcast.ringcentral.sign_in import SignIns
+from callcast.ringcentral.token import Tokens
 from callcast.secret import Secret
 
 API = "/restapi/v1.0"
@@ -28,8 +29,6 @@ LIVE_LIST = {"view": "Detailed", "type": "Voice", "perPage": "1000"}
 LOOK_TIMEOUT_S = 10.0
 PAGES_MAX = 20
 HEAVY_NOTE = "budget.heavy"
-AUTH_PER_MINUTE = 5  # documented
-AUTH_NOTE = "budget.auth"
 OWN_NOTE = "own_extension"
 EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -76,6 +75,7 @@ class Client:
     """Implements `core.upstream.Upstream`; the arguments up to `allow_plaintext` are those of `[sources.NAME]`.
 
     session: best without cookies (`DummyCookieJar`), so that sources share nothing but connections.
+    sign_ins: one for all sources of a process.
     notes: what `note` was given in an earlier run, by name.
     note: called with a name and a few hundred bytes when something changed that must survive a restart: at most
         once a second, and at once in a penalty.
@@ -96,6 +96,7 @@ class Client:
         revoke_on_exit: bool = False,
         allow_plaintext: bool = False,
         session: ClientSession,
+        sign_ins: SignIns,
         clock: Clock,
         version: str,
         observer: Observer,
@@ -129,18 +130,16 @@ class Client:
             keep=lambda budget: note(HEAVY_NOTE, budget.dump()),
             show=self._show,
         )
-        self._auth = Budget(
-            "auth",
-            per_minute=AUTH_PER_MINUTE,
-            ceiling=REQUESTS_PER_MINUTE,
+        self._tokens = Tokens(
+            exchange,
+            sign_ins,
+            server=server,
+            client_id=client_id,
+            client_secret=client_secret,
+            jwt=jwt,
             clock=clock,
             now=self.now,
-            kept=notes.get(AUTH_NOTE),
-            keep=lambda budget: note(AUTH_NOTE, budget.dump()),
             show=self._show,
-        )
-        self._tokens = Tokens(
-            exchange, self._auth, client_id=client_id, client_secret=client_secret, jwt=jwt, clock=clock
         )
         self._reader = Reader(exchange, self._tokens, self._heavy)
         self._call_log = CallLog(self._reader, exchange.url, observer)
@@ -250,12 +249,20 @@ class Client:
         root = self._root(target.extension_id)
         return await self._call_log.ended_since(target, root, after=after, until=self.now())
 
+    def sign_ins_ahead(self) -> int | None:
+        """How many sign in before this source; None: it does not wait for its place."""
+        return self._tokens.ahead()
+
+    def renewal_trouble(self) -> tuple[LookFailed, float] | None:
+        """Why the token could not be renewed, and for how many seconds it is still good."""
+        return self._tokens.failing()
+
     async def close(self) -> None:
-        """The last word: the token goes back where `revoke_on_exit` wants it, and the windows are kept."""
+        """The token goes back where `revoke_on_exit` wants it, and the window is kept."""
         self._note(HEAVY_NOTE, self._heavy.dump())
+        await self._tokens.close()
         if self._revoke_on_exit:
             await self._tokens.revoke()
-        self._note(AUTH_NOTE, self._auth.dump())
 
     def _root(self, extension_id: str | None) -> str:
         account = f"{API}/account/{self._account}"

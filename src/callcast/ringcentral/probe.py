@@ -1,8 +1,8 @@
 """What `callcast check --online` asks the platform for one source: token, clock, permission, rate limit.
 
 It takes few places of the rate limit, since a service may be running on the same credential: one request, and more
-only out of what nobody uses. The token it was given goes back, since the platform ends a user's oldest session when
-there are more than five.
+only out of what is left. It signs in only where the service keeps no token; such a token goes back, since the platform
+ends a user's oldest session when there are more than five.
 """
 
 import asyncio
@@ -18,15 +18,17 @@ from callcast.core.upstream import LookFailed
 from callcast.ringcentral import skew
 from callcast.ringcentral.allowance import assumed, polls
 from callcast.ringcentral.budget import Budget
-from callcast.ringcentral.client import API, AUTH_PER_MINUTE, LIVE_LIST
+from callcast.ringcentral.client import API, LIVE_LIST
 from callcast.ringcentral.exchange import Exchange
 from callcast.ringcentral.observer import Resource
 from callcast.ringcentral.platform_clock import PlatformClock
 from callcast.ringcentral.reader import Reader
 from callcast.ringcentral.settings import CYCLE_MAX_S, SourceSettings, plan, remedy
-from callcast.ringcentral.token import REQUESTS_PER_MINUTE, Tokens
+from callcast.ringcentral.sign_in import OURS_PER_MINUTE, SignIns
+from callcast.ringcentral.token import Tokens
 
 ASK_TIMEOUT_S = 8.0
+SIGN_IN_TIMEOUT_S = 5.0  # with the wait for its place
 REVOKE_TIMEOUT_S = 1.0
 ASKED_MAX = 20
 ONE_RECORD = {**LIVE_LIST, "perPage": "1"}  # not the very request of a running service, which would be refused
@@ -35,22 +37,26 @@ Tell = Callable[[ProbeResult], None]
 
 
 async def probe(
-    name: str, settings: SourceSettings, tell: Tell, *, session: ClientSession, clock: Clock, version: str
+    name: str,
+    settings: SourceSettings,
+    tell: Tell,
+    *,
+    session: ClientSession,
+    sign_ins: SignIns,
+    clock: Clock,
+    version: str,
 ) -> None:
     """Ask, and tell each answer as soon as it is there. Never raises for trouble outside this program."""
-    platform = _Platform(settings, session, clock, version)
+    platform = _Platform(settings, session, sign_ins, clock, version)
     try:
-        await platform.tokens.current()
-    except LookFailed as failure:
-        tell(_failed("token", failure))
-        return
-    tell(ProbeResult("good", f"given to extension {platform.tokens.owner_id}", about="token"))
-    tell(platform.skew())
-    try:
+        if not await platform.sign_in(tell):
+            return
         await platform.look(tell)
     except LookFailed as failure:
         tell(_failed("rate limit", failure))
     else:
+        if platform.kept:
+            tell(platform.skew())  # no answer said before what time it is
         tell(platform.limit(name))
     finally:
         await platform.leave()
@@ -74,7 +80,9 @@ class _Unheard:
 
 
 class _Platform:
-    def __init__(self, settings: SourceSettings, session: ClientSession, clock: Clock, version: str) -> None:
+    def __init__(
+        self, settings: SourceSettings, session: ClientSession, sign_ins: SignIns, clock: Clock, version: str
+    ) -> None:
         self._settings = settings
         self._clock = clock
         self._platform_clock = _Clock(clock)
@@ -89,23 +97,47 @@ class _Platform:
         )
         now = self._platform_clock.now
         self._heavy = Budget("heavy", per_minute=settings.heavy_per_minute, clock=clock, now=now)
-        self._auth = Budget("auth", per_minute=AUTH_PER_MINUTE, ceiling=REQUESTS_PER_MINUTE, clock=clock, now=now)
-        self.tokens = Tokens(
+        self._tokens = Tokens(
             self._exchange,
-            self._auth,
+            sign_ins,
+            server=settings.server,
             client_id=settings.client_id,
             client_secret=settings.client_secret,
             jwt=settings.jwt,
             clock=clock,
+            now=now,
         )
-        self._reader = Reader(self._exchange, self.tokens, self._heavy)
+        self.kept = self._tokens.signed_in
+        self._reader = Reader(self._exchange, self._tokens, self._heavy)
+
+    async def sign_in(self, tell: Tell) -> bool:
+        """Whether there is a token now."""
+        try:
+            async with asyncio.timeout(SIGN_IN_TIMEOUT_S):
+                await self._tokens.current()
+        except LookFailed as failure:
+            tell(_failed("token", failure))
+            return False
+        except TimeoutError:
+            if (ahead := self._tokens.ahead()) is None:
+                raise
+            said = f"waiting to sign in, {ahead} ahead: {OURS_PER_MINUTE} sign-ins a minute for all sources of an app"
+            tell(ProbeResult("unasked", said, "run it again in a minute", about="token"))
+            return False
+        if self.kept:
+            tell(ProbeResult("good", f"of extension {self._tokens.owner_id}, kept by the service", about="token"))
+        else:
+            tell(ProbeResult("good", f"given to extension {self._tokens.owner_id}", about="token"))
+            tell(self.skew())
+        return True
 
     async def leave(self) -> None:
-        """Give the token back, unless that would have to wait: then its end comes by itself."""
-        if self._auth.wait_s("token") <= 0:
+        """Give the token back, unless it is the service's, or that would have to wait: then it ends by itself."""
+        await self._tokens.close()
+        if not self.kept and self._tokens.may_ask:
             with suppress(TimeoutError):
                 async with asyncio.timeout(REVOKE_TIMEOUT_S):
-                    await self.tokens.revoke()
+                    await self._tokens.revoke()
 
     def skew(self) -> ProbeResult:
         if not self._platform_clock.dated:
@@ -140,7 +172,7 @@ class _Platform:
         """Others' extensions first: they want more permission than the own one."""
         if self._settings.watch == "account":
             return [None]
-        own = ("~", self.tokens.owner_id)
+        own = ("~", self._tokens.owner_id)
         return sorted(self._settings.extensions, key=lambda extension: extension in own)
 
     async def _ask(self, target: str | None) -> None:

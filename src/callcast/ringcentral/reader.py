@@ -44,9 +44,9 @@ class Reader:
     ) -> Answer:
         """A 200 (or a 404, where that is an answer too), or LookFailed. After a 401 the token is renewed once."""
         answer, token, wait_s = await self._ask(resource, url, purpose, timeout_s)
-        if answer.status == 401:
-            await self._tokens.renew(token)
+        if answer.status == 401 and await self._tokens.renewed(token):
             answer, token, wait_s = await self._ask(resource, url, "page", timeout_s)
+        self._tokens.heard(token, refused=answer.status == 401)
         if answer.status == 200 or (absent_is_fine and answer.status == 404):
             return answer
         raise look_failure(answer, extension="/extension/" in url.path, retry_after_s=wait_s)

@@ -1,19 +1,23 @@
-"""The access token: exchanged for the JWT, kept until a minute before its end, never asked for more than needed.
+"""The access token: exchanged for the JWT, used until it expires, renewed in time, never asked for more than needed.
 
 Sources: developers.ringcentral.com/guide/authentication/jwt-flow, /refresh-tokens, /tokens.
 """
 
 import asyncio
+import math
 from base64 import b64encode
+from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 
 import msgspec
 
 from callcast.core.clock import Clock
 from callcast.core.upstream import LookFailed
-from callcast.ringcentral.budget import Budget
+from callcast.ringcentral.budget import Budget, Turn
 from callcast.ringcentral.exchange import Answer, Exchange
 from callcast.ringcentral.refusals import token_failure
+from callcast.ringcentral.sign_in import LIFETIME_MAX_S, Held, SignIns, Standing, credential_digest
 from callcast.secret import Secret
 
 TOKEN_PATH = "/restapi/oauth/token"  # noqa: S105 - an address
@@ -21,11 +25,10 @@ REVOKE_PATH = "/restapi/oauth/revoke"
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 ASK_TIMEOUT_S = 10.0
 REVOKE_TIMEOUT_S = 5.0
-RENEWED_BEFORE_S = 60.0
-REQUESTS_PER_MINUTE = 3
 REFUSED_WAIT_S = 300.0  # a wrong credential does not become right by itself
 TROUBLE_WAIT_S = 10.0  # documented for 408, 500 and no answer
-LIFETIME_MAX_S = 86_400.0
+NEW_REFUSED_WAIT_S = 60.0  # until a new token that is refused too is renewed; twice as long each time
+NEW_REFUSED_WAIT_MAX_S = 300.0
 
 
 class _Granted(msgspec.Struct, frozen=True):
@@ -37,113 +40,222 @@ class _Granted(msgspec.Struct, frozen=True):
 
 
 class Tokens:
-    """One credential's token. `current()` and `renew()` raise LookFailed, without a request where one is no use."""
+    """One credential's token. `current()` and `renewed()` raise LookFailed, without a request where one is no use.
+
+    now: the platform's time. show: called when the platform has said something of the limit of token requests.
+    """
 
     def __init__(
         self,
         exchange: Exchange,
-        budget: Budget,
+        sign_ins: SignIns,
         *,
+        server: str,
         client_id: str,
         client_secret: Secret,
         jwt: Secret,
         clock: Clock,
+        now: Callable[[], datetime],
+        show: Callable[[Budget], None] = lambda _: None,
     ) -> None:
         self._exchange = exchange
-        self._budget = budget
+        self._sign_ins = sign_ins
+        self._application = sign_ins.application(server, client_id)
+        self._application.join(self, now, show)
+        self._credential = credential_digest(server, client_id, client_secret, jwt)
         self._client_id = client_id
         self._client_secret = client_secret
         self._jwt = jwt
         self._clock = clock
-        self._one_at_a_time = asyncio.Lock()
-        self._token: Secret | None = None
-        self._renew_at = 0.0
+        self._renewal: asyncio.Task[None] | None = None
+        self._turn: Turn | None = None  # of the renewal under way
         self._refresh: Secret | None = None
         self._refresh_until = 0.0
-        self._failure: LookFailed | None = None
-        self._failing_until = 0.0
-        self.owner_id: str | None = None
+        self._refusal: Standing | None = None  # of this credential
+        self._new_refused = 0  # new tokens in a row that were refused
+
+    @property
+    def signed_in(self) -> bool:
+        return self._sign_ins.held(self._credential) is not None
+
+    @property
+    def owner_id(self) -> str | None:
+        held = self._sign_ins.held(self._credential)
+        return held.owner_id if held else None
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether a token request would have its place at once."""
+        return self._application.budget.wait_s("token") <= 0
+
+    def ahead(self) -> int | None:
+        """How many sign in before this credential; None: it has a token, or does not wait for its place."""
+        if self._turn is None or self._sign_ins.held(self._credential):
+            return None
+        return self._application.budget.ahead(self._turn)
+
+    def _waits_for_place(self) -> bool:
+        return self._turn is not None and self._application.budget.ahead(self._turn) is not None
+
+    def failing(self) -> tuple[LookFailed, float] | None:
+        """Why the token could not be renewed in time, and for how many seconds it is still good."""
+        held, now = self._sign_ins.held(self._credential), self._clock.monotonic()
+        standing = self._refusal or self._application.trouble
+        if held is None or standing is None or now < held.renew_at:
+            return None
+        return standing.failure, held.expires_at - now
 
     async def current(self) -> Secret:
-        """A token that is good for a minute at least, as far as is known."""
-        if self._token is not None and self._clock.monotonic() < self._renew_at:
-            return self._token
-        return await self.renew(self._token)
+        """A token that has not expired, as far as is known; where there is none, once its place has come."""
+        held = self._sign_ins.held(self._credential)
+        if held is None:
+            held = await self._given()
+        elif self._clock.monotonic() >= held.renew_at and not self._silent_s():
+            self._renew(held)  # beside the requests, which the token serves until it expires
+        return held.token
 
-    async def renew(self, old: Secret | None) -> Secret:
-        """Another token than `old`; whoever comes while it is asked for gets the same."""
-        async with self._one_at_a_time:
-            if self._token is not None and self._token != old:
-                return self._token
-            self._token = None
-            return await self._ask()
+    async def renewed(self, refused: Secret) -> bool:
+        """After a 401: whether there is another token now. A new one that was refused too is given time."""
+        held = self._sign_ins.held(self._credential)
+        if held is not None and held.token == refused:
+            if self._clock.monotonic() < held.renew_again_at:
+                return False
+            self._sign_ins.forget(self._credential)
+            if self._waits_for_place():
+                await self._stop_renewal()  # its place is among those that still have a token
+        await self._given()
+        return True
+
+    def heard(self, token: Secret, *, refused: bool) -> None:
+        """What the last answer to this token was."""
+        held = self._sign_ins.held(self._credential)
+        if held is None or held.token != token:
+            return
+        if not refused:
+            self._new_refused = 0
+        elif not held.refused:
+            wait_s = min(NEW_REFUSED_WAIT_S * 2.0 ** min(self._new_refused, 10), NEW_REFUSED_WAIT_MAX_S)
+            held.renew_again_at = self._clock.monotonic() + wait_s
+            self._new_refused += 1
+            self._sign_ins.refuse(held)
 
     async def revoke(self) -> None:
-        """End the platform's session. Whether it worked is of no use to anybody: it ends by itself too."""
-        token, self._token = self._token, None
-        if token is None:
+        """End the platform's session. Where that fails, it ends by itself at the token's end."""
+        held = self._sign_ins.held(self._credential)
+        if held is None:
             return
+        self._sign_ins.forget(self._credential)
         with suppress(LookFailed, TimeoutError):
-            async with asyncio.timeout(REVOKE_TIMEOUT_S), self._budget.turn("token", REVOKE_PATH):
-                await self._post(REVOKE_PATH, {"token": token.reveal()}, REVOKE_TIMEOUT_S)
+            async with asyncio.timeout(REVOKE_TIMEOUT_S), self._application.turn(REVOKE_PATH, math.inf):
+                await self._post(REVOKE_PATH, {"token": held.token.reveal()}, REVOKE_TIMEOUT_S)
 
-    async def _ask(self) -> Secret:
-        self._fail_early()
-        if self._refresh is not None and self._clock.monotonic() < self._refresh_until:
-            refresh, self._refresh = self._refresh, None  # good for one use only
-            with suppress(LookFailed):
-                return await self._grant({"grant_type": "refresh_token", "refresh_token": refresh.reveal()})
-            if self._failure is not None and self._failure.reason != "auth":
-                raise self._failure
-            self._failure = None
-            self._fail_early()
-        return await self._grant({"grant_type": JWT_BEARER, "assertion": self._jwt.reveal()})
+    async def close(self) -> None:
+        self._application.leave(self)
+        await self._stop_renewal()
 
-    def _fail_early(self) -> None:
-        """The last failure stands until asking again is of use; and three requests a minute must do."""
+    def give_up(self) -> None:
+        if self._renewal is not None and self._waits_for_place():
+            self._renewal.cancel()
+
+    # Renewal
+
+    async def _given(self) -> Held:
+        """The token that there is, or a new one; all who come while it is asked for get the same."""
+        while (held := self._sign_ins.held(self._credential)) is None:
+            if silent_s := self._silent_s():
+                raise self._failed(silent_s)
+            await asyncio.wait((self._renew(None),))
+        return held
+
+    def _silent_s(self) -> float:
+        """Seconds until asking again is of use."""
         now = self._clock.monotonic()
-        if self._failure is not None and now < self._failing_until:
-            raise _again(self._failure, self._failing_until - now)
-        wait_s = self._budget.wait_s("token")
-        if wait_s > 0 and self._budget.hold_s() > 0:
-            raise LookFailed("rate_limited", "the token endpoint wants silence", retry_after_s=wait_s)
-        if wait_s > 0:
-            raise LookFailed("auth", "the token requests of this minute are used up", retry_after_s=wait_s)
+        standing = [one.until - now for one in (self._refusal, self._application.trouble) if one]
+        return max(0.0, self._application.budget.hold_s(), *standing)
 
-    async def _grant(self, form: dict[str, str]) -> Secret:
+    def _failed(self, silent_s: float) -> LookFailed:
+        now = self._clock.monotonic()
+        for standing in (self._refusal, self._application.trouble):
+            if standing is not None and now < standing.until:
+                failure = standing.failure
+                return LookFailed(
+                    failure.reason,
+                    failure.said,
+                    remedy=failure.remedy,
+                    retry_after_s=silent_s,
+                    request_id=failure.request_id,
+                )
+        return LookFailed("rate_limited", "the token endpoint wants silence", retry_after_s=silent_s)
+
+    def _renew(self, old: Held | None) -> asyncio.Task[None]:
+        """The renewal under way, or a new one. A fault of the program in the last one is raised here."""
+        if self._renewal is not None and self._renewal.done():
+            renewal, self._renewal = self._renewal, None
+            if not renewal.cancelled():
+                renewal.result()
+        if self._renewal is None:
+            self._renewal = asyncio.create_task(self._sign_in(old))
+        return self._renewal
+
+    async def _stop_renewal(self) -> None:
+        renewal, self._renewal = self._renewal, None
+        if renewal is not None:
+            renewal.cancel()
+            await asyncio.wait((renewal,))
+
+    async def _sign_in(self, old: Held | None) -> None:
+        """Another token than `old`; or a failure that stands for a while."""
+        if self._silent_s():
+            return  # the endpoint got into trouble before this began
         try:
-            granted = await self._request(form)
+            if not await self._refreshed(old):
+                await self._grant(old, {"grant_type": JWT_BEARER, "assertion": self._jwt.reveal()})
         except LookFailed as failure:
-            self._remember(failure)
-            raise
-        now = self._clock.monotonic()
-        lifetime_s = min(max(granted.expires_in, 0.0), LIFETIME_MAX_S)
-        self._failure = None
-        self._token = Secret(granted.access_token)
-        self._renew_at = now + max(lifetime_s - RENEWED_BEFORE_S, lifetime_s / 2)
-        if granted.refresh_token:
-            self._refresh = Secret(granted.refresh_token)
-            self._refresh_until = now + (granted.refresh_token_expires_in or LIFETIME_MAX_S)
-        self.owner_id = str(granted.owner_id) if granted.owner_id is not None else self.owner_id
-        return self._token
+            now, asked_s = self._clock.monotonic(), failure.retry_after_s or 0.0
+            if failure.reason == "auth":
+                self._refusal = Standing(failure, now + max(REFUSED_WAIT_S, asked_s))
+            else:
+                self._application.troubled(Standing(failure, now + max(TROUBLE_WAIT_S, asked_s)))
+        else:
+            self._refusal = self._application.trouble = None
 
-    async def _request(self, form: dict[str, str]) -> _Granted:
-        async with self._budget.turn("token", TOKEN_PATH) as turn:
-            answer = await self._post(TOKEN_PATH, form, ASK_TIMEOUT_S)
-            retry_after_s = turn.answered(answer.status, answer.headers)
+    async def _refreshed(self, old: Held | None) -> bool:
+        """Whether the refresh token did, where the app issues them; it is good for one use only."""
+        refresh, self._refresh = self._refresh, None
+        if refresh is None or self._clock.monotonic() >= self._refresh_until:
+            return False
+        try:
+            await self._grant(old, {"grant_type": "refresh_token", "refresh_token": refresh.reveal()})
+        except LookFailed as failure:
+            if failure.reason != "auth":
+                raise
+            return False
+        return True
+
+    async def _grant(self, old: Held | None, form: dict[str, str]) -> None:
+        self._turn = self._application.turn(TOKEN_PATH, old.expires_at if old else -math.inf)
+        try:
+            async with self._turn as turn:
+                if self._sign_ins.held(self._credential) not in (old, None):
+                    turn.unused()  # another source with the same credential was quicker
+                    return
+                answer = await self._post(TOKEN_PATH, form, ASK_TIMEOUT_S)
+                retry_after_s = turn.answered(answer.status, answer.headers)
+        finally:
+            self._turn = None
         if answer.status != 200:
             raise token_failure(answer, retry_after_s=retry_after_s)
         try:
-            return msgspec.json.decode(answer.body, type=_Granted)
+            granted = msgspec.json.decode(answer.body, type=_Granted)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             raise LookFailed(
                 "parse", "the token endpoint's answer cannot be read", request_id=answer.request_id
             ) from None
-
-    def _remember(self, failure: LookFailed) -> None:
-        wait_s = REFUSED_WAIT_S if failure.reason == "auth" else TROUBLE_WAIT_S
-        self._failure = failure
-        self._failing_until = self._clock.monotonic() + max(wait_s, failure.retry_after_s or 0.0)
+        owner_id = None if granted.owner_id is None else str(granted.owner_id)
+        self._sign_ins.keep(self._credential, granted.access_token, owner_id, granted.expires_in)
+        if granted.refresh_token:
+            self._refresh = Secret(granted.refresh_token)
+            self._refresh_until = self._clock.monotonic() + (granted.refresh_token_expires_in or LIFETIME_MAX_S)
 
     async def _post(self, path: str, form: dict[str, str], timeout_s: float) -> Answer:
         pair = f"{self._client_id}:{self._client_secret.reveal()}"
@@ -151,9 +263,3 @@ class Tokens:
         return await self._exchange.post(
             "token", self._exchange.url(path), authorization=basic, form=form, timeout_s=timeout_s
         )
-
-
-def _again(failure: LookFailed, wait_s: float) -> LookFailed:
-    return LookFailed(
-        failure.reason, failure.said, remedy=failure.remedy, retry_after_s=wait_s, request_id=failure.request_id
-    )

@@ -95,6 +95,7 @@ function linkState() {
 }
 
 function unseen(source) {
+  if (source.sign_ins_ahead != null) return `${source.source} waiting to sign in, ${source.sign_ins_ahead} ahead`;
   const some = source.overdue.length;
   const what = some ? `${source.source} (${some} extension${some > 1 ? "s" : ""})` : source.source;
   return source.as_of ? `${what} not seen since ${hoursMinutes(Date.parse(source.as_of))}` : `${what} not seen yet`;

@@ -1,0 +1,275 @@
+"""What all sources of a process share for signing in: the tokens, and one budget of token requests per application.
+
+RingCentral counts token requests per application (server and client id), all its users together, and suspends an
+application that keeps asking too often. So both outlive a restart, in one file that only this user may read.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct
+
+from callcast.core.clock import Clock
+from callcast.core.upstream import LookFailed
+from callcast.private_file import write_private
+from callcast.ringcentral.budget import Budget, Turn
+from callcast.ringcentral.settings import SourceSettings
+from callcast.secret import Secret
+
+FILE = "tokens.json"
+FILE_BYTES_MAX = 16 * 1024 * 1024
+PER_MINUTE = 5  # documented
+OURS_PER_MINUTE = 4  # other programs may share the application
+LIFETIME_MIN_S, LIFETIME_MAX_S = 1.0, 86_400.0
+# When a token is renewed, as a share of its life: each credential at a time of its own, all with time to spare.
+RENEWED_FROM, RENEWED_UNTIL = 0.6, 0.9
+
+
+class _KeptToken(Struct, frozen=True):
+    token: str
+    owner_id: str | None
+    granted_at: float  # of the wall clock, seconds since 1970
+    lifetime_s: float
+
+
+class _Kept(Struct, frozen=True):
+    """The file. Applications and credentials stand under digests."""
+
+    applications: dict[str, msgspec.Raw] = {}
+    tokens: dict[str, _KeptToken] = {}
+
+
+class Held:
+    """A token as long as it may be used. Times are of the clock that only grows."""
+
+    __slots__ = ("expires_at", "kept", "owner_id", "refused", "renew_again_at", "renew_at", "token")
+
+    def __init__(self, kept: _KeptToken, granted_at: float, share: float) -> None:
+        self.kept = kept
+        self.token = Secret(kept.token)
+        self.owner_id = kept.owner_id
+        self.expires_at = granted_at + kept.lifetime_s
+        self.renew_at = granted_at + kept.lifetime_s * (RENEWED_FROM + (RENEWED_UNTIL - RENEWED_FROM) * share)
+        self.refused = False  # a 401, though it was new: it is tried on, and not kept over a restart
+        self.renew_again_at = 0.0
+
+
+class SignsIn(Protocol):
+    def give_up(self) -> None:
+        """Wait no longer: the token endpoint is in trouble."""
+        ...
+
+
+class Standing(Struct):
+    """A failure, and until when it stands: to ask again before is of no use. Times of the clock that only grows."""
+
+    failure: LookFailed
+    until: float
+
+
+class Application:
+    """The token requests of one app on one server: one at a time, the most urgent first.
+
+    trouble: of the token endpoint, so no fault of one credential. It concerns all who wait: none of them asks it now.
+    """
+
+    def __init__(self, *, clock: Clock, kept: bytes | None, keep: Callable[[], None]) -> None:
+        self._members: dict[SignsIn, tuple[Callable[[], datetime], Callable[[Budget], None]]] = {}
+        self._clock = clock
+        self.trouble: Standing | None = None
+        self.budget = Budget(
+            "auth",
+            per_minute=PER_MINUTE,
+            ceiling=OURS_PER_MINUTE,
+            clock=clock,
+            now=self._now,
+            kept=kept,
+            keep=lambda _: keep(),
+            show=self._show,
+        )
+
+    def join(self, member: SignsIn, now: Callable[[], datetime], show: Callable[[Budget], None]) -> None:
+        """now: the platform's time. show: called when the platform has said something of the limit."""
+        self._members[member] = now, show
+        if self.budget.hold_s() > 0:
+            show(self.budget)
+
+    def leave(self, member: SignsIn) -> None:
+        self._members.pop(member, None)
+
+    def troubled(self, trouble: Standing) -> None:
+        self.trouble = trouble
+        for member in tuple(self._members):
+            member.give_up()
+
+    def turn(self, path: str, urgency: float) -> Turn:
+        return self.budget.turn("token", path, urgency=urgency)
+
+    def _now(self) -> datetime:
+        return next((now() for now, _ in self._members.values()), self._clock.now())
+
+    def _show(self, budget: Budget) -> None:
+        for _, show in tuple(self._members.values()):
+            show(budget)
+
+
+class SignIns:
+    """One per process.
+
+    path: the file; None keeps nothing over a restart. writes: whether this process may change the file.
+    failed: called with a sentence when the file cannot be read or written, once until it can.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        path: Path | None = None,
+        writes: bool = True,
+        failed: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._clock = clock
+        self._path = path
+        self._writes = writes and path is not None
+        self._failed = failed
+        self._fault = False
+        self._kept: dict[str, bytes] = {}  # of applications that have not been asked for yet
+        self._applications: dict[str, Application] = {}
+        self._held: dict[str, Held] = {}
+        self._changed = False
+        self._writing: asyncio.Task[None] | None = None
+
+    async def load(self) -> None:
+        """Take over what an earlier run kept; without it every credential signs in."""
+        if self._path is None:
+            return
+        try:
+            content = await asyncio.to_thread(_read, self._path)
+            kept = msgspec.json.decode(content, type=_Kept)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._fails("read", error)
+            return
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            self._failed(f"{self._path} is not what callcast wrote there: it is made anew, and all sources sign in")
+            return
+        self._kept = {digest: bytes(raw) for digest, raw in kept.applications.items()}
+        for credential, token in kept.tokens.items():
+            passed_s = max(0.0, self._clock.wall().timestamp() - token.granted_at)
+            if passed_s < token.lifetime_s <= LIFETIME_MAX_S:
+                self._held[credential] = Held(token, self._clock.monotonic() - passed_s, _share(credential))
+
+    def application(self, server: str, client_id: str) -> Application:
+        digest = _digest(server, client_id)
+        if digest not in self._applications:
+            kept = self._kept.pop(digest, None)
+            self._applications[digest] = Application(clock=self._clock, kept=kept, keep=self.save)
+        return self._applications[digest]
+
+    def held(self, credential: str) -> Held | None:
+        """The token, while it has not expired."""
+        held = self._held.get(credential)
+        return held if held is not None and self._clock.monotonic() < held.expires_at else None
+
+    def keep(self, credential: str, token: str, owner_id: str | None, lifetime_s: float) -> Held:
+        lifetime_s = min(max(lifetime_s, LIFETIME_MIN_S), LIFETIME_MAX_S)
+        kept = _KeptToken(token, owner_id, self._clock.wall().timestamp(), lifetime_s)
+        self._held[credential] = held = Held(kept, self._clock.monotonic(), _share(credential))
+        self.save()
+        return held
+
+    def forget(self, credential: str) -> None:
+        if self._held.pop(credential, None):
+            self.save()
+
+    def refuse(self, held: Held) -> None:
+        """Keep it no longer over a restart; it may be tried on until then."""
+        if not held.refused:
+            held.refused = True
+            self.save()
+
+    def retain(self, sources: Iterable[SourceSettings]) -> None:
+        """Forget the tokens of all credentials but these, as the configuration does."""
+        sources = tuple(sources)
+        applications = {_digest(one.server, one.client_id) for one in sources}
+        self._kept = {digest: raw for digest, raw in self._kept.items() if digest in applications}
+        credentials = {credential_digest(one.server, one.client_id, one.client_secret, one.jwt) for one in sources}
+        for credential in self._held.keys() - credentials:
+            self.forget(credential)
+
+    def save(self) -> None:
+        """Soon, and not on the loop; what changes meanwhile is written too."""
+        if not self._writes:
+            return
+        self._changed = True
+        if self._writing is not None and self._writing.done():
+            self._writing.result()  # a fault of the program is not kept silent
+            self._writing = None
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write())
+
+    async def close(self) -> None:
+        """All is on the disk, as far as the disk lets it."""
+        if self._applications:
+            self.save()
+        if self._writing is not None:
+            await self._writing
+
+    async def _write(self) -> None:
+        while self._changed and self._path is not None:
+            self._changed = False
+            content = self._content()
+            try:
+                await asyncio.to_thread(write_private, self._path, content)
+            except OSError as error:
+                self._fails("written", error)
+            else:
+                self._fault = False
+
+    def _content(self) -> bytes:
+        now = self._clock.monotonic()
+        budgets: Mapping[str, bytes] = {digest: one.budget.dump() for digest, one in self._applications.items()}
+        return msgspec.json.encode(
+            _Kept(
+                {digest: msgspec.Raw(raw) for digest, raw in {**self._kept, **budgets}.items()},
+                {
+                    credential: held.kept
+                    for credential, held in self._held.items()
+                    if now < held.expires_at and not held.refused
+                },
+            )
+        )
+
+    def _fails(self, what: str, error: OSError) -> None:
+        cause = (error.strerror or str(error)).lower()
+        if not self._fault:
+            self._failed(
+                f"{self._path} cannot be {what}: {cause}: check free space, permissions and the disk's health; until "
+                "then each start signs in anew"
+            )
+        self._fault = True
+
+
+def credential_digest(server: str, client_id: str, client_secret: Secret, jwt: Secret) -> str:
+    """What a token is kept under: a changed credential never uses an old one."""
+    return _digest(server, client_id, client_secret.reveal(), jwt.reveal())
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.blake2b(msgspec.json.encode(parts), digest_size=16).hexdigest()
+
+
+def _share(credential: str) -> float:
+    """Between 0 and 1, the same for the same credential."""
+    return int(credential[:8], 16) / 0xFFFFFFFF
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(FILE_BYTES_MAX)
