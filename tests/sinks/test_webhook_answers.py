@@ -6,8 +6,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from callcast.core.sink import Delivered, Outcome, Retry
+from callcast.sinks.posting import Answer, _Exchange
 from callcast.testing import delivery
 from tests.sinks.test_webhook import opened
 
@@ -181,13 +184,16 @@ NO_ANSWERS: dict[str, Script] = {
     "2xx in an early hint": says(b"HTTP/1.1 103 Early Hints\r\nx-a: HTTP/1.1 200 OK\r\n\r\n", closes=True),
     "2xx behind other bytes": says(b"hello HTTP/1.1 200 OK\r\n" + EMPTY, closes=True),
     "nothing": says(b"", closes=True),
+    "endless early hints": goes_on(b"", itertools.repeat(b"HTTP/1.1 103 Early Hints\r\n\r\n")),
+    "an endless early hint": goes_on(b"HTTP/1.1 103 Early Hints\r\n", (b"x-%d: a\r\n" % n for n in itertools.count())),
+    "endless bytes": goes_on(b"", itertools.repeat(b"HTTP/1.1 2")),
 }
 
 
 @pytest.mark.parametrize("script", NO_ANSWERS.values(), ids=NO_ANSWERS.keys())
 async def test_what_says_no_2xx_is_none(script: Script) -> None:
     """Only a status line says that the event was taken."""
-    async with RawReceiver(script).serve() as receiver, opened(receiver.url) as sink:
+    async with RawReceiver(script).serve() as receiver, opened(receiver.url, timeout_s=FOR_EVER_S) as sink:
         assert isinstance(await sink.send(delivery()), Retry)
     assert receiver.ids == [delivery().event.id]
 
@@ -283,3 +289,22 @@ async def test_a_new_connection_that_dies_is_a_failure() -> None:
         outcome = await sink.send(delivery(1))
     assert outcome == Retry("disconnected", "http://127.0.0.1: the connection was lost before the answer")
     assert len(receiver.ids) == 3
+
+
+HEADS = st.sampled_from(
+    [b"", b"\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Hints\nlink: a\n\nHTTP/1.1 102\r\n\r\n"]
+)
+
+
+@given(HEADS, st.integers(100, 999), st.binary(max_size=300), st.lists(st.integers(0, 400), max_size=8))
+@settings(deadline=None)
+async def test_a_status_is_read_however_the_bytes_are_cut(
+    head: bytes, status: int, rest: bytes, cuts: list[int]
+) -> None:
+    """The first final status line decides, whatever comes before it as interim answers and after it as bytes."""
+    answer = head + b"HTTP/1.1 %d " % status + rest
+    exchange = _Exchange()
+    for begin, end in itertools.pairwise([0, *sorted(cuts), len(answer)]):
+        exchange.hear(answer[begin:end])
+    if status >= 200 or status == 101:
+        assert exchange.answer == Answer(status)

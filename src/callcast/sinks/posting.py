@@ -20,7 +20,8 @@ from msgspec import Struct
 from yarl import URL
 
 REST_S = 1.0  # how long the rest of an answer is waited for once its status line has come
-RESPONSE_BYTES_MAX = 64 * 1024  # of the body, and of the headers
+RESPONSE_BYTES_MAX = 64 * 1024  # of the body, and of one header
+ANSWER_BYTES_MAX = 4 * RESPONSE_BYTES_MAX  # of everything: headers without end must not fill the memory
 HEADERS_MAX = 1000
 
 _STATUS_LINE = re.compile(rb"[\r\n]*HTTP/\d(?:\.\d)?[ \t]+(\d{3})(?=[ \t\r\n])")
@@ -118,7 +119,7 @@ class _Exchange:
     """What is known of one request's answer.
 
     limit: of time, which is drawn closer when the status line comes.
-    kept: the connection has served another request before. heard: something of the answer has come.
+    kept: the connection has served another request before. heard: so many bytes of the answer have come.
     """
 
     def __init__(self, limit: asyncio.Timeout | None = None) -> None:
@@ -126,7 +127,7 @@ class _Exchange:
         self.cached_address = False
         self.protocol: _Protocol | None = None
         self.kept = False
-        self.heard = False
+        self.heard = 0
         self._limit = limit
         self._head = b""
 
@@ -139,7 +140,7 @@ class _Exchange:
             self.protocol.exchange = None
 
     def hear(self, data: bytes) -> None:
-        self.heard = True
+        self.heard += len(data)
         if self.answer is not None or len(self._head) > RESPONSE_BYTES_MAX:
             return
         self._head += data
@@ -172,9 +173,11 @@ class _Protocol(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         if self.exchange is not None:
-            if data:
-                self.exchange.hear(data)
-        elif self.used:  # nothing was asked, and it must not become the answer to the next request
+            self.exchange.hear(data)
+            if self.exchange.heard > ANSWER_BYTES_MAX and self.transport is not None:
+                self.transport.abort()
+                return
+        elif self.used and data:  # nothing was asked, and it must not become the answer to the next request
             self.close()
             return
         super().data_received(data)
