@@ -16,20 +16,23 @@ EXPECTED = 'a text, or { env = "NAME" }, { file = "/path" } or { credential = "n
 class Keyring:
     """Reads secrets from where they are kept. Given to pydantic as the validation's context.
 
-    `folder` is what a relative path starts from. `seen` collects every secret's text, so that a report can be
-    searched for them before anybody reads it.
+    `credentials`: systemd's, by name, as they were read. `folder` is what a relative path starts from. `seen`
+    collects every secret's text, so that a report can be searched for them before anybody reads it.
     """
 
     def __init__(self, environ: Mapping[str, str], folder: Path) -> None:
         self._environ = environ
         self.folder = folder
         self.seen: set[str] = set()
+        self.credentials: dict[str, Secret] = {}
 
     def read(self, place: str, name: str) -> str:
         """The secret's text. Raises PydanticCustomError when it cannot be had, without ever quoting it."""
         text = self._variable(name) if place == "env" else self._file(self._path(place, name))
         if not text:
             raise unreadable(f"{place} {name!r} is empty", "put the secret there, or name another place")
+        if place == "credential":
+            self.credentials[name] = Secret(text)
         return text
 
     def _variable(self, name: str) -> str:

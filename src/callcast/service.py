@@ -194,10 +194,22 @@ class Service:
             except OutboxUnavailable as error:
                 return self._refused("outbox", [str(error)])
             self._hash_key = key
+            self._say_unchanged(self._settings, wanted)
             await self._apply(wanted)
             self._metrics.config_reloaded(True)
             self._log.info("configuration_reloaded")
             return []
+
+    def _say_unchanged(self, before: Settings, now: Settings) -> None:
+        """systemd reads credentials once, at the start: who replaced one and reloads would wait for ever."""
+        same = [name for name, secret in now.credentials.items() if before.credentials.get(name) == secret]
+        if same:
+            self._log.info(
+                "credentials_unchanged",
+                credentials=sorted(same),
+                detail="systemd hands credentials over once, when it starts the service",
+                fix="after replacing one of them: systemctl restart callcast",
+            )
 
     def _refused(self, reason: str, faults: Sequence[str]) -> Sequence[str]:
         self._metrics.config_reloaded(False)

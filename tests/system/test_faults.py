@@ -47,6 +47,8 @@ async def test_a_fault_ends_the_process_with_a_trace(part: str, tmp_path: Path) 
         if part == "budget":  # so that it has to let a request wait
             config = world.service.config
             config.write_text(config.read_text().replace("heavy_per_minute = 10000", "heavy_per_minute = 30"))
+        if part == "alarm":  # so that something has to be tried again
+            world.receiver.status = 500
         code, log = await ends(world, part)
     assert code == 1, log[-5:]
     (trace,) = [line for line in map(json.loads, log) if line["event"] == "program_failed"]

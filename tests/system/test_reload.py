@@ -310,6 +310,27 @@ async def test_secrets_are_read_again(town: Town, hook: Hook) -> None:
     await until(lambda: hook.headers == ["first", "second"], "the second secret")
 
 
+async def test_a_credential_of_systemd_that_is_the_same_is_named(town: Town, hook: Hook) -> None:
+    """Who has replaced one learns from the log that only a restart brings it; no word of one that did change."""
+    for name in ("team", "stable"):
+        (town.folder / name).write_text(name)
+    headers = {"X-Team": {"credential": "team"}, "X-Stable": {"credential": "stable"}}
+    parts = (town.head(), town.source(), hook.sink("crm", headers=headers))
+    town.write(*parts)
+    await town.service.start({"CREDENTIALS_DIRECTORY": str(town.folder)})
+    await town.service.ready()
+    await town.ready()
+    assert (await town.reload(*parts))[0] == 200
+    await until(lambda: len(town.logged("credentials_unchanged")) == 1, "the line")
+    (line,) = town.logged("credentials_unchanged")
+    assert line["credentials"] == ["stable", "team"]
+    assert "systemctl restart callcast" in line["fix"]
+    (town.folder / "team").write_text("another")
+    assert (await town.reload(*parts))[0] == 200
+    await until(lambda: len(town.logged("credentials_unchanged")) == 2, "the second line")
+    assert town.logged("credentials_unchanged")[-1]["credentials"] == ["stable"]
+
+
 async def test_a_new_hash_key_concerns_only_who_hashes(town: Town, hook: Hook) -> None:
     """`service.hash_key` is a secret too: the sink that hashes has new hashes, the other one keeps its connection."""
     async with Hook().listening() as other:

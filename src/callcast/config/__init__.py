@@ -11,6 +11,7 @@ from callcast.config.findings import ConfigFaults, Finding
 from callcast.config.service import ServiceSettings
 from callcast.config.toml_file import read
 from callcast.ringcentral.settings import SourceSettings
+from callcast.secret import Secret
 from callcast.sinks import SinkSettings
 
 __all__ = ["ConfigFaults", "Settings", "Verdict", "examine", "load"]
@@ -25,6 +26,7 @@ class Settings(BaseSettings):
     sources: dict[str, SourceSettings]
     sinks: dict[str, SinkSettings]
     names: dict[str, str]
+    credentials: dict[str, Secret] = {}
 
     @classmethod
     def settings_customise_sources(

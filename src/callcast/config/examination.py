@@ -17,7 +17,7 @@ from callcast.config.variables import Overlay, keys_of, variable
 from callcast.config.watched import Watched
 from callcast.outboxes.schema import try_directory
 from callcast.ringcentral.settings import CYCLE_MAX_S, SourceSettings, plan, remedy
-from callcast.secret import PLACES, Keyring
+from callcast.secret import PLACES, Keyring, Secret
 from callcast.sinks import SinkSettings
 
 HEADERS = {"service": "[service]", "sources": "[sources.NAME]", "sinks": "[sinks.NAME]", "names": "[names]"}
@@ -42,6 +42,7 @@ class Parts(TypedDict):
     sources: dict[str, SourceSettings]
     sinks: dict[str, SinkSettings]
     names: dict[str, str]
+    credentials: dict[str, Secret]
 
 
 class Examination:
@@ -80,7 +81,7 @@ class Examination:
             self._folder(service.data_dir)
         if self._faults or service is None:
             return None
-        return Parts(service=service, sources=sources, sinks=sinks, names=names)
+        return Parts(service=service, sources=sources, sinks=sinks, names=names, credentials=self._keyring.credentials)
 
     def _fault(self, path: KeyPath, problem: str, fix: str = "", *, at: KeyPath | None = None) -> None:
         self._faults.append(self._document.finding(path, problem, fix, at=at))
