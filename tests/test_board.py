@@ -69,6 +69,12 @@ def put(board: LiveBoard, *calls: Call) -> None:
         board.apply(Change(calls=(one,)))
 
 
+def poll(board: LiveBoard, target: Target, at: datetime) -> None:
+    """A good poll that is stored."""
+    board.looked(target, at)
+    board.stored(target, at)
+
+
 def summary(board: LiveBoard) -> Summary:
     (only,) = board.summaries()
     return only
@@ -196,10 +202,10 @@ async def test_complete_until_a_look_is_overdue(board: LiveBoard, clock: TurnedC
     assert not summary(board).complete
     assert summary(board).as_of is None
     for extension_id in ("101", "102"):
-        board.looked(Target(source="acme", extension_id=extension_id), clock.now())
+        poll(board, Target(source="acme", extension_id=extension_id), clock.now())
     assert summary(board).complete
     await clock.turn(50)
-    board.looked(Target(source="acme", extension_id="101"), clock.now())
+    poll(board, Target(source="acme", extension_id="101"), clock.now())
     await clock.turn(9)
     assert summary(board).complete
     await clock.turn(2)
@@ -209,11 +215,27 @@ async def test_complete_until_a_look_is_overdue(board: LiveBoard, clock: TurnedC
     assert board.staleness_s("acme") == pytest.approx(61.0)
 
 
+async def test_as_of_moves_with_what_is_stored(board: LiveBoard, clock: TurnedClock) -> None:
+    """Good polls that cannot be stored are not overdue, and what is shown is not as of them."""
+    board.watch("acme", ["101", "102"], 20.0)
+    for extension_id in ("101", "102"):
+        poll(board, Target(source="acme", extension_id=extension_id), START)
+    for _ in range(4):
+        await clock.turn(20)
+        board.looked(Target(source="acme", extension_id="101"), clock.now())
+        board.looked(Target(source="acme", extension_id="102"), clock.now())
+    assert (summary(board).as_of, summary(board).complete) == (START, True)
+    board.stored(Target(source="acme", extension_id="101"), clock.now())
+    assert summary(board).as_of == START
+    board.stored(Target(source="acme", extension_id="102"), clock.now())
+    assert summary(board).as_of == clock.now()
+
+
 async def test_a_source_that_is_blind_as_a_whole_names_no_extension(board: LiveBoard, clock: TurnedClock) -> None:
     """When every target is overdue it is the source, not its extensions; at least 30 s must have passed."""
     board.watch("acme", ["101", "102"], 1.0)
     for extension_id in ("101", "102"):
-        board.looked(Target(source="acme", extension_id=extension_id), clock.now())
+        poll(board, Target(source="acme", extension_id=extension_id), clock.now())
     await clock.turn(29)
     assert summary(board).complete
     await clock.turn(2)
@@ -224,7 +246,7 @@ async def test_a_source_that_is_blind_as_a_whole_names_no_extension(board: LiveB
 async def test_freshness_does_not_depend_on_the_platforms_clock(board: LiveBoard, clock: TurnedClock) -> None:
     """A platform clock an hour off shifts `as_of`, but makes nothing overdue."""
     board.watch("acme", None, 6.0)
-    board.looked(Target(source="acme"), clock.now() - timedelta(hours=1))
+    poll(board, Target(source="acme"), clock.now() - timedelta(hours=1))
     assert summary(board).complete
     assert board.staleness_s("acme") == 0.0
 
@@ -233,8 +255,8 @@ async def test_the_time_is_the_platforms(board: LiveBoard, clock: TurnedClock) -
     """The newest look tells it, this machine's steady clock goes on from there; before one, nobody knows."""
     board.watch("acme", ["101", "102"], 6.0)
     assert summary(board).now is None
-    board.looked(Target(source="acme", extension_id="101"), START - timedelta(hours=2))
-    board.looked(Target(source="acme", extension_id="102"), START - timedelta(hours=1))
+    poll(board, Target(source="acme", extension_id="101"), START - timedelta(hours=2))
+    poll(board, Target(source="acme", extension_id="102"), START - timedelta(hours=1))
     await clock.turn(5)
     assert summary(board).now == START - timedelta(hours=1) + timedelta(seconds=5)
 
@@ -305,9 +327,9 @@ async def test_recovery_is_a_turn(board: LiveBoard, clock: TurnedClock) -> None:
     """A look that ends a blind spell turns the board, so that readers see the summary heal; others do not."""
     board.watch("acme", None, 6.0)
     version = board.version
-    board.looked(Target(source="acme"), clock.now())
+    poll(board, Target(source="acme"), clock.now())
     assert board.version == version + 1
-    board.looked(Target(source="acme"), clock.now())
+    poll(board, Target(source="acme"), clock.now())
     assert board.version == version + 1
 
 
@@ -398,7 +420,7 @@ def test_a_session_that_two_sources_see_is_one_conversation(board: LiveBoard) ->
 async def test_the_longest_wait_is_by_the_platforms_clock(board: LiveBoard, clock: TurnedClock) -> None:
     """As long as the caller's phone says, whatever this machine's clock reads."""
     board.watch("acme", ["101"], 6.0)
-    board.looked(Target(source="acme", extension_id="101"), START + timedelta(hours=1))
+    poll(board, Target(source="acme", extension_id="101"), START + timedelta(hours=1))
     put(board, call(started_at=START + timedelta(hours=1)))
     await clock.turn(12)
     assert summary(board).longest_wait_s == board.total().longest_wait_s == pytest.approx(12)

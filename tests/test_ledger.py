@@ -9,6 +9,7 @@ import pytest
 
 from callcast.core.diff import Picture, Rules, diff, unwatch
 from callcast.core.model import CallEvent, Change, Look, Sighting, Snapshot, Target
+from callcast.core.outbox import OutboxUnavailable
 from callcast.ledger import HERE_MAX, TOLD_AT_ONCE, Ledger
 from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
 from tests.clock import TurnedClock
@@ -230,3 +231,30 @@ async def test_a_look_that_shows_nothing_waits_for_who_is_at_work(told: Told) ->
         assert told.picture.looks[ACCOUNT] == at(0)
     await look
     assert told.picture.looks[ACCOUNT] == at(1)
+
+
+async def test_a_poll_is_stored_with_its_commit(told: Told) -> None:
+    """Said when it is on the disk and not before; an unchanged one at the latest 20 s after the last."""
+    stored: list[Look] = []
+    told.ledger = Ledger(told.picture, told.outbox, told.parts.append, stored.append)
+    for t in (0, 10, 19, 21, 30):
+        await told.look(t)
+    await told.look(31, *calls(1))
+    assert [look.taken_at for look in stored] == [at(0), at(21), at(31)]
+
+
+async def test_a_poll_that_cannot_be_stored_is_not_stored(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is what it shows known; the next one that can be stored brings both."""
+    stored: list[Look] = []
+    told.ledger = Ledger(told.picture, told.outbox, told.parts.append, stored.append)
+
+    async def full(*_: object) -> None:
+        raise OutboxUnavailable("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(told.outbox, "record", full)
+        with pytest.raises(OutboxUnavailable):
+            await told.look(0, *calls(1))
+    assert (stored, told.parts) == ([], [])
+    await told.look(5, *calls(1))
+    assert [look.taken_at for look in stored] == [at(5)]

@@ -66,6 +66,10 @@ CONTRACT = {
     "config_last_reload_successful": set(),
     "config_last_reload_success_timestamp_seconds": set(),
     "log_lines_dropped_total": set(),
+    "ready": set(),
+    "outbox_writable": set(),
+    "outbox_resets_total": set(),
+    "clock_skew_seconds": {"source"},
     "unknown_values_total": {"field"},
     "bad_records_total": {"source"},
 }
@@ -340,3 +344,20 @@ def test_promtool_finds_nothing(scene: Scene) -> None:
         [promtool, "check", "metrics"], input=scene.metrics.exposition(), capture_output=True, check=False
     )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+def test_what_the_service_says_is_asked_at_each_scrape(scene: Scene) -> None:
+    """Whether it is ready and can store, how often its file was written anew, and how far the clocks differ."""
+    names = ("ready", "outbox_writable", "outbox_resets_total")
+    assert [scene.value(name) for name in names] == [0, 0, 0]
+    state = {"ready": True, "writable": True, "resets": 2}
+    scene.metrics.watch_service(
+        ready=lambda: bool(state["ready"]),
+        outbox_writable=lambda: bool(state["writable"]),
+        outbox_resets=lambda: state["resets"],
+        clock_skews=lambda: {"acme": -61.5},
+    )
+    assert [scene.value(name) for name in names] == [1, 1, 2]
+    assert scene.value("clock_skew_seconds", source="acme") == -61.5
+    state |= {"ready": False, "writable": False, "resets": 3}
+    assert [scene.value(name) for name in names] == [0, 0, 3]

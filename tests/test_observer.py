@@ -8,7 +8,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from callcast.board import LiveBoard
-from callcast.core.model import Change, Snapshot, Target
+from callcast.core.model import Change, Look, Snapshot, Target
+from callcast.core.outbox import OutboxUnavailable
 from callcast.core.upstream import LookFailed, Reason
 from callcast.logs import bound
 from callcast.metrics import Metrics
@@ -119,3 +120,19 @@ def test_a_source_that_waits_to_sign_in_says_how_many_are_ahead() -> None:
     observer.sign_ins_ahead = lambda: None
     observer.stepped()
     assert board.summaries()[0].sign_ins_ahead is None
+
+
+async def test_polls_that_cannot_be_stored_are_known_until_one_is() -> None:
+    """Since the first of them, with the newest cause; what is shown stays as of the last one that was stored."""
+    clock = TurnedClock(NINE)
+    observer, target = watching(6.0, clock), Target(source="acme")
+    assert observer.unstored is None
+    observer.store_failed(OutboxUnavailable("disk full"))
+    await clock.turn(6)
+    observer.store_failed(OutboxUnavailable("still full"))
+    assert observer.unstored is not None
+    assert (observer.unstored.since, observer.unstored.detail) == (NINE, "still full")
+    observer.look_good(Snapshot(target=target, taken_at=clock.now(), sightings=()), 0.1)
+    assert observer.unstored is not None
+    observer.look_stored(Look(target=target, taken_at=clock.now()))
+    assert observer.unstored is None

@@ -84,7 +84,12 @@ class LiveBoard:
             view.sign_ins_ahead = ahead
             self._turn(())
 
+    def stored(self, target: Target, taken_at: datetime) -> None:
+        """A poll is on the disk: what is shown of its target is as of then."""
+        self._source(target.source).stored[target.extension_id] = taken_at
+
     def looked(self, target: Target, taken_at: datetime) -> None:
+        """A poll was good, whether or not it can be stored."""
         if self._source(target.source).looked(target.extension_id, taken_at):
             self._turn(())
 
@@ -229,7 +234,8 @@ class _Source:
         self.lanes: Counter[Lane] = Counter()
         self._clock = clock
         self._watched: dict[str | None, float] = {}  # since when, monotonic
-        self._looks: dict[str | None, tuple[datetime, float]] = {}  # platform's time, monotonic
+        self.stored: dict[str | None, datetime] = {}  # by target, the newest poll on the disk
+        self._looks: dict[str | None, float] = {}  # monotonic
         self._newest: tuple[datetime, float] | None = None  # of all looks since the start
         self._overdue_after_s = stale_after_s(0.0)
         self.sign_ins_ahead: int | None = None
@@ -240,13 +246,15 @@ class _Source:
         now, monotonic = self._clock.now(), self._clock.monotonic()
         for target, taken_at in known.looks.items():
             age_s = max(0.0, (now - taken_at).total_seconds())
-            self._looks[target.extension_id] = (taken_at, monotonic - age_s)
+            self._looks[target.extension_id] = monotonic - age_s
+            self.stored[target.extension_id] = taken_at
 
     def watch(self, extension_ids: Sequence[str] | None, interval_s: float) -> None:
         monotonic = self._clock.monotonic()
         wanted: Iterable[str | None] = (None,) if extension_ids is None else extension_ids
         self._watched = {one: self._watched.get(one, monotonic) for one in wanted}
-        self._looks = {one: look for one, look in self._looks.items() if one in self._watched}
+        self._looks = {one: at for one, at in self._looks.items() if one in self._watched}
+        self.stored = {one: at for one, at in self.stored.items() if one in self._watched}
         self._overdue_after_s = stale_after_s(interval_s)
         seen = [call.extension_id for call in self.calls.values() if call.extension_id != UNASSIGNED]
         self.extensions = dict.fromkeys((*(extension_ids or ()), *seen))
@@ -254,7 +262,8 @@ class _Source:
     def looked(self, extension_id: str | None, taken_at: datetime) -> bool:
         """True when the target's look was overdue, or its first."""
         overdue = self._is_overdue(extension_id)
-        self._looks[extension_id] = self._newest = (taken_at, self._clock.monotonic())
+        self._looks[extension_id] = monotonic = self._clock.monotonic()
+        self._newest = (taken_at, monotonic)
         return overdue
 
     def put(self, call: Call) -> None:
@@ -293,9 +302,9 @@ class _Source:
         self.lanes[call.extension_id, call.state, call.direction] += step
 
     def _as_of(self) -> datetime | None:
-        if not self._watched or not self._watched.keys() <= self._looks.keys():
+        if not self._watched or not self._watched.keys() <= self.stored.keys():
             return None
-        return min(self._looks[one][0] for one in self._watched)
+        return min(self.stored[one] for one in self._watched)
 
     def now(self) -> datetime | None:
         """This machine's clock may be set wrong; the calls' times are the platform's."""
@@ -307,15 +316,15 @@ class _Source:
     def _overdue(self) -> Sequence[str | None]:
         due = self._clock.monotonic() - self._overdue_after_s
         looks = self._looks
-        return [one for one in self._watched if one not in looks or looks[one][1] < due]
+        return [one for one in self._watched if one not in looks or looks[one] < due]
 
     def _is_overdue(self, extension_id: str | None) -> bool:
         look = self._looks.get(extension_id)
-        return look is None or look[1] < self._clock.monotonic() - self._overdue_after_s
+        return look is None or look < self._clock.monotonic() - self._overdue_after_s
 
     def _last_good(self, extension_id: str | None) -> float:
         if extension_id in self._looks:
-            return self._looks[extension_id][1]
+            return self._looks[extension_id]
         return self._watched[extension_id]
 
 

@@ -17,19 +17,27 @@ from callcast.core.picture import Picture
 
 HERE_MAX = 200  # calls: what takes longer than some 5 ms is not compared on the loop
 TOLD_AT_ONCE = 100  # calls, and events
-LOOK_KEPT_EVERY = timedelta(seconds=60)  # contract 5: the last good look is kept at least this often
+LOOK_KEPT_EVERY = timedelta(seconds=20)  # a poll without a change is stored this often; what is shown is as of then
 
 
 class Ledger:
     """What is known of one source, in memory and on disk in step.
 
     told: called after each commit with what was recorded, a large change in several parts; must not block.
+    stored: called after each commit of a poll.
     """
 
-    def __init__(self, picture: Picture, outbox: Outbox, told: Callable[[Change], None]) -> None:
+    def __init__(
+        self,
+        picture: Picture,
+        outbox: Outbox,
+        told: Callable[[Change], None],
+        stored: Callable[[Look], None] = lambda _: None,
+    ) -> None:
         self.picture = picture
         self._outbox = outbox
         self._told = told
+        self._stored = stored
         self._turns = _Turns()
         self._kept: dict[Target, datetime] = dict(picture.looks)
 
@@ -105,6 +113,7 @@ class Ledger:
         await self._outbox.record(look, change)
         if look is not None:
             self._kept[look.target] = look.taken_at
+            self._stored(look)
         self.picture.apply(look, change)
         self.picture.answers.learn(change.calls)
         for n, part in enumerate(_parts(change)):

@@ -86,6 +86,7 @@ class Metrics:
         self._stats: Stats | None = None
         self._sinks: dict[str, _Deliveries] = {}
         self._looks: dict[str, _Looks] = {}
+        self._service: _Service | None = None
         ProcessCollector(registry=self.registry)
         build = self._gauge("build_info", "Constant 1; the labels say what runs.", "version", "python")
         build.labels(version, platform.python_version()).set(1)
@@ -95,6 +96,7 @@ class Metrics:
         self._make_service_metrics()
         self.registry.register(_AtScrape(lambda: _board_families(board)))
         self.registry.register(_AtScrape(self._outbox_families))
+        self.registry.register(_AtScrape(lambda: _service_families(self._service, board.sources())))
         self.registry.register(_AtScrape(lambda: _log_families(lines_dropped())))
 
     def exposition(self) -> bytes:
@@ -232,6 +234,17 @@ class Metrics:
         self._stats = stats
 
     # The service.
+
+    def watch_service(
+        self,
+        *,
+        ready: Callable[[], bool],
+        outbox_writable: Callable[[], bool],
+        outbox_resets: Callable[[], int],
+        clock_skews: Callable[[], Mapping[str, float]],
+    ) -> None:
+        """What to ask at each scrape; before, nothing is ready."""
+        self._service = _Service(ready, outbox_writable, outbox_resets, clock_skews)
 
     def config_reloaded(self, successful: bool) -> None:
         self._reload_ok.set(successful)
@@ -392,6 +405,34 @@ class _AtScrape(Collector):
 
     def collect(self) -> Iterator[Metric]:
         return self._families()
+
+
+class _Service(NamedTuple):
+    """What is asked of the service at a scrape."""
+
+    ready: Callable[[], bool]
+    outbox_writable: Callable[[], bool]
+    outbox_resets: Callable[[], int]
+    clock_skews: Callable[[], Mapping[str, float]]
+
+
+def _service_families(service: _Service | None, sources: Sequence[str]) -> Iterator[Metric]:
+    ready = GaugeMetricFamily("callcast_ready", "1 while /readyz answers 200.")
+    ready.add_metric([], bool(service and service.ready()))
+    writable = GaugeMetricFamily("callcast_outbox_writable", "0 while events or polls cannot be stored.")
+    writable.add_metric([], bool(service and service.outbox_writable()))
+    skew = GaugeMetricFamily(
+        "callcast_clock_skew_seconds", "How far this machine's clock is ahead of the platform's.", labels=["source"]
+    )
+    skews = service.clock_skews() if service else {}
+    for source in sources:
+        skew.add_metric([source], skews.get(source, 0.0))
+    resets = CounterMetricFamily(
+        "callcast_outbox_resets",
+        "How often the outbox was found unreadable, deleted or replaced, and a file was written anew.",
+        value=service.outbox_resets() if service else 0,
+    )
+    yield from (ready, writable, resets, skew)
 
 
 def _log_families(lines_dropped: int) -> Iterator[Metric]:

@@ -9,10 +9,11 @@ from typing import Any
 from callcast.board import LiveBoard
 from callcast.core.clock import Clock
 from callcast.core.freshness import stale_after_s
-from callcast.core.model import CallEvent, Change, Event, Snapshot, SourceEvent, Target
+from callcast.core.model import CallEvent, Change, Event, Look, Snapshot, SourceEvent, Target
 from callcast.core.outbox import OutboxUnavailable
 from callcast.core.span import span
 from callcast.core.upstream import LookFailed, Reason
+from callcast.disk import Trouble
 from callcast.metrics import Metrics
 
 FAILURE_SAID_EVERY_S = 30.0
@@ -43,6 +44,7 @@ class SourceObserver:
         self.sign_ins_ahead: Callable[[], int | None] = lambda: None  # of the client, once there is one
         self.stepped_at = clock.monotonic()
         self.looks = 0  # good ones
+        self.unstored: Trouble | None = None  # while the last poll that was to be stored could not be
         metrics.watch_source(source)
 
     # What the poller says.
@@ -80,6 +82,10 @@ class SourceObserver:
         self._refused.pop(snapshot.target.extension_id, None)
         self._board.looked(snapshot.target, snapshot.taken_at)
         self._metrics.poll_finished(self.source, None, took_s)
+
+    def look_stored(self, look: Look, /) -> None:
+        self.unstored = None
+        self._board.stored(look.target, look.taken_at)
 
     def look_failed(self, target: Target, error: LookFailed, took_s: float, /) -> None:
         self._last_failure = error.detail
@@ -125,6 +131,7 @@ class SourceObserver:
         self._board.signs_in(self.source, self.sign_ins_ahead())
 
     def store_failed(self, error: OutboxUnavailable, /) -> None:
+        self.unstored = Trouble(self.unstored.since if self.unstored else self._clock.wall(), str(error))
         self._log.error("outbox_failed", reason="outbox", detail=str(error))
 
     # What the reconciler says.
@@ -167,6 +174,7 @@ class SourceObserver:
     # What the ledger says, after each commit.
 
     def told(self, change: Change, /) -> None:
+        self.unstored = None
         self._board.apply(change)
         for event in change.events:
             self._metrics.event_recorded(event)

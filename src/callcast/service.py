@@ -20,7 +20,7 @@ from callcast.core.retry import RetryPolicy
 from callcast.core.sink import Place, Sink
 from callcast.core.wire import Numbers, Wire
 from callcast.deliverer import Deliverer, SinkTrouble
-from callcast.disk import Disk
+from callcast.disk import Disk, Trouble
 from callcast.fleet import Fleet
 from callcast.hash_key import hash_key
 from callcast.metrics import Metrics
@@ -74,11 +74,17 @@ class Service:
         self._begun = asyncio.Event()
         self._stopping = False
         self._background: list[asyncio.Task[None]] = []
-        self._feed = Feed(board, outbox, clock, self._view(settings))
+        self._feed = Feed(board, outbox, clock, self._view(settings), self.trouble)
         self.admin: Admin
         self._tasks: asyncio.TaskGroup
         sign_ins = SignIns(clock, path=settings.service.data_dir / FILE, failed=self._tokens_failed)
         self._watching = Sources(outbox, board, metrics, session, clock, log, self._disk, self._feed.wake, sign_ins)
+        metrics.watch_service(
+            ready=lambda: not self.reasons(),
+            outbox_writable=lambda: self._begun.is_set() and self.trouble() is None,
+            outbox_resets=lambda: outbox.resets,
+            clock_skews=self._watching.skews,
+        )
         self._sources: Fleet[SourceSettings]
         self._sinks: Fleet[SinkPart]
         self._deliverers: dict[str, Deliverer] = {}
@@ -157,7 +163,13 @@ class Service:
         if not self._begun.is_set():
             return ["the service is starting"]
         sources = [why for observer in self._watching.observers.values() if (why := observer.unready())]
-        return [*sources, *filter(None, [self._disk.fault])]
+        trouble = self.trouble()
+        return [*sources, *([trouble.detail] if trouble else [])]
+
+    def trouble(self) -> Trouble | None:
+        """Since when the outbox, or the polls of a source, cannot be stored."""
+        found = [*filter(None, [self._disk.trouble]), *self._watching.unstored()]
+        return min(found, key=lambda one: one.since, default=None)
 
     def warnings(self) -> Sequence[str]:
         """What is no reason to be unready, but should not stay so, or was so once."""

@@ -14,11 +14,11 @@ from callcast.core.answers import SharedAnswers
 from callcast.core.clock import Clock
 from callcast.core.diff import Rules, unwatch
 from callcast.core.freshness import Freshness
-from callcast.core.model import Change, Known
+from callcast.core.model import Change, Known, Look
 from callcast.core.outbox import Outbox, OutboxUnavailable
 from callcast.core.picture import Picture
 from callcast.core.upstream import Upstream
-from callcast.disk import Disk
+from callcast.disk import Disk, Trouble
 from callcast.fatal import observed
 from callcast.ledger import Ledger
 from callcast.metrics import Metrics
@@ -89,9 +89,13 @@ class Sources:
             for extension_id in filter(str.isdigit, ids):
                 self.claims.take(name, extension_id)
 
+    def skews(self) -> Mapping[str, float]:
+        """By source, how many seconds this machine's clock is ahead of the platform's."""
+        return {name: client.skew_s() for name, (_, client) in self._clients.items()}
+
     def skewed(self) -> Sequence[str]:
         """Whose platform has another time than this machine, for people."""
-        skews = ((name, client.skew_s()) for name, (_, client) in self._clients.items())
+        skews = self.skews().items()
         return [f"source {name}: {skew.said(by_s)}: {skew.FIX}" for name, by_s in skews if abs(by_s) > skew.MAX_S]
 
     def unrenewed(self) -> Sequence[str]:
@@ -103,6 +107,10 @@ class Sources:
             for name, trouble in clients
             if trouble is not None
         ]
+
+    def unstored(self) -> Sequence[Trouble]:
+        """Of each source whose last poll could not be stored: since when, and why."""
+        return [one.unstored for one in self.observers.values() if one.unstored is not None]
 
     async def run(self, name: str, settings: SourceSettings, *, start_after_s: float = 0.0) -> None:
         """Watch until cancelled."""
@@ -198,7 +206,11 @@ class Sources:
                 observer.told(change)
             self._wake()
 
-        return Ledger(Picture(name, known, self._answers), self._outbox, told)
+        def stored(look: Look) -> None:
+            if observer := self.observers.get(name):
+                observer.look_stored(look)
+
+        return Ledger(Picture(name, known, self._answers), self._outbox, told, stored)
 
     def _note_later(self, source: str, name: str, value: bytes) -> None:
         task = observed(asyncio.create_task(self._note(source, name, value)))

@@ -5,6 +5,7 @@ import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -54,6 +55,45 @@ async def test_a_reload_on_a_full_disk_keeps_no_claim(town: Town, tmp_path: Path
             disk.free()
             await until(lambda: hook.types() == ["call.ringing"], "the event")
         await town.service.stop()
+
+
+async def test_what_cannot_be_stored_is_not_shown_as_of_now(town: Town, tmp_path: Path) -> None:
+    """Polls go on over a full disk: `as_of` stands still, page, /readyz and metrics say it, and it ends by itself."""
+    with small_disk(tmp_path / "disk") as disk:
+        await town.start(town.head(data_dir=str(disk.path / "data")), town.source(), '[sinks.lines]\ntype = "stdout"')
+        while await shown_as_of(town) is None:  # noqa: ASYNC110 (what is waited for is another process)
+            await asyncio.sleep(0.05)
+        disk.fill()
+        town.call()
+        await logged(town, "outbox_failed")
+        as_of, polls = str(await shown_as_of(town)), town.platform.requests.count
+        await until(lambda: town.platform.requests.count > polls + 30, "more polls")
+        assert await shown_as_of(town) == as_of
+        assert (await town.get("/readyz"))[0] == 503
+        assert "callcast_outbox_writable 0.0" in (await town.get("/metrics"))[1]
+        assert "callcast_ready 0.0" in (await town.get("/metrics"))[1]
+        assert str(disk.path) in (await first_board(town))["unstored"]["detail"]
+        disk.free()
+        await town.ready()
+        assert str(await shown_as_of(town)) > as_of
+        assert (await first_board(town))["unstored"] is None
+        assert "callcast_outbox_writable 1.0" in (await town.get("/metrics"))[1]
+        await town.service.stop()
+
+
+async def shown_as_of(town: Town) -> str | None:
+    (source,) = json.loads((await town.get("/api/summary"))[1])["sources"]
+    as_of: str | None = source["as_of"]
+    return as_of
+
+
+async def first_board(town: Town) -> Any:
+    """What the page is given first."""
+    async with town.http.get(f"{town.service.url}/api/events?board=1") as answer:
+        async for line in answer.content:
+            if line.startswith(b"data: ") and b'"calls"' in line:
+                return json.loads(line.removeprefix(b"data: "))
+    raise AssertionError("the stream ended")
 
 
 @pytest.mark.parametrize("how", ["deleted", "restored"])

@@ -28,6 +28,7 @@ from callcast.core.model import (
 )
 from callcast.core.outbox import Stored
 from callcast.core.wire import Wire
+from callcast.disk import Trouble
 from callcast.metrics import Metrics
 from callcast.web.admin import Admin, serve
 from callcast.web.feed import Feed
@@ -82,6 +83,7 @@ class Room:
     warnings: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     reloads: int = 0
+    trouble: Trouble | None = None
     admin: Admin | None = None
 
     @property
@@ -100,7 +102,10 @@ class Room:
 
     def look(self, source: str, extension_ids: Sequence[str] = ()) -> None:
         for extension_id in extension_ids or (None,):
-            self.board.looked(Target(source=source, extension_id=extension_id), self.clock.now())
+            target, at = Target(source=source, extension_id=extension_id), self.clock.now()
+            self.board.looked(target, at)
+            if self.trouble is None:
+                self.board.stored(target, at)
 
     def tell(self, call: Call, event_type: str) -> CallEvent:
         """Record an event and turn the board, as the service does after each look."""
@@ -157,7 +162,7 @@ async def room(
     board = LiveBoard(clock, UTC)
     memory = Memory()
     view = View(Wire(numbers, b"key"), names or {})
-    feed = Feed(board, memory, clock, view)
+    feed = Feed(board, memory, clock, view, lambda: made.trouble)
     made = Room(clock, board, memory, feed)
     serving = serve(
         host,

@@ -14,6 +14,7 @@ from playwright.async_api import Browser, BrowserContext, Page, expect
 from playwright.async_api import Error as PlaywrightError
 
 from callcast.core.model import Direction, Disposition, Party, Queue, State, Target
+from callcast.disk import Trouble
 from tests.browser import chromium
 from tests.web.room import Room, room
 
@@ -203,6 +204,24 @@ async def test_one_blind_extension_leaves_the_others_alone(here: Room, browser: 
         await expect(wall.locator(".call[data-doubt] .who")).to_have_text(["Reception"])
         await expect(wall.locator("#link")).to_contain_text("acme (1 extension) not seen since")
         await expect(wall.locator("#totals")).not_to_have_attribute("data-stale", "")
+
+
+async def test_polls_that_cannot_be_stored_are_said(here: Room, browser: Browser) -> None:
+    """Across the page, with since when and why; clocks stand still; gone when polls can be stored again."""
+    here.ring("101")
+    async with page(browser, here.url) as wall:
+        await expect(wall.locator("#link")).to_contain_text("Live")
+        here.trouble = Trouble(here.clock.now(), "the outbox in /data cannot be used: disk full")
+        here.look("acme", ["101", "102"])
+        await expect(wall.locator("#banner")).to_contain_text("cannot be stored since")
+        await expect(wall.locator("#banner")).to_contain_text("disk full")
+        await expect(wall.locator("#link")).to_contain_text("Not stored since")
+        await expect(wall.locator("#totals")).to_have_attribute("data-stale", "")
+        await expect(wall.locator(".call .state")).to_have_text("Ringing?")
+        here.trouble = None
+        here.look("acme", ["101", "102"])
+        await expect(wall.locator("#banner")).to_be_hidden()
+        await expect(wall.locator("#link")).to_contain_text("Live")
 
 
 async def test_a_vanished_call_is_doubted(here: Room, browser: Browser) -> None:

@@ -217,7 +217,7 @@ class Outbox(Protocol):
 
     @property
     def resets(self) -> int:
-        """How often this store was found deleted or replaced under the running service, and written again."""
+        """How often this store was found unreadable, deleted or replaced, and was begun or written anew."""
         ...
 
     def warnings(self) -> Sequence[str]:

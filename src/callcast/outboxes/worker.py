@@ -73,7 +73,7 @@ class Worker:
 
     def __init__(self, directory: Path, clock: Clock, written_elsewhere: Callable[[], None]) -> None:
         self.warnings: dict[str, str] = {}  # by what happened; the last time of each
-        self.resets = 0  # how often the file was found deleted or replaced
+        self.resets = 0  # how often the file was found unreadable, deleted or replaced
         self.queued = 0
         self._filters: Mapping[str, Filter] = {}
         self._directory = directory
@@ -276,6 +276,7 @@ class Worker:
         with suppress(OSError):
             at = self._clock.wall()
             kept = schema.set_aside(self._directory, at, "unreadable")
+            self.resets += 1
             self._another_file(at)
             self.warnings["unreadable"] = (
                 f"the outbox {self._directory / schema.FILE} was unreadable ({error}) and is kept as {kept.name}; "

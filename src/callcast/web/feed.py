@@ -6,7 +6,8 @@ connections. Nobody is ever waited for: one that does not keep up is cut off, an
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -31,6 +32,16 @@ _HEARTBEAT_S = 10.0
 _NO_BOARD = -1  # no version of the board: next comes all of it
 
 _encode = msgspec.json.Encoder().encode
+
+
+class Trouble(Protocol):
+    """Since when polls cannot be stored, by this machine's clock, and why."""
+
+    @property
+    def since(self) -> datetime: ...
+
+    @property
+    def detail(self) -> str: ...
 
 
 class History(Protocol):
@@ -81,8 +92,16 @@ class Reader:
 class Feed:
     """`wake` after each commit; `run` for as long as the service runs."""
 
-    def __init__(self, board: Statistics, history: History, clock: Clock, view: View) -> None:
+    def __init__(
+        self,
+        board: Statistics,
+        history: History,
+        clock: Clock,
+        view: View,
+        trouble: Callable[[], Trouble | None] = lambda: None,
+    ) -> None:
         self._board = board
+        self._trouble = trouble
         self._history = history
         self._clock = clock
         self._view = view
@@ -152,7 +171,8 @@ class Feed:
         if self._lines.view is not self._view:
             self._lines = _Lines(self._view)
         page = await self._new_events()
-        handing = _Round(self._board, self._clock, self._lines, await _event_frames(page, self._view))
+        events = await _event_frames(page, self._view)
+        handing = _Round(self._board, self._clock, self._lines, events, self._trouble)
         handful_bytes = 0
         for reader in tuple(self._readers):
             if size := await handing.serve(reader):
@@ -195,8 +215,16 @@ class _Portion(NamedTuple):
 class _Round:
     """What one round hands out: made when the first reader in a place asks for it, then shared."""
 
-    def __init__(self, board: Statistics, clock: Clock, lines: "_Lines", events: Sequence[tuple[int, bytes]]) -> None:
+    def __init__(
+        self,
+        board: Statistics,
+        clock: Clock,
+        lines: "_Lines",
+        events: Sequence[tuple[int, bytes]],
+        trouble: Callable[[], Trouble | None],
+    ) -> None:
         self._board = board
+        self._trouble = trouble
         self._clock = clock
         self._lines = lines
         self._events = events
@@ -247,11 +275,16 @@ class _Round:
             "whole": whole,
             "calls": calls,
             "total": counts_dict(self._board.total()),
+            "unstored": _told(self._trouble()),
             "sources": [summary_dict(summary) for summary in self._board.summaries()],
         }
         if whole:
             data["names"] = self._lines.view.names
         return b"event: board\ndata: %b\n\n" % _encode(data)
+
+
+def _told(trouble: "Trouble | None") -> dict[str, str] | None:
+    return None if trouble is None else {"since": rfc3339(trouble.since), "detail": trouble.detail}
 
 
 class _Lines:

@@ -58,7 +58,7 @@ function showEmpty() {
 /** An empty board is good news only when everything was seen. */
 function quiet() {
   if (cards.search) return ["No call of such an extension now", "Escape shows all"];
-  if (picture.lostAt_ms || picture.stale().length) return ["No calls known", "Nobody looks at present"];
+  if (picture.lostAt_ms || picture.unstored || picture.stale().length) return ["No calls known", "Nobody looks at present"];
   return ["No calls", "The next one appears here by itself"];
 }
 
@@ -81,17 +81,23 @@ function showLink() {
   say(at("link"), text);
   say(at("daytime"), hoursMinutes(picture.now()));
   const lost = picture.lostAt_ms;
-  at("banner").hidden = !lost;
+  at("banner").hidden = !lost && !picture.unstored;
   if (refused) say(at("banner"), "The service wants its token. Open this page once with ?token=...");
   else if (lost) say(at("banner"), `No connection to callcast since ${timeOfDay(lost)}. Trying again.`);
+  else if (picture.unstored) say(at("banner"), unstored(picture.unstored));
 }
 
 function linkState() {
   if (picture.lostAt_ms) return ["lost", "Not live"];
   if (!picture.sources.size) return ["connecting", "Connecting"];
+  if (picture.unstored) return ["stale", `Not stored since ${hoursMinutes(picture.unstored.since_ms)}`];
   const stale = picture.stale();
   if (stale.length) return ["stale", stale.map(unseen).join("; ")];
   return ["live", `Live, all seen within ${ago(picture.age_s())}`];
+}
+
+function unstored({ since_ms, detail }) {
+  return `What callcast sees cannot be stored since ${timeOfDay(since_ms)}, and is not shown: ${detail}`;
 }
 
 function unseen(source) {

@@ -7,6 +7,7 @@ export class Picture {
   names = new Map(); // of extensions
   offset_ms = null; // service's clock minus this browser's
   lostAt_ms = null; // since when nothing comes from the service
+  unstored = null; // since when, and why, polls cannot be stored: what they show is not shown
   #order = null;
 
   #ahead_ms = new Map(); // by source: the platform's clock minus the service's
@@ -34,6 +35,7 @@ export class Picture {
     this.lostAt_ms = null;
     this.sources = new Map(board.sources.map((summary) => [summary.source, summary]));
     this.total = board.total;
+    this.unstored = board.unstored && { since_ms: Date.parse(board.unstored.since), detail: board.unstored.detail };
     const touched = new Set(board.calls.map(key));
     if (board.whole) {
       this.names = new Map(Object.entries(board.names));
@@ -64,7 +66,7 @@ export class Picture {
   doubt(call) {
     if (this.lostAt_ms) return { since_ms: this.lostAt_ms + this.#ahead(call.source), why: "service" };
     const source = this.sources.get(call.source);
-    if (!source || unseenAsAWhole(source) || source.overdue.includes(call.extension_id)) {
+    if (!source || this.unstored || unseenAsAWhole(source) || source.overdue.includes(call.extension_id)) {
       return { since_ms: source?.as_of ? Date.parse(source.as_of) : null, why: "source" };
     }
     return call.vanished_at ? { since_ms: Date.parse(call.vanished_at), why: "vanished" } : null;
@@ -98,14 +100,14 @@ export class Picture {
 
   /** Whether the totals are of another time. */
   isStale() {
-    return Boolean(this.lostAt_ms) || this.stale().some(unseenAsAWhole);
+    return Boolean(this.lostAt_ms) || Boolean(this.unstored) || this.stale().some(unseenAsAWhole);
   }
 
   /** How long the one who waits longest in this source does, as far as anybody knows. */
   #waits_s(source) {
     let known_ms = this.now(source.source);
     if (this.lostAt_ms) known_ms = this.lostAt_ms + this.#ahead(source.source);
-    else if (unseenAsAWhole(source) && source.as_of) known_ms = Date.parse(source.as_of);
+    else if ((this.unstored || unseenAsAWhole(source)) && source.as_of) known_ms = Date.parse(source.as_of);
     return (known_ms - Date.parse(source.longest_waiting_since)) / 1000;
   }
 
