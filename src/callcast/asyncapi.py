@@ -23,6 +23,7 @@ SUMMARY: dict[str, Schema] = {
     "as_of": TIME_OR_NULL,
     "complete": {"type": "boolean"},
     "overdue": {"type": "array", "items": TEXT},
+    "sign_ins_ahead": {"anyOf": [COUNT, {"type": "null"}]},
     "now": TIME_OR_NULL,
 }
 PARAMETERS = {

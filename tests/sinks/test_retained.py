@@ -104,6 +104,7 @@ def test_an_empty_board_has_states_and_a_summary() -> None:
             "as_of": "2026-03-02T09:00:00.000Z",
             "complete": True,
             "overdue": [],
+            "sign_ins_ahead": None,
             "now": None,
         },
     }
