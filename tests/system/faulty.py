@@ -13,7 +13,7 @@ from callcast import __main__, deliverer, ledger, log_writer, poller, service, s
 from callcast.board import LiveBoard
 from callcast.core.sink import Delivery, Outcome
 from callcast.outboxes import sqlite, worker
-from callcast.ringcentral import budget
+from callcast.ringcentral import budget, sign_in, token
 from callcast.sinks import stdout
 from callcast.web import feed
 
@@ -87,6 +87,8 @@ PARTS: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
     "poller": [(poller.Poller, "run", fails_later)],
     "poll": [(poller.Poller, "_look", fails_later)],
     "budget": [(budget.Budget, "_wake", fails_later)],
+    "sign-in": [(token.Tokens, "_sign_in", fails_later)],
+    "token file": [(sign_in.SignIns, "_write", fails_later)],
     "note": [(sources.Sources, "_note", fails_later)],
     "bell": [(sqlite._Claims, "ring", fails)],
     "alarm": [(sqlite._Claims, "_alarmed", fails)],

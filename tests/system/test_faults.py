@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import sys
 from contextlib import suppress
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import callcast
 from tests.system.faulty import PARTS
 from tests.system.world import MOMENTS, WAIT_S, World, seed_world
 
@@ -53,3 +55,15 @@ async def test_a_fault_ends_the_process_with_a_trace(part: str, tmp_path: Path) 
     assert code == 1, log[-5:]
     (trace,) = [line for line in map(json.loads, log) if line["event"] == "program_failed"]
     assert "Injected" in trace["exception"]
+
+
+# Where a task is begun that the same function awaits, or looks at when it is done.
+AWAITED = {"ledger.py", "poller.py", "sinks/mqtt/sink.py", "testing.py"}
+
+
+def test_no_task_is_begun_that_is_not_looked_at() -> None:
+    """In a task group, `observed`, or awaited where it is begun: another one could fail unnoticed."""
+    root = Path(callcast.__file__).parent
+    bare = re.compile(r"(?<!observed\()asyncio\.(create_task|ensure_future)\(|loop\(\)\.create_task\(")
+    found = {str(path.relative_to(root)) for path in root.rglob("*.py") if bare.search(path.read_text())}
+    assert found == AWAITED

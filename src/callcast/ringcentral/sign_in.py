@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from callcast.core.clock import Clock
 from callcast.core.upstream import LookFailed
+from callcast.fatal import observed
 from callcast.private_file import write_private
 from callcast.ringcentral.budget import Budget, Turn
 from callcast.ringcentral.settings import SourceSettings
@@ -212,7 +213,7 @@ class SignIns:
             self._writing.result()  # a fault of the program is not kept silent
             self._writing = None
         if self._writing is None:
-            self._writing = asyncio.create_task(self._write())
+            self._writing = observed(asyncio.create_task(self._write()))
 
     async def close(self) -> None:
         """All is on the disk, as far as the disk lets it."""

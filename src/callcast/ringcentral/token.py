@@ -14,6 +14,7 @@ import msgspec
 
 from callcast.core.clock import Clock
 from callcast.core.upstream import LookFailed
+from callcast.fatal import observed
 from callcast.ringcentral.budget import Budget, Turn
 from callcast.ringcentral.exchange import Answer, Exchange
 from callcast.ringcentral.refusals import token_failure
@@ -194,7 +195,7 @@ class Tokens:
             if not renewal.cancelled():
                 renewal.result()
         if self._renewal is None:
-            self._renewal = asyncio.create_task(self._sign_in(old))
+            self._renewal = observed(asyncio.create_task(self._sign_in(old)))
         return self._renewal
 
     async def _stop_renewal(self) -> None:
