@@ -219,14 +219,15 @@ async def test_any_status_counts_whatever_comes_after_it(answer: bytes, outcome:
         assert await sink.send(delivery()) == outcome
 
 
-async def test_an_answer_that_nothing_was_sent_for_is_no_answer() -> None:
+@pytest.mark.parametrize("unasked_for", [FINE, b"HTTP/1.1 2"], ids=["whole", "half"])
+async def test_an_answer_that_nothing_was_sent_for_is_no_answer(unasked_for: bytes) -> None:
     """A connection on which something comes unasked is closed: the next event is not taken for delivered by it."""
     went_on, unasked = asyncio.Event(), asyncio.Event()
 
     async def talks_on(writer: asyncio.StreamWriter) -> None:
         writer.write(FINE)
         await went_on.wait()
-        writer.write(FINE)
+        writer.write(unasked_for)
         await writer.drain()
         unasked.set()
 
@@ -237,6 +238,24 @@ async def test_an_answer_that_nothing_was_sent_for_is_no_answer() -> None:
         await unasked.wait()
         for _ in range(10):  # turns of the loop, in which it arrives
             await asyncio.sleep(0)
+        assert await sink.send(delivery(1)) == Retry("http_500", "answered 500")
+    assert receiver.connections == 2
+
+
+async def test_what_comes_while_an_answer_is_put_away_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the end of an answer and of its exchange, when the connection may be taken for the next already."""
+    works = _Exchange.end
+
+    def end(exchange: _Exchange) -> None:
+        if exchange.protocol is not None:
+            exchange.protocol.data_received(FINE)
+        works(exchange)
+
+    refuses = says(b"HTTP/1.1 500 Oops\r\n" + EMPTY)
+    async with RawReceiver(says(FINE), refuses).serve() as receiver, opened(receiver.url) as sink:
+        monkeypatch.setattr(_Exchange, "end", end)
+        assert await sink.send(delivery()) == Delivered()
+        monkeypatch.undo()
         assert await sink.send(delivery(1)) == Retry("http_500", "answered 500")
     assert receiver.connections == 2
 
