@@ -5,7 +5,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -183,6 +183,34 @@ async def test_no_room_to_write_it_again(tmp_path: Path, monkeypatch: pytest.Mon
             shutil.copytree(disk.path, tmp_path / "killed")
         async with opened(tmp_path / "killed") as outbox:
             assert await owed(outbox) == ["a", "b"]
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_CORRUPT])
+async def test_what_the_old_disk_does_not_give_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """It was unmounted for good: the service goes on with what lies there now, and says what is lost."""
+    monkeypatch.setattr(worker, "REPLACED_PAUSE_S", 0.01)
+
+    def unread(*_: object) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = code
+        raise error
+
+    monkeypatch.setattr(replaced, "write_copy", unread)
+    folder = tmp_path / "data"
+    async with opened(folder) as outbox:
+        await outbox.record(None, change(event("lost")))
+        (flying,) = await outbox.claim("crm", limit=9)
+        delete_all(folder)
+        async with asyncio.timeout(WAIT_S):
+            while not outbox.warnings():
+                with suppress(OutboxUnavailable):
+                    await outbox.check()
+        await working(outbox)
+        await outbox.record(None, change(event("new")))
+        await outbox.done([Taken(flying, 0)])
+        assert await owed(outbox) == ["new"]
+        (said,) = outbox.warnings()
+        assert "what the old one still owed was not delivered" in said
 
 
 async def test_another_service_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

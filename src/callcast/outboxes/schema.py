@@ -249,6 +249,12 @@ def is_unreadable(error: Exception) -> bool:
     return _primary_code(error) in _UNREADABLE
 
 
+def is_unread(error: Exception) -> bool:
+    """The disk gives back nothing that was written, or something else."""
+    unread = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ)
+    return is_unreadable(error) or getattr(error, "sqlite_errorcode", None) in unread
+
+
 def loses_connection(error: Exception) -> bool:
     """After these the connection may stay useless: close it and open the file again.
 

@@ -313,7 +313,7 @@ class Worker:
             if self._debts is not None and replaced.identity(self._directory) != self._files:
                 self._write_copy(self._debts.connection)
         except (sqlite3.Error, OSError, OutboxRefused) as error:
-            if schema.is_unreadable(error):
+            if schema.is_unread(error):  # for ever, so that only what lies there now is left
                 self._close()
             self._replaced = OutboxUnavailable(
                 f"the outbox {self._directory / schema.FILE} was deleted or replaced while the service runs, and "
