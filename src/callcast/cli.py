@@ -33,6 +33,7 @@ COMMANDS = {
     "run": Command("the service", "run"),
     "demo": Command("the service against a built-in fake RingCentral, no credentials needed", "demo", config=False),
     "check": Command("say everything that is wrong with the configuration, and show the polling plan", "check"),
+    "extensions": Command("the extensions that a credential sees, and a table of their names", "extensions"),
     "explain": Command("everything that is known of a call, and what each sink said", "explain"),
     "dead": Command("the events that a sink never took: list, show, retry, drop", "dead"),
     "replay": Command("send recorded events to a sink again", "replay"),

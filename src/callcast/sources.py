@@ -32,7 +32,7 @@ from callcast.ringcentral.sign_in import SignIns
 
 CLIENT_KEYS = (
     *("server", "client_id", "client_secret", "jwt", "watch", "account"),
-    *("heavy_per_minute", "headroom", "revoke_on_exit", "allow_plaintext"),
+    *("heavy_per_minute", "headroom", "revoke_on_exit", "allow_plaintext", "trust_env"),
 )
 LEARNT_MAX = 20_000  # ended calls
 LEARNT_AT_ONCE = 500

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from yarl import URL
 
 from callcast.core.sink import Delivered
-from callcast.sinks.proxy import Proxy, ProxyFault, environment_proxy
+from callcast.proxy import Proxy, ProxyFault, environment_proxy
 from callcast.testing import delivery
 from tests.sinks.certificates import Certificates
 from tests.sinks.test_webhook import Server, opened, serving, settings

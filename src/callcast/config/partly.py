@@ -15,6 +15,7 @@ from callcast.config.service import ServiceSettings
 from callcast.config.toml_file import read
 from callcast.config.variables import Overlay, keys_of
 from callcast.core.sink import Filter
+from callcast.ringcentral.settings import SourceSettings
 from callcast.secret import Keyring
 from callcast.sinks import SinkSettings
 
@@ -34,6 +35,16 @@ def data_dir(path: Path, environ: Mapping[str, str]) -> Path:
     """Where the outbox lies. Raises ConfigFaults when the file cannot be read, or this key of it is wrong."""
     folder: Path = _checked(_Folder, read(path), ("service",), environ).data_dir  # type: ignore[attr-defined]
     return folder
+
+
+def sources(path: Path) -> tuple[str, ...]:
+    """The names of the sources. Raises ConfigFaults when the file cannot be read."""
+    return tuple(read(path).table("sources"))
+
+
+def source(path: Path, environ: Mapping[str, str], name: str) -> SourceSettings:
+    """One source, with its secrets. Raises ConfigFaults when the file cannot be read, or this source is wrong."""
+    return _checked(SourceSettings, read(path), ("sources", name), environ)
 
 
 def sink_filters(path: Path, environ: Mapping[str, str]) -> Mapping[str, Filter]:

@@ -72,7 +72,7 @@ class _Reading:
 
 
 class Client:
-    """Implements `core.upstream.Upstream`; the arguments up to `allow_plaintext` are those of `[sources.NAME]`.
+    """Implements `core.upstream.Upstream`; the arguments up to `trust_env` are those of `[sources.NAME]`.
 
     session: best without cookies (`DummyCookieJar`), so that sources share nothing but connections.
     sign_ins: one for all sources of a process.
@@ -95,6 +95,7 @@ class Client:
         headroom: float = 0.8,
         revoke_on_exit: bool = False,
         allow_plaintext: bool = False,
+        trust_env: bool = False,
         session: ClientSession,
         sign_ins: SignIns,
         clock: Clock,
@@ -119,6 +120,7 @@ class Client:
             version=version,
             observer=observer,
             allow_plaintext=allow_plaintext,
+            trust_env=trust_env,
         )
         self._heavy = Budget(
             "heavy",

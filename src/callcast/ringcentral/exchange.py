@@ -12,6 +12,7 @@ from yarl import URL
 from callcast.core.clock import Clock
 from callcast.core.upstream import LookFailed
 from callcast.loopback import is_loopback
+from callcast.proxy import Proxy, environment_proxy
 from callcast.ringcentral.observer import Observer, Resource
 from callcast.ringcentral.platform_clock import PlatformClock
 
@@ -34,7 +35,10 @@ class Answer:
 
 
 class Exchange:
-    """A platform host. Raises ValueError for one that would be spoken to in plain text beyond loopback."""
+    """A platform host; with `trust_env` it is reached through the environment's proxy.
+
+    Raises ValueError for a host that would be spoken to in plain text beyond loopback.
+    """
 
     def __init__(
         self,
@@ -46,12 +50,16 @@ class Exchange:
         version: str,
         observer: Observer,
         allow_plaintext: bool = False,
+        trust_env: bool = False,
     ) -> None:
         parts = urlsplit(server)
         loopback = is_loopback(parts.hostname or "")
         if parts.scheme != "https" and not (parts.scheme == "http" and (loopback or allow_plaintext)):
             raise ValueError("the platform is spoken to by https only, unless it is on this machine")
         self._server = server.rstrip("/")
+        self._proxy = environment_proxy(URL(self._server)) if trust_env else Proxy()
+        # A proxy for http is shown its login with each request, one for https with CONNECT.
+        self._through_plainly = self._proxy.headers or {} if parts.scheme == "http" else {}
         self._session = session
         self._clock = clock
         self._platform_clock = platform_clock
@@ -102,7 +110,9 @@ class Exchange:
             "GET" if form is None else "POST",
             url,
             data=form,
-            headers={**self._headers, "Authorization": authorization},
+            headers={**self._headers, **self._through_plainly, "Authorization": authorization},
+            proxy=self._proxy.url,
+            proxy_headers=self._proxy.headers,
             allow_redirects=False,
             middlewares=(_only_once,),
             timeout=_timeout(timeout_s),
@@ -160,6 +170,10 @@ def request_id(headers: Mapping[str, str]) -> str | None:
 
 def _what_happened(error: Exception) -> str:
     """A sentence without the request: type names and the system's own words only."""
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return "the proxy that the environment names cannot be reached (set it right, or trust_env = false)"
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the proxy that the environment names answered {error.status} (set it right, or trust_env = false)"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "the host name was not found"
     if isinstance(error, aiohttp.ClientConnectorCertificateError):

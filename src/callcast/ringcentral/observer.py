@@ -2,7 +2,7 @@
 
 from typing import Literal, Protocol
 
-Resource = Literal["active_calls", "call_log", "token"]
+Resource = Literal["active_calls", "call_log", "extensions", "token"]
 
 
 class Observer(Protocol):

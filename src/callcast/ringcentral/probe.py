@@ -70,8 +70,8 @@ class _Clock(PlatformClock):
         super().heard(date, asked_at=asked_at, answered_at=answered_at)
 
 
-class _Unheard:
-    """Counts and logs nothing: a check is not the service."""
+class Unheard:
+    """Counts and logs nothing: a command is not the service."""
 
     def answered(self, resource: Resource, outcome: str, took_s: float, request_id: str | None, /) -> None: ...
     def rate_limit(self, group: str, limit: int, remaining: int, silent_s: float, /) -> None: ...
@@ -92,8 +92,9 @@ class _Platform:
             clock=clock,
             platform_clock=self._platform_clock,
             version=version,
-            observer=_Unheard(),
+            observer=Unheard(),
             allow_plaintext=settings.allow_plaintext,
+            trust_env=settings.trust_env,
         )
         now = self._platform_clock.now
         self._heavy = Budget("heavy", per_minute=settings.heavy_per_minute, clock=clock, now=now)

@@ -49,7 +49,9 @@ class Reader:
         self._tokens.heard(token, refused=answer.status == 401)
         if answer.status == 200 or (absent_is_fine and answer.status == 404):
             return answer
-        raise look_failure(answer, extension="/extension/" in url.path, retry_after_s=wait_s)
+        permission = "ReadAccounts" if resource == "extensions" else "ReadCallLog"
+        extension = "/extension/" in url.path
+        raise look_failure(answer, extension=extension, permission=permission, retry_after_s=wait_s)
 
     async def _ask(
         self, resource: Resource, url: URL, purpose: Purpose, timeout_s: float

@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from msgspec import Struct
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
+from yarl import URL
 
 from callcast.loopback import is_loopback
+from callcast.proxy import ProxyFault, environment_proxy
 from callcast.ringcentral.allowance import POLLING_MAX, assumed, polls
 from callcast.secret import Secret
 
@@ -113,6 +115,17 @@ class SourceSettings(BaseModel):
     call_log_after_s: Seconds = Field(30, description="a vanished call is looked up in the call log this long after")
     vanished_give_up_s: Seconds = Field(900, description="a call that stays vanished ends as unknown after this long")
     revoke_on_exit: bool = Field(False, description="true: give the access token back on a clean stop")
+    trust_env: bool = Field(False, description="true: use the proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name")
+
+    @field_validator("trust_env")
+    @classmethod
+    def _proxy_can_be_used(cls, trust_env: bool, info: ValidationInfo) -> bool:
+        if trust_env and "server" in info.data:
+            try:
+                environment_proxy(URL(info.data["server"]))
+            except ProxyFault as fault:
+                raise PydanticCustomError("proxy", "{problem}", {"problem": str(fault), "fix": fault.fix}) from None
+        return trust_env
 
     def warnings(self) -> Sequence[tuple[str, str, str]]:
         """What works and should not stay so: key, problem and remedy, shown by `callcast check`."""

@@ -24,11 +24,11 @@ from callcast.core.probe import ProbeRequest, ProbeResult
 from callcast.core.sink import Delivered, Delivery, Outcome, Place, Rejected, Retry, Sink
 from callcast.core.wire import rfc3339
 from callcast.loopback import is_loopback
+from callcast.proxy import Proxy, ProxyFault, environment_proxy
 from callcast.secret import Secret
 from callcast.sinks import Lax
 from callcast.sinks.handshake import NotReached, remedy, shake_hands
 from callcast.sinks.posting import Client, open_client
-from callcast.sinks.proxy import Proxy, ProxyFault, environment_proxy
 from callcast.sinks.tls import TlsSettings, tls_fault
 
 RETRY_AFTER_MAX_S = 3600.0

@@ -1,0 +1,122 @@
+"""The account's extensions as a credential sees them, for `callcast extensions`."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+
+import msgspec
+from aiohttp import ClientSession
+from msgspec import Struct
+
+from callcast.core.clock import Clock
+from callcast.core.upstream import LookFailed
+from callcast.ringcentral.budget import Budget
+from callcast.ringcentral.client import API
+from callcast.ringcentral.exchange import Exchange
+from callcast.ringcentral.platform_clock import PlatformClock
+from callcast.ringcentral.probe import Unheard
+from callcast.ringcentral.reader import Reader, Walk
+from callcast.ringcentral.settings import SourceSettings
+from callcast.ringcentral.sign_in import SignIns
+from callcast.ringcentral.token import Tokens
+
+MEDIUM_PER_MINUTE = 40  # documented
+PER_PAGE = "1000"
+PAGES_MAX = 100
+TIMEOUT_S = 60.0
+PAGE_TIMEOUT_S = 20.0
+REVOKE_TIMEOUT_S = 1.0
+
+
+class Extension(Struct, frozen=True):
+    """Empty texts where the platform says nothing."""
+
+    id: str
+    number: str
+    name: str
+    type: str
+    status: str
+
+
+class _Record(Struct, frozen=True):
+    id: int | str
+    extensionNumber: str = ""  # noqa: N815 - the platform's word
+    name: str = ""
+    type: str = ""
+    status: str = ""
+
+
+class _Link(Struct, frozen=True):
+    uri: str
+
+
+class _Navigation(Struct, frozen=True):
+    nextPage: _Link | None = None  # noqa: N815 - the platform's word
+
+
+class _Page(Struct, frozen=True):
+    records: list[_Record]
+    navigation: _Navigation | None = None
+
+
+async def extensions(
+    settings: SourceSettings, *, session: ClientSession, sign_ins: SignIns, clock: Clock, version: str
+) -> Sequence[Extension]:
+    """All pages, or LookFailed. Signs in only where the service keeps no token; such a token goes back."""
+    platform_clock = PlatformClock(clock)
+    exchange = Exchange(
+        settings.server,
+        session=session,
+        clock=clock,
+        platform_clock=platform_clock,
+        version=version,
+        observer=Unheard(),
+        allow_plaintext=settings.allow_plaintext,
+        trust_env=settings.trust_env,
+    )
+    tokens = Tokens(
+        exchange,
+        sign_ins,
+        server=settings.server,
+        client_id=settings.client_id,
+        client_secret=settings.client_secret,
+        jwt=settings.jwt,
+        clock=clock,
+        now=platform_clock.now,
+    )
+    kept = tokens.signed_in
+    budget = Budget("medium", per_minute=MEDIUM_PER_MINUTE, clock=clock, now=platform_clock.now)
+    walk = Walk(
+        Reader(exchange, tokens, budget),
+        "extensions",
+        exchange.url(f"{API}/account/{settings.account}/extension", {"perPage": PER_PAGE}),
+        purpose="page",
+        next_purpose="page",
+        timeout_s=TIMEOUT_S,
+        page_timeout_s=PAGE_TIMEOUT_S,
+        pages_max=PAGES_MAX,
+    )
+    try:
+        return await _all(walk)
+    finally:
+        await tokens.close()
+        if not kept and tokens.may_ask:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REVOKE_TIMEOUT_S):
+                    await tokens.revoke()
+
+
+async def _all(walk: Walk) -> Sequence[Extension]:
+    found: dict[str, Extension] = {}
+    while walk.more:
+        answer = await walk.page()
+        try:
+            page = await asyncio.to_thread(msgspec.json.decode, answer.body, type=_Page)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            said = "the list of extensions cannot be read"
+            raise LookFailed("parse", said, request_id=answer.request_id) from None
+        for one in page.records:
+            found[str(one.id)] = Extension(str(one.id), one.extensionNumber, one.name, one.type, one.status)
+        following = page.navigation.nextPage if page.navigation else None
+        walk.follow(following.uri if following else None)
+    return list(found.values())
