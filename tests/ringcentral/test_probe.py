@@ -1,18 +1,23 @@
 """What a check asks the platform before anybody relies on it, against the fake one."""
 
+import asyncio
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession
 
+import callcast.ringcentral.probe as probe_module
 from callcast.core.probe import ProbeResult
 from callcast.ringcentral.probe import probe
 from callcast.ringcentral.settings import SourceSettings
-from callcast.ringcentral.sign_in import SignIns
+from callcast.ringcentral.sign_in import FILE, SignIns, credential_digest
 from callcast.secret import Secret
 from callcast.simulator import Credential, Fault, Limits, Platform, SimulatedClock
 from callcast.simulator.scenarios import busy
+from callcast.simulator.tokens import JWT_GRANT
 from callcast.testing import RealClock
 
 LISTS = "*/active-calls"
@@ -220,3 +225,52 @@ async def test_nobody_there() -> None:
     (token,) = await answers_of(url)
     assert "onnection refused" in token.said
     assert "check server" in token.remedy
+
+
+async def test_a_token_that_the_service_keeps_is_used(tmp_path: Path) -> None:
+    """No sign-in and no revocation: the running service needs both its places and its token."""
+    platform, clock = crowd(1, limits=Limits()), RealClock()
+    credential = Credential()
+    secret, jwt = Secret(credential.client_secret), Secret(credential.jwt)
+    async with platform.serve() as url, ClientSession() as session:
+        settings = SourceSettings(server=url, client_id=credential.client_id, client_secret=secret, jwt=jwt)
+        service = SignIns(clock, path=tmp_path / FILE)
+        first: list[ProbeResult] = []
+        form = {"grant_type": JWT_GRANT, "assertion": credential.jwt}
+        tokens = platform.tokens.exchange(credential, form, datetime.now(UTC))
+        digest = credential_digest(url, credential.client_id, settings.client_secret, settings.jwt)
+        service.keep(digest, tokens.access_token, "7", 3600)
+        await service.close()
+        command = SignIns(clock, path=tmp_path / FILE, writes=False)
+        await command.load()
+        await probe("acme", settings, first.append, session=session, sign_ins=command, clock=clock, version="1")
+    told = by_subject(first)
+    assert told["token"] == ProbeResult("good", "of extension 7, kept by the service", about="token")
+    assert {one.verdict for one in first} == {"good"}
+    assert [request.path.rpartition("/")[2] for request in platform.requests] == ["active-calls"]
+
+
+async def test_of_many_sources_of_one_app_those_that_wait_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four sign in; the others say how many are ahead and that it is no fault; no request is refused."""
+    monkeypatch.setattr(probe_module, "SIGN_IN_TIMEOUT_S", 2.0)
+    users = [Credential(jwt=f"jwt-{number}", extension_id=str(400_200_001 + number)) for number in range(6)]
+    platform, clock = crowd(6, limits=Limits(), credentials=users), RealClock()
+    told: list[ProbeResult] = []
+    async with platform.serve() as url, ClientSession() as session:
+        sign_ins = SignIns(clock)
+        sources = [
+            SourceSettings(
+                server=url, client_id=one.client_id, client_secret=Secret(one.client_secret), jwt=Secret(one.jwt)
+            )
+            for one in users
+        ]
+        await asyncio.gather(
+            *[
+                probe("acme", one, told.append, session=session, sign_ins=sign_ins, clock=clock, version="1")
+                for one in sources
+            ]
+        )
+    waiting = [one for one in told if one.verdict == "unasked"]
+    assert [one.said.partition(":")[0] for one in waiting] == [f"waiting to sign in, {n} ahead" for n in range(2)]
+    assert waiting[0].remedy == "run it again in a minute"
+    assert 429 not in {request.status for request in platform.requests}

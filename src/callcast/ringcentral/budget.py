@@ -117,6 +117,11 @@ class Budget:
         now = self._clock.monotonic()
         return self._allowance.due(purpose, now) - now
 
+    @property
+    def waits(self) -> bool:
+        """Whether any request waits for its turn."""
+        return any(self._waiting.values())
+
     def turn(self, purpose: Purpose, key: str, *, urgency: float = 0.0) -> Turn:
         """A context: wait for the turn of a request, and hold it while the request is under way.
 

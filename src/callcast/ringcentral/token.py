@@ -86,8 +86,9 @@ class Tokens:
 
     @property
     def may_ask(self) -> bool:
-        """Whether a token request would have its place at once."""
-        return self._application.budget.wait_s("token") <= 0
+        """Whether a token request would have its place at once, and take it from no other source."""
+        budget = self._application.budget
+        return budget.wait_s("token") <= 0 and not budget.waits
 
     def ahead(self) -> int | None:
         """How many sign in before this credential; None: it has a token, or does not wait for its place."""
