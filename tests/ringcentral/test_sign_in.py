@@ -171,6 +171,29 @@ async def test_trouble_of_the_token_endpoint_concerns_all_who_wait(
     await asyncio.gather(*tasks)
 
 
+@pytest.mark.parametrize("places_left", [1, 4])
+async def test_who_waits_when_the_trouble_comes_waits_no_longer(
+    office: Office, answers: aioresponses, clock: TurnedClock, places_left: int
+) -> None:
+    """A token endpoint that is slow and then fails: the others do not ask it too, one after the other."""
+    arrives = asyncio.Event()
+
+    async def late(*_: Any, **__: Any) -> CallbackResult:
+        await arrives.wait()
+        return CallbackResult(status=503, payload={})
+
+    for number in range(4 - places_left):
+        answers.post(TOKEN_URL, payload=TOKEN)
+        await office.client(10 + number).identify()
+    answers.post(TOKEN_URL, callback=late, repeat=True)
+    tasks = [asyncio.create_task(office.client(number).identify()) for number in range(3)]
+    await clock.settle()
+    arrives.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [one.reason for one in results if isinstance(one, LookFailed)] == ["server"] * 3
+    assert len(signed_in(answers)) == 5 - places_left
+
+
 async def test_a_wrong_credential_is_no_trouble_of_the_others(
     office: Office, answers: aioresponses, clock: TurnedClock
 ) -> None:

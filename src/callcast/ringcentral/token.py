@@ -218,8 +218,6 @@ class Tokens:
                 self._refusal = Standing(failure, now + max(REFUSED_WAIT_S, asked_s))
             else:
                 self._application.troubled(Standing(failure, now + max(TROUBLE_WAIT_S, asked_s)))
-        else:
-            self._refusal = self._application.trouble = None
 
     async def _refreshed(self, old: Held | None) -> bool:
         """Whether the refresh token did, where the app issues them; it is good for one use only."""
@@ -238,8 +236,9 @@ class Tokens:
         self._turn = self._application.turn(TOKEN_PATH, old.expires_at if old else -math.inf)
         try:
             async with self._turn as turn:
-                if self._sign_ins.held(self._credential) not in (old, None):
-                    turn.unused()  # another source with the same credential was quicker
+                quicker = self._sign_ins.held(self._credential) not in (old, None)  # one with the same credential
+                if quicker or self._silent_s():
+                    turn.unused()
                     return
                 answer = await self._post(TOKEN_PATH, form, ASK_TIMEOUT_S)
                 retry_after_s = turn.answered(answer.status, answer.headers)
@@ -253,6 +252,7 @@ class Tokens:
             raise LookFailed(
                 "parse", "the token endpoint's answer cannot be read", request_id=answer.request_id
             ) from None
+        self._refusal = self._application.trouble = None
         owner_id = None if granted.owner_id is None else str(granted.owner_id)
         self._sign_ins.keep(self._credential, granted.access_token, owner_id, granted.expires_in)
         if granted.refresh_token:
