@@ -14,7 +14,7 @@ class Counts(Struct, frozen=True, kw_only=True):
 
     ringing, dialing, connected: live ones by state.
     waiting: callers from outside who ring somewhere and were not answered yet.
-    longest_waiting_since, longest_wait_s: of them; None when nobody waits.
+    longest_waiting_since, longest_wait_s: of them; None when no caller waits.
     answered_today, missed_today, abandoned_today: inbound ones with a caller from outside, since midnight in the
     service's timezone: at the answer, or else at the end.
     average_speed_of_answer_s: from the start to the answer, or to the poll that showed it.
