@@ -9,7 +9,7 @@ import pytest
 from playwright.async_api import Browser, async_playwright, expect
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-expect.set_options(timeout=30_000)  # a page that is slow to load says nothing of the page
+expect.set_options(timeout=60_000)  # a page that is slow to load says nothing of the page
 
 _ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
