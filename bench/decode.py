@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from callcast.core.diff import Picture, Rules, diff
-from callcast.core.model import Change, Look, Target
-from callcast.ringcentral.records import Rows, read_page, snapshot
+from callcast.calls.model import Change, Look, Target
+from callcast.calls.tracker import Picture, Rules, diff
+from callcast.ringcentral.interpret import Rows, read_page, snapshot
 
 SAMPLES = Path(__file__).parents[1] / "tests" / "samples" / "active-calls"
 CALLS = 1000

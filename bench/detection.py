@@ -13,9 +13,9 @@ import statistics
 from bisect import bisect_left
 from random import Random
 
-from callcast.ringcentral.budget import Budget
+from callcast.ringcentral.rate_limiter import Budget
 from tests.clock import TurnedClock
-from tests.ringcentral.platform_model import PlatformModel
+from tests.unit.ringcentral.platform_model import PlatformModel
 
 ANSWER_S = 0.2
 CHANGES_PER_HOUR = 400

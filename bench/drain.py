@@ -6,7 +6,7 @@
 sustained: --rate changes a second, spread over all extensions, for --seconds; nothing may be owed at the end.
 burst:     --events changes in one moment, three times over (each call rings, is answered, ends).
 backlog:   callcast only: started with --events that all three sinks are owed.
---stored: callcast's outbox holds so many delivered events before it starts. WHO as for `bench.looks`.
+--stored: callcast's outbox holds so many delivered events before it starts. WHO as for `bench.polls`.
 """
 
 import argparse
@@ -20,8 +20,8 @@ from msgspec import Struct
 
 from bench import checker, stored, usage
 from bench.child import BenchFailed
-from bench.looks import way_line
 from bench.participants import participant
+from bench.polls import way_line
 from bench.world import WAYS, World, gently, world
 
 EXTENSIONS = 100  # few, so that events are weighed and not the looks beside them

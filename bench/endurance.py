@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from bench import checker, usage
 from bench.child import BenchFailed
-from bench.looks import EVERY_S, way_line
+from bench.polls import EVERY_S, way_line
 from bench.world import World, gently, world
 
 SAMPLES = 60

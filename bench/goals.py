@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from msgspec import Struct
 
 from bench.drain import Sustained
-from bench.looks import Looks, median
+from bench.polls import Looks, median
 from bench.suite import Found, Runs
 
 NOISE = 1.25  # two figures of one run that differ by less are the same

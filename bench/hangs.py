@@ -22,12 +22,12 @@ from typing import Any
 from bench.receivers import TAKEN
 from bench.stored import FIRST, LIMITS, ended
 from callcast.app import SystemClock
-from callcast.core.sink import Filter
-from callcast.outboxes.sqlite import open_outbox
+from callcast.outbox.sqlite.store import open_outbox
+from callcast.ports.sink import Filter
 from callcast.simulator import Credential, Platform
 from callcast.simulator.scenarios import crowd, played
 from callcast.simulator.script import Script
-from tests.sinks.brokers import free_port
+from tests.integration.sinks.brokers import free_port
 from tests.system.world import Service
 
 GIVEN_UP_S = 120.0

@@ -26,19 +26,20 @@ import aiohttp
 from aiohttp import web
 
 from bench.decode import ended, page
-from callcast import __version__, logs
+from callcast import __version__
 from callcast.app import SystemClock
-from callcast.board import LiveBoard
-from callcast.claims import Claims, OwnShare
-from callcast.core.diff import Picture, Rules, diff
-from callcast.core.model import Target
-from callcast.ledger import Ledger
-from callcast.metrics import Metrics
-from callcast.observer import SourceObserver
-from callcast.outboxes.sqlite import open_outbox
+from callcast.calls.model import Target
+from callcast.calls.tracker import Picture, Rules, diff
+from callcast.live.live_calls import LiveBoard
+from callcast.observability import logs
+from callcast.observability.metrics import Metrics
+from callcast.outbox.sqlite.store import open_outbox
+from callcast.polling.ownership import Claims, OwnShare
+from callcast.polling.recorder import Ledger
+from callcast.polling.telemetry import SourceObserver
 from callcast.ringcentral.client import Client
 from callcast.ringcentral.sign_in import SignIns
-from callcast.secret import Secret
+from callcast.settings.secret import Secret
 
 SOURCE = "acme"
 TARGET = Target(source=SOURCE)

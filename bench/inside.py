@@ -107,7 +107,7 @@ def main() -> None:
     else:
         stopwatch.wrap()
     atexit.register(_write, stopwatch, sampler)
-    from callcast.cli import main as callcast
+    from callcast.cli.main import main as callcast
 
     sys.exit(callcast(sys.argv[1:]))
 

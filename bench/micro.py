@@ -28,12 +28,12 @@ from bench.peers.used import Page
 from bench.records import Call, extension_id, page
 from bench.world import gently
 from callcast.app import SystemClock
-from callcast.core.diff import Picture, Rules, diff
-from callcast.core.model import Change, Look, Target
-from callcast.core.sink import Filter
-from callcast.core.wire import Wire
-from callcast.outboxes.sqlite import open_outbox
-from callcast.ringcentral.records import read_page, snapshot
+from callcast.calls.model import Change, Look, Target
+from callcast.calls.tracker import Picture, Rules, diff
+from callcast.formats.cloudevents import Wire
+from callcast.outbox.sqlite.store import open_outbox
+from callcast.ports.sink import Filter
+from callcast.ringcentral.interpret import read_page, snapshot
 
 ROUNDS = 40
 TARGET = Target(source="acme", extension_id=extension_id(7))

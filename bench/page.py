@@ -16,9 +16,9 @@ from typing import Any
 
 from playwright.async_api import Browser, CDPSession
 
-from callcast.core.model import Call
+from callcast.calls.model import Call
 from tests.browser import chromium
-from tests.web.room import Room, room
+from tests.integration.web.http_side import Room, room
 
 SCREENS: Mapping[str, tuple[str, int, int]] = {
     "desk": ("/", 1440, 900),

@@ -9,8 +9,8 @@ from bench import svg
 from bench.child import BenchFailed
 from bench.drain import EXTENSIONS, Sustained
 from bench.goals import goals, ratio, said
-from bench.looks import Looks, median
 from bench.participants import NAMES
+from bench.polls import Looks, median
 from bench.suite import CROWD, STORED_AT, Found, Runs
 from bench.world import WAYS
 

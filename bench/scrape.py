@@ -9,10 +9,10 @@ import argparse
 import statistics
 import time
 
-from callcast.board import LiveBoard
-from callcast.core.model import Change
-from callcast.metrics import Metrics
-from tests.web.room import RealClock, ringing
+from callcast.calls.model import Change
+from callcast.live.live_calls import LiveBoard
+from callcast.observability.metrics import Metrics
+from tests.integration.web.http_side import RealClock, ringing
 
 
 def lively(extensions: int) -> Metrics:

@@ -19,7 +19,7 @@ from bench import usage
 from bench.child import BenchFailed
 from bench.world import gently, world
 
-IMPORTS = "import callcast.app, callcast.commands.run, callcast.config"
+IMPORTS = "import callcast.app, callcast.cli.run, callcast.config"
 IDLE_AFTER_S = 5.0
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from bench.participants import SINKS
 from bench.records import EVENTS, STEPS, extension_id, session
 from callcast.app import SystemClock
-from callcast.core.ids import event_id
-from callcast.core.model import Call, CallEvent, Change, Direction, Evidence, Observation, Party, Provider, State
-from callcast.core.outbox import Taken
-from callcast.core.sink import Filter
-from callcast.outboxes.sqlite import SqliteOutbox, open_outbox
+from callcast.calls.ids import event_id
+from callcast.calls.model import Call, CallEvent, Change, Direction, Evidence, Observation, Party, Provider, State
+from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
+from callcast.ports.outbox import Taken
+from callcast.ports.sink import Filter
 
 FIRST = 1_000_000  # call number, far from those of the platform
 SEED = 2000  # events that go the real way before they are multiplied

@@ -15,8 +15,8 @@ from bench import endurance, micro, start
 from bench.child import BenchFailed
 from bench.drain import Backlog, Burst, Sustained, backlog, backlog_line, burst, burst_line, sustained, sustained_line
 from bench.endurance import Hang, Inside, Memory
-from bench.looks import Looks, Scale, turn_about
 from bench.micro import Micro
+from bench.polls import Looks, Scale, turn_about
 from bench.start import Start
 
 _T = TypeVar("_T")

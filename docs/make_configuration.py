@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from callcast.config.service import ServiceSettings
 from callcast.ringcentral.settings import SourceSettings
-from callcast.secret import Secret
+from callcast.settings.secret import Secret
 from callcast.sinks import SinkSettings
 from callcast.sinks.mqtt import Settings as Mqtt
 from callcast.sinks.stdout import Settings as Stdout

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from callcast.core.diff import Picture, Rules, diff
-from callcast.core.ids import event_id
-from callcast.core.model import Blind, CallEvent, Event, Look, SourceEvent, Target
-from callcast.core.wire import Wire
-from callcast.ringcentral.records import read_page, snapshot
-from callcast.ringcentral.words import ACTIONS_WITHOUT_CALL, RESULTS, RESULTS_OFF_LIST
+from callcast.calls.ids import event_id
+from callcast.calls.model import Blind, CallEvent, Event, Look, SourceEvent, Target
+from callcast.calls.tracker import Picture, Rules, diff
+from callcast.formats.cloudevents import Wire
+from callcast.ringcentral.interpret import read_page, snapshot
+from callcast.ringcentral.vocabulary import ACTIONS_WITHOUT_CALL, RESULTS, RESULTS_OFF_LIST
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "events.md"

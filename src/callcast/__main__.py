@@ -4,10 +4,10 @@ import sys
 
 
 def main() -> None:
-    from callcast.stdio import prepare
+    from callcast.observability.standard_streams import prepare
 
     prepare()
-    from callcast.cli import main
+    from callcast.cli.main import main
 
     try:
         sys.exit(main(sys.argv[1:]))

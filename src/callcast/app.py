@@ -15,16 +15,18 @@ from typing import Any
 
 import aiohttp
 
-from callcast import __version__, fatal, logs, stdio
-from callcast.board import LiveBoard
+from callcast import __version__
 from callcast.config import Settings
 from callcast.config.service import ServiceSettings
-from callcast.core.clock import Clock
-from callcast.core.outbox import Outbox, OutboxRefused
-from callcast.metrics import Metrics
-from callcast.outboxes.sqlite import open_outbox
+from callcast.live.live_calls import LiveBoard
+from callcast.observability import fatal, logs
+from callcast.observability import standard_streams as stdio
+from callcast.observability.metrics import Metrics
+from callcast.observability.systemd import Heartbeat, Supervisor
+from callcast.outbox.sqlite.store import open_outbox
+from callcast.ports.clock import Clock
+from callcast.ports.outbox import Outbox, OutboxRefused
 from callcast.service import ReadAgain, Service, zone
-from callcast.systemd import Heartbeat, Supervisor
 
 EXIT_UNAVAILABLE = 69  # something that the service needs is not to be had (contract 2)
 

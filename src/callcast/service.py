@@ -10,28 +10,29 @@ from zoneinfo import ZoneInfo
 
 import aiohttp
 
-from callcast import __version__, logs
-from callcast.board import SERVICE, LiveBoard, catch_up, keep_counts
+from callcast import __version__
 from callcast.config import Settings
-from callcast.config.findings import ConfigFaults
-from callcast.core.clock import Clock
-from callcast.core.outbox import Outbox, OutboxUnavailable
-from callcast.core.retry import RetryPolicy
-from callcast.core.sink import Place, Sink
-from callcast.core.wire import Numbers, Wire
-from callcast.deliverer import Deliverer, SinkTrouble
-from callcast.disk import Disk, Trouble
-from callcast.fleet import Fleet
-from callcast.hash_key import hash_key
-from callcast.metrics import Metrics
-from callcast.reminders import Reminders
+from callcast.config.diagnostics import ConfigFaults
+from callcast.config.hash_key import hash_key
+from callcast.delivery.reminders import Reminders
+from callcast.delivery.worker import Deliverer, SinkTrouble
+from callcast.formats.cloudevents import Numbers, Wire
+from callcast.live.live_calls import SERVICE, LiveBoard, catch_up, keep_counts
+from callcast.observability import logs
+from callcast.observability.metrics import Metrics
+from callcast.observability.outbox_health import Disk, Trouble
+from callcast.polling.sources import NOTHING_KNOWN, Sources
+from callcast.ports.clock import Clock
+from callcast.ports.outbox import Outbox, OutboxUnavailable
+from callcast.ports.retry import RetryPolicy
+from callcast.ports.sink import Place, Sink
 from callcast.ringcentral.settings import SourceSettings, plan
 from callcast.ringcentral.sign_in import FILE, SignIns
 from callcast.sinks import SinkSettings
-from callcast.sources import NOTHING_KNOWN, Sources
-from callcast.web.admin import Admin, serve
-from callcast.web.feed import Feed
-from callcast.web.views import View
+from callcast.supervisor import Fleet
+from callcast.web.serializers import View
+from callcast.web.server import Admin, serve
+from callcast.web.sse import Feed
 
 HOUSEKEEPING_S = 10.0
 PATIENCE_S = 0.5  # for what a changed or removed part has begun: a reload must not wait for a far side that hangs

@@ -26,8 +26,7 @@ from typing import Any, Literal
 
 from msgspec.structs import replace
 
-from callcast.core.board import Summary, Turn
-from callcast.core.model import (
+from callcast.calls.model import (
     Call,
     CallEvent,
     Direction,
@@ -41,8 +40,10 @@ from callcast.core.model import (
     SourceEvent,
     State,
 )
-from callcast.core.sink import Delivered, Delivery, Place, Rejected, Retry, Sink
-from callcast.core.wire import Wire
+from callcast.calls.summary import Summary
+from callcast.formats.cloudevents import Wire
+from callcast.ports.live_calls import Turn
+from callcast.ports.sink import Delivered, Delivery, Place, Rejected, Retry, Sink
 from callcast.sinks import SinkSettings
 
 PATIENCE_S = 30.0  # a right sink never comes near it

@@ -9,13 +9,19 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from callcast import __main__, deliverer, ledger, log_writer, poller, service, sources
-from callcast.board import LiveBoard
-from callcast.core.sink import Delivery, Outcome
-from callcast.outboxes import sqlite, worker
-from callcast.ringcentral import budget, sign_in, token
+from callcast import __main__, service
+from callcast.delivery import worker as deliverer
+from callcast.live.live_calls import LiveBoard
+from callcast.observability import log_writer
+from callcast.outbox.sqlite import store as sqlite
+from callcast.outbox.sqlite import writer as worker
+from callcast.polling import poller, sources
+from callcast.polling import recorder as ledger
+from callcast.ports.sink import Delivery, Outcome
+from callcast.ringcentral import rate_limiter as budget
+from callcast.ringcentral import sign_in, token
 from callcast.sinks import stdout
-from callcast.web import feed
+from callcast.web import sse as feed
 
 
 class Injected(Exception):

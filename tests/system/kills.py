@@ -22,11 +22,12 @@ from typing import Any
 
 from aiohttp import web
 
-from callcast.outboxes import schema
+from callcast.outbox.sqlite import schema
 from callcast.simulator import Credential, Platform
-from tests.sinks.brokers import free_port, iotcore
-from tests.system.endless import EndlessCalls
-from tests.system.mortal import POINTS
+from tests import ROOT
+from tests.integration.sinks.brokers import free_port, iotcore
+from tests.system.endless_calls import EndlessCalls
+from tests.system.killable import POINTS
 from tests.system.world import CONFIG, SECRET, Receiver, Subscriber, until
 
 AT_ONCE = 6  # calls, and so about as many events in flight
@@ -49,7 +50,7 @@ class MoodyReceiver(Receiver):
 
 
 class Mortal:
-    """The service, forked life by life by `tests.system.mortal`."""
+    """The service, forked life by life by `tests.system.killable`."""
 
     def __init__(self, config: Path) -> None:
         self.config = config
@@ -62,12 +63,12 @@ class Mortal:
         log = self.config.with_name("log")
         with log.open("wb") as errors:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tests.system.mortal", str(self.config), str(told)),
+                *(sys.executable, "-m", "tests.system.killable", str(self.config), str(told)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,
                 pass_fds=(told,),
-                cwd=Path(__file__).parents[2],
+                cwd=ROOT,
             )
         os.close(told)
         self._control = await _reader(heard)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.gate import Gate
+from tests.system.proxy import Gate
 from tests.system.test_seed import EVENTS_AFTER, golden
 from tests.system.world import Subscriber, World, seed_world, until
 

@@ -15,14 +15,14 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from callcast.secret import Secret
+from callcast.settings.secret import Secret
 from callcast.simulator import Credential, Platform, SimulatedClock
 from callcast.simulator.scenarios import busy, load
 from callcast.simulator.script import Call
 from callcast.simulator.story import Story
 from callcast.sinks.webhook import Settings as WebhookSettings
-from tests.sinks.brokers import free_port, iotcore
-from tests.sinks.certificates import make_certificates
+from tests.integration.sinks.brokers import free_port, iotcore
+from tests.integration.sinks.certificates import make_certificates
 from tests.system.world import SECRET, WAIT_S, Service, Subscriber, until
 
 DESKS = {"101": "400100101", "102": "400100102"}

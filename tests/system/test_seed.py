@@ -11,9 +11,10 @@ import pytest
 
 from callcast import app
 from callcast.config import load
+from tests import TESTS
 from tests.system.world import World, seed_world, until
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "seed-events.json"
+GOLDEN = TESTS / "golden" / "seed-events.json"
 EVENTS_AFTER = (1, 2, 3, 4, 5, 6)  # how many events each recorded answer has brought
 
 

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from callcast.app import SystemClock
-from callcast.systemd import Heartbeat, Supervisor
+from callcast.observability.systemd import Heartbeat, Supervisor
 from tests.clock import TurnedClock
 from tests.system.world import WAIT_S, World, seed_world, until
 

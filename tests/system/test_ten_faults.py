@@ -16,17 +16,17 @@ from typing import Any
 import aiohttp
 import pytest
 
-from callcast.board import LiveBoard
-from callcast.core.model import Snapshot, Target
-from callcast.core.upstream import LookFailed
-from callcast.logs import bound
-from callcast.metrics import Metrics
-from callcast.observer import SourceObserver
+from callcast.calls.model import Snapshot, Target
+from callcast.live.live_calls import LiveBoard
+from callcast.observability.logs import bound
+from callcast.observability.metrics import Metrics
+from callcast.polling.telemetry import SourceObserver
+from callcast.ports.upstream import LookFailed
 from callcast.simulator import Credential, Fault, Platform, SimulatedClock
 from callcast.simulator.scenarios import load
 from tests.clock import TurnedClock
-from tests.commands.test_online import checked
-from tests.sinks.brokers import mosquitto
+from tests.integration.cli.test_check_online import checked
+from tests.integration.sinks.brokers import mosquitto
 from tests.system.test_reload import DESKS, Hook, Town, hook, table, town
 from tests.system.world import SECRET, WAIT_S, until
 

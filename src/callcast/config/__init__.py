@@ -6,12 +6,12 @@ from pathlib import Path
 
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from callcast.config.examination import Examination
-from callcast.config.findings import ConfigFaults, Finding
+from callcast.config.checks import Examination
+from callcast.config.diagnostics import ConfigFaults, Finding
 from callcast.config.service import ServiceSettings
 from callcast.config.toml_file import read
 from callcast.ringcentral.settings import SourceSettings
-from callcast.secret import Secret
+from callcast.settings.secret import Secret
 from callcast.sinks import SinkSettings
 
 __all__ = ["ConfigFaults", "Settings", "Verdict", "examine", "load"]

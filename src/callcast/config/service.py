@@ -12,10 +12,10 @@ from platformdirs import user_data_path
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from callcast.config.findings import nearest, shown
-from callcast.core.wire import Numbers
-from callcast.loopback import is_loopback
-from callcast.secret import Secret, located
+from callcast.config.diagnostics import nearest, shown
+from callcast.formats.cloudevents import Numbers
+from callcast.settings.loopback import is_loopback
+from callcast.settings.secret import Secret, located
 
 _NO_HOME = "\0"  # stands for a default that there is not; no path can read so
 

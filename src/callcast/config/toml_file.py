@@ -4,7 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from callcast.config.findings import ConfigFaults, Document, Finding
+from callcast.config.diagnostics import ConfigFaults, Document, Finding
 from callcast.config.toml_lines import locate
 
 FILE_BYTES_MAX = 1_048_576

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
-from callcast.config.findings import nearest
+from callcast.config.diagnostics import nearest
 from callcast.config.toml_lines import KeyPath
 
 Fault = tuple[KeyPath, str, str]  # key, problem, fix

@@ -12,11 +12,11 @@ from urllib.parse import quote
 import msgspec
 from yarl import URL
 
-from callcast.core.model import Call, Sighting, State, Target
-from callcast.ringcentral.exchange import Answer
-from callcast.ringcentral.observer import Observer
-from callcast.ringcentral.reader import Reader, Walk, listed
-from callcast.ringcentral.records import ListPage, snapshot
+from callcast.calls.model import Call, Sighting, State, Target
+from callcast.ringcentral.api import Reader, Walk, listed
+from callcast.ringcentral.http import Answer
+from callcast.ringcentral.interpret import ListPage, snapshot
+from callcast.ringcentral.telemetry import Observer
 
 PER_PAGE = "1000"
 PAGES_MAX = 40

@@ -10,19 +10,19 @@ from aiohttp import ClientSession
 from msgspec import Struct
 from yarl import URL
 
-from callcast.core.clock import Clock
-from callcast.core.model import UNASSIGNED, Call, Sighting, Snapshot, Target
-from callcast.core.upstream import Identity, LookFailed
-from callcast.ringcentral.budget import Budget
+from callcast.calls.model import UNASSIGNED, Call, Sighting, Snapshot, Target
+from callcast.ports.clock import Clock
+from callcast.ports.upstream import Identity, LookFailed
+from callcast.ringcentral.api import Reader, Walk, listed
 from callcast.ringcentral.call_log import CallLog
-from callcast.ringcentral.exchange import RESPONSE_BYTES_MAX, Answer, Exchange
-from callcast.ringcentral.observer import Observer
+from callcast.ringcentral.http import RESPONSE_BYTES_MAX, Answer, Exchange
+from callcast.ringcentral.interpret import ListPage, Rows, snapshot
 from callcast.ringcentral.platform_clock import PlatformClock
-from callcast.ringcentral.reader import Reader, Walk, listed
-from callcast.ringcentral.records import ListPage, Rows, snapshot
+from callcast.ringcentral.rate_limiter import Budget
 from callcast.ringcentral.sign_in import SignIns
+from callcast.ringcentral.telemetry import Observer
 from callcast.ringcentral.token import Tokens
-from callcast.secret import Secret
+from callcast.settings.secret import Secret
 
 API = "/restapi/v1.0"
 LIVE_LIST = {"view": "Detailed", "type": "Voice", "perPage": "1000"}

@@ -8,14 +8,14 @@ import msgspec
 from aiohttp import ClientSession
 from msgspec import Struct
 
-from callcast.core.clock import Clock
-from callcast.core.upstream import LookFailed
-from callcast.ringcentral.budget import Budget
+from callcast.ports.clock import Clock
+from callcast.ports.upstream import LookFailed
+from callcast.ringcentral.api import Reader, Walk
+from callcast.ringcentral.check import Unheard
 from callcast.ringcentral.client import API
-from callcast.ringcentral.exchange import Exchange
+from callcast.ringcentral.http import Exchange
 from callcast.ringcentral.platform_clock import PlatformClock
-from callcast.ringcentral.probe import Unheard
-from callcast.ringcentral.reader import Reader, Walk
+from callcast.ringcentral.rate_limiter import Budget
 from callcast.ringcentral.settings import SourceSettings
 from callcast.ringcentral.sign_in import SignIns
 from callcast.ringcentral.token import Tokens

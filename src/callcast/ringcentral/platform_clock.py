@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
-from callcast.core.clock import Clock
+from callcast.ports.clock import Clock
 
 DATE_RESOLUTION_S = 1.0  # a Date header holds whole seconds, rounded down
 SLOWED = 0.5  # how fast time passes while it is ahead of the platform's

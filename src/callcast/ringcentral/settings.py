@@ -11,10 +11,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from pydantic_core import PydanticCustomError
 from yarl import URL
 
-from callcast.loopback import is_loopback
-from callcast.proxy import ProxyFault, environment_proxy
-from callcast.ringcentral.allowance import POLLING_MAX, assumed, polls
-from callcast.secret import Secret
+from callcast.ringcentral.rate_window import POLLING_MAX, assumed, polls
+from callcast.settings.loopback import is_loopback
+from callcast.settings.proxy import ProxyFault, environment_proxy
+from callcast.settings.secret import Secret
 
 # A record stays in the list for at least 120 s after its end; a longer gap between two looks can miss a call.
 CYCLE_MAX_S = 100

@@ -14,13 +14,13 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
-from callcast.core.clock import Clock
-from callcast.core.upstream import LookFailed
-from callcast.fatal import observed
-from callcast.private_file import write_private
-from callcast.ringcentral.budget import Budget, Turn
+from callcast.observability.fatal import observed
+from callcast.ports.clock import Clock
+from callcast.ports.upstream import LookFailed
+from callcast.ringcentral.rate_limiter import Budget, Turn
 from callcast.ringcentral.settings import SourceSettings
-from callcast.secret import Secret
+from callcast.settings.private_file import write_private
+from callcast.settings.secret import Secret
 
 FILE = "tokens.json"
 FILE_BYTES_MAX = 16 * 1024 * 1024

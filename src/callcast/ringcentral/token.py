@@ -12,14 +12,14 @@ from datetime import datetime
 
 import msgspec
 
-from callcast.core.clock import Clock
-from callcast.core.upstream import LookFailed
-from callcast.fatal import observed
-from callcast.ringcentral.budget import Budget, Turn
-from callcast.ringcentral.exchange import Answer, Exchange
-from callcast.ringcentral.refusals import token_failure
+from callcast.observability.fatal import observed
+from callcast.ports.clock import Clock
+from callcast.ports.upstream import LookFailed
+from callcast.ringcentral.errors import token_failure
+from callcast.ringcentral.http import Answer, Exchange
+from callcast.ringcentral.rate_limiter import Budget, Turn
 from callcast.ringcentral.sign_in import LIFETIME_MAX_S, Held, SignIns, Standing, credential_digest
-from callcast.secret import Secret
+from callcast.settings.secret import Secret
 
 TOKEN_PATH = "/restapi/oauth/token"  # noqa: S105 - an address
 REVOKE_PATH = "/restapi/oauth/revoke"

@@ -1,4 +1,6 @@
-"""What every sink's settings have in common. A sink itself is one module beside this, or somebody else's package.
+"""The public plugin API: all that a sink imports. Every other module of callcast is private, except `callcast.testing`.
+
+A sink is one module beside this one, or a package of its own.
 
 A sink's settings class is registered under the entry-point group `callcast.sinks`; its name there is the `type`
 in the configuration. Keys of a sink's own are fields of its class; pydantic checks them.
@@ -13,10 +15,38 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, field_validator
 
-from callcast.core.model import EVENT_TYPES
-from callcast.core.probe import ProbeRequest, ProbeResult
-from callcast.core.sink import Filter, Place, Sink
-from callcast.core.wire import Numbers
+from callcast.calls.model import EVENT_TYPES
+from callcast.formats.cloudevents import Numbers
+from callcast.ports.connectivity import ProbeRequest, ProbeResult
+from callcast.ports.sink import (
+    Advising,
+    Delivered,
+    Delivery,
+    Filter,
+    Outcome,
+    Place,
+    Reconnecting,
+    Rejected,
+    Retry,
+    Sink,
+)
+from callcast.settings.secret import Secret
+
+__all__ = [
+    "Advising",
+    "Delivered",
+    "Delivery",
+    "Outcome",
+    "Place",
+    "ProbeRequest",
+    "ProbeResult",
+    "Reconnecting",
+    "Rejected",
+    "Retry",
+    "Secret",
+    "Sink",
+    "SinkSettings",
+]
 
 Direction = Literal["inbound", "outbound"]
 

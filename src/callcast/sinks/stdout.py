@@ -13,11 +13,11 @@ from typing import BinaryIO, Literal
 
 from pydantic import Field
 
-from callcast.core.probe import ProbeRequest, ProbeResult
-from callcast.core.sink import Delivered, Delivery, Outcome, Place, Rejected, Retry, Sink
-from callcast.core.wire import Wire
+from callcast.formats.cloudevents import Wire
+from callcast.observability.standard_streams import STANDARD_OUTPUT, closed_at_start
+from callcast.ports.connectivity import ProbeRequest, ProbeResult
+from callcast.ports.sink import Delivered, Delivery, Outcome, Place, Rejected, Retry, Sink
 from callcast.sinks import SinkSettings
-from callcast.stdio import STANDARD_OUTPUT, closed_at_start
 
 _PIECE = select.PIPE_BUF  # a pipe that polls as writable takes this much without blocking
 _LOOK_AGAIN_MS = 50  # how soon a thread that waits for a reader sees that nobody waits for it any more

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, field_validator
 
-from callcast.secret import located
+from callcast.settings.secret import located
 from callcast.sinks import SinkSettings
 
 

@@ -18,16 +18,16 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from yarl import URL
 
-from callcast.core.clock import Clock
-from callcast.core.model import Event
-from callcast.core.probe import ProbeRequest, ProbeResult
-from callcast.core.sink import Delivered, Delivery, Outcome, Place, Rejected, Retry, Sink
-from callcast.core.wire import rfc3339
-from callcast.loopback import is_loopback
-from callcast.proxy import Proxy, ProxyFault, environment_proxy
-from callcast.secret import Secret
+from callcast.calls.model import Event
+from callcast.formats.cloudevents import rfc3339
+from callcast.ports.clock import Clock
+from callcast.ports.connectivity import ProbeRequest, ProbeResult
+from callcast.ports.sink import Delivered, Delivery, Outcome, Place, Rejected, Retry, Sink
+from callcast.settings.loopback import is_loopback
+from callcast.settings.proxy import Proxy, ProxyFault, environment_proxy
+from callcast.settings.secret import Secret
 from callcast.sinks import Lax
-from callcast.sinks.handshake import NotReached, remedy, shake_hands
+from callcast.sinks.connectivity import NotReached, remedy, shake_hands
 from callcast.sinks.posting import Client, open_client
 from callcast.sinks.tls import TlsSettings, tls_fault
 

@@ -8,10 +8,10 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from callcast.core.probe import ProbeRequest, ProbeResult
-from callcast.core.sink import Place, Sink
-from callcast.loopback import is_loopback
-from callcast.secret import Secret
+from callcast.ports.connectivity import ProbeRequest, ProbeResult
+from callcast.ports.sink import Place, Sink
+from callcast.settings.loopback import is_loopback
+from callcast.settings.secret import Secret
 from callcast.sinks.tls import TlsSettings
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
@@ -88,7 +88,7 @@ class Settings(TlsSettings):
 
     async def probe(self, request: ProbeRequest, /) -> ProbeResult:
         """Logs in with a will, and leaves again; with `send` it publishes what the sink would."""
-        from callcast.sinks.mqtt.way_in import probe
+        from callcast.sinks.mqtt.connect_options import probe
 
         return await probe(self, request)
 

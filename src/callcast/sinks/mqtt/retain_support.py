@@ -2,7 +2,7 @@
 
 from enum import Enum, auto
 
-from callcast.sinks.mqtt.link import LOST, RETAIN_NOT_SUPPORTED, Trouble
+from callcast.sinks.mqtt.connection import LOST, RETAIN_NOT_SUPPORTED, Trouble
 
 
 class Greeting(Enum):

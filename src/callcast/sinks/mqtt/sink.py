@@ -8,17 +8,17 @@ from contextlib import suppress
 
 from msgspec import json, structs
 
-from callcast.core.board import Turn
-from callcast.core.model import CallEvent
-from callcast.core.sink import Delivered, Delivery, Outcome, Place, Rejected, Retry
-from callcast.core.wire import attributes, rfc3339
+from callcast.calls.model import CallEvent
+from callcast.formats.cloudevents import attributes, rfc3339
+from callcast.ports.live_calls import Turn
+from callcast.ports.sink import Delivered, Delivery, Outcome, Place, Rejected, Retry
 from callcast.sinks.mqtt import Settings
-from callcast.sinks.mqtt.link import LOST, PACKET_TOO_LARGE, TAKEN_OVER, Answer, Link, Message, Trouble
-from callcast.sinks.mqtt.own import OwnTopics, UnreadableError
-from callcast.sinks.mqtt.packed import Packed, correlation, expiry, user_properties
+from callcast.sinks.mqtt.connect_options import remedy_of, way_in
+from callcast.sinks.mqtt.connection import LOST, PACKET_TOO_LARGE, TAKEN_OVER, Answer, Link, Message, Trouble
+from callcast.sinks.mqtt.properties import Packed, correlation, expiry, user_properties
 from callcast.sinks.mqtt.retain_support import Greeting, RetainSupport
-from callcast.sinks.mqtt.retained import Retained, Topics
-from callcast.sinks.mqtt.way_in import remedy_of, way_in
+from callcast.sinks.mqtt.retained_topics import Retained, Topics
+from callcast.sinks.mqtt.stale_topics import OwnTopics, UnreadableError
 
 _STATE_AT_ONCE = 8  # retained messages under way at the same time, beside the events
 _MIRROR_EVERY_S = 0.25  # a change after a quiet time is told at once; of many in a row only the newest

@@ -6,9 +6,7 @@ from typing import Literal
 
 import aiohttp
 
-from callcast.core.sink import Delivered, Delivery, Outcome, Place, Rejected, Retry, Sink
-from callcast.secret import Secret
-from callcast.sinks import SinkSettings
+from callcast.sinks import Delivered, Delivery, Outcome, Place, Rejected, Retry, Secret, Sink, SinkSettings
 
 
 class Settings(SinkSettings):

@@ -1,0 +1,81 @@
+"""What is told of a change: one call as it was and as it is now -> the event, with its id, time and sequence."""
+
+from datetime import datetime
+
+import msgspec
+from msgspec import Struct
+
+from callcast.calls.ids import event_id
+from callcast.calls.lifecycle import CORRECTED_BY, EVENTS, UPDATED_BY, changed_facts, known_state
+from callcast.calls.model import Call, CallEvent, Evidence, Observation, State
+
+_digest = msgspec.json.Encoder(order="deterministic").encode
+
+
+class Seen(Struct, frozen=True, kw_only=True):
+    """When and how a change was seen. `after` and `before`: the looks around it; `after` None: there was none,
+    `before` None: it is the look at `at`.
+    """
+
+    at: datetime
+    after: datetime | None = None
+    before: datetime | None = None
+    evidence: Evidence = Evidence.ACTIVE_CALLS
+    first_look: bool = False
+
+
+def tell(old: Call | None, new: Call, seen: Seen) -> tuple[Call, CallEvent | None]:
+    """The call as it is remembered, and what is told of it: nothing while its record has not settled, nor of
+    history, nor when no fact changed.
+    """
+    known = known_state(old)
+    kind = EVENTS[known, new.state]
+    is_secret = new.sequence == 0 and (new.provisional_since is not None or known is State.ENDED)
+    if is_secret:
+        return new, None
+    facts: tuple[str, ...] = ()
+    if kind in _FACTS:
+        assert old is not None  # noqa: S101 - the table has these two only for known calls
+        changes = changed_facts(old, new, _FACTS[kind])
+        if not changes:
+            return new, None
+        facts = (str(new.sequence + 1), _digest(changes).decode())
+    time, exact = _time(kind, new, seen)
+    observation = Observation(
+        after=seen.after,
+        before=seen.before or seen.at,
+        exact=exact,
+        evidence=seen.evidence,
+        first_look=seen.first_look,
+    )
+    told = msgspec.structs.replace(
+        new,
+        sequence=new.sequence + 1,
+        previous_state=known,
+        observation=observation,
+        emitted_directions=tuple(dict.fromkeys((*new.emitted_directions, new.direction))),
+    )
+    return told, CallEvent(
+        id=event_id(new.account_id, new.call_id, kind, *facts),
+        type=kind,
+        time=time,
+        call=told,
+        previous_state=known,
+        sequence=told.sequence,
+        observation=observation,
+        corrects=event_id(new.account_id, new.call_id, "call.ended") if kind == "call.corrected" else None,
+    )
+
+
+_FACTS = {"call.updated": UPDATED_BY, "call.corrected": CORRECTED_BY}
+
+
+def _time(kind: str, call: Call, seen: Seen) -> tuple[datetime, bool]:
+    """When it happened as far as is known, and whether that is the platform's word or the time of the look."""
+    if kind in ("call.ringing", "call.dialing"):
+        return call.started_at, True
+    if kind == "call.answered" and call.answered_at is not None:
+        return call.answered_at, call.answered_exact
+    if kind == "call.ended" and call.ended_at is not None:
+        return call.ended_at, call.ended_exact
+    return seen.at, False

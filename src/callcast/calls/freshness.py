@@ -1,0 +1,147 @@
+"""Is a source still seen? Turns good and failed looks into `source.degraded` and `source.recovered`.
+
+A target is degraded when it has had no good look for three of its intervals, at least 30 s, or at once when the
+platform refuses it. When every target is, the source is, and that is told once for all of them. Silence is measured
+in seconds of a clock that only grows (`steady_s`), because the platform's time can be put right at any answer.
+
+The state survives a restart (`dump`), so that each spell is told once and events keep their numbers.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+from msgspec import Struct
+
+from callcast.calls.ids import event_id
+from callcast.calls.model import Blind, SourceEvent
+
+WHOLE = ""  # stands for the source as a whole, or for its only target
+
+
+class Spell(Struct, frozen=True):
+    """A time without good looks: since when, and why."""
+
+    since: datetime
+    reason: str
+
+
+class Kept(Struct):
+    """What survives a restart: the number of the last event, the spells, and the events that may be untold yet."""
+
+    number: int = 0
+    spells: dict[str, Spell] = {}
+    untold: tuple[SourceEvent, ...] = ()
+
+
+def stale_after_s(interval_s: float) -> float:
+    """Three intervals, at least 30 s (contract 4, 9)."""
+    return max(3 * interval_s, 30.0)
+
+
+class Freshness:
+    """The health of one source. Not thread-safe; the poller owns it."""
+
+    def __init__(self, source: str, kept: bytes | None = None) -> None:
+        self.source = source
+        self._kept = msgspec.json.decode(kept, type=Kept) if kept else Kept()
+        self._seen: dict[str, datetime | None] = {}  # last good look of each watched target
+        self._since: dict[str, float] = {}  # from when staleness counts, on the steady clock
+        self._reasons: dict[str, str] = {}
+        self._refused: set[str] = set()
+
+    def dump(self, untold: Iterable[SourceEvent] = ()) -> bytes:
+        """What to keep. `untold`: events that are told right after; a crash in between tells them at the next start."""
+        self._kept.untold = tuple(untold)
+        return msgspec.json.encode(self._kept)
+
+    @property
+    def untold(self) -> Sequence[SourceEvent]:
+        """What an earlier run may have left untold; telling it twice is nothing, its ids are the same."""
+        return self._kept.untold
+
+    @property
+    def degraded(self) -> dict[str, Spell]:
+        """The spells that go on, by extension id; `WHOLE` for the source."""
+        return dict(self._kept.spells)
+
+    def expect(self, last: datetime | None, steady_s: float) -> None:
+        """Which targets there are is not known yet: the source is watched as a whole. `last`: its last good look."""
+        self._seen = {WHOLE: last}
+        self._since = {WHOLE: steady_s}
+
+    def watch(self, targets: Iterable[str], looks: dict[str, datetime], steady_s: float) -> None:
+        """Watch these targets and no others. What was before this run counts against none of them."""
+        before, begun_s = self._seen, self._since.get(WHOLE, steady_s)
+        self._seen = {target: before.get(target) or looks.get(target) for target in targets}
+        self._since = {target: self._since.get(target, begun_s) for target in self._seen}
+        self._reasons = {target: reason for target, reason in self._reasons.items() if target in self._seen}
+        self._refused &= self._seen.keys()
+        for gone in self._kept.spells.keys() - self._seen.keys() - {WHOLE}:
+            del self._kept.spells[gone]
+
+    def good(self, target: str, at: datetime, steady_s: float) -> list[SourceEvent]:
+        """A good look: what has recovered by it."""
+        events = self._ended(target, at, steady_s) if self._kept.spells else []
+        self._seen[target], self._since[target] = at, steady_s
+        self._refused.discard(target)
+        self._reasons.pop(target, None)
+        return events
+
+    def _ended(self, target: str, at: datetime, steady_s: float) -> list[SourceEvent]:
+        """The spells that end with a good look at this target."""
+        events = []
+        if WHOLE in self._kept.spells:
+            last = max((seen for seen in self._seen.values() if seen), default=None)
+            events.append(self._recovered(WHOLE, Blind(after=last, before=at)))
+            for other in self._since:  # the whole source was blind: each target gets its three intervals afresh
+                self._since[other] = steady_s
+        if target in self._kept.spells:
+            events.append(self._recovered(target, Blind(after=self._seen.get(target), before=at)))
+        return events
+
+    def bad(self, target: str, reason: str, *, refused: bool = False) -> None:
+        """A failed look. `refused`: the platform will not show this target; it is degraded at the next check."""
+        self._reasons[target] = reason
+        if refused:
+            self._refused.add(target)
+
+    def excuse(self, steady_s: float) -> None:
+        """The time until now counts against no target: the source only waits for its place to sign in."""
+        self._since = dict.fromkeys(self._since, steady_s)
+
+    def check(self, at: datetime, steady_s: float, interval_s: float) -> list[SourceEvent]:
+        """What has become degraded by now."""
+        limit_s = stale_after_s(interval_s)
+        silent_s = {target: steady_s - since for target, since in self._since.items()}
+        stale = {t: at - timedelta(seconds=s) for t, s in silent_s.items() if t in self._refused or s > limit_s}
+        if WHOLE in self._kept.spells or not stale:
+            return []
+        if len(stale) == len(self._seen):
+            return [self._degraded(WHOLE, stale, at)]
+        spells = self._kept.spells
+        return [self._degraded(target, {target: since}, at) for target, since in stale.items() if target not in spells]
+
+    def _degraded(self, target: str, stale: Mapping[str, datetime], at: datetime) -> SourceEvent:
+        """stale: the targets, and since when nothing was seen of them in this run."""
+        since = max(self._seen[t] or begun for t, begun in stale.items())
+        reason = next((self._reasons[t] for t in stale if t in self._reasons), "timeout")
+        spell = Spell(since, reason)
+        self._kept.spells[target] = spell
+        return self._event("source.degraded", target, spell, at, None)
+
+    def _recovered(self, target: str, blind: Blind) -> SourceEvent:
+        return self._event("source.recovered", target, self._kept.spells.pop(target), blind.before, blind)
+
+    def _event(self, kind: str, target: str, spell: Spell, at: datetime, blind: Blind | None) -> SourceEvent:
+        self._kept.number += 1
+        return SourceEvent(
+            id=event_id(self.source, kind, str(self._kept.number)),
+            type=kind,
+            time=at,
+            source=self.source,
+            extension_id=target or None,
+            reason=spell.reason,
+            since=spell.since,
+            blind=blind,
+        )

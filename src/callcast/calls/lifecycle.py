@@ -1,0 +1,316 @@
+"""What a call becomes when it is seen again: the table of states, and how a sighting's facts join what is known.
+
+A state never goes back, information that merely goes away changes nothing, and a time that was taken from a look
+gives way to the platform's.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from callcast.calls.model import AS_INBOUND, Call, Direction, Disposition, Party, Queue, Sighting, State
+
+_R, _D, _C, _E = State.RINGING, State.DIALING, State.CONNECTED, State.ENDED
+
+UNANSWERED = (_R, _D)
+
+
+# A state never goes back: what is seen counts unless it stands lower.
+RANK: Mapping[State, int] = {_R: 0, _D: 0, _C: 1, _E: 2}
+
+# What was known (None: nothing yet) and the state now -> what is told; `call.updated` and `call.corrected` only
+# if a fact has changed.
+EVENTS: Mapping[tuple[State | None, State], str] = {
+    (None, _R): "call.ringing",
+    (None, _D): "call.dialing",
+    (None, _C): "call.answered",
+    (None, _E): "call.ended",
+    (_R, _R): "call.updated",
+    (_R, _C): "call.answered",
+    (_R, _E): "call.ended",
+    (_D, _R): "call.updated",
+    (_D, _D): "call.updated",
+    (_D, _C): "call.answered",
+    (_D, _E): "call.ended",
+    (_C, _C): "call.updated",
+    (_C, _E): "call.ended",
+    (_E, _E): "call.corrected",
+}
+
+UPDATED_BY = ("direction", "from_party", "to_party", "queue")
+CORRECTED_BY = (*UPDATED_BY, "disposition", "started_at", "answered_at", "ended_at")
+
+SETTLED: Mapping[str, Any] = {
+    "provisional_since": None,
+    "provisional_disposition": None,
+    "provisional_ended_at": None,
+}
+LISTED: Mapping[str, Any] = {"vanished_at": None, "last_seen_at": None}
+
+
+def state_after(known: State | None, seen: State) -> State:
+    """What is seen, unless it stands lower. An inbound call does not turn outbound; the other way round it may."""
+    if known is None or (RANK[seen] >= RANK[known] and (known, seen) != (_R, _D)):
+        return seen
+    return known
+
+
+def known_state(call: Call | None) -> State | None:
+    """None while nothing is known, or while all that is known is a provisional record that nobody was told of."""
+    return None if call is None or (call.sequence == 0 and call.provisional_since is not None) else call.state
+
+
+def with_facts(call: Call, facts: Mapping[str, Any]) -> Call:
+    """The call with these facts; the same object when they are not new."""
+    changes = {name: value for name, value in facts.items() if getattr(call, name) != value}
+    return msgspec.structs.replace(call, **changes) if changes else call
+
+
+def begin(source: str, number: int, seen: Sighting, *, first_look: bool) -> Call:
+    """The `number`th part of an extension in a session, before anything is made of what is seen."""
+    suffix = f"~{number}" if number > 1 else ""
+    return Call(
+        source=source,
+        call_id=f"{seen.extension_id}/{seen.session_id}{suffix}",
+        session_id=seen.session_id,
+        extension_id=seen.extension_id,
+        account_id=seen.account_id,
+        direction=seen.direction,
+        state=seen.state,
+        started_at=seen.started_at,
+        provider=seen.provider,
+        first_look=first_look,
+    )
+
+
+def as_known(call: Call, seen: Sighting) -> Sighting:
+    """What is seen of a call, read with the call's own direction: an event has said inbound, and the record now reads
+    Outbound towards the caller (an answer in a browser is logged so). Direction and parties stay as they were.
+    """
+    if call.sequence == 0 or call.direction is seen.direction or call.direction is not Direction.INBOUND:
+        return seen
+    return msgspec.structs.replace(
+        seen,
+        direction=Direction.INBOUND,
+        disposition=seen.disposition and AS_INBOUND.get(seen.disposition, seen.disposition),
+        from_party=call.from_party or _caller_of_flipped(call, seen),
+        to_party=call.to_party,
+        queue=call.queue,
+    )
+
+
+def _caller_of_flipped(call: Call, seen: Sighting) -> Party | None:
+    """Whom the record now reads as called, unless that is the side that was called."""
+    party, called = seen.to_party, call.to_party
+    if party is None or called is None:
+        return party
+    same = [getattr(party, side) for side in ("number", "extension_number") if getattr(party, side) is not None]
+    return None if any(text in (called.number, called.extension_number) for text in same) else party
+
+
+def ends_as(call: Call, seen: Sighting) -> Disposition:
+    """How the call ended by this record. An answer that was seen outranks the record's own word; only an accepted leg
+    of another extension says more, where this one had none.
+    """
+    said = seen.disposition or Disposition.UNKNOWN
+    was_answered = call.answered_at is not None or call.disposition is Disposition.ANSWERED
+    if not was_answered or said is Disposition.TRANSFERRED or (seen.taken_by_another and not call.answered_exact):
+        return said
+    return Disposition.ANSWERED
+
+
+def is_old_news(call: Call, seen: Sighting, at: datetime) -> bool:
+    """True when the sighting (as known) certainly changes nothing: the usual case, recognised before all else."""
+    return (
+        call.state is seen.state
+        and call.vanished_at is None
+        and call.provisional_since is None
+        and not seen.provisional
+        and call.direction is seen.direction
+        and call.started_at == seen.started_at
+        and call.provider == seen.provider
+        and (seen.from_party is None or seen.from_party == call.from_party)
+        and (seen.to_party is None or seen.to_party == call.to_party)
+        and (seen.queue is None or seen.queue == call.queue)
+        and (seen.ended_at is None or seen.ended_at == call.ended_at)
+        and (seen.disposition is None or seen.state is not State.ENDED or ends_as(call, seen) is call.disposition)
+        and (seen.state not in UNANSWERED or all(leg.key in call.ringing_legs for leg in seen.legs))
+        and _answer(call, call.state, seen, at) == (call.answered_at, call.answered_exact)
+    )
+
+
+def fold(call: Call, known: State | None, seen: Sighting, at: datetime) -> Call:
+    """An open call, after a sighting that is live or final. `at`: the time of the look."""
+    seen = as_known(call, seen)
+    state = state_after(known, seen.state)
+    call = _answered(call, known, seen, at)
+    facts: dict[str, Any] = {
+        **SETTLED,
+        **_told_by(call, seen),
+        "state": state,
+        "provider": seen.provider,
+        "account_id": call.account_id or seen.account_id,
+    }
+    if state in UNANSWERED:
+        facts["ringing_legs"] = tuple(dict.fromkeys((*call.ringing_legs, *(leg.key for leg in seen.legs))))
+    if state is State.ENDED:
+        facts |= _ended(ends_as(call, seen))
+        facts["ended_at"] = seen.ended_at or at
+        facts["ended_exact"] = seen.ended_at is not None
+    return in_order(with_facts(call, facts))
+
+
+def wait(call: Call, seen: Sighting) -> Call:
+    """An open call, after a record that reads ended and need not be: what it ends with if it settles so."""
+    seen = as_known(call, seen)
+    word = seen.disposition and ends_as(call, seen)
+    return with_facts(call, {"provisional_disposition": word, "provisional_ended_at": seen.ended_at})
+
+
+def end(call: Call, disposition: Disposition, at: datetime, *, ended_at: datetime | None = None) -> Call:
+    """An open call, closed without a final record. `ended_at` where the platform gave it, else the look's time."""
+    facts = {
+        **SETTLED,
+        **_ended(disposition),
+        "state": State.ENDED,
+        "ended_at": ended_at or at,
+        "ended_exact": ended_at is not None,
+    }
+    return in_order(with_facts(call, facts))
+
+
+def settled_as(call: Call) -> Disposition:
+    """What a call with a provisional record has come to, if nothing more is said."""
+    return call.provisional_disposition or Disposition.UNKNOWN
+
+
+def _ended(disposition: Disposition) -> dict[str, Any]:
+    """With what a call ended. Answered elsewhere: whatever was taken for its own answer was another's."""
+    if disposition is Disposition.ANSWERED_ELSEWHERE:
+        return {"disposition": disposition, "answered_at": None, "answered_exact": False}
+    return {"disposition": disposition}
+
+
+def correct(call: Call, seen: Sighting) -> Call:
+    """An ended call, after a final sighting; the same object when it tells nothing new."""
+    seen = as_known(call, seen)
+    answered = _answered(call, call.state, seen, call.started_at)
+    disposition = ends_as(answered, seen)
+    facts = _told_by(call, seen)
+    if (call.disposition, disposition) != _REFINED and disposition is not Disposition.UNKNOWN:
+        facts |= _ended(disposition)
+    if seen.ended_at is not None:
+        facts["ended_at"] = seen.ended_at
+        facts["ended_exact"] = True
+    corrected = in_order(with_facts(answered, facts))
+    return corrected if corrected is call else with_facts(corrected, {"provider": seen.provider})
+
+
+# The platform calls it missed for each extension; that another one answered is what we know beyond that.
+_REFINED = (Disposition.ANSWERED_ELSEWHERE, Disposition.MISSED)
+
+
+def changed_facts(old: Call, new: Call, names: tuple[str, ...]) -> dict[str, Any]:
+    facts = {name: (_fact(getattr(old, name)), _fact(getattr(new, name))) for name in names}
+    return {name: now for name, (before, now) in facts.items() if before != now}
+
+
+class _ShownParty(Struct, frozen=True, gc=False):
+    number: str | None
+    name: str | None
+    extension_number: str | None
+    location: str | None
+
+
+class _ShownQueue(Struct, frozen=True, gc=False):
+    name: str
+
+
+def _fact(value: Any) -> Any:
+    """What consumers see of it: more knowledge of which they see nothing is no event, and in no id."""
+    match value:
+        case Party():
+            return _ShownParty(value.number, value.name, value.extension_number, value.location)
+        case Queue():
+            return _ShownQueue(value.name)
+        case _:
+            return value
+
+
+def in_order(call: Call) -> Call:
+    """Started <= answered <= ended: of two times of a kind the later is raised, a look's gives way."""
+    started, answered, ended = call.started_at, call.answered_at, call.ended_at
+    if ended is not None:
+        ended = max(ended, started)
+    if answered is not None:
+        answered = max(answered, started)
+        if ended is not None and ended < answered:
+            if call.ended_exact and not call.answered_exact:
+                answered = ended
+            else:
+                ended = answered
+    return with_facts(call, {"answered_at": answered, "ended_at": ended})
+
+
+def _told_by(call: Call, seen: Sighting) -> dict[str, Any]:
+    return {
+        "direction": seen.direction,
+        "from_party": joined_party(call.from_party, seen.from_party),
+        "to_party": joined_party(call.to_party, seen.to_party),
+        "queue": _joined_queue(call.queue, seen.queue),
+        "started_at": seen.started_at,
+    }
+
+
+def _joined_queue(old: Queue | None, new: Queue | None) -> Queue | None:
+    """The new one; one that the platform has confirmed stays so while its name is the same."""
+    if new is None or (old is not None and old.confirmed and old.name == new.name):
+        return old
+    return new
+
+
+def joined_party(old: Party | None, new: Party | None) -> Party | None:
+    """The new party; where it is the same one, with what was known and is merely not said again."""
+    if old is None or new is None:
+        return new or old
+    pairs = (
+        (old.number, new.number),
+        (old.extension_number, new.extension_number),
+        (old.extension_id, new.extension_id),
+    )
+    if any(known and said and known != said for known, said in pairs):
+        return new
+    return Party(
+        number=new.number or old.number,
+        name=new.name or old.name,
+        extension_number=new.extension_number or old.extension_number,
+        location=new.location or old.location,
+        extension_id=new.extension_id or old.extension_id,
+    )
+
+
+def _answered(call: Call, known: State | None, seen: Sighting, at: datetime) -> Call:
+    answered_at, answered_exact = _answer(call, known, seen, at)
+    return with_facts(call, {"answered_at": answered_at, "answered_exact": answered_exact})
+
+
+def _answer(call: Call, known: State | None, seen: Sighting, at: datetime) -> tuple[datetime | None, bool]:
+    """When the call was answered, and whether the platform said so."""
+    if call.answered_exact or seen.state in UNANSWERED:
+        return call.answered_at, call.answered_exact
+    ended = seen.state is State.ENDED
+    was_rung = bool(call.ringing_legs) or known in UNANSWERED
+    starts = [
+        leg.started_at
+        for leg in seen.legs
+        if leg.accepted
+        and leg.key not in call.ringing_legs
+        and (leg.started_at > seen.started_at or (was_rung and not ended))
+        and (call.answered_at is None or leg.started_at <= call.answered_at)
+    ]
+    if starts:
+        return (min(starts) if was_rung else max(starts)), True
+    return (call.answered_at if ended else call.answered_at or at), False

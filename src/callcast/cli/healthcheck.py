@@ -1,0 +1,61 @@
+"""`callcast healthcheck`: asks the running service how it is. For containers and scripts."""
+
+import argparse
+import http.client
+import sys
+from urllib.parse import urlsplit
+
+from callcast.cli import running_service as running
+
+EXIT_USAGE, EXIT_UNAVAILABLE = 2, 69  # 1 would mean a bug; container runtimes take every code but 0 for unhealthy
+TIMEOUT_S = 5.0
+ANSWER_BYTES_MAX = 65_536
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Exit 0 when /healthz of the running service answers 200, else 69 with the reason. Where the service listens "
+        "is read from the configuration, or given by --url."
+    )
+    parser.epilog = "example: callcast healthcheck --ready --url http://127.0.0.1:9469"
+    parser.add_argument("--ready", action="store_true", help="ask /readyz: also whether every source was seen lately")
+    parser.add_argument("--url", help="where the service listens, such as http://127.0.0.1:9469")
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        host, port = _address(args.url) if args.url else running.address(args.config)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USAGE
+    path = "/readyz" if args.ready else "/healthz"
+    try:
+        status, answer = _ask(host, port, path)
+    except (OSError, http.client.HTTPException) as error:
+        print(f"{path}: no answer from {host}:{port}: {_why(error)}", file=sys.stderr)
+        return EXIT_UNAVAILABLE
+    if status == http.client.OK:
+        return 0
+    print(f"{path}: {status} {answer.strip()}", file=sys.stderr)
+    return EXIT_UNAVAILABLE
+
+
+def _address(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise ValueError("--url wants something like http://127.0.0.1:9469")
+    return parts.hostname, parts.port or 80
+
+
+def _why(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+
+
+def _ask(host: str, port: int, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read(ANSWER_BYTES_MAX).decode(errors="replace")
+    finally:
+        connection.close()

@@ -1,1 +1,0 @@
-"""One small module per command that is more than a line."""

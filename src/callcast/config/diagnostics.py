@@ -1,0 +1,367 @@
+"""What is wrong with a configuration, in the words of the person who wrote it.
+
+pydantic says what it did not like; here that becomes: where it stands, what was given, what was expected, and
+what to write instead. A secret's value is in none of it.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, time
+from itertools import islice
+from math import isfinite
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from callcast.calls.model import EVENT_TYPES
+from callcast.config.field_types import alternatives, holds_secret
+from callcast.config.toml_lines import KeyPath
+
+SHOWN_MAX = 60  # characters; a longer text may well be a secret in the wrong place
+SECRET_MIN = 4  # characters; a shorter one would black out half the report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One fault or warning. `where` is `file:line` or the name of a variable."""
+
+    where: str
+    line: int
+    key: str
+    problem: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        subject = f"{self.where}: {self.key}: " if self.key else f"{self.where}: "
+        return subject + self.problem + (f"\n    fix: {self.fix}" if self.fix else "")
+
+
+class ConfigFaults(Exception):
+    """Everything that is wrong with a configuration, ready to be printed."""
+
+    def __init__(self, faults: Sequence[Finding]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(map(str, faults)))
+
+
+@dataclass
+class Document:
+    """The merged configuration, and where each part of it stands."""
+
+    path: Path
+    data: dict[str, Any] = field(default_factory=dict)
+    lines: Mapping[KeyPath, int] = field(default_factory=dict)
+    variables: dict[KeyPath, str] = field(default_factory=dict)
+
+    def finding(self, path: KeyPath, problem: str, fix: str = "", *, at: KeyPath | None = None) -> Finding:
+        """A finding on the key `path`, which stands where `at` (else the key itself) does."""
+        where, line = self._where(path if at is None else at)
+        return Finding(where=where, line=line, key=dotted(path), problem=problem, fix=fix)
+
+    def _where(self, path: KeyPath) -> tuple[str, int]:
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.variables:
+                return self.variables[path[:end]], 0
+            if path[:end] in self.lines:
+                line = self.lines[path[:end]]
+                return f"{self.path}:{line}", line
+        return f"{self.path}", 0
+
+    def table(self, *path: str) -> dict[str, Any]:
+        """The table at a path; empty when there is none, or something else stands there."""
+        here: Any = self.data
+        for part in path:
+            here = here.get(part, {}) if isinstance(here, dict) else {}
+        return here if isinstance(here, dict) else {}
+
+
+def dotted(path: KeyPath) -> str:
+    """`sinks.crm.headers."X-Team"`, `sources.acme.extensions[2]`."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            bare = part if re.fullmatch(r"[A-Za-z0-9_-]{1,80}", part) else json.dumps(clipped(part), ensure_ascii=False)
+            text += f".{bare}" if text else bare
+    return text
+
+
+def clipped(text: str) -> str:
+    return text if len(text) <= SHOWN_MAX else text[:20] + "..."
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """The one word that was probably meant. Looks at a thousand: comparing is slow, and no person chose among more."""
+    by_small = {one.lower(): one for one in islice(words, 1000)}
+    close = difflib.get_close_matches(word.lower()[:100], by_small, n=1, cutoff=0.6)
+    return by_small[close[0]] if close else None
+
+
+def redacted(findings: Iterable[Finding], secrets: Iterable[str]) -> list[Finding]:
+    """The same findings without any secret's text: the last line of defence, for checks that others wrote."""
+    words = sorted((word for word in secrets if len(word) >= SECRET_MIN), key=len, reverse=True)
+    if not words:
+        return list(findings)
+    pattern = re.compile("|".join(map(re.escape, words)))
+    return [
+        Finding(
+            where=one.where,
+            line=one.line,
+            key=one.key,
+            problem=pattern.sub("**********", one.problem),
+            fix=pattern.sub("**********", one.fix),
+        )
+        for one in findings
+    ]
+
+
+def findings_of(
+    error: ValidationError, document: Document, base: KeyPath, model: type[BaseModel], homes: Mapping[str, str]
+) -> list[Finding]:
+    """The faults of one table, one for each key however many branches of a union refused its value.
+
+    homes: for keys that may have got into the wrong table, the header where they belong.
+    """
+    table = document.table(*map(str, base))
+    groups: dict[KeyPath, list[ErrorDetails]] = {}
+    for detail in error.errors(include_url=False):
+        path = _path_in(table, detail)
+        if not _follows_from_elements(detail, _value_at(table, path)):
+            groups.setdefault(path, []).append(detail)
+    return [_finding(document, base, path, details, model, homes) for path, details in groups.items()]
+
+
+def _path_in(table: dict[str, Any], detail: ErrorDetails) -> KeyPath:
+    """pydantic's location without the names of union branches, which stand in no file."""
+    path: KeyPath = ()
+    here: Any = table
+    for number, part in enumerate(detail["loc"]):
+        last = number == len(detail["loc"]) - 1
+        if part in (here if isinstance(here, dict) else range(len(here)) if isinstance(here, list) else ()):
+            here, path = here[part], (*path, part)
+        elif number == 0 or (last and detail["type"] == "missing"):  # a default, or nothing, that is wrong
+            path = (*path, part)
+    return path
+
+
+def _follows_from_elements(detail: ErrorDetails, value: object) -> bool:
+    """pydantic counts only the good elements of a list; that the others are bad is said of each."""
+    return detail["type"] == "too_short" and isinstance(value, list) and len(value) >= detail["ctx"]["min_length"]
+
+
+def _finding(
+    document: Document,
+    base: KeyPath,
+    path: KeyPath,
+    details: Sequence[ErrorDetails],
+    model: type[BaseModel],
+    homes: Mapping[str, str],
+) -> Finding:
+    first = details[0]
+    whole = (*base, *path)
+    if first["type"] == "extra_forbidden":
+        return document.finding(whole, "unknown key", _unknown_key_fix(str(path[-1]), model, base, homes))
+    if first["type"] == "missing":
+        return document.finding(whole, "missing", _missing_fix(path, base, model), at=whole[:-1])
+    context = first.get("ctx", {})
+    if "problem" in context:
+        return document.finding(whole, str(context["problem"]), str(context.get("fix", "")))
+    value = _value_at(document.table(*map(str, base)), path)
+    annotation = model.model_fields[str(path[0])].annotation if path and path[0] in model.model_fields else None
+    secret = holds_secret(annotation)
+    expected = " or ".join(dict.fromkeys(_expected(detail, value) for detail in details))
+    if first["type"] == "value_error" and not expected.startswith("expected "):
+        return document.finding(whole, expected, _events_fix(path, value))
+    given = kind(value) if secret else shown(value)
+    fix = str(context.get("fix", "")) or _type_fix(
+        _chief(details),
+        "" if whole in document.variables else path[-1] if path else 0,
+        value,
+        annotation,
+        secret=secret,
+    )
+    return document.finding(whole, f"given {given}, expected {expected.removeprefix('expected ')}", fix)
+
+
+def _chief(details: Sequence[ErrorDetails]) -> str:
+    """Of several branches that refused a value, the one that a person most likely meant: a number, not its word."""
+    kinds = [detail["type"] for detail in details]
+    return next((kind for kind in kinds if kind in ("float_type", "int_type")), kinds[0])
+
+
+def _unknown_key_fix(key: str, model: type[BaseModel], base: KeyPath, homes: Mapping[str, str]) -> str:
+    if meant := nearest(key, model.model_fields):
+        return f"did you mean `{meant}`?"
+    if key in homes:
+        return f"move it below the header {homes[key]}"
+    return f"remove it; [{dotted(base)}] takes: {', '.join(model.model_fields)}"
+
+
+def _missing_fix(path: KeyPath, base: KeyPath, model: type[BaseModel]) -> str:
+    under = f" under [{dotted((*base, *path[:-1]))}]"
+    info = model.model_fields.get(str(path[-1])) if len(path) == 1 else None
+    if info is None:
+        return f"add {path[-1]}{under}"
+    example = info.examples[0] if info.examples else "..."
+    return f"add {path[-1]} = {json.dumps(example)}{under}"
+
+
+def _value_at(table: Any, path: KeyPath) -> Any:
+    """The value at a path; None for a key that is missing."""
+    for part in path:
+        table = table.get(part) if isinstance(table, dict) else table[part]
+    return table
+
+
+def shown(value: object) -> str:
+    """A value as a report may show it: short, and of a URL only what is no secret."""
+    if isinstance(value, str):
+        if "://" in value or "@" in value:
+            return f'"{_origin(value)}"'
+        return (
+            json.dumps(value, ensure_ascii=False) if len(value) <= SHOWN_MAX else f"a text of {len(value)} characters"
+        )
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return f"the number {clipped(_number(value))}"
+    return kind(value)
+
+
+def _number(value: float) -> str:
+    try:
+        return str(value)
+    except ValueError:  # more digits than Python likes to write
+        return "with very many digits"
+
+
+def kind(value: object) -> str:
+    if isinstance(value, str):
+        return "a text" if value else "an empty text"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    if isinstance(value, dict):
+        return "a table"
+    return "a date or time" if isinstance(value, date | time) else "nothing"
+
+
+def _origin(url: str) -> str:
+    """Scheme and host: all of a URL that may be shown."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    return f"{parts.scheme}://{host}/..." if host else "..."
+
+
+_EXPECTED = {
+    "string_type": "a text in quotes",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "set_type": "a list",
+    "frozen_set_type": "a list",
+    "dict_type": "a table",
+    "mapping_type": "a table",
+    "model_type": "a table",
+    "path_type": "a text in quotes",
+    "finite_number": "a number that is not infinite",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "a number of at most {le}",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+    "string_too_short": "a text of at least {min_length} characters",
+    "string_too_long": "a text of at most {max_length} characters",
+    "string_pattern_mismatch": "a text that fits {pattern}",
+}
+
+
+def _expected(detail: ErrorDetails, value: object) -> str:
+    context = detail.get("ctx", {})
+    if isinstance(value, float) and not isfinite(value):
+        return "a finite number"
+    if detail["type"] == "literal_error":
+        return str(context["expected"]).replace("'", '"')
+    if "expected" in context:
+        return str(context["expected"])
+    if detail["type"] == "value_error":
+        return str(context.get("error", detail["msg"]))
+    if detail["type"] == "string_too_short" and context.get("min_length") == 1:
+        return "a text that is not empty"
+    if detail["type"] in _EXPECTED:
+        numbers = {name: f"{one:g}" if isinstance(one, float) else one for name, one in context.items()}
+        return _EXPECTED[detail["type"]].format(**numbers)
+    return detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+
+
+_YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+def _type_fix(error: str, key: str | int, value: object, annotation: Any, *, secret: bool) -> str:
+    """How to write the same value as the type that is wanted. `key` "": a variable, which needs no quotes."""
+    wanted = error.removesuffix("_type")
+    start = f"{key} = " if isinstance(key, str) else ""
+    if error == "too_short" and not value:
+        return "remove the key for its default"
+    if value == "" and key == "":
+        return "give it a value, or unset it"
+    if wanted == "bool" and str(value).lower() in (*_YES, *_NO):
+        return f"write {start if key else ''}{'true' if str(value).lower() in _YES else 'false'}"
+    if key == "":
+        return _word_fix(value, annotation) if error == "literal_error" else ""
+    if wanted in ("float", "int") and isinstance(value, str) and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", value):
+        return f"write it without quotes: {start}{value}"
+    if wanted in ("string", "secret") and isinstance(value, int | float) and not isinstance(value, bool):
+        return f"write it in quotes: {start}" + ('"..."' if secret else f'"{clipped(_number(value))}"')
+    if wanted in ("tuple", "list") and isinstance(value, str):
+        return f"write it in brackets: {start}[{'...' if secret else shown(value)}]"
+    return _word_fix(value, annotation) if error == "literal_error" else ""
+
+
+def _word_fix(value: object, annotation: Any) -> str:
+    words = [word for one in alternatives(annotation) for word in _words(one)]
+    meant = nearest(value, words) if isinstance(value, str) else None
+    return f'did you mean "{meant}"?' if meant else ""
+
+
+def _words(annotation: Any) -> list[str]:
+    arguments = getattr(annotation, "__args__", ())
+    return [word for one in arguments for word in ([one] if isinstance(one, str) else _words(one))]
+
+
+def _events_fix(path: KeyPath, value: object) -> str:
+    """The event type that a glob was probably meant to be."""
+    types = (*EVENT_TYPES, "call.*", "source.*")
+    globs = value if path and path[0] == "events" and isinstance(value, list) else []
+    for glob in globs:
+        if isinstance(glob, str) and glob not in types and (meant := nearest(glob, types)):
+            return f'did you mean "{meant}"?'
+    return ""
+
+
+def plain(value: object) -> object:
+    """TOML as JSON can carry it. Dates and infinities, which no setting takes, become tables, and so are refused."""
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [plain(one) for one in value]
+    if isinstance(value, date | time) or (isinstance(value, float) and not isfinite(value)):
+        return {"": ""}
+    return value

@@ -1,0 +1,40 @@
+"""Once an hour the log says which sinks are still failing, and what waits for them."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from callcast.delivery.worker import Log, SinkTrouble
+from callcast.formats.durations import span
+from callcast.ports.clock import Clock
+from callcast.ports.outbox import Stats
+
+EVERY = timedelta(hours=1)
+
+
+class Reminders:
+    def __init__(self, clock: Clock, log: Log) -> None:
+        self._clock = clock
+        self._log = log
+        self._said: dict[str, datetime] = {}
+
+    def remind(self, failing: Mapping[str, SinkTrouble], stats: Stats) -> None:
+        """`failing`: the sinks that are failing now."""
+        now = self._clock.now()
+        waiting = {one.sink: one for one in stats.sinks}
+        self._said = {name: at for name, at in self._said.items() if name in failing}
+        for name, trouble in failing.items():
+            if now - max(trouble.since, self._said.get(name, trouble.since)) < EVERY:
+                continue
+            self._said[name] = now
+            one = waiting.get(name)
+            oldest = one and one.oldest_recorded_at
+            self._log.warning(
+                "sink_still_failing",
+                sink=name,
+                reason=trouble.reason,
+                detail=trouble.detail,
+                lasted=span((now - trouble.since).total_seconds()),
+                pending=one.owed if one else 0,
+                oldest=span((now - oldest).total_seconds()) if oldest else None,
+                fix=trouble.fix,
+            )

@@ -1,0 +1,538 @@
+"""One sink's deliveries: claim, send, settle. The only retrier (contract 6)."""
+
+import asyncio
+import heapq
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any, Protocol, assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from callcast.delivery.circuit_breaker import SinkHealth
+from callcast.formats.durations import span
+from callcast.observability.fatal import observed
+from callcast.ports.clock import Clock
+from callcast.ports.outbox import Lapsed, Outbox, OutboxUnavailable, Taken
+from callcast.ports.retry import RetryPolicy, granted_s
+from callcast.ports.sink import Advising, Delivered, Delivery, Outcome, Reconnecting, Rejected, Retry, Sink
+
+PROBE_AFTER_S = (1.0, 2.0, 5.0, 10.0, 20.0)  # the first ones after a sink has begun to fail; then
+PROBE_EVERY_S = 30.0
+PROBES_IN_FLIGHT = 2  # the second finds a receiver that is well again while the first waits for a lost answer
+PROBE_GONE_EVERY_S = 3600.0
+SWEEP_EVERY_S = 5.0  # how late an expiry may be noticed while nothing is claimed
+GRACE_S = 1.0  # beyond the sink's own limit: its word for what took so long is finer than ours
+DISK_PAUSE_S = 1.0  # between two tries of an outbox that cannot be used
+IDLE_S = 60.0
+FIX = "run callcast check --send: it asks the remote side, and says what to do"  # for a cause without a fix of its own
+# Claimed ahead, so that no sink waits for the disk. Few for a slow one: the new must not stand behind many replayed.
+# Many for one that always runs dry: on a busy machine the disk's answer takes long, and the rate is so many for each.
+AHEAD_MIN, AHEAD_MAX = 8, 512
+
+
+class Observer(Protocol):
+    """What the deliverer tells about its work. Must not block or raise."""
+
+    def delivery_attempted(self, sink: str, failed: str | None, took_s: float) -> None:
+        """`failed`: the reason in one word, None for a success."""
+        ...
+
+    def event_delivered(self, sink: str, latency_s: float) -> None:
+        """Seconds from the recording to the far side's answer. Not called for what was replayed."""
+        ...
+
+    def event_replayed(self, sink: str) -> None: ...
+
+    def event_expired(self, sink: str) -> None: ...
+
+    def event_dead_lettered(self, sink: str) -> None: ...
+
+    def sink_up(self, sink: str, up: bool) -> None: ...
+
+
+class SinkTrouble(Struct, frozen=True):
+    """Why a sink is failing. `fix`: the next step, for this cause."""
+
+    since: datetime
+    reason: str
+    detail: str
+    fix: str
+
+
+class Log(Protocol):
+    """A logger whose first word is the event's name; the facts hold no secret and no phone number."""
+
+    def info(self, event: str, /, **facts: object) -> object: ...
+
+    def warning(self, event: str, /, **facts: object) -> object: ...
+
+    def error(self, event: str, /, **facts: object) -> object: ...
+
+
+class Deliverer:
+    """Delivers what one sink is owed until it is cancelled; then lets what is in flight finish.
+
+    timeout_s: the sink's own limit for one attempt; one that outlives it by a second is broken off.
+    shutdown_s: for so long at most; None: until it is cancelled again.
+    random: gives a number in [0, 1) for each delay's jitter.
+    `run` ends by itself only with an exception: a fault of the program, also one in the sink.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sink: Sink,
+        outbox: Outbox,
+        clock: Clock,
+        policy: RetryPolicy,
+        metrics: Observer,
+        *,
+        concurrency: int,
+        timeout_s: float,
+        random: Callable[[], float],
+        log: Log,
+        shutdown_s: float | None = 10.0,
+    ) -> None:
+        self.name = name
+        self._sink = sink
+        self._outbox = outbox
+        self._clock = clock
+        self._policy = policy
+        self._metrics = metrics
+        self._concurrency = concurrency
+        self._timeout_s = timeout_s
+        self._random = random
+        self._log = log
+        self._shutdown_s = shutdown_s
+        self._health = SinkHealth()
+        self._ahead = AHEAD_MIN
+        self._waiting: list[tuple[bool, int, Delivery]] = []  # a heap: what was brought back by hand goes last
+        self._senders: set[asyncio.Task[None]] = set()
+        self._probes: set[asyncio.Task[None]] = set()  # those of the senders
+        self._taken: list[Taken] = []  # by the far side, and not yet on their way to the disk
+        self._settling: list[Taken] = []  # on their way
+        self._took = asyncio.Event()
+        self._freed = asyncio.Event()
+        self._stopping = False
+        self._fault: asyncio.Future[None] | None = None
+        self._probe_at = clock.now()
+        self._probes_sent = 0  # since the sink began to fail
+        self._probed_seq = 0
+        self._recoveries = 0
+        self._troubled_since_s = 0.0
+        self._fresh_after: int | None = None  # while failing: the newest event that is no new call's
+        self._disk_trouble = False
+        self._trouble: SinkTrouble | None = None
+
+    @property
+    def trouble(self) -> SinkTrouble | None:
+        """Why the sink is failing; None while it is not."""
+        return self._trouble if self._health.failing else None
+
+    async def run(self) -> None:
+        self._fault = asyncio.get_running_loop().create_future()
+        self._metrics.sink_up(self.name, True)
+        loops = [self._start(self._pump())]
+        if isinstance(self._sink, Reconnecting):
+            loops.append(self._start(self._listen(self._sink)))
+        settler = self._start(self._settle())
+        try:
+            await self._fault
+        except asyncio.CancelledError:
+            self._stopping = True
+            await _end(loops)
+            await self._give_back()
+            await self._land()
+            raise
+        finally:
+            self._stopping = True
+            await _end(loops)
+            await self._give_back()
+            await _end((*self._senders, settler))
+            await self._settle_rest()
+
+    async def _land(self) -> None:
+        """What is being sent is answered, and what was taken is on the disk."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._shutdown_s):
+                while self._is_busy():
+                    await self._place_freed()
+
+    def _is_busy(self) -> bool:
+        return bool(self._senders or self._taken or self._settling)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = observed(asyncio.create_task(work))
+        task.add_done_callback(self._look_at)
+        return task
+
+    def _look_at(self, task: asyncio.Task[None]) -> None:
+        self._senders.discard(task)
+        self._probes.discard(task)
+        self._freed.set()
+        self._send_waiting()
+        if not task.cancelled() and (error := task.exception()) and self._fault and not self._fault.done():
+            self._fault.set_exception(error)
+
+    # Claiming
+
+    async def _pump(self) -> None:
+        while True:
+            try:
+                await self._turn()
+                self._disk_works()
+            except OutboxUnavailable as error:
+                await self._disk_fails(error)
+
+    async def _turn(self) -> None:
+        if self._must_wait():
+            await self._give_back()
+        held_s = self._health.held_for_s(self._clock.now())
+        if held_s > 0:
+            await self._sweep()
+            await self._clock.sleep(min(held_s, SWEEP_EVERY_S))
+        elif self._health.failing:
+            await self._sweep()
+            await self._recovery_probe()
+        else:
+            await self._deliver()
+
+    async def _deliver(self) -> None:
+        if (room := self._room()) <= 0:
+            await self._place_freed()
+            return
+        claimed = await self._outbox.claim(self.name, limit=room)
+        ran_dry = not self._waiting and len(claimed) == room
+        self._ahead = min(2 * self._ahead, AHEAD_MAX) if ran_dry else max(self._ahead // 2, AHEAD_MIN)
+        for delivery in claimed:
+            heapq.heappush(self._waiting, (delivery.replayed, delivery.seq, delivery))
+        self._send_waiting()
+        if len(claimed) < room and not self._must_wait():
+            await self._wait_for_due()
+
+    async def _wait_for_due(self) -> None:
+        """While the sink is in doubt a recovery probe goes out when its time has come, although nothing is due.
+
+        When all that waits has failed some times, nothing may be due for half an hour after the far side's return.
+        """
+        left_s = IDLE_S
+        if self._health.in_doubt and self._may_probe():
+            now = self._clock.now()
+            if now >= self._probe_at and (delivery := await self._next_probe(now)):
+                await self._begin_probe(delivery)
+                return
+            left_s = min(left_s, (self._probe_at - now).total_seconds())
+        await self._outbox.wait(self.name, timeout_s=left_s)
+
+    def _room(self) -> int:
+        """How many to claim. Not each by itself while others wait: a claim costs the same whatever it brings."""
+        if 2 * len(self._waiting) > self._ahead:
+            return 0
+        wanted = self._concurrency - len(self._senders) + self._ahead - len(self._waiting)
+        in_flight = len(self._senders) + len(self._taken) + len(self._settling)
+        return min(wanted, self._concurrency + AHEAD_MAX - in_flight - len(self._waiting))
+
+    def _send_waiting(self) -> None:
+        """As many as may be on their way at a time."""
+        if self._may_send():
+            for _ in range(min(len(self._waiting), self._concurrency - len(self._senders))):
+                self._begin(self._send_on())
+
+    async def _send_on(self) -> None:
+        """One after another while there is something: a task for each would cost more than some sinks do."""
+        while self._waiting and self._may_send():
+            *_, delivery = heapq.heappop(self._waiting)
+            self._freed.set()
+            await self._attempt(delivery)
+
+    def _may_send(self) -> bool:
+        return not (self._stopping or self._must_wait())
+
+    async def _give_back(self) -> None:
+        """What was claimed and must not be sent now."""
+        while self._waiting:
+            *_, delivery = self._waiting.pop()
+            await self._outbox.release(delivery)
+
+    async def _recovery_probe(self) -> None:
+        """By the clock each for another call, also while an earlier one waits, and at once for a new call."""
+        if not self._may_probe():
+            await self._place_freed()
+            return
+        if self._fresh_after is None:
+            self._fresh_after = await self._outbox.last_seq()
+        now = self._clock.now()
+        if delivery := await (self._next_probe(now) if now >= self._probe_at else self._new_call(self._fresh_after)):
+            await self._begin_probe(delivery)
+            return
+        if not self._health.failing:  # a probe was answered meanwhile, and what it woke was not waiting yet
+            return
+        left_s = min(SWEEP_EVERY_S, (self._probe_at - now).total_seconds())
+        if self._health.gone:
+            await self._clock.sleep(left_s)
+        else:
+            await self._outbox.wait(self.name, timeout_s=left_s, fresh_after=self._fresh_after)
+
+    async def _begin_probe(self, delivery: Delivery) -> None:
+        if self._health.held_for_s(self._clock.now()) > 0:  # since it was claimed
+            await self._outbox.release(delivery)
+        else:
+            self._probes.add(self._begin(self._attempt(delivery)))
+
+    def _may_probe(self) -> bool:
+        most = 1 if self._health.gone else PROBES_IN_FLIGHT
+        return len(self._probes) < most and len(self._senders) < self._concurrency
+
+    async def _next_probe(self, now: datetime) -> Delivery | None:
+        delivery = await self._outbox.probe(self.name, after_seq=self._probed_seq)
+        if delivery is None and self._probed_seq:
+            delivery = await self._outbox.probe(self.name, after_seq=0)
+        self._probed_seq = delivery.seq if delivery else 0
+        self._probes_sent += delivery is not None
+        self._probe_at = now + self._probe_pause()
+        return delivery
+
+    async def _new_call(self, fresh_after: int) -> Delivery | None:
+        if self._health.gone:
+            return None
+        delivery = await self._outbox.probe(self.name, after_seq=fresh_after, fresh=True)
+        if delivery is not None:
+            self._fresh_after = delivery.seq
+        return delivery
+
+    async def _sweep(self) -> None:
+        """Let go of what is worthless by now, although nothing of it is claimed."""
+        now = self._clock.now()
+        live_before, final_before = (now - self._policy.shelf_life(live=live) for live in (True, False))
+        lapsed = None
+        while lapsed != Lapsed():
+            lapsed = await self._outbox.lapse(self.name, live_before=live_before, final_before=final_before)
+            for _ in range(lapsed.expired):
+                self._metrics.event_expired(self.name)
+            for _ in range(lapsed.dead):
+                self._metrics.event_dead_lettered(self.name)
+
+    async def _place_freed(self) -> None:
+        self._freed.clear()
+        await self._freed.wait()
+
+    def _must_wait(self) -> bool:
+        health = self._health
+        return health.failing or (health.held_until is not None and health.held_for_s(self._clock.now()) > 0)
+
+    def _probe_pause(self) -> timedelta:
+        if self._health.gone:
+            return timedelta(seconds=PROBE_GONE_EVERY_S)
+        soon = self._probes_sent < len(PROBE_AFTER_S)
+        return timedelta(seconds=PROBE_AFTER_S[self._probes_sent] if soon else PROBE_EVERY_S)
+
+    # One attempt
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._start(work)
+        self._senders.add(task)
+        return task
+
+    async def _attempt(self, delivery: Delivery) -> None:
+        """Whatever ends it before its outcome is stored, a reload in the middle too: the delivery is free again."""
+        try:
+            await self._try(delivery)
+        except BaseException:
+            await self._outbox.release(delivery)
+            raise
+
+    async def _try(self, delivery: Delivery) -> None:
+        expires_at = self._policy.expires_at(delivery.owed_since, live=delivery.live)
+        began_s, counted_before, recoveries_before = self._clock.monotonic(), self._health.counted, self._recoveries
+        if self._health.in_doubt and not self._health.failing:  # every attempt asks what a recovery probe asks
+            self._probe_at = max(self._probe_at, self._clock.now() + self._probe_pause())
+        delivery = replace(delivery, expires_at=expires_at)
+        # Its age may come from a wall clock that was wrong: what is not live is given up after an attempt only.
+        lapsed = self._clock.now() >= expires_at and (delivery.live or delivery.first_tried_at is not None)
+        outcome = None if lapsed else self._judge(delivery, await self._send(delivery))
+        took_s = self._clock.monotonic() - began_s
+        if outcome is None:
+            await self._expire(delivery)
+            return
+        failed = None if isinstance(outcome, Delivered) else outcome.reason
+        self._metrics.delivery_attempted(self.name, failed, took_s)
+        match outcome:
+            case Delivered():
+                await self._delivered(delivery, outcome, took_s)
+            case Retry():
+                self._failed(delivery, outcome, counted_before)
+                recovered = self._recoveries > recoveries_before
+                await self._again(delivery, outcome, expires_at, took_s, recovered=recovered)
+            case Rejected():
+                self._failed(delivery, outcome, counted_before)
+                await self._dead(delivery, outcome, took_s)
+            case _:
+                assert_never(outcome)
+
+    async def _send(self, delivery: Delivery) -> Outcome:
+        try:
+            async with asyncio.timeout(self._timeout_s + GRACE_S) as limit:
+                return await self._sink.send(delivery)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            return Retry("timeout", f"no answer within {self._timeout_s:g} s")
+
+    def _judge(self, delivery: Delivery, outcome: Outcome) -> Outcome:
+        """A no that may be our own fault is a no only once another call's event was taken."""
+        alone = isinstance(outcome, Rejected) and outcome.unless_alone
+        if alone and isinstance(outcome, Rejected) and not self._health.took_another_since(delivery):
+            return Retry(outcome.reason, outcome.detail)
+        return outcome
+
+    # Settling
+
+    async def _delivered(self, delivery: Delivery, outcome: Delivered, took_s: float) -> None:
+        now, was_failing, was_in_doubt = self._clock.now(), self._health.failing, self._health.in_doubt
+        self._health.succeeded(delivery, now)
+        if delivery.replayed:
+            self._metrics.event_replayed(self.name)
+        else:
+            self._metrics.event_delivered(self.name, (now - delivery.recorded_at).total_seconds())
+        self._taken.append(Taken(delivery, took_s, outcome.detail))
+        self._took.set()
+        if was_failing:
+            await self._recovered("delivered")
+        elif was_in_doubt and self._clock.monotonic() - self._troubled_since_s >= PROBE_AFTER_S[0]:
+            await self._make_due(held=False)
+
+    async def _settle(self) -> None:
+        """The far side's yes goes to the disk while the next are sent, all that has come meanwhile together."""
+        while True:
+            await self._took.wait()
+            self._took.clear()
+            self._settling, self._taken = self._taken, []
+            await self._surely(lambda: self._outbox.done(self._settling))
+            self._settling = []
+            self._freed.set()
+
+    async def _settle_rest(self) -> None:
+        """Nobody waits any longer. What the disk does not take now is owed still, and is sent again."""
+        left = [*self._settling, *self._taken]
+        if not left:
+            return
+        try:
+            await self._outbox.done(left)
+        except BaseException as error:
+            for one in left:
+                await self._outbox.release(one.delivery)
+            if not isinstance(error, OutboxUnavailable):
+                raise
+
+    async def _again(
+        self, delivery: Delivery, retry: Retry, expires_at: datetime, took_s: float, *, recovered: bool
+    ) -> None:
+        """`recovered`: the outage that the attempt began in has ended meanwhile, and all that waited became due."""
+        now = self._clock.now()
+        own_s = self._policy.delay_s(delivery.attempt, live=delivery.live, chance=self._random())
+        delay_s = 0.0 if recovered else own_s
+        if retry.holds_sink:
+            delay_s = own_s if retry.after_s is None else granted_s(retry.after_s)
+            self._health.hold(now + timedelta(seconds=granted_s(delay_s)))
+        elif retry.after_s is not None:
+            delay_s = max(delay_s, granted_s(retry.after_s))
+        at = min(now + timedelta(seconds=delay_s), expires_at)
+        held = retry.after_s is not None and not retry.holds_sink
+        await self._surely(
+            lambda: self._outbox.again(
+                delivery, at=at, reason=retry.reason, detail=retry.detail, took_s=took_s, held=held
+            )
+        )
+
+    async def _dead(self, delivery: Delivery, rejected: Rejected, took_s: float) -> None:
+        await self._surely(
+            lambda: self._outbox.dead(delivery, reason=rejected.reason, detail=rejected.detail, took_s=took_s)
+        )
+        self._tell_dead(delivery, rejected.reason)
+
+    async def _expire(self, delivery: Delivery) -> None:
+        await self._surely(lambda: self._outbox.expire(delivery))
+        if delivery.live:
+            self._metrics.event_expired(self.name)
+        else:
+            self._tell_dead(delivery, "given_up")
+
+    def _tell_dead(self, delivery: Delivery, reason: str) -> None:
+        self._metrics.event_dead_lettered(self.name)
+        event = delivery.event
+        self._log.warning("event_dead_lettered", sink=self.name, call=event.key, event_id=event.id, reason=reason)
+
+    async def _surely(self, settle: Callable[[], Awaitable[None]]) -> None:
+        """Keep the result until the disk takes it, so that nothing is sent twice for the disk's sake."""
+        while True:
+            try:
+                await settle()
+                self._disk_works()
+                return
+            except OutboxUnavailable as error:
+                await self._disk_fails(error)
+
+    # Failing and recovering
+
+    def _failed(self, delivery: Delivery, outcome: Retry | Rejected, counted_before: int) -> None:
+        before, was_in_doubt = (self._health.failing, self._health.gone), self._health.in_doubt
+        since = self._trouble.since if self._trouble and before[0] else self._clock.now()
+        self._trouble = SinkTrouble(since, outcome.reason, outcome.detail, self._fix(outcome))
+        gone = isinstance(outcome, Retry) and outcome.gone
+        self._health.failed(delivery, counted_before=counted_before, gone=gone)
+        changed = (self._health.failing, self._health.gone) != before
+        if changed or (self._health.in_doubt and not was_in_doubt):
+            self._probes_sent, self._troubled_since_s = 0, self._clock.monotonic()
+            self._probe_at = self._clock.now() + self._probe_pause()
+        if not changed:
+            return
+        if not before[0]:
+            self._fresh_after = None
+        facts = {"reason": outcome.reason, "detail": outcome.detail, "fix": self._trouble.fix}
+        if gone:
+            self._log.error("sink_gone", sink=self.name, **facts)
+        elif not before[0]:
+            self._log.warning("sink_failed", sink=self.name, **facts)
+        self._metrics.sink_up(self.name, False)
+
+    def _fix(self, outcome: Retry | Rejected) -> str:
+        return (self._sink.advice(outcome) if isinstance(self._sink, Advising) else "") or FIX
+
+    async def _recovered(self, how: str) -> None:
+        self._metrics.sink_up(self.name, True)
+        trouble, self._trouble = self._trouble, None
+        lasted = {} if trouble is None else {"lasted": span((self._clock.now() - trouble.since).total_seconds())}
+        self._log.info("sink_recovered", sink=self.name, how=how, **lasted)
+        self._freed.set()  # who waits for a probe's answer need not
+        await self._make_due(held=True)
+
+    async def _make_due(self, *, held: bool) -> None:
+        """Everything, also what is being sent and fails later."""
+        self._recoveries += 1
+        await self._surely(lambda: self._outbox.make_due(self.name, held=held))
+
+    async def _listen(self, sink: Reconnecting) -> None:
+        while True:
+            await sink.reconnected()
+            self._health.came_back()
+            await self._recovered("reconnected")
+
+    async def _disk_fails(self, error: OutboxUnavailable) -> None:
+        if not self._disk_trouble:
+            self._log.error("outbox_failed", sink=self.name, reason="outbox", detail=str(error))
+        self._disk_trouble = True
+        await self._clock.sleep(DISK_PAUSE_S)
+
+    def _disk_works(self) -> None:
+        if self._disk_trouble:
+            self._log.info("outbox_recovered", sink=self.name)
+        self._disk_trouble = False
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,372 @@
+"""What goes on now and what was counted since midnight: for everything, for each source, and for each extension.
+
+Everything and each source count conversations: a session of an account once, whatever its number of parts. An
+extension counts its parts. A conversation is folded again from all its parts whenever one changes, and what it counted
+as before is taken back. So the order in which parts are learnt, and learning one twice, make no difference.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from callcast.calls.model import UNASSIGNED, Call, Direction, Disposition, State
+from callcast.calls.sessions import Session, fold
+from callcast.ports.clock import Clock
+
+CONVERSATIONS_MAX = 5_000  # in memory, beside the live ones: a later change of an older one counts as a new one
+RECENT_MAX = 500  # conversations that are over and are counted anew after a restart, because they may change yet
+RECENT = timedelta(minutes=30)
+
+Scope = tuple[str, str]  # source and extension; "" means all of them
+EVERYTHING: Scope = ("", "")
+MISSED = (Disposition.MISSED, Disposition.VOICEMAIL, Disposition.DECLINED, Disposition.BUSY)
+
+_Key = tuple[str, str]  # account (or source, where it is not known) and session
+_Detail = tuple[str, str, str]  # a scope, and in an extension's scope the part
+
+
+class Outcome(Struct, frozen=True, gc=False):
+    """What a conversation counts as. wait_s: from its start to the answer or the end; None: not known."""
+
+    kind: Literal["answered", "missed", "abandoned"]
+    wait_s: float | None
+
+
+class Counts(Struct, frozen=True, array_like=True):
+    """Since midnight. within: answered within the service level's time; late: abandoned after it."""
+
+    answered: int = 0
+    missed: int = 0
+    abandoned: int = 0
+    timed: int = 0
+    speed_sum_s: float = 0.0
+    within: int = 0
+    late: int = 0
+
+    def plus(self, outcome: Outcome, sign: int, sla_s: float) -> "Counts":
+        kind, wait_s = outcome.kind, outcome.wait_s
+        timed = kind == "answered" and wait_s is not None
+        in_time = wait_s is not None and wait_s <= sla_s
+        return Counts(
+            answered=self.answered + sign * (kind == "answered"),
+            missed=self.missed + sign * (kind == "missed"),
+            abandoned=self.abandoned + sign * (kind == "abandoned"),
+            timed=self.timed + sign * timed,
+            speed_sum_s=self.speed_sum_s + sign * ((wait_s or 0.0) if timed else 0.0),
+            within=self.within + sign * (timed and in_time),
+            late=self.late + sign * (kind == "abandoned" and not in_time),
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.answered or self.missed or self.abandoned)
+
+    @property
+    def average_speed_s(self) -> float | None:
+        return max(0.0, self.speed_sum_s / self.timed) if self.timed else None
+
+    @property
+    def service_level(self) -> float | None:
+        of = self.answered + self.missed + self.late
+        return self.within / of if of else None
+
+
+class Now(Struct, frozen=True, kw_only=True):
+    """What goes on in one scope: conversations by state, and those that wait for an answer."""
+
+    ringing: int = 0
+    dialing: int = 0
+    connected: int = 0
+    waiting: int = 0
+    longest_waiting_since: datetime | None = None
+
+
+class _Share(Struct, frozen=True, gc=False):
+    """What a conversation, or a part of it, adds to a scope."""
+
+    state: State
+    waiting_since: datetime | None
+    outcome: Outcome | None
+
+
+class _Tally:
+    """One scope's sums."""
+
+    def __init__(self) -> None:
+        self.counts = Counts()
+        self.states: Counter[State] = Counter()
+        self.waiting: dict[tuple[_Key, str], datetime] = {}
+
+    def add(self, key: tuple[_Key, str], share: _Share, sign: int, sla_s: float) -> None:
+        self.states[share.state] += sign
+        if share.waiting_since is not None:
+            if sign > 0:
+                self.waiting[key] = share.waiting_since
+            else:
+                del self.waiting[key]
+        if share.outcome is not None:
+            self.counts = self.counts.plus(share.outcome, sign, sla_s)
+
+    def now(self) -> Now:
+        return Now(
+            ringing=self.states[State.RINGING],
+            dialing=self.states[State.DIALING],
+            connected=self.states[State.CONNECTED],
+            waiting=len(self.waiting),
+            longest_waiting_since=min(self.waiting.values(), default=None),
+        )
+
+
+class _Conversation:
+    def __init__(self) -> None:
+        self.parts: dict[tuple[str, str], Call] = {}  # by source and call id
+        self.shares: dict[_Detail, _Share] = {}
+        self.live = False
+        self.changed_at = datetime.min.replace(tzinfo=UTC)
+
+
+class _Kept(Struct, array_like=True):
+    """How the counts lie on disk: without the conversations that are counted anew at the start.
+
+    seq: the newest event that is surely in them. recent: source and session of those that are over and counted anew;
+    of the live ones only those that several sources see: where a call is live, its session is known anyway.
+    """
+
+    seq: int
+    day: date
+    counts: list[tuple[str, str, Counts]]
+    recent: list[tuple[str, str]]
+
+
+class DailyStatistics:
+    """`timezone` says when midnight is; None is this machine's own."""
+
+    def __init__(self, clock: Clock, timezone: tzinfo | None, sla_s: float) -> None:
+        self._clock = clock
+        self._timezone = timezone
+        self._sla_s = sla_s
+        self._day = self._date(clock.wall())
+        self._tallies: dict[Scope, _Tally] = {}
+        self._conversations: dict[_Key, _Conversation] = {}  # the last changed at the end
+        self._over = 0
+
+    # What is fed in.
+
+    def count(self, calls: Iterable[Call]) -> None:
+        """Take in calls in their newest state."""
+        self._begin_the_day()
+        touched: dict[_Key, set[tuple[str, str]]] = {}
+        for call in calls:
+            if not call.sequence:  # no event of it was recorded: history, or it has not settled
+                continue
+            key = (call.account_id or call.source, call.session_id)
+            parts = self._conversations.setdefault(key, _Conversation()).parts
+            part = (call.source, call.call_id)
+            known = parts.get(part)
+            if known is None or known.sequence <= call.sequence:
+                parts[part] = call
+                touched.setdefault(key, set()).add(part)
+        for key, changed in touched.items():
+            self._refold(key, changed)
+        self._forget_the_oldest()
+
+    def forget_source(self, source: str) -> None:
+        """It is watched no longer."""
+        for key, conversation in list(self._conversations.items()):
+            gone = {part for part in conversation.parts if part[0] == source}
+            for part in gone:
+                del conversation.parts[part]
+            if gone:
+                self._refold(key, gone)
+        self._tallies = {scope: tally for scope, tally in self._tallies.items() if scope[0] != source}
+
+    def change(self, timezone: tzinfo | None, sla_s: float) -> None:
+        """Where it is another day already, or still, only what is remembered is counted."""
+        self._timezone = timezone
+        self._begin_the_day()
+        if sla_s == self._sla_s:
+            return
+        for conversation in self._conversations.values():
+            for (source, extension_id, _), share in conversation.shares.items():
+                if share.outcome is not None:
+                    tally = self._tallies[source, extension_id]
+                    tally.counts = tally.counts.plus(share.outcome, -1, self._sla_s).plus(share.outcome, +1, sla_s)
+        self._sla_s = sla_s
+
+    # What is read.
+
+    def counts(self, source: str = "", extension_id: str = "") -> Counts:
+        self._begin_the_day()
+        tally = self._tallies.get((source, extension_id))
+        return tally.counts if tally else Counts()
+
+    def now(self, source: str = "", extension_id: str = "") -> Now:
+        tally = self._tallies.get((source, extension_id))
+        return tally.now() if tally else Now()
+
+    def extensions(self, source: str) -> list[str]:
+        """Those of which something was counted."""
+        return [scope[1] for scope, tally in self._tallies.items() if scope[0] == source and scope[1] and tally.counts]
+
+    # Over a restart.
+
+    def dump(self, seq: int) -> bytes:
+        """The counts, for `restore`."""
+        self._begin_the_day()
+        recent = self._recent()
+        rest = {scope: tally.counts for scope, tally in self._tallies.items()}
+        for key, conversation in self._conversations.items():
+            if conversation.live or key in recent:
+                for (source, extension_id, _), share in conversation.shares.items():
+                    if share.outcome is not None:
+                        scope = source, extension_id
+                        rest[scope] = rest[scope].plus(share.outcome, -1, self._sla_s)
+        counts = [(*scope, counts) for scope, counts in rest.items() if counts]
+        sessions = {
+            (source, key[1])
+            for key, conversation in self._conversations.items()
+            if key in recent or (conversation.live and len({source for source, _ in conversation.parts}) > 1)
+            for source, _ in conversation.parts
+        }
+        return msgspec.msgpack.encode(_Kept(seq, self._day, counts, sorted(sessions)))
+
+    def restore(self, raw: bytes) -> tuple[int, Collection[tuple[str, str]]]:
+        """Take up counts that were kept. Returns their `seq` and the sessions whose calls are to be counted again."""
+        try:
+            kept = msgspec.msgpack.decode(raw, type=_Kept)
+        except msgspec.MsgspecError:
+            return 0, ()
+        self._begin_the_day()
+        self._conversations.clear()
+        self._tallies.clear()
+        self._over = 0
+        if kept.day == self._day:
+            for source, extension_id, counts in kept.counts:
+                self._tally((source, extension_id)).counts = counts
+        return kept.seq, kept.recent
+
+    # One conversation.
+
+    def _refold(self, key: _Key, changed: Collection[tuple[str, str]]) -> None:
+        """Let it count as what its parts say now; `changed`: those of its parts that are not as they were."""
+        conversation = self._conversations.pop(key)
+        self._over -= bool(conversation.shares) and not conversation.live
+        shares = {detail: share for detail, share in conversation.shares.items() if self._stays(detail, changed)}
+        if conversation.parts:
+            shares |= self._shares(conversation.parts, changed)
+            self._conversations[key] = conversation  # at the end
+        for detail, share in conversation.shares.items():
+            if shares.get(detail) != share:
+                self._tally(detail[:2]).add((key, detail[2]), share, -1, self._sla_s)
+        for detail, share in shares.items():
+            if conversation.shares.get(detail) != share:
+                self._tally(detail[:2]).add((key, detail[2]), share, +1, self._sla_s)
+        conversation.shares = shares
+        conversation.live = any(call.live for call in conversation.parts.values())
+        conversation.changed_at = self._clock.wall()
+        self._over += bool(conversation.parts) and not conversation.live
+
+    @staticmethod
+    def _stays(detail: _Detail, changed: Collection[tuple[str, str]]) -> bool:
+        """A share of an extension whose part is as it was; those of sources and of all are made anew."""
+        source, extension_id, call_id = detail
+        return bool(extension_id) and (source, call_id) not in changed
+
+    def _shares(
+        self, parts: Mapping[tuple[str, str], Call], changed: Collection[tuple[str, str]]
+    ) -> dict[_Detail, _Share]:
+        by_source: dict[str, list[Call]] = {}
+        for (source, _), call in parts.items():
+            by_source.setdefault(source, []).append(call)
+        shares = {(source, "", ""): self._share(fold(calls)) for source, calls in by_source.items()}
+        first, *others = by_source
+        shares["", "", ""] = self._share(fold(parts.values())) if others else shares[first, "", ""]
+        for source, call_id in changed:
+            part = parts.get((source, call_id))
+            if part is not None and part.extension_id != UNASSIGNED:
+                shares[source, part.extension_id, call_id] = self._share(fold([part]))
+        return shares
+
+    def _share(self, session: Session) -> _Share:
+        counts = session.direction is Direction.INBOUND and not session.internal
+        waits = counts and session.state is State.RINGING and not session.answered
+        return _Share(
+            state=session.state,
+            waiting_since=session.started_at if waits else None,
+            outcome=self._outcome(session) if counts else None,
+        )
+
+    def _outcome(self, session: Session) -> Outcome | None:
+        """None: it counts as nothing, or not today, or not yet."""
+        if session.answered:
+            at = session.answered_at or session.started_at
+            wait_s = _seconds(session.started_at, at) if session.answer_known else None
+            outcome = Outcome("answered", wait_s)
+        elif session.ended_at is None:
+            return None
+        elif session.disposition is Disposition.ABANDONED or session.disposition in MISSED:
+            at = session.ended_at
+            abandoned = session.disposition is Disposition.ABANDONED
+            outcome = Outcome("abandoned" if abandoned else "missed", _seconds(session.started_at, at))
+        else:
+            return None
+        return outcome if self._date(at) == self._day else None
+
+    # All of them.
+
+    def _tally(self, scope: Scope) -> _Tally:
+        tally = self._tallies.get(scope)
+        if tally is None:
+            tally = self._tallies[scope] = _Tally()
+        return tally
+
+    def _forget_the_oldest(self) -> None:
+        """What they counted as stays counted."""
+        if self._over <= CONVERSATIONS_MAX:
+            return
+        for key in [key for key, one in self._conversations.items() if not one.live][: CONVERSATIONS_MAX // 10]:
+            for detail, share in self._conversations.pop(key).shares.items():
+                self._tally(detail[:2]).add((key, detail[2]), replace(share, outcome=None), -1, self._sla_s)
+            self._over -= 1
+
+    def _recent(self) -> set[_Key]:
+        since = self._clock.wall() - RECENT
+        recent: set[_Key] = set()
+        for key, conversation in reversed(self._conversations.items()):
+            if len(recent) == RECENT_MAX:
+                break
+            if not conversation.live and conversation.changed_at >= since:
+                recent.add(key)
+        return recent
+
+    def _begin_the_day(self) -> None:
+        """At midnight everything counts as nothing, but what the platform's clock has put into the new day already."""
+        today = self._date(self._clock.wall())
+        if today == self._day:
+            return
+        self._day = today
+        for tally in self._tallies.values():
+            tally.counts = Counts()
+        for key, conversation in list(self._conversations.items()):
+            conversation.shares = {
+                detail: replace(share, outcome=None) for detail, share in conversation.shares.items()
+            }
+            if any(self._date(_latest(call)) == today for call in conversation.parts.values()):
+                changed_at = conversation.changed_at
+                self._refold(key, list(conversation.parts))
+                conversation.changed_at = changed_at
+
+    def _date(self, at: datetime) -> date:
+        return at.astimezone(self._timezone).date()
+
+
+def _latest(call: Call) -> datetime:
+    return call.ended_at or call.answered_at or call.started_at
+
+
+def _seconds(start: datetime, end: datetime) -> float:
+    return max(0.0, (end - start).total_seconds())

@@ -1,0 +1,387 @@
+"""The live board: what is on the phone now, in memory, turned by the poller and read by everybody else.
+
+A change costs the same with two calls as with two thousand; a reader never makes the poller wait. Everything
+here runs on the event loop's thread.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta, tzinfo
+from itertools import islice
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+
+from callcast.calls.freshness import stale_after_s
+from callcast.calls.model import (
+    UNASSIGNED,
+    Call,
+    CallEvent,
+    Change,
+    Direction,
+    Known,
+    State,
+    Target,
+)
+from callcast.calls.summary import Counts, Summary
+from callcast.live.daily_statistics import DailyStatistics
+from callcast.ports.clock import Clock
+from callcast.ports.live_calls import Turn
+from callcast.ports.outbox import Outbox, OutboxUnavailable, Stored
+
+SERVICE = ""  # whose notes are the service's own, not a source's
+COUNTS_NOTE = "counts"  # the outbox's note that keeps the counts over a restart
+SLA_S = 20.0
+
+_TURNS_KEPT = 1024
+_CALLS_KEPT = 2048  # in all turns: a busy account's looks change a hundred calls each
+_KEEP_EVERY_S = 10.0  # also the longest time between recording an event and applying it
+_KEEP_AGAIN_S = 900.0  # what was recent in the last note is remembered by the outbox for an hour
+_REPLAY_EVENTS_MAX = 100_000
+_REPLAY_PAGE = 500
+
+Lane = tuple[str, State, Direction]
+
+
+class LiveBoard:
+    """Implements `core.board.Statistics`. `timezone` says when midnight is; None is this machine's own."""
+
+    def __init__(self, clock: Clock, timezone: tzinfo | None = None, sla_s: float = SLA_S) -> None:
+        self._clock = clock
+        self._statistics = DailyStatistics(clock, timezone, sla_s)
+        self._counted_seq: int | None = None
+        self._recent: Collection[tuple[str, str]] = ()  # sources and sessions to count again
+        self._sources: dict[str, _Source] = {}
+        self._turns: deque[tuple[Call, ...]] = deque()
+        self._calls_kept = 0
+        self._version = 0
+        self._turned = asyncio.Event()
+        self._newest_first: tuple[Call, ...] | None = ()
+
+    # What is fed in.
+
+    def restore(self, notes: Mapping[str, bytes]) -> None:
+        """Start from the counts that an earlier run kept in the service's notes; before every `load`."""
+        self._counted_seq, self._recent = self._statistics.restore(notes.get(COUNTS_NOTE, b""))
+
+    def load(self, source: str, known: Known) -> None:
+        """Start from what the outbox holds: live calls and last looks."""
+        view = self._source(source)
+        view.load(known)
+        self._statistics.count(known.calls.values())
+        self._reset()
+
+    def watch(self, source: str, extension_ids: Sequence[str] | None, interval_s: float) -> None:
+        """The source looks at each of these (None: at the account as a whole) once in `interval_s`."""
+        self._source(source).watch(extension_ids, interval_s)
+        self._turn(())
+
+    def signs_in(self, source: str, ahead: int | None) -> None:
+        """How many sign in before this source; None: it does not wait for its place."""
+        view = self._source(source)
+        if view.sign_ins_ahead != ahead:
+            view.sign_ins_ahead = ahead
+            self._turn(())
+
+    def stored(self, target: Target, taken_at: datetime) -> None:
+        """A poll is on the disk: what is shown of its target is as of then."""
+        self._source(target.source).stored[target.extension_id] = taken_at
+
+    def looked(self, target: Target, taken_at: datetime) -> None:
+        """A poll was good, whether or not it can be stored."""
+        if self._source(target.source).looked(target.extension_id, taken_at):
+            self._turn(())
+
+    def apply(self, change: Change) -> None:
+        """Turn to the state that a recorded change gave its calls."""
+        if not change.calls:
+            return
+        for call in change.calls:
+            self._source(call.source).put(call)
+        self._statistics.count(change.calls)
+        self._turn(change.calls)
+
+    def unwatch(self, source: str) -> None:
+        """Forget the source: it is watched no longer."""
+        if self._sources.pop(source, None) is not None:
+            self._statistics.forget_source(source)
+            self._reset()
+
+    def recount(self, calls: Iterable[Call]) -> None:
+        """Count calls of the watched sources that the kept counts may lack."""
+        self._statistics.count(call for call in calls if call.source in self._sources)
+
+    def count_by(self, timezone: tzinfo | None, sla_s: float) -> None:
+        """From now on it is midnight where this says, and answered in time is within `sla_s`."""
+        self._statistics.change(timezone, sla_s)
+
+    # What is read.
+
+    @property
+    def version(self) -> int:
+        return self._version
+
+    def calls(self) -> Sequence[Call]:
+        if self._newest_first is None:
+            every = [call for view in self._sources.values() for call in view.calls.values()]
+            every.sort(key=attrgetter("started_at", "call_id"), reverse=True)
+            self._newest_first = tuple(every)
+        return self._newest_first
+
+    def sources(self) -> Sequence[str]:
+        return tuple(self._sources)
+
+    def extensions(self, source: str, /) -> Sequence[str]:
+        view = self._sources.get(source)
+        return tuple(view.extensions) if view else ()
+
+    def active(self, source: str) -> Mapping[Lane, int]:
+        """How many calls each extension has in each state and direction; a lane once used stays, with 0."""
+        view = self._sources.get(source)
+        return view.lanes if view else {}
+
+    def staleness_s(self, source: str) -> float:
+        """Age of the oldest look among the source's targets; of one never seen, since it is watched."""
+        view = self._sources.get(source)
+        return view.staleness_s() if view else 0.0
+
+    def summaries(self) -> Sequence[Summary]:
+        return [self._summary(view) for view in self._sources.values()]
+
+    def total(self) -> Counts:
+        waits = [summary.longest_wait_s for summary in self.summaries() if summary.longest_wait_s is not None]
+        return Counts(**self._facts(), longest_wait_s=max(waits, default=None))
+
+    def extension_counts(self, source: str, /) -> Mapping[str, Counts]:
+        view = self._sources.get(source)
+        if view is None:
+            return {}
+        extensions = dict.fromkeys((*view.extensions, *self._statistics.extensions(source)))
+        return {one: self._counts(view, extension_id=one) for one in extensions}
+
+    def kept_counts(self, *, seq: int) -> bytes:
+        """The counts since midnight, to be kept; `seq` is the newest event that surely is in them."""
+        return self._statistics.dump(seq)
+
+    def uncounted(self) -> tuple[int | None, Collection[tuple[str, str]]]:
+        """From which event on the kept counts may lack something (None: no source is known), and which sessions."""
+        return (self._counted_seq or 0) if self._sources else None, self._recent
+
+    def _summary(self, view: "_Source") -> Summary:
+        return Summary(**msgspec.structs.asdict(self._counts(view)), **view.freshness())
+
+    def _counts(self, view: "_Source", extension_id: str = "") -> Counts:
+        facts = self._facts(view.name, extension_id)
+        since = facts["longest_waiting_since"]
+        wait_s = None if since is None else max(0.0, ((view.now() or self._clock.now()) - since).total_seconds())
+        return Counts(**facts, longest_wait_s=wait_s)
+
+    def _facts(self, source: str = "", extension_id: str = "") -> dict[str, Any]:
+        counts = self._statistics.counts(source, extension_id)
+        return {
+            **msgspec.structs.asdict(self._statistics.now(source, extension_id)),
+            "answered_today": counts.answered,
+            "missed_today": counts.missed,
+            "abandoned_today": counts.abandoned,
+            "average_speed_of_answer_s": counts.average_speed_s,
+            "service_level": counts.service_level,
+        }
+
+    async def changed(self, since: int, /) -> Turn:
+        while self._version <= since:
+            await self._turned.wait()
+        behind = self._version - since
+        if behind > len(self._turns):
+            return Turn(version=self._version, calls=None)
+        latest: dict[tuple[str, str], Call] = {}
+        for calls in islice(self._turns, len(self._turns) - behind, None):
+            for call in calls:
+                latest[call.source, call.call_id] = call
+        return Turn(version=self._version, calls=tuple(latest.values()))
+
+    def _source(self, name: str) -> "_Source":
+        if name not in self._sources:
+            self._sources[name] = _Source(name, self._clock)
+        return self._sources[name]
+
+    def _turn(self, calls: tuple[Call, ...]) -> None:
+        self._turns.append(calls)
+        self._calls_kept += len(calls)
+        while len(self._turns) > _TURNS_KEPT or self._calls_kept > _CALLS_KEPT:
+            self._calls_kept -= len(self._turns.popleft())
+        if calls:
+            self._newest_first = None
+        self._version += 1
+        self._turned.set()
+        self._turned = asyncio.Event()
+
+    def _reset(self) -> None:
+        """Too much has changed to tell it call by call."""
+        self._turn(())
+        self._turns.clear()
+        self._calls_kept = 0
+        self._newest_first = None
+
+
+class _Source:
+    """One source: its live calls, indexed for each question, and the freshness of its targets."""
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        self.name = name
+        self.calls: dict[str, Call] = {}
+        self.extensions: dict[str, None] = {}  # watched, then seen
+        self.lanes: Counter[Lane] = Counter()
+        self._clock = clock
+        self._watched: dict[str | None, float] = {}  # since when, monotonic
+        self.stored: dict[str | None, datetime] = {}  # by target, the newest poll on the disk
+        self._looks: dict[str | None, float] = {}  # monotonic
+        self._newest: tuple[datetime, float] | None = None  # of all looks since the start
+        self._overdue_after_s = stale_after_s(0.0)
+        self.sign_ins_ahead: int | None = None
+
+    def load(self, known: Known) -> None:
+        for call in known.calls.values():
+            self._place(call)
+        now, monotonic = self._clock.now(), self._clock.monotonic()
+        for target, taken_at in known.looks.items():
+            age_s = max(0.0, (now - taken_at).total_seconds())
+            self._looks[target.extension_id] = monotonic - age_s
+            self.stored[target.extension_id] = taken_at
+
+    def watch(self, extension_ids: Sequence[str] | None, interval_s: float) -> None:
+        monotonic = self._clock.monotonic()
+        wanted: Iterable[str | None] = (None,) if extension_ids is None else extension_ids
+        self._watched = {one: self._watched.get(one, monotonic) for one in wanted}
+        self._looks = {one: at for one, at in self._looks.items() if one in self._watched}
+        self.stored = {one: at for one, at in self.stored.items() if one in self._watched}
+        self._overdue_after_s = stale_after_s(interval_s)
+        seen = [call.extension_id for call in self.calls.values() if call.extension_id != UNASSIGNED]
+        self.extensions = dict.fromkeys((*(extension_ids or ()), *seen))
+
+    def looked(self, extension_id: str | None, taken_at: datetime) -> bool:
+        """True when the target's look was overdue, or its first."""
+        overdue = self._is_overdue(extension_id)
+        self._looks[extension_id] = monotonic = self._clock.monotonic()
+        self._newest = (taken_at, monotonic)
+        return overdue
+
+    def put(self, call: Call) -> None:
+        self._remove(call.call_id)
+        self._place(call)
+
+    def freshness(self) -> dict[str, Any]:
+        """What a summary says of it beside the counts."""
+        overdue = self._overdue()
+        return {
+            "source": self.name,
+            "as_of": self._as_of(),
+            "complete": bool(self._watched) and not overdue,
+            "overdue": tuple(one for one in overdue if one and len(overdue) < len(self._watched)),
+            "sign_ins_ahead": self.sign_ins_ahead,
+            "now": self.now(),
+        }
+
+    def staleness_s(self) -> float:
+        monotonic = self._clock.monotonic()
+        return max((monotonic - self._last_good(one) for one in self._watched), default=0.0)
+
+    def _place(self, call: Call) -> None:
+        if call.extension_id != UNASSIGNED:
+            self.extensions.setdefault(call.extension_id)
+        if not (call.live and call.sequence):  # a call that nobody was told of is not shown either
+            return
+        self.calls[call.call_id] = call
+        self._tally(call, +1)
+
+    def _remove(self, call_id: str) -> None:
+        if call := self.calls.pop(call_id, None):
+            self._tally(call, -1)
+
+    def _tally(self, call: Call, step: int) -> None:
+        self.lanes[call.extension_id, call.state, call.direction] += step
+
+    def _as_of(self) -> datetime | None:
+        if not self._watched or not self._watched.keys() <= self.stored.keys():
+            return None
+        return min(self.stored[one] for one in self._watched)
+
+    def now(self) -> datetime | None:
+        """This machine's clock may be set wrong; the calls' times are the platform's."""
+        if self._newest is None:
+            return None
+        taken_at, monotonic = self._newest
+        return taken_at + timedelta(seconds=self._clock.monotonic() - monotonic)
+
+    def _overdue(self) -> Sequence[str | None]:
+        due = self._clock.monotonic() - self._overdue_after_s
+        looks = self._looks
+        return [one for one in self._watched if one not in looks or looks[one] < due]
+
+    def _is_overdue(self, extension_id: str | None) -> bool:
+        look = self._looks.get(extension_id)
+        return look is None or look < self._clock.monotonic() - self._overdue_after_s
+
+    def _last_good(self, extension_id: str | None) -> float:
+        if extension_id in self._looks:
+            return self._looks[extension_id]
+        return self._watched[extension_id]
+
+
+async def catch_up(board: LiveBoard, outbox: Outbox) -> None:
+    """Count what may have changed since the counts were last kept. Once, at start, after every `load`.
+
+    Sessions are counted as a whole, by what the outbox remembers of all their calls.
+    """
+    counted, recent = board.uncounted()
+    if counted is None:
+        return
+    live = {(call.source, call.session_id) for call in board.calls()}
+    await _count_again(board, outbox, {*recent, *live})
+    newest = await outbox.last_seq()
+    after = max(counted, newest - _REPLAY_EVENTS_MAX)
+    while page := await outbox.history(after_seq=after, limit=_REPLAY_PAGE):
+        calls = _calls_of(page)
+        await _count_again(board, outbox, {(call.source, call.session_id) for call in calls})
+        board.recount(calls)  # those, too, that are remembered no longer
+        after = page[-1].seq
+
+
+async def _count_again(board: LiveBoard, outbox: Outbox, sessions: Collection[tuple[str, str]]) -> None:
+    by_source: dict[str, list[str]] = {}
+    for source, session_id in sorted(sessions):
+        by_source.setdefault(source, []).append(session_id)
+    for source, names in by_source.items():
+        for first in range(0, len(names), _REPLAY_PAGE):
+            board.recount(await outbox.recall(source, names[first : first + _REPLAY_PAGE]))
+
+
+def _calls_of(page: Sequence[Stored]) -> Sequence[Call]:
+    """Each in the state that its newest event gave it."""
+    newest: dict[tuple[str, str], Call] = {}
+    for stored in page:
+        if isinstance(stored.event, CallEvent):
+            newest[stored.event.source, stored.event.key] = stored.event.call
+    return tuple(newest.values())
+
+
+async def keep_counts(board: LiveBoard, outbox: Outbox, clock: Clock) -> None:
+    """Note the counts every few seconds in which something happened; until cancelled.
+
+    An event is recorded before the board turns, so each note claims only what was recorded one round earlier;
+    `catch_up` counts the rest again, which changes nothing where it was counted already.
+    """
+    seq = noted = -1
+    noted_at_s = clock.monotonic()
+    while True:
+        try:
+            newest = await outbox.last_seq()
+            is_old = clock.monotonic() - noted_at_s >= _KEEP_AGAIN_S
+            if seq >= 0 and (noted != newest or is_old):
+                await outbox.note(SERVICE, COUNTS_NOTE, board.kept_counts(seq=seq))
+                noted, noted_at_s = seq, clock.monotonic()
+            seq = newest
+        except OutboxUnavailable:
+            pass  # whoever records says so; the counts of the next round hold these too
+        await clock.sleep(_KEEP_EVERY_S)

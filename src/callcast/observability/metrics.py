@@ -1,0 +1,480 @@
+"""Every metric and its name in one place (contract 8). A method for each fact; nothing global.
+
+Label sets exist from the start: `watch_source` and `watch_sink` make each series with 0. Values that have to be
+right at the moment of the scrape (live calls, ages) are computed then, from the board and the last outbox stats.
+"""
+
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
+
+from callcast.calls.model import (
+    EVENT_TYPES,
+    REASONS,
+    Call,
+    CallEvent,
+    Direction,
+    Disposition,
+    Event,
+    Evidence,
+    Observation,
+    Reason,
+    State,
+)
+from callcast.formats.cloudevents import ring_seconds, talk_seconds
+from callcast.ports.clock import Clock
+from callcast.ports.outbox import Stats
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+EXTENSIONS_MAX = 500  # above it, calls_active tells sources only
+
+LANES: tuple[tuple[State, Direction], ...] = (
+    (State.RINGING, Direction.INBOUND),
+    (State.DIALING, Direction.OUTBOUND),
+    (State.CONNECTED, Direction.INBOUND),
+    (State.CONNECTED, Direction.OUTBOUND),
+)
+RATE_GROUPS = ("heavy", "auth")
+DELIVERY_REASONS = ("timeout", "network", "dns", "tls")
+FIELDS = ("type", "direction", "action", "result", "reason", "legType", "delegationType")
+LABEL_VALUES_MAX = 50  # of a label whose words come from outside; the rest is "other"
+
+_POLL_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_DETECTION_S = (0.1, 0.5, 1, 2, 5, 7.5, 10, 15, 30, 60, 120)
+_RING_S = (2, 5, 10, 15, 20, 30, 45, 60, 120)
+_TALK_S = (10, 30, 60, 120, 300, 600, 1200, 1800, 3600)
+_DELIVERY_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 15, 30)
+_LATENCY_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 60, 300, 3600)
+
+
+class LiveCalls(Protocol):
+    """What is asked of the board at a scrape."""
+
+    def sources(self) -> Sequence[str]: ...
+
+    def extensions(self, source: str, /) -> Sequence[str]: ...
+
+    def active(self, source: str, /) -> Mapping[tuple[str, State, Direction], int]: ...
+
+    def staleness_s(self, source: str, /) -> float: ...
+
+
+class Metrics:
+    """lines_dropped: how many log lines could not be written so far."""
+
+    def __init__(
+        self, board: LiveCalls, clock: Clock, version: str, *, lines_dropped: Callable[[], int] = lambda: 0
+    ) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self._clock = clock
+        self._words: dict[str, set[str]] = {}
+        self._stats: Stats | None = None
+        self._sinks: dict[str, _Deliveries] = {}
+        self._looks: dict[str, _Looks] = {}
+        self._service: _Service | None = None
+        ProcessCollector(registry=self.registry)
+        build = self._gauge("build_info", "Constant 1; the labels say what runs.", "version", "python")
+        build.labels(version, platform.python_version()).set(1)
+        self._make_source_metrics()
+        self._make_call_metrics()
+        self._make_sink_metrics()
+        self._make_service_metrics()
+        self.registry.register(_AtScrape(lambda: _board_families(board)))
+        self.registry.register(_AtScrape(self._outbox_families))
+        self.registry.register(_AtScrape(lambda: _service_families(self._service, board.sources())))
+        self.registry.register(_AtScrape(lambda: _log_families(lines_dropped())))
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus scrapes, in `CONTENT_TYPE`."""
+        return generate_latest(self.registry)
+
+    # Label sets, there from the start.
+
+    def watch_source(self, source: str) -> None:
+        self._polls.labels(source)
+        for outcome in ("ok", "failed"):
+            self._poll_duration.labels(source, outcome)
+        for reason in REASONS:
+            self._polls_failed.labels(source, reason)
+        for one in (self._last_success, self._interval, self._bad_records, self._detection):
+            one.labels(source)
+        for group in RATE_GROUPS:
+            for rate in (self._rate_limit, self._rate_remaining, self._penalty_until):
+                rate.labels(source, self._word("group", group))
+        for direction in Direction:
+            for calls in (self._calls_started, self._ring, self._talk):
+                calls.labels(source, direction)
+            for disposition in Disposition:
+                self._calls_ended.labels(source, direction, disposition)
+        self._looks[source] = _Looks(
+            self._polls.labels(source), self._poll_duration.labels(source, "ok"), self._last_success.labels(source)
+        )
+
+    def forget_source(self, source: str) -> None:
+        self._looks.pop(source, None)
+        for metric in self._of_source:
+            metric.remove_by_labels({"source": source})
+
+    def watch_sink(self, sink: str) -> None:
+        for metric in self._of_sink:
+            if metric is not self._delivery_failures:
+                metric.labels(sink)
+        for reason in DELIVERY_REASONS:
+            self._delivery_failures.labels(sink, self._word("reason", reason))
+        self._sink_up.labels(sink).set(1)
+        self._sinks[sink] = _Deliveries(
+            self._delivery_attempts.labels(sink), self._delivery.labels(sink), self._event_latency.labels(sink)
+        )
+
+    def forget_sink(self, sink: str) -> None:
+        """What a removed sink is still owed stays visible, through `outbox_stats`."""
+        self._sinks.pop(sink, None)
+        for metric in self._of_sink:
+            metric.remove_by_labels({"sink": sink})
+
+    # Sources.
+
+    def poll_finished(self, source: str, failed: Reason | None, took_s: float) -> None:
+        """One look; `failed` None: it was good."""
+        looks = self._looks[source]
+        looks.polls.inc()
+        if failed:
+            self._poll_duration.labels(source, "failed").observe(took_s)
+            self._polls_failed.labels(source, failed).inc()
+        else:
+            looks.duration.observe(took_s)
+            looks.last_success.set(self._clock.wall().timestamp())
+
+    def poll_interval(self, source: str, interval_s: float) -> None:
+        self._interval.labels(source).set(interval_s)
+
+    def rate_limit(self, source: str, group: str, *, limit: float, remaining: float) -> None:
+        rates, word = self._looks[source].rates, self._word("group", group)
+        if word not in rates:
+            rates[word] = self._rate_limit.labels(source, word), self._rate_remaining.labels(source, word)
+        rates[word][0].set(limit)
+        rates[word][1].set(remaining)
+
+    def penalty(self, source: str, group: str, until: datetime) -> None:
+        self._penalty_until.labels(source, self._word("group", group)).set(until.timestamp())
+
+    def unknown_value(self, field: str) -> None:
+        self._unknown_values.labels(self._word("field", field)).inc()
+
+    def bad_record(self, source: str) -> None:
+        self._bad_records.labels(source).inc()
+
+    # Calls.
+
+    def event_recorded(self, event: Event) -> None:
+        self._events.labels(event.type).inc()
+        if not isinstance(event, CallEvent):
+            return
+        call = event.call
+        if event.sequence == 1:
+            self._calls_started.labels(call.source, call.direction).inc()
+        if event.type == "call.ended":
+            self._call_ended(call)
+        if (detection_s := _detection_s(event)) is not None:
+            self._detection.labels(call.source).observe(detection_s)
+
+    def _call_ended(self, call: Call) -> None:
+        disposition = call.disposition or Disposition.UNKNOWN
+        self._calls_ended.labels(call.source, call.direction, disposition).inc()
+        if (ring_s := ring_seconds(call)) is not None:
+            self._ring.labels(call.source, call.direction).observe(ring_s)
+        if (talk_s := talk_seconds(call)) is not None:
+            self._talk.labels(call.source, call.direction).observe(talk_s)
+
+    # Deliveries.
+
+    def delivery_attempted(self, sink: str, failed: str | None, took_s: float) -> None:
+        """One attempt has ended; `failed`: the reason's word, None when the far side has the event."""
+        deliveries = self._sinks[sink]
+        deliveries.attempts.inc()
+        deliveries.duration.observe(took_s)
+        if failed:
+            self._delivery_failures.labels(sink, self._word("reason", failed)).inc()
+
+    def event_delivered(self, sink: str, latency_s: float) -> None:
+        """The far side has acknowledged an event `latency_s` after it was recorded."""
+        self._sinks[sink].latency.observe(latency_s)
+
+    def event_dead_lettered(self, sink: str) -> None:
+        self._dead_lettered.labels(sink).inc()
+
+    def event_expired(self, sink: str) -> None:
+        self._expired.labels(sink).inc()
+
+    def events_dropped(self, sink: str, count: int) -> None:
+        self._dropped.labels(sink).inc(count)
+
+    def event_replayed(self, sink: str) -> None:
+        self._replayed.labels(sink).inc()
+
+    def sink_up(self, sink: str, up: bool) -> None:
+        self._sink_up.labels(sink).set(up)
+
+    def outbox_stats(self, stats: Stats) -> None:
+        self._stats = stats
+
+    # The service.
+
+    def watch_service(
+        self,
+        *,
+        ready: Callable[[], bool],
+        outbox_writable: Callable[[], bool],
+        outbox_resets: Callable[[], int],
+        clock_skews: Callable[[], Mapping[str, float]],
+    ) -> None:
+        """What to ask at each scrape; before, nothing is ready."""
+        self._service = _Service(ready, outbox_writable, outbox_resets, clock_skews)
+
+    def config_reloaded(self, successful: bool) -> None:
+        self._reload_ok.set(successful)
+        if successful:
+            self._reload_at.set(self._clock.wall().timestamp())
+
+    # How they are made.
+
+    def _make_source_metrics(self) -> None:
+        self._poll_duration = self._histogram(
+            "poll_duration_seconds", "Time that one look took, all its pages.", _POLL_S, "source", "outcome"
+        )
+        self._polls = self._counter("polls", "Looks, good and failed.", "source")
+        self._polls_failed = self._counter("polls_failed", "Failed looks.", "source", "reason")
+        self._last_success = self._gauge(
+            "poll_last_success_timestamp_seconds", "When the last good look was; 0: never.", "source"
+        )
+        self._interval = self._gauge(
+            "poll_interval_seconds", "Seconds between two looks at the same target, as planned.", "source"
+        )
+        self._rate_limit = self._gauge(
+            "rate_limit_limit", "Requests per window that the API grants.", "source", "group"
+        )
+        self._rate_remaining = self._gauge(
+            "rate_limit_remaining", "Requests that are left in the window.", "source", "group"
+        )
+        self._penalty_until = self._gauge(
+            "rate_limit_penalty_until_timestamp_seconds",
+            "Until when nothing of the group is sent; 0: no penalty so far.",
+            "source",
+            "group",
+        )
+        self._bad_records = self._counter(
+            "bad_records", "Records left out because a required field is missing or wrong.", "source"
+        )
+        self._unknown_values = self._counter(
+            "unknown_values", "Words of the API that this version does not know.", "field"
+        )
+        for field in FIELDS:
+            self._unknown_values.labels(self._word("field", field))
+
+    def _make_call_metrics(self) -> None:
+        self._calls_started = self._counter("calls_started", "Calls first told of.", "source", "direction")
+        self._calls_ended = self._counter("calls_ended", "Calls that ended.", "source", "direction", "disposition")
+        self._ring = self._histogram(
+            "call_ring_seconds", "Time from ring to answer or end.", _RING_S, "source", "direction"
+        )
+        self._talk = self._histogram("call_talk_seconds", "Time from answer to end.", _TALK_S, "source", "direction")
+        self._events = self._counter("events", "Events recorded.", "type")
+        for event_type in EVENT_TYPES:
+            self._events.labels(event_type)
+        self._detection = self._histogram(
+            "detection_seconds",
+            "Time from a change of a call to the look that showed it; an upper bound.",
+            _DETECTION_S,
+            "source",
+        )
+
+    def _make_sink_metrics(self) -> None:
+        self._delivery_attempts = self._counter("delivery_attempts", "Attempts to deliver an event.", "sink")
+        self._delivery_failures = self._counter("delivery_failures", "Attempts that failed.", "sink", "reason")
+        self._delivery = self._histogram("delivery_seconds", "Time of one attempt.", _DELIVERY_S, "sink")
+        self._event_latency = self._histogram(
+            "event_latency_seconds", "Time from recording an event to its acknowledgement.", _LATENCY_S, "sink"
+        )
+        self._dead_lettered = self._counter("dead_lettered", "Events given up or rejected.", "sink")
+        self._expired = self._counter("expired", "Live events that outlived their use.", "sink")
+        self._dropped = self._counter(
+            "dropped", "Undelivered events dropped by outbox_max_mb, or of a sink removed for retention_h.", "sink"
+        )
+        self._replayed = self._counter("replayed", "Events sent again by hand.", "sink")
+        self._sink_up = self._gauge("sink_up", "0 while the sink is failing.", "sink")
+
+    def _make_service_metrics(self) -> None:
+        self._reload_ok = self._gauge(
+            "config_last_reload_successful", "1 when the last load of the configuration was accepted."
+        )
+        self._reload_at = self._gauge(
+            "config_last_reload_success_timestamp_seconds", "When a configuration was last accepted."
+        )
+
+    @property
+    def _of_source(self) -> Sequence[Counter | Gauge | Histogram]:
+        return (
+            *(self._poll_duration, self._polls, self._polls_failed, self._last_success, self._interval),
+            *(self._rate_limit, self._rate_remaining, self._penalty_until, self._bad_records),
+            *(self._calls_started, self._calls_ended, self._ring, self._talk, self._detection),
+        )
+
+    @property
+    def _of_sink(self) -> Sequence[Counter | Gauge | Histogram]:
+        return (
+            *(self._delivery_attempts, self._delivery_failures, self._delivery, self._event_latency),
+            *(self._dead_lettered, self._expired, self._dropped, self._replayed, self._sink_up),
+        )
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, namespace="callcast", registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, namespace="callcast", registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(name, text, labels, namespace="callcast", registry=self.registry, buckets=tuple(buckets))
+
+    def _word(self, label: str, word: str) -> str:
+        """A word from outside as a label's value: a bounded number of them, then `other`."""
+        words = self._words.setdefault(label, set())
+        if word not in words and len(words) >= LABEL_VALUES_MAX:
+            return "other"
+        words.add(word)
+        return word
+
+    def _outbox_families(self) -> Iterator[Metric]:
+        owed = GaugeMetricFamily("callcast_outbox_events", "Events owed to the sink.", labels=["sink"])
+        age = GaugeMetricFamily(
+            "callcast_outbox_oldest_event_age_seconds",
+            "Age of the oldest event owed to the sink; 0: nothing is owed.",
+            labels=["sink"],
+        )
+        dead = GaugeMetricFamily("callcast_dead_letters", "Dead letters of the sink.", labels=["sink"])
+        stats = {one.sink: one for one in self._stats.sinks} if self._stats else {}
+        now = self._clock.now()
+        for sink in dict.fromkeys((*self._sinks, *stats)):
+            one = stats.get(sink)
+            oldest = one and one.oldest_recorded_at
+            owed.add_metric([sink], one.owed if one else 0)
+            age.add_metric([sink], max(0.0, (now - oldest).total_seconds()) if oldest else 0)
+            dead.add_metric([sink], one.dead if one else 0)
+        bytes_used = GaugeMetricFamily("callcast_outbox_bytes", "Size of the outbox on disk.")
+        bytes_used.add_metric([], self._stats.bytes_used if self._stats else 0)
+        yield from (owed, age, dead, bytes_used)
+
+
+class _Looks:
+    """The series of a source that every look touches, found once: by its labels a series is found slowly."""
+
+    def __init__(self, polls: Counter, duration: Histogram, last_success: Gauge) -> None:
+        self.polls = polls
+        self.duration = duration  # of the good ones
+        self.last_success = last_success
+        self.rates: dict[str, tuple[Gauge, Gauge]] = {}  # by group: limit and remaining
+
+
+class _Deliveries(NamedTuple):
+    """The series of a sink that every delivery touches."""
+
+    attempts: Counter
+    duration: Histogram
+    latency: Histogram
+
+
+class _AtScrape(Collector):
+    """Families that are computed anew at each scrape."""
+
+    def __init__(self, families: Callable[[], Iterator[Metric]]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        return self._families()
+
+
+class _Service(NamedTuple):
+    """What is asked of the service at a scrape."""
+
+    ready: Callable[[], bool]
+    outbox_writable: Callable[[], bool]
+    outbox_resets: Callable[[], int]
+    clock_skews: Callable[[], Mapping[str, float]]
+
+
+def _service_families(service: _Service | None, sources: Sequence[str]) -> Iterator[Metric]:
+    ready = GaugeMetricFamily("callcast_ready", "1 while /readyz answers 200.")
+    ready.add_metric([], bool(service and service.ready()))
+    writable = GaugeMetricFamily("callcast_outbox_writable", "0 while events or polls cannot be stored.")
+    writable.add_metric([], bool(service and service.outbox_writable()))
+    skew = GaugeMetricFamily(
+        "callcast_clock_skew_seconds", "How far this machine's clock is ahead of the platform's.", labels=["source"]
+    )
+    skews = service.clock_skews() if service else {}
+    for source in sources:
+        skew.add_metric([source], skews.get(source, 0.0))
+    resets = CounterMetricFamily(
+        "callcast_outbox_resets",
+        "How often the outbox was found unreadable, deleted or replaced, and a file was written anew.",
+        value=service.outbox_resets() if service else 0,
+    )
+    yield from (ready, writable, resets, skew)
+
+
+def _log_families(lines_dropped: int) -> Iterator[Metric]:
+    yield CounterMetricFamily(
+        "callcast_log_lines_dropped",
+        "Log lines that standard error did not take.",
+        value=lines_dropped,
+    )
+
+
+def _board_families(board: LiveCalls) -> Iterator[Metric]:
+    active = Metric("callcast_calls_active", "Live calls.", "gauge")
+    stale = GaugeMetricFamily(
+        "callcast_poll_staleness_seconds", "Age of the oldest look among the targets.", labels=["source"]
+    )
+    sources = board.sources()
+    single = sum(len(board.extensions(source)) for source in sources) <= EXTENSIONS_MAX
+    for source in sources:
+        stale.add_metric([source], board.staleness_s(source))
+        for (extension, state, direction), count in _lanes(board, source, single).items():
+            labels = {"source": source, "extension": extension, "state": state, "direction": direction}
+            active.samples.append(Sample("callcast_calls_active", labels, count))
+    yield from (active, stale)
+
+
+def _lanes(board: LiveCalls, source: str, single: bool) -> dict[tuple[str, State, Direction], int]:
+    """The count of each lane, zeros too; of the source as a whole (`*`) unless `single`."""
+    active = board.active(source)
+    extensions = dict.fromkeys((*board.extensions(source), *(key[0] for key in active))) if single else ("*",)
+    lanes = {(extension, *lane): 0 for extension in extensions for lane in LANES}
+    for (extension, *lane), count in active.items():
+        key = (extension if single else "*", *lane)
+        if key in lanes:
+            lanes[key] += count
+    return lanes
+
+
+def _detection_s(event: CallEvent) -> float | None:
+    """From the change to the look that showed it; without an exact time, from the look before."""
+    seen: Observation = event.observation
+    if seen.evidence is not Evidence.ACTIVE_CALLS or seen.first_look or event.type == "call.corrected":
+        return None
+    since = event.time if seen.exact else seen.after
+    return max(0.0, (seen.before - since).total_seconds()) if since else None

@@ -1,0 +1,1 @@
+"""Stores that keep the promises of `callcast.ports.outbox.Outbox`; one package for each."""

@@ -1,0 +1,295 @@
+"""The outbox as the commands see it: dead letters, replays, a call's story. Beside the service, or without it.
+
+Each change is a short transaction on the same file; the service notices it within a second.
+"""
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from callcast.calls.model import Call, Event
+from callcast.outbox.sqlite.codec import call_of, event_of, lane, lane_of, replay_lane, time_of, us_of
+from callcast.outbox.sqlite.schema import BEHIND, FILE, MIGRATIONS, READY
+from callcast.ports.outbox import Attempt, Letter, OutboxRefused, OutboxUnavailable, Stored, Story, Told
+from callcast.ports.sink import Filter
+
+_SLICE = 500  # rows in one transaction, so that the service never waits long for the file
+_BUSY_TIMEOUT_S = 10.0
+
+
+class Which(Struct, frozen=True, kw_only=True):
+    """Which dead letters are meant. None and empty ask for nothing; `type_` is a glob; times are those of the death."""
+
+    sink: str | None = None
+    event_ids: frozenset[str] = frozenset()
+    type_: str = "*"
+    reason: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def means(self, event: Event) -> bool:
+        return (not self.event_ids or event.id in self.event_ids) and fnmatchcase(event.type, self.type_)
+
+
+ALL = Which()
+EVERYTHING = Filter()
+
+
+@contextmanager
+def open_desk(directory: Path) -> Iterator["Desk"]:
+    """Raises OutboxRefused when there is no outbox that this version reads, OutboxUnavailable for disk trouble."""
+    path = directory / FILE
+    try:
+        if not path.exists():
+            raise OutboxRefused(f"there is no outbox in {directory}: is data_dir right, and has the service ever run?")
+        connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+        try:
+            _check_schema(connection, path)
+            yield Desk(connection)
+        finally:
+            connection.close()
+    except (sqlite3.Error, OSError) as error:
+        raise OutboxUnavailable(f"the outbox {path} cannot be used: {error}: check permissions and the disk") from error
+
+
+def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found != len(MIGRATIONS):
+        raise OutboxRefused(
+            f"{path} has schema {found}, this callcast wants {len(MIGRATIONS)}: use the version that runs the service"
+        )
+
+
+class Desk:
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._execute = connection.execute
+
+    def sinks(self) -> Sequence[str]:
+        """Every name that ever was a sink here."""
+        return [name for (name,) in self._execute("SELECT name FROM sinks ORDER BY name")]
+
+    # Dead letters
+
+    def letters(self, which: Which = ALL) -> Iterator[Letter]:
+        """The oldest first. Read page by page, so that changes in between hold up nobody."""
+        after = (-1, -1, -1)
+        while rows := self._letter_rows(after, which, 1 << 62):
+            yield from (letter for row in rows if which.means((letter := _letter(row)).event))
+            after = _place(rows[-1])
+
+    def _letter_rows(self, after: tuple[int, int, int], which: Which, until_us: int) -> list[Any]:
+        return self._execute(
+            "SELECT d.dead_at, d.sink, d.seq, s.name, d.attempts, d.reason, d.detail, e.body FROM dead d"
+            " INDEXED BY dead_by_age JOIN sinks s ON s.id = d.sink JOIN events e ON e.seq = d.seq"
+            " WHERE (d.dead_at, d.sink, d.seq) > (?, ?, ?) AND d.dead_at >= ? AND d.dead_at <= ?"
+            " AND s.name = coalesce(?, s.name) AND d.reason = coalesce(?, d.reason)"
+            " ORDER BY d.dead_at, d.sink, d.seq LIMIT ?",
+            (
+                *after,
+                -1 if which.since is None else us_of(which.since),
+                until_us if which.until is None else min(until_us, us_of(which.until)),
+                which.sink,
+                which.reason,
+                _SLICE,
+            ),
+        ).fetchall()
+
+    def retry(self, now: datetime, which: Which = ALL) -> int:
+        """Owe these letters again, with the same ids and a new shelf life. Returns how many."""
+        return self._each_letter(which, lambda row: self._bring_back(row[1], row[2], row[7], us_of(now)))
+
+    def drop(self, which: Which = ALL) -> int:
+        """Forget these letters. Returns how many."""
+        return self._each_letter(which, lambda _: None)
+
+    def _each_letter(self, which: Which, act: Callable[[Any], object]) -> int:
+        """Those that are there now: one that is retried and dies again meanwhile is not met twice."""
+        after, count = (-1, -1, -1), 0
+        newest_us = self._execute("SELECT coalesce(max(dead_at), -1) FROM dead").fetchone()[0]
+        while True:
+            with self._transaction():
+                rows = self._letter_rows(after, which, newest_us)
+                meant = [row for row in rows if which.means(event_of(row[7]))]
+                for row in meant:
+                    act(row)
+                    self._execute("DELETE FROM dead WHERE sink = ? AND seq = ?", row[1:3])
+            if not rows:
+                return count
+            after, count = _place(rows[-1]), count + len(meant)
+
+    # Replay
+
+    def replay(
+        self, now: datetime, *, sink: str, since: datetime, until: datetime, type_: str = "*", wish: Filter = EVERYTHING
+    ) -> int:
+        """Owe recorded events again: same ids, oldest first, all that the sink is not owed anyway.
+
+        since, until: by the time of recording. type_: a glob. wish: what the sink wants to hear of; later events of
+        a call of which it got one whatever their direction is. Returns how many. Raises KeyError for a name that
+        never was a sink.
+        """
+        row = self._execute("SELECT id FROM sinks WHERE name = ?", (sink,)).fetchone()
+        if row is None:
+            raise KeyError(sink)
+        after, count = (us_of(since), 0), 0
+        while rows := self._recorded(after, us_of(until)):
+            with self._transaction():
+                for _, seq, body in rows:
+                    event = event_of(body)
+                    if fnmatchcase(event.type, type_) and wish.wants(event, followed=self._is_followed(row[0], seq)):
+                        count += self._bring_back(row[0], seq, body, us_of(now))
+            after = (rows[-1][0], rows[-1][1])
+        return count
+
+    def _is_followed(self, sink: int, seq: int) -> bool:
+        """Whether the sink got an event of the same call before this one, or this one itself."""
+        row = self._execute(
+            "SELECT 1 FROM events e JOIN followed f ON f.lane = e.lane AND f.sink = ? AND f.since <= e.seq"
+            " WHERE e.seq = ?",
+            (sink, seq),
+        ).fetchone()
+        return row is not None
+
+    def _recorded(self, after: tuple[int, int], until_us: int) -> list[tuple[int, int, bytes]]:
+        return self._execute(
+            "SELECT recorded_at, seq, body FROM events INDEXED BY events_by_age WHERE (recorded_at, seq) > (?, ?)"
+            " AND recorded_at <= ? ORDER BY recorded_at, seq LIMIT ?",
+            (*after, until_us, _SLICE),
+        ).fetchall()
+
+    def _bring_back(self, sink: int, seq: int, body: bytes, now_us: int) -> bool:
+        """False when it is owed already, or was forgotten meanwhile."""
+        own_lane = replay_lane(lane_of(event_of(body)))
+        first = self._execute("SELECT 1 FROM debts WHERE sink = ? AND lane = ? LIMIT 1", (sink, own_lane)).fetchone()
+        return bool(
+            self._execute(
+                "INSERT OR IGNORE INTO debts (sink, seq, lane, state, live, fresh, replayed, owed_at, due_at, attempts)"
+                " SELECT ?1, ?2, ?3, ?4, 0, 0, 1, ?5, ?5,"
+                " (SELECT coalesce(max(n), 0) FROM attempts WHERE seq = ?2 AND sink = ?1)"
+                " WHERE EXISTS (SELECT 1 FROM events WHERE seq = ?2)",
+                (sink, seq, own_lane, READY if first is None else BEHIND, now_us),
+            ).rowcount
+        )
+
+    # A call's story
+
+    def find(self, what: str) -> Sequence[Call]:
+        """The calls that `what` names, oldest first: a call id, session id, or the last four digits of a number."""
+        if len(what) == 4 and what.isdigit():
+            found = [call for call in self._calls() if _has_digits(call, what) or what == call.session_id]
+        else:
+            rows = self._execute("SELECT body FROM calls WHERE call_id = ?1 OR session_id = ?1", (what,))
+            found = [call_of(body) for (body,) in rows]
+        return sorted(found, key=lambda call: (call.started_at, call.call_id))
+
+    def story(self, call: Call) -> Story:
+        return self._story(call, lane(call.source, call.call_id))
+
+    def story_of(self, event_id: str) -> Story | None:
+        """The story that an event belongs to: its call's, or its source's. None for an event that is not here."""
+        event = self._event(event_id)
+        if event is None:
+            return None
+        row = self._execute(
+            "SELECT body FROM calls WHERE source = ? AND call_id = ?", (event.source, event.key)
+        ).fetchone()
+        return self._story(None if row is None else call_of(row[0]), lane_of(event))
+
+    def _story(self, call: Call | None, lane: int) -> Story:
+        return Story(call=call, told=tuple(self._told(row) for row in self._events(lane)))
+
+    def _told(self, row: tuple[int, int, bytes]) -> Told:
+        seq, recorded_at, body = row
+        attempts = self._execute(
+            "SELECT s.name, a.n, a.at, a.word, a.detail, a.took_us FROM attempts a JOIN sinks s ON s.id = a.sink"
+            " WHERE a.seq = ? ORDER BY a.at, a.n",
+            (seq,),
+        )
+        return Told(
+            stored=Stored(seq=seq, recorded_at=time_of(recorded_at), event=event_of(body)),
+            attempts=tuple(
+                Attempt(
+                    sink=name,
+                    number=n,
+                    at=time_of(at),
+                    word=word,
+                    detail=detail,
+                    took_s=None if took_us is None else took_us / 1e6,
+                )
+                for name, n, at, word, detail, took_us in attempts
+            ),
+            owed=self._sinks_in("debts", seq),
+            dead=self._sinks_in("dead", seq),
+        )
+
+    def _sinks_in(self, table: str, seq: int) -> tuple[str, ...]:
+        rows = self._execute(
+            f"SELECT name FROM sinks s WHERE EXISTS (SELECT 1 FROM {table} t WHERE t.sink = s.id AND t.seq = ?)"  # noqa: S608
+            " ORDER BY name",
+            (seq,),
+        )
+        return tuple(name for (name,) in rows)
+
+    def _events(self, lane: int) -> list[tuple[int, int, bytes]]:
+        return self._execute(
+            "SELECT seq, recorded_at, body FROM events INDEXED BY events_by_lane WHERE lane = ? ORDER BY seq", (lane,)
+        ).fetchall()
+
+    def _event(self, event_id: str) -> Event | None:
+        row = self._execute("SELECT body FROM events WHERE id = ?", (event_id,)).fetchone()
+        return None if row is None else event_of(row[0])
+
+    def _calls(self) -> Iterator[Call]:
+        """All remembered calls, page by page."""
+        after = ("", "")
+        while rows := self._execute(
+            "SELECT source, call_id, body FROM calls WHERE (source, call_id) > (?, ?) ORDER BY source, call_id LIMIT ?",
+            (*after, _SLICE),
+        ).fetchall():
+            for _, _, body in rows:
+                yield call_of(body)
+            after = rows[-1][:2]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Then leave the file to the service for as long as it was held: the busy one never gets in otherwise."""
+        self._execute("BEGIN IMMEDIATE")
+        began_s = time.monotonic()
+        try:
+            yield
+        except BaseException:
+            self._execute("ROLLBACK")
+            raise
+        self._execute("COMMIT")
+        time.sleep(time.monotonic() - began_s)
+
+
+def _place(row: Any) -> tuple[int, int, int]:
+    """Where a letter stands among all."""
+    dead_at, sink, seq, *_ = row
+    return dead_at, sink, seq
+
+
+def _letter(row: Any) -> Letter:
+    dead_at, _, _, sink, attempts, reason, detail, body = row
+    return Letter(
+        sink=sink,
+        event=event_of(body),
+        dead_at=time_of(dead_at),
+        attempts=attempts,
+        reason=reason,
+        detail=detail,
+    )
+
+
+def _has_digits(call: Call, last: str) -> bool:
+    parties = (call.from_party, call.to_party)
+    return any(party is not None and (party.number or "").endswith(last) for party in parties)

@@ -1,0 +1,82 @@
+"""What is known of calls, targets and sources, as it lies in the file."""
+
+import sqlite3
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+
+from callcast.calls.model import Call, Known, Look, Target
+from callcast.outbox.sqlite.codec import batched, call_of, encode, lane, time_of, us_of
+
+ROWS = 64  # in one statement
+_RECALL = """
+SELECT body FROM calls INDEXED BY calls_by_session
+WHERE source = ? AND session_id IN ({}) ORDER BY session_id, call_id
+"""
+_KEEP_CALLS = (
+    "INSERT INTO calls (source, call_id, session_id, lane, open, touched_at, body) VALUES {}"
+    " ON CONFLICT (source, call_id) DO UPDATE SET session_id = excluded.session_id, open = excluded.open,"
+    " touched_at = excluded.touched_at, body = excluded.body"
+)
+
+
+def known(connection: sqlite3.Connection) -> Mapping[str, Known]:
+    calls: dict[str, dict[str, Call]] = {}
+    looks: dict[str, dict[Target, datetime]] = {}
+    notes: dict[str, dict[str, bytes]] = {}
+    for source, body in connection.execute("SELECT source, body FROM calls INDEXED BY calls_open WHERE open = 1"):
+        call = call_of(body)
+        calls.setdefault(source, {})[call.call_id] = call
+    for source, extension_id, taken_at in connection.execute("SELECT source, extension_id, taken_at FROM looks"):
+        target = Target(source=source, extension_id=extension_id or None)
+        looks.setdefault(source, {})[target] = time_of(taken_at)
+    for source, name, value in connection.execute("SELECT source, name, value FROM notes"):
+        notes.setdefault(source, {})[name] = value
+    return {
+        source: Known(calls=calls.get(source, {}), looks=looks.get(source, {}), notes=notes.get(source, {}))
+        for source in calls.keys() | looks.keys() | notes.keys()
+    }
+
+
+def recall(connection: sqlite3.Connection, source: str, session_ids: Collection[str]) -> Sequence[Call]:
+    """Names are bound one by one: text in JSON ends for SQLite where it has a NUL."""
+    found: list[Call] = []
+    for some in batched(list(session_ids), ROWS):
+        question = _RECALL.format(",".join("?" * len(some)))
+        found += (call_of(body) for (body,) in connection.execute(question, (source, *some)))
+    return found
+
+
+def latest(connection: sqlite3.Connection, limit: int) -> Sequence[Call]:
+    opened = connection.execute("SELECT body FROM calls WHERE open = 1")
+    ended = connection.execute("SELECT body FROM calls WHERE open = 0 ORDER BY touched_at DESC LIMIT ?", (limit,))
+    return [call_of(body) for (body,) in (*opened, *ended)]
+
+
+def keep_calls(connection: sqlite3.Connection, calls: Sequence[Call], now_us: int) -> None:
+    for some in batched(calls, ROWS):
+        rows = ",".join(["(?, ?, ?, ?, ?, ?, ?)"] * len(some))
+        connection.execute(_KEEP_CALLS.format(rows), [value for call in some for value in _row(call, now_us)])
+
+
+def _row(call: Call, now_us: int) -> tuple[object, ...]:
+    of_call = lane(call.source, call.call_id)
+    return (call.source, call.call_id, call.session_id, of_call, _is_open(call), now_us, encode(call))
+
+
+def keep_look(connection: sqlite3.Connection, look: Look) -> None:
+    connection.execute(
+        "INSERT OR REPLACE INTO looks VALUES (?, ?, ?)",
+        (look.target.source, look.target.extension_id or "", us_of(look.taken_at)),
+    )
+
+
+def keep_note(connection: sqlite3.Connection, source: str, name: str, value: bytes | None) -> None:
+    if value is None:
+        connection.execute("DELETE FROM notes WHERE source = ? AND name = ?", (source, name))
+    else:
+        connection.execute("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", (source, name, value))
+
+
+def _is_open(call: Call) -> bool:
+    """Whether the poller must have it from the start: it lives, or its end has not settled."""
+    return call.live or call.provisional_since is not None

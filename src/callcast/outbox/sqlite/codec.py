@@ -1,0 +1,78 @@
+"""How events, calls and times lie in the file."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from typing import Any, TypeVar
+
+import msgspec
+
+from callcast.calls.model import Call, Event
+from callcast.ports.sink import Delivery
+
+T = TypeVar("T")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_REPLAYED = 0x5EED
+
+_encoder = msgspec.msgpack.Encoder()
+_events = msgspec.msgpack.Decoder(Event)
+_calls = msgspec.msgpack.Decoder(Call)
+
+
+def encode(what: Event | Call) -> bytes:
+    return _encoder.encode(what)
+
+
+def encode_rows(rows: Sequence[object]) -> str:
+    """Many rows as one parameter of a statement, for `json_each`."""
+    return msgspec.json.encode(rows).decode()
+
+
+def rows_of(text: str) -> list[Any]:
+    """What `json_group_array` gives."""
+    rows: list[Any] = msgspec.json.decode(text)
+    return rows
+
+
+def batched(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    return (items[start : start + most] for start in range(0, len(items), most))
+
+
+def event_of(body: bytes) -> Event:
+    event: Event = _events.decode(body)
+    return event
+
+
+def call_of(body: bytes) -> Call:
+    return _calls.decode(body)
+
+
+def us_of(time: datetime) -> int:
+    """Microseconds since 1970, exact."""
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def time_of(us: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=us)
+
+
+def lane(source: str, key: str) -> int:
+    """What order is kept for, as 64 bits. Two keys that met here would wait for one another, nothing worse."""
+    digest = blake2b(f"{source}\0{key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def replay_lane(lane: int) -> int:
+    """What was brought back keeps its own order, and holds up nothing of its call that is new."""
+    return lane ^ _REPLAYED
+
+
+def lane_of_delivery(delivery: Delivery) -> int:
+    lane = lane_of(delivery.event)
+    return replay_lane(lane) if delivery.replayed else lane
+
+
+def lane_of(event: Event) -> int:
+    return lane(event.source, event.key)

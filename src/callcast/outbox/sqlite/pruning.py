@@ -1,0 +1,244 @@
+"""Forgetting, in slices: what is old, and where the size cap is reached, what can be missed most easily."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+
+from msgspec import Struct
+
+from callcast.outbox.sqlite.codec import event_of, lane_of
+from callcast.outbox.sqlite.deliveries import Debts
+from callcast.ports.outbox import Pruned
+
+SLICE = 200
+_HOUR_US = 3_600_000_000
+_DAY_US = 24 * _HOUR_US
+_SHRINK_TO = 0.95  # once over the cap, make some room, so that the next event does not reach it again
+_MEMORY_MIN_US = _HOUR_US  # an ended call is remembered at least this long: its record lingers upstream
+_BLIND_MAX_US = 30 * _DAY_US  # and until it was surely seen again or asked about, but no longer than this
+# Of an extension, by its own looks or the account's; the reconciler notes the gaps of its source.
+_LAST_LOOK_AND_GAPS = """
+SELECT (SELECT max(taken_at) FROM looks WHERE source = ?1 AND extension_id IN (?2, '')),
+  (SELECT count(*) FROM notes WHERE source = ?1 AND name = 'gaps')
+"""
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    retention_h: float
+    outbox_max_mb: float
+    dead_letter_days: float
+
+
+class Pruner:
+    """Goes round the file. Keeps its places between slices; starts again hourly, for what was owed when it passed."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._started_us: int | None = None
+        self._shrinking = False
+        self._events_after = (-1, 0)
+        self._calls_after: tuple[int, str, str] = (-1, "", "")
+        self._cap_after = (-1, 0)
+        self._cap_calls_after: tuple[int, str, str] = (-1, "", "")
+
+    def change(self, limits: Limits) -> None:
+        if limits != self._limits:
+            self._limits = limits
+            self.begin_again()
+
+    def begin_again(self) -> None:
+        self._started_us = None
+
+    def slice(self, debts: Debts, now_us: int, in_flight: Mapping[str, Collection[int]]) -> tuple[Pruned, bool]:
+        """Forget a bounded number of rows. True while there may be more."""
+        if self._started_us is None or now_us - self._started_us >= _HOUR_US:
+            self._started_us = now_us
+            self._events_after, self._calls_after = (-1, 0), (-1, "", "")
+        work = _Work(debts, now_us, in_flight)
+        kept_us = now_us - round(self._limits.retention_h * _HOUR_US)
+        more = (  # in this order: a call is remembered as long as its events, and those as long as they are owed
+            self._old_letters(work, now_us - round(self._limits.dead_letter_days * _DAY_US))
+            or self._removed_sinks(work, kept_us)
+            or self._settled_events(work, kept_us)
+            or self._ended_calls(work, kept_us)
+            or self._shrink(work)
+        )
+        return work.pruned(), more
+
+    def _settled_events(self, work: "_Work", before_us: int) -> bool:
+        rows = work.settled_events(self._events_after, before_us)
+        self._events_after = rows[-1] if rows else self._events_after
+        return len(rows) == SLICE
+
+    def _ended_calls(self, work: "_Work", before_us: int) -> bool:
+        rows = work.ended_calls(self._calls_after, min(before_us, work.now_us - _MEMORY_MIN_US), seen_past=True)
+        self._calls_after = rows[-1] if rows else self._calls_after
+        return len(rows) == SLICE
+
+    def _old_letters(self, work: "_Work", before_us: int) -> bool:
+        return work.letters("INDEXED BY dead_by_age WHERE dead_at < ? ORDER BY dead_at", before_us) == SLICE
+
+    def _removed_sinks(self, work: "_Work", before_us: int) -> bool:
+        row = work.execute(
+            "SELECT id, name FROM sinks WHERE removed_at < ? AND (owed > 0 OR dead > 0)", (before_us,)
+        ).fetchone()
+        if row is None:
+            return False
+        sink, name = row
+        work.orphaned[name] += work.debts_of(sink, ()) + work.letters("WHERE sink = ?", sink)
+        return True
+
+    def _shrink(self, work: "_Work") -> bool:
+        """One slice towards the cap: settled events, then old calls, then letters, and only then what is owed."""
+        cap = self._limits.outbox_max_mb * 1_000_000
+        used = work.used_bytes()
+        if not self._shrinking and used > cap:
+            self._shrinking = True
+            self._cap_after, self._cap_calls_after = (-1, 0), (-1, "", "")
+        if not self._shrinking or used <= cap * _SHRINK_TO:
+            self._shrinking = False
+            return False
+        steps: tuple[Callable[[_Work], bool], ...] = (
+            self._cap_events,
+            self._cap_calls,
+            self._cap_letters,
+            self._cap_debts,
+        )
+        self._shrinking = any(step(work) for step in steps)
+        return self._shrinking
+
+    def _cap_events(self, work: "_Work") -> bool:
+        rows = work.settled_events(self._cap_after, work.now_us)
+        self._cap_after = rows[-1] if rows else self._cap_after
+        return bool(rows)
+
+    def _cap_calls(self, work: "_Work") -> bool:
+        rows = work.ended_calls(self._cap_calls_after, work.now_us - _MEMORY_MIN_US)
+        self._cap_calls_after = rows[-1] if rows else self._cap_calls_after
+        return bool(rows)
+
+    def _cap_letters(self, work: "_Work") -> bool:
+        row = work.execute(
+            "SELECT d.sink, s.name FROM dead d JOIN sinks s ON s.id = d.sink ORDER BY dead_at LIMIT 1"
+        ).fetchone()
+        if row is None:
+            return False
+        sink, name = row
+        gone = work.letters("INDEXED BY dead_by_age WHERE sink = ? ORDER BY dead_at", sink, free=True)
+        work.dropped[name] += gone
+        return gone > 0
+
+    def _cap_debts(self, work: "_Work") -> bool:
+        """The oldest of the sink that is furthest behind."""
+        row = work.execute(
+            "SELECT id, name, (SELECT owed_at FROM debts WHERE sink = id ORDER BY seq LIMIT 1) AS since"
+            " FROM sinks WHERE owed > 0 ORDER BY since LIMIT 1"
+        ).fetchone()
+        if row is None:
+            return False
+        sink, name, _ = row
+        gone = work.debts_of(sink, work.in_flight.get(name, ()), free=True)
+        work.dropped[name] += gone
+        return gone > 0
+
+
+class _Work:
+    """One slice's doings, and their count."""
+
+    def __init__(self, debts: Debts, now_us: int, in_flight: Mapping[str, Collection[int]]) -> None:
+        self.execute = debts.connection.execute
+        self.now_us = now_us
+        self.in_flight = in_flight
+        self.events = 0
+        self.calls = 0
+        self.dropped: Counter[str] = Counter()
+        self.orphaned: Counter[str] = Counter()
+        self._debts = debts
+
+    def pruned(self) -> Pruned:
+        return Pruned(events=self.events, calls=self.calls, dropped=dict(+self.dropped), orphaned=dict(+self.orphaned))
+
+    def used_bytes(self) -> int:
+        pages = self._debts.pragma("page_count") - self._debts.pragma("freelist_count")
+        return pages * self._debts.pragma("page_size")
+
+    def settled_events(self, after: tuple[int, int], before_us: int) -> list[tuple[int, int]]:
+        rows: list[tuple[int, int]] = self.execute(
+            "SELECT recorded_at, seq FROM events INDEXED BY events_by_age"
+            " WHERE (recorded_at, seq) > (?, ?) AND recorded_at < ? ORDER BY recorded_at, seq LIMIT ?",
+            (*after, before_us, SLICE),
+        ).fetchall()
+        for _, seq in rows:
+            self._free(seq)
+        return rows
+
+    def ended_calls(
+        self, after: tuple[int, str, str], before_us: int, *, seen_past: bool = False
+    ) -> list[tuple[int, str, str]]:
+        """An ended call is remembered as long as one of its events is kept.
+
+        seen_past: and as long as a filled gap may bring it again. After days without a look, the call log is asked
+        about the last calls before them too.
+        """
+        rows = self.execute(
+            "SELECT touched_at, source, call_id, lane FROM calls INDEXED BY calls_closed WHERE open = 0"
+            " AND (touched_at, source, call_id) > (?, ?, ?) AND touched_at < ?"
+            " ORDER BY touched_at, source, call_id LIMIT ?",
+            (*after, before_us, SLICE),
+        ).fetchall()
+        for touched_us, source, call_id, lane in rows:
+            if not seen_past or self._is_past(source, call_id, touched_us):
+                self._forget(source, call_id, lane, before_us)
+        return [row[:3] for row in rows]
+
+    def letters(self, which: str, bound: int, *, free: bool = False) -> int:
+        """`free`: their events go with them, if nobody else is owed those, and the memory of their calls."""
+        rows = self.execute(f"SELECT sink, seq FROM dead {which} LIMIT {SLICE}", (bound,)).fetchall()  # noqa: S608
+        for row in rows:
+            self.execute("DELETE FROM dead WHERE sink = ? AND seq = ?", row)
+            if free:
+                self._free_with_call(row[1])
+        return len(rows)
+
+    def debts_of(self, sink: int, in_flight: Collection[int], *, free: bool = False) -> int:
+        rows = self.execute(
+            "SELECT seq, lane FROM debts WHERE sink = ? ORDER BY seq LIMIT ?", (sink, SLICE + len(in_flight))
+        ).fetchall()
+        idle = [(seq, lane) for seq, lane in rows if lane not in in_flight]
+        for seq, lane in idle:
+            self._debts.drop(sink, seq, lane)
+            if free:
+                self._free_with_call(seq)
+        return len(idle)
+
+    def _free(self, seq: int) -> None:
+        owed = (
+            "SELECT 1 FROM sinks s WHERE EXISTS (SELECT 1 FROM debts d WHERE d.sink = s.id AND d.seq = ?1)"
+            " OR EXISTS (SELECT 1 FROM dead d WHERE d.sink = s.id AND d.seq = ?1) LIMIT 1"
+        )
+        if not self._any(owed, seq):
+            self.execute("DELETE FROM attempts WHERE seq = ?", (seq,))
+            self.execute("DELETE FROM events WHERE seq = ?", (seq,))
+            self.events += 1
+
+    def _free_with_call(self, seq: int) -> None:
+        (body,) = self.execute("SELECT body FROM events WHERE seq = ?", (seq,)).fetchone()
+        self._free(seq)
+        event = event_of(body)
+        self._forget(event.source, event.key, lane_of(event), self.now_us - _MEMORY_MIN_US)
+
+    def _forget(self, source: str, call_id: str, lane: int, before_us: int) -> None:
+        if not self._any("SELECT 1 FROM events WHERE lane = ? LIMIT 1", lane):
+            self.calls += self.execute(
+                "DELETE FROM calls WHERE source = ? AND call_id = ? AND open = 0 AND touched_at < ?",
+                (source, call_id, before_us),
+            ).rowcount
+
+    def _is_past(self, source: str, call_id: str, touched_us: int) -> bool:
+        """Whether its extension was looked at long after it, and nothing is left to ask about its source."""
+        extension_id = call_id.partition("/")[0]
+        looked_us, gaps = self.execute(_LAST_LOOK_AND_GAPS, (source, extension_id)).fetchone()
+        seen_past = not gaps and (looked_us is None or touched_us < looked_us - _MEMORY_MIN_US)
+        return seen_past or touched_us < self.now_us - _BLIND_MAX_US
+
+    def _any(self, question: str, value: int) -> bool:
+        return self.execute(question, (value,)).fetchone() is not None

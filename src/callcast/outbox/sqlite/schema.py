@@ -1,0 +1,280 @@
+"""The outbox's file: who may open it, what lies in it, and what happens when it is of no use."""
+
+import errno
+import fcntl
+import os
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from callcast.ports.outbox import OutboxRefused
+
+FILE = "outbox.db"
+LOCK = "outbox.lock"
+BUSY_TIMEOUT_S = 2.0  # a command beside the service holds the file for milliseconds
+_SQLITE_MIN = (3, 35)  # for RETURNING
+WAL_KEPT_BYTES = 16 * 1024 * 1024
+_UNREADABLE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_LOST_CONNECTION = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, *_UNREADABLE)
+
+# States of a debt. Only the oldest unsettled event of a call stands in front, so that `claim` is one read of an index.
+BEHIND = 0  # an older event of the same call is unsettled
+READY = 1  # in front, due
+WAITING = 2  # in front, due later: our own pause
+HELD = 3  # in front, due later: the far side asked for it
+
+_FIRST = """
+CREATE TABLE sinks (
+  id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, removed_at INTEGER,
+  owed INTEGER NOT NULL DEFAULT 0, dead INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE events (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, lane INTEGER NOT NULL,
+  recorded_at INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE INDEX events_by_lane ON events (lane, seq);
+CREATE INDEX events_by_age ON events (recorded_at, seq);
+CREATE TABLE debts (
+  sink INTEGER NOT NULL, seq INTEGER NOT NULL, lane INTEGER NOT NULL, state INTEGER NOT NULL,
+  live INTEGER NOT NULL, fresh INTEGER NOT NULL, replayed INTEGER NOT NULL DEFAULT 0,
+  owed_at INTEGER NOT NULL, due_at INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
+  first_tried_at INTEGER, reason TEXT NOT NULL DEFAULT '', detail TEXT NOT NULL DEFAULT '',
+  PRIMARY KEY (sink, seq)) WITHOUT ROWID;
+CREATE INDEX debts_ready ON debts (sink, replayed, seq) WHERE state = 1;
+CREATE INDEX debts_waiting ON debts (sink, due_at) WHERE state > 1;
+CREATE INDEX debts_by_lane ON debts (sink, lane, seq);
+CREATE INDEX debts_fresh ON debts (sink, seq) WHERE fresh = 1;
+CREATE INDEX debts_live ON debts (sink, seq) WHERE live = 1;
+CREATE TABLE dead (
+  sink INTEGER NOT NULL, seq INTEGER NOT NULL, dead_at INTEGER NOT NULL, attempts INTEGER NOT NULL,
+  reason TEXT NOT NULL, detail TEXT NOT NULL, PRIMARY KEY (sink, seq)) WITHOUT ROWID;
+CREATE INDEX dead_by_age ON dead (dead_at);
+CREATE TABLE attempts (
+  seq INTEGER NOT NULL, sink INTEGER NOT NULL, n INTEGER NOT NULL, at INTEGER NOT NULL,
+  word TEXT NOT NULL, detail TEXT NOT NULL, took_us INTEGER,
+  PRIMARY KEY (seq, sink, n, at)) WITHOUT ROWID;
+CREATE TABLE calls (
+  source TEXT NOT NULL, call_id TEXT NOT NULL, session_id TEXT NOT NULL, lane INTEGER NOT NULL,
+  open INTEGER NOT NULL, touched_at INTEGER NOT NULL, body BLOB NOT NULL,
+  PRIMARY KEY (source, call_id)) WITHOUT ROWID;
+CREATE INDEX calls_by_session ON calls (source, session_id);
+CREATE INDEX calls_open ON calls (source) WHERE open = 1;
+CREATE INDEX calls_closed ON calls (touched_at) WHERE open = 0;
+CREATE TABLE looks (
+  source TEXT NOT NULL, extension_id TEXT NOT NULL, taken_at INTEGER NOT NULL,
+  PRIMARY KEY (source, extension_id)) WITHOUT ROWID;
+CREATE TABLE notes (
+  source TEXT NOT NULL, name TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (source, name)) WITHOUT ROWID;
+CREATE TABLE pulse (one INTEGER PRIMARY KEY CHECK (one = 1), beat INTEGER NOT NULL);
+INSERT INTO pulse VALUES (1, 0);
+CREATE TRIGGER debt_made AFTER INSERT ON debts BEGIN
+  UPDATE sinks SET owed = owed + 1 WHERE id = new.sink; END;
+CREATE TRIGGER debt_gone AFTER DELETE ON debts BEGIN
+  UPDATE sinks SET owed = owed - 1 WHERE id = old.sink; END;
+CREATE TRIGGER letter_made AFTER INSERT ON dead BEGIN
+  UPDATE sinks SET dead = dead + 1 WHERE id = new.sink; END;
+CREATE TRIGGER letter_gone AFTER DELETE ON dead BEGIN
+  UPDATE sinks SET dead = dead - 1 WHERE id = old.sink; END;
+"""
+
+_WRITE = "name a directory that the user who runs callcast may write, or give it to that user (chown)"
+# What no waiting mends.
+_OF_NO_USE = {
+    errno.EACCES: _WRITE,
+    errno.EPERM: _WRITE,
+    errno.EROFS: "mount it writable, or name a directory on another disk (systemd: StateDirectory=)",
+    errno.ENOENT: "make the directory above it, or name another one",
+    errno.ENOTDIR: "name a directory; a part of this path is a file",
+    errno.EEXIST: "name a directory; this is a file",
+    errno.EISDIR: "move that directory away; callcast wants a file there",
+    errno.ELOOP: "name another directory; its links lead in a circle",
+    errno.ENAMETOOLONG: "give it a shorter name",
+}
+
+Migration = Callable[[sqlite3.Connection], None]
+
+
+def _begin_anew(connection: sqlite3.Connection) -> None:
+    for statement in _statements(_FIRST):
+        connection.execute(statement)
+
+
+# Since which event a sink gets a call's events, whatever the call's direction becomes. A row lives as long as its call.
+_FOLLOW_CALLS = """
+CREATE TABLE followed (
+  lane INTEGER NOT NULL, sink INTEGER NOT NULL, since INTEGER NOT NULL, PRIMARY KEY (lane, sink)) WITHOUT ROWID;
+CREATE TRIGGER call_followed AFTER INSERT ON debts WHEN new.replayed = 0 BEGIN
+  INSERT OR IGNORE INTO followed VALUES (new.lane, new.sink, new.seq); END;
+CREATE TRIGGER call_forgotten AFTER DELETE ON calls BEGIN
+  DELETE FROM followed WHERE lane = old.lane; END;
+INSERT INTO followed SELECT lane, sink, min(seq) FROM (
+  SELECT lane, sink, seq FROM debts WHERE replayed = 0
+  UNION ALL SELECT e.lane, d.sink, d.seq FROM dead d JOIN events e ON e.seq = d.seq
+  UNION ALL SELECT e.lane, a.sink, a.seq FROM attempts a JOIN events e ON e.seq = a.seq) GROUP BY lane, sink;
+"""
+
+
+def _follow_calls(connection: sqlite3.Connection) -> None:
+    for statement in _statements(_FOLLOW_CALLS):
+        connection.execute(statement)
+
+
+def _find_tried(connection: sqlite3.Connection) -> None:
+    """What is not live is given up for its age only after an attempt."""
+    connection.execute("CREATE INDEX debts_tried ON debts (sink, seq) WHERE first_tried_at IS NOT NULL AND live = 0")
+
+
+# The n-th brings a file from schema n to schema n + 1; each runs in one transaction with the new number.
+MIGRATIONS: tuple[Migration, ...] = (_begin_anew, _follow_calls, _find_tried)
+
+
+class Lock:
+    """Held as long as the process lives, so that two services never share a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises OutboxRefused when another has it or it never can be had, OSError when the disk is in trouble."""
+        path = directory / LOCK
+        with refusing(directory):
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(self._file, 20, 0).decode(errors="replace").strip() or "unknown"
+            os.close(self._file)
+            raise OutboxRefused(
+                f"{directory} is in use by another callcast service (process {owner}): "
+                "stop that one, or give this one a data_dir of its own"
+            ) from None
+        with suppress(OSError):  # a full disk; the lock holds without a name
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+
+    def is_at(self, directory: Path) -> bool:
+        """False once the file was deleted or replaced: then it keeps nobody out any more."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return os.path.samestat(os.fstat(self._file), (directory / LOCK).stat())
+        return False
+
+    def release(self) -> None:
+        os.close(self._file)
+
+
+@contextmanager
+def refusing(directory: Path) -> Iterator[None]:
+    """Raises OutboxRefused where the place never can be of use; trouble of the disk stays an OSError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _OF_NO_USE:
+            raise
+        fix = _OF_NO_USE[error.errno]
+        at = error.filename if error.filename not in (None, str(directory)) else ""
+        where = f" ({at})" if at else ""
+        raise OutboxRefused(f"data_dir {directory} cannot be used: {_words(error)}{where}: {fix}") from error
+
+
+def make_directory(directory: Path) -> None:
+    """Only this user may look in. Raises OutboxRefused when it never can be of use, OSError while the disk fails."""
+    with refusing(directory):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)
+        for file in (LOCK, FILE):  # by somebody else, perhaps, who once ran a command here
+            with suppress(FileNotFoundError):
+                os.close(os.open(directory / file, os.O_RDWR | os.O_CLOEXEC))
+
+
+def try_directory(directory: Path) -> None:
+    """Raises OSError when it is no directory and cannot be made one. Leaves nothing behind."""
+    with suppress(FileNotFoundError):
+        directory.lstat()  # what is wrong with the name itself
+    existing = next(one for one in (directory, *directory.parents) if os.path.lexists(one))
+    if not existing.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if existing != directory:
+        os.rmdir(tempfile.mkdtemp(prefix=".callcast-", dir=existing))  # noqa: PTH106
+
+
+def _words(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def connect(directory: Path) -> sqlite3.Connection:
+    """The file, in its newest schema. Raises sqlite3.Error or OSError; OutboxRefused when the schema is too new."""
+    path = directory / FILE
+    if sqlite3.sqlite_version_info < _SQLITE_MIN:
+        raise OutboxRefused(
+            f"this Python brings SQLite {sqlite3.sqlite_version}, the outbox wants {_SQLITE_MIN[0]}.{_SQLITE_MIN[1]}"
+            " or newer: run callcast with a newer Python"
+        )
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, cached_statements=256)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
+        _migrate(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found > len(MIGRATIONS):
+        raise OutboxRefused(
+            f"{path} was written by a newer callcast (schema {found}, this one knows {len(MIGRATIONS)}): "
+            "run that version, or give this one a data_dir of its own"
+        )
+    for number in range(found, len(MIGRATIONS)):
+        connection.execute("BEGIN IMMEDIATE")
+        MIGRATIONS[number](connection)
+        connection.execute(f"PRAGMA user_version = {number + 1}")
+        connection.execute("COMMIT")
+
+
+def set_aside(directory: Path, at: datetime, why: str) -> Path:
+    """Rename an outbox, so that another one can take its place; nothing is deleted. Returns the new name."""
+    kept = directory / f"{FILE}.{why}-{at:%Y%m%dT%H%M%S%fZ}"
+    (directory / FILE).rename(kept)
+    for tail in ("-wal", "-shm"):
+        part = directory / f"{FILE}{tail}"
+        if part.exists():
+            part.rename(kept.with_name(kept.name + tail))
+    return kept
+
+
+def is_unreadable(error: Exception) -> bool:
+    return _primary_code(error) in _UNREADABLE
+
+
+def is_unread(error: Exception) -> bool:
+    """The disk gives back nothing that was written, or something else."""
+    unread = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ)
+    return is_unreadable(error) or getattr(error, "sqlite_errorcode", None) in unread
+
+
+def loses_connection(error: Exception) -> bool:
+    """After these the connection may stay useless: close it and open the file again.
+
+    Not after a refused write: that is a full disk under one of its other names, and reading still works.
+    """
+    refused_write = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_WRITE
+    return _primary_code(error) in _LOST_CONNECTION and not refused_write
+
+
+def _primary_code(error: Exception) -> int:
+    code = getattr(error, "sqlite_errorcode", None)
+    return code & 0xFF if isinstance(code, int) else -1
+
+
+def _statements(script: str) -> list[str]:
+    """Split a script, triggers kept whole: `executescript` would commit the migration's transaction."""
+    statements, pending = [], ""
+    for piece in script.split(";"):
+        pending += piece + ";"
+        if sqlite3.complete_statement(pending):
+            statements.append(pending)
+            pending = ""
+    return statements

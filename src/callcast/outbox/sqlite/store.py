@@ -1,0 +1,352 @@
+"""The outbox in one SQLite file, for one service on one machine (contract 10.1)."""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from callcast.calls.model import Call, Change, Known, Look
+from callcast.observability.fatal import observed
+from callcast.outbox.sqlite import calls as memory
+from callcast.outbox.sqlite.codec import time_of, us_of
+from callcast.outbox.sqlite.deliveries import Claimed, Debts, Waking
+from callcast.outbox.sqlite.pruning import Limits, Pruner
+from callcast.outbox.sqlite.writer import Worker
+from callcast.ports.clock import Clock
+from callcast.ports.outbox import Lapsed, Outbox, OutboxRefused, OutboxUnavailable, Pruned, Stats, Stored, Taken
+from callcast.ports.sink import Delivery, Filter
+
+
+@asynccontextmanager
+async def open_outbox(
+    path: Path, clock: Clock, *, retention_h: float, outbox_max_mb: float, dead_letter_days: float
+) -> AsyncIterator["SqliteOutbox"]:
+    """The outbox in directory `path`. Raises OutboxRefused when it is in use, too new, or never can be of use.
+
+    A disk that gives trouble now is no reason to refuse: then each method raises OutboxUnavailable until it works.
+    """
+    limits = Limits(retention_h=retention_h, outbox_max_mb=outbox_max_mb, dead_letter_days=dead_letter_days)
+    outbox = SqliteOutbox(path, clock, limits)
+    try:
+        await outbox.open()
+        yield outbox
+    finally:
+        await outbox.close()
+
+
+_OFFERED_MAX = 1024  # of one sink; more are fetched from the disk when their time comes
+
+
+class _Claims:
+    """What of one sink is in flight, by its lane. In memory only: a restart sends it again, with the same id.
+
+    While the last claim brought all that was due, what is recorded since is offered from here, without the disk.
+    Whatever else changes what is due makes that doubtful, and the next claim asks the disk again.
+    """
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()  # a claim reads the lanes before the thread does, and adds to them after
+        self.in_flight: dict[int, int] = {}  # seq -> lane
+        self.bells: dict[asyncio.Future[None], bool] = {}  # true: rings only for what is fresh
+        self.doubts = 0
+        self._certain = False
+        self._due_us: int | None = None
+        self._offered: deque[tuple[int, Delivery]] = deque()
+        self._alarm: asyncio.Future[None] | None = None
+        self._alarm_at_s = 0.0
+
+    def lanes(self) -> frozenset[int]:
+        return frozenset(self.in_flight.values())
+
+    def told(self, claimed: Claimed, doubts: int) -> None:
+        """The disk's word, unless it was doubted since; heard in the order of operations, as each `offer` is."""
+        if doubts == self.doubts:
+            self._offered.clear()
+            self._certain, self._due_us = claimed.due_us != 0, claimed.due_us
+
+    def offer(self, waking: Waking) -> None:
+        if len(self._offered) >= _OFFERED_MAX:
+            self.doubt()
+        if self._certain:
+            self._offered.append((waking.lane, waking.delivery))
+        self.ring(fresh=waking.fresh)
+
+    def accept(self, limit: int, now_us: int) -> list[Delivery] | None:
+        """What is due; None when only the disk knows."""
+        if not self._certain or (self._due_us is not None and self._due_us <= now_us):
+            return None
+        return self.take([self._offered.popleft() for _ in range(min(limit, len(self._offered)))])
+
+    def due_in_s(self, now_us: int) -> float | None:
+        """Seconds until there may be something; None when only the disk knows."""
+        if not self._certain:
+            return None
+        if self._offered:
+            return 0.0
+        return float("inf") if self._due_us is None else (self._due_us - now_us) / 1e6
+
+    def take(self, found: Sequence[tuple[int, Delivery]]) -> list[Delivery]:
+        self.in_flight.update((delivery.seq, lane) for lane, delivery in found)
+        return [delivery for _, delivery in found]
+
+    def give_back(self, delivery: Delivery) -> None:
+        self.in_flight.pop(delivery.seq, None)
+
+    def doubt(self) -> None:
+        self.doubts += 1
+        self._certain = False
+        self._offered.clear()
+
+    def wake_in(self, pause_s: float, clock: Clock) -> None:
+        """Ring then, or a little before: an alarm that is set already serves again."""
+        at_s = clock.monotonic() + pause_s
+        if self._alarm is not None and not self._alarm.done():
+            if self._alarm_at_s <= at_s:
+                return
+            self._alarm.cancel()
+        self._alarm_at_s = at_s
+        self._alarm = observed(asyncio.ensure_future(clock.sleep(pause_s)))
+        self._alarm.add_done_callback(self._alarmed)
+
+    def _alarmed(self, alarm: asyncio.Future[None]) -> None:
+        if not alarm.cancelled():
+            self.ring()
+
+    def stop(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+
+    def stir(self, *, fresh: bool = True) -> None:
+        """Something else may be due."""
+        self.doubt()
+        self.ring(fresh=fresh)
+
+    def ring(self, *, fresh: bool = True) -> None:
+        for bell, fresh_only in self.bells.items():
+            if not bell.done() and (fresh or not fresh_only):
+                bell.set_result(None)
+
+
+class SqliteOutbox(Outbox):
+    def __init__(self, directory: Path, clock: Clock, limits: Limits) -> None:
+        self._clock = clock
+        self._worker = Worker(directory, clock, self._written_elsewhere)
+        self._pruner = Pruner(limits)
+        self._claims: dict[str, _Claims] = {}
+
+    @property
+    def queued(self) -> int:
+        """Operations on their way to the disk."""
+        return self._worker.queued
+
+    @property
+    def resets(self) -> int:
+        """How often the file was found deleted or replaced, and written again."""
+        return self._worker.resets
+
+    async def open(self) -> None:
+        self._worker.start()
+        with suppress(OutboxUnavailable):  # whoever uses it is told, until the disk works
+            await self.last_seq()
+
+    async def close(self) -> None:
+        for claims in self._claims.values():
+            claims.stop()
+        await self._worker.stop()
+
+    # What is known
+
+    async def known(self) -> Mapping[str, Known]:
+        return await self._worker.submit(lambda debts: memory.known(debts.connection), reads=True)
+
+    async def recall(self, source: str, session_ids: Collection[str], /) -> Sequence[Call]:
+        wanted = tuple(session_ids)
+        return await self._worker.submit(lambda debts: memory.recall(debts.connection, source, wanted), reads=True)
+
+    async def latest(self, limit: int, /) -> Sequence[Call]:
+        return await self._worker.submit(lambda debts: memory.latest(debts.connection, limit), reads=True)
+
+    async def record(self, look: Look | None, change: Change, /) -> None:
+        now_us = self._now_us()
+        await self._worker.submit(lambda debts: debts.record(look, change, now_us), after=self._offer)
+
+    async def note(self, source: str, name: str, value: bytes | None, /) -> None:
+        await self._worker.submit(lambda debts: memory.keep_note(debts.connection, source, name, value))
+
+    # What is owed
+
+    async def subscribe(self, filters: Mapping[str, Filter], /) -> None:
+        wanted, now_us = dict(filters), self._now_us()
+        await self._worker.submit(lambda debts: debts.subscribe(wanted, now_us))
+
+    async def claim(self, sink: str, /, *, limit: int) -> Sequence[Delivery]:
+        claims = self._of(sink)
+        async with claims.lock:
+            now_us = self._now_us()
+            offered = claims.accept(limit, now_us)
+            return await self._fetch(sink, claims, limit, now_us) if offered is None else offered
+
+    async def _fetch(self, sink: str, claims: _Claims, limit: int, now_us: int) -> Sequence[Delivery]:
+        lanes, doubts = claims.lanes(), claims.doubts
+        try:
+            claimed = await self._worker.submit(
+                lambda debts: debts.claim(sink, limit, lanes, now_us),
+                reads=True,
+                after=lambda claimed: claims.told(claimed, doubts),
+            )
+        except BaseException:  # also the caller's end: what it was to get is nobody's
+            claims.doubt()
+            raise
+        return claims.take(claimed.found)
+
+    async def probe(self, sink: str, /, *, after_seq: int, fresh: bool = False) -> Delivery | None:
+        claims = self._of(sink)
+        async with claims.lock:
+            lanes, now_us = claims.lanes(), self._now_us()
+            found = await self._worker.submit(
+                lambda debts: debts.probe(sink, after_seq, fresh, lanes, now_us), reads=True
+            )
+            claims.doubt()
+        return claims.take([found])[0] if found else None
+
+    async def done(self, taken: Sequence[Taken], /) -> None:
+        now_us = self._now_us()
+        await self._worker.submit(
+            lambda debts: debts.settle(taken, now_us),
+            patient=True,
+            after=lambda followed: self._settled(taken, followed),
+        )
+
+    async def again(
+        self, delivery: Delivery, /, *, at: datetime, reason: str, detail: str, took_s: float, held: bool = False
+    ) -> None:
+        now_us, at_us = self._now_us(), us_of(at)
+        await self._settle(delivery, lambda debts: debts.again(delivery, at_us, held, reason, detail, took_s, now_us))
+
+    async def dead(self, delivery: Delivery, /, *, reason: str, detail: str, took_s: float) -> None:
+        now_us = self._now_us()
+        await self._settle(delivery, lambda debts: debts.dead(delivery, reason, detail, took_s, now_us))
+
+    async def expire(self, delivery: Delivery, /) -> None:
+        now_us = self._now_us()
+        await self._settle(delivery, lambda debts: debts.expire(delivery.sink, delivery.seq, now_us))
+
+    async def lapse(self, sink: str, /, *, live_before: datetime, final_before: datetime) -> Lapsed:
+        claims = self._of(sink)
+        live_us, final_us, now_us = us_of(live_before), us_of(final_before), self._now_us()
+        async with claims.lock:
+            lanes = claims.lanes()
+            claims.doubt()
+            return await self._worker.submit(lambda debts: debts.lapse(sink, live_us, final_us, lanes, now_us))
+
+    async def release(self, delivery: Delivery, /) -> None:
+        claims = self._of(delivery.sink)
+        claims.give_back(delivery)
+        claims.stir()
+
+    async def make_due(self, sink: str, /, *, held: bool = True) -> None:
+        while await self._worker.submit(lambda debts: debts.make_due(sink, held=held)):
+            self._of(sink).stir()
+        self._of(sink).stir()
+
+    async def wait(self, sink: str, /, *, timeout_s: float, fresh_after: int | None = None) -> None:
+        claims = self._of(sink)
+        bell = asyncio.get_running_loop().create_future()
+        claims.bells[bell] = fresh_after is not None
+        try:
+            pause_s = min(timeout_s, await self._due_in_s(sink, claims, fresh_after))
+            if pause_s > 0:
+                claims.wake_in(pause_s, self._clock)
+                await bell
+        finally:
+            del claims.bells[bell]
+
+    # Reading and forgetting
+
+    async def history(self, *, after_seq: int, limit: int) -> Sequence[Stored]:
+        return await self._worker.submit(lambda debts: debts.history(after_seq, limit), reads=True)
+
+    async def last_seq(self) -> int:
+        return await self._worker.submit(lambda debts: debts.last_seq(), reads=True)
+
+    async def stats(self) -> Stats:
+        return await self._worker.submit(lambda debts: debts.stats(self._worker.bytes_used()), reads=True)
+
+    async def prune(self, now: datetime, /) -> Pruned:
+        events, calls, dropped, orphaned, more = 0, 0, Counter[str](), Counter[str](), True
+        now_us = us_of(now)
+        while more:
+            lanes = {sink: claims.lanes() for sink, claims in self._claims.items()}
+            part, more = await self._worker.submit(
+                lambda debts, lanes=lanes: self._pruner.slice(debts, now_us, lanes)  # type: ignore[misc]
+            )
+            events, calls = events + part.events, calls + part.calls
+            dropped.update(part.dropped)
+            orphaned.update(part.orphaned)
+        for sink in dropped:  # what stood behind the dropped may be due
+            self._of(sink).stir()
+        return Pruned(events=events, calls=calls, dropped=dict(dropped), orphaned=dict(orphaned))
+
+    def keep(self, *, retention_h: float, outbox_max_mb: float, dead_letter_days: float) -> None:
+        limits = Limits(retention_h=retention_h, outbox_max_mb=outbox_max_mb, dead_letter_days=dead_letter_days)
+        self._pruner.change(limits)
+
+    async def check(self) -> None:
+        await self._worker.submit(lambda debts: debts.beat())
+
+    def warnings(self) -> Sequence[str]:
+        return tuple(self._worker.warnings.values())
+
+    # Between loop and thread
+
+    def _of(self, sink: str) -> _Claims:
+        if sink not in self._claims:
+            self._claims[sink] = _Claims()
+        return self._claims[sink]
+
+    def _now_us(self) -> int:
+        return us_of(self._clock.now())
+
+    async def _settle(self, delivery: Delivery, run: Callable[[Debts], object]) -> None:
+        claims = self._of(delivery.sink)
+
+        def settled(_: object) -> None:
+            claims.give_back(delivery)
+            claims.stir(fresh=False)
+
+        await self._worker.submit(run, after=settled)
+
+    async def _due_in_s(self, sink: str, claims: _Claims, fresh_after: int | None) -> float:
+        lanes = claims.lanes()
+        if fresh_after is not None:
+            return 0.0 if await self._has_fresh(sink, fresh_after, lanes) else float("inf")
+        if (known_s := claims.due_in_s(self._now_us())) is not None:
+            return known_s
+        due_us = await self._worker.submit(lambda debts: debts.next_due_us(sink, lanes), reads=True)
+        if due_us is None:
+            return float("inf")
+        return (time_of(due_us) - self._clock.now()).total_seconds()
+
+    async def _has_fresh(self, sink: str, after_seq: int, lanes: frozenset[int]) -> bool:
+        found = await self._worker.submit(lambda debts: debts.probe(sink, after_seq, True, lanes, 0), reads=True)
+        return found is not None
+
+    def _offer(self, wakings: Sequence[Waking]) -> None:
+        for waking in wakings:
+            self._of(waking.delivery.sink).offer(waking)
+
+    def _settled(self, taken: Sequence[Taken], followed: Collection[str]) -> None:
+        for one in taken:
+            self._of(one.delivery.sink).give_back(one.delivery)
+        for sink in followed:
+            self._of(sink).stir(fresh=False)
+
+    def _written_elsewhere(self) -> None:
+        self._pruner.begin_again()
+        for claims in self._claims.values():
+            claims.stir()
+
+
+__all__ = ["OutboxRefused", "SqliteOutbox", "open_outbox"]

@@ -1,1 +1,0 @@
-"""Stores that keep the promises of `callcast.core.outbox.Outbox`."""

@@ -1,0 +1,233 @@
+"""Asks the call log what looks cannot tell: what became of a call that vanished, and what was missed while blind.
+
+One question at a time, within the share of the rate limit that polling leaves; an unanswered one is asked again.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import groupby
+from typing import Protocol
+
+import msgspec
+
+from callcast.calls.index import is_open
+from callcast.calls.model import Call, Change, Sighting, Target
+from callcast.calls.tracker import Rules, fill, give_up, lookups, meet, refuse, settle
+from callcast.polling.recorder import Ledger
+from callcast.ports.clock import Clock
+from callcast.ports.outbox import OutboxUnavailable
+from callcast.ports.upstream import LookFailed, Upstream
+
+ROUND_S = 1.0
+SLICE = 100
+REFUSED_S = 3600.0  # the platform does not let us read the log: ask seldom, somebody may grant it
+BACKOFF_S = (30, 60, 120, 300)  # between questions about the same call, the last one repeated
+# A call in a queue can begin long before it reaches anybody, and the call log is searched by a call's start.
+LONGEST_WAIT = timedelta(hours=1)
+# An ended call can be late in the list (3-10 s documented): so long before the last good look it may be unseen.
+LATENESS = timedelta(seconds=15)
+
+
+class Observer(Protocol):
+    def lookup_failed(self, error: LookFailed, /) -> None: ...
+    def store_failed(self, error: OutboxUnavailable, /) -> None: ...
+    def gap_filled(self, target: Target, after: datetime, calls: int, /) -> None: ...
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """A target was not seen since `after`; the call log is asked about it from `due` on, once more after a failure."""
+
+    extension_id: str | None
+    after: datetime
+    due: datetime
+    failures: int = 0
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """The platform does not show a target: since when."""
+
+    extension_id: str | None
+    since: datetime
+
+
+class Reconciler:
+    """Closes what polling left open, for one source. Its gaps survive a restart."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        upstream: Upstream,
+        rules: Rules,
+        clock: Clock,
+        observer: Observer,
+        *,
+        gaps: bytes | None = None,
+        refused: bytes | None = None,
+    ) -> None:
+        self._ledger = ledger
+        self._upstream = upstream
+        self._rules = rules
+        self._clock = clock
+        self._observer = observer
+        # Two of a target at most: one whose time is fixed, and a later one that grows with every further blind time.
+        self._gaps: list[Gap] = msgspec.json.decode(gaps, type=list[Gap]) if gaps else []
+        kept = msgspec.json.decode(refused, type=list[Refusal]) if refused else []
+        self._refused = {one.extension_id: one for one in kept}
+        self._refused_kept = tuple(kept)
+        self._asked: dict[str, tuple[int, float]] = {}  # call id -> questions so far, monotonic time of the next
+
+    async def run(self) -> None:
+        """Rounds beside one another: a question that waits for its turn holds up neither of the others."""
+        async with asyncio.TaskGroup() as tasks:
+            for a_round in (
+                self.give_up_hopeless,
+                self.end_refused,
+                self.correct_missed,
+                self.fill_gaps,
+                self.settle_pending,
+            ):
+                tasks.create_task(self._repeat(a_round))
+
+    def watch(self, extension_ids: Sequence[str | None]) -> None:
+        """Ask about these targets and no others from now on; None is the account."""
+        self._gaps = [gap for gap in self._gaps if gap.extension_id in extension_ids]
+        self._refused = {one: refusal for one, refusal in self._refused.items() if one in extension_ids}
+
+    def refuse(self, target: Target) -> None:
+        """The platform refuses to show it: its calls cannot be followed, and end if that lasts."""
+        self._refused.setdefault(target.extension_id, Refusal(target.extension_id, self._upstream.now()))
+
+    def show(self, target: Target) -> None:
+        self._refused.pop(target.extension_id, None)
+
+    async def _repeat(self, a_round: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await a_round()
+            except OutboxUnavailable as error:
+                self._observer.store_failed(error)
+            await self._clock.sleep(ROUND_S)
+
+    async def give_up_hopeless(self) -> None:
+        """Close what vanished long ago, whatever the call log says or does not say."""
+        picture = self._ledger.picture
+        for call in self._pending():
+            if call.vanished_at is not None and self._hope_s(call) <= 0:
+                await self._ledger.change((), lambda: give_up(picture, call.call_id, self._upstream.now()))  # noqa: B023
+
+    async def end_refused(self) -> None:
+        """Close what cannot be followed any more. Since when is kept: a restart does not begin to wait anew."""
+        picture, now = self._ledger.picture, self._upstream.now()
+        if (refused := tuple(self._refused.values())) != self._refused_kept:
+            await self._ledger.note("refused", msgspec.json.encode(refused) if refused else None)
+            self._refused_kept = refused
+        for one in refused:
+            target = Target(source=picture.source, extension_id=one.extension_id)
+            lasts_s = (now - one.since).total_seconds()
+            if lasts_s >= self._rules.vanished_give_up_s and any(is_open(call) for call in picture.of(target)):
+                await self._ledger.change((), lambda: refuse(picture, target, one.since, now))  # noqa: B023 (awaited)
+
+    async def correct_missed(self) -> None:
+        """What an extension of another source is known to have answered by now."""
+        picture = self._ledger.picture
+        for session_id in picture.answers.due(picture.source):
+            picture.answers.done(picture.source, session_id)  # before: it may be due again meanwhile
+            try:
+                change = partial(meet, picture, session_id, self._upstream.now())
+                await self._ledger.change((), change, sessions=(session_id,))
+            except BaseException:
+                picture.answers.again(picture.source, session_id)
+                raise
+
+    async def fill_gaps(self) -> None:
+        now = self._upstream.now()
+        for gap in [gap for gap in self._gaps if gap.due <= now]:
+            await self._try_fill(gap)
+
+    async def settle_pending(self) -> None:
+        pending = self._pending()
+        self._asked = {call.call_id: self._asked[call.call_id] for call in pending if call.call_id in self._asked}
+        for call in pending:
+            await self._try_settle(call)
+
+    def _pending(self) -> Sequence[Call]:
+        return lookups(self._ledger.picture, self._upstream.now(), self._rules)
+
+    async def blind(self, target: Target, after: datetime, until: datetime) -> None:
+        """A target was not seen between these looks. Kept before the look is: a crash in between must not hide it."""
+        mine = [gap for gap in self._gaps if gap.extension_id == target.extension_id]
+        for growing in mine[1:]:
+            self._gaps.remove(growing)
+            after = min(after, growing.after)
+        earliest = max([until, *(gap.due for gap in mine[:1])])
+        due = earliest + timedelta(seconds=self._rules.call_log_after_s)
+        self._gaps.append(Gap(target.extension_id, after, due))
+        await self._keep_gaps()
+
+    async def _try_fill(self, gap: Gap) -> None:
+        target = Target(source=self._ledger.picture.source, extension_id=gap.extension_id)
+        try:
+            found = await self._upstream.ended_since(target, after=gap.after - LONGEST_WAIT)
+        except LookFailed as error:
+            self._observer.lookup_failed(error)
+            self._put_off(gap, at_least_s=REFUSED_S if error.reason == "permission" else 0.0)
+            return
+        missed = [s for s in found if s.ended_at is None or s.ended_at >= gap.after - LATENESS]
+        try:
+            for part in slices(missed):
+                await self._ledger.change(part, lambda: self._filled(target, gap, part))  # noqa: B023 (awaited)
+        except OutboxUnavailable:
+            self._put_off(gap)
+            raise
+        self._gaps = [one for one in self._gaps if one is not gap]
+        await self._keep_gaps()
+        self._observer.gap_filled(target, gap.after, len(missed))
+
+    def _filled(self, target: Target, gap: Gap, part: Sequence[Sighting]) -> Change:
+        picture = self._ledger.picture
+        return fill(picture, target, part, self._upstream.now(), self._rules, after=gap.after)
+
+    def _put_off(self, gap: Gap, *, at_least_s: float = 0.0) -> None:
+        pause_s = max(BACKOFF_S[min(gap.failures, len(BACKOFF_S) - 1)], at_least_s)
+        due = self._upstream.now() + timedelta(seconds=pause_s)
+        later = msgspec.structs.replace(gap, due=due, failures=gap.failures + 1)
+        self._gaps = [later if one is gap else one for one in self._gaps]
+
+    async def _keep_gaps(self) -> None:
+        await self._ledger.note("gaps", msgspec.json.encode(self._gaps) if self._gaps else None)
+
+    async def _try_settle(self, call: Call) -> None:
+        questions, next_at = self._asked.get(call.call_id, (0, 0.0))
+        if self._clock.monotonic() < next_at:
+            return
+        pause_s = BACKOFF_S[min(questions, len(BACKOFF_S) - 1)]
+        self._asked[call.call_id] = (questions + 1, self._clock.monotonic() + pause_s)
+        try:
+            found = await self._upstream.find(call)
+        except LookFailed as error:
+            self._observer.lookup_failed(error)
+            return
+        await self._ledger.change(found, lambda: self._settled(call, found))
+
+    def _settled(self, call: Call, found: Sequence[Sighting]) -> Change:
+        return settle(self._ledger.picture, call.call_id, found, self._upstream.now(), self._rules)
+
+    def _hope_s(self, call: Call) -> float:
+        """Seconds until a vanished call is given up."""
+        since = call.vanished_at or self._upstream.now()
+        return self._rules.vanished_give_up_s - (self._upstream.now() - since).total_seconds()
+
+
+def slices(sightings: Sequence[Sighting]) -> Iterator[Sequence[Sighting]]:
+    """Whole sessions, some hundred sightings at a time: one comparison must not hold the loop for long."""
+    by_session = sorted(sightings, key=lambda s: s.session_id)
+    part: list[Sighting] = []
+    for _, session in groupby(by_session, key=lambda s: s.session_id):
+        part += session
+        if len(part) >= SLICE:
+            yield part
+            part = []
+    if part:
+        yield part

@@ -1,0 +1,319 @@
+"""Looks at the targets of one source, each in its turn, and hands every good look to the ledger.
+
+The turns of all targets lie evenly in the interval. Several targets may be in flight, one look each, so that a
+hung one delays no other; a slow one misses turns, and they are counted, never piled up.
+"""
+
+import asyncio
+import heapq
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from callcast.calls.freshness import WHOLE, Freshness
+from callcast.calls.model import Change, Snapshot, SourceEvent, Target
+from callcast.calls.tracker import Rules, diff, unwatch
+from callcast.polling.backfill import Reconciler
+from callcast.polling.recorder import Ledger
+from callcast.ports.clock import Clock
+from callcast.ports.outbox import OutboxUnavailable
+from callcast.ports.upstream import LookFailed, Upstream
+
+CHUNK_S = 1.0  # the longest sleep: health is checked at least this often
+SLOT_S = 0.02  # turns that lie closer together begin together: to wake up for each costs as much as the look
+AT_ONCE = 32  # looks that are sent together: with hundreds under way, each costs half as much again
+LATE_S = 0.005  # so long the next ones wait for their answers: a slow platform is not asked less often for it
+STORE_RETRY_S = 30.0
+GAP_S = 5.0  # contract 5: without a good poll for an interval and this long, calls can have come and gone unseen
+TAKEN_AT_ONCE = 16  # looks that are compared and recorded at a time: more would leave deliveries no share of the loop
+REFUSED_EVERY_S = 300.0  # contract 10.2: a target that the platform refuses is tried every 5 min
+
+
+class Observer(Protocol):
+    """Who is told what the poller of one source does; nothing here may block."""
+
+    def watching(self, extension_ids: Sequence[str] | None, interval_s: float, /) -> None:
+        """Which extensions are looked at from now on. None: the account as a whole; empty: other sources do it all."""
+        ...
+
+    def watched_twice(self, extension_id: str, /) -> None: ...
+    def paced(self, interval_s: float, /) -> None: ...
+    def look_good(self, snapshot: Snapshot, took_s: float, /) -> None: ...
+    def look_failed(self, target: Target, error: LookFailed, took_s: float, /) -> None: ...
+    def turns_missed(self, counts: Mapping[Target, int], /) -> None:
+        """Of the last second."""
+        ...
+
+    def store_failed(self, error: OutboxUnavailable, /) -> None: ...
+    def stepped(self) -> None:
+        """The scheduler is alive, also while it waits out a penalty."""
+        ...
+
+
+class Poller:
+    """One source. `interval_s` None: as fast as the rate limit allows.
+
+    claim: asked once per numeric extension id; False when another source watches it already.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        extensions: Sequence[str] | None,
+        *,
+        interval_s: float | None,
+        upstream: Upstream,
+        ledger: Ledger,
+        reconciler: Reconciler,
+        freshness: Freshness,
+        rules: Rules,
+        clock: Clock,
+        observer: Observer,
+        claim: Callable[[str], bool],
+        start_after_s: float = 0.0,
+    ) -> None:
+        self._source = source
+        self._whole = Target(source=source)
+        self._extensions = extensions
+        self._interval_s = interval_s
+        self._upstream = upstream
+        self._ledger = ledger
+        self._reconciler = reconciler
+        self._freshness = freshness
+        self._rules = rules
+        self._clock = clock
+        self._observer = observer
+        self._claim = claim
+        self._taking = asyncio.Semaphore(TAKEN_AT_ONCE)
+        self._start_after_s = start_after_s
+        self._turns: list[tuple[float, int, Target]] = []  # a heap: monotonic time, tie-break, target
+        wanted = [None] if extensions is None else extensions
+        self._targets = [Target(source=source, extension_id=one) for one in wanted]
+        self._refused: set[Target] = set()  # the platform does not show them
+        self._planned_s: dict[Target, float] = {}  # the interval that was planned when a target's next poll was
+        self._sleep: asyncio.Task[None] | None = None
+        self._wakes_at = math.inf
+        self._missed: Counter[Target] = Counter()
+        self._awaited = 0  # answers of the looks sent last
+        self._untold: list[SourceEvent] = list(freshness.untold)
+        self._one_at_a_time = asyncio.Lock()  # of those that make source events known
+        self._taken = 0
+
+    async def run(self) -> None:
+        """Poll until cancelled. Trouble of the far side or the disk never ends it."""
+        await self._clock.sleep(self._start_after_s)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                stepping = tasks.create_task(self._step_on())
+                await self._find_targets()
+                stepping.cancel()
+                tasks.create_task(self._reconciler.run())
+                await self._schedule(tasks)
+        finally:
+            await self._stop()
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds between two looks at the same target, as the rate limit allows them now."""
+        shown = len(self._targets) - len(self._refused)
+        return max(self._interval_s or 0.0, self._upstream.spacing_s() * max(1, shown))
+
+    async def _find_targets(self) -> None:
+        if self._extensions is not None:
+            own = await self._own_extension() if "~" in self._extensions else ""
+            wanted = dict.fromkeys(own if e == "~" else e for e in self._extensions)
+            self._targets = [Target(source=self._source, extension_id=e) for e in wanted if self._is_ours(e)]
+            await self._end_unwatched(frozenset(t.extension_id for t in self._targets if t.extension_id))
+        self._reconciler.watch([t.extension_id for t in self._targets])
+        self._upstream.watch(self._targets)
+        looks = {t.extension_id or WHOLE: at for t in self._targets if (at := self._ledger.picture.looks.get(t))}
+        start = self._clock.monotonic()
+        self._freshness.watch([t.extension_id or WHOLE for t in self._targets], looks, start)
+        watched = [t.extension_id for t in self._targets if t.extension_id]
+        self._observer.watching(None if self._extensions is None else watched, self.interval_s)
+        gap_s = self.interval_s / max(1, len(self._targets))
+        self._turns = [(start + i * gap_s, i, target) for i, target in enumerate(self._targets)]
+        self._taken = len(self._turns)  # numbers from here on: two turns at one time have two
+
+    def _is_ours(self, extension_id: str) -> bool:
+        ours = self._claim(extension_id)
+        if not ours:
+            self._observer.watched_twice(extension_id)
+        return ours
+
+    async def _own_extension(self) -> str:
+        """The id behind `~`: asked for until the platform answers. Meanwhile the source as a whole can be degraded."""
+        target = Target(source=self._source, extension_id="~")
+        self._freshness.expect(max(self._ledger.picture.looks.values(), default=None), self._clock.monotonic())
+        while True:
+            started = self._clock.monotonic()
+            try:
+                return (await self._upstream.identify()).extension_id
+            except LookFailed as error:
+                self._freshness.bad(WHOLE, error.reason)
+                self._observer.look_failed(target, error, self._clock.monotonic() - started)
+                await self._clock.sleep(max(self.interval_s, error.retry_after_s or 0.0, CHUNK_S))
+
+    async def _end_unwatched(self, watched: frozenset[str]) -> None:
+        picture = self._ledger.picture
+        while gone := {call.extension_id for call in picture.live_calls()} - watched:
+            try:
+                await self._ledger.change((), lambda: unwatch(picture, gone, self._upstream.now()))
+            except OutboxUnavailable as error:
+                self._observer.store_failed(error)
+                await self._clock.sleep(STORE_RETRY_S)
+
+    async def _schedule(self, tasks: asyncio.TaskGroup) -> None:
+        next_step = self._clock.monotonic()
+        while True:
+            now = self._clock.monotonic()
+            if now >= next_step:
+                next_step = now + CHUNK_S
+                self._observer.paced(self.interval_s)
+                await self._step()
+            wait_s = max(self._turns[0][0] - now, self._upstream.hold_s()) if self._turns else CHUNK_S
+            if wait_s <= 0 and self._awaited >= AT_ONCE:
+                await self._await_answers(now + LATE_S)
+            elif wait_s <= 0:
+                self._awaited += 1
+                due, _, target = heapq.heappop(self._turns)
+                tasks.create_task(self._turn(target, due))
+            elif wait_s <= SLOT_S:
+                await self._clock.sleep(SLOT_S)
+            else:
+                await self._sleep_until(now + min(wait_s, CHUNK_S))
+
+    async def _step_on(self) -> None:
+        """While the targets are not known yet."""
+        while True:
+            await self._step()
+            await self._clock.sleep(CHUNK_S)
+
+    async def _step(self) -> None:
+        """What wants doing every second, also while a penalty is waited out."""
+        self._observer.stepped()
+        if self._missed:
+            self._observer.turns_missed(self._missed)
+            self._missed = Counter()
+        await self._check_freshness()
+
+    async def _sleep_until(self, at: float) -> bool:
+        """Or until it is woken, by a target that comes back for an earlier turn, say; True: nobody did."""
+        self._wakes_at = at
+        self._sleep = asyncio.ensure_future(self._clock.sleep(at - self._clock.monotonic()))
+        try:
+            await asyncio.wait((self._sleep,))
+        finally:
+            self._sleep.cancel()
+            self._wakes_at = -math.inf
+        return not self._sleep.cancelled()
+
+    async def _await_answers(self, until: float) -> None:
+        """Until half of the looks sent last are back; whoever is not by then is waited for no longer."""
+        if await self._sleep_until(until):
+            self._awaited = 0
+
+    async def _turn(self, target: Target, due: float) -> None:
+        """One look, and the next turn put down."""
+        started = self._clock.monotonic()
+        wait_s = 0.0
+        try:
+            snapshot = await self._look(target)
+        except LookFailed as error:
+            wait_s = self._failed(target, error, self._clock.monotonic() - started)
+        else:
+            took_s = self._clock.monotonic() - started
+            async with self._taking:  # only what has arrived queues here: a far side that hangs holds up nobody
+                await self._good(snapshot, took_s)
+        self._put_back(target, due, wait_s)
+
+    async def _look(self, target: Target) -> Snapshot:
+        try:
+            return await self._upstream.look(target)
+        finally:
+            self._awaited = max(0, self._awaited - 1)
+            if self._awaited == AT_ONCE // 2 and self._sleep is not None:
+                self._sleep.cancel()
+
+    async def _good(self, snapshot: Snapshot, took_s: float) -> None:
+        target = snapshot.target
+        self._refused.discard(target)
+        self._reconciler.show(target)
+        self._observer.look_good(snapshot, took_s)
+        steady_s = self._clock.monotonic()
+        self._untold += self._freshness.good(target.extension_id or WHOLE, snapshot.taken_at, steady_s)
+        try:
+            await self._note_gap(target, snapshot.taken_at)
+            picture, rules = self._ledger.picture, self._rules
+            await self._ledger.take(snapshot, lambda: diff(picture, snapshot, rules))
+            await self._tell()
+        except OutboxUnavailable as error:
+            self._observer.store_failed(error)
+
+    async def _note_gap(self, target: Target, taken_at: datetime) -> None:
+        """Blind for longer than was planned: the call log is asked about it."""
+        last = self._covered_until(target)
+        planned_s = max(self.interval_s, self._planned_s.get(target, 0.0))
+        if last is not None and (taken_at - last).total_seconds() > planned_s + GAP_S:
+            await self._reconciler.blind(target, last, taken_at)
+
+    def _covered_until(self, target: Target) -> datetime | None:
+        """The last good look that could have shown this target's calls, also one by another way of watching."""
+        looks = self._ledger.picture.looks
+        whole = self._whole
+        covering = looks.values() if target == whole else [at for t in (target, whole) if (at := looks.get(t))]
+        return max(covering, default=None)
+
+    def _failed(self, target: Target, error: LookFailed, took_s: float) -> float:
+        """Returns the seconds until it may be polled again; 0: as planned (contract 10.2)."""
+        refused = error.reason == "permission"
+        if refused:
+            self._refused.add(target)
+            self._reconciler.refuse(target)
+        else:
+            self._refused.discard(target)
+        self._freshness.bad(target.extension_id or WHOLE, error.reason, refused=refused)
+        self._observer.look_failed(target, error, took_s)
+        return REFUSED_EVERY_S if refused else error.retry_after_s or 0.0
+
+    def _put_back(self, target: Target, due: float, wait_s: float) -> None:
+        """Into the plan again, at the same place in the interval, whatever became of the poll."""
+        now = self._clock.monotonic()
+        interval_s = self.interval_s
+        missed = int(max(0.0, now + wait_s - due) // interval_s)
+        next_due = now + wait_s if target in self._refused else due + (missed + 1) * interval_s
+        if missed and not wait_s:
+            self._missed[target] += missed
+        self._planned_s[target] = interval_s
+        self._taken += 1
+        heapq.heappush(self._turns, (next_due, self._taken, target))
+        if self._sleep is not None and next_due + SLOT_S < self._wakes_at:
+            self._sleep.cancel()
+
+    async def _check_freshness(self) -> None:
+        if self._upstream.sign_ins_ahead() is not None:
+            self._freshness.excuse(self._clock.monotonic())
+        self._untold += self._freshness.check(self._upstream.now(), self._clock.monotonic(), self.interval_s)
+        try:
+            await self._tell()
+        except OutboxUnavailable as error:
+            self._observer.store_failed(error)
+
+    async def _tell(self) -> None:
+        """State first, with the events that are untold yet: a crash in between tells them again, and no others."""
+        if not self._untold:
+            return
+        async with self._one_at_a_time:
+            if told := tuple(self._untold):
+                await self._ledger.note("freshness", self._freshness.dump(told))
+                await self._ledger.change((), lambda: Change(events=told))
+                self._untold = [event for event in self._untold if event not in told]
+                await self._ledger.note("freshness", self._freshness.dump(self._untold))
+
+    async def _stop(self) -> None:
+        try:
+            await self._ledger.keep_looks()
+        except OutboxUnavailable as error:
+            self._observer.store_failed(error)

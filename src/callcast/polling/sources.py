@@ -1,0 +1,246 @@
+"""The sources as they run: what each needs is built here, kept over a change, and put in order at its end."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import aiohttp
+
+from callcast import __version__
+from callcast.calls.freshness import Freshness
+from callcast.calls.index import Picture
+from callcast.calls.model import Change, Known, Look
+from callcast.calls.shared_answers import SharedAnswers
+from callcast.calls.tracker import Rules, unwatch
+from callcast.live.live_calls import LiveBoard
+from callcast.observability.fatal import observed
+from callcast.observability.metrics import Metrics
+from callcast.observability.outbox_health import Disk, Trouble
+from callcast.polling.backfill import Reconciler
+from callcast.polling.ownership import Claims, OwnShare
+from callcast.polling.poller import Poller
+from callcast.polling.recorder import Ledger
+from callcast.polling.telemetry import SourceObserver
+from callcast.ports.clock import Clock
+from callcast.ports.outbox import Outbox, OutboxUnavailable
+from callcast.ports.upstream import Upstream
+from callcast.ringcentral import skew
+from callcast.ringcentral.client import Client
+from callcast.ringcentral.settings import SourceSettings, plan
+from callcast.ringcentral.sign_in import SignIns
+
+CLIENT_KEYS = (
+    *("server", "client_id", "client_secret", "jwt", "watch", "account"),
+    *("heavy_per_minute", "headroom", "revoke_on_exit", "allow_plaintext", "trust_env"),
+)
+LEARNT_MAX = 20_000  # ended calls
+LEARNT_AT_ONCE = 500
+SHOWN_MAX = 20  # extensions in a log line
+NOTHING_KNOWN = Known(calls={}, looks={}, notes={})
+
+
+class Sources:
+    """`run` and `end` are what a `Fleet` wants. wake: called after each commit.
+
+    A source's observer lives as long as its name is configured, its client until one of its keys changes: so a
+    change of anything else costs no token, no budget and no readiness.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        board: LiveBoard,
+        metrics: Metrics,
+        session: aiohttp.ClientSession,
+        clock: Clock,
+        log: Any,
+        disk: Disk,
+        wake: Callable[[], None],
+        sign_ins: SignIns,
+    ) -> None:
+        self.observers: dict[str, SourceObserver] = {}
+        self.claims = Claims()
+        self._outbox = outbox
+        self._board = board
+        self._metrics = metrics
+        self._session = session
+        self._clock = clock
+        self._log = log
+        self._disk = disk
+        self._wake = wake
+        self._sign_ins = sign_ins
+        self._clients: dict[str, tuple[Mapping[str, Any], Client]] = {}
+        self._answers = SharedAnswers()
+        self._learning = asyncio.Lock()
+        self._notes: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)  # on their way to the disk
+
+    async def load(self) -> None:
+        """Take over the tokens of an earlier run."""
+        await self._sign_ins.load()
+
+    def share(self, wanted: Mapping[str, SourceSettings]) -> None:
+        """Say who watches whom, before anybody looks: an account's watcher takes what nobody has taken."""
+        self._sign_ins.retain(wanted.values())
+        listed = {name: one.extensions if one.watch == "extensions" else ("~",) for name, one in wanted.items()}
+        self.claims.keep({name: None if "~" in ids else frozenset(ids) for name, ids in listed.items()})
+        for name, ids in listed.items():
+            self._observer(name)  # from now on the service is not ready without a good look of it
+            for extension_id in filter(str.isdigit, ids):
+                self.claims.take(name, extension_id)
+
+    def skews(self) -> Mapping[str, float]:
+        """By source, how many seconds this machine's clock is ahead of the platform's."""
+        return {name: client.skew_s() for name, (_, client) in self._clients.items()}
+
+    def skewed(self) -> Sequence[str]:
+        """Whose platform has another time than this machine, for people."""
+        skews = self.skews().items()
+        return [f"source {name}: {skew.said(by_s)}: {skew.FIX}" for name, by_s in skews if abs(by_s) > skew.MAX_S]
+
+    def unrenewed(self) -> Sequence[str]:
+        """Whose token is good and could not be renewed yet, for people."""
+        clients = ((name, client.renewal_trouble()) for name, (_, client) in self._clients.items())
+        return [
+            f"source {name}: the access token ends in {trouble[1] / 60:.0f} min and could not be renewed yet: "
+            f"{trouble[0].detail}"
+            for name, trouble in clients
+            if trouble is not None
+        ]
+
+    def unstored(self) -> Sequence[Trouble]:
+        """Of each source whose last poll could not be stored: since when, and why."""
+        return [one.unstored for one in self.observers.values() if one.unstored is not None]
+
+    async def run(self, name: str, settings: SourceSettings, *, start_after_s: float = 0.0) -> None:
+        """Watch until cancelled."""
+        access = {key: getattr(settings, key) for key in CLIENT_KEYS}
+        if name in self._clients and self._clients[name][0] != access:
+            await self.close(name)
+        if len(self.observers) > 1:
+            async with self._learning:
+                await self._disk.surely(lambda: share_answers(self._answers, self._outbox))
+        known = (await self._disk.surely(self._outbox.known)).get(name, NOTHING_KNOWN)
+        observer = self._observer(name)
+        upstream: Upstream = self._client(name, access, known)
+        if settings.watch == "account":
+            upstream = OwnShare(name, upstream, self.claims, observer.watched_twice)
+        rules = Rules(
+            settle_s=settings.settle_s,
+            call_log_after_s=settings.call_log_after_s,
+            vanished_give_up_s=settings.vanished_give_up_s,
+        )
+        ledger = self._ledger(name, known)
+        poller = Poller(
+            name,
+            settings.extensions if settings.watch == "extensions" else None,
+            interval_s=None if settings.poll_interval_s == "auto" else settings.poll_interval_s,
+            upstream=upstream,
+            ledger=ledger,
+            reconciler=Reconciler(
+                *(ledger, upstream, rules, self._clock, observer),
+                gaps=known.notes.get("gaps"),
+                refused=known.notes.get("refused"),
+            ),
+            freshness=Freshness(name, known.notes.get("freshness")),
+            rules=rules,
+            clock=self._clock,
+            observer=observer,
+            claim=lambda extension_id: self.claims.take(name, extension_id),
+            start_after_s=start_after_s,
+        )
+        self._log.info("polling_started", source=name, **_told(name, settings))
+        await poller.run()
+
+    async def end(self, name: str) -> None:
+        """Nobody wants it any more: its calls end as unwatched. If the disk refuses, the next start does this."""
+        try:
+            known = (await self._outbox.known()).get(name, NOTHING_KNOWN)
+            ledger = self._ledger(name, known)
+            live = {call.extension_id for call in ledger.picture.live_calls()}
+            await ledger.change((), lambda: unwatch(ledger.picture, live, self._clock.now()))
+        except OutboxUnavailable as error:
+            self._disk.fails(error)
+        self._board.unwatch(name)
+        self._answers.forget(name)
+        if self.observers.pop(name, None):
+            self._log.info("polling_stopped", source=name)
+        await self.close(name)  # which may still tell of an answer
+        self._metrics.forget_source(name)
+
+    async def close(self, name: str) -> None:
+        """The client's last word, on the disk before anybody reads it."""
+        if client := self._clients.pop(name, None):
+            await client[1].close()
+        if notes := self._notes.pop(name, None):
+            await asyncio.wait(notes)
+
+    async def close_all(self) -> None:
+        await asyncio.gather(*map(self.close, tuple(self._clients)))
+        await self._sign_ins.close()
+
+    def _observer(self, name: str) -> SourceObserver:
+        if name not in self.observers:
+            self.observers[name] = SourceObserver(name, self._board, self._metrics, self._clock, self._log)
+        return self.observers[name]
+
+    def _client(self, name: str, access: Mapping[str, Any], known: Known) -> Client:
+        if name not in self._clients:
+            client = Client(
+                **access,
+                session=self._session,
+                sign_ins=self._sign_ins,
+                clock=self._clock,
+                version=__version__,
+                observer=self._observer(name),
+                note=lambda key, value: self._note_later(name, key, value),
+                notes=known.notes,
+            )
+            self._clients[name] = (access, client)
+            self._observer(name).sign_ins_ahead = client.sign_ins_ahead
+        return self._clients[name][1]
+
+    def _ledger(self, name: str, known: Known) -> Ledger:
+        def told(change: Change) -> None:
+            if observer := self.observers.get(name):  # of a source that went while nothing ran nobody is shown anything
+                observer.told(change)
+            self._wake()
+
+        def stored(look: Look) -> None:
+            if observer := self.observers.get(name):
+                observer.look_stored(look)
+
+        return Ledger(Picture(name, known, self._answers), self._outbox, told, stored)
+
+    def _note_later(self, source: str, name: str, value: bytes) -> None:
+        task = observed(asyncio.create_task(self._note(source, name, value)))
+        self._notes[source].add(task)
+        task.add_done_callback(self._notes[source].discard)
+
+    async def _note(self, source: str, name: str, value: bytes) -> None:
+        try:
+            await self._outbox.note(source, name, value)
+        except OutboxUnavailable as error:
+            self._disk.fails(error)
+
+
+async def share_answers(answers: SharedAnswers, outbox: Outbox) -> None:
+    """From now on sources learn of one another's answers, also of those that are stored. Raises OutboxUnavailable."""
+    if answers.shared:
+        return
+    answers.shared = True  # what is stored meanwhile may be learnt twice
+    try:
+        calls = await outbox.latest(LEARNT_MAX)
+    except BaseException:
+        answers.shared = False
+        raise
+    for first in range(0, len(calls), LEARNT_AT_ONCE):
+        answers.learn(calls[first : first + LEARNT_AT_ONCE])
+        await asyncio.sleep(0)
+
+
+def _told(name: str, settings: SourceSettings) -> dict[str, object]:
+    """What a source will do, for the log."""
+    whom = "account" if settings.watch == "account" else list(settings.extensions[:SHOWN_MAX])
+    more = {"and_more": n} if (n := len(settings.extensions) - SHOWN_MAX) > 0 and whom != "account" else {}
+    return {"server": settings.server, "extensions": whom, **more, "interval_s": round(plan(name, settings).cycle_s, 1)}

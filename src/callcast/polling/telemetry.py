@@ -1,0 +1,219 @@
+"""Turns what the rooms say happened into metrics, log lines and the board. Nothing in here blocks or decides."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from itertools import islice
+from math import isclose
+from typing import Any
+
+from callcast.calls.freshness import stale_after_s
+from callcast.calls.model import CallEvent, Change, Event, Look, Reason, Snapshot, SourceEvent, Target
+from callcast.formats.durations import span
+from callcast.live.live_calls import LiveBoard
+from callcast.observability.metrics import Metrics
+from callcast.observability.outbox_health import Trouble
+from callcast.ports.clock import Clock
+from callcast.ports.outbox import OutboxUnavailable
+from callcast.ports.upstream import LookFailed
+
+FAILURE_SAID_EVERY_S = 30.0
+REFUSED_NAMED_MAX = 20  # extensions of one source that /readyz names
+BAD_RECORDS_MAX = 5000  # of one source that are remembered
+SHARED = "if it comes again: does another program use the same credential?"
+WORDS_MAX = 200  # unknown words of one source that are logged; all are counted
+
+
+class SourceObserver:
+    """One source: told by its poller, reconciler, ledger and client."""
+
+    def __init__(self, source: str, board: LiveBoard, metrics: Metrics, clock: Clock, log: Any) -> None:
+        self.source = source
+        self._board = board
+        self._metrics = metrics
+        self._clock = clock
+        self._log = log.bind(source=source)
+        self._interval_s = 0.0
+        self._extensions: Sequence[str] | None = None
+        self._started = clock.monotonic()
+        self._seen: float | None = None
+        self._last_failure = ""
+        self._refused: dict[str | None, str] = {}  # targets that the platform does not show, and its word on it
+        self._failing: dict[str | None, tuple[Reason, float]] = {}  # targets: why, and when it was said
+        self._words: set[tuple[str, str]] = set()  # unknown ones that were logged: each is, once
+        self._bad_records: dict[tuple[str, str], bool] = {}
+        self.sign_ins_ahead: Callable[[], int | None] = lambda: None  # of the client, once there is one
+        self.stepped_at = clock.monotonic()
+        self.looks = 0  # good ones
+        self.unstored: Trouble | None = None  # while the last poll that was to be stored could not be
+        metrics.watch_source(source)
+
+    # What the poller says.
+
+    def watching(self, extension_ids: Sequence[str] | None, interval_s: float, /) -> None:
+        self._extensions = extension_ids
+        self._failing = {}
+        self._refused = {}
+        self._pace(interval_s)
+        shown = "account" if extension_ids is None else list(extension_ids)
+        self._log.debug("targets_found", extensions=shown, interval_s=round(interval_s, 1))
+        if shown == []:
+            self._log.error("source_switched_off", detail="other sources watch every extension of this one already")
+
+    def paced(self, interval_s: float, /) -> None:
+        if isclose(interval_s, self._interval_s, rel_tol=0.05):
+            return
+        say = self._log.warning if interval_s > self._interval_s else self._log.info
+        say(
+            "pace_changed",
+            detail=f"each target is looked at every {interval_s:.3g} s; every {self._interval_s:.3g} s before",
+            fix="callcast check --online shows what the rate limit leaves",
+        )
+        self._pace(interval_s)
+
+    def _pace(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._board.watch(self.source, self._extensions, interval_s)
+        self._metrics.poll_interval(self.source, interval_s)
+
+    def look_good(self, snapshot: Snapshot, took_s: float, /) -> None:
+        self._seen = self._clock.monotonic()
+        self.looks += 1
+        self._failing.pop(snapshot.target.extension_id, None)
+        self._refused.pop(snapshot.target.extension_id, None)
+        self._board.looked(snapshot.target, snapshot.taken_at)
+        self._metrics.poll_finished(self.source, None, took_s)
+
+    def look_stored(self, look: Look, /) -> None:
+        self.unstored = None
+        self._board.stored(look.target, look.taken_at)
+
+    def look_failed(self, target: Target, error: LookFailed, took_s: float, /) -> None:
+        self._last_failure = error.detail
+        if error.reason == "permission":
+            self._refused[target.extension_id] = error.detail
+        self._metrics.poll_finished(self.source, error.reason, took_s)
+        if not self._is_news(target.extension_id, error.reason):
+            return
+        say = self._log.error if error.reason == "auth" else self._log.warning  # a credential wants a person
+        say(
+            "look_failed",
+            extension=target.extension_id,
+            reason=error.reason,
+            detail=error.detail,
+            request_id=error.request_id,
+        )
+
+    def _is_news(self, extension_id: str | None, reason: Reason) -> bool:
+        """A failed poll is said at once, and while it fails on for the same reason every half minute."""
+        now = self._clock.monotonic()
+        said, said_at = self._failing.get(extension_id, (None, now))
+        if said == reason and now - said_at < FAILURE_SAID_EVERY_S:
+            return False
+        self._failing[extension_id] = (reason, now)
+        return True
+
+    def watched_twice(self, extension_id: str, /) -> None:
+        self._log.warning("extension_watched_twice", extension=extension_id, detail="another source watches it already")
+
+    def turns_missed(self, counts: Mapping[Target, int], /) -> None:
+        """One line, however many: a machine that cannot keep up must not be busy with saying so."""
+        worst = max(counts, key=lambda target: counts[target])
+        self._log.warning(
+            "turns_missed",
+            extension=worst.extension_id,
+            count=counts[worst],
+            others=len(counts) - 1,
+            reason="looks are slow",
+        )
+
+    def stepped(self) -> None:
+        self.stepped_at = self._clock.monotonic()
+        self._board.signs_in(self.source, self.sign_ins_ahead())
+
+    def store_failed(self, error: OutboxUnavailable, /) -> None:
+        self.unstored = Trouble(self.unstored.since if self.unstored else self._clock.wall(), str(error))
+        self._log.error("outbox_failed", reason="outbox", detail=str(error))
+
+    # What the reconciler says.
+
+    def lookup_failed(self, error: LookFailed, /) -> None:
+        self._log.warning("lookup_failed", reason=error.reason, detail=error.detail, request_id=error.request_id)
+
+    def gap_filled(self, target: Target, after: datetime, calls: int, /) -> None:
+        self._log.info("gap_filled", extension=target.extension_id, after=after.isoformat(), calls=calls)
+
+    # What the client says.
+
+    def answered(self, resource: str, outcome: Reason | str, took_s: float, request_id: str | None, /) -> None:
+        self._log.debug("request_answered", resource=resource, outcome=outcome, took_s=took_s, request_id=request_id)
+
+    def rate_limit(self, group: str, limit: int, remaining: int, silent_s: float, /) -> None:
+        self._metrics.rate_limit(self.source, group, limit=limit, remaining=remaining)
+        if silent_s > 0:
+            until = datetime.fromtimestamp(self._clock.wall().timestamp() + silent_s, self._clock.wall().tzinfo)
+            self._metrics.penalty(self.source, group, until)
+            self._log.warning("rate_limited", reason=group, detail=f"nothing is sent for {silent_s:.0f} s", fix=SHARED)
+
+    def unknown_word(self, field: str, word: str, /) -> None:
+        self._metrics.unknown_value(field)
+        if (field, word) not in self._words and len(self._words) < WORDS_MAX:
+            self._words.add((field, word))
+            self._log.warning("unknown_word_seen", reason=field, detail=word)
+
+    def bad_record(self, field: str, record: str, /) -> None:
+        """Counted and said once, though it lingers in the list; the memory is bounded, the longest unseen goes."""
+        known = self._bad_records.pop((field, record), False)
+        self._bad_records[field, record] = True
+        if known:
+            return
+        if len(self._bad_records) > BAD_RECORDS_MAX:
+            del self._bad_records[next(iter(self._bad_records))]
+        self._metrics.bad_record(self.source)
+        self._log.warning("bad_record_left_out", reason=field, detail=f"the field {field!r} is missing or wrong")
+
+    # What the ledger says, after each commit.
+
+    def told(self, change: Change, /) -> None:
+        self.unstored = None
+        self._board.apply(change)
+        for event in change.events:
+            self._metrics.event_recorded(event)
+            self._say(event)
+
+    def _say(self, event: Event) -> None:
+        match event:
+            case SourceEvent(type="source.degraded"):
+                self._log.warning(
+                    "source_degraded", extension=event.extension_id, reason=event.reason, since=event.since.isoformat()
+                )
+            case SourceEvent():
+                lasted = span((event.time - event.since).total_seconds())
+                self._log.info("source_recovered", extension=event.extension_id, reason=event.reason, lasted=lasted)
+            case CallEvent():
+                self._log.debug("event_recorded", event_type=event.type, event_id=event.id, call=event.key)
+
+    # What readiness asks.
+
+    def refusals(self) -> Sequence[str]:
+        """What the platform does not show, and what to do about it; a bounded number of them in full."""
+        named = [
+            f"source {self.source}: {'the account' if one is None else f'extension {one}'} is refused: {detail}"
+            for one, detail in islice(self._refused.items(), REFUSED_NAMED_MAX)
+        ]
+        more = len(self._refused) - len(named)
+        return [*named, *([f"source {self.source}: {more} more extensions are refused"] if more > 0 else [])]
+
+    def unready(self) -> str | None:
+        """Why this source is not ready, or None. One that was left nothing to look at keeps nobody waiting."""
+        if self._extensions is not None and not self._extensions:
+            return None
+        since = self._started if self._seen is None else self._seen
+        silent_s = self._clock.monotonic() - since
+        if self._seen is not None and silent_s <= stale_after_s(self._interval_s):
+            return None
+        if (ahead := self.sign_ins_ahead()) is not None:
+            return f"source {self.source}: waiting to sign in, {ahead} ahead"
+        why = f": {self._last_failure}" if self._last_failure else ""
+        if self._seen is None:
+            return f"source {self.source}: no good look yet{why}"
+        return f"source {self.source}: no good look for {silent_s:.0f} s{why}"

@@ -1,0 +1,52 @@
+"""What the picture of the live calls promises to those who only look at it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from callcast.calls.model import Call
+from callcast.calls.summary import Counts, Summary
+
+
+class Turn(Struct, frozen=True, kw_only=True):
+    """What changed since a version: the calls in their new state (ended ones too).
+
+    `calls` None: too much has changed to tell one by one; read `calls()` afresh.
+    """
+
+    version: int
+    calls: tuple[Call, ...] | None
+
+
+class Board(Protocol):
+    @property
+    def version(self) -> int:
+        """Grows with every change."""
+        ...
+
+    def calls(self) -> Sequence[Call]:
+        """The live calls, newest first."""
+        ...
+
+    def extensions(self, source: str, /) -> Sequence[str]:
+        """Numeric ids of the source's watched or seen extensions."""
+        ...
+
+    def summaries(self) -> Sequence[Summary]: ...
+
+    async def changed(self, since: int, /) -> Turn:
+        """Wait until `version` is above `since`; return at once if it is. The caller sets the time limit."""
+        ...
+
+
+class Statistics(Board, Protocol):
+    """What the HTTP side reads beside."""
+
+    def total(self) -> Counts:
+        """Of all sources: a conversation that several of one account see counts once."""
+        ...
+
+    def extension_counts(self, source: str, /) -> Mapping[str, Counts]:
+        """By extension id, for each extension of `extensions` and each that had a call today."""
+        ...

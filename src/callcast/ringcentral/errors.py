@@ -1,0 +1,179 @@
+"""What an answer other than 200 means: a reason for metrics, and a sentence that says what to do.
+
+Codes: developers.ringcentral.com/guide/basics/errors; shapes: `{errors: [{errorCode, message, permissionName?}]}`,
+older answers with the same keys at the top.
+"""
+
+import re
+
+import msgspec
+
+from callcast.calls.masking import harmless
+from callcast.calls.model import Reason
+from callcast.ports.upstream import LookFailed
+from callcast.ringcentral.http import Answer
+
+BODY_READ_MAX = 65_536
+MESSAGE_MAX = 160
+LOCKED_OUT_S = 1800.0  # each sign-in of a locked user can make the lock last longer
+LOCKED_OUT = "OAU-147"
+_REDIRECT = "redirects are not followed; set server to the host that answers"
+_CREDENTIAL = "check client_id, client_secret, jwt and that the app and the JWT belong to this server"
+_APP = "check client_id and client_secret, and that the app belongs to this server"
+_JWT_FLOW = "allow the app the JWT auth flow in the developer console"
+_REFUSED_AGAIN = (
+    "the platform refuses a token that it has just issued: check server, and whether the user and the account are "
+    "active; callcast signs in again by itself"
+)
+_ACCOUNT_STATE = (
+    "the account does not allow this sign-in (suspended, not yet confirmed, or of another kind): an administrator "
+    "must check its state, or ask RingCentral; client_id, client_secret and jwt are not the cause"
+)
+# By the words of RFC 6749, where the platform's own code says nothing more exact.
+_BY_WORD = {
+    "invalid_client": _APP,
+    "invalid_grant": "check jwt: made for this app and this server, not yet expired, neither deleted nor cut off",
+    "unauthorized_client": _JWT_FLOW,
+    "unsupported_grant_type": _JWT_FLOW,
+}
+_BY_CODE = {
+    "CMN-109": "the account's plan does not include the call log: an administrator must have it enabled",
+    "CMN-211": "the platform runs in limited mode and does not serve calls",
+    "CMN-304": "the platform was still at work on the same request",
+    "CMN-401": "the app lacks the permission {permission}: add it to the app in the developer console",
+    "CMN-402": "the user is no administrator: use the JWT of one, or give this user an administrator's role",
+    "CMN-403": "this kind of extension has no such list: remove it from extensions",
+    "CMN-404": "the user may see only the own extension: use an administrator's credential, or one of its own",
+    "CMN-405": _ACCOUNT_STATE,
+    "CMN-408": "the user lacks the permission {permission}: an administrator must give a role that has it",
+    "CMN-419": "the user has the permission {permission} for the own extension only: an administrator must give a role "
+    "that has it for other extensions",
+    "OAU-105": "the JWT belongs to a call queue or another extension that cannot sign in: make a JWT as a user",
+    "OAU-123": _APP,
+    "OAU-141": "the user's extension is disabled or not yet activated: an administrator must activate it",
+    "OAU-142": _ACCOUNT_STATE,
+    LOCKED_OUT: "the user is locked out after too many failed sign-ins: an administrator must unlock it, or wait; "
+    f"callcast tries again every {LOCKED_OUT_S / 60:.0f} minutes",
+    "OAU-151": _ACCOUNT_STATE,
+}
+_NO_EXTENSION = "this may be the extension's number, not its id; run `callcast extensions`"
+_NO_ACCOUNT = 'there is no such account here: set account = "~", or its id'
+
+
+class _Fault(msgspec.Struct, frozen=True):
+    errorCode: str = ""  # noqa: N815 - the platform's word
+    message: str = ""
+    permissionName: object = ""  # noqa: N815 - the platform's word
+    permissionsName: object = ""  # noqa: N815 - the platform's word, a text or a list
+    parameterName: object = ""  # noqa: N815 - the platform's word
+
+    @property
+    def permission(self) -> str:
+        """The missing permission."""
+        for named in (self.permissionName, self.permissionsName):
+            names = [_word(name) for name in (named if isinstance(named, list) else [named])]
+            if any(names):
+                return ", ".join(filter(None, names))
+        return _bracketed(self.message)
+
+    @property
+    def parameter(self) -> str:
+        return _word(self.parameterName) or _bracketed(self.message)
+
+
+class _Body(_Fault, frozen=True):
+    error: object = None  # a word of RFC 6749
+    errors: list[_Fault] = []
+
+
+class _Refusal:
+    """What an answer's body says; empty texts where it says nothing."""
+
+    def __init__(self, answer: Answer) -> None:
+        body = _body(answer)
+        first = body.errors[0] if body.errors else body
+        self.code = _word(first.errorCode or body.errorCode)
+        self.word = _word(body.error)
+        self.permission = first.permission or body.permission
+        self.parameter = first.parameter or body.parameter
+        self._status = answer.status
+        self._message = harmless(first.message or body.message, MESSAGE_MAX)
+
+    def __str__(self) -> str:
+        words = " ".join(part for part in (self.code or self.word, self._message) if part)
+        return f"{self._status} ({words})" if words else str(self._status)
+
+
+def look_failure(
+    answer: Answer, *, extension: bool, permission: str = "ReadCallLog", retry_after_s: float | None = None
+) -> LookFailed:
+    """The failure that an answer to a question of the API stands for; a 401 is one to a token of just now.
+
+    extension: whether the path names one. permission: what the question needs, where the answer does not say it.
+    """
+    refusal = _Refusal(answer)
+    unknown_id = _unknown_id(answer.status, refusal, extension)
+    return LookFailed(
+        "permission" if unknown_id else _reason(answer.status),
+        str(refusal),
+        remedy=unknown_id or _remedy(answer.status, refusal, permission),
+        retry_after_s=retry_after_s,
+        request_id=answer.request_id,
+    )
+
+
+def token_failure(answer: Answer, *, retry_after_s: float | None = None) -> LookFailed:
+    """The same for the token endpoint, where 4xx means the credential."""
+    refusal = _Refusal(answer)
+    reason = _reason(answer.status)
+    said = f"the token endpoint answered {refusal}"
+    remedy = _REDIRECT if 300 <= answer.status < 400 else ""
+    if 400 <= answer.status < 500 and reason not in ("rate_limited", "timeout"):
+        reason = "auth"
+        remedy = _BY_CODE.get(refusal.code, "").format(permission=refusal.permission)
+        remedy = remedy or _BY_WORD.get(refusal.word, _CREDENTIAL)
+        if answer.status in (404, 405):
+            remedy = "check server: what answers there has no token endpoint"
+        if refusal.code == LOCKED_OUT:
+            retry_after_s = max(LOCKED_OUT_S, retry_after_s or 0.0)
+    return LookFailed(reason, said, remedy=remedy, retry_after_s=retry_after_s, request_id=answer.request_id)
+
+
+def _reason(status: int) -> Reason:
+    known: dict[int, Reason] = {
+        401: "auth", 403: "permission", 404: "permission", 408: "timeout", 429: "rate_limited"
+    }  # fmt: skip
+    return known.get(status, "parse" if 200 <= status < 300 else "server")
+
+
+def _unknown_id(status: int, refusal: _Refusal, extension: bool) -> str:
+    """What to do about an id that the platform does not know; empty where the refusal is about something else."""
+    if (status, refusal.code) not in ((404, "CMN-102"), (400, "CMN-101")):
+        return ""
+    meant = refusal.parameter or ("extensionId" if extension else "accountId")
+    return {"extensionId": _NO_EXTENSION, "accountId": _NO_ACCOUNT}.get(meant, "")
+
+
+def _remedy(status: int, refusal: _Refusal, permission: str) -> str:
+    """What to do about it; empty where the code says nothing of that."""
+    if 300 <= status < 400:
+        return _REDIRECT
+    remedy = _BY_CODE.get(refusal.code, _REFUSED_AGAIN if status == 401 else "")
+    return remedy.format(permission=refusal.permission or permission)
+
+
+def _body(answer: Answer) -> _Body:
+    try:
+        return msgspec.json.decode(answer.body[:BODY_READ_MAX], type=_Body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _Body()
+
+
+def _bracketed(message: str) -> str:
+    """What a message puts in brackets: `user needs to have [ReadCallLog] permission`."""
+    found = re.search(r"\[([A-Za-z]{1,60})\]", message)
+    return found.group(1) if found else ""
+
+
+def _word(text: object) -> str:
+    return text if isinstance(text, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,60}", text) else ""

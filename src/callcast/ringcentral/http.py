@@ -1,0 +1,190 @@
+"""One request to the platform and its answer, whole, or LookFailed. The only place that opens connections to it."""
+
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp import ClientSession, ClientTimeout
+from yarl import URL
+
+from callcast.ports.clock import Clock
+from callcast.ports.upstream import LookFailed
+from callcast.ringcentral.platform_clock import PlatformClock
+from callcast.ringcentral.telemetry import Observer, Resource
+from callcast.settings.loopback import is_loopback
+from callcast.settings.proxy import Proxy, environment_proxy
+
+CONNECT_TIMEOUT_S = 5.0
+RESPONSE_BYTES_MAX = 32 * 1024 * 1024
+REQUEST_ID_MAX = 80
+
+
+class Answer:
+    """What came back: any status, the whole body."""
+
+    __slots__ = ("body", "headers", "request_id", "status", "took_s")
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes, took_s: float) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.took_s = took_s
+        self.request_id = request_id(headers)
+
+
+class Exchange:
+    """A platform host; with `trust_env` it is reached through the environment's proxy.
+
+    Raises ValueError for a host that would be spoken to in plain text beyond loopback.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        *,
+        session: ClientSession,
+        clock: Clock,
+        platform_clock: PlatformClock,
+        version: str,
+        observer: Observer,
+        allow_plaintext: bool = False,
+        trust_env: bool = False,
+    ) -> None:
+        parts = urlsplit(server)
+        loopback = is_loopback(parts.hostname or "")
+        if parts.scheme != "https" and not (parts.scheme == "http" and (loopback or allow_plaintext)):
+            raise ValueError("the platform is spoken to by https only, unless it is on this machine")
+        self._server = server.rstrip("/")
+        self._proxy = environment_proxy(URL(self._server)) if trust_env else Proxy()
+        # A proxy for http is shown its login with each request, one for https with CONNECT.
+        self._through_plainly = self._proxy.headers or {} if parts.scheme == "http" else {}
+        self._session = session
+        self._clock = clock
+        self._platform_clock = platform_clock
+        self._observer = observer
+        self._headers = {"User-Agent": f"callcast/{version}", "Accept": "application/json"}
+
+    def url(self, path: str, query: Mapping[str, str] | None = None) -> URL:
+        return URL(self._server + path, encoded=False).update_query(query or {})
+
+    async def get(self, resource: Resource, url: URL, *, authorization: str, timeout_s: float) -> Answer:
+        return await self._ask(resource, url, authorization, None, timeout_s)
+
+    async def post(
+        self, resource: Resource, url: URL, *, authorization: str, form: Mapping[str, str], timeout_s: float
+    ) -> Answer:
+        return await self._ask(resource, url, authorization, form, timeout_s)
+
+    async def _ask(
+        self, resource: Resource, url: URL, authorization: str, form: Mapping[str, str] | None, timeout_s: float
+    ) -> Answer:
+        asked_at = self._clock.monotonic()
+        try:
+            answer = await self._answer(url, authorization, form, timeout_s)
+        except LookFailed as failure:
+            took_s = self._clock.monotonic() - asked_at
+            self._observer.answered(resource, failure.reason, took_s, failure.request_id)
+            raise
+        self._observer.answered(resource, str(answer.status), answer.took_s, answer.request_id)
+        return answer
+
+    async def _answer(self, url: URL, authorization: str, form: Mapping[str, str] | None, timeout_s: float) -> Answer:
+        """Raises LookFailed whose text never holds what was sent (the library's own errors can)."""
+        try:
+            return await self._ask_plainly(url, authorization, form, timeout_s)
+        except aiohttp.ConnectionTimeoutError:
+            failure = LookFailed("timeout", f"no connection within {CONNECT_TIMEOUT_S:.3g} s")
+        except TimeoutError:
+            failure = LookFailed("timeout", f"no complete answer within {timeout_s:.3g} s")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            failure = LookFailed("network", _what_happened(error))
+        raise failure
+
+    async def _ask_plainly(
+        self, url: URL, authorization: str, form: Mapping[str, str] | None, timeout_s: float
+    ) -> Answer:
+        asked_at = self._clock.monotonic()
+        async with self._session.request(
+            "GET" if form is None else "POST",
+            url,
+            data=form,
+            headers={**self._headers, **self._through_plainly, "Authorization": authorization},
+            proxy=self._proxy.url,
+            proxy_headers=self._proxy.headers,
+            allow_redirects=False,
+            middlewares=(_only_once,),
+            timeout=_timeout(timeout_s),
+        ) as response:
+            # A page that is no JSON comes from somebody in between, whose clock is nobody's business.
+            date = response.headers.get("Date") if response.content_type == "application/json" else None
+            self._platform_clock.heard(date, asked_at=asked_at, answered_at=self._clock.monotonic())
+            body = await _read(response)
+            return Answer(response.status, response.headers, body, self._clock.monotonic() - asked_at)
+
+
+@lru_cache(maxsize=16)
+def _timeout(total_s: float) -> ClientTimeout:
+    return ClientTimeout(total=total_s, sock_connect=CONNECT_TIMEOUT_S)
+
+
+class _Disconnected(aiohttp.ClientError):
+    """The connection broke under a request that it already carried."""
+
+
+async def _only_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """aiohttp asks again by itself when a kept connection breaks; a request that the budget does not know of."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
+        failure = _Disconnected()
+    raise failure
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The body, counted as it arrives and as it unpacks, so that no answer fills the memory."""
+    body, size = bytearray(), response.content_length or 0  # one piece: many small ones would leave holes behind
+    if size <= RESPONSE_BYTES_MAX:
+        size = 0
+        while not response.content.at_eof():
+            chunk = await response.content.readany()
+            size += len(chunk)
+            if size > RESPONSE_BYTES_MAX:
+                break
+            body += chunk
+    if size > RESPONSE_BYTES_MAX:
+        response.close()
+        detail = f"the answer is larger than {RESPONSE_BYTES_MAX // 1024 // 1024} MiB"
+        raise LookFailed("parse", detail, request_id=request_id(response.headers))
+    return bytes(body)
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """RCRequestId: what the platform's support asks for."""
+    text = headers.get("RCRequestId", "")
+    return text[:REQUEST_ID_MAX] if text.isascii() and text.isprintable() and text else None
+
+
+def _what_happened(error: Exception) -> str:
+    """A sentence without the request: type names and the system's own words only."""
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return "the proxy that the environment names cannot be reached (set it right, or trust_env = false)"
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the proxy that the environment names answered {error.status} (set it right, or trust_env = false)"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "the host name was not found"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "the host's certificate was not accepted"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "no TLS connection could be made"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        number = error.os_error.errno
+        return f"no connection: {os.strerror(number) if number else type(error.os_error).__name__}"
+    if isinstance(error, _Disconnected | ConnectionResetError):
+        return "the connection was closed before the answer"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the answer ended too early, or was garbled"
+    return f"the exchange failed ({type(error).__name__})"

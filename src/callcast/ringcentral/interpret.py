@@ -1,0 +1,179 @@
+"""Typed records -> what a look shows. Pure; the platform's words end here."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from itertools import chain
+from typing import Final
+
+from msgspec.structs import replace
+
+from callcast.calls.model import (
+    UNASSIGNED,
+    Direction,
+    Party,
+    Provider,
+    Queue,
+    Sighting,
+    Snapshot,
+    Target,
+)
+from callcast.ringcentral.decode import BadPage, Page, Record, Row, Side, account_in, decode_page
+from callcast.ringcentral.record_facts import View, is_offer, owner_of, rings_out, stated_extension, view
+from callcast.ringcentral.vocabulary import ACTIONS_WITHOUT_CALL, WITHHELD, folded
+
+__all__ = ["BadPage", "ListPage", "Rows", "read_page", "snapshot"]
+
+# Digits, some of them replaced: "+3351234XXXX", "***1234", "555010****". A star before digits is a code ("*67").
+_MASKED: Final = re.compile(r"(?=.*(?:[Xx]|\d\*|\*{3}))[\dXx*\s()+.-]+")
+_WITHOUT_CALL: Final = folded(ACTIONS_WITHOUT_CALL)
+_QUEUE_MARK: Final = " - "
+
+
+ListPage = Page[tuple[Sighting, ...]]
+Rows = Mapping[bytes, Row[tuple[Sighting, ...]]]
+
+
+def read_page(raw: bytes, target: Target, known: Rows | None = None) -> ListPage:
+    """One page of a list, and what each of its records shows of the target. Raises BadPage."""
+    return decode_page(raw, lambda record, account_id: tuple(_sightings(record, target, account_id)), known)
+
+
+def snapshot(target: Target, pages: Iterable[ListPage], taken_at: datetime) -> Snapshot:
+    """All pages of one look as a snapshot.
+
+    A record that is on two pages (a call that arrived between the requests shifted the rows) counts once, as
+    the later page has it.
+    """
+    shown = {row.record_id: row.shown for page in pages for row in page.rows if row.shown is not None}
+    return Snapshot(target=target, taken_at=taken_at, sightings=tuple(chain.from_iterable(shown.values())))
+
+
+def _sightings(record: Record, target: Target, account_id: str | None) -> Iterable[Sighting]:
+    if record.type.lower() != "voice" or record.action.lower() in _WITHOUT_CALL:
+        return ()
+    if target.extension_id is not None:
+        return (_sighting(record, target.extension_id, view(record, target.extension_id, listed=True), account_id),)
+    return [
+        _sighting(record, extension_id, view(record, extension_id, listed=False), account_id)
+        for extension_id in _extensions(record)
+    ]
+
+
+def _extensions(record: Record) -> Sequence[str]:
+    """Contract 5, "Account level": the record's extension and those of its legs, else that of our own side."""
+    named = (stated_extension(record), *map(owner_of, record.legs or ()))
+    return list(dict.fromkeys(filter(None, named))) or [_side_extension(record) or UNASSIGNED]
+
+
+def _side_extension(record: Record) -> str | None:
+    placed = record.direction.lower() == "outbound" and not is_offer(record)
+    side = record.from_ if placed else record.to
+    return str(side.extension_id) if side is not None and side.extension_id else None
+
+
+def _session(record: Record) -> str:
+    """`sessionId` is "0" in every conference (embeddable-319): no name for a session."""
+    if record.telephony_session_id:
+        return record.telephony_session_id
+    return record.id if record.session_id == "0" else record.session_id
+
+
+def _sighting(record: Record, extension_id: str, view: View, account_id: str | None) -> Sighting:
+    from_party, to_party, queue = _parties(record, view)
+    outcome = view.outcome
+    return Sighting(
+        extension_id=extension_id,
+        session_id=_session(record),
+        account_id=account_in(record.uri) or account_id,
+        record_id=record.id,
+        direction=view.direction,
+        state=outcome.state,
+        provisional=outcome.provisional,
+        rings_alone=view.rings_alone,
+        taken_by_another=view.taken_by_another,
+        disposition=outcome.disposition,
+        from_party=from_party,
+        to_party=to_party,
+        queue=queue,
+        started_at=view.started_at,
+        ended_at=view.ended_at,
+        legs=view.legs,
+        provider=Provider(
+            name="ringcentral",
+            record_id=record.id,
+            session_id=record.session_id,
+            action=record.action,
+            result=record.result,
+            reason=record.reason,
+        ),
+    )
+
+
+def _parties(record: Record, view: View) -> tuple[Party | None, Party | None, Queue | None]:
+    if view.offered:
+        return _caller_of_offer(view), _called_of_offer(view), None
+    from_party, to_party = _party(view.from_), _party(view.to)
+    name = from_party.name if from_party else None
+    if from_party and name and _QUEUE_MARK in name and _came_through_queue(record, view):
+        queue, _, caller = name.rpartition(_QUEUE_MARK)
+        named = replace(from_party, name=caller or None)
+        return named, to_party, Queue(name=queue, confirmed=_is_delegated_by_queue(record)) if queue else None
+    return from_party, to_party, None
+
+
+def _came_through_queue(record: Record, view: View) -> bool:
+    """A queue's record starts with the ringing of the agent's phone, a direct call's before it (seed-*-3)."""
+    if view.direction is not Direction.INBOUND:
+        return False
+    if _is_delegated_by_queue(record):
+        return True
+    return any(rings_out(leg) and leg.start_time == view.started_at for leg in record.legs or ())
+
+
+def _is_delegated_by_queue(record: Record) -> bool:
+    return (record.delegation_type or "").lower() == "queueforwarding"
+
+
+def _caller_of_offer(view: View) -> Party | None:
+    """Nobody, where both sides are the extension itself (seed-queue-1)."""
+    if view.from_ is None or view.from_.phone_number is None or _same_side(view.from_, view.to):
+        return None
+    return _party(view.from_)
+
+
+def _called_of_offer(view: View) -> Party | None:
+    """The extension itself; its name stands on the other side (seed-queue-1)."""
+    party = _party(view.to)
+    if party is None or party.name or view.from_ is None or not _same_side(view.from_, view.to):
+        return party
+    return replace(party, name=view.from_.name or None)
+
+
+def _same_side(one: Side, other: Side | None) -> bool:
+    return other is not None and bool(one.extension_number) and one.extension_number == other.extension_number
+
+
+def _number(text: str | None) -> str | None:
+    """A number that is withheld or masked is none."""
+    if not text:
+        return None
+    if text[1:].isdigit() and text[0] in "+0123456789":  # as almost always
+        return text
+    return None if text.strip().lower() in WITHHELD or _MASKED.fullmatch(text) else text
+
+
+def _party(side: Side | None) -> Party | None:
+    if side is None:
+        return None
+    number, name = _number(side.phone_number), side.name or None
+    extension_number, location = side.extension_number or None, side.location or None
+    if not (number or name or extension_number or location):
+        return None
+    return Party(
+        number=number,
+        name=name,
+        extension_number=extension_number,
+        location=location,
+        extension_id=str(side.extension_id) if side.extension_id else None,
+    )

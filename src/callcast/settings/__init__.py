@@ -1,0 +1,1 @@
+"""What settings of every kind share: `secret`, `loopback`, `proxy`, `private_file`. No settings model lives here."""

@@ -1,0 +1,258 @@
+"""The public suite finds out a sink that does not keep its word, and lets one pass that does."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Literal
+
+import pytest
+
+from callcast import testing
+from callcast.ports.sink import Delivered, Delivery, Outcome, Place, Rejected, Retry, Sink
+from callcast.settings.secret import Secret
+from callcast.sinks import SinkSettings
+from callcast.testing import FarSide, Mode, SinkContract
+
+KEY = "the-key-to-the-desk"
+
+
+class Settings(SinkSettings):
+    type: Literal["desk"] = "desk"
+    key: Secret = Secret(KEY)
+
+    def open(self, place: Place, /) -> AbstractAsyncContextManager[Sink]:
+        raise NotImplementedError  # the far side knows which sink is meant
+
+
+class Desk(FarSide):
+    """Takes events by hand, in this very process."""
+
+    secrets = (KEY,)
+
+    def __init__(self, kind: type["Honest"]) -> None:
+        self.settings = Settings(timeout_s=0.5)
+        self.taken: list[str] = []
+        self._kind = kind
+        self._mode: Mode = "accepting"
+        self._released = asyncio.Event()
+        self._reached = asyncio.Event()
+
+    @asynccontextmanager
+    async def opened(self, place: Place) -> AsyncIterator[Sink]:
+        sink = self._kind(self, place)
+        yield sink
+        await sink.close()
+
+    def open(self, place: Place, /) -> AbstractAsyncContextManager[Sink]:
+        return self.opened(place)
+
+    async def become(self, mode: Mode, /) -> None:
+        self._mode = mode
+        self._reached.clear()
+        self._released.clear() if mode == "holding" else self._released.set()
+
+    def received(self) -> Sequence[str]:
+        return self.taken
+
+    async def reached(self) -> None:
+        await self._reached.wait()
+
+    async def take(self, event_id: str) -> None:
+        if self._mode == "down":
+            raise ConnectionRefusedError
+        self._reached.set()
+        await self._released.wait()
+        if self._mode == "refusing":
+            raise PermissionError
+        self.taken.append(event_id)
+
+
+class Honest:
+    def __init__(self, desk: Desk, place: Place) -> None:
+        self.desk = desk
+        self.place = place
+
+    async def send(self, delivery: Delivery, /) -> Outcome:
+        try:
+            async with asyncio.timeout(self.desk.settings.timeout_s):
+                await self.desk.take(delivery.event.id)
+        except TimeoutError:
+            return Retry("timeout")
+        except ConnectionRefusedError:
+            return Retry("connect")
+        except PermissionError:
+            return Rejected("refused")
+        return Delivered()
+
+    async def close(self) -> None:
+        pass
+
+
+class Hasty(Honest):
+    """Answers before the far side has."""
+
+    async def send(self, delivery: Delivery, /) -> Outcome:
+        self.sending = asyncio.create_task(super().send(delivery))
+        return Delivered()
+
+
+class Stumbling(Honest):
+    """Raises what goes wrong outside."""
+
+    async def send(self, delivery: Delivery, /) -> Outcome:
+        await self.desk.take(delivery.event.id)
+        return Delivered()
+
+
+class Harsh(Honest):
+    """Takes an outage for a no."""
+
+    async def send(self, delivery: Delivery, /) -> Outcome:
+        outcome = await super().send(delivery)
+        return Rejected(outcome.reason) if isinstance(outcome, Retry) else outcome
+
+
+class Stubborn(Honest):
+    """Takes a no for an outage."""
+
+    async def send(self, delivery: Delivery, /) -> Outcome:
+        outcome = await super().send(delivery)
+        return Retry(outcome.reason) if isinstance(outcome, Rejected) else outcome
+
+
+class Patient(Honest):
+    """Waits for ever."""
+
+    async def send(self, delivery: Delivery, /) -> Outcome:
+        await self.desk.take(delivery.event.id)
+        return Delivered()
+
+
+class Deaf(Honest):
+    """Does not let itself be cancelled."""
+
+    async def send(self, delivery: Delivery, /) -> Outcome:
+        try:
+            return await super().send(delivery)
+        except asyncio.CancelledError:
+            return Retry("cancelled")
+
+
+class Mumbling(Honest):
+    """The id is not on the wire."""
+
+    async def send(self, delivery: Delivery, /) -> Outcome:
+        await self.desk.take(delivery.event.key)
+        return Delivered()
+
+
+class Stuttering(Honest):
+    """Sends everything twice."""
+
+    async def send(self, delivery: Delivery, /) -> Outcome:
+        await super().send(delivery)
+        return await super().send(delivery)
+
+
+class Flustered(Honest):
+    """Cannot do two things at once."""
+
+    busy = False
+
+    async def send(self, delivery: Delivery, /) -> Outcome:
+        assert not self.busy
+        self.busy = True
+        await asyncio.sleep(0)
+        self.busy = False
+        return await super().send(delivery)
+
+
+class Littering(Honest):
+    """Leaves a task behind."""
+
+    async def close(self) -> None:
+        self.left = asyncio.create_task(asyncio.sleep(60))
+
+
+class Haunting(Honest):
+    """Leaves a thread behind."""
+
+    async def close(self) -> None:
+        threading.Thread(target=threading.Event().wait, args=(5,), daemon=True).start()
+
+
+class Telltale(Honest):
+    """Tells the key in what it says of an outage."""
+
+    async def send(self, delivery: Delivery, /) -> Outcome:
+        outcome = await super().send(delivery)
+        return Retry(outcome.reason, self.desk.settings.key.reveal()) if isinstance(outcome, Retry) else outcome  # type: ignore[attr-defined]
+
+
+class Gossip(Honest):
+    """Tells the key in the log."""
+
+    async def send(self, delivery: Delivery, /) -> Outcome:
+        self.place.log("sent", key=self.desk.settings.key.reveal())  # type: ignore[attr-defined]
+        return await super().send(delivery)
+
+
+class Blabbing(Honest):
+    """Tells the key to whoever looks at it."""
+
+    def __repr__(self) -> str:
+        return f"<sink with {KEY}>"
+
+
+QUESTIONS = [name for name in dir(SinkContract) if name.startswith("test_")]
+BROKEN_WORDS: Sequence[tuple[type[Honest], str, type[Exception]]] = [
+    (Hasty, "test_returns_only_after_the_answer", AssertionError),
+    (Stumbling, "test_says_retry_when_the_far_side_is_down_and_delivers_when_it_is_back", ConnectionRefusedError),
+    (Stumbling, "test_can_be_opened_while_the_far_side_is_down", ConnectionRefusedError),
+    (Harsh, "test_says_retry_when_the_far_side_is_down_and_delivers_when_it_is_back", AssertionError),
+    (Harsh, "test_says_retry_when_no_answer_comes_in_time", AssertionError),
+    (Stubborn, "test_says_rejected_on_a_permanent_no", TimeoutError),
+    (Patient, "test_says_retry_when_no_answer_comes_in_time", TimeoutError),
+    (Deaf, "test_can_be_cancelled", AssertionError),
+    (Mumbling, "test_delivers_every_kind_of_event", AssertionError),
+    (Stuttering, "test_delivers_every_kind_of_event", AssertionError),
+    (Flustered, "test_delivers_at_the_same_time", AssertionError),
+    (Littering, "test_can_be_closed_while_the_far_side_is_silent", TimeoutError),
+    (Haunting, "test_can_be_closed_while_the_far_side_is_silent", AssertionError),
+    (Telltale, "test_keeps_secrets_to_itself", AssertionError),
+    (Gossip, "test_keeps_secrets_to_itself", AssertionError),
+    (Blabbing, "test_keeps_secrets_to_itself", AssertionError),
+]
+HANGING = (Stubborn, Patient, Littering, Haunting)  # found out when patience ends
+
+
+def ask(kind: type[Honest], question: str) -> None:
+    class Suite(SinkContract):
+        @asynccontextmanager
+        async def far_side(self) -> AsyncIterator[FarSide]:
+            yield Desk(kind)
+
+    getattr(Suite(), question)()
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_who_keeps_the_word_passes(question: str) -> None:
+    """The sink that all the others here are made from."""
+    ask(Honest, question)
+
+
+@pytest.mark.parametrize(("kind", "question", "by"), BROKEN_WORDS)
+def test_who_breaks_a_promise_is_found_out(
+    kind: type[Honest], question: str, by: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the question that asks for it, and for no other reason."""
+    if kind in HANGING:
+        monkeypatch.setattr(testing, "PATIENCE_S", 2.0)
+    with pytest.raises(by):
+        ask(kind, question)
+
+
+def test_every_question_finds_somebody_out() -> None:
+    """A question that nobody fails asks nothing."""
+    assert {question for _, question, _ in BROKEN_WORDS} == set(QUESTIONS)

@@ -1,0 +1,1119 @@
+"""The deliverer against the real outbox, with a clock turned by hand and a far side that answers as told."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from callcast.calls.model import Event
+from callcast.delivery.worker import AHEAD_MAX, FIX, Deliverer, SinkTrouble
+from callcast.outbox.sqlite.admin import open_desk
+from callcast.outbox.sqlite.pruning import Limits
+from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
+from callcast.ports.outbox import OutboxUnavailable, Taken
+from callcast.ports.retry import RetryPolicy
+from callcast.ports.sink import Delivered, Delivery, Filter, Outcome, Rejected, Retry
+from tests.builders import NINE, change, event
+from tests.clock import TurnedClock
+
+Answer = Callable[[Delivery], Awaitable[Outcome]]
+
+
+class FarSide:
+    """A sink that keeps what it is sent, with the time, and answers as the test says."""
+
+    def __init__(self, clock: TurnedClock) -> None:
+        self.answer: Outcome | Answer = Delivered()
+        self.sent: list[tuple[float, str, str, int]] = []
+        self.open = 0
+        self.most_open = 0
+        self._clock = clock
+
+    async def send(self, delivery: Delivery, /) -> Outcome:
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
+        try:
+            said = delivery.event
+            self.sent.append((self._clock.monotonic(), said.key.split("/")[-1], said.type, delivery.attempt))
+            await asyncio.sleep(0)  # as every far side that is far: the loop turns before its answer
+            return await self.answer(delivery) if callable(self.answer) else self.answer
+        finally:
+            self.open -= 1
+
+    def times(self, call: str) -> list[float]:
+        return [at_s for at_s, key, _, _ in self.sent if key == call]
+
+
+class Told:
+    """An observer and a log that keep what they are told."""
+
+    def __init__(self) -> None:
+        self.attempts: list[str | None] = []
+        self.latencies: list[float] = []
+        self.expired = 0
+        self.dead = 0
+        self.replayed = 0
+        self.up: list[bool] = []
+        self.logged: list[str] = []
+        self.facts: dict[str, dict[str, object]] = {}  # of the last line of each event
+
+    def delivery_attempted(self, sink: str, failed: str | None, took_s: float) -> None:
+        self.attempts.append(failed)
+
+    def event_delivered(self, sink: str, latency_s: float) -> None:
+        self.latencies.append(latency_s)
+
+    def event_replayed(self, sink: str) -> None:
+        self.replayed += 1
+
+    def event_expired(self, sink: str) -> None:
+        self.expired += 1
+
+    def event_dead_lettered(self, sink: str) -> None:
+        self.dead += 1
+
+    def sink_up(self, sink: str, up: bool) -> None:
+        self.up.append(up)
+
+    def info(self, event: str, /, **facts: object) -> None:
+        self.logged.append(event)
+        self.facts[event] = facts
+
+    warning = error = info
+
+
+class Bench:
+    """One deliverer, its outbox, its far side, and the clock that moves them all."""
+
+    def __init__(self, path: Path, clock: TurnedClock, outbox: SqliteOutbox, far: FarSide, told: Told) -> None:
+        self.path = path
+        self.clock = clock
+        self.outbox = outbox
+        self.far = far
+        self.told = told
+        self.task: asyncio.Task[None] | None = None
+
+    def deliverer(
+        self,
+        concurrency: int = 8,
+        timeout_s: float = 15,
+        shutdown_s: float | None = 10,
+        policy: RetryPolicy | None = None,
+    ) -> Deliverer:
+        return Deliverer(
+            "crm",
+            self.far,
+            self.outbox,
+            self.clock,
+            policy or RetryPolicy(),
+            self.told,
+            concurrency=concurrency,
+            timeout_s=timeout_s,
+            random=lambda: 0.5,
+            log=self.told,
+            shutdown_s=shutdown_s,
+        )
+
+    async def start(self, **settings: Any) -> None:
+        self.task = asyncio.create_task(self.deliverer(**settings).run())
+        await self.clock.settle()
+
+    async def stop(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+            self.task = None
+
+    async def record(self, *events: Event) -> None:
+        await self.outbox.record(None, change(*events))
+        await self.clock.settle()
+
+    async def owed(self) -> int:
+        return sum(sink.owed for sink in (await self.outbox.stats()).sinks)
+
+
+@asynccontextmanager
+async def bench_in(path: Path) -> AsyncIterator[Bench]:
+    clock = TurnedClock()
+    async with open_outbox(path, clock, retention_h=72, outbox_max_mb=100, dead_letter_days=30) as outbox:
+        clock.busy = lambda: outbox.queued > 0
+        await outbox.subscribe({"crm": Filter()})
+        bench = Bench(path, clock, outbox, FarSide(clock), Told())
+        try:
+            yield bench
+        finally:
+            await bench.stop()
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    async with bench_in(tmp_path) as bench:
+        yield bench
+
+
+async def test_what_is_recorded_is_sent_and_settled(bench: Bench) -> None:
+    """An event that is recorded while all is quiet goes out without any time passing, and is owed no longer."""
+    await bench.start()
+    await bench.clock.turn(600)
+    await bench.record(event())
+    assert bench.far.sent == [(600.0, "s-1", "call.ringing", 1)]
+    assert await bench.owed() == 0
+    assert bench.told.attempts == [None]
+    assert bench.told.latencies == [0.0]
+
+
+DOWN = Retry("503", "service unavailable")
+
+
+async def fail_five(bench: Bench) -> None:
+    """Five calls fail, one after the other, one attempt each: now the sink is failing."""
+    bench.far.answer = DOWN
+    for n in range(5):
+        await bench.record(event(f"first{n}"))
+    assert bench.told.up == [True, False]
+
+
+# Retries
+
+
+async def test_retries_of_a_final_event(bench: Bench) -> None:
+    """A final event is tried at its delays for as long as others prove the sink healthy."""
+    bench.far.answer = lambda one: answering(DOWN if one.event.key == "101/poison" else Delivered())
+    await bench.start()
+    await bench.record(event("poison", "call.ended", 1))
+    for n in range(130):
+        await bench.record(event(f"good{n}", "call.ended", 1))
+        await bench.clock.turn(20)
+    assert bench.far.times("poison") == [0, 1, 6, 36, 156, 456, 2256]
+
+
+async def test_giving_up(bench: Bench) -> None:
+    """A final event whose shelf life is over becomes a dead letter at that time, and that is said."""
+    bench.far.answer = lambda one: answering(DOWN if one.event.key == "101/poison" else Delivered())
+    await bench.start(policy=RetryPolicy(give_up_after_h=0.1))
+    await bench.record(event("poison", "call.ended", 1))
+    for n in range(36):
+        await bench.record(event(f"good{n}", "call.ended", 1))
+        await bench.clock.turn(10)
+        assert bench.told.dead == (1 if n == 35 else 0)
+    assert bench.far.times("poison") == [0, 1, 6, 36, 156]
+    assert bench.told.expired == 0
+    assert "event_dead_lettered" in bench.told.logged
+
+
+async def answering(outcome: Outcome) -> Outcome:
+    return outcome
+
+
+async def test_retries_of_a_live_event(bench: Bench) -> None:
+    """A live event is tried after 1, 2, 5, 10, 20 s until its time is over, then it expires and is no letter."""
+    bench.far.answer = lambda one: answering(DOWN if one.event.key == "101/poison" else Delivered())
+    await bench.start()
+    await bench.record(event("poison"))
+    for second in range(62):
+        await bench.record(event(f"good{second}"))
+        await bench.clock.turn(1)
+    assert bench.far.times("poison") == [0, 1, 3, 8, 18, 38, 58]
+    assert (bench.told.dead, bench.told.expired) == (0, 1)
+    assert await bench.owed() == 0
+
+
+async def test_the_end_follows_an_expired_ringing(bench: Bench) -> None:
+    """When a live event expires, the call's end behind it goes out, at once."""
+    bench.far.answer = lambda one: answering(DOWN if one.event.type == "call.ringing" else Delivered())
+    await bench.start()
+    await bench.record(event("a"), event("a", "call.ended", 2))
+    for second in range(61):
+        await bench.record(event(f"good{second}", "call.ended", 1))
+        await bench.clock.turn(1)
+    assert bench.far.sent.count((60.0, "a", "call.ended", 1)) == 1
+
+
+async def test_attempts_are_counted(bench: Bench) -> None:
+    """The attempt's number grows with each try, and survives the deliverer."""
+    bench.far.answer = DOWN
+    await bench.start()
+    await bench.record(event("a", "call.ended", 1))
+    await bench.clock.turn(2)
+    await bench.stop()
+    await bench.start()
+    await bench.clock.turn(10)
+    assert [attempt for _, _, _, attempt in bench.far.sent] == [1, 2, 3]
+
+
+async def test_order_and_concurrency(bench: Bench) -> None:
+    """Calls go side by side up to the limit; of one call the next goes only after the last has been answered."""
+    gate = asyncio.Event()
+
+    async def wait(_: Delivery) -> Outcome:
+        await gate.wait()
+        return Delivered()
+
+    bench.far.answer = wait
+    await bench.start(concurrency=3)
+    for name in ("a", "b", "c", "d"):
+        await bench.record(event(name), event(name, "call.ended", 2))
+    assert [(call, type_) for _, call, type_, _ in bench.far.sent] == [(n, "call.ringing") for n in ("a", "b", "c")]
+    gate.set()
+    await bench.clock.settle()
+    assert bench.far.most_open == 3
+    assert len(bench.far.sent) == 8
+    for name in ("a", "b", "c", "d"):
+        assert [type_ for _, call, type_, _ in bench.far.sent if call == name] == ["call.ringing", "call.ended"]
+
+
+# Failing, probing, recovering
+
+
+async def test_a_serial_sink_does_not_wait_for_the_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sink that takes one at a time gets the next while the disk still takes the last: one at a time all the same."""
+    works, gate = bench.outbox.done, asyncio.Event()
+
+    async def slowly(taken: Sequence[Taken], /) -> None:
+        await gate.wait()
+        await works(taken)
+
+    async def settled() -> None:
+        for _ in range(60):  # each waits for a few turns of the loop, and one after another takes more
+            await bench.clock.settle()
+
+    monkeypatch.setattr(bench.outbox, "done", slowly)
+    await bench.start(concurrency=1)
+    await bench.record(*(event(f"c{n}") for n in range(AHEAD_MAX + 50)))
+    await settled()
+    assert [key for _, key, _, _ in bench.far.sent] == [f"c{n}" for n in range(1 + AHEAD_MAX)], "no more unsettled"
+    gate.set()
+    await settled()
+    assert len(bench.far.sent) == AHEAD_MAX + 50
+    assert bench.far.most_open == 1
+    assert await bench.owed() == 0
+
+
+async def test_what_waits_its_turn_is_given_back(bench: Bench) -> None:
+    """A deliverer that stops lets the one on its way land, and sends nothing more of what it has claimed ahead."""
+    gate = asyncio.Event()
+
+    async def wait(_: Delivery) -> Outcome:
+        await gate.wait()
+        return Delivered()
+
+    bench.far.answer = wait
+    await bench.start(concurrency=1)
+    await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(3)))
+    assert bench.task is not None
+    bench.task.cancel()
+    await bench.clock.settle()
+    gate.set()
+    await asyncio.gather(bench.task, return_exceptions=True)
+    assert [key for _, key, _, _ in bench.far.sent] == ["c0"]
+    assert [one.event.key for one in await bench.outbox.claim("crm", limit=9)] == ["101/c1", "101/c2"]
+
+
+async def test_what_waits_while_the_sink_fails_is_given_back(bench: Bench) -> None:
+    """What was claimed ahead is no probe: after a failure of the sink it waits with all the others."""
+    bench.far.answer = Retry("429", "", after_s=90, holds_sink=True)
+    await bench.start(concurrency=1)
+    await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(3)))
+    assert [key for _, key, _, _ in bench.far.sent] == ["c0"]
+    assert len(await bench.outbox.claim("crm", limit=9)) == 2
+
+
+async def test_what_is_new_overtakes_what_was_brought_back(bench: Bench) -> None:
+    """An event that is recorded while brought back ones wait their turn goes before them."""
+    gate = asyncio.Event()
+
+    async def wait(_: Delivery) -> Outcome:
+        await gate.wait()
+        return Delivered()
+
+    await bench.start(concurrency=1)
+    await bench.record(*(event(f"old{n}", "call.ended", 1) for n in range(3)))
+    bench.far.sent.clear()
+    bench.far.answer = wait
+    with open_desk(bench.path) as desk:
+        assert desk.replay(NINE, sink="crm", since=NINE, until=NINE) == 3
+    async with asyncio.timeout(5):
+        while not bench.far.sent:  # noqa: ASYNC110 (the outbox asks its file)
+            await asyncio.sleep(0.01)
+    await bench.record(event("new"))
+    gate.set()
+    await bench.clock.settle()
+    assert [key for _, key, _, _ in bench.far.sent] == ["old0", "new", "old1", "old2"]
+
+
+async def test_five_in_a_row_make_a_sink_failing(bench: Bench) -> None:
+    """Four failures do not, a success in between starts the count again, the fifth in a row does."""
+    await bench.start()
+    for name in ("a", "b", "c", "d"):
+        bench.far.answer = DOWN
+        await bench.record(event(name, "call.ended", 1))
+    bench.far.answer = Delivered()
+    await bench.record(event("e", "call.ended", 1))
+    bench.far.answer = DOWN
+    for name in ("f", "g", "h", "i"):
+        await bench.record(event(name, "call.ended", 1))
+    assert bench.told.up == [True]
+    await bench.record(event("j", "call.ended", 1))
+    assert bench.told.up == [True, False]
+    assert bench.told.logged == ["sink_failed"]
+
+
+class AdvisingFarSide(FarSide):
+    def advice(self, outcome: Retry | Rejected, /) -> str:
+        return "check secrets" if outcome.reason == "http_401" else ""
+
+
+async def test_a_failing_sink_says_what_to_do_about_this_cause(bench: Bench) -> None:
+    """The sink's own advice, the general one where it has none; since when it fails, and at last how long it did."""
+    bench.far = AdvisingFarSide(bench.clock)
+    bench.far.answer = Retry("http_401", "answered 401")
+    deliverer = bench.deliverer()
+    bench.task = asyncio.create_task(deliverer.run())
+    await bench.clock.settle()
+    assert deliverer.trouble is None
+    for n in range(5):
+        await bench.record(event(f"c{n}", "call.ended", 1))
+    began = bench.clock.now()
+    facts = {"reason": "http_401", "detail": "answered 401", "fix": "check secrets"}
+    assert bench.told.facts["sink_failed"] == {"sink": "crm", **facts}
+    assert deliverer.trouble == SinkTrouble(began, **facts)
+    bench.far.answer = DOWN
+    await bench.clock.turn(3 * 3600)
+    assert deliverer.trouble == SinkTrouble(began, DOWN.reason, DOWN.detail, FIX)
+    bench.far.answer = Delivered()
+    await bench.clock.turn(60)
+    assert deliverer.trouble is None
+    assert bench.told.facts["sink_recovered"]["lasted"] == "3 h"
+
+
+async def test_probes_each_for_another_call(bench: Bench) -> None:
+    """A failing sink gets probes 1, 2, 5, 10 and 20 s after one another and then every 30 s, each for another call,
+    round and round; the rest waits.
+    """
+    await bench.start()
+    bench.far.answer = DOWN
+    for n in range(8):
+        await bench.record(event(f"c{n}", "call.ended", 1))
+    await bench.clock.turn(30 * 7)
+    probes = bench.far.sent[8:]
+    assert [at_s for at_s, *_ in probes] == [1, 3, 8, 18, 38, 68, 98, 128, 158, 188]
+    assert [call for _, call, _, _ in probes] == [f"c{n % 8}" for n in range(10)]
+
+
+async def test_a_new_call_is_a_probe_at_once(bench: Bench) -> None:
+    """While a sink fails, the first event of a new call is sent at once; the call's next event waits."""
+    await bench.start()
+    await fail_five(bench)
+    await bench.clock.turn(10)
+    await bench.record(event("new"))
+    await bench.clock.turn(1)
+    await bench.record(event("new", "call.ended", 2))
+    await bench.clock.turn(10)
+    assert [sent[:2] for sent in bench.far.sent[5:] if sent[1] == "new"] == [(10.0, "new")]
+
+
+async def test_old_new_calls_are_no_probes(bench: Bench) -> None:
+    """Calls that were waiting when the sink began to fail are not all sent at once as probes."""
+    gate = asyncio.Event()
+
+    async def wait(_: Delivery) -> Outcome:
+        await gate.wait()
+        return DOWN
+
+    bench.far.answer = wait
+    await bench.start(concurrency=5)
+    await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(50)))
+    gate.set()
+    await bench.clock.settle()
+    assert len(bench.far.sent) == 5 * 5, "five attempts that overlap count as one"
+    await bench.clock.turn(29)
+    assert [at_s for at_s, *_ in bench.far.sent[25:]] == [1, 3, 8, 18]
+
+
+async def test_each_outage_has_its_own_new_calls(bench: Bench) -> None:
+    """In a second outage, too, only calls that began after its start are probes at once."""
+    await bench.start(concurrency=5)
+    await fail_five(bench)
+    bench.far.answer = Delivered()
+    await bench.clock.turn(30)
+    assert bench.told.up == [True, False, True]
+    gate = asyncio.Event()
+
+    async def wait(_: Delivery) -> Outcome:
+        await gate.wait()
+        return DOWN
+
+    bench.far.answer = wait
+    before = len(bench.far.sent)
+    await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(50)))
+    gate.set()
+    await bench.clock.settle()
+    assert len(bench.far.sent) - before == 5 * 5
+    await bench.clock.turn(20)
+    assert len(bench.far.sent) - before == 5 * 5 + 4
+
+
+async def test_what_was_claimed_too_late_is_given_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sink that begins to fail while a claim is under way is sent nothing of that claim, but a probe later."""
+    gate = asyncio.Event()
+    works = bench.outbox.claim
+
+    async def wait(_: Delivery) -> Outcome:
+        await gate.wait()
+        return DOWN
+
+    async def claim(sink: str, /, *, limit: int) -> Sequence[Delivery]:
+        found = await works(sink, limit=limit)
+        if "101/late" in (one.event.key for one in found):
+            gate.set()
+            for _ in range(20):  # turns of the loop, in which the five are answered
+                await asyncio.sleep(0)
+        return found
+
+    await bench.start()
+    bench.far.answer = DOWN
+    for n in range(4):
+        await bench.record(event(f"c{n}", "call.ended", 1))
+    bench.far.answer = wait
+    monkeypatch.setattr(bench.outbox, "claim", claim)
+    await bench.record(event("c4", "call.ended", 1))
+    await bench.record(event("late", "call.ended", 1))
+    assert [call for _, call, _, _ in bench.far.sent] == [f"c{n}" for n in range(5)]
+    assert bench.told.up == [True, False]
+    await bench.clock.turn(100)
+    assert len(bench.far.times("late")) == 1
+
+
+async def test_two_probes_at_a_time(bench: Bench) -> None:
+    """While two wait for their answers nothing else goes out, however long it takes and however many calls are new."""
+    await bench.start()
+    await fail_five(bench)
+    gate = asyncio.Event()
+
+    async def wait(_: Delivery) -> Outcome:
+        await gate.wait()
+        return DOWN
+
+    bench.far.answer = wait
+    bench.far.most_open = 0
+    await bench.clock.turn(1)
+    assert bench.far.open == 1
+    await bench.clock.turn(2)
+    assert bench.far.open == 2, "the second one goes out although the first waits"
+    for n in range(4):
+        await bench.record(event(f"new{n}"))
+        await bench.clock.turn(30)
+    assert (bench.far.open, bench.far.most_open) == (2, 2)
+    gate.set()
+    await bench.clock.settle()
+    assert bench.far.most_open == 2
+
+
+async def test_a_serial_sink_gets_one_probe_at_a_time(bench: Bench) -> None:
+    """A sink that takes one at a time does so while it is failing too."""
+    await bench.start(concurrency=1)
+    await fail_five(bench)
+    gate = asyncio.Event()
+
+    async def wait(_: Delivery) -> Outcome:
+        await gate.wait()
+        return DOWN
+
+    bench.far.answer = wait
+    await bench.clock.turn(60)
+    assert (bench.far.open, bench.far.most_open) == (1, 1)
+    gate.set()
+
+
+async def test_attempts_that_overlap_have_one_cause(bench: Bench) -> None:
+    """Eight that fail side by side count once; a fifth round of them makes the sink failing, and no earlier one."""
+    bench.far.answer = DOWN
+    await bench.start(concurrency=8)
+    await bench.record(*(event(f"a{n}", "call.ended", 1) for n in range(8 * 4)))
+    assert bench.told.attempts == ["503"] * 8 * 4
+    assert bench.told.up == [True]
+    await bench.record(event("last", "call.ended", 1))
+    assert bench.told.up == [True, False]
+
+
+async def test_a_success_ends_the_outage_although_probes_still_wait(bench: Bench) -> None:
+    """Of two probes the second is answered: everything goes out, and the first is not waited for."""
+    await bench.start()
+    await fail_five(bench)
+    lost = asyncio.Event()
+
+    async def answer(one: Delivery) -> Outcome:
+        if one.event.key == "101/first0":
+            await lost.wait()
+            return DOWN
+        return Delivered()
+
+    bench.far.answer = answer
+    await bench.clock.turn(3)
+    assert bench.told.up == [True, False, True]
+    assert {call for at_s, call, _, _ in bench.far.sent if at_s == 3} == {f"first{n}" for n in range(1, 5)}
+    assert await bench.owed() == 1
+    lost.set()
+
+
+async def test_the_first_success_makes_all_due(bench: Bench) -> None:
+    """After an outage everything final arrives in order at the first good probe; what was live has expired."""
+    await bench.start()
+    bench.far.answer = DOWN
+    for n in range(20):
+        await bench.record(event(f"c{n}"), event(f"c{n}", "call.ended", 2))
+    await bench.clock.turn(20 * 60)
+    assert bench.told.expired == 20
+    bench.far.answer = Delivered()
+    before = len(bench.far.sent)
+    await bench.clock.turn(30)
+    arrived = bench.far.sent[before:]
+    assert sorted(call for _, call, _, _ in arrived) == sorted(f"c{n}" for n in range(20))
+    assert {type_ for _, _, type_, _ in arrived} == {"call.ended"}
+    assert len({at_s for at_s, *_ in arrived}) == 1
+    assert [call for _, call, _, _ in arrived[1:]] == sorted(
+        (call for _, call, _, _ in arrived[1:]), key=lambda call: int(call[1:])
+    )
+    assert await bench.owed() == 0
+    assert bench.told.up == [True, False, True]
+    assert bench.told.logged[-1] == "sink_recovered"
+
+
+async def test_a_failing_sink_still_lets_go(bench: Bench) -> None:
+    """While a sink fails, live events expire in time although nothing is claimed, and so do final ones once tried."""
+    await bench.start(policy=RetryPolicy(give_up_after_h=0.1))
+    await fail_five(bench)
+    await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(5)))
+    await bench.clock.turn(70)
+    assert (bench.told.expired, bench.told.dead) == (5, 0)
+    await bench.clock.turn(280)
+    assert bench.told.dead == 0
+    assert await bench.owed() == 5
+    await bench.clock.turn(20)
+    assert bench.told.dead == 5
+    assert await bench.owed() == 0
+
+
+async def restarted(bench: Bench, days: float) -> None:
+    """Another start, and the wall clock says that it is so many days later."""
+    await bench.stop()
+    await bench.outbox.close()
+    bench.clock._start += timedelta(days=days)
+    limits = Limits(retention_h=72, outbox_max_mb=100, dead_letter_days=30)
+    bench.outbox = SqliteOutbox(bench.path, bench.clock, limits)
+    bench.clock.busy = lambda: bench.outbox.queued > 0
+    await bench.outbox.open()
+    await bench.outbox.subscribe({"crm": Filter()})
+
+
+async def test_nothing_final_dies_of_a_clock_that_was_put_right(bench: Bench) -> None:
+    """The clock was ten days behind: ends are sent once more whatever their age; live events have expired."""
+    bench.far.answer = DOWN
+    await bench.start(concurrency=20)
+    await bench.record(*(event(f"e{n}", "call.ended", 1) for n in range(20)), event("live"))
+    await restarted(bench, days=10)
+    bench.far.sent.clear()
+    bench.far.answer = Delivered()
+    await bench.start()
+    await bench.clock.turn(60)
+    assert sorted(call for _, call, _, _ in bench.far.sent) == sorted(f"e{n}" for n in range(20))
+    assert (bench.told.dead, bench.told.expired) == (0, 1)
+    assert await bench.owed() == 0
+    await bench.outbox.close()
+
+
+async def test_what_is_too_old_gets_one_attempt_and_dies_of_it(bench: Bench) -> None:
+    """Ten days later, and the sink is still down: each is tried once since the start, and is a letter then."""
+    bench.far.answer = DOWN
+    await bench.start()
+    await bench.record(*(event(f"e{n}", "call.ended", 1) for n in range(3)))
+    await restarted(bench, days=10)
+    bench.far.sent.clear()
+    await bench.start()
+    await bench.clock.turn(60)
+    assert sorted(call for _, call, _, _ in bench.far.sent) == ["e0", "e1", "e2"]
+    assert bench.told.dead == 3
+    with open_desk(bench.path) as desk:
+        assert {letter.reason for letter in desk.letters()} == {"503"}
+    await bench.outbox.close()
+
+
+async def test_a_live_event_expires_at_the_start(bench: Bench) -> None:
+    """Time in which nothing ran counts: what has waited for longer than it lives is gone before anything is sent."""
+    bench.far.answer = Retry("408", "", after_s=50)
+    await bench.start()
+    await bench.record(event("a"), event("a", "call.ended", 2))
+    await restarted(bench, days=61 / 86400)
+    bench.far.answer = Delivered()
+    await bench.start()
+    assert bench.told.expired == 1
+    assert bench.far.sent[1:] == [(0.0, "a", "call.ended", 1)]
+    await bench.outbox.close()
+
+
+async def test_reconnected_makes_all_due(bench: Bench) -> None:
+    """A sink that says it has reconnected gets everything at once, without a probe."""
+    back = asyncio.Event()
+
+    async def reconnected() -> None:
+        await back.wait()
+        back.clear()
+
+    bench.far.reconnected = reconnected  # type: ignore[attr-defined]
+    await bench.start()
+    await fail_five(bench)
+    await bench.clock.turn(3)
+    bench.far.answer = Delivered()
+    back.set()
+    await bench.clock.settle()
+    assert [at_s for at_s, *_ in bench.far.sent[7:]] == [3.0] * 5
+    assert bench.told.up == [True, False, True]
+
+
+async def test_a_sink_in_doubt_is_probed_before_anything_is_due(bench: Bench) -> None:
+    """Two calls have failed, too few times for an outage: what waits is tried at the pace of recovery probes."""
+
+    async def hang(_: Delivery) -> Outcome:
+        await bench.clock.sleep(15)
+        return DOWN
+
+    bench.far.answer = hang
+    await bench.start()
+    await bench.record(event("a", "call.ended", 1), event("b", "call.ended", 1))
+    await bench.clock.turn(52)
+    assert bench.told.up == [True]
+    assert bench.far.times("a") == [0, 16, 31, 46], "after their own delays: 0, 16, 36, 81"
+    assert bench.far.times("b") == [0, 16, 33]
+    bench.far.answer = Delivered()
+    await bench.clock.turn(10)
+    assert bench.far.times("b") == [0, 16, 33, 56]
+    assert bench.far.times("a") == [0, 16, 31, 46, 61], "it was on its way, and waits no longer either"
+    assert await bench.owed() == 0
+
+
+async def test_two_events_in_trouble_of_their_own_are_no_doubt(bench: Bench) -> None:
+    """While others are taken they are tried after their own delays, however often they fail side by side."""
+    bench.far.answer = lambda one: answering(DOWN if "poison" in one.event.key else Delivered())
+    await bench.start()
+    await bench.record(event("poison1", "call.ended", 1), event("poison2", "call.ended", 1))
+    await bench.clock.turn(0.5)
+    for n in range(50):
+        await bench.record(event(f"good{n}", "call.ended", 1))
+        await bench.clock.turn(3)
+    assert bench.far.times("poison1") == bench.far.times("poison2") == [0, 1, 6, 36]
+
+
+async def test_a_held_sink_gets_no_probe_that_was_claimed_before(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The far side asks for a pause while the outbox looks for the next probe: it is given back."""
+    await bench.start()
+    await fail_five(bench)
+    works, gate = bench.outbox.probe, asyncio.Event()
+
+    async def probe(sink: str, /, *, after_seq: int, fresh: bool = False) -> Delivery | None:
+        found = await works(sink, after_seq=after_seq, fresh=fresh)
+        if found is not None and found.event.key == "101/first1":
+            gate.set()
+            for _ in range(20):  # turns of the loop, in which the first probe is answered
+                await asyncio.sleep(0)
+        return found
+
+    async def answer(_: Delivery) -> Outcome:
+        await gate.wait()
+        return Retry("http_429", after_s=90, holds_sink=True)
+
+    bench.far.answer = answer
+    monkeypatch.setattr(bench.outbox, "probe", probe)
+    await bench.clock.turn(80)
+    assert [(at_s, call) for at_s, call, *_ in bench.far.sent[5:]] == [(1, "first0")]
+
+
+async def test_one_event_in_trouble_is_no_doubt(bench: Bench) -> None:
+    """It is tried after its own delays."""
+    bench.far.answer = DOWN
+    await bench.start()
+    await bench.record(event("a", "call.ended", 1))
+    await bench.clock.turn(155)
+    assert bench.far.times("a") == [0, 1, 6, 36]
+
+
+async def test_what_fails_after_the_recovery_is_due_at_once(bench: Bench) -> None:
+    """An attempt that began in the outage and fails after its end waits for nothing more, as all that waited."""
+    await bench.start()
+    await fail_five(bench)
+    lost = asyncio.Event()
+
+    async def answer(one: Delivery) -> Outcome:
+        if one.event.key == "101/first0" and one.attempt == 2:
+            await lost.wait()
+            return DOWN
+        return Delivered()
+
+    bench.far.answer = answer
+    await bench.clock.turn(3)
+    assert await bench.owed() == 1
+    lost.set()
+    await bench.clock.settle()
+    assert bench.far.times("first0") == [0, 1, 3]
+    assert await bench.owed() == 0
+
+
+# The far side's wishes
+
+
+async def test_a_hold_of_the_sink(bench: Bench) -> None:
+    """A hold is for everything the sink is owed, new calls too, and ends when it was said to."""
+    bench.far.answer = Retry("429", "slow down", after_s=90, holds_sink=True)
+    await bench.start()
+    await bench.record(event("a", "call.ended", 1))
+    bench.far.answer = Delivered()
+    await bench.record(event("b", "call.ended", 1), event("c"))
+    await bench.clock.turn(89)
+    assert len(bench.far.sent) == 1
+    assert bench.told.expired == 1
+    await bench.clock.turn(1)
+    assert bench.far.sent[1:] == [(90.0, "a", "call.ended", 2), (90.0, "b", "call.ended", 1)]
+
+
+async def test_a_hold_is_an_hour_at_most(bench: Bench) -> None:
+    """A far side that asks for a day gets an hour; a held sink sends no probe meanwhile."""
+    bench.far.answer = Retry("503", "", after_s=86400, holds_sink=True)
+    await bench.start()
+    await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(6)))
+    await bench.clock.turn(3599)
+    assert len(bench.far.sent) == 6
+    await bench.clock.turn(1)
+    assert len(bench.far.sent) == 12
+
+
+async def test_a_hold_of_one_event(bench: Bench) -> None:
+    """A wish without a hold is for this event alone."""
+    bench.far.answer = Retry("408", "", after_s=100)
+    await bench.start()
+    await bench.record(event("a", "call.ended", 1))
+    bench.far.answer = Delivered()
+    await bench.record(event("b", "call.ended", 1))
+    await bench.clock.turn(200)
+    assert bench.far.sent[1:] == [(0.0, "b", "call.ended", 1), (100.0, "a", "call.ended", 2)]
+
+
+async def test_a_short_wish_shortens_nothing(bench: Bench) -> None:
+    """A far side that asks for less than our own delay gets our own."""
+    bench.far.answer = Retry("408", "", after_s=0.25)
+    await bench.start()
+    await bench.record(event("a", "call.ended", 1))
+    await bench.clock.turn(7)
+    assert bench.far.times("a") == [0, 1, 6]
+
+
+async def test_gone(bench: Bench) -> None:
+    """A far side that says it is gone gets one probe an hour, none for new calls, and is loud about it."""
+    bench.far.answer = Retry("410", "gone", gone=True)
+    await bench.start()
+    await bench.record(event("a", "call.ended", 1))
+    assert (bench.told.up, bench.told.logged) == ([True, False], ["sink_gone"])
+    await bench.record(event("b"))
+    await bench.clock.turn(2 * 3600 + 1)
+    assert [at_s for at_s, *_ in bench.far.sent] == [0.0, 3600.0, 7200.0]
+    bench.far.answer = Delivered()
+    await bench.clock.turn(3600)
+    assert await bench.owed() == 0
+    assert bench.told.up == [True, False, True]
+
+
+async def test_rejected(bench: Bench) -> None:
+    """What a sink will never take becomes a dead letter at once, and the call goes on."""
+    bench.far.answer = lambda one: answering(Rejected("413") if one.event.type == "call.ringing" else Delivered())
+    await bench.start()
+    await bench.record(event("a"), event("a", "call.ended", 2))
+    assert [type_ for _, _, type_, _ in bench.far.sent] == ["call.ringing", "call.ended"]
+    assert bench.told.dead == 1
+    assert bench.told.attempts == ["413", None]
+
+
+async def test_a_no_alone_is_no_no(bench: Bench) -> None:
+    """400 for everything (a wrong secret, a wrong clock) kills nothing; after the mend all of it arrives."""
+    bench.far.answer = Rejected("400", unless_alone=True)
+    await bench.start()
+    for n in range(10):
+        await bench.record(event(f"c{n}", "call.ended", 1))
+        await bench.clock.turn(60)
+    assert bench.told.dead == 0
+    bench.far.answer = Delivered()
+    await bench.clock.turn(30)
+    assert await bench.owed() == 0
+    assert bench.told.dead == 0
+
+
+async def test_a_no_among_others_is_one(bench: Bench) -> None:
+    """400 is a no once another call's event was taken after the first attempt; one of the same call proves nothing."""
+    bench.far.answer = Delivered()
+    await bench.start()
+    await bench.record(event("before", "call.ended", 1))
+    await bench.clock.turn(1)
+    bench.far.answer = lambda one: answering(
+        Rejected("400", unless_alone=True) if one.event.key == "101/bad" else Delivered()
+    )
+    await bench.record(event("bad", "call.ended", 1))
+    await bench.clock.turn(1.5)
+    assert len(bench.far.times("bad")) == 2
+    assert bench.told.dead == 0, "the success before the first attempt proves nothing"
+    await bench.record(event("good", "call.ended", 1))
+    await bench.clock.turn(10)
+    assert bench.told.dead == 1
+    assert len(bench.far.times("bad")) == 3
+
+
+# Trouble
+
+
+async def test_a_send_that_hangs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sink that does not return in time has failed with `timeout`, and nothing of it is left running."""
+
+    async def hang(_: Delivery) -> Outcome:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr("callcast.delivery.worker.GRACE_S", 0)
+    bench.far.answer = hang
+    await bench.start(timeout_s=0.01)
+    await bench.record(event("a"))
+    while not bench.told.attempts:  # noqa: ASYNC110 (the test's own time limit ends it)
+        await asyncio.sleep(0.001)
+    assert bench.told.attempts == ["timeout"]
+    assert bench.far.open == 0
+
+
+async def test_a_sink_says_itself_what_took_too_long(bench: Bench) -> None:
+    """A sink that keeps its own limit is heard: its reason, not the deliverer's, is what is counted."""
+
+    async def lost(_: Delivery) -> Outcome:
+        await asyncio.sleep(0.02)
+        return Retry("dns", "no such name in time")
+
+    bench.far.answer = lost
+    await bench.start(timeout_s=0.01)
+    await bench.record(event("a"))
+    while not bench.told.attempts:  # noqa: ASYNC110 (the test's own time limit ends it)
+        await asyncio.sleep(0.001)
+    assert bench.told.attempts == ["dns"]
+
+
+@pytest.mark.parametrize("fault", [ValueError("a fault"), TimeoutError("its own")])
+async def test_a_fault_ends_the_run(bench: Bench, fault: Exception) -> None:
+    """An exception that a sink raises is a fault of the program and comes out of `run`; the event stays owed."""
+
+    async def fall(_: Delivery) -> Outcome:
+        raise fault
+
+    bench.far.answer = fall
+    await bench.start()
+    await bench.record(event("a"))
+    assert bench.task is not None
+    with pytest.raises(type(fault), match=str(fault)):
+        await bench.task
+    bench.task = None
+    assert await bench.owed() == 1
+
+
+async def test_a_stop_lets_the_flying_land(bench: Bench) -> None:
+    """A cancelled deliverer claims nothing more, but waits for the answers that are due, and keeps them."""
+    gate = asyncio.Event()
+
+    async def wait(_: Delivery) -> Outcome:
+        await gate.wait()
+        return Delivered()
+
+    bench.far.answer = wait
+    await bench.start(concurrency=1)
+    await bench.record(event("a"), event("b"))
+    assert bench.task is not None
+    bench.task.cancel()
+    await bench.clock.settle()
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await bench.task
+    bench.task = None
+    assert [call for _, call, _, _ in bench.far.sent] == ["a"]
+    assert await bench.owed() == 1
+
+
+async def test_a_stop_has_an_end(bench: Bench) -> None:
+    """After `shutdown_s` what still flies is cancelled and given back: it is owed, and counts no attempt."""
+
+    async def hang(_: Delivery) -> Outcome:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    bench.far.answer = hang
+    await bench.start(shutdown_s=0.01)
+    await bench.record(event("a"))
+    await bench.stop()
+    assert bench.far.open == 0
+    bench.far.answer = Delivered()
+    await bench.start()
+    assert [attempt for _, _, _, attempt in bench.far.sent] == [1, 1]
+
+
+async def test_an_impatient_stop_leaves_nothing_in_flight(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told to stop at once while the disk takes nothing: what was taken is owed still, and goes out again later."""
+    works = bench.outbox.done
+
+    async def done(_: Sequence[Taken], /) -> None:
+        raise OutboxUnavailable("full")
+
+    monkeypatch.setattr(bench.outbox, "done", done)
+    await bench.start(shutdown_s=None)
+    await bench.record(event("a"), event("a", "call.ended", 2))
+    assert bench.task is not None
+    for _ in range(2):
+        bench.task.cancel()
+        await bench.clock.settle()
+    assert bench.task.done()
+    monkeypatch.setattr(bench.outbox, "done", works)
+    await bench.start()
+    assert [type_ for _, _, type_, _ in bench.far.sent] == ["call.ringing", "call.ringing", "call.ended"]
+    assert await bench.owed() == 0
+
+
+async def test_an_impatient_stop_settles_what_the_disk_takes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told to stop at once while the disk is slow: what was taken is settled all the same, and never sent again."""
+    works, asked = bench.outbox.done, 0
+
+    async def done(taken: Sequence[Taken], /) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await asyncio.Event().wait()
+        await works(taken)
+
+    monkeypatch.setattr(bench.outbox, "done", done)
+    await bench.start(shutdown_s=None)
+    await bench.record(event("a"), event("b"))
+    assert bench.task is not None
+    for _ in range(2):
+        bench.task.cancel()
+        await bench.clock.settle()
+    await asyncio.gather(bench.task, return_exceptions=True)
+    assert await bench.owed() == 0
+    await bench.start()
+    assert [call for _, call, _, _ in bench.far.sent] == ["a", "b"]
+
+
+async def test_a_disk_in_trouble_sends_nothing_twice(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that the disk does not take is kept until it does; the event is not sent again for that."""
+    works = bench.outbox.done
+    trouble = 5
+
+    async def done(taken: Sequence[Taken], /) -> None:
+        nonlocal trouble
+        trouble -= 1
+        if trouble >= 0:
+            raise OutboxUnavailable("full")
+        await works(taken)
+
+    monkeypatch.setattr(bench.outbox, "done", done)
+    await bench.start()
+    await bench.record(event("a"), event("a", "call.ended", 2))
+    await bench.clock.turn(4.5)
+    assert len(bench.far.sent) == 1
+    await bench.clock.turn(1)
+    assert [type_ for _, _, type_, _ in bench.far.sent] == ["call.ringing", "call.ended"]
+    assert await bench.owed() == 0
+    assert bench.told.logged == ["outbox_failed", "outbox_recovered"]
+
+
+async def test_a_disk_in_trouble_ends_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nothing can be claimed the deliverer tries again, and delivers when the disk is back."""
+    works = bench.outbox.claim
+
+    async def claim(sink: str, /, *, limit: int) -> object:
+        raise OutboxUnavailable("full")
+
+    monkeypatch.setattr(bench.outbox, "claim", claim)
+    await bench.start()
+    await bench.record(event("a", "call.ended", 1))
+    await bench.clock.turn(60)
+    monkeypatch.setattr(bench.outbox, "claim", works)
+    await bench.clock.turn(1)
+    assert len(bench.far.sent) == 1
+
+
+async def test_one_sinks_trouble_is_its_own(bench: Bench) -> None:
+    """A sink that hangs for ever, and one that fails, delay nothing of a healthy one."""
+    await bench.outbox.subscribe({"crm": Filter(), "hangs": Filter(), "fails": Filter()})
+
+    async def hang(_: Delivery) -> Outcome:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    others = []
+    for name, answer in (("hangs", hang), ("fails", lambda _: answering(DOWN))):
+        far = FarSide(bench.clock)
+        far.answer = answer
+        one = bench.deliverer(shutdown_s=0.01)
+        one.name, one._sink = name, far
+        others.append(asyncio.create_task(one.run()))
+    await bench.start()
+    for n in range(20):
+        await bench.record(event(f"c{n}", "call.ended", 1))
+        await bench.clock.turn(1)
+    assert [at_s for at_s, *_ in bench.far.sent] == [float(n) for n in range(20)]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+@pytest.mark.parametrize("answer", [DOWN, Rejected("413"), "expired", "hangs"])
+async def test_a_stop_while_the_disk_is_full_keeps_no_claim(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, answer: Outcome | str
+) -> None:
+    """Stopped at once while the disk takes no outcome: the delivery is free for the next deliverer, and so its call."""
+    full = True
+
+    def refusing(works: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        async def settle(*given: Any, **named: Any) -> None:
+            if full:
+                raise OutboxUnavailable("full")
+            await works(*given, **named)
+
+        return settle
+
+    async def hang(_: Delivery) -> Outcome:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    for way in ("again", "dead", "expire"):
+        monkeypatch.setattr(bench.outbox, way, refusing(getattr(bench.outbox, way)))
+    if answer == "expired":
+        await bench.outbox.record(None, change(event("a")))
+        await bench.clock.turn(61)
+    bench.far.answer = hang if isinstance(answer, str) else answer
+    await bench.start(shutdown_s=None)
+    await bench.record(event("a"), event("a", "call.ended", 2))
+    assert bench.task is not None
+    for _ in range(2):
+        bench.task.cancel()
+        await bench.clock.settle()
+    assert bench.task.done()
+    full = False
+    bench.far.answer = Delivered()
+    await bench.start()
+    await bench.clock.turn(40)
+    assert bench.far.sent[-1][1:3] == ("a", "call.ended")
+    assert await bench.owed() == 0
+
+
+async def test_what_was_answered_is_kept_of_a_success_too(bench: Bench) -> None:
+    """`explain` shows the HTTP status of each attempt, also of the one that delivered."""
+    bench.far.answer = Delivered("answered 202")
+    await bench.start()
+    await bench.record(event("a"))
+    await bench.stop()
+    with open_desk(bench.path) as desk:
+        (call,) = desk.find("a")
+        (told,) = desk.story(call).told
+    assert [(one.word, one.detail) for one in told.attempts] == [("delivered", "answered 202")]

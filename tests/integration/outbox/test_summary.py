@@ -1,0 +1,59 @@
+"""A look at the outbox that leaves everything as it was, beside a running service and without one."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from callcast.outbox.sqlite.schema import FILE
+from callcast.outbox.sqlite.summary import owed
+from callcast.ports.outbox import OutboxRefused, OutboxUnavailable
+from callcast.ports.sink import Filter
+from tests.builders import NINE, change, event
+from tests.integration.outbox.test_admin import bury, service
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+async def test_what_is_owed_beside_the_service(tmp_path: Path) -> None:
+    """Debts and letters of every sink, also of one that the service does not know any more."""
+    async with service(tmp_path) as outbox:
+        await bury(outbox, "a")
+        await outbox.record(None, change(event("b", "call.ringing", 1), event("c", "call.ringing", 1)))
+        await outbox.subscribe({"lines": Filter()})
+        assert [(one.sink, one.owed, one.dead, one.removed_at) for one in owed(tmp_path)] == [
+            ("crm", 2, 1, NINE),
+            ("lines", 0, 0, None),
+        ]
+
+
+async def test_a_stopped_outbox_is_not_touched(tmp_path: Path) -> None:
+    """Not a file is made or changed: whoever looks may be somebody else than the service's user."""
+    async with service(tmp_path) as outbox:
+        await outbox.record(None, change(event("a", "call.ringing", 1)))
+    before = files(tmp_path)
+    assert [one.owed for one in owed(tmp_path)] == [1, 0]
+    assert files(tmp_path) == before
+
+
+def test_no_outbox_yet(tmp_path: Path) -> None:
+    """Before the first start there is nothing, and nothing is made."""
+    assert owed(tmp_path / "nowhere") == []
+    assert owed(tmp_path) == []
+    assert files(tmp_path) == {}
+
+
+async def test_an_outbox_that_cannot_be_read(tmp_path: Path) -> None:
+    """Rubbish and newer versions are told apart."""
+    async with service(tmp_path):
+        pass
+    with sqlite3.connect(tmp_path / FILE) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(OutboxRefused, match="newer callcast"):
+        owed(tmp_path)
+    (tmp_path / FILE).write_bytes(b"no database at all" * 100)
+    with pytest.raises(OutboxUnavailable, match="not a database"):
+        owed(tmp_path)

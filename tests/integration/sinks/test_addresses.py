@@ -1,0 +1,94 @@
+"""A name with several addresses of which one swallows packets: every sink and its connectivity check connect."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from callcast.ports.connectivity import ProbeRequest
+from callcast.ports.sink import Delivered
+from callcast.settings.secret import Secret
+from callcast.sinks import mqtt, webhook
+from callcast.sinks.addresses import connect
+from callcast.testing import RealClock, delivery, place
+from tests.integration.sinks.brokers import mosquitto
+from tests.integration.sinks.certificates import Certificates
+from tests.integration.sinks.remote_sides import HttpFarSide
+
+HOST = "two-addresses.example"
+Hole = Callable[[int], None]
+
+
+@pytest.fixture
+def hole(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hole]:
+    """Lets `HOST` stand for 127.0.0.2, where nothing at this port is ever answered, and then for 127.0.0.1."""
+    silent = socket.socket()
+    waiting = [socket.socket() for _ in range(4)]
+
+    def open_at(port: int) -> None:
+        silent.bind(("127.0.0.2", port))
+        silent.listen(0)
+        for one in waiting:  # they fill its backlog: the next connection gets no answer
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.2", port))
+        real = socket.getaddrinfo
+
+        def both(host: Any, *rest: Any, **more: Any) -> Any:
+            hosts = ("127.0.0.2", "127.0.0.1") if host == HOST else (host,)
+            return [each for one in hosts for each in real(one, *rest, **more)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", both)
+
+    yield open_at
+    for one in (silent, *waiting):
+        one.close()
+
+
+@pytest.mark.parametrize("scheme", ["mqtt", "mqtts"])
+async def test_an_mqtt_sink_reaches_the_address_that_works(
+    scheme: str, hole: Hole, tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events are delivered and the connectivity check is good; a certificate is still checked against the name."""
+    tls = (f"certfile {certificates.server}", f"keyfile {certificates.server_key}") if scheme == "mqtts" else ()
+    with mosquitto(tmp_path, *tls) as broker:
+        hole(broker.port)
+        keys: dict[str, Any] = {"tls_ca": certificates.ca} if tls else {"allow_plaintext": True}
+        settings = mqtt.Settings(url=f"{scheme}://{HOST}:{broker.port}", timeout_s=5, **keys)
+        if tls:
+            result = await settings.probe(ProbeRequest(name="crm", version="1", clock=RealClock()))
+            assert "certificate" in result.said
+            assert "mismatch" in result.said
+            return
+        async with settings.open(place()) as sink:
+            assert await sink.send(delivery()) == Delivered()
+        result = await settings.probe(ProbeRequest(name="crm", version="1", clock=RealClock(), send=True))
+        assert result.verdict == "good", result
+
+
+@pytest.mark.parametrize("send", [False, True])
+async def test_a_webhook_that_works_passes_its_connectivity_check(send: bool, hole: Hole) -> None:
+    """`check --online` reaches what the sink reaches."""
+    far = HttpFarSide()
+    await far.become("accepting")
+    try:
+        hole(far.port)
+        settings = webhook.Settings(url=Secret(f"http://{HOST}:{far.port}/"), allow_plaintext=True, timeout_s=5)
+        async with settings.open(place()) as sink:
+            assert await sink.send(delivery()) == Delivered()
+        result = await settings.probe(ProbeRequest(name="crm", version="1", clock=RealClock(), send=send))
+    finally:
+        await far.become("down")
+    assert result.verdict == "good", result
+
+
+async def test_where_no_address_works_the_error_has_its_number(hole: Hole) -> None:
+    """Refused by each address: the reason stays a reason."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        with pytest.raises(OSError) as caught:  # noqa: PT011 (its number is looked at)
+            async with asyncio.timeout(5):
+                await connect("localhost", reserved.getsockname()[1])
+    assert caught.value.errno == 111

@@ -1,0 +1,374 @@
+"""Whether a sink's far side is to be had: asked without a trace, and answered in words that help."""
+
+import asyncio
+import json
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from cloudevents.v1.http import from_http
+from standardwebhooks import Webhook
+
+from callcast.ports.connectivity import ProbeRequest, ProbeResult
+from callcast.ports.sink import Delivered
+from callcast.settings.secret import Secret
+from callcast.sinks import SinkSettings, mqtt, stdout, webhook
+from callcast.testing import RealClock, delivery, place, until
+from tests.integration.sinks.brokers import Broker, free_port, iotcore, mosquitto
+from tests.integration.sinks.certificates import Certificates
+from tests.integration.sinks.remote_sides import HEADER_TOKEN, SIGNING_SECRET, URL_TOKEN, HttpFarSide, Watcher
+
+PASSWORD = "password-of-the-broker"
+
+
+async def asked(settings: SinkSettings, *, send: bool = False) -> ProbeResult:
+    result = await settings.probe(ProbeRequest(name="crm", version="1.2.3", clock=RealClock(), send=send))
+    assert result.verdict == "good" or result.verdict == "unasked" or result.remedy, "trouble without a remedy"
+    for secret in (SIGNING_SECRET, URL_TOKEN, HEADER_TOKEN, PASSWORD):
+        assert secret not in repr(result)
+    return result
+
+
+class Listener:
+    """Takes connections and notes what they say."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.heard: list[bytes] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            self.heard.append(await reader.read())
+        except OSError:  # a client that does not trust us leaves without a word
+            self.heard.append(b"")
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def listener(tls: ssl.SSLContext | None = None) -> AsyncIterator[Listener]:
+    kept = Listener()
+    server = await asyncio.start_server(kept.serve, "127.0.0.1", 0, ssl=tls)
+    kept.port = server.sockets[0].getsockname()[1]
+    async with server:
+        yield kept
+
+
+def hook(url: str, **settings: Any) -> webhook.Settings:
+    return webhook.Settings(
+        url=Secret(f"{url}/hooks/{URL_TOKEN}"),
+        secrets=(Secret(SIGNING_SECRET),),
+        headers={"x-team": Secret(HEADER_TOKEN)},
+        timeout_s=5,
+        **settings,
+    )
+
+
+@asynccontextmanager
+async def receiver(**modes: Any) -> AsyncIterator[HttpFarSide]:
+    far = HttpFarSide()
+    for name, value in modes.items():
+        setattr(far, name, value)
+    await far.become("accepting")
+    try:
+        yield far
+    finally:
+        await far.become("down")
+
+
+# Webhook, without a word
+
+
+async def test_a_webhook_is_reached_and_nothing_is_said() -> None:
+    """A connection, and not a byte on it."""
+    async with listener() as far:
+        result = await asked(hook(f"http://127.0.0.1:{far.port}"))
+        await until(lambda: bool(far.heard))
+    assert (result.verdict, far.heard) == ("good", [b""])
+    assert "--send" in result.said
+
+
+async def test_a_webhooks_certificate_that_is_trusted(certificates: Certificates) -> None:
+    """TLS is spoken with the authorities of the sink, and nothing is said inside."""
+    async with listener(certificates.server_context()) as far:
+        result = await asked(hook(f"https://localhost:{far.port}", tls_ca=certificates.ca))
+        await until(lambda: bool(far.heard))
+    assert (result.verdict, far.heard) == ("good", [b""])
+
+
+async def test_a_webhooks_certificate_that_is_not_trusted(certificates: Certificates) -> None:
+    """The library's own words, and the key that mends it."""
+    async with listener(certificates.server_context()) as far:
+        result = await asked(hook(f"https://localhost:{far.port}"))
+    assert result.verdict == "failed"
+    assert "https://localhost: unable to get local issuer certificate" in result.said
+    assert "tls_ca" in result.remedy
+
+
+async def test_a_far_side_that_wants_our_certificate(tmp_path: Path, certificates: Certificates) -> None:
+    """With TLS 1.3 that shows only after the handshake; it shows all the same, with an alert and with silence."""
+    pair = {"tls_cert": certificates.client, "tls_key": certificates.client_key}
+    lines = [f"certfile {certificates.server}", f"keyfile {certificates.server_key}", f"cafile {certificates.ca}"]
+    async with listener(certificates.server_context(ask_for_client=True)) as silent:
+        with mosquitto(tmp_path, *lines, "require_certificate true") as alerting:
+            for port in (silent.port, alerting.port):
+                url = f"https://localhost:{port}"
+                without = await asked(hook(url, tls_ca=certificates.ca))
+                shown = await asked(hook(url, tls_ca=certificates.ca, **pair))
+                assert (without.verdict, shown.verdict) == ("failed", "good")
+                assert "tls_cert" in without.remedy
+
+
+async def test_a_webhooks_certificate_for_another_name(certificates: Certificates, monkeypatch: Any) -> None:
+    """The name in url is the one that must stand in the certificate."""
+    async with listener(certificates.server_context()) as far:
+        elsewhere(monkeypatch, "other.example")
+        result = await asked(hook(f"https://other.example:{far.port}", tls_ca=certificates.ca))
+    assert result.verdict == "failed"
+    assert result.remedy == "put the name that the certificate is for into url"
+
+
+def elsewhere(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Let a name stand for this machine."""
+    real = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *rest, **more: real("127.0.0.1" if host == name else host, *rest, **more)
+    )
+
+
+@pytest.mark.parametrize("send", [False, True])
+async def test_a_webhook_without_tls_where_https_was_said(send: bool) -> None:
+    """The scheme is what to look at."""
+    async with receiver() as far:
+        result = await asked(hook(f"https://127.0.0.1:{far.port}"), send=send)
+    assert result.verdict == "failed"
+    assert "scheme" in result.remedy
+
+
+@pytest.mark.parametrize("send", [False, True])
+async def test_no_webhook_there(send: bool) -> None:
+    """The system's own words, without an address."""
+    result = await asked(hook(f"http://127.0.0.1:{free_port()}"), send=send)
+    assert result.verdict == "failed"
+    assert result.said == "http://127.0.0.1: connection refused"
+    assert "whether anything listens there" in result.remedy
+
+
+@pytest.mark.parametrize("send", [False, True])
+async def test_a_host_that_nobody_knows(send: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A typing mistake in the host, most of the time."""
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    result = await asked(hook("https://crm.example.com"), send=send)
+    assert result.verdict == "failed"
+    assert "cannot be resolved" in result.said
+    assert "check the host in url" in result.remedy
+
+
+async def test_a_webhook_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy is what is reached; what it leads to is seen with --send only."""
+    async with listener() as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("NO_PROXY", "")
+        result = await asked(hook("https://crm.example.com", trust_env=True))
+        await until(lambda: bool(proxy.heard))
+    assert result.verdict == "good"
+    assert "the proxy 127.0.0.1" in result.said
+
+
+# Webhook, with a request
+
+
+@pytest.mark.parametrize("form", ["cloudevents", "standard"])
+async def test_a_check_is_signed_and_shaped_as_an_event(form: str) -> None:
+    """The official packages verify it and read it; its type says that it is no event; two have two ids."""
+    async with receiver() as far:
+        for _ in range(2):
+            result = await asked(hook(f"http://127.0.0.1:{far.port}", format=form), send=True)
+            assert result == ProbeResult("good", "http://127.0.0.1 took a callcast.check")
+            await asyncio.sleep(0.002)
+    request, body = far.requests[0], far.bodies[0]
+    told = Webhook(SIGNING_SECRET).verify(body, dict(request.headers))
+    assert (told["type"], told["data"]) == ("callcast.check", {"sink": "crm"})
+    assert (request.headers["x-team"], request.headers["x-callcast-attempt"]) == (HEADER_TOKEN, "1")
+    if form == "cloudevents":
+        event = from_http(dict(request.headers), body)
+        assert event["id"] == request.headers["webhook-id"]
+        assert event["source"] == "/callcast"
+    else:
+        assert set(told) == {"type", "timestamp", "data"}
+    ids = set(far.received())
+    assert len(ids) == 2
+    assert all(one.startswith("evt_check") and "." not in one for one in ids)
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        (302, "redirects to"),
+        (400, "types that it does not know"),
+        (401, "check secrets and headers"),
+        (403, "check secrets and headers"),
+        (404, "check the path of url"),
+        (410, "put another one into url"),
+        (415, "check format"),
+        (429, "try again later"),
+        (500, "its own log"),
+        (503, "its own log"),
+    ],
+)
+async def test_a_check_that_is_refused(status: int, remedy: str) -> None:
+    """Each answer has its remedy."""
+    async with receiver(accepts_with=status) as far:
+        result = await asked(hook(f"http://127.0.0.1:{far.port}"), send=True)
+    assert (result.verdict, result.said) == ("failed", f"http://127.0.0.1: answered {status}")
+    assert remedy in result.remedy
+
+
+async def test_a_check_over_tls_that_is_not_trusted(certificates: Certificates) -> None:
+    """The same words as without a request."""
+    async with listener(certificates.server_context()) as far:
+        result = await asked(hook(f"https://localhost:{far.port}"), send=True)
+    assert result.verdict == "failed"
+    assert "tls_ca" in result.remedy
+
+
+# MQTT
+
+
+def broker_settings(broker: Broker | int, **settings: Any) -> mqtt.Settings:
+    port = broker if isinstance(broker, int) else broker.port
+    return mqtt.Settings(**{"url": f"mqtt://127.0.0.1:{port}", "timeout_s": 5, **settings})
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[Broker]:
+    """mosquitto that wants a login."""
+    passwords = tmp_path / "passwords"
+    # `callcast` and the password above, as mosquitto_passwd writes it.
+    passwords.write_text(f"callcast:{mosquitto_hash(PASSWORD)}\n")
+    passwords.chmod(0o600)
+    with mosquitto(tmp_path, f"password_file {passwords}", anonymous=False) as broker:
+        yield broker
+
+
+def mosquitto_hash(password: str) -> str:
+    import base64
+    import hashlib
+
+    salt = b"twelve bytes"
+    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, 101)
+    return f"$7$101${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
+
+
+LOGINS: list[tuple[Mapping[str, Any], str]] = [
+    ({"username": "callcast", "password": Secret(PASSWORD)}, "good"),
+    ({"username": "callcast", "password": Secret("wrong")}, "failed"),
+    ({}, "failed"),
+]
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+async def test_the_login_is_tried(locked: Broker, protocol: str) -> None:
+    """The right password is let in; a wrong one, and none, are told, with the keys to look at."""
+    for login, verdict in LOGINS:
+        result = await asked(broker_settings(locked, protocol=protocol, **login))
+        assert result.verdict == verdict, result
+        if verdict == "failed":
+            assert "check username and password" in result.remedy
+
+
+@pytest.mark.parametrize("client_id", ["", "wallboard-1"])
+async def test_a_probe_leaves_no_trace(tmp_path: Path, client_id: str) -> None:
+    """Nothing is published, no will is left, and the service's own connection stays, whatever its client id."""
+    with mosquitto(tmp_path) as broker:
+        settings = broker_settings(broker, client_id=client_id)
+        async with settings.open(place()) as sink:
+            assert await sink.send(delivery()) == Delivered()
+            watcher = Watcher(broker.port, "5", "#")
+            try:
+                await until(watcher.ready)
+                seen = {topic for topic in watcher.latest() if topic.endswith("/status")}
+                before = len([one for one in watcher.seen if not one.retain])
+                assert (await asked(settings)).verdict == "good"
+                assert await sink.send(delivery(1)) == Delivered()
+                await until(lambda: len([one for one in watcher.seen if not one.retain]) > before)
+                after = [one for one in watcher.seen[-1:] if not one.retain]
+                assert json.loads(after[0].payload)["id"] == delivery(1).event.id
+                assert {topic for topic in watcher.latest() if topic.endswith("/status")} >= seen
+                assert json.loads(watcher.latest()["callcast/status"])["state"] == "online"
+            finally:
+                watcher.close()
+
+
+async def test_no_broker_there() -> None:
+    """The system's own words, without an address."""
+    result = await asked(broker_settings(free_port()))
+    assert (result.verdict, result.said) == ("failed", "mqtt://127.0.0.1: connection refused")
+    assert "whether anything listens there" in result.remedy
+
+
+async def test_a_broker_that_is_not_trusted(tmp_path: Path, certificates: Certificates) -> None:
+    """The key that mends it; with it, all is well."""
+    lines = (f"certfile {certificates.server}", f"keyfile {certificates.server_key}")
+    with mosquitto(tmp_path, *lines) as broker:
+        url = f"mqtts://localhost:{broker.port}"
+        distrusted = await asked(broker_settings(broker, url=url))
+        trusted = await asked(broker_settings(broker, url=url, tls_ca=certificates.ca))
+        plain = await asked(broker_settings(broker, timeout_s=2))
+    assert (distrusted.verdict, trusted.verdict) == ("failed", "good")
+    assert "tls_ca" in distrusted.remedy
+    assert plain.verdict == "failed"
+    assert "mqtts" in plain.remedy
+
+
+async def test_a_broker_of_another_protocol(tmp_path: Path) -> None:
+    """What speaks 3.1.1 only says so, or hangs up; the key to set is named either way."""
+    with iotcore(tmp_path, "3.1.1") as broker:
+        old = await asked(broker_settings(broker, timeout_s=2))
+        right = await asked(broker_settings(broker, protocol="3.1.1"))
+    assert (old.verdict, right.verdict) == ("failed", "good")
+    assert 'protocol = "3.1.1"' in old.remedy
+
+
+async def test_what_answers_is_no_broker() -> None:
+    """A web server, for example."""
+    app_runner = web.AppRunner(web.Application(), access_log=None)
+    await app_runner.setup()
+    try:
+        site = web.TCPSite(app_runner, "127.0.0.1", 0)
+        await site.start()
+        result = await asked(broker_settings(app_runner.addresses[0][1]))
+    finally:
+        await app_runner.cleanup()
+    assert result.verdict == "failed"
+    assert "url" in result.remedy
+
+
+# Others
+
+
+async def test_stdout_needs_nobody() -> None:
+    """There is nothing to ask, and that is no trouble."""
+    assert (await asked(stdout.Settings())).verdict == "unasked"
+
+
+async def test_a_sink_that_does_not_say_how() -> None:
+    """Somebody else's sink without a probe is not asked, and that is said."""
+
+    class Quiet(SinkSettings):
+        type: str = "quiet"
+
+        def open(self, _place: object, /) -> Any:
+            raise AssertionError("a probe opens nothing")
+
+    result = await asked(Quiet())
+    assert (result.verdict, result.said) == ("unasked", "nobody knows how to ask a sink of type quiet")

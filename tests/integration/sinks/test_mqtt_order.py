@@ -1,0 +1,99 @@
+"""What no broker lets itself be caught at: the order of a topic's messages, and who closes the socket."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any, cast
+
+from paho.mqtt import client as paho
+
+from callcast.sinks.mqtt import Settings
+from callcast.sinks.mqtt.connection import Link, Message
+from callcast.sinks.mqtt.loop_adapter import Ride
+from callcast.sinks.mqtt.sink import MqttSink
+from callcast.testing import place, until
+
+TOPIC = "callcast/acme/9/state"
+TURNS = 20  # of the loop: more than a message needs on its way to the link
+
+
+class SlowLink:
+    """Acknowledges when the test says so; knows how many of a topic's messages were ever under way at a time."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        self.sent: list[bytes] = []
+        self.acknowledged = asyncio.Semaphore(0)
+        self.most = self._under_way = 0
+
+    async def publish(self, message: Message) -> None:
+        if message.topic != TOPIC:
+            return
+        self.sent.append(message.payload)
+        self._under_way += 1
+        self.most = max(self.most, self._under_way)
+        await self.acknowledged.acquire()
+        self._under_way -= 1
+
+
+async def test_a_topics_next_message_waits_for_the_answer_to_its_last() -> None:
+    """Brokers may take what is in flight in another order: none shall ever have two to choose from."""
+    settings = Settings.model_validate({"type": "mqtt", "url": "mqtt://127.0.0.1:1", "timeout_s": 5})
+    async with settings.open(place([])) as opened:
+        sink, link = cast("MqttSink", opened), SlowLink()
+        telling = asyncio.create_task(sink._tell_state(cast("Link", link)))
+        for number in range(5):
+            sink._retained._set(TOPIC, b"%d" % number)
+            sink._dirty.set()
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+        link.acknowledged.release()
+        await until(lambda: link.sent[-1] == b"4")
+        telling.cancel()
+        await asyncio.wait([telling])
+    assert link.sent == [b"0", b"4"], "the newest alone, of those that came meanwhile"
+    assert link.most == 1
+
+
+class Client:
+    """As much of paho as a ride needs; its far side never says a word."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.on_socket_close: Callable[..., object] | None = None
+        self.on_socket_register_write: Callable[..., object] | None = None
+
+    def socket(self) -> socket.socket:
+        return self._sock
+
+    def disconnect(self) -> None: ...
+    def loop_misc(self) -> None: ...
+    def loop_read(self) -> None: ...
+    def loop_write(self) -> None: ...
+
+
+async def test_a_connection_that_is_over_closes_its_socket_itself() -> None:
+    """Not the collector some time: also when paho has not noticed that it is over."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    over: list[Any] = []
+    with theirs:
+        ride = Ride(cast("paho.Client", Client(ours)), lambda: None, over.append)
+        await until(lambda: ride._look is not None)
+        ride.leave()
+    assert over == [None]
+    assert ours.fileno() == -1
+
+
+async def test_a_failed_connection_closes_the_socket_that_it_had() -> None:
+    ours, theirs = socket.socketpair()
+    over: list[Any] = []
+
+    def fail() -> None:
+        raise ConnectionResetError("in the middle of the greeting")
+
+    with theirs:
+        Ride(cast("paho.Client", Client(ours)), fail, over.append)
+        await until(lambda: bool(over))
+    assert isinstance(over[0], ConnectionResetError)
+    assert ours.fileno() == -1

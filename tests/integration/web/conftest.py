@@ -1,0 +1,20 @@
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from tests.integration.web.http_side import Room, room
+
+
+@pytest.fixture
+async def here() -> AsyncIterator[Room]:
+    """The HTTP side with an empty board that was just looked at."""
+    async with room(names={"101": "Reception"}) as made:
+        made.watch("acme", ["101", "102", "103"])
+        yield made
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=15)) as session:
+        yield session

@@ -1,0 +1,231 @@
+"""The HTTP side with a board, a history and a health that the test feeds by hand."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from callcast.calls.ids import event_id
+from callcast.calls.model import (
+    Call,
+    CallEvent,
+    Change,
+    Direction,
+    Disposition,
+    Event,
+    Evidence,
+    Observation,
+    Party,
+    Provider,
+    State,
+    Target,
+)
+from callcast.formats.cloudevents import Wire
+from callcast.live.live_calls import LiveBoard
+from callcast.observability.metrics import Metrics
+from callcast.observability.outbox_health import Trouble
+from callcast.ports.outbox import Stored
+from callcast.web.serializers import View
+from callcast.web.server import Admin, serve
+from callcast.web.sse import Feed
+
+ANSWERED = {"state": State.CONNECTED, "answered_exact": True}
+
+
+class RealClock:
+    """Time as it is, and as much later as the test wants it."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=self.ahead_s)
+
+    wall = now
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+    async def sleep(self, seconds: float, /) -> None:
+        await asyncio.sleep(seconds)
+
+
+class Memory:
+    """A history as the outbox keeps it."""
+
+    def __init__(self) -> None:
+        self.stored: list[Stored] = []
+
+    def add(self, event: Event) -> None:
+        self.stored.append(Stored(seq=len(self.stored) + 1, recorded_at=datetime.now(UTC), event=event))
+
+    async def history(self, *, after_seq: int, limit: int) -> Sequence[Stored]:
+        return self.stored[after_seq : after_seq + limit]
+
+    async def last_seq(self) -> int:
+        return len(self.stored)
+
+
+@dataclass
+class Room:
+    """`board`, `memory`, `feed`: what stands behind the pages. `reasons`, `faults`: what health and reload say."""
+
+    clock: RealClock
+    board: LiveBoard
+    memory: Memory
+    feed: Feed
+    reasons: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    reloads: int = 0
+    trouble: Trouble | None = None
+    admin: Admin | None = None
+
+    @property
+    def url(self) -> str:
+        assert self.admin is not None
+        return self.admin.url
+
+    async def reload(self) -> Sequence[str]:
+        self.reloads += 1
+        return self.faults
+
+    def watch(self, source: str, extension_ids: Sequence[str] = (), interval_s: float = 6.0) -> None:
+        """The source is watched, and everything was just seen."""
+        self.board.watch(source, extension_ids or None, interval_s)
+        self.look(source, extension_ids)
+
+    def look(self, source: str, extension_ids: Sequence[str] = ()) -> None:
+        for extension_id in extension_ids or (None,):
+            target, at = Target(source=source, extension_id=extension_id), self.clock.now()
+            self.board.looked(target, at)
+            if self.trouble is None:
+                self.board.stored(target, at)
+
+    def tell(self, call: Call, event_type: str) -> CallEvent:
+        """Record an event and turn the board, as the service does after each look."""
+        told = event(call, event_type, self.clock.now())
+        self.memory.add(told)
+        self.board.apply(Change(calls=(call,), events=(told,)))
+        self.feed.wake()
+        return told
+
+    def ring(self, extension_id: str, session_id: str = "s-1", **facts: Any) -> Call:
+        call = ringing(extension_id, session_id, **{"started_at": self.clock.now(), **facts})
+        self.tell(call, "call.ringing")
+        return call
+
+    def answer(self, call: Call, **facts: Any) -> Call:
+        facts = {"answered_at": self.clock.now(), **ANSWERED, **facts}
+        answered = msgspec.structs.replace(call, sequence=call.sequence + 1, **facts)
+        self.tell(answered, "call.answered")
+        return answered
+
+    def end(self, call: Call, disposition: Disposition = Disposition.ANSWERED) -> Call:
+        ended = msgspec.structs.replace(
+            call,
+            sequence=call.sequence + 1,
+            state=State.ENDED,
+            disposition=disposition,
+            ended_at=self.clock.now(),
+        )
+        self.tell(ended, "call.ended")
+        return ended
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait until it holds; fail when it does not within 5 s."""
+    for _ in range(1000):
+        if holds():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it never came to hold")
+
+
+@asynccontextmanager
+async def room(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    token: str = "",
+    hosts: Sequence[str] = (),
+    numbers: Any = "last4",
+    names: dict[str, str] | None = None,
+    version: str = "1.2.3",
+) -> AsyncIterator[Room]:
+    clock = RealClock()
+    board = LiveBoard(clock, UTC)
+    memory = Memory()
+    view = View(Wire(numbers, b"key"), names or {})
+    feed = Feed(board, memory, clock, view, lambda: made.trouble)
+    made = Room(clock, board, memory, feed)
+    serving = serve(
+        host,
+        port,
+        board=board,
+        metrics=Metrics(board, clock, version),
+        feed=feed,
+        health=Health(made.reasons, made.warnings),
+        reload=made.reload,
+        clock=clock,
+        view=view,
+        version=version,
+        token=token,
+        hosts=hosts,
+    )
+    async with serving as made.admin:
+        running = asyncio.create_task(feed.run())
+        try:
+            yield made
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+
+
+class Health:
+    def __init__(self, said: list[str], warned: list[str]) -> None:
+        self._said = said
+        self._warned = warned
+
+    def reasons(self) -> Sequence[str]:
+        return self._said
+
+    def warnings(self) -> Sequence[str]:
+        return self._warned
+
+
+def ringing(extension_id: str = "101", session_id: str = "s-1", **facts: Any) -> Call:
+    """A call that rings an extension; `facts` change what is known of it."""
+    usual: dict[str, Any] = {
+        "source": "acme",
+        "call_id": f"{extension_id}/{session_id}",
+        "session_id": session_id,
+        "extension_id": extension_id,
+        "account_id": "1",
+        "sequence": 1,
+        "direction": Direction.INBOUND,
+        "state": State.RINGING,
+        "from_party": Party(number="+16504306662", name="WIRELESS CALLER"),
+        "to_party": Party(extension_number=extension_id),
+        "started_at": datetime.now(UTC),
+        "provider": Provider(name="ringcentral", record_id="r-1"),
+    }
+    return Call(**(usual | facts))
+
+
+def event(call: Call, event_type: str, at: datetime) -> CallEvent:
+    seen = Observation(after=at, before=at, exact=True, evidence=Evidence.ACTIVE_CALLS, first_look=False)
+    return CallEvent(
+        id=event_id(call.account_id, call.call_id, event_type, str(call.sequence)),
+        type=event_type,
+        time=at,
+        call=msgspec.structs.replace(call, observation=seen),
+        previous_state=call.previous_state,
+        sequence=call.sequence,
+        observation=seen,
+    )

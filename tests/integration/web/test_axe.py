@@ -1,0 +1,115 @@
+"""axe-core reads the page as a screen reader's user would meet it: no violation, in whatever dress and trouble."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, Page, expect
+
+from callcast.calls.model import Disposition, Party, Queue
+from tests import TESTS
+from tests.browser import chromium
+from tests.integration.web.http_side import Room, room
+from tests.integration.web.test_page import page
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+AXE = TESTS / "node/node_modules/axe-core/axe.min.js"
+DRESSES: dict[str, dict[str, Any]] = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark"},
+    "phone": {"viewport": {"width": 360, "height": 740}, "has_touch": True},
+    "dark phone": {"color_scheme": "dark", "viewport": {"width": 360, "height": 740}},
+    "wall": {"viewport": {"width": 1920, "height": 1080}},
+    "high contrast": {"forced_colors": "active"},
+}
+RUN = """async () => (await axe.run(document, {resultTypes: ["violations"]})).violations.map(
+    (found) => `${found.id}: ${found.help}: ${found.nodes.map((node) => node.html + " " + node.failureSummary)}`
+)"""
+
+
+def axe() -> str:
+    """The checker's source; skips the test, or fails it under CI=true, where it is not installed."""
+    if AXE.exists():
+        return AXE.read_text()
+    reason = "axe-core is not installed: npm ci --prefix tests/node"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as started:
+        yield started
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def here() -> AsyncIterator[Room]:
+    """Calls of each kind: waiting too long, talking, dialing, without a known caller, and two that are over."""
+    async with room(names={"101": "Reception", "102": "Service desk"}) as made:
+        made.watch("acme", [str(number) for number in range(101, 111)])
+        made.watch("other", ["201"])
+        made.ring("101", "s-1", started_at=made.clock.now() - timedelta(seconds=95))
+        made.answer(made.ring("102", "s-2", queue=Queue(name="Support", confirmed=True)))
+        made.ring("103", "s-3", from_party=Party(name="A caller with a very long name that goes on and on"))
+        made.ring("104", "s-4", from_party=None)
+        made.end(made.answer(made.ring("105", "s-5")))
+        made.end(made.ring("106", "s-6"), Disposition.MISSED)
+        yield made
+
+
+async def violations(wall: Page) -> list[str]:
+    await wall.evaluate(axe())
+    found: list[str] = await wall.evaluate(RUN)
+    return found
+
+
+@pytest.mark.parametrize("dress", DRESSES)
+async def test_a_lively_board_has_no_violation(here: Room, browser: Browser, dress: str) -> None:
+    """Light, dark, phone, wall, high contrast; calls of each kind and the line of the last events."""
+    axe()
+    url = f"{here.url}/?wall=1" if dress == "wall" else here.url
+    async with page(browser, url, **DRESSES[dress]) as wall:
+        await expect(wall.locator(".call")).to_have_count(4)
+        assert await violations(wall) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_a_stale_board_has_no_violation(here: Room, browser: Browser, scheme: str) -> None:
+    """Greyed cards and the banner that says since when are still readable."""
+    axe()
+    async with page(browser, here.url, color_scheme=scheme) as wall:
+        await expect(wall.locator(".call")).to_have_count(4)
+        here.clock.ahead_s = 60
+        here.look("other", ["201"])
+        here.ring("201", "s-9")
+        await expect(wall.locator("#link")).to_contain_text("not seen since")
+        await expect(wall.locator(".call")).to_have_count(5)
+        assert await violations(wall) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_an_empty_board_and_a_lost_service_have_no_violation(browser: Browser, scheme: str) -> None:
+    """First nobody calls, then the service is gone: both are said, and can be read."""
+    axe()
+    async with AsyncExitStack() as service, AsyncExitStack() as visit:
+        made = await service.enter_async_context(room())
+        made.watch("acme", ["101"])
+        wall = await visit.enter_async_context(page(browser, made.url, color_scheme=scheme))
+        await expect(wall.locator("#empty")).to_be_visible()
+        assert await violations(wall) == []
+        await service.aclose()
+        await expect(wall.locator("#banner")).to_be_visible()
+        assert await violations(wall) == []
+
+
+async def test_the_page_that_asks_for_the_token_has_no_violation(browser: Browser) -> None:
+    """What somebody without it gets to see."""
+    axe()
+    async with room(token="s3cret") as made, page(browser, made.url) as wall:
+        await expect(wall.locator("h1")).to_contain_text("token")
+        assert await violations(wall) == []

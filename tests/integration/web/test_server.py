@@ -1,0 +1,488 @@
+"""The HTTP side: what each path answers, who may ask, and that no answer waits for a slow reader."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import aiohttp
+import pytest
+
+from callcast.calls.model import Disposition
+from callcast.formats.cloudevents import Wire
+from callcast.ports.outbox import OutboxUnavailable, Stored
+from callcast.web import sse as feed
+from callcast.web.auth import HEADERS
+from callcast.web.server import READERS_MAX
+from tests.integration.web.http_side import Room, room, until
+
+JSON = {"content-type": "application/json"}
+TOKEN = "s3cret-and-long"
+
+
+async def get(client: aiohttp.ClientSession, url: str, **kwargs: Any) -> tuple[int, Any]:
+    async with client.get(url, **kwargs) as answer:
+        text = await answer.text()
+        is_json = answer.content_type == "application/json"
+        return answer.status, json.loads(text) if is_json else text
+
+
+class Stream:
+    """A reader of `/api/events`, as a browser reads it."""
+
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        self.answer = answer
+
+    async def frames(self) -> AsyncIterator[dict[str, Any]]:
+        frame: dict[str, Any] = {}
+        async for line in self.answer.content:
+            field, _, value = line.decode().rstrip("\n").partition(": ")
+            if field == "data":
+                frame["data"] = json.loads(value)
+            elif field in ("id", "event"):
+                frame[field] = value
+            elif not field and frame:
+                yield frame
+                frame = {}
+
+    async def next(self, event: str | None = None) -> dict[str, Any]:
+        """The next frame, of this event type if one is named."""
+        async for frame in self.frames():
+            if event in (None, frame.get("event")):
+                return frame
+        raise AssertionError("the stream ended")
+
+
+async def test_healthz_says_that_the_loop_runs(here: Room, client: aiohttp.ClientSession) -> None:
+    """Health is about the process only; it names the version."""
+    assert await get(client, here.url + "/healthz") == (200, {"status": "ok", "version": "1.2.3"})
+
+
+async def test_readyz_gives_its_reasons(here: Room, client: aiohttp.ClientSession) -> None:
+    """Ready is 200 without reasons; unready is 503 with each of them in words."""
+    assert await get(client, here.url + "/readyz") == (200, {"ready": True, "reasons": [], "warnings": []})
+    here.reasons.append("source acme: no good look yet")
+    unready = {"ready": False, "reasons": ["source acme: no good look yet"], "warnings": []}
+    assert await get(client, here.url + "/readyz") == (503, unready)
+
+
+async def test_readyz_warns_of_what_makes_nothing_unready(here: Room, client: aiohttp.ClientSession) -> None:
+    """A file that was set aside long ago takes nobody out of service, and is not forgotten either."""
+    here.warnings.append("the outbox was unreadable and is kept")
+    ready = {"ready": True, "reasons": [], "warnings": ["the outbox was unreadable and is kept"]}
+    assert await get(client, here.url + "/readyz") == (200, ready)
+
+
+async def test_metrics(here: Room, client: aiohttp.ClientSession) -> None:
+    """Prometheus finds its text format under /metrics."""
+    async with client.get(here.url + "/metrics") as answer:
+        assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert "callcast_calls_active{" in await answer.text()
+
+
+async def test_calls_are_the_board_under_the_numbers_policy(here: Room, client: aiohttp.ClientSession) -> None:
+    """/api/calls gives each live call as its event's data, with its source and name, and no whole number."""
+    here.ring("101")
+    status, body = await get(client, here.url + "/api/calls")
+    assert status == 200
+    (call,) = body["calls"]
+    expected = {"call_id": "101/s-1", "source": "acme", "extension_name": "Reception", "state": "ringing"}
+    assert expected.items() <= call.items()
+    assert call["from"] == {"number": "***6662", "name": None, "extension_number": None, "location": None}
+    assert "6504306662" not in json.dumps(body)
+
+
+async def test_summary(here: Room, client: aiohttp.ClientSession) -> None:
+    """/api/summary gives each source's totals, freshness and counts since midnight."""
+    here.end(here.answer(here.ring("101", "s-1")))
+    here.end(here.ring("101", "s-2"), Disposition.MISSED)
+    here.ring("102", "s-3")
+    _, body = await get(client, here.url + "/api/summary")
+    (acme,) = body["sources"]
+    expected = {"source": "acme", "ringing": 1, "connected": 0, "answered_today": 1, "missed_today": 1, "waiting": 1}
+    assert expected.items() <= acme.items()
+    assert acme["complete"] is True
+    assert acme["overdue"] == []
+    assert body["now"].endswith("Z")
+
+
+async def test_events_come_as_they_are_recorded(here: Room, client: aiohttp.ClientSession) -> None:
+    """A reader gets each event as CloudEvents JSON, typed and numbered, and not what was before."""
+    here.ring("101", "old")
+    async with client.get(here.url + "/api/events") as answer:
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+        stream = Stream(answer)
+        await _joined(here)
+        told = here.tell(here.ring("102", "new"), "call.updated")
+        first, second = await stream.next(), await stream.next()
+    assert (first["id"], first["event"]) == ("2", "call.ringing")
+    assert (second["id"], second["event"], second["data"]["id"]) == ("3", "call.updated", told.id)
+    assert second["data"]["data"]["from"]["number"] == "***6662"
+
+
+async def test_a_stream_resumes_where_it_broke_off(here: Room, client: aiohttp.ClientSession) -> None:
+    """Last-Event-ID gives everything recorded since, without a gap and without a double, then what comes."""
+    for number in range(feed.PAGE + 20):
+        here.ring("101", f"s-{number}")
+    async with client.get(here.url + "/api/events", headers={"Last-Event-ID": "10"}) as answer:
+        stream = Stream(answer)
+        ids = [int((await stream.next())["id"]) for _ in range(feed.PAGE + 10)]
+        await _joined(here)
+        here.ring("101", "late")
+        ids.append(int((await stream.next())["id"]))
+    assert ids == list(range(11, feed.PAGE + 22))
+
+
+@pytest.mark.parametrize("given", ["999999", "evt_abc", "-1", "9" * 40])
+async def test_an_id_of_another_outbox_starts_afresh(here: Room, client: aiohttp.ClientSession, given: str) -> None:
+    """An id that this outbox never gave is no place to resume at; nobody is flooded, nothing fails."""
+    here.ring("101", "old")
+    async with client.get(here.url + "/api/events", headers={"Last-Event-ID": given}) as answer:
+        await _joined(here)
+        here.ring("101", "new")
+        assert (await Stream(answer).next())["id"] == "2"
+
+
+async def test_a_fresh_reader_may_ask_for_the_last_events(here: Room, client: aiohttp.ClientSession) -> None:
+    """`?last=2` starts two events back."""
+    for number in range(5):
+        here.ring("101", f"s-{number}")
+    async with client.get(here.url + "/api/events?last=2") as answer:
+        stream = Stream(answer)
+        assert [(await stream.next())["id"] for _ in range(2)] == ["4", "5"]
+
+
+async def test_many_readers_get_the_same(here: Room, client: aiohttp.ClientSession) -> None:
+    """Readers that joined at different moments each get every event after their own place, once."""
+    streams = []
+    for number in range(5):
+        streams.append(Stream(await client.get(here.url + "/api/events?after=0")))
+        here.ring("101", f"s-{number}")
+    for stream in streams:
+        assert [(await stream.next())["id"] for _ in range(5)] == ["1", "2", "3", "4", "5"]
+        stream.answer.close()
+
+
+async def test_the_page_gets_the_board_first_and_then_its_turns(here: Room, client: aiohttp.ClientSession) -> None:
+    """`?board=1` starts with the version and the whole board; afterwards only what changed comes, ended calls too."""
+    first = here.ring("101", "s-1")
+    here.ring("102", "s-2")
+    async with client.get(here.url + "/api/events?board=1") as answer:
+        stream = Stream(answer)
+        hello = await stream.next()
+        assert (hello["event"], hello["data"]) == ("hello", {"version": "1.2.3"})
+        whole = (await stream.next("board"))["data"]
+        assert whole["names"] == {"101": "Reception"}
+        assert (whole["whole"], [call["call_id"] for call in whole["calls"]]) == (True, ["102/s-2", "101/s-1"])
+        assert whole["sources"][0]["ringing"] == 2
+        here.end(first, Disposition.MISSED)
+        turn = (await stream.next("board"))["data"]
+        assert (turn["whole"], [call["state"] for call in turn["calls"]]) == (False, ["ended"])
+        assert "6504306662" not in json.dumps([whole, turn])
+
+
+async def test_an_old_proxy_reads_too(here: Room) -> None:
+    """HTTP/1.0, as some proxies speak it towards the service, knows no chunks: the frames come bare."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(here.url.rpartition(":")[2]))
+    writer.write(b"GET /api/events HTTP/1.0\r\nHost: localhost\r\n\r\n")
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert b"chunked" not in head.lower()
+    assert await reader.readuntil(b"\n\n") == b"retry: 1000\n\n"
+    await _joined(here)
+    here.ring("101")
+    assert (await reader.readuntil(b"\n\n")).startswith(b"id: 1\nevent: call.ringing\ndata: {")
+    writer.close()
+
+
+async def test_a_silent_stream_is_kept_alive(here: Room, client: aiohttp.ClientSession) -> None:
+    """Where nothing happens a comment comes by and by, for proxies that close what is silent."""
+    async with client.get(here.url + "/api/events") as answer:
+        await _joined(here)
+        here.clock.ahead_s = 11
+        assert (await answer.content.readuntil(b"\n\n"), await answer.content.readuntil(b"\n\n")) == (
+            b"retry: 1000\n\n",
+            b":\n\n",
+        )
+
+
+async def test_the_board_goes_on_while_the_outbox_is_not_to_be_had(
+    here: Room, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its readers see the turns meanwhile, and the events once they can be read again."""
+    async with client.get(here.url + "/api/events?board=1") as answer:
+        stream = Stream(answer)
+        await stream.next("board")
+        with monkeypatch.context() as broken:
+            broken.setattr(here.memory, "history", _no_disk)
+            here.ring("101")
+            assert [call["state"] for call in (await stream.next("board"))["data"]["calls"]] == ["ringing"]
+        assert (await stream.next("call.ringing"))["id"] == "1"
+
+
+async def _no_disk(**_: int) -> Sequence[Stored]:
+    raise OutboxUnavailable("the disk is full")
+
+
+async def test_a_reader_that_does_not_read_is_dropped(
+    here: Room, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stalled reader loses its connection once its queue is full; another one beside it misses nothing."""
+    monkeypatch.setattr(feed, "QUEUED_BYTES_MAX", 50_000)
+    stalled = await client.get(here.url + "/api/events")
+    quick = Stream(await client.get(here.url + "/api/events"))
+    await _joined(here, 2)
+    stalled.connection.transport.pause_reading()  # type: ignore[union-attr]
+    seen = 0
+    for burst in range(40):
+        for number in range(500):
+            here.ring("101", f"s-{burst}-{number}")
+        while seen < len(here.memory.stored):
+            seen = int((await quick.next())["id"])
+        if here.feed.readers == 1:
+            break
+    assert here.feed.readers == 1
+    quick.answer.close()
+    stalled.close()
+
+
+async def test_readers_are_bounded(here: Room, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One reader too many is told to come back later."""
+    monkeypatch.setattr("callcast.web.server.READERS_MAX", 1)
+    assert READERS_MAX >= 200
+    async with client.get(here.url + "/api/events"):
+        await _joined(here)
+        async with client.get(here.url + "/api/events") as answer:
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "10")
+
+
+async def test_a_reader_that_left_is_forgotten(here: Room, client: aiohttp.ClientSession) -> None:
+    """A closed connection is noticed at the next write, and nothing is kept for it."""
+    async with client.get(here.url + "/api/events?board=1"):
+        await _joined(here)
+
+    def gone() -> bool:
+        here.ring("101")
+        return not here.feed.readers
+
+    await until(gone)
+
+
+async def test_streams_end_with_the_service(client: aiohttp.ClientSession) -> None:
+    """Stopping the service ends its streams at once instead of waiting for the readers."""
+    async with room() as made:
+        stream = Stream(await client.get(made.url + "/api/events"))
+        await _joined(made)
+    assert [frame async for frame in stream.frames()] == []
+
+
+async def test_reload(here: Room, client: aiohttp.ClientSession) -> None:
+    """POST /-/reload reloads; a refusal is 409 and gives the faults."""
+    async with client.post(here.url + "/-/reload", json={}) as answer:
+        assert (answer.status, await answer.json()) == (200, {"reloaded": True, "faults": []})
+    here.faults.append("callcast.toml:3: unknown key")
+    async with client.post(here.url + "/-/reload", json={}) as answer:
+        assert answer.status == 409
+        assert await answer.json() == {"reloaded": False, "faults": ["callcast.toml:3: unknown key"]}
+    assert here.reloads == 2
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
+async def test_a_form_cannot_post(here: Room, client: aiohttp.ClientSession, content_type: str) -> None:
+    """What a foreign page can send without asking first is refused: 415, and nothing happens."""
+    async with client.post(here.url + "/-/reload", data=b"{}", headers={"content-type": content_type}) as answer:
+        assert answer.status == 415
+    assert here.reloads == 0
+
+
+async def test_a_large_body_is_refused(here: Room, client: aiohttp.ClientSession) -> None:
+    """A request's body is bounded."""
+    async with client.post(here.url + "/-/reload", data=b" " * 200_000, headers=JSON) as answer:
+        assert answer.status == 413
+    assert here.reloads == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("localhost:9469", 200),
+        ("127.0.0.1:1", 200),
+        ("[::1]:9469", 200),
+        ("LOCALHOST", 200),
+        ("evil.example.com", 421),
+        ("localhost.evil.example.com", 421),
+        ("10.0.0.1", 421),
+        ("", 421),
+    ],
+)
+async def test_a_foreign_host_header_is_misdirected(
+    here: Room, client: aiohttp.ClientSession, host: str, status: int
+) -> None:
+    """A name that somebody else points at this machine gets nothing, on any path but those of probes."""
+    for path in ("/", "/metrics", "/api/calls", "/nothing", "/healthz/", "/healthz/../api/calls"):
+        found, _ = await get(client, here.url + path, headers={"Host": host})
+        assert found == (404 if path in ("/nothing", "/healthz/") and status == 200 else status)
+    for path in ("/healthz", "/readyz"):
+        assert (await get(client, here.url + path, headers={"Host": host}))[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+@pytest.mark.parametrize("token", ["", TOKEN])
+async def test_probes_need_no_host(path: str, token: str) -> None:
+    """Load balancers ask by HTTP/1.0 without a Host header, others by an address or with an empty one."""
+    async with room(token=token) as made:
+        for rest in ("HTTP/1.0\r\n", "HTTP/1.0\r\nHost: \r\n", "HTTP/1.1\r\nHost: \r\n"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(made.url.rpartition(":")[2]))
+            writer.write(f"GET {path} {rest}Connection: close\r\n\r\n".encode())
+            answer = await asyncio.wait_for(reader.read(), 10)
+            writer.close()
+            assert answer.split(b" ")[1] == b"200", (rest, answer)
+
+
+async def test_further_hosts_are_answered(client: aiohttp.ClientSession) -> None:
+    """Behind a reverse proxy that keeps the name, without a token; a reload changes them."""
+    async with room(hosts=["Board.example.com", "2001:db8::7"]) as made:
+        url = made.url + "/api/calls"
+        for host in ("board.example.com", "BOARD.example.com:8443", "[2001:db8::7]:80", "localhost"):
+            assert (await get(client, url, headers={"Host": host}))[0] == 200
+        assert (await get(client, url, headers={"Host": "evil.board.example.com"}))[0] == 421
+        assert made.admin is not None
+        made.admin.change(token="", hosts=["other.example.com"], wire=Wire("last4"), names={})
+        assert (await get(client, url, headers={"Host": "other.example.com"}))[0] == 200
+        assert (await get(client, url, headers={"Host": "board.example.com"}))[0] == 421
+
+
+async def test_listening_everywhere_answers_to_every_address(client: aiohttp.ClientSession) -> None:
+    """On the wildcard address each IP address is the listen address; a foreign name still is not."""
+    async with room(host="0.0.0.0") as made:
+        url = f"http://127.0.0.1:{made.url.rpartition(':')[2]}/metrics"
+        assert (await get(client, url, headers={"Host": "192.0.2.7:9469"}))[0] == 200
+        assert (await get(client, url, headers={"Host": "evil.example.com"}))[0] == 421
+
+
+async def test_security_headers_are_on_every_answer(here: Room, client: aiohttp.ClientSession) -> None:
+    """Pages, errors and the stream alike; nothing inline, nothing from elsewhere, no framing."""
+    assert "unsafe" not in HEADERS["Content-Security-Policy"]
+    paths = ("/", "/static/app.js", "/nothing", "/api/calls", "/api/events", "/healthz")
+    for path in paths:
+        async with client.get(here.url + path) as answer:
+            assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS
+            assert answer.headers["Server"] == "callcast"
+    async with client.get(here.url + "/api/calls", headers={"Host": "evil.example.com"}) as answer:
+        assert HEADERS.items() <= answer.headers.items()
+
+
+class TestToken:
+    """With a token, everything but health wants it."""
+
+    @pytest.fixture
+    async def guarded(self) -> AsyncIterator[Room]:
+        async with room(token=TOKEN) as made:
+            yield made
+
+    async def test_without_it_nothing_is_shown(self, guarded: Room, client: aiohttp.ClientSession) -> None:
+        """401 on every path, also on those that do not exist; health answers."""
+        for path in ("/", "/metrics", "/api/calls", "/api/events", "/static/app.js", "/nothing"):
+            status, text = await get(client, guarded.url + path)
+            assert status == 401
+            assert TOKEN not in text
+        async with client.post(guarded.url + "/-/reload", json={}) as answer:
+            assert (answer.status, guarded.reloads) == (401, 0)
+        for path in ("/healthz", "/readyz"):
+            assert (await get(client, guarded.url + path))[0] == 200
+
+    @pytest.mark.parametrize("given", ["", "Bearer", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer ü"])
+    async def test_a_wrong_one_opens_nothing(self, guarded: Room, client: aiohttp.ClientSession, given: str) -> None:
+        """Only the token itself, as Bearer."""
+        assert (await get(client, guarded.url + "/api/calls", headers={"Authorization": given}))[0] == 401
+
+    async def test_bearer(self, guarded: Room, client: aiohttp.ClientSession) -> None:
+        """Programs send it in the header, under whatever Host they reach the service."""
+        headers = {"Authorization": f"Bearer {TOKEN}", "Host": "callcast.internal"}
+        assert (await get(client, guarded.url + "/api/calls", headers=headers))[0] == 200
+
+    async def test_it_is_compared_in_constant_time(
+        self, guarded: Room, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However it comes, no comparison ends earlier the sooner it differs."""
+        compared = []
+
+        def digest(given: bytes, wanted: bytes) -> bool:
+            compared.append(given)
+            return False
+
+        monkeypatch.setattr("callcast.web.auth.hmac.compare_digest", digest)
+        headers = {"Authorization": f"Bearer {TOKEN}", "Cookie": "callcast=right"}
+        assert (await get(client, guarded.url + "/api/calls", headers=headers))[0] == 401
+        assert (await get(client, guarded.url + f"/?token={TOKEN}"))[0] == 401
+        assert {TOKEN.encode(), b"right"} <= set(compared)
+
+    async def test_in_the_address_it_becomes_a_cookie(self, guarded: Room, client: aiohttp.ClientSession) -> None:
+        """`?token=` is taken out of the address at once; the cookie is out of reach of scripts and other sites."""
+        url = f"{guarded.url}/?wall=1&token={TOKEN}"
+        async with client.get(url, allow_redirects=False) as answer:
+            assert (answer.status, answer.headers["Location"]) == (303, "/?wall=1")
+            cookie = answer.headers["Set-Cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=Strict" in cookie
+        assert TOKEN not in cookie
+        assert cookie.startswith("callcast=")
+        value = cookie.split(";")[0]
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as other:
+            assert (await get(other, guarded.url + "/", headers={"Cookie": value}))[0] == 200
+            assert (await get(other, guarded.url + "/", headers={"Cookie": value[:-1]}))[0] == 401
+            assert (await get(other, guarded.url + "/", headers={"Cookie": f"callcast={TOKEN}"}))[0] == 401
+
+    async def test_a_wrong_one_in_the_address(self, guarded: Room, client: aiohttp.ClientSession) -> None:
+        """A wrong token in the address sets nothing and leads nowhere; a page nobody has is no way out either."""
+        for url in ("/?token=wrong", "/?token=", f"//evil.example.com/?token={TOKEN}"):
+            async with client.get(guarded.url + url, allow_redirects=False) as answer:
+                assert answer.status == 401
+                assert "Set-Cookie" not in answer.headers
+
+    async def test_a_browser_is_told_what_to_do(self, guarded: Room, client: aiohttp.ClientSession) -> None:
+        """Who opens the page without a token gets a sentence, not a code."""
+        status, text = await get(client, guarded.url + "/", headers={"Accept": "text/html"})
+        assert status == 401
+        assert "?token=" in text
+
+    async def test_a_reload_may_change_it(self, guarded: Room, client: aiohttp.ClientSession) -> None:
+        """After a reload with another token the old one, also as a cookie, opens nothing."""
+        await get(client, f"{guarded.url}/?token={TOKEN}")
+        assert guarded.admin is not None
+        guarded.admin.change(token="another", hosts=(), wire=Wire(), names={})
+        assert (await get(client, guarded.url + "/api/calls"))[0] == 401
+        headers = {"Authorization": "Bearer another"}
+        assert (await get(client, guarded.url + "/api/calls", headers=headers))[0] == 200
+
+
+async def test_a_reload_may_change_what_is_shown(here: Room, client: aiohttp.ClientSession) -> None:
+    """Another numbers policy and other names take hold at once, also for those who are reading."""
+    here.ring("101")
+    async with client.get(here.url + "/api/events?board=1") as answer:
+        stream = Stream(answer)
+        assert (await stream.next("board"))["data"]["calls"][0]["from"]["number"] == "***6662"
+        assert here.admin is not None
+        here.admin.change(token="", hosts=(), wire=Wire("drop"), names={"101": "Front desk"})
+        changed = (await stream.next("board"))["data"]
+        assert (changed["whole"], changed["calls"][0]["from"]["number"]) == (True, None)
+        assert changed["calls"][0]["extension_name"] == "Front desk"
+
+
+async def test_static_files_are_whole(here: Room, client: aiohttp.ClientSession) -> None:
+    """Everything that the page loads is there, with its type, and nothing of it comes from elsewhere."""
+    types = {"app.js": "text/javascript", "app.css": "text/css", "icon.svg": "image/svg+xml"}
+    for name, content_type in types.items():
+        async with client.get(f"{here.url}/static/{name}") as answer:
+            assert (answer.status, answer.content_type) == (200, content_type)
+            text = await answer.text()
+            assert "https://" not in text
+    _, page = await get(client, here.url + "/")
+    assert "<style" not in page
+    assert "style=" not in page
+    assert "onclick" not in page
+
+
+async def _joined(room: Room, readers: int = 1) -> None:
+    """Until so many readers have caught up and follow."""
+    await until(lambda: room.feed.readers >= readers)

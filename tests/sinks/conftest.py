@@ -1,8 +1,0 @@
-import pytest
-
-from tests.sinks.certificates import Certificates, make_certificates
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return make_certificates(tmp_path_factory.mktemp("certificates"))

@@ -1,0 +1,97 @@
+"""The left half of the service in turned time: sources by name against a far side, without a disk."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, cast
+
+from aiohttp import ClientSession
+
+from callcast.calls.model import Call, Change, Event, Known, Look, Target
+from callcast.live.live_calls import LiveBoard
+from callcast.observability import logs
+from callcast.observability.metrics import Metrics
+from callcast.observability.outbox_health import Disk
+from callcast.polling.sources import Sources
+from callcast.ports.clock import Clock
+from callcast.ports.outbox import Outbox
+from callcast.ringcentral.settings import SourceSettings, plan
+from callcast.ringcentral.sign_in import SignIns
+
+
+class Unwritten:
+    """As much of an outbox as sources use. A new `House` may take it over, as a restart takes over a disk."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.calls: dict[str, dict[str, Call]] = {}
+        self.looks: dict[str, dict[Target, datetime]] = {}
+        self.notes: dict[str, dict[str, bytes]] = {}
+
+    async def known(self) -> Mapping[str, Known]:
+        sources = self.notes.keys() | self.calls.keys() | self.looks.keys()
+        return {
+            source: Known(
+                calls=dict(self.calls.get(source, {})),
+                looks=dict(self.looks.get(source, {})),
+                notes=dict(self.notes.get(source, {})),
+            )
+            for source in sources
+        }
+
+    async def record(self, look: Look | None, change: Change) -> None:
+        self.events += change.events
+        if look is not None:
+            self.looks.setdefault(look.target.source, {})[look.target] = look.taken_at
+        for call in change.calls:
+            self.calls.setdefault(call.source, {})[call.call_id] = call
+
+    async def recall(self, source: str, sessions: Collection[str]) -> list[Call]:
+        return [call for call in self.calls.get(source, {}).values() if call.session_id in sessions]
+
+    async def latest(self, limit: int) -> list[Call]:
+        return [call for calls in self.calls.values() for call in calls.values()]
+
+    async def note(self, source: str, name: str, value: bytes | None) -> None:
+        self.notes.setdefault(source, {})[name] = value or b""
+
+
+class House:
+    def __init__(self, clock: Clock, session: object, outbox: Unwritten | None = None) -> None:
+        self.outbox = outbox or Unwritten()
+        self.board = LiveBoard(clock)
+        self.metrics = Metrics(self.board, clock, "0")
+        logs.configure("critical", "json")
+        log = logs.bound()
+        self.sources = Sources(
+            cast("Outbox", self.outbox),
+            self.board,
+            self.metrics,
+            cast("ClientSession", session),
+            clock,
+            log,
+            Disk(clock, log),
+            lambda: None,
+            SignIns(clock),
+        )
+
+    @asynccontextmanager
+    async def watching(self, wanted: Mapping[str, SourceSettings]) -> AsyncIterator[None]:
+        """As the service starts them: one after another within one interval."""
+        async with asyncio.TaskGroup() as tasks:
+            running = []
+            for number, (name, settings) in enumerate(wanted.items()):
+                stagger_s = min(plan(name, settings).cycle_s, 10.0) * number / len(wanted)
+                running.append(tasks.create_task(self.sources.run(name, settings, start_after_s=stagger_s)))
+            yield
+            for task in running:
+                task.cancel()
+        await self.sources.close_all()
+
+
+def source(name: str, *extensions: str, **keys: Any) -> SourceSettings:
+    """A credential of its own; without extensions it watches the account."""
+    watched = {"extensions": extensions} if extensions else {"watch": "account"}
+    base = {"client_id": name, "client_secret": "secret", "jwt": f"jwt of {name}"}
+    return SourceSettings.model_validate(base | watched | keys)

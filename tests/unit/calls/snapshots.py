@@ -1,0 +1,96 @@
+"""Short ways to say in a test what a look shows and what was told."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from callcast.calls.model import (
+    Call,
+    CallEvent,
+    Change,
+    Direction,
+    Disposition,
+    Leg,
+    Look,
+    Party,
+    Provider,
+    Sighting,
+    Snapshot,
+    State,
+    Target,
+)
+from callcast.calls.tracker import Picture, Rules, diff
+
+START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
+EXTENSION = Target(source="acme", extension_id="101")
+ACCOUNT = Target(source="acme")
+CALLER = Party(number="+15550100351", name="JANE DOE")
+CALLED = Party(number="+15550100901")
+
+
+def at(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+def leg(kind: str, start: float, *, accepted: bool = False) -> Leg:
+    return Leg(kind=kind, started_at=at(start), accepted=accepted)
+
+
+def sighting(state: str = "ringing", **fields: Any) -> Sighting:
+    """Extension 101, session s-1, record L1, started at 0; `ended` takes seconds, `result` the raw word."""
+    ended = fields.pop("ended", None)
+    record_id = fields.pop("record_id", "L1")
+    if "disposition" in fields:
+        fields["disposition"] = Disposition(fields["disposition"])
+    facts: dict[str, Any] = {
+        "extension_id": "101",
+        "session_id": "s-1",
+        "account_id": "400",
+        "direction": Direction.OUTBOUND if state == "dialing" else Direction.INBOUND,
+        "from_party": CALLER,
+        "to_party": CALLED,
+        "started_at": at(fields.pop("started", 0)),
+        "ended_at": None if ended is None else at(ended),
+        "provider": Provider(name="ringcentral", record_id=record_id, result=fields.pop("result", None)),
+    }
+    return Sighting(record_id=record_id, state=State(state), **{**facts, **fields})
+
+
+def ended(disposition: str = "missed", end: float | None = 10, **fields: Any) -> Sighting:
+    return sighting("ended", disposition=disposition, ended=end, **fields)
+
+
+def stopped(end: float | None = 10, **fields: Any) -> Sighting:
+    return sighting("ended", provisional=True, disposition="answered_elsewhere", ended=end, **fields)
+
+
+class Watch:
+    """A picture, and looks at it; a look at -10 that showed nothing comes first unless `fresh`."""
+
+    def __init__(self, target: Target = EXTENSION, *, fresh: bool = False) -> None:
+        self.target = target
+        self.picture = Picture("acme")
+        self.rules = Rules()
+        self.events: list[CallEvent] = []
+        if not fresh:
+            self.look(-10)
+
+    def look(self, t: float, *seen: Sighting, target: Target | None = None) -> list[str]:
+        """The types of the events that this look tells."""
+        snapshot = Snapshot(target=target or self.target, taken_at=at(t), sightings=seen)
+        return self.apply(Look(target=snapshot.target, taken_at=at(t)), diff(self.picture, snapshot, self.rules))
+
+    def apply(self, look: Look | None, change: Change) -> list[str]:
+        self.picture.apply(look, change)
+        told = [event for event in change.events if isinstance(event, CallEvent)]
+        assert len(told) == len(change.events)
+        self.events += told
+        return [event.type for event in told]
+
+    @property
+    def last(self) -> CallEvent:
+        return self.events[-1]
+
+    def call(self, call_id: str = "101/s-1") -> Call:
+        found = self.picture.call(call_id)
+        assert found is not None
+        return found

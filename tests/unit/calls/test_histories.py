@@ -1,0 +1,17 @@
+"""The truth about calls, on a thousand random histories; `make fuzz` plays many more (tests/unit/calls/fuzz.py)."""
+
+import pytest
+
+from tests.effort import tries
+from tests.unit.calls.fuzz import play
+
+HISTORIES = tries(1_000, 10_000)
+CHUNKS = 4
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_what_is_told_is_what_happened(chunk: int) -> None:
+    """One end for each call ever seen, states only forward, no gap, nothing invented, ids equal over restarts."""
+    size = HISTORIES // CHUNKS
+    for seed in range(chunk * size, (chunk + 1) * size):
+        play(seed)

@@ -1,0 +1,74 @@
+"""The key of hashed numbers: made once, whole, only where somebody hashes, and never empty."""
+
+import resource
+import stat
+from pathlib import Path
+
+import pytest
+
+from callcast.config import Settings, load
+from callcast.config.hash_key import hash_key
+from callcast.ports.outbox import OutboxUnavailable
+
+CONFIG = """
+[service]
+data_dir = "{data}"
+{service}
+[sources.acme]
+client_id = "x"
+client_secret = "y"
+jwt = "z"
+[sinks.lines]
+type = "stdout"
+{sink}
+"""
+
+
+def settings(folder: Path, *, service: str = "", sink: str = "") -> Settings:
+    path = folder / "callcast.toml"
+    path.write_text(CONFIG.format(data=folder, service=service, sink=sink))
+    return load(path, {})
+
+
+@pytest.mark.parametrize("where", ["service", "sink"])
+def test_made_once_for_this_user_alone(tmp_path: Path, where: str) -> None:
+    """The same key after a restart, in a file that nobody else may read."""
+    hashing = settings(tmp_path, **{where: 'numbers = "hash"'})
+    key = hash_key(hashing)
+    assert len(key) == 64
+    assert hash_key(hashing) == key
+    assert stat.S_IMODE((tmp_path / "hash.key").stat().st_mode) == 0o600
+    assert not (tmp_path / "hash.key.new").exists()
+
+
+def test_nobody_hashes(tmp_path: Path) -> None:
+    """Then there is no key, and no file."""
+    assert hash_key(settings(tmp_path)) == b""
+    assert not (tmp_path / "hash.key").exists()
+
+
+def test_a_configured_one_needs_no_file(tmp_path: Path) -> None:
+    """What `hash_key` says counts."""
+    assert hash_key(settings(tmp_path, service='numbers = "hash"\nhash_key = "geheim"')) == b"geheim"
+    assert not (tmp_path / "hash.key").exists()
+
+
+def test_a_full_disk_leaves_no_half_key(tmp_path: Path) -> None:
+    """It is told, and as soon as there is room the key is made whole."""
+    hashing = settings(tmp_path, sink='numbers = "hash"')
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(OutboxUnavailable, match=r"hash\.key cannot be made .*free space"):
+            hash_key(hashing)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "hash.key").exists()
+    assert len(hash_key(hashing)) == 64
+
+
+def test_an_empty_key_is_refused(tmp_path: Path) -> None:
+    """Numbers hashed with it could be guessed; it is not replaced silently either, since all hashes would change."""
+    (tmp_path / "hash.key").write_bytes(b"\n")
+    with pytest.raises(OutboxUnavailable, match="is empty"):
+        hash_key(settings(tmp_path, sink='numbers = "hash"'))

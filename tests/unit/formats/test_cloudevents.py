@@ -1,0 +1,342 @@
+"""What consumers see of an event, and how phone numbers leave."""
+
+import hmac
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from cloudevents.core.formats.json import JSONFormat
+from cloudevents.core.v1.event import CloudEvent
+from hypothesis import given
+from hypothesis import strategies as st
+
+from callcast.calls.model import (
+    Blind,
+    Call,
+    CallEvent,
+    Direction,
+    Disposition,
+    Evidence,
+    Observation,
+    Party,
+    Provider,
+    Queue,
+    SourceEvent,
+    State,
+)
+from callcast.formats.cloudevents import NUMBERS, Wire, describe, last4, ring_seconds, talk_seconds
+
+START = datetime(2021, 1, 19, 23, 58, 57, tzinfo=UTC)
+HASHED = "h:" + hmac.new(b"key", b"crm:16504306662", "sha256").hexdigest()[:16]
+ANSWER = START + timedelta(seconds=4)
+
+CALL = Call(
+    source="acme",
+    call_id="62264425016/s-8f81",
+    session_id="s-8f81",
+    extension_id="62264425016",
+    account_id="809646016",
+    sequence=2,
+    direction=Direction.INBOUND,
+    state=State.CONNECTED,
+    from_party=Party(number="+16504306662", name="WIRELESS CALLER", location="San Mateo, CA"),
+    to_party=Party(number="+16502886382", name="Tyler Liu", extension_number="101"),
+    started_at=START,
+    answered_at=ANSWER,
+    answered_exact=True,
+    provider=Provider(name="ringcentral", record_id="LIef", session_id="538332041016", action="Phone Call"),
+)
+
+EVENT = CallEvent(
+    id="evt_k3v9",
+    type="call.answered",
+    time=ANSWER,
+    call=CALL,
+    previous_state=State.RINGING,
+    sequence=2,
+    observation=Observation(
+        after=START + timedelta(seconds=1, milliseconds=900),
+        before=START + timedelta(seconds=8, milliseconds=200),
+        exact=True,
+        evidence=Evidence.ACTIVE_CALLS,
+        first_look=False,
+    ),
+)
+
+
+def ended(**changes: Any) -> Call:
+    facts: dict[str, Any] = {"state": State.ENDED, "ended_at": START + timedelta(seconds=10)} | changes
+    return msgspec.structs.replace(CALL, **facts)
+
+
+def test_an_event_reads_as_the_contract_shows_it() -> None:
+    """The example of contract 4, field by field and in its order."""
+    assert json.loads(Wire().event(EVENT)) == {
+        "specversion": "1.0",
+        "id": "evt_k3v9",
+        "source": "/callcast/acme",
+        "type": "call.answered",
+        "subject": "62264425016/s-8f81",
+        "time": "2021-01-19T23:59:01.000Z",
+        "datacontenttype": "application/json",
+        "dataschema": "urn:callcast:event:1",
+        "partitionkey": "62264425016/s-8f81",
+        "data": {
+            "call_id": "62264425016/s-8f81",
+            "session_id": "s-8f81",
+            "account_id": "809646016",
+            "extension_id": "62264425016",
+            "sequence": 2,
+            "direction": "inbound",
+            "state": "connected",
+            "previous_state": "ringing",
+            "from": {
+                "number": "+16504306662",
+                "name": "WIRELESS CALLER",
+                "extension_number": None,
+                "location": "San Mateo, CA",
+            },
+            "to": {"number": "+16502886382", "name": "Tyler Liu", "extension_number": "101", "location": None},
+            "queue": None,
+            "started_at": "2021-01-19T23:58:57.000Z",
+            "answered_at": "2021-01-19T23:59:01.000Z",
+            "ended_at": None,
+            "ring_seconds": 4.0,
+            "talk_seconds": None,
+            "disposition": None,
+            "observation": {
+                "after": "2021-01-19T23:58:58.900Z",
+                "before": "2021-01-19T23:59:05.200Z",
+                "exact": True,
+                "evidence": "active_calls",
+                "first_look": False,
+            },
+            "provider": {
+                "name": "ringcentral",
+                "record_id": "LIef",
+                "session_id": "538332041016",
+                "action": "Phone Call",
+                "result": None,
+                "reason": None,
+            },
+        },
+    }
+
+
+def test_the_cloudevents_sdk_reads_an_event() -> None:
+    """The official SDK accepts the structured form and finds the attributes."""
+    event = JSONFormat().read(CloudEvent, Wire().event(EVENT))
+    assert event.get_id() == "evt_k3v9"
+    assert event.get_type() == "call.answered"
+    assert event.get_extension("partitionkey") == EVENT.key
+
+
+def test_a_source_event_speaks_of_the_source() -> None:
+    """Subject and partition key are the source's name; recovery tells the blind interval."""
+    event = SourceEvent(
+        id="evt_s",
+        type="source.recovered",
+        time=ANSWER,
+        source="acme",
+        extension_id=None,
+        reason="timeout",
+        since=START,
+        blind=Blind(after=None, before=ANSWER),
+    )
+    seen = json.loads(Wire().event(event))
+    assert (seen["subject"], seen["partitionkey"]) == ("acme", "acme")
+    assert seen["data"] == {
+        "source": "acme",
+        "extension_id": None,
+        "reason": "timeout",
+        "since": "2021-01-19T23:58:57.000Z",
+        "blind": {"after": None, "before": "2021-01-19T23:59:01.000Z"},
+    }
+    assert describe(event) == "source.recovered acme"
+
+
+def test_a_correction_names_what_it_corrects() -> None:
+    """`data.corrects` is there on a correction and nowhere else."""
+    corrected = msgspec.structs.replace(EVENT, type="call.corrected", corrects="evt_end")
+    assert json.loads(Wire().event(corrected))["data"]["corrects"] == "evt_end"
+    assert "corrects" not in json.loads(Wire().event(EVENT))["data"]
+
+
+def test_an_event_is_written_once_for_all_who_share_a_wire() -> None:
+    """An equal event, as each sink reads it from the outbox, is not written again; one with other facts is."""
+    wire = Wire()
+    first = wire.event(EVENT)
+    assert wire.event(msgspec.json.decode(msgspec.json.encode(EVENT), type=CallEvent)) is first
+    other = msgspec.structs.replace(
+        EVENT, call=msgspec.structs.replace(CALL, from_party=Party(number="+4915112345678"))
+    )
+    assert json.loads(wire.event(other))["data"]["from"]["number"] == "+4915112345678"
+    assert wire.event(EVENT) == first
+
+
+def test_only_so_many_written_events_are_kept() -> None:
+    """However many pass, what is kept does not grow, and the newest are among it."""
+    wire = Wire()
+    many = [msgspec.structs.replace(EVENT, id=f"evt_{number}") for number in range(1000)]
+    texts = [wire.event(event) for event in many]
+    assert wire.event(many[-1]) is texts[-1]
+    assert wire.event(many[0]) is not texts[0]
+
+
+def test_the_standard_form_carries_type_time_and_data() -> None:
+    """`standard` bodies are {type, timestamp = the event's time, data}."""
+    body = json.loads(Wire().standard(EVENT))
+    assert list(body) == ["type", "timestamp", "data"]
+    assert body["timestamp"] == "2021-01-19T23:59:01.000Z"
+    assert body["data"] == json.loads(Wire().event(EVENT))["data"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "caller", "own_name"),
+    [
+        ("full", "+16504306662", "Tyler Liu"),
+        ("last4", "***6662", "Tyler Liu"),
+        ("hash", HASHED, None),
+        ("drop", None, None),
+    ],
+)
+def test_numbers_and_names_leave_as_the_policy_says(numbers: Any, caller: str | None, own_name: str | None) -> None:
+    """Locations and the caller's name go with all but full, the own side's name with hash and drop too."""
+    to_party = msgspec.structs.replace(CALL.to_party, extension_id=CALL.extension_id)  # type: ignore[type-var]
+    call = json.loads(Wire(numbers, b"key", "crm").call(msgspec.structs.replace(CALL, to_party=to_party)))
+    assert call["from"]["number"] == caller
+    assert (call["from"]["name"] is None) is (numbers != "full")
+    assert (call["from"]["location"] is None) is (numbers != "full")
+    assert call["to"]["extension_number"] == "101"
+    assert call["to"]["name"] == own_name
+    assert set(call["to"]) == {"number", "name", "extension_number", "location"}
+
+
+@pytest.mark.parametrize("extension_id", [None, "999"])
+def test_in_doubt_a_party_is_outside(extension_id: str | None) -> None:
+    """Only the extension whose part it is keeps its name: neither one without an id nor another extension."""
+    to_party = msgspec.structs.replace(CALL.to_party, extension_id=extension_id)  # type: ignore[type-var]
+    call = Wire("last4").call_dict(msgspec.structs.replace(CALL, to_party=to_party))
+    assert call["to"]["name"] is None
+
+
+def test_a_hash_is_stable_per_sink_and_hides_across_sinks() -> None:
+    """The same digits give the same text for one sink and key, and another for another sink or key."""
+
+    def hashed(number: str, sink: str = "crm", key: bytes = b"k") -> Any:
+        call = msgspec.structs.replace(CALL, from_party=Party(number=number))
+        return json.loads(Wire("hash", key, sink).call(call))["from"]["number"]
+
+    assert hashed("+16504306662") == hashed("+1 (650) 430-6662")
+    assert len({hashed("+16504306662"), hashed("+16504306662", "other"), hashed("+16504306662", key=b"x")}) == 3
+
+
+@pytest.mark.parametrize("numbers", NUMBERS)
+def test_a_queues_name_stays_where_it_is_confirmed(numbers: Any) -> None:
+    """A queue is not a person; but what merely looks like one may be the first half of a caller's name."""
+    for confirmed in (True, False):
+        call = msgspec.structs.replace(CALL, queue=Queue(name="Sales", confirmed=confirmed))
+        stays = confirmed or numbers == "full"
+        assert Wire(numbers, b"k", "s").call_dict(call)["queue"] == ({"name": "Sales"} if stays else None)
+
+
+@given(
+    st.sampled_from(["last4", "hash", "drop"]),
+    st.sampled_from(["+1{}", "+44 {}", "{}", "(650) {}"]),
+    st.text("0123456789", min_size=8, max_size=12),
+    st.sampled_from(["Rejected by {}", "{}", "({})", "{}, busy", "+49{}"]),
+)
+def test_no_full_number_leaves_unless_full(numbers: Any, form: str, digits: str, word: str) -> None:
+    """Neither in a party nor anywhere in the platform's own words."""
+    number = form.format(digits)
+    provider = Provider(name="ringcentral", record_id="r", result=word.format(number), reason="+4915112345678")
+    ids = {"account_id": "1", "extension_id": "2", "session_id": "s", "call_id": "2/s"}
+    call = msgspec.structs.replace(CALL, from_party=Party(number=number, name=number), provider=provider, **ids)
+    text = Wire(numbers, b"k", "s").call(call).decode()
+    assert digits not in text
+    assert "4915112345678" not in text
+
+
+@given(st.sampled_from(NUMBERS), st.text("0123456789", min_size=1, max_size=4), st.text(max_size=4))
+def test_ids_are_never_altered(numbers: Any, number: str, other: str) -> None:
+    """However short a number is, and wherever its digits stand: every id reads as it was given."""
+    ids = {
+        "call_id": f"62{number}00/s-{number}",
+        "session_id": f"s-{number}",
+        "extension_id": f"62{number}00",
+        "account_id": number,
+    }
+    provider = Provider(name="ringcentral", record_id=number, session_id=f"538{number}101", action=f"A{number}B")
+    parties = {"from_party": Party(number=number), "to_party": Party(number=other)}
+    call = Wire(numbers, b"k", "s").call_dict(msgspec.structs.replace(CALL, provider=provider, **ids, **parties))
+    assert {key: call[key] for key in ids} == ids
+    given_ = {"name": "ringcentral", "record_id": number, "session_id": f"538{number}101", "action": f"A{number}B"}
+    assert {key: call["provider"][key] for key in given_} == given_
+
+
+@pytest.mark.parametrize(
+    ("number", "word", "last4_of_it"),
+    [
+        ("101", "Busy 101", "Busy ***101"),
+        ("101", "Busy 1012", "Busy 1012"),
+        ("101", "Line_101", "Line_101"),
+        ("(866)123-4567", "by (866)123-4567.", "by ***4567."),
+        ("+16504306662", "by 16504306662", "by ***6662"),
+        ("+16504306662", "by A16504306662", "by A16504306662"),
+        ("anonymous", "anonymous", "anonymous"),
+        (" ", "a b 1", "a b 1"),
+    ],
+)
+def test_only_a_whole_token_is_a_number(number: str, word: str, last4_of_it: str) -> None:
+    """Digits that merely occur in a longer word stay; of a long number its bare digits are the same number."""
+    provider = msgspec.structs.replace(CALL.provider, reason=word)
+    call = msgspec.structs.replace(CALL, provider=provider, from_party=Party(number=number), to_party=None)
+    assert Wire("last4").call_dict(call)["provider"]["reason"] == last4_of_it
+    dropped = None if last4_of_it != word else word
+    assert Wire("drop").call_dict(call)["provider"]["reason"] == dropped
+
+
+@pytest.mark.parametrize(
+    ("numbers", "word"),
+    [
+        ("full", "Rejected by +16504306662"),
+        ("last4", "Rejected by ***6662"),
+        ("hash", f"Rejected by {HASHED}"),
+        ("drop", None),
+    ],
+)
+def test_a_number_in_the_platforms_words_is_treated_as_any(numbers: Any, word: str | None) -> None:
+    """Its own words stay around it, but under drop, which leaves nothing of what held a number."""
+    provider = msgspec.structs.replace(CALL.provider, result="Rejected by +16504306662")
+    shown = Wire(numbers, b"key", "crm").call_dict(msgspec.structs.replace(CALL, provider=provider))["provider"]
+    assert (shown["result"], shown["action"]) == (word, "Phone Call")
+
+
+@pytest.mark.parametrize(
+    ("call", "ring", "talk"),
+    [
+        (CALL, 4.0, None),
+        (ended(disposition=Disposition.ANSWERED), 4.0, 6.0),
+        (ended(disposition=Disposition.ANSWERED, answered_exact=False), None, 6.0),
+        (ended(disposition=Disposition.ANSWERED, answered_at=None), None, None),
+        (ended(disposition=Disposition.MISSED, answered_at=None), 10.0, None),
+        (ended(disposition=Disposition.UNKNOWN, answered_at=None), None, None),
+        (msgspec.structs.replace(CALL, answered_at=None, state=State.RINGING), None, None),
+    ],
+)
+def test_ring_and_talk_are_told_only_when_known(call: Call, ring: float | None, talk: float | None) -> None:
+    """Ring is null unless the answer is exact; an unanswered call rang to its end and never talked."""
+    assert (ring_seconds(call), talk_seconds(call)) == (ring, talk)
+
+
+def test_seconds_are_never_negative() -> None:
+    """Even where two clocks disagree."""
+    assert talk_seconds(ended(ended_at=START)) == 0.0
+
+
+@pytest.mark.parametrize(("number", "shown"), [("+16504306662", "***6662"), ("(866)123-4567", "***4567"), ("", "***")])
+def test_last4_shows_the_end_only(number: str, shown: str) -> None:
+    """What logs may show of a number."""
+    assert last4(number) == shown

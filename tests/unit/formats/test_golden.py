@@ -1,0 +1,195 @@
+"""Recorded answers of the platform -> the events that are told, kept in tests/golden.
+
+`python -m tests.unit.formats.test_golden` writes the files anew; the difference is for a person to judge.
+"""
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from callcast.calls.model import Change, Event, Look, Target
+from callcast.calls.tracker import Picture, Rules, diff, settle
+from callcast.formats.cloudevents import Wire
+from tests import TESTS
+from tests.unit.ringcentral.decoded import decode_page, sightings_of, snapshot
+
+TESTS = TESTS
+SAMPLES = TESTS / "samples"
+GOLDEN = TESTS / "golden"
+Story = Callable[[], list[Event]]
+
+
+def sample(name: str) -> Any:
+    return json.loads((SAMPLES / f"{name}.json").read_text())
+
+
+class Teller:
+    """Looks at a target, first at an empty list five seconds before the first answer, and notes what is told."""
+
+    def __init__(self, extension_id: str | None, first: str) -> None:
+        self.target = Target(source="acme", extension_id=extension_id)
+        self.picture = Picture("acme")
+        self.start = datetime.fromisoformat(first)
+        self.events: list[Event] = []
+        self.look(-5, [])
+        self.events.clear()
+
+    def look(self, t: float, records: list[Any]) -> None:
+        taken_at = self.start + timedelta(seconds=t)
+        page = decode_page(json.dumps({"records": records}).encode())
+        assert not page.bad
+        change = diff(self.picture, snapshot(self.target, [page], taken_at), Rules())
+        self.apply(Look(target=self.target, taken_at=taken_at), change)
+
+    def ask_log(self, t: float, call_id: str, records: list[Any]) -> None:
+        found = sightings_of(decode_page(json.dumps({"records": records}).encode()), self.target)
+        self.apply(None, settle(self.picture, call_id, found, self.start + timedelta(seconds=t), Rules()))
+
+    def apply(self, look: Look | None, change: Change) -> None:
+        self.events += change.events
+        self.picture.apply(look, change)
+
+
+def seed(kind: str, first: str, looks: tuple[float, ...]) -> list[Event]:
+    teller = Teller("62264425016", first)
+    for t, step in zip(looks, ("1-ringing", "2-answered", "3-ended"), strict=True):
+        teller.look(t, sample(f"active-calls/seed-{kind}-{step}")["records"])
+    return teller.events
+
+
+def seed_direct() -> list[Event]:
+    return seed("direct", "2021-01-19T23:58:57Z", (1.9, 8.2, 14.5))
+
+
+def seed_queue() -> list[Event]:
+    return seed("queue", "2021-01-20T00:15:02Z", (1.9, 8.2, 20.5))
+
+
+def lifecycle_2014() -> list[Event]:
+    """The record's id and start change at the end, after the list has dropped it; only the call log tells."""
+    recorded = sample("active-calls/jshelpers-lifecycle-2014")
+    teller = Teller("321", "2014-12-11T00:51:23Z")
+    for t, step in ((2, "ringing"), (8, "pickup"), (50, "hangup")):
+        teller.look(t, recorded[step]["active-calls"])
+    teller.ask_log(80, "321/88052513020", recorded["hangup"]["call-log"])
+    return teller.events
+
+
+def ringout_account() -> list[Event]:
+    """Both legs of one RingOut, over when first seen: two calls."""
+    teller = Teller(None, "2015-07-16T22:04:32Z")
+    teller.look(60, sample("active-calls/slate-account-ringout-2legs")["records"])
+    return teller.events
+
+
+def ringout_web_live() -> list[Event]:
+    """Call connected with duration 0 is a call that goes on; of a RingOut it says that the own phone was taken."""
+    teller = Teller("400618687004", "2014-08-15T15:16:12Z")
+    teller.look(9, sample("active-calls/jswidgets-activeCalls")["records"])
+    return teller.events
+
+
+def queue_midcall() -> list[Event]:
+    """Seventeen phones stopped ringing while the call went on: nothing is told until the record is rewritten."""
+    both = sample("call-log/derived-queue-midcall-snapshot-then-final")
+    snapshot_, final = both.values()
+    teller = Teller(None, "2026-09-24T15:00:00Z")
+    teller.look(30, [snapshot_])
+    teller.look(90, [snapshot_])
+    assert teller.events == []
+    teller.look(170, [final])
+    return teller.events
+
+
+def ended_when_first_seen(name: str) -> Story:
+    def story() -> list[Event]:
+        records = sample(f"call-log/{name}")
+        records = records if isinstance(records, list) else [records]
+        teller = Teller(None, min(record["startTime"] for record in records))
+        teller.look(600, records)
+        return teller.events
+
+    return story
+
+
+STORIES: dict[str, Story] = {
+    "seed-direct": seed_direct,
+    "seed-queue": seed_queue,
+    "jshelpers-lifecycle-2014": lifecycle_2014,
+    "slate-account-ringout-2legs": ringout_account,
+    "jswidgets-activeCalls": ringout_web_live,
+    "derived-queue-midcall-snapshot-then-final": queue_midcall,
+} | {
+    name: ended_when_first_seen(name)
+    for name in (
+        "derived-ext-to-ext",
+        "derived-monitoring",
+        "derived-outbound-results",
+        "derived-queue-caller-hangup-ringing",
+        "derived-queue-missed",
+        "derived-queue-snapshot-accepted-short",
+        "derived-queue-voicemail",
+        "unifiedcrm-detailed-inbound",
+        "csharp-missed-2015",
+        "csharp-ringout-2015",
+    )
+}
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_recorded_answers_tell_these_events(name: str) -> None:
+    """Byte for byte the events of the golden file, ids and all."""
+    told = [Wire().event_dict(event) for event in STORIES[name]()]
+    assert json.loads(json.dumps(told)) == json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+def test_the_direct_call_of_the_seed() -> None:
+    """The facts that the recording shows, spelled out."""
+    ringing, answered, ended = [Wire().event_dict(event) for event in seed_direct()]
+    assert [e["type"] for e in (ringing, answered, ended)] == ["call.ringing", "call.answered", "call.ended"]
+    assert [e["data"]["direction"] for e in (ringing, answered, ended)] == ["inbound"] * 3
+    assert (ringing["time"], answered["time"], ended["time"]) == (
+        "2021-01-19T23:58:57.000Z",
+        "2021-01-19T23:59:01.000Z",
+        "2021-01-19T23:59:07.000Z",
+    )
+    assert answered["data"]["observation"]["exact"]
+    assert (ended["data"]["disposition"], ended["data"]["ring_seconds"], ended["data"]["talk_seconds"]) == (
+        "answered",
+        4,
+        6,
+    )
+
+
+def test_the_queue_call_of_the_seed() -> None:
+    """One call, inbound all along; the caller and the queue are known at the end."""
+    events = [Wire().event_dict(event) for event in seed_queue()]
+    assert [e["type"] for e in events] == ["call.ringing", "call.answered", "call.ended"]
+    assert len({e["subject"] for e in events}) == 1
+    assert {e["data"]["direction"] for e in events} == {"inbound"}
+    assert [e["data"]["from"] for e in events[:2]] == [None, None]
+    last = events[2]["data"]
+    assert (last["from"]["number"], last["from"]["name"]) == ("+16504306662", "WIRELESS CALLER")
+    assert last["queue"] == {"name": "Tyler's call queue"}
+    assert last["disposition"] == "answered"
+
+
+def test_a_queue_call_in_progress_is_closed_once_for_each_phone() -> None:
+    """Whoever answered, answered; nobody missed it."""
+    dispositions = [event.call.disposition for event in queue_midcall()]  # type: ignore[union-attr]
+    assert "missed" not in dispositions
+    assert len(dispositions) == 18, "seventeen that rang, and one that took it"
+    assert dispositions.count("answered") == 1
+
+
+def write() -> None:
+    for name, story in STORIES.items():
+        told = [Wire().event_dict(event) for event in story()]
+        (GOLDEN / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,12 @@
+"""Sources as the service asks for them, before any of them runs."""
+
+from tests.clock import TurnedClock
+from tests.system.simulated_days.sources import House, source
+
+
+def test_a_wanted_source_is_unready_before_it_runs() -> None:
+    """Between the start of the service and a source's own, nobody hears that all is well."""
+    house = House(TurnedClock(), session=None)
+    house.sources.share({"acme": source("acme"), "beta": source("beta", "101")})
+    said = [observer.unready() for observer in house.sources.observers.values()]
+    assert said == ["source acme: no good look yet", "source beta: no good look yet"]

@@ -1,0 +1,44 @@
+"""What the tests of this room share: aioresponses made to work, a client against it, an observer that listens."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from unittest.mock import Mock
+
+import aioresponses.core as aioresponses_core
+import pytest
+from aiohttp import ClientResponse, ClientSession, DummyCookieJar
+from aioresponses import aioresponses
+
+from tests.clock import TurnedClock
+from tests.unit.ringcentral.recording import Heard
+
+
+class _Response(ClientResponse):
+    """aioresponses 0.7.9 does not know an argument that aiohttp 3.14 wants (its issue 289)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, stream_writer=Mock(output_size=0), **kwargs)
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[aioresponses]:
+    monkeypatch.setattr(aioresponses_core, "ClientResponse", _Response)
+    with aioresponses() as mocked:
+        yield mocked
+
+
+@pytest.fixture
+def clock() -> TurnedClock:
+    """One that moves by itself when somebody waits for a turn."""
+    return TurnedClock(by_itself=True)
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[ClientSession]:
+    async with ClientSession(cookie_jar=DummyCookieJar()) as opened:
+        yield opened
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()

@@ -1,0 +1,40 @@
+"""The documentation leads where it says: every relative link, every anchor, every file that it names."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from callcast.cli.main import COMMANDS
+from tests import ROOT
+
+ROOT = ROOT
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#{1,6}\s+(.*)$", re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """As code hosts make them: lower case, spaces to dashes, everything else but letters, digits, - and _ left out."""
+    headings = HEADING.findall(page.read_text())
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    """Files exist, anchors too; links to other hosts are left alone."""
+    for link in LINK.findall(page.read_text()):
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), f"{page.name}: {link}"
+        if anchor and target.suffix == ".md":
+            assert anchor in anchors(target), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md"])
+def test_every_command_is_named(page: str) -> None:
+    """A newcomer hears of each."""
+    text = (ROOT / page).read_text()
+    assert [name for name in COMMANDS if f"`{name}`" not in text] == []
