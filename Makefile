@@ -31,11 +31,12 @@ demo: $(VENV)/.installed  ## the service against a built-in fake RingCentral
 test: $(VENV)/.installed  ## all tests; what this machine lacks is skipped, unless CI=true
 	$(BIN)/pytest -n auto $(TESTS)
 
-check: $(VENV)/.installed  ## format, lint, types, import rules
+check: $(VENV)/.installed  ## format, lint, types, import rules, vocabulary
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/check_words.py
 
 fuzz: $(VENV)/.installed  ## FUZZ random histories of calls and KILLS kill -9, many more than `make test` has
 	$(BIN)/python -m tests.core.fuzz $(FUZZ)

@@ -2,7 +2,7 @@
 
     python -m bench.days [--hours N] [--only WORDS]
 
-The real sources (client, budget, poller, ledger) against a far side that counts as RingCentral does. The last row
+The real sources (client, budget, poller, recorder) against a remote side that counts as RingCentral does. The last row
 takes some minutes.
 """
 
@@ -30,8 +30,8 @@ def measure(wanted: Mapping[str, SourceSettings], hours: float) -> str:
     _, session = run(watched(wanted, hours, ModelSession(LoopClock(), Random(11))))
     plans = [plan(name, settings) for name, settings in wanted.items()]
     allowed = sum(one.requests_per_minute for one in plans) * 60 * hours
-    used = sum(map(len, session.looks.values())) / allowed
-    oldest = max(oldest_s(looks, hours * HOUR_S) for looks in session.looks.values())
+    used = sum(map(len, session.polls.values())) / allowed
+    oldest = max(oldest_s(polls, hours * HOUR_S) for polls in session.polls.values())
     took_s = time.perf_counter() - begun
     return f"{len(session.refused())} | {used:.1%} | {plans[0].cycle_s:.1f} s | {oldest:.1f} s | {took_s:.0f} s"
 

@@ -1,8 +1,8 @@
-"""What a look at a whole company costs, in processor time: 1,000 calls like the recorded one, two legs each, 2.2 MB.
+"""What a poll of a whole company costs, in processor time: 1,000 calls like the recorded one, two legs each, 2.2 MB.
 
 `python -m bench.decode [ROUNDS]` prints the best and the median time of reading and comparing, for a list that is what
 it was, for one in which every tenth call has changed, and for one with bad records in it: when nothing is known of the
-list, as at the start, and after a look, when only what has changed is read. Then the memory that a look takes and
+list, as at the start, and after a poll, when only what has changed is read. Then the memory that a poll takes and
 keeps, for lists of several lengths. How long the loop is held: `bench.held`.
 """
 
@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from callcast.calls.model import Change, Look, Target
-from callcast.calls.tracker import Picture, Rules, diff
+from callcast.calls.model import ChangeSet, PollRecord, Target
+from callcast.calls.tracker import CallIndex, Rules, compare
 from callcast.ringcentral.interpret import Rows, read_page, snapshot
 
 SAMPLES = Path(__file__).parents[1] / "tests" / "samples" / "active-calls"
@@ -60,12 +60,12 @@ def times_ms(work: Callable[[], object], rounds: int) -> tuple[float, float]:
     return min(taken), statistics.median(taken)
 
 
-def whole(picture: Picture, body: bytes, known: Rows | None) -> Change:
-    return diff(picture, snapshot(TARGET, [read_page(body, TARGET, known)], AT), Rules())
+def whole(index: CallIndex, body: bytes, known: Rows | None) -> ChangeSet:
+    return compare(index, snapshot(TARGET, [read_page(body, TARGET, known)], AT), Rules())
 
 
 def memory_kib(calls: int) -> tuple[float, float]:
-    """At most while a list is read, and kept until the next look."""
+    """At most while a list is read, and kept until the next poll."""
     raw = page(calls=calls)
     tracemalloc.start()
     kept = read_page(raw, TARGET)
@@ -79,10 +79,10 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 50
     raw = page()
     last = read_page(raw, TARGET)
-    picture = Picture("acme")
+    index = CallIndex("acme")
     first = snapshot(TARGET, [last], AT)
-    picture.apply(Look(target=TARGET, taken_at=AT), Change())
-    picture.apply(Look(target=TARGET, taken_at=AT), diff(picture, first, Rules()))
+    index.apply(PollRecord(target=TARGET, taken_at=AT), ChangeSet())
+    index.apply(PollRecord(target=TARGET, taken_at=AT), compare(index, first, Rules()))
     known = {row.raw: row for row in last.rows}
     print(f"{CALLS} calls, {len(raw) / 1e6:.1f} MB, goal {GOAL_MS:.0f} ms for decoding and comparing")
     bodies = {
@@ -96,9 +96,9 @@ def main() -> None:
         shown = snapshot(TARGET, pages, AT)
         steps: dict[str, Callable[[], object]] = {
             "read": lambda body=body: read_page(body, TARGET),
-            "compare": lambda shown=shown: diff(picture, shown, Rules()),
-            "whole": lambda body=body: whole(picture, body, None),
-            "whole, after a look": lambda body=body: whole(picture, body, known),
+            "compare": lambda shown=shown: compare(index, shown, Rules()),
+            "whole": lambda body=body: whole(index, body, None),
+            "whole, after a look": lambda body=body: whole(index, body, known),
         }
         for step, work in steps.items():
             best, median = times_ms(work, rounds)

@@ -3,7 +3,7 @@
     python -m bench.detection [--hours N]
 
 A clock that is turned, the budget of the service, and a model that counts as the platform does. Changes come at
-random times at random targets; the delay is counted to the answer of the first look that was asked after the
+random times at random targets; the delay is counted to the answer of the first poll that was asked after the
 change. The platform's own lateness (3-10 s documented for the end of a call) is not in it.
 """
 
@@ -13,7 +13,7 @@ import statistics
 from bisect import bisect_left
 from random import Random
 
-from callcast.ringcentral.rate_limiter import Budget
+from callcast.ringcentral.rate_limiter import RateLimiter
 from tests.clock import TurnedClock
 from tests.unit.ringcentral.platform_model import PlatformModel
 
@@ -26,29 +26,29 @@ async def measure(targets: int, hours: float) -> tuple[list[float], int]:
     """Delays in seconds, and how many requests were refused."""
     clock = TurnedClock()
     model = PlatformModel(clock)
-    budget = Budget("heavy", per_minute=10, headroom=0.8, clock=clock, now=clock.now)
-    looks: list[list[tuple[float, float]]] = [[] for _ in range(targets)]
+    limiter = RateLimiter("heavy", per_minute=10, headroom=0.8, clock=clock, now=clock.now)
+    polls: list[list[tuple[float, float]]] = [[] for _ in range(targets)]
 
     async def poll(target: int) -> None:
         while True:
-            async with budget.turn("poll", str(target)) as turn:
+            async with limiter.turn("poll", str(target)) as turn:
                 asked_at = clock.monotonic()
                 await clock.sleep(ANSWER_S)
                 turn.answered(*model.ask())
-                looks[target].append((asked_at, clock.monotonic()))
+                polls[target].append((asked_at, clock.monotonic()))
 
     polls = [asyncio.create_task(poll(target)) for target in range(targets)]
     await clock.turn(hours * 3600)
     for task in polls:
         task.cancel()
     await asyncio.gather(*polls, return_exceptions=True)
-    return list(delays(looks, Random(1), hours)), len(model.refused)
+    return list(delays(polls, Random(1), hours)), len(model.refused)
 
 
-def delays(looks: list[list[tuple[float, float]]], random: Random, hours: float) -> list[float]:
+def delays(polls: list[list[tuple[float, float]]], random: Random, hours: float) -> list[float]:
     found = []
     for _ in range(int(CHANGES_PER_HOUR * hours)):
-        of_target = random.choice(looks)
+        of_target = random.choice(polls)
         changed_at = random.uniform(of_target[0][0], of_target[-1][0])
         found.append(of_target[bisect_left(of_target, (changed_at, 0.0))][1] - changed_at)
     return found

@@ -24,8 +24,8 @@ from bench.participants import participant
 from bench.polls import way_line
 from bench.world import WAYS, World, gently, world
 
-EXTENSIONS = 100  # few, so that events are weighed and not the looks beside them
-EVERY_S = 2.0  # a call's next step: twice as long as until the next look
+EXTENSIONS = 100  # few, so that events are weighed and not the polls beside them
+EVERY_S = 2.0  # a call's next step: twice as long as until the next poll
 BURSTS = 3
 DRAINED_S = 45.0
 
@@ -36,7 +36,7 @@ class Sustained(Struct, frozen=True):
     who: str
     offered_per_s: float
     taken_per_s: float
-    owed: int
+    pending: int
     cpu_us: float
     cores: float
     rss_mib: float
@@ -93,7 +93,7 @@ def sustained(who: str, rate: float, seconds: float, *, held: int = 0, extension
         who=who,
         offered_per_s=rate,
         taken_per_s=taken / counted["seconds"],
-        owed=max(0, shown - min(now[way] for way in WAYS)),
+        pending=max(0, shown - min(now[way] for way in WAYS)),
         cpu_us=1e6 * cpu_s / max(1, taken),
         cores=cpu_s / counted["seconds"],
         rss_mib=rss_mib,
@@ -139,7 +139,7 @@ def _all_there_s(run: dict[str, checker.Checked]) -> float:
 def backlog(events: int) -> Backlog:
     """What an outage of all three left, from the start of the service on."""
     with world("callcast", targets=1) as there:
-        stored.owe(there.place.folder / "data", events)
+        stored.owe(there.context.folder / "data", events)
         began = time.monotonic()
         there.start()
         there.until(lambda: min(there.counts()[way] for way in WAYS) >= events, DRAINED_S, "the backlog", pause_s=0.2)
@@ -161,7 +161,7 @@ def backlog(events: int) -> Backlog:
 def _prepare(there: World, held: int) -> None:
     if held and there.name == "callcast":
         there.have_room()
-        stored.hold(there.place.folder / "data", held)
+        stored.hold(there.context.folder / "data", held)
 
 
 # In words
@@ -169,7 +169,7 @@ def _prepare(there: World, held: int) -> None:
 
 def sustained_line(run: Sustained) -> str:
     text = (
-        f"{run.who:9} sustained {run.taken_per_s:7.1f} of {run.offered_per_s:.0f} events/s, owed {run.owed}, "
+        f"{run.who:9} sustained {run.taken_per_s:7.1f} of {run.offered_per_s:.0f} events/s, owed {run.pending}, "
         f"{run.cpu_us:6.0f} us an event, {run.cores:.2f} cores, RSS {run.rss_mib:.1f} MiB (peak {run.peak_mib:.1f}), "
         f"late looks {run.late}"
     )

@@ -36,7 +36,7 @@ class Memory(Struct, frozen=True):
 
 
 class Hang(Struct, frozen=True):
-    """Of the others: delays by the webhook and late looks, with one extension's requests answered after 20 s."""
+    """Of the others: delays by the webhook and late polls, with one extension's requests answered after 20 s."""
 
     hung: bool
     delays: checker.Delays

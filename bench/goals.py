@@ -29,7 +29,7 @@ def ratio(runs: Runs, mine: str, his: str, value: Callable[[Looks], float]) -> f
 
 
 def goals(found: Found) -> list[Goal]:
-    parts = (_cpu, _delay, _looks, _many, _events, _memory, _flat, _trouble, _start)
+    parts = (_cpu, _delay, _polls, _many, _events, _memory, _flat, _trouble, _start)
     return [goal for part in parts for goal in part(found)]
 
 
@@ -57,7 +57,7 @@ def _delay(found: Found) -> Iterator[Goal]:
         yield _at_most(f"response that shows a change -> webhook received, {name}", most, value, "ms")
 
 
-def _looks(found: Found) -> Iterator[Goal]:
+def _polls(found: Found) -> Iterator[Goal]:
     for his, times in (("a", 5.0), ("b", 3.0), ("c", 0.7)):
         value = ratio(found.full, "callcast", his, lambda run: run.per_s)
         yield _at_least(f"looks a second, against ({his})", times, value, "x")
@@ -77,7 +77,7 @@ def _events(found: Found) -> Iterator[Goal]:
     per_s = mine.taken_per_s if mine else None
     yield _at_least("events/s to all three, sustained", 0.99 * 1000, per_s, "")
     yield _at_most("of those lost", 0, mine and _lost(mine), "")
-    yield _at_most("of those owed at the end, in seconds of the rate", 1, mine and mine.owed / 1000, "s")
+    yield _at_most("of those owed at the end, in seconds of the rate", 1, mine and mine.pending / 1000, "s")
     yield _at_most("resident meanwhile", 150, mine and mine.peak_mib, "MiB")
     drained = found.bursts["callcast"].per_s if "callcast" in found.bursts else None
     against = drained / theirs.per_s if drained is not None and theirs and theirs.per_s else None

@@ -1,6 +1,6 @@
-"""How long the event loop is held while an account with 1,000 calls is looked at, by all that a look passes through.
+"""How long the event loop is held while an account with 1,000 calls is looked at, by all that a poll passes through.
 
-`python -m bench.held [ROUNDS]` serves 2.2 MB lists from a process of their own and takes each look as the poller
+`python -m bench.held [ROUNDS]` serves 2.2 MB lists from a process of their own and takes each poll as the poller
 does. Printed per step, each time the longest: for how long one callback had the loop's thread; what all threads of the
 process used between two ticks of a task that ticks every millisecond, so also while the loop waited for one of them to
 let go of the interpreter; both in processor time, in which what other programs do has no part. Then how late a tick
@@ -29,13 +29,13 @@ from bench.decode import ended, page
 from callcast import __version__
 from callcast.app import SystemClock
 from callcast.calls.model import Target
-from callcast.calls.tracker import Picture, Rules, diff
-from callcast.live.live_calls import LiveBoard
+from callcast.calls.tracker import CallIndex, Rules, compare
+from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability import logs
 from callcast.observability.metrics import Metrics
 from callcast.outbox.sqlite.store import open_outbox
-from callcast.polling.ownership import Claims, OwnShare
-from callcast.polling.recorder import Ledger
+from callcast.polling.ownership import ExtensionOwnership, OwnShare
+from callcast.polling.recorder import ChangeRecorder
 from callcast.polling.telemetry import SourceObserver
 from callcast.ringcentral.client import Client
 from callcast.ringcentral.sign_in import SignIns
@@ -49,7 +49,7 @@ TOKEN = {"access_token": "t", "token_type": "bearer", "expires_in": 3600, "owner
 
 
 def bodies() -> dict[str, bytes]:
-    """The lists of a round, look by look: nobody calls, then a thousand calls from their ringing to their end."""
+    """The lists of a round, look by poll: nobody calls, then a thousand calls from their ringing to their end."""
     nothing = json.dumps({"records": [], "paging": {}, "navigation": {}}).encode()
     return {
         "nobody calls": nothing,
@@ -71,15 +71,15 @@ def platform(pipe: Connection) -> None:
 
 async def _serve(pipe: Connection) -> None:
     prepared = list(bodies().values())
-    looks = 0
+    polls = 0
 
     async def token(_: web.Request) -> web.Response:
         return web.json_response(TOKEN)
 
     async def active_calls(_: web.Request) -> web.Response:
-        nonlocal looks
-        turn, step = divmod(looks, len(prepared))
-        looks += 1
+        nonlocal polls
+        turn, step = divmod(polls, len(prepared))
+        polls += 1
         body = prepared[step].replace(b'"s-0000', b'"s-%04d' % turn).replace(b'"LIef14l8N', b'"L%08d' % turn)
         return web.Response(body=body, content_type="application/json")
 
@@ -166,7 +166,7 @@ def watched(held: Held) -> Iterator[None]:
 
 @asynccontextmanager
 async def source(server: str, folder: Path) -> AsyncIterator[Callable[[], Any]]:
-    """A source as the service builds it; gives what the poller does with each look."""
+    """A source as the service builds it; gives what the poller does with each poll."""
     logs.configure("error", "json")
     clock, log = SystemClock(), logs.bound()
     async with AsyncExitStack() as stack:
@@ -174,8 +174,8 @@ async def source(server: str, folder: Path) -> AsyncIterator[Callable[[], Any]]:
             open_outbox(folder, clock, retention_h=72, outbox_max_mb=1024, dead_letter_days=30)
         )
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        board = LiveBoard(clock)
-        observer = SourceObserver(SOURCE, board, Metrics(board, clock, __version__), clock, log)
+        live_calls = InMemoryLiveCalls(clock)
+        observer = SourceObserver(SOURCE, live_calls, Metrics(live_calls, clock, __version__), clock, log)
         client = Client(
             server=server,
             client_id="id",
@@ -191,26 +191,26 @@ async def source(server: str, folder: Path) -> AsyncIterator[Callable[[], Any]]:
             note=lambda *_: None,
             notes={},
         )
-        upstream = OwnShare(SOURCE, client, Claims(), lambda _: None)
-        picture, rules = Picture(SOURCE), Rules()
-        ledger = Ledger(picture, outbox, observer.told)
+        upstream = OwnShare(SOURCE, client, ExtensionOwnership(), lambda _: None)
+        index, rules = CallIndex(SOURCE), Rules()
+        recorder = ChangeRecorder(index, outbox, observer.told)
 
-        async def look() -> None:
-            snapshot = await upstream.look(TARGET)
-            observer.look_good(snapshot, 0.0)
-            await ledger.take(snapshot, partial(diff, picture, snapshot, rules))
+        async def poll() -> None:
+            snapshot = await upstream.poll(TARGET)
+            observer.poll_succeeded(snapshot, 0.0)
+            await recorder.take(snapshot, partial(compare, index, snapshot, rules))
 
-        yield look
+        yield poll
 
 
 async def measure(server: str, folder: Path, rounds: int) -> dict[str, list[Held]]:
     steps: dict[str, list[Held]] = {name: [] for name in bodies()}
-    async with source(server, folder) as look:
+    async with source(server, folder) as poll:
         for _ in range(rounds):
             for found in steps.values():
                 held = Held()
                 with watched(held):
-                    await asyncio.create_task(look())
+                    await asyncio.create_task(poll())
                 found.append(held)
     return steps
 

@@ -3,7 +3,7 @@
     BENCH_INSIDE=FILE python -m bench.inside run --config PATH
 
 Writes FILE when callcast ends: {"callbacks", "longest_ms", "longest_cpu_ms", "over_20_ms", "worst", "shares"}. The
-stopwatch goes around asyncio's own handles, from when the first look can have been made; for it the service runs on
+stopwatch goes around asyncio's own handles, from when the first poll can have been made; for it the service runs on
 asyncio's loop, since uvloop's handles cannot be reached: the callbacks are the same. Shares are microseconds of
 processor time: after every 5 ms of it, what each thread has used goes to its innermost frame of a room or a library.
 """
@@ -72,10 +72,10 @@ class Sampler:
         self._since = time.monotonic() + QUIET_S
 
     def start(self) -> None:
-        signal.signal(signal.SIGPROF, self._look)
+        signal.signal(signal.SIGPROF, self._poll)
         signal.setitimer(signal.ITIMER_PROF, EVERY_S, EVERY_S)
 
-    def _look(self, _number: int, interrupted: FrameType | None) -> None:
+    def _poll(self, _number: int, interrupted: FrameType | None) -> None:
         own = threading.get_ident()
         for thread, frame in sys._current_frames().items():
             used_us = int(1e6 * self._since_last(thread))

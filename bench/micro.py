@@ -28,8 +28,8 @@ from bench.peers.used import Page
 from bench.records import Call, extension_id, page
 from bench.world import gently
 from callcast.app import SystemClock
-from callcast.calls.model import Change, Look, Target
-from callcast.calls.tracker import Picture, Rules, diff
+from callcast.calls.model import ChangeSet, PollRecord, Target
+from callcast.calls.tracker import CallIndex, Rules, compare
 from callcast.formats.cloudevents import Wire
 from callcast.outbox.sqlite.store import open_outbox
 from callcast.ports.sink import Filter
@@ -82,16 +82,16 @@ def comparing() -> Figures:
     """Microseconds from decoded pages to events, and an event to its bytes."""
     found = {}
     for count, times in ((1, 100), (100, 3)):
-        picture = Picture("acme")
-        picture.apply(Look(target=TARGET, taken_at=AT), Change())
+        index = CallIndex("acme")
+        index.apply(PollRecord(target=TARGET, taken_at=AT), ChangeSet())
         first = snapshot(TARGET, [read_page(_body(count), TARGET)], AT)
-        picture.apply(Look(target=TARGET, taken_at=AT), diff(picture, first, Rules()))
+        index.apply(PollRecord(target=TARGET, taken_at=AT), compare(index, first, Rules()))
         pages = [read_page(_body(count, 1), TARGET)]
         answered = snapshot(TARGET, pages, AT)
         found |= {
             f"snapshot of {count} records": _us(lambda pages=pages: snapshot(TARGET, pages, AT), times),
-            f"diff, {count} unchanged": _us(lambda p=picture, f=first: diff(p, f, Rules()), times),
-            f"diff, {count} changed": _us(lambda p=picture, a=answered: diff(p, a, Rules()), times),
+            f"diff, {count} unchanged": _us(lambda p=index, f=first: compare(p, f, Rules()), times),
+            f"diff, {count} changed": _us(lambda p=index, a=answered: compare(p, a, Rules()), times),
         }
     event = stored.ended(1).events[0]
     return found | {"serialise an event": _us(lambda: Wire().event(event), 100)}
@@ -135,7 +135,7 @@ async def _outbox(folder: Path, together: int) -> float:
 
 
 @contextmanager
-def _far_sides(folder: Path) -> Iterator[tuple[int, int]]:
+def _remote_sides(folder: Path) -> Iterator[tuple[int, int]]:
     """Ports of a webhook and of a broker with a subscriber."""
     with ExitStack() as stack:
         broker = Broker(folder)
@@ -151,7 +151,7 @@ def _far_sides(folder: Path) -> Iterator[tuple[int, int]]:
 def sending(folder: Path, seconds: float = 1.0) -> Figures:
     """Events a second, acknowledged."""
     event = Wire().event(stored.ended(1).events[0])
-    with _far_sides(folder) as (hook, mqtt):
+    with _remote_sides(folder) as (hook, mqtt):
         return {
             "POST, raw socket, one after the other": _raw_posts(hook, event, seconds),
             "POST, aiohttp, 8 at once": asyncio.run(_posts(hook, event, seconds)),

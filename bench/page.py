@@ -44,13 +44,13 @@ async def change(here: Room, calls: list[Call], each_s: int, seconds: float) -> 
     for _ in range(round(seconds / BURST_S)):
         for _ in range(burst):
             number = next(turn)
-            place = number % len(calls)
-            one = calls[place]
+            context = number % len(calls)
+            one = calls[context]
             if one.answered_at is None:
-                calls[place] = here.answer(one)
+                calls[context] = here.answer(one)
             else:
                 here.end(one)
-                calls[place] = here.ring(one.extension_id, f"s-{number}-again")
+                calls[context] = here.ring(one.extension_id, f"s-{number}-again")
         await asyncio.sleep(BURST_S)
 
 

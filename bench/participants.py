@@ -49,7 +49,7 @@ def participant(word: str) -> str:
     return word
 
 
-class Place(Struct, frozen=True):
+class SinkContext(Struct, frozen=True):
     """Where a participant finds the others. `extensions` empty: the account as a whole; `interval_s` 0: no pause."""
 
     folder: Path
@@ -68,36 +68,36 @@ class Command(Struct, frozen=True):
     environment: dict[str, str]
 
 
-def command(name: str, place: Place) -> Command:
+def command(name: str, context: SinkContext) -> Command:
     """Raises KeyError for a name that nobody has."""
     if name in CALLCAST:
-        return _callcast(name, place)
-    file = place.folder / "job.json"
-    file.write_bytes(msgspec.json.encode(_job(place)))
+        return _callcast(name, context)
+    file = context.folder / "job.json"
+    file.write_bytes(msgspec.json.encode(_job(context)))
     if name == "b":
         from bench.peers import node_red
 
-        return Command(node_red.command(place.folder, file), dict(os.environ))
+        return Command(node_red.command(context.folder, file), dict(os.environ))
     return Command((sys.executable, "-m", PEERS[name], str(file)), dict(os.environ))
 
 
-def _callcast(name: str, place: Place) -> Command:
-    watch = f"extensions = {list(place.extensions)}" if place.extensions else 'watch = "account"'
-    config = place.folder / "callcast.toml"
+def _callcast(name: str, context: SinkContext) -> Command:
+    watch = f"extensions = {list(context.extensions)}" if context.extensions else 'watch = "account"'
+    config = context.folder / "callcast.toml"
     config.write_text(
         CONFIG.format(
-            data=place.folder / "data",
-            http=place.http,
-            server=f"http://127.0.0.1:{place.platform}",
+            data=context.folder / "data",
+            http=context.http,
+            server=f"http://127.0.0.1:{context.platform}",
             watch=watch.replace("'", '"'),
-            interval=place.interval_s or '"auto"',
-            hook=f"http://127.0.0.1:{place.hook}/hook",
-            mqtt=place.mqtt,
-            outbox_max_mb=place.outbox_max_mb,
+            interval=context.interval_s or '"auto"',
+            hook=f"http://127.0.0.1:{context.hook}/hook",
+            mqtt=context.mqtt,
+            outbox_max_mb=context.outbox_max_mb,
         )
-        + place.more_sinks
+        + context.more_sinks
     )
-    module, more = CALLCAST[name], {"BENCH_INSIDE": str(place.folder / "inside.json")}
+    module, more = CALLCAST[name], {"BENCH_INSIDE": str(context.folder / "inside.json")}
     environment = {key: value for key, value in os.environ.items() if not key.startswith("CALLCAST_")}
     if name == "shares":
         more["BENCH_SHARES"] = "1"
@@ -105,15 +105,15 @@ def _callcast(name: str, place: Place) -> Command:
     return Command(arguments, environment | (more if name != "callcast" else {}))
 
 
-def _job(place: Place) -> Job:
-    roots = [f"/restapi/v1.0/account/~/extension/{one}" for one in place.extensions] or ["/restapi/v1.0/account/~"]
+def _job(context: SinkContext) -> Job:
+    roots = [f"/restapi/v1.0/account/~/extension/{one}" for one in context.extensions] or ["/restapi/v1.0/account/~"]
     return Job(
-        server=f"http://127.0.0.1:{place.platform}",
+        server=f"http://127.0.0.1:{context.platform}",
         host="127.0.0.1",
-        port=place.platform,
+        port=context.platform,
         targets=tuple(f"{root}/active-calls" for root in roots),
-        interval_s=place.interval_s,
-        hook=f"http://127.0.0.1:{place.hook}/hook",
-        hook_port=place.hook,
-        mqtt=place.mqtt,
+        interval_s=context.interval_s,
+        hook=f"http://127.0.0.1:{context.hook}/hook",
+        hook_port=context.hook,
+        mqtt=context.mqtt,
     )

@@ -57,10 +57,10 @@ class Target:
         self._address = address
         self.extension = extension
         self.calls: dict[int, Call] = {}
-        self.untold: list[int] = []  # rows of the truth that no answer has shown yet
+        self.unrecorded: list[int] = []  # rows of the truth that no answer has shown yet
         self.hang_s = 0.0
-        self.looked = 0  # times, ever
-        self.looks = 0  # since the last mark
+        self.polled = 0  # times, ever
+        self.polls = 0  # since the last mark
         self.last_at = 0.0
         self.gaps: list[float] = []
         self.answer: bytes | None = None
@@ -75,7 +75,7 @@ class Platform:
         self._window_s = window_s
         self.head = _head(window_s)
         self.targets: dict[bytes, Target] = {}
-        self.others = 0  # requests that were no looks
+        self.others = 0  # requests that were no polls
         self._list = [self._prepare(extension_id(number)) for number in range(targets)] or [self._prepare(None)]
         self._truth: list[list[float]] = []  # key, changed at, first shown at
         self._numbers = 0
@@ -97,18 +97,18 @@ class Platform:
             self.head = _head(self._window_s)
             await asyncio.sleep(0.5)
 
-    def looked(self, target: Target) -> bytes:
+    def polled(self, target: Target) -> bytes:
         """The answer, stamped as if sent in this moment."""
         now = time.monotonic()
         if target.last_at:
             target.gaps.append(now - target.last_at)
         target.last_at = now
-        target.looks += 1
-        target.looked += 1
+        target.polls += 1
+        target.polled += 1
         told = target.answer or target.written()
-        for row in target.untold:
+        for row in target.unrecorded:
             self._truth[row][2] = now
-        target.untold.clear()
+        target.unrecorded.clear()
         return self.head + told
 
     # What changes
@@ -116,7 +116,7 @@ class Platform:
     def _tell(self, target: Target, call: Call, now: float) -> None:
         call.row = len(self._truth)
         self._truth.append([call.number * STEPS + call.step, now, 0.0])
-        target.untold.append(call.row)
+        target.unrecorded.append(call.row)
         target.answer = None
 
     def _begin(self, target: Target, now: float) -> Call:
@@ -139,7 +139,7 @@ class Platform:
     def calls(self, count: int, every_s: float) -> None:
         """Spread over the targets; with `every_s` they begin one after the other, so that changes lie evenly.
 
-        In no order: in that of the targets, changes would keep step with the looks and be seen all in one second.
+        In no order: in that of the targets, changes would keep step with the polls and be seen all in one second.
         """
         if self._driver is not None:
             self._driver.cancel()
@@ -199,7 +199,7 @@ class Platform:
             case "hang":
                 self._list[what["target"]].hang_s = what["seconds"]
             case "least":
-                return min(target.looked for target in self._list)
+                return min(target.polled for target in self._list)
             case "shown":
                 return self._shown()
             case "mark":
@@ -215,22 +215,22 @@ class Platform:
             "at": now,
             "seconds": now - self._marked[0],
             "cpu_s": cpu_s - self._marked[1],
-            "looks": sum(target.looks for target in self._list),
+            "looks": sum(target.polls for target in self._list),
             "gap_p50_s": gaps[len(gaps) // 2],
             "gap_p99_s": gaps[len(gaps) * 99 // 100],
             "gap_max_s": gaps[-1],
             "late": sum(gap > late_s for gap in gaps),
             "postponed": self._postponed,
             "others": self.others,
-            "unshown": sum(len(target.untold) for target in self._list),
+            "unshown": sum(len(target.unrecorded) for target in self._list),
         }
         for target in self._list:
-            target.looks, target.gaps = 0, []
+            target.polls, target.gaps = 0, []
         self._marked, self._postponed, self.others = (now, cpu_s), 0, 0
         return counted
 
     def _shown(self) -> dict[str, int]:
-        unshown = sum(len(target.untold) for target in self._list)
+        unshown = sum(len(target.unrecorded) for target in self._list)
         return {"shown": len(self._truth) - unshown, "unshown": unshown}
 
     def _save(self, path: str) -> int:
@@ -265,18 +265,18 @@ class Connection(asyncio.Protocol):
         elif target.hang_s:
             asyncio.get_running_loop().call_later(target.hang_s, self._late, target)
         else:
-            self._transport.write(self._platform.looked(target))
+            self._transport.write(self._platform.polled(target))
 
     def _late(self, target: Target) -> None:
         if not self._transport.is_closing():
-            self._transport.write(self._platform.looked(target))
+            self._transport.write(self._platform.polled(target))
 
 
 def _length(head: bytes) -> int:
     if head.startswith(b"GET"):
         return 0
-    place = head.lower().find(b"content-length:")
-    return int(head[place + 15 :].split(b"\r\n", 1)[0]) if place >= 0 else 0
+    context = head.lower().find(b"content-length:")
+    return int(head[context + 15 :].split(b"\r\n", 1)[0]) if context >= 0 else 0
 
 
 async def main(targets: int, window_s: int) -> None:

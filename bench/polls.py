@@ -1,4 +1,4 @@
-"""What a look costs: callcast beside its peers, turn about, in processor time and memory.
+"""What a poll costs: callcast beside its peers, turn about, in processor time and memory.
 
     python -m bench.polls [--extensions N] [--seconds S] [--changing 0|1] [--repeats N] [WHO ...]
 
@@ -41,10 +41,10 @@ class Scale(Struct, frozen=True):
 
 
 class Looks(Struct, frozen=True):
-    """One run. `cpu_us`: of the participant, for each look; `cores`: how much of a core it used."""
+    """One run. `cpu_us`: of the participant, for each poll; `cores`: how much of a core it used."""
 
     who: str
-    looks: int
+    polls: int
     seconds: float
     cpu_us: float
     user_share: float
@@ -59,7 +59,7 @@ class Looks(Struct, frozen=True):
 
     @property
     def per_s(self) -> float:
-        return self.looks / self.seconds
+        return self.polls / self.seconds
 
 
 def measure(who: str, scale: Scale) -> Looks:
@@ -84,7 +84,7 @@ def _measure(there: World, scale: Scale) -> Looks:
         there.settled()
     return Looks(
         who=there.name,
-        looks=int(counted["looks"]),
+        polls=int(counted["looks"]),
         seconds=counted["seconds"],
         cpu_us=1e6 * cpu_s / max(1, counted["looks"]),
         user_share=user_s / max(0.01, user_s + system_s),

@@ -111,7 +111,7 @@ async def main(folder: Path, pairs: int, calls_each: int, count: int) -> None:
             ours.send("no more")
             await asyncio.to_thread(crowd.join)
             await service.stop()
-    median, within, used = (statistics.median(one[place] for one in differences) for place in range(3))
+    median, within, used = (statistics.median(one[context] for one in differences) for context in range(3))
     print(f"the median pair differs by {median:+.1f} ms, {within:+.1f} ms at 95 %, {used:+.1f} ms of processor")
 
 

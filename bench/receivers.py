@@ -1,4 +1,4 @@
-"""The far sides: a webhook that answers 204, a subscriber at the broker, a reader of the pipe; each stamps arrivals.
+"""The remote sides: a webhook that answers 204, a subscriber at the broker, a reader of the pipe; each stamps arrivals.
 
     python -m bench.receivers --mqtt PORT --pipe FILE_DESCRIPTOR
 
@@ -116,13 +116,13 @@ class Subscriber(asyncio.Protocol):
 
 def _packet(data: bytes, at: int) -> tuple[int, int, int] | None:
     """The first byte, and where its content begins and ends; None while it is not whole."""
-    length, shift, place = 0, 0, at + 1
-    while place < len(data):
-        length |= (data[place] & 0x7F) << shift
+    length, shift, context = 0, 0, at + 1
+    while context < len(data):
+        length |= (data[context] & 0x7F) << shift
         shift += 7
-        place += 1
-        if data[place - 1] < 0x80:
-            return (data[at], place, place + length) if place + length <= len(data) else None
+        context += 1
+        if data[context - 1] < 0x80:
+            return (data[at], context, context + length) if context + length <= len(data) else None
     return None
 
 

@@ -22,14 +22,14 @@ def extension_id(index: int) -> str:
 
 def _template(step: int) -> bytes:
     text = json.dumps(answers()[step][0], indent=1).replace("%", "%%")
-    for recorded, place in (
+    for recorded, context in (
         (EXTENSION_ID, b"%(extension)s"),
         (_RECORD, b"%(record)s"),
         (_SESSION, b"%(session)s"),
         (_START, b"%(start)s"),
         (_ACCEPT, b"%(accept)s"),
     ):
-        text = text.replace(recorded, place.decode())
+        text = text.replace(recorded, context.decode())
     text = text.replace('"duration": 10,', '"duration": %(long)d,').replace('"duration": 6,', '"duration": %(talk)d,')
     return text.encode()
 

@@ -19,9 +19,9 @@ SIZED, SIZED_END = "<!-- written by make bench-full -->", "<!-- until here -->"
 
 
 def write(found: Found, folder: Path = HERE) -> None:
-    for name, picture in _pictures(found).items():
-        (folder / f"{name}.svg").write_text(picture)
-    parts = (_head, _goals, _looks, _delays, _scales, _drains, _memory, _limits, _beside, _shares, _failures)
+    for name, index in _pictures(found).items():
+        (folder / f"{name}.svg").write_text(index)
+    parts = (_head, _goals, _polls, _delays, _scales, _drains, _memory, _limits, _beside, _shares, _failures)
     text = "\n\n".join("\n".join(part(found)) for part in parts if any(part(found)))
     (folder / "RESULTS.md").write_text(text + "\n")
 
@@ -85,7 +85,7 @@ def _goals(found: Found) -> Iterator[str]:
     yield from _table(("figure", "goal", "measured", ""), rows)
 
 
-def _looks(found: Found) -> Iterator[str]:
+def _polls(found: Found) -> Iterator[str]:
     yield "## A look"
     yield ""
     for name, runs in (
@@ -96,17 +96,17 @@ def _looks(found: Found) -> Iterator[str]:
         if runs:
             yield f"### {name[0].upper()}{name[1:]}"
             yield ""
-            yield from _of_looks(runs)
+            yield from _of_polls(runs)
             yield ""
     yield "![CPU of a look](looks.svg)"
 
 
-def _of_looks(runs: Runs) -> list[str]:
+def _of_polls(runs: Runs) -> list[str]:
     head = ("", "CPU of a look", "callcast takes", "looks/s", "cores", "late looks", "resident")
-    return _table(head, [_look_row(who, runs) for who in runs if runs[who]])
+    return _table(head, [_poll_row(who, runs) for who in runs if runs[who]])
 
 
-def _look_row(who: str, runs: Runs) -> tuple[str, ...]:
+def _poll_row(who: str, runs: Runs) -> tuple[str, ...]:
     mine = ratio(runs, "callcast", who, lambda run: run.cpu_us)
     return (
         NAMES[who],
@@ -222,7 +222,7 @@ def _steady(found: Found) -> Iterator[str]:
 
 def _steady_row(name: str, beside: str, run: Sustained) -> tuple[str, ...]:
     shown, lost = run.checked["webhook"].from_shown, sum(way.lost for way in run.checked.values())
-    rates = (f"{run.offered_per_s:,.0f}/s", f"{run.taken_per_s:,.0f}/s", f"{run.owed:,}")
+    rates = (f"{run.offered_per_s:,.0f}/s", f"{run.taken_per_s:,.0f}/s", f"{run.pending:,}")
     return (
         name,
         beside,
@@ -272,10 +272,10 @@ def _beside(found: Found) -> Iterator[str]:
     yield ""
     yield "What one process does in a second. A burst goes to all three sinks at once; a limit has the machine alone."
     yield ""
-    looks = {who: f"{median(full[who], 'per_s'):,.0f}" for who in ("callcast", "c", "d")}
+    polls = {who: f"{median(full[who], 'per_s'):,.0f}" for who in ("callcast", "c", "d")}
     ways = {way: f"{burst.per_s_by_way[way]:,.0f}" for way in WAYS}
     rows = [
-        ("looks", looks["d"], "raw sockets that parse", looks["c"], "uvloop and aiohttp", looks["callcast"]),
+        ("looks", polls["d"], "raw sockets that parse", polls["c"], "uvloop and aiohttp", polls["callcast"]),
         ("commits", *_limit(limits, "sqlite, commits of 100"), *_limit(limits, "callcast outbox, 100 at once"), ""),
         (
             "webhook",
@@ -342,15 +342,15 @@ def _failures(found: Found) -> Iterator[str]:
 
 
 def _pictures(found: Found) -> dict[str, str]:
-    looks = {
+    polls = {
         f"{NAMES[who]} {name}": median(runs[who], "cpu_us")
         for name, runs in (("idle", found.idle), ("changing", found.changing))
         for who in runs
         if runs[who]
     }
     drawn = {}
-    if looks:
-        drawn["looks"] = svg.bars("CPU of a look at 500 extensions", looks, "us")
+    if polls:
+        drawn["looks"] = svg.bars("CPU of a look at 500 extensions", polls, "us")
     if found.bursts:
         per_s = {NAMES[who]: run.per_s for who, run in found.bursts.items()}
         drawn["events"] = svg.bars("Events a second to webhook, MQTT and stdout, burst of 5,000", per_s, "/s")

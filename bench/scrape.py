@@ -9,22 +9,22 @@ import argparse
 import statistics
 import time
 
-from callcast.calls.model import Change
-from callcast.live.live_calls import LiveBoard
+from callcast.calls.model import ChangeSet
+from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability.metrics import Metrics
 from tests.integration.web.http_side import RealClock, ringing
 
 
 def lively(extensions: int) -> Metrics:
     clock = RealClock()
-    board = LiveBoard(clock)
-    metrics = Metrics(board, clock, "0")
+    live_calls = InMemoryLiveCalls(clock)
+    metrics = Metrics(live_calls, clock, "0")
     metrics.watch_source("acme")
     for sink in ("crm", "lines", "wallboard"):
         metrics.watch_sink(sink)
     ids = [str(1000 + number) for number in range(extensions)]
-    board.watch("acme", ids, 6.0)
-    board.apply(Change(calls=tuple(ringing(one, f"s-{one}") for one in ids), events=()))
+    live_calls.watch("acme", ids, 6.0)
+    live_calls.apply(ChangeSet(calls=tuple(ringing(one, f"s-{one}") for one in ids), events=()))
     return metrics
 
 

@@ -7,7 +7,7 @@ time to time; the platform too. Twenty readers of /api/events come and go, one n
 reloaded, also on a full disk. Standard error is blocked, the outbox is deleted or replaced under the service, and the
 wall clock jumps by hours (where libfaketime is installed). It runs with the unit's settings for memory. Prints what
 the process holds twenty times over the run, then whether it is flat: the last quarter against the second one (the
-first is for warming up), the outbox against the calls of an hour; and at the end, in peace, no debt may be left. Exit
+first is for warming up), the outbox against the calls of an hour; and at the end no pending delivery may be left. Exit
 code 1 if not.
 """
 
@@ -111,7 +111,7 @@ class Stream:
     def extension_ids(self) -> Sequence[str]:
         return (EXTENSION_ID,)
 
-    def look(self, _extension: str | None, /) -> None:
+    def poll(self, _extension: str | None, /) -> None:
         """Time goes on by itself."""
 
     def active(self, _extension: str | None, _now: datetime, /) -> list[Record]:
@@ -413,21 +413,21 @@ def outbox_room(last: dict[str, float]) -> float:
 async def settled(service: Service) -> list[str]:
     """What is still owed when nothing happens any more, and everything was due and has had time for an attempt."""
     data, deadline = service.config.parent / "data", time.monotonic() + PEACE_S
-    while pending := owed(data):
-        last_s = max(due_s for _, due_s in pending)
+    while waiting := pending(data):
+        last_s = max(due_s for _, due_s in waiting)
         deadline = max(deadline, time.monotonic() + min(last_s, LONGEST_PAUSE_S) + LATE_S)
         if time.monotonic() > deadline:
-            return [f"{what}, due in {due_s:.0f} s" for what, due_s in pending]
+            return [f"{what}, due in {due_s:.0f} s" for what, due_s in waiting]
         await asyncio.sleep(2)
     return []
 
 
-def owed(data: Path) -> list[tuple[str, float]]:
+def pending(data: Path) -> list[tuple[str, float]]:
     """Each pending delivery, and in how many seconds it is due; never by itself while it waits for its call."""
     with closing(sqlite3.connect(f"file:{data / 'outbox.db'}?mode=ro", uri=True, timeout=10)) as outbox:
         rows = outbox.execute(
             "SELECT s.name, d.seq, d.state, d.attempts, d.reason, d.detail, d.due_at"
-            " FROM debts d JOIN sinks s ON s.id = d.sink"
+            " FROM deliveries d JOIN sinks s ON s.id = d.sink"
         ).fetchall()
     now_us = time.time() * 1e6
     return [
@@ -506,6 +506,6 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--rate", type=float, default=100, help="events a second (100)")
     options = parser.parse_args()
-    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # of the far sides, whom we hang up on
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # of the remote sides, whom we hang up on
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     sys.exit(asyncio.run(main(options.seconds, options.rate)))

@@ -49,7 +49,7 @@ def starting() -> tuple[float, float, float]:
         there.spawn()
         took = []
         for path in ("healthz", "readyz"):
-            there.until(lambda path=path: _answers(there.place.http, path), 30, f"/{path}", pause_s=0.005)
+            there.until(lambda path=path: _answers(there.context.http, path), 30, f"/{path}", pause_s=0.005)
             took.append(time.monotonic() - began)
         there.wait(IDLE_AFTER_S)
         return took[0], took[1], usage.resident_mib(there.pid)

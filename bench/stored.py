@@ -12,9 +12,9 @@ from bench.participants import SINKS
 from bench.records import EVENTS, STEPS, extension_id, session
 from callcast.app import SystemClock
 from callcast.calls.ids import event_id
-from callcast.calls.model import Call, CallEvent, Change, Direction, Evidence, Observation, Party, Provider, State
+from callcast.calls.model import Call, CallEvent, ChangeSet, Direction, Evidence, Observation, Party, Provider, State
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
-from callcast.ports.outbox import Taken
+from callcast.ports.outbox import Acked
 from callcast.ports.sink import Filter
 
 FIRST = 1_000_000  # call number, far from those of the platform
@@ -24,8 +24,8 @@ ENDED = STEPS - 1
 TABLES = ("events", "attempts", "calls")
 
 
-def ended(number: int) -> Change:
-    """One call that came and went, as the ledger would record it."""
+def ended(number: int) -> ChangeSet:
+    """One call that came and went, as the recorder would record it."""
     started_at, told = datetime.now(UTC) - timedelta(seconds=20), session(number).decode()
     extension = extension_id(number % 1000)
     call = Call(
@@ -53,14 +53,14 @@ def ended(number: int) -> Change:
         previous_state=State.CONNECTED,
         sequence=3,
         observation=Observation(
-            after=started_at, before=started_at, exact=True, evidence=Evidence.ACTIVE_CALLS, first_look=False
+            after=started_at, before=started_at, exact=True, evidence=Evidence.ACTIVE_CALLS, first_poll=False
         ),
     )
-    return Change(calls=(call,), events=(event,))
+    return ChangeSet(calls=(call,), events=(event,))
 
 
 def keys(count: int) -> Iterator[int]:
-    """What the far sides must get of a backlog."""
+    """What the remote sides must get of a backlog."""
     return (number * STEPS + ENDED for number in range(FIRST, FIRST + count))
 
 
@@ -70,7 +70,7 @@ async def _record(outbox: SqliteOutbox, count: int) -> None:
         await asyncio.gather(*(outbox.record(None, ended(number)) for number in numbers))
 
 
-async def _owed(data: Path, count: int) -> None:
+async def _pending(data: Path, count: int) -> None:
     async with open_outbox(data, SystemClock(), **LIMITS) as outbox:
         await outbox.subscribe({sink: Filter() for sink in SINKS})
         await _record(outbox, count)
@@ -78,7 +78,7 @@ async def _owed(data: Path, count: int) -> None:
 
 def owe(data: Path, count: int) -> None:
     """So many events that all three sinks are owed."""
-    asyncio.run(_owed(data, count))
+    asyncio.run(_pending(data, count))
 
 
 async def _settled(data: Path) -> None:
@@ -87,7 +87,7 @@ async def _settled(data: Path) -> None:
         await _record(outbox, SEED)
         for sink in SINKS:
             while claimed := await outbox.claim(sink, limit=100):
-                await asyncio.gather(*(outbox.done([Taken(delivery, 0.001)]) for delivery in claimed))
+                await asyncio.gather(*(outbox.done([Acked(delivery, 0.001)]) for delivery in claimed))
 
 
 def hold(data: Path, count: int) -> float:

@@ -96,7 +96,7 @@ class Found(Struct):
 def run(suite: Suite) -> Found:
     found, began = Found(suite.name, datetime.now(UTC).isoformat(timespec="seconds"), machine()), time.monotonic()
     _alone(suite, found)
-    _looks(suite, found)
+    _polls(suite, found)
     _drains(suite, found)
     _endures(suite, found)
     found.took_s = time.monotonic() - began
@@ -124,7 +124,7 @@ def _alone(suite: Suite, found: Found) -> None:
     found.start = _try(found, "start", lambda: start.measure(suite.starts))
 
 
-def _looks(suite: Suite, found: Found) -> None:
+def _polls(suite: Suite, found: Found) -> None:
     def about(what: str, who: tuple[str, ...], repeats: int, **scale: Any) -> Runs:
         chosen = Scale(seconds=suite.seconds, **scale)
         return _try(found, what, lambda: turn_about(["callcast", *who], chosen, repeats, failed=found.failures)) or {}

@@ -1,4 +1,6 @@
-"""One run: platform, far sides, broker and one participant, each a process of its own, ended when the run is over."""
+"""One run: platform, remote sides, broker and one participant, each a process of its own, ended when the run is
+over.
+"""
 
 import math
 import os
@@ -17,7 +19,7 @@ from msgspec.structs import replace
 from bench import checker, usage
 from bench.broker import Broker, free_port
 from bench.child import BenchFailed, Child, die_with_parent, end
-from bench.participants import Place, command
+from bench.participants import SinkContext, command
 from bench.records import extension_id
 
 FILES = 20_000
@@ -27,7 +29,7 @@ WAYS = ("webhook", "mqtt", "stdout")
 
 
 class World:
-    """`targets` 0: the account as a whole. `interval_s` 0: no pause between looks."""
+    """`targets` 0: the account as a whole. `interval_s` 0: no pause between polls."""
 
     def __init__(self, name: str, stack: ExitStack, folder: Path, targets: int, interval_s: float) -> None:
         self.name = name
@@ -41,7 +43,7 @@ class World:
         self.receivers = Child("bench.receivers", "--mqtt", str(broker.port), "--pipe", str(out), pass_fds=(out,))
         os.close(out)
         stack.callback(self.receivers.close)
-        self.place = Place(
+        self.context = SinkContext(
             folder=folder,
             platform=self.platform.hello["port"],
             hook=self.receivers.hello["port"],
@@ -55,7 +57,7 @@ class World:
     # The participant
 
     def spawn(self) -> None:
-        run = command(self.name, self.place)
+        run = command(self.name, self.context)
         self._log = (self.folder / "log").open("ab")
         self._process = subprocess.Popen(
             run.arguments,
@@ -68,7 +70,7 @@ class World:
         )
 
     def start(self) -> float:
-        """Until it has looked at every target once; returns the seconds until its first look."""
+        """Until it has looked at every target once; returns the seconds until its first poll."""
         began = time.monotonic()
         self.spawn()
         self.until(lambda: self.mark()["looks"] > 0, READY_S, "a first look")
@@ -78,11 +80,11 @@ class World:
 
     def more_sinks(self, tables: str) -> None:
         """Beside callcast's own three, from its start on."""
-        self.place = replace(self.place, more_sinks=tables)
+        self.context = replace(self.context, more_sinks=tables)
 
     def have_room(self) -> None:
         """An outbox beyond its cap forgets the oldest, which is not what is measured."""
-        self.place = replace(self.place, outbox_max_mb=100_000)
+        self.context = replace(self.context, outbox_max_mb=100_000)
 
     @property
     def pid(self) -> int:
@@ -113,7 +115,7 @@ class World:
         time.sleep(seconds)
         self.alive()
 
-    # The far sides
+    # The remote sides
 
     def mark(self) -> dict[str, float]:
         return dict(self.platform.ask("mark", late_s=self._late_s))
@@ -151,8 +153,8 @@ class World:
 @contextmanager
 def world(name: str, *, targets: int, interval_s: float = 1.0) -> Iterator[World]:
     with ExitStack() as stack:
-        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="callcast-bench-"))
-        there = World(name, stack, Path(place), targets, interval_s)
+        context = stack.enter_context(tempfile.TemporaryDirectory(prefix="callcast-bench-"))
+        there = World(name, stack, Path(context), targets, interval_s)
         stack.callback(there.stop)
         yield there
 

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from callcast.calls.ids import event_id
-from callcast.calls.model import Blind, CallEvent, Event, Look, SourceEvent, Target
-from callcast.calls.tracker import Picture, Rules, diff
+from callcast.calls.model import Blind, CallEvent, Event, PollRecord, SourceEvent, Target
+from callcast.calls.tracker import CallIndex, Rules, compare
 from callcast.formats.cloudevents import Wire
 from callcast.ringcentral.interpret import read_page, snapshot
 from callcast.ringcentral.vocabulary import ACTIONS_WITHOUT_CALL, RESULTS, RESULTS_OFF_LIST
@@ -58,7 +58,7 @@ def _examples() -> Iterator[str]:
 
 
 def _inbound() -> list[CallEvent]:
-    """Two extensions ring, one answers; the other learns of it a look later."""
+    """Two extensions ring, one answers; the other learns of it a poll later."""
     caller = {"phoneNumber": "+15550100351", "name": "JANE DOE", "location": "Springfield, US"}
     base = {"direction": "Inbound", "action": "Phone Call", "from": caller, "to": {"phoneNumber": "+15550100900"}}
     here = base | {"id": "L1", "extension": {"id": 101}}
@@ -66,13 +66,13 @@ def _inbound() -> list[CallEvent]:
     leg = {"legType": "PstnToSip", "startTime": _stamp(9), "reason": "Accepted"}
     talking = there | {"result": "In Progress", "legs": [leg]}
     missed = here | {"result": "Missed", "duration": 9}
-    looks = [
+    polls = [
         (2, [here | {"result": "In Progress"}]),
         (10, [missed]),
         (18, [missed, talking]),
         (26, [missed, talking | {"to": {"phoneNumber": "+15550100900", "name": "Support"}}]),
     ]
-    return _told("s-2", looks)
+    return _told("s-2", polls)
 
 
 def _outbound() -> list[CallEvent]:
@@ -87,16 +87,16 @@ def _outbound() -> list[CallEvent]:
     return _told("s-1", [(3, [out])])
 
 
-def _told(session: str, looks: list[tuple[int, list[dict[str, object]]]]) -> list[CallEvent]:
-    picture = Picture("acme")
+def _told(session: str, polls: list[tuple[int, list[dict[str, object]]]]) -> list[CallEvent]:
+    index = CallIndex("acme")
     told: list[Event] = []
-    for t, shown in [(-6, []), *looks]:
+    for t, shown in [(-6, []), *polls]:
         common = {"type": "Voice", "sessionId": "5", "telephonySessionId": session, "startTime": _stamp(0)}
         common["uri"] = "https://platform.ringcentral.com/restapi/v1.0/account/400000000001/call-log/L"
         page = read_page(json.dumps({"records": [common | record for record in shown]}).encode(), TARGET)
         seen = snapshot(TARGET, [page], START + timedelta(seconds=t))
-        change = diff(picture, seen, Rules())
-        picture.apply(Look(target=TARGET, taken_at=seen.taken_at), change)
+        change = compare(index, seen, Rules())
+        index.apply(PollRecord(target=TARGET, taken_at=seen.taken_at), change)
         told += change.events
     return [event for event in told if isinstance(event, CallEvent)]
 

@@ -6,7 +6,7 @@ from callcast.calls.ids import event_id
 from callcast.calls.model import (
     Call,
     CallEvent,
-    Change,
+    ChangeSet,
     Direction,
     Evidence,
     Observation,
@@ -53,7 +53,7 @@ def event(name: str = "s-1", type_: str = "call.ringing", sequence: int = 1, *, 
         call=call(name, state=state, sequence=sequence, source=source),
         previous_state=None,
         sequence=sequence,
-        observation=Observation(after=None, before=NINE, exact=True, evidence=Evidence.ACTIVE_CALLS, first_look=False),
+        observation=Observation(after=None, before=NINE, exact=True, evidence=Evidence.ACTIVE_CALLS, first_poll=False),
     )
 
 
@@ -69,6 +69,6 @@ def source_event(number: int = 1, type_: str = "source.degraded", *, source: str
     )
 
 
-def change(*events: CallEvent | SourceEvent) -> Change:
+def change(*events: CallEvent | SourceEvent) -> ChangeSet:
     calls = tuple(one.call for one in events if isinstance(one, CallEvent))
-    return Change(calls=calls, events=tuple(events))
+    return ChangeSet(calls=calls, events=tuple(events))

@@ -1,17 +1,17 @@
-"""A far side whose answers the test writes down: implements `core.upstream.Upstream` on a turned clock."""
+"""A remote side whose answers the test writes down: implements `core.upstream.Upstream` on a turned clock."""
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 
-from callcast.calls.model import Call, Sighting, Snapshot, Target
-from callcast.ports.upstream import Identity, LookFailed
+from callcast.calls.model import Call, CallObservation, Snapshot, Target
+from callcast.ports.upstream import Identity, PollFailed
 from tests.clock import TurnedClock
 
-Answer = Sequence[Sighting] | LookFailed
+Answer = Sequence[CallObservation] | PollFailed
 
 
 class ScriptedUpstream:
-    """`list_of` gives what a look at a target shows (or fails with); `log` what the call log holds."""
+    """`list_of` gives what a poll of a target shows (or fails with); `log` what the call log holds."""
 
     def __init__(self, clock: TurnedClock, *, spacing_s: float = 1.0) -> None:
         self.clock = clock
@@ -20,12 +20,12 @@ class ScriptedUpstream:
         self.ahead: int | None = None
         self.took_s: Callable[[Target], float] = lambda _: 0.0
         self.list_of: Callable[[Target], Answer] = lambda _: ()
-        self.log: list[Sighting] = []
-        self.looks: list[tuple[float, str | None]] = []
+        self.log: list[CallObservation] = []
+        self.polls: list[tuple[float, str | None]] = []
         self.asked: list[tuple[str, float]] = []
-        self.own: str | LookFailed = "101"
+        self.own: str | PollFailed = "101"
         self.own_took_s = 0.0
-        self.log_answers: LookFailed | None = None
+        self.log_answers: PollFailed | None = None
         self.log_took_s = 0.0
         self.watched: list[Target] = []
 
@@ -43,30 +43,30 @@ class ScriptedUpstream:
 
     async def identify(self) -> Identity:
         await self.clock.sleep(self.own_took_s)
-        if isinstance(self.own, LookFailed):
+        if isinstance(self.own, PollFailed):
             raise self.own
         return Identity(extension_id=self.own)
 
     def watch(self, targets: Collection[Target], /) -> None:
         self.watched = list(targets)
 
-    async def look(self, target: Target, /) -> Snapshot:
-        self.looks.append((self.clock.monotonic(), target.extension_id))
+    async def poll(self, target: Target, /) -> Snapshot:
+        self.polls.append((self.clock.monotonic(), target.extension_id))
         if took_s := self.took_s(target):
             await self.clock.sleep(took_s)
         answer = self.list_of(target)
-        if isinstance(answer, LookFailed):
+        if isinstance(answer, PollFailed):
             raise answer
-        return Snapshot(target=target, taken_at=self.now(), sightings=tuple(answer))
+        return Snapshot(target=target, taken_at=self.now(), observations=tuple(answer))
 
-    async def find(self, call: Call, /) -> Sequence[Sighting]:
+    async def find(self, call: Call, /) -> Sequence[CallObservation]:
         self.asked.append((call.call_id, self.clock.monotonic()))
         await self.clock.sleep(self.log_took_s)
         if self.log_answers is not None:
             raise self.log_answers
         return [s for s in self.log if s.session_id == call.session_id]
 
-    async def ended_since(self, target: Target, /, *, after: datetime) -> Sequence[Sighting]:
+    async def ended_since(self, target: Target, /, *, after: datetime) -> Sequence[CallObservation]:
         self.asked.append((f"since {target.extension_id}", self.clock.monotonic()))
         await self.clock.sleep(self.log_took_s)
         if self.log_answers is not None:

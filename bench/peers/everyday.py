@@ -51,7 +51,7 @@ class Script:
         answer = self._api.post(f"{self._todo.server}/restapi/oauth/token", data=grant, auth=("app", "secret"))
         self._api.headers["Authorization"] = "Bearer " + answer.json()["access_token"]
 
-    def look(self, path: str) -> None:
+    def poll(self, path: str) -> None:
         answer = self._api.get(self._todo.server + path, params=QUERY, timeout=30)
         answer.raise_for_status()
         before, now = self._known[path], {}
@@ -73,7 +73,7 @@ class Script:
         while True:
             began = time.monotonic()
             for path in self._todo.targets:
-                self.look(path)
+                self.poll(path)
             time.sleep(max(0.0, began + self._todo.interval_s - time.monotonic()))
 
 

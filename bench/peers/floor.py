@@ -18,8 +18,8 @@ def _request(todo: job.Job, path: str) -> bytes:
 def _answer(connection: socket.socket) -> bytes:
     data = connection.recv(1 << 20)
     end = data.index(b"\r\n\r\n") + 4
-    place = data.index(b"Content-Length: ") + 16
-    whole = end + int(data[place : data.index(b"\r", place)])
+    context = data.index(b"Content-Length: ") + 16
+    whole = end + int(data[context : data.index(b"\r", context)])
     while len(data) < whole:
         data += connection.recv(1 << 20)
     return data[end:]

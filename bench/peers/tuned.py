@@ -1,7 +1,7 @@
 """(c) The practical limit of Python: an asyncio script tuned by hand, without an outbox, a retry or a metric.
 
 uvloop; aiohttp with everything switched off that it does by itself and ready URLs; msgspec decoding only the fields
-that are used; an answer whose bytes equal the last one is not read; the looks lie evenly in the interval; as many
+that are used; an answer whose bytes equal the last one is not read; the polls lie evenly in the interval; as many
 posters as connections, each with a queue of its own, so that one call's events stay in order; paho in its thread.
 """
 
@@ -76,10 +76,10 @@ class Script:
                 token = (await answer.json())["access_token"]
         async with _session({"Authorization": f"Bearer {token}"}) as api, _session() as hook:
             numbers, began = itertools.count(), asyncio.get_running_loop().time()
-            lookers = [self._look(api, numbers, began) for _ in range(LOOKERS)]
+            lookers = [self._poll(api, numbers, began) for _ in range(LOOKERS)]
             await asyncio.gather(*lookers, *(self._post(hook, queue) for queue in self._queues))
 
-    async def _look(self, api: aiohttp.ClientSession, numbers: Iterator[int], began: float) -> None:
+    async def _poll(self, api: aiohttp.ClientSession, numbers: Iterator[int], began: float) -> None:
         targets, loop = self._targets, asyncio.get_running_loop()
         gap_s = self._todo.interval_s / len(targets)
         while True:

@@ -18,7 +18,7 @@ import aiohttp
 from callcast import __version__
 from callcast.config import Settings
 from callcast.config.service import ServiceSettings
-from callcast.live.live_calls import LiveBoard
+from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability import fatal, logs
 from callcast.observability import standard_streams as stdio
 from callcast.observability.metrics import Metrics
@@ -28,7 +28,7 @@ from callcast.ports.clock import Clock
 from callcast.ports.outbox import Outbox, OutboxRefused
 from callcast.service import ReadAgain, Service, zone
 
-EXIT_UNAVAILABLE = 69  # something that the service needs is not to be had (contract 2)
+EXIT_UNAVAILABLE = 69  # something that the service needs is unreachable (contract 2)
 
 
 NAP_S = 5.0  # the loop's timers stand still while the machine is suspended; so late may a sleeper be after that
@@ -98,12 +98,12 @@ async def _run(
             outbox = await stack.enter_async_context(_outbox(service, clock))
         except OutboxRefused as error:
             return _cannot_start(log, "outbox", str(error))
-        board = LiveBoard(clock, zone(service.timezone), service.sla_seconds)
-        metrics = Metrics(board, clock, __version__, lines_dropped=logs.lines_dropped)
+        live_calls = InMemoryLiveCalls(clock, zone(service.timezone), service.sla_seconds)
+        metrics = Metrics(live_calls, clock, __version__, lines_dropped=logs.lines_dropped)
         session = await stack.enter_async_context(
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), connector=aiohttp.TCPConnector(limit=0))
         )
-        running = Service(settings, outbox, board, metrics, session, clock, log, read_again)
+        running = Service(settings, outbox, live_calls, metrics, session, clock, log, read_again)
         try:
             running.admin = await stack.enter_async_context(running.serve())
         except OSError as error:

@@ -15,9 +15,9 @@ from callcast.config import Settings
 from callcast.config.diagnostics import ConfigFaults
 from callcast.config.hash_key import hash_key
 from callcast.delivery.reminders import Reminders
-from callcast.delivery.worker import Deliverer, SinkTrouble
+from callcast.delivery.worker import DeliveryWorker, SinkTrouble
 from callcast.formats.cloudevents import Numbers, Wire
-from callcast.live.live_calls import SERVICE, LiveBoard, catch_up, keep_counts
+from callcast.live.live_calls import SERVICE, InMemoryLiveCalls, catch_up, keep_counts
 from callcast.observability import logs
 from callcast.observability.metrics import Metrics
 from callcast.observability.outbox_health import Disk, Trouble
@@ -25,17 +25,17 @@ from callcast.polling.sources import NOTHING_KNOWN, Sources
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import Outbox, OutboxUnavailable
 from callcast.ports.retry import RetryPolicy
-from callcast.ports.sink import Place, Sink
+from callcast.ports.sink import Sink, SinkContext
 from callcast.ringcentral.settings import SourceSettings, plan
 from callcast.ringcentral.sign_in import FILE, SignIns
 from callcast.sinks import SinkSettings
-from callcast.supervisor import Fleet
+from callcast.supervisor import TaskSupervisor
 from callcast.web.serializers import View
 from callcast.web.server import Admin, serve
 from callcast.web.sse import Feed
 
 HOUSEKEEPING_S = 10.0
-PATIENCE_S = 0.5  # for what a changed or removed part has begun: a reload must not wait for a far side that hangs
+PATIENCE_S = 0.5  # for what a changed or removed part has begun: a reload must not wait for a remote side that hangs
 
 ReadAgain = Callable[[], Settings]
 SinkPart = tuple[SinkSettings, bytes]  # with the key of numbers = "hash", where it is used
@@ -48,7 +48,7 @@ class Service:
         self,
         settings: Settings,
         outbox: Outbox,
-        board: LiveBoard,
+        live_calls: InMemoryLiveCalls,
         metrics: Metrics,
         session: aiohttp.ClientSession,
         clock: Clock,
@@ -57,7 +57,7 @@ class Service:
     ) -> None:
         self._settings = settings
         self._outbox = outbox
-        self._board = board
+        self._live_calls = live_calls
         self._metrics = metrics
         self._session = session
         self._clock = clock
@@ -68,27 +68,29 @@ class Service:
         self._installation = ""
         self._wires: dict[Numbers, Wire] = {}
         self._disk = Disk(clock, log)
-        self._doubts_told: Sequence[str] = ()  # of the outbox's warnings
+        self._warnings_logged: Sequence[str] = ()  # of the outbox's warnings
         self._reminders = Reminders(clock, log)
-        self._owed = 0  # events, by all sinks together
+        self._pending = 0  # events, by all sinks together
         self._reloading = asyncio.Lock()
         self._begun = asyncio.Event()
         self._stopping = False
         self._background: list[asyncio.Task[None]] = []
-        self._feed = Feed(board, outbox, clock, self._view(settings), self.trouble)
+        self._feed = Feed(live_calls, outbox, clock, self._view(settings), self.trouble)
         self.admin: Admin
         self._tasks: asyncio.TaskGroup
         sign_ins = SignIns(clock, path=settings.service.data_dir / FILE, failed=self._tokens_failed)
-        self._watching = Sources(outbox, board, metrics, session, clock, log, self._disk, self._feed.wake, sign_ins)
+        self._watching = Sources(
+            outbox, live_calls, metrics, session, clock, log, self._disk, self._feed.wake, sign_ins
+        )
         metrics.watch_service(
             ready=lambda: not self.reasons(),
             outbox_writable=lambda: self._begun.is_set() and self.trouble() is None,
             outbox_resets=lambda: outbox.resets,
             clock_skews=self._watching.skews,
         )
-        self._sources: Fleet[SourceSettings]
-        self._sinks: Fleet[SinkPart]
-        self._deliverers: dict[str, Deliverer] = {}
+        self._sources: TaskSupervisor[SourceSettings]
+        self._sinks: TaskSupervisor[SinkPart]
+        self._delivery_workers: dict[str, DeliveryWorker] = {}
 
     def serve(self) -> AbstractAsyncContextManager[Admin]:
         """The HTTP side; answers from now on, and says that it is not ready before `start`."""
@@ -97,7 +99,7 @@ class Service:
         return serve(
             host,
             port,
-            board=self._board,
+            live_calls=self._live_calls,
             metrics=self._metrics,
             feed=self._feed,
             health=self,
@@ -111,13 +113,17 @@ class Service:
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         self._tasks = tasks
-        self._sources = Fleet(tasks, self._run_source, self._watching.end)
-        self._sinks = Fleet(tasks, self._run_sink, self._end_sink, insists=True)
+        self._sources = TaskSupervisor(tasks, self._run_source, self._watching.end)
+        self._sinks = TaskSupervisor(tasks, self._run_sink, self._end_sink, insists=True)
         await self._watching.load()
-        await self._disk.surely(lambda: self._take_up(self._settings))
+        await self._disk.until_stored(lambda: self._take_up(self._settings))
         await self._apply(self._settings)
         self._metrics.config_reloaded(True)
-        for forever in (self._feed.run(), keep_counts(self._board, self._outbox, self._clock), self._keep_house()):
+        for forever in (
+            self._feed.run(),
+            keep_counts(self._live_calls, self._outbox, self._clock),
+            self._housekeeping(),
+        ):
             self._background.append(tasks.create_task(forever))
         self._begun.set()
 
@@ -127,10 +133,10 @@ class Service:
         self._show(settings)  # with the key, before there is a number to show
         known = await self._outbox.known()
         self._installation = await self._own_name(known.get(SERVICE, NOTHING_KNOWN).notes)
-        self._board.restore(known.get(SERVICE, NOTHING_KNOWN).notes)
+        self._live_calls.restore(known.get(SERVICE, NOTHING_KNOWN).notes)
         for source in settings.sources:
-            self._board.load(source, known.get(source, NOTHING_KNOWN))
-        await catch_up(self._board, self._outbox)
+            self._live_calls.load(source, known.get(source, NOTHING_KNOWN))
+        await catch_up(self._live_calls, self._outbox)
         await self._subscribe(settings)
         for source in known.keys() - settings.sources.keys() - {SERVICE}:
             await self._watching.end(source)
@@ -153,9 +159,9 @@ class Service:
         )
 
     def status(self) -> str:
-        looks = sum(observer.looks for observer in self._watching.observers.values())
-        sources, calls = len(self._settings.sources), len(self._board.calls())
-        facts = f"sources {sources}, looks {looks}, calls {calls}, debts {self._owed}"
+        polls = sum(observer.polls for observer in self._watching.observers.values())
+        sources, calls = len(self._settings.sources), len(self._live_calls.calls())
+        facts = f"sources {sources}, polls {polls}, calls {calls}, backlog {self._pending}"
         return "; ".join([facts, *self.reasons(), *self.warnings()])
 
     # Readiness and reload, as the HTTP side asks for them.
@@ -176,11 +182,11 @@ class Service:
         """What is no reason to be unready, but should not stay so, or was so once."""
         sinks = [_warning(name, trouble) for name, trouble in self._failing().items()]
         refused = [line for observer in self._watching.observers.values() for line in observer.refusals()]
-        sources = [*self._watching.claims.shown(), *self._watching.skewed(), *self._watching.unrenewed(), *refused]
+        sources = [*self._watching.ownership.shown(), *self._watching.skewed(), *self._watching.unrenewed(), *refused]
         return [*self._outbox.warnings(), *sources, *sinks]
 
     def _failing(self) -> Mapping[str, SinkTrouble]:
-        return {name: trouble for name, one in self._deliverers.items() if (trouble := one.trouble)}
+        return {name: trouble for name, one in self._delivery_workers.items() if (trouble := one.trouble)}
 
     async def reload(self) -> Sequence[str]:
         """Read the configuration again and let it take hold. Returns its faults; then nothing has changed.
@@ -238,7 +244,7 @@ class Service:
         self._settings = wanted
         service = wanted.service
         logs.configure(service.log_level, service.log_format)
-        self._board.count_by(zone(service.timezone), service.sla_seconds)
+        self._live_calls.count_by(zone(service.timezone), service.sla_seconds)
         self._outbox.keep(
             retention_h=service.retention_h,
             outbox_max_mb=service.outbox_max_mb,
@@ -257,7 +263,7 @@ class Service:
         if not self._sources.outdated(wanted.sources):
             return frozenset()
         listed = {name for name, source in wanted.sources.items() if source.watch == "extensions"}
-        return self._watching.claims.denied() & listed
+        return self._watching.ownership.denied() & listed
 
     def _part(self, sink: SinkSettings) -> SinkPart:
         return sink, self._hash_key if sink.numbers == "hash" else b""
@@ -281,20 +287,20 @@ class Service:
 
     async def _run_sink(self, name: str, part: SinkPart) -> None:
         settings, hash_key = part
-        place = Place(
+        place = SinkContext(
             name=name,
             installation=self._installation,
             version=__version__,
-            board=self._board,
+            live_calls=self._live_calls,
             wire=self._wire(name, settings.numbers, hash_key),
             clock=self._clock,
             log=self._log.bind(sink=name).warning,
         )
         self._metrics.watch_sink(name)
         async with settings.open(place) as sink:
-            self._log.info("delivery_started", sink=name, **_told(settings))
-            self._deliverers[name] = self._deliverer(name, sink, settings)
-            await self._deliverers[name].run()
+            self._log.info("delivery_started", sink=name, **_published(settings))
+            self._delivery_workers[name] = self._delivery_worker(name, sink, settings)
+            await self._delivery_workers[name].run()
 
     def _wire(self, sink: str, numbers: Numbers, hash_key: bytes) -> Wire:
         """One for all sinks with the same policy, so that each event is written once; a hash is each sink's own."""
@@ -303,12 +309,12 @@ class Service:
         return self._wires.setdefault(numbers, Wire(numbers))
 
     async def _end_sink(self, name: str) -> None:
-        self._deliverers.pop(name, None)
+        self._delivery_workers.pop(name, None)
         self._metrics.forget_sink(name)
         self._log.info("delivery_stopped", sink=name)
 
-    def _deliverer(self, name: str, sink: Sink, settings: SinkSettings) -> Deliverer:
-        return Deliverer(
+    def _delivery_worker(self, name: str, sink: Sink, settings: SinkSettings) -> DeliveryWorker:
+        return DeliveryWorker(
             name,
             sink,
             self._outbox,
@@ -319,7 +325,7 @@ class Service:
             timeout_s=settings.timeout_s,
             random=self._random.random,
             log=self._log,
-            shutdown_s=None,  # the fleet's patience decides
+            shutdown_s=None,  # the supervisor's patience decides
         )
 
     def _tokens_failed(self, detail: str) -> None:
@@ -327,14 +333,14 @@ class Service:
 
     # What goes on beside.
 
-    async def _keep_house(self) -> None:
+    async def _housekeeping(self) -> None:
         """Numbers for the metrics, and forgetting what is over."""
         while True:
             try:
                 await self._outbox.check()
                 stats = await self._outbox.stats()
                 self._metrics.outbox_stats(stats)
-                self._owed = sum(sink.owed for sink in stats.sinks)
+                self._pending = sum(sink.pending for sink in stats.sinks)
                 self._reminders.remind(self._failing(), stats)
                 pruned = await self._outbox.prune(self._clock.now())
                 self._dropped("outbox_max_mb", pruned.dropped)
@@ -354,9 +360,9 @@ class Service:
         """What happened to the file is said once in the log, and by /readyz until the next start."""
         warnings = self._outbox.warnings()
         for warning in warnings:
-            if warning not in self._doubts_told:
+            if warning not in self._warnings_logged:
                 self._log.error("outbox_doubted", reason="outbox", detail=warning)
-        self._doubts_told = warnings
+        self._warnings_logged = warnings
 
     async def _own_name(self, notes: Mapping[str, bytes]) -> str:
         """A name for this installation, made once: MQTT brokers know a client by it."""
@@ -383,7 +389,7 @@ def zone(name: str) -> ZoneInfo | None:
     return None if name == "local" else ZoneInfo(name)
 
 
-def _told(sink: SinkSettings) -> dict[str, object]:
+def _published(sink: SinkSettings) -> dict[str, object]:
     """What a sink will do, for the log."""
     shown = {key: list(value) for key in ("events", "directions", "extensions") if (value := getattr(sink, key))}
     return {"type": sink.type, "numbers": sink.numbers, **shown}

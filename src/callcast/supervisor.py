@@ -10,8 +10,8 @@ Work = Coroutine[Any, Any, None]
 Tasks = Collection[asyncio.Task[None]]
 
 
-class Fleet(Generic[S]):
-    """Runs `run(name, settings)` for each wanted name until it is unwanted, changed, or the fleet stops.
+class TaskSupervisor(Generic[S]):
+    """Runs `run(name, settings)` for each wanted name until it is unwanted, changed, or the supervisor stops.
 
     A part runs until it is cancelled, and may then finish what it has begun; one that raises ends the task group,
     and with it the process. `end(name)` follows the last part of a name that is wanted no longer. Parts of one

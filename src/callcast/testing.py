@@ -2,11 +2,11 @@
 
     class TestNtfy(SinkContract):
         @asynccontextmanager
-        async def far_side(self):
+        async def remote_side(self):
             async with my_ntfy_server() as server:
                 yield NtfyFarSide(server)
 
-`NtfyFarSide` is a `FarSide`: the other end, under the test's control. pytest then asks the sink every question
+`NtfyFarSide` is a `RemoteSide`: the other end, under the test's control. pytest then asks the sink every question
 of `SinkContract`. Nothing but pytest is needed; every question runs in an event loop of its own.
 """
 
@@ -42,8 +42,8 @@ from callcast.calls.model import (
 )
 from callcast.calls.summary import Summary
 from callcast.formats.cloudevents import Wire
-from callcast.ports.live_calls import Turn
-from callcast.ports.sink import Delivered, Delivery, Place, Rejected, Retry, Sink
+from callcast.ports.live_calls import LiveChange
+from callcast.ports.sink import Delivered, Delivery, Rejected, Retry, Sink, SinkContext
 from callcast.sinks import SinkSettings
 
 PATIENCE_S = 30.0  # a right sink never comes near it
@@ -53,10 +53,10 @@ _AT = datetime(2021, 1, 19, 23, 58, 57, tzinfo=UTC)
 Mode = Literal["accepting", "holding", "refusing", "down"]
 
 
-class FarSide(ABC):
+class RemoteSide(ABC):
     """The other end of a sink.
 
-    settings: point at this far side; `timeout_s` small, say 0.5.
+    settings: point at this remote side; `timeout_s` small, say 0.5.
     secrets: texts in the settings that must never be shown.
     can_refuse: false when there is no such thing as a permanent no.
     """
@@ -77,18 +77,18 @@ class FarSide(ABC):
     def received(self) -> Sequence[str]:
         """The ids of the events that have come, in order; while holding, none or those that have come too."""
 
-    async def reached(self) -> None:  # noqa: B027 (not every far side can tell)
-        """While holding: return when the sink is waiting for the answer, if the far side can tell."""
+    async def reached(self) -> None:  # noqa: B027 (not every remote side can tell)
+        """While holding: return when the sink is waiting for the answer, if the remote side can tell."""
 
-    def open(self, place: Place, /) -> AbstractAsyncContextManager[Sink]:
-        return self.settings.open(place)
+    def open(self, context: SinkContext, /) -> AbstractAsyncContextManager[Sink]:
+        return self.settings.open(context)
 
 
 class SinkContract(ABC):
-    """The questions. Derive a class whose name starts with `Test` and say how to make the far side."""
+    """The questions. Derive a class whose name starts with `Test` and say how to make the remote side."""
 
     @abstractmethod
-    def far_side(self) -> AbstractAsyncContextManager[FarSide]: ...
+    def remote_side(self) -> AbstractAsyncContextManager[RemoteSide]: ...
 
     def test_delivers_every_kind_of_event(self) -> None:
         """Every event is delivered, and its id is on the wire, once."""
@@ -115,7 +115,7 @@ class SinkContract(ABC):
         self._ask(question)
 
     def test_returns_only_after_the_answer(self) -> None:
-        """While the far side has not answered, the sink has not either."""
+        """While the remote side has not answered, the sink has not either."""
 
         async def question(bench: Bench) -> None:
             await bench.delivered(delivery(1))
@@ -129,7 +129,7 @@ class SinkContract(ABC):
 
         self._ask(question)
 
-    def test_says_retry_when_the_far_side_is_down_and_delivers_when_it_is_back(self) -> None:
+    def test_says_retry_when_the_remote_side_is_down_and_delivers_when_it_is_back(self) -> None:
         """An outage is no rejection and no exception, and the same sink delivers afterwards."""
 
         async def question(bench: Bench) -> None:
@@ -142,8 +142,8 @@ class SinkContract(ABC):
 
         self._ask(question)
 
-    def test_can_be_opened_while_the_far_side_is_down(self) -> None:
-        """A far side that is down at the start is trouble of the far side, not of the program."""
+    def test_can_be_opened_while_the_remote_side_is_down(self) -> None:
+        """A remote side that is down at the start is trouble of the remote side, not of the program."""
 
         async def question(bench: Bench) -> None:
             assert isinstance(await bench.sink.send(delivery()), Retry)
@@ -188,7 +188,7 @@ class SinkContract(ABC):
 
         self._ask(question)
 
-    def test_can_be_closed_while_the_far_side_is_silent(self) -> None:
+    def test_can_be_closed_while_the_remote_side_is_silent(self) -> None:
         """Stopping needs no answer."""
 
         async def question(bench: Bench) -> None:
@@ -225,10 +225,10 @@ class SinkContract(ABC):
         async def ask() -> Sequence[str]:
             async with asyncio.timeout(PATIENCE_S):
                 before = asyncio.all_tasks()
-                async with self.far_side() as far:
+                async with self.remote_side() as far:
                     await far.become(mode)
                     logged: list[tuple[str, dict[str, object]]] = []
-                    async with far.open(place(logged)) as sink:
+                    async with far.open(context(logged)) as sink:
                         await question(Bench(far, sink, logged))
                 await until(lambda: asyncio.all_tasks() <= before)
                 return far.secrets
@@ -240,9 +240,9 @@ class SinkContract(ABC):
 
 
 class Bench:
-    """One sink and its far side."""
+    """One sink and its remote side."""
 
-    def __init__(self, far: FarSide, sink: Sink, logged: list[tuple[str, dict[str, object]]]) -> None:
+    def __init__(self, far: RemoteSide, sink: Sink, logged: list[tuple[str, dict[str, object]]]) -> None:
         self.far = far
         self.sink = sink
         self.logged = logged
@@ -293,7 +293,7 @@ def event(number: int = 0, *, kind: str = "call.ringing", state: State = State.R
         call=call(number, state=state),
         previous_state=None,
         sequence=1,
-        observation=Observation(after=None, before=_AT, exact=True, evidence=Evidence.ACTIVE_CALLS, first_look=False),
+        observation=Observation(after=None, before=_AT, exact=True, evidence=Evidence.ACTIVE_CALLS, first_poll=False),
     )
 
 
@@ -327,7 +327,7 @@ def deliveries() -> Sequence[Delivery]:
     ]
 
 
-class StillBoard:
+class StaticLiveCalls:
     """A board on which nothing ever happens."""
 
     version = 0
@@ -355,7 +355,7 @@ class StillBoard:
             )
         ]
 
-    async def changed(self, _since: int, /) -> Turn:
+    async def changed(self, _since: int, /) -> LiveChange:
         await asyncio.get_running_loop().create_future()
         raise AssertionError("nothing ever happens")
 
@@ -376,14 +376,14 @@ class RealClock:
         await asyncio.sleep(seconds)
 
 
-def place(logged: list[tuple[str, dict[str, object]]] | None = None) -> Place:
+def context(logged: list[tuple[str, dict[str, object]]] | None = None) -> SinkContext:
     """Where a sink under test stands. What it logs is added to `logged`."""
     kept = [] if logged is None else logged
-    return Place(
+    return SinkContext(
         name="tested",
         installation="0123456789abcdef",
         version="0.0.0",
-        board=StillBoard(),
+        live_calls=StaticLiveCalls(),
         wire=Wire(),
         clock=RealClock(),
         log=lambda name, **facts: kept.append((name, facts)),

@@ -10,15 +10,15 @@ from typing import Any, Protocol
 import pytest
 from msgspec.structs import replace
 
-from callcast.calls.model import CallEvent, Change, Direction, Look, State, Target
+from callcast.calls.model import CallEvent, ChangeSet, Direction, PollRecord, State, Target
 from callcast.outbox.sqlite.store import open_outbox
-from callcast.ports.outbox import Lapsed, Outbox, Taken
+from callcast.ports.outbox import Acked, Outbox, Overdue
 from callcast.ports.sink import Delivery, Filter
 from tests.builders import NINE, call, change, event, source_event
 from tests.clock import TurnedClock
 
 
-class Place(Protocol):
+class SinkContext(Protocol):
     """Where an outbox can be opened, closed, and opened again. Sets `clock.busy` while one is open."""
 
     clock: TurnedClock
@@ -40,13 +40,13 @@ PLACES = {"sqlite": SqlitePlace}
 
 
 @pytest.fixture(params=PLACES)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def context(request: pytest.FixtureRequest, tmp_path: Path) -> SinkContext:
     return PLACES[request.param](tmp_path)
 
 
 @pytest.fixture
-async def outbox(place: Place) -> AsyncIterator[Outbox]:
-    async with place.open() as outbox:
+async def outbox(context: SinkContext) -> AsyncIterator[Outbox]:
+    async with context.open() as outbox:
         await outbox.subscribe({"crm": Filter()})
         yield outbox
 
@@ -59,8 +59,8 @@ async def claimed(outbox: Outbox, sink: str = "crm", limit: int = 100) -> list[t
     return named(await outbox.claim(sink, limit=limit))
 
 
-async def owed(outbox: Outbox) -> dict[str, int]:
-    return {one.sink: one.owed for one in (await outbox.stats()).sinks}
+async def pending(outbox: Outbox) -> dict[str, int]:
+    return {one.sink: one.pending for one in (await outbox.stats()).sinks}
 
 
 async def life(outbox: Outbox, name: str = "a") -> None:
@@ -72,21 +72,21 @@ async def life(outbox: Outbox, name: str = "a") -> None:
 # What is known
 
 
-async def test_known_comes_back(place: Place) -> None:
-    """Calls that live, the last look of each target and the notes are there after a restart."""
+async def test_known_comes_back(context: SinkContext) -> None:
+    """Calls that live, the last poll of each target and the notes are there after a restart."""
     target = Target(source="acme", extension_id="101")
     account = Target(source="beta")
-    async with place.open() as outbox:
-        await outbox.record(Look(target=target, taken_at=place.clock.now()), change(event("a")))
-        await outbox.record(Look(target=account, taken_at=place.clock.now()), change())
+    async with context.open() as outbox:
+        await outbox.record(PollRecord(target=target, taken_at=context.clock.now()), change(event("a")))
+        await outbox.record(PollRecord(target=account, taken_at=context.clock.now()), change())
         await outbox.note("acme", "penalty", b"later")
         await outbox.note("acme", "gone", b"x")
         await outbox.note("acme", "gone", None)
-    async with place.open() as outbox:
+    async with context.open() as outbox:
         known = await outbox.known()
     assert known["acme"].calls == {"101/a": call("a")}
-    assert known["acme"].looks == {target: place.clock.now()}
-    assert known["beta"].looks == {account: place.clock.now()}
+    assert known["acme"].polls == {target: context.clock.now()}
+    assert known["beta"].polls == {account: context.clock.now()}
     assert known["acme"].notes == {"penalty": b"later"}
 
 
@@ -99,13 +99,13 @@ async def test_the_ended_are_recalled_by_session(outbox: Outbox) -> None:
     assert await outbox.recall("beta", ["a"]) == []
 
 
-async def test_the_latest_calls_of_all_sources(place: Place, outbox: Outbox) -> None:
+async def test_the_latest_calls_of_all_sources(context: SinkContext, outbox: Outbox) -> None:
     """All that are open, and of the ended ones those that ended last, as many as are wanted."""
     await outbox.record(None, change(event("open")))
     for name in "abc":
-        await place.clock.turn(1)
+        await context.clock.turn(1)
         ended = call(name, state=State.ENDED, source=f"source_{name}")
-        await outbox.record(None, Change(calls=(ended,)))
+        await outbox.record(None, ChangeSet(calls=(ended,)))
     assert {one.session_id for one in await outbox.latest(2)} == {"open", "b", "c"}
     assert {one.source for one in await outbox.latest(10)} == {"acme", "source_a", "source_b", "source_c"}
 
@@ -113,11 +113,11 @@ async def test_the_latest_calls_of_all_sources(place: Place, outbox: Outbox) -> 
 async def test_what_has_not_settled_is_known(outbox: Outbox) -> None:
     """A call that reads ended but has not settled is among the known, so that the poller settles it."""
     unsettled = replace(call("a", state=State.ENDED, sequence=0), provisional_since=call().started_at)
-    await outbox.record(None, Change(calls=(unsettled,)))
+    await outbox.record(None, ChangeSet(calls=(unsettled,)))
     assert (await outbox.known())["acme"].calls == {"101/a": unsettled}
 
 
-async def test_history_in_order(place: Place, outbox: Outbox) -> None:
+async def test_history_in_order(context: SinkContext, outbox: Outbox) -> None:
     """Whoever resumes a stream reads the events in the order of their recording, page by page."""
     assert await outbox.last_seq() == 0
     await life(outbox)
@@ -125,7 +125,7 @@ async def test_history_in_order(place: Place, outbox: Outbox) -> None:
     rest = await outbox.history(after_seq=first[-1].seq, limit=10)
     assert [one.event.type for one in [*first, *rest]] == ["call.ringing", "call.answered", "call.ended"]
     assert first[0].event == event("a", "call.ringing", 1)
-    assert first[0].recorded_at == place.clock.now()
+    assert first[0].recorded_at == context.clock.now()
     assert await outbox.last_seq() == rest[-1].seq
 
 
@@ -162,49 +162,49 @@ async def test_settling_brings_the_next(outbox: Outbox) -> None:
     await outbox.dead(answered, reason="413", detail="too large", took_s=0.1)
     (ended,) = await outbox.claim("crm", limit=9)
     assert ended.event.type == "call.ended"
-    await outbox.done([Taken(ended, 0.1)])
+    await outbox.done([Acked(ended, 0.1)])
     assert await claimed(outbox) == []
     (stats,) = (await outbox.stats()).sinks
-    assert (stats.owed, stats.dead, stats.oldest_recorded_at) == (0, 1, None)
+    assert (stats.pending, stats.dead, stats.oldest_recorded_at) == (0, 1, None)
 
 
 async def test_the_same_id_twice_is_nothing(outbox: Outbox) -> None:
     """An event that is recorded again is not owed again, neither before nor after its delivery."""
     await outbox.record(None, change(event("a")))
     await outbox.record(None, change(event("a"), event("b")))
-    assert await owed(outbox) == {"crm": 2}
+    assert await pending(outbox) == {"crm": 2}
     for delivery in await outbox.claim("crm", limit=9):
-        await outbox.done([Taken(delivery, 0)])
+        await outbox.done([Acked(delivery, 0)])
     await outbox.record(None, change(event("a")))
-    assert await owed(outbox) == {"crm": 0}
+    assert await pending(outbox) == {"crm": 0}
     assert len(await outbox.history(after_seq=0, limit=9)) == 2
 
 
-async def test_again_waits_for_its_time(place: Place, outbox: Outbox) -> None:
+async def test_again_waits_for_its_time(context: SinkContext, outbox: Outbox) -> None:
     """An event to be tried again comes back at its time, counted, and holds up its own call only."""
     await life(outbox, "a")
     (first,) = await outbox.claim("crm", limit=9)
-    at = place.clock.now() + timedelta(seconds=30)
+    at = context.clock.now() + timedelta(seconds=30)
     await outbox.again(first, at=at, reason="timeout", detail="no answer", took_s=15)
     await outbox.record(None, change(event("b")))
     assert await claimed(outbox) == [("b", "call.ringing")]
-    await place.clock.turn(29.9)
+    await context.clock.turn(29.9)
     assert await claimed(outbox) == []
-    await place.clock.turn(0.1)
+    await context.clock.turn(0.1)
     (second,) = await outbox.claim("crm", limit=9)
     assert (first.attempt, second.attempt, second.event) == (1, 2, first.event)
     assert second.first_tried_at == at - timedelta(seconds=30)
     assert first.first_tried_at is None
 
 
-async def test_due_again_comes_before_the_younger(place: Place, outbox: Outbox) -> None:
+async def test_due_again_comes_before_the_younger(context: SinkContext, outbox: Outbox) -> None:
     """Among what is due the oldest event comes first, also when its time came later than the others'."""
     for name in ("a", "b"):
         await outbox.record(None, change(event(name)))
     (first, _) = await outbox.claim("crm", limit=2)
-    await outbox.again(first, at=place.clock.now() + timedelta(seconds=1), reason="503", detail="", took_s=0)
+    await outbox.again(first, at=context.clock.now() + timedelta(seconds=1), reason="503", detail="", took_s=0)
     await outbox.record(None, change(event("c")))
-    await place.clock.turn(1)
+    await context.clock.turn(1)
     assert await claimed(outbox) == [("a", "call.ringing"), ("c", "call.ringing")]
 
 
@@ -217,28 +217,28 @@ async def test_release_counts_nothing(outbox: Outbox) -> None:
     assert second == first
 
 
-async def test_a_restart_sends_what_was_in_flight(place: Place) -> None:
+async def test_a_restart_sends_what_was_in_flight(context: SinkContext) -> None:
     """What was claimed and not settled is owed after a restart: same id, same attempt; reasons and times stay."""
-    async with place.open() as outbox:
+    async with context.open() as outbox:
         await outbox.subscribe({"crm": Filter()})
         await outbox.record(None, change(event("a"), event("b")))
         in_flight, tried = await outbox.claim("crm", limit=9)
-        at = place.clock.now() + timedelta(seconds=5)
+        at = context.clock.now() + timedelta(seconds=5)
         await outbox.again(tried, at=at, reason="timeout", detail="", took_s=1)
-    async with place.open() as outbox:
+    async with context.open() as outbox:
         await outbox.subscribe({"crm": Filter()})
         assert await outbox.claim("crm", limit=9) == [in_flight]
-        await place.clock.turn(5)
+        await context.clock.turn(5)
         (again,) = await outbox.claim("crm", limit=9)
         assert (again.event.id, again.attempt) == (tried.event.id, 2)
 
 
 async def test_sinks_do_not_touch_each_other(outbox: Outbox) -> None:
-    """Each sink has its own debts: one that claims, waits or is done changes nothing for another."""
+    """Each sink has its own pending deliveries: one that claims, waits or is done changes nothing for another."""
     await outbox.subscribe({"crm": Filter(), "lines": Filter(events=("call.ended", "source.*"))})
     await life(outbox)
     await outbox.record(None, change(source_event()))
-    assert await owed(outbox) == {"crm": 4, "lines": 2}
+    assert await pending(outbox) == {"crm": 4, "lines": 2}
     assert await claimed(outbox) == [("a", "call.ringing"), ("acme", "source.degraded")]
     assert await claimed(outbox, "lines") == [("a", "call.ended"), ("acme", "source.degraded")]
 
@@ -257,7 +257,7 @@ async def test_a_cancelled_settlement_settles(outbox: Outbox) -> None:
     """A settlement whose caller is cancelled still happens, so that a delivered event is not sent again."""
     await life(outbox)
     (first,) = await outbox.claim("crm", limit=9)
-    settling = asyncio.ensure_future(outbox.done([Taken(first, 0)]))
+    settling = asyncio.ensure_future(outbox.done([Acked(first, 0)]))
     await asyncio.sleep(0)
     settling.cancel()
     await asyncio.gather(settling, return_exceptions=True)
@@ -268,52 +268,52 @@ async def test_a_cancelled_settlement_settles(outbox: Outbox) -> None:
 # Probing, recovering, lapsing
 
 
-async def test_probes_go_round(place: Place, outbox: Outbox) -> None:
+async def test_probes_go_round(context: SinkContext, outbox: Outbox) -> None:
     """Each probe is the oldest event of the next call, due or not, but not one whose call is in flight."""
     for name in ("a", "b", "c"):
         await life(outbox, name)
-    later = place.clock.now() + timedelta(hours=1)
+    later = context.clock.now() + timedelta(hours=1)
     for one in await outbox.claim("crm", limit=2):
         await outbox.again(one, at=later, reason="503", detail="", took_s=0)
-    first = await outbox.probe("crm", after_seq=0)
+    first = await outbox.claim_probe("crm", after_seq=0)
     assert first is not None
     assert named([first]) == [("a", "call.ringing")]
-    second = await outbox.probe("crm", after_seq=0)
+    second = await outbox.claim_probe("crm", after_seq=0)
     assert second is not None
     assert named([second]) == [("b", "call.ringing")]
-    third = await outbox.probe("crm", after_seq=second.seq)
+    third = await outbox.claim_probe("crm", after_seq=second.seq)
     assert third is not None
     assert named([third]) == [("c", "call.ringing")]
-    assert await outbox.probe("crm", after_seq=0) is None
+    assert await outbox.claim_probe("crm", after_seq=0) is None
 
 
-async def test_no_probe_of_what_the_far_side_holds(place: Place, outbox: Outbox) -> None:
-    """An event that the far side asked to hold back is no probe before its time."""
+async def test_no_probe_of_what_the_remote_side_holds(context: SinkContext, outbox: Outbox) -> None:
+    """An event that the remote side asked to hold back is no probe before its time."""
     await outbox.record(None, change(event("a")))
     (one,) = await outbox.claim("crm", limit=1)
-    at = place.clock.now() + timedelta(seconds=60)
+    at = context.clock.now() + timedelta(seconds=60)
     await outbox.again(one, at=at, reason="408", detail="", took_s=0, held=True)
-    assert await outbox.probe("crm", after_seq=0) is None
-    await place.clock.turn(60)
+    assert await outbox.claim_probe("crm", after_seq=0) is None
+    await context.clock.turn(60)
     assert await claimed(outbox) == [("a", "call.ringing")]
 
 
-async def test_fresh_is_the_first_of_a_new_call(place: Place, outbox: Outbox) -> None:
+async def test_fresh_is_the_first_of_a_new_call(context: SinkContext, outbox: Outbox) -> None:
     """Only the first event of a call of which the sink never heard, and which was never tried, is fresh."""
     await life(outbox, "old")
     (one,) = await outbox.claim("crm", limit=1)
-    await outbox.again(one, at=place.clock.now(), reason="503", detail="", took_s=0)
+    await outbox.again(one, at=context.clock.now(), reason="503", detail="", took_s=0)
     mark = await outbox.last_seq()
     await outbox.record(None, change(event("old", "call.corrected", 4), source_event()))
-    assert await outbox.probe("crm", after_seq=0, fresh=True) is None
+    assert await outbox.claim_probe("crm", after_seq=0, fresh=True) is None
     await outbox.record(None, change(event("new"), event("new", "call.answered", 2)))
-    fresh = await outbox.probe("crm", after_seq=mark, fresh=True)
+    fresh = await outbox.claim_probe("crm", after_seq=mark, fresh=True)
     assert fresh is not None
     assert named([fresh]) == [("new", "call.ringing")]
-    assert await outbox.probe("crm", after_seq=mark, fresh=True) is None
-    await outbox.again(fresh, at=place.clock.now(), reason="503", detail="", took_s=0)
+    assert await outbox.claim_probe("crm", after_seq=mark, fresh=True) is None
+    await outbox.again(fresh, at=context.clock.now(), reason="503", detail="", took_s=0)
     await outbox.make_due("crm")
-    assert await outbox.probe("crm", after_seq=mark, fresh=True) is None
+    assert await outbox.claim_probe("crm", after_seq=mark, fresh=True) is None
 
 
 async def test_fresh_goes_by_what_the_sink_hears(outbox: Outbox) -> None:
@@ -321,16 +321,16 @@ async def test_fresh_goes_by_what_the_sink_hears(outbox: Outbox) -> None:
     await outbox.subscribe({"crm": Filter(), "ends": Filter(events=("call.ended",))})
     await outbox.record(None, change(event("a")))
     (ringing,) = await outbox.claim("crm", limit=1)
-    await outbox.done([Taken(ringing, 0)])
+    await outbox.done([Acked(ringing, 0)])
     await outbox.record(None, change(event("a", "call.ended", 2)))
-    assert await outbox.probe("crm", after_seq=0, fresh=True) is None
-    assert await outbox.probe("ends", after_seq=0, fresh=True) is not None
+    assert await outbox.claim_probe("crm", after_seq=0, fresh=True) is None
+    assert await outbox.claim_probe("ends", after_seq=0, fresh=True) is not None
 
 
-async def test_make_due(place: Place, outbox: Outbox) -> None:
+async def test_make_due(context: SinkContext, outbox: Outbox) -> None:
     """After a recovery everything that waits is due at once, however much it is."""
     await outbox.record(None, change(*(event(f"c{n}") for n in range(700))))
-    later = place.clock.now() + timedelta(hours=5)
+    later = context.clock.now() + timedelta(hours=5)
     deliveries = await outbox.claim("crm", limit=700)
     await asyncio.gather(*(outbox.again(one, at=later, reason="503", detail="", took_s=0) for one in deliveries))
     assert await claimed(outbox) == []
@@ -340,9 +340,9 @@ async def test_make_due(place: Place, outbox: Outbox) -> None:
     assert {one.attempt for one in again} == {2}
 
 
-async def test_make_due_leaves_what_is_held(place: Place, outbox: Outbox) -> None:
-    """What the far side asked to hold back waits on where that is wanted."""
-    later = place.clock.now() + timedelta(hours=1)
+async def test_make_due_leaves_what_is_held(context: SinkContext, outbox: Outbox) -> None:
+    """What the remote side asked to hold back waits on where that is wanted."""
+    later = context.clock.now() + timedelta(hours=1)
     await outbox.record(None, change(event("ours"), event("theirs")))
     for one in await outbox.claim("crm", limit=2):
         held = one.event.key == "101/theirs"
@@ -353,45 +353,47 @@ async def test_make_due_leaves_what_is_held(place: Place, outbox: Outbox) -> Non
     assert await claimed(outbox) == [("theirs", "call.ringing")]
 
 
-async def test_lapse(place: Place, outbox: Outbox) -> None:
+async def test_lapse(context: SinkContext, outbox: Outbox) -> None:
     """What outlived its time goes at once: live events expire, others die; a call in flight is left alone."""
     await life(outbox, "flying")
     (flying,) = await outbox.claim("crm", limit=1)
     await life(outbox, "a")
-    await place.clock.turn(61)
+    await context.clock.turn(61)
     await outbox.record(None, change(event("young")))
-    minute_ago = place.clock.now() - timedelta(seconds=60)
-    long_ago = place.clock.now() - timedelta(hours=75)
-    assert await outbox.lapse("crm", live_before=minute_ago, final_before=long_ago) == Lapsed(expired=2)
+    minute_ago = context.clock.now() - timedelta(seconds=60)
+    long_ago = context.clock.now() - timedelta(hours=75)
+    assert await outbox.expire_overdue("crm", live_before=minute_ago, final_before=long_ago) == Overdue(expired=2)
     (ended, young) = await outbox.claim("crm", limit=9)
     assert named([ended, young]) == [("a", "call.ended"), ("young", "call.ringing")]
-    await outbox.again(ended, at=place.clock.now(), reason="503", detail="", took_s=0)
-    await outbox.done([Taken(flying, 0)])
-    assert await outbox.lapse("crm", live_before=minute_ago, final_before=minute_ago) == Lapsed(expired=1, dead=1)
+    await outbox.again(ended, at=context.clock.now(), reason="503", detail="", took_s=0)
+    await outbox.done([Acked(flying, 0)])
+    assert await outbox.expire_overdue("crm", live_before=minute_ago, final_before=minute_ago) == Overdue(
+        expired=1, dead=1
+    )
     (stats,) = (await outbox.stats()).sinks
-    assert (stats.owed, stats.dead) == (2, 1)
+    assert (stats.pending, stats.dead) == (2, 1)
 
 
-async def test_nothing_final_lapses_untried(place: Place, outbox: Outbox) -> None:
+async def test_nothing_final_lapses_untried(context: SinkContext, outbox: Outbox) -> None:
     """However old: a sink that was never tried with it cannot have refused it. Others behind it lapse all the same."""
     for name in ("untried", "tried"):
         await outbox.record(None, change(event(name, "call.ended", 1)))
     (untried, tried) = await outbox.claim("crm", limit=9)
-    await outbox.again(tried, at=place.clock.now(), reason="503", detail="", took_s=0)
+    await outbox.again(tried, at=context.clock.now(), reason="503", detail="", took_s=0)
     await outbox.release(untried)
-    await place.clock.turn(1)
-    now = place.clock.now()
-    assert await outbox.lapse("crm", live_before=now, final_before=now) == Lapsed(dead=1)
+    await context.clock.turn(1)
+    now = context.clock.now()
+    assert await outbox.expire_overdue("crm", live_before=now, final_before=now) == Overdue(dead=1)
     assert await claimed(outbox) == [("untried", "call.ended")]
 
 
 async def test_giving_up_keeps_the_reason(outbox: Outbox) -> None:
-    """A final event whose shelf life is over becomes a dead letter."""
+    """A final event whose time to live is over becomes a dead letter."""
     await outbox.record(None, change(event("a", "call.ended", 1)))
     (ended,) = await outbox.claim("crm", limit=1)
     await outbox.expire(ended)
     (stats,) = (await outbox.stats()).sinks
-    assert (stats.owed, stats.dead) == (0, 1)
+    assert (stats.pending, stats.dead) == (0, 1)
 
 
 # A wall clock that was wrong
@@ -400,22 +402,22 @@ async def test_giving_up_keeps_the_reason(outbox: Outbox) -> None:
 class Hours:
     """What the wall clock says at each start."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, context: SinkContext) -> None:
+        self._context = context
 
-    def turn_to(self, hours: float) -> datetime:
-        self._place.clock = TurnedClock(NINE + timedelta(hours=hours))
-        return self._place.clock.now()
+    def use_timezone(self, hours: float) -> datetime:
+        self._context.clock = TurnedClock(NINE + timedelta(hours=hours))
+        return self._context.clock.now()
 
 
-async def test_nothing_is_due_hours_after_a_clock_that_was_ahead(place: Place) -> None:
+async def test_nothing_is_due_hours_after_a_clock_that_was_ahead(context: SinkContext) -> None:
     """Recorded or tried while the clock was two hours ahead: due within the delay that follows such an attempt."""
-    clock = Hours(place)
-    async with place.open() as outbox:
+    clock = Hours(context)
+    async with context.open() as outbox:
         await outbox.subscribe({"crm": Filter()})
         await outbox.record(None, change(event("old", "call.ended", 1)))
-    now = clock.turn_to(2)
-    async with place.open() as outbox:
+    now = clock.use_timezone(2)
+    async with context.open() as outbox:
         await outbox.subscribe({"crm": Filter()})
         await outbox.record(
             None, change(event("live"), event("final", "call.ended", 1), event("held", "call.ended", 1))
@@ -424,144 +426,144 @@ async def test_nothing_is_due_hours_after_a_clock_that_was_ahead(place: Place) -
             held = delivery.event.key == "101/held"
             at = now + timedelta(seconds=3600 if held else 1)
             await outbox.again(delivery, at=at, reason="503", detail="", took_s=0, held=held)
-    now = clock.turn_to(0.1)
-    async with place.open() as outbox:
+    now = clock.use_timezone(0.1)
+    async with context.open() as outbox:
         assert await claimed(outbox) == []
-        await place.clock.turn(1.2)
+        await context.clock.turn(1.2)
         found = await outbox.claim("crm", limit=9)
         assert named(found) == [("old", "call.ended"), ("live", "call.ringing"), ("final", "call.ended")]
-        assert [one.owed_since <= now for one in found] == [True] * 3
-        assert found[1].recorded_at == found[1].owed_since == now, "the age starts at zero"
-        await place.clock.turn(3600)
+        assert [one.pending_since <= now for one in found] == [True] * 3
+        assert found[1].recorded_at == found[1].pending_since == now, "the age starts at zero"
+        await context.clock.turn(3600)
         assert await claimed(outbox) == [("held", "call.ended")]
 
 
-async def test_a_live_event_waits_no_longer_than_it_lives(place: Place) -> None:
+async def test_a_live_event_waits_no_longer_than_it_lives(context: SinkContext) -> None:
     """It was recorded by a clock two hours ahead, and its sink asked for a pause until its time would be over."""
-    clock = Hours(place)
-    now = clock.turn_to(2)
-    async with place.open() as outbox:
+    clock = Hours(context)
+    now = clock.use_timezone(2)
+    async with context.open() as outbox:
         await outbox.subscribe({"crm": Filter()})
         await outbox.record(None, change(event("live")))
         (live,) = await outbox.claim("crm", limit=9)
         at = now + timedelta(seconds=60)
         await outbox.again(live, at=at, reason="408", detail="", took_s=0, held=True)
-    clock.turn_to(0)
-    async with place.open() as outbox:
-        await place.clock.turn(59)
+    clock.use_timezone(0)
+    async with context.open() as outbox:
+        await context.clock.turn(59)
         assert await claimed(outbox) == []
-        await place.clock.turn(1)
+        await context.clock.turn(1)
         assert await claimed(outbox) == [("live", "call.ringing")]
 
 
-async def test_due_times_survive_a_restart(place: Place) -> None:
+async def test_due_times_survive_a_restart(context: SinkContext) -> None:
     """Where the clock was right nothing is due earlier than it was."""
-    clock = Hours(place)
-    async with place.open() as outbox:
+    clock = Hours(context)
+    async with context.open() as outbox:
         await outbox.subscribe({"crm": Filter()})
         await outbox.record(None, change(event("a", "call.ended", 1)))
         for wait_s in (1, 5, 30):
             (one,) = await outbox.claim("crm", limit=9)
-            at = place.clock.now() + timedelta(seconds=wait_s)
+            at = context.clock.now() + timedelta(seconds=wait_s)
             await outbox.again(one, at=at, reason="503", detail="", took_s=0)
-            await place.clock.turn(wait_s - 10 if wait_s == 30 else wait_s)
-        at_s = place.clock.monotonic()
-    clock.turn_to(at_s / 3600)
-    async with place.open() as outbox:
-        await place.clock.turn(9.9)
+            await context.clock.turn(wait_s - 10 if wait_s == 30 else wait_s)
+        at_s = context.clock.monotonic()
+    clock.use_timezone(at_s / 3600)
+    async with context.open() as outbox:
+        await context.clock.turn(9.9)
         assert await claimed(outbox) == []
-        await place.clock.turn(0.1)
+        await context.clock.turn(0.1)
         assert await claimed(outbox) == [("a", "call.ended")]
 
 
-async def test_what_an_earlier_run_tried_is_tried_once_more(place: Place) -> None:
+async def test_what_an_earlier_run_tried_is_tried_once_more(context: SinkContext) -> None:
     """The clock was days behind: what looks old is no dead letter before an attempt since the start."""
-    clock = Hours(place)
-    async with place.open() as outbox:
+    clock = Hours(context)
+    async with context.open() as outbox:
         await outbox.subscribe({"crm": Filter()})
         await outbox.record(None, change(event("a"), event("b", "call.ended", 1)))
         for one in await outbox.claim("crm", limit=9):
-            await outbox.again(one, at=place.clock.now(), reason="503", detail="", took_s=0)
-    now = clock.turn_to(24 * 10)
-    async with place.open() as outbox:
+            await outbox.again(one, at=context.clock.now(), reason="503", detail="", took_s=0)
+    now = clock.use_timezone(24 * 10)
+    async with context.open() as outbox:
         old = {"live_before": now - timedelta(seconds=60), "final_before": now - timedelta(hours=75)}
-        assert await outbox.lapse("crm", **old) == Lapsed(expired=1)
+        assert await outbox.expire_overdue("crm", **old) == Overdue(expired=1)
         (one,) = await outbox.claim("crm", limit=9)
         assert (one.first_tried_at, one.attempt) == (None, 2)
         await outbox.again(one, at=now, reason="503", detail="", took_s=0)
-        assert await outbox.lapse("crm", **old) == Lapsed(dead=1)
+        assert await outbox.expire_overdue("crm", **old) == Overdue(dead=1)
 
 
 # Waiting
 
 
-async def waiting(place: Place, outbox: Outbox, **how: Any) -> "asyncio.Task[None]":
-    place.clock.busy = lambda: outbox.queued > 0  # type: ignore[attr-defined]
+async def waiting(context: SinkContext, outbox: Outbox, **how: Any) -> "asyncio.Task[None]":
+    context.clock.busy = lambda: outbox.queued > 0  # type: ignore[attr-defined]
     task = asyncio.ensure_future(outbox.wait("crm", **{"timeout_s": 3600, **how}))
-    await place.clock.settle()
+    await context.clock.settle()
     return task
 
 
-async def test_wait_ends_when_something_is_recorded(place: Place, outbox: Outbox) -> None:
+async def test_wait_ends_when_something_is_recorded(context: SinkContext, outbox: Outbox) -> None:
     """Who waits hears of a new event without any time passing."""
-    task = await waiting(place, outbox)
+    task = await waiting(context, outbox)
     assert not task.done()
     await outbox.record(None, change(event("a")))
-    await place.clock.settle()
+    await context.clock.settle()
     assert task.done()
 
 
-async def test_wait_ends_at_once_when_something_is_due(place: Place, outbox: Outbox) -> None:
+async def test_wait_ends_at_once_when_something_is_due(context: SinkContext, outbox: Outbox) -> None:
     """A wait for what is there already is none, also when it was brought in just now."""
     await outbox.record(None, change(event("a")))
-    assert (await waiting(place, outbox)).done()
+    assert (await waiting(context, outbox)).done()
 
 
-async def test_wait_ends_when_a_pause_is_over(place: Place, outbox: Outbox) -> None:
+async def test_wait_ends_when_a_pause_is_over(context: SinkContext, outbox: Outbox) -> None:
     """A wait lasts until the next event's time has come, not longer, and not shorter."""
     await outbox.record(None, change(event("a")))
     (one,) = await outbox.claim("crm", limit=1)
-    task = await waiting(place, outbox)
-    at = place.clock.now() + timedelta(seconds=30)
+    task = await waiting(context, outbox)
+    at = context.clock.now() + timedelta(seconds=30)
     await outbox.again(one, at=at, reason="503", detail="", took_s=0)
-    await place.clock.settle()
+    await context.clock.settle()
     assert task.done(), "a settlement may bring something due, or another time"
-    task = await waiting(place, outbox)
-    await place.clock.turn(29)
+    task = await waiting(context, outbox)
+    await context.clock.turn(29)
     assert not task.done()
-    await place.clock.turn(1)
+    await context.clock.turn(1)
     assert task.done()
 
 
-async def test_wait_ends_with_its_timeout(place: Place, outbox: Outbox) -> None:
+async def test_wait_ends_with_its_timeout(context: SinkContext, outbox: Outbox) -> None:
     """A wait for nothing ends after its time."""
-    task = await waiting(place, outbox, timeout_s=10)
-    await place.clock.turn(9)
+    task = await waiting(context, outbox, timeout_s=10)
+    await context.clock.turn(9)
     assert not task.done()
-    await place.clock.turn(1)
+    await context.clock.turn(1)
     assert task.done()
 
 
-async def test_wait_passes_over_what_is_in_flight(place: Place, outbox: Outbox) -> None:
+async def test_wait_passes_over_what_is_in_flight(context: SinkContext, outbox: Outbox) -> None:
     """An event in flight, and those behind it, are nothing to wait for; giving it back is."""
     await life(outbox)
     (one,) = await outbox.claim("crm", limit=1)
-    task = await waiting(place, outbox)
+    task = await waiting(context, outbox)
     assert not task.done()
     await outbox.release(one)
-    await place.clock.settle()
+    await context.clock.settle()
     assert task.done()
 
 
-async def test_wait_for_new_calls_only(place: Place, outbox: Outbox) -> None:
+async def test_wait_for_new_calls_only(context: SinkContext, outbox: Outbox) -> None:
     """Who waits for a new call is not woken by another event of an old one."""
     await life(outbox, "old")
-    task = await waiting(place, outbox, fresh_after=await outbox.last_seq())
+    task = await waiting(context, outbox, fresh_after=await outbox.last_seq())
     await outbox.record(None, change(source_event()))
-    await place.clock.settle()
+    await context.clock.settle()
     assert not task.done()
     await outbox.record(None, change(event("new")))
-    await place.clock.settle()
+    await context.clock.settle()
     assert task.done()
 
 
@@ -576,38 +578,40 @@ async def test_a_new_sink_starts_now(outbox: Outbox) -> None:
     assert await claimed(outbox, "late") == [("after", "call.ringing")]
 
 
-async def test_a_removed_sink_keeps_its_debts(place: Place) -> None:
+async def test_a_removed_sink_keeps_its_deliveries(context: SinkContext) -> None:
     """What a removed sink was owed stays and shows; when the name comes back, also after a restart, it resumes."""
-    async with place.open() as outbox:
+    async with context.open() as outbox:
         await outbox.subscribe({"crm": Filter()})
         await outbox.record(None, change(event("a")))
         await outbox.subscribe({})
         await outbox.record(None, change(event("b")))
-        assert await owed(outbox) == {"crm": 1}
-    async with place.open() as outbox:
+        assert await pending(outbox) == {"crm": 1}
+    async with context.open() as outbox:
         await outbox.subscribe({"crm": Filter()})
         assert await claimed(outbox) == [("a", "call.ringing")]
 
 
-async def test_a_removed_sink_loses_its_debts_in_the_end(place: Place, outbox: Outbox) -> None:
-    """After the retention a removed sink's debts and letters go, and are counted; then it shows no more."""
+async def test_a_removed_sink_loses_its_deliveries_in_the_end(context: SinkContext, outbox: Outbox) -> None:
+    """After the retention a removed sink's pending deliveries and dead letters go, and are counted; then it shows no
+    more.
+    """
     await life(outbox)
     (one,) = await outbox.claim("crm", limit=1)
     await outbox.dead(one, reason="413", detail="", took_s=0)
     await outbox.subscribe({"lines": Filter()})
-    await place.clock.turn(3600 * 71)
-    assert (await outbox.prune(place.clock.now())).orphaned == {}
-    await place.clock.turn(3600 * 2)
-    pruned = await outbox.prune(place.clock.now())
+    await context.clock.turn(3600 * 71)
+    assert (await outbox.prune(context.clock.now())).orphaned == {}
+    await context.clock.turn(3600 * 2)
+    pruned = await outbox.prune(context.clock.now())
     assert (pruned.dropped, pruned.orphaned) == ({}, {"crm": 3})
-    assert await owed(outbox) == {"lines": 0}
+    assert await pending(outbox) == {"lines": 0}
 
 
-async def test_an_unknown_sink_is_owed_nothing(outbox: Outbox) -> None:
+async def test_an_unknown_sink_is_pending_nothing(outbox: Outbox) -> None:
     """A name that never was a sink has nothing to claim."""
     await life(outbox)
     assert await claimed(outbox, "nobody") == []
-    assert await outbox.probe("nobody", after_seq=0) is None
+    assert await outbox.claim_probe("nobody", after_seq=0) is None
 
 
 # Forgetting
@@ -615,10 +619,10 @@ async def test_an_unknown_sink_is_owed_nothing(outbox: Outbox) -> None:
 
 async def settle_all(outbox: Outbox) -> None:
     while deliveries := await outbox.claim("crm", limit=500):
-        await asyncio.gather(*(outbox.done([Taken(one, 0)]) for one in deliveries))
+        await asyncio.gather(*(outbox.done([Acked(one, 0)]) for one in deliveries))
 
 
-async def test_the_settled_go_after_the_retention(place: Place, outbox: Outbox) -> None:
+async def test_the_settled_go_after_the_retention(context: SinkContext, outbox: Outbox) -> None:
     """Settled events and the memory of their calls are kept for the retention; what is owed, dead or live stays."""
     await life(outbox, "settled")
     await settle_all(outbox)
@@ -626,11 +630,11 @@ async def test_the_settled_go_after_the_retention(place: Place, outbox: Outbox) 
     (one,) = await outbox.claim("crm", limit=1)
     await outbox.dead(one, reason="413", detail="", took_s=0)
     await outbox.record(None, change(event("live")))
-    await place.clock.turn(3600 * 71)
-    assert (await outbox.prune(place.clock.now())).events == 0
+    await context.clock.turn(3600 * 71)
+    assert (await outbox.prune(context.clock.now())).events == 0
     assert len(await outbox.recall("acme", ["settled"])) == 1
-    await place.clock.turn(3600 * 2)
-    pruned = await outbox.prune(place.clock.now())
+    await context.clock.turn(3600 * 2)
+    pruned = await outbox.prune(context.clock.now())
     assert (pruned.events, pruned.calls, pruned.dropped) == (3, 1, {})
     assert await outbox.recall("acme", ["settled"]) == []
     assert len(await outbox.recall("acme", ["owed"])) == 1
@@ -638,92 +642,92 @@ async def test_the_settled_go_after_the_retention(place: Place, outbox: Outbox) 
     assert len(await outbox.history(after_seq=0, limit=9)) == 4
 
 
-async def test_a_call_is_remembered_for_an_hour_whatever_the_retention(place: Place) -> None:
+async def test_a_call_is_remembered_for_an_hour_whatever_the_retention(context: SinkContext) -> None:
     """Its record lingers upstream, and may come back: its events may go before, the memory of its end may not."""
-    async with place.open(retention_h=0.1) as outbox:
+    async with context.open(retention_h=0.1) as outbox:
         await outbox.record(None, change(event("a", "call.ended", 1)))
-        await place.clock.turn(3500)
-        pruned = await outbox.prune(place.clock.now())
+        await context.clock.turn(3500)
+        pruned = await outbox.prune(context.clock.now())
         assert (pruned.events, pruned.calls) == (1, 0)
         assert len(await outbox.recall("acme", ["a"])) == 1
-        await place.clock.turn(3700)
-        assert (await outbox.prune(place.clock.now())).calls == 1
+        await context.clock.turn(3700)
+        assert (await outbox.prune(context.clock.now())).calls == 1
 
 
-async def test_what_settles_late_goes_too(place: Place, outbox: Outbox) -> None:
+async def test_what_settles_late_goes_too(context: SinkContext, outbox: Outbox) -> None:
     """An event that was owed when its time came goes within the hour after it has been settled."""
     await life(outbox)
-    await place.clock.turn(3600 * 73)
-    assert (await outbox.prune(place.clock.now())).events == 0
+    await context.clock.turn(3600 * 73)
+    assert (await outbox.prune(context.clock.now())).events == 0
     await settle_all(outbox)
-    await place.clock.turn(3600)
-    pruned = await outbox.prune(place.clock.now())
+    await context.clock.turn(3600)
+    pruned = await outbox.prune(context.clock.now())
     assert (pruned.events, pruned.calls) == (3, 1)
 
 
-async def test_dead_letters_go_after_their_days(place: Place, outbox: Outbox) -> None:
+async def test_dead_letters_go_after_their_days(context: SinkContext, outbox: Outbox) -> None:
     """A dead letter is kept for its days, and then goes with its event."""
     await outbox.record(None, change(event("a", "call.ended", 1)))
     (one,) = await outbox.claim("crm", limit=1)
     await outbox.dead(one, reason="413", detail="", took_s=0)
-    await place.clock.turn(3600 * 24 * 29)
-    await outbox.prune(place.clock.now())
+    await context.clock.turn(3600 * 24 * 29)
+    await outbox.prune(context.clock.now())
     assert [one.dead for one in (await outbox.stats()).sinks] == [1]
-    await place.clock.turn(3600 * 24 * 1.1)
-    pruned = await outbox.prune(place.clock.now())
+    await context.clock.turn(3600 * 24 * 1.1)
+    pruned = await outbox.prune(context.clock.now())
     assert [one.dead for one in (await outbox.stats()).sinks] == [0]
     assert (pruned.events, pruned.dropped) == (1, {})
 
 
-async def test_many_are_pruned_in_one_go(place: Place, outbox: Outbox) -> None:
+async def test_many_are_pruned_in_one_go(context: SinkContext, outbox: Outbox) -> None:
     """One call of prune forgets all that is old, in as many slices as it takes."""
     await outbox.record(None, change(*(event(f"c{n}", "call.ended", 1) for n in range(1000))))
     await settle_all(outbox)
-    await place.clock.turn(3600 * 73)
-    pruned = await outbox.prune(place.clock.now())
+    await context.clock.turn(3600 * 73)
+    pruned = await outbox.prune(context.clock.now())
     assert (pruned.events, pruned.calls) == (1000, 1000)
 
 
-async def test_the_cap_takes_the_settled_first(place: Place) -> None:
+async def test_the_cap_takes_the_settled_first(context: SinkContext) -> None:
     """At the cap settled events go before their retention is over, oldest first, and nothing that is owed."""
-    async with place.open(outbox_max_mb=5) as outbox:
+    async with context.open(outbox_max_mb=5) as outbox:
         await outbox.subscribe({"crm": Filter()})
         await outbox.record(None, change(*(event(f"s{n}", "call.ended", 1) for n in range(2000))))
         await settle_all(outbox)
-        await place.clock.turn(3601)
+        await context.clock.turn(3601)
         await outbox.record(None, change(*(event(f"b{n}", "call.ended", 1) for n in range(1000))))
-        pruned = await outbox.prune(place.clock.now())
+        pruned = await outbox.prune(context.clock.now())
         assert (0 < pruned.events < 2000, pruned.dropped) == (True, {})
         oldest_left = (await outbox.history(after_seq=0, limit=1))[0]
         assert oldest_left.event.key == f"101/s{pruned.events}"
-        assert await owed(outbox) == {"crm": 1000}
+        assert await pending(outbox) == {"crm": 1000}
 
 
-async def test_the_cap_drops_of_the_sink_furthest_behind(place: Place) -> None:
+async def test_the_cap_drops_of_the_sink_furthest_behind(context: SinkContext) -> None:
     """When nothing settled is left, the oldest of the sink furthest behind are dropped, counted, and no more."""
-    async with place.open(outbox_max_mb=3) as outbox:
+    async with context.open(outbox_max_mb=3) as outbox:
         await outbox.subscribe({"crm": Filter(), "slow": Filter()})
         await outbox.record(None, change(*(event(f"s{n}", "call.ended", 1) for n in range(2500))))
         await settle_all(outbox)
-        await place.clock.turn(3601)
+        await context.clock.turn(3601)
         await outbox.record(None, change(event("new", "call.ended", 1)))
-        pruned = await outbox.prune(place.clock.now())
-        after = await owed(outbox)
+        pruned = await outbox.prune(context.clock.now())
+        after = await pending(outbox)
         assert pruned.dropped == {"slow": 2501 - after["slow"]}
         assert (after["crm"], 0 < after["slow"] < 2501) == (1, True)
         left = [one.event.key for one in await outbox.claim("slow", limit=10000)]
         assert left == [f"101/s{n}" for n in range(2501 - len(left), 2500)] + ["101/new"]
-        assert (await outbox.prune(place.clock.now())).dropped == {}
+        assert (await outbox.prune(context.clock.now())).dropped == {}
 
 
-async def test_numbers_are_never_used_again(place: Place) -> None:
+async def test_numbers_are_never_used_again(context: SinkContext) -> None:
     """The number of a forgotten event is never given to another, also after a restart."""
-    async with place.open() as outbox:
+    async with context.open() as outbox:
         await outbox.record(None, change(event("a", "call.ended", 1)))
         last = await outbox.last_seq()
-        await place.clock.turn(3600 * 73)
-        assert (await outbox.prune(place.clock.now())).events == 1
-    async with place.open() as outbox:
+        await context.clock.turn(3600 * 73)
+        assert (await outbox.prune(context.clock.now())).events == 1
+    async with context.open() as outbox:
         await outbox.record(None, change(event("b")))
         assert await outbox.last_seq() > last
 
@@ -737,15 +741,15 @@ async def test_a_failing_operation_fails_alone(outbox: Outbox) -> None:
     bad = outbox.note("acme", "name", object())  # type: ignore[arg-type]
     results = await asyncio.gather(*good[:3], bad, *good[3:], return_exceptions=True)
     assert [type(one).__name__ for one in results if one is not None] == ["ProgrammingError"]
-    assert await owed(outbox) == {"crm": 5}
+    assert await pending(outbox) == {"crm": 5}
 
 
 async def test_a_failed_recording_leaves_nothing(outbox: Outbox) -> None:
     """A change that cannot be kept whole is not kept at all, and what comes next is not taken for it."""
-    half = Change(calls=(), events=(event("a"), object()))  # type: ignore[arg-type]
+    half = ChangeSet(calls=(), events=(event("a"), object()))  # type: ignore[arg-type]
     with pytest.raises(AttributeError):
         await outbox.record(None, half)
-    assert await owed(outbox) == {"crm": 0}
+    assert await pending(outbox) == {"crm": 0}
     await outbox.record(None, change(event("b")))
     assert await claimed(outbox) == [("b", "call.ringing")]
 
@@ -772,14 +776,14 @@ async def test_a_sink_gets_all_of_a_call_once_it_got_some(outbox: Outbox) -> Non
     await outbox.subscribe(ONE_WAY)
     await outbox.record(None, change(outbound("a", "call.dialing", 1)))
     await outbox.record(None, change(event("a", "call.ended", 2)))
-    assert await owed(outbox) == {"in": 1, "out": 2}
+    assert await pending(outbox) == {"in": 1, "out": 2}
 
 
 async def test_a_direction_that_changes_within_one_change(outbox: Outbox) -> None:
     """The same where both events are recorded together."""
     await outbox.subscribe(ONE_WAY)
     await outbox.record(None, change(event("a"), outbound("a", "call.ended", 2), outbound("b", "call.ended", 1)))
-    assert await owed(outbox) == {"in": 2, "out": 2}
+    assert await pending(outbox) == {"in": 2, "out": 2}
 
 
 async def test_the_globs_and_extensions_of_a_filter_hold_all_along(outbox: Outbox) -> None:
@@ -788,27 +792,27 @@ async def test_the_globs_and_extensions_of_a_filter_hold_all_along(outbox: Outbo
     await outbox.subscribe({"ends": ends, "other": Filter(directions=("outbound",), extensions=("102",))})
     await outbox.record(None, change(outbound("a", "call.dialing", 1)))
     await outbox.record(None, change(event("a", "call.ended", 2)))
-    assert await owed(outbox) == {"ends": 0, "other": 0}
+    assert await pending(outbox) == {"ends": 0, "other": 0}
     await outbox.record(None, change(outbound("b", "call.ended", 1)))
     await outbox.record(None, change(event("b", "call.corrected", 2)))
-    assert await owed(outbox) == {"ends": 1, "other": 0}
+    assert await pending(outbox) == {"ends": 1, "other": 0}
 
 
-async def test_what_a_sink_follows_survives(place: Place) -> None:
+async def test_what_a_sink_follows_survives(context: SinkContext) -> None:
     """A delivery, a restart, a pruning and another filter by a reload change nothing for a call that goes on."""
-    async with place.open() as outbox:
+    async with context.open() as outbox:
         await outbox.subscribe({"wall": Filter(directions=("outbound",))})
         await outbox.record(None, change(outbound("a", "call.dialing", 1)))
-        await outbox.done([Taken(one, 0) for one in await outbox.claim("wall", limit=9)])
-    await place.clock.turn(3600 * 100)
-    async with place.open() as outbox:
+        await outbox.done([Acked(one, 0) for one in await outbox.claim("wall", limit=9)])
+    await context.clock.turn(3600 * 100)
+    async with context.open() as outbox:
         await outbox.subscribe({})
         await outbox.subscribe({"wall": Filter(directions=("outbound",))})
-        assert (await outbox.prune(place.clock.now())).events == 1
+        assert (await outbox.prune(context.clock.now())).events == 1
         await outbox.record(None, change(event("a", "call.answered", 2)))
         await outbox.subscribe({"wall": Filter(events=("call.ended",), directions=("outbound",))})
         await outbox.record(None, change(event("a", "call.ended", 3)))
         assert await claimed(outbox, "wall") == [("a", "call.answered")]
-        assert await owed(outbox) == {"wall": 2}
+        assert await pending(outbox) == {"wall": 2}
         await outbox.record(None, change(event("b", "call.ended", 1)))
-        assert await owed(outbox) == {"wall": 2}
+        assert await pending(outbox) == {"wall": 2}

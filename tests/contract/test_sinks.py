@@ -1,4 +1,4 @@
-"""Every sink that comes with callcast keeps the contract, against real far sides."""
+"""Every sink that comes with callcast keeps the contract, against real remote sides."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -6,14 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from callcast.testing import FarSide, SinkContract
+from callcast.testing import RemoteSide, SinkContract
 from tests.integration.sinks.brokers import Broker, iotcore, mosquitto
-from tests.integration.sinks.remote_sides import FifoFarSide, MqttFarSide, Protocol, fifo_far_side, webhook_far_side
+from tests.integration.sinks.remote_sides import (
+    FifoFarSide,
+    MqttFarSide,
+    Protocol,
+    fifo_remote_side,
+    webhook_remote_side,
+)
 
 
 class TestWebhook(SinkContract):
-    def far_side(self) -> AbstractAsyncContextManager[FarSide]:
-        return webhook_far_side()
+    def remote_side(self) -> AbstractAsyncContextManager[RemoteSide]:
+        return webhook_remote_side()
 
 
 class InAFolder(SinkContract):
@@ -25,13 +31,13 @@ class InAFolder(SinkContract):
 
 
 class TestStdout(InAFolder):
-    def far_side(self) -> AbstractAsyncContextManager[FifoFarSide]:
-        return fifo_far_side(self.folder)
+    def remote_side(self) -> AbstractAsyncContextManager[FifoFarSide]:
+        return fifo_remote_side(self.folder)
 
 
 class TestMqtt5OnMosquitto(InAFolder):
     @asynccontextmanager
-    async def far_side(self) -> AsyncIterator[FarSide]:
+    async def remote_side(self) -> AsyncIterator[RemoteSide]:
         with mosquitto(self.folder) as broker:
             far = MqttFarSide(broker, "5")
             yield far
@@ -40,7 +46,7 @@ class TestMqtt5OnMosquitto(InAFolder):
 
 class TestMqtt311OnMosquitto(InAFolder):
     @asynccontextmanager
-    async def far_side(self) -> AsyncIterator[FarSide]:
+    async def remote_side(self) -> AsyncIterator[RemoteSide]:
         with mosquitto(self.folder) as broker:
             far = MqttFarSide(broker, "3.1.1")
             yield far
@@ -60,7 +66,7 @@ class OnIotcore(SinkContract):
             yield
 
     @asynccontextmanager
-    async def far_side(self) -> AsyncIterator[FarSide]:
+    async def remote_side(self) -> AsyncIterator[RemoteSide]:
         far = MqttFarSide(self.broker, self.protocol)
         yield far
         self.broker.thaw()

@@ -9,10 +9,10 @@ from typing import Literal
 import pytest
 
 from callcast import testing
-from callcast.ports.sink import Delivered, Delivery, Outcome, Place, Rejected, Retry, Sink
+from callcast.ports.sink import Delivered, Delivery, Outcome, Rejected, Retry, Sink, SinkContext
 from callcast.settings.secret import Secret
 from callcast.sinks import SinkSettings
-from callcast.testing import FarSide, Mode, SinkContract
+from callcast.testing import Mode, RemoteSide, SinkContract
 
 KEY = "the-key-to-the-desk"
 
@@ -21,11 +21,11 @@ class Settings(SinkSettings):
     type: Literal["desk"] = "desk"
     key: Secret = Secret(KEY)
 
-    def open(self, place: Place, /) -> AbstractAsyncContextManager[Sink]:
-        raise NotImplementedError  # the far side knows which sink is meant
+    def open(self, context: SinkContext, /) -> AbstractAsyncContextManager[Sink]:
+        raise NotImplementedError  # the remote side knows which sink is meant
 
 
-class Desk(FarSide):
+class OutboxAdmin(RemoteSide):
     """Takes events by hand, in this very process."""
 
     secrets = (KEY,)
@@ -39,13 +39,13 @@ class Desk(FarSide):
         self._reached = asyncio.Event()
 
     @asynccontextmanager
-    async def opened(self, place: Place) -> AsyncIterator[Sink]:
-        sink = self._kind(self, place)
+    async def opened(self, context: SinkContext) -> AsyncIterator[Sink]:
+        sink = self._kind(self, context)
         yield sink
         await sink.close()
 
-    def open(self, place: Place, /) -> AbstractAsyncContextManager[Sink]:
-        return self.opened(place)
+    def open(self, context: SinkContext, /) -> AbstractAsyncContextManager[Sink]:
+        return self.opened(context)
 
     async def become(self, mode: Mode, /) -> None:
         self._mode = mode
@@ -69,14 +69,14 @@ class Desk(FarSide):
 
 
 class Honest:
-    def __init__(self, desk: Desk, place: Place) -> None:
-        self.desk = desk
-        self.place = place
+    def __init__(self, admin: OutboxAdmin, context: SinkContext) -> None:
+        self.admin = admin
+        self.context = context
 
     async def send(self, delivery: Delivery, /) -> Outcome:
         try:
-            async with asyncio.timeout(self.desk.settings.timeout_s):
-                await self.desk.take(delivery.event.id)
+            async with asyncio.timeout(self.admin.settings.timeout_s):
+                await self.admin.take(delivery.event.id)
         except TimeoutError:
             return Retry("timeout")
         except ConnectionRefusedError:
@@ -90,7 +90,7 @@ class Honest:
 
 
 class Hasty(Honest):
-    """Answers before the far side has."""
+    """Answers before the remote side has."""
 
     async def send(self, delivery: Delivery, /) -> Outcome:
         self.sending = asyncio.create_task(super().send(delivery))
@@ -101,7 +101,7 @@ class Stumbling(Honest):
     """Raises what goes wrong outside."""
 
     async def send(self, delivery: Delivery, /) -> Outcome:
-        await self.desk.take(delivery.event.id)
+        await self.admin.take(delivery.event.id)
         return Delivered()
 
 
@@ -125,7 +125,7 @@ class Patient(Honest):
     """Waits for ever."""
 
     async def send(self, delivery: Delivery, /) -> Outcome:
-        await self.desk.take(delivery.event.id)
+        await self.admin.take(delivery.event.id)
         return Delivered()
 
 
@@ -143,7 +143,7 @@ class Mumbling(Honest):
     """The id is not on the wire."""
 
     async def send(self, delivery: Delivery, /) -> Outcome:
-        await self.desk.take(delivery.event.key)
+        await self.admin.take(delivery.event.key)
         return Delivered()
 
 
@@ -187,14 +187,14 @@ class Telltale(Honest):
 
     async def send(self, delivery: Delivery, /) -> Outcome:
         outcome = await super().send(delivery)
-        return Retry(outcome.reason, self.desk.settings.key.reveal()) if isinstance(outcome, Retry) else outcome  # type: ignore[attr-defined]
+        return Retry(outcome.reason, self.admin.settings.key.reveal()) if isinstance(outcome, Retry) else outcome  # type: ignore[attr-defined]
 
 
 class Gossip(Honest):
     """Tells the key in the log."""
 
     async def send(self, delivery: Delivery, /) -> Outcome:
-        self.place.log("sent", key=self.desk.settings.key.reveal())  # type: ignore[attr-defined]
+        self.context.log("sent", key=self.admin.settings.key.reveal())  # type: ignore[attr-defined]
         return await super().send(delivery)
 
 
@@ -208,9 +208,9 @@ class Blabbing(Honest):
 QUESTIONS = [name for name in dir(SinkContract) if name.startswith("test_")]
 BROKEN_WORDS: Sequence[tuple[type[Honest], str, type[Exception]]] = [
     (Hasty, "test_returns_only_after_the_answer", AssertionError),
-    (Stumbling, "test_says_retry_when_the_far_side_is_down_and_delivers_when_it_is_back", ConnectionRefusedError),
-    (Stumbling, "test_can_be_opened_while_the_far_side_is_down", ConnectionRefusedError),
-    (Harsh, "test_says_retry_when_the_far_side_is_down_and_delivers_when_it_is_back", AssertionError),
+    (Stumbling, "test_says_retry_when_the_remote_side_is_down_and_delivers_when_it_is_back", ConnectionRefusedError),
+    (Stumbling, "test_can_be_opened_while_the_remote_side_is_down", ConnectionRefusedError),
+    (Harsh, "test_says_retry_when_the_remote_side_is_down_and_delivers_when_it_is_back", AssertionError),
     (Harsh, "test_says_retry_when_no_answer_comes_in_time", AssertionError),
     (Stubborn, "test_says_rejected_on_a_permanent_no", TimeoutError),
     (Patient, "test_says_retry_when_no_answer_comes_in_time", TimeoutError),
@@ -218,8 +218,8 @@ BROKEN_WORDS: Sequence[tuple[type[Honest], str, type[Exception]]] = [
     (Mumbling, "test_delivers_every_kind_of_event", AssertionError),
     (Stuttering, "test_delivers_every_kind_of_event", AssertionError),
     (Flustered, "test_delivers_at_the_same_time", AssertionError),
-    (Littering, "test_can_be_closed_while_the_far_side_is_silent", TimeoutError),
-    (Haunting, "test_can_be_closed_while_the_far_side_is_silent", AssertionError),
+    (Littering, "test_can_be_closed_while_the_remote_side_is_silent", TimeoutError),
+    (Haunting, "test_can_be_closed_while_the_remote_side_is_silent", AssertionError),
     (Telltale, "test_keeps_secrets_to_itself", AssertionError),
     (Gossip, "test_keeps_secrets_to_itself", AssertionError),
     (Blabbing, "test_keeps_secrets_to_itself", AssertionError),
@@ -230,8 +230,8 @@ HANGING = (Stubborn, Patient, Littering, Haunting)  # found out when patience en
 def ask(kind: type[Honest], question: str) -> None:
     class Suite(SinkContract):
         @asynccontextmanager
-        async def far_side(self) -> AsyncIterator[FarSide]:
-            yield Desk(kind)
+        async def remote_side(self) -> AsyncIterator[RemoteSide]:
+            yield OutboxAdmin(kind)
 
     getattr(Suite(), question)()
 

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from callcast.sinks import SinkSettings
-from callcast.testing import FarSide, SinkContract
+from callcast.testing import RemoteSide, SinkContract
 from tests import ROOT, TESTS
 from tests.integration.sinks.remote_sides import HttpFarSide
 
@@ -52,7 +52,7 @@ class NtfyFarSide(HttpFarSide):
 
 class TestNtfy(SinkContract):
     @asynccontextmanager
-    async def far_side(self) -> AsyncIterator[FarSide]:
+    async def remote_side(self) -> AsyncIterator[RemoteSide]:
         far = NtfyFarSide()
         far.settings = ntfy_settings(server=f"http://127.0.0.1:{far.port}", topic="my-secret-topic", timeout_s=0.5)
         far.secrets = ("my-secret-topic",)

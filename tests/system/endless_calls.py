@@ -23,15 +23,15 @@ class EndlessCalls:
 
     def __init__(self, at_once: int) -> None:
         self.begun = 0  # calls
-        self.looks = 0  # of all programs
+        self.polls = 0  # of all programs
         self.more = True  # false: no new calls
         self._at_once = at_once
         self._steps: dict[int, int] = {}
-        self._looks_of_this_one = 0
+        self._polls_of_this_one = 0
         self._log: dict[str, Record] = {}
 
     def restarted(self) -> None:
-        self._looks_of_this_one = 0
+        self._polls_of_this_one = 0
 
     @property
     def over(self) -> bool:
@@ -49,12 +49,12 @@ class EndlessCalls:
     def extension_ids(self) -> Sequence[str]:
         return (EXTENSION_ID,)
 
-    def look(self, _extension: str | None, /) -> None:
-        self.looks += 1
-        self._looks_of_this_one += 1
-        if self._looks_of_this_one > 1:
+    def poll(self, _extension: str | None, /) -> None:
+        self.polls += 1
+        self._polls_of_this_one += 1
+        if self._polls_of_this_one > 1:
             self._steps = {number: step + 1 for number, step in self._steps.items() if step < len(TYPES) - 1}
-        if self.looks > 2 and self._looks_of_this_one > 1:
+        if self.polls > 2 and self._polls_of_this_one > 1:
             self._begin()
 
     def _begin(self) -> None:

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 from callcast import __main__, service
-from callcast.delivery import worker as deliverer
-from callcast.live.live_calls import LiveBoard
+from callcast.delivery import worker as delivery_worker
+from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability import log_writer
 from callcast.outbox.sqlite import store as sqlite
 from callcast.outbox.sqlite import writer as worker
 from callcast.polling import poller, sources
-from callcast.polling import recorder as ledger
+from callcast.polling import recorder as recorder
 from callcast.ports.sink import Delivery, Outcome
-from callcast.ringcentral import rate_limiter as budget
+from callcast.ringcentral import rate_limiter as limiter
 from callcast.ringcentral import sign_in, token
 from callcast.sinks import stdout
 from callcast.web import sse as feed
@@ -41,7 +41,7 @@ async def cancelled_caller(outbox: sqlite.SqliteOutbox, *_: Any, **__: Any) -> N
     """An operation whose caller does not wait any longer when it goes wrong."""
     begun, may_fail = threading.Event(), threading.Event()
 
-    def operation(_debts: Any) -> None:
+    def operation(_deliveries: Any) -> None:
         begun.set()
         may_fail.wait()
         raise Injected
@@ -56,7 +56,7 @@ async def cancelled_caller(outbox: sqlite.SqliteOutbox, *_: Any, **__: Any) -> N
 async def in_the_executor(*_: Any, **__: Any) -> None:
     """A piece of work in a thread, whose caller does not wait any longer when it goes wrong."""
     async with asyncio.TaskGroup() as tasks:
-        caller = tasks.create_task(ledger._compared(fails, ledger.HERE_MAX + 1))
+        caller = tasks.create_task(recorder._compared(fails, recorder.HERE_MAX + 1))
         await asyncio.sleep(0)
         caller.cancel()
         await asyncio.sleep(3600)
@@ -84,26 +84,26 @@ async def forgotten_task(*_: Any, **__: Any) -> None:
 
 
 PARTS: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
-    "callback": [(service.Service, "_keep_house", soon_callback)],
-    "timer": [(service.Service, "_keep_house", delayed_callback)],
-    "forgotten task": [(service.Service, "_keep_house", forgotten_task)],
-    "house": [(service.Service, "_keep_house", fails_later)],
+    "callback": [(service.Service, "_housekeeping", soon_callback)],
+    "timer": [(service.Service, "_housekeeping", delayed_callback)],
+    "forgotten task": [(service.Service, "_housekeeping", forgotten_task)],
+    "house": [(service.Service, "_housekeeping", fails_later)],
     "reload": [(service, "_needs_restart", fails)],
     "feed": [(feed.Feed, "run", fails_later)],
     "poller": [(poller.Poller, "run", fails_later)],
-    "poll": [(poller.Poller, "_look", fails_later)],
-    "budget": [(budget.Budget, "_wake", fails_later)],
+    "poll": [(poller.Poller, "_poll", fails_later)],
+    "budget": [(limiter.RateLimiter, "_wake", fails_later)],
     "sign-in": [(token.Tokens, "_sign_in", fails_later)],
     "token file": [(sign_in.SignIns, "_write", fails_later)],
     "note": [(sources.Sources, "_note", fails_later)],
     "bell": [(sqlite._Claims, "ring", fails)],
     "alarm": [(sqlite._Claims, "_alarmed", fails)],
-    "board": [(LiveBoard, "apply", fails)],
-    "outbox thread": [(worker.Worker, "_look_for_others", fails)],
+    "board": [(InMemoryLiveCalls, "apply", fails)],
+    "outbox thread": [(worker.Worker, "_notice_other_writers", fails)],
     "operation without a caller": [(sqlite.SqliteOutbox, "check", cancelled_caller)],
-    "executor": [(service.Service, "_keep_house", in_the_executor)],
+    "executor": [(service.Service, "_housekeeping", in_the_executor)],
     "claim": [(sqlite.SqliteOutbox, "claim", fails_later)],
-    "sender": [(deliverer.Deliverer, "_attempt", fails_later)],
+    "sender": [(delivery_worker.DeliveryWorker, "_attempt", fails_later)],
     "sink": [(stdout._Lines, "send", fails_later)],
     "stdout thread": [(stdout._Lines, "send", in_the_thread), (stdout._WholeLines, "write", fails)],
     "log thread": [],

@@ -4,7 +4,7 @@
 
 Each line read begins a life, forked from here so that nothing is imported again: `-`, or a point and how often it is
 passed before the life ends there, as `kill -9` would end it. Tells the control pipe who lives (`PID`) and how it
-ended (`died STATUS`). The points are the steps between a look and the settlement of its events.
+ended (`died STATUS`). The points are the steps between a poll and the settlement of its events.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from typing import Any
 
 from callcast import app
 from callcast.config import load
-from callcast.outbox.sqlite import deliveries as debts
+from callcast.outbox.sqlite import deliveries as deliveries
 from callcast.outbox.sqlite import store as sqlite
 from callcast.outbox.sqlite import writer as worker
 from callcast.ringcentral import client
-from callcast.ringcentral import rate_limiter as budget
+from callcast.ringcentral import rate_limiter as limiter
 from callcast.sinks import stdout, webhook
 from callcast.sinks.mqtt import sink as mqtt
 
@@ -40,9 +40,9 @@ STEPS: dict[str, tuple[Any, str]] = {
 }
 # Of these what matters is the moment after: written and not committed; committed and nobody told.
 IN_THREAD: dict[str, tuple[Any, str]] = {
-    "recording": (debts.Debts, "record"),
-    "settling": (debts.Debts, "settle"),
-    "postponing": (debts.Debts, "again"),
+    "recording": (deliveries.Deliveries, "record"),
+    "settling": (deliveries.Deliveries, "settle"),
+    "postponing": (deliveries.Deliveries, "again"),
     "committed": (worker.Worker, "_commit"),
 }
 POINTS = tuple(f"{step}.{side}" for step in STEPS for side in ("before", "after")) + tuple(IN_THREAD)
@@ -94,7 +94,7 @@ def live(config: Path, order: str) -> int:
         point, times = order.split()
         doom(Fate(point, int(times)))
     # What is remembered of the rate limit would have each life wait for two seconds first. It has its own tests.
-    budget.Budget._restore = lambda *_: None  # type: ignore[method-assign]
+    limiter.RateLimiter._restore = lambda *_: None  # type: ignore[method-assign]
     return asyncio.run(app.run(settings, read_again=lambda: settings))
 
 

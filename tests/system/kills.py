@@ -1,4 +1,4 @@
-"""kill -9 again and again, at every step between look and settlement and at random instants; nothing may be lost.
+"""kill -9 again and again, at every step between poll and settlement and at random instants; nothing may be lost.
 
     python -m tests.system.kills N [SEED]
 
@@ -31,7 +31,7 @@ from tests.system.killable import POINTS
 from tests.system.world import CONFIG, SECRET, Receiver, Subscriber, until
 
 AT_ONCE = 6  # calls, and so about as many events in flight
-LIFE_MAX_S = 0.15  # of a random one, from its first look on
+LIFE_MAX_S = 0.15  # of a random one, from its first poll on
 
 
 class MoodyReceiver(Receiver):
@@ -145,23 +145,23 @@ async def kill(folder: Path, kills: int, seed: int, points: Sequence[str] = POIN
                 f"every event at {name}",
             )
         # An event can have arrived in a life that was killed before it was settled: it is still owed, and comes again.
-        await until(lambda: owed(folder / "data") == 0, "every debt settled")
+        await until(lambda: pending(folder / "data") == 0, "every debt settled")
         os.kill(service.pid, signal.SIGTERM)
         assert await service.died() == 0
         arrived = {name: events() for name, events in sinks.items()}
     again = {name: check(name, events, calls, kills) for name, events in arrived.items()}
-    nothing_owed(folder / "data")
+    nothing_pending(folder / "data")
     came_again = ", ".join(f"{name} {count}" for name, count in again.items())
     took = f"{kills} kills in {time.perf_counter() - began_s:.0f} s"
     return f"{took}, {3 * calls.begun} events to each sink; came again: {came_again}"
 
 
 async def _random_life(service: Mortal, calls: EndlessCalls, chance: random.Random) -> None:
-    """Most live for some looks; one in eight dies while it starts."""
-    looks = calls.looks
+    """Most live for some polls; one in eight dies while it starts."""
+    polls = calls.polls
     await service.begin("-")
     if chance.random() > 0.125:
-        await until(lambda: calls.looks > looks, "a look")
+        await until(lambda: calls.polls > polls, "a look")
     await asyncio.sleep(chance.random() * LIFE_MAX_S)
     os.kill(service.pid, signal.SIGKILL)
     assert await service.died() == -signal.SIGKILL
@@ -182,13 +182,13 @@ def check(sink: str, events: Sequence[dict[str, Any]], calls: EndlessCalls, kill
     return again
 
 
-def owed(folder: Path) -> int:
+def pending(folder: Path) -> int:
     """What all sinks are owed, read beside the running service."""
     with closing(sqlite3.connect(f"file:{folder / schema.FILE}?mode=ro", uri=True, timeout=5)) as connection:
         return int(connection.execute("SELECT sum(owed) FROM sinks").fetchone()[0])
 
 
-def nothing_owed(folder: Path) -> None:
+def nothing_pending(folder: Path) -> None:
     connection = schema.connect(folder)
     assert connection.execute("SELECT sum(owed), sum(dead) FROM sinks").fetchone() == (0, 0)
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

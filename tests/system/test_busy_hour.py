@@ -64,8 +64,8 @@ class Hour:
         for _ in range(60 // STEP_S):
             self._clock.turn(STEP_S)
             self._turned_at = time.monotonic()
-            before = self._looks()  # of two that begin from now on the first is surely over
-            await until(lambda before=before: self._looks() >= before + 2, "two more looks")  # type: ignore[misc]
+            before = self._polls()  # of two that begin from now on the first is surely over
+            await until(lambda before=before: self._polls() >= before + 2, "two more looks")  # type: ignore[misc]
         for _ in range(100):
             fault = self._fault(await self.wall.evaluate(SHOWN))
             if not fault:
@@ -73,7 +73,7 @@ class Hour:
             await asyncio.sleep(0.1)
         raise AssertionError(fault)
 
-    def _looks(self) -> int:
+    def _polls(self) -> int:
         return sum(1 for one in self._platform.requests if one.path.endswith("/active-calls"))
 
     def _fault(self, shown: Any) -> Any:
@@ -118,7 +118,7 @@ def state(one: Truth, now: datetime) -> str:
 
 
 def fits(clock_s: int, one: Truth, now: datetime, late_s: float) -> bool:
-    """As old as the call is; what was answered between two looks counts from the look that saw it."""
+    """As old as the call is; what was answered between two polls counts from the poll that saw it."""
     answered_at = one.answered_at if one.answered_at and one.answered_at <= now else None
     age_s = (now - (answered_at or one.started_at)).total_seconds()
     return age_s - (STEP_S if answered_at else 0) - 2 <= clock_s <= age_s + late_s

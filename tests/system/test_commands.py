@@ -68,7 +68,7 @@ async def test_a_second_service_on_the_same_data_is_refused(tmp_path: Path) -> N
 
 
 async def test_healthcheck_tells_a_running_service_from_none(tmp_path: Path) -> None:
-    """0 while it answers, not after it stopped; --ready wants a good look too."""
+    """0 while it answers, not after it stopped; --ready wants a good poll too."""
     async with seed_world(tmp_path) as world:
         await world.service.start()
         await world.service.ready()

@@ -72,11 +72,11 @@ async def test_what_cannot_be_stored_is_not_shown_as_of_now(town: Town, tmp_path
         assert (await town.get("/readyz"))[0] == 503
         assert "callcast_outbox_writable 0.0" in (await town.get("/metrics"))[1]
         assert "callcast_ready 0.0" in (await town.get("/metrics"))[1]
-        assert str(disk.path) in (await first_board(town))["unstored"]["detail"]
+        assert str(disk.path) in (await first_live_calls(town))["unstored"]["detail"]
         disk.free()
         await town.ready()
         assert str(await shown_as_of(town)) > as_of
-        assert (await first_board(town))["unstored"] is None
+        assert (await first_live_calls(town))["unstored"] is None
         assert "callcast_outbox_writable 1.0" in (await town.get("/metrics"))[1]
         await town.service.stop()
 
@@ -87,7 +87,7 @@ async def shown_as_of(town: Town) -> str | None:
     return as_of
 
 
-async def first_board(town: Town) -> Any:
+async def first_live_calls(town: Town) -> Any:
     """What the page is given first."""
     async with town.http.get(f"{town.service.url}/api/events?board=1") as answer:
         async for line in answer.content:

@@ -29,10 +29,10 @@ async def ends(world: World, part: str) -> tuple[int, list[str]]:
         async with asyncio.timeout(WAIT_S):
             while not log.done():
                 await asyncio.wait([log], timeout=0.3)
-                if world.stage.shown < len(MOMENTS) - 1 and world.stage.looks:
+                if world.stage.shown < len(MOMENTS) - 1 and world.stage.polls:
                     world.stage.show(world.stage.shown + 1)
                 with suppress(ProcessLookupError):
-                    if part == "reload" and world.stage.looks:
+                    if part == "reload" and world.stage.polls:
                         process.send_signal(signal.SIGHUP)
     finally:
         with suppress(ProcessLookupError):
@@ -58,7 +58,7 @@ async def test_a_fault_ends_the_process_with_a_trace(part: str, tmp_path: Path) 
 
 
 # Where a task is begun that the same function awaits, or looks at when it is done.
-AWAITED = {"ledger.py", "poller.py", "sinks/mqtt/sink.py", "testing.py"}
+AWAITED = {"polling/poller.py", "polling/recorder.py", "sinks/mqtt/sink.py", "testing.py"}
 
 
 def test_no_task_is_begun_that_is_not_looked_at() -> None:

@@ -9,5 +9,5 @@ from tests.system.kills import kill
 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_nothing_is_lost_by_fifty_kills(tmp_path: Path, seed: int) -> None:
-    """At every step between look and settlement, and at random: all arrives at all sinks, equal ids, in order."""
+    """At every step between poll and settlement, and at random: all arrives at all sinks, equal ids, in order."""
     print(await kill(tmp_path, 50, seed))

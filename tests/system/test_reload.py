@@ -30,7 +30,7 @@ FAR_LONGER_THAN_A_TEST_S = 600
 
 
 class Hook:
-    """A webhook's far side that counts connections; may hang, or refuse."""
+    """A webhook's remote side that counts connections; may hang, or refuse."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
@@ -123,7 +123,7 @@ class Town:
         await self.ready()
 
     async def ready(self) -> None:
-        """Every source has had a good look."""
+        """Every source has had a good poll."""
         async with asyncio.timeout(WAIT_S):
             while (await self.get("/readyz"))[0] != 200:  # noqa: ASYNC110 (what is waited for is another process)
                 await asyncio.sleep(0.02)
@@ -144,12 +144,12 @@ class Town:
         found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
         return float(found[1]) if found else float("nan")
 
-    def call(self, desk: str = "101") -> None:
+    def call(self, admin: str = "101") -> None:
         """Somebody calls a desk, and it rings from now on."""
         story = self.platform.scenario
         assert isinstance(story, Story)
-        call = Call(kind="inbound", extension=desk, number="+15550100299", rings_s=300, ends="missed")
-        story.place(call, self.platform.clock.now())
+        call = Call(kind="inbound", extension=admin, number="+15550100299", rings_s=300, ends="missed")
+        story.context(call, self.platform.clock.now())
 
     def signal(self) -> None:
         os.kill(self.service.pid, signal.SIGHUP)
@@ -289,8 +289,8 @@ async def test_two_quick_signals_are_both_honoured(town: Town, hook: Hook) -> No
         town.signal()
     await until(lambda: bool(town.logged("configuration_reloaded")), "a reload")
     await until(lambda: len(town.logged("delivery_started")) >= 2, "the changed sink")
-    for desk in DESKS:
-        town.call(desk)
+    for admin in DESKS:
+        town.call(admin)
     await until(lambda: len(hook.events) == 2, "the calls")
     assert hook.headers[-1] == "two"
 
@@ -367,8 +367,8 @@ async def test_sources_come_and_go(town: Town, hook: Hook) -> None:
     one = town.source("acme", extensions=[DESKS["101"]])
     two = town.source("branch", extensions=[DESKS["102"]])
     await town.start(town.head(), one, two, hook.sink("crm"))
-    for desk in DESKS:
-        town.call(desk)
+    for admin in DESKS:
+        town.call(admin)
     await until(lambda: len(hook.events) == 2, "both calls")
     assert (await town.reload(town.head(), one, hook.sink("crm")))[0] == 200
     await until(lambda: len(hook.events) == 3, "the end")
@@ -391,8 +391,8 @@ async def test_an_account_and_an_extension_of_it_do_not_swallow_each_others_even
     whole = town.source("whole", watch="account")
     one = town.source("one", extensions=[DESKS["101"]], account=town.platform.scenario.account_id)
     await town.start(town.head(), whole, one, hook.sink("crm"))
-    for desk in DESKS:
-        town.call(desk)
+    for admin in DESKS:
+        town.call(admin)
     await until(lambda: len(hook.events) == 2, "both calls")
     told = {event["data"]["extension_id"]: event["source"] for event in hook.events}
     assert told == {DESKS["101"]: "/callcast/one", DESKS["102"]: "/callcast/whole"}
@@ -434,8 +434,10 @@ async def test_a_source_that_went_while_nothing_ran_ends_its_calls_at_the_start(
     assert hook.events[-1]["data"]["observation"]["evidence"] == "unwatched"
 
 
-async def test_a_removed_sink_keeps_its_debts_until_its_name_comes_back(town: Town, hook: Hook) -> None:
-    """Its debts stay visible, nothing new is owed to it, and they are delivered as soon as it is there again."""
+async def test_a_removed_sink_keeps_its_deliveries_until_its_name_comes_back(town: Town, hook: Hook) -> None:
+    """Its pending deliveries stay visible, nothing new is owed to it, and they are delivered as soon as it is there
+    again.
+    """
     async with Hook().listening() as other:
         hook.status = 500
         rest = (town.head(), town.source(), other.sink("other"))
@@ -480,7 +482,7 @@ async def test_two_hundred_reloads_under_load_lose_nothing(tmp_path: Path) -> No
             return [town.head(), source, lines, crm, "[sinks.x]" if number % 2 else ""]
 
         await town.start(*parts(0))
-        seen_from = town.platform.clock.now()  # what was over by the first look is history
+        seen_from = town.platform.clock.now()  # what was over by the first poll is history
         for number in range(1, reloads + 1):
             known = len(town.service.lines)
             assert (await town.reload(*parts(number)))[0] == (409 if number % 2 else 200)

@@ -19,7 +19,7 @@ EVENTS_AFTER = (1, 2, 3, 4, 5, 6)  # how many events each recorded answer has br
 
 
 def timeless(event: dict[str, Any]) -> dict[str, Any]:
-    """An event without what depends on when exactly the looks were."""
+    """An event without what depends on when exactly the polls were."""
     data = event["data"] | {"observation": event["data"]["observation"] | {"after": ..., "before": ...}}
     if not data["observation"]["exact"]:
         event = event | {"time": ...}

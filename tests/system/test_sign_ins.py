@@ -106,4 +106,4 @@ async def test_many_sources_start_without_a_refusal_and_restarts_blind_none(tmp_
         assert here.refused() == []
         assert here.degraded() == []
         assert await here.service.stop() == 0
-        assert not [line for line in here.service.log if "token_refused" in line or "look_failed" in line]
+        assert not [line for line in here.service.log if "token_refused" in line or "poll_failed" in line]

@@ -69,8 +69,8 @@ async def test_systemd_hears_ready_status_reload_and_stop(tmp_path: Path, kind: 
             assert heard.heard[0][0] == "READY=1"
             await world.stage.seen()
             world.stage.show(0)
-            await until(lambda: any("looks 0" not in s and ", calls 1," in s for s in heard.statuses()), "a call")
-            assert heard.statuses()[-1].startswith("STATUS=sources 1, looks ")
+            await until(lambda: any("polls 0" not in s and ", calls 1," in s for s in heard.statuses()), "a call")
+            assert heard.statuses()[-1].startswith("STATUS=sources 1, polls ")
             before_us = time.monotonic() * 1e6
             os.kill(world.service.pid, signal.SIGHUP)
             await until(lambda: heard.count("READY=1") == 2, "READY=1 after the reload")
@@ -94,9 +94,9 @@ async def test_the_watchdog_is_fed_while_a_penalty_is_waited_out(tmp_path: Path)
                 answer = await session.post(f"{server}/simulator/faults", json=fault)
                 assert answer.ok
             await until(lambda: any("rate_limited" in line for line in world.service.log), "the penalty")
-            looks, fed = world.stage.looks, heard.count("WATCHDOG=1")
+            polls, fed = world.stage.polls, heard.count("WATCHDOG=1")
             await until(lambda: heard.count("WATCHDOG=1") >= fed + 4, "four more meals: longer than the watchdog waits")
-            assert world.stage.looks <= looks + 1
+            assert world.stage.polls <= polls + 1
 
 
 class Patient:
@@ -104,7 +104,7 @@ class Patient:
 
     def __init__(self) -> None:
         self.last_step = 0.0
-        self.said = "sources 1,\nlooks 2"
+        self.said = "sources 1,\npolls 2"
 
     def stepped_at(self) -> float:
         return self.last_step
@@ -131,7 +131,7 @@ async def test_a_scheduler_that_stopped_starves_the_watchdog(tmp_path: Path) -> 
         patient.last_step = clock.monotonic()
         await clock.turn(10)
         assert heard.count("WATCHDOG=1") == starved + 1
-        assert heard.count("STATUS=sources 1, looks 2") >= 7
+        assert heard.count("STATUS=sources 1, polls 2") >= 7
         beating.cancel()
 
 

@@ -1,6 +1,6 @@
-"""Ten faults as an operator meets them at night: one command or one look names the place, the cause and the next step.
+"""Ten faults as an operator meets them at night: one command or one poll names the place, the cause and the next step.
 
-The real process and the real commands; the looks are those of docs/operating.md: `/readyz`, `callcast check --online`
+The real process and the real commands; the polls are those of docs/operating.md: `/readyz`, `callcast check --online`
 (or `--send`), `callcast check`.
 """
 
@@ -17,11 +17,11 @@ import aiohttp
 import pytest
 
 from callcast.calls.model import Snapshot, Target
-from callcast.live.live_calls import LiveBoard
+from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability.logs import bound
 from callcast.observability.metrics import Metrics
 from callcast.polling.telemetry import SourceObserver
-from callcast.ports.upstream import LookFailed
+from callcast.ports.upstream import PollFailed
 from callcast.simulator import Credential, Fault, Platform, SimulatedClock
 from callcast.simulator.scenarios import load
 from tests.clock import TurnedClock
@@ -201,13 +201,13 @@ async def test_9_a_typo_in_a_key(town: Town) -> None:
 def test_10_a_stale_source() -> None:
     """/readyz names the source, for how long it has seen nothing, why, and what to do."""
     clock = TurnedClock()
-    board = LiveBoard(clock)
-    observer = SourceObserver("acme", board, Metrics(board, clock, "1"), clock, bound())
+    live_calls = InMemoryLiveCalls(clock)
+    observer = SourceObserver("acme", live_calls, Metrics(live_calls, clock, "1"), clock, bound())
     target = Target(source="acme")
     observer.watching(None, 7.5)
-    observer.look_good(Snapshot(target=target, taken_at=clock.now(), sightings=()), 0.1)
+    observer.poll_succeeded(Snapshot(target=target, taken_at=clock.now(), observations=()), 0.1)
     assert observer.unready() is None
-    observer.look_failed(target, LookFailed("network", "no connection: Connection refused"), 0.1)
+    observer.poll_failed(target, PollFailed("network", "no connection: Connection refused"), 0.1)
     clock._passed_s += 45
     assert observer.unready() == (
         "source acme: no good look for 45 s: no connection: Connection refused: "
@@ -216,9 +216,9 @@ def test_10_a_stale_source() -> None:
 
 
 @pytest.mark.parametrize("reason", ["network", "timeout", "auth", "permission", "rate_limited", "server", "parse"])
-def test_whatever_a_look_failed_for_something_is_to_be_done(reason: str) -> None:
+def test_whatever_a_poll_failed_for_something_is_to_be_done(reason: str) -> None:
     """Where the platform's answer says nothing better, the log and /readyz still name the next step."""
-    failure = LookFailed(reason, "it failed")  # type: ignore[arg-type]
+    failure = PollFailed(reason, "it failed")  # type: ignore[arg-type]
     assert failure.remedy
     assert failure.detail == f"it failed: {failure.remedy}"
-    assert LookFailed(reason, "it failed", remedy="mend it").detail == "it failed: mend it"  # type: ignore[arg-type]
+    assert PollFailed(reason, "it failed", remedy="mend it").detail == "it failed: mend it"  # type: ignore[arg-type]

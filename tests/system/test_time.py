@@ -26,8 +26,8 @@ async def failing(town: Town, hook: Hook, **keys: object) -> tuple[str, ...]:
     parts = (town.head(), town.source(), hook.sink("crm", **keys))
     hook.status = 500
     await town.start(*parts)
-    for desk in ("101", "102"):
-        town.call(desk)
+    for admin in ("101", "102"):
+        town.call(admin)
     await until(lambda: len(hook.headers) >= 2, "two attempts")
     return parts
 
@@ -72,8 +72,8 @@ async def test_a_clock_that_was_behind_kills_no_end(town: Town, hook: Hook, wall
     await counted(town, ENDED, 2)
     if running:
         wall.set(0)
-        for desk in ("101", "102"):
-            town.call(desk)
+        for admin in ("101", "102"):
+            town.call(admin)
         await counted(town, RINGING, 4)
         town.platform.clock.turn(301)
         await counted(town, ENDED, 4)

@@ -42,25 +42,25 @@ class SeedStage:
     def __init__(self) -> None:
         self.shown = -1
         self.clock = SimulatedClock(MOMENTS[0].replace(second=50))
-        self.looks = 0
-        self.recording = Recording(lambda _extension, _now: self.shown, self._looked)
+        self.polls = 0
+        self.recording = Recording(lambda _extension, _now: self.shown, self._polled)
 
-    def _looked(self, _extension: str | None) -> None:
-        self.looks += 1
+    def _polled(self, _extension: str | None) -> None:
+        self.polls += 1
 
     def show(self, number: int) -> None:
         moment = MOMENTS[min(number, len(MOMENTS) - 1)]
         self.clock.turn((moment - self.clock.now()).total_seconds())
         self.shown = number
 
-    async def seen(self, looks: int = 2) -> None:
-        """So many complete looks have begun since: the first of them is surely over."""
-        target = self.looks + looks
-        await until(lambda: self.looks >= target, f"{looks} more looks")
+    async def seen(self, polls: int = 2) -> None:
+        """So many complete polls have begun since: the first of them is surely over."""
+        target = self.polls + polls
+        await until(lambda: self.polls >= target, f"{polls} more looks")
 
 
 class Receiver:
-    """A webhook's far side: verifies each signature with the official package, and keeps what came."""
+    """A webhook's remote side: verifies each signature with the official package, and keeps what came."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
@@ -252,7 +252,7 @@ type = "stdout"
 
 @asynccontextmanager
 async def seed_world(folder: Path, *, watch: str = "extensions") -> AsyncIterator[World]:
-    """The platform with the seed on a stage, three far sides, and a configuration for them; nothing runs yet."""
+    """The platform with the seed on a stage, three remote sides, and a configuration for them; nothing runs yet."""
     stage, credential, port = SeedStage(), Credential(), free_port()
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(Platform(stage.recording, clock=stage.clock).serve())

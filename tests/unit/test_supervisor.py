@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from callcast.supervisor import Fleet
+from callcast.supervisor import TaskSupervisor
 
 BRIEF_S = 0.01
 
@@ -57,17 +57,17 @@ async def settle() -> None:
 async def test_only_what_changed_is_touched(troupe: Troupe) -> None:
     """One stays, one changes, one goes and is ended after its last part, one comes."""
     async with asyncio.TaskGroup() as tasks:
-        fleet = Fleet(tasks, troupe.run, troupe.end)
-        await fleet.apply({"stays": 1, "changes": 1, "goes": 1}, patience_s=1)
+        supervisor = TaskSupervisor(tasks, troupe.run, troupe.end)
+        await supervisor.apply({"stays": 1, "changes": 1, "goes": 1}, patience_s=1)
         await settle()
         troupe.take()
-        await fleet.apply({"stays": 1, "changes": 2, "comes": 1}, patience_s=1)
+        await supervisor.apply({"stays": 1, "changes": 2, "comes": 1}, patience_s=1)
         await settle()
         assert sorted(troupe.take()) == ["changes 1 gone", "changes 2", "comes 1", "goes 1 gone", "goes over"]
-        await fleet.apply({"stays": 1, "changes": 2, "comes": 1}, patience_s=1)
+        await supervisor.apply({"stays": 1, "changes": 2, "comes": 1}, patience_s=1)
         await settle()
         assert troupe.take() == []
-        await fleet.stop(patience_s=1)
+        await supervisor.stop(patience_s=1)
     assert sorted(troupe.take()) == ["changes 2 gone", "comes 1 gone", "stays 1 gone"]
 
 
@@ -75,33 +75,33 @@ async def test_the_stubborn_are_told_again(troupe: Troupe) -> None:
     """A part that finishes something for ever is broken off when patience is over."""
     troupe.stubborn = {"a"}
     async with asyncio.TaskGroup() as tasks:
-        fleet = Fleet(tasks, troupe.run, troupe.end, insists=True)
-        await fleet.apply({"a": 1}, patience_s=BRIEF_S)
+        supervisor = TaskSupervisor(tasks, troupe.run, troupe.end, insists=True)
+        await supervisor.apply({"a": 1}, patience_s=BRIEF_S)
         await settle()
-        await fleet.apply({"a": 2}, patience_s=BRIEF_S)
+        await supervisor.apply({"a": 2}, patience_s=BRIEF_S)
         await settle()
         assert troupe.take() == ["a 1", "a 1 gone", "a 2"]
-        await fleet.stop(patience_s=BRIEF_S)
+        await supervisor.stop(patience_s=BRIEF_S)
 
 
 async def test_nobody_is_waited_for_and_nobody_overlaps(troupe: Troupe) -> None:
     """A part that will not go is left behind; its successor begins when it has gone, whatever was wanted between."""
     troupe.deaf = {"a": asyncio.Event()}
     async with asyncio.TaskGroup() as tasks:
-        fleet = Fleet(tasks, troupe.run, troupe.end, insists=True)
-        await fleet.apply({"a": 1, "b": 1}, patience_s=BRIEF_S)
+        supervisor = TaskSupervisor(tasks, troupe.run, troupe.end, insists=True)
+        await supervisor.apply({"a": 1, "b": 1}, patience_s=BRIEF_S)
         await settle()
         for number in (2, 3):
-            await fleet.apply({"a": number, "b": number}, patience_s=BRIEF_S)
+            await supervisor.apply({"a": number, "b": number}, patience_s=BRIEF_S)
             await settle()
-        await fleet.apply({"b": 3}, patience_s=BRIEF_S)
-        await fleet.apply({"a": 4, "b": 3}, patience_s=BRIEF_S)
+        await supervisor.apply({"b": 3}, patience_s=BRIEF_S)
+        await supervisor.apply({"a": 4, "b": 3}, patience_s=BRIEF_S)
         await settle()
         before = troupe.take()
         troupe.deaf["a"].set()
         await settle()
         after = troupe.take()
-        await fleet.stop(patience_s=BRIEF_S)
+        await supervisor.stop(patience_s=BRIEF_S)
     assert before == ["a 1", "b 1", "b 1 gone", "b 2", "b 2 gone", "b 3"]
     assert after == ["a 1 gone", "a over", "a 4"]
 
@@ -114,17 +114,17 @@ async def test_a_part_that_breaks_ends_everything(troupe: Troupe) -> None:
 
     with pytest.raises(ExceptionGroup):
         async with asyncio.TaskGroup() as tasks:
-            await Fleet(tasks, broken, troupe.end).apply({"a": 1}, patience_s=BRIEF_S)
+            await TaskSupervisor(tasks, broken, troupe.end).apply({"a": 1}, patience_s=BRIEF_S)
 
 
 async def test_anew_starts_what_is_unchanged_again(troupe: Troupe) -> None:
     """For a part that was refused something that is free now."""
     async with asyncio.TaskGroup() as tasks:
-        fleet = Fleet(tasks, troupe.run, troupe.end)
-        await fleet.apply({"a": 1, "b": 1}, patience_s=1)
+        supervisor = TaskSupervisor(tasks, troupe.run, troupe.end)
+        await supervisor.apply({"a": 1, "b": 1}, patience_s=1)
         await settle()
         troupe.take()
-        await fleet.apply({"a": 1, "b": 1}, patience_s=1, anew=["b", "unknown"])
+        await supervisor.apply({"a": 1, "b": 1}, patience_s=1, anew=["b", "unknown"])
         await settle()
         assert troupe.take() == ["b 1 gone", "b 1"]
-        await fleet.stop(patience_s=1)
+        await supervisor.stop(patience_s=1)

@@ -5,16 +5,16 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from callcast.calls.events import Seen, tell
-from callcast.calls.index import Picture, is_listed_live, is_open, older_names
+from callcast.calls.events import ObservationWindow, event_for
+from callcast.calls.index import CallIndex, is_listed_live, is_open, older_names
 from callcast.calls.lifecycle import (
     LISTED,
+    apply_observation,
     as_known,
     begin,
     correct,
     end,
-    fold,
-    is_old_news,
+    is_unchanged,
     known_state,
     settled_as,
     wait,
@@ -25,21 +25,21 @@ from callcast.calls.model import (
     UNASSIGNED,
     Call,
     CallEvent,
-    Change,
+    CallObservation,
+    ChangeSet,
     Disposition,
-    Sighting,
 )
 from callcast.calls.shared_answers import was_answered, was_missed
 
 
-class Scene:
+class Comparison:
     """Collects drafts (a call as it was, as it becomes), lets the parts of a session act on one another, tells.
 
-    whole: it is about a look at the account, and each extension has a last look of its own before that.
+    whole: it is about a poll of the account, and each extension has a last poll of its own before that.
     """
 
-    def __init__(self, picture: Picture, seen: Seen, *, whole: bool = False) -> None:
-        self._picture = picture
+    def __init__(self, index: CallIndex, seen: ObservationWindow, *, whole: bool = False) -> None:
+        self._index = index
         self._seen = seen
         self._whole = whole
         self._drafts: dict[str, tuple[Call | None, Call]] = {}
@@ -47,34 +47,36 @@ class Scene:
         self._silent: set[str] = set()
         self._unsettled: dict[str, set[str]] = {}
 
-    def take(self, sightings: Sequence[Sighting], *, settle_s: float, listed: bool = True) -> set[str]:
+    def take(self, observations: Sequence[CallObservation], *, settle_s: float, listed: bool = True) -> set[str]:
         """Take in what is seen; gives the ids of the calls that it shows.
 
-        listed: the sightings stand in the platform's list of active calls; else they come from the call log.
+        listed: the observations stand in the platform's list of active calls; else they come from the call log.
         """
-        for sighting in sightings:
-            if not is_final(sighting):
-                self._unsettled.setdefault(sighting.session_id, set()).add(sighting.record_id)
+        for observation in observations:
+            if not is_final(observation):
+                self._unsettled.setdefault(observation.session_id, set()).add(observation.record_id)
         shown: set[str] = set()
-        for calls, seen in self._grouped(sightings):
-            if len(seen) == len(calls) == 1 and is_old_news(calls[0], as_known(calls[0], seen[0]), self._seen.at):
+        for calls, seen in self._grouped(observations):
+            if len(seen) == len(calls) == 1 and is_unchanged(calls[0], as_known(calls[0], seen[0]), self._seen.at):
                 shown.add(calls[0].call_id)
                 continue
             for part in matched(calls, seen):
-                if part.seen and (part.call or not self._is_anothers(part.sighting())):
+                if part.seen and (part.call or not self._is_anothers(part.observation())):
                     shown.add(self._take_part(part, settle_s=settle_s, listed=listed))
         return shown
 
-    def _grouped(self, sightings: Sequence[Sighting]) -> Iterable[tuple[Sequence[Call], list[Sighting]]]:
+    def _grouped(
+        self, observations: Sequence[CallObservation]
+    ) -> Iterable[tuple[Sequence[Call], list[CallObservation]]]:
         """What is seen of each extension in each session, with the parts of it that are known. What is nobody's
         comes last: it depends on what the others became.
         """
-        by_name: dict[tuple[str, str], list[Sighting]] = {}
-        for sighting in sightings:
-            by_name.setdefault((sighting.extension_id, sighting.session_id), []).append(sighting)
-        groups: dict[tuple[str, str], tuple[Sequence[Call], list[Sighting]]] = {}
+        by_name: dict[tuple[str, str], list[CallObservation]] = {}
+        for observation in observations:
+            by_name.setdefault((observation.extension_id, observation.session_id), []).append(observation)
+        groups: dict[tuple[str, str], tuple[Sequence[Call], list[CallObservation]]] = {}
         for key, seen in by_name.items():
-            calls, known_as = self._picture.parts(*key), key
+            calls, known_as = self._index.parts(*key), key
             if not calls and (calls := self._named_before(seen)):
                 known_as = key[0], calls[0].session_id
             if known_as in groups:
@@ -83,28 +85,28 @@ class Scene:
                 groups[known_as] = calls, seen
         return [groups[key] for key in sorted(groups, key=_is_nobodys)]
 
-    def _named_before(self, seen: Sequence[Sighting]) -> Sequence[Call]:
+    def _named_before(self, seen: Sequence[CallObservation]) -> Sequence[Call]:
         """The parts of their session under an older name, if one of these very records is of one of them: a record
         may get the name of its session late.
         """
-        for sighting in seen:
-            for name in older_names(sighting):
-                calls = self._picture.parts(sighting.extension_id, name)
-                if any(sighting.record_id in call.record_ids for call in calls):
+        for observation in seen:
+            for name in older_names(observation):
+                calls = self._index.parts(observation.extension_id, name)
+                if any(observation.record_id in call.record_ids for call in calls):
                     return calls
         return ()
 
-    def close(self, call: Call, word: Sighting) -> None:
+    def close(self, call: Call, word: CallObservation) -> None:
         """An open call ends with this record of the call log; one that is not final is kept in mind."""
         if not is_final(word):
             self.put(call, wait(call, word))
             return
-        ended = fold(call, known_state(call), word, call.vanished_at or self._seen.at)
+        ended = apply_observation(call, known_state(call), word, call.vanished_at or self._seen.at)
         record_ids = tuple(dict.fromkeys((*call.record_ids, word.record_id)))
         self.put(call, with_facts(ended, {"record_ids": record_ids}))
 
     def miss(self, call: Call) -> None:
-        """A call of the target that this look does not show. A provisional one settles by vanishing."""
+        """A call of the target that this poll does not show. A provisional one settles by vanishing."""
         missed = self._settled(call) if call.provisional_since is not None else call
         if call.vanished_at is None:
             last_seen_at = self._seen_of(call).after
@@ -123,18 +125,18 @@ class Scene:
             if silent:
                 self._silent.add(new.call_id)
 
-    def change(self) -> Change:
+    def change(self) -> ChangeSet:
         """Everything that has become different, told."""
         for session_id in self._drafted:
             self._meet(self._parts_of(session_id))
         calls: list[Call] = []
         events: list[CallEvent] = []
         for old, new in self._drafts.values():
-            told, event = (new, None) if self._is_silent(old, new) else tell(old, new, self._seen_of(new))
-            calls.append(told)
+            recorded, event = (new, None) if self._is_silent(old, new) else event_for(old, new, self._seen_of(new))
+            calls.append(recorded)
             if event is not None:
                 events.append(event)
-        return Change(calls=tuple(calls), events=tuple(events))
+        return ChangeSet(calls=tuple(calls), events=tuple(events))
 
     def _take_part(self, part: Part, *, settle_s: float, listed: bool) -> str:
         old = part.call
@@ -142,16 +144,16 @@ class Scene:
             return self._take_ended(part, old, listed=listed)
         if old is not None and not listed and self._lives(old):
             return old.call_id
-        seen = part.sighting()
-        call = old or begin(self._picture.source, part.number, seen, first_look=False)
-        if old is None and self._seen_of(call).first_look:
-            call = with_facts(call, {"first_look": True})
+        seen = part.observation()
+        call = old or begin(self._index.source, part.number, seen, first_poll=False)
+        if old is None and self._seen_of(call).first_poll:
+            call = with_facts(call, {"first_poll": True})
         if seen.provisional:
             new = self._pending(call, seen)
             if self._has_settled(new, seen, settle_s):
                 new = self._settled(new)
         else:
-            new = fold(call, known_state(old), seen, self._seen.at)
+            new = apply_observation(call, known_state(old), seen, self._seen.at)
         presence = LISTED if listed else {"vanished_at": self._seen.at}
         self.put(old, with_facts(new, {"record_ids": part.record_ids(), **presence}))
         return call.call_id
@@ -160,21 +162,21 @@ class Scene:
         """A record of a call that is over: it lingers, it is corrected, or it claims to live, and is ignored."""
         facts = {"record_ids": part.record_ids(), **(LISTED if listed else {})}
         new = with_facts(call, facts)
-        final = _word_on(call, part.seen)
+        final = _correcting_record(call, part.seen)
         if final is not None and call.disposition is not Disposition.TRANSFERRED:
             new = correct(new, final)
         self.put(call, new)
         return call.call_id
 
-    def _pending(self, call: Call, seen: Sighting) -> Call:
+    def _pending(self, call: Call, seen: CallObservation) -> Call:
         return with_facts(wait(call, seen), {"provisional_since": call.provisional_since or self._seen.at})
 
-    def _has_settled(self, call: Call, seen: Sighting, settle_s: float) -> bool:
+    def _has_settled(self, call: Call, seen: CallObservation, settle_s: float) -> bool:
         """Long enough provisional, and nothing else of the session may still be going on."""
         since = call.provisional_since or self._seen.at
         if not seen.rings_alone or self._seen.at - since < timedelta(seconds=settle_s):
             return False
-        others = self._picture.session(seen.session_id)
+        others = self._index.session(seen.session_id)
         return self._unsettled[seen.session_id] == {seen.record_id} and not any(
             is_open(other) for other in others if other.call_id != call.call_id
         )
@@ -182,34 +184,34 @@ class Scene:
     def _settled(self, call: Call) -> Call:
         return end(call, settled_as(call), self._seen.at, ended_at=call.provisional_ended_at)
 
-    def _seen_of(self, call: Call) -> Seen:
+    def _seen_of(self, call: Call) -> ObservationWindow:
         """The looks around what has become of a call."""
         if not self._whole:
             return self._seen
-        after = self._picture.looked_at(call.extension_id)
-        return msgspec.structs.replace(self._seen, after=after, first_look=after is None)
+        after = self._index.looked_at(call.extension_id)
+        return msgspec.structs.replace(self._seen, after=after, first_poll=after is None)
 
     def _lives(self, call: Call) -> bool:
         """The list shows it live since the time that the call log is asked about: the log can be ahead of the truth."""
-        looked_at = self._picture.looked_at(call.extension_id)
+        looked_at = self._index.looked_at(call.extension_id)
         since = self._seen.after
         return is_listed_live(call) and looked_at is not None and (since is None or looked_at > since)
 
-    def _is_anothers(self, seen: Sighting) -> bool:
+    def _is_anothers(self, seen: CallObservation) -> bool:
         """Nobody's, in a session that an extension has, or had at the time when it began."""
         if seen.extension_id != UNASSIGNED:
             return False
         return any(_has(call, seen.started_at) for call in self._parts_of(seen.session_id))
 
     def _parts_of(self, session_id: str) -> Sequence[Call]:
-        known = {call.call_id: call for call in self._picture.session(session_id)}
+        known = {call.call_id: call for call in self._index.session(session_id)}
         return list((known | self._drafted.get(session_id, {})).values())
 
     def _meet(self, parts: Sequence[Call]) -> None:
         """What the parts of a session mean for one another."""
         talking = {call.extension_id for call in parts if was_answered(call)}
         for account_id, session_id in {(call.account_id, call.session_id) for call in parts}:
-            talking |= self._picture.answers.of(account_id, session_id)
+            talking |= self._index.answers.of(account_id, session_id)
         owners = [call for call in parts if is_open(call) or self._drafts.get(call.call_id, (call,))[0] is None]
         for call in sorted(parts, key=lambda call: call.call_id):
             old = self._drafts.get(call.call_id, (call,))[0]
@@ -234,21 +236,21 @@ class Scene:
         if new.sequence > 0 or is_open(new):
             return False
         if old is None or old.provisional_since is None:
-            return self._seen_of(new).first_look
+            return self._seen_of(new).first_poll
         ended_later = new.ended_exact and new.ended_at is not None and new.ended_at > old.provisional_since
-        return old.first_look and not ended_later
+        return old.first_poll and not ended_later
 
 
-def _word_on(call: Call, seen: Iterable[Sighting]) -> Sighting | None:
+def _correcting_record(call: Call, seen: Iterable[CallObservation]) -> CallObservation | None:
     """The record that may correct an ended call: the one that ended it, or one with an id never seen before.
 
     Another that stood beside it all along is not its word, however long it lingers.
     """
     if call.sequence == 0:
         return None
-    final = [sighting for sighting in seen if is_final(sighting)]
-    own = [sighting for sighting in final if sighting.record_id == call.provider.record_id]
-    new = [sighting for sighting in final if sighting.record_id not in call.record_ids]
+    final = [observation for observation in seen if is_final(observation)]
+    own = [observation for observation in final if observation.record_id == call.provider.record_id]
+    new = [observation for observation in final if observation.record_id not in call.record_ids]
     return next(iter(own or new), None)
 
 

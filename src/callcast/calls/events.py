@@ -12,8 +12,8 @@ from callcast.calls.model import Call, CallEvent, Evidence, Observation, State
 _digest = msgspec.json.Encoder(order="deterministic").encode
 
 
-class Seen(Struct, frozen=True, kw_only=True):
-    """When and how a change was seen. `after` and `before`: the looks around it; `after` None: there was none,
+class ObservationWindow(Struct, frozen=True, kw_only=True):
+    """When and how a change was seen. `after` and `before`: the polls around it; `after` None: there was none,
     `before` None: it is the look at `at`.
     """
 
@@ -21,10 +21,10 @@ class Seen(Struct, frozen=True, kw_only=True):
     after: datetime | None = None
     before: datetime | None = None
     evidence: Evidence = Evidence.ACTIVE_CALLS
-    first_look: bool = False
+    first_poll: bool = False
 
 
-def tell(old: Call | None, new: Call, seen: Seen) -> tuple[Call, CallEvent | None]:
+def event_for(old: Call | None, new: Call, seen: ObservationWindow) -> tuple[Call, CallEvent | None]:
     """The call as it is remembered, and what is told of it: nothing while its record has not settled, nor of
     history, nor when no fact changed.
     """
@@ -46,22 +46,22 @@ def tell(old: Call | None, new: Call, seen: Seen) -> tuple[Call, CallEvent | Non
         before=seen.before or seen.at,
         exact=exact,
         evidence=seen.evidence,
-        first_look=seen.first_look,
+        first_poll=seen.first_poll,
     )
-    told = msgspec.structs.replace(
+    recorded = msgspec.structs.replace(
         new,
         sequence=new.sequence + 1,
         previous_state=known,
         observation=observation,
         emitted_directions=tuple(dict.fromkeys((*new.emitted_directions, new.direction))),
     )
-    return told, CallEvent(
+    return recorded, CallEvent(
         id=event_id(new.account_id, new.call_id, kind, *facts),
         type=kind,
         time=time,
-        call=told,
+        call=recorded,
         previous_state=known,
-        sequence=told.sequence,
+        sequence=recorded.sequence,
         observation=observation,
         corrects=event_id(new.account_id, new.call_id, "call.ended") if kind == "call.corrected" else None,
     )
@@ -70,8 +70,8 @@ def tell(old: Call | None, new: Call, seen: Seen) -> tuple[Call, CallEvent | Non
 _FACTS = {"call.updated": UPDATED_BY, "call.corrected": CORRECTED_BY}
 
 
-def _time(kind: str, call: Call, seen: Seen) -> tuple[datetime, bool]:
-    """When it happened as far as is known, and whether that is the platform's word or the time of the look."""
+def _time(kind: str, call: Call, seen: ObservationWindow) -> tuple[datetime, bool]:
+    """When it happened as far as is known, and whether that is the platform's word or the time of the poll."""
     if kind in ("call.ringing", "call.dialing"):
         return call.started_at, True
     if kind == "call.answered" and call.answered_at is not None:

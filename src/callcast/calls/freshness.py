@@ -1,4 +1,4 @@
-"""Is a source still seen? Turns good and failed looks into `source.degraded` and `source.recovered`.
+"""Is a source still seen? Turns good and failed polls into `source.degraded` and `source.recovered`.
 
 A target is degraded when it has had no good look for three of its intervals, at least 30 s, or at once when the
 platform refuses it. When every target is, the source is, and that is told once for all of them. Silence is measured
@@ -20,7 +20,7 @@ WHOLE = ""  # stands for the source as a whole, or for its only target
 
 
 class Spell(Struct, frozen=True):
-    """A time without good looks: since when, and why."""
+    """A time without good polls: since when, and why."""
 
     since: datetime
     reason: str
@@ -31,7 +31,7 @@ class Kept(Struct):
 
     number: int = 0
     spells: dict[str, Spell] = {}
-    untold: tuple[SourceEvent, ...] = ()
+    unrecorded: tuple[SourceEvent, ...] = ()
 
 
 def stale_after_s(interval_s: float) -> float:
@@ -45,20 +45,20 @@ class Freshness:
     def __init__(self, source: str, kept: bytes | None = None) -> None:
         self.source = source
         self._kept = msgspec.json.decode(kept, type=Kept) if kept else Kept()
-        self._seen: dict[str, datetime | None] = {}  # last good look of each watched target
+        self._seen: dict[str, datetime | None] = {}  # last good poll of each watched target
         self._since: dict[str, float] = {}  # from when staleness counts, on the steady clock
         self._reasons: dict[str, str] = {}
         self._refused: set[str] = set()
 
-    def dump(self, untold: Iterable[SourceEvent] = ()) -> bytes:
+    def dump(self, unrecorded: Iterable[SourceEvent] = ()) -> bytes:
         """What to keep. `untold`: events that are told right after; a crash in between tells them at the next start."""
-        self._kept.untold = tuple(untold)
+        self._kept.unrecorded = tuple(unrecorded)
         return msgspec.json.encode(self._kept)
 
     @property
-    def untold(self) -> Sequence[SourceEvent]:
+    def unrecorded(self) -> Sequence[SourceEvent]:
         """What an earlier run may have left untold; telling it twice is nothing, its ids are the same."""
-        return self._kept.untold
+        return self._kept.unrecorded
 
     @property
     def degraded(self) -> dict[str, Spell]:
@@ -66,14 +66,14 @@ class Freshness:
         return dict(self._kept.spells)
 
     def expect(self, last: datetime | None, steady_s: float) -> None:
-        """Which targets there are is not known yet: the source is watched as a whole. `last`: its last good look."""
+        """Which targets there are is not known yet: the source is watched as a whole. `last`: its last good poll."""
         self._seen = {WHOLE: last}
         self._since = {WHOLE: steady_s}
 
-    def watch(self, targets: Iterable[str], looks: dict[str, datetime], steady_s: float) -> None:
+    def watch(self, targets: Iterable[str], polls: dict[str, datetime], steady_s: float) -> None:
         """Watch these targets and no others. What was before this run counts against none of them."""
         before, begun_s = self._seen, self._since.get(WHOLE, steady_s)
-        self._seen = {target: before.get(target) or looks.get(target) for target in targets}
+        self._seen = {target: before.get(target) or polls.get(target) for target in targets}
         self._since = {target: self._since.get(target, begun_s) for target in self._seen}
         self._reasons = {target: reason for target, reason in self._reasons.items() if target in self._seen}
         self._refused &= self._seen.keys()
@@ -81,7 +81,7 @@ class Freshness:
             del self._kept.spells[gone]
 
     def good(self, target: str, at: datetime, steady_s: float) -> list[SourceEvent]:
-        """A good look: what has recovered by it."""
+        """A good poll: what has recovered by it."""
         events = self._ended(target, at, steady_s) if self._kept.spells else []
         self._seen[target], self._since[target] = at, steady_s
         self._refused.discard(target)
@@ -89,7 +89,7 @@ class Freshness:
         return events
 
     def _ended(self, target: str, at: datetime, steady_s: float) -> list[SourceEvent]:
-        """The spells that end with a good look at this target."""
+        """The spells that end with a good poll of this target."""
         events = []
         if WHOLE in self._kept.spells:
             last = max((seen for seen in self._seen.values() if seen), default=None)
@@ -101,7 +101,7 @@ class Freshness:
         return events
 
     def bad(self, target: str, reason: str, *, refused: bool = False) -> None:
-        """A failed look. `refused`: the platform will not show this target; it is degraded at the next check."""
+        """A failed poll. `refused`: the platform will not show this target; it is degraded at the next check."""
         self._reasons[target] = reason
         if refused:
             self._refused.add(target)

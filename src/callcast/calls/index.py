@@ -7,11 +7,11 @@ here, and fetched again (`Outbox.recall`) when it shows up again.
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from callcast.calls.model import Call, Change, Known, Look, Sighting, Snapshot, Target
+from callcast.calls.model import Call, CallObservation, ChangeSet, Known, PollRecord, Snapshot, Target
 from callcast.calls.shared_answers import SharedAnswers
 
 
-class Picture:
+class CallIndex:
     """Changed by `learn` and `apply` alone; everything else only reads it.
 
     answers: of all sources, where there are several.
@@ -24,7 +24,7 @@ class Picture:
         self._by_session: dict[str, dict[str, None]] = {}
         self._by_extension: dict[str, dict[str, None]] = {}
         self._pending: dict[str, None] = {}
-        self.looks: dict[Target, datetime] = dict(known.looks) if known else {}  # the last good look of each target
+        self.polls: dict[Target, datetime] = dict(known.polls) if known else {}  # the last good poll of each target
         for call in known.calls.values() if known else ():
             if is_open(call):
                 self._put(call)
@@ -39,13 +39,15 @@ class Picture:
         """Of some sessions of the start the ended parts lie on the disk yet."""
         return bool(self._half_known)
 
-    def unknown_sessions(self, seen: Snapshot | Iterable[Sighting] = (), sessions: Iterable[str] = ()) -> set[str]:
+    def unknown_sessions(
+        self, seen: Snapshot | Iterable[CallObservation] = (), sessions: Iterable[str] = ()
+    ) -> set[str]:
         """Sessions to recall before `seen` is compared, of `sessions`, and those of the start whose ended parts lie
         on the disk.
         """
-        sightings = seen.sightings if isinstance(seen, Snapshot) else seen
-        strange = [sighting for sighting in sightings if sighting.session_id not in self._by_session]
-        names = {name for sighting in strange for name in (sighting.session_id, *older_names(sighting))}
+        observations = seen.observations if isinstance(seen, Snapshot) else seen
+        strange = [observation for observation in observations if observation.session_id not in self._by_session]
+        names = {name for observation in strange for name in (observation.session_id, *older_names(observation))}
         names.update(sessions)
         return (names - self._by_session.keys()) | self._half_known
 
@@ -56,26 +58,26 @@ class Picture:
             if call.call_id not in self._calls:
                 self._put(call)
 
-    def apply(self, look: Look | None, change: Change) -> None:
+    def apply(self, poll: PollRecord | None, change: ChangeSet) -> None:
         """The change is on the disk; from now on it is what is known."""
         sessions: dict[str, None] = {}
         for call in change.calls:
             self._put(call)
             sessions[call.session_id] = None
-        if look is not None:
-            self.looks[look.target] = self.clamped(look.target, look.taken_at)
-            sessions.update(dict.fromkeys(call.session_id for call in self.of(look.target)))
+        if poll is not None:
+            self.polls[poll.target] = self.clamped(poll.target, poll.taken_at)
+            sessions.update(dict.fromkeys(call.session_id for call in self.of(poll.target)))
         for session_id in sessions:
             if session_id not in self._half_known and all(map(_is_history, self.session(session_id))):
                 self._drop(session_id)
 
     def clamped(self, target: Target, taken_at: datetime) -> datetime:
-        """Time never runs backwards from one look at an extension to the next, whatever the clocks do."""
+        """Time never runs backwards from one poll of an extension to the next, whatever the clocks do."""
         last = self._covered_until(target)
         return taken_at if last is None else max(last, taken_at)
 
     def looked_at(self, extension_id: str) -> datetime | None:
-        """The last good look that could have shown this extension's calls."""
+        """The last good poll that could have shown this extension's calls."""
         return self._covered_until(Target(source=self.source, extension_id=extension_id))
 
     def call(self, call_id: str) -> Call | None:
@@ -86,7 +88,7 @@ class Picture:
         return [call for call in self._calls.values() if is_open(call)]
 
     def of(self, target: Target) -> Sequence[Call]:
-        """The calls that a look at this target should show."""
+        """The calls that a poll of this target should show."""
         if target.extension_id is None:
             return tuple(self._calls.values())
         return [self._calls[call_id] for call_id in self._by_extension.get(target.extension_id, ())]
@@ -104,10 +106,10 @@ class Picture:
         return [self._calls[call_id] for call_id in self._pending]
 
     def _covered_until(self, target: Target) -> datetime | None:
-        """The last good look at what the target shows, also by another way of watching it."""
+        """The last good poll of what the target shows, also by another way of watching it."""
         if target.extension_id is None:
-            return max(self.looks.values(), default=None)
-        own, whole = self.looks.get(target), self.looks.get(Target(source=self.source))
+            return max(self.polls.values(), default=None)
+        own, whole = self.polls.get(target), self.polls.get(Target(source=self.source))
         return max(own, whole) if own and whole else own or whole
 
     def _put(self, call: Call) -> None:
@@ -129,10 +131,10 @@ class Picture:
                 del self._by_extension[call.extension_id]
 
 
-def older_names(sighting: Sighting) -> Sequence[str]:
+def older_names(observation: CallObservation) -> Sequence[str]:
     """What its session was called, if its record did not always have the name that it has now."""
-    names = (sighting.provider.session_id, sighting.record_id)
-    return [name for name in names if name and name != sighting.session_id]
+    names = (observation.provider.session_id, observation.record_id)
+    return [name for name in names if name and name != observation.session_id]
 
 
 def is_open(call: Call) -> bool:
@@ -141,7 +143,7 @@ def is_open(call: Call) -> bool:
 
 
 def is_listed_live(call: Call) -> bool:
-    """Live by the word of the last look that should have shown it."""
+    """Live by the word of the last poll that should have shown it."""
     return call.live and call.vanished_at is None and call.provisional_since is None
 
 

@@ -1,6 +1,6 @@
-"""What a call becomes when it is seen again: the table of states, and how a sighting's facts join what is known.
+"""What a call becomes when it is seen again: the table of states, and how a observation's facts join what is known.
 
-A state never goes back, information that merely goes away changes nothing, and a time that was taken from a look
+A state never goes back, information that merely goes away changes nothing, and a time that was taken from a poll
 gives way to the platform's.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from callcast.calls.model import AS_INBOUND, Call, Direction, Disposition, Party, Queue, Sighting, State
+from callcast.calls.model import AS_INBOUND, Call, CallObservation, Direction, Disposition, Party, Queue, State
 
 _R, _D, _C, _E = State.RINGING, State.DIALING, State.CONNECTED, State.ENDED
 
@@ -69,7 +69,7 @@ def with_facts(call: Call, facts: Mapping[str, Any]) -> Call:
     return msgspec.structs.replace(call, **changes) if changes else call
 
 
-def begin(source: str, number: int, seen: Sighting, *, first_look: bool) -> Call:
+def begin(source: str, number: int, seen: CallObservation, *, first_poll: bool) -> Call:
     """The `number`th part of an extension in a session, before anything is made of what is seen."""
     suffix = f"~{number}" if number > 1 else ""
     return Call(
@@ -82,11 +82,11 @@ def begin(source: str, number: int, seen: Sighting, *, first_look: bool) -> Call
         state=seen.state,
         started_at=seen.started_at,
         provider=seen.provider,
-        first_look=first_look,
+        first_poll=first_poll,
     )
 
 
-def as_known(call: Call, seen: Sighting) -> Sighting:
+def as_known(call: Call, seen: CallObservation) -> CallObservation:
     """What is seen of a call, read with the call's own direction: an event has said inbound, and the record now reads
     Outbound towards the caller (an answer in a browser is logged so). Direction and parties stay as they were.
     """
@@ -102,7 +102,7 @@ def as_known(call: Call, seen: Sighting) -> Sighting:
     )
 
 
-def _caller_of_flipped(call: Call, seen: Sighting) -> Party | None:
+def _caller_of_flipped(call: Call, seen: CallObservation) -> Party | None:
     """Whom the record now reads as called, unless that is the side that was called."""
     party, called = seen.to_party, call.to_party
     if party is None or called is None:
@@ -111,7 +111,7 @@ def _caller_of_flipped(call: Call, seen: Sighting) -> Party | None:
     return None if any(text in (called.number, called.extension_number) for text in same) else party
 
 
-def ends_as(call: Call, seen: Sighting) -> Disposition:
+def ends_as(call: Call, seen: CallObservation) -> Disposition:
     """How the call ended by this record. An answer that was seen outranks the record's own word; only an accepted leg
     of another extension says more, where this one had none.
     """
@@ -122,8 +122,8 @@ def ends_as(call: Call, seen: Sighting) -> Disposition:
     return Disposition.ANSWERED
 
 
-def is_old_news(call: Call, seen: Sighting, at: datetime) -> bool:
-    """True when the sighting (as known) certainly changes nothing: the usual case, recognised before all else."""
+def is_unchanged(call: Call, seen: CallObservation, at: datetime) -> bool:
+    """True when the observation (as known) certainly changes nothing: the usual case, recognised before all else."""
     return (
         call.state is seen.state
         and call.vanished_at is None
@@ -142,14 +142,14 @@ def is_old_news(call: Call, seen: Sighting, at: datetime) -> bool:
     )
 
 
-def fold(call: Call, known: State | None, seen: Sighting, at: datetime) -> Call:
-    """An open call, after a sighting that is live or final. `at`: the time of the look."""
+def apply_observation(call: Call, known: State | None, seen: CallObservation, at: datetime) -> Call:
+    """An open call, after a observation that is live or final. `at`: the time of the poll."""
     seen = as_known(call, seen)
     state = state_after(known, seen.state)
     call = _answered(call, known, seen, at)
     facts: dict[str, Any] = {
         **SETTLED,
-        **_told_by(call, seen),
+        **_facts_of(call, seen),
         "state": state,
         "provider": seen.provider,
         "account_id": call.account_id or seen.account_id,
@@ -163,7 +163,7 @@ def fold(call: Call, known: State | None, seen: Sighting, at: datetime) -> Call:
     return in_order(with_facts(call, facts))
 
 
-def wait(call: Call, seen: Sighting) -> Call:
+def wait(call: Call, seen: CallObservation) -> Call:
     """An open call, after a record that reads ended and need not be: what it ends with if it settles so."""
     seen = as_known(call, seen)
     word = seen.disposition and ends_as(call, seen)
@@ -171,7 +171,7 @@ def wait(call: Call, seen: Sighting) -> Call:
 
 
 def end(call: Call, disposition: Disposition, at: datetime, *, ended_at: datetime | None = None) -> Call:
-    """An open call, closed without a final record. `ended_at` where the platform gave it, else the look's time."""
+    """An open call, closed without a final record. `ended_at` where the platform gave it, else the poll's time."""
     facts = {
         **SETTLED,
         **_ended(disposition),
@@ -194,12 +194,12 @@ def _ended(disposition: Disposition) -> dict[str, Any]:
     return {"disposition": disposition}
 
 
-def correct(call: Call, seen: Sighting) -> Call:
-    """An ended call, after a final sighting; the same object when it tells nothing new."""
+def correct(call: Call, seen: CallObservation) -> Call:
+    """An ended call, after a final observation; the same object when it tells nothing new."""
     seen = as_known(call, seen)
     answered = _answered(call, call.state, seen, call.started_at)
     disposition = ends_as(answered, seen)
-    facts = _told_by(call, seen)
+    facts = _facts_of(call, seen)
     if (call.disposition, disposition) != _REFINED and disposition is not Disposition.UNKNOWN:
         facts |= _ended(disposition)
     if seen.ended_at is not None:
@@ -241,7 +241,7 @@ def _fact(value: Any) -> Any:
 
 
 def in_order(call: Call) -> Call:
-    """Started <= answered <= ended: of two times of a kind the later is raised, a look's gives way."""
+    """Started <= answered <= ended: of two times of a kind the later is raised, a poll's gives way."""
     started, answered, ended = call.started_at, call.answered_at, call.ended_at
     if ended is not None:
         ended = max(ended, started)
@@ -255,7 +255,7 @@ def in_order(call: Call) -> Call:
     return with_facts(call, {"answered_at": answered, "ended_at": ended})
 
 
-def _told_by(call: Call, seen: Sighting) -> dict[str, Any]:
+def _facts_of(call: Call, seen: CallObservation) -> dict[str, Any]:
     return {
         "direction": seen.direction,
         "from_party": joined_party(call.from_party, seen.from_party),
@@ -292,12 +292,12 @@ def joined_party(old: Party | None, new: Party | None) -> Party | None:
     )
 
 
-def _answered(call: Call, known: State | None, seen: Sighting, at: datetime) -> Call:
+def _answered(call: Call, known: State | None, seen: CallObservation, at: datetime) -> Call:
     answered_at, answered_exact = _answer(call, known, seen, at)
     return with_facts(call, {"answered_at": answered_at, "answered_exact": answered_exact})
 
 
-def _answer(call: Call, known: State | None, seen: Sighting, at: datetime) -> tuple[datetime | None, bool]:
+def _answer(call: Call, known: State | None, seen: CallObservation, at: datetime) -> tuple[datetime | None, bool]:
     """When the call was answered, and whether the platform said so."""
     if call.answered_exact or seen.state in UNANSWERED:
         return call.answered_at, call.answered_exact

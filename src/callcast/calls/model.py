@@ -1,7 +1,7 @@
-"""The types that everything speaks: what a look shows, what is known of a call, what is told about it.
+"""The types that everything speaks: what a poll shows, what is known of a call, what is told about it.
 
-    Sighting   one extension's part in a session, as one look shows it
-    Snapshot   every sighting of one target, as of one complete, successful look
+    CallObservation   one extension's part in a session, as one poll shows it
+    Snapshot   every observation of one target, as of one complete, successful poll
     Call       one extension's part in a session, as far as is known
     Event      a change of a call that was seen, or of a source's health
 
@@ -98,7 +98,7 @@ class Provider(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Target(Struct, frozen=True, kw_only=True, gc=False):
-    """What one look reads: an extension, or the account (`extension_id` None)."""
+    """What one poll reads: an extension, or the account (`extension_id` None)."""
 
     source: str
     extension_id: str | None = None
@@ -120,14 +120,14 @@ class Leg(Struct, frozen=True, kw_only=True, gc=False):
         return f"{self.kind}@{self.started_at.timestamp()}"
 
 
-class Sighting(Struct, frozen=True, kw_only=True, gc=False):
-    """One extension's part in a session, as one look (or the call log) shows it.
+class CallObservation(Struct, frozen=True, kw_only=True, gc=False):
+    """One extension's part in a session, as one poll (or the call log) shows it.
 
     `disposition`: how it ended; of one that lives, how it did if it turns out to be over.
     `provisional`: the record reads ended, but the platform writes this also while the call goes on.
     `rings_alone`: its legs ring no extension but this one.
     `taken_by_another`: it was accepted on a leg of another extension, and on none of this one.
-    `times` hold only what the platform gave; nothing is filled in from the look.
+    `times` hold only what the platform gave; nothing is filled in from the poll.
     """
 
     extension_id: str
@@ -150,27 +150,27 @@ class Sighting(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Snapshot(Struct, frozen=True, kw_only=True, gc=False):
-    """Every sighting of one target as of one complete, successful look."""
+    """Every observation of one target as of one complete, successful poll."""
 
     target: Target
     taken_at: datetime
-    sightings: tuple[Sighting, ...]
+    observations: tuple[CallObservation, ...]
 
 
 class Observation(Struct, frozen=True, kw_only=True, gc=False):
-    """The two looks around the event, and how sure its time is."""
+    """The two polls around the event, and how sure its time is."""
 
     after: datetime | None
     before: datetime
     exact: bool
     evidence: Evidence
-    first_look: bool
+    first_poll: bool
 
 
 class Call(Struct, frozen=True, kw_only=True, gc=False):
     """One extension's part in a session: all that is known of it, and what was told of it.
 
-    `sequence` is the number of the last event; 0 means nothing was ever told (history of a first look,
+    `sequence` is the number of the last event; 0 means nothing was ever told (history of a first poll,
     or a provisional record that has not settled).
     """
 
@@ -195,16 +195,16 @@ class Call(Struct, frozen=True, kw_only=True, gc=False):
     # Of the last event, so that a call tells all of itself:
     previous_state: State | None = None
     observation: Observation | None = None
-    # What no consumer sees: what the filters and the next look need to know.
+    # What no consumer sees: what the filters and the next poll need to know.
     emitted_directions: tuple[Direction, ...] = ()  # every direction that an event of the call had
     record_ids: tuple[str, ...] = ()  # the records that belong to this part; the first leads
     ringing_legs: tuple[str, ...] = ()  # keys of the legs that were there before the answer
-    first_look: bool = False  # it was there when its target was looked at for the first time
+    first_poll: bool = False  # it was there when its target was looked at for the first time
     provisional_since: datetime | None = None
     provisional_disposition: Disposition | None = None  # what it ends with if it settles as it reads now
     provisional_ended_at: datetime | None = None
-    vanished_at: datetime | None = None  # the first look whose list did not hold it (ended calls too)
-    last_seen_at: datetime | None = None  # the look before that
+    vanished_at: datetime | None = None  # the first poll whose list did not hold it (ended calls too)
+    last_seen_at: datetime | None = None  # the poll before that
 
     @property
     def live(self) -> bool:
@@ -272,8 +272,8 @@ LIVE_EVENTS = ("call.ringing", "call.dialing", "call.answered", "call.updated")
 EVENT_TYPES = (*LIVE_EVENTS, "call.ended", "call.corrected", "source.degraded", "source.recovered")
 
 
-class Change(Struct, frozen=True, kw_only=True, gc=False):
-    """What a look did to what is known: calls in their new state, and the events to tell."""
+class ChangeSet(Struct, frozen=True, kw_only=True, gc=False):
+    """What a poll did to what is known: calls in their new state, and the events to tell."""
 
     calls: tuple[Call, ...] = ()
     events: tuple[Event, ...] = ()
@@ -282,8 +282,8 @@ class Change(Struct, frozen=True, kw_only=True, gc=False):
         return bool(self.calls or self.events)
 
 
-class Look(Struct, frozen=True, kw_only=True, gc=False):
-    """One good look, as the outbox keeps it: when a target was last seen whole."""
+class PollRecord(Struct, frozen=True, kw_only=True, gc=False):
+    """One good poll, as the outbox keeps it: when a target was last seen whole."""
 
     target: Target
     taken_at: datetime
@@ -293,10 +293,10 @@ class Known(Struct, frozen=True, kw_only=True):
     """What the outbox holds of one source at start.
 
     calls: those that are live or not yet told, by call id. The ended ones stay on disk (`Outbox.recall`).
-    looks: the last good look of each target.
+    looks: the last good poll of each target.
     notes: small facts that must survive a restart (penalty, account id, ...), by name.
     """
 
     calls: Mapping[str, Call]
-    looks: Mapping[Target, datetime]
+    polls: Mapping[Target, datetime]
     notes: Mapping[str, bytes]

@@ -63,7 +63,7 @@ class Session(Struct, frozen=True, kw_only=True, gc=False):
     parts: tuple[Call, ...]
 
 
-def fold(parts: Iterable[Call]) -> Session:
+def apply_observation(parts: Iterable[Call]) -> Session:
     """The conversation that these parts, at least one, are known to be."""
     ordered = sorted(parts, key=_place)
     first = ordered[0]
@@ -110,7 +110,7 @@ def _answer_place(part: Call) -> tuple[bool, datetime]:
 
 def _is_known(answer: Call) -> bool:
     """Where a target's first poll showed the call connected, its answer may be long ago."""
-    return answer.answered_at is not None and (answer.answered_exact or not answer.first_look)
+    return answer.answered_at is not None and (answer.answered_exact or not answer.first_poll)
 
 
 def _state(parts: list[Call]) -> State:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from callcast.config import Settings
     from callcast.config.diagnostics import Finding
-    from callcast.outbox.sqlite.summary import Owed
+    from callcast.outbox.sqlite.summary import PendingDeliveries
     from callcast.ringcentral.settings import Plan
 
 EXIT_CONFIG = 78
@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
     for warning in verdict.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if verdict.settings is not None:
-        for debt in left_behind(verdict.settings):
-            print(f"warning: {debt}", file=sys.stderr)
+        for delivery in left_behind(verdict.settings):
+            print(f"warning: {delivery}", file=sys.stderr)
     if verdict.settings is None:
         print(report(verdict.faults), file=sys.stderr)
         return EXIT_CONFIG
@@ -72,23 +72,23 @@ def _summary(settings: "Settings") -> str:
 
 def left_behind(settings: "Settings") -> Iterator[str]:
     """What the outbox holds for sinks that the configuration does not name any more. Changes nothing."""
-    from callcast.outbox.sqlite.summary import owed
+    from callcast.outbox.sqlite.summary import pending
     from callcast.ports.outbox import OutboxRefused, OutboxUnavailable
 
     try:
-        found = owed(settings.service.data_dir)
+        found = pending(settings.service.data_dir)
     except (OutboxRefused, OutboxUnavailable) as error:
         yield f"service.data_dir: {error}\n    fix: check as the user who runs the service, or correct data_dir"
         return
     new = sorted(settings.sinks.keys() - {one.sink for one in found})
     for one in found:
-        if one.sink not in settings.sinks and (one.owed or one.dead):
+        if one.sink not in settings.sinks and (one.pending or one.dead):
             yield _left_behind(one, new, settings.service.retention_h)
 
 
-def _left_behind(one: "Owed", new: Sequence[str], retention_h: float) -> str:
-    events, letters = _count(one.owed, "event"), _count(one.dead, "dead letter")
-    what = " and ".join(text for text, n in ((events, one.owed), (letters, one.dead)) if n)
+def _left_behind(one: "PendingDeliveries", new: Sequence[str], retention_h: float) -> str:
+    events, dead_letters = _count(one.pending, "event"), _count(one.dead, "dead letter")
+    what = " and ".join(text for text, n in ((events, one.pending), (dead_letters, one.dead)) if n)
     lost = f"{retention_h:g} h after the next start or reload"
     if one.removed_at is not None:
         lost = f"{one.removed_at + timedelta(hours=retention_h):%Y-%m-%d %H:%M} UTC"
@@ -123,7 +123,7 @@ def _row(one: "Plan") -> tuple[str, str, str, str, str, str]:
         "all" if one.extensions is None else str(one.extensions),
         _seconds(one.cycle_s),
         _seconds(one.delay_s),
-        f"{one.requests_per_minute:.3g} of {one.budget_per_minute:g}",
+        f"{one.requests_per_minute:.3g} of {one.polls_per_minute:g}",
     )
 
 

@@ -1,4 +1,4 @@
-"""`callcast check --online`: asks every far side at once, and tells what came of it."""
+"""`callcast check --online`: asks every remote side at once, and tells what came of it."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from callcast import __version__
 from callcast.app import SystemClock
-from callcast.ports.connectivity import ProbeRequest, ProbeResult
+from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
 from callcast.ringcentral.check import probe
 from callcast.ringcentral.settings import SourceSettings
 from callcast.ringcentral.sign_in import FILE, SignIns
@@ -25,10 +25,10 @@ EXIT_UNAVAILABLE = 69
 
 
 class Asked(Struct, frozen=True):
-    """One answer of one far side: `source acme` or `sink crm`."""
+    """One answer of one remote side: `source acme` or `sink crm`."""
 
     whom: str
-    result: ProbeResult
+    result: ConnectivityResult
 
 
 def run(settings: "Settings", *, send: bool) -> int:
@@ -48,9 +48,9 @@ def run(settings: "Settings", *, send: bool) -> int:
 
 
 class _Question:
-    """What one far side is asked; it may answer in several parts, and those that came in time count."""
+    """What one remote side is asked; it may answer in several parts, and those that came in time count."""
 
-    def __init__(self, whom: str, ask: Callable[[Callable[[ProbeResult], None]], Awaitable[None]]) -> None:
+    def __init__(self, whom: str, ask: Callable[[Callable[[ConnectivityResult], None]], Awaitable[None]]) -> None:
         self.asked: list[Asked] = []
         self.overdue = False
         self._whom = whom
@@ -63,9 +63,11 @@ class _Question:
         except TimeoutError:
             self.overdue = True
             said = f"no answer within {PATIENCE_S:g} s"
-            self._tell(ProbeResult("failed", said, "check its address, and whether a firewall swallows what is sent"))
+            self._tell(
+                ConnectivityResult("failed", said, "check its address, and whether a firewall swallows what is sent")
+            )
 
-    def _tell(self, result: ProbeResult) -> None:
+    def _tell(self, result: ConnectivityResult) -> None:
         self.asked.append(Asked(self._whom, result))
 
 
@@ -84,17 +86,17 @@ async def _ask(settings: "Settings", send: bool) -> list[_Question]:
 def _of_source(
     name: str, settings: SourceSettings, session: aiohttp.ClientSession, sign_ins: SignIns, clock: SystemClock
 ) -> _Question:
-    async def ask(tell: Callable[[ProbeResult], None]) -> None:
+    async def ask(tell: Callable[[ConnectivityResult], None]) -> None:
         await probe(name, settings, tell, session=session, sign_ins=sign_ins, clock=clock, version=__version__)
 
     return _Question(f"source {name}", ask)
 
 
 def _of_sink(name: str, settings: SinkSettings, clock: SystemClock, send: bool) -> _Question:
-    request = ProbeRequest(name=name, version=__version__, clock=clock, send=send)
+    request = ConnectivityRequest(name=name, version=__version__, clock=clock, send=send)
 
-    async def ask(tell: Callable[[ProbeResult], None]) -> None:
-        tell(await settings.probe(request))
+    async def ask(tell: Callable[[ConnectivityResult], None]) -> None:
+        tell(await settings.check_connectivity(request))
 
     return _Question(f"sink {name}", ask)
 
@@ -106,7 +108,7 @@ def table(asked: list[Asked]) -> str:
     return "\n".join(_line(subject.ljust(width), one.result) for subject, one in zip(subjects, asked, strict=True))
 
 
-def _line(subject: str, result: ProbeResult) -> str:
+def _line(subject: str, result: ConnectivityResult) -> str:
     word = "not asked" if result.verdict == "unasked" else result.verdict
     remedy = f"\n    fix: {result.remedy}" if result.remedy else ""
     return f"{word:<9}  {subject}  {result.said}{remedy}"

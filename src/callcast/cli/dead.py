@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from callcast.cli.store_commands import EXIT_DONE, age, at_desk, for_people, number_of, refuse, say, table
+from callcast.cli.store_commands import EXIT_DONE, age, for_people, number_of, refuse, say, table, with_admin
 
 if TYPE_CHECKING:
     from callcast.formats.cloudevents import Wire
-    from callcast.outbox.sqlite.admin import Desk, Which
-    from callcast.ports.outbox import Letter
+    from callcast.outbox.sqlite.admin import OutboxAdmin, Which
+    from callcast.ports.outbox import DeadLetter
 
-    Act = Callable[[Desk, Which], int]
+    Act = Callable[[OutboxAdmin, Which], int]
 
 _FILTERS = ("sink", "type", "reason", "older_than", "newer_than")
 _TITLES = ("died", "sink", "type", "call", "from", "to", "reason", "attempts", "event")
@@ -71,13 +71,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    def work(desk: "Desk") -> int:
-        if unknown := _unknown_sink(desk, args.sink):
+    def work(admin: "OutboxAdmin") -> int:
+        if unknown := _unknown_sink(admin, args.sink):
             return refuse(unknown)
         from callcast.formats.cloudevents import Wire
 
         wire = Wire("full" if args.full else "last4")
-        told = (_facts(letter, wire) for letter in desk.letters(_which(args)))
+        told = (_facts(dead_letter, wire) for dead_letter in admin.dead_letters(_which(args)))
         if for_people():
             print(_as_table(told))
         else:
@@ -85,26 +85,26 @@ def _list(args: argparse.Namespace) -> int:
                 say(one)
         return EXIT_DONE
 
-    return at_desk(args, work)
+    return with_admin(args, work)
 
 
 def _show(args: argparse.Namespace) -> int:
-    def work(desk: "Desk") -> int:
+    def work(admin: "OutboxAdmin") -> int:
         from callcast.formats.cloudevents import Wire
 
         wire = Wire("full" if args.full else "last4")
-        letters = list(desk.letters(_which(args)))
-        if missing := set(args.ids) - {letter.event.id for letter in letters}:
-            return refuse(_no_letter(sorted(missing)))
-        for letter in letters:
-            _tell(letter, wire)
+        dead_letters = list(admin.dead_letters(_which(args)))
+        if missing := set(args.ids) - {dead_letter.event.id for dead_letter in dead_letters}:
+            return refuse(_no_dead_letter(sorted(missing)))
+        for dead_letter in dead_letters:
+            _tell(dead_letter, wire)
         return EXIT_DONE
 
-    return at_desk(args, work)
+    return with_admin(args, work)
 
 
-def _tell(letter: "Letter", wire: "Wire") -> None:
-    whole = _facts(letter, wire) | {"event": wire.event_dict(letter.event)}
+def _tell(dead_letter: "DeadLetter", wire: "Wire") -> None:
+    whole = _facts(dead_letter, wire) | {"event": wire.event_dict(dead_letter.event)}
     if not for_people():
         say(whole)
         return
@@ -114,35 +114,37 @@ def _tell(letter: "Letter", wire: "Wire") -> None:
 
 
 def _retry(args: argparse.Namespace) -> int:
-    return _change(args, "retried", lambda desk, which: desk.retry(datetime.now(UTC), which))
+    return _change(args, "retried", lambda admin, which: admin.retry(datetime.now(UTC), which))
 
 
 def _drop(args: argparse.Namespace) -> int:
-    return _change(args, "dropped", lambda desk, which: desk.drop(which))
+    return _change(args, "dropped", lambda admin, which: admin.drop(which))
 
 
 def _change(args: argparse.Namespace, done: str, act: "Act") -> int:
     if unclear := _unclear(args):
         return refuse(f"callcast dead {args.action}: {unclear}")
 
-    def work(desk: "Desk") -> int:
+    def work(admin: "OutboxAdmin") -> int:
         which = _which(args)
-        if unknown := _unknown_sink(desk, args.sink):
+        if unknown := _unknown_sink(admin, args.sink):
             return refuse(unknown)
-        if args.ids and (missing := which.event_ids - {letter.event.id for letter in desk.letters(which)}):
-            return refuse(_no_letter(sorted(missing)))
-        count = act(desk, which)
+        if args.ids and (
+            missing := which.event_ids - {dead_letter.event.id for dead_letter in admin.dead_letters(which)}
+        ):
+            return refuse(_no_dead_letter(sorted(missing)))
+        count = act(admin, which)
         if for_people():
             print(f"{count} {'letter' if count == 1 else 'letters'} {done}")
         else:
             say({done: count})
         return EXIT_DONE
 
-    return at_desk(args, work)
+    return with_admin(args, work)
 
 
 def _unclear(args: argparse.Namespace) -> str:
-    """Why it cannot be told which letters are meant; empty when it can."""
+    """Why it cannot be told which dead letters are meant; empty when it can."""
     chosen = [key for key in _FILTERS if getattr(args, key) is not None]
     if args.all and (args.ids or chosen):
         return "--all means every letter: leave it out, or everything that chooses some"
@@ -168,32 +170,32 @@ def _which(args: argparse.Namespace) -> "Which":
     )
 
 
-def _unknown_sink(desk: "Desk", name: str | None) -> str:
-    known = desk.sinks()
+def _unknown_sink(admin: "OutboxAdmin", name: str | None) -> str:
+    known = admin.sinks()
     if name is None or name in known:
         return ""
     return f"no sink {name!r} was ever here: there are {', '.join(known)}"
 
 
-def _no_letter(event_ids: list[str]) -> str:
+def _no_dead_letter(event_ids: list[str]) -> str:
     return f"no dead letter {', '.join(event_ids)}: callcast dead list shows those that there are"
 
 
-def _facts(letter: "Letter", wire: "Wire") -> dict[str, Any]:
+def _facts(dead_letter: "DeadLetter", wire: "Wire") -> dict[str, Any]:
     from callcast.formats.cloudevents import rfc3339
 
-    data = wire.event_dict(letter.event)["data"]
+    data = wire.event_dict(dead_letter.event)["data"]
     return {
-        "event_id": letter.event.id,
-        "type": letter.event.type,
-        "subject": letter.event.key,
+        "event_id": dead_letter.event.id,
+        "type": dead_letter.event.type,
+        "subject": dead_letter.event.key,
         "from": number_of(data.get("from")),
         "to": number_of(data.get("to")),
-        "sink": letter.sink,
-        "died_at": rfc3339(letter.dead_at),
-        "attempts": letter.attempts,
-        "reason": letter.reason,
-        "detail": letter.detail,
+        "sink": dead_letter.sink,
+        "died_at": rfc3339(dead_letter.dead_at),
+        "attempts": dead_letter.attempts,
+        "reason": dead_letter.reason,
+        "detail": dead_letter.detail,
     }
 
 

@@ -1,16 +1,16 @@
-"""`callcast explain`: everything the outbox knows of a call, from the looks that showed it to each sink's answers."""
+"""`callcast explain`: everything the outbox knows of a call, from the polls that showed it to each sink's answers."""
 
 import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from callcast.cli.store_commands import EXIT_DONE, at_desk, for_people, number_of, refuse, say, table
+from callcast.cli.store_commands import EXIT_DONE, for_people, number_of, refuse, say, table, with_admin
 
 if TYPE_CHECKING:
     from callcast.calls.model import Call
     from callcast.formats.cloudevents import Wire
-    from callcast.outbox.sqlite.admin import Desk
-    from callcast.ports.outbox import Attempt, Story, Told
+    from callcast.outbox.sqlite.admin import OutboxAdmin
+    from callcast.ports.outbox import Attempt, CallHistory, EventHistory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,19 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    def work(desk: "Desk") -> int:
+    def work(admin: "OutboxAdmin") -> int:
         from callcast.formats.cloudevents import Wire
 
         wire = Wire("full" if args.full else "last4")
         if args.call.startswith("evt_"):
-            story = desk.story_of(args.call)
+            story = admin.story_of(args.call)
             return _nothing(args.call) if story is None else _tell(story, wire)
-        calls = desk.find(args.call)
+        calls = admin.find(args.call)
         if not calls:
             return _nothing(args.call)
-        return _tell(desk.story(calls[0]), wire) if len(calls) == 1 else _list(calls, wire)
+        return _tell(admin.story(calls[0]), wire) if len(calls) == 1 else _list(calls, wire)
 
-    return at_desk(args, work)
+    return with_admin(args, work)
 
 
 def _nothing(what: str) -> int:
@@ -78,7 +78,7 @@ def _state(call: dict[str, Any]) -> str:
 # One story
 
 
-def _tell(story: "Story", wire: "Wire") -> int:
+def _tell(story: "CallHistory", wire: "Wire") -> int:
     facts = _facts(story, wire)
     if for_people():
         print("\n".join(_lines(facts)))
@@ -87,19 +87,19 @@ def _tell(story: "Story", wire: "Wire") -> int:
     return EXIT_DONE
 
 
-def _facts(story: "Story", wire: "Wire") -> dict[str, Any]:
+def _facts(story: "CallHistory", wire: "Wire") -> dict[str, Any]:
     return {
         "call": None if story.call is None else wire.call_dict(story.call),
         "events": [_event(told, wire) for told in story.told],
-        "owed": [{"sink": sink, "event_id": told.stored.event.id} for told in story.told for sink in told.owed],
+        "owed": [{"sink": sink, "event_id": told.stored.event.id} for told in story.told for sink in told.pending],
     }
 
 
-def _event(told: "Told", wire: "Wire") -> dict[str, Any]:
+def _event(told: "EventHistory", wire: "Wire") -> dict[str, Any]:
     from callcast.formats.cloudevents import rfc3339
 
     event = wire.event_dict(told.stored.event)
-    names = dict.fromkeys([*(attempt.sink for attempt in told.attempts), *told.owed, *told.dead])
+    names = dict.fromkeys([*(attempt.sink for attempt in told.attempts), *told.pending, *told.dead])
     return {
         "event": event,
         "look": event["data"].get("observation"),
@@ -108,13 +108,13 @@ def _event(told: "Told", wire: "Wire") -> dict[str, Any]:
     }
 
 
-def _sink(name: str, told: "Told") -> dict[str, Any]:
+def _sink(name: str, told: "EventHistory") -> dict[str, Any]:
     attempts = [attempt for attempt in told.attempts if attempt.sink == name]
     return {"sink": name, "state": _outcome(name, told, attempts), "attempts": [_attempt(one) for one in attempts]}
 
 
-def _outcome(name: str, told: "Told", attempts: "Sequence[Attempt]") -> str:
-    if name in told.owed:
+def _outcome(name: str, told: "EventHistory", attempts: "Sequence[Attempt]") -> str:
+    if name in told.pending:
         return "owed"
     if name in told.dead:
         return "dead"
@@ -137,12 +137,12 @@ def _attempt(attempt: "Attempt") -> dict[str, Any]:
 def _lines(facts: dict[str, Any]) -> list[str]:
     call = facts["call"]
     head = ["what is known of the call itself is gone; its events:"] if call is None else _head(call)
-    owed = [f"{one['event_id']} to {one['sink']}" for one in facts["owed"]]
+    pending = [f"{one['event_id']} to {one['sink']}" for one in facts["owed"]]
     return [
         *head,
         *(line for event in facts["events"] for line in _event_lines(event)),
         "",
-        f"still owed: {', '.join(owed) or 'nothing'}",
+        f"still owed: {', '.join(pending) or 'nothing'}",
     ]
 
 
@@ -156,11 +156,11 @@ def _head(call: dict[str, Any]) -> list[str]:
 
 
 def _event_lines(told: dict[str, Any]) -> list[str]:
-    event, look = told["event"], told["look"]
+    event, poll = told["event"], told["look"]
     lines = ["", f"{event['type']}  {event['id']}", f"  happened {event['time']}, recorded {told['recorded_at']}"]
-    if look is not None:
-        how = "exactly so" if look["exact"] else "the time of the look"
-        lines.append(f"  seen by {look['evidence']} after {look['after'] or 'no look'}, before {look['before']}; {how}")
+    if poll is not None:
+        how = "exactly so" if poll["exact"] else "the time of the look"
+        lines.append(f"  seen by {poll['evidence']} after {poll['after'] or 'no poll'}, before {poll['before']}; {how}")
     for sink in told["sinks"]:
         lines.append(f"  {sink['sink']}: {sink['state']}")
         lines += [f"    {_attempt_line(attempt)}" for attempt in sink["attempts"]]

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 async def run(args: argparse.Namespace) -> int:
     from callcast.config import ConfigFaults
     from callcast.config import partial as partly
-    from callcast.ports.upstream import LookFailed
+    from callcast.ports.upstream import PollFailed
 
     try:
         names = partly.sources(args.config)
@@ -51,7 +51,7 @@ async def run(args: argparse.Namespace) -> int:
         print(f"as source {name} sees them; --source chooses another of {len(names)}", file=sys.stderr)
     try:
         found = await _found(settings, folder)
-    except LookFailed as failure:
+    except PollFailed as failure:
         return refuse(f"callcast: source {name}: {failure.said}\n    fix: {failure.remedy}", EXIT_UNAVAILABLE)
     _show(found, args)
     return EXIT_DONE

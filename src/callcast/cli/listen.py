@@ -161,7 +161,7 @@ class Receiver:
         verdict = self._judge.judge(headers, body, time.time())
         what = next(self._answers) if self._answers else "204" if verdict.good else "401"
         try:
-            self._show(Taken(headers, body, verdict, self._times_seen(headers.get("webhook-id"), body), what))
+            self._show(Acked(headers, body, verdict, self._times_seen(headers.get("webhook-id"), body), what))
         except SystemExit as end:  # nothing can be shown any more
             self._code = end.code if isinstance(end.code, int) else 0
             self._over.set()
@@ -208,10 +208,10 @@ class Receiver:
         while True:
             yield "204"
 
-    def _show(self, taken: "Taken") -> None:
+    def _show(self, taken: "Acked") -> None:
         print(json.dumps(taken.facts()) if self._args.json else self._told(taken), flush=True)
 
-    def _told(self, taken: "Taken") -> str:
+    def _told(self, taken: "Acked") -> str:
         paint = self._painter.paint
         event = taken.event()
         verdict = taken.verdict
@@ -230,7 +230,7 @@ class Receiver:
 
 
 @dataclass(frozen=True)
-class Taken:
+class Acked:
     """One request and what was made of it."""
 
     headers: dict[str, str]

@@ -5,10 +5,10 @@ import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from callcast.cli.store_commands import EXIT_CONFIG, EXIT_DONE, at_desk, for_people, moment, refuse, say
+from callcast.cli.store_commands import EXIT_CONFIG, EXIT_DONE, for_people, moment, refuse, say, with_admin
 
 if TYPE_CHECKING:
-    from callcast.outbox.sqlite.admin import Desk
+    from callcast.outbox.sqlite.admin import OutboxAdmin
     from callcast.ports.sink import Filter
 
 
@@ -41,13 +41,13 @@ def run(args: argparse.Namespace) -> int:
         return refuse("--until is before --since: nothing lies between them")
     if args.sink not in filters:
         return refuse(f"{args.config} has no sink {args.sink!r}: there are {', '.join(filters) or 'none'}")
-    return at_desk(args, lambda desk: _replay(desk, args, now, until, filters[args.sink]))
+    return with_admin(args, lambda admin: _replay(admin, args, now, until, filters[args.sink]))
 
 
-def _replay(desk: "Desk", args: argparse.Namespace, now: datetime, until: datetime, wish: "Filter") -> int:
-    if args.sink not in desk.sinks():
+def _replay(admin: "OutboxAdmin", args: argparse.Namespace, now: datetime, until: datetime, wish: "Filter") -> int:
+    if args.sink not in admin.sinks():
         return refuse(f"the service has never run with a sink {args.sink!r}: start it, or reload its configuration")
-    count = desk.replay(now, sink=args.sink, since=args.since, until=until, type_=args.type, wish=wish)
+    count = admin.replay(now, sink=args.sink, since=args.since, until=until, type_=args.type, wish=wish)
     if for_people():
         print(f"{count} {'event goes' if count == 1 else 'events go'} to {args.sink} again")
     else:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from callcast.outbox.sqlite.admin import Desk
+    from callcast.outbox.sqlite.admin import OutboxAdmin
 
 EXIT_DONE, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_CONFIG = 0, 2, 69, 78
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -39,16 +39,16 @@ def moment(text: str) -> datetime:
     )
 
 
-def at_desk(args: argparse.Namespace, work: "Callable[[Desk], int]") -> int:
+def with_admin(args: argparse.Namespace, work: "Callable[[OutboxAdmin], int]") -> int:
     """Do something with the outbox of a running or stopped service; the exit code."""
     from callcast.config.diagnostics import ConfigFaults
     from callcast.config.partial import data_dir
-    from callcast.outbox.sqlite.admin import open_desk
+    from callcast.outbox.sqlite.admin import open_admin
     from callcast.ports.outbox import OutboxRefused, OutboxUnavailable
 
     try:
-        with open_desk(data_dir(args.config, os.environ)) as desk:
-            return work(desk)
+        with open_admin(data_dir(args.config, os.environ)) as admin:
+            return work(admin)
     except ConfigFaults as faults:
         return refuse(str(faults), EXIT_CONFIG)
     except (OutboxRefused, OutboxUnavailable) as error:

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class Unavailable(Exception):
-    """The service is not to be had: place, cause, next step."""
+    """The service is unreachable: place, cause, next step."""
 
 
 @dataclass(frozen=True)

@@ -257,7 +257,7 @@ class Examination:
         """Two sinks that would disturb each other."""
         first: dict[str, str] = {}
         for name, sink in sinks.items():
-            for key, claim in sink.claims():
+            for key, claim in sink.exclusive_resources():
                 holder = first.setdefault(claim, name)
                 if holder != name:
                     self._fault(

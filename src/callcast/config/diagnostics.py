@@ -98,7 +98,7 @@ def clipped(text: str) -> str:
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:
-    """The one word that was probably meant. Looks at a thousand: comparing is slow, and no person chose among more."""
+    """The one word that was probably meant. Polls a thousand: comparing is slow, and no person chose among more."""
     by_small = {one.lower(): one for one in islice(words, 1000)}
     close = difflib.get_close_matches(word.lower()[:100], by_small, n=1, cutoff=0.6)
     return by_small[close[0]] if close else None

@@ -1,4 +1,4 @@
-"""How a sink's far side does, by the outcomes of the attempts alone (contract 6). Pure."""
+"""How a sink's remote side does, by the outcomes of the attempts alone (contract 6). Pure."""
 
 from datetime import datetime
 
@@ -14,8 +14,8 @@ class _Success(Struct, frozen=True):
     key: str
 
 
-class SinkHealth:
-    """Healthy, in doubt, failing, or gone; and held while the far side asked for a pause.
+class CircuitBreaker:
+    """Healthy, in doubt, failing, or gone; and held while the remote side asked for a pause.
 
     In doubt: events of two calls have failed since the last success, and no other call's was accepted since their first
     attempts: it is not the events' own trouble.

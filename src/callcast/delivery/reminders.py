@@ -34,7 +34,7 @@ class Reminders:
                 reason=trouble.reason,
                 detail=trouble.detail,
                 lasted=span((now - trouble.since).total_seconds()),
-                pending=one.owed if one else 0,
+                pending=one.pending if one else 0,
                 oldest=span((now - oldest).total_seconds()) if oldest else None,
                 fix=trouble.fix,
             )

@@ -10,18 +10,18 @@ from typing import Any, Protocol, assert_never
 from msgspec import Struct
 from msgspec.structs import replace
 
-from callcast.delivery.circuit_breaker import SinkHealth
+from callcast.delivery.circuit_breaker import CircuitBreaker
 from callcast.formats.durations import span
 from callcast.observability.fatal import observed
 from callcast.ports.clock import Clock
-from callcast.ports.outbox import Lapsed, Outbox, OutboxUnavailable, Taken
+from callcast.ports.outbox import Acked, Outbox, OutboxUnavailable, Overdue
 from callcast.ports.retry import RetryPolicy, granted_s
 from callcast.ports.sink import Advising, Delivered, Delivery, Outcome, Reconnecting, Rejected, Retry, Sink
 
 PROBE_AFTER_S = (1.0, 2.0, 5.0, 10.0, 20.0)  # the first ones after a sink has begun to fail; then
-PROBE_EVERY_S = 30.0
+RECOVERY_PROBE_EVERY_S = 30.0
 PROBES_IN_FLIGHT = 2  # the second finds a receiver that is well again while the first waits for a lost answer
-PROBE_GONE_EVERY_S = 3600.0
+RECOVERY_PROBE_GONE_EVERY_S = 3600.0
 SWEEP_EVERY_S = 5.0  # how late an expiry may be noticed while nothing is claimed
 GRACE_S = 1.0  # beyond the sink's own limit: its word for what took so long is finer than ours
 DISK_PAUSE_S = 1.0  # between two tries of an outbox that cannot be used
@@ -33,14 +33,14 @@ AHEAD_MIN, AHEAD_MAX = 8, 512
 
 
 class Observer(Protocol):
-    """What the deliverer tells about its work. Must not block or raise."""
+    """What the delivery worker tells about its work. Must not block or raise."""
 
     def delivery_attempted(self, sink: str, failed: str | None, took_s: float) -> None:
         """`failed`: the reason in one word, None for a success."""
         ...
 
     def event_delivered(self, sink: str, latency_s: float) -> None:
-        """Seconds from the recording to the far side's answer. Not called for what was replayed."""
+        """Seconds from the recording to the remote side's answer. Not called for what was replayed."""
         ...
 
     def event_replayed(self, sink: str) -> None: ...
@@ -71,7 +71,7 @@ class Log(Protocol):
     def error(self, event: str, /, **facts: object) -> object: ...
 
 
-class Deliverer:
+class DeliveryWorker:
     """Delivers what one sink is owed until it is cancelled; then lets what is in flight finish.
 
     timeout_s: the sink's own limit for one attempt; one that outlives it by a second is broken off.
@@ -106,13 +106,13 @@ class Deliverer:
         self._random = random
         self._log = log
         self._shutdown_s = shutdown_s
-        self._health = SinkHealth()
+        self._breaker = CircuitBreaker()
         self._ahead = AHEAD_MIN
         self._waiting: list[tuple[bool, int, Delivery]] = []  # a heap: what was brought back by hand goes last
         self._senders: set[asyncio.Task[None]] = set()
         self._probes: set[asyncio.Task[None]] = set()  # those of the senders
-        self._taken: list[Taken] = []  # by the far side, and not yet on their way to the disk
-        self._settling: list[Taken] = []  # on their way
+        self._acked: list[Acked] = []  # by the remote side, and not yet on their way to the disk
+        self._settling: list[Acked] = []  # on their way
         self._took = asyncio.Event()
         self._freed = asyncio.Event()
         self._stopping = False
@@ -129,7 +129,7 @@ class Deliverer:
     @property
     def trouble(self) -> SinkTrouble | None:
         """Why the sink is failing; None while it is not."""
-        return self._trouble if self._health.failing else None
+        return self._trouble if self._breaker.failing else None
 
     async def run(self) -> None:
         self._fault = asyncio.get_running_loop().create_future()
@@ -161,14 +161,14 @@ class Deliverer:
                     await self._place_freed()
 
     def _is_busy(self) -> bool:
-        return bool(self._senders or self._taken or self._settling)
+        return bool(self._senders or self._acked or self._settling)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = observed(asyncio.create_task(work))
-        task.add_done_callback(self._look_at)
+        task.add_done_callback(self._observe_end)
         return task
 
-    def _look_at(self, task: asyncio.Task[None]) -> None:
+    def _observe_end(self, task: asyncio.Task[None]) -> None:
         self._senders.discard(task)
         self._probes.discard(task)
         self._freed.set()
@@ -181,19 +181,19 @@ class Deliverer:
     async def _pump(self) -> None:
         while True:
             try:
-                await self._turn()
+                await self._step()
                 self._disk_works()
             except OutboxUnavailable as error:
                 await self._disk_fails(error)
 
-    async def _turn(self) -> None:
+    async def _step(self) -> None:
         if self._must_wait():
             await self._give_back()
-        held_s = self._health.held_for_s(self._clock.now())
+        held_s = self._breaker.held_for_s(self._clock.now())
         if held_s > 0:
             await self._sweep()
             await self._clock.sleep(min(held_s, SWEEP_EVERY_S))
-        elif self._health.failing:
+        elif self._breaker.failing:
             await self._sweep()
             await self._recovery_probe()
         else:
@@ -215,10 +215,10 @@ class Deliverer:
     async def _wait_for_due(self) -> None:
         """While the sink is in doubt a recovery probe goes out when its time has come, although nothing is due.
 
-        When all that waits has failed some times, nothing may be due for half an hour after the far side's return.
+        When all that waits has failed some times, nothing may be due for half an hour after the remote side's return.
         """
         left_s = IDLE_S
-        if self._health.in_doubt and self._may_probe():
+        if self._breaker.in_doubt and self._may_probe():
             now = self._clock.now()
             if now >= self._probe_at and (delivery := await self._next_probe(now)):
                 await self._begin_probe(delivery)
@@ -231,7 +231,7 @@ class Deliverer:
         if 2 * len(self._waiting) > self._ahead:
             return 0
         wanted = self._concurrency - len(self._senders) + self._ahead - len(self._waiting)
-        in_flight = len(self._senders) + len(self._taken) + len(self._settling)
+        in_flight = len(self._senders) + len(self._acked) + len(self._settling)
         return min(wanted, self._concurrency + AHEAD_MAX - in_flight - len(self._waiting))
 
     def _send_waiting(self) -> None:
@@ -267,37 +267,37 @@ class Deliverer:
         if delivery := await (self._next_probe(now) if now >= self._probe_at else self._new_call(self._fresh_after)):
             await self._begin_probe(delivery)
             return
-        if not self._health.failing:  # a probe was answered meanwhile, and what it woke was not waiting yet
+        if not self._breaker.failing:  # a probe was answered meanwhile, and what it woke was not waiting yet
             return
         left_s = min(SWEEP_EVERY_S, (self._probe_at - now).total_seconds())
-        if self._health.gone:
+        if self._breaker.gone:
             await self._clock.sleep(left_s)
         else:
             await self._outbox.wait(self.name, timeout_s=left_s, fresh_after=self._fresh_after)
 
     async def _begin_probe(self, delivery: Delivery) -> None:
-        if self._health.held_for_s(self._clock.now()) > 0:  # since it was claimed
+        if self._breaker.held_for_s(self._clock.now()) > 0:  # since it was claimed
             await self._outbox.release(delivery)
         else:
             self._probes.add(self._begin(self._attempt(delivery)))
 
     def _may_probe(self) -> bool:
-        most = 1 if self._health.gone else PROBES_IN_FLIGHT
+        most = 1 if self._breaker.gone else PROBES_IN_FLIGHT
         return len(self._probes) < most and len(self._senders) < self._concurrency
 
     async def _next_probe(self, now: datetime) -> Delivery | None:
-        delivery = await self._outbox.probe(self.name, after_seq=self._probed_seq)
+        delivery = await self._outbox.claim_probe(self.name, after_seq=self._probed_seq)
         if delivery is None and self._probed_seq:
-            delivery = await self._outbox.probe(self.name, after_seq=0)
+            delivery = await self._outbox.claim_probe(self.name, after_seq=0)
         self._probed_seq = delivery.seq if delivery else 0
         self._probes_sent += delivery is not None
         self._probe_at = now + self._probe_pause()
         return delivery
 
     async def _new_call(self, fresh_after: int) -> Delivery | None:
-        if self._health.gone:
+        if self._breaker.gone:
             return None
-        delivery = await self._outbox.probe(self.name, after_seq=fresh_after, fresh=True)
+        delivery = await self._outbox.claim_probe(self.name, after_seq=fresh_after, fresh=True)
         if delivery is not None:
             self._fresh_after = delivery.seq
         return delivery
@@ -305,13 +305,13 @@ class Deliverer:
     async def _sweep(self) -> None:
         """Let go of what is worthless by now, although nothing of it is claimed."""
         now = self._clock.now()
-        live_before, final_before = (now - self._policy.shelf_life(live=live) for live in (True, False))
-        lapsed = None
-        while lapsed != Lapsed():
-            lapsed = await self._outbox.lapse(self.name, live_before=live_before, final_before=final_before)
-            for _ in range(lapsed.expired):
+        live_before, final_before = (now - self._policy.time_to_live(live=live) for live in (True, False))
+        overdue = None
+        while overdue != Overdue():
+            overdue = await self._outbox.expire_overdue(self.name, live_before=live_before, final_before=final_before)
+            for _ in range(overdue.expired):
                 self._metrics.event_expired(self.name)
-            for _ in range(lapsed.dead):
+            for _ in range(overdue.dead):
                 self._metrics.event_dead_lettered(self.name)
 
     async def _place_freed(self) -> None:
@@ -319,14 +319,14 @@ class Deliverer:
         await self._freed.wait()
 
     def _must_wait(self) -> bool:
-        health = self._health
-        return health.failing or (health.held_until is not None and health.held_for_s(self._clock.now()) > 0)
+        breaker = self._breaker
+        return breaker.failing or (breaker.held_until is not None and breaker.held_for_s(self._clock.now()) > 0)
 
     def _probe_pause(self) -> timedelta:
-        if self._health.gone:
-            return timedelta(seconds=PROBE_GONE_EVERY_S)
+        if self._breaker.gone:
+            return timedelta(seconds=RECOVERY_PROBE_GONE_EVERY_S)
         soon = self._probes_sent < len(PROBE_AFTER_S)
-        return timedelta(seconds=PROBE_AFTER_S[self._probes_sent] if soon else PROBE_EVERY_S)
+        return timedelta(seconds=PROBE_AFTER_S[self._probes_sent] if soon else RECOVERY_PROBE_EVERY_S)
 
     # One attempt
 
@@ -344,14 +344,14 @@ class Deliverer:
             raise
 
     async def _try(self, delivery: Delivery) -> None:
-        expires_at = self._policy.expires_at(delivery.owed_since, live=delivery.live)
-        began_s, counted_before, recoveries_before = self._clock.monotonic(), self._health.counted, self._recoveries
-        if self._health.in_doubt and not self._health.failing:  # every attempt asks what a recovery probe asks
+        expires_at = self._policy.expires_at(delivery.pending_since, live=delivery.live)
+        began_s, counted_before, recoveries_before = self._clock.monotonic(), self._breaker.counted, self._recoveries
+        if self._breaker.in_doubt and not self._breaker.failing:  # every attempt asks what a recovery probe asks
             self._probe_at = max(self._probe_at, self._clock.now() + self._probe_pause())
         delivery = replace(delivery, expires_at=expires_at)
         # Its age may come from a wall clock that was wrong: what is not live is given up after an attempt only.
-        lapsed = self._clock.now() >= expires_at and (delivery.live or delivery.first_tried_at is not None)
-        outcome = None if lapsed else self._judge(delivery, await self._send(delivery))
+        overdue = self._clock.now() >= expires_at and (delivery.live or delivery.first_tried_at is not None)
+        outcome = None if overdue else self._judge(delivery, await self._send(delivery))
         took_s = self._clock.monotonic() - began_s
         if outcome is None:
             await self._expire(delivery)
@@ -383,20 +383,20 @@ class Deliverer:
     def _judge(self, delivery: Delivery, outcome: Outcome) -> Outcome:
         """A no that may be our own fault is a no only once another call's event was taken."""
         alone = isinstance(outcome, Rejected) and outcome.unless_alone
-        if alone and isinstance(outcome, Rejected) and not self._health.took_another_since(delivery):
+        if alone and isinstance(outcome, Rejected) and not self._breaker.took_another_since(delivery):
             return Retry(outcome.reason, outcome.detail)
         return outcome
 
     # Settling
 
     async def _delivered(self, delivery: Delivery, outcome: Delivered, took_s: float) -> None:
-        now, was_failing, was_in_doubt = self._clock.now(), self._health.failing, self._health.in_doubt
-        self._health.succeeded(delivery, now)
+        now, was_failing, was_in_doubt = self._clock.now(), self._breaker.failing, self._breaker.in_doubt
+        self._breaker.succeeded(delivery, now)
         if delivery.replayed:
             self._metrics.event_replayed(self.name)
         else:
             self._metrics.event_delivered(self.name, (now - delivery.recorded_at).total_seconds())
-        self._taken.append(Taken(delivery, took_s, outcome.detail))
+        self._acked.append(Acked(delivery, took_s, outcome.detail))
         self._took.set()
         if was_failing:
             await self._recovered("delivered")
@@ -404,18 +404,18 @@ class Deliverer:
             await self._make_due(held=False)
 
     async def _settle(self) -> None:
-        """The far side's yes goes to the disk while the next are sent, all that has come meanwhile together."""
+        """The remote side's yes goes to the disk while the next are sent, all that has come meanwhile together."""
         while True:
             await self._took.wait()
             self._took.clear()
-            self._settling, self._taken = self._taken, []
-            await self._surely(lambda: self._outbox.done(self._settling))
+            self._settling, self._acked = self._acked, []
+            await self._until_stored(lambda: self._outbox.done(self._settling))
             self._settling = []
             self._freed.set()
 
     async def _settle_rest(self) -> None:
         """Nobody waits any longer. What the disk does not take now is owed still, and is sent again."""
-        left = [*self._settling, *self._taken]
+        left = [*self._settling, *self._acked]
         if not left:
             return
         try:
@@ -435,36 +435,36 @@ class Deliverer:
         delay_s = 0.0 if recovered else own_s
         if retry.holds_sink:
             delay_s = own_s if retry.after_s is None else granted_s(retry.after_s)
-            self._health.hold(now + timedelta(seconds=granted_s(delay_s)))
+            self._breaker.hold(now + timedelta(seconds=granted_s(delay_s)))
         elif retry.after_s is not None:
             delay_s = max(delay_s, granted_s(retry.after_s))
         at = min(now + timedelta(seconds=delay_s), expires_at)
         held = retry.after_s is not None and not retry.holds_sink
-        await self._surely(
+        await self._until_stored(
             lambda: self._outbox.again(
                 delivery, at=at, reason=retry.reason, detail=retry.detail, took_s=took_s, held=held
             )
         )
 
     async def _dead(self, delivery: Delivery, rejected: Rejected, took_s: float) -> None:
-        await self._surely(
+        await self._until_stored(
             lambda: self._outbox.dead(delivery, reason=rejected.reason, detail=rejected.detail, took_s=took_s)
         )
-        self._tell_dead(delivery, rejected.reason)
+        self._log_dead_letter(delivery, rejected.reason)
 
     async def _expire(self, delivery: Delivery) -> None:
-        await self._surely(lambda: self._outbox.expire(delivery))
+        await self._until_stored(lambda: self._outbox.expire(delivery))
         if delivery.live:
             self._metrics.event_expired(self.name)
         else:
-            self._tell_dead(delivery, "given_up")
+            self._log_dead_letter(delivery, "given_up")
 
-    def _tell_dead(self, delivery: Delivery, reason: str) -> None:
+    def _log_dead_letter(self, delivery: Delivery, reason: str) -> None:
         self._metrics.event_dead_lettered(self.name)
         event = delivery.event
         self._log.warning("event_dead_lettered", sink=self.name, call=event.key, event_id=event.id, reason=reason)
 
-    async def _surely(self, settle: Callable[[], Awaitable[None]]) -> None:
+    async def _until_stored(self, settle: Callable[[], Awaitable[None]]) -> None:
         """Keep the result until the disk takes it, so that nothing is sent twice for the disk's sake."""
         while True:
             try:
@@ -477,13 +477,13 @@ class Deliverer:
     # Failing and recovering
 
     def _failed(self, delivery: Delivery, outcome: Retry | Rejected, counted_before: int) -> None:
-        before, was_in_doubt = (self._health.failing, self._health.gone), self._health.in_doubt
+        before, was_in_doubt = (self._breaker.failing, self._breaker.gone), self._breaker.in_doubt
         since = self._trouble.since if self._trouble and before[0] else self._clock.now()
         self._trouble = SinkTrouble(since, outcome.reason, outcome.detail, self._fix(outcome))
         gone = isinstance(outcome, Retry) and outcome.gone
-        self._health.failed(delivery, counted_before=counted_before, gone=gone)
-        changed = (self._health.failing, self._health.gone) != before
-        if changed or (self._health.in_doubt and not was_in_doubt):
+        self._breaker.failed(delivery, counted_before=counted_before, gone=gone)
+        changed = (self._breaker.failing, self._breaker.gone) != before
+        if changed or (self._breaker.in_doubt and not was_in_doubt):
             self._probes_sent, self._troubled_since_s = 0, self._clock.monotonic()
             self._probe_at = self._clock.now() + self._probe_pause()
         if not changed:
@@ -511,12 +511,12 @@ class Deliverer:
     async def _make_due(self, *, held: bool) -> None:
         """Everything, also what is being sent and fails later."""
         self._recoveries += 1
-        await self._surely(lambda: self._outbox.make_due(self.name, held=held))
+        await self._until_stored(lambda: self._outbox.make_due(self.name, held=held))
 
     async def _listen(self, sink: Reconnecting) -> None:
         while True:
             await sink.reconnected()
-            self._health.came_back()
+            self._breaker.came_back()
             await self._recovered("reconnected")
 
     async def _disk_fails(self, error: OutboxUnavailable) -> None:

@@ -28,7 +28,7 @@ _encode = msgspec.json.Encoder().encode
 _KEPT_MAX = 256  # events: more than all sinks have in hand at a time
 
 
-@lru_cache(1024)  # all events of a look tell its time, and all of a call its start
+@lru_cache(1024)  # all events of a poll tell its time, and all of a call its start
 def rfc3339(at: datetime) -> str:
     """UTC with milliseconds and a Z."""
     return at.isoformat(timespec="milliseconds")[:-6] + "Z"
@@ -221,7 +221,7 @@ def _observation(seen: Observation) -> dict[str, Any]:
         "before": rfc3339(seen.before),
         "exact": seen.exact,
         "evidence": seen.evidence,
-        "first_look": seen.first_look,
+        "first_poll": seen.first_poll,
     }
 
 

@@ -64,7 +64,7 @@ def definitions(refs: str) -> dict[str, Schema]:
             before=TIME,
             exact={"type": "boolean", "description": "the platform gave the time, or it is the time of the look"},
             evidence=_one_of_more(Evidence, "where it was seen"),
-            first_look={"type": "boolean", "description": "the call was there before anybody looked"},
+            first_poll={"type": "boolean", "description": "the call was there before anybody looked"},
         ),
         "provider": _object(
             "the platform's own words, for its support",

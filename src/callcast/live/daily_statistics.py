@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from callcast.calls.model import UNASSIGNED, Call, Direction, Disposition, State
-from callcast.calls.sessions import Session, fold
+from callcast.calls.sessions import Session, apply_observation
 from callcast.ports.clock import Clock
 
 CONVERSATIONS_MAX = 5_000  # in memory, beside the live ones: a later change of an older one counts as a new one
@@ -282,13 +282,13 @@ class DailyStatistics:
         by_source: dict[str, list[Call]] = {}
         for (source, _), call in parts.items():
             by_source.setdefault(source, []).append(call)
-        shares = {(source, "", ""): self._share(fold(calls)) for source, calls in by_source.items()}
+        shares = {(source, "", ""): self._share(apply_observation(calls)) for source, calls in by_source.items()}
         first, *others = by_source
-        shares["", "", ""] = self._share(fold(parts.values())) if others else shares[first, "", ""]
+        shares["", "", ""] = self._share(apply_observation(parts.values())) if others else shares[first, "", ""]
         for source, call_id in changed:
             part = parts.get((source, call_id))
             if part is not None and part.extension_id != UNASSIGNED:
-                shares[source, part.extension_id, call_id] = self._share(fold([part]))
+                shares[source, part.extension_id, call_id] = self._share(apply_observation([part]))
         return shares
 
     def _share(self, session: Session) -> _Share:
@@ -345,17 +345,17 @@ class DailyStatistics:
 
     def _begin_the_day(self) -> None:
         """At midnight everything counts as nothing, but what the platform's clock has put into the new day already."""
-        today = self._date(self._clock.wall())
-        if today == self._day:
+        statistics = self._date(self._clock.wall())
+        if statistics == self._day:
             return
-        self._day = today
+        self._day = statistics
         for tally in self._tallies.values():
             tally.counts = Counts()
         for key, conversation in list(self._conversations.items()):
             conversation.shares = {
                 detail: replace(share, outcome=None) for detail, share in conversation.shares.items()
             }
-            if any(self._date(_latest(call)) == today for call in conversation.parts.values()):
+            if any(self._date(_latest(call)) == statistics for call in conversation.parts.values()):
                 changed_at = conversation.changed_at
                 self._refold(key, list(conversation.parts))
                 conversation.changed_at = changed_at

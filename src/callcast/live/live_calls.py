@@ -19,7 +19,7 @@ from callcast.calls.model import (
     UNASSIGNED,
     Call,
     CallEvent,
-    Change,
+    ChangeSet,
     Direction,
     Known,
     State,
@@ -28,24 +28,24 @@ from callcast.calls.model import (
 from callcast.calls.summary import Counts, Summary
 from callcast.live.daily_statistics import DailyStatistics
 from callcast.ports.clock import Clock
-from callcast.ports.live_calls import Turn
+from callcast.ports.live_calls import LiveChange
 from callcast.ports.outbox import Outbox, OutboxUnavailable, Stored
 
 SERVICE = ""  # whose notes are the service's own, not a source's
 COUNTS_NOTE = "counts"  # the outbox's note that keeps the counts over a restart
 SLA_S = 20.0
 
-_TURNS_KEPT = 1024
+_CHANGES_KEPT = 1024
 _CALLS_KEPT = 2048  # in all turns: a busy account's looks change a hundred calls each
 _KEEP_EVERY_S = 10.0  # also the longest time between recording an event and applying it
 _KEEP_AGAIN_S = 900.0  # what was recent in the last note is remembered by the outbox for an hour
 _REPLAY_EVENTS_MAX = 100_000
 _REPLAY_PAGE = 500
 
-Lane = tuple[str, State, Direction]
+CallGroup = tuple[str, State, Direction]
 
 
-class LiveBoard:
+class InMemoryLiveCalls:
     """Implements `core.board.Statistics`. `timezone` says when midnight is; None is this machine's own."""
 
     def __init__(self, clock: Clock, timezone: tzinfo | None = None, sla_s: float = SLA_S) -> None:
@@ -54,10 +54,10 @@ class LiveBoard:
         self._counted_seq: int | None = None
         self._recent: Collection[tuple[str, str]] = ()  # sources and sessions to count again
         self._sources: dict[str, _Source] = {}
-        self._turns: deque[tuple[Call, ...]] = deque()
+        self._changes: deque[tuple[Call, ...]] = deque()
         self._calls_kept = 0
         self._version = 0
-        self._turned = asyncio.Event()
+        self._changed = asyncio.Event()
         self._newest_first: tuple[Call, ...] | None = ()
 
     # What is fed in.
@@ -67,7 +67,7 @@ class LiveBoard:
         self._counted_seq, self._recent = self._statistics.restore(notes.get(COUNTS_NOTE, b""))
 
     def load(self, source: str, known: Known) -> None:
-        """Start from what the outbox holds: live calls and last looks."""
+        """Start from what the outbox holds: live calls and last polls."""
         view = self._source(source)
         view.load(known)
         self._statistics.count(known.calls.values())
@@ -76,32 +76,32 @@ class LiveBoard:
     def watch(self, source: str, extension_ids: Sequence[str] | None, interval_s: float) -> None:
         """The source looks at each of these (None: at the account as a whole) once in `interval_s`."""
         self._source(source).watch(extension_ids, interval_s)
-        self._turn(())
+        self._publish(())
 
     def signs_in(self, source: str, ahead: int | None) -> None:
         """How many sign in before this source; None: it does not wait for its place."""
         view = self._source(source)
         if view.sign_ins_ahead != ahead:
             view.sign_ins_ahead = ahead
-            self._turn(())
+            self._publish(())
 
     def stored(self, target: Target, taken_at: datetime) -> None:
         """A poll is on the disk: what is shown of its target is as of then."""
         self._source(target.source).stored[target.extension_id] = taken_at
 
-    def looked(self, target: Target, taken_at: datetime) -> None:
+    def polled(self, target: Target, taken_at: datetime) -> None:
         """A poll was good, whether or not it can be stored."""
-        if self._source(target.source).looked(target.extension_id, taken_at):
-            self._turn(())
+        if self._source(target.source).polled(target.extension_id, taken_at):
+            self._publish(())
 
-    def apply(self, change: Change) -> None:
+    def apply(self, change: ChangeSet) -> None:
         """Turn to the state that a recorded change gave its calls."""
         if not change.calls:
             return
         for call in change.calls:
             self._source(call.source).put(call)
         self._statistics.count(change.calls)
-        self._turn(change.calls)
+        self._publish(change.calls)
 
     def unwatch(self, source: str) -> None:
         """Forget the source: it is watched no longer."""
@@ -137,13 +137,13 @@ class LiveBoard:
         view = self._sources.get(source)
         return tuple(view.extensions) if view else ()
 
-    def active(self, source: str) -> Mapping[Lane, int]:
+    def active(self, source: str) -> Mapping[CallGroup, int]:
         """How many calls each extension has in each state and direction; a lane once used stays, with 0."""
         view = self._sources.get(source)
-        return view.lanes if view else {}
+        return view.groups if view else {}
 
     def staleness_s(self, source: str) -> float:
-        """Age of the oldest look among the source's targets; of one never seen, since it is watched."""
+        """Age of the oldest poll among the source's targets; of one never seen, since it is watched."""
         view = self._sources.get(source)
         return view.staleness_s() if view else 0.0
 
@@ -189,38 +189,38 @@ class LiveBoard:
             "service_level": counts.service_level,
         }
 
-    async def changed(self, since: int, /) -> Turn:
+    async def changed(self, since: int, /) -> LiveChange:
         while self._version <= since:
-            await self._turned.wait()
+            await self._changed.wait()
         behind = self._version - since
-        if behind > len(self._turns):
-            return Turn(version=self._version, calls=None)
+        if behind > len(self._changes):
+            return LiveChange(version=self._version, calls=None)
         latest: dict[tuple[str, str], Call] = {}
-        for calls in islice(self._turns, len(self._turns) - behind, None):
+        for calls in islice(self._changes, len(self._changes) - behind, None):
             for call in calls:
                 latest[call.source, call.call_id] = call
-        return Turn(version=self._version, calls=tuple(latest.values()))
+        return LiveChange(version=self._version, calls=tuple(latest.values()))
 
     def _source(self, name: str) -> "_Source":
         if name not in self._sources:
             self._sources[name] = _Source(name, self._clock)
         return self._sources[name]
 
-    def _turn(self, calls: tuple[Call, ...]) -> None:
-        self._turns.append(calls)
+    def _publish(self, calls: tuple[Call, ...]) -> None:
+        self._changes.append(calls)
         self._calls_kept += len(calls)
-        while len(self._turns) > _TURNS_KEPT or self._calls_kept > _CALLS_KEPT:
-            self._calls_kept -= len(self._turns.popleft())
+        while len(self._changes) > _CHANGES_KEPT or self._calls_kept > _CALLS_KEPT:
+            self._calls_kept -= len(self._changes.popleft())
         if calls:
             self._newest_first = None
         self._version += 1
-        self._turned.set()
-        self._turned = asyncio.Event()
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _reset(self) -> None:
         """Too much has changed to tell it call by call."""
-        self._turn(())
-        self._turns.clear()
+        self._publish(())
+        self._changes.clear()
         self._calls_kept = 0
         self._newest_first = None
 
@@ -232,11 +232,11 @@ class _Source:
         self.name = name
         self.calls: dict[str, Call] = {}
         self.extensions: dict[str, None] = {}  # watched, then seen
-        self.lanes: Counter[Lane] = Counter()
+        self.groups: Counter[CallGroup] = Counter()
         self._clock = clock
         self._watched: dict[str | None, float] = {}  # since when, monotonic
         self.stored: dict[str | None, datetime] = {}  # by target, the newest poll on the disk
-        self._looks: dict[str | None, float] = {}  # monotonic
+        self._polls: dict[str | None, float] = {}  # monotonic
         self._newest: tuple[datetime, float] | None = None  # of all looks since the start
         self._overdue_after_s = stale_after_s(0.0)
         self.sign_ins_ahead: int | None = None
@@ -245,25 +245,25 @@ class _Source:
         for call in known.calls.values():
             self._place(call)
         now, monotonic = self._clock.now(), self._clock.monotonic()
-        for target, taken_at in known.looks.items():
+        for target, taken_at in known.polls.items():
             age_s = max(0.0, (now - taken_at).total_seconds())
-            self._looks[target.extension_id] = monotonic - age_s
+            self._polls[target.extension_id] = monotonic - age_s
             self.stored[target.extension_id] = taken_at
 
     def watch(self, extension_ids: Sequence[str] | None, interval_s: float) -> None:
         monotonic = self._clock.monotonic()
         wanted: Iterable[str | None] = (None,) if extension_ids is None else extension_ids
         self._watched = {one: self._watched.get(one, monotonic) for one in wanted}
-        self._looks = {one: at for one, at in self._looks.items() if one in self._watched}
+        self._polls = {one: at for one, at in self._polls.items() if one in self._watched}
         self.stored = {one: at for one, at in self.stored.items() if one in self._watched}
         self._overdue_after_s = stale_after_s(interval_s)
         seen = [call.extension_id for call in self.calls.values() if call.extension_id != UNASSIGNED]
         self.extensions = dict.fromkeys((*(extension_ids or ()), *seen))
 
-    def looked(self, extension_id: str | None, taken_at: datetime) -> bool:
+    def polled(self, extension_id: str | None, taken_at: datetime) -> bool:
         """True when the target's look was overdue, or its first."""
         overdue = self._is_overdue(extension_id)
-        self._looks[extension_id] = monotonic = self._clock.monotonic()
+        self._polls[extension_id] = monotonic = self._clock.monotonic()
         self._newest = (taken_at, monotonic)
         return overdue
 
@@ -300,7 +300,7 @@ class _Source:
             self._tally(call, -1)
 
     def _tally(self, call: Call, step: int) -> None:
-        self.lanes[call.extension_id, call.state, call.direction] += step
+        self.groups[call.extension_id, call.state, call.direction] += step
 
     def _as_of(self) -> datetime | None:
         if not self._watched or not self._watched.keys() <= self.stored.keys():
@@ -316,45 +316,45 @@ class _Source:
 
     def _overdue(self) -> Sequence[str | None]:
         due = self._clock.monotonic() - self._overdue_after_s
-        looks = self._looks
-        return [one for one in self._watched if one not in looks or looks[one] < due]
+        polls = self._polls
+        return [one for one in self._watched if one not in polls or polls[one] < due]
 
     def _is_overdue(self, extension_id: str | None) -> bool:
-        look = self._looks.get(extension_id)
-        return look is None or look < self._clock.monotonic() - self._overdue_after_s
+        poll = self._polls.get(extension_id)
+        return poll is None or poll < self._clock.monotonic() - self._overdue_after_s
 
     def _last_good(self, extension_id: str | None) -> float:
-        if extension_id in self._looks:
-            return self._looks[extension_id]
+        if extension_id in self._polls:
+            return self._polls[extension_id]
         return self._watched[extension_id]
 
 
-async def catch_up(board: LiveBoard, outbox: Outbox) -> None:
+async def catch_up(live_calls: InMemoryLiveCalls, outbox: Outbox) -> None:
     """Count what may have changed since the counts were last kept. Once, at start, after every `load`.
 
     Sessions are counted as a whole, by what the outbox remembers of all their calls.
     """
-    counted, recent = board.uncounted()
+    counted, recent = live_calls.uncounted()
     if counted is None:
         return
-    live = {(call.source, call.session_id) for call in board.calls()}
-    await _count_again(board, outbox, {*recent, *live})
+    live = {(call.source, call.session_id) for call in live_calls.calls()}
+    await _count_again(live_calls, outbox, {*recent, *live})
     newest = await outbox.last_seq()
     after = max(counted, newest - _REPLAY_EVENTS_MAX)
     while page := await outbox.history(after_seq=after, limit=_REPLAY_PAGE):
         calls = _calls_of(page)
-        await _count_again(board, outbox, {(call.source, call.session_id) for call in calls})
-        board.recount(calls)  # those, too, that are remembered no longer
+        await _count_again(live_calls, outbox, {(call.source, call.session_id) for call in calls})
+        live_calls.recount(calls)  # those, too, that are remembered no longer
         after = page[-1].seq
 
 
-async def _count_again(board: LiveBoard, outbox: Outbox, sessions: Collection[tuple[str, str]]) -> None:
+async def _count_again(live_calls: InMemoryLiveCalls, outbox: Outbox, sessions: Collection[tuple[str, str]]) -> None:
     by_source: dict[str, list[str]] = {}
     for source, session_id in sorted(sessions):
         by_source.setdefault(source, []).append(session_id)
     for source, names in by_source.items():
         for first in range(0, len(names), _REPLAY_PAGE):
-            board.recount(await outbox.recall(source, names[first : first + _REPLAY_PAGE]))
+            live_calls.recount(await outbox.recall(source, names[first : first + _REPLAY_PAGE]))
 
 
 def _calls_of(page: Sequence[Stored]) -> Sequence[Call]:
@@ -366,7 +366,7 @@ def _calls_of(page: Sequence[Stored]) -> Sequence[Call]:
     return tuple(newest.values())
 
 
-async def keep_counts(board: LiveBoard, outbox: Outbox, clock: Clock) -> None:
+async def keep_counts(live_calls: InMemoryLiveCalls, outbox: Outbox, clock: Clock) -> None:
     """Note the counts every few seconds in which something happened; until cancelled.
 
     An event is recorded before the board turns, so each note claims only what was recorded one round earlier;
@@ -379,7 +379,7 @@ async def keep_counts(board: LiveBoard, outbox: Outbox, clock: Clock) -> None:
             newest = await outbox.last_seq()
             is_old = clock.monotonic() - noted_at_s >= _KEEP_AGAIN_S
             if seq >= 0 and (noted != newest or is_old):
-                await outbox.note(SERVICE, COUNTS_NOTE, board.kept_counts(seq=seq))
+                await outbox.note(SERVICE, COUNTS_NOTE, live_calls.kept_counts(seq=seq))
                 noted, noted_at_s = seq, clock.monotonic()
             seq = newest
         except OutboxUnavailable:

@@ -43,7 +43,7 @@ from callcast.ports.outbox import Stats
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 EXTENSIONS_MAX = 500  # above it, calls_active tells sources only
 
-LANES: tuple[tuple[State, Direction], ...] = (
+GROUPS: tuple[tuple[State, Direction], ...] = (
     (State.RINGING, Direction.INBOUND),
     (State.DIALING, Direction.OUTBOUND),
     (State.CONNECTED, Direction.INBOUND),
@@ -78,7 +78,7 @@ class Metrics:
     """lines_dropped: how many log lines could not be written so far."""
 
     def __init__(
-        self, board: LiveCalls, clock: Clock, version: str, *, lines_dropped: Callable[[], int] = lambda: 0
+        self, live_calls: LiveCalls, clock: Clock, version: str, *, lines_dropped: Callable[[], int] = lambda: 0
     ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
@@ -86,7 +86,7 @@ class Metrics:
         self._words: dict[str, set[str]] = {}
         self._stats: Stats | None = None
         self._sinks: dict[str, _Deliveries] = {}
-        self._looks: dict[str, _Looks] = {}
+        self._poll_metrics: dict[str, _PollMetrics] = {}
         self._service: _Service | None = None
         ProcessCollector(registry=self.registry)
         build = self._gauge("build_info", "Constant 1; the labels say what runs.", "version", "python")
@@ -95,9 +95,9 @@ class Metrics:
         self._make_call_metrics()
         self._make_sink_metrics()
         self._make_service_metrics()
-        self.registry.register(_AtScrape(lambda: _board_families(board)))
+        self.registry.register(_AtScrape(lambda: _live_call_families(live_calls)))
         self.registry.register(_AtScrape(self._outbox_families))
-        self.registry.register(_AtScrape(lambda: _service_families(self._service, board.sources())))
+        self.registry.register(_AtScrape(lambda: _service_families(self._service, live_calls.sources())))
         self.registry.register(_AtScrape(lambda: _log_families(lines_dropped())))
 
     def exposition(self) -> bytes:
@@ -122,12 +122,12 @@ class Metrics:
                 calls.labels(source, direction)
             for disposition in Disposition:
                 self._calls_ended.labels(source, direction, disposition)
-        self._looks[source] = _Looks(
+        self._poll_metrics[source] = _PollMetrics(
             self._polls.labels(source), self._poll_duration.labels(source, "ok"), self._last_success.labels(source)
         )
 
     def forget_source(self, source: str) -> None:
-        self._looks.pop(source, None)
+        self._poll_metrics.pop(source, None)
         for metric in self._of_source:
             metric.remove_by_labels({"source": source})
 
@@ -152,20 +152,20 @@ class Metrics:
 
     def poll_finished(self, source: str, failed: Reason | None, took_s: float) -> None:
         """One look; `failed` None: it was good."""
-        looks = self._looks[source]
-        looks.polls.inc()
+        polls = self._poll_metrics[source]
+        polls.polls.inc()
         if failed:
             self._poll_duration.labels(source, "failed").observe(took_s)
             self._polls_failed.labels(source, failed).inc()
         else:
-            looks.duration.observe(took_s)
-            looks.last_success.set(self._clock.wall().timestamp())
+            polls.duration.observe(took_s)
+            polls.last_success.set(self._clock.wall().timestamp())
 
     def poll_interval(self, source: str, interval_s: float) -> None:
         self._interval.labels(source).set(interval_s)
 
     def rate_limit(self, source: str, group: str, *, limit: float, remaining: float) -> None:
-        rates, word = self._looks[source].rates, self._word("group", group)
+        rates, word = self._poll_metrics[source].rates, self._word("group", group)
         if word not in rates:
             rates[word] = self._rate_limit.labels(source, word), self._rate_remaining.labels(source, word)
         rates[word][0].set(limit)
@@ -205,7 +205,7 @@ class Metrics:
     # Deliveries.
 
     def delivery_attempted(self, sink: str, failed: str | None, took_s: float) -> None:
-        """One attempt has ended; `failed`: the reason's word, None when the far side has the event."""
+        """One attempt has ended; `failed`: the reason's word, None when the remote side has the event."""
         deliveries = self._sinks[sink]
         deliveries.attempts.inc()
         deliveries.duration.observe(took_s)
@@ -213,7 +213,7 @@ class Metrics:
             self._delivery_failures.labels(sink, self._word("reason", failed)).inc()
 
     def event_delivered(self, sink: str, latency_s: float) -> None:
-        """The far side has acknowledged an event `latency_s` after it was recorded."""
+        """The remote side has acknowledged an event `latency_s` after it was recorded."""
         self._sinks[sink].latency.observe(latency_s)
 
     def event_dead_lettered(self, sink: str) -> None:
@@ -360,7 +360,7 @@ class Metrics:
         return word
 
     def _outbox_families(self) -> Iterator[Metric]:
-        owed = GaugeMetricFamily("callcast_outbox_events", "Events owed to the sink.", labels=["sink"])
+        pending = GaugeMetricFamily("callcast_outbox_events", "Events owed to the sink.", labels=["sink"])
         age = GaugeMetricFamily(
             "callcast_outbox_oldest_event_age_seconds",
             "Age of the oldest event owed to the sink; 0: nothing is owed.",
@@ -372,16 +372,16 @@ class Metrics:
         for sink in dict.fromkeys((*self._sinks, *stats)):
             one = stats.get(sink)
             oldest = one and one.oldest_recorded_at
-            owed.add_metric([sink], one.owed if one else 0)
+            pending.add_metric([sink], one.pending if one else 0)
             age.add_metric([sink], max(0.0, (now - oldest).total_seconds()) if oldest else 0)
             dead.add_metric([sink], one.dead if one else 0)
         bytes_used = GaugeMetricFamily("callcast_outbox_bytes", "Size of the outbox on disk.")
         bytes_used.add_metric([], self._stats.bytes_used if self._stats else 0)
-        yield from (owed, age, dead, bytes_used)
+        yield from (pending, age, dead, bytes_used)
 
 
-class _Looks:
-    """The series of a source that every look touches, found once: by its labels a series is found slowly."""
+class _PollMetrics:
+    """The series of a source that every poll touches, found once: by its labels a series is found slowly."""
 
     def __init__(self, polls: Counter, duration: Histogram, last_success: Gauge) -> None:
         self.polls = polls
@@ -444,37 +444,37 @@ def _log_families(lines_dropped: int) -> Iterator[Metric]:
     )
 
 
-def _board_families(board: LiveCalls) -> Iterator[Metric]:
+def _live_call_families(live_calls: LiveCalls) -> Iterator[Metric]:
     active = Metric("callcast_calls_active", "Live calls.", "gauge")
     stale = GaugeMetricFamily(
         "callcast_poll_staleness_seconds", "Age of the oldest look among the targets.", labels=["source"]
     )
-    sources = board.sources()
-    single = sum(len(board.extensions(source)) for source in sources) <= EXTENSIONS_MAX
+    sources = live_calls.sources()
+    single = sum(len(live_calls.extensions(source)) for source in sources) <= EXTENSIONS_MAX
     for source in sources:
-        stale.add_metric([source], board.staleness_s(source))
-        for (extension, state, direction), count in _lanes(board, source, single).items():
+        stale.add_metric([source], live_calls.staleness_s(source))
+        for (extension, state, direction), count in _groups(live_calls, source, single).items():
             labels = {"source": source, "extension": extension, "state": state, "direction": direction}
             active.samples.append(Sample("callcast_calls_active", labels, count))
     yield from (active, stale)
 
 
-def _lanes(board: LiveCalls, source: str, single: bool) -> dict[tuple[str, State, Direction], int]:
+def _groups(live_calls: LiveCalls, source: str, single: bool) -> dict[tuple[str, State, Direction], int]:
     """The count of each lane, zeros too; of the source as a whole (`*`) unless `single`."""
-    active = board.active(source)
-    extensions = dict.fromkeys((*board.extensions(source), *(key[0] for key in active))) if single else ("*",)
-    lanes = {(extension, *lane): 0 for extension in extensions for lane in LANES}
-    for (extension, *lane), count in active.items():
-        key = (extension if single else "*", *lane)
-        if key in lanes:
-            lanes[key] += count
-    return lanes
+    active = live_calls.active(source)
+    extensions = dict.fromkeys((*live_calls.extensions(source), *(key[0] for key in active))) if single else ("*",)
+    groups = {(extension, *group): 0 for extension in extensions for group in GROUPS}
+    for (extension, *group), count in active.items():
+        key = (extension if single else "*", *group)
+        if key in groups:
+            groups[key] += count
+    return groups
 
 
 def _detection_s(event: CallEvent) -> float | None:
-    """From the change to the look that showed it; without an exact time, from the look before."""
+    """From the change to the poll that showed it; without an exact time, from the poll before."""
     seen: Observation = event.observation
-    if seen.evidence is not Evidence.ACTIVE_CALLS or seen.first_look or event.type == "call.corrected":
+    if seen.evidence is not Evidence.ACTIVE_CALLS or seen.first_poll or event.type == "call.corrected":
         return None
     since = event.time if seen.exact else seen.after
     return max(0.0, (seen.before - since).total_seconds()) if since else None

@@ -36,7 +36,7 @@ class Disk:
             self._log.info("outbox_recovered")
         self.trouble = None
 
-    async def surely(self, do: Callable[[], Awaitable[T]]) -> T:
+    async def until_stored(self, do: Callable[[], Awaitable[T]]) -> T:
         """Try until it is done."""
         while True:
             try:

@@ -26,7 +26,7 @@ class Vital(Protocol):
         ...
 
     def status(self) -> str:
-        """One line for people: sources, looks, calls, debts."""
+        """One line for people: sources, looks, calls, pending deliveries."""
         ...
 
 

@@ -13,12 +13,12 @@ from typing import Protocol
 import msgspec
 
 from callcast.calls.index import is_open
-from callcast.calls.model import Call, Change, Sighting, Target
+from callcast.calls.model import Call, CallObservation, ChangeSet, Target
 from callcast.calls.tracker import Rules, fill, give_up, lookups, meet, refuse, settle
-from callcast.polling.recorder import Ledger
+from callcast.polling.recorder import ChangeRecorder
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import OutboxUnavailable
-from callcast.ports.upstream import LookFailed, Upstream
+from callcast.ports.upstream import PollFailed, Upstream
 
 ROUND_S = 1.0
 SLICE = 100
@@ -26,12 +26,12 @@ REFUSED_S = 3600.0  # the platform does not let us read the log: ask seldom, som
 BACKOFF_S = (30, 60, 120, 300)  # between questions about the same call, the last one repeated
 # A call in a queue can begin long before it reaches anybody, and the call log is searched by a call's start.
 LONGEST_WAIT = timedelta(hours=1)
-# An ended call can be late in the list (3-10 s documented): so long before the last good look it may be unseen.
+# An ended call can be late in the list (3-10 s documented): so long before the last good poll it may be unseen.
 LATENESS = timedelta(seconds=15)
 
 
 class Observer(Protocol):
-    def lookup_failed(self, error: LookFailed, /) -> None: ...
+    def lookup_failed(self, error: PollFailed, /) -> None: ...
     def store_failed(self, error: OutboxUnavailable, /) -> None: ...
     def gap_filled(self, target: Target, after: datetime, calls: int, /) -> None: ...
 
@@ -52,12 +52,12 @@ class Refusal(msgspec.Struct, frozen=True):
     since: datetime
 
 
-class Reconciler:
+class Backfill:
     """Closes what polling left open, for one source. Its gaps survive a restart."""
 
     def __init__(
         self,
-        ledger: Ledger,
+        recorder: ChangeRecorder,
         upstream: Upstream,
         rules: Rules,
         clock: Clock,
@@ -66,7 +66,7 @@ class Reconciler:
         gaps: bytes | None = None,
         refused: bytes | None = None,
     ) -> None:
-        self._ledger = ledger
+        self._recorder = recorder
         self._upstream = upstream
         self._rules = rules
         self._clock = clock
@@ -82,7 +82,7 @@ class Reconciler:
         """Rounds beside one another: a question that waits for its turn holds up neither of the others."""
         async with asyncio.TaskGroup() as tasks:
             for a_round in (
-                self.give_up_hopeless,
+                self.give_up_expired,
                 self.end_refused,
                 self.correct_missed,
                 self.fill_gaps,
@@ -110,35 +110,35 @@ class Reconciler:
                 self._observer.store_failed(error)
             await self._clock.sleep(ROUND_S)
 
-    async def give_up_hopeless(self) -> None:
+    async def give_up_expired(self) -> None:
         """Close what vanished long ago, whatever the call log says or does not say."""
-        picture = self._ledger.picture
+        index = self._recorder.index
         for call in self._pending():
-            if call.vanished_at is not None and self._hope_s(call) <= 0:
-                await self._ledger.change((), lambda: give_up(picture, call.call_id, self._upstream.now()))  # noqa: B023
+            if call.vanished_at is not None and self._left_s(call) <= 0:
+                await self._recorder.change((), lambda: give_up(index, call.call_id, self._upstream.now()))  # noqa: B023
 
     async def end_refused(self) -> None:
         """Close what cannot be followed any more. Since when is kept: a restart does not begin to wait anew."""
-        picture, now = self._ledger.picture, self._upstream.now()
+        index, now = self._recorder.index, self._upstream.now()
         if (refused := tuple(self._refused.values())) != self._refused_kept:
-            await self._ledger.note("refused", msgspec.json.encode(refused) if refused else None)
+            await self._recorder.note("refused", msgspec.json.encode(refused) if refused else None)
             self._refused_kept = refused
         for one in refused:
-            target = Target(source=picture.source, extension_id=one.extension_id)
+            target = Target(source=index.source, extension_id=one.extension_id)
             lasts_s = (now - one.since).total_seconds()
-            if lasts_s >= self._rules.vanished_give_up_s and any(is_open(call) for call in picture.of(target)):
-                await self._ledger.change((), lambda: refuse(picture, target, one.since, now))  # noqa: B023 (awaited)
+            if lasts_s >= self._rules.vanished_give_up_s and any(is_open(call) for call in index.of(target)):
+                await self._recorder.change((), lambda: refuse(index, target, one.since, now))  # noqa: B023 (awaited)
 
     async def correct_missed(self) -> None:
         """What an extension of another source is known to have answered by now."""
-        picture = self._ledger.picture
-        for session_id in picture.answers.due(picture.source):
-            picture.answers.done(picture.source, session_id)  # before: it may be due again meanwhile
+        index = self._recorder.index
+        for session_id in index.answers.due(index.source):
+            index.answers.done(index.source, session_id)  # before: it may be due again meanwhile
             try:
-                change = partial(meet, picture, session_id, self._upstream.now())
-                await self._ledger.change((), change, sessions=(session_id,))
+                change = partial(meet, index, session_id, self._upstream.now())
+                await self._recorder.change((), change, sessions=(session_id,))
             except BaseException:
-                picture.answers.again(picture.source, session_id)
+                index.answers.again(index.source, session_id)
                 raise
 
     async def fill_gaps(self) -> None:
@@ -153,10 +153,10 @@ class Reconciler:
             await self._try_settle(call)
 
     def _pending(self) -> Sequence[Call]:
-        return lookups(self._ledger.picture, self._upstream.now(), self._rules)
+        return lookups(self._recorder.index, self._upstream.now(), self._rules)
 
     async def blind(self, target: Target, after: datetime, until: datetime) -> None:
-        """A target was not seen between these looks. Kept before the look is: a crash in between must not hide it."""
+        """A target was not seen between these polls. Kept before the poll is: a crash in between must not hide it."""
         mine = [gap for gap in self._gaps if gap.extension_id == target.extension_id]
         for growing in mine[1:]:
             self._gaps.remove(growing)
@@ -167,17 +167,17 @@ class Reconciler:
         await self._keep_gaps()
 
     async def _try_fill(self, gap: Gap) -> None:
-        target = Target(source=self._ledger.picture.source, extension_id=gap.extension_id)
+        target = Target(source=self._recorder.index.source, extension_id=gap.extension_id)
         try:
             found = await self._upstream.ended_since(target, after=gap.after - LONGEST_WAIT)
-        except LookFailed as error:
+        except PollFailed as error:
             self._observer.lookup_failed(error)
             self._put_off(gap, at_least_s=REFUSED_S if error.reason == "permission" else 0.0)
             return
         missed = [s for s in found if s.ended_at is None or s.ended_at >= gap.after - LATENESS]
         try:
             for part in slices(missed):
-                await self._ledger.change(part, lambda: self._filled(target, gap, part))  # noqa: B023 (awaited)
+                await self._recorder.change(part, lambda: self._filled(target, gap, part))  # noqa: B023 (awaited)
         except OutboxUnavailable:
             self._put_off(gap)
             raise
@@ -185,9 +185,9 @@ class Reconciler:
         await self._keep_gaps()
         self._observer.gap_filled(target, gap.after, len(missed))
 
-    def _filled(self, target: Target, gap: Gap, part: Sequence[Sighting]) -> Change:
-        picture = self._ledger.picture
-        return fill(picture, target, part, self._upstream.now(), self._rules, after=gap.after)
+    def _filled(self, target: Target, gap: Gap, part: Sequence[CallObservation]) -> ChangeSet:
+        index = self._recorder.index
+        return fill(index, target, part, self._upstream.now(), self._rules, after=gap.after)
 
     def _put_off(self, gap: Gap, *, at_least_s: float = 0.0) -> None:
         pause_s = max(BACKOFF_S[min(gap.failures, len(BACKOFF_S) - 1)], at_least_s)
@@ -196,7 +196,7 @@ class Reconciler:
         self._gaps = [later if one is gap else one for one in self._gaps]
 
     async def _keep_gaps(self) -> None:
-        await self._ledger.note("gaps", msgspec.json.encode(self._gaps) if self._gaps else None)
+        await self._recorder.note("gaps", msgspec.json.encode(self._gaps) if self._gaps else None)
 
     async def _try_settle(self, call: Call) -> None:
         questions, next_at = self._asked.get(call.call_id, (0, 0.0))
@@ -206,24 +206,24 @@ class Reconciler:
         self._asked[call.call_id] = (questions + 1, self._clock.monotonic() + pause_s)
         try:
             found = await self._upstream.find(call)
-        except LookFailed as error:
+        except PollFailed as error:
             self._observer.lookup_failed(error)
             return
-        await self._ledger.change(found, lambda: self._settled(call, found))
+        await self._recorder.change(found, lambda: self._settled(call, found))
 
-    def _settled(self, call: Call, found: Sequence[Sighting]) -> Change:
-        return settle(self._ledger.picture, call.call_id, found, self._upstream.now(), self._rules)
+    def _settled(self, call: Call, found: Sequence[CallObservation]) -> ChangeSet:
+        return settle(self._recorder.index, call.call_id, found, self._upstream.now(), self._rules)
 
-    def _hope_s(self, call: Call) -> float:
+    def _left_s(self, call: Call) -> float:
         """Seconds until a vanished call is given up."""
         since = call.vanished_at or self._upstream.now()
         return self._rules.vanished_give_up_s - (self._upstream.now() - since).total_seconds()
 
 
-def slices(sightings: Sequence[Sighting]) -> Iterator[Sequence[Sighting]]:
-    """Whole sessions, some hundred sightings at a time: one comparison must not hold the loop for long."""
-    by_session = sorted(sightings, key=lambda s: s.session_id)
-    part: list[Sighting] = []
+def slices(observations: Sequence[CallObservation]) -> Iterator[Sequence[CallObservation]]:
+    """Whole sessions, some hundred observations at a time: one comparison must not hold the loop for long."""
+    by_session = sorted(observations, key=lambda s: s.session_id)
+    part: list[CallObservation] = []
     for _, session in groupby(by_session, key=lambda s: s.session_id):
         part += session
         if len(part) >= SLICE:

@@ -8,25 +8,25 @@ from datetime import datetime
 
 import msgspec
 
-from callcast.calls.model import UNASSIGNED, Call, Sighting, Snapshot, Target
+from callcast.calls.model import UNASSIGNED, Call, CallObservation, Snapshot, Target
 from callcast.ports.upstream import Identity, Upstream
 
 
-class Claims:
+class ExtensionOwnership:
     """Of all sources. Bounded by the extensions that there are."""
 
     def __init__(self) -> None:
         self._holders: dict[str, str] = {}  # extension id -> source
         self._denied: dict[tuple[str, str], str] = {}  # source and extension id -> the source that has it
 
-    def take(self, source: str, extension_id: str, told: Callable[[str], None] = lambda _: None) -> bool:
+    def take(self, source: str, extension_id: str, published: Callable[[str], None] = lambda _: None) -> bool:
         """Whether the source may tell of this extension; `told`: called the first time that it may not."""
         holder = self._holders.setdefault(extension_id, source)
         if holder == source:
             return True
         if self._denied.get((source, extension_id)) != holder:
             self._denied[source, extension_id] = holder
-            told(extension_id)
+            published(extension_id)
         return False
 
     def keep(self, wanted: Mapping[str, Collection[str] | None]) -> None:
@@ -54,11 +54,13 @@ class Claims:
 class OwnShare:
     """Implements `core.upstream.Upstream`: an account's watcher sees whose calls there are only by looking."""
 
-    def __init__(self, source: str, upstream: Upstream, claims: Claims, told: Callable[[str], None]) -> None:
+    def __init__(
+        self, source: str, upstream: Upstream, ownership: ExtensionOwnership, published: Callable[[str], None]
+    ) -> None:
         self._source = source
         self._upstream = upstream
-        self._claims = claims
-        self._told = told
+        self._ownership = ownership
+        self._published = published
 
     def now(self) -> datetime:
         return self._upstream.now()
@@ -78,29 +80,33 @@ class OwnShare:
     def watch(self, targets: Collection[Target], /) -> None:
         self._upstream.watch(targets)
 
-    async def look(self, target: Target, /) -> Snapshot:
-        snapshot = await self._upstream.look(target)
-        mine = self._mine(snapshot.sightings)
-        return snapshot if len(mine) == len(snapshot.sightings) else msgspec.structs.replace(snapshot, sightings=mine)
+    async def poll(self, target: Target, /) -> Snapshot:
+        snapshot = await self._upstream.poll(target)
+        mine = self._mine(snapshot.observations)
+        return (
+            snapshot
+            if len(mine) == len(snapshot.observations)
+            else msgspec.structs.replace(snapshot, observations=mine)
+        )
 
-    async def find(self, call: Call, /) -> Sequence[Sighting]:
+    async def find(self, call: Call, /) -> Sequence[CallObservation]:
         """A call that was told before is settled, whoever watches its extension now."""
         found = await self._upstream.find(call)
         mine = self._mine(found)
         return [one for one in found if one.extension_id == call.extension_id or one in mine]
 
-    async def ended_since(self, target: Target, /, *, after: datetime) -> Sequence[Sighting]:
+    async def ended_since(self, target: Target, /, *, after: datetime) -> Sequence[CallObservation]:
         return self._mine(await self._upstream.ended_since(target, after=after))
 
-    def _mine(self, sightings: Sequence[Sighting]) -> tuple[Sighting, ...]:
-        return tuple(one for one in sightings if self._claims.take(self._source, _whose(one), self._told))
+    def _mine(self, observations: Sequence[CallObservation]) -> tuple[CallObservation, ...]:
+        return tuple(one for one in observations if self._ownership.take(self._source, _whose(one), self._published))
 
 
 def _wants(wanted: Mapping[str, Collection[str] | None], source: str, extension_id: str) -> bool:
     return source in wanted and ((ids := wanted[source]) is None or extension_id in ids)
 
 
-def _whose(sighting: Sighting) -> str:
+def _whose(observation: CallObservation) -> str:
     """Without an extension it is the account's own."""
-    nobody = sighting.extension_id == UNASSIGNED
-    return f"{UNASSIGNED}/{sighting.account_id}" if nobody else sighting.extension_id
+    nobody = observation.extension_id == UNASSIGNED
+    return f"{UNASSIGNED}/{observation.account_id}" if nobody else observation.extension_id

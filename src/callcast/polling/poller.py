@@ -1,6 +1,6 @@
-"""Looks at the targets of one source, each in its turn, and hands every good look to the ledger.
+"""Polls the targets of one source, each in its turn, and hands every good poll to the recorder.
 
-The turns of all targets lie evenly in the interval. Several targets may be in flight, one look each, so that a
+The turns of all targets lie evenly in the interval. Several targets may be in flight, one poll each, so that a
 hung one delays no other; a slow one misses turns, and they are counted, never piled up.
 """
 
@@ -13,16 +13,16 @@ from datetime import datetime
 from typing import Protocol
 
 from callcast.calls.freshness import WHOLE, Freshness
-from callcast.calls.model import Change, Snapshot, SourceEvent, Target
-from callcast.calls.tracker import Rules, diff, unwatch
-from callcast.polling.backfill import Reconciler
-from callcast.polling.recorder import Ledger
+from callcast.calls.model import ChangeSet, Snapshot, SourceEvent, Target
+from callcast.calls.tracker import Rules, compare, unwatch
+from callcast.polling.backfill import Backfill
+from callcast.polling.recorder import ChangeRecorder
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import OutboxUnavailable
-from callcast.ports.upstream import LookFailed, Upstream
+from callcast.ports.upstream import PollFailed, Upstream
 
 CHUNK_S = 1.0  # the longest sleep: health is checked at least this often
-SLOT_S = 0.02  # turns that lie closer together begin together: to wake up for each costs as much as the look
+SLOT_S = 0.02  # turns that lie closer together begin together: to wake up for each costs as much as the poll
 AT_ONCE = 32  # looks that are sent together: with hundreds under way, each costs half as much again
 LATE_S = 0.005  # so long the next ones wait for their answers: a slow platform is not asked less often for it
 STORE_RETRY_S = 30.0
@@ -40,9 +40,9 @@ class Observer(Protocol):
 
     def watched_twice(self, extension_id: str, /) -> None: ...
     def paced(self, interval_s: float, /) -> None: ...
-    def look_good(self, snapshot: Snapshot, took_s: float, /) -> None: ...
-    def look_failed(self, target: Target, error: LookFailed, took_s: float, /) -> None: ...
-    def turns_missed(self, counts: Mapping[Target, int], /) -> None:
+    def poll_succeeded(self, snapshot: Snapshot, took_s: float, /) -> None: ...
+    def poll_failed(self, target: Target, error: PollFailed, took_s: float, /) -> None: ...
+    def polls_missed(self, counts: Mapping[Target, int], /) -> None:
         """Of the last second."""
         ...
 
@@ -65,8 +65,8 @@ class Poller:
         *,
         interval_s: float | None,
         upstream: Upstream,
-        ledger: Ledger,
-        reconciler: Reconciler,
+        recorder: ChangeRecorder,
+        backfill: Backfill,
         freshness: Freshness,
         rules: Rules,
         clock: Clock,
@@ -79,8 +79,8 @@ class Poller:
         self._extensions = extensions
         self._interval_s = interval_s
         self._upstream = upstream
-        self._ledger = ledger
-        self._reconciler = reconciler
+        self._recorder = recorder
+        self._backfill = backfill
         self._freshness = freshness
         self._rules = rules
         self._clock = clock
@@ -88,7 +88,7 @@ class Poller:
         self._claim = claim
         self._taking = asyncio.Semaphore(TAKEN_AT_ONCE)
         self._start_after_s = start_after_s
-        self._turns: list[tuple[float, int, Target]] = []  # a heap: monotonic time, tie-break, target
+        self._due: list[tuple[float, int, Target]] = []  # a heap: monotonic time, tie-break, target
         wanted = [None] if extensions is None else extensions
         self._targets = [Target(source=source, extension_id=one) for one in wanted]
         self._refused: set[Target] = set()  # the platform does not show them
@@ -96,20 +96,20 @@ class Poller:
         self._sleep: asyncio.Task[None] | None = None
         self._wakes_at = math.inf
         self._missed: Counter[Target] = Counter()
-        self._awaited = 0  # answers of the looks sent last
-        self._untold: list[SourceEvent] = list(freshness.untold)
+        self._awaited = 0  # answers of the polls sent last
+        self._unrecorded: list[SourceEvent] = list(freshness.unrecorded)
         self._one_at_a_time = asyncio.Lock()  # of those that make source events known
         self._taken = 0
 
     async def run(self) -> None:
-        """Poll until cancelled. Trouble of the far side or the disk never ends it."""
+        """Poll until cancelled. Trouble of the remote side or the disk never ends it."""
         await self._clock.sleep(self._start_after_s)
         try:
             async with asyncio.TaskGroup() as tasks:
                 stepping = tasks.create_task(self._step_on())
                 await self._find_targets()
                 stepping.cancel()
-                tasks.create_task(self._reconciler.run())
+                tasks.create_task(self._backfill.run())
                 await self._schedule(tasks)
         finally:
             await self._stop()
@@ -126,16 +126,16 @@ class Poller:
             wanted = dict.fromkeys(own if e == "~" else e for e in self._extensions)
             self._targets = [Target(source=self._source, extension_id=e) for e in wanted if self._is_ours(e)]
             await self._end_unwatched(frozenset(t.extension_id for t in self._targets if t.extension_id))
-        self._reconciler.watch([t.extension_id for t in self._targets])
+        self._backfill.watch([t.extension_id for t in self._targets])
         self._upstream.watch(self._targets)
-        looks = {t.extension_id or WHOLE: at for t in self._targets if (at := self._ledger.picture.looks.get(t))}
+        polls = {t.extension_id or WHOLE: at for t in self._targets if (at := self._recorder.index.polls.get(t))}
         start = self._clock.monotonic()
-        self._freshness.watch([t.extension_id or WHOLE for t in self._targets], looks, start)
+        self._freshness.watch([t.extension_id or WHOLE for t in self._targets], polls, start)
         watched = [t.extension_id for t in self._targets if t.extension_id]
         self._observer.watching(None if self._extensions is None else watched, self.interval_s)
         gap_s = self.interval_s / max(1, len(self._targets))
-        self._turns = [(start + i * gap_s, i, target) for i, target in enumerate(self._targets)]
-        self._taken = len(self._turns)  # numbers from here on: two turns at one time have two
+        self._due = [(start + i * gap_s, i, target) for i, target in enumerate(self._targets)]
+        self._taken = len(self._due)  # numbers from here on: two turns at one time have two
 
     def _is_ours(self, extension_id: str) -> bool:
         ours = self._claim(extension_id)
@@ -146,21 +146,21 @@ class Poller:
     async def _own_extension(self) -> str:
         """The id behind `~`: asked for until the platform answers. Meanwhile the source as a whole can be degraded."""
         target = Target(source=self._source, extension_id="~")
-        self._freshness.expect(max(self._ledger.picture.looks.values(), default=None), self._clock.monotonic())
+        self._freshness.expect(max(self._recorder.index.polls.values(), default=None), self._clock.monotonic())
         while True:
             started = self._clock.monotonic()
             try:
                 return (await self._upstream.identify()).extension_id
-            except LookFailed as error:
+            except PollFailed as error:
                 self._freshness.bad(WHOLE, error.reason)
-                self._observer.look_failed(target, error, self._clock.monotonic() - started)
+                self._observer.poll_failed(target, error, self._clock.monotonic() - started)
                 await self._clock.sleep(max(self.interval_s, error.retry_after_s or 0.0, CHUNK_S))
 
     async def _end_unwatched(self, watched: frozenset[str]) -> None:
-        picture = self._ledger.picture
-        while gone := {call.extension_id for call in picture.live_calls()} - watched:
+        index = self._recorder.index
+        while gone := {call.extension_id for call in index.live_calls()} - watched:
             try:
-                await self._ledger.change((), lambda: unwatch(picture, gone, self._upstream.now()))
+                await self._recorder.change((), lambda: unwatch(index, gone, self._upstream.now()))
             except OutboxUnavailable as error:
                 self._observer.store_failed(error)
                 await self._clock.sleep(STORE_RETRY_S)
@@ -173,12 +173,12 @@ class Poller:
                 next_step = now + CHUNK_S
                 self._observer.paced(self.interval_s)
                 await self._step()
-            wait_s = max(self._turns[0][0] - now, self._upstream.hold_s()) if self._turns else CHUNK_S
+            wait_s = max(self._due[0][0] - now, self._upstream.hold_s()) if self._due else CHUNK_S
             if wait_s <= 0 and self._awaited >= AT_ONCE:
                 await self._await_answers(now + LATE_S)
             elif wait_s <= 0:
                 self._awaited += 1
-                due, _, target = heapq.heappop(self._turns)
+                due, _, target = heapq.heappop(self._due)
                 tasks.create_task(self._turn(target, due))
             elif wait_s <= SLOT_S:
                 await self._clock.sleep(SLOT_S)
@@ -195,7 +195,7 @@ class Poller:
         """What wants doing every second, also while a penalty is waited out."""
         self._observer.stepped()
         if self._missed:
-            self._observer.turns_missed(self._missed)
+            self._observer.polls_missed(self._missed)
             self._missed = Counter()
         await self._check_freshness()
 
@@ -211,7 +211,7 @@ class Poller:
         return not self._sleep.cancelled()
 
     async def _await_answers(self, until: float) -> None:
-        """Until half of the looks sent last are back; whoever is not by then is waited for no longer."""
+        """Until half of the polls sent last are back; whoever is not by then is waited for no longer."""
         if await self._sleep_until(until):
             self._awaited = 0
 
@@ -220,18 +220,18 @@ class Poller:
         started = self._clock.monotonic()
         wait_s = 0.0
         try:
-            snapshot = await self._look(target)
-        except LookFailed as error:
+            snapshot = await self._poll(target)
+        except PollFailed as error:
             wait_s = self._failed(target, error, self._clock.monotonic() - started)
         else:
             took_s = self._clock.monotonic() - started
-            async with self._taking:  # only what has arrived queues here: a far side that hangs holds up nobody
+            async with self._taking:  # only what has arrived queues here: a remote side that hangs holds up nobody
                 await self._good(snapshot, took_s)
         self._put_back(target, due, wait_s)
 
-    async def _look(self, target: Target) -> Snapshot:
+    async def _poll(self, target: Target) -> Snapshot:
         try:
-            return await self._upstream.look(target)
+            return await self._upstream.poll(target)
         finally:
             self._awaited = max(0, self._awaited - 1)
             if self._awaited == AT_ONCE // 2 and self._sleep is not None:
@@ -240,14 +240,14 @@ class Poller:
     async def _good(self, snapshot: Snapshot, took_s: float) -> None:
         target = snapshot.target
         self._refused.discard(target)
-        self._reconciler.show(target)
-        self._observer.look_good(snapshot, took_s)
+        self._backfill.show(target)
+        self._observer.poll_succeeded(snapshot, took_s)
         steady_s = self._clock.monotonic()
-        self._untold += self._freshness.good(target.extension_id or WHOLE, snapshot.taken_at, steady_s)
+        self._unrecorded += self._freshness.good(target.extension_id or WHOLE, snapshot.taken_at, steady_s)
         try:
             await self._note_gap(target, snapshot.taken_at)
-            picture, rules = self._ledger.picture, self._rules
-            await self._ledger.take(snapshot, lambda: diff(picture, snapshot, rules))
+            index, rules = self._recorder.index, self._rules
+            await self._recorder.take(snapshot, lambda: compare(index, snapshot, rules))
             await self._tell()
         except OutboxUnavailable as error:
             self._observer.store_failed(error)
@@ -257,25 +257,25 @@ class Poller:
         last = self._covered_until(target)
         planned_s = max(self.interval_s, self._planned_s.get(target, 0.0))
         if last is not None and (taken_at - last).total_seconds() > planned_s + GAP_S:
-            await self._reconciler.blind(target, last, taken_at)
+            await self._backfill.blind(target, last, taken_at)
 
     def _covered_until(self, target: Target) -> datetime | None:
-        """The last good look that could have shown this target's calls, also one by another way of watching."""
-        looks = self._ledger.picture.looks
+        """The last good poll that could have shown this target's calls, also one by another way of watching."""
+        polls = self._recorder.index.polls
         whole = self._whole
-        covering = looks.values() if target == whole else [at for t in (target, whole) if (at := looks.get(t))]
+        covering = polls.values() if target == whole else [at for t in (target, whole) if (at := polls.get(t))]
         return max(covering, default=None)
 
-    def _failed(self, target: Target, error: LookFailed, took_s: float) -> float:
+    def _failed(self, target: Target, error: PollFailed, took_s: float) -> float:
         """Returns the seconds until it may be polled again; 0: as planned (contract 10.2)."""
         refused = error.reason == "permission"
         if refused:
             self._refused.add(target)
-            self._reconciler.refuse(target)
+            self._backfill.refuse(target)
         else:
             self._refused.discard(target)
         self._freshness.bad(target.extension_id or WHOLE, error.reason, refused=refused)
-        self._observer.look_failed(target, error, took_s)
+        self._observer.poll_failed(target, error, took_s)
         return REFUSED_EVERY_S if refused else error.retry_after_s or 0.0
 
     def _put_back(self, target: Target, due: float, wait_s: float) -> None:
@@ -288,14 +288,14 @@ class Poller:
             self._missed[target] += missed
         self._planned_s[target] = interval_s
         self._taken += 1
-        heapq.heappush(self._turns, (next_due, self._taken, target))
+        heapq.heappush(self._due, (next_due, self._taken, target))
         if self._sleep is not None and next_due + SLOT_S < self._wakes_at:
             self._sleep.cancel()
 
     async def _check_freshness(self) -> None:
         if self._upstream.sign_ins_ahead() is not None:
             self._freshness.excuse(self._clock.monotonic())
-        self._untold += self._freshness.check(self._upstream.now(), self._clock.monotonic(), self.interval_s)
+        self._unrecorded += self._freshness.check(self._upstream.now(), self._clock.monotonic(), self.interval_s)
         try:
             await self._tell()
         except OutboxUnavailable as error:
@@ -303,17 +303,17 @@ class Poller:
 
     async def _tell(self) -> None:
         """State first, with the events that are untold yet: a crash in between tells them again, and no others."""
-        if not self._untold:
+        if not self._unrecorded:
             return
         async with self._one_at_a_time:
-            if told := tuple(self._untold):
-                await self._ledger.note("freshness", self._freshness.dump(told))
-                await self._ledger.change((), lambda: Change(events=told))
-                self._untold = [event for event in self._untold if event not in told]
-                await self._ledger.note("freshness", self._freshness.dump(self._untold))
+            if published := tuple(self._unrecorded):
+                await self._recorder.note("freshness", self._freshness.dump(published))
+                await self._recorder.change((), lambda: ChangeSet(events=published))
+                self._unrecorded = [event for event in self._unrecorded if event not in published]
+                await self._recorder.note("freshness", self._freshness.dump(self._unrecorded))
 
     async def _stop(self) -> None:
         try:
-            await self._ledger.keep_looks()
+            await self._recorder.keep_polls()
         except OutboxUnavailable as error:
             self._observer.store_failed(error)

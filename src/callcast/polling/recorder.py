@@ -1,7 +1,7 @@
 """The one door between a source's looks and the outbox: recall, compare, record, and only then believe it.
 
 Changes of one session are made one at a time, because each is compared with what the last one left; those of
-different sessions share commits. A large one (an account's first look finds a thousand calls) is compared in a
+different sessions share commits. A large one (an account's first poll finds a thousand calls) is compared in a
 thread, and told bit by bit, so that it does not hold the loop.
 """
 
@@ -11,16 +11,16 @@ from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any
 
-from callcast.calls.index import Picture
-from callcast.calls.model import Change, Look, Sighting, Snapshot, Target
+from callcast.calls.index import CallIndex
+from callcast.calls.model import CallObservation, ChangeSet, PollRecord, Snapshot, Target
 from callcast.ports.outbox import Outbox, OutboxUnavailable
 
 HERE_MAX = 200  # calls: what takes longer than some 5 ms is not compared on the loop
-TOLD_AT_ONCE = 100  # calls, and events
-LOOK_KEPT_EVERY = timedelta(seconds=20)  # a poll without a change is stored this often; what is shown is as of then
+PUBLISHED_AT_ONCE = 100  # calls, and events
+POLL_KEPT_EVERY = timedelta(seconds=20)  # a poll without a change is stored this often; what is shown is as of then
 
 
-class Ledger:
+class ChangeRecorder:
     """What is known of one source, in memory and on disk in step.
 
     told: called after each commit with what was recorded, a large change in several parts; must not block.
@@ -29,104 +29,108 @@ class Ledger:
 
     def __init__(
         self,
-        picture: Picture,
+        index: CallIndex,
         outbox: Outbox,
-        told: Callable[[Change], None],
-        stored: Callable[[Look], None] = lambda _: None,
+        published: Callable[[ChangeSet], None],
+        stored: Callable[[PollRecord], None] = lambda _: None,
     ) -> None:
-        self.picture = picture
+        self.index = index
         self._outbox = outbox
-        self._told = told
+        self._published = published
         self._stored = stored
-        self._turns = _Turns()
-        self._kept: dict[Target, datetime] = dict(picture.looks)
+        self._locks = _SessionLocks()
+        self._kept: dict[Target, datetime] = dict(index.polls)
 
-    async def take(self, snapshot: Snapshot, compare: Callable[[], Change]) -> None:
-        """Compare a look with what is known, and record both. Raises OutboxUnavailable, then nothing has changed."""
+    async def take(self, snapshot: Snapshot, compare: Callable[[], ChangeSet]) -> None:
+        """Compare a poll with what is known, and record both. Raises OutboxUnavailable, then nothing has changed."""
         if self._is_idle(snapshot):
-            self.picture.apply(Look(target=snapshot.target, taken_at=snapshot.taken_at), Change())
+            self.index.apply(PollRecord(target=snapshot.target, taken_at=snapshot.taken_at), ChangeSet())
             return
         taken = False
         while not taken:  # what the target has may have changed while others had their turn
             touched = self._touched(snapshot)
-            async with self._turns.of(touched) as waited:
+            async with self._locks.of(touched) as waited:
                 if taken := not waited or touched == self._touched(snapshot):
                     await self._take(snapshot, compare)
 
     def _is_idle(self, snapshot: Snapshot) -> bool:
         """Nothing is shown where nothing is known, nothing is to be kept, and nobody works on all: most looks."""
-        picture = self.picture
-        if snapshot.sightings or self._turns.one_is_of_all or picture.is_half_known or picture.of(snapshot.target):
+        index = self.index
+        if snapshot.observations or self._locks.one_is_of_all or index.is_half_known or index.of(snapshot.target):
             return False
         return not self._is_old(
-            Look(target=snapshot.target, taken_at=picture.clamped(snapshot.target, snapshot.taken_at))
+            PollRecord(target=snapshot.target, taken_at=index.clamped(snapshot.target, snapshot.taken_at))
         )
 
-    async def _take(self, snapshot: Snapshot, compare: Callable[[], Change]) -> None:
-        await self._recall(self.picture.unknown_sessions(snapshot))
-        taken_at = self.picture.clamped(snapshot.target, snapshot.taken_at)
-        look = Look(target=snapshot.target, taken_at=taken_at)
-        size = max(len(snapshot.sightings), len(self.picture.of(snapshot.target)))
+    async def _take(self, snapshot: Snapshot, compare: Callable[[], ChangeSet]) -> None:
+        await self._recall(self.index.unknown_sessions(snapshot))
+        taken_at = self.index.clamped(snapshot.target, snapshot.taken_at)
+        poll = PollRecord(target=snapshot.target, taken_at=taken_at)
+        size = max(len(snapshot.observations), len(self.index.of(snapshot.target)))
         change = await _compared(compare, size)
-        if change or self._is_old(look):
-            await _whole(self._record(look, change))
+        if change or self._is_old(poll):
+            await _whole(self._record(poll, change))
         else:
-            self.picture.apply(look, change)
+            self.index.apply(poll, change)
 
     async def change(
-        self, sightings: Sequence[Sighting], compare: Callable[[], Change], *, sessions: Collection[str] = ()
+        self,
+        observations: Sequence[CallObservation],
+        compare: Callable[[], ChangeSet],
+        *,
+        sessions: Collection[str] = (),
     ) -> None:
-        """Record what something other than a look has shown. Raises OutboxUnavailable.
+        """Record what something other than a poll has shown. Raises OutboxUnavailable.
 
-        sightings, sessions: what it is about; empty where any of the known calls may be concerned.
+        observations, sessions: what it is about; empty where any of the known calls may be concerned.
         """
-        async with self._turns.of(None):
-            await self._recall(self.picture.unknown_sessions(sightings, sessions))
-            change = await _compared(compare, len(sightings) or len(self.picture))
+        async with self._locks.of(None):
+            await self._recall(self.index.unknown_sessions(observations, sessions))
+            change = await _compared(compare, len(observations) or len(self.index))
             if change:
                 await _whole(self._record(None, change))
 
     async def note(self, name: str, value: bytes | None) -> None:
-        await self._outbox.note(self.picture.source, name, value)
+        await self._outbox.note(self.index.source, name, value)
 
-    async def keep_looks(self) -> None:
-        """Keep the last good look of each target: a clean stop leaves no gap that must be asked about."""
-        async with self._turns.of(None):
-            for target, taken_at in list(self.picture.looks.items()):
+    async def keep_polls(self) -> None:
+        """Keep the last good poll of each target: a clean stop leaves no gap that must be asked about."""
+        async with self._locks.of(None):
+            for target, taken_at in list(self.index.polls.items()):
                 if self._kept.get(target) != taken_at:
-                    await _whole(self._record(Look(target=target, taken_at=taken_at), Change()))
+                    await _whole(self._record(PollRecord(target=target, taken_at=taken_at), ChangeSet()))
 
     def _touched(self, snapshot: Snapshot) -> frozenset[str] | None:
-        """The sessions that a look at an extension may change; None: any. A look at the account is about all."""
-        if snapshot.target.extension_id is None or self.picture.is_half_known:
+        """The sessions that a poll of an extension may change; None: any. A look at the account is about all."""
+        if snapshot.target.extension_id is None or self.index.is_half_known:
             return None
-        known = self.picture.of(snapshot.target)
-        if max(len(known), len(snapshot.sightings)) > HERE_MAX:
+        known = self.index.of(snapshot.target)
+        if max(len(known), len(snapshot.observations)) > HERE_MAX:
             return None
-        return frozenset({call.session_id for call in known} | {seen.session_id for seen in snapshot.sightings})
+        return frozenset({call.session_id for call in known} | {seen.session_id for seen in snapshot.observations})
 
     async def _recall(self, sessions: Collection[str]) -> None:
         if sessions:
-            self.picture.learn(await self._outbox.recall(self.picture.source, sessions))
+            self.index.learn(await self._outbox.recall(self.index.source, sessions))
 
-    async def _record(self, look: Look | None, change: Change) -> None:
-        await self._outbox.record(look, change)
-        if look is not None:
-            self._kept[look.target] = look.taken_at
-            self._stored(look)
-        self.picture.apply(look, change)
-        self.picture.answers.learn(change.calls)
+    async def _record(self, poll: PollRecord | None, change: ChangeSet) -> None:
+        await self._outbox.record(poll, change)
+        if poll is not None:
+            self._kept[poll.target] = poll.taken_at
+            self._stored(poll)
+        self.index.apply(poll, change)
+        self.index.answers.learn(change.calls)
         for n, part in enumerate(_parts(change)):
             if n:
                 await asyncio.sleep(0)
-            self._told(part)
+            self._published(part)
 
-    def _is_old(self, look: Look) -> bool:
-        kept = self._kept.get(look.target)
-        return kept is None or look.taken_at - kept >= LOOK_KEPT_EVERY
+    def _is_old(self, poll: PollRecord) -> bool:
+        kept = self._kept.get(poll.target)
+        return kept is None or poll.taken_at - kept >= POLL_KEPT_EVERY
 
 
-class _Turns:
+class _SessionLocks:
     """Who works on which sessions. Whoever wants one that is worked on waits for those who came before."""
 
     def __init__(self) -> None:
@@ -155,7 +159,7 @@ def _meet(ours: frozenset[str] | None, theirs: frozenset[str] | None) -> bool:
     return ours is None or theirs is None or not ours.isdisjoint(theirs)
 
 
-async def _compared(compare: Callable[[], Change], size: int) -> Change:
+async def _compared(compare: Callable[[], ChangeSet], size: int) -> ChangeSet:
     """In a thread where it would take long. It only reads what is known, and that stays as it is meanwhile: who
     gives up waiting keeps the lock until the thread is done.
     """
@@ -170,11 +174,11 @@ async def _compared(compare: Callable[[], Change], size: int) -> Change:
         raise
 
 
-def _parts(change: Change) -> Iterator[Change]:
+def _parts(change: ChangeSet) -> Iterator[ChangeSet]:
     """The change, so many calls and events at a time."""
-    for first in range(0, max(len(change.calls), len(change.events)), TOLD_AT_ONCE):
-        some = slice(first, first + TOLD_AT_ONCE)
-        yield Change(calls=change.calls[some], events=change.events[some])
+    for first in range(0, max(len(change.calls), len(change.events)), PUBLISHED_AT_ONCE):
+        some = slice(first, first + PUBLISHED_AT_ONCE)
+        yield ChangeSet(calls=change.calls[some], events=change.events[some])
 
 
 async def _whole(recording: Coroutine[Any, Any, None]) -> None:
@@ -184,6 +188,6 @@ async def _whole(recording: Coroutine[Any, Any, None]) -> None:
         await asyncio.shield(job)
     except asyncio.CancelledError:
         await asyncio.wait([job])
-        with suppress(OutboxUnavailable):  # the next look compares with what is known
+        with suppress(OutboxUnavailable):  # the next poll compares with what is known
             job.result()
         raise

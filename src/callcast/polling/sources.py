@@ -9,18 +9,18 @@ import aiohttp
 
 from callcast import __version__
 from callcast.calls.freshness import Freshness
-from callcast.calls.index import Picture
-from callcast.calls.model import Change, Known, Look
+from callcast.calls.index import CallIndex
+from callcast.calls.model import ChangeSet, Known, PollRecord
 from callcast.calls.shared_answers import SharedAnswers
 from callcast.calls.tracker import Rules, unwatch
-from callcast.live.live_calls import LiveBoard
+from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability.fatal import observed
 from callcast.observability.metrics import Metrics
 from callcast.observability.outbox_health import Disk, Trouble
-from callcast.polling.backfill import Reconciler
-from callcast.polling.ownership import Claims, OwnShare
+from callcast.polling.backfill import Backfill
+from callcast.polling.ownership import ExtensionOwnership, OwnShare
 from callcast.polling.poller import Poller
-from callcast.polling.recorder import Ledger
+from callcast.polling.recorder import ChangeRecorder
 from callcast.polling.telemetry import SourceObserver
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import Outbox, OutboxUnavailable
@@ -37,7 +37,7 @@ CLIENT_KEYS = (
 LEARNT_MAX = 20_000  # ended calls
 LEARNT_AT_ONCE = 500
 SHOWN_MAX = 20  # extensions in a log line
-NOTHING_KNOWN = Known(calls={}, looks={}, notes={})
+NOTHING_KNOWN = Known(calls={}, polls={}, notes={})
 
 
 class Sources:
@@ -50,7 +50,7 @@ class Sources:
     def __init__(
         self,
         outbox: Outbox,
-        board: LiveBoard,
+        live_calls: InMemoryLiveCalls,
         metrics: Metrics,
         session: aiohttp.ClientSession,
         clock: Clock,
@@ -60,9 +60,9 @@ class Sources:
         sign_ins: SignIns,
     ) -> None:
         self.observers: dict[str, SourceObserver] = {}
-        self.claims = Claims()
+        self.ownership = ExtensionOwnership()
         self._outbox = outbox
-        self._board = board
+        self._live_calls = live_calls
         self._metrics = metrics
         self._session = session
         self._clock = clock
@@ -83,11 +83,11 @@ class Sources:
         """Say who watches whom, before anybody looks: an account's watcher takes what nobody has taken."""
         self._sign_ins.retain(wanted.values())
         listed = {name: one.extensions if one.watch == "extensions" else ("~",) for name, one in wanted.items()}
-        self.claims.keep({name: None if "~" in ids else frozenset(ids) for name, ids in listed.items()})
+        self.ownership.keep({name: None if "~" in ids else frozenset(ids) for name, ids in listed.items()})
         for name, ids in listed.items():
-            self._observer(name)  # from now on the service is not ready without a good look of it
+            self._observer(name)  # from now on the service is not ready without a good poll of it
             for extension_id in filter(str.isdigit, ids):
-                self.claims.take(name, extension_id)
+                self.ownership.take(name, extension_id)
 
     def skews(self) -> Mapping[str, float]:
         """By source, how many seconds this machine's clock is ahead of the platform's."""
@@ -119,26 +119,26 @@ class Sources:
             await self.close(name)
         if len(self.observers) > 1:
             async with self._learning:
-                await self._disk.surely(lambda: share_answers(self._answers, self._outbox))
-        known = (await self._disk.surely(self._outbox.known)).get(name, NOTHING_KNOWN)
+                await self._disk.until_stored(lambda: share_answers(self._answers, self._outbox))
+        known = (await self._disk.until_stored(self._outbox.known)).get(name, NOTHING_KNOWN)
         observer = self._observer(name)
         upstream: Upstream = self._client(name, access, known)
         if settings.watch == "account":
-            upstream = OwnShare(name, upstream, self.claims, observer.watched_twice)
+            upstream = OwnShare(name, upstream, self.ownership, observer.watched_twice)
         rules = Rules(
             settle_s=settings.settle_s,
             call_log_after_s=settings.call_log_after_s,
             vanished_give_up_s=settings.vanished_give_up_s,
         )
-        ledger = self._ledger(name, known)
+        recorder = self._recorder(name, known)
         poller = Poller(
             name,
             settings.extensions if settings.watch == "extensions" else None,
             interval_s=None if settings.poll_interval_s == "auto" else settings.poll_interval_s,
             upstream=upstream,
-            ledger=ledger,
-            reconciler=Reconciler(
-                *(ledger, upstream, rules, self._clock, observer),
+            recorder=recorder,
+            backfill=Backfill(
+                *(recorder, upstream, rules, self._clock, observer),
                 gaps=known.notes.get("gaps"),
                 refused=known.notes.get("refused"),
             ),
@@ -146,22 +146,22 @@ class Sources:
             rules=rules,
             clock=self._clock,
             observer=observer,
-            claim=lambda extension_id: self.claims.take(name, extension_id),
+            claim=lambda extension_id: self.ownership.take(name, extension_id),
             start_after_s=start_after_s,
         )
-        self._log.info("polling_started", source=name, **_told(name, settings))
+        self._log.info("polling_started", source=name, **_published(name, settings))
         await poller.run()
 
     async def end(self, name: str) -> None:
         """Nobody wants it any more: its calls end as unwatched. If the disk refuses, the next start does this."""
         try:
             known = (await self._outbox.known()).get(name, NOTHING_KNOWN)
-            ledger = self._ledger(name, known)
-            live = {call.extension_id for call in ledger.picture.live_calls()}
-            await ledger.change((), lambda: unwatch(ledger.picture, live, self._clock.now()))
+            recorder = self._recorder(name, known)
+            live = {call.extension_id for call in recorder.index.live_calls()}
+            await recorder.change((), lambda: unwatch(recorder.index, live, self._clock.now()))
         except OutboxUnavailable as error:
             self._disk.fails(error)
-        self._board.unwatch(name)
+        self._live_calls.unwatch(name)
         self._answers.forget(name)
         if self.observers.pop(name, None):
             self._log.info("polling_stopped", source=name)
@@ -181,7 +181,7 @@ class Sources:
 
     def _observer(self, name: str) -> SourceObserver:
         if name not in self.observers:
-            self.observers[name] = SourceObserver(name, self._board, self._metrics, self._clock, self._log)
+            self.observers[name] = SourceObserver(name, self._live_calls, self._metrics, self._clock, self._log)
         return self.observers[name]
 
     def _client(self, name: str, access: Mapping[str, Any], known: Known) -> Client:
@@ -200,17 +200,17 @@ class Sources:
             self._observer(name).sign_ins_ahead = client.sign_ins_ahead
         return self._clients[name][1]
 
-    def _ledger(self, name: str, known: Known) -> Ledger:
-        def told(change: Change) -> None:
+    def _recorder(self, name: str, known: Known) -> ChangeRecorder:
+        def published(change: ChangeSet) -> None:
             if observer := self.observers.get(name):  # of a source that went while nothing ran nobody is shown anything
-                observer.told(change)
+                observer.published(change)
             self._wake()
 
-        def stored(look: Look) -> None:
+        def stored(poll: PollRecord) -> None:
             if observer := self.observers.get(name):
-                observer.look_stored(look)
+                observer.poll_stored(poll)
 
-        return Ledger(Picture(name, known, self._answers), self._outbox, told, stored)
+        return ChangeRecorder(CallIndex(name, known, self._answers), self._outbox, published, stored)
 
     def _note_later(self, source: str, name: str, value: bytes) -> None:
         task = observed(asyncio.create_task(self._note(source, name, value)))
@@ -239,7 +239,7 @@ async def share_answers(answers: SharedAnswers, outbox: Outbox) -> None:
         await asyncio.sleep(0)
 
 
-def _told(name: str, settings: SourceSettings) -> dict[str, object]:
+def _published(name: str, settings: SourceSettings) -> dict[str, object]:
     """What a source will do, for the log."""
     whom = "account" if settings.watch == "account" else list(settings.extensions[:SHOWN_MAX])
     more = {"and_more": n} if (n := len(settings.extensions) - SHOWN_MAX) > 0 and whom != "account" else {}

@@ -7,14 +7,14 @@ from math import isclose
 from typing import Any
 
 from callcast.calls.freshness import stale_after_s
-from callcast.calls.model import CallEvent, Change, Event, Look, Reason, Snapshot, SourceEvent, Target
+from callcast.calls.model import CallEvent, ChangeSet, Event, PollRecord, Reason, Snapshot, SourceEvent, Target
 from callcast.formats.durations import span
-from callcast.live.live_calls import LiveBoard
+from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability.metrics import Metrics
 from callcast.observability.outbox_health import Trouble
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import OutboxUnavailable
-from callcast.ports.upstream import LookFailed
+from callcast.ports.upstream import PollFailed
 
 FAILURE_SAID_EVERY_S = 30.0
 REFUSED_NAMED_MAX = 20  # extensions of one source that /readyz names
@@ -24,11 +24,11 @@ WORDS_MAX = 200  # unknown words of one source that are logged; all are counted
 
 
 class SourceObserver:
-    """One source: told by its poller, reconciler, ledger and client."""
+    """One source: told by its poller, backfill, recorder and client."""
 
-    def __init__(self, source: str, board: LiveBoard, metrics: Metrics, clock: Clock, log: Any) -> None:
+    def __init__(self, source: str, live_calls: InMemoryLiveCalls, metrics: Metrics, clock: Clock, log: Any) -> None:
         self.source = source
-        self._board = board
+        self._live_calls = live_calls
         self._metrics = metrics
         self._clock = clock
         self._log = log.bind(source=source)
@@ -43,7 +43,7 @@ class SourceObserver:
         self._bad_records: dict[tuple[str, str], bool] = {}
         self.sign_ins_ahead: Callable[[], int | None] = lambda: None  # of the client, once there is one
         self.stepped_at = clock.monotonic()
-        self.looks = 0  # good ones
+        self.polls = 0  # good ones
         self.unstored: Trouble | None = None  # while the last poll that was to be stored could not be
         metrics.watch_source(source)
 
@@ -72,22 +72,22 @@ class SourceObserver:
 
     def _pace(self, interval_s: float) -> None:
         self._interval_s = interval_s
-        self._board.watch(self.source, self._extensions, interval_s)
+        self._live_calls.watch(self.source, self._extensions, interval_s)
         self._metrics.poll_interval(self.source, interval_s)
 
-    def look_good(self, snapshot: Snapshot, took_s: float, /) -> None:
+    def poll_succeeded(self, snapshot: Snapshot, took_s: float, /) -> None:
         self._seen = self._clock.monotonic()
-        self.looks += 1
+        self.polls += 1
         self._failing.pop(snapshot.target.extension_id, None)
         self._refused.pop(snapshot.target.extension_id, None)
-        self._board.looked(snapshot.target, snapshot.taken_at)
+        self._live_calls.polled(snapshot.target, snapshot.taken_at)
         self._metrics.poll_finished(self.source, None, took_s)
 
-    def look_stored(self, look: Look, /) -> None:
+    def poll_stored(self, poll: PollRecord, /) -> None:
         self.unstored = None
-        self._board.stored(look.target, look.taken_at)
+        self._live_calls.stored(poll.target, poll.taken_at)
 
-    def look_failed(self, target: Target, error: LookFailed, took_s: float, /) -> None:
+    def poll_failed(self, target: Target, error: PollFailed, took_s: float, /) -> None:
         self._last_failure = error.detail
         if error.reason == "permission":
             self._refused[target.extension_id] = error.detail
@@ -96,7 +96,7 @@ class SourceObserver:
             return
         say = self._log.error if error.reason == "auth" else self._log.warning  # a credential wants a person
         say(
-            "look_failed",
+            "poll_failed",
             extension=target.extension_id,
             reason=error.reason,
             detail=error.detail,
@@ -115,11 +115,11 @@ class SourceObserver:
     def watched_twice(self, extension_id: str, /) -> None:
         self._log.warning("extension_watched_twice", extension=extension_id, detail="another source watches it already")
 
-    def turns_missed(self, counts: Mapping[Target, int], /) -> None:
+    def polls_missed(self, counts: Mapping[Target, int], /) -> None:
         """One line, however many: a machine that cannot keep up must not be busy with saying so."""
         worst = max(counts, key=lambda target: counts[target])
         self._log.warning(
-            "turns_missed",
+            "polls_missed",
             extension=worst.extension_id,
             count=counts[worst],
             others=len(counts) - 1,
@@ -128,15 +128,15 @@ class SourceObserver:
 
     def stepped(self) -> None:
         self.stepped_at = self._clock.monotonic()
-        self._board.signs_in(self.source, self.sign_ins_ahead())
+        self._live_calls.signs_in(self.source, self.sign_ins_ahead())
 
     def store_failed(self, error: OutboxUnavailable, /) -> None:
         self.unstored = Trouble(self.unstored.since if self.unstored else self._clock.wall(), str(error))
         self._log.error("outbox_failed", reason="outbox", detail=str(error))
 
-    # What the reconciler says.
+    # What the backfill says.
 
-    def lookup_failed(self, error: LookFailed, /) -> None:
+    def lookup_failed(self, error: PollFailed, /) -> None:
         self._log.warning("lookup_failed", reason=error.reason, detail=error.detail, request_id=error.request_id)
 
     def gap_filled(self, target: Target, after: datetime, calls: int, /) -> None:
@@ -171,11 +171,11 @@ class SourceObserver:
         self._metrics.bad_record(self.source)
         self._log.warning("bad_record_left_out", reason=field, detail=f"the field {field!r} is missing or wrong")
 
-    # What the ledger says, after each commit.
+    # What the recorder says, after each commit.
 
-    def told(self, change: Change, /) -> None:
+    def published(self, change: ChangeSet, /) -> None:
         self.unstored = None
-        self._board.apply(change)
+        self._live_calls.apply(change)
         for event in change.events:
             self._metrics.event_recorded(event)
             self._say(event)

@@ -1,4 +1,4 @@
-"""What a probe is asked and what it answers: whether a far side is to be had, before anybody relies on it."""
+"""What a probe is asked and what it answers: whether a remote side is reachable, before anybody relies on it."""
 
 from typing import Literal
 
@@ -10,8 +10,8 @@ from callcast.ports.clock import Clock
 Verdict = Literal["good", "warning", "failed", "unasked"]
 
 
-class ProbeRequest(Struct, frozen=True, kw_only=True):
-    """One question to a sink's far side, asked by `callcast check --online`.
+class ConnectivityRequest(Struct, frozen=True, kw_only=True):
+    """One question to a sink's remote side, asked by `callcast check --online`.
 
     name: of the sink. send: a person allowed that something is sent which is no event; else nothing may be.
     """
@@ -22,10 +22,10 @@ class ProbeRequest(Struct, frozen=True, kw_only=True):
     send: bool = False
 
 
-class ProbeResult(Struct, frozen=True):
+class ConnectivityResult(Struct, frozen=True):
     """What came of it. `said` is a sentence for people, `remedy` what to do about trouble; neither holds a secret.
 
-    about: what was asked, in a word, where one far side is asked several things.
+    about: what was asked, in a word, where one remote side is asked several things.
     """
 
     verdict: Verdict

@@ -1,4 +1,4 @@
-"""What the picture of the live calls promises to those who only look at it."""
+"""What the index of the live calls promises to those who only look at it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -9,7 +9,7 @@ from callcast.calls.model import Call
 from callcast.calls.summary import Counts, Summary
 
 
-class Turn(Struct, frozen=True, kw_only=True):
+class LiveChange(Struct, frozen=True, kw_only=True):
     """What changed since a version: the calls in their new state (ended ones too).
 
     `calls` None: too much has changed to tell one by one; read `calls()` afresh.
@@ -19,7 +19,7 @@ class Turn(Struct, frozen=True, kw_only=True):
     calls: tuple[Call, ...] | None
 
 
-class Board(Protocol):
+class LiveCalls(Protocol):
     @property
     def version(self) -> int:
         """Grows with every change."""
@@ -35,12 +35,12 @@ class Board(Protocol):
 
     def summaries(self) -> Sequence[Summary]: ...
 
-    async def changed(self, since: int, /) -> Turn:
+    async def changed(self, since: int, /) -> LiveChange:
         """Wait until `version` is above `since`; return at once if it is. The caller sets the time limit."""
         ...
 
 
-class Statistics(Board, Protocol):
+class Statistics(LiveCalls, Protocol):
     """What the HTTP side reads beside."""
 
     def total(self) -> Counts:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from callcast.calls.model import Call, Change, Event, Known, Look
+from callcast.calls.model import Call, ChangeSet, Event, Known, PollRecord
 from callcast.ports.sink import Delivery, Filter
 
 
@@ -29,7 +29,7 @@ class SinkStats(Struct, frozen=True, kw_only=True):
     """What one sink is owed."""
 
     sink: str
-    owed: int
+    pending: int
     oldest_recorded_at: datetime | None
     dead: int
 
@@ -41,8 +41,8 @@ class Stats(Struct, frozen=True, kw_only=True):
     bytes_used: int
 
 
-class Lapsed(Struct, frozen=True, kw_only=True):
-    """Debts whose shelf life ended: how many live events expired, and how many others became dead letters."""
+class Overdue(Struct, frozen=True, kw_only=True):
+    """Deliveries whose time to live ended: how many live events expired, and how many others became dead letters."""
 
     expired: int = 0
     dead: int = 0
@@ -60,7 +60,7 @@ class Pruned(Struct, frozen=True, kw_only=True):
     orphaned: Mapping[str, int] = {}
 
 
-class Letter(Struct, frozen=True, kw_only=True):
+class DeadLetter(Struct, frozen=True, kw_only=True):
     """A dead letter: an event that one sink never took. `attempts` were made, the last failed for `reason`."""
 
     sink: str
@@ -82,20 +82,20 @@ class Attempt(Struct, frozen=True, kw_only=True):
     took_s: float | None
 
 
-class Told(Struct, frozen=True, kw_only=True):
+class EventHistory(Struct, frozen=True, kw_only=True):
     """An event with what became of it. `owed`: the sinks that wait for it still; `dead`: those that never took it."""
 
     stored: "Stored"
     attempts: tuple[Attempt, ...]
-    owed: tuple[str, ...]
+    pending: tuple[str, ...]
     dead: tuple[str, ...]
 
 
-class Story(Struct, frozen=True, kw_only=True):
+class CallHistory(Struct, frozen=True, kw_only=True):
     """Everything the store knows of one call. `call` None: its memory is gone, or it is a source's events."""
 
     call: Call | None
-    told: tuple[Told, ...]
+    told: tuple[EventHistory, ...]
 
 
 class Stored(Struct, frozen=True, kw_only=True):
@@ -106,8 +106,8 @@ class Stored(Struct, frozen=True, kw_only=True):
     event: Event
 
 
-class Taken(Struct, frozen=True):
-    """A delivery that the far side has, how long the attempt took, and what was answered."""
+class Acked(Struct, frozen=True):
+    """A delivery that the remote side has, how long the attempt took, and what was answered."""
 
     delivery: Delivery
     took_s: float
@@ -127,8 +127,10 @@ class Outbox(Protocol):
         """The calls of all sources that are open, and as many of the ended ones, those that ended last."""
         ...
 
-    async def record(self, look: Look | None, change: Change, /) -> None:
-        """State and events and each wanting sink's debt, all or nothing. An event id seen before is nothing."""
+    async def record(self, poll: PollRecord | None, change: ChangeSet, /) -> None:
+        """State and events and each wanting sink's pending delivery, all or nothing. An event id seen before is
+        nothing.
+        """
         ...
 
     async def note(self, source: str, name: str, value: bytes | None, /) -> None:
@@ -136,7 +138,7 @@ class Outbox(Protocol):
         ...
 
     async def subscribe(self, filters: Mapping[str, Filter], /) -> None:
-        """From now on these sinks, and no others, get debts for the events their filter wants."""
+        """From now on these sinks, and no others, get pending deliveries for the events their filter wants."""
         ...
 
     async def claim(self, sink: str, /, *, limit: int) -> Sequence[Delivery]:
@@ -146,31 +148,31 @@ class Outbox(Protocol):
         """
         ...
 
-    async def probe(self, sink: str, /, *, after_seq: int, fresh: bool = False) -> Delivery | None:
+    async def claim_probe(self, sink: str, /, *, after_seq: int, fresh: bool = False) -> Delivery | None:
         """Claim one event to try a failing sink with: the oldest unsettled of the next call after `after_seq`.
 
-        Due or not, except one that the far side asked to hold back. `fresh`: only the first event of a call that
+        Due or not, except one that the remote side asked to hold back. `fresh`: only the first event of a call that
         the sink never heard of, and that was never tried.
         """
         ...
 
-    async def done(self, taken: Sequence[Taken], /) -> None:
+    async def done(self, taken: Sequence[Acked], /) -> None:
         """Delivered. It may wait some milliseconds for company on its way to the disk."""
         ...
 
     async def again(
         self, delivery: Delivery, /, *, at: datetime, reason: str, detail: str, took_s: float, held: bool = False
     ) -> None:
-        """Try again at a time. `held`: the far side asked for that time, so it is no probe before."""
+        """Try again at a time. `held`: the remote side asked for that time, so it is no probe before."""
         ...
 
     async def dead(self, delivery: Delivery, /, *, reason: str, detail: str, took_s: float) -> None: ...
 
     async def expire(self, delivery: Delivery, /) -> None:
-        """Its shelf life is over: a live event is gone, another a dead letter with its last attempt's reason."""
+        """Its time to live is over: a live event is gone, another a dead letter with its last attempt's reason."""
         ...
 
-    async def lapse(self, sink: str, /, *, live_before: datetime, final_before: datetime) -> Lapsed:
+    async def expire_overdue(self, sink: str, /, *, live_before: datetime, final_before: datetime) -> Overdue:
         """Expire everything owed since before these times, except calls in flight. Bounded work; may be repeated.
 
         What is not live is left alone until one attempt has been made since the store was opened: its age may come
@@ -183,7 +185,7 @@ class Outbox(Protocol):
         ...
 
     async def make_due(self, sink: str, /, *, held: bool = True) -> None:
-        """Everything the sink is owed is due now. `held`: also what the far side asked to hold back."""
+        """Everything the sink is owed is due now. `held`: also what the remote side asked to hold back."""
         ...
 
     async def wait(self, sink: str, /, *, timeout_s: float, fresh_after: int | None = None) -> None:

@@ -8,7 +8,7 @@ _HOUR_S = 3600.0
 FINAL_S = (1.0, 5.0, 30.0, 120.0, 300.0, 1800.0, 2 * _HOUR_S, 5 * _HOUR_S, 10 * _HOUR_S, 12 * _HOUR_S)
 LIVE_S = (1.0, 2.0, 5.0, 10.0, 20.0)
 SPREAD = 0.2  # each delay is off by up to this share, so that what failed together does not return together
-WISH_MAX_S = _HOUR_S  # the longest wait that a far side is granted
+WISH_MAX_S = _HOUR_S  # the longest wait that a remote side is granted
 
 
 class RetryPolicy(Struct, frozen=True, kw_only=True):
@@ -17,11 +17,11 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
     live_ttl_s: float = 60.0
     give_up_after_h: float = 75.0
 
-    def shelf_life(self, *, live: bool) -> timedelta:
+    def time_to_live(self, *, live: bool) -> timedelta:
         return timedelta(seconds=self.live_ttl_s) if live else timedelta(hours=self.give_up_after_h)
 
-    def expires_at(self, owed_since: datetime, *, live: bool) -> datetime:
-        return owed_since + self.shelf_life(live=live)
+    def expires_at(self, pending_since: datetime, *, live: bool) -> datetime:
+        return pending_since + self.time_to_live(live=live)
 
     def delay_s(self, attempt: int, *, live: bool, chance: float) -> float:
         """Seconds from the end of attempt 1, 2, ... to the next one. `chance` is in [0, 1)."""
@@ -39,5 +39,5 @@ def longest_wait_s(attempts: int, *, live: bool, held: bool) -> float:
 
 
 def granted_s(after_s: float) -> float:
-    """What of the far side's own wish is granted, in seconds."""
+    """What of the remote side's own wish is granted, in seconds."""
     return min(max(after_s, 0.0), WISH_MAX_S)

@@ -2,7 +2,7 @@
 
 A sink is one file: its settings, its checks and its construction. Its settings class is registered under the
 entry-point group `callcast.sinks`; `open` is an async context manager that yields a `Sink`, which is connected
-or says `Retry`. The outbox is the only queue and the deliverer the only retrier: no queue, no retry and no
+or says `Retry`. The outbox is the only queue and the delivery worker the only retrier: no queue, no retry and no
 sleep in a sink.
 """
 
@@ -17,7 +17,7 @@ from msgspec import Struct
 from callcast.calls.model import Call, CallEvent, Event
 from callcast.formats.cloudevents import Wire
 from callcast.ports.clock import Clock
-from callcast.ports.live_calls import Board
+from callcast.ports.live_calls import LiveCalls
 
 
 class Delivered(Struct, frozen=True, eq=False):
@@ -38,8 +38,8 @@ class Delivered(Struct, frozen=True, eq=False):
 class Retry(Struct, frozen=True):
     """Not now. `reason` is a short word for metrics, `detail` a sentence for people, without secrets.
 
-    `after_s`: the far side's own wish. `holds_sink`: it holds for everything that this sink is owed, not
-    only for this event. `gone`: the far side says that it is closed for good; probe seldom, say it loudly.
+    `after_s`: the remote side's own wish. `holds_sink`: it holds for everything that this sink is owed, not
+    only for this event. `gone`: the remote side says that it is closed for good; probe seldom, say it loudly.
     """
 
     reason: str
@@ -50,7 +50,7 @@ class Retry(Struct, frozen=True):
 
 
 class Rejected(Struct, frozen=True):
-    """Never: the far side will not take this event, however often it is sent.
+    """Never: the remote side will not take this event, however often it is sent.
 
     `unless_alone`: reject only when another call's event was accepted after this one's first attempt; until
     then the fault may be ours (a wrong secret, a wrong clock), and the event is tried again.
@@ -69,7 +69,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
 
     attempt: 1, 2, ...; counted when settled, kept over restarts.
     expires_at: when the event is worthless (live events), or given up.
-    owed_at: when it was recorded, or brought back by `dead retry` or `replay` (then `replayed`).
+    pending_at: when it was recorded, or brought back by `dead retry` or `replay` (then `replayed`).
     first_tried_at: when its first attempt since the service started was settled.
     """
 
@@ -79,14 +79,14 @@ class Delivery(Struct, frozen=True, kw_only=True):
     attempt: int
     recorded_at: datetime
     expires_at: datetime | None = None
-    owed_at: datetime | None = None
+    pending_at: datetime | None = None
     first_tried_at: datetime | None = None
     replayed: bool = False
 
     @property
-    def owed_since(self) -> datetime:
-        """What the shelf life counts from."""
-        return self.owed_at or self.recorded_at
+    def pending_since(self) -> datetime:
+        """What the time to live counts from."""
+        return self.pending_at or self.recorded_at
 
     @property
     def live(self) -> bool:
@@ -96,7 +96,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
 
 class Sink(Protocol):
     async def send(self, delivery: Delivery, /) -> Outcome:
-        """Return once the far side has answered, never before; never raise for trouble outside this program.
+        """Return once the remote side has answered, never before; never raise for trouble outside this program.
 
         May be cancelled at any await; then nothing is left open.
         """
@@ -107,7 +107,7 @@ class Sink(Protocol):
 class Reconnecting(Protocol):
     """What a sink with a lasting connection adds, so that what waits does not wait on after an outage.
 
-    The deliverer awaits it in a loop (`isinstance(sink, Reconnecting)`) and makes everything owed due.
+    the delivery worker awaits it in a loop (`isinstance(sink, Reconnecting)`) and makes everything owed due.
     """
 
     async def reconnected(self) -> None:
@@ -124,7 +124,7 @@ class Advising(Protocol):
         ...
 
 
-class Place(Struct, frozen=True, kw_only=True):
+class SinkContext(Struct, frozen=True, kw_only=True):
     """Where a sink stands: what `open` is given beside the sink's own settings.
 
     installation: a stable id of this installation, letters and digits.
@@ -134,14 +134,14 @@ class Place(Struct, frozen=True, kw_only=True):
     name: str
     installation: str
     version: str
-    board: Board
+    live_calls: LiveCalls
     wire: Wire
     clock: Clock
     log: Callable[..., None]
 
 
 class SinkSettings(Protocol):
-    def open(self, place: Place, /) -> AbstractAsyncContextManager[Sink]: ...
+    def open(self, context: SinkContext, /) -> AbstractAsyncContextManager[Sink]: ...
 
 
 class Filter(Struct, frozen=True, kw_only=True):

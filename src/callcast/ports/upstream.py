@@ -1,4 +1,4 @@
-"""What the far side that we look at promises the poller. One per source."""
+"""What the remote side that we look at promises the poller. One per source."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -6,7 +6,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from callcast.calls.model import Call, Reason, Sighting, Snapshot, Target
+from callcast.calls.model import Call, CallObservation, Reason, Snapshot, Target
 
 # What to do, where the answer itself says nothing better. All are asked again by themselves.
 REMEDIES: Mapping[Reason, str] = {
@@ -20,8 +20,8 @@ REMEDIES: Mapping[Reason, str] = {
 }
 
 
-class LookFailed(Exception):
-    """A look that failed, or had only some of its pages, is no look. Never an empty snapshot.
+class PollFailed(Exception):
+    """A look that failed, or had only some of its pages, is no poll. Never an empty snapshot.
 
     `reason` is one word for metrics; `said` what happened and `remedy` what to do about it, both without secrets
     (not given: what `REMEDIES` says of the reason); `detail` is the two as one sentence for the log; `request_id` is
@@ -58,7 +58,7 @@ class Upstream(Protocol):
         ...
 
     def spacing_s(self) -> float:
-        """Seconds between two looks of this source that the rate limit allows in the long run."""
+        """Seconds between two polls of this source that the rate limit allows in the long run."""
         ...
 
     def hold_s(self) -> float:
@@ -70,21 +70,21 @@ class Upstream(Protocol):
         ...
 
     async def identify(self) -> Identity:
-        """Who we are (asks for a token). Raises LookFailed."""
+        """Who we are (asks for a token). Raises PollFailed."""
         ...
 
     def watch(self, targets: Collection[Target], /) -> None:
         """These targets are polled from now on: what is remembered of any other is dropped."""
         ...
 
-    async def look(self, target: Target, /) -> Snapshot:
-        """One complete look: all pages, or LookFailed."""
+    async def poll(self, target: Target, /) -> Snapshot:
+        """One complete poll: all pages, or PollFailed."""
         ...
 
-    async def find(self, call: Call, /) -> Sequence[Sighting]:
-        """What the call log says of this call's session; empty when it says nothing yet. Raises LookFailed."""
+    async def find(self, call: Call, /) -> Sequence[CallObservation]:
+        """What the call log says of this call's session; empty when it says nothing yet. Raises PollFailed."""
         ...
 
-    async def ended_since(self, target: Target, /, *, after: datetime) -> Sequence[Sighting]:
-        """The finished calls of a target that began at or after a time, from the call log. Raises LookFailed."""
+    async def ended_since(self, target: Target, /, *, after: datetime) -> Sequence[CallObservation]:
+        """The finished calls of a target that began at or after a time, from the call log. Raises PollFailed."""
         ...

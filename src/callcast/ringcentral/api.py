@@ -1,4 +1,4 @@
-"""Reads the platform's lists: with a token, within the budget, all pages or LookFailed."""
+"""Reads the platform's lists: with a token, within the budget, all pages or PollFailed."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from urllib.parse import parse_qsl, urlsplit
 from yarl import URL
 
 from callcast.calls.model import Target
-from callcast.ports.upstream import LookFailed
-from callcast.ringcentral.errors import look_failure
+from callcast.ports.upstream import PollFailed
+from callcast.ringcentral.errors import poll_failure
 from callcast.ringcentral.http import Answer, Exchange
 from callcast.ringcentral.interpret import BadPage, ListPage, Rows, read_page
-from callcast.ringcentral.rate_limiter import Budget
+from callcast.ringcentral.rate_limiter import RateLimiter
 from callcast.ringcentral.rate_window import Purpose
 from callcast.ringcentral.telemetry import Observer, Resource
 from callcast.ringcentral.token import Tokens
@@ -28,10 +28,10 @@ WRONG_TYPE = "(of a wrong type)"
 class Reader:
     """Asks with a token, within the budget."""
 
-    def __init__(self, exchange: Exchange, tokens: Tokens, budget: Budget) -> None:
+    def __init__(self, exchange: Exchange, tokens: Tokens, limiter: RateLimiter) -> None:
         self._exchange = exchange
         self._tokens = tokens
-        self._budget = budget
+        self._limiter = limiter
 
     async def get(
         self,
@@ -42,7 +42,7 @@ class Reader:
         timeout_s: float,
         absent_is_fine: bool = False,
     ) -> Answer:
-        """A 200 (or a 404, where that is an answer too), or LookFailed. After a 401 the token is renewed once."""
+        """A 200 (or a 404, where that is an answer too), or PollFailed. After a 401 the token is renewed once."""
         answer, token, wait_s = await self._ask(resource, url, purpose, timeout_s)
         if answer.status == 401 and await self._tokens.renewed(token):
             answer, token, wait_s = await self._ask(resource, url, "page", timeout_s)
@@ -51,16 +51,16 @@ class Reader:
             return answer
         permission = "ReadAccounts" if resource == "extensions" else "ReadCallLog"
         extension = "/extension/" in url.path
-        raise look_failure(answer, extension=extension, permission=permission, retry_after_s=wait_s)
+        raise poll_failure(answer, extension=extension, permission=permission, retry_after_s=wait_s)
 
     async def _ask(
         self, resource: Resource, url: URL, purpose: Purpose, timeout_s: float
     ) -> tuple[Answer, Secret, float | None]:
         await self._tokens.current()  # who has none fails before waiting for a turn
-        async with self._budget.turn(purpose, str(url)) as turn:
+        async with self._limiter.turn(purpose, str(url)) as turn:
             try:
                 token = await self._tokens.current()
-            except LookFailed:
+            except PollFailed:
                 turn.unused()
                 raise
             authorization = f"Bearer {token.reveal()}"
@@ -100,9 +100,9 @@ class Walk:
         self._seen: list[URL] = []
 
     async def page(self) -> Answer:
-        """The next page. Raises LookFailed; the time for all pages together is bounded, waiting for turns aside."""
+        """The next page. Raises PollFailed; the time for all pages together is bounded, waiting for turns aside."""
         if self._left_s <= 0:
-            raise LookFailed("timeout", f"page {len(self._seen) + 1} did not come in time")
+            raise PollFailed("timeout", f"page {len(self._seen) + 1} did not come in time")
         purpose = self._next_purpose if self._seen else self._purpose
         timeout_s = min(self._left_s, self._page_timeout_s)
         answer = await self._reader.get(self._resource, self._url, purpose=purpose, timeout_s=timeout_s)
@@ -119,20 +119,20 @@ class Walk:
             parts = urlsplit(next_page)
             self._url = self._url.update_query(dict(parse_qsl(parts.query)))
         except ValueError:
-            raise LookFailed("parse", "the address of the next page is none") from None
+            raise PollFailed("parse", "the address of the next page is none") from None
         if parts.path.rpartition("/")[2] != self._url.name or self._url in self._seen:
-            raise LookFailed("parse", "the address of the next page leads elsewhere, or back")
+            raise PollFailed("parse", "the address of the next page leads elsewhere, or back")
         if len(self._seen) >= self._pages_max:
-            raise LookFailed("parse", f"more than {self._pages_max} pages")
+            raise PollFailed("parse", f"more than {self._pages_max} pages")
         self.more = True
 
 
 async def listed(answer: Answer, target: Target, observer: Observer, known: Rows | None = None) -> ListPage:
-    """What a page shows of a target; what is odd about fresh records is told. Raises LookFailed for what is no page."""
+    """What a page shows of a target; what is odd about fresh records is told. Raises PollFailed for what is no page."""
     try:
         page = await off_loop(len(answer.body), lambda: read_page(answer.body, target, known))
     except BadPage as error:
-        raise LookFailed("parse", str(error), request_id=answer.request_id) from None
+        raise PollFailed("parse", str(error), request_id=answer.request_id) from None
     for row in page.fresh:
         for field, word in row.unknown:
             observer.unknown_word(field, word)

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 from yarl import URL
 
-from callcast.calls.model import Call, Sighting, State, Target
+from callcast.calls.model import Call, CallObservation, State, Target
 from callcast.ringcentral.api import Reader, Walk, listed
 from callcast.ringcentral.http import Answer
 from callcast.ringcentral.interpret import ListPage, snapshot
@@ -34,17 +34,19 @@ class CallLog:
         self._url = url
         self._observer = observer
 
-    async def find(self, call: Call, target: Target, root: str) -> Sequence[Sighting]:
-        """All sightings of the call's session, by the first key under which the log has any of them."""
+    async def find(self, call: Call, target: Target, root: str) -> Sequence[CallObservation]:
+        """All observations of the call's session, by the first key under which the log has any of them."""
         for query in _keys(call):
             answer = await self._get(f"{root}/call-log", query)
-            sightings = _sightings([await listed(answer, target, self._observer)], target)
-            found = _under_its_name(sightings, call)
-            if any(sighting.session_id == call.session_id for sighting in found):
+            observations = _observations([await listed(answer, target, self._observer)], target)
+            found = _under_its_name(observations, call)
+            if any(observation.session_id == call.session_id for observation in found):
                 return found
         return await self._single(call, target, root)
 
-    async def ended_since(self, target: Target, root: str, *, after: datetime, until: datetime) -> Sequence[Sighting]:
+    async def ended_since(
+        self, target: Target, root: str, *, after: datetime, until: datetime
+    ) -> Sequence[CallObservation]:
         """The finished calls that began between the two times, both counted in. The list stands still: it is
         bounded at both ends, so that what begins meanwhile does not move its pages.
         """
@@ -70,15 +72,15 @@ class CallLog:
             answer = await walk.page()
             pages.append(await listed(answer, target, self._observer))
             walk.follow(pages[-1].next_page)
-        return [s for s in _sightings(pages, target) if s.state is State.ENDED and not s.provisional]
+        return [s for s in _observations(pages, target) if s.state is State.ENDED and not s.provisional]
 
-    async def _single(self, call: Call, target: Target, root: str) -> Sequence[Sighting]:
+    async def _single(self, call: Call, target: Target, root: str) -> Sequence[CallObservation]:
         path = f"{root}/call-log/{quote(call.provider.record_id, safe='')}"
         answer = await self._get(path, {"view": "Detailed"}, absent_is_fine=True)
         if answer.status == 404:
             return ()
         enveloped = Answer(200, answer.headers, b'{"records":[' + answer.body + b"]}", answer.took_s)
-        found = _sightings([await listed(enveloped, target, self._observer)], target)
+        found = _observations([await listed(enveloped, target, self._observer)], target)
         return _under_its_name(found, call)
 
     async def _get(self, path: str, query: Mapping[str, str], *, absent_is_fine: bool = False) -> Answer:
@@ -91,9 +93,9 @@ class CallLog:
         )
 
 
-def _sightings(pages: Sequence[ListPage], target: Target) -> Sequence[Sighting]:
-    """As a look at these pages would show them; when it was is of no account."""
-    return snapshot(target, pages, EPOCH).sightings
+def _observations(pages: Sequence[ListPage], target: Target) -> Sequence[CallObservation]:
+    """As a poll of these pages would show them; when it was is of no account."""
+    return snapshot(target, pages, EPOCH).observations
 
 
 def _keys(call: Call) -> list[dict[str, str]]:
@@ -107,25 +109,27 @@ def _keys(call: Call) -> list[dict[str, str]]:
     return keys
 
 
-def _under_its_name(found: Sequence[Sighting], call: Call) -> Sequence[Sighting]:
+def _under_its_name(found: Sequence[CallObservation], call: Call) -> Sequence[CallObservation]:
     """A record without telephonySessionId can get one at the end; asked for by another key, it is still this call.
 
     One with another telephonySessionId is another call: both ends of calling oneself have one sessionId.
     """
-    if any(sighting.session_id == call.session_id for sighting in found):
+    if any(observation.session_id == call.session_id for observation in found):
         return found
     return tuple(
-        msgspec.structs.replace(sighting, session_id=call.session_id) if _is_nameless(sighting, call) else sighting
-        for sighting in found
+        msgspec.structs.replace(observation, session_id=call.session_id)
+        if _is_nameless(observation, call)
+        else observation
+        for observation in found
     )
 
 
-def _is_nameless(sighting: Sighting, call: Call) -> bool:
+def _is_nameless(observation: CallObservation, call: Call) -> bool:
     """The call or the record has no telephonySessionId, or the record is known to be the call's."""
     return (
         call.session_id in (call.provider.session_id, call.provider.record_id)
-        or sighting.session_id in (sighting.provider.session_id, sighting.record_id)
-        or sighting.record_id == call.provider.record_id
+        or observation.session_id in (observation.provider.session_id, observation.record_id)
+        or observation.record_id == call.provider.record_id
     )
 
 

@@ -13,14 +13,14 @@ from contextlib import suppress
 from aiohttp import ClientSession
 
 from callcast.ports.clock import Clock
-from callcast.ports.connectivity import ProbeResult, Verdict
-from callcast.ports.upstream import LookFailed
+from callcast.ports.connectivity import ConnectivityResult, Verdict
+from callcast.ports.upstream import PollFailed
 from callcast.ringcentral import skew
 from callcast.ringcentral.api import Reader
 from callcast.ringcentral.client import API, LIVE_LIST
 from callcast.ringcentral.http import Exchange
 from callcast.ringcentral.platform_clock import PlatformClock
-from callcast.ringcentral.rate_limiter import Budget
+from callcast.ringcentral.rate_limiter import RateLimiter
 from callcast.ringcentral.rate_window import assumed, polls
 from callcast.ringcentral.settings import CYCLE_MAX_S, SourceSettings, plan, remedy
 from callcast.ringcentral.sign_in import OURS_PER_MINUTE, SignIns
@@ -33,7 +33,7 @@ REVOKE_TIMEOUT_S = 1.0
 ASKED_MAX = 20
 ONE_RECORD = {**LIVE_LIST, "perPage": "1"}  # not the very request of a running service, which would be refused
 
-Tell = Callable[[ProbeResult], None]
+Tell = Callable[[ConnectivityResult], None]
 
 
 async def probe(
@@ -51,8 +51,8 @@ async def probe(
     try:
         if not await platform.sign_in(tell):
             return
-        await platform.look(tell)
-    except LookFailed as failure:
+        await platform.poll(tell)
+    except PollFailed as failure:
         tell(_failed("rate limit", failure))
     else:
         if platform.kept:
@@ -97,7 +97,7 @@ class _Platform:
             trust_env=settings.trust_env,
         )
         now = self._platform_clock.now
-        self._heavy = Budget("heavy", per_minute=settings.heavy_per_minute, clock=clock, now=now)
+        self._heavy = RateLimiter("heavy", per_minute=settings.heavy_per_minute, clock=clock, now=now)
         self._tokens = Tokens(
             self._exchange,
             sign_ins,
@@ -116,19 +116,21 @@ class _Platform:
         try:
             async with asyncio.timeout(SIGN_IN_TIMEOUT_S):
                 await self._tokens.current()
-        except LookFailed as failure:
+        except PollFailed as failure:
             tell(_failed("token", failure))
             return False
         except TimeoutError:
             if (ahead := self._tokens.ahead()) is None:
                 raise
             said = f"waiting to sign in, {ahead} ahead: {OURS_PER_MINUTE} sign-ins a minute for all sources of an app"
-            tell(ProbeResult("unasked", said, "run it again in a minute", about="token"))
+            tell(ConnectivityResult("unasked", said, "run it again in a minute", about="token"))
             return False
         if self.kept:
-            tell(ProbeResult("good", f"of extension {self._tokens.owner_id}, kept by the service", about="token"))
+            tell(
+                ConnectivityResult("good", f"of extension {self._tokens.owner_id}, kept by the service", about="token")
+            )
         else:
-            tell(ProbeResult("good", f"given to extension {self._tokens.owner_id}", about="token"))
+            tell(ConnectivityResult("good", f"given to extension {self._tokens.owner_id}", about="token"))
             tell(self.skew())
         return True
 
@@ -140,17 +142,17 @@ class _Platform:
                 async with asyncio.timeout(REVOKE_TIMEOUT_S):
                     await self._tokens.revoke()
 
-    def skew(self) -> ProbeResult:
+    def skew(self) -> ConnectivityResult:
         if not self._platform_clock.dated:
-            return ProbeResult("unasked", "the platform does not say what time it is", about="clock")
+            return ConnectivityResult("unasked", "the platform does not say what time it is", about="clock")
         skew_s = self._platform_clock.skew_s
         if abs(skew_s) <= skew.WARNED_S:
-            return ProbeResult("good", "this machine agrees with the platform", about="clock")
+            return ConnectivityResult("good", "this machine agrees with the platform", about="clock")
         verdict: Verdict = "failed" if abs(skew_s) > skew.MAX_S else "warning"
-        return ProbeResult(verdict, skew.said(skew_s), skew.FIX, "clock")
+        return ConnectivityResult(verdict, skew.said(skew_s), skew.FIX, "clock")
 
-    async def look(self, tell: Tell) -> None:
-        """Look at the targets as far as the rate limit has room. Raises LookFailed when it has none at all."""
+    async def poll(self, tell: Tell) -> None:
+        """Look at the targets as far as the rate limit has room. Raises PollFailed when it has none at all."""
         targets = self._targets()
         refused, asked = 0, 0
         for target in targets[:ASKED_MAX]:
@@ -159,7 +161,7 @@ class _Platform:
             asked += 1
             try:
                 await self._ask(target)
-            except LookFailed as failure:
+            except PollFailed as failure:
                 if failure.reason == "rate_limited":
                     raise
                 refused += 1
@@ -167,7 +169,7 @@ class _Platform:
                 if failure.reason != "permission":
                     break  # trouble of the platform, which the next request would only meet again
         if not refused:
-            tell(ProbeResult("good", self._granted(targets[:asked], len(targets)), about="permission"))
+            tell(ConnectivityResult("good", self._granted(targets[:asked], len(targets)), about="permission"))
 
     def _targets(self) -> Sequence[str | None]:
         """Others' extensions first: they want more permission than the own one."""
@@ -195,28 +197,30 @@ class _Platform:
             return f"the active calls of {_named(asked[0])} can be read" + _of(1, count)
         return f"the active calls of {len(asked)} extensions can be read" + _of(len(asked), count)
 
-    def limit(self, name: str) -> ProbeResult:
+    def limit(self, name: str) -> ConnectivityResult:
         """The announced limit, and what it makes of the polling plan."""
         if not self._heavy.announced:
             said = f"the platform announces none; heavy_per_minute = {self._settings.heavy_per_minute:g} counts"
-            return ProbeResult("good", said, about="rate limit")
+            return ConnectivityResult("good", said, about="rate limit")
         real = self._settings.model_copy(update={"heavy_per_minute": self._heavy.per_minute})
         planned, now = plan(name, self._settings), plan(name, real)
-        allows = f"the platform allows {now.budget_per_minute:g} requests a minute"
+        allows = f"the platform allows {now.polls_per_minute:g} requests a minute"
         if now.cycle_s <= planned.cycle_s * 1.01:
             left = f"{self._heavy.remaining} are left in this minute"
-            return ProbeResult("good", f"{allows}, {left}: each target every {now.cycle_s:.3g} s", about="rate limit")
-        said = f"{allows}, not {planned.budget_per_minute:g}: each target is looked at every {now.cycle_s:.3g} s"
+            return ConnectivityResult(
+                "good", f"{allows}, {left}: each target every {now.cycle_s:.3g} s", about="rate limit"
+            )
+        said = f"{allows}, not {planned.polls_per_minute:g}: each target is looked at every {now.cycle_s:.3g} s"
         if now.blind and not self._settings.accept_blind_spots:
             said += f"; above {CYCLE_MAX_S} s calls can be missed"
-            return ProbeResult("failed", said, remedy(real)[1], "rate limit")
-        fix = f"set heavy_per_minute = {now.budget_per_minute:g}, so that the plan says what will be"
-        return ProbeResult("warning", f"{said}, not every {planned.cycle_s:.3g} s", fix, "rate limit")
+            return ConnectivityResult("failed", said, remedy(real)[1], "rate limit")
+        fix = f"set heavy_per_minute = {now.polls_per_minute:g}, so that the plan says what will be"
+        return ConnectivityResult("warning", f"{said}, not every {planned.cycle_s:.3g} s", fix, "rate limit")
 
 
-def _failed(about: str, failure: LookFailed, *, whose: str = "") -> ProbeResult:
+def _failed(about: str, failure: PollFailed, *, whose: str = "") -> ConnectivityResult:
     said = f"{whose}: {failure.said}" if whose else failure.said
-    return ProbeResult("failed", said, failure.remedy, about)
+    return ConnectivityResult("failed", said, failure.remedy, about)
 
 
 def _named(target: str | None) -> str:

@@ -10,15 +10,15 @@ from aiohttp import ClientSession
 from msgspec import Struct
 from yarl import URL
 
-from callcast.calls.model import UNASSIGNED, Call, Sighting, Snapshot, Target
+from callcast.calls.model import UNASSIGNED, Call, CallObservation, Snapshot, Target
 from callcast.ports.clock import Clock
-from callcast.ports.upstream import Identity, LookFailed
+from callcast.ports.upstream import Identity, PollFailed
 from callcast.ringcentral.api import Reader, Walk, listed
 from callcast.ringcentral.call_log import CallLog
 from callcast.ringcentral.http import RESPONSE_BYTES_MAX, Answer, Exchange
 from callcast.ringcentral.interpret import ListPage, Rows, snapshot
 from callcast.ringcentral.platform_clock import PlatformClock
-from callcast.ringcentral.rate_limiter import Budget
+from callcast.ringcentral.rate_limiter import RateLimiter
 from callcast.ringcentral.sign_in import SignIns
 from callcast.ringcentral.telemetry import Observer
 from callcast.ringcentral.token import Tokens
@@ -26,7 +26,7 @@ from callcast.settings.secret import Secret
 
 API = "/restapi/v1.0"
 LIVE_LIST = {"view": "Detailed", "type": "Voice", "perPage": "1000"}
-LOOK_TIMEOUT_S = 10.0
+POLL_TIMEOUT_S = 10.0
 PAGES_MAX = 20
 HEAVY_NOTE = "budget.heavy"
 OWN_NOTE = "own_extension"
@@ -41,16 +41,16 @@ class _Own(Struct, frozen=True):
 
 
 class _Seen(Struct, frozen=True):
-    """The last look at a target: what its pages were, where each led, their rows by their bytes, what they showed."""
+    """The last poll of a target: what its pages were, where each led, their rows by their bytes, what they showed."""
 
     digests: tuple[bytes, ...] = ()
     nexts: tuple[str | None, ...] = ()
     rows: Rows | None = None
-    sightings: tuple[Sighting, ...] = ()
+    observations: tuple[CallObservation, ...] = ()
 
 
 class _Reading:
-    """The pages of a look under way."""
+    """The pages of a poll under way."""
 
     def __init__(self) -> None:
         self.arrived_at = EPOCH  # the last of them
@@ -64,7 +64,7 @@ class _Reading:
         """Returns the page's number, from 0. All pages together are bounded as one answer is."""
         self.size += len(answer.body)
         if self.size > RESPONSE_BYTES_MAX:
-            raise LookFailed("parse", "the pages together are too large", request_id=answer.request_id)
+            raise PollFailed("parse", "the pages together are too large", request_id=answer.request_id)
         self.arrived_at = arrived_at
         self.answers.append(answer)
         self.digests.append(hashlib.blake2b(answer.body, digest_size=16).digest())
@@ -122,14 +122,14 @@ class Client:
             allow_plaintext=allow_plaintext,
             trust_env=trust_env,
         )
-        self._heavy = Budget(
+        self._heavy = RateLimiter(
             "heavy",
             per_minute=heavy_per_minute,
             headroom=headroom,
             clock=clock,
             now=self.now,
             kept=notes.get(HEAVY_NOTE),
-            keep=lambda budget: note(HEAVY_NOTE, budget.dump()),
+            keep=lambda limiter: note(HEAVY_NOTE, limiter.dump()),
             show=self._show,
         )
         self._tokens = Tokens(
@@ -157,7 +157,7 @@ class Client:
         return self._platform_clock.skew_s
 
     def spacing_s(self) -> float:
-        """Counts that a look of several pages takes as many requests."""
+        """Counts that a poll of several pages takes as many requests."""
         return self._heavy.spacing_s() * (self._pages / len(self._seen) if self._seen else 1.0)
 
     def hold_s(self) -> float:
@@ -168,7 +168,7 @@ class Client:
         if self._own is None:
             await self._tokens.current()
             if self._tokens.owner_id is None:
-                raise LookFailed("parse", "the token endpoint does not say whose token it is (owner_id)")
+                raise PollFailed("parse", "the token endpoint does not say whose token it is (owner_id)")
             self._own = _Own(self._credential, self._tokens.owner_id)
             self._note(OWN_NOTE, msgspec.json.encode(self._own))
         return Identity(extension_id=self._own.extension_id)
@@ -183,12 +183,12 @@ class Client:
         if seen := self._seen.pop(target, None):
             self._pages -= len(seen.digests)
 
-    async def look(self, target: Target, /) -> Snapshot:
-        """All pages, or LookFailed. A list that reads as it did the last time is not decoded again."""
+    async def poll(self, target: Target, /) -> Snapshot:
+        """All pages, or PollFailed. A list that reads as it did the last time is not decoded again."""
         seen = self._seen.get(target, _Seen())
         try:
             reading = await self._read(target, seen)
-        except LookFailed as failure:
+        except PollFailed as failure:
             if failure.reason == "permission":
                 self._forget(target)
             raise
@@ -196,7 +196,7 @@ class Client:
         if digests != seen.digests:
             seen = await self._understood(target, reading, seen)
             self._keep_seen(target, seen)
-        return Snapshot(target=target, taken_at=reading.arrived_at, sightings=seen.sightings)
+        return Snapshot(target=target, taken_at=reading.arrived_at, observations=seen.observations)
 
     def _keep_seen(self, target: Target, seen: _Seen) -> None:
         before = self._seen.get(target)
@@ -217,8 +217,8 @@ class Client:
             self._list(target),
             purpose="poll",
             next_purpose="page",
-            timeout_s=LOOK_TIMEOUT_S,
-            page_timeout_s=LOOK_TIMEOUT_S,
+            timeout_s=POLL_TIMEOUT_S,
+            page_timeout_s=POLL_TIMEOUT_S,
             pages_max=PAGES_MAX,
         )
         while walk.more:
@@ -238,16 +238,16 @@ class Client:
             for number, answer in enumerate(reading.answers)
         ]
         rows = {row.raw: row for page in pages for row in page.rows}
-        shown = snapshot(target, pages, reading.arrived_at).sightings
+        shown = snapshot(target, pages, reading.arrived_at).observations
         return _Seen(tuple(reading.digests), tuple(reading.nexts), rows, shown)
 
-    async def find(self, call: Call, /) -> Sequence[Sighting]:
+    async def find(self, call: Call, /) -> Sequence[CallObservation]:
         by_extension = self._watch == "extensions" and call.extension_id != UNASSIGNED
         extension_id = call.extension_id if by_extension else None
         target = Target(source=call.source, extension_id=extension_id)
         return await self._call_log.find(call, target, self._root(extension_id))
 
-    async def ended_since(self, target: Target, /, *, after: datetime) -> Sequence[Sighting]:
+    async def ended_since(self, target: Target, /, *, after: datetime) -> Sequence[CallObservation]:
         root = self._root(target.extension_id)
         return await self._call_log.ended_since(target, root, after=after, until=self.now())
 
@@ -255,7 +255,7 @@ class Client:
         """How many sign in before this source; None: it does not wait for its place."""
         return self._tokens.ahead()
 
-    def renewal_trouble(self) -> tuple[LookFailed, float] | None:
+    def renewal_trouble(self) -> tuple[PollFailed, float] | None:
         """Why the token could not be renewed, and for how many seconds it is still good."""
         return self._tokens.failing()
 
@@ -270,8 +270,8 @@ class Client:
         account = f"{API}/account/{self._account}"
         return account if extension_id is None else f"{account}/extension/{extension_id}"
 
-    def _show(self, budget: Budget) -> None:
-        self._observer.rate_limit(budget.group, budget.limit, budget.remaining, budget.hold_s())
+    def _show(self, limiter: RateLimiter) -> None:
+        self._observer.rate_limit(limiter.group, limiter.limit, limiter.remaining, limiter.hold_s())
 
 
 def _digest(*parts: str) -> str:

@@ -9,13 +9,13 @@ from aiohttp import ClientSession
 from msgspec import Struct
 
 from callcast.ports.clock import Clock
-from callcast.ports.upstream import LookFailed
+from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.api import Reader, Walk
 from callcast.ringcentral.check import Unheard
 from callcast.ringcentral.client import API
 from callcast.ringcentral.http import Exchange
 from callcast.ringcentral.platform_clock import PlatformClock
-from callcast.ringcentral.rate_limiter import Budget
+from callcast.ringcentral.rate_limiter import RateLimiter
 from callcast.ringcentral.settings import SourceSettings
 from callcast.ringcentral.sign_in import SignIns
 from callcast.ringcentral.token import Tokens
@@ -62,7 +62,7 @@ class _Page(Struct, frozen=True):
 async def extensions(
     settings: SourceSettings, *, session: ClientSession, sign_ins: SignIns, clock: Clock, version: str
 ) -> Sequence[Extension]:
-    """All pages, or LookFailed. Signs in only where the service keeps no token; such a token goes back."""
+    """All pages, or PollFailed. Signs in only where the service keeps no token; such a token goes back."""
     platform_clock = PlatformClock(clock)
     exchange = Exchange(
         settings.server,
@@ -85,9 +85,9 @@ async def extensions(
         now=platform_clock.now,
     )
     kept = tokens.signed_in
-    budget = Budget("medium", per_minute=MEDIUM_PER_MINUTE, clock=clock, now=platform_clock.now)
+    limiter = RateLimiter("medium", per_minute=MEDIUM_PER_MINUTE, clock=clock, now=platform_clock.now)
     walk = Walk(
-        Reader(exchange, tokens, budget),
+        Reader(exchange, tokens, limiter),
         "extensions",
         exchange.url(f"{API}/account/{settings.account}/extension", {"perPage": PER_PAGE}),
         purpose="page",
@@ -114,7 +114,7 @@ async def _all(walk: Walk) -> Sequence[Extension]:
             page = await asyncio.to_thread(msgspec.json.decode, answer.body, type=_Page)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             said = "the list of extensions cannot be read"
-            raise LookFailed("parse", said, request_id=answer.request_id) from None
+            raise PollFailed("parse", said, request_id=answer.request_id) from None
         for one in page.records:
             found[str(one.id)] = Extension(str(one.id), one.extensionNumber, one.name, one.type, one.status)
         following = page.navigation.nextPage if page.navigation else None

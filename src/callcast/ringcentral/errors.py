@@ -10,7 +10,7 @@ import msgspec
 
 from callcast.calls.masking import harmless
 from callcast.calls.model import Reason
-from callcast.ports.upstream import LookFailed
+from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.http import Answer
 
 BODY_READ_MAX = 65_536
@@ -104,16 +104,16 @@ class _Refusal:
         return f"{self._status} ({words})" if words else str(self._status)
 
 
-def look_failure(
+def poll_failure(
     answer: Answer, *, extension: bool, permission: str = "ReadCallLog", retry_after_s: float | None = None
-) -> LookFailed:
+) -> PollFailed:
     """The failure that an answer to a question of the API stands for; a 401 is one to a token of just now.
 
     extension: whether the path names one. permission: what the question needs, where the answer does not say it.
     """
     refusal = _Refusal(answer)
     unknown_id = _unknown_id(answer.status, refusal, extension)
-    return LookFailed(
+    return PollFailed(
         "permission" if unknown_id else _reason(answer.status),
         str(refusal),
         remedy=unknown_id or _remedy(answer.status, refusal, permission),
@@ -122,7 +122,7 @@ def look_failure(
     )
 
 
-def token_failure(answer: Answer, *, retry_after_s: float | None = None) -> LookFailed:
+def token_failure(answer: Answer, *, retry_after_s: float | None = None) -> PollFailed:
     """The same for the token endpoint, where 4xx means the credential."""
     refusal = _Refusal(answer)
     reason = _reason(answer.status)
@@ -136,7 +136,7 @@ def token_failure(answer: Answer, *, retry_after_s: float | None = None) -> Look
             remedy = "check server: what answers there has no token endpoint"
         if refusal.code == LOCKED_OUT:
             retry_after_s = max(LOCKED_OUT_S, retry_after_s or 0.0)
-    return LookFailed(reason, said, remedy=remedy, retry_after_s=retry_after_s, request_id=answer.request_id)
+    return PollFailed(reason, said, remedy=remedy, retry_after_s=retry_after_s, request_id=answer.request_id)
 
 
 def _reason(status: int) -> Reason:

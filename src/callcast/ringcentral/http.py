@@ -1,4 +1,4 @@
-"""One request to the platform and its answer, whole, or LookFailed. The only place that opens connections to it."""
+"""One request to the platform and its answer, whole, or PollFailed. The only place that opens connections to it."""
 
 import os
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from aiohttp import ClientSession, ClientTimeout
 from yarl import URL
 
 from callcast.ports.clock import Clock
-from callcast.ports.upstream import LookFailed
+from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.platform_clock import PlatformClock
 from callcast.ringcentral.telemetry import Observer, Resource
 from callcast.settings.loopback import is_loopback
@@ -83,7 +83,7 @@ class Exchange:
         asked_at = self._clock.monotonic()
         try:
             answer = await self._answer(url, authorization, form, timeout_s)
-        except LookFailed as failure:
+        except PollFailed as failure:
             took_s = self._clock.monotonic() - asked_at
             self._observer.answered(resource, failure.reason, took_s, failure.request_id)
             raise
@@ -91,15 +91,15 @@ class Exchange:
         return answer
 
     async def _answer(self, url: URL, authorization: str, form: Mapping[str, str] | None, timeout_s: float) -> Answer:
-        """Raises LookFailed whose text never holds what was sent (the library's own errors can)."""
+        """Raises PollFailed whose text never holds what was sent (the library's own errors can)."""
         try:
             return await self._ask_plainly(url, authorization, form, timeout_s)
         except aiohttp.ConnectionTimeoutError:
-            failure = LookFailed("timeout", f"no connection within {CONNECT_TIMEOUT_S:.3g} s")
+            failure = PollFailed("timeout", f"no connection within {CONNECT_TIMEOUT_S:.3g} s")
         except TimeoutError:
-            failure = LookFailed("timeout", f"no complete answer within {timeout_s:.3g} s")
+            failure = PollFailed("timeout", f"no complete answer within {timeout_s:.3g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            failure = LookFailed("network", _what_happened(error))
+            failure = PollFailed("network", _what_happened(error))
         raise failure
 
     async def _ask_plainly(
@@ -158,7 +158,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     if size > RESPONSE_BYTES_MAX:
         response.close()
         detail = f"the answer is larger than {RESPONSE_BYTES_MAX // 1024 // 1024} MiB"
-        raise LookFailed("parse", detail, request_id=request_id(response.headers))
+        raise PollFailed("parse", detail, request_id=request_id(response.headers))
     return bytes(body)
 
 

@@ -1,4 +1,4 @@
-"""Typed records -> what a look shows. Pure; the platform's words end here."""
+"""Typed records -> what a poll shows. Pure; the platform's words end here."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,11 +10,11 @@ from msgspec.structs import replace
 
 from callcast.calls.model import (
     UNASSIGNED,
+    CallObservation,
     Direction,
     Party,
     Provider,
     Queue,
-    Sighting,
     Snapshot,
     Target,
 )
@@ -30,32 +30,32 @@ _WITHOUT_CALL: Final = folded(ACTIONS_WITHOUT_CALL)
 _QUEUE_MARK: Final = " - "
 
 
-ListPage = Page[tuple[Sighting, ...]]
-Rows = Mapping[bytes, Row[tuple[Sighting, ...]]]
+ListPage = Page[tuple[CallObservation, ...]]
+Rows = Mapping[bytes, Row[tuple[CallObservation, ...]]]
 
 
 def read_page(raw: bytes, target: Target, known: Rows | None = None) -> ListPage:
     """One page of a list, and what each of its records shows of the target. Raises BadPage."""
-    return decode_page(raw, lambda record, account_id: tuple(_sightings(record, target, account_id)), known)
+    return decode_page(raw, lambda record, account_id: tuple(_observations(record, target, account_id)), known)
 
 
 def snapshot(target: Target, pages: Iterable[ListPage], taken_at: datetime) -> Snapshot:
-    """All pages of one look as a snapshot.
+    """All pages of one poll as a snapshot.
 
     A record that is on two pages (a call that arrived between the requests shifted the rows) counts once, as
     the later page has it.
     """
     shown = {row.record_id: row.shown for page in pages for row in page.rows if row.shown is not None}
-    return Snapshot(target=target, taken_at=taken_at, sightings=tuple(chain.from_iterable(shown.values())))
+    return Snapshot(target=target, taken_at=taken_at, observations=tuple(chain.from_iterable(shown.values())))
 
 
-def _sightings(record: Record, target: Target, account_id: str | None) -> Iterable[Sighting]:
+def _observations(record: Record, target: Target, account_id: str | None) -> Iterable[CallObservation]:
     if record.type.lower() != "voice" or record.action.lower() in _WITHOUT_CALL:
         return ()
     if target.extension_id is not None:
-        return (_sighting(record, target.extension_id, view(record, target.extension_id, listed=True), account_id),)
+        return (_observation(record, target.extension_id, view(record, target.extension_id, listed=True), account_id),)
     return [
-        _sighting(record, extension_id, view(record, extension_id, listed=False), account_id)
+        _observation(record, extension_id, view(record, extension_id, listed=False), account_id)
         for extension_id in _extensions(record)
     ]
 
@@ -79,10 +79,10 @@ def _session(record: Record) -> str:
     return record.id if record.session_id == "0" else record.session_id
 
 
-def _sighting(record: Record, extension_id: str, view: View, account_id: str | None) -> Sighting:
+def _observation(record: Record, extension_id: str, view: View, account_id: str | None) -> CallObservation:
     from_party, to_party, queue = _parties(record, view)
     outcome = view.outcome
-    return Sighting(
+    return CallObservation(
         extension_id=extension_id,
         session_id=_session(record),
         account_id=account_in(record.uri) or account_id,

@@ -19,43 +19,43 @@ import msgspec
 
 from callcast.observability.fatal import observed
 from callcast.ports.clock import Clock
-from callcast.ringcentral.rate_window import LIMIT_MAX, Allowance, Kept, Purpose
+from callcast.ringcentral.rate_window import LIMIT_MAX, Kept, Purpose, RateWindows
 
 KEEP_EVERY_S = 1.0
 ORDER: tuple[Purpose, ...] = ("token", "page", "poll", "call_log")
 
 
-class Turn:
+class Slot:
     """One request's place. `unused()` gives it back; else it counts from now until it has left the window."""
 
-    __slots__ = ("_budget", "began_at", "granted", "key", "purpose", "sent", "urgency")
+    __slots__ = ("_limiter", "began_at", "granted", "key", "purpose", "sent", "urgency")
 
-    def __init__(self, budget: "Budget", purpose: Purpose, key: str, urgency: float) -> None:
+    def __init__(self, limiter: "RateLimiter", purpose: Purpose, key: str, urgency: float) -> None:
         self.purpose: Purpose = purpose
         self.key = key
         self.urgency = urgency
         self.sent = True
         self.began_at = 0.0
         self.granted: asyncio.Future[None] | None = None  # of one that has to wait
-        self._budget = budget
+        self._limiter = limiter
 
-    async def __aenter__(self) -> "Turn":
-        if not self._budget.passes(self):
-            await self._budget.wait(self)
+    async def __aenter__(self) -> "Slot":
+        if not self._limiter.passes(self):
+            await self._limiter.wait(self)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._budget.end(self)
+        self._limiter.end(self)
 
     def unused(self) -> None:
         self.sent = False
 
     def answered(self, status: int, headers: Mapping[str, str]) -> float | None:
         """Take in what the answer says of the limit. Returns the seconds that the platform wants us to wait."""
-        return self._budget.heard(self.began_at, status, headers)
+        return self._limiter.heard(self.began_at, status, headers)
 
 
-class Budget:
+class RateLimiter:
     """One per source and group.
 
     group: its name, and per_minute: the limit, until the platform says otherwise. ceiling: our own, lower limit.
@@ -74,8 +74,8 @@ class Budget:
         clock: Clock,
         now: Callable[[], datetime],
         kept: bytes | None = None,
-        keep: Callable[["Budget"], None] = lambda _: None,
-        show: Callable[["Budget"], None] = lambda _: None,
+        keep: Callable[["RateLimiter"], None] = lambda _: None,
+        show: Callable[["RateLimiter"], None] = lambda _: None,
     ) -> None:
         self.group = group
         self._clock = clock
@@ -84,65 +84,65 @@ class Budget:
         self._show = show
         self._kept_at = -math.inf
         self.announced = False  # whether the platform has said what the limit is
-        self._allowance = Allowance(per_minute=per_minute, headroom=headroom, ceiling=ceiling, now=clock.monotonic())
-        self._waiting: dict[Purpose, deque[Turn]] = {purpose: deque() for purpose in ORDER}
-        self._in_flight: dict[str, Turn] = {}
+        self._windows = RateWindows(per_minute=per_minute, headroom=headroom, ceiling=ceiling, now=clock.monotonic())
+        self._waiting: dict[Purpose, deque[Slot]] = {purpose: deque() for purpose in ORDER}
+        self._in_flight: dict[str, Slot] = {}
         self._alarm: asyncio.Task[None] | None = None
         self._alarm_at = math.inf
         self._restore(kept)
 
     @property
     def limit(self) -> int:
-        return self._allowance.limit
+        return self._windows.limit
 
     @property
     def remaining(self) -> int:
-        return self._allowance.remaining
+        return self._windows.remaining
 
     @property
     def per_minute(self) -> float:
         """The limit, as requests a minute whatever its window."""
-        return 60 * self._allowance.limit / self._allowance.window_s
+        return 60 * self._windows.limit / self._windows.window_s
 
     def spacing_s(self) -> float:
         """Seconds between two polls, in the long run."""
-        return self._allowance.spacing_s
+        return self._windows.spacing_s
 
     def hold_s(self) -> float:
         """Seconds until anything may be sent at all; above 0 only in a penalty."""
-        return max(0.0, self._allowance.silent_until - self._clock.monotonic())
+        return max(0.0, self._windows.silent_until - self._clock.monotonic())
 
     def wait_s(self, purpose: Purpose) -> float:
         """Seconds until such a request may be sent, if nobody waits before it."""
         now = self._clock.monotonic()
-        return self._allowance.due(purpose, now) - now
+        return self._windows.due(purpose, now) - now
 
     @property
     def waits(self) -> bool:
         """Whether any request waits for its turn."""
         return any(self._waiting.values())
 
-    def turn(self, purpose: Purpose, key: str, *, urgency: float = 0.0) -> Turn:
+    def turn(self, purpose: Purpose, key: str, *, urgency: float = 0.0) -> Slot:
         """A context: wait for the turn of a request, and hold it while the request is under way.
 
         urgency: of two that wait for the same purpose the one with the lower number comes first.
         """
-        return Turn(self, purpose, key, urgency)
+        return Slot(self, purpose, key, urgency)
 
-    def ahead(self, turn: Turn) -> int | None:
+    def ahead(self, turn: Slot) -> int | None:
         """How many of its purpose wait before this one; None: it does not wait."""
         waiting = self._waiting[turn.purpose]
         return waiting.index(turn) if turn in waiting else None
 
-    def passes(self, turn: Turn) -> bool:
+    def passes(self, turn: Slot) -> bool:
         """Whether it needs not wait, and nobody waits before it; then it is under way."""
         now = self._clock.monotonic()
-        if any(self._waiting.values()) or turn.key in self._in_flight or self._allowance.due(turn.purpose, now) > now:
+        if any(self._waiting.values()) or turn.key in self._in_flight or self._windows.due(turn.purpose, now) > now:
             return False
         self._begin(turn, now)
         return True
 
-    async def wait(self, turn: Turn) -> None:
+    async def wait(self, turn: Slot) -> None:
         turn.granted = asyncio.get_running_loop().create_future()
         waiting = self._waiting[turn.purpose]
         place = len(waiting)
@@ -156,9 +156,9 @@ class Budget:
             self._withdraw(turn)
             raise
 
-    def end(self, turn: Turn) -> None:
+    def end(self, turn: Slot) -> None:
         del self._in_flight[turn.key]
-        self._allowance.end(turn.purpose, self._clock.monotonic(), sent=turn.sent)
+        self._windows.end(turn.purpose, self._clock.monotonic(), sent=turn.sent)
         if any(self._waiting.values()):
             self._serve()
 
@@ -173,14 +173,14 @@ class Budget:
             self.group = group
         if status == 429:
             remaining = None  # a refused request may count, and may not
-        self._allowance.heard(now, asked_at, limit=limit, remaining=remaining, window_s=window_s)
+        self._windows.heard(now, asked_at, limit=limit, remaining=remaining, window_s=window_s)
         if status == 429:
-            self._allowance.refused(now, retry_after_s=retry_after_s, window_s=window_s)
+            self._windows.refused(now, retry_after_s=retry_after_s, window_s=window_s)
             retry_after_s = self.hold_s()
         elif status == 503 and retry_after_s is not None:
-            self._allowance.silence(now, retry_after_s)
+            self._windows.silence(now, retry_after_s)
         elif status < 400:
-            self._allowance.succeeded(now)
+            self._windows.succeeded(now)
         self._show(self)
         if self.hold_s() > 0:
             self._keep(self)
@@ -188,7 +188,7 @@ class Budget:
 
     def dump(self) -> bytes:
         """What must survive a restart: the penalty and the window, in a few hundred bytes."""
-        kept = self._allowance.keep(self._clock.monotonic(), self._clock.wall().timestamp())
+        kept = self._windows.keep(self._clock.monotonic(), self._clock.wall().timestamp())
         return msgspec.json.encode(kept)
 
     def _restore(self, kept: bytes | None) -> None:
@@ -198,7 +198,7 @@ class Budget:
             state = msgspec.json.decode(kept, type=Kept)
         except msgspec.MsgspecError:
             return  # of another version: the platform's headers will say it again
-        self._allowance.restore(state, self._clock.monotonic(), self._clock.wall().timestamp())
+        self._windows.restore(state, self._clock.monotonic(), self._clock.wall().timestamp())
         if self.hold_s() > 0:
             self._show(self)
 
@@ -222,35 +222,35 @@ class Budget:
         next_due = math.inf
         for purpose in ORDER:
             while (turn := self._first(purpose)) is not None:
-                due = self._allowance.due(purpose, now)
+                due = self._windows.due(purpose, now)
                 if due > now:
                     next_due = min(next_due, due)
                     break
                 self._grant(turn, now)
         self._set_alarm(next_due, now)
 
-    def _first(self, purpose: Purpose) -> Turn | None:
+    def _first(self, purpose: Purpose) -> Slot | None:
         """Who is next; not one that is just being cancelled, nor one whose twin is under way."""
         return next((turn for turn in self._waiting[purpose] if self._may_be_next(turn)), None)
 
-    def _may_be_next(self, turn: Turn) -> bool:
+    def _may_be_next(self, turn: Slot) -> bool:
         return turn.granted is not None and not turn.granted.done() and turn.key not in self._in_flight
 
-    def _grant(self, turn: Turn, now: float) -> None:
+    def _grant(self, turn: Slot, now: float) -> None:
         self._waiting[turn.purpose].remove(turn)
         self._begin(turn, now)
         if turn.granted is not None:
             turn.granted.set_result(None)
 
-    def _begin(self, turn: Turn, now: float) -> None:
+    def _begin(self, turn: Slot, now: float) -> None:
         self._in_flight[turn.key] = turn
         turn.began_at = now
-        self._allowance.begin(turn.purpose, now)
+        self._windows.begin(turn.purpose, now)
         if now - self._kept_at >= KEEP_EVERY_S:
             self._kept_at = now
             self._keep(self)
 
-    def _withdraw(self, turn: Turn) -> None:
+    def _withdraw(self, turn: Slot) -> None:
         """Cancelled while it waited, or in the very moment in which its turn came."""
         if turn in self._waiting[turn.purpose]:
             self._waiting[turn.purpose].remove(turn)

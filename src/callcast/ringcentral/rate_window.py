@@ -21,7 +21,7 @@ Purpose = Literal["poll", "page", "call_log", "token"]
 SLACK_S = 1.0  # the platform may count in whole seconds
 EVENNESS = 0.9  # a late poll may be made up for by coming this much of a spacing after it
 TOGETHER_S = 0.02  # polls that lie closer together than this may go together
-PENALTY_UNTOLD_S = 30.0  # documented: wait at least 30 s after a 429 without Retry-After
+PENALTY_DEFAULT_S = 30.0  # documented: wait at least 30 s after a 429 without Retry-After
 PENALTY_MAX_S = 3600.0
 LIMIT_MAX = 1_000_000  # also bounds what is remembered: eight bytes each
 WINDOW_MAX_S = 3600.0
@@ -118,7 +118,7 @@ def polls(usable: int, headroom: float) -> float:
     return min(share, usable - 1) if usable > 1 else share
 
 
-class Allowance:
+class RateWindows:
     """`headroom`: the share of the limit that polling may use. `ceiling`: our own limit per minute."""
 
     def __init__(self, *, per_minute: float, headroom: float, now: float, ceiling: int = LIMIT_MAX) -> None:
@@ -272,7 +272,7 @@ class Allowance:
         """
         if now >= self.silent_until:
             self._strikes += 1
-        wish_s = max(PENALTY_UNTOLD_S, window_s or 0.0) if retry_after_s is None else retry_after_s
+        wish_s = max(PENALTY_DEFAULT_S, window_s or 0.0) if retry_after_s is None else retry_after_s
         growth = 2 ** min(self._strikes - 1, 2 if retry_after_s is None else 1)
         for window in self._windows:
             window.remaining = 0

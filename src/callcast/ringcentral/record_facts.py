@@ -297,7 +297,7 @@ def _share(
     if answer.own:
         return Outcome(State.ENDED, provisional, Disposition.ANSWERED)
     phones = [leg for leg in own if not _is_line(leg)]
-    word = _last_word(phones)
+    word = _last_result(phones)
     if provisional or word not in (STOPPED, ""):
         said = _meaning(record, word or _word(record), direction)
         taken = said is Disposition.MISSED and answer.elsewhere
@@ -345,7 +345,7 @@ def _word(one: Record | RecordLeg) -> str:
     return (one.result or "").lower()
 
 
-def _last_word(own: Sequence[RecordLeg]) -> str:
+def _last_result(own: Sequence[RecordLeg]) -> str:
     word = _word(own[-1]) if own else ""
     return "" if word in IN_PROGRESS else word
 

@@ -16,7 +16,7 @@ from callcast.settings.loopback import is_loopback
 from callcast.settings.proxy import ProxyFault, environment_proxy
 from callcast.settings.secret import Secret
 
-# A record stays in the list for at least 120 s after its end; a longer gap between two looks can miss a call.
+# A record stays in the list for at least 120 s after its end; a longer gap between two polls can miss a call.
 CYCLE_MAX_S = 100
 
 
@@ -155,7 +155,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     extensions: how many are looked at; None: every extension of the account.
     cycle_s: seconds between two looks at the same target, and so the longest until a change is seen.
-    requests_per_minute: what polling takes of `budget_per_minute`, which call-log lookups share.
+    requests_per_minute: what polling takes of `polls_per_minute`, which call-log lookups share.
     """
 
     source: str
@@ -164,7 +164,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     interval_s: float | None
     cycle_s: float
     requests_per_minute: float
-    budget_per_minute: float
+    polls_per_minute: float
 
     @property
     def delay_s(self) -> float:
@@ -173,7 +173,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def blind(self) -> bool:
-        """True when a call can come and go between two looks without a trace."""
+        """True when a call can come and go between two polls without a trace."""
         return self.cycle_s > CYCLE_MAX_S
 
 
@@ -189,7 +189,7 @@ def plan(name: str, settings: SourceSettings) -> Plan:
         interval_s=wish_s,
         cycle_s=cycle_s,
         requests_per_minute=60 * targets / cycle_s,
-        budget_per_minute=settings.heavy_per_minute,
+        polls_per_minute=settings.heavy_per_minute,
     )
 
 

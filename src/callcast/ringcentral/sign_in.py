@@ -16,8 +16,8 @@ from msgspec import Struct
 
 from callcast.observability.fatal import observed
 from callcast.ports.clock import Clock
-from callcast.ports.upstream import LookFailed
-from callcast.ringcentral.rate_limiter import Budget, Turn
+from callcast.ports.upstream import PollFailed
+from callcast.ringcentral.rate_limiter import RateLimiter, Slot
 from callcast.ringcentral.settings import SourceSettings
 from callcast.settings.private_file import write_private
 from callcast.settings.secret import Secret
@@ -69,7 +69,7 @@ class SignsIn(Protocol):
 class Standing(Struct):
     """A failure, and until when it stands: to ask again before is of no use. Times of the clock that only grows."""
 
-    failure: LookFailed
+    failure: PollFailed
     until: float
 
 
@@ -80,10 +80,10 @@ class Application:
     """
 
     def __init__(self, *, clock: Clock, kept: bytes | None, keep: Callable[[], None]) -> None:
-        self._members: dict[SignsIn, tuple[Callable[[], datetime], Callable[[Budget], None]]] = {}
+        self._members: dict[SignsIn, tuple[Callable[[], datetime], Callable[[RateLimiter], None]]] = {}
         self._clock = clock
         self.trouble: Standing | None = None
-        self.budget = Budget(
+        self.limiter = RateLimiter(
             "auth",
             per_minute=PER_MINUTE,
             ceiling=OURS_PER_MINUTE,
@@ -94,11 +94,11 @@ class Application:
             show=self._show,
         )
 
-    def join(self, member: SignsIn, now: Callable[[], datetime], show: Callable[[Budget], None]) -> None:
+    def join(self, member: SignsIn, now: Callable[[], datetime], show: Callable[[RateLimiter], None]) -> None:
         """now: the platform's time. show: called when the platform has said something of the limit."""
         self._members[member] = now, show
-        if self.budget.hold_s() > 0:
-            show(self.budget)
+        if self.limiter.hold_s() > 0:
+            show(self.limiter)
 
     def leave(self, member: SignsIn) -> None:
         self._members.pop(member, None)
@@ -108,15 +108,15 @@ class Application:
         for member in tuple(self._members):
             member.give_up()
 
-    def turn(self, path: str, urgency: float) -> Turn:
-        return self.budget.turn("token", path, urgency=urgency)
+    def turn(self, path: str, urgency: float) -> Slot:
+        return self.limiter.turn("token", path, urgency=urgency)
 
     def _now(self) -> datetime:
         return next((now() for now, _ in self._members.values()), self._clock.now())
 
-    def _show(self, budget: Budget) -> None:
+    def _show(self, limiter: RateLimiter) -> None:
         for _, show in tuple(self._members.values()):
-            show(budget)
+            show(limiter)
 
 
 class SignIns:
@@ -235,7 +235,7 @@ class SignIns:
 
     def _content(self) -> bytes:
         now = self._clock.monotonic()
-        budgets: Mapping[str, bytes] = {digest: one.budget.dump() for digest, one in self._applications.items()}
+        budgets: Mapping[str, bytes] = {digest: one.limiter.dump() for digest, one in self._applications.items()}
         return msgspec.json.encode(
             _Kept(
                 {digest: msgspec.Raw(raw) for digest, raw in {**self._kept, **budgets}.items()},

@@ -14,10 +14,10 @@ import msgspec
 
 from callcast.observability.fatal import observed
 from callcast.ports.clock import Clock
-from callcast.ports.upstream import LookFailed
+from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.errors import token_failure
 from callcast.ringcentral.http import Answer, Exchange
-from callcast.ringcentral.rate_limiter import Budget, Turn
+from callcast.ringcentral.rate_limiter import RateLimiter, Slot
 from callcast.ringcentral.sign_in import LIFETIME_MAX_S, Held, SignIns, Standing, credential_digest
 from callcast.settings.secret import Secret
 
@@ -41,7 +41,7 @@ class _Granted(msgspec.Struct, frozen=True):
 
 
 class Tokens:
-    """One credential's token. `current()` and `renewed()` raise LookFailed, without a request where one is no use.
+    """One credential's token. `current()` and `renewed()` raise PollFailed, without a request where one is no use.
 
     now: the platform's time. show: called when the platform has said something of the limit of token requests.
     """
@@ -57,7 +57,7 @@ class Tokens:
         jwt: Secret,
         clock: Clock,
         now: Callable[[], datetime],
-        show: Callable[[Budget], None] = lambda _: None,
+        show: Callable[[RateLimiter], None] = lambda _: None,
     ) -> None:
         self._exchange = exchange
         self._sign_ins = sign_ins
@@ -69,7 +69,7 @@ class Tokens:
         self._jwt = jwt
         self._clock = clock
         self._renewal: asyncio.Task[None] | None = None
-        self._turn: Turn | None = None  # of the renewal under way
+        self._turn: Slot | None = None  # of the renewal under way
         self._refresh: Secret | None = None
         self._refresh_until = 0.0
         self._refusal: Standing | None = None  # of this credential
@@ -87,19 +87,19 @@ class Tokens:
     @property
     def may_ask(self) -> bool:
         """Whether a token request would have its place at once, and take it from no other source."""
-        budget = self._application.budget
-        return budget.wait_s("token") <= 0 and not budget.waits
+        limiter = self._application.limiter
+        return limiter.wait_s("token") <= 0 and not limiter.waits
 
     def ahead(self) -> int | None:
         """How many sign in before this credential; None: it has a token, or does not wait for its place."""
         if self._turn is None or self._sign_ins.held(self._credential):
             return None
-        return self._application.budget.ahead(self._turn)
+        return self._application.limiter.ahead(self._turn)
 
     def _waits_for_place(self) -> bool:
-        return self._turn is not None and self._application.budget.ahead(self._turn) is not None
+        return self._turn is not None and self._application.limiter.ahead(self._turn) is not None
 
-    def failing(self) -> tuple[LookFailed, float] | None:
+    def failing(self) -> tuple[PollFailed, float] | None:
         """Why the token could not be renewed in time, and for how many seconds it is still good."""
         held, now = self._sign_ins.held(self._credential), self._clock.monotonic()
         standing = self._refusal or self._application.trouble
@@ -147,7 +147,7 @@ class Tokens:
         if held is None:
             return
         self._sign_ins.forget(self._credential)
-        with suppress(LookFailed, TimeoutError):
+        with suppress(PollFailed, TimeoutError):
             async with asyncio.timeout(REVOKE_TIMEOUT_S), self._application.turn(REVOKE_PATH, math.inf):
                 await self._post(REVOKE_PATH, {"token": held.token.reveal()}, REVOKE_TIMEOUT_S)
 
@@ -173,21 +173,21 @@ class Tokens:
         """Seconds until asking again is of use."""
         now = self._clock.monotonic()
         standing = [one.until - now for one in (self._refusal, self._application.trouble) if one]
-        return max(0.0, self._application.budget.hold_s(), *standing)
+        return max(0.0, self._application.limiter.hold_s(), *standing)
 
-    def _failed(self, silent_s: float) -> LookFailed:
+    def _failed(self, silent_s: float) -> PollFailed:
         now = self._clock.monotonic()
         for standing in (self._refusal, self._application.trouble):
             if standing is not None and now < standing.until:
                 failure = standing.failure
-                return LookFailed(
+                return PollFailed(
                     failure.reason,
                     failure.said,
                     remedy=failure.remedy,
                     retry_after_s=silent_s,
                     request_id=failure.request_id,
                 )
-        return LookFailed("rate_limited", "the token endpoint wants silence", retry_after_s=silent_s)
+        return PollFailed("rate_limited", "the token endpoint wants silence", retry_after_s=silent_s)
 
     def _renew(self, old: Held | None) -> asyncio.Task[None]:
         """The renewal under way, or a new one. A fault of the program in the last one is raised here."""
@@ -212,7 +212,7 @@ class Tokens:
         try:
             if not await self._refreshed(old):
                 await self._grant(old, {"grant_type": JWT_BEARER, "assertion": self._jwt.reveal()})
-        except LookFailed as failure:
+        except PollFailed as failure:
             now, asked_s = self._clock.monotonic(), failure.retry_after_s or 0.0
             if failure.reason == "auth":
                 self._refusal = Standing(failure, now + max(REFUSED_WAIT_S, asked_s))
@@ -226,7 +226,7 @@ class Tokens:
             return False
         try:
             await self._grant(old, {"grant_type": "refresh_token", "refresh_token": refresh.reveal()})
-        except LookFailed as failure:
+        except PollFailed as failure:
             if failure.reason != "auth":
                 raise
             return False
@@ -249,7 +249,7 @@ class Tokens:
         try:
             granted = msgspec.json.decode(answer.body, type=_Granted)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            raise LookFailed(
+            raise PollFailed(
                 "parse", "the token endpoint's answer cannot be read", request_id=answer.request_id
             ) from None
         self._refusal = self._application.trouble = None

@@ -39,7 +39,7 @@ class Keyring:
         if name not in self._environ:
             raise unreadable(f"the variable {name!r} is not set", f"set {name} where callcast is started")
         text = self._environ[name]
-        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        if not text.isascii() and any("\ud800" <= dead_letter <= "\udfff" for dead_letter in text):
             raise unreadable(f"the variable {name!r} is not text in UTF-8", "set it anew")
         return text
 

@@ -34,20 +34,20 @@ ANSWERED_SHARE = 0.75
 def random_calls(account: Account, chance: Chance, seed: int, scripted: Iterable[Call] = ()) -> Iterator[Call]:
     """Endlessly many calls in order of their beginning; a desk that talks, in `scripted` too, is not called."""
     dice = Random(seed)  # noqa: S311 (chance, not secrecy)
-    busy = {desk: call.at_s + _lasts_s(call) for call in scripted for desk in _desks(call)}
-    free_at = [(busy.get(desk.number, 0.0), dice.random(), desk.number) for desk in account.extensions]
+    busy = {phone: call.at_s + _lasts_s(call) for call in scripted for phone in _phones(call)}
+    free_at = [(busy.get(phone.number, 0.0), dice.random(), phone.number) for phone in account.extensions]
     heapify(free_at)  # the desk that has been free the longest comes first
     at_s = chance.from_s
     for number in count(1):
         at_s += dice.expovariate(chance.calls_per_minute / 60)
-        desks = [heappop(free_at) for _ in range(min(3, len(free_at)))]
-        at_s = max(at_s, desks[0][0])
-        ready = [desk for free_s, _, desk in desks if free_s <= at_s]
+        phones = [heappop(free_at) for _ in range(min(3, len(free_at)))]
+        at_s = max(at_s, phones[0][0])
+        ready = [phone for free_s, _, phone in phones if free_s <= at_s]
         call = _call(account, chance, dice, at_s, ready, number)
         busy_until_s = at_s + _lasts_s(call) + 2
-        for free_s, tie, desk in desks:
-            taken = desk in _desks(call)
-            heappush(free_at, (busy_until_s if taken else free_s, dice.random() if taken else tie, desk))
+        for free_s, tie, phone in phones:
+            taken = phone in _phones(call)
+            heappush(free_at, (busy_until_s if taken else free_s, dice.random() if taken else tie, phone))
         yield call
 
 
@@ -82,9 +82,9 @@ def _call(account: Account, chance: Chance, dice: Random, at_s: float, ready: li
     )
 
 
-def _desks(call: Call) -> set[str]:
+def _phones(call: Call) -> set[str]:
     named = (call.extension, call.to, call.transfer.to if call.transfer else None)
-    return {desk for desk in named if desk} | {desk for offered in call.offers for desk in offered}
+    return {phone for phone in named if phone} | {phone for offered in call.offers for phone in offered}
 
 
 def _lasts_s(call: Call) -> float:

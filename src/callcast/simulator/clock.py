@@ -33,7 +33,7 @@ class SimulatedClock:
         """Move the hands; backwards too, as a platform whose clock is set."""
         self._turned_s += seconds
 
-    def turn_to(self, moment: datetime) -> None:
+    def use_timezone(self, moment: datetime) -> None:
         self.turn((moment - self.now()).total_seconds())
 
 

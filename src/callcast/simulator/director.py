@@ -33,7 +33,7 @@ class Director:
 
     def __init__(self, account: Account, start: datetime, *, seed: int = 0, speed: float = 1.0) -> None:
         self.account = account
-        self.desks = {extension.number: extension for extension in account.extensions}
+        self.phones = {extension.number: extension for extension in account.extensions}
         self.start = start
         self.seed = seed
         self.speed = speed
@@ -69,7 +69,7 @@ class _Staged:
 
     def inbound(self) -> Session:
         call = self._call
-        own = self._desk(call.extension)
+        own = self._phone(call.extension)
         first = self._part("0", "direct", own, self._outside(), self._at, call.rings_s, call.talks_s, call.ends)
         if call.transfer is None:
             return self._session((first,), first.ended_at, first.ending)
@@ -78,7 +78,7 @@ class _Staged:
 
     def outbound(self) -> Session:
         call = self._call
-        own = self._desk(call.extension)
+        own = self._phone(call.extension)
         other = self._outside()
         shape: Shape = "outbound"
         if call.kind == "conference":
@@ -89,7 +89,7 @@ class _Staged:
     def internal(self) -> Session:
         """Two parts of one session: the one who calls, and the one who is called."""
         call = self._call
-        own, other = self._desk(call.extension), self._desk(call.to or "")
+        own, other = self._phone(call.extension), self._phone(call.to or "")
         ends = call.ends or UNANSWERED["internal"]
         caller_ends = {"missed": "no_answer", "hung_up": "cancelled", "declined": "busy"}.get(ends, "no_answer")
         out = self._part("0", "internal_out", own, other, self._at, call.rings_s, call.talks_s, caller_ends)
@@ -99,13 +99,13 @@ class _Staged:
     def ringout(self) -> list[Session]:
         """The desk rings first; when it is picked up, the other side is called. Two records, 1,000 apart."""
         call = self._call
-        own, other = self._desk(call.extension), self._outside()
+        own, other = self._phone(call.extension), self._outside()
         begun = self._after(self._at, call.rings_s)
         away = self._part("0", "ringout_out", own, other, begun, call.rings_s, call.talks_s, call.ends)
         talks_s = (away.ended_at - begun).total_seconds() * self._director.speed
-        desk = self._part("1", "ringout_in", own, other, self._at, call.rings_s, talks_s, None)
+        phone = self._part("1", "ringout_in", own, other, self._at, call.rings_s, talks_s, None)
         return [
-            self._session((desk,), desk.ended_at, desk.ending, shift=1),
+            self._session((phone,), phone.ended_at, phone.ending, shift=1),
             self._session((away,), away.ended_at, away.ending),
         ]
 
@@ -115,9 +115,9 @@ class _Staged:
         parts: list[Part] = []
         begins = self._after(self._at, call.waits_s)
         answered = call.talks_s is not None
-        for turn, desks in enumerate(rounds):
+        for turn, phones in enumerate(rounds):
             last = answered and turn == len(rounds) - 1
-            parts += [self._offer(f"{turn}.{desk}", desk, begins, last) for desk in desks]
+            parts += [self._offer(f"{turn}.{phone}", phone, begins, last) for phone in phones]
             begins = self._after(begins, call.rings_s)
         if answered and not any(part.answered_at for part in parts):
             raise ScriptFault(f"extension {call.extension!r} answers, but is not among the last of `offers`")
@@ -127,19 +127,19 @@ class _Staged:
         ends = "accepted" if answered else call.ends or UNANSWERED["queue"]
         return self._session(tuple(parts), ended_at, ending(ends), queue=self._director.account.queue(call.queue))
 
-    def _offer(self, key: str, desk: str, begins: datetime, last: bool) -> Part:
+    def _offer(self, key: str, phone: str, begins: datetime, last: bool) -> Part:
         """One desk's ring: the one that answers talks, the others stop ringing then."""
         call = self._call
-        own = self._desk(desk)
+        own = self._phone(phone)
         if not last:
             late = "elsewhere" if call.talks_s is not None else call.ends
             unanswered = "missed" if late == "voicemail" else late
             return self._part(key, "queue", own, self._outside(), begins, call.rings_s, None, unanswered)
-        talks_s = call.talks_s if desk == call.extension else None
+        talks_s = call.talks_s if phone == call.extension else None
         return self._part(key, "queue", own, self._outside(), begins, call.answers_after_s, talks_s, "elsewhere")
 
     def _handed_on(self, transfer: Handover, first: Part) -> Part:
-        own = self._desk(transfer.to)
+        own = self._phone(transfer.to)
         begins = first.ended_at
         return self._part("1", "direct", own, first.other, begins, transfer.rings_s, transfer.talks_s, transfer.ends)
 
@@ -209,8 +209,8 @@ class _Staged:
             provisional=call.provisional,
         )
 
-    def _desk(self, number: str) -> Extension:
-        extension = self._director.desks.get(number)
+    def _phone(self, number: str) -> Extension:
+        extension = self._director.phones.get(number)
         if extension is None:
             raise ScriptFault(f"there is no extension {number!r}")
         return extension

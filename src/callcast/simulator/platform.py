@@ -43,7 +43,7 @@ CREDENTIAL: web.RequestKey[Credential] = web.RequestKey("callcast_credential", C
 class Platform:
     """The platform behind one scenario.
 
-    scenario: default the recorded seed, one response further with every look.
+    scenario: default the recorded seed, one response further with every poll.
     clock: what `Date`, windows, token lives and the scenario run on; default this machine's.
     limits: None lets everything pass and sends no rate limit headers.
     refresh_tokens: the app's setting to issue them (off on the real platform unless asked for).
@@ -61,7 +61,7 @@ class Platform:
         refresh_tokens: bool = False,
         sessions_max: int = 5,
     ) -> None:
-        self.scenario: Scenario = scenario or seed.by_look()
+        self.scenario: Scenario = scenario or seed.by_poll()
         self.clock: Time = clock or SimulatedClock()
         self.tokens = Tokens(credentials, ttl_s=token_ttl_s, refresh=refresh_tokens, sessions_max=sessions_max)
         self.limits = RateLimits(limits)
@@ -193,7 +193,7 @@ class Platform:
     async def _active_calls(self, request: web.Request) -> web.Response:
         extension = self._extension(request)
         if request.query.get("page", "1") == "1":
-            self.scenario.look(extension)
+            self.scenario.poll(extension)
         return self._list(request, self.scenario.active(extension, self.clock.now()))
 
     async def _call_log(self, request: web.Request) -> web.Response:

@@ -99,9 +99,9 @@ def _direct(moment: Moment) -> tuple[Record, list[Record]]:
     legs = [leg(top, "Accept", master=True)]
     if part.answered_at is not None and moment.answered:
         word = moment.word(ANSWERED)
-        desk = body(moment, "Outbound", "VoIP Call", word, *_desk(moment), part.answered_at, moment.end())
+        phone = body(moment, "Outbound", "VoIP Call", word, *_phone(moment), part.answered_at, moment.end())
         internal = isinstance(part.other, Extension)
-        legs.append(leg(desk, "SipToSip" if internal else "PstnToSip", master=False))
+        legs.append(leg(phone, "SipToSip" if internal else "PstnToSip", master=False))
     return top, [*legs, *_transferred(moment, caller)]
 
 
@@ -120,7 +120,7 @@ def _transferred(moment: Moment, caller: Record) -> list[Record]:
 def _queue(moment: Moment) -> tuple[Record, list[Record]]:
     """Looks like a call of the agent to himself until it ends; then it turns round, and the caller appears."""
     part, session = moment.part, moment.session
-    ring = body(moment, "Outbound", "VoIP Call", moment.word(ANSWERED), *_desk(moment), moment.start, moment.end())
+    ring = body(moment, "Outbound", "VoIP Call", moment.word(ANSWERED), *_phone(moment), moment.start, moment.end())
     if not moment.ended:
         return ring, [leg(ring, "PstnToSip", master=True)]
     if part.answered_at is None:
@@ -150,11 +150,11 @@ def _ringout_out(moment: Moment) -> tuple[Record, list[Record]]:
     talking = Ending(result="Call connected", reason=None, disposition="")
     top, legs = _placed(moment, "RingOut Web", "RingOutWebToSubscriber", talking)
     own, other = party(moment.part.extension, direct=True), party(moment.part.other)
-    desk = body(moment, "Outbound", "RingOut Web", ANSWERED, own, other, moment.start, moment.end())
+    phone = body(moment, "Outbound", "RingOut Web", ANSWERED, own, other, moment.start, moment.end())
     if moment.answered and not moment.ended:
         for each in (top, *legs):
             each["duration"] = 0
-    return top, [leg(desk, "RingOutWebToCaller", master=True), *({**each, "master": False} for each in legs)]
+    return top, [leg(phone, "RingOutWebToCaller", master=True), *({**each, "master": False} for each in legs)]
 
 
 def _placed(moment: Moment, action: str, leg_type: str, answered: Ending) -> tuple[Record, list[Record]]:
@@ -213,7 +213,7 @@ def _company_queue(account_id: str, session: Session, at: datetime) -> Record:
 def _company_ring(ring: Moment) -> Record:
     part = ring.part
     word = STOPPED if ring.ended and not ring.answered else ring.word(ANSWERED)
-    to, own = _desk(ring)
+    to, own = _phone(ring)
     caller = party(ring.session.caller)
     frm = {**caller, "extensionId": part.extension.id} | {k: v for k, v in own.items() if k == "device"}
     return leg(body(ring, "Outbound", "VoIP Call", word, to, frm, part.began_at, ring.end()), "PstnToSip", master=False)
@@ -280,7 +280,7 @@ def _without_extension(record: Record) -> Record:
     return {key: value for key, value in record.items() if key != "extension"}
 
 
-def _desk(moment: Moment) -> tuple[Record, Record]:
+def _phone(moment: Moment) -> tuple[Record, Record]:
     """To and from of the ring at the desk: the extension itself on both sides."""
     own = moment.part.extension
     to = _filled(phoneNumber=own.direct, extensionNumber=own.number, location=own.location)

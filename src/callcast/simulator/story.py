@@ -99,7 +99,7 @@ class Story:
     def extension_ids(self) -> Sequence[str]:
         return self._extension_ids
 
-    def look(self, extension_id: str | None, /) -> None:
+    def poll(self, extension_id: str | None, /) -> None:
         """Looks change nothing here."""
 
     def place(self, call: Call, now: datetime) -> Sequence[Session]:

@@ -17,34 +17,34 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, field
 
 from callcast.calls.model import EVENT_TYPES
 from callcast.formats.cloudevents import Numbers
-from callcast.ports.connectivity import ProbeRequest, ProbeResult
+from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
 from callcast.ports.sink import (
     Advising,
     Delivered,
     Delivery,
     Filter,
     Outcome,
-    Place,
     Reconnecting,
     Rejected,
     Retry,
     Sink,
+    SinkContext,
 )
 from callcast.settings.secret import Secret
 
 __all__ = [
     "Advising",
+    "ConnectivityRequest",
+    "ConnectivityResult",
     "Delivered",
     "Delivery",
     "Outcome",
-    "Place",
-    "ProbeRequest",
-    "ProbeResult",
     "Reconnecting",
     "Rejected",
     "Retry",
     "Secret",
     "Sink",
+    "SinkContext",
     "SinkSettings",
 ]
 
@@ -112,17 +112,17 @@ class SinkSettings(BaseModel, ABC):
             return []
         return [("allow_plaintext", "events may travel unencrypted", "encrypt, and remove it")]
 
-    def claims(self) -> Sequence[tuple[str, str]]:
+    def exclusive_resources(self) -> Sequence[tuple[str, str]]:
         """What no other sink may use too: the key that says so, and the thing in words, the same for the same thing."""
         return ()
 
-    async def probe(self, request: ProbeRequest, /) -> ProbeResult:  # noqa: ARG002 (for those who can)
-        """Whether the far side is to be had, asked by `callcast check --online`; cancelled after some seconds.
+    async def check_connectivity(self, request: ConnectivityRequest, /) -> ConnectivityResult:  # noqa: ARG002 (for those who can)
+        """Whether the remote side is reachable, asked by `callcast check --online`; cancelled after some seconds.
 
         Deliver nothing, and leave nothing behind. Trouble outside this program is a result, never an exception.
         """
-        return ProbeResult("unasked", f"nobody knows how to ask a sink of type {self.type}")
+        return ConnectivityResult("unasked", f"nobody knows how to ask a sink of type {self.type}")
 
     @abstractmethod
-    def open(self, place: Place, /) -> AbstractAsyncContextManager[Sink]:
+    def open(self, context: SinkContext, /) -> AbstractAsyncContextManager[Sink]:
         """A sink for as long as the context is open. It may be disconnected: then it says `Retry`."""

@@ -1,4 +1,4 @@
-"""Connect, speak TLS, leave: whether a far side is there, without saying anything to it."""
+"""Connect, speak TLS, leave: whether a remote side is there, without saying anything to it."""
 
 import asyncio
 import os
@@ -9,7 +9,7 @@ from contextlib import suppress
 from callcast.sinks.addresses import connect
 from callcast.sinks.tls import tls_fault
 
-ALERT_S = 0.3  # a far side that refuses our certificate says so only after the handshake (TLS 1.3)
+ALERT_S = 0.3  # a remote side that refuses our certificate says so only after the handshake (TLS 1.3)
 GOODBYE_S = 0.5
 
 
@@ -26,16 +26,16 @@ class NotReached(Exception):
         self.said = said
 
 
-async def shake_hands(host: str, port: int, tls: ssl.SSLContext | None, *, timeout_s: float) -> None:
+async def try_connecting(host: str, port: int, tls: ssl.SSLContext | None, *, timeout_s: float) -> None:
     """Raises NotReached."""
     try:
         async with asyncio.timeout(timeout_s):
-            await _shake_hands(host, port, tls)
+            await _try_connecting(host, port, tls)
     except OSError as error:
         raise _why(error) from None
 
 
-async def _shake_hands(host: str, port: int, tls: ssl.SSLContext | None) -> None:
+async def _try_connecting(host: str, port: int, tls: ssl.SSLContext | None) -> None:
     name = host if tls is not None else None
     sock = await connect(host, port)
     reader, writer = await asyncio.open_connection(sock=sock, ssl=tls, server_hostname=name)
@@ -71,7 +71,7 @@ def _why(error: OSError) -> NotReached:
 
 
 def remedy(reason: str, said: str) -> str:
-    """What to do about a far side that was not reached, in words of the configuration's keys."""
+    """What to do about a remote side that was not reached, in words of the configuration's keys."""
     if reason == "tls":
         return _tls_remedy(said.lower())
     remedies = {

@@ -15,12 +15,12 @@ from pydantic import Field
 
 from callcast.formats.cloudevents import Wire
 from callcast.observability.standard_streams import STANDARD_OUTPUT, closed_at_start
-from callcast.ports.connectivity import ProbeRequest, ProbeResult
-from callcast.ports.sink import Delivered, Delivery, Outcome, Place, Rejected, Retry, Sink
+from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
+from callcast.ports.sink import Delivered, Delivery, Outcome, Rejected, Retry, Sink, SinkContext
 from callcast.sinks import SinkSettings
 
 _PIECE = select.PIPE_BUF  # a pipe that polls as writable takes this much without blocking
-_LOOK_AGAIN_MS = 50  # how soon a thread that waits for a reader sees that nobody waits for it any more
+_RETRY_MS = 50  # how soon a thread that waits for a reader sees that nobody waits for it any more
 
 _STALLED = Retry("timeout", "the reader of standard output has stopped reading")
 
@@ -31,22 +31,22 @@ class Settings(SinkSettings):
     type: Literal["stdout"] = "stdout"
     concurrency: int = Field(default=1, ge=1, le=1, description="there is one file, and so one line at a time")
 
-    def open(self, place: Place, /) -> AbstractAsyncContextManager[Sink]:
+    def open(self, context: SinkContext, /) -> AbstractAsyncContextManager[Sink]:
         if STANDARD_OUTPUT in closed_at_start:
             return nullcontext(_Closed())
-        return self.open_on(sys.stdout.buffer, place)
+        return self.open_on(sys.stdout.buffer, context)
 
-    async def probe(self, _request: ProbeRequest, /) -> ProbeResult:
-        return ProbeResult("unasked", "standard output needs nobody")
+    async def check_connectivity(self, _request: ConnectivityRequest, /) -> ConnectivityResult:
+        return ConnectivityResult("unasked", "standard output needs nobody")
 
     @asynccontextmanager
-    async def open_on(self, file: BinaryIO, place: Place) -> AsyncIterator[Sink]:
+    async def open_on(self, file: BinaryIO, context: SinkContext) -> AsyncIterator[Sink]:
         """The sink on a file of one's own, which needs a descriptor and stays open."""
         file.flush()
-        thread = ThreadPoolExecutor(1, f"sink-{place.name}")
+        thread = ThreadPoolExecutor(1, f"sink-{context.name}")
         lines = _WholeLines(file.fileno())
         try:
-            yield _Lines(lines, thread, place.wire, self.timeout_s)
+            yield _Lines(lines, thread, context.wire, self.timeout_s)
         finally:
             thread.shutdown(wait=False, cancel_futures=True)
             lines.close()
@@ -145,7 +145,7 @@ class _WholeLines:
 
     def _push(self, nobody_waits: Event) -> None:
         while self._rest and not nobody_waits.is_set():
-            if self._poll.poll(_LOOK_AGAIN_MS):
+            if self._poll.poll(_RETRY_MS):
                 with suppress(BlockingIOError):
                     self._rest = self._rest[os.write(self._descriptor, self._rest[:_PIECE]) :]
 

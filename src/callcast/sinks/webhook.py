@@ -21,13 +21,13 @@ from yarl import URL
 from callcast.calls.model import Event
 from callcast.formats.cloudevents import rfc3339
 from callcast.ports.clock import Clock
-from callcast.ports.connectivity import ProbeRequest, ProbeResult
-from callcast.ports.sink import Delivered, Delivery, Outcome, Place, Rejected, Retry, Sink
+from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
+from callcast.ports.sink import Delivered, Delivery, Outcome, Rejected, Retry, Sink, SinkContext
 from callcast.settings.loopback import is_loopback
 from callcast.settings.proxy import Proxy, ProxyFault, environment_proxy
 from callcast.settings.secret import Secret
 from callcast.sinks import Lax
-from callcast.sinks.connectivity import NotReached, remedy, shake_hands
+from callcast.sinks.connectivity import NotReached, remedy, try_connecting
 from callcast.sinks.posting import Client, open_client
 from callcast.sinks.tls import TlsSettings, tls_fault
 
@@ -137,12 +137,12 @@ class Settings(TlsSettings):
         return found
 
     @asynccontextmanager
-    async def open(self, place: Place, /) -> AsyncIterator[Sink]:
-        body = place.wire.event if self.format == "cloudevents" else place.wire.standard
+    async def open(self, context: SinkContext, /) -> AsyncIterator[Sink]:
+        body = context.wire.event if self.format == "cloudevents" else context.wire.standard
         async with self._client() as client:
-            yield _Webhook(_Poster(self, client, place.clock, place.version), body)
+            yield _Webhook(_Poster(self, client, context.clock, context.version), body)
 
-    async def probe(self, request: ProbeRequest, /) -> ProbeResult:
+    async def check_connectivity(self, request: ConnectivityRequest, /) -> ConnectivityResult:
         """Connects, and speaks TLS; with `send` it posts a signed `callcast.check`."""
         if not request.send:
             return await self._reach()
@@ -152,23 +152,23 @@ class Settings(TlsSettings):
             event_id = f"evt_check{at.timestamp() * 1000:.0f}"
             outcome = await poster.post(event_id, _check(event_id, request.name, at, self.format), attempt=1)
         if isinstance(outcome, Delivered):
-            return ProbeResult("good", f"{poster.where} took a callcast.check")
+            return ConnectivityResult("good", f"{poster.where} took a callcast.check")
         said = outcome.detail if outcome.detail.startswith(poster.where) else f"{poster.where}: {outcome.detail}"
-        return ProbeResult("failed", said, _remedy(outcome))
+        return ConnectivityResult("failed", said, _remedy(outcome))
 
-    async def _reach(self) -> ProbeResult:
+    async def _reach(self) -> ConnectivityResult:
         url = URL(self.url.reveal())
         proxy = self.proxy().url
         there = proxy or url
         what = f"the proxy {there.host}" if proxy else f"{url.scheme}://{url.host}"
         tls = self.tls_context()
         try:
-            await shake_hands(
+            await try_connecting(
                 there.host or "", there.port or 80, tls if there.scheme == "https" else None, timeout_s=self.timeout_s
             )
         except NotReached as trouble:
-            return ProbeResult("failed", f"{what}: {trouble.said}", remedy(trouble.reason, trouble.said))
-        return ProbeResult("good", f"{what} is there; whether it takes an event is seen with --send")
+            return ConnectivityResult("failed", f"{what}: {trouble.said}", remedy(trouble.reason, trouble.said))
+        return ConnectivityResult("good", f"{what} is there; whether it takes an event is seen with --send")
 
     def _client(self) -> AbstractAsyncContextManager[Client]:
         return open_client(

@@ -1,4 +1,4 @@
-"""Who gets a connection at all: so many at once, so that readers never use up the files that looks need."""
+"""Who gets a connection at all: so many at once, so that readers never use up the files that polls need."""
 
 import asyncio
 import logging

@@ -70,7 +70,7 @@ async def serve(
     host: str,
     port: int,
     *,
-    board: Statistics,
+    live_calls: Statistics,
     metrics: Exposition,
     feed: Feed,
     health: Health,
@@ -81,13 +81,13 @@ async def serve(
     token: str = "",
     hosts: Collection[str] = (),
 ) -> AsyncIterator[Admin]:
-    """Listen until the block ends; port 0 is any free one. Raises OSError when the address is not to be had.
+    """Listen until the block ends; port 0 is any free one. Raises OSError when the address is unreachable.
 
     token: "" asks for none. hosts: further names that the Host header may have.
     The caller runs `feed.run()` for as long.
     """
     guard = Guard(host, token, hosts)
-    pages = _Pages(board, metrics, feed, health, reload, clock, view, version)
+    pages = _Pages(live_calls, metrics, feed, health, reload, clock, view, version)
     app = web.Application(middlewares=[web.middleware(guard)], client_max_size=BODY_BYTES_MAX)
     app.on_response_prepare.append(add_headers)
     pages.add_to(app.router)
@@ -111,7 +111,7 @@ class _Pages:
 
     def __init__(
         self,
-        board: Statistics,
+        live_calls: Statistics,
         metrics: Exposition,
         feed: Feed,
         health: Health,
@@ -121,7 +121,7 @@ class _Pages:
         version: str,
     ) -> None:
         self.view = view
-        self._board = board
+        self._live_calls = live_calls
         self._metrics = metrics
         self._feed = feed
         self._health = health
@@ -156,21 +156,21 @@ class _Pages:
         )
 
     async def calls(self, _: web.Request) -> web.Response:
-        calls = [self.view.call(call) for call in self._board.calls()]
+        calls = [self.view.call(call) for call in self._live_calls.calls()]
         return _json({"now": rfc3339(self._clock.wall()), "calls": calls})
 
     async def summary(self, _: web.Request) -> web.Response:
         return _json(
             {
                 "now": rfc3339(self._clock.wall()),
-                "total": counts_dict(self._board.total()),
+                "total": counts_dict(self._live_calls.total()),
                 "queues": [],
-                "sources": [self._source(summary) for summary in self._board.summaries()],
+                "sources": [self._source(summary) for summary in self._live_calls.summaries()],
             }
         )
 
     def _source(self, summary: Summary) -> dict[str, Any]:
-        extensions = self._board.extension_counts(summary.source)
+        extensions = self._live_calls.extension_counts(summary.source)
         return summary_dict(summary) | {"extensions": {one: counts_dict(counts) for one, counts in extensions.items()}}
 
     async def reload(self, request: web.Request) -> web.Response:
@@ -196,12 +196,12 @@ class _Pages:
         if transport is None:
             return response  # it left already
         chunked = request.version >= HttpVersion11  # as aiohttp does it for an answer without a length
-        reader = Reader(transport, board=request.query.get("board") == "1", chunked=chunked)
+        reader = Reader(transport, live_calls=request.query.get("board") == "1", chunked=chunked)
         self._reading += 1
         try:
             reader.after_seq = await self._start_seq(request)
             await response.prepare(request)
-            await _write(response, self._hello() if reader.board else b"retry: 1000\n\n")
+            await _write(response, self._hello() if reader.live_calls else b"retry: 1000\n\n")
             while chunk := await self._feed.catch_up(reader):
                 await _write(response, chunk)
             self._feed.join(reader)

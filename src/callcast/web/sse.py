@@ -29,7 +29,7 @@ _BREATH_S = 0.002  # for which it then may
 _ASKING_MAX = 2  # newcomers, of the outbox at once
 _SUMMARY_EVERY_S = 2.0
 _HEARTBEAT_S = 10.0
-_NO_BOARD = -1  # no version of the board: next comes all of it
+_NO_LIVE_CALLS = -1  # no version of the board: next comes all of it
 
 _encode = msgspec.json.Encoder().encode
 
@@ -55,11 +55,11 @@ class History(Protocol):
 class Reader:
     """One listener, and how far it is. `board`: wants the board's turns too. `chunked`: as its answer's body is."""
 
-    def __init__(self, transport: asyncio.Transport, *, board: bool, chunked: bool) -> None:
-        self.board = board
+    def __init__(self, transport: asyncio.Transport, *, live_calls: bool, chunked: bool) -> None:
+        self.live_calls = live_calls
         self.chunked = chunked
         self.after_seq = 0  # the newest event that it was given
-        self.version = _NO_BOARD
+        self.version = _NO_LIVE_CALLS
         self.lines: _Lines | None = None  # as which it was given that
         self.written_at = 0.0  # monotonic
         self._waiting_max = QUEUED_BYTES_MAX
@@ -94,13 +94,13 @@ class Feed:
 
     def __init__(
         self,
-        board: Statistics,
+        live_calls: Statistics,
         history: History,
         clock: Clock,
         view: View,
         trouble: Callable[[], Trouble | None] = lambda: None,
     ) -> None:
-        self._board = board
+        self._live_calls = live_calls
         self._trouble = trouble
         self._history = history
         self._clock = clock
@@ -172,7 +172,7 @@ class Feed:
             self._lines = _Lines(self._view)
         page = await self._new_events()
         events = await _event_frames(page, self._view)
-        handing = _Round(self._board, self._clock, self._lines, events, self._trouble)
+        handing = _Round(self._live_calls, self._clock, self._lines, events, self._trouble)
         handful_bytes = 0
         for reader in tuple(self._readers):
             if size := await handing.serve(reader):
@@ -183,7 +183,7 @@ class Feed:
         return len(page) == PAGE
 
     async def _new_events(self) -> Sequence[Stored]:
-        """From where the readers are; nothing while the outbox is not to be had."""
+        """From where the readers are; nothing while the outbox is unreachable."""
         if not self._recorded or not self._readers:
             return ()
         start = min(reader.after_seq for reader in self._readers)
@@ -217,13 +217,13 @@ class _Round:
 
     def __init__(
         self,
-        board: Statistics,
+        live_calls: Statistics,
         clock: Clock,
         lines: "_Lines",
         events: Sequence[tuple[int, bytes]],
         trouble: Callable[[], Trouble | None],
     ) -> None:
-        self._board = board
+        self._live_calls = live_calls
         self._trouble = trouble
         self._clock = clock
         self._lines = lines
@@ -244,15 +244,15 @@ class _Round:
         return len(portion.chunk)
 
     def _place(self, reader: Reader, now: float) -> _Place:
-        version = reader.version if reader.lines is self._lines else _NO_BOARD
-        patience_s = _SUMMARY_EVERY_S if reader.board else _HEARTBEAT_S
+        version = reader.version if reader.lines is self._lines else _NO_LIVE_CALLS
+        patience_s = _SUMMARY_EVERY_S if reader.live_calls else _HEARTBEAT_S
         silent = now - reader.written_at >= patience_s
-        return _Place(reader.after_seq, version if reader.board else None, reader.chunked, silent)
+        return _Place(reader.after_seq, version if reader.live_calls else None, reader.chunked, silent)
 
     async def _portion(self, place: _Place) -> _Portion:
         body = b"".join([frame for seq, frame in self._events if seq > place.after_seq])
         after_seq = max(place.after_seq, self._events[-1][0]) if self._events else place.after_seq
-        version = _NO_BOARD
+        version = _NO_LIVE_CALLS
         if place.version is not None:
             version, turned = await self._turned(place.version, place.silent)
             body += turned
@@ -262,11 +262,11 @@ class _Round:
 
     async def _turned(self, version: int, silent: bool) -> tuple[int, bytes]:
         """The board since a version, and which one it is then; only its totals where it has not turned."""
-        if self._board.version == version:
+        if self._live_calls.version == version:
             return version, self._frame((), whole=False) if silent else b""
-        turn = await self._board.changed(version)  # at once, as it has
+        turn = await self._live_calls.changed(version)  # at once, as it has
         if turn.calls is None:
-            return turn.version, self._frame(await self._lines.of_all(self._board.calls()), whole=True)
+            return turn.version, self._frame(await self._lines.of_all(self._live_calls.calls()), whole=True)
         return turn.version, self._frame(await self._lines.of(turn.calls), whole=False)
 
     def _frame(self, calls: Sequence[msgspec.Raw], *, whole: bool) -> bytes:
@@ -274,9 +274,9 @@ class _Round:
             "now": rfc3339(self._clock.wall()),
             "whole": whole,
             "calls": calls,
-            "total": counts_dict(self._board.total()),
+            "total": counts_dict(self._live_calls.total()),
             "unstored": _told(self._trouble()),
-            "sources": [summary_dict(summary) for summary in self._board.summaries()],
+            "sources": [summary_dict(summary) for summary in self._live_calls.summaries()],
         }
         if whole:
             data["names"] = self._lines.view.names

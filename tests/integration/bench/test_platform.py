@@ -19,7 +19,7 @@ def platform() -> Iterator[Child]:
     child.close()
 
 
-def look(platform: Child, number: int) -> list[str]:
+def poll(platform: Child, number: int) -> list[str]:
     """The results of the records that the list of this extension holds."""
     path = f"/restapi/v1.0/account/~/extension/{extension_id(number)}/active-calls?view=Detailed"
     with socket.create_connection(("127.0.0.1", platform.hello["port"]), timeout=10) as connection:
@@ -30,10 +30,10 @@ def look(platform: Child, number: int) -> list[str]:
     return [record["result"] for record in json.loads(body)["records"]]
 
 
-def test_a_change_is_shown_by_the_next_look_and_the_truth_knows_both_moments(platform: Child, tmp_path: Path) -> None:
+def test_a_change_is_shown_by_the_next_poll_and_the_truth_knows_both_moments(platform: Child, tmp_path: Path) -> None:
     """One call at each extension; only one of them is looked at."""
     at = platform.ask("burst", count=2)
-    assert look(platform, 0) == ["In Progress"]
+    assert poll(platform, 0) == ["In Progress"]
     assert platform.ask("shown") == {"shown": 1, "unshown": 1}
     assert platform.ask("save", path=str(tmp_path / "truth")) == 2
     (changed_at, shown_at), (_, never) = read_truth(tmp_path / "truth").values()
@@ -46,16 +46,16 @@ def test_bursts_take_the_same_calls_through_all_steps(platform: Child, tmp_path:
     results = []
     for _ in range(STEPS + 1):
         platform.ask("burst", count=1)
-        results += look(platform, 0)
+        results += poll(platform, 0)
     platform.ask("save", path=str(tmp_path / "truth"))
     assert results == ["In Progress", "In Progress", "Accepted", "In Progress"]
     assert sorted(read_truth(tmp_path / "truth")) == [0, 1, 2, STEPS]
 
 
-def test_looks_are_counted_since_the_last_mark(platform: Child) -> None:
+def test_polls_are_counted_since_the_last_mark(platform: Child) -> None:
     """And those that came too long after the one before."""
-    look(platform, 0)
-    look(platform, 0)
+    poll(platform, 0)
+    poll(platform, 0)
     counted = platform.ask("mark", late_s=0.0)
     assert (counted["looks"], counted["late"]) == (2, 1)
     assert platform.ask("mark", late_s=0.0)["looks"] == 0

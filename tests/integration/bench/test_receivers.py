@@ -1,4 +1,4 @@
-"""The far sides take every event out of the bytes, however they are cut."""
+"""The remote sides take every event out of the bytes, however they are cut."""
 
 import asyncio
 from typing import Any

@@ -113,7 +113,7 @@ def test_the_sizing_table_goes_between_its_marks_and_nowhere_else(tmp_path: Path
     assert names == ["| 1 extension", "| 500 extensions", "| 2,000 extensions", "| the account, 100 calls at once"]
 
 
-def test_the_longest_bar_fills_the_picture_and_names_are_escaped() -> None:
+def test_the_longest_bar_fills_the_index_and_names_are_escaped() -> None:
     """Half the value is half as long."""
     tree = ElementTree.fromstring(svg.bars("a & b", {"x <1>": 10.0, "y": 5.0}, "us"))
     widths = [float(one.get("width", "0")) for one in tree.iter("{http://www.w3.org/2000/svg}rect")]

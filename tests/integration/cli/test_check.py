@@ -109,7 +109,7 @@ def test_check_of_a_good_file(tmp_path: Path) -> None:
     assert done.stderr.startswith("warning: callcast.toml:17: sinks.crm.secrets: none: ")
 
 
-async def test_check_tells_of_debts_that_a_name_left_behind(tmp_path: Path) -> None:
+async def test_check_tells_of_deliveries_that_a_name_left_behind(tmp_path: Path) -> None:
     """A sink that was renamed: what waits for it, how to have it delivered, and when it is lost; exit code 0."""
     async with outbox_of(tmp_path) as outbox:
         await bury(outbox, "a")

@@ -72,7 +72,7 @@ async def test_everything_is_well(tmp_path: Path) -> None:
 
 
 async def test_each_failure_is_told_with_its_remedy(tmp_path: Path) -> None:
-    """Exit 69; one far side's failure hides no other's, and no secret is shown."""
+    """Exit 69; one remote side's failure hides no other's, and no secret is shown."""
     config = tmp_path / "callcast.toml"
     credential = Credential(permissions=frozenset())
     async with Platform(credentials=[credential]).serve() as server:
@@ -95,7 +95,7 @@ async def test_each_failure_is_told_with_its_remedy(tmp_path: Path) -> None:
 
 
 async def test_it_ends_whatever_hangs(tmp_path: Path) -> None:
-    """Everything hangs at once: the token, a list, TLS, a broker, and the look-up of a name, which nobody can stop."""
+    """Everything hangs at once: the token, a list, TLS, a broker, and the poll-up of a name, which nobody can stop."""
     (tmp_path / "sitecustomize.py").write_text(
         "import socket, time\n"
         "real = socket.getaddrinfo\n"
@@ -140,7 +140,7 @@ async def test_a_running_service_does_not_notice(tmp_path: Path) -> None:
 
 
 async def test_a_faulty_configuration_asks_nobody(tmp_path: Path) -> None:
-    """First the file, then the far sides."""
+    """First the file, then the remote sides."""
     config = tmp_path / "callcast.toml"
     platform = Platform()
     async with platform.serve() as server:

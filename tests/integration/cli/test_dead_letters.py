@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from callcast.cli.main import main
-from callcast.outbox.sqlite.admin import open_desk
+from callcast.outbox.sqlite.admin import open_admin
 from callcast.outbox.sqlite.store import open_outbox
-from callcast.ports.outbox import Taken
+from callcast.ports.outbox import Acked
 from callcast.ports.sink import Filter
 from tests.builders import change, event, source_event
 from tests.clock import TurnedClock
@@ -41,7 +41,7 @@ async def folder(tmp_path: Path) -> Path:
         (one,) = await outbox.claim("crm", limit=1)
         await outbox.again(one, at=clock.now(), reason="http_503", detail="answered 503", took_s=0.5)
         (one,) = await outbox.claim("crm", limit=1)
-        await outbox.done([Taken(one, 0.012, "answered 204")])
+        await outbox.done([Acked(one, 0.012, "answered 204")])
         await outbox.record(None, change(event("b", "call.ended", 1), source_event()))
         (one,) = await outbox.claim("crm", limit=1)
         await outbox.dead(one, reason="http_413", detail="answered 413", took_s=0.25)
@@ -84,19 +84,19 @@ def objects(out: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-def owed(folder: Path) -> dict[str, list[str]]:
+def pending(folder: Path) -> dict[str, list[str]]:
     """Per call: which sinks are owed something."""
-    with open_desk(folder / "data") as desk:
-        stories = [desk.story(call) for name in ("a", "b", "c") for call in desk.find(name)]
+    with open_admin(folder / "data") as admin:
+        stories = [admin.story(call) for name in ("a", "b", "c") for call in admin.find(name)]
     return {
-        story.call.session_id: [sink for told in story.told for sink in told.owed] for story in stories if story.call
+        story.call.session_id: [sink for told in story.told for sink in told.pending] for story in stories if story.call
     }
 
 
 ENDED = event("b", "call.ended", 1)
 
 
-# Dead letters
+# Dead dead letters
 
 
 def test_dead_list_is_one_object_a_line(callcast: Callcast) -> None:
@@ -145,7 +145,7 @@ def test_numbers_are_whole_only_when_asked_for(callcast: Callcast, command: list
     ],
 )
 @pytest.mark.parametrize("action", ["list", "retry", "drop"])
-def test_letters_are_chosen(callcast: Callcast, action: str, choice: list[str], count: int) -> None:
+def test_dead_letters_are_chosen(callcast: Callcast, action: str, choice: list[str], count: int) -> None:
     """By sink, type, reason and age, the same for listing, retrying and dropping; none is no error."""
     code, out, _ = callcast("dead", action, *choice)
     assert code == 0
@@ -160,9 +160,9 @@ def test_letters_are_chosen(callcast: Callcast, action: str, choice: list[str], 
 
 def test_dead_retry_owes_the_same_event_again(callcast: Callcast, folder: Path) -> None:
     """A retried letter is owed, and a letter no longer; a dropped one is neither."""
-    assert owed(folder)["b"] == []
+    assert pending(folder)["b"] == []
     assert callcast("dead", "retry", ENDED.id) == (0, '{"retried":1}\n', "")
-    assert owed(folder)["b"] == ["crm"]
+    assert pending(folder)["b"] == ["crm"]
     assert callcast("dead", "list") == (0, "", "")
 
 
@@ -212,7 +212,7 @@ def test_dead_for_people(callcast: Callcast, folder: Path, monkeypatch: pytest.M
 def test_replay(callcast: Callcast, folder: Path) -> None:
     """What is settled is owed again, what is owed is not doubled, and the number is said."""
     assert callcast("replay", "--sink", "crm", "--since", "2026-03-02T08:00:00Z") == (0, '{"replayed":2}\n', "")
-    assert owed(folder) == {"a": ["crm"], "b": ["crm"], "c": ["crm"]}
+    assert pending(folder) == {"a": ["crm"], "b": ["crm"], "c": ["crm"]}
     assert callcast("replay", "--sink", "crm", "--since", "2026-03-02T08:00:00Z")[1] == '{"replayed":0}\n'
 
 
@@ -278,7 +278,7 @@ def test_explain_tells_the_story(callcast: Callcast, what: str) -> None:
     assert tried == [(1, "http_503", "answered 503", 0.5), (2, "delivered", "answered 204", 0.012)]
 
 
-def test_explain_says_what_is_owed_and_what_died(callcast: Callcast) -> None:
+def test_explain_says_what_is_pending_and_what_died(callcast: Callcast) -> None:
     """A call that waits, and one whose letter lies dead."""
     (owing,) = objects(callcast("explain", "c")[1])
     assert owing["owed"] == [{"sink": "crm", "event_id": event("c").id}]

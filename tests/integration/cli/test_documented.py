@@ -88,15 +88,15 @@ def meant(line: str, examples: Mapping[str, str]) -> str:
     return line
 
 
-def call(town: Town, desk: str = "101") -> None:
+def call(town: Town, admin: str = "101") -> None:
     """A short one, missed."""
     story = town.platform.scenario
     assert isinstance(story, Story)
-    short = Call(kind="inbound", extension=desk, number="+15550100299", rings_s=1, ends="missed")
+    short = Call(kind="inbound", extension=admin, number="+15550100299", rings_s=1, ends="missed")
     story.place(short, town.platform.clock.now())
 
 
-def letters(town: Town) -> list[str]:
+def dead_letters(town: Town) -> list[str]:
     query = "SELECT id FROM events JOIN dead USING (seq) ORDER BY seq"
     with closing(sqlite3.connect(f"file:{town.folder / 'data/outbox.db'}?mode=ro", uri=True)) as outbox:
         return [str(row[0]) for row in outbox.execute(query)]
@@ -109,10 +109,10 @@ async def test_the_commands_beside_the_service(town: Town, hook: Hook) -> None:
     await town.start(town.head(), town.source(), hook.sink("crm"), table("sinks.lines", {"type": "stdout"}))
     call(town)
     await until(lambda: any(event["type"] == "call.ended" for event in town.service.lines), "the call's end")
-    await until(lambda: len(letters(town)) >= 2, "letters")
+    await until(lambda: len(dead_letters(town)) >= 2, "letters")
     port = str(free_port())
     examples = {
-        "evt_k3v9…": letters(town)[0],
+        "evt_k3v9…": dead_letters(town)[0],
         "62264425016/s-8f81…": town.service.lines[0]["subject"],
         "explain 6662": "explain 0299",
         "http://127.0.0.1:9469": town.service.url,
@@ -128,7 +128,7 @@ async def test_the_commands_beside_the_service(town: Town, hook: Hook) -> None:
 
 async def typed(shell: Shell, town: Town, documented: str, line: str, port: int) -> None:
     if documented.startswith("callcast dead"):  # what was retried is refused and dead again, after a moment
-        await until(lambda: bool(letters(town)), "a letter")
+        await until(lambda: bool(dead_letters(town)), "a letter")
     if documented.startswith("SECRETS="):
         asking = asyncio.create_task(shell.run(line, endless=True, until_said="401"))
         await until(lambda: answers(port), "the receiver")

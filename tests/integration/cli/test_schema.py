@@ -125,7 +125,7 @@ observations = st.builds(
     before=times(),
     exact=st.booleans(),
     evidence=st.sampled_from(Evidence),
-    first_look=st.booleans(),
+    first_poll=st.booleans(),
 )
 STATES = {"call.ringing": State.RINGING, "call.dialing": State.DIALING, "call.answered": State.CONNECTED}
 

@@ -7,7 +7,7 @@ import pytest
 
 from callcast.ports.sink import Delivered, Delivery, Outcome, Retry
 from tests.clock import TurnedClock
-from tests.integration.polling.test_outages import House, Taken, house_in
+from tests.integration.polling.test_outages import Acked, House, house_in
 
 CALLS = 54
 TIMEOUT_S = 15.0
@@ -46,7 +46,7 @@ async def test_after_a_hang_the_backlog_is_gone_soon(
 
     The calls are there when the hang begins, or they come one after another while it lasts.
     """
-    sink = Taken(house.clock, Hanging(house.clock, hang_s, late=late))
+    sink = Acked(house.clock, Hanging(house.clock, hang_s, late=late))
     await house.start({"crm": sink})
     for number in range(CALLS):
         await house.call(number, ["call.ended"])
@@ -54,4 +54,4 @@ async def test_after_a_hang_the_backlog_is_gone_soon(
             await house.clock.turn(hang_s / CALLS)
     await house.clock.turn(hang_s - house.clock.monotonic() + within_s)
     assert len(sink.taken) == CALLS
-    assert await house.owed() == {"crm": (0, 0)}
+    assert await house.pending() == {"crm": (0, 0)}

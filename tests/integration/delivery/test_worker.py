@@ -1,4 +1,4 @@
-"""The deliverer against the real outbox, with a clock turned by hand and a far side that answers as told."""
+"""the delivery worker against the real outbox, with a clock turned by hand and a remote side that answers as told."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from callcast.calls.model import Event
-from callcast.delivery.worker import AHEAD_MAX, FIX, Deliverer, SinkTrouble
-from callcast.outbox.sqlite.admin import open_desk
+from callcast.delivery.worker import AHEAD_MAX, FIX, DeliveryWorker, SinkTrouble
+from callcast.outbox.sqlite.admin import open_admin
 from callcast.outbox.sqlite.pruning import Limits
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
-from callcast.ports.outbox import OutboxUnavailable, Taken
+from callcast.ports.outbox import Acked, OutboxUnavailable
 from callcast.ports.retry import RetryPolicy
 from callcast.ports.sink import Delivered, Delivery, Filter, Outcome, Rejected, Retry
 from tests.builders import NINE, change, event
@@ -23,7 +23,7 @@ from tests.clock import TurnedClock
 Answer = Callable[[Delivery], Awaitable[Outcome]]
 
 
-class FarSide:
+class RemoteSide:
     """A sink that keeps what it is sent, with the time, and answers as the test says."""
 
     def __init__(self, clock: TurnedClock) -> None:
@@ -39,7 +39,7 @@ class FarSide:
         try:
             said = delivery.event
             self.sent.append((self._clock.monotonic(), said.key.split("/")[-1], said.type, delivery.attempt))
-            await asyncio.sleep(0)  # as every far side that is far: the loop turns before its answer
+            await asyncio.sleep(0)  # as every remote side that is far: the loop turns before its answer
             return await self.answer(delivery) if callable(self.answer) else self.answer
         finally:
             self.open -= 1
@@ -48,7 +48,7 @@ class FarSide:
         return [at_s for at_s, key, _, _ in self.sent if key == call]
 
 
-class Told:
+class EventHistory:
     """An observer and a log that keep what they are told."""
 
     def __init__(self) -> None:
@@ -87,9 +87,11 @@ class Told:
 
 
 class Bench:
-    """One deliverer, its outbox, its far side, and the clock that moves them all."""
+    """One delivery worker, its outbox, its remote side, and the clock that moves them all."""
 
-    def __init__(self, path: Path, clock: TurnedClock, outbox: SqliteOutbox, far: FarSide, told: Told) -> None:
+    def __init__(
+        self, path: Path, clock: TurnedClock, outbox: SqliteOutbox, far: RemoteSide, told: EventHistory
+    ) -> None:
         self.path = path
         self.clock = clock
         self.outbox = outbox
@@ -97,14 +99,14 @@ class Bench:
         self.told = told
         self.task: asyncio.Task[None] | None = None
 
-    def deliverer(
+    def delivery_worker(
         self,
         concurrency: int = 8,
         timeout_s: float = 15,
         shutdown_s: float | None = 10,
         policy: RetryPolicy | None = None,
-    ) -> Deliverer:
-        return Deliverer(
+    ) -> DeliveryWorker:
+        return DeliveryWorker(
             "crm",
             self.far,
             self.outbox,
@@ -119,7 +121,7 @@ class Bench:
         )
 
     async def start(self, **settings: Any) -> None:
-        self.task = asyncio.create_task(self.deliverer(**settings).run())
+        self.task = asyncio.create_task(self.delivery_worker(**settings).run())
         await self.clock.settle()
 
     async def stop(self) -> None:
@@ -132,8 +134,8 @@ class Bench:
         await self.outbox.record(None, change(*events))
         await self.clock.settle()
 
-    async def owed(self) -> int:
-        return sum(sink.owed for sink in (await self.outbox.stats()).sinks)
+    async def pending(self) -> int:
+        return sum(sink.pending for sink in (await self.outbox.stats()).sinks)
 
 
 @asynccontextmanager
@@ -142,7 +144,7 @@ async def bench_in(path: Path) -> AsyncIterator[Bench]:
     async with open_outbox(path, clock, retention_h=72, outbox_max_mb=100, dead_letter_days=30) as outbox:
         clock.busy = lambda: outbox.queued > 0
         await outbox.subscribe({"crm": Filter()})
-        bench = Bench(path, clock, outbox, FarSide(clock), Told())
+        bench = Bench(path, clock, outbox, RemoteSide(clock), EventHistory())
         try:
             yield bench
         finally:
@@ -161,7 +163,7 @@ async def test_what_is_recorded_is_sent_and_settled(bench: Bench) -> None:
     await bench.clock.turn(600)
     await bench.record(event())
     assert bench.far.sent == [(600.0, "s-1", "call.ringing", 1)]
-    assert await bench.owed() == 0
+    assert await bench.pending() == 0
     assert bench.told.attempts == [None]
     assert bench.told.latencies == [0.0]
 
@@ -192,7 +194,7 @@ async def test_retries_of_a_final_event(bench: Bench) -> None:
 
 
 async def test_giving_up(bench: Bench) -> None:
-    """A final event whose shelf life is over becomes a dead letter at that time, and that is said."""
+    """A final event whose time to live is over becomes a dead letter at that time, and that is said."""
     bench.far.answer = lambda one: answering(DOWN if one.event.key == "101/poison" else Delivered())
     await bench.start(policy=RetryPolicy(give_up_after_h=0.1))
     await bench.record(event("poison", "call.ended", 1))
@@ -219,7 +221,7 @@ async def test_retries_of_a_live_event(bench: Bench) -> None:
         await bench.clock.turn(1)
     assert bench.far.times("poison") == [0, 1, 3, 8, 18, 38, 58]
     assert (bench.told.dead, bench.told.expired) == (0, 1)
-    assert await bench.owed() == 0
+    assert await bench.pending() == 0
 
 
 async def test_the_end_follows_an_expired_ringing(bench: Bench) -> None:
@@ -234,7 +236,7 @@ async def test_the_end_follows_an_expired_ringing(bench: Bench) -> None:
 
 
 async def test_attempts_are_counted(bench: Bench) -> None:
-    """The attempt's number grows with each try, and survives the deliverer."""
+    """The attempt's number grows with each try, and survives the delivery worker."""
     bench.far.answer = DOWN
     await bench.start()
     await bench.record(event("a", "call.ended", 1))
@@ -273,7 +275,7 @@ async def test_a_serial_sink_does_not_wait_for_the_disk(bench: Bench, monkeypatc
     """A sink that takes one at a time gets the next while the disk still takes the last: one at a time all the same."""
     works, gate = bench.outbox.done, asyncio.Event()
 
-    async def slowly(taken: Sequence[Taken], /) -> None:
+    async def slowly(taken: Sequence[Acked], /) -> None:
         await gate.wait()
         await works(taken)
 
@@ -290,11 +292,13 @@ async def test_a_serial_sink_does_not_wait_for_the_disk(bench: Bench, monkeypatc
     await settled()
     assert len(bench.far.sent) == AHEAD_MAX + 50
     assert bench.far.most_open == 1
-    assert await bench.owed() == 0
+    assert await bench.pending() == 0
 
 
 async def test_what_waits_its_turn_is_given_back(bench: Bench) -> None:
-    """A deliverer that stops lets the one on its way land, and sends nothing more of what it has claimed ahead."""
+    """A delivery worker that stops lets the one on its way land, and sends nothing more of what it has claimed
+    ahead.
+    """
     gate = asyncio.Event()
 
     async def wait(_: Delivery) -> Outcome:
@@ -334,8 +338,8 @@ async def test_what_is_new_overtakes_what_was_brought_back(bench: Bench) -> None
     await bench.record(*(event(f"old{n}", "call.ended", 1) for n in range(3)))
     bench.far.sent.clear()
     bench.far.answer = wait
-    with open_desk(bench.path) as desk:
-        assert desk.replay(NINE, sink="crm", since=NINE, until=NINE) == 3
+    with open_admin(bench.path) as admin:
+        assert admin.replay(NINE, sink="crm", since=NINE, until=NINE) == 3
     async with asyncio.timeout(5):
         while not bench.far.sent:  # noqa: ASYNC110 (the outbox asks its file)
             await asyncio.sleep(0.01)
@@ -362,7 +366,7 @@ async def test_five_in_a_row_make_a_sink_failing(bench: Bench) -> None:
     assert bench.told.logged == ["sink_failed"]
 
 
-class AdvisingFarSide(FarSide):
+class AdvisingFarSide(RemoteSide):
     def advice(self, outcome: Retry | Rejected, /) -> str:
         return "check secrets" if outcome.reason == "http_401" else ""
 
@@ -371,22 +375,22 @@ async def test_a_failing_sink_says_what_to_do_about_this_cause(bench: Bench) -> 
     """The sink's own advice, the general one where it has none; since when it fails, and at last how long it did."""
     bench.far = AdvisingFarSide(bench.clock)
     bench.far.answer = Retry("http_401", "answered 401")
-    deliverer = bench.deliverer()
-    bench.task = asyncio.create_task(deliverer.run())
+    delivery_worker = bench.delivery_worker()
+    bench.task = asyncio.create_task(delivery_worker.run())
     await bench.clock.settle()
-    assert deliverer.trouble is None
+    assert delivery_worker.trouble is None
     for n in range(5):
         await bench.record(event(f"c{n}", "call.ended", 1))
     began = bench.clock.now()
     facts = {"reason": "http_401", "detail": "answered 401", "fix": "check secrets"}
     assert bench.told.facts["sink_failed"] == {"sink": "crm", **facts}
-    assert deliverer.trouble == SinkTrouble(began, **facts)
+    assert delivery_worker.trouble == SinkTrouble(began, **facts)
     bench.far.answer = DOWN
     await bench.clock.turn(3 * 3600)
-    assert deliverer.trouble == SinkTrouble(began, DOWN.reason, DOWN.detail, FIX)
+    assert delivery_worker.trouble == SinkTrouble(began, DOWN.reason, DOWN.detail, FIX)
     bench.far.answer = Delivered()
     await bench.clock.turn(60)
-    assert deliverer.trouble is None
+    assert delivery_worker.trouble is None
     assert bench.told.facts["sink_recovered"]["lasted"] == "3 h"
 
 
@@ -556,7 +560,7 @@ async def test_a_success_ends_the_outage_although_probes_still_wait(bench: Bench
     await bench.clock.turn(3)
     assert bench.told.up == [True, False, True]
     assert {call for at_s, call, _, _ in bench.far.sent if at_s == 3} == {f"first{n}" for n in range(1, 5)}
-    assert await bench.owed() == 1
+    assert await bench.pending() == 1
     lost.set()
 
 
@@ -578,7 +582,7 @@ async def test_the_first_success_makes_all_due(bench: Bench) -> None:
     assert [call for _, call, _, _ in arrived[1:]] == sorted(
         (call for _, call, _, _ in arrived[1:]), key=lambda call: int(call[1:])
     )
-    assert await bench.owed() == 0
+    assert await bench.pending() == 0
     assert bench.told.up == [True, False, True]
     assert bench.told.logged[-1] == "sink_recovered"
 
@@ -592,10 +596,10 @@ async def test_a_failing_sink_still_lets_go(bench: Bench) -> None:
     assert (bench.told.expired, bench.told.dead) == (5, 0)
     await bench.clock.turn(280)
     assert bench.told.dead == 0
-    assert await bench.owed() == 5
+    assert await bench.pending() == 5
     await bench.clock.turn(20)
     assert bench.told.dead == 5
-    assert await bench.owed() == 0
+    assert await bench.pending() == 0
 
 
 async def restarted(bench: Bench, days: float) -> None:
@@ -622,7 +626,7 @@ async def test_nothing_final_dies_of_a_clock_that_was_put_right(bench: Bench) ->
     await bench.clock.turn(60)
     assert sorted(call for _, call, _, _ in bench.far.sent) == sorted(f"e{n}" for n in range(20))
     assert (bench.told.dead, bench.told.expired) == (0, 1)
-    assert await bench.owed() == 0
+    assert await bench.pending() == 0
     await bench.outbox.close()
 
 
@@ -637,8 +641,8 @@ async def test_what_is_too_old_gets_one_attempt_and_dies_of_it(bench: Bench) -> 
     await bench.clock.turn(60)
     assert sorted(call for _, call, _, _ in bench.far.sent) == ["e0", "e1", "e2"]
     assert bench.told.dead == 3
-    with open_desk(bench.path) as desk:
-        assert {letter.reason for letter in desk.letters()} == {"503"}
+    with open_admin(bench.path) as admin:
+        assert {dead_letter.reason for dead_letter in admin.dead_letters()} == {"503"}
     await bench.outbox.close()
 
 
@@ -692,7 +696,7 @@ async def test_a_sink_in_doubt_is_probed_before_anything_is_due(bench: Bench) ->
     await bench.clock.turn(10)
     assert bench.far.times("b") == [0, 16, 33, 56]
     assert bench.far.times("a") == [0, 16, 31, 46, 61], "it was on its way, and waits no longer either"
-    assert await bench.owed() == 0
+    assert await bench.pending() == 0
 
 
 async def test_two_events_in_trouble_of_their_own_are_no_doubt(bench: Bench) -> None:
@@ -708,12 +712,12 @@ async def test_two_events_in_trouble_of_their_own_are_no_doubt(bench: Bench) -> 
 
 
 async def test_a_held_sink_gets_no_probe_that_was_claimed_before(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The far side asks for a pause while the outbox looks for the next probe: it is given back."""
+    """The remote side asks for a pause while the outbox looks for the next probe: it is given back."""
     await bench.start()
     await fail_five(bench)
-    works, gate = bench.outbox.probe, asyncio.Event()
+    works, gate = bench.outbox.claim_probe, asyncio.Event()
 
-    async def probe(sink: str, /, *, after_seq: int, fresh: bool = False) -> Delivery | None:
+    async def claim_probe(sink: str, /, *, after_seq: int, fresh: bool = False) -> Delivery | None:
         found = await works(sink, after_seq=after_seq, fresh=fresh)
         if found is not None and found.event.key == "101/first1":
             gate.set()
@@ -726,7 +730,7 @@ async def test_a_held_sink_gets_no_probe_that_was_claimed_before(bench: Bench, m
         return Retry("http_429", after_s=90, holds_sink=True)
 
     bench.far.answer = answer
-    monkeypatch.setattr(bench.outbox, "probe", probe)
+    monkeypatch.setattr(bench.outbox, "probe", claim_probe)
     await bench.clock.turn(80)
     assert [(at_s, call) for at_s, call, *_ in bench.far.sent[5:]] == [(1, "first0")]
 
@@ -754,14 +758,14 @@ async def test_what_fails_after_the_recovery_is_due_at_once(bench: Bench) -> Non
 
     bench.far.answer = answer
     await bench.clock.turn(3)
-    assert await bench.owed() == 1
+    assert await bench.pending() == 1
     lost.set()
     await bench.clock.settle()
     assert bench.far.times("first0") == [0, 1, 3]
-    assert await bench.owed() == 0
+    assert await bench.pending() == 0
 
 
-# The far side's wishes
+# The remote side's wishes
 
 
 async def test_a_hold_of_the_sink(bench: Bench) -> None:
@@ -779,7 +783,7 @@ async def test_a_hold_of_the_sink(bench: Bench) -> None:
 
 
 async def test_a_hold_is_an_hour_at_most(bench: Bench) -> None:
-    """A far side that asks for a day gets an hour; a held sink sends no probe meanwhile."""
+    """A remote side that asks for a day gets an hour; a held sink sends no probe meanwhile."""
     bench.far.answer = Retry("503", "", after_s=86400, holds_sink=True)
     await bench.start()
     await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(6)))
@@ -801,7 +805,7 @@ async def test_a_hold_of_one_event(bench: Bench) -> None:
 
 
 async def test_a_short_wish_shortens_nothing(bench: Bench) -> None:
-    """A far side that asks for less than our own delay gets our own."""
+    """A remote side that asks for less than our own delay gets our own."""
     bench.far.answer = Retry("408", "", after_s=0.25)
     await bench.start()
     await bench.record(event("a", "call.ended", 1))
@@ -810,7 +814,7 @@ async def test_a_short_wish_shortens_nothing(bench: Bench) -> None:
 
 
 async def test_gone(bench: Bench) -> None:
-    """A far side that says it is gone gets one probe an hour, none for new calls, and is loud about it."""
+    """A remote side that says it is gone gets one probe an hour, none for new calls, and is loud about it."""
     bench.far.answer = Retry("410", "gone", gone=True)
     await bench.start()
     await bench.record(event("a", "call.ended", 1))
@@ -820,7 +824,7 @@ async def test_gone(bench: Bench) -> None:
     assert [at_s for at_s, *_ in bench.far.sent] == [0.0, 3600.0, 7200.0]
     bench.far.answer = Delivered()
     await bench.clock.turn(3600)
-    assert await bench.owed() == 0
+    assert await bench.pending() == 0
     assert bench.told.up == [True, False, True]
 
 
@@ -844,7 +848,7 @@ async def test_a_no_alone_is_no_no(bench: Bench) -> None:
     assert bench.told.dead == 0
     bench.far.answer = Delivered()
     await bench.clock.turn(30)
-    assert await bench.owed() == 0
+    assert await bench.pending() == 0
     assert bench.told.dead == 0
 
 
@@ -888,7 +892,7 @@ async def test_a_send_that_hangs(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_a_sink_says_itself_what_took_too_long(bench: Bench) -> None:
-    """A sink that keeps its own limit is heard: its reason, not the deliverer's, is what is counted."""
+    """A sink that keeps its own limit is heard: its reason, not the delivery worker's, is what is counted."""
 
     async def lost(_: Delivery) -> Outcome:
         await asyncio.sleep(0.02)
@@ -916,11 +920,11 @@ async def test_a_fault_ends_the_run(bench: Bench, fault: Exception) -> None:
     with pytest.raises(type(fault), match=str(fault)):
         await bench.task
     bench.task = None
-    assert await bench.owed() == 1
+    assert await bench.pending() == 1
 
 
 async def test_a_stop_lets_the_flying_land(bench: Bench) -> None:
-    """A cancelled deliverer claims nothing more, but waits for the answers that are due, and keeps them."""
+    """A cancelled delivery worker claims nothing more, but waits for the answers that are due, and keeps them."""
     gate = asyncio.Event()
 
     async def wait(_: Delivery) -> Outcome:
@@ -938,7 +942,7 @@ async def test_a_stop_lets_the_flying_land(bench: Bench) -> None:
         await bench.task
     bench.task = None
     assert [call for _, call, _, _ in bench.far.sent] == ["a"]
-    assert await bench.owed() == 1
+    assert await bench.pending() == 1
 
 
 async def test_a_stop_has_an_end(bench: Bench) -> None:
@@ -962,7 +966,7 @@ async def test_an_impatient_stop_leaves_nothing_in_flight(bench: Bench, monkeypa
     """Told to stop at once while the disk takes nothing: what was taken is owed still, and goes out again later."""
     works = bench.outbox.done
 
-    async def done(_: Sequence[Taken], /) -> None:
+    async def done(_: Sequence[Acked], /) -> None:
         raise OutboxUnavailable("full")
 
     monkeypatch.setattr(bench.outbox, "done", done)
@@ -976,14 +980,14 @@ async def test_an_impatient_stop_leaves_nothing_in_flight(bench: Bench, monkeypa
     monkeypatch.setattr(bench.outbox, "done", works)
     await bench.start()
     assert [type_ for _, _, type_, _ in bench.far.sent] == ["call.ringing", "call.ringing", "call.ended"]
-    assert await bench.owed() == 0
+    assert await bench.pending() == 0
 
 
 async def test_an_impatient_stop_settles_what_the_disk_takes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told to stop at once while the disk is slow: what was taken is settled all the same, and never sent again."""
     works, asked = bench.outbox.done, 0
 
-    async def done(taken: Sequence[Taken], /) -> None:
+    async def done(taken: Sequence[Acked], /) -> None:
         nonlocal asked
         asked += 1
         if asked == 1:
@@ -998,7 +1002,7 @@ async def test_an_impatient_stop_settles_what_the_disk_takes(bench: Bench, monke
         bench.task.cancel()
         await bench.clock.settle()
     await asyncio.gather(bench.task, return_exceptions=True)
-    assert await bench.owed() == 0
+    assert await bench.pending() == 0
     await bench.start()
     assert [call for _, call, _, _ in bench.far.sent] == ["a", "b"]
 
@@ -1008,7 +1012,7 @@ async def test_a_disk_in_trouble_sends_nothing_twice(bench: Bench, monkeypatch: 
     works = bench.outbox.done
     trouble = 5
 
-    async def done(taken: Sequence[Taken], /) -> None:
+    async def done(taken: Sequence[Acked], /) -> None:
         nonlocal trouble
         trouble -= 1
         if trouble >= 0:
@@ -1022,12 +1026,12 @@ async def test_a_disk_in_trouble_sends_nothing_twice(bench: Bench, monkeypatch: 
     assert len(bench.far.sent) == 1
     await bench.clock.turn(1)
     assert [type_ for _, _, type_, _ in bench.far.sent] == ["call.ringing", "call.ended"]
-    assert await bench.owed() == 0
+    assert await bench.pending() == 0
     assert bench.told.logged == ["outbox_failed", "outbox_recovered"]
 
 
 async def test_a_disk_in_trouble_ends_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While nothing can be claimed the deliverer tries again, and delivers when the disk is back."""
+    """While nothing can be claimed the delivery worker tries again, and delivers when the disk is back."""
     works = bench.outbox.claim
 
     async def claim(sink: str, /, *, limit: int) -> object:
@@ -1052,9 +1056,9 @@ async def test_one_sinks_trouble_is_its_own(bench: Bench) -> None:
 
     others = []
     for name, answer in (("hangs", hang), ("fails", lambda _: answering(DOWN))):
-        far = FarSide(bench.clock)
+        far = RemoteSide(bench.clock)
         far.answer = answer
-        one = bench.deliverer(shutdown_s=0.01)
+        one = bench.delivery_worker(shutdown_s=0.01)
         one.name, one._sink = name, far
         others.append(asyncio.create_task(one.run()))
     await bench.start()
@@ -1071,7 +1075,9 @@ async def test_one_sinks_trouble_is_its_own(bench: Bench) -> None:
 async def test_a_stop_while_the_disk_is_full_keeps_no_claim(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, answer: Outcome | str
 ) -> None:
-    """Stopped at once while the disk takes no outcome: the delivery is free for the next deliverer, and so its call."""
+    """Stopped at once while the disk takes no outcome: the delivery is free for the next delivery worker, and so its
+    call.
+    """
     full = True
 
     def refusing(works: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
@@ -1104,7 +1110,7 @@ async def test_a_stop_while_the_disk_is_full_keeps_no_claim(
     await bench.start()
     await bench.clock.turn(40)
     assert bench.far.sent[-1][1:3] == ("a", "call.ended")
-    assert await bench.owed() == 0
+    assert await bench.pending() == 0
 
 
 async def test_what_was_answered_is_kept_of_a_success_too(bench: Bench) -> None:
@@ -1113,7 +1119,7 @@ async def test_what_was_answered_is_kept_of_a_success_too(bench: Bench) -> None:
     await bench.start()
     await bench.record(event("a"))
     await bench.stop()
-    with open_desk(bench.path) as desk:
-        (call,) = desk.find("a")
-        (told,) = desk.story(call).told
+    with open_admin(bench.path) as admin:
+        (call,) = admin.find("a")
+        (told,) = admin.story(call).told
     assert [(one.word, one.detail) for one in told.attempts] == [("delivered", "answered 202")]

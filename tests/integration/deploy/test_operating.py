@@ -63,7 +63,7 @@ def test_the_log_lines_that_runbooks_name_are_written() -> None:
     """Somebody who searches the journal for one finds it."""
     source = "".join(file.read_text() for file in (ROOT / "src/callcast").rglob("*.py"))
     named = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", section("Runbooks"))) - set(settings())
-    assert {"look_failed", "reload_refused"} <= named
+    assert {"poll_failed", "reload_refused"} <= named
     assert [word for word in named if f'"{word}"' not in source] == []
 
 

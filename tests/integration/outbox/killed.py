@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
-from callcast.ports.outbox import Taken
+from callcast.ports.outbox import Acked
 from callcast.ports.sink import Filter
 from tests.builders import change, event
 from tests.clock import TurnedClock
@@ -22,11 +22,11 @@ TYPES = ("call.ringing", "call.answered", "call.ended")
 Say = Callable[[str], None]
 
 
-async def record(outbox: SqliteOutbox, life: str, lane: int, say: Say) -> None:
+async def record(outbox: SqliteOutbox, life: str, ordering_key: int, say: Say) -> None:
     call = 0
     while True:
         for sequence, type_ in enumerate(TYPES, start=1):
-            one = event(f"{life}-{lane}-{call}", type_, sequence)
+            one = event(f"{life}-{ordering_key}-{call}", type_, sequence)
             await outbox.record(None, change(one))
             say(f"recorded {one.id}")
         call += 1
@@ -36,7 +36,7 @@ async def deliver(outbox: SqliteOutbox, sink: str, say: Say) -> None:
     while True:
         for delivery in await outbox.claim(sink, limit=random.randint(1, 3)):
             say(f"sent {sink} {delivery.seq} {delivery.event.key} {delivery.event.id}")
-            await outbox.done([Taken(delivery, 0)])
+            await outbox.done([Acked(delivery, 0)])
             say(f"done {sink} {delivery.event.id}")
         await outbox.wait(sink, timeout_s=3600)
 
@@ -46,8 +46,8 @@ async def live(directory: Path, life: str, say: Say) -> None:
     async with open_outbox(directory, TurnedClock(), **limits) as outbox:
         await outbox.subscribe(SINKS)
         async with asyncio.TaskGroup() as group:
-            for lane in range(3):
-                group.create_task(record(outbox, life, lane, say))
+            for ordering_key in range(3):
+                group.create_task(record(outbox, life, ordering_key, say))
             for sink in SINKS:
                 group.create_task(deliver(outbox, sink, say))
 

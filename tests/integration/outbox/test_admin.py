@@ -10,9 +10,9 @@ import pytest
 from msgspec import structs
 
 from callcast.calls.model import Direction
-from callcast.outbox.sqlite.admin import Which, open_desk
+from callcast.outbox.sqlite.admin import Which, open_admin
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
-from callcast.ports.outbox import Lapsed, OutboxRefused, Taken
+from callcast.ports.outbox import Acked, OutboxRefused, Overdue
 from callcast.ports.sink import Delivery, Filter
 from tests.builders import NINE, change, event, source_event
 from tests.clock import TurnedClock
@@ -39,52 +39,52 @@ async def settle_all(outbox: SqliteOutbox) -> list[Delivery]:
     settled = []
     while deliveries := await outbox.claim("crm", limit=500):
         settled += deliveries
-        await asyncio.gather(*(outbox.done([Taken(one, 0.125)]) for one in deliveries))
+        await asyncio.gather(*(outbox.done([Acked(one, 0.125)]) for one in deliveries))
     return settled
 
 
-async def test_letters(tmp_path: Path) -> None:
-    """The letters of a stopped service: sink, event, reason, attempts and time, by sink or by event."""
+async def test_dead_letters(tmp_path: Path) -> None:
+    """The dead letters of a stopped service: sink, event, reason, attempts and time, by sink or by event."""
     async with service(tmp_path) as outbox:
         await bury(outbox, "a", "b")
-    with open_desk(tmp_path) as desk:
-        letters = list(desk.letters())
-        assert [(one.sink, one.event.key, one.reason, one.attempts, one.dead_at) for one in letters] == [
+    with open_admin(tmp_path) as admin:
+        dead_letters = list(admin.dead_letters())
+        assert [(one.sink, one.event.key, one.reason, one.attempts, one.dead_at) for one in dead_letters] == [
             ("crm", "101/a", "413", 1, NINE),
             ("crm", "101/b", "413", 1, NINE),
         ]
-        assert list(desk.letters(Which(sink="lines"))) == []
-        assert list(desk.letters(Which(event_ids=frozenset({letters[1].event.id})))) == [letters[1]]
-        assert desk.sinks() == ["crm", "lines"]
+        assert list(admin.dead_letters(Which(sink="lines"))) == []
+        assert list(admin.dead_letters(Which(event_ids=frozenset({dead_letters[1].event.id})))) == [dead_letters[1]]
+        assert admin.sinks() == ["crm", "lines"]
 
 
 async def test_retry_beside_the_service(tmp_path: Path) -> None:
-    """A retried letter is owed again, and a waiting service hears of it: same id, next attempt, new shelf life."""
+    """A retried letter is owed again, and a waiting service hears of it: same id, next attempt, new time to live."""
     clock = TurnedClock()
     async with service(tmp_path, clock) as outbox:
         await bury(outbox, "a", "b")
         waiting = asyncio.ensure_future(outbox.wait("crm", timeout_s=3600))
-        with open_desk(tmp_path) as desk:
-            (first, second) = desk.letters()
-            assert desk.retry(NINE + HOUR, Which(event_ids=frozenset({first.event.id}))) == 1
-            assert list(desk.letters()) == [second]
+        with open_admin(tmp_path) as admin:
+            (first, second) = admin.dead_letters()
+            assert admin.retry(NINE + HOUR, Which(event_ids=frozenset({first.event.id}))) == 1
+            assert list(admin.dead_letters()) == [second]
         await asyncio.wait_for(waiting, 5)
         (again,) = await outbox.claim("crm", limit=9)
         assert (again.event, again.attempt, again.replayed) == (first.event, 2, True)
-        assert (again.recorded_at, again.owed_since) == (NINE, NINE + HOUR)
-        await outbox.done([Taken(again, 0)])
+        assert (again.recorded_at, again.pending_since) == (NINE, NINE + HOUR)
+        await outbox.done([Acked(again, 0)])
         assert await outbox.claim("crm", limit=9) == []
 
 
-async def test_ten_thousand_letters_disturb_nobody(tmp_path: Path) -> None:
-    """Ten thousand retried letters wait behind every new event, and hold up none of their own calls."""
+async def test_ten_thousand_dead_letters_disturb_nobody(tmp_path: Path) -> None:
+    """Ten thousand retried dead letters wait behind every new event, and hold up none of their own calls."""
     async with service(tmp_path) as outbox:
         names = [f"c{n}" for n in range(10_000)]
         await outbox.record(None, change(*(event(name, "call.ended", 1) for name in names)))
         deliveries = await outbox.claim("crm", limit=10_000)
         await asyncio.gather(*(outbox.dead(one, reason="413", detail="", took_s=0) for one in deliveries))
-        with open_desk(tmp_path) as desk:
-            assert desk.retry(NINE) == 10_000
+        with open_admin(tmp_path) as admin:
+            assert admin.retry(NINE) == 10_000
         await outbox.record(None, change(event("c0", "call.corrected", 2), event("new")))
         claimed = await outbox.claim("crm", limit=4)
         assert [(one.event.key, one.event.type) for one in claimed] == [
@@ -96,16 +96,16 @@ async def test_ten_thousand_letters_disturb_nobody(tmp_path: Path) -> None:
 
 
 async def test_drop(tmp_path: Path) -> None:
-    """Dropped letters are gone, of one sink, of one event, or all; nothing is owed for them."""
+    """Dropped dead letters are gone, of one sink, of one event, or all; nothing is owed for them."""
     async with service(tmp_path) as outbox:
         await bury(outbox, "a", "b", "c")
-        with open_desk(tmp_path) as desk:
-            (first, *_) = desk.letters()
-            assert desk.drop(Which(sink="lines")) == 0
-            assert desk.drop(Which(event_ids=frozenset({first.event.id}))) == 1
-            assert desk.drop() == 2
+        with open_admin(tmp_path) as admin:
+            (first, *_) = admin.dead_letters()
+            assert admin.drop(Which(sink="lines")) == 0
+            assert admin.drop(Which(event_ids=frozenset({first.event.id}))) == 1
+            assert admin.drop() == 2
         (crm, _) = (await outbox.stats()).sinks
-        assert (crm.owed, crm.dead) == (0, 0)
+        assert (crm.pending, crm.dead) == (0, 0)
 
 
 async def test_replay(tmp_path: Path) -> None:
@@ -119,20 +119,20 @@ async def test_replay(tmp_path: Path) -> None:
         await clock.turn(3600)
         await outbox.record(None, change(event("after")))
         await settle_all(outbox)
-        with open_desk(tmp_path) as desk:
+        with open_admin(tmp_path) as admin:
             since, until = NINE + HOUR / 2, NINE + 1.5 * HOUR
-            assert desk.replay(clock.now(), sink="crm", since=since, until=until, type_="call.*") == 3
-            assert desk.replay(clock.now(), sink="crm", since=since, until=until, type_="call.*") == 0
+            assert admin.replay(clock.now(), sink="crm", since=since, until=until, type_="call.*") == 3
+            assert admin.replay(clock.now(), sink="crm", since=since, until=until, type_="call.*") == 0
             with pytest.raises(KeyError):
-                desk.replay(clock.now(), sink="nobody", since=since, until=until)
+                admin.replay(clock.now(), sink="nobody", since=since, until=until)
         await clock.turn(120)
         minute_ago, long_ago = clock.now() - HOUR / 60, clock.now() - 75 * HOUR
-        assert await outbox.lapse("crm", live_before=minute_ago, final_before=long_ago) == Lapsed()
+        assert await outbox.expire_overdue("crm", live_before=minute_ago, final_before=long_ago) == Overdue()
         first = await outbox.claim("crm", limit=9)
         assert [one.event.id for one in first] == [event("a").id, event("b").id]
         assert [(one.live, one.attempt, one.replayed) for one in first] == [(False, 2, True)] * 2
         for one in first:
-            await outbox.done([Taken(one, 0)])
+            await outbox.done([Acked(one, 0)])
         (last,) = await outbox.claim("crm", limit=9)
         assert last.event.id == event("a", "call.ended", 2).id
 
@@ -147,12 +147,12 @@ async def test_replay_goes_by_what_the_sink_got(tmp_path: Path) -> None:
         await outbox.record(None, change(outbound))
         await outbox.record(None, change(event("a", "call.ended", 2)))
         for sink in ("in", "out", "out"):
-            await outbox.done([Taken(one, 0) for one in await outbox.claim(sink, limit=9)])
-        with open_desk(tmp_path) as desk:
+            await outbox.done([Acked(one, 0) for one in await outbox.claim(sink, limit=9)])
+        with open_admin(tmp_path) as admin:
             since, until = NINE - HOUR, NINE + HOUR
-            assert desk.replay(NINE, sink="in", since=since, until=until, wish=wish) == 1
+            assert admin.replay(NINE, sink="in", since=since, until=until, wish=wish) == 1
             wish = Filter(directions=("outbound",))
-            assert desk.replay(NINE, sink="out", since=since, until=until, wish=wish) == 2
+            assert admin.replay(NINE, sink="out", since=since, until=until, wish=wish) == 2
 
 
 async def test_story(tmp_path: Path) -> None:
@@ -162,19 +162,19 @@ async def test_story(tmp_path: Path) -> None:
         (ringing,) = await outbox.claim("crm", limit=1)
         await outbox.again(ringing, at=NINE, reason="503", detail="unavailable", took_s=0.5)
         (ringing,) = await outbox.claim("crm", limit=1)
-        await outbox.done([Taken(ringing, 0.25, "answered 204")])
+        await outbox.done([Acked(ringing, 0.25, "answered 204")])
         await bury(outbox, "a")
         await outbox.record(None, change(event("a", "call.corrected", 3)))
-    with open_desk(tmp_path) as desk:
+    with open_admin(tmp_path) as admin:
         for what in ("101/a", "a", "0100"):
-            (call,) = desk.find(what)
+            (call,) = admin.find(what)
             assert call.call_id == "101/a"
-        assert desk.find("0199") == []
-        assert desk.find("nothing") == []
-        story = desk.story(call)
-        assert desk.story_of(event("a").id) == story
-        assert desk.story_of("evt_nothing") is None
-    told = [(one.stored.event.type, one.owed, one.dead) for one in story.told]
+        assert admin.find("0199") == []
+        assert admin.find("nothing") == []
+        story = admin.story(call)
+        assert admin.story_of(event("a").id) == story
+        assert admin.story_of("evt_nothing") is None
+    told = [(one.stored.event.type, one.pending, one.dead) for one in story.told]
     assert told == [("call.ringing", (), ()), ("call.ended", (), ("crm",)), ("call.corrected", ("crm",), ())]
     attempts = [(one.number, one.word, one.detail, one.took_s) for one in story.told[0].attempts]
     assert attempts == [(1, "503", "unavailable", 0.5), (2, "delivered", "answered 204", 0.25)]
@@ -182,6 +182,6 @@ async def test_story(tmp_path: Path) -> None:
 
 async def test_no_outbox(tmp_path: Path) -> None:
     """Where there is no outbox the message says where it was looked for, and none is made."""
-    with pytest.raises(OutboxRefused, match="data_dir"), open_desk(tmp_path):
+    with pytest.raises(OutboxRefused, match="data_dir"), open_admin(tmp_path):
         pass
     assert list(tmp_path.glob("*")) == []  # noqa: ASYNC240

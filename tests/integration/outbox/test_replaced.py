@@ -12,10 +12,10 @@ import pytest
 
 from callcast.outbox.sqlite import replaced
 from callcast.outbox.sqlite import writer as worker
-from callcast.outbox.sqlite.admin import open_desk
+from callcast.outbox.sqlite.admin import open_admin
 from callcast.outbox.sqlite.schema import FILE, LOCK, Lock
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
-from callcast.ports.outbox import OutboxRefused, OutboxUnavailable, Taken
+from callcast.ports.outbox import Acked, OutboxRefused, OutboxUnavailable
 from callcast.ports.sink import Filter
 from tests.builders import change, event
 from tests.clock import TurnedClock
@@ -31,7 +31,7 @@ async def opened(path: Path) -> AsyncIterator[SqliteOutbox]:
         yield outbox
 
 
-async def owed(outbox: SqliteOutbox) -> list[str]:
+async def pending(outbox: SqliteOutbox) -> list[str]:
     """Claimed and given back."""
     found = await outbox.claim("crm", limit=99)
     for one in found:
@@ -115,7 +115,7 @@ async def test_everything_is_written_again(tmp_path: Path, trouble: Callable[[Pa
         trouble(folder)
         await reset(outbox)
         await outbox.record(None, change(event("later")))
-        await outbox.done([Taken(flying, 0)])
+        await outbox.done([Acked(flying, 0)])
         (said,) = outbox.warnings()
         assert "was deleted or replaced while the service ran" in said
         assert "stop the service before" in said
@@ -124,11 +124,11 @@ async def test_everything_is_written_again(tmp_path: Path, trouble: Callable[[Pa
         found = {path.name for path in folder.iterdir() if path not in kept}
         assert found == {FILE, f"{FILE}-wal", f"{FILE}-shm", LOCK}
         shutil.copytree(folder, tmp_path / "killed")  # as kill -9 would leave it
-        with open_desk(folder) as desk:
-            assert [letter.event.key for letter in desk.letters()] == ["101/b"]
+        with open_admin(folder) as admin:
+            assert [dead_letter.event.key for dead_letter in admin.dead_letters()] == ["101/b"]
     for place in (tmp_path / "killed", folder):
         async with opened(place) as outbox:
-            assert await owed(outbox) == ["c", "d", "later"]
+            assert await pending(outbox) == ["c", "d", "later"]
             assert (await outbox.known())["acme"].notes == {"gaps": b"kept"}
             assert outbox.resets == 0
             assert outbox.warnings() == ()
@@ -141,7 +141,7 @@ async def test_again_and_again(tmp_path: Path) -> None:
             await outbox.record(None, change(event(f"c{number}")))
             trouble(tmp_path / "data")
             await reset(outbox, number)
-        assert await owed(outbox) == [f"c{number}" for number in range(1, 6)]
+        assert await pending(outbox) == [f"c{number}" for number in range(1, 6)]
         assert len(outbox.warnings()) == 1
 
 
@@ -155,7 +155,7 @@ async def test_what_is_recorded_before_it_is_noticed_is_not_lost(tmp_path: Path)
         await reset(outbox)
         shutil.copytree(folder, tmp_path / "killed")
     async with opened(tmp_path / "killed") as outbox:
-        assert await owed(outbox) == ["before", *(f"c{n}" for n in range(20))]
+        assert await pending(outbox) == ["before", *(f"c{n}" for n in range(20))]
 
 
 async def test_a_close_writes_it_again_too(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ async def test_a_close_writes_it_again_too(tmp_path: Path) -> None:
         await outbox.record(None, change(event("a")))
         delete_all(tmp_path / "data")
     async with opened(tmp_path / "data") as outbox:
-        assert await owed(outbox) == ["a"]
+        assert await pending(outbox) == ["a"]
 
 
 async def test_no_room_to_write_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +183,7 @@ async def test_no_room_to_write_it_again(tmp_path: Path, monkeypatch: pytest.Mon
             await outbox.record(None, change(event("b")))
             shutil.copytree(disk.path, tmp_path / "killed")
         async with opened(tmp_path / "killed") as outbox:
-            assert await owed(outbox) == ["a", "b"]
+            assert await pending(outbox) == ["a", "b"]
 
 
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_CORRUPT])
@@ -208,10 +208,10 @@ async def test_what_the_old_disk_does_not_give_back(tmp_path: Path, monkeypatch:
                     await outbox.check()
         await working(outbox)
         await outbox.record(None, change(event("new")))
-        await outbox.done([Taken(flying, 0)])
-        assert await owed(outbox) == ["new"]
+        await outbox.done([Acked(flying, 0)])
+        assert await pending(outbox) == ["new"]
         (said,) = outbox.warnings()
-        assert "what the old one still owed was not delivered" in said
+        assert "what was still pending there was not delivered" in said
 
 
 async def test_another_service_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +226,7 @@ async def test_another_service_in_its_place(tmp_path: Path, monkeypatch: pytest.
         await failing(outbox, "in use by another callcast service")
         other.release()
         await working(outbox)
-        assert await owed(outbox) == ["a"]
+        assert await pending(outbox) == ["a"]
 
 
 async def test_a_lost_lock_is_taken_again(tmp_path: Path) -> None:
@@ -248,14 +248,14 @@ async def test_a_copy_that_was_not_installed(tmp_path: Path, there: bool) -> Non
     folder = tmp_path / "data"
     async with opened(folder) as outbox:
         await outbox.record(None, change(event("a")))
-        await outbox._worker.submit(lambda debts: replaced.write_copy(debts.connection, folder), reads=True)
+        await outbox._worker.submit(lambda deliveries: replaced.write_copy(deliveries.connection, folder), reads=True)
         shutil.copytree(folder, tmp_path / "killed")
     if there:
         put_rubbish(tmp_path / "killed")
     else:
         delete_all_but_the_copy(tmp_path / "killed")
     async with opened(tmp_path / "killed") as outbox:
-        assert await owed(outbox) == ["a"]
+        assert await pending(outbox) == ["a"]
 
 
 def delete_all_but_the_copy(folder: Path) -> None:
@@ -268,8 +268,8 @@ async def test_nothing_is_done_while_nothing_happens(tmp_path: Path) -> None:
     async with opened(tmp_path) as outbox:
         for number in range(20):
             await outbox.note("acme", "big", os.urandom(500_000))
-            with open_desk(tmp_path) as desk:
-                assert desk.drop() == 0
+            with open_admin(tmp_path) as admin:
+                assert admin.drop() == 0
             await outbox.record(None, change(event(f"c{number}")))
             await asyncio.sleep(worker.POLL_S / 10)
         await outbox.check()

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from callcast.calls.model import Change
+from callcast.calls.model import ChangeSet
 from callcast.outbox.sqlite import calls as memory
-from callcast.outbox.sqlite.deliveries import Debts
+from callcast.outbox.sqlite.deliveries import Deliveries
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
-from callcast.ports.outbox import OutboxRefused, OutboxUnavailable, Taken
+from callcast.ports.outbox import Acked, OutboxRefused, OutboxUnavailable
 from callcast.ports.sink import Filter
 from tests import ROOT
 from tests.builders import call, change, event
@@ -37,13 +37,13 @@ async def opened(path: Path) -> AsyncIterator[SqliteOutbox]:
         yield outbox
 
 
-async def with_debts(outbox: SqliteOutbox) -> None:
+async def with_deliveries(outbox: SqliteOutbox) -> None:
     await outbox.subscribe({"crm": Filter()})
     await outbox.record(None, change(event("a"), event("b")))
 
 
-async def owed(outbox: SqliteOutbox) -> int:
-    return sum(one.owed for one in (await outbox.stats()).sinks)
+async def pending(outbox: SqliteOutbox) -> int:
+    return sum(one.pending for one in (await outbox.stats()).sinks)
 
 
 @contextmanager
@@ -60,12 +60,12 @@ def full_disk(bytes_: int) -> Iterator[None]:
 # The file
 
 
-async def test_only_this_user_may_look(tmp_path: Path) -> None:
+async def test_only_this_user_may_poll(tmp_path: Path) -> None:
     """The directory is 0700 and every file in it 0600, whatever the umask says."""
     before = os.umask(0)
     try:
         async with opened(tmp_path / "data") as outbox:
-            await with_debts(outbox)
+            await with_deliveries(outbox)
             modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "data").iterdir()}
             assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
     finally:
@@ -80,15 +80,15 @@ async def test_a_second_service_is_refused(tmp_path: Path) -> None:
         with pytest.raises(OutboxRefused, match=rf"in use .*process {os.getpid()}.*data_dir of its own"):
             async with opened(tmp_path):
                 pass
-        await with_debts(first)
+        await with_deliveries(first)
     async with opened(tmp_path) as second:
-        assert await owed(second) == 2
+        assert await pending(second) == 2
 
 
 async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     """A file that a newer callcast wrote is left untouched, and the message says which schema it has."""
     async with opened(tmp_path) as outbox:
-        await with_debts(outbox)
+        await with_deliveries(outbox)
     with sqlite3.connect(tmp_path / "outbox.db") as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
@@ -96,7 +96,7 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
         async with opened(tmp_path):
             pass
     with sqlite3.connect(tmp_path / "outbox.db") as connection:
-        assert connection.execute("SELECT count(*) FROM debts").fetchone() == (2,)
+        assert connection.execute("SELECT count(*) FROM deliveries").fetchone() == (2,)
     connection.close()
 
 
@@ -127,7 +127,7 @@ async def test_a_directory_of_no_use_is_refused(
             async with opened(place):
                 pass
     async with opened(place) as outbox:
-        await with_debts(outbox)
+        await with_deliveries(outbox)
 
 
 async def test_a_path_through_a_file_is_refused(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ async def test_a_directory_that_cannot_be_made_now_is_made_later(
         outbox = await manager.__aenter__()
         with pytest.raises(OutboxUnavailable):
             await outbox.check()
-    await with_debts(outbox)
+    await with_deliveries(outbox)
     await manager.__aexit__(None, None, None)
 
 
@@ -162,7 +162,7 @@ async def test_a_directory_that_cannot_be_made_now_is_made_later(
 async def test_an_unreadable_file_is_set_aside(tmp_path: Path, harm: str) -> None:
     """An unreadable file is kept under another name, a new one is begun, and that is said."""
     async with opened(tmp_path) as outbox:
-        await with_debts(outbox)
+        await with_deliveries(outbox)
     path = tmp_path / "outbox.db"
     whole = path.read_bytes()
     harmed = {
@@ -190,10 +190,10 @@ async def test_an_unreadable_file_is_set_aside(tmp_path: Path, harm: str) -> Non
 async def test_a_file_that_spoils_in_use_is_set_aside(tmp_path: Path) -> None:
     """When the file is found unreadable while the service runs, it goes on with a new one; sinks stay subscribed."""
     async with opened(tmp_path) as outbox:
-        await with_debts(outbox)
+        await with_deliveries(outbox)
         (flying, other) = await outbox.claim("crm", limit=9)
 
-        def spoil(debts: object) -> None:
+        def spoil(deliveries: object) -> None:
             error = sqlite3.DatabaseError("database disk image is malformed")
             error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
             raise error
@@ -201,7 +201,7 @@ async def test_a_file_that_spoils_in_use_is_set_aside(tmp_path: Path) -> None:
         with pytest.raises(OutboxUnavailable, match="malformed"):
             await outbox._worker.submit(spoil)
         await outbox.record(None, change(event("c")))
-        await outbox.done([Taken(flying, 0)])
+        await outbox.done([Acked(flying, 0)])
         await outbox.dead(other, reason="413", detail="", took_s=0)
         assert [one.event.key for one in await outbox.claim("crm", limit=9)] == ["101/c"]
         assert [one.dead for one in (await outbox.stats()).sinks] == [0], "an answer to the old file's event is nothing"
@@ -214,30 +214,30 @@ async def test_a_file_that_spoils_in_use_is_set_aside(tmp_path: Path) -> None:
 async def test_a_full_disk(tmp_path: Path) -> None:
     """On a full disk nothing changes and everybody is told; with room again, everything works again by itself."""
     async with opened(tmp_path) as outbox:
-        await with_debts(outbox)
+        await with_deliveries(outbox)
         (first, second) = await outbox.claim("crm", limit=9)
         with full_disk((tmp_path / "outbox.db-wal").stat().st_size):
             for _ in range(3):
                 with pytest.raises(OutboxUnavailable, match="free space"):
                     await outbox.record(None, change(event("c")))
             with pytest.raises(OutboxUnavailable):
-                await outbox.done([Taken(first, 0)])
+                await outbox.done([Acked(first, 0)])
             with pytest.raises(OutboxUnavailable):
                 await outbox.check()
-            assert await owed(outbox) == 2, "what is there can still be read"
+            assert await pending(outbox) == 2, "what is there can still be read"
             assert await outbox.claim("crm", limit=9) == [], "a settlement that failed leaves the event in flight"
         await outbox.check()
-        await outbox.done([Taken(first, 0)])
+        await outbox.done([Acked(first, 0)])
         await outbox.record(None, change(event("c")))
         assert [one.event.key for one in await outbox.claim("crm", limit=9)] == ["101/c"]
-        assert await owed(outbox) == 2
+        assert await pending(outbox) == 2
         assert second.event.key == "101/b"
 
 
 async def test_a_full_disk_fails_no_reader(tmp_path: Path) -> None:
     """Of operations in one commit that meets a full disk, those that only read are answered."""
     async with opened(tmp_path) as outbox:
-        await with_debts(outbox)
+        await with_deliveries(outbox)
         with full_disk((tmp_path / "outbox.db-wal").stat().st_size):
             results = await asyncio.gather(
                 outbox.record(None, change(event("c"))),
@@ -246,15 +246,15 @@ async def test_a_full_disk_fails_no_reader(tmp_path: Path) -> None:
                 return_exceptions=True,
             )
         assert [type(one) for one in results] == [OutboxUnavailable, list, OutboxUnavailable]
-        assert await owed(outbox) == 2
+        assert await pending(outbox) == 2
 
 
 async def test_trouble_halfway_leaves_nothing(tmp_path: Path) -> None:
     """What an operation had written before the disk gave trouble is not there afterwards."""
     async with opened(tmp_path) as outbox:
 
-        def half(debts: Debts) -> None:
-            memory.keep_note(debts.connection, "acme", "half", b"done")
+        def half(deliveries: Deliveries) -> None:
+            memory.keep_note(deliveries.connection, "acme", "half", b"done")
             raise sqlite3.OperationalError("disk I/O error")
 
         with pytest.raises(OutboxUnavailable):
@@ -269,13 +269,13 @@ async def test_two_kinds_of_trouble_in_one_commit_keep_nothing_from_a_sink(tmp_p
         assert await outbox.claim("crm", limit=9) == [], "so it waits for what is recorded"
         tries = 0
 
-        def fails_when_alone(_: Debts) -> None:
+        def fails_when_alone(_: Deliveries) -> None:
             nonlocal tries
             tries += 1
             if tries > 1:
                 raise sqlite3.OperationalError("disk I/O error")
 
-        def falls(_: Debts) -> None:
+        def falls(_: Deliveries) -> None:
             raise ValueError("a fault")
 
         results = await asyncio.gather(
@@ -298,8 +298,8 @@ async def test_a_disk_that_is_full_from_the_start(tmp_path: Path) -> None:
             await outbox.known()
     try:
         assert await outbox.known() == {}
-        await with_debts(outbox)
-        assert await owed(outbox) == 2
+        await with_deliveries(outbox)
+        assert await pending(outbox) == 2
     finally:
         await opening.__aexit__(None, None, None)
 
@@ -307,28 +307,28 @@ async def test_a_disk_that_is_full_from_the_start(tmp_path: Path) -> None:
 async def test_a_read_only_disk(tmp_path: Path) -> None:
     """A disk that became read-only takes nothing, and everything again when it is mended."""
     async with opened(tmp_path) as outbox:
-        await with_debts(outbox)
+        await with_deliveries(outbox)
         await outbox._worker.submit(
-            lambda debts: debts.connection.execute("PRAGMA query_only = 1") and None, reads=True
+            lambda deliveries: deliveries.connection.execute("PRAGMA query_only = 1") and None, reads=True
         )
         with pytest.raises(OutboxUnavailable, match="readonly"):
             await outbox.record(None, change(event("c")))
-        assert await owed(outbox) == 2
+        assert await pending(outbox) == 2
         await outbox._worker.submit(
-            lambda debts: debts.connection.execute("PRAGMA query_only = 0") and None, reads=True
+            lambda deliveries: deliveries.connection.execute("PRAGMA query_only = 0") and None, reads=True
         )
         await outbox.record(None, change(event("c")))
-        assert await owed(outbox) == 3
+        assert await pending(outbox) == 3
 
 
 async def test_a_refused_filter_change_changes_nothing(tmp_path: Path) -> None:
     """A change of sinks that the disk refused leaves the old ones subscribed."""
     async with opened(tmp_path) as outbox:
-        await with_debts(outbox)
+        await with_deliveries(outbox)
         with full_disk((tmp_path / "outbox.db-wal").stat().st_size), pytest.raises(OutboxUnavailable):
             await outbox.subscribe({"new": Filter()})
         await outbox.record(None, change(event("c")))
-        assert [(one.sink, one.owed) for one in (await outbox.stats()).sinks] == [("crm", 3)]
+        assert [(one.sink, one.pending) for one in (await outbox.stats()).sinks] == [("crm", 3)]
 
 
 async def test_an_old_sqlite_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,12 +345,12 @@ async def test_an_old_sqlite_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
 async def test_what_a_command_writes_is_noticed(tmp_path: Path) -> None:
     """When another process makes something due, a waiting sink hears of it within a second."""
     async with opened(tmp_path) as outbox:
-        await with_debts(outbox)
+        await with_deliveries(outbox)
         for delivery in await outbox.claim("crm", limit=9):
             at = TurnedClock().now().replace(year=2030)
             await outbox.again(delivery, at=at, reason="503", detail="", took_s=0)
         waiting = asyncio.ensure_future(outbox.wait("crm", timeout_s=3600))
-        write = "c.execute('UPDATE debts SET due_at = 0'); c.commit()"
+        write = "c.execute('UPDATE deliveries SET due_at = 0'); c.commit()"
         script = f"import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); {write}"
         command = await asyncio.create_subprocess_exec(sys.executable, "-c", script, str(tmp_path / "outbox.db"))
         assert await command.wait() == 0
@@ -361,7 +361,7 @@ async def test_what_a_command_writes_is_noticed(tmp_path: Path) -> None:
 async def test_the_loop_is_never_blocked(tmp_path: Path) -> None:
     """While another process holds the file, operations wait in the thread and the loop turns."""
     async with opened(tmp_path) as outbox:
-        await with_debts(outbox)
+        await with_deliveries(outbox)
         other = sqlite3.connect(tmp_path / "outbox.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         recording = asyncio.ensure_future(outbox.record(None, change(event("c"))))
@@ -376,9 +376,11 @@ async def test_the_loop_is_never_blocked(tmp_path: Path) -> None:
 async def test_many_share_one_commit(tmp_path: Path) -> None:
     """Operations that wait together are committed together; one alone does not wait for company."""
     async with opened(tmp_path) as outbox:
-        await with_debts(outbox)
+        await with_deliveries(outbox)
         commits: list[str] = []
-        await outbox._worker.submit(lambda debts: debts.connection.set_trace_callback(commits.append), reads=True)
+        await outbox._worker.submit(
+            lambda deliveries: deliveries.connection.set_trace_callback(commits.append), reads=True
+        )
         await asyncio.gather(*(outbox.record(None, change(event(f"c{n}"))) for n in range(100)))
         assert 1 <= commits.count("COMMIT") <= 3
         commits.clear()
@@ -390,7 +392,7 @@ async def test_sessions_of_any_name_and_number_are_recalled(tmp_path: Path) -> N
     """More than one statement takes, and names that JSON or SQL could trip over."""
     calls = [call(name) for name in ("a\0b", 'x"\\', "'", "é", *(f"s-{n}" for n in range(100)))]
     async with opened(tmp_path) as outbox:
-        await outbox.record(None, Change(calls=tuple(calls)))
+        await outbox.record(None, ChangeSet(calls=tuple(calls)))
         found = await outbox.recall("acme", [one.session_id for one in calls])
         assert sorted(one.call_id for one in found) == sorted(one.call_id for one in calls)
         assert await outbox.recall("acme", ["a"]) == []
@@ -400,29 +402,29 @@ async def test_sessions_of_any_name_and_number_are_recalled(tmp_path: Path) -> N
 async def test_every_read_is_by_an_index(tmp_path: Path) -> None:
     """No statement of a call's life scans a table, so that a million stored events cost no more than a thousand."""
     async with opened(tmp_path) as outbox:
-        await with_debts(outbox)
+        await with_deliveries(outbox)
         said: set[str] = set()
-        await outbox._worker.submit(lambda debts: debts.connection.set_trace_callback(said.add), reads=True)
+        await outbox._worker.submit(lambda deliveries: deliveries.connection.set_trace_callback(said.add), reads=True)
         await outbox.record(None, change(event("a", "call.answered", 2)))
         first, second = await outbox.claim("crm", limit=2)
         now = TurnedClock().now()
         await outbox.again(first, at=now, reason="503", detail="", took_s=0)
-        await outbox.done([Taken(second, 0)])
-        probe = await outbox.probe("crm", after_seq=0)
-        assert probe is not None
-        await outbox.probe("crm", after_seq=0, fresh=True)
-        await outbox.dead(probe, reason="413", detail="", took_s=0)
-        await outbox.lapse("crm", live_before=now, final_before=now)
+        await outbox.done([Acked(second, 0)])
+        claim_probe = await outbox.claim_probe("crm", after_seq=0)
+        assert claim_probe is not None
+        await outbox.claim_probe("crm", after_seq=0, fresh=True)
+        await outbox.dead(claim_probe, reason="413", detail="", took_s=0)
+        await outbox.expire_overdue("crm", live_before=now, final_before=now)
         await outbox.make_due("crm")
         await outbox.wait("crm", timeout_s=0.001)
         await outbox.recall("acme", ["a"])
         await outbox.history(after_seq=0, limit=5)
         await outbox.note("acme", "x", b"y")
         await outbox.stats()
-        await outbox._worker.submit(lambda debts: debts.connection.set_trace_callback(None), reads=True)
+        await outbox._worker.submit(lambda deliveries: deliveries.connection.set_trace_callback(None), reads=True)
         plans = await outbox._worker.submit(
-            lambda debts: {
-                sql: [row[3] for row in debts.connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
+            lambda deliveries: {
+                sql: [row[3] for row in deliveries.connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
                 for sql in said
                 if sql.lstrip().startswith(("SELECT", "INSERT", "UPDATE", "DELETE"))
             },
@@ -497,7 +499,7 @@ async def check_promises(directory: Path, promises: list[str]) -> None:
             left = set()
             while deliveries := await outbox.claim(sink, limit=500):
                 left |= {one.event.id for one in deliveries}
-                await asyncio.gather(*(outbox.done([Taken(one, 0)]) for one in deliveries))
+                await asyncio.gather(*(outbox.done([Acked(one, 0)]) for one in deliveries))
             was_sent = {id_ for _, _, id_ in sent[sink]}
             assert left | was_sent >= wanted, "an event is lost"
             assert not left & done[sink], "an event whose delivery was kept is owed again"

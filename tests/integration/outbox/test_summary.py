@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from callcast.outbox.sqlite.schema import FILE
-from callcast.outbox.sqlite.summary import owed
+from callcast.outbox.sqlite.summary import pending
 from callcast.ports.outbox import OutboxRefused, OutboxUnavailable
 from callcast.ports.sink import Filter
 from tests.builders import NINE, change, event
@@ -17,13 +17,13 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-async def test_what_is_owed_beside_the_service(tmp_path: Path) -> None:
-    """Debts and letters of every sink, also of one that the service does not know any more."""
+async def test_what_is_pending_beside_the_service(tmp_path: Path) -> None:
+    """Deliveries and dead letters of every sink, also of one that the service does not know any more."""
     async with service(tmp_path) as outbox:
         await bury(outbox, "a")
         await outbox.record(None, change(event("b", "call.ringing", 1), event("c", "call.ringing", 1)))
         await outbox.subscribe({"lines": Filter()})
-        assert [(one.sink, one.owed, one.dead, one.removed_at) for one in owed(tmp_path)] == [
+        assert [(one.sink, one.pending, one.dead, one.removed_at) for one in pending(tmp_path)] == [
             ("crm", 2, 1, NINE),
             ("lines", 0, 0, None),
         ]
@@ -34,14 +34,14 @@ async def test_a_stopped_outbox_is_not_touched(tmp_path: Path) -> None:
     async with service(tmp_path) as outbox:
         await outbox.record(None, change(event("a", "call.ringing", 1)))
     before = files(tmp_path)
-    assert [one.owed for one in owed(tmp_path)] == [1, 0]
+    assert [one.pending for one in pending(tmp_path)] == [1, 0]
     assert files(tmp_path) == before
 
 
 def test_no_outbox_yet(tmp_path: Path) -> None:
     """Before the first start there is nothing, and nothing is made."""
-    assert owed(tmp_path / "nowhere") == []
-    assert owed(tmp_path) == []
+    assert pending(tmp_path / "nowhere") == []
+    assert pending(tmp_path) == []
     assert files(tmp_path) == {}
 
 
@@ -53,7 +53,7 @@ async def test_an_outbox_that_cannot_be_read(tmp_path: Path) -> None:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
     with pytest.raises(OutboxRefused, match="newer callcast"):
-        owed(tmp_path)
+        pending(tmp_path)
     (tmp_path / FILE).write_bytes(b"no database at all" * 100)
     with pytest.raises(OutboxUnavailable, match="not a database"):
-        owed(tmp_path)
+        pending(tmp_path)

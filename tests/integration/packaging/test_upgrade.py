@@ -1,4 +1,6 @@
-"""An outbox that a minor version away wrote, full of debts: nothing of it is lost upwards, nor downwards."""
+"""An outbox that a minor version away wrote, full of pending deliveries: nothing of it is lost upwards, nor
+downwards.
+"""
 
 import sqlite3
 from collections.abc import AsyncIterator
@@ -12,7 +14,7 @@ import pytest
 from callcast.calls.model import Call
 from callcast.outbox.sqlite import schema
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
-from callcast.ports.outbox import OutboxRefused, Taken
+from callcast.ports.outbox import OutboxRefused
 from callcast.ports.sink import Filter
 from tests.builders import call, change, event
 from tests.clock import TurnedClock
@@ -37,7 +39,7 @@ async def fill(path: Path) -> list[str]:
 
 
 async def taken(path: Path, sink: str) -> list[str]:
-    """What is owed, as a deliverer gets it."""
+    """What is owed, as a delivery worker gets it."""
     async with opened(path) as outbox:
         await outbox.subscribe({"crm": Filter(), "wall": Filter()})
         return [one.event.id for one in await outbox.claim(sink, limit=100)]
@@ -55,32 +57,29 @@ def next_schema(connection: sqlite3.Connection) -> None:
 
 
 async def test_an_upgrade_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next version's migration runs once, in a transaction with the new number; debts, letters, ids stay."""
+    """The next version's migration runs once, in a transaction with the new number; pending deliveries, dead
+    letters, ids stay.
+    """
     ids = await fill(tmp_path)
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, next_schema))
     assert await taken(tmp_path, "crm") == ids[1:]
     assert await taken(tmp_path, "wall") == ids
-    assert asked(tmp_path, "PRAGMA user_version") == [(len(schema.MIGRATIONS),)]
+    assert asked(tmp_path, "PRAGMA user_version") == [(schema.newest(),)]
     assert asked(tmp_path, "SELECT count(*), min(origin) FROM events") == [(50, "poll")]
     assert asked(tmp_path, "SELECT count(*) FROM dead") == [(1,)]
 
 
-async def test_a_file_of_the_first_schema_knows_who_gets_a_calls_events(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of calls that began before the upgrade too: those that wait, were delivered or are dead letters."""
-    with monkeypatch.context() as patch:
-        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
-        await fill(tmp_path)
-        async with opened(tmp_path) as outbox:
-            await outbox.subscribe({"crm": Filter(), "wall": Filter(events=("call.ended",))})
-            await outbox.record(None, change(event("new")))
-            await outbox.done([Taken(one, 0) for one in await outbox.claim("crm", limit=1)])
-    async with opened(tmp_path) as outbox:
-        await outbox.subscribe({"crm": Filter(directions=("outbound",)), "wall": Filter(directions=("outbound",))})
-        await outbox.record(None, change(*(event(name, "call.ended", 2) for name in (*NAMES, "new", "other"))))
-        owed = {one.sink: one.owed for one in (await outbox.stats()).sinks}
-    assert owed == {"crm": (49 - 1 + 1) + 51, "wall": 50 + 50}
+async def test_a_file_of_an_older_schema_is_refused_with_what_it_holds(tmp_path: Path) -> None:
+    """The sentence counts what would be lost and says what to do; the file is not touched."""
+    await fill(tmp_path)
+    with closing(sqlite3.connect(tmp_path / schema.FILE)) as connection:
+        connection.execute("ALTER TABLE sinks RENAME COLUMN pending TO owed")
+        connection.execute("PRAGMA user_version = 3")
+        connection.commit()
+    with pytest.raises(OutboxRefused, match=r"99 pending deliveries and 1 dead letters: run that version"):
+        await taken(tmp_path, "crm")
+    assert asked(tmp_path, "PRAGMA user_version") == [(3,)]
+    assert asked(tmp_path, "SELECT sum(owed), sum(dead) FROM sinks") == [(99, 1)]
 
 
 async def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,14 +88,14 @@ async def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, monkeypatch
 
     def breaks(connection: sqlite3.Connection) -> None:
         next_schema(connection)
-        connection.execute("DELETE FROM debts")
+        connection.execute("DELETE FROM deliveries")
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patch:
         patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, breaks))
         with pytest.raises(Exception, match="disk I/O error"):
             await taken(tmp_path, "wall")
-    assert asked(tmp_path, "PRAGMA user_version") == [(len(schema.MIGRATIONS),)]
+    assert asked(tmp_path, "PRAGMA user_version") == [(schema.newest(),)]
     assert await taken(tmp_path, "wall") == ids
 
 

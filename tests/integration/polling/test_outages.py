@@ -1,4 +1,4 @@
-"""Long outages of sinks in a compressed time: the real outbox and deliverers, a clock turned by hand."""
+"""Long outages of sinks in a compressed time: the real outbox and delivery worker, a clock turned by hand."""
 
 import asyncio
 import json
@@ -13,16 +13,16 @@ from aiohttp import web
 from msgspec import structs
 from standardwebhooks import Webhook
 
-from callcast.delivery.worker import Deliverer
+from callcast.delivery.worker import DeliveryWorker
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
 from callcast.ports.retry import RetryPolicy
 from callcast.ports.sink import Delivered, Delivery, Filter, Outcome, Retry, Sink
 from callcast.settings.secret import Secret
 from callcast.sinks.webhook import Settings
-from callcast.testing import place
+from callcast.testing import context
 from tests.builders import change, event
 from tests.clock import TurnedClock
-from tests.integration.delivery.test_worker import Told
+from tests.integration.delivery.test_worker import EventHistory
 
 HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
@@ -30,8 +30,8 @@ TYPES = ("call.ringing", "call.answered", "call.ended")
 Far = Callable[[Delivery], Awaitable[Outcome]]
 
 
-class Taken:
-    """A sink that keeps what its far side took, with the time."""
+class Acked:
+    """A sink that keeps what its remote side took, with the time."""
 
     def __init__(self, clock: TurnedClock, far: Far) -> None:
         self.taken: list[tuple[float, str, str]] = []
@@ -48,19 +48,19 @@ class Taken:
 
 
 class House:
-    """Several deliverers on one outbox."""
+    """Several delivery worker on one outbox."""
 
     def __init__(self, clock: TurnedClock, outbox: SqliteOutbox) -> None:
         self.clock = clock
         self.outbox = outbox
-        self.told: dict[str, Told] = {}
+        self.told: dict[str, EventHistory] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, sinks: dict[str, Sink]) -> None:
         await self.outbox.subscribe({name: Filter() for name in sinks})
         for name, sink in sinks.items():
-            self.told[name] = Told()
-            one = Deliverer(
+            self.told[name] = EventHistory()
+            one = DeliveryWorker(
                 *(name, sink, self.outbox, self.clock, RetryPolicy(), self.told[name]),
                 concurrency=8,
                 timeout_s=15,
@@ -81,9 +81,9 @@ class House:
             await self.outbox.record(None, change(event(f"c{number}", type_, sequence)))
         await self.clock.settle()
 
-    async def owed(self) -> dict[str, tuple[int, int]]:
+    async def pending(self) -> dict[str, tuple[int, int]]:
         """Per sink: how many events, and how many dead letters."""
-        return {one.sink: (one.owed, one.dead) for one in (await self.outbox.stats()).sinks}
+        return {one.sink: (one.pending, one.dead) for one in (await self.outbox.stats()).sinks}
 
 
 @asynccontextmanager
@@ -102,7 +102,7 @@ def seldom() -> Iterator[pytest.MonkeyPatch]:
     """Probes and searches for the expired are rare until undone: at their usual pace a day would be long."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("callcast.delivery.worker.SWEEP_EVERY_S", 600)
-        patch.setattr("callcast.delivery.worker.PROBE_EVERY_S", 300)
+        patch.setattr("callcast.delivery.worker.RECOVERY_PROBE_EVERY_S", 300)
         yield patch
 
 
@@ -152,14 +152,14 @@ async def test_a_day_with_every_kind_of_trouble(house: House) -> None:
     """
     troubles = Troubles(house.clock)
     names = ("healthy", "hangs", "refuses", "one_a_minute", "flaps")
-    sinks = {name: Taken(house.clock, getattr(troubles, name)) for name in names}
+    sinks = {name: Acked(house.clock, getattr(troubles, name)) for name in names}
     await house.start(dict(sinks))
     begun: dict[str, float] = {}
     for number in range(int(DAY_S // 1200)):
         begun[f"101/c{number}"] = house.clock.monotonic()
         await house.call(number)
         await house.clock.turn(1200)
-    assert await house.owed() == dict.fromkeys(names, (0, 0))
+    assert await house.pending() == dict.fromkeys(names, (0, 0))
     assert all(at_s == begun[call] for at_s, call, _ in sinks["healthy"].taken), "it waited for others"
     for name, sink in sinks.items():
         came = Counter((call, type_) for _, call, type_ in sink.taken)
@@ -171,7 +171,7 @@ async def test_a_day_with_every_kind_of_trouble(house: House) -> None:
     assert house.told["refuses"].expired >= 2 * 35, "what was live in those twelve hours"
 
 
-def in_order(sink: Taken) -> None:
+def in_order(sink: Acked) -> None:
     of_call = defaultdict(list)
     for _, call, type_ in sink.taken:
         of_call[call].append(TYPES.index(type_))
@@ -185,7 +185,7 @@ async def test_seventy_two_hours_without_an_endpoint(house: House, seldom: pytes
     async def far(_: Delivery) -> Outcome:
         return Delivered() if house.clock.monotonic() >= back_s else Retry("connect")
 
-    sink = Taken(house.clock, far)
+    sink = Acked(house.clock, far)
     await house.start({"crm": sink})
     for number in range(72):
         await house.call(number)
@@ -196,15 +196,17 @@ async def test_seventy_two_hours_without_an_endpoint(house: House, seldom: pytes
     assert sink.taken == []
     assert house.told["crm"].expired == 2 * 72
     await house.clock.turn(60)
-    probe, *rest = [call for _, call, _ in sink.taken]
-    assert rest == [call for call in (f"101/c{number}" for number in range(72)) if call != probe], "the oldest first"
+    claim_probe, *rest = [call for _, call, _ in sink.taken]
+    assert rest == [call for call in (f"101/c{number}" for number in range(72)) if call != claim_probe], (
+        "the oldest first"
+    )
     assert {type_ for *_, type_ in sink.taken} == {"call.ended"}
-    assert await house.owed() == {"crm": (0, 0)}
+    assert await house.pending() == {"crm": (0, 0)}
 
 
 async def test_one_event_after_ten_quiet_minutes(house: House) -> None:
     """It leaves at once: nothing waits for company."""
-    sink = Taken(house.clock, Troubles(house.clock).healthy)
+    sink = Acked(house.clock, Troubles(house.clock).healthy)
     await house.start({"crm": sink})
     await house.clock.turn(600)
     await house.call(1, ["call.ringing"])
@@ -259,13 +261,15 @@ class Counted:
 async def test_an_hour_of_our_own_fault_costs_nothing(
     house: House, seldom: pytest.MonkeyPatch, fault: str, refusal: int
 ) -> None:
-    """A wrong secret, or a clock ten minutes off: nothing dies, and after the mend all that has shelf life arrives."""
+    """A wrong secret, or a clock ten minutes off: nothing dies, and after the mend all that has time to live
+    arrives.
+    """
     seldom.undo()
     receiver = Strict(house.clock, refusal)
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(_serving(receiver))
         settings = Settings(url=Secret(url), secrets=(Secret(RIGHT),), timeout_s=5)
-        here = structs.replace(place(), clock=house.clock)
+        here = structs.replace(context(), clock=house.clock)
         sink = Counted(await stack.enter_async_context(settings.open(here)))
         house.clock.busy = lambda: house.outbox.queued > 0 or sink.open > 0
         if fault == "secret":
@@ -278,11 +282,11 @@ async def test_an_hour_of_our_own_fault_costs_nothing(
             await house.clock.turn(300)
         assert receiver.types == []
         assert receiver.refused > 12
-        assert (await house.owed())["crm"] == (12, 0), "the ends wait, and nothing is dead"
+        assert (await house.pending())["crm"] == (12, 0), "the ends wait, and nothing is dead"
         receiver.secret, house.clock.wall_offset = RIGHT, timedelta()
         await house.clock.turn(60)
         assert receiver.types == ["call.ended"] * 12
-        assert await house.owed() == {"crm": (0, 0)}
+        assert await house.pending() == {"crm": (0, 0)}
         assert house.told["crm"].dead == 0
         await house.stop()
 

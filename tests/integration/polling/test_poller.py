@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from callcast.calls.freshness import Freshness
-from callcast.calls.index import Picture
+from callcast.calls.index import CallIndex
 from callcast.calls.model import (
     CallEvent,
-    Change,
+    CallObservation,
+    ChangeSet,
     Direction,
     Disposition,
     Event,
@@ -23,7 +24,6 @@ from callcast.calls.model import (
     Party,
     Provider,
     Reason,
-    Sighting,
     Snapshot,
     SourceEvent,
     State,
@@ -31,16 +31,16 @@ from callcast.calls.model import (
 )
 from callcast.calls.tracker import Rules
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
-from callcast.polling.backfill import SLICE, Reconciler, slices
+from callcast.polling.backfill import SLICE, Backfill, slices
 from callcast.polling.poller import AT_ONCE, LATE_S, REFUSED_EVERY_S, SLOT_S, TAKEN_AT_ONCE, Poller
-from callcast.polling.recorder import Ledger
+from callcast.polling.recorder import ChangeRecorder
 from callcast.ports.outbox import OutboxUnavailable
-from callcast.ports.upstream import LookFailed
+from callcast.ports.upstream import PollFailed
 from tests.builders import NINE
 from tests.clock import TurnedClock
 from tests.remote_side import ScriptedUpstream
 
-NOTHING = Known(calls={}, looks={}, notes={})
+NOTHING = Known(calls={}, polls={}, notes={})
 
 
 class Notes:
@@ -64,12 +64,12 @@ class Notes:
     def paced(self, interval_s: float, /) -> None:
         self.interval_s = interval_s
 
-    def look_good(self, snapshot: Snapshot, took_s: float, /) -> None: ...
+    def poll_succeeded(self, snapshot: Snapshot, took_s: float, /) -> None: ...
 
-    def look_failed(self, target: Target, error: LookFailed, took_s: float, /) -> None:
+    def poll_failed(self, target: Target, error: PollFailed, took_s: float, /) -> None:
         self.failures.append(error.reason)
 
-    def turns_missed(self, counts: Mapping[Target, int], /) -> None:
+    def polls_missed(self, counts: Mapping[Target, int], /) -> None:
         self.missed += sum(counts.values())
         self.missed_said += 1
 
@@ -79,14 +79,14 @@ class Notes:
     def stepped(self) -> None:
         self.steps += 1
 
-    def lookup_failed(self, error: LookFailed, /) -> None:
+    def lookup_failed(self, error: PollFailed, /) -> None:
         self.failures.append(error.reason)
 
     def gap_filled(self, target: Target, after: datetime, calls: int, /) -> None: ...
 
 
 class Bench:
-    """One source under test: far side, clock, outbox and everything between."""
+    """One source under test: remote side, clock, outbox and everything between."""
 
     def __init__(self, path: Path, clock: TurnedClock | None = None) -> None:
         self.path = path
@@ -116,9 +116,9 @@ class Bench:
 
     def _poller(self, outbox: SqliteOutbox, extensions: Sequence[str] | None, known: Any, **options: Any) -> Poller:
         mine = known.get("acme", NOTHING)
-        ledger = Ledger(Picture("acme", mine), outbox, self._told)
-        reconciler = Reconciler(
-            *(ledger, self.far, self.rules, self.clock, self.notes),
+        recorder = ChangeRecorder(CallIndex("acme", mine), outbox, self._told)
+        backfill = Backfill(
+            *(recorder, self.far, self.rules, self.clock, self.notes),
             gaps=mine.notes.get("gaps"),
             refused=mine.notes.get("refused"),
         )
@@ -127,8 +127,8 @@ class Bench:
             extensions,
             interval_s=options.pop("interval_s", None),
             upstream=self.far,
-            ledger=ledger,
-            reconciler=reconciler,
+            recorder=recorder,
+            backfill=backfill,
             freshness=Freshness("acme", mine.notes.get("freshness")),
             rules=self.rules,
             clock=self.clock,
@@ -137,7 +137,7 @@ class Bench:
             **options,
         )
 
-    def _told(self, change: Change) -> None:
+    def _told(self, change: ChangeSet) -> None:
         self.events += change.events
 
     @property
@@ -156,7 +156,7 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-def sighting(start: datetime, state: State = State.RINGING, **facts: Any) -> Sighting:
+def observation(start: datetime, state: State = State.RINGING, **facts: Any) -> CallObservation:
     base: dict[str, Any] = {
         "extension_id": "101",
         "session_id": "s-1",
@@ -169,31 +169,31 @@ def sighting(start: datetime, state: State = State.RINGING, **facts: Any) -> Sig
         "legs": (Leg(kind="Accept", started_at=start, accepted=False),),
         "provider": Provider(name="ringcentral", record_id="r-1"),
     }
-    return Sighting(**(base | facts))
+    return CallObservation(**(base | facts))
 
 
-def over(start: datetime, lasted_s: float = 10, **facts: Any) -> Sighting:
+def over(start: datetime, lasted_s: float = 10, **facts: Any) -> CallObservation:
     ended = {"disposition": Disposition.MISSED, "ended_at": start + timedelta(seconds=lasted_s)}
-    return sighting(start, State.ENDED, **(ended | facts))
+    return observation(start, State.ENDED, **(ended | facts))
 
 
-def failing(reason: Reason) -> Callable[[Target], LookFailed]:
-    return lambda _: LookFailed(reason, "as the test says")
+def failing(reason: Reason) -> Callable[[Target], PollFailed]:
+    return lambda _: PollFailed(reason, "as the test says")
 
 
-async def test_looks_lie_evenly_in_the_interval(bench: Bench) -> None:
+async def test_polls_lie_evenly_in_the_interval(bench: Bench) -> None:
     """Five extensions at one request a second: each is looked at every five seconds, a second apart."""
     async with bench.polling([str(n) for n in range(5)]):
         await bench.clock.turn(20.5)
-    assert [round(at) for at, _ in bench.far.looks] == list(range(21))
-    assert [e for _, e in bench.far.looks][:10] == [*"01234", *"01234"]
+    assert [round(at) for at, _ in bench.far.polls] == list(range(21))
+    assert [e for _, e in bench.far.polls][:10] == [*"01234", *"01234"]
 
 
 async def test_a_wished_interval_is_kept_where_the_budget_allows(bench: Bench) -> None:
     """Two extensions every ten seconds, five seconds apart, though the budget would allow more."""
     async with bench.polling(["1", "2"], interval_s=10.0):
         await bench.clock.turn(30.5)
-    assert [(round(at), e) for at, e in bench.far.looks] == [
+    assert [(round(at), e) for at, e in bench.far.polls] == [
         (0, "1"),
         (5, "2"),
         (10, "1"),
@@ -204,26 +204,26 @@ async def test_a_wished_interval_is_kept_where_the_budget_allows(bench: Bench) -
     ]
 
 
-async def test_a_hung_look_delays_no_other_target_and_never_piles_up(bench: Bench) -> None:
+async def test_a_hung_poll_delays_no_other_target_and_never_piles_up(bench: Bench) -> None:
     """While one extension's request hangs for 20 s, the other is looked at on time; missed turns are counted."""
     bench.far.took_s = lambda target: 20.0 if target.extension_id == "1" else 0.0
     async with bench.polling(["1", "2"]):
         await bench.clock.turn(24)
-    slow = [at for at, e in bench.far.looks if e == "1"]
-    other = [round(at) for at, e in bench.far.looks if e == "2"]
+    slow = [at for at, e in bench.far.polls if e == "1"]
+    other = [round(at) for at, e in bench.far.polls if e == "2"]
     assert slow == [0, 22]
     assert other == list(range(1, 24, 2))
     assert bench.notes.missed == 10
 
 
 async def test_who_comes_back_to_an_early_turn_is_looked_at_in_time(bench: Bench) -> None:
-    """While the only other target is put off for minutes, a look that took its time wakes the scheduler."""
+    """While the only other target is put off for minutes, a poll that took its time wakes the scheduler."""
     bench.far.spacing = 0.1
     bench.far.took_s = lambda target: 0.2 if target.extension_id == "1" else 0.0
-    bench.far.list_of = lambda target: () if target.extension_id == "1" else LookFailed("permission", "no")
+    bench.far.list_of = lambda target: () if target.extension_id == "1" else PollFailed("permission", "no")
     async with bench.polling(["1", "2"], interval_s=0.3):
         await bench.clock.turn(30)
-    gaps = [b[0] - a[0] for a, b in itertools.pairwise(look for look in bench.far.looks if look[1] == "1")]
+    gaps = [b[0] - a[0] for a, b in itertools.pairwise(poll for poll in bench.far.polls if poll[1] == "1")]
     assert max(gaps) <= 0.3 + SLOT_S
     assert bench.notes.missed == 0
 
@@ -233,9 +233,9 @@ async def test_turns_that_lie_close_together_begin_together_and_none_is_missed(b
     bench.far.spacing = 0.0
     async with bench.polling([str(n) for n in range(1000)], interval_s=1.0):
         await bench.clock.turn(10)
-    assert len({at for at, _ in bench.far.looks}) <= 10 * 52
+    assert len({at for at, _ in bench.far.polls}) <= 10 * 52
     assert bench.notes.missed == 0
-    at = sorted((int(extension or 0), at) for at, extension in bench.far.looks)
+    at = sorted((int(extension or 0), at) for at, extension in bench.far.polls)
     assert all(0 <= at - turn - n / 1000 <= SLOT_S + 1e-6 for turn, (n, at) in zip(itertools.cycle(range(10)), at))
 
 
@@ -251,14 +251,14 @@ async def test_of_many_that_are_due_few_are_sent_together_and_the_late_hold_up_n
         under_way.append(under_way[-1] + 1)
         return answers_after_s
 
-    def answer(_: Target) -> list[Sighting]:
+    def answer(_: Target) -> list[CallObservation]:
         under_way.append(under_way[-1] - 1)
         return []
 
     bench.far.took_s, bench.far.list_of = took_s, answer
     async with bench.polling([str(n) for n in range(10 * AT_ONCE)], interval_s=LATE_S):
         await bench.clock.turn(SLOT_S + all_sent_in_s)
-    assert {extension for _, extension in bench.far.looks} == {str(n) for n in range(10 * AT_ONCE)}
+    assert {extension for _, extension in bench.far.polls} == {str(n) for n in range(10 * AT_ONCE)}
     assert max(under_way) == (AT_ONCE if answers_after_s < LATE_S else 10 * AT_ONCE)
 
 
@@ -275,7 +275,7 @@ async def test_the_late_hold_up_nobody_where_timers_are_early(tmp_path: Path) ->
     bench.far.took_s = lambda _: 60.0
     async with bench.polling([str(n) for n in range(10 * AT_ONCE)], interval_s=LATE_S):
         await bench.clock.turn(SLOT_S + 10 * LATE_S)
-    assert len(bench.far.looks) == 10 * AT_ONCE
+    assert len(bench.far.polls) == 10 * AT_ONCE
 
 
 async def test_missed_turns_are_said_once_a_second_however_many(bench: Bench) -> None:
@@ -290,37 +290,37 @@ async def test_missed_turns_are_said_once_a_second_however_many(bench: Bench) ->
 async def test_turns_may_fall_on_the_very_same_moment(bench: Bench) -> None:
     """A turn that is put back to the time of a first one that is still to come: both are taken."""
 
-    def answer(_: Target) -> list[Sighting]:
+    def answer(_: Target) -> list[CallObservation]:
         bench.far.spacing = 0.0  # the first answer says that there is no limit
         return []
 
     bench.far.list_of = answer
     async with bench.polling(["1", "2", "3", "4"], interval_s=1.0):
         await bench.clock.turn(3)
-    assert [e for at, e in bench.far.looks if at == 1] == ["2", "1"]
+    assert [e for at, e in bench.far.polls if at == 1] == ["2", "1"]
 
 
-async def test_nothing_is_sent_while_the_far_side_wants_silence(bench: Bench) -> None:
-    """In a penalty no look starts, and the scheduler still steps every second."""
+async def test_nothing_is_sent_while_the_remote_side_wants_silence(bench: Bench) -> None:
+    """In a penalty no poll starts, and the scheduler still steps every second."""
     bench.far.hold = 60
     async with bench.polling():
         await bench.clock.turn(10)
-        assert bench.far.looks == []
+        assert bench.far.polls == []
         assert bench.notes.steps >= 10
         bench.far.hold = 0
         await bench.clock.turn(1)
-        assert len(bench.far.looks) == 1
+        assert len(bench.far.polls) == 1
 
 
-async def test_a_failed_look_is_never_an_empty_list(bench: Bench) -> None:
-    """A live call stays live through failures of every reason, and ends by what the next good look shows."""
+async def test_a_failed_poll_is_never_an_empty_list(bench: Bench) -> None:
+    """A live call stays live through failures of every reason, and ends by what the next good poll shows."""
     start = bench.clock.now()
     reasons: list[Reason] = ["timeout", "auth", "rate_limited", "server", "parse", "network"]
-    bench.far.list_of = lambda _: [sighting(start)]
+    bench.far.list_of = lambda _: [observation(start)]
     async with bench.polling() as outbox:
         await bench.clock.turn(2)
         turns = itertools.cycle(reasons)
-        bench.far.list_of = lambda _: LookFailed(next(turns), "as the test says")
+        bench.far.list_of = lambda _: PollFailed(next(turns), "as the test says")
         await bench.clock.turn(200)
         assert bench.types == ["call.ringing", "source.degraded"]
         assert len((await outbox.known())["acme"].calls) == 1
@@ -336,7 +336,7 @@ async def test_a_failed_poll_is_repeated_at_the_plans_pace(bench: Bench, reason:
     bench.far.list_of = failing(reason)
     async with bench.polling(["1", "2", "3"], interval_s=6.0):
         await bench.clock.turn(599)
-    assert [(round(at), e) for at, e in bench.far.looks] == [(2 * n, str(n % 3 + 1)) for n in range(300)]
+    assert [(round(at), e) for at, e in bench.far.polls] == [(2 * n, str(n % 3 + 1)) for n in range(300)]
     assert bench.notes.missed == 0
 
 
@@ -346,11 +346,11 @@ async def test_of_a_platform_that_garbles_half_of_its_answers_no_change_stays_un
 
     def answer(_: Target) -> Any:
         if next(answers) % 2:
-            return LookFailed("parse", "garbled")
+            return PollFailed("parse", "garbled")
         number, age_s = divmod((bench.clock.now() - start).total_seconds(), 10)
         state = State.RINGING if age_s < 5 else State.CONNECTED
         began = start + timedelta(seconds=10 * number)
-        return [sighting(began, state, session_id=f"s-{number}", record_id=f"r-{number}")]
+        return [observation(began, state, session_id=f"s-{number}", record_id=f"r-{number}")]
 
     bench.far.list_of = answer
     async with bench.polling(interval_s=2.0):
@@ -361,13 +361,13 @@ async def test_of_a_platform_that_garbles_half_of_its_answers_no_change_stays_un
 @pytest.mark.parametrize(("reason", "wait_s"), [("auth", 300.0), ("server", 40.0)])
 async def test_a_wish_of_the_platform_is_waited_for(bench: Bench, reason: Reason, wait_s: float) -> None:
     """`Retry-After`, or a credential that was refused: not polled before, and in the plan again after it."""
-    bench.far.list_of = lambda _: LookFailed(reason, "as the test says", retry_after_s=wait_s)
+    bench.far.list_of = lambda _: PollFailed(reason, "as the test says", retry_after_s=wait_s)
     async with bench.polling(["1", "2"], interval_s=6.0):
         await bench.clock.turn(10)
         bench.far.list_of = lambda _: ()
         await bench.clock.turn(wait_s + 10)
     for extension, first in (("1", 0.0), ("2", 3.0)):
-        times = [at for at, e in bench.far.looks if e == extension]
+        times = [at for at, e in bench.far.polls if e == extension]
         assert times[0] == first
         assert first + wait_s <= times[1] <= first + wait_s + 6
         assert (times[1] - first) % 6 == 0
@@ -377,14 +377,14 @@ async def test_a_refused_extension_is_degraded_alone_and_its_share_goes_to_the_o
     """403 on one of two: told at once, tried every five minutes, the other twice as often."""
 
     def answer(target: Target) -> Any:
-        return LookFailed("permission", "no") if target.extension_id == "2" else ()
+        return PollFailed("permission", "no") if target.extension_id == "2" else ()
 
     bench.far.list_of = answer
     async with bench.polling(["1", "2"]):
         await bench.clock.turn(3)
         assert bench.types == ["source.degraded"]
         await bench.clock.turn(397)
-    refused = [at for at, e in bench.far.looks if e == "2"]
+    refused = [at for at, e in bench.far.polls if e == "2"]
     assert [round(b - a) for a, b in itertools.pairwise(refused)] == [REFUSED_EVERY_S]
     assert [(e.type, e.extension_id) for e in bench.events if not isinstance(e, CallEvent)] == [
         ("source.degraded", "2")
@@ -395,7 +395,7 @@ async def test_a_refused_extension_is_degraded_alone_and_its_share_goes_to_the_o
 async def test_a_call_that_vanishes_is_looked_up_and_ends_with_what_the_log_says(bench: Bench) -> None:
     """Asked after call_log_after_s, not before; one end, evidence call_log."""
     start = bench.clock.now()
-    bench.far.list_of = lambda _: [sighting(start)]
+    bench.far.list_of = lambda _: [observation(start)]
     async with bench.polling():
         await bench.clock.turn(3)
         bench.far.list_of = lambda _: ()
@@ -411,7 +411,7 @@ async def test_a_call_that_vanishes_is_looked_up_and_ends_with_what_the_log_says
 async def test_a_call_that_nobody_knows_of_any_more_ends_as_unknown_in_time(bench: Bench) -> None:
     """The log is asked with backoff, and given up after vanished_give_up_s, not a backoff later."""
     start = bench.clock.now()
-    bench.far.list_of = lambda _: [sighting(start)]
+    bench.far.list_of = lambda _: [observation(start)]
     async with bench.polling():
         await bench.clock.turn(3)
         bench.far.list_of = lambda _: ()
@@ -427,11 +427,11 @@ async def test_a_call_that_nobody_knows_of_any_more_ends_as_unknown_in_time(benc
 async def test_a_call_log_that_fails_does_not_keep_a_vanished_call_for_ever(bench: Bench) -> None:
     """Even when every lookup fails, the call ends as unknown."""
     start = bench.clock.now()
-    bench.far.list_of = lambda _: [sighting(start)]
+    bench.far.list_of = lambda _: [observation(start)]
     async with bench.polling():
         await bench.clock.turn(3)
         bench.far.list_of = lambda _: ()
-        bench.far.log_answers = LookFailed("server", "no")
+        bench.far.log_answers = PollFailed("server", "no")
         await bench.clock.turn(910)
     assert bench.types == ["call.ringing", "call.ended"]
 
@@ -439,7 +439,7 @@ async def test_a_call_log_that_fails_does_not_keep_a_vanished_call_for_ever(benc
 async def test_a_question_that_hangs_keeps_no_call_open_beyond_its_time(bench: Bench) -> None:
     """The call log may take for ever to answer: what vanished is given up all the same, and gaps are filled."""
     start = bench.clock.now()
-    bench.far.list_of = lambda _: [sighting(start)]
+    bench.far.list_of = lambda _: [observation(start)]
     bench.far.log_took_s = 1e6
     async with bench.polling():
         await bench.clock.turn(3)
@@ -454,11 +454,11 @@ async def test_a_call_of_an_extension_that_is_refused_ends_as_unknown_in_time(
 ) -> None:
     """403 or 404 while it is live: after vanished_give_up_s it ends, over restarts too, and the other one goes on."""
     start = bench.clock.now()
-    live = sighting(start)
+    live = observation(start)
     bench.far.list_of = lambda target: [live] if target.extension_id in ("101", None) else ()
     async with bench.polling(watched):
         await bench.clock.turn(3.5)
-        bench.far.list_of = lambda target: LookFailed("permission", "no") if target.extension_id != "102" else ()
+        bench.far.list_of = lambda target: PollFailed("permission", "no") if target.extension_id != "102" else ()
         await bench.clock.turn(400)
     await bench.clock.turn(60)
     async with bench.polling(watched):
@@ -483,12 +483,12 @@ async def test_a_call_of_an_extension_that_is_refused_ends_as_unknown_in_time(
 async def test_a_refusal_that_does_not_last_ends_no_call(bench: Bench) -> None:
     """Somebody gave the permission back in time."""
     start = bench.clock.now()
-    bench.far.list_of = lambda _: [sighting(start)]
+    bench.far.list_of = lambda _: [observation(start)]
     async with bench.polling():
         await bench.clock.turn(3)
         bench.far.list_of = failing("permission")
         await bench.clock.turn(650)
-        bench.far.list_of = lambda _: [sighting(start)]
+        bench.far.list_of = lambda _: [observation(start)]
         await bench.clock.turn(600)
     assert [event.type for event in bench.call_events()] == ["call.ringing"]
 
@@ -539,7 +539,7 @@ async def test_a_gap_of_a_target_no_longer_watched_is_dropped(bench: Bench) -> N
 
 
 async def test_a_slow_cycle_asks_the_log_after_any_time_in_which_a_record_can_come_and_go(bench: Bench) -> None:
-    """At 90 s between looks, one missed look is a gap: three intervals are longer than a record is listed."""
+    """At 90 s between polls, one missed look is a gap: three intervals are longer than a record is listed."""
     start = bench.clock.now()
     async with bench.polling(interval_s=90.0):
         await bench.clock.turn(95)
@@ -552,7 +552,7 @@ async def test_a_slow_cycle_asks_the_log_after_any_time_in_which_a_record_can_co
 
 
 async def test_a_change_of_what_is_watched_leaves_no_gap_unasked(bench: Bench) -> None:
-    """From extensions to the account and back: the last look that covered a target counts, whatever read it."""
+    """From extensions to the account and back: the last poll that covered a target counts, whatever read it."""
     start = bench.clock.now()
     async with bench.polling(["101"]):
         await bench.clock.turn(3)
@@ -567,7 +567,7 @@ async def test_a_change_of_what_is_watched_leaves_no_gap_unasked(bench: Bench) -
     assert bench.far.asked == []
 
 
-async def test_a_full_disk_while_looks_are_good_is_no_fault_of_the_source(
+async def test_a_full_disk_while_polls_are_good_is_no_fault_of_the_source(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is said to be degraded, the disk's trouble is told, and the calls of that time are not lost."""
@@ -579,7 +579,7 @@ async def test_a_full_disk_while_looks_are_good_is_no_fault_of_the_source(
             raise OutboxUnavailable("the disk is full")
 
         monkeypatch.setattr(outbox, "record", full)
-        bench.far.list_of = lambda _: [sighting(start)]
+        bench.far.list_of = lambda _: [observation(start)]
         await bench.clock.turn(120)
         assert bench.types == []
         assert bench.notes.store_faults
@@ -594,7 +594,7 @@ async def test_killed_between_the_note_and_the_event_of_a_spell_it_is_told_after
     """Under its own id; another spell's event never takes it."""
     async with bench.polling(["101", "102"]) as outbox:
         await bench.clock.turn(3)
-        bench.far.list_of = lambda target: LookFailed("permission", "no") if target.extension_id == "101" else ()
+        bench.far.list_of = lambda target: PollFailed("permission", "no") if target.extension_id == "101" else ()
 
         async def dies(*_: object) -> None:
             raise OutboxUnavailable("killed here")
@@ -604,7 +604,7 @@ async def test_killed_between_the_note_and_the_event_of_a_spell_it_is_told_after
         monkeypatch.undo()
         bench.far.hold = 1e6
     bench.far.hold = 0
-    bench.far.list_of = lambda target: LookFailed("permission", "no") if target.extension_id == "102" else ()
+    bench.far.list_of = lambda target: PollFailed("permission", "no") if target.extension_id == "102" else ()
     async with bench.polling(["101", "102"]):
         await bench.clock.turn(10)
     spells = [(e.type, e.extension_id) for e in bench.events if not isinstance(e, CallEvent)]
@@ -617,13 +617,13 @@ async def test_a_commit_under_way_at_the_end_is_told_too(bench: Bench) -> None:
     start = bench.clock.now()
     async with bench.polling() as outbox:
         await bench.clock.turn(3)
-        bench.far.list_of = lambda _: [sighting(start)]
+        bench.far.list_of = lambda _: [observation(start)]
         real = outbox.record
 
-        async def slow(look: Any, change: Change, /) -> None:
+        async def slow(poll: Any, change: ChangeSet, /) -> None:
             bench.task.cancel()
             await asyncio.sleep(0)
-            await real(look, change)
+            await real(poll, change)
 
         outbox.record = slow  # type: ignore[method-assign]
         await bench.clock.turn(2)
@@ -633,22 +633,22 @@ async def test_a_commit_under_way_at_the_end_is_told_too(bench: Bench) -> None:
     assert bench.types == ["call.ringing"]
 
 
-async def test_a_bounded_number_of_looks_is_recorded_at_a_time(bench: Bench) -> None:
+async def test_a_bounded_number_of_polls_is_recorded_at_a_time(bench: Bench) -> None:
     """However many have something to record; those that hang take no place from them, and none is left out."""
     start, gate = bench.clock.now(), asyncio.Event()
     bench.far.spacing = 0.0
     hung = {str(n) for n in range(TAKEN_AT_ONCE + 4)}
     bench.far.took_s = lambda target: 3600.0 if target.extension_id in hung else 0.0
-    bench.far.list_of = lambda t: [sighting(start, extension_id=t.extension_id, session_id=f"s-{t.extension_id}")]
+    bench.far.list_of = lambda t: [observation(start, extension_id=t.extension_id, session_id=f"s-{t.extension_id}")]
     extensions = [str(n) for n in range(len(hung) + 2 * TAKEN_AT_ONCE)]
     under_way: list[str] = []
     async with bench.polling([]) as outbox:
         real = outbox.record
 
-        async def slow(look: Any, change: Change, /) -> None:
-            under_way.append(look.target.extension_id)
+        async def slow(poll: Any, change: ChangeSet, /) -> None:
+            under_way.append(poll.target.extension_id)
             await gate.wait()
-            await real(look, change)
+            await real(poll, change)
 
         outbox.record = slow  # type: ignore[method-assign]
         poller = asyncio.create_task(bench._poller(outbox, extensions, {}, interval_s=600.0).run())
@@ -665,12 +665,12 @@ async def test_a_bounded_number_of_looks_is_recorded_at_a_time(bench: Bench) -> 
 async def test_a_glitch_of_the_list_is_no_event_and_drops_the_lookup(bench: Bench) -> None:
     """A call that is back in the list was never gone."""
     start = bench.clock.now()
-    bench.far.list_of = lambda _: [sighting(start)]
+    bench.far.list_of = lambda _: [observation(start)]
     async with bench.polling():
         await bench.clock.turn(3)
         bench.far.list_of = lambda _: ()
         await bench.clock.turn(10)
-        bench.far.list_of = lambda _: [sighting(start)]
+        bench.far.list_of = lambda _: [observation(start)]
         await bench.clock.turn(60)
     assert bench.types == ["call.ringing"]
     assert bench.far.asked == []
@@ -679,7 +679,7 @@ async def test_a_glitch_of_the_list_is_no_event_and_drops_the_lookup(bench: Benc
 async def test_after_downtime_what_was_missed_comes_from_the_call_log_once(bench: Bench) -> None:
     """Live calls close, calls that came and went are told without a late ringing, and a second start says nothing."""
     start = bench.clock.now()
-    bench.far.list_of = lambda _: [sighting(start)]
+    bench.far.list_of = lambda _: [observation(start)]
     async with bench.polling():
         await bench.clock.turn(3)
     await bench.clock.turn(600)
@@ -706,7 +706,7 @@ async def test_after_downtime_what_was_missed_comes_from_the_call_log_once(bench
 async def test_a_stop_longer_than_the_retention_ends_no_call_twice(bench: Bench, log_is_down_s: float) -> None:
     """A call that ended just before is remembered until the call log was asked about the gap, however late."""
     start = bench.clock.now()
-    bench.far.list_of = lambda _: [sighting(start)]
+    bench.far.list_of = lambda _: [observation(start)]
     async with bench.polling():
         await bench.clock.turn(3)
         bench.far.list_of = lambda _: [over(start, 4)]
@@ -714,7 +714,7 @@ async def test_a_stop_longer_than_the_retention_ends_no_call_twice(bench: Bench,
     bench.far.list_of = lambda _: ()
     bench.far.log = [over(start, 4)]
     await bench.clock.turn(80 * 3600)
-    bench.far.log_answers = LookFailed("server", "as the test says") if log_is_down_s else None
+    bench.far.log_answers = PollFailed("server", "as the test says") if log_is_down_s else None
     async with bench.polling(interval_s=60.0) as outbox:
         for _ in range(10):
             assert (await outbox.prune(bench.clock.now())).calls == 0
@@ -727,7 +727,7 @@ async def test_a_stop_longer_than_the_retention_ends_no_call_twice(bench: Bench,
 
 
 async def test_a_gap_is_filled_even_when_the_service_dies_before_it_was(bench: Bench) -> None:
-    """The gap is kept before the look that would hide it."""
+    """The gap is kept before the poll that would hide it."""
     start = bench.clock.now()
     async with bench.polling():
         await bench.clock.turn(3)
@@ -747,7 +747,7 @@ async def test_a_call_log_that_fails_is_asked_about_a_gap_again_but_not_at_once(
     async with bench.polling():
         await bench.clock.turn(3)
     await bench.clock.turn(600)
-    bench.far.log_answers = LookFailed("server", "no")
+    bench.far.log_answers = PollFailed("server", "no")
     async with bench.polling():
         await bench.clock.turn(1000)
         assert 4 <= len(bench.far.asked) <= 8
@@ -762,7 +762,7 @@ async def test_a_source_that_goes_blind_again_and_again_is_asked_about_all_of_it
     there is one question in 30 s at most.
     """
     start, answers = bench.clock.now(), itertools.count()
-    bench.far.list_of = lambda _: LookFailed("parse", "garbled") if next(answers) % 3 else ()
+    bench.far.list_of = lambda _: PollFailed("parse", "garbled") if next(answers) % 3 else ()
     async with bench.polling(interval_s=6.0):
         for minute in range(1, 60):
             began = start + timedelta(seconds=60 * minute)
@@ -816,21 +816,21 @@ async def test_a_recovered_source_tells_its_blind_interval_and_fills_it(bench: B
 
 
 async def test_the_own_extension_is_asked_for_until_the_platform_answers(bench: Bench) -> None:
-    """`~` becomes a number before the first look."""
-    bench.far.own = LookFailed("auth", "wrong secret")
+    """`~` becomes a number before the first poll."""
+    bench.far.own = PollFailed("auth", "wrong secret")
     async with bench.polling(["~"]):
         await bench.clock.turn(20)
-        assert bench.far.looks == []
+        assert bench.far.polls == []
         assert "auth" in bench.notes.failures
         bench.far.own = "77"
         await bench.clock.turn(40)
-    assert {e for _, e in bench.far.looks} == {"77"}
+    assert {e for _, e in bench.far.polls} == {"77"}
 
 
 @pytest.mark.parametrize("hangs", [False, True])
 async def test_a_credential_that_is_refused_from_the_start_degrades_its_source(bench: Bench, hangs: bool) -> None:
     """Before it is known whose extension `~` is; the answer may also not come at all. Told once, over a restart."""
-    bench.far.own = LookFailed("auth", "wrong secret")
+    bench.far.own = PollFailed("auth", "wrong secret")
     bench.far.own_took_s = 1e6 if hangs else 0.0
     async with bench.polling(["~", "102"], interval_s=6.0):
         await bench.clock.turn(29)
@@ -843,7 +843,7 @@ async def test_a_credential_that_is_refused_from_the_start_degrades_its_source(b
     async with bench.polling(["~", "102"], interval_s=6.0):
         await bench.clock.turn(60)
         bench.far.own, bench.far.own_took_s = "101", 0.0
-        bench.far.list_of = lambda _: LookFailed("server", "no")
+        bench.far.list_of = lambda _: PollFailed("server", "no")
         if not hangs:
             await bench.clock.turn(60)
             assert bench.types == ["source.degraded"]
@@ -854,10 +854,10 @@ async def test_a_credential_that_is_refused_from_the_start_degrades_its_source(b
 
 async def test_an_extension_that_was_degraded_stays_so_while_the_credential_is_refused(bench: Bench) -> None:
     """Its spell is told of once, and ends, though whose extension `~` is takes a while after a restart."""
-    bench.far.list_of = lambda t: LookFailed("permission", "no") if t.extension_id == "102" else ()
+    bench.far.list_of = lambda t: PollFailed("permission", "no") if t.extension_id == "102" else ()
     async with bench.polling(["~", "102"]):
         await bench.clock.turn(10)
-    bench.far.own = LookFailed("network", "no")
+    bench.far.own = PollFailed("network", "no")
     async with bench.polling(["~", "102"]):
         await bench.clock.turn(10)
         bench.far.own = "101"
@@ -878,15 +878,15 @@ async def test_the_scheduler_is_alive_while_a_source_waits_to_sign_in(bench: Ben
             before = bench.notes.steps
             await bench.clock.turn(1)
             assert bench.notes.steps > before
-        assert bench.far.looks == []
+        assert bench.far.polls == []
         assert bench.types == []
         bench.far.ahead = None
         await bench.clock.turn(11)
-    assert {e for _, e in bench.far.looks} == {"77"}
+    assert {e for _, e in bench.far.polls} == {"77"}
 
 
 async def test_a_source_that_only_waits_for_its_place_to_sign_in_is_not_degraded(bench: Bench) -> None:
-    """However long; once it does not wait any more, 30 s without a good look are 30 s."""
+    """However long; once it does not wait any more, 30 s without a good poll are 30 s."""
     bench.far.list_of, bench.far.ahead = failing("auth"), 3
     async with bench.polling():
         await bench.clock.turn(300)
@@ -901,7 +901,7 @@ async def test_a_source_that_only_waits_for_its_place_to_sign_in_is_not_degraded
 async def test_a_restart_tells_a_spell_and_a_lingering_end_no_second_time(bench: Bench) -> None:
     """What was told is known after a restart: the degraded source, and the ended call that is still listed."""
     start = bench.clock.now()
-    bench.far.list_of = lambda _: [sighting(start)]
+    bench.far.list_of = lambda _: [observation(start)]
     async with bench.polling():
         await bench.clock.turn(2)
         bench.far.list_of = lambda _: [over(start)]
@@ -920,12 +920,12 @@ async def test_a_restart_tells_a_spell_and_a_lingering_end_no_second_time(bench:
 
 
 async def test_a_source_that_is_left_nothing_to_look_at_runs_on_without_a_request(bench: Bench) -> None:
-    """Every extension is watched by another source: no look, nothing degraded, and its scheduler is alive."""
+    """Every extension is watched by another source: no poll, nothing degraded, and its scheduler is alive."""
     bench.claim = lambda _: False
     async with bench.polling(["1", "2"]):
         await bench.clock.turn(120)
         assert bench.notes.steps >= 100
-    assert bench.far.looks == []
+    assert bench.far.polls == []
     assert bench.events == []
     assert bench.notes.twice == ["1", "2"]
     assert bench.notes.watched == []
@@ -941,7 +941,7 @@ async def test_when_every_extension_is_refused_the_source_is_degraded_as_a_whole
             ("source.degraded", "2"),
             ("source.degraded", None),
         ]
-        assert len(bench.far.looks) == 3 * 3
+        assert len(bench.far.polls) == 3 * 3
         bench.far.list_of = lambda _: ()
         await bench.clock.turn(330)
     last = {e.extension_id: e.type for e in bench.health()}
@@ -955,7 +955,7 @@ async def test_an_extension_that_another_source_watches_is_left_to_it(bench: Ben
     bench.claim = lambda extension_id: extension_id != "2"
     async with bench.polling(["1", "2"]):
         await bench.clock.turn(3)
-    assert {e for _, e in bench.far.looks} == {"1"}
+    assert {e for _, e in bench.far.polls} == {"1"}
     assert bench.notes.twice == ["2"]
 
 
@@ -971,7 +971,7 @@ async def test_the_upstream_learns_which_targets_are_polled(bench: Bench) -> Non
 async def test_calls_of_an_extension_no_longer_watched_end_as_unwatched(bench: Bench) -> None:
     """A restart with another list of extensions leaves no call open for ever."""
     start = bench.clock.now()
-    bench.far.list_of = lambda target: [sighting(start)] if target.extension_id == "101" else ()
+    bench.far.list_of = lambda target: [observation(start)] if target.extension_id == "101" else ()
     async with bench.polling(["101", "102"]):
         await bench.clock.turn(3)
     async with bench.polling(["102"]):
@@ -980,23 +980,23 @@ async def test_calls_of_an_extension_no_longer_watched_end_as_unwatched(bench: B
     assert (ended.type, ended.call.disposition, ended.observation.evidence) == ("call.ended", "unknown", "unwatched")
 
 
-async def test_the_last_look_is_kept_every_20_s_and_on_a_clean_stop(bench: Bench) -> None:
+async def test_the_last_poll_is_kept_every_20_s_and_on_a_clean_stop(bench: Bench) -> None:
     """Unchanging looks are not written one by one, and the last one is."""
     async with bench.polling() as outbox:
         await bench.clock.turn(15)
-        kept = (await outbox.known())["acme"].looks[Target(source="acme", extension_id="101")]
+        kept = (await outbox.known())["acme"].polls[Target(source="acme", extension_id="101")]
         assert kept < bench.clock.now() - timedelta(seconds=10)
         await bench.clock.turn(10)
-        kept = (await outbox.known())["acme"].looks[Target(source="acme", extension_id="101")]
+        kept = (await outbox.known())["acme"].polls[Target(source="acme", extension_id="101")]
         assert kept > bench.clock.now() - timedelta(seconds=10)
-        last = bench.far.looks[-1][0]
+        last = bench.far.polls[-1][0]
     async with open_outbox(bench.path, bench.clock, retention_h=72, outbox_max_mb=64, dead_letter_days=30) as outbox:
-        kept = (await outbox.known())["acme"].looks[Target(source="acme", extension_id="101")]
+        kept = (await outbox.known())["acme"].polls[Target(source="acme", extension_id="101")]
     assert kept == bench.clock._start + timedelta(seconds=last)
 
 
 def test_a_long_answer_of_the_log_is_compared_in_slices_of_whole_sessions() -> None:
-    """No sighting is lost or doubled, no session torn apart, and no slice is much longer than it may be."""
+    """No observation is lost or doubled, no session torn apart, and no slice is much longer than it may be."""
     sessions = [f"s-{n % 300}" for n in range(700)]
     found = [over(NINE, session_id=session, record_id=f"r-{n}") for n, session in enumerate(sessions)]
     parts = list(slices(found))

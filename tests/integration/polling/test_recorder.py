@@ -7,58 +7,58 @@ from pathlib import Path
 
 import pytest
 
-from callcast.calls.model import CallEvent, Change, Look, Sighting, Snapshot, Target
-from callcast.calls.tracker import Picture, Rules, diff, unwatch
+from callcast.calls.model import CallEvent, CallObservation, ChangeSet, PollRecord, Snapshot, Target
+from callcast.calls.tracker import CallIndex, Rules, compare, unwatch
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
-from callcast.polling.recorder import HERE_MAX, TOLD_AT_ONCE, Ledger
+from callcast.polling.recorder import HERE_MAX, PUBLISHED_AT_ONCE, ChangeRecorder
 from callcast.ports.outbox import OutboxUnavailable
 from tests.clock import TurnedClock
-from tests.unit.calls.snapshots import ACCOUNT, at, sighting
+from tests.unit.calls.snapshots import ACCOUNT, at, observation
 
 
-class Told:
-    """A ledger on a real outbox, and what it told, part by part."""
+class EventHistory:
+    """A recorder on a real outbox, and what it told, part by part."""
 
     def __init__(self, outbox: SqliteOutbox) -> None:
         self.outbox = outbox
-        self.picture = Picture("acme")
-        self.parts: list[Change] = []
+        self.index = CallIndex("acme")
+        self.parts: list[ChangeSet] = []
         self.threads: list[bool] = []  # of each comparison: whether it was made in the loop's own
-        self.ledger = Ledger(self.picture, outbox, self.parts.append)
+        self.recorder = ChangeRecorder(self.index, outbox, self.parts.append)
 
-    async def look(self, t: float, *seen: Sighting) -> None:
-        snapshot = Snapshot(target=ACCOUNT, taken_at=at(t), sightings=seen)
-        await self.ledger.take(snapshot, lambda: self.compared(snapshot))
+    async def poll(self, t: float, *seen: CallObservation) -> None:
+        snapshot = Snapshot(target=ACCOUNT, taken_at=at(t), observations=seen)
+        await self.recorder.take(snapshot, lambda: self.compared(snapshot))
 
-    def compared(self, snapshot: Snapshot) -> Change:
+    def compared(self, snapshot: Snapshot) -> ChangeSet:
         self.threads.append(threading.current_thread() is threading.main_thread())
-        return diff(self.picture, snapshot, Rules())
+        return compare(self.index, snapshot, Rules())
 
 
 @pytest.fixture
-async def told(tmp_path: Path) -> AsyncIterator[Told]:
+async def told(tmp_path: Path) -> AsyncIterator[EventHistory]:
     async with open_outbox(tmp_path, TurnedClock(), retention_h=72, outbox_max_mb=64, dead_letter_days=30) as outbox:
-        yield Told(outbox)
+        yield EventHistory(outbox)
 
 
-def calls(count: int, state: str = "ringing") -> list[Sighting]:
-    return [sighting(state, extension_id=f"{n}", session_id=f"s-{n}", record_id=f"L{n}") for n in range(count)]
+def calls(count: int, state: str = "ringing") -> list[CallObservation]:
+    return [observation(state, extension_id=f"{n}", session_id=f"s-{n}", record_id=f"L{n}") for n in range(count)]
 
 
-async def test_a_large_look_is_compared_beside_the_loop(told: Told) -> None:
-    """A first look at a thousand calls, and one from which as many are gone; a small one is not worth a thread."""
-    await told.look(0, *calls(HERE_MAX))
-    await told.look(1, *calls(HERE_MAX + 1))
-    await told.look(2)
+async def test_a_large_poll_is_compared_beside_the_loop(told: EventHistory) -> None:
+    """A first poll of a thousand calls, and one from which as many are gone; a small one is not worth a thread."""
+    await told.poll(0, *calls(HERE_MAX))
+    await told.poll(1, *calls(HERE_MAX + 1))
+    await told.poll(2)
     assert told.threads == [True, False, False]
 
 
-async def test_a_large_change_is_told_in_parts_and_recorded_as_one(told: Told) -> None:
+async def test_a_large_change_is_told_in_parts_and_recorded_as_one(told: EventHistory) -> None:
     """Every call and every event once, in order, and no part larger than is told at once."""
-    count = 2 * TOLD_AT_ONCE + 1
-    await told.look(0)
-    await told.look(1, *calls(count))
-    assert [len(part.calls) for part in told.parts] == [TOLD_AT_ONCE, TOLD_AT_ONCE, 1]
+    count = 2 * PUBLISHED_AT_ONCE + 1
+    await told.poll(0)
+    await told.poll(1, *calls(count))
+    assert [len(part.calls) for part in told.parts] == [PUBLISHED_AT_ONCE, PUBLISHED_AT_ONCE, 1]
     ids = [event.id for part in told.parts for event in part.events]
     assert [stored.event.id for stored in await told.outbox.history(after_seq=0, limit=1000)] == ids
     shown = [event.call.call_id for part in told.parts for event in part.events if isinstance(event, CallEvent)]
@@ -66,10 +66,10 @@ async def test_a_large_change_is_told_in_parts_and_recorded_as_one(told: Told) -
     assert len(set(ids)) == count
 
 
-async def test_others_have_their_turn_between_the_parts(told: Told) -> None:
+async def test_others_have_their_turn_between_the_parts(told: EventHistory) -> None:
     """A page that is served, a sink that answers: nobody waits until all of it is told."""
     turns: list[int] = []
-    told.ledger = Ledger(told.picture, told.outbox, lambda _: turns.append(0))
+    told.recorder = ChangeRecorder(told.index, told.outbox, lambda _: turns.append(0))
 
     async def another() -> None:
         while True:
@@ -78,40 +78,40 @@ async def test_others_have_their_turn_between_the_parts(told: Told) -> None:
                 turns[-1] += 1
 
     running = asyncio.create_task(another())
-    await told.look(0, *calls(3 * TOLD_AT_ONCE))
+    await told.poll(0, *calls(3 * PUBLISHED_AT_ONCE))
     running.cancel()
     assert len(turns) == 3
     assert all(turns[:-1])
 
 
-async def test_what_concerns_all_calls_is_compared_beside_the_loop_too(told: Told) -> None:
+async def test_what_concerns_all_calls_is_compared_beside_the_loop_too(told: EventHistory) -> None:
     """A source whose calls are watched no longer: nothing is sighted, and everything changes."""
-    await told.look(0, *calls(HERE_MAX + 1))
+    await told.poll(0, *calls(HERE_MAX + 1))
     there: list[bool] = []
 
-    def gone() -> Change:
+    def gone() -> ChangeSet:
         there.append(threading.current_thread() is threading.main_thread())
-        return unwatch(told.picture, {f"{n}" for n in range(HERE_MAX + 1)}, at(5))
+        return unwatch(told.index, {f"{n}" for n in range(HERE_MAX + 1)}, at(5))
 
-    await told.ledger.change((), gone)
+    await told.recorder.change((), gone)
     assert there == [False]
-    assert not told.picture.live_calls()
+    assert not told.index.live_calls()
 
 
-async def test_who_gives_up_waiting_for_a_comparison_leaves_nothing_half_done(told: Told) -> None:
+async def test_who_gives_up_waiting_for_a_comparison_leaves_nothing_half_done(told: EventHistory) -> None:
     """The thread reads what is known: until it is done nobody else changes that, and its result is dropped."""
     begun, may_end = threading.Event(), threading.Event()
-    seen = Snapshot(target=ACCOUNT, taken_at=at(0), sightings=tuple(calls(HERE_MAX + 1)))
+    seen = Snapshot(target=ACCOUNT, taken_at=at(0), observations=tuple(calls(HERE_MAX + 1)))
 
-    def slow() -> Change:
+    def slow() -> ChangeSet:
         begun.set()
         may_end.wait(30)
         return told.compared(seen)
 
-    leaving = asyncio.create_task(told.ledger.take(seen, slow))
+    leaving = asyncio.create_task(told.recorder.take(seen, slow))
     await asyncio.to_thread(begun.wait, 30)
     leaving.cancel()
-    following = asyncio.create_task(told.look(1, *calls(1)))
+    following = asyncio.create_task(told.poll(1, *calls(1)))
     for _ in range(20):
         await asyncio.sleep(0)
     assert not leaving.done()
@@ -120,47 +120,47 @@ async def test_who_gives_up_waiting_for_a_comparison_leaves_nothing_half_done(to
     await following
     assert leaving.cancelled()
     assert told.threads == [False, True]
-    assert [call.call_id for call in told.picture.live_calls()] == ["0/s-0"]
+    assert [call.call_id for call in told.index.live_calls()] == ["0/s-0"]
     assert len(await told.outbox.history(after_seq=0, limit=1000)) == 1
 
 
-class Slow(Told):
-    """Its outbox records a look at extension 1 only when it is told to."""
+class Slow(EventHistory):
+    """Its outbox records a poll of extension 1 only when it is told to."""
 
     def __init__(self, outbox: SqliteOutbox, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(outbox)
         self.may_record = asyncio.Event()
         record = outbox.record
 
-        async def slowly(look: Look | None, change: Change, /) -> None:
-            if look is not None and look.target.extension_id == "1":
+        async def slowly(poll: PollRecord | None, change: ChangeSet, /) -> None:
+            if poll is not None and poll.target.extension_id == "1":
                 await self.may_record.wait()
-            await record(look, change)
+            await record(poll, change)
 
         monkeypatch.setattr(outbox, "record", slowly)
 
-    def looks(self, extension_id: str, *seen: Sighting) -> asyncio.Task[None]:
+    def polls(self, extension_id: str, *seen: CallObservation) -> asyncio.Task[None]:
         target = Target(source="acme", extension_id=extension_id)
-        snapshot = Snapshot(target=target, taken_at=at(1), sightings=seen)
-        return asyncio.create_task(self.ledger.take(snapshot, lambda: self.compared(snapshot)))
+        snapshot = Snapshot(target=target, taken_at=at(1), observations=seen)
+        return asyncio.create_task(self.recorder.take(snapshot, lambda: self.compared(snapshot)))
 
     def told_of(self) -> list[str]:
         return [call.call_id for part in self.parts for call in part.calls]
 
 
-def ringing(extension_id: str, session_id: str) -> Sighting:
-    return sighting("ringing", extension_id=extension_id, session_id=session_id, record_id=f"L{extension_id}")
+def ringing(extension_id: str, session_id: str) -> CallObservation:
+    return observation("ringing", extension_id=extension_id, session_id=session_id, record_id=f"L{extension_id}")
 
 
 @pytest.fixture
-async def slow(told: Told, monkeypatch: pytest.MonkeyPatch) -> Slow:
+async def slow(told: EventHistory, monkeypatch: pytest.MonkeyPatch) -> Slow:
     return Slow(told.outbox, monkeypatch)
 
 
 async def test_another_session_does_not_wait_for_the_disk(slow: Slow) -> None:
-    """While one look's change is on its way to the disk, a look at another extension is recorded and told."""
-    first = slow.looks("1", ringing("1", "s-1"))
-    await slow.looks("2", ringing("2", "s-2"))
+    """While one poll's change is on its way to the disk, a poll of another extension is recorded and told."""
+    first = slow.polls("1", ringing("1", "s-1"))
+    await slow.polls("2", ringing("2", "s-2"))
     assert slow.told_of() == ["2/s-2"]
     slow.may_record.set()
     await first
@@ -169,8 +169,8 @@ async def test_another_session_does_not_wait_for_the_disk(slow: Slow) -> None:
 
 async def test_changes_of_one_session_are_made_one_at_a_time(slow: Slow) -> None:
     """A look that shows the same session is compared with what the earlier one left, once that is on the disk."""
-    first = slow.looks("1", ringing("1", "s"))
-    second = slow.looks("2", ringing("2", "s"))
+    first = slow.polls("1", ringing("1", "s"))
+    second = slow.polls("2", ringing("2", "s"))
     for _ in range(20):
         await asyncio.sleep(0.01)
     assert slow.told_of() == []
@@ -181,11 +181,11 @@ async def test_changes_of_one_session_are_made_one_at_a_time(slow: Slow) -> None
 
 
 async def test_what_may_concern_all_calls_waits_for_all(slow: Slow) -> None:
-    """A change that names no sightings begins when nothing is under way, and what comes later waits for it."""
-    first = slow.looks("1", ringing("1", "s-1"))
+    """A change that names no observations begins when nothing is under way, and what comes later waits for it."""
+    first = slow.polls("1", ringing("1", "s-1"))
     await asyncio.sleep(0)
-    everything = asyncio.create_task(slow.ledger.change((), lambda: unwatch(slow.picture, {"1"}, at(2))))
-    later = slow.looks("2", ringing("2", "s-2"))
+    everything = asyncio.create_task(slow.recorder.change((), lambda: unwatch(slow.index, {"1"}, at(2))))
+    later = slow.polls("2", ringing("2", "s-2"))
     for _ in range(20):
         await asyncio.sleep(0.01)
     assert slow.told_of() == []
@@ -196,8 +196,8 @@ async def test_what_may_concern_all_calls_waits_for_all(slow: Slow) -> None:
 
 async def test_who_gives_up_its_turn_holds_up_nobody(slow: Slow) -> None:
     """A look that is cancelled while it waits for its session leaves the session to the next."""
-    first = slow.looks("1", ringing("1", "s"))
-    second, third = slow.looks("2", ringing("2", "s")), slow.looks("3", ringing("3", "s"))
+    first = slow.polls("1", ringing("1", "s"))
+    second, third = slow.polls("2", ringing("2", "s")), slow.polls("3", ringing("3", "s"))
     await asyncio.sleep(0.01)
     second.cancel()
     slow.may_record.set()
@@ -206,47 +206,47 @@ async def test_who_gives_up_its_turn_holds_up_nobody(slow: Slow) -> None:
     assert slow.told_of() == ["1/s", "3/s"]
 
 
-async def test_a_look_that_shows_nothing_where_nothing_is_known_is_not_compared(told: Told) -> None:
+async def test_a_poll_that_shows_nothing_where_nothing_is_known_is_not_compared(told: EventHistory) -> None:
     """It is remembered all the same, time never runs backwards, and once a minute it is kept."""
     for t in (0, 10, 5):
-        await told.look(t)
-    assert told.threads == [True]  # the very first look is kept, and so goes the long way
-    assert told.picture.looks[ACCOUNT] == at(10)
-    await told.look(60)
-    assert (await told.outbox.known())["acme"].looks[ACCOUNT] == at(60)
-    await told.look(61, *calls(1))
-    await told.look(62)  # which misses a known call
-    await told.look(63)
+        await told.poll(t)
+    assert told.threads == [True]  # the very first poll is kept, and so goes the long way
+    assert told.index.polls[ACCOUNT] == at(10)
+    await told.poll(60)
+    assert (await told.outbox.known())["acme"].polls[ACCOUNT] == at(60)
+    await told.poll(61, *calls(1))
+    await told.poll(62)  # which misses a known call
+    await told.poll(63)
     assert len(told.threads) == 5
-    (missed,) = told.picture.pending()
+    (missed,) = told.index.pending()
     assert missed.vanished_at == at(62)
 
 
-async def test_a_look_that_shows_nothing_waits_for_who_is_at_work(told: Told) -> None:
-    """Somebody may be about to learn of a call that this look misses."""
-    await told.look(0)
-    async with told.ledger._turns.of(None):
-        look = asyncio.create_task(told.look(1))
+async def test_a_poll_that_shows_nothing_waits_for_who_is_at_work(told: EventHistory) -> None:
+    """Somebody may be about to learn of a call that this poll misses."""
+    await told.poll(0)
+    async with told.recorder._locks.of(None):
+        poll = asyncio.create_task(told.poll(1))
         await asyncio.sleep(0)
-        assert told.picture.looks[ACCOUNT] == at(0)
-    await look
-    assert told.picture.looks[ACCOUNT] == at(1)
+        assert told.index.polls[ACCOUNT] == at(0)
+    await poll
+    assert told.index.polls[ACCOUNT] == at(1)
 
 
-async def test_a_poll_is_stored_with_its_commit(told: Told) -> None:
+async def test_a_poll_is_stored_with_its_commit(told: EventHistory) -> None:
     """Said when it is on the disk and not before; an unchanged one at the latest 20 s after the last."""
-    stored: list[Look] = []
-    told.ledger = Ledger(told.picture, told.outbox, told.parts.append, stored.append)
+    stored: list[PollRecord] = []
+    told.recorder = ChangeRecorder(told.index, told.outbox, told.parts.append, stored.append)
     for t in (0, 10, 19, 21, 30):
-        await told.look(t)
-    await told.look(31, *calls(1))
-    assert [look.taken_at for look in stored] == [at(0), at(21), at(31)]
+        await told.poll(t)
+    await told.poll(31, *calls(1))
+    assert [poll.taken_at for poll in stored] == [at(0), at(21), at(31)]
 
 
-async def test_a_poll_that_cannot_be_stored_is_not_stored(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_poll_that_cannot_be_stored_is_not_stored(told: EventHistory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is what it shows known; the next one that can be stored brings both."""
-    stored: list[Look] = []
-    told.ledger = Ledger(told.picture, told.outbox, told.parts.append, stored.append)
+    stored: list[PollRecord] = []
+    told.recorder = ChangeRecorder(told.index, told.outbox, told.parts.append, stored.append)
 
     async def full(*_: object) -> None:
         raise OutboxUnavailable("disk full")
@@ -254,7 +254,7 @@ async def test_a_poll_that_cannot_be_stored_is_not_stored(told: Told, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(told.outbox, "record", full)
         with pytest.raises(OutboxUnavailable):
-            await told.look(0, *calls(1))
+            await told.poll(0, *calls(1))
     assert (stored, told.parts) == ([], [])
-    await told.look(5, *calls(1))
-    assert [look.taken_at for look in stored] == [at(5)]
+    await told.poll(5, *calls(1))
+    assert [poll.taken_at for poll in stored] == [at(5)]

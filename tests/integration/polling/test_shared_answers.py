@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 
 from callcast.calls.freshness import Freshness
-from callcast.calls.index import Picture
-from callcast.calls.model import CallEvent, Change, Disposition, Known, Leg, State
+from callcast.calls.index import CallIndex
+from callcast.calls.model import CallEvent, ChangeSet, Disposition, Known, Leg, State
 from callcast.calls.shared_answers import SharedAnswers
 from callcast.calls.tracker import Rules
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
-from callcast.polling.backfill import Reconciler
+from callcast.polling.backfill import Backfill
 from callcast.polling.poller import Poller
-from callcast.polling.recorder import Ledger
+from callcast.polling.recorder import ChangeRecorder
 from callcast.polling.sources import share_answers
 from callcast.ports.outbox import OutboxUnavailable
 from tests.clock import TurnedClock
-from tests.integration.polling.test_poller import Notes, over, sighting
+from tests.integration.polling.test_poller import Notes, observation, over
 from tests.remote_side import ScriptedUpstream
 
 EXTENSIONS = {"one": "101", "two": "102"}
@@ -57,15 +57,15 @@ class Account:
                         raise task.exception()  # type: ignore[misc]
 
     def _poller(self, source: str, outbox: SqliteOutbox, known: Any, answers: SharedAnswers) -> Poller:
-        mine = known.get(source, Known(calls={}, looks={}, notes={}))
-        ledger = Ledger(Picture(source, mine, answers), outbox, self._told)
+        mine = known.get(source, Known(calls={}, polls={}, notes={}))
+        recorder = ChangeRecorder(CallIndex(source, mine, answers), outbox, self._told)
         return Poller(
             source,
             [EXTENSIONS[source]],
             interval_s=5.0,
             upstream=self.far[source],
-            ledger=ledger,
-            reconciler=Reconciler(ledger, self.far[source], Rules(), self.clock, Notes()),
+            recorder=recorder,
+            backfill=Backfill(recorder, self.far[source], Rules(), self.clock, Notes()),
             freshness=Freshness(source),
             rules=Rules(),
             clock=self.clock,
@@ -73,7 +73,7 @@ class Account:
             claim=lambda _: True,
         )
 
-    def _told(self, change: Change) -> None:
+    def _told(self, change: ChangeSet) -> None:
         self.events += [event for event in change.events if isinstance(event, CallEvent)]
 
     def shows(self, source: str, what: str, **facts: Any) -> None:
@@ -83,9 +83,9 @@ class Account:
             shown = over(self.start, 5, **same)
         elif what == "talking":
             legs = (Leg(kind="PstnToSip", started_at=self.start, accepted=True),)
-            shown = sighting(self.start, State.CONNECTED, legs=legs, **same)
+            shown = observation(self.start, State.CONNECTED, legs=legs, **same)
         else:
-            shown = sighting(self.start, **same)
+            shown = observation(self.start, **same)
         self.far[source].list_of = lambda _: [shown] if what != "nothing" else []
 
     def told_of(self, source: str) -> list[tuple[str, Disposition | None]]:
@@ -148,10 +148,10 @@ async def corrected_id(account: Account, *, killed: bool) -> str:
         real = outbox.record
         if killed:
 
-            async def only_two(look: Any, change: Change, /) -> None:
+            async def only_two(poll: Any, change: ChangeSet, /) -> None:
                 if any(call.source == "one" for call in change.calls):
                     raise OutboxUnavailable("killed here")
-                await real(look, change)
+                await real(poll, change)
 
             outbox.record = only_two  # type: ignore[method-assign]
         account.shows("two", "talking", session_id="s-2", record_id="r-2")
@@ -181,10 +181,10 @@ async def test_while_the_store_fails_a_correction_waits(account: Account) -> Non
         await account.clock.turn(10)
         real = outbox.record
 
-        async def fails(look: Any, change: Change, /) -> None:
+        async def fails(poll: Any, change: ChangeSet, /) -> None:
             if any(event.type == "call.corrected" for event in change.events):
                 raise OutboxUnavailable("the disk is full")
-            await real(look, change)
+            await real(poll, change)
 
         outbox.record = fails  # type: ignore[method-assign]
         account.shows("two", "talking")

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientSession
 
 import callcast.ringcentral.check as probe_module
-from callcast.ports.connectivity import ProbeResult
+from callcast.ports.connectivity import ConnectivityResult
 from callcast.ringcentral.check import probe
 from callcast.ringcentral.settings import SourceSettings
 from callcast.ringcentral.sign_in import FILE, SignIns, credential_digest
@@ -30,12 +30,12 @@ def crowd(extensions: int, *, ahead_s: float = 0, **settings: Any) -> Platform:
     return Platform(busy(clock.now(), extensions, 1), clock=clock, **settings)
 
 
-async def answers(platform: Platform, **settings: Any) -> list[ProbeResult]:
+async def answers(platform: Platform, **settings: Any) -> list[ConnectivityResult]:
     async with platform.serve() as url:
         return await answers_of(url, **settings)
 
 
-async def answers_of(url: str, **settings: Any) -> list[ProbeResult]:
+async def answers_of(url: str, **settings: Any) -> list[ConnectivityResult]:
     credential = Credential()
     given: dict[str, Any] = {
         "server": url,
@@ -43,7 +43,7 @@ async def answers_of(url: str, **settings: Any) -> list[ProbeResult]:
         "client_secret": Secret(credential.client_secret),
         "jwt": Secret(credential.jwt),
     }
-    told: list[ProbeResult] = []
+    told: list[ConnectivityResult] = []
     async with ClientSession() as session:
         source = SourceSettings(**{**given, **settings})
         clock = RealClock()
@@ -55,7 +55,7 @@ async def answers_of(url: str, **settings: Any) -> list[ProbeResult]:
     return told
 
 
-def by_subject(told: list[ProbeResult]) -> Mapping[str, ProbeResult]:
+def by_subject(told: list[ConnectivityResult]) -> Mapping[str, ConnectivityResult]:
     """The answers by what they are about; each once."""
     assert len({one.about for one in told}) == len(told)
     return {one.about: one for one in told}
@@ -235,7 +235,7 @@ async def test_a_token_that_the_service_keeps_is_used(tmp_path: Path) -> None:
     async with platform.serve() as url, ClientSession() as session:
         settings = SourceSettings(server=url, client_id=credential.client_id, client_secret=secret, jwt=jwt)
         service = SignIns(clock, path=tmp_path / FILE)
-        first: list[ProbeResult] = []
+        first: list[ConnectivityResult] = []
         form = {"grant_type": JWT_GRANT, "assertion": credential.jwt}
         tokens = platform.tokens.exchange(credential, form, datetime.now(UTC))
         digest = credential_digest(url, credential.client_id, settings.client_secret, settings.jwt)
@@ -245,7 +245,7 @@ async def test_a_token_that_the_service_keeps_is_used(tmp_path: Path) -> None:
         await command.load()
         await probe("acme", settings, first.append, session=session, sign_ins=command, clock=clock, version="1")
     told = by_subject(first)
-    assert told["token"] == ProbeResult("good", "of extension 7, kept by the service", about="token")
+    assert told["token"] == ConnectivityResult("good", "of extension 7, kept by the service", about="token")
     assert {one.verdict for one in first} == {"good"}
     assert [request.path.rpartition("/")[2] for request in platform.requests] == ["active-calls"]
 
@@ -255,7 +255,7 @@ async def test_of_many_sources_of_one_app_those_that_wait_are_not_asked(monkeypa
     monkeypatch.setattr(probe_module, "SIGN_IN_TIMEOUT_S", 2.0)
     users = [Credential(jwt=f"jwt-{number}", extension_id=str(400_200_001 + number)) for number in range(6)]
     platform, clock = crowd(6, limits=Limits(), credentials=users), RealClock()
-    told: list[ProbeResult] = []
+    told: list[ConnectivityResult] = []
     async with platform.serve() as url, ClientSession() as session:
         sign_ins = SignIns(clock)
         sources = [

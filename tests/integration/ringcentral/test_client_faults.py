@@ -9,7 +9,7 @@ from aiohttp import ClientSession, TCPConnector, web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from callcast.calls.model import Target
-from callcast.ports.upstream import LookFailed
+from callcast.ports.upstream import PollFailed
 from callcast.ringcentral import client as client_module
 from callcast.ringcentral import http as exchange
 from callcast.ringcentral.client import Client
@@ -60,22 +60,22 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("fault", "reason"), FAULTS, ids=lambda x: f"{x.kind}-{x.path}" if isinstance(x, Fault) else x)
-async def test_each_fault_is_a_failed_look_and_the_next_one_is_good(
+async def test_each_fault_is_a_failed_poll_and_the_next_one_is_good(
     session: ClientSession, heard: Heard, monkeypatch: pytest.MonkeyPatch, fault: Fault, reason: str
 ) -> None:
-    """Whatever breaks, one look fails with its reason; the next look, with the same client, is whole again."""
+    """Whatever breaks, one poll fails with its reason; the next poll, with the same client, is whole again."""
     if reason == "timeout":  # of the others a busy machine may take its time
-        monkeypatch.setattr(client_module, "LOOK_TIMEOUT_S", 0.5)
+        monkeypatch.setattr(client_module, "POLL_TIMEOUT_S", 0.5)
         monkeypatch.setattr("callcast.ringcentral.token.ASK_TIMEOUT_S", 0.5)
     clock = TurnedClock(by_itself=True)
     platform = Platform(faults=[fault])
     async with platform.serve() as url:
         client = at(url, session, heard, clock)
-        with pytest.raises(LookFailed) as failed:
-            await client.look(TARGET)
+        with pytest.raises(PollFailed) as failed:
+            await client.poll(TARGET)
         assert failed.value.reason == reason
         await clock.turn(30)
-        assert len((await client.look(TARGET)).sightings) == 1
+        assert len((await client.poll(TARGET)).observations) == 1
 
 
 async def test_an_answer_that_unpacks_to_more_than_the_cap_is_refused(session: ClientSession, heard: Heard) -> None:
@@ -86,15 +86,15 @@ async def test_an_answer_that_unpacks_to_more_than_the_cap_is_refused(session: C
         return web.Response(body=packed, headers={"Content-Encoding": "gzip", "Content-Type": "application/json"})
 
     async with serving({LIST: bomb}) as url:
-        with pytest.raises(LookFailed, match="larger than 32 MiB") as failed:
-            await at(url, session, heard).look(TARGET)
+        with pytest.raises(PollFailed, match="larger than 32 MiB") as failed:
+            await at(url, session, heard).poll(TARGET)
         assert failed.value.reason == "parse"
 
 
 async def test_an_answer_without_end_is_refused_as_it_comes(
     session: ClientSession, heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reading stops at the cap, whether or not the far side ever does."""
+    """Reading stops at the cap, whether or not the remote side ever does."""
     monkeypatch.setattr(exchange, "RESPONSE_BYTES_MAX", 1_000_000)
 
     async def endless(request: web.Request) -> web.StreamResponse:
@@ -104,8 +104,8 @@ async def test_an_answer_without_end_is_refused_as_it_comes(
             await response.write(b" " * 65_536)
 
     async with serving({LIST: endless}) as url:
-        with pytest.raises(LookFailed, match="larger than") as failed:
-            await at(url, session, heard).look(TARGET)
+        with pytest.raises(PollFailed, match="larger than") as failed:
+            await at(url, session, heard).poll(TARGET)
     assert failed.value.reason == "parse"
 
 
@@ -118,9 +118,9 @@ async def test_a_large_list_is_decoded_whole(session: ClientSession, heard: Hear
 
     async with serving({LIST: large}) as url:
         client = at(url, session, heard)
-        first, second = await client.look(TARGET), await client.look(TARGET)
-    assert len(first.sightings) == 1200
-    assert second.sightings is first.sightings
+        first, second = await client.poll(TARGET), await client.poll(TARGET)
+    assert len(first.observations) == 1200
+    assert second.observations is first.observations
 
 
 async def test_nobody_listens(session: ClientSession, heard: Heard) -> None:
@@ -128,8 +128,8 @@ async def test_nobody_listens(session: ClientSession, heard: Heard) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(LookFailed) as failed:
-        await at(f"http://127.0.0.1:{port}", session, heard).look(TARGET)
+    with pytest.raises(PollFailed) as failed:
+        await at(f"http://127.0.0.1:{port}", session, heard).poll(TARGET)
     assert failed.value.reason == "network"
     assert "refused" in failed.value.detail.lower()
 
@@ -145,16 +145,16 @@ class NoNames(AbstractResolver):
 async def test_a_name_that_is_not_found(heard: Heard) -> None:
     """DNS trouble is `network`, and says so."""
     async with ClientSession(connector=TCPConnector(resolver=NoNames())) as session:
-        with pytest.raises(LookFailed, match="host name") as failed:
-            await at("https://platform.example.com", session, heard).look(TARGET)
+        with pytest.raises(PollFailed, match="host name") as failed:
+            await at("https://platform.example.com", session, heard).poll(TARGET)
     assert failed.value.reason == "network"
 
 
 async def test_plain_text_where_tls_is_expected(session: ClientSession, heard: Heard) -> None:
     """A TLS fault is `network`."""
     async with Platform().serve() as url:
-        with pytest.raises(LookFailed) as failed:
-            await at(url.replace("http:", "https:"), session, heard).look(TARGET)
+        with pytest.raises(PollFailed) as failed:
+            await at(url.replace("http:", "https:"), session, heard).poll(TARGET)
     assert failed.value.reason == "network"
     assert "TLS" in failed.value.detail
 
@@ -162,7 +162,7 @@ async def test_plain_text_where_tls_is_expected(session: ClientSession, heard: H
 async def test_the_connection_is_given_up_after_its_own_time(
     session: ClientSession, heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A host that accepts no connection is given up after the connect timeout, well before the look's."""
+    """A host that accepts no connection is given up after the connect timeout, well before the poll's."""
     monkeypatch.setattr(exchange, "CONNECT_TIMEOUT_S", 0.2)
     monkeypatch.setattr(exchange, "_timeout", exchange._timeout.__wrapped__)  # what another test asked for is cached
     with socket.socket() as full:
@@ -173,8 +173,8 @@ async def test_the_connection_is_given_up_after_its_own_time(
             for other in others:
                 other.setblocking(False)
                 other.connect_ex(full.getsockname())
-            with pytest.raises(LookFailed) as failed:
-                await at(f"http://127.0.0.1:{full.getsockname()[1]}", session, heard).look(TARGET)
+            with pytest.raises(PollFailed) as failed:
+                await at(f"http://127.0.0.1:{full.getsockname()[1]}", session, heard).poll(TARGET)
         finally:
             for other in others:
                 other.close()
@@ -183,7 +183,7 @@ async def test_the_connection_is_given_up_after_its_own_time(
 
 
 async def test_a_request_is_never_repeated_behind_our_back(session: ClientSession, heard: Heard) -> None:
-    """A kept connection that breaks under a request costs that look; the library must not ask twice uncounted."""
+    """A kept connection that breaks under a request costs that poll; the library must not ask twice uncounted."""
     asked = 0
 
     async def breaks(request: web.Request) -> web.Response:
@@ -195,14 +195,14 @@ async def test_a_request_is_never_repeated_behind_our_back(session: ClientSessio
 
     async with serving({LIST: breaks}) as url:
         client = at(url, session, heard)
-        await client.look(TARGET)
-        with pytest.raises(LookFailed) as failed:
-            await client.look(TARGET)
+        await client.poll(TARGET)
+        with pytest.raises(PollFailed) as failed:
+            await client.poll(TARGET)
     assert failed.value.reason == "network"
     assert asked == 2
 
 
-async def test_looks_that_meet_a_displaced_session_share_one_new_token(heard: Heard, session: ClientSession) -> None:
+async def test_polls_that_meet_a_displaced_session_share_one_new_token(heard: Heard, session: ClientSession) -> None:
     """Three looks in flight meet 401 with the same old token: one token request serves them all."""
     clock = TurnedClock()
     together = asyncio.Barrier(3)
@@ -222,11 +222,11 @@ async def test_looks_that_meet_a_displaced_session_share_one_new_token(heard: He
     async with serving({LIST: active_calls}, token) as url:
         client = make_client(session, clock, heard, server=url, heavy_per_minute=6000)
         targets = [Target(source="acme", extension_id=str(i)) for i in range(3)]
-        looks = asyncio.gather(*map(client.look, targets))
-        while not looks.done():
+        polls = asyncio.gather(*map(client.poll, targets))
+        while not polls.done():
             await clock.turn(0.1)
             await asyncio.sleep(0)
-        await looks
+        await polls
     assert tokens == 2
 
 
@@ -235,12 +235,12 @@ async def test_waiting_for_a_turn_is_not_waiting_for_an_answer(session: ClientSe
     clock = TurnedClock()
     async with Platform().serve() as url:
         client = at(url, session, heard, clock)
-        await client.look(TARGET)
-        waiting = asyncio.create_task(client.look(TARGET))
+        await client.poll(TARGET)
+        waiting = asyncio.create_task(client.poll(TARGET))
         await clock.turn(1)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
         await clock.turn(7)
-        await client.look(TARGET)
+        await client.poll(TARGET)
     assert heard.outcomes("active_calls") == ["200", "200"]

@@ -1,4 +1,4 @@
-"""A service whose every secret and number is marked, with far sides that throw back whatever they were sent."""
+"""A service whose every secret and number is marked, with remote sides that throw back whatever they were sent."""
 
 import base64
 import json
@@ -35,7 +35,7 @@ SECRETS = {
     "hash key": "canary-hash-key",
 }
 NUMBER = re.compile(r"(?<!\d)\+?1?(6504306662|6502886382|6502223366|6504223366|4155550199)(?!\d)")
-CANARY_NUMBER = "+14155550199"  # in what far sides say about themselves
+CANARY_NUMBER = "+14155550199"  # in what remote sides say about themselves
 
 
 STATUSES = (500, 401, 302, 413, 429, 410)

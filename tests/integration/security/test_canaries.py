@@ -65,7 +65,7 @@ async def logged(home: House, *words: str) -> None:
 
 
 async def upstream_troubles(home: House) -> None:
-    """One after another, with a good look in between, so that no pause grows."""
+    """One after another, with a good poll in between, so that no pause grows."""
     elsewhere = f"http://127.0.0.1:1/?key={SECRETS['url token']}"
     for kind, facts in (
         ("status", {"status": 401}),
@@ -82,7 +82,7 @@ async def upstream_troubles(home: House) -> None:
         await until(lambda n=number: met(home, n) > 0, f"{kind} was met")  # type: ignore[misc]
         home.platform.faults.remove(number)
         await home.stage.seen(1)
-    for word in ("look_failed", "bad_record", "rate_limited"):
+    for word in ("poll_failed", "bad_record", "rate_limited"):
         await logged(home, word)
 
 

@@ -19,14 +19,14 @@ ENDS = st.sampled_from(sorted(ENDINGS))
 @st.composite
 def calls(draw: st.DrawFn) -> Call:
     kind = draw(st.sampled_from(["inbound", "queue", "outbound", "internal", "ringout", "conference"]))
-    desks = draw(st.permutations(DESKS))
-    last = tuple(desks[: draw(st.integers(1, 4))])
-    earlier = draw(st.lists(st.sampled_from([(desk,) for desk in desks]), max_size=2))
+    phones = draw(st.permutations(DESKS))
+    last = tuple(phones[: draw(st.integers(1, 4))])
+    earlier = draw(st.lists(st.sampled_from([(phone,) for phone in phones]), max_size=2))
     return Call(
         at_s=draw(st.floats(0, 30)),
         kind=kind,
-        extension=desks[0],
-        to=desks[1] if kind == "internal" else None,
+        extension=phones[0],
+        to=phones[1] if kind == "internal" else None,
         number=draw(st.none() | st.just("+15550101234")),
         name=draw(st.none() | st.just("A. MILLER") | st.just("NORTH - SOUTH")),
         queue="Support" if kind == "queue" else None,
@@ -37,7 +37,7 @@ def calls(draw: st.DrawFn) -> Call:
         talks_s=draw(MAYBE_SECONDS),
         records_s=draw(st.just(0) | SECONDS),
         ends=draw(st.none() | ENDS),
-        transfer=draw(st.none() | st.builds(Handover, to=st.just(desks[2]), rings_s=SECONDS, talks_s=MAYBE_SECONDS)),
+        transfer=draw(st.none() | st.builds(Handover, to=st.just(phones[2]), rings_s=SECONDS, talks_s=MAYBE_SECONDS)),
         id_changes=draw(st.booleans()),
         marks_answer=draw(st.booleans()),
         provisional=draw(st.booleans()),

@@ -20,9 +20,9 @@ RECORDED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("level", [OWN, COMPANY])
-async def test_one_answer_further_with_every_look(level: str) -> None:
+async def test_one_answer_further_with_every_poll(level: str) -> None:
     """Both lists give the six recorded answers in order, key for key, and stay with the last one."""
-    async with calling(Platform(seed.by_look())) as caller:
+    async with calling(Platform(seed.by_poll())) as caller:
         for recorded in [*RECORDED, RECORDED[-1]]:
             answer = await caller.get(level + "/active-calls", view="Detailed")
             assert json.dumps(answer.body["records"]) == json.dumps(recorded["records"])
@@ -31,7 +31,7 @@ async def test_one_answer_further_with_every_look(level: str) -> None:
 
 async def test_the_page_around_the_records_is_the_recorded_one() -> None:
     """Address, paging and navigation of an answer differ from the recording in the host alone."""
-    async with calling(Platform(seed.by_look())) as caller:
+    async with calling(Platform(seed.by_poll())) as caller:
         answer = await caller.get(OWN + "/active-calls", view="Detailed")
         here = json.dumps(answer.body).replace(caller.url, "https://platform.ringcentral.com")
         assert here == json.dumps(RECORDED[0])
@@ -39,7 +39,7 @@ async def test_the_page_around_the_records_is_the_recorded_one() -> None:
 
 async def test_each_list_has_its_own_turn_and_may_be_empty_first() -> None:
     """A look at the account's list does not move the extension's; empty looks come before the first answer."""
-    async with calling(Platform(seed.by_look(empty_looks=1))) as caller:
+    async with calling(Platform(seed.by_poll(empty_polls=1))) as caller:
         assert await caller.records(COMPANY + "/active-calls") == []
         assert len(await caller.records(COMPANY + "/active-calls")) == 1
         assert await caller.records(OWN + "/active-calls") == []
@@ -48,7 +48,7 @@ async def test_each_list_has_its_own_turn_and_may_be_empty_first() -> None:
 async def test_a_test_can_follow_the_recordings_moments() -> None:
     """`on_turn` hears the moment of each answer, which lies after everything that the answer shows."""
     moments: list[datetime] = []
-    async with calling(Platform(seed.by_look(on_turn=moments.append))) as caller:
+    async with calling(Platform(seed.by_poll(on_turn=moments.append))) as caller:
         for _ in RECORDED:
             await caller.records(OWN + "/active-calls")
     assert tuple(moments) == seed.MOMENTS
@@ -65,7 +65,7 @@ async def test_timed_turns_by_the_clock(clock: SimulatedClock) -> None:
 
 async def test_the_call_log_has_what_ended() -> None:
     """After the third answer the call log has the first call, and after the sixth both, newest first."""
-    async with calling(Platform(seed.by_look())) as caller:
+    async with calling(Platform(seed.by_poll())) as caller:
         for turns, ended in ((2, []), (1, [2]), (3, [5, 2])):
             for _ in range(turns):
                 await caller.get(OWN + "/active-calls")

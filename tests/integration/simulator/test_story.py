@@ -15,7 +15,7 @@ from callcast.simulator.script import Call, ScriptFault, read
 from callcast.simulator.story import Listing, Story
 from tests.integration.simulator.conftest import START
 from tests.integration.simulator.plots import calls, moments, told
-from tests.unit.ringcentral.decoded import decode_page, sightings_of
+from tests.unit.ringcentral.decoded import decode_page, observations_of
 
 DESK = "400200001"
 ANSWERED = Call(kind="inbound", extension="1001", number="+15550101234", rings_s=4, talks_s=30)
@@ -193,7 +193,7 @@ def test_a_reader_finds_the_truth(call: Call) -> None:
             records = story.active(extension_id, moment)
             page = decode_page(json_answer({"records": records, "navigation": {}, "paging": {}}).body)
             assert page.bad == ()
-            shown = sightings_of(page, Target(source="s", extension_id=extension_id))
+            shown = observations_of(page, Target(source="s", extension_id=extension_id))
             true = [
                 truth
                 for truth in story.truth(moment)
@@ -224,7 +224,7 @@ def test_every_scenario_loads(name: str) -> None:
     scenario = load(name, START)
     for minute in range(3):
         for extension_id in (scenario.extension_ids()[0], None):
-            scenario.look(extension_id)
+            scenario.poll(extension_id)
             scenario.active(extension_id, after(minute * 60))
     assert scenario.extension_ids()
 
@@ -278,5 +278,5 @@ def test_a_call_that_cannot_be_played_is_refused_at_once(call: Call) -> None:
 
 def test_a_crowd_has_as_many_desks_as_asked_for() -> None:
     """Ids and numbers of 2,000 desks are all different."""
-    desks = crowd(2000).extensions
-    assert len({desk.id for desk in desks}) == len({desk.number for desk in desks}) == 2000
+    phones = crowd(2000).extensions
+    assert len({phone.id for phone in phones}) == len({phone.number for phone in phones}) == 2000

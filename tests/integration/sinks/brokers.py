@@ -18,9 +18,9 @@ MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sb
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with socket.socket() as check_connectivity:
+        check_connectivity.bind(("127.0.0.1", 0))
+        return int(check_connectivity.getsockname()[1])
 
 
 def need_mosquitto() -> str:

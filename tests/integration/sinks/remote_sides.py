@@ -1,4 +1,4 @@
-"""The far sides of the built-in sinks: real ones, under the test's control."""
+"""The remote sides of the built-in sinks: real ones, under the test's control."""
 
 import asyncio
 import json
@@ -13,11 +13,11 @@ from aiohttp import web
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from callcast.ports.sink import Place, Sink
+from callcast.ports.sink import Sink, SinkContext
 from callcast.settings.secret import Secret
 from callcast.sinks import mqtt as mqtt_sink
 from callcast.sinks import stdout, webhook
-from callcast.testing import FarSide, Mode, until
+from callcast.testing import Mode, RemoteSide, until
 from tests.integration.sinks.brokers import Broker, free_port
 
 Protocol = Literal["5", "3.1.1"]
@@ -26,7 +26,7 @@ URL_TOKEN = "token-in-the-url"
 HEADER_TOKEN = "token-in-a-header"
 
 
-class HttpFarSide(FarSide):
+class HttpFarSide(RemoteSide):
     """A web server that notes what is posted. `answers` are the statuses of its modes."""
 
     accepts_with = 204
@@ -88,7 +88,7 @@ class HttpFarSide(FarSide):
 
 
 @asynccontextmanager
-async def webhook_far_side() -> AsyncIterator[HttpFarSide]:
+async def webhook_remote_side() -> AsyncIterator[HttpFarSide]:
     far = HttpFarSide()
     far.settings = webhook.Settings(
         url=Secret(f"http://127.0.0.1:{far.port}/hooks/{URL_TOKEN}?key={URL_TOKEN}"),
@@ -103,7 +103,7 @@ async def webhook_far_side() -> AsyncIterator[HttpFarSide]:
         await far.become("down")
 
 
-class MqttFarSide(FarSide):
+class MqttFarSide(RemoteSide):
     """A broker, and a subscriber that notes the ids of the events."""
 
     def __init__(self, broker: Broker, protocol: Protocol) -> None:
@@ -193,7 +193,7 @@ class Watcher:
             self._note(message)
 
 
-class FifoFarSide(FarSide):
+class FifoFarSide(RemoteSide):
     """A named pipe: its reader can be absent, can stop reading, and can come back."""
 
     can_refuse = False
@@ -209,8 +209,8 @@ class FifoFarSide(FarSide):
         os.close(self._reader)
         self._reader = -1
 
-    def open(self, place: Place, /) -> AbstractAsyncContextManager[Sink]:
-        return self.settings.open_on(self.file, place)
+    def open(self, context: SinkContext, /) -> AbstractAsyncContextManager[Sink]:
+        return self.settings.open_on(self.file, context)
 
     def received(self) -> Sequence[str]:
         return [json.loads(line)["id"] for line in self.lines()]
@@ -254,7 +254,7 @@ class FifoFarSide(FarSide):
 
 
 @asynccontextmanager
-async def fifo_far_side(folder: Path) -> AsyncIterator[FifoFarSide]:
+async def fifo_remote_side(folder: Path) -> AsyncIterator[FifoFarSide]:
     far = FifoFarSide(folder / "lines")
     try:
         yield far

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from callcast.ports.connectivity import ProbeRequest
+from callcast.ports.connectivity import ConnectivityRequest
 from callcast.ports.sink import Delivered
 from callcast.settings.secret import Secret
 from callcast.sinks import mqtt, webhook
 from callcast.sinks.addresses import connect
-from callcast.testing import RealClock, delivery, place
+from callcast.testing import RealClock, context, delivery
 from tests.integration.sinks.brokers import mosquitto
 from tests.integration.sinks.certificates import Certificates
 from tests.integration.sinks.remote_sides import HttpFarSide
@@ -58,13 +58,15 @@ async def test_an_mqtt_sink_reaches_the_address_that_works(
         keys: dict[str, Any] = {"tls_ca": certificates.ca} if tls else {"allow_plaintext": True}
         settings = mqtt.Settings(url=f"{scheme}://{HOST}:{broker.port}", timeout_s=5, **keys)
         if tls:
-            result = await settings.probe(ProbeRequest(name="crm", version="1", clock=RealClock()))
+            result = await settings.check_connectivity(ConnectivityRequest(name="crm", version="1", clock=RealClock()))
             assert "certificate" in result.said
             assert "mismatch" in result.said
             return
-        async with settings.open(place()) as sink:
+        async with settings.open(context()) as sink:
             assert await sink.send(delivery()) == Delivered()
-        result = await settings.probe(ProbeRequest(name="crm", version="1", clock=RealClock(), send=True))
+        result = await settings.check_connectivity(
+            ConnectivityRequest(name="crm", version="1", clock=RealClock(), send=True)
+        )
         assert result.verdict == "good", result
 
 
@@ -76,9 +78,11 @@ async def test_a_webhook_that_works_passes_its_connectivity_check(send: bool, ho
     try:
         hole(far.port)
         settings = webhook.Settings(url=Secret(f"http://{HOST}:{far.port}/"), allow_plaintext=True, timeout_s=5)
-        async with settings.open(place()) as sink:
+        async with settings.open(context()) as sink:
             assert await sink.send(delivery()) == Delivered()
-        result = await settings.probe(ProbeRequest(name="crm", version="1", clock=RealClock(), send=send))
+        result = await settings.check_connectivity(
+            ConnectivityRequest(name="crm", version="1", clock=RealClock(), send=send)
+        )
     finally:
         await far.become("down")
     assert result.verdict == "good", result

@@ -1,4 +1,4 @@
-"""Whether a sink's far side is to be had: asked without a trace, and answered in words that help."""
+"""Whether a sink's remote side is reachable: asked without a trace, and answered in words that help."""
 
 import asyncio
 import json
@@ -14,11 +14,11 @@ from aiohttp import web
 from cloudevents.v1.http import from_http
 from standardwebhooks import Webhook
 
-from callcast.ports.connectivity import ProbeRequest, ProbeResult
+from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
 from callcast.ports.sink import Delivered
 from callcast.settings.secret import Secret
 from callcast.sinks import SinkSettings, mqtt, stdout, webhook
-from callcast.testing import RealClock, delivery, place, until
+from callcast.testing import RealClock, context, delivery, until
 from tests.integration.sinks.brokers import Broker, free_port, iotcore, mosquitto
 from tests.integration.sinks.certificates import Certificates
 from tests.integration.sinks.remote_sides import HEADER_TOKEN, SIGNING_SECRET, URL_TOKEN, HttpFarSide, Watcher
@@ -26,8 +26,10 @@ from tests.integration.sinks.remote_sides import HEADER_TOKEN, SIGNING_SECRET, U
 PASSWORD = "password-of-the-broker"
 
 
-async def asked(settings: SinkSettings, *, send: bool = False) -> ProbeResult:
-    result = await settings.probe(ProbeRequest(name="crm", version="1.2.3", clock=RealClock(), send=send))
+async def asked(settings: SinkSettings, *, send: bool = False) -> ConnectivityResult:
+    result = await settings.check_connectivity(
+        ConnectivityRequest(name="crm", version="1.2.3", clock=RealClock(), send=send)
+    )
     assert result.verdict == "good" or result.verdict == "unasked" or result.remedy, "trouble without a remedy"
     for secret in (SIGNING_SECRET, URL_TOKEN, HEADER_TOKEN, PASSWORD):
         assert secret not in repr(result)
@@ -110,7 +112,7 @@ async def test_a_webhooks_certificate_that_is_not_trusted(certificates: Certific
     assert "tls_ca" in result.remedy
 
 
-async def test_a_far_side_that_wants_our_certificate(tmp_path: Path, certificates: Certificates) -> None:
+async def test_a_remote_side_that_wants_our_certificate(tmp_path: Path, certificates: Certificates) -> None:
     """With TLS 1.3 that shows only after the handshake; it shows all the same, with an alert and with silence."""
     pair = {"tls_cert": certificates.client, "tls_key": certificates.client_key}
     lines = [f"certfile {certificates.server}", f"keyfile {certificates.server_key}", f"cafile {certificates.ca}"]
@@ -193,7 +195,7 @@ async def test_a_check_is_signed_and_shaped_as_an_event(form: str) -> None:
     async with receiver() as far:
         for _ in range(2):
             result = await asked(hook(f"http://127.0.0.1:{far.port}", format=form), send=True)
-            assert result == ProbeResult("good", "http://127.0.0.1 took a callcast.check")
+            assert result == ConnectivityResult("good", "http://127.0.0.1 took a callcast.check")
             await asyncio.sleep(0.002)
     request, body = far.requests[0], far.bodies[0]
     told = Webhook(SIGNING_SECRET).verify(body, dict(request.headers))
@@ -291,7 +293,7 @@ async def test_a_probe_leaves_no_trace(tmp_path: Path, client_id: str) -> None:
     """Nothing is published, no will is left, and the service's own connection stays, whatever its client id."""
     with mosquitto(tmp_path) as broker:
         settings = broker_settings(broker, client_id=client_id)
-        async with settings.open(place()) as sink:
+        async with settings.open(context()) as sink:
             assert await sink.send(delivery()) == Delivered()
             watcher = Watcher(broker.port, "5", "#")
             try:
@@ -367,7 +369,7 @@ async def test_a_sink_that_does_not_say_how() -> None:
     class Quiet(SinkSettings):
         type: str = "quiet"
 
-        def open(self, _place: object, /) -> Any:
+        def open(self, _context: object, /) -> Any:
             raise AssertionError("a probe opens nothing")
 
     result = await asked(Quiet())

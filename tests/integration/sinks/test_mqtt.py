@@ -20,11 +20,11 @@ from callcast.calls.model import Call, Party, State
 from callcast.calls.summary import Summary
 from callcast.formats.cloudevents import Wire
 from callcast.ports.clock import Clock
-from callcast.ports.live_calls import Turn
+from callcast.ports.live_calls import LiveChange
 from callcast.ports.sink import Delivered, Delivery, Outcome, Reconnecting, Rejected, Retry, Sink
 from callcast.settings.secret import Secret
 from callcast.sinks.mqtt import Settings
-from callcast.testing import RealClock, call, delivery, event, place, until
+from callcast.testing import RealClock, call, context, delivery, event, until
 from tests.integration.sinks.brokers import Broker, free_port, iotcore, mosquitto
 from tests.integration.sinks.certificates import Certificates
 from tests.integration.sinks.remote_sides import Watcher
@@ -33,7 +33,7 @@ EXTENSION = "62264425016"
 PROTOCOLS = ("5", "3.1.1")
 
 
-class LiveBoard:
+class InMemoryLiveCalls:
     """A board that the test changes."""
 
     def __init__(self) -> None:
@@ -71,12 +71,12 @@ class LiveBoard:
         self.version += 1
         self._wake.set()
 
-    async def changed(self, since: int, /) -> Turn:
+    async def changed(self, since: int, /) -> LiveChange:
         while self.version <= since:
             await self._wake.wait()
             self._wake.clear()
         turned, self._turned = self._turned, ()
-        return Turn(version=self.version, calls=turned)
+        return LiveChange(version=self.version, calls=turned)
 
 
 class Stage:
@@ -84,7 +84,7 @@ class Stage:
 
     def __init__(self, broker: Broker, protocol: str) -> None:
         self.broker = broker
-        self.board = LiveBoard()
+        self.live_calls = InMemoryLiveCalls()
         self.logged: list[tuple[str, dict[str, object]]] = []
         self.watcher = Watcher(broker.port, protocol)
         self._protocol = protocol
@@ -96,7 +96,9 @@ class Stage:
     @asynccontextmanager
     async def sink(self, wire: Wire | None = None, clock: Clock | None = None, **keys: Any) -> AsyncIterator[Sink]:
         await until(self.watcher.ready)
-        here = structs.replace(place(self.logged), board=self.board, wire=wire or Wire(), clock=clock or RealClock())
+        here = structs.replace(
+            context(self.logged), live_calls=self.live_calls, wire=wire or Wire(), clock=clock or RealClock()
+        )
         async with self.settings(**keys).open(here) as sink:
             yield sink
 
@@ -205,7 +207,7 @@ async def test_mqtt_5_says_what_the_message_is(stage5: Stage) -> None:
 async def test_numbers_leave_as_the_policy_says(stage5: Stage) -> None:
     """Neither body, topic nor property of anything holds a number under `drop`."""
     async with stage5.sink(Wire("drop")) as sink:
-        stage5.board.turn(in_ringing())
+        stage5.live_calls.turn(in_ringing())
         assert await sink.send(delivery(1)) == Delivered()
         await stage5.shows(f"callcast/acme/{EXTENSION}/calls/s-{1:032x}")
         await stage5.shows(f"callcast/acme/{EXTENSION}/events/call.ringing")
@@ -216,15 +218,15 @@ async def test_numbers_leave_as_the_policy_says(stage5: Stage) -> None:
 # The state
 
 
-async def test_the_board_is_mirrored_and_the_dead_are_buried(stage: Stage) -> None:
+async def test_the_live_calls_is_mirrored_and_the_dead_are_buried(stage: Stage) -> None:
     """A call appears with its state, ends, and is removed `tombstone_s` later; summary and state follow."""
     topic = f"callcast/acme/{EXTENSION}/calls/s-{1:032x}"
     async with stage.sink(tombstone_s=0.2):
-        stage.board.turn(in_ringing())
+        stage.live_calls.turn(in_ringing())
         await stage.shows(topic, lambda shown: shown["state"] == "ringing")
         await stage.shows(f"callcast/acme/{EXTENSION}/state", lambda shown: shown["state"] == "ringing")
         await stage.shows("callcast/acme/summary", lambda shown: shown["ringing"] == 1)
-        stage.board.turn(call(1, state=State.ENDED))
+        stage.live_calls.turn(call(1, state=State.ENDED))
         await stage.shows(topic, lambda shown: shown is None or shown["state"] == "ended")
         await stage.shows(topic, lambda shown: shown is None)
         await stage.shows(f"callcast/acme/{EXTENSION}/state", lambda shown: shown["state"] == "idle")
@@ -244,13 +246,13 @@ class HeldClock(RealClock):
 async def test_of_many_changes_in_a_row_only_the_newest_is_told(stage: Stage) -> None:
     """The first goes out at once; what follows soon waits a moment, and is overtaken by what follows that."""
     clock, topic = HeldClock(), f"callcast/acme/{EXTENSION}/calls/s-{1:032x}"
-    stage.board.turn(in_ringing())
+    stage.live_calls.turn(in_ringing())
     async with stage.sink(clock=clock) as sink:
         await stage.shows(topic, lambda shown: shown["state"] == "ringing")
         clock.go_on.set()
         clock.go_on = asyncio.Event()
         for state in (State.RINGING, State.CONNECTED, State.RINGING, State.CONNECTED):
-            stage.board.turn(structs.replace(call(1, state=state), queue=None))
+            stage.live_calls.turn(structs.replace(call(1, state=state), queue=None))
             for _ in range(20):
                 await asyncio.sleep(0)
         assert await sink.send(delivery()) == Delivered()
@@ -297,7 +299,7 @@ def _drop_connection(sink: Any) -> None:
 
 async def test_stale_topics_of_its_own_are_removed(stage: Stage) -> None:
     """What an earlier life left behind goes on connect; what is on the board and what is not ours stays."""
-    stage.board.turn(in_ringing())
+    stage.live_calls.turn(in_ringing())
     left = ("callcast/acme/999/calls/s-old", "callcast/acme/999/state", "callcast/gone/summary")
     _publish(stage.broker, *left, "callcast/mine/too/deep/for/us", "elsewhere/acme/999/state")
     async with stage.sink():
@@ -344,14 +346,14 @@ async def test_without_permission_to_read_it_says_so_and_works(tmp_path: Path, p
     acl = tmp_path / "acl"
     acl.write_text("user callcast\ntopic write callcast/#\n")
     with mosquitto(tmp_path, f"acl_file {acl}", "allow_zero_length_clientid true") as broker:
-        board_logged: list[tuple[str, dict[str, object]]] = []
+        live_calls_logged: list[tuple[str, dict[str, object]]] = []
         settings = Settings(url=f"mqtt://127.0.0.1:{broker.port}", protocol=protocol, username="callcast", timeout_s=5)  # type: ignore[arg-type]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("callcast.sinks.mqtt.stale_topics._READ_S", 0.3)
-            async with settings.open(place(board_logged)) as sink:
+            async with settings.open(context(live_calls_logged)) as sink:
                 assert await sink.send(delivery()) == Delivered()
-                await until(lambda: bool(board_logged))
-    assert board_logged[0][0] == "mqtt_stale_state_kept"
+                await until(lambda: bool(live_calls_logged))
+    assert live_calls_logged[0][0] == "mqtt_stale_state_kept"
 
 
 # Trouble
@@ -381,10 +383,10 @@ async def _settled(sink: Sink, wanted: Delivery) -> object:
 
 
 async def test_after_an_outage_all_state_is_told_again(stage: Stage) -> None:
-    """A broker that lost its memory has all of it back, and the deliverer is told of the reconnect."""
+    """A broker that lost its memory has all of it back, and the delivery worker is told of the reconnect."""
     async with stage.sink() as sink:
         assert isinstance(sink, Reconnecting)
-        stage.board.turn(in_ringing())
+        stage.live_calls.turn(in_ringing())
         await stage.shows(f"callcast/acme/{EXTENSION}/calls/s-{1:032x}")
         before = stage.remembered().keys()
         back = asyncio.create_task(sink.reconnected())
@@ -421,7 +423,7 @@ async def test_a_session_taken_over_is_said() -> None:
     listener = await asyncio.start_server(take_over, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
     logged: list[tuple[str, dict[str, object]]] = []
-    async with listener, Settings(url=f"mqtt://127.0.0.1:{port}", client_id="both").open(place(logged)):
+    async with listener, Settings(url=f"mqtt://127.0.0.1:{port}", client_id="both").open(context(logged)):
         await until(lambda: "mqtt_session_taken_over" in dict(logged))
     assert dict(logged)["mqtt_session_taken_over"]["client_id"] == "both"
 
@@ -439,7 +441,7 @@ async def test_two_clients_with_one_id_are_suspected(stage: Stage) -> None:
     rival.reconnect_delay_set(0, 0)
     rival.connect_async("127.0.0.1", stage.broker.port)
     rival.loop_start()
-    here = structs.replace(place(stage.logged), clock=HurriedClock())
+    here = structs.replace(context(stage.logged), clock=HurriedClock())
     try:
         async with stage.settings(client_id="both").open(here):
             facts = await stage.logs("mqtt_connection_unsteady")
@@ -516,7 +518,7 @@ async def test_a_wrong_password_is_a_reason_of_its_own(tmp_path: Path, protocol:
             "type": "mqtt", "url": f"mqtt://127.0.0.1:{broker.port}", "protocol": protocol,
             "username": "callcast", "password": "wrong", "timeout_s": 5,
         })  # fmt: skip
-        async with settings.open(place()) as sink:
+        async with settings.open(context()) as sink:
             outcome = await sink.send(delivery())
     assert isinstance(outcome, Retry)
     assert outcome.reason in ("not_authorized", "bad_user_name_or_password")
@@ -579,7 +581,7 @@ class SmallBroker:
 async def test_a_broker_that_takes_few_at_a_time_gets_few_at_a_time() -> None:
     """The broker's receive maximum is kept, and everything arrives (MQTT 5)."""
     broker = SmallBroker(receive_maximum=2)
-    async with broker.listening() as url, Settings(url=url, timeout_s=5, concurrency=50).open(place()) as sink:
+    async with broker.listening() as url, Settings(url=url, timeout_s=5, concurrency=50).open(context()) as sink:
         outcomes = await asyncio.gather(*(sink.send(delivery(number)) for number in range(50)))
     assert outcomes == [Delivered()] * 50
     assert broker.most_waiting == 2
@@ -607,13 +609,13 @@ WORDS: Sequence[tuple[int, Outcome]] = [
 @pytest.mark.parametrize(("code", "outcome"), WORDS)
 async def test_the_reason_code_decides(code: int, outcome: Outcome) -> None:
     """What an operator can mend is tried again; what can never be right is rejected (MQTT 5)."""
-    async with SmallBroker(reason=code).listening() as url, Settings(url=url, timeout_s=5).open(place()) as sink:
+    async with SmallBroker(reason=code).listening() as url, Settings(url=url, timeout_s=5).open(context()) as sink:
         assert await sink.send(delivery()) == outcome
 
 
 async def test_a_word_that_mqtt_does_not_know_is_trouble() -> None:
     """A reason code that MQTT does not know is trouble of this connection, never of the program."""
-    async with SmallBroker(reason=0xEE).listening() as url, Settings(url=url, timeout_s=5).open(place()) as sink:
+    async with SmallBroker(reason=0xEE).listening() as url, Settings(url=url, timeout_s=5).open(context()) as sink:
         assert isinstance(await sink.send(delivery()), Retry)
 
 
@@ -623,7 +625,7 @@ async def test_a_silent_connection_is_kept_alive_or_given_up(answered: bool, mon
     monkeypatch.setattr("callcast.sinks.mqtt.connection._KEEPALIVE_S", 1)
     broker = SmallBroker()
     broker.answers_pings = answered
-    async with broker.listening() as url, Settings(url=url, timeout_s=5).open(place()):
+    async with broker.listening() as url, Settings(url=url, timeout_s=5).open(context()):
         if answered:
             await until(lambda: broker.pings >= 2)
             assert len(broker.client_ids) == 1
@@ -636,9 +638,9 @@ async def test_the_client_id_is_the_same_each_time() -> None:
     broker = SmallBroker()
     async with broker.listening() as url:
         for _ in range(2):
-            async with Settings(url=url, timeout_s=5).open(place()) as sink:
+            async with Settings(url=url, timeout_s=5).open(context()) as sink:
                 assert await sink.send(delivery()) == Delivered()
-        async with Settings(url=url, timeout_s=5, client_id="ours").open(place()) as sink:
+        async with Settings(url=url, timeout_s=5, client_id="ours").open(context()) as sink:
             assert await sink.send(delivery()) == Delivered()
     assert broker.client_ids == ["callcast-0123456789abcdef-tested"] * 2 + ["ours"]
 
@@ -659,7 +661,7 @@ async def test_it_comes_back_later_and_later_and_not_with_all_others() -> None:
     pauses: list[Sequence[float]] = []
     for client_id in ("one", "other"):
         clock = Notes()
-        here = structs.replace(place(), clock=clock, board=LiveBoard())
+        here = structs.replace(context(), clock=clock, live_calls=InMemoryLiveCalls())
         async with Settings(url=f"mqtt://127.0.0.1:{free_port()}", client_id=client_id).open(here):
             await until(lambda: len(_backoffs(clock)) >= 9)  # noqa: B023
         pauses.append(_backoffs(clock)[:9])
@@ -694,7 +696,7 @@ async def test_closed_while_connecting_it_leaves_as_soon_as_it_is_connected(
         held = _open_files()
         broker.freeze()
         settings = Settings(url=f"mqtts://127.0.0.1:{port}", tls_ca=certificates.ca, timeout_s=20)
-        async with settings.open(place()):
+        async with settings.open(context()):
             await until(_connecting)
         broker.thaw()
         await until(lambda: not _connecting() and _open_files() <= held)
@@ -726,7 +728,7 @@ async def test_something_else_listens_there() -> None:
     listener = await asyncio.start_server(nonsense, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
     threads = threading.active_count()
-    async with listener, Settings(url=f"mqtt://127.0.0.1:{port}", timeout_s=2).open(place()) as sink:
+    async with listener, Settings(url=f"mqtt://127.0.0.1:{port}", timeout_s=2).open(context()) as sink:
         outcome = await sink.send(delivery())
     assert isinstance(outcome, Retry)
     assert outcome.reason in ("bad_answer", "disconnected")
@@ -746,9 +748,9 @@ async def test_tls_with_own_authority_and_client_certificate(tmp_path: Path, cer
     keys = {"type": "mqtt", "url": f"mqtts://127.0.0.1:{port}", "timeout_s": 5}
     own = {"tls_ca": certificates.ca, "tls_cert": certificates.client, "tls_key": certificates.client_key}
     with mosquitto(tmp_path, *lines):
-        async with Settings.model_validate(keys | own).open(place()) as sink:
+        async with Settings.model_validate(keys | own).open(context()) as sink:
             assert await sink.send(delivery()) == Delivered()
-        async with Settings.model_validate(keys).open(place()) as sink:
+        async with Settings.model_validate(keys).open(context()) as sink:
             outcome = await sink.send(delivery())
     assert isinstance(outcome, Retry)
     assert outcome.reason == "tls"
@@ -756,11 +758,11 @@ async def test_tls_with_own_authority_and_client_certificate(tmp_path: Path, cer
 
 async def test_a_certificate_for_another_name_is_refused(certificates: Certificates) -> None:
     """The broker's name is verified, not only who signed."""
-    broker, context = SmallBroker(), certificates.of_another().server_context()
-    listener = await asyncio.start_server(broker.serve, "127.0.0.1", 0, ssl=context)
+    broker, tls = SmallBroker(), certificates.of_another().server_context()
+    listener = await asyncio.start_server(broker.serve, "127.0.0.1", 0, ssl=tls)
     port = listener.sockets[0].getsockname()[1]
     settings = Settings(url=f"mqtts://127.0.0.1:{port}", tls_ca=certificates.ca, timeout_s=5)
-    async with listener, settings.open(place()) as sink:
+    async with listener, settings.open(context()) as sink:
         outcome = await sink.send(delivery())
     assert isinstance(outcome, Retry)
     assert outcome.reason == "tls"
@@ -782,13 +784,13 @@ async def test_what_comes_in_one_piece_of_tls_is_read_at_once(certificates: Cert
     listener = await asyncio.start_server(broker.serve, "127.0.0.1", 0, ssl=certificates.server_context())
     port = listener.sockets[0].getsockname()[1]
     settings = Settings(url=f"mqtts://127.0.0.1:{port}", tls_ca=certificates.ca, timeout_s=2)
-    async with listener, settings.open(place()) as sink:
+    async with listener, settings.open(context()) as sink:
         assert await sink.send(delivery()) == Delivered()
 
 
 async def test_no_such_host() -> None:
     """A name that does not resolve is a reason of its own."""
-    async with Settings(url="mqtts://no-such-host.invalid", timeout_s=5).open(place()) as sink:
+    async with Settings(url="mqtts://no-such-host.invalid", timeout_s=5).open(context()) as sink:
         outcome = await sink.send(delivery())
     assert isinstance(outcome, Retry)
     assert outcome.reason == "dns"
@@ -804,7 +806,7 @@ async def test_the_embedded_broker_agrees(tmp_path: Path, protocol: str) -> None
         stage = Stage(broker, protocol)
         async with stage.sink() as sink:
             assert await sink.send(delivery()) == Delivered()
-            stage.board.turn(in_ringing())
+            stage.live_calls.turn(in_ringing())
             await stage.shows(f"callcast/acme/{EXTENSION}/calls/s-{1:032x}")
             await stage.shows("callcast/status", lambda shown: shown["state"] == "online")
         await stage.shows("callcast/status", lambda shown: shown["state"] == "offline")

@@ -9,9 +9,9 @@ from paho.mqtt import client as paho
 
 from callcast.sinks.mqtt import Settings
 from callcast.sinks.mqtt.connection import Link, Message
-from callcast.sinks.mqtt.loop_adapter import Ride
+from callcast.sinks.mqtt.loop_adapter import LoopAdapter
 from callcast.sinks.mqtt.sink import MqttSink
-from callcast.testing import place, until
+from callcast.testing import context, until
 
 TOPIC = "callcast/acme/9/state"
 TURNS = 20  # of the loop: more than a message needs on its way to the link
@@ -39,9 +39,9 @@ class SlowLink:
 async def test_a_topics_next_message_waits_for_the_answer_to_its_last() -> None:
     """Brokers may take what is in flight in another order: none shall ever have two to choose from."""
     settings = Settings.model_validate({"type": "mqtt", "url": "mqtt://127.0.0.1:1", "timeout_s": 5})
-    async with settings.open(place([])) as opened:
+    async with settings.open(context([])) as opened:
         sink, link = cast("MqttSink", opened), SlowLink()
-        telling = asyncio.create_task(sink._tell_state(cast("Link", link)))
+        telling = asyncio.create_task(sink._publish_one_state(cast("Link", link)))
         for number in range(5):
             sink._retained._set(TOPIC, b"%d" % number)
             sink._dirty.set()
@@ -56,7 +56,7 @@ async def test_a_topics_next_message_waits_for_the_answer_to_its_last() -> None:
 
 
 class Client:
-    """As much of paho as a ride needs; its far side never says a word."""
+    """As much of paho as a ride needs; its remote side never says a word."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -78,8 +78,8 @@ async def test_a_connection_that_is_over_closes_its_socket_itself() -> None:
     ours.setblocking(False)
     over: list[Any] = []
     with theirs:
-        ride = Ride(cast("paho.Client", Client(ours)), lambda: None, over.append)
-        await until(lambda: ride._look is not None)
+        ride = LoopAdapter(cast("paho.Client", Client(ours)), lambda: None, over.append)
+        await until(lambda: ride._poll is not None)
         ride.leave()
     assert over == [None]
     assert ours.fileno() == -1
@@ -93,7 +93,7 @@ async def test_a_failed_connection_closes_the_socket_that_it_had() -> None:
         raise ConnectionResetError("in the middle of the greeting")
 
     with theirs:
-        Ride(cast("paho.Client", Client(ours)), fail, over.append)
+        LoopAdapter(cast("paho.Client", Client(ours)), fail, over.append)
         await until(lambda: bool(over))
     assert isinstance(over[0], ConnectionResetError)
     assert ours.fileno() == -1

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from callcast.ports.connectivity import ProbeRequest, ProbeResult
+from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
 from callcast.ports.sink import Delivered
 from callcast.sinks.mqtt import Settings
 from callcast.sinks.mqtt.connection import LOST, RETAIN_NOT_SUPPORTED, Trouble
 from callcast.sinks.mqtt.retain_support import Greeting, RetainSupport
-from callcast.testing import RealClock, delivery, place, until
+from callcast.testing import RealClock, context, delivery, until
 from tests.integration.sinks.brokers import Broker, mosquitto
-from tests.integration.sinks.test_mqtt import PROTOCOLS, HurriedClock, LiveBoard, Stage, in_ringing
+from tests.integration.sinks.test_mqtt import PROTOCOLS, HurriedClock, InMemoryLiveCalls, Stage, in_ringing
 
 NO_RETAINED = "retain_available false"
 REFUSED = Trouble("retain_not_supported", "", RETAIN_NOT_SUPPORTED)
@@ -28,7 +28,7 @@ async def delivered(stage: Stage, **keys: Any) -> None:
         async with asyncio.timeout(20):
             while await sink.send(delivery()) != Delivered():  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
-        stage.board.turn(in_ringing())
+        stage.live_calls.turn(in_ringing())
         for number in range(1, 6):
             await asyncio.sleep(0.06)  # longer than the sink waits with a change of state
             assert await sink.send(delivery(number)) == Delivered()
@@ -56,7 +56,7 @@ async def test_said_once_over_reconnects(protocol: str, tmp_path: Path) -> None:
     with mosquitto(tmp_path, NO_RETAINED) as broker:
         stage = Stage(broker, protocol)
         stage.watcher.close()
-        here = structs.replace(place(stage.logged), board=LiveBoard(), clock=HurriedClock())
+        here = structs.replace(context(stage.logged), live_calls=InMemoryLiveCalls(), clock=HurriedClock())
         async with stage.settings().open(here) as sink, asyncio.timeout(30):
             for number in range(3):
                 while await sink.send(delivery(number)) != Delivered():  # noqa: ASYNC110
@@ -72,7 +72,7 @@ async def test_a_broker_that_has_learnt_it_gets_state(protocol: str, tmp_path: P
     with mosquitto(tmp_path, NO_RETAINED) as broker:
         stage = Stage(broker, protocol)
         stage.watcher.close()
-        here = structs.replace(place(stage.logged), board=LiveBoard(), clock=HurriedClock())
+        here = structs.replace(context(stage.logged), live_calls=InMemoryLiveCalls(), clock=HurriedClock())
         async with stage.settings().open(here) as sink, asyncio.timeout(30):
             while await sink.send(delivery()) != Delivered():  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
@@ -138,7 +138,7 @@ async def test_a_proxy_that_hangs_up_is_not_taken_for_such_a_broker(protocol: st
     """Connections closed without a word while a broker is down: once it is back, state and will are there."""
     with mosquitto(tmp_path) as broker:
         stage = Stage(broker, protocol)
-        here = structs.replace(place(stage.logged), board=LiveBoard(), clock=HurriedClock())
+        here = structs.replace(context(stage.logged), live_calls=InMemoryLiveCalls(), clock=HurriedClock())
         try:
             proxy = Unsteady(broker, closes=closes)
             async with proxy.listening() as url, stage.settings(url=url).open(here) as sink, asyncio.timeout(20):
@@ -204,11 +204,13 @@ def _can_happen(path: list[tuple[Greeting, Trouble]]) -> bool:
 # The connectivity check
 
 
-async def asked(broker: Broker, protocol: str, *, send: bool = True, **keys: Any) -> ProbeResult:
+async def asked(broker: Broker, protocol: str, *, send: bool = True, **keys: Any) -> ConnectivityResult:
     settings = Settings.model_validate(
         {"type": "mqtt", "url": f"mqtt://127.0.0.1:{broker.port}", "protocol": protocol, "timeout_s": 5, **keys}
     )
-    return await settings.probe(ProbeRequest(name="crm", version="1.2.3", clock=RealClock(), send=send))
+    return await settings.check_connectivity(
+        ConnectivityRequest(name="crm", version="1.2.3", clock=RealClock(), send=send)
+    )
 
 
 @pytest.mark.parametrize("send", [False, True])

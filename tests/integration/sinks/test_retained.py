@@ -11,7 +11,7 @@ from msgspec import structs
 from callcast.calls.model import Call, Direction, State
 from callcast.calls.summary import Summary
 from callcast.formats.cloudevents import Wire
-from callcast.ports.live_calls import Turn
+from callcast.ports.live_calls import LiveChange
 from callcast.ports.sink import Filter
 from callcast.sinks.mqtt.retained_topics import Retained, Topics, encoded
 from callcast.testing import call, event
@@ -51,7 +51,7 @@ class HandBoard:
             )
         ]
 
-    async def changed(self, since: int, /) -> Turn:
+    async def changed(self, since: int, /) -> LiveChange:
         raise AssertionError("nobody waits here")
 
 
@@ -83,7 +83,7 @@ def told(retained: Retained) -> dict[str, object]:
     return {topic: json.loads(text) if text else None for topic, text in retained.take_dirty().items()}
 
 
-def test_an_empty_board_has_states_and_a_summary() -> None:
+def test_an_empty_live_calls_has_states_and_a_summary() -> None:
     """Every watched extension is idle, since nobody knows when, and the source has its totals."""
     retained = mirror()
     retained.mirror(HandBoard(), 0)
@@ -113,37 +113,37 @@ def test_an_empty_board_has_states_and_a_summary() -> None:
 
 def test_a_summary_in_which_only_time_goes_on_is_not_told_with_every_change() -> None:
     """Changes of calls come often: then it is told when a count changes, and for the times every few seconds."""
-    board, retained = HandBoard(), mirror()
-    retained.mirror(board, 0)
+    live_calls, retained = HandBoard(), mirror()
+    retained.mirror(live_calls, 0)
     retained.take_dirty()
-    board.as_of = NOW + timedelta(seconds=6)
-    retained.mirror(board, 1, [])
+    live_calls.as_of = NOW + timedelta(seconds=6)
+    retained.mirror(live_calls, 1, [])
     assert "callcast/acme/summary" not in told(retained)
-    retained.count(board.summaries())
+    retained.count(live_calls.summaries())
     assert told(retained).keys() == {"callcast/acme/summary"}
-    board.ringing, board.as_of = 1, NOW + timedelta(seconds=9)
-    retained.mirror(board, 2, [])
+    live_calls.ringing, live_calls.as_of = 1, NOW + timedelta(seconds=9)
+    retained.mirror(live_calls, 2, [])
     assert told(retained).keys() == {"callcast/acme/summary"}
 
 
 def test_a_call_rings_is_answered_ends_and_is_buried() -> None:
     """The life of one call: its own topic and its extension's state follow, and after the end it goes."""
-    board, retained = HandBoard(), mirror()
-    retained.mirror(board, 0)
+    live_calls, retained = HandBoard(), mirror()
+    retained.mirror(live_calls, 0)
     retained.take_dirty()
     for state, word, since in (
         (State.RINGING, "ringing", "2026-03-02T09:00:00.000Z"),
         (State.CONNECTED, "connected", "2026-03-02T09:00:04.000Z"),
     ):
         one = made(state=state)
-        board.live = [one]
-        retained.mirror(board, 1, [one])
+        live_calls.live = [one]
+        retained.mirror(live_calls, 1, [one])
         changed = told(retained)
         assert changed.keys() == {"callcast/acme/101/calls/s-1", "callcast/acme/101/state"}
         assert changed["callcast/acme/101/calls/s-1"] == json.loads(Wire().call(one))
         assert changed["callcast/acme/101/state"] == {"state": word, "calls": 1, "since": since}
-    board.live = []
-    retained.mirror(board, 10, [made(state=State.ENDED, ended_at=NOW + timedelta(seconds=9))])
+    live_calls.live = []
+    retained.mirror(live_calls, 10, [made(state=State.ENDED, ended_at=NOW + timedelta(seconds=9))])
     changed = told(retained)
     assert changed["callcast/acme/101/state"] == {"state": "idle", "calls": 0, "since": "2026-03-02T09:00:09.000Z"}
     assert changed["callcast/acme/101/calls/s-1"]["state"] == "ended"  # type: ignore[index]
@@ -157,18 +157,18 @@ def test_a_call_rings_is_answered_ends_and_is_buried() -> None:
 
 def test_a_correction_after_the_burial_brings_nothing_back() -> None:
     """What has been removed stays removed; a correction before that is shown and does not delay the burial."""
-    board, retained = HandBoard(), mirror()
-    board.live = [made()]
-    retained.mirror(board, 0)
+    live_calls, retained = HandBoard(), mirror()
+    live_calls.live = [made()]
+    retained.mirror(live_calls, 0)
     ended = made(state=State.ENDED, ended_at=NOW)
-    board.live = []
-    retained.mirror(board, 10, [ended])
+    live_calls.live = []
+    retained.mirror(live_calls, 10, [ended])
     retained.take_dirty()
-    retained.mirror(board, 30, [structs.replace(ended, from_party=None)])
+    retained.mirror(live_calls, 30, [structs.replace(ended, from_party=None)])
     assert told(retained)["callcast/acme/101/calls/s-1"]["from"] is None  # type: ignore[index]
     retained.bury(70)
     retained.take_dirty()
-    retained.mirror(board, 80, [ended])
+    retained.mirror(live_calls, 80, [ended])
     assert told(retained) == {}
 
 
@@ -183,12 +183,12 @@ def test_a_call_seen_only_after_its_end_is_not_shown() -> None:
 
 def test_reading_afresh_removes_what_is_gone() -> None:
     """After a gap the board is read as a whole, and a call that ended in it disappears with its state."""
-    board, retained = HandBoard(), mirror()
-    board.live = [made(), made(session="s-2")]
-    retained.mirror(board, 0)
+    live_calls, retained = HandBoard(), mirror()
+    live_calls.live = [made(), made(session="s-2")]
+    retained.mirror(live_calls, 0)
     retained.take_dirty()
-    board.live = [made(session="s-2")]
-    retained.mirror(board, 5, None)
+    live_calls.live = [made(session="s-2")]
+    retained.mirror(live_calls, 5, None)
     changed = told(retained)
     assert changed["callcast/acme/101/calls/s-1"] is None
     assert changed["callcast/acme/101/state"]["calls"] == 1  # type: ignore[index]
@@ -196,29 +196,29 @@ def test_reading_afresh_removes_what_is_gone() -> None:
 
 def test_the_first_word_that_applies() -> None:
     """Ringing comes before dialing, dialing before connected; all calls count."""
-    board, retained = HandBoard(), mirror()
-    board.live = [
+    live_calls, retained = HandBoard(), mirror()
+    live_calls.live = [
         made(session="s-1", state=State.CONNECTED),
         made(session="s-2", state=State.DIALING, direction=Direction.OUTBOUND),
         made(session="s-3", state=State.RINGING),
     ]
     words = []
     while True:
-        retained.mirror(board, 0)
+        retained.mirror(live_calls, 0)
         state = json.loads(retained.wanted["callcast/acme/101/state"])
         words.append((state["state"], state["calls"]))
-        if not board.live:
+        if not live_calls.live:
             break
-        board.live.pop()
+        live_calls.live.pop()
     assert words == [("ringing", 3), ("dialing", 2), ("connected", 1), ("idle", 0)]
 
 
 def test_filters_of_extension_and_direction_apply_and_those_of_events_do_not() -> None:
     """Retained topics follow `extensions`, `directions` and `numbers`."""
     show = Filter(events=("call.ended",), directions=("inbound",), extensions=("101",))
-    board, retained = HandBoard(("101", "102")), mirror(show, "last4")
-    board.live = [made(), made("102"), made(session="s-9", direction=Direction.OUTBOUND)]
-    retained.mirror(board, 0)
+    live_calls, retained = HandBoard(("101", "102")), mirror(show, "last4")
+    live_calls.live = [made(), made("102"), made(session="s-9", direction=Direction.OUTBOUND)]
+    retained.mirror(live_calls, 0)
     assert retained.wanted.keys() == {
         "callcast/acme/101/calls/s-1",
         "callcast/acme/101/state",
@@ -232,50 +232,50 @@ def test_a_call_that_was_shown_is_shown_to_its_end() -> None:
     """Whatever its direction becomes, and after a restart too: the call itself says how its events read."""
     outbound_only = Filter(directions=("outbound",))
     first = made(state=State.DIALING, direction=Direction.OUTBOUND)
-    board, retained = HandBoard(), mirror(outbound_only)
-    board.live = [first]
-    retained.mirror(board, 0)
+    live_calls, retained = HandBoard(), mirror(outbound_only)
+    live_calls.live = [first]
+    retained.mirror(live_calls, 0)
     turned = structs.replace(made(), emitted_directions=(Direction.OUTBOUND, Direction.INBOUND))
-    board.live = [turned]
-    retained.mirror(board, 1, [turned])
+    live_calls.live = [turned]
+    retained.mirror(live_calls, 1, [turned])
     reborn = mirror(outbound_only)
-    reborn.mirror(board, 0)
+    reborn.mirror(live_calls, 0)
     topic = "callcast/acme/101/calls/s-1"
     assert json.loads(retained.wanted[topic]) == json.loads(reborn.wanted[topic]) == json.loads(Wire().call(turned))
-    board.live = []
+    live_calls.live = []
     over = structs.replace(turned, state=State.ENDED, ended_at=NOW)
-    retained.mirror(board, 2, [over])
+    retained.mirror(live_calls, 2, [over])
     assert json.loads(retained.wanted[topic])["state"] == "ended"
     assert retained.next_burial_s() == 62
     never = mirror(outbound_only)
-    board.live = [made()]
-    never.mirror(board, 0)
+    live_calls.live = [made()]
+    never.mirror(live_calls, 0)
     assert topic not in never.wanted
 
 
 def test_an_extension_that_is_no_longer_watched_goes() -> None:
     """Its state is removed, and a new one gets a state."""
-    board, retained = HandBoard(("101",)), mirror()
-    retained.mirror(board, 0)
+    live_calls, retained = HandBoard(("101",)), mirror()
+    retained.mirror(live_calls, 0)
     retained.take_dirty()
-    board.ids = ("102",)
-    retained.mirror(board, 1, [])
+    live_calls.ids = ("102",)
+    retained.mirror(live_calls, 1, [])
     assert told(retained) == {
         "callcast/acme/101/state": None,
         "callcast/acme/102/state": {"state": "idle", "calls": 0, "since": None},
     }
 
 
-def test_an_unchanged_board_tells_nothing() -> None:
+def test_an_unchanged_live_calls_tells_nothing() -> None:
     """The broker is told of changes only; after a reconnect of everything."""
-    board, retained = HandBoard(), mirror()
-    board.live = [made()]
-    retained.mirror(board, 0)
+    live_calls, retained = HandBoard(), mirror()
+    live_calls.live = [made()]
+    retained.mirror(live_calls, 0)
     first = retained.take_dirty()
-    retained.mirror(board, 1, [made()])
-    retained.mirror(board, 2)
+    retained.mirror(live_calls, 1, [made()])
+    retained.mirror(live_calls, 2)
     assert retained.take_dirty() == {}
-    retained.tell_all()
+    retained.publish_all()
     assert retained.take_dirty() == first
 
 
@@ -304,17 +304,19 @@ def test_different_parts_have_different_topics(one: str, other: str) -> None:
 @given(st.lists(st.tuples(st.integers(1, 3), st.sampled_from(list(State)), st.booleans()), max_size=30))
 def test_the_mirror_is_the_same_whether_it_saw_changes_or_the_whole(steps: list[tuple[int, State, bool]]) -> None:
     """Following change by change ends where a fresh look at the board would, ended calls aside."""
-    board, following = HandBoard(), mirror(tombstone_s=0)
+    live_calls, following = HandBoard(), mirror(tombstone_s=0)
     broker: dict[str, bytes] = {}
     for now_s, (number, state, afresh) in enumerate(steps):
         one = made(session=f"s-{number}", state=state, ended_at=NOW if state is State.ENDED else None)
-        board.live = [each for each in board.live if each.call_id != one.call_id] + ([one] if one.live else [])
-        following.mirror(board, now_s, None if afresh else [one])
+        live_calls.live = [each for each in live_calls.live if each.call_id != one.call_id] + (
+            [one] if one.live else []
+        )
+        following.mirror(live_calls, now_s, None if afresh else [one])
         following.bury(now_s)
         broker |= following.take_dirty()
     fresh = mirror()
-    following.mirror(board, 99)
-    fresh.mirror(board, 99)
+    following.mirror(live_calls, 99)
+    fresh.mirror(live_calls, 99)
     following.bury(99)
     broker |= following.take_dirty()
     without_since = {topic: text for topic, text in fresh.wanted.items() if b'"idle"' not in text}

@@ -16,13 +16,13 @@ from callcast.calls.model import Party
 from callcast.formats.cloudevents import Wire
 from callcast.ports.sink import Delivered, Delivery, Retry
 from callcast.sinks.stdout import Settings, _WholeLines
-from callcast.testing import delivery, event, place, until
-from tests.integration.sinks.remote_sides import FifoFarSide, fifo_far_side
+from callcast.testing import context, delivery, event, until
+from tests.integration.sinks.remote_sides import FifoFarSide, fifo_remote_side
 
 
 @pytest.fixture
 async def pipe(tmp_path: Path) -> AsyncIterator[FifoFarSide]:
-    async with fifo_far_side(tmp_path) as far:
+    async with fifo_remote_side(tmp_path) as far:
         yield far
 
 
@@ -35,7 +35,7 @@ def long_delivery(number: int = 0, size: int = 100_000) -> Delivery:
 async def test_a_line_is_the_event(pipe: FifoFarSide) -> None:
     """One line of JSON that the CloudEvents SDK can read, and nothing else."""
     await pipe.become("accepting")
-    async with pipe.open(place()) as sink:
+    async with pipe.open(context()) as sink:
         assert await sink.send(delivery()) == Delivered()
     await until(lambda: bool(pipe.lines()))
     (line,) = pipe.lines()
@@ -48,7 +48,7 @@ async def test_a_file_gets_each_line_at_once(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     with path.open("wb") as file:
         file.write(b"before\n")
-        async with Settings().open_on(file, place()) as sink:
+        async with Settings().open_on(file, context()) as sink:
             await sink.send(delivery())
             assert path.read_bytes() == b"before\n" + Wire().event(event()) + b"\n"
 
@@ -56,7 +56,7 @@ async def test_a_file_gets_each_line_at_once(tmp_path: Path) -> None:
 async def test_a_line_longer_than_the_pipe_arrives_whole(pipe: FifoFarSide) -> None:
     """Longer lines than a pipe holds pass through it while somebody reads."""
     await pipe.become("accepting")
-    async with pipe.open(place()) as sink:
+    async with pipe.open(context()) as sink:
         assert await sink.send(long_delivery()) == Delivered()
         await until(lambda: len(pipe.received()) == 1)
 
@@ -64,7 +64,7 @@ async def test_a_line_longer_than_the_pipe_arrives_whole(pipe: FifoFarSide) -> N
 async def test_a_cancelled_attempt_leaves_nothing_in_a_full_pipe(pipe: FifoFarSide) -> None:
     """What had not begun when it was cancelled never appears."""
     await pipe.become("holding")
-    async with pipe.open(place()) as sink:
+    async with pipe.open(context()) as sink:
         sending = asyncio.create_task(sink.send(delivery(1)))
         await asyncio.sleep(0)
         sending.cancel()
@@ -79,7 +79,7 @@ async def test_a_line_that_was_begun_is_finished_before_the_next(pipe: FifoFarSi
     """Half a line is in the pipe when the time is up; the other half comes before anything else."""
     await pipe.become("holding")
     pipe.fill(leave=4096 * 4)
-    async with pipe.open(place()) as sink:
+    async with pipe.open(context()) as sink:
         assert isinstance(await sink.send(long_delivery(1)), Retry)
         await pipe.become("accepting")
         assert await sink.send(delivery(2)) == Delivered()
@@ -93,7 +93,7 @@ async def test_a_pipe_that_is_read_needs_no_thread(pipe: FifoFarSide, monkeypatc
     write = _WholeLines.write
     monkeypatch.setattr(_WholeLines, "write", lambda self, line, end: (detours.append(line), write(self, line, end))[1])
     await pipe.become("accepting")
-    async with pipe.open(place()) as sink:
+    async with pipe.open(context()) as sink:
         assert await sink.send(delivery(1)) == Delivered()
         assert detours == []
         assert await sink.send(long_delivery(2)) == Delivered()
@@ -105,7 +105,7 @@ async def test_a_pipe_that_is_read_needs_no_thread(pipe: FifoFarSide, monkeypatc
 async def test_a_full_disk_is_trouble_to_be_tried_again() -> None:
     """No space left: `Retry`, and the process lives."""
     with Path("/dev/full").open("wb", buffering=0) as file:  # noqa: ASYNC230
-        async with Settings().open_on(file, place()) as sink:
+        async with Settings().open_on(file, context()) as sink:
             outcome = await sink.send(delivery())
     assert isinstance(outcome, Retry)
     assert outcome.reason == "write_failed"
@@ -115,7 +115,7 @@ async def test_a_full_disk_is_trouble_to_be_tried_again() -> None:
 async def test_the_loop_is_free_while_nobody_reads(pipe: FifoFarSide) -> None:
     """A reader that stands still stops nobody else."""
     await pipe.become("holding")
-    async with pipe.open(place()) as sink:
+    async with pipe.open(context()) as sink:
         sending = asyncio.create_task(sink.send(delivery()))
         for _ in range(100):
             await asyncio.sleep(0)
@@ -125,7 +125,7 @@ async def test_the_loop_is_free_while_nobody_reads(pipe: FifoFarSide) -> None:
 
 async def test_standard_output_is_the_default(capfd: pytest.CaptureFixture[str]) -> None:
     """Without more ado the lines go to standard output, and standard error stays empty."""
-    async with Settings().open(place()) as sink:
+    async with Settings().open(context()) as sink:
         await sink.send(delivery())
     out, err = capfd.readouterr()
     assert out == Wire().event(event()).decode() + "\n"
@@ -138,11 +138,11 @@ def test_there_are_only_ever_whole_lines(tmp_path_factory: pytest.TempPathFactor
     """Whatever is sent, held up and cancelled in whatever order: whole lines, and what was delivered is there."""
 
     async def play() -> None:
-        async with fifo_far_side(tmp_path_factory.mktemp("pipe")) as pipe:
+        async with fifo_remote_side(tmp_path_factory.mktemp("pipe")) as pipe:
             pipe.settings = Settings(timeout_s=0.02)
             await pipe.become("accepting")
             delivered = []
-            async with pipe.open(place()) as sink:
+            async with pipe.open(context()) as sink:
                 for number, step in enumerate([*steps, "read", "send"]):
                     one = long_delivery(number) if step == "send long" else delivery(number)
                     if step in ("hold", "read"):

@@ -27,7 +27,7 @@ from callcast.ports.sink import Delivered, Outcome, Rejected, Retry, Sink
 from callcast.settings.secret import Secret
 from callcast.sinks.posting import RESPONSE_BYTES_MAX
 from callcast.sinks.webhook import Settings, outcome_of
-from callcast.testing import RealClock, delivery, event, place
+from callcast.testing import RealClock, context, delivery, event
 from tests import TESTS
 from tests.clock import TurnedClock
 from tests.integration.sinks.brokers import free_port
@@ -90,7 +90,7 @@ def settings(url: str, **keys: Any) -> Settings:
 
 @asynccontextmanager
 async def opened(url: str, *, wire: Wire | None = None, clock: Any = None, **keys: Any) -> AsyncIterator[Sink]:
-    here = structs.replace(place(), wire=wire or Wire(), clock=clock or RealClock(), version="1.2.3")
+    here = structs.replace(context(), wire=wire or Wire(), clock=clock or RealClock(), version="1.2.3")
     async with settings(url, **keys).open(here) as sink:
         yield sink
 
@@ -164,7 +164,7 @@ def verified_in_node(*webhooks: Mapping[str, Any]) -> list[bool]:
 
 @pytest.mark.parametrize("format_", ["cloudevents", "standard"])
 async def test_the_official_package_for_javascript_verifies_too(server: Server, format_: str) -> None:
-    """Both secrets of a rotation, either body, letters of any language; not a third secret, nor a changed body."""
+    """Both secrets of a rotation, either body, dead letters of any language; not a third secret, nor a changed body."""
     named = structs.replace(event().call, from_party=Party(number="+16504306662", name="Zoë 渡辺 🙂"))
     async with opened(server.url, secrets=[NEW, OLD], format=format_) as sink:
         await sink.send(delivery(of=structs.replace(event(), call=named)))
@@ -342,7 +342,7 @@ async def test_a_large_answer_costs_its_connection_only(server: Server) -> None:
 
 
 async def test_the_status_stands_when_the_body_never_comes(server: Server) -> None:
-    """2xx and then silence: the far side has said yes."""
+    """2xx and then silence: the remote side has said yes."""
     silence = asyncio.Event()
 
     async def only_head(request: web.Request) -> web.StreamResponse:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from callcast.ports.connectivity import ProbeRequest
+from callcast.ports.connectivity import ConnectivityRequest
 from callcast.ports.sink import Delivered, Retry
 from callcast.testing import RealClock, delivery
 from tests.integration.sinks.test_webhook import opened, settings
@@ -57,8 +57,8 @@ async def test_an_address_that_swallows_packets_hides_no_other(points: Points, s
     receiver = RawReceiver(says(FINE))
     async with receiver.serve(port=port), opened(url_of(port), timeout_s=600, allow_plaintext=True) as sink:
         assert await sink.send(delivery()) == Delivered()
-        question = ProbeRequest(name="crm", version="1.2.3", clock=RealClock())
-        result = await settings(url_of(port), timeout_s=600, allow_plaintext=True).probe(question)
+        question = ConnectivityRequest(name="crm", version="1.2.3", clock=RealClock())
+        result = await settings(url_of(port), timeout_s=600, allow_plaintext=True).check_connectivity(question)
     assert result.verdict == "good"
 
 

@@ -14,7 +14,7 @@ from callcast.calls.ids import event_id
 from callcast.calls.model import (
     Call,
     CallEvent,
-    Change,
+    ChangeSet,
     Direction,
     Disposition,
     Event,
@@ -26,7 +26,7 @@ from callcast.calls.model import (
     Target,
 )
 from callcast.formats.cloudevents import Wire
-from callcast.live.live_calls import LiveBoard
+from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability.metrics import Metrics
 from callcast.observability.outbox_health import Trouble
 from callcast.ports.outbox import Stored
@@ -76,7 +76,7 @@ class Room:
     """`board`, `memory`, `feed`: what stands behind the pages. `reasons`, `faults`: what health and reload say."""
 
     clock: RealClock
-    board: LiveBoard
+    live_calls: InMemoryLiveCalls
     memory: Memory
     feed: Feed
     reasons: list[str] = field(default_factory=list)
@@ -97,21 +97,21 @@ class Room:
 
     def watch(self, source: str, extension_ids: Sequence[str] = (), interval_s: float = 6.0) -> None:
         """The source is watched, and everything was just seen."""
-        self.board.watch(source, extension_ids or None, interval_s)
-        self.look(source, extension_ids)
+        self.live_calls.watch(source, extension_ids or None, interval_s)
+        self.poll(source, extension_ids)
 
-    def look(self, source: str, extension_ids: Sequence[str] = ()) -> None:
+    def poll(self, source: str, extension_ids: Sequence[str] = ()) -> None:
         for extension_id in extension_ids or (None,):
             target, at = Target(source=source, extension_id=extension_id), self.clock.now()
-            self.board.looked(target, at)
+            self.live_calls.polled(target, at)
             if self.trouble is None:
-                self.board.stored(target, at)
+                self.live_calls.stored(target, at)
 
     def tell(self, call: Call, event_type: str) -> CallEvent:
-        """Record an event and turn the board, as the service does after each look."""
+        """Record an event and turn the board, as the service does after each poll."""
         told = event(call, event_type, self.clock.now())
         self.memory.add(told)
-        self.board.apply(Change(calls=(call,), events=(told,)))
+        self.live_calls.apply(ChangeSet(calls=(call,), events=(told,)))
         self.feed.wake()
         return told
 
@@ -159,16 +159,16 @@ async def room(
     version: str = "1.2.3",
 ) -> AsyncIterator[Room]:
     clock = RealClock()
-    board = LiveBoard(clock, UTC)
+    live_calls = InMemoryLiveCalls(clock, UTC)
     memory = Memory()
     view = View(Wire(numbers, b"key"), names or {})
-    feed = Feed(board, memory, clock, view, lambda: made.trouble)
-    made = Room(clock, board, memory, feed)
+    feed = Feed(live_calls, memory, clock, view, lambda: made.trouble)
+    made = Room(clock, live_calls, memory, feed)
     serving = serve(
         host,
         port,
-        board=board,
-        metrics=Metrics(board, clock, version),
+        live_calls=live_calls,
+        metrics=Metrics(live_calls, clock, version),
         feed=feed,
         health=Health(made.reasons, made.warnings),
         reload=made.reload,
@@ -219,7 +219,7 @@ def ringing(extension_id: str = "101", session_id: str = "s-1", **facts: Any) ->
 
 
 def event(call: Call, event_type: str, at: datetime) -> CallEvent:
-    seen = Observation(after=at, before=at, exact=True, evidence=Evidence.ACTIVE_CALLS, first_look=False)
+    seen = Observation(after=at, before=at, exact=True, evidence=Evidence.ACTIVE_CALLS, first_poll=False)
     return CallEvent(
         id=event_id(call.account_id, call.call_id, event_type, str(call.sequence)),
         type=event_type,

@@ -69,7 +69,7 @@ async def violations(wall: Page) -> list[str]:
 
 
 @pytest.mark.parametrize("dress", DRESSES)
-async def test_a_lively_board_has_no_violation(here: Room, browser: Browser, dress: str) -> None:
+async def test_a_lively_live_calls_has_no_violation(here: Room, browser: Browser, dress: str) -> None:
     """Light, dark, phone, wall, high contrast; calls of each kind and the line of the last events."""
     axe()
     url = f"{here.url}/?wall=1" if dress == "wall" else here.url
@@ -79,13 +79,13 @@ async def test_a_lively_board_has_no_violation(here: Room, browser: Browser, dre
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_a_stale_board_has_no_violation(here: Room, browser: Browser, scheme: str) -> None:
+async def test_a_stale_live_calls_has_no_violation(here: Room, browser: Browser, scheme: str) -> None:
     """Greyed cards and the banner that says since when are still readable."""
     axe()
     async with page(browser, here.url, color_scheme=scheme) as wall:
         await expect(wall.locator(".call")).to_have_count(4)
         here.clock.ahead_s = 60
-        here.look("other", ["201"])
+        here.poll("other", ["201"])
         here.ring("201", "s-9")
         await expect(wall.locator("#link")).to_contain_text("not seen since")
         await expect(wall.locator(".call")).to_have_count(5)
@@ -93,7 +93,7 @@ async def test_a_stale_board_has_no_violation(here: Room, browser: Browser, sche
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_an_empty_board_and_a_lost_service_have_no_violation(browser: Browser, scheme: str) -> None:
+async def test_an_empty_live_calls_and_a_lost_service_have_no_violation(browser: Browser, scheme: str) -> None:
     """First nobody calls, then the service is gone: both are said, and can be read."""
     axe()
     async with AsyncExitStack() as service, AsyncExitStack() as visit:

@@ -93,7 +93,7 @@ async def test_a_call_appears_changes_and_goes(here: Room, browser: Browser) -> 
         await expect(wall.locator("#last li").first).to_contain_text("Reception: ended")
 
 
-async def test_states_differ_by_look_and_word(here: Room, browser: Browser) -> None:
+async def test_states_differ_by_poll_and_word(here: Room, browser: Browser) -> None:
     """Each state has its own word and its own look, and that of waiting alone has a colour."""
     out = {"direction": Direction.OUTBOUND, "state": State.DIALING, "to_party": Party(number="+16502220000")}
     here.ring("101", "s-1")
@@ -103,13 +103,13 @@ async def test_states_differ_by_look_and_word(here: Room, browser: Browser) -> N
         await expect(wall.locator(".call")).to_have_count(3)
         words = await wall.locator(".call .state").all_inner_texts()
         assert sorted(words) == ["Connected", "Dialing", "Ringing"]
-        looks = await wall.eval_on_selector_all(".call", _LOOKS)
-        assert len({look["edge"] for look in looks}) == 3
-        assert [_is_grey(look["ground"]) for look in looks] == [False, True, True]
+        polls = await wall.eval_on_selector_all(".call", _POLLS)
+        assert len({poll["edge"] for poll in polls}) == 3
+        assert [_is_grey(poll["ground"]) for poll in polls] == [False, True, True]
         assert await wall.locator(".call").first.get_attribute("data-state") == "ringing"
 
 
-_LOOKS = """all => all.map(getComputedStyle).map(style => ({
+_POLLS = """all => all.map(getComputedStyle).map(style => ({
   edge: `${style.borderLeftStyle} ${style.borderLeftColor}`, ground: style.backgroundColor,
 }))"""
 
@@ -162,7 +162,7 @@ async def test_a_caller_whom_no_extension_has_yet(here: Room, browser: Browser) 
 
 async def test_a_source_that_waits_to_sign_in_says_so(here: Room, browser: Browser) -> None:
     """How many are ahead, instead of what looks like a fault."""
-    here.board.signs_in("acme", 2)
+    here.live_calls.signs_in("acme", 2)
     async with page(browser, here.url) as wall:
         here.clock.ahead_s = 60
         await expect(wall.locator("#link")).to_have_text("acme waiting to sign in, 2 ahead")
@@ -178,7 +178,7 @@ async def test_a_stale_source_greys_its_cards_and_says_since_when(here: Room, br
         await expect(wall.locator(".call .state")).to_have_text("Ringing?")
         await expect(wall.locator(".call .other")).to_have_text(re.compile(r"not seen since \d\d:\d\d"))
         await expect(wall.locator(".clock")).to_have_text(re.compile(r"0:0\d"))  # a running one would say 1:00
-        here.look("acme", ["101", "102", "103"])
+        here.poll("acme", ["101", "102", "103"])
         await expect(wall.locator("#link")).to_contain_text("Live")
         await expect(wall.locator(".call .state")).to_have_text("Ringing")
 
@@ -186,7 +186,7 @@ async def test_a_stale_source_greys_its_cards_and_says_since_when(here: Room, br
 async def test_clocks_run_by_the_platforms_time(here: Room, browser: Browser) -> None:
     """A machine whose own clock is ten minutes slow shows calls as old as they are."""
     there = here.clock.now() + timedelta(minutes=10)
-    here.board.looked(Target(source="acme", extension_id="101"), there)
+    here.live_calls.polled(Target(source="acme", extension_id="101"), there)
     here.ring("101", started_at=there - timedelta(seconds=60))
     async with page(browser, here.url) as wall:
         await expect(wall.locator(".clock")).to_have_text(re.compile(r"1:0\d"))
@@ -200,7 +200,7 @@ async def test_one_blind_extension_leaves_the_others_alone(here: Room, browser: 
     async with page(browser, here.url) as wall:
         await expect(wall.locator(".call")).to_have_count(2)
         here.clock.ahead_s = 60
-        here.look("acme", ["102", "103"])
+        here.poll("acme", ["102", "103"])
         await expect(wall.locator(".call[data-doubt] .who")).to_have_text(["Reception"])
         await expect(wall.locator("#link")).to_contain_text("acme (1 extension) not seen since")
         await expect(wall.locator("#totals")).not_to_have_attribute("data-stale", "")
@@ -212,14 +212,14 @@ async def test_polls_that_cannot_be_stored_are_said(here: Room, browser: Browser
     async with page(browser, here.url) as wall:
         await expect(wall.locator("#link")).to_contain_text("Live")
         here.trouble = Trouble(here.clock.now(), "the outbox in /data cannot be used: disk full")
-        here.look("acme", ["101", "102"])
+        here.poll("acme", ["101", "102"])
         await expect(wall.locator("#banner")).to_contain_text("cannot be stored since")
         await expect(wall.locator("#banner")).to_contain_text("disk full")
         await expect(wall.locator("#link")).to_contain_text("Not stored since")
         await expect(wall.locator("#totals")).to_have_attribute("data-stale", "")
         await expect(wall.locator(".call .state")).to_have_text("Ringing?")
         here.trouble = None
-        here.look("acme", ["101", "102"])
+        here.poll("acme", ["101", "102"])
         await expect(wall.locator("#banner")).to_be_hidden()
         await expect(wall.locator("#link")).to_contain_text("Live")
 
@@ -378,7 +378,7 @@ async def test_the_wall_turns_its_pages(here: Room, browser: Browser) -> None:
         here.clock.ahead_s = 12
         await becomes(wall, "old => document.querySelectorAll('.call')[4].dataset.call !== old", shown[4])
         assert set(await _ids(wall)) & set(shown) == {f"101/s-{number}" for number in range(4)}  # who waits stays
-        assert {shown[place] for place in range(4)} == {f"101/s-{number}" for number in range(4)}
+        assert {shown[context] for context in range(4)} == {f"101/s-{number}" for number in range(4)}
 
 
 @pytest.mark.parametrize(("width", "height", "columns"), [(3840, 2160, "2"), (1080, 1920, "2"), (390, 844, "1")])
@@ -427,7 +427,7 @@ async def test_a_screen_reader_hears_what_rings(here: Room, browser: Browser) ->
         await expect(wall.get_by_role("searchbox", name="Search by extension")).to_be_visible()
 
 
-async def test_a_busy_board_does_not_stutter(browser: Browser) -> None:
+async def test_a_busy_live_calls_does_not_stutter(browser: Browser) -> None:
     """500 extensions with some hundred changes a second: every change arrives, and frames keep coming."""
     async with room() as made:
         made.watch("acme", [str(n) for n in range(1000, 1500)])

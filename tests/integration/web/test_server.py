@@ -80,7 +80,7 @@ async def test_metrics(here: Room, client: aiohttp.ClientSession) -> None:
         assert "callcast_calls_active{" in await answer.text()
 
 
-async def test_calls_are_the_board_under_the_numbers_policy(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_calls_are_the_live_calls_under_the_numbers_policy(here: Room, client: aiohttp.ClientSession) -> None:
     """/api/calls gives each live call as its event's data, with its source and name, and no whole number."""
     here.ring("101")
     status, body = await get(client, here.url + "/api/calls")
@@ -163,7 +163,7 @@ async def test_many_readers_get_the_same(here: Room, client: aiohttp.ClientSessi
         stream.answer.close()
 
 
-async def test_the_page_gets_the_board_first_and_then_its_turns(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_the_page_gets_the_live_calls_first_and_then_its_turns(here: Room, client: aiohttp.ClientSession) -> None:
     """`?board=1` starts with the version and the whole board; afterwards only what changed comes, ended calls too."""
     first = here.ring("101", "s-1")
     here.ring("102", "s-2")
@@ -205,7 +205,7 @@ async def test_a_silent_stream_is_kept_alive(here: Room, client: aiohttp.ClientS
         )
 
 
-async def test_the_board_goes_on_while_the_outbox_is_not_to_be_had(
+async def test_the_live_calls_goes_on_while_the_outbox_is_not_to_be_had(
     here: Room, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its readers see the turns meanwhile, and the events once they can be read again."""

@@ -70,7 +70,7 @@ def join(here: Room, turns: Turns, count: int = 1, **how: Any) -> list[Far]:
 
 
 async def test_all_get_the_same_bytes_encoded_once(here: Room, turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not copies: one object for everybody in the same place, and one look into the view."""
+    """Not copies: one object for everybody in the same place, and one poll into the view."""
     encoded = []
     whole = here.feed._view.wire.event  # what is encoded, counted where it happens
     monkeypatch.setattr(here.feed._view.wire, "event", lambda event: encoded.append(event) or whole(event))
@@ -83,7 +83,7 @@ async def test_all_get_the_same_bytes_encoded_once(here: Room, turns: Turns, mon
 
 async def test_the_loop_is_free_between_handfuls(here: Room, turns: Turns) -> None:
     """However many read, the pipe waits for a few writes at most."""
-    fars = join(here, turns, READERS, board=True)
+    fars = join(here, turns, READERS, live_calls=True)
     here.ring("101")
     await until(lambda: all(far.chunks for far in fars))
     first = [far.turns[0] for far in fars]
@@ -95,7 +95,7 @@ async def test_large_pieces_come_in_smaller_handfuls(here: Room, turns: Turns, m
     monkeypatch.setattr(feed, "_BYTES_AT_ONCE", 20_000)
     for number in range(20):
         here.ring("101", f"s-{number}")
-    fars = join(here, turns, READERS, board=True)
+    fars = join(here, turns, READERS, live_calls=True)
     await until(lambda: all(far.chunks for far in fars))
     assert len(fars[0].chunks[0]) > 10_000
     first = [far.turns[0] for far in fars]
@@ -115,15 +115,15 @@ async def test_who_is_gone_is_noticed_although_nothing_happens(here: Room, turns
 async def test_what_happens_at_once_comes_at_once(here: Room, turns: Turns) -> None:
     """Ten changes of one round are one piece for each reader: events and the board's turn together."""
     (plain,) = join(here, turns)
-    (page,) = join(here, turns, board=True)
+    (page,) = join(here, turns, live_calls=True)
     await until(lambda: len(page.chunks) == 1)  # the whole board
     for number in range(10):
         here.ring("101", f"s-{number}")
     await until(lambda: len(page.chunks) == 2 and len(plain.chunks) == 1)
     assert plain.chunks[0].count(b"event: call.ringing") == 10
     assert page.chunks[1].count(b"event: call.ringing") == 10
-    board = msgspec.json.decode(page.chunks[1].split(b"event: board\ndata: ")[1].split(b"\n")[0])
-    assert len(board["calls"]) == 10
+    live_calls = msgspec.json.decode(page.chunks[1].split(b"event: board\ndata: ")[1].split(b"\n")[0])
+    assert len(live_calls["calls"]) == 10
 
 
 async def test_a_crowded_connection_is_cut(here: Room, turns: Turns) -> None:
@@ -138,7 +138,7 @@ async def test_a_crowded_connection_is_cut(here: Room, turns: Turns) -> None:
 async def test_a_piece_that_is_larger_than_the_limit_takes_its_time(turns: Turns) -> None:
     """The first board of a very large house: cut off for it, its reader would come back for the same."""
     far = Far(turns)
-    reader = Reader(cast("asyncio.Transport", far), board=True, chunked=True)
+    reader = Reader(cast("asyncio.Transport", far), live_calls=True, chunked=True)
     reader.write(b"b" * 3 * QUEUED_BYTES_MAX)
     far.waiting = 3 * QUEUED_BYTES_MAX
     reader.write(b"")
@@ -152,7 +152,7 @@ async def test_a_piece_that_is_larger_than_the_limit_takes_its_time(turns: Turns
 async def test_a_reader_that_left_is_written_to_no_more(here: Room, turns: Turns) -> None:
     """Its connection may serve another request by then."""
     far = Far(turns)
-    reader = Reader(cast("asyncio.Transport", far), board=False, chunked=True)
+    reader = Reader(cast("asyncio.Transport", far), live_calls=False, chunked=True)
     here.feed.join(reader)
     here.feed.leave(reader)
     reader.write(b"late")
@@ -174,7 +174,7 @@ async def test_a_crowd_that_comes_at_once_queues_for_the_outbox(here: Room, monk
         return await whole(**where)
 
     monkeypatch.setattr(here.memory, "history", history)
-    readers = [Reader(cast("asyncio.Transport", None), board=False, chunked=True) for _ in range(READERS)]
+    readers = [Reader(cast("asyncio.Transport", None), live_calls=False, chunked=True) for _ in range(READERS)]
     caught_up = await asyncio.gather(*map(here.feed.catch_up, readers))
     assert [got.count(b"event: call.ringing") for got in caught_up] == [3] * READERS
     assert most == feed._ASKING_MAX

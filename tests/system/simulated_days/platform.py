@@ -28,7 +28,7 @@ Trouble = Callable[[], int]  # the status of an answer, or HANGS
 HANGS = 0
 
 
-class Look(msgspec.Struct):
+class PollRecord(msgspec.Struct):
     asked_at: float
     answered_at: float
     status: int
@@ -62,7 +62,7 @@ class ModelSession:
         self.latency_s = latency_s
         self.heavy: defaultdict[str, PlatformModel] = defaultdict(lambda: PlatformModel(clock, limit=limit))
         self.auth: defaultdict[str, PlatformModel] = defaultdict(lambda: PlatformModel(clock, limit=5))
-        self.looks: defaultdict[tuple[str, str], list[Look]] = defaultdict(list)  # by client id and target
+        self.polls: defaultdict[tuple[str, str], list[PollRecord]] = defaultdict(list)  # by client id and target
         self.trouble: dict[str, Trouble] = {}  # by client id
 
     def request(self, method: str, url: URL, **asked: Any) -> "_Asking":
@@ -114,8 +114,8 @@ class _Asking:
         await session.clock.sleep(took_s / 2)
         headers["Date"] = _date(session.clock.now())
         if target := re.search(r"(extension/\d+|account/~)/active-calls$", self._path):
-            look = Look(asked_at, session.clock.monotonic(), status)
-            session.looks[self._client_id, target[1]].append(look)
+            poll = PollRecord(asked_at, session.clock.monotonic(), status)
+            session.polls[self._client_id, target[1]].append(poll)
             return Response(status, headers, EMPTY)
         return Response(status, headers, self._token())
 

@@ -1,4 +1,4 @@
-"""The left half of the service in turned time: sources by name against a far side, without a disk."""
+"""The left half of the service in turned time: sources by name against a remote side, without a disk."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from aiohttp import ClientSession
 
-from callcast.calls.model import Call, Change, Event, Known, Look, Target
-from callcast.live.live_calls import LiveBoard
+from callcast.calls.model import Call, ChangeSet, Event, Known, PollRecord, Target
+from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability import logs
 from callcast.observability.metrics import Metrics
 from callcast.observability.outbox_health import Disk
@@ -26,24 +26,24 @@ class Unwritten:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.calls: dict[str, dict[str, Call]] = {}
-        self.looks: dict[str, dict[Target, datetime]] = {}
+        self.polls: dict[str, dict[Target, datetime]] = {}
         self.notes: dict[str, dict[str, bytes]] = {}
 
     async def known(self) -> Mapping[str, Known]:
-        sources = self.notes.keys() | self.calls.keys() | self.looks.keys()
+        sources = self.notes.keys() | self.calls.keys() | self.polls.keys()
         return {
             source: Known(
                 calls=dict(self.calls.get(source, {})),
-                looks=dict(self.looks.get(source, {})),
+                polls=dict(self.polls.get(source, {})),
                 notes=dict(self.notes.get(source, {})),
             )
             for source in sources
         }
 
-    async def record(self, look: Look | None, change: Change) -> None:
+    async def record(self, poll: PollRecord | None, change: ChangeSet) -> None:
         self.events += change.events
-        if look is not None:
-            self.looks.setdefault(look.target.source, {})[look.target] = look.taken_at
+        if poll is not None:
+            self.polls.setdefault(poll.target.source, {})[poll.target] = poll.taken_at
         for call in change.calls:
             self.calls.setdefault(call.source, {})[call.call_id] = call
 
@@ -60,13 +60,13 @@ class Unwritten:
 class House:
     def __init__(self, clock: Clock, session: object, outbox: Unwritten | None = None) -> None:
         self.outbox = outbox or Unwritten()
-        self.board = LiveBoard(clock)
-        self.metrics = Metrics(self.board, clock, "0")
+        self.live_calls = InMemoryLiveCalls(clock)
+        self.metrics = Metrics(self.live_calls, clock, "0")
         logs.configure("critical", "json")
         log = logs.bound()
         self.sources = Sources(
             cast("Outbox", self.outbox),
-            self.board,
+            self.live_calls,
             self.metrics,
             cast("ClientSession", session),
             clock,

@@ -1,4 +1,6 @@
-"""Days in turned time: the real sources (client, budget, poller, ledger), a far side that counts as the real one."""
+"""Days in turned time: the real sources (client, budget, poller, recorder), a remote side that counts as the real
+one.
+"""
 
 from collections.abc import Mapping
 from itertools import pairwise
@@ -7,14 +9,14 @@ from random import Random
 import pytest
 
 from callcast.ringcentral.settings import SourceSettings, plan
-from tests.system.simulated_days.platform import HANGS, Look, ModelSession
+from tests.system.simulated_days.platform import HANGS, ModelSession, PollRecord
 from tests.system.simulated_days.simulated_time_loop import LoopClock, run
 from tests.system.simulated_days.sources import House, source
 
 HOUR_S = 3600.0
 QUARTER = 0.25  # of an hour
 MANY = 50
-LATE_S = 1.0  # a look may be so much later than planned: its answer takes time
+LATE_S = 1.0  # a poll may be so much later than planned: its answer takes time
 
 
 def many(**keys: object) -> dict[str, SourceSettings]:
@@ -35,21 +37,21 @@ async def watched(
     return house, session
 
 
-def oldest_s(looks: list[Look], until: float) -> float:
-    """The greatest age that a good look at a target reached."""
-    good = [look.answered_at for look in looks if look.status == 200]
+def oldest_s(polls: list[PollRecord], until: float) -> float:
+    """The greatest age that a good poll of a target reached."""
+    good = [poll.answered_at for poll in polls if poll.status == 200]
     return max((b - a for a, b in pairwise([*good, until])), default=until)
 
 
 def judge(session: ModelSession, wanted: Mapping[str, SourceSettings], hours: float) -> None:
-    """Nobody was refused, the share was used, and no look was older than the plan says."""
+    """Nobody was refused, the share was used, and no poll was older than the plan says."""
     assert session.refused() == []
     for name, settings in wanted.items():
         planned = plan(name, settings)
-        mine = {target: looks for (client_id, target), looks in session.looks.items() if client_id == name}
+        mine = {target: polls for (client_id, target), polls in session.polls.items() if client_id == name}
         assert len(mine) == (planned.extensions or 1)
         assert sum(map(len, mine.values())) >= 0.95 * planned.requests_per_minute * 60 * hours
-        assert max(oldest_s(looks, hours * HOUR_S) for looks in mine.values()) <= planned.cycle_s + LATE_S
+        assert max(oldest_s(polls, hours * HOUR_S) for polls in mine.values()) <= planned.cycle_s + LATE_S
 
 
 @pytest.mark.parametrize("extensions", [1, 12, None])
@@ -68,7 +70,7 @@ def test_five_hundred_extensions_over_fifty_credentials() -> None:
     wanted = many()
     _, session = run(watched(wanted, QUARTER))
     judge(session, wanted, QUARTER)
-    starts = sorted(looks[0].asked_at for looks in session.looks.values())
+    starts = sorted(polls[0].asked_at for polls in session.polls.values())
     assert max(b - a for a, b in pairwise(starts)) < 1, "they are spread, not sent in bursts"
 
 
@@ -78,9 +80,9 @@ def test_auto_follows_the_limit_that_the_platform_announces(limit: int) -> None:
     wanted = {"acme": source("acme")}
     _, session = run(watched(wanted, 2, ModelSession(LoopClock(), Random(5), limit=limit)))
     assert session.refused() == []
-    (looks,) = session.looks.values()
-    assert len(looks) >= 0.95 * 0.8 * limit * 120
-    settled = [look for look in looks if look.asked_at > 120]
+    (polls,) = session.polls.values()
+    assert len(polls) >= 0.95 * 0.8 * limit * 120
+    settled = [poll for poll in polls if poll.asked_at > 120]
     assert oldest_s(settled, 2 * HOUR_S) <= 60 / (0.8 * limit) + LATE_S
 
 

@@ -22,8 +22,8 @@ from tests.system.simulated_days.sources import House
 BEGIN_S, OVER_S = 60, 120  # the faults
 END_S = 420
 INTERVAL_S = 7.5
-LOOK_TIMEOUT_S = 10
-LATE_S = LOOK_TIMEOUT_S  # lookups, and requests that hung (each counts until it was given up), can hold a poll so long
+POLL_TIMEOUT_S = 10
+LATE_S = POLL_TIMEOUT_S  # lookups, and requests that hung (each counts until it was given up), can hold a poll so long
 
 FAULTS = {
     "500": Fault(kind="status", status=500),
@@ -60,7 +60,7 @@ CALLS = (
 )
 
 
-class Told:
+class EventHistory:
     """What came out, and when on the platform's clock."""
 
     def __init__(self, house: House, platform: Platform) -> None:
@@ -70,10 +70,10 @@ class Told:
         self.truths: Sequence[Truth] = ()
         record = house.outbox.record
 
-        async def noting(look: Any, change: Any) -> None:
+        async def noting(poll: Any, change: Any) -> None:
             now = platform.clock.now()
             self.ends += [(event.call.call_id, now) for event in change.events if event.type == "call.ended"]
-            await record(look, change)
+            await record(poll, change)
 
         house.outbox.record = noting  # type: ignore[method-assign]
 
@@ -85,10 +85,10 @@ class Told:
         return [event.type for event in self.house.outbox.events if isinstance(event, SourceEvent)]
 
 
-async def story(faults: Sequence[Fault], linger_s: float) -> tuple[Told, list[Request]]:
+async def story(faults: Sequence[Fault], linger_s: float) -> tuple[EventHistory, list[Request]]:
     """Seven minutes of calls; in the second one, each request meets the next of the faults, in turn."""
     async with Stage(6, CALLS, linger_s=linger_s).open() as stage:
-        told = Told(stage.house, stage.platform)
+        told = EventHistory(stage.house, stage.platform)
         async with stage.house.watching({"acme": stage.source()}):
             await stage.clock.sleep(BEGIN_S)
             for fault in [*faults] * 30:
@@ -100,7 +100,7 @@ async def story(faults: Sequence[Fault], linger_s: float) -> tuple[Told, list[Re
     return told, list(stage.platform.requests)
 
 
-def judge(told: Told, requests: list[Request]) -> None:
+def judge(told: EventHistory, requests: list[Request]) -> None:
     truths = told.truths
     expected = sorted((f"{truth.extension_id}/{truth.session_id}", str(truth.disposition)) for truth in truths)
     assert told.dispositions() == expected, "each end once, and right"
@@ -121,14 +121,14 @@ def silent(heavy: list[Request]) -> None:
 
 
 def on_plan(requests: Any, start: datetime) -> None:
-    """One good look, and everything is as if nothing had been; and it comes soon."""
+    """One good poll, and everything is as if nothing had been; and it comes soon."""
     over = start + timedelta(seconds=OVER_S)
-    looks = [request for request in requests if request.path.endswith("/active-calls") and request.at >= over]
+    polls = [request for request in requests if request.path.endswith("/active-calls") and request.at >= over]
     wanted_silence = any(request.status in (429, 503) for request in requests)
     if not wanted_silence:
-        assert looks[0].at <= over + timedelta(seconds=INTERVAL_S + LOOK_TIMEOUT_S)
-    assert all(look.status == 200 for look in looks)
-    assert all(b.at - a.at <= timedelta(seconds=INTERVAL_S + LATE_S) for a, b in pairwise(looks))
+        assert polls[0].at <= over + timedelta(seconds=INTERVAL_S + POLL_TIMEOUT_S)
+    assert all(poll.status == 200 for poll in polls)
+    assert all(b.at - a.at <= timedelta(seconds=INTERVAL_S + LATE_S) for a, b in pairwise(polls))
 
 
 @pytest.fixture(autouse=True)

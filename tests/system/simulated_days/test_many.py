@@ -16,7 +16,7 @@ from callcast.simulator import Credential, Fault, Limits
 from callcast.simulator.requests import Request
 from callcast.simulator.scenario import Record
 from callcast.simulator.script import Call
-from callcast.supervisor import Fleet
+from callcast.supervisor import TaskSupervisor
 from tests.system.simulated_days.connections import Stage
 from tests.system.simulated_days.simulated_time_loop import run
 
@@ -31,29 +31,29 @@ def ours(number: int) -> Credential:
     return Credential(client_id=f"app-{number}", jwt=f"jwt-{number}", extension_id=str(FIRST + number), admin=False)
 
 
-def oldest(looks: Sequence[Request]) -> timedelta:
-    return max(b.at - a.at for a, b in pairwise(looks))
+def oldest(polls: Sequence[Request]) -> timedelta:
+    return max(b.at - a.at for a, b in pairwise(polls))
 
 
 async def fifty() -> None:
     credentials = [ours(number) for number in range(51)]
     async with Stage(51, credentials=credentials).open() as stage, asyncio.TaskGroup() as tasks:
         every = {f"desk_{n}": stage.source("~", credential=one) for n, one in enumerate(credentials)}
-        first = {name: settings for name, settings in every.items() if name != "desk_50"}
+        first = {name: settings for name, settings in every.items() if name != "admin_50"}
         sources = stage.house.sources
-        fleet = Fleet(tasks, sources.run, sources.end)
+        supervisor = TaskSupervisor(tasks, sources.run, sources.end)
         stage.platform.strike(Fault(kind="hang", path=f"*/{FIRST + 1}/*"))
         stage.platform.strike(Fault(kind="status", status=429, retry_after=90, path=f"*/{FIRST + 2}/*", count=1))
         stage.platform.strike(Fault(kind="status", status=403, path=f"*/{FIRST + 3}/*"))
-        await fleet.apply(first, patience_s=0.5)
+        await supervisor.apply(first, patience_s=0.5)
         await stage.clock.sleep(60)
         shown(stage)
-        changed = {"desk_7": stage.source("~", credential=credentials[7], poll_interval_s=30)}
-        wanted = {name: settings for name, settings in every.items() if name != "desk_8"} | changed
-        await fleet.apply(wanted, patience_s=0.5)
+        changed = {"admin_7": stage.source("~", credential=credentials[7], poll_interval_s=30)}
+        wanted = {name: settings for name, settings in every.items() if name != "admin_8"} | changed
+        await supervisor.apply(wanted, patience_s=0.5)
         await stage.clock.sleep(120)
         judge_fifty(stage)
-        await fleet.stop(patience_s=0.5)
+        await supervisor.stop(patience_s=0.5)
         await sources.close_all()
     kept = {name: notes.keys() for name, notes in stage.house.outbox.notes.items()}
     assert kept.keys() == every.keys()
@@ -73,17 +73,17 @@ def shown(stage: Stage) -> None:
     for number, reason in ((1, "timeout"), (2, "rate_limited"), (3, "permission")):
         assert (stage.value("polls_failed_total", source=f"desk_{number}", reason=reason) or 0) >= 1
         assert (stage.value("poll_staleness_seconds", source=f"desk_{number}") or 0) >= 50
-    penalty = stage.value("rate_limit_penalty_until_timestamp_seconds", source="desk_2", group="heavy") or 0
+    penalty = stage.value("rate_limit_penalty_until_timestamp_seconds", source="admin_2", group="heavy") or 0
     assert 25 <= penalty - stage.clock.wall().timestamp() <= 90 + 1
 
 
 def judge_fifty(stage: Stage) -> None:
     """Each on time, whatever became of another; what was not touched did not notice."""
     for number in (*range(4, 7), *range(9, 50)):
-        looks = stage.requests(LISTS, f"app-{number}")
-        assert oldest(looks) <= timedelta(seconds=INTERVAL_S + 1)
+        polls = stage.requests(LISTS, f"app-{number}")
+        assert oldest(polls) <= timedelta(seconds=INTERVAL_S + 1)
         assert len(stage.requests(TOKEN, f"app-{number}")) == 1
-        assert {look.status for look in looks} == {200}
+        assert {poll.status for poll in polls} == {200}
     removed, added = stage.requests(LISTS, "app-8"), stage.requests(LISTS, "app-50")
     assert removed[-1].at <= added[0].at
     assert oldest(added) <= timedelta(seconds=INTERVAL_S + 1)
@@ -146,17 +146,17 @@ def test_a_displaced_session_is_recovered_without_a_storm(every_s: float | None)
     log_ins = [request.at for request in stage.requests(TOKEN)]
     if every_s is None:
         assert len(log_ins) == 2
-        assert [look.status for look in stage.requests(LISTS)].count(401) == 1
+        assert [poll.status for poll in stage.requests(LISTS)].count(401) == 1
         assert stage.value("polls_failed_total", source="acme", reason="auth") == 0
     assert all(c - a >= timedelta(seconds=60) for a, c in zip(log_ins, log_ins[4:], strict=False))
-    looks = stage.requests(LISTS)
-    assert all(look.status == 200 for look in looks if looks[-1].at - look.at < timedelta(seconds=30)), (
+    polls = stage.requests(LISTS)
+    assert all(poll.status == 200 for poll in polls if polls[-1].at - poll.at < timedelta(seconds=30)), (
         "all is well again"
     )
 
 
 def test_a_wrong_credential_is_loud_and_tried_every_five_minutes(capfd: pytest.CaptureFixture[str]) -> None:
-    """In the log as an error that says what to check, in the metric, in what /readyz says; no look asks anything."""
+    """In the log as an error that says what to check, in the metric, in what /readyz says; no poll asks anything."""
 
     async def refused() -> Stage:
         async with Stage().open() as stage:
@@ -177,7 +177,7 @@ def test_a_wrong_credential_is_loud_and_tried_every_five_minutes(capfd: pytest.C
     assert (stage.value("polls_failed_total", source="acme", reason="auth") or 0) >= len(asked)
     assert logs.flush(10)
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    assert {(line["event"], line["level"], line["reason"]) for line in lines} == {("look_failed", "error", "auth")}
+    assert {(line["event"], line["level"], line["reason"]) for line in lines} == {("poll_failed", "error", "auth")}
     assert "of somebody else" not in str(lines)
 
 
@@ -185,25 +185,25 @@ def test_a_wrong_credential_is_loud_and_tried_every_five_minutes(capfd: pytest.C
 
 
 class Restless:
-    """While a look turns the page, the list changes: a call comes in, or the newest record is gone."""
+    """While a poll turns the page, the list changes: a call comes in, or the newest record is gone."""
 
     def __init__(self, stage: Stage, *, loses: bool) -> None:
         self.stage = stage
         self.loses = loses
         self.pages = 0
         self.arrived = 0
-        self._look, self._active = stage.story.look, stage.story.active
-        stage.story.look, stage.story.active = self.look, self.active  # type: ignore[method-assign]
+        self._poll, self._active = stage.story.poll, stage.story.active
+        stage.story.poll, stage.story.active = self.poll, self.active  # type: ignore[method-assign]
 
-    def look(self, extension: str | None, /) -> None:
+    def poll(self, extension: str | None, /) -> None:
         self.pages = 0
 
     def active(self, extension: str | None, now: datetime, /) -> list[Record]:
         self.pages += 1
         if self.pages == 2 and not self.loses and self.arrived < 12:
             self.arrived += 1
-            desk = str(1001 + self.arrived % 6)
-            self.stage.story.place(Call(kind="inbound", extension=desk, number="+15550100298", talks_s=100), now)
+            admin = str(1001 + self.arrived % 6)
+            self.stage.story.context(Call(kind="inbound", extension=admin, number="+15550100298", talks_s=100), now)
         records = self._active(extension, now)
         return records[1:] if self.pages > 1 and self.loses else records
 

@@ -13,11 +13,22 @@ from zlib import crc32
 import msgspec
 
 from callcast.calls.index import is_listed_live
-from callcast.calls.model import Call, CallEvent, Change, Disposition, Known, Look, Sighting, Snapshot, State, Target
+from callcast.calls.model import (
+    Call,
+    CallEvent,
+    CallObservation,
+    ChangeSet,
+    Disposition,
+    Known,
+    PollRecord,
+    Snapshot,
+    State,
+    Target,
+)
 from callcast.calls.shared_answers import SharedAnswers
-from callcast.calls.tracker import Picture, Rules, diff, fill, give_up, lookups, meet, settle, unwatch
+from callcast.calls.tracker import CallIndex, Rules, compare, fill, give_up, lookups, meet, settle, unwatch
 from tests.unit.calls.histories import CALLER, EXTENSIONS, START, History, Json, Maker, Part
-from tests.unit.ringcentral.decoded import Decoded, decode_page, sightings_of, snapshot
+from tests.unit.ringcentral.decoded import Decoded, decode_page, observations_of, snapshot
 
 SOURCE = "acme"
 RULES = Rules()
@@ -33,22 +44,22 @@ class Disk:
 
     calls: dict[str, bytes] = field(default_factory=dict)
     sessions: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    looks: dict[Target, datetime] = field(default_factory=dict)
+    polls: dict[Target, datetime] = field(default_factory=dict)
     events: list[CallEvent] = field(default_factory=list)
 
-    def record(self, look: Look | None, change: Change) -> None:
+    def record(self, poll: PollRecord | None, change: ChangeSet) -> None:
         for call in change.calls:
             self.calls[call.call_id] = _msgpack(call)
             self.sessions[call.session_id].add(call.call_id)
         self.events += [event for event in change.events if isinstance(event, CallEvent)]
-        if look:
-            self.looks[look.target] = look.taken_at
+        if poll:
+            self.polls[poll.target] = poll.taken_at
 
-    def recall(self, picture: Picture, seen: Snapshot | list[Sighting] | tuple[()] = (), *sessions: str) -> None:
+    def recall(self, index: CallIndex, seen: Snapshot | list[CallObservation] | tuple[()] = (), *sessions: str) -> None:
         """What is stored of the sessions that must be known before `seen` is compared."""
-        names = picture.unknown_sessions(seen, sessions)
+        names = index.unknown_sessions(seen, sessions)
         calls = [self.call(id_) for session_id in names for id_ in sorted(self.sessions.get(session_id, ()))]
-        picture.learn(call for call in calls if call.source == picture.source)
+        index.learn(call for call in calls if call.source == index.source)
 
     def call(self, call_id: str) -> Call:
         return _call.decode(self.calls[call_id])
@@ -58,15 +69,15 @@ class Disk:
         kept = {
             id_: call for id_, call in calls.items() if call.source == source and (call.live or call.provisional_since)
         }
-        looks = {target: at for target, at in self.looks.items() if target.source == source}
-        return Known(calls=kept, looks=looks, notes={})
+        polls = {target: at for target, at in self.polls.items() if target.source == source}
+        return Known(calls=kept, polls=polls, notes={})
 
 
 @dataclass
-class Seen:
-    """What was truly shown of a part: by looks and by the call log, in order."""
+class ObservationWindow:
+    """What was truly shown of a part: by polls and by the call log, in order."""
 
-    shows: list[tuple[float, str, bool]] = field(default_factory=list)  # when, what, on a first look
+    shows: list[tuple[float, str, bool]] = field(default_factory=list)  # when, what, on a first poll
     inbound: bool = False  # a record read so
 
 
@@ -79,9 +90,9 @@ class Play:
         self.restarts = Random(seed * 7 + 2) if restarts else None
         self.disk = Disk()
         self.restart()
-        self.looked: set[str] = set()  # extensions that a good look has covered
+        self.polled: set[str] = set()  # extensions that a good poll has covered
         self.late: dict[str, float] = {}  # call id -> when the call log's answer comes
-        self.seen: dict[int, Seen] = {id(part): Seen() for part in self.history.parts}
+        self.seen: dict[int, ObservationWindow] = {id(part): ObservationWindow() for part in self.history.parts}
         self.watch(account_level=self.history.account_level)
 
     def watch(self, *, account_level: bool) -> None:
@@ -99,10 +110,10 @@ class Play:
         answers.shared = self.history.own_sources
         answers.learn(self.disk.call(call_id) for call_id in sorted(self.disk.calls))
         sources = dict.fromkeys(map(self.source_of, EXTENSIONS))
-        self.pictures = {source: Picture(source, self.disk.known(source), answers) for source in sources}
+        self.pictures = {source: CallIndex(source, self.disk.known(source), answers) for source in sources}
 
     @property
-    def picture(self) -> Picture:
+    def index(self) -> CallIndex:
         """Of the only source."""
         return self.pictures[SOURCE]
 
@@ -111,8 +122,8 @@ class Play:
         self.restart()
         self.watch(account_level=not self.account_level)
         if not self.account_level:
-            self.disk.recall(self.picture)
-            self.commit(self.picture, None, unwatch(self.picture, {"unassigned"}, at(t)))
+            self.disk.recall(self.index)
+            self.commit(self.index, None, unwatch(self.index, {"unassigned"}, at(t)))
 
     def run(self) -> None:
         random = self.random
@@ -124,7 +135,7 @@ class Play:
             t = min(t, blind[0] - 1)
         end = max(part.steps[-1].at for part in self.history.parts)
         while t < end + 2 * interval:
-            self.looks(t)
+            self.polls(t)
             self.reconcile(t)
             if self.restarts and self.restarts.random() < 0.1:
                 self.restart()
@@ -141,16 +152,16 @@ class Play:
             # Nothing happens any more while records only linger: look seldom, or the test looks on for minutes.
             quiet = all(part.ends_at + 20 < t for part in self.history.parts)
             t += (interval * random.uniform(0.9, 1.1)) * (20 if quiet else 1)
-        self.looks(t, surely=True)
+        self.polls(t, until_stored=True)
         if gap is not None:
             self.fill_gap(gap[0], t + 40)
         for late in (40.0, 100.0, 2000.0, 2001.0):
             self.reconcile(t + late)
 
-    def looks(self, t: float, *, surely: bool = False) -> None:
+    def polls(self, t: float, *, until_stored: bool = False) -> None:
         for target in self.targets:
-            if self.random.random() < 0.05 and not surely:
-                continue  # a look that failed is no look
+            if self.random.random() < 0.05 and not until_stored:
+                continue  # a poll that failed is no poll
             skew = self.random.choice((0.0, 0.0, 0.0, -300.0, 3.0)) if self.random.random() < 0.05 else 0.0
             self.note(target, t)
             body = _json({"uri": "x", "records": self.history.listed(target.extension_id, t), "navigation": {}})
@@ -158,67 +169,67 @@ class Play:
             assert not page.bad
             assert not page.bad_fields
             shot = snapshot(target, [page], at(t + skew))
-            picture = self.pictures[target.source]
-            self.disk.recall(picture, shot)
-            change = diff(picture, shot, RULES)
-            look = Look(target=target, taken_at=picture.clamped(target, shot.taken_at))
-            self.commit(picture, look, change)
+            index = self.pictures[target.source]
+            self.disk.recall(index, shot)
+            change = compare(index, shot, RULES)
+            poll = PollRecord(target=target, taken_at=index.clamped(target, shot.taken_at))
+            self.commit(index, poll, change)
             if crc32(f"{t}".encode()) % 4:
                 continue
-            again = diff(picture, shot, RULES)
+            again = compare(index, shot, RULES)
             assert not again, f"the same look again told something: {again}"
 
-    def commit(self, picture: Picture, look: Look | None, change: Change) -> None:
-        self.disk.record(look, change)
-        picture.apply(look, change)
-        picture.answers.learn(change.calls)
+    def commit(self, index: CallIndex, poll: PollRecord | None, change: ChangeSet) -> None:
+        self.disk.record(poll, change)
+        index.apply(poll, change)
+        index.answers.learn(change.calls)
 
     def note(self, target: Target, t: float) -> None:
         for part in self.history.parts:
             if target.extension_id in (None, part.extension_id):
                 step = part.step_at(t)
                 if step is not None and step.shows is not None:
-                    first = part.extension_id not in self.looked
+                    first = part.extension_id not in self.polled
                     self.seen[id(part)].shows.append((t, step.shows, first))
                     self.seen[id(part)].inbound |= any(record["direction"] == "Inbound" for record in step.records)
         whole = {part.extension_id for part in self.history.parts}
-        self.looked |= whole if target.extension_id is None else {target.extension_id}
+        self.polled |= whole if target.extension_id is None else {target.extension_id}
 
     def reconcile(self, t: float) -> None:
         """The call log, asked as the service asks it; now and then it does not answer, or not in time."""
-        for picture in self.pictures.values():
-            self.disk.recall(picture)
-            self.answer_late(picture, t)
-            self.look_up(picture, t)
-        for picture in self.pictures.values():
-            for session_id in picture.answers.due(picture.source):
-                picture.answers.done(picture.source, session_id)
-                self.disk.recall(picture, (), session_id)
-                self.commit(picture, None, meet(picture, session_id, at(t)))
+        for index in self.pictures.values():
+            self.disk.recall(index)
+            self.answer_late(index, t)
+            self.look_up(index, t)
+        for index in self.pictures.values():
+            for session_id in index.answers.due(index.source):
+                index.answers.done(index.source, session_id)
+                self.disk.recall(index, (), session_id)
+                self.commit(index, None, meet(index, session_id, at(t)))
 
-    def look_up(self, picture: Picture, t: float) -> None:
-        for call in sorted(lookups(picture, at(t), RULES), key=lambda call: call.call_id):
+    def look_up(self, index: CallIndex, t: float) -> None:
+        for call in sorted(lookups(index, at(t), RULES), key=lambda call: call.call_id):
             if crc32(f"{call.call_id}{t}".encode()) % 2 and t < 1500:
                 self.late.setdefault(call.call_id, t + 5)
                 continue
             found = self.log_of(call, t)
-            change = settle(picture, call.call_id, found, at(t), RULES)
+            change = settle(index, call.call_id, found, at(t), RULES)
             since = call.vanished_at or call.provisional_since
             if not change and since and (at(t) - since).total_seconds() >= RULES.vanished_give_up_s:
-                change = give_up(picture, call.call_id, at(t))
-            self.commit(picture, None, change)
+                change = give_up(index, call.call_id, at(t))
+            self.commit(index, None, change)
 
-    def answer_late(self, picture: Picture, t: float) -> None:
+    def answer_late(self, index: CallIndex, t: float) -> None:
         """What the log said while the call was gone, midway: of no account if the list shows it live again."""
         for call_id in [call_id for call_id, due in self.late.items() if due <= t]:
-            call = picture.call(call_id)
+            call = index.call(call_id)
             if call is None:
                 continue
             del self.late[call_id]
             if is_listed_live(call):
-                self.commit(picture, None, settle(picture, call_id, [midway(call)], at(t), RULES))
+                self.commit(index, None, settle(index, call_id, [midway(call)], at(t), RULES))
 
-    def log_of(self, call: Call, t: float) -> list[Sighting]:
+    def log_of(self, call: Call, t: float) -> list[CallObservation]:
         """What the log holds of the call's session: finished after 15 s, before that as the list has it."""
         records: list[Json] = []
         for part in self.history.parts:
@@ -234,7 +245,7 @@ class Play:
                     final = is_final_in_log(part)
                     self.seen[id(part)].shows.append((t, "ended" if final else "provisional", False))
         target = self.targets[0] if self.account_level else Target(source=call.source, extension_id=call.extension_id)
-        return list(sightings_of(page_of(records), target))
+        return list(observations_of(page_of(records), target))
 
     def fill_gap(self, before: float, t: float) -> None:
         for target in self.targets:
@@ -245,15 +256,15 @@ class Play:
                     records.append(part.final)
                     if is_final_in_log(part):
                         self.seen[id(part)].shows.append((t, "ended", False))
-            picture = self.pictures[target.source]
-            found = [*sightings_of(page_of(records), target), *self.midways(target, before)]
-            self.disk.recall(picture, found)
-            self.commit(picture, None, fill(picture, target, found, at(t), RULES, after=at(before)))
+            index = self.pictures[target.source]
+            found = [*observations_of(page_of(records), target), *self.midways(target, before)]
+            self.disk.recall(index, found)
+            self.commit(index, None, fill(index, target, found, at(t), RULES, after=at(before)))
 
-    def midways(self, target: Target, before: float) -> list[Sighting]:
+    def midways(self, target: Target, before: float) -> list[CallObservation]:
         """The log's word on calls that are not over, where looks since the gap know better."""
-        picture = self.pictures[target.source]
-        live = [call for call in picture.live_calls() if target.extension_id in (None, call.extension_id)]
+        index = self.pictures[target.source]
+        live = [call for call in index.live_calls() if target.extension_id in (None, call.extension_id)]
         return [midway(call) for call in live if is_listed_live(call) and self.seen_since(call, before)]
 
     def seen_since(self, call: Call, t: float) -> bool:
@@ -366,7 +377,7 @@ def check_lifecycle(events: list[CallEvent]) -> None:
             assert event.corrects == events[end].id
 
 
-def expected_kinds(seen: Seen) -> list[str] | None:
+def expected_kinds(seen: ObservationWindow) -> list[str] | None:
     """The events that these shows make, `call.updated` and `call.corrected` aside; None where either is right."""
     kinds: list[str] = []
     state = None
@@ -393,9 +404,9 @@ def is_final_in_log(part: Part) -> bool:
     return part.provisional is None or part.final["result"] not in ("Stopped", "IP Phone Offline")
 
 
-def midway(call: Call) -> Sighting:
+def midway(call: Call) -> CallObservation:
     """The call log's record of a call that goes on, and reads finished."""
-    return Sighting(
+    return CallObservation(
         extension_id=call.extension_id,
         session_id=call.session_id,
         account_id=call.account_id,

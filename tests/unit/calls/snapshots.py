@@ -1,4 +1,4 @@
-"""Short ways to say in a test what a look shows and what was told."""
+"""Short ways to say in a test what a poll shows and what was told."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -6,19 +6,19 @@ from typing import Any
 from callcast.calls.model import (
     Call,
     CallEvent,
-    Change,
+    CallObservation,
+    ChangeSet,
     Direction,
     Disposition,
     Leg,
-    Look,
     Party,
+    PollRecord,
     Provider,
-    Sighting,
     Snapshot,
     State,
     Target,
 )
-from callcast.calls.tracker import Picture, Rules, diff
+from callcast.calls.tracker import CallIndex, Rules, compare
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 EXTENSION = Target(source="acme", extension_id="101")
@@ -35,7 +35,7 @@ def leg(kind: str, start: float, *, accepted: bool = False) -> Leg:
     return Leg(kind=kind, started_at=at(start), accepted=accepted)
 
 
-def sighting(state: str = "ringing", **fields: Any) -> Sighting:
+def observation(state: str = "ringing", **fields: Any) -> CallObservation:
     """Extension 101, session s-1, record L1, started at 0; `ended` takes seconds, `result` the raw word."""
     ended = fields.pop("ended", None)
     record_id = fields.pop("record_id", "L1")
@@ -52,35 +52,35 @@ def sighting(state: str = "ringing", **fields: Any) -> Sighting:
         "ended_at": None if ended is None else at(ended),
         "provider": Provider(name="ringcentral", record_id=record_id, result=fields.pop("result", None)),
     }
-    return Sighting(record_id=record_id, state=State(state), **{**facts, **fields})
+    return CallObservation(record_id=record_id, state=State(state), **{**facts, **fields})
 
 
-def ended(disposition: str = "missed", end: float | None = 10, **fields: Any) -> Sighting:
-    return sighting("ended", disposition=disposition, ended=end, **fields)
+def ended(disposition: str = "missed", end: float | None = 10, **fields: Any) -> CallObservation:
+    return observation("ended", disposition=disposition, ended=end, **fields)
 
 
-def stopped(end: float | None = 10, **fields: Any) -> Sighting:
-    return sighting("ended", provisional=True, disposition="answered_elsewhere", ended=end, **fields)
+def stopped(end: float | None = 10, **fields: Any) -> CallObservation:
+    return observation("ended", provisional=True, disposition="answered_elsewhere", ended=end, **fields)
 
 
 class Watch:
-    """A picture, and looks at it; a look at -10 that showed nothing comes first unless `fresh`."""
+    """A picture, and looks at it; a poll of -10 that showed nothing comes first unless `fresh`."""
 
     def __init__(self, target: Target = EXTENSION, *, fresh: bool = False) -> None:
         self.target = target
-        self.picture = Picture("acme")
+        self.index = CallIndex("acme")
         self.rules = Rules()
         self.events: list[CallEvent] = []
         if not fresh:
-            self.look(-10)
+            self.poll(-10)
 
-    def look(self, t: float, *seen: Sighting, target: Target | None = None) -> list[str]:
-        """The types of the events that this look tells."""
-        snapshot = Snapshot(target=target or self.target, taken_at=at(t), sightings=seen)
-        return self.apply(Look(target=snapshot.target, taken_at=at(t)), diff(self.picture, snapshot, self.rules))
+    def poll(self, t: float, *seen: CallObservation, target: Target | None = None) -> list[str]:
+        """The types of the events that this poll tells."""
+        snapshot = Snapshot(target=target or self.target, taken_at=at(t), observations=seen)
+        return self.apply(PollRecord(target=snapshot.target, taken_at=at(t)), compare(self.index, snapshot, self.rules))
 
-    def apply(self, look: Look | None, change: Change) -> list[str]:
-        self.picture.apply(look, change)
+    def apply(self, poll: PollRecord | None, change: ChangeSet) -> list[str]:
+        self.index.apply(poll, change)
         told = [event for event in change.events if isinstance(event, CallEvent)]
         assert len(told) == len(change.events)
         self.events += told
@@ -91,6 +91,6 @@ class Watch:
         return self.events[-1]
 
     def call(self, call_id: str = "101/s-1") -> Call:
-        found = self.picture.call(call_id)
+        found = self.index.call(call_id)
         assert found is not None
         return found

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from callcast.calls.model import CallEvent, Change, Look, Target
-from callcast.calls.tracker import Picture, Rules, diff, give_up, lookups, settle
+from callcast.calls.model import CallEvent, ChangeSet, PollRecord, Target
+from callcast.calls.tracker import CallIndex, Rules, compare, give_up, lookups, settle
 from callcast.formats.cloudevents import Wire
 from tests import TESTS
-from tests.unit.ringcentral.decoded import Decoded, decode_page, sightings_of, snapshot
+from tests.unit.ringcentral.decoded import Decoded, decode_page, observations_of, snapshot
 
 Json = dict[str, Any]
 Row = tuple[Any, ...]
@@ -116,7 +116,7 @@ class Case:
         self.start = datetime.fromisoformat(min(shown))
         self.interval_s = interval_s
         self.t = first_s - interval_s
-        self.picture = Picture("acme")
+        self.index = CallIndex("acme")
         self.log: list[Json] = []
         self.events: list[CallEvent] = []
 
@@ -131,8 +131,8 @@ class Case:
     def poll(self, records: Sequence[Json]) -> None:
         at = self.at(self.t)
         shot = snapshot(self.target, [self.page(records)], at)
-        self.apply(Look(target=self.target, taken_at=at), diff(self.picture, shot, Rules()))
-        assert not diff(self.picture, shot, Rules()), "the same list again changes nothing"
+        self.apply(PollRecord(target=self.target, taken_at=at), compare(self.index, shot, Rules()))
+        assert not compare(self.index, shot, Rules()), "the same list again changes nothing"
         self.look_up(at)
         self.t += self.interval_s
 
@@ -140,22 +140,22 @@ class Case:
         for _ in range(3):
             self.poll([])
             self.t += 31
-        for call in list(self.picture.live_calls()):
-            self.apply(None, give_up(self.picture, call.call_id, self.at(self.t + 1000)))
+        for call in list(self.index.live_calls()):
+            self.apply(None, give_up(self.index, call.call_id, self.at(self.t + 1000)))
 
     def look_up(self, at: datetime) -> None:
-        for call in lookups(self.picture, at, Rules()):
-            found = sightings_of(self.page(self.log), self.target)
-            self.apply(None, settle(self.picture, call.call_id, found, at, Rules()))
+        for call in lookups(self.index, at, Rules()):
+            found = observations_of(self.page(self.log), self.target)
+            self.apply(None, settle(self.index, call.call_id, found, at, Rules()))
 
     def page(self, records: Sequence[Json]) -> Decoded:
         page = decode_page(json.dumps({"records": records}).encode())
         assert (page.bad, page.bad_fields, page.unknown) == ((), (), ())
         return page
 
-    def apply(self, look: Look | None, change: Change) -> None:
+    def apply(self, poll: PollRecord | None, change: ChangeSet) -> None:
         self.events += [event for event in change.events if isinstance(event, CallEvent)]
-        self.picture.apply(look, change)
+        self.index.apply(poll, change)
 
     def at(self, t: float) -> datetime:
         return self.start + timedelta(seconds=t)

@@ -43,7 +43,7 @@ def test_one_stale_extension_among_others_degrades_alone() -> None:
 
 
 def test_when_every_target_is_stale_the_source_is_told_once_for_all() -> None:
-    """No event per extension, and the blind interval runs from the last good look of any."""
+    """No event per extension, and the blind interval runs from the last good poll of any."""
     fresh = watching("1", "2", "3")
     fresh.good("2", at(10), 10)
     fresh.bad("1", "network")
@@ -102,7 +102,7 @@ def test_a_crash_before_the_state_was_kept_tells_the_same_event_again() -> None:
 
 
 def test_time_in_which_the_service_did_not_run_degrades_nobody() -> None:
-    """An old last look alone is no fault of the far side."""
+    """An old last poll alone is no fault of the remote side."""
     fresh = Freshness("acme")
     fresh.watch(["1"], {"1": at(-86400)}, 0)
     assert fresh.check(at(29), 29, 1) == []

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from callcast.calls.ids import event_id
 from callcast.calls.model import Party
-from tests.unit.calls.snapshots import Watch, at, ended, sighting
+from tests.unit.calls.snapshots import Watch, at, ended, observation
 
 parts = st.lists(st.none() | st.text(), max_size=5)
 
@@ -28,13 +28,13 @@ def test_an_id_is_short_plain_text(fact: list[str | None]) -> None:
     assert len(text) == 30
 
 
-def test_ids_do_not_depend_on_looks_or_on_this_machine() -> None:
+def test_ids_do_not_depend_on_polls_or_on_this_machine() -> None:
     """Another machine that looks at other moments, from another source, gives the same ids for the same facts."""
     one, two = Watch(), Watch()
-    two.picture.source = "other"
-    for t, seen in ((1, sighting()), (5, sighting("connected")), (9, ended("answered"))):
-        one.look(t, seen)
-        two.look(t + 0.7, seen)
+    two.index.source = "other"
+    for t, seen in ((1, observation()), (5, observation("connected")), (9, ended("answered"))):
+        one.poll(t, seen)
+        two.poll(t + 0.7, seen)
     assert [e.id for e in one.events] == [e.id for e in two.events]
     assert len({e.id for e in one.events}) == 3
     assert one.events[0].id == event_id("400", "101/s-1", "call.ringing")
@@ -47,8 +47,8 @@ def test_ids_of_updates_and_corrections_hold_what_changed() -> None:
         for steps in (1, 2):
             watch = Watch()
             for step in range(steps):
-                watch.look(step, sighting("connected", from_party=Party(number=f"+{step}9")))
-            watch.look(5, sighting("connected", from_party=Party(number=number)))
+                watch.poll(step, observation("connected", from_party=Party(number=f"+{step}9")))
+            watch.poll(5, observation("connected", from_party=Party(number=number)))
             ids.add(watch.last.id)
     assert len(ids) == 4
 
@@ -56,12 +56,12 @@ def test_ids_of_updates_and_corrections_hold_what_changed() -> None:
 def test_the_account_is_part_of_the_fact() -> None:
     """It is kept from the record that first named it; until then it is null."""
     watch = Watch()
-    watch.look(1, sighting(account_id=None))
+    watch.poll(1, observation(account_id=None))
     assert watch.last.id == event_id(None, "101/s-1", "call.ringing")
-    watch.look(2, sighting("connected"))
+    watch.poll(2, observation("connected"))
     assert watch.last.id == event_id("400", "101/s-1", "call.answered")
-    watch.look(3, ended("answered", account_id="500"))
+    watch.poll(3, ended("answered", account_id="500"))
     assert watch.last.id == event_id("400", "101/s-1", "call.ended")
     rewritten = msgspec.structs.replace(ended("answered"), ended_at=at(11))
-    watch.look(4, rewritten)
+    watch.poll(4, rewritten)
     assert watch.last.corrects == event_id("400", "101/s-1", "call.ended")

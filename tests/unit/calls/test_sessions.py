@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from callcast.calls.model import Call, Direction, Disposition, Party, Provider, State
-from callcast.calls.sessions import Session, fold
+from callcast.calls.sessions import Session, apply_observation
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 OUTSIDE = Party(number="+15550100351")
@@ -47,7 +47,7 @@ def part(extension_id: str = "101", began: float = 0, **facts: Any) -> Call:
 
 def test_a_ring_all_that_is_answered() -> None:
     """One answer, whoever else was rung; the others' ends end nothing."""
-    told = fold(
+    told = apply_observation(
         [
             part("101", ended=6, disposition="answered_elsewhere"),
             part("102", began=1, answered=5),
@@ -60,7 +60,9 @@ def test_a_ring_all_that_is_answered() -> None:
 
 def test_a_transfer_is_one_conversation() -> None:
     """It began with the first part, was answered by each in turn, and ends with the last."""
-    told = fold([part("102", began=60, answered=65, ended=99, disposition="answered"), part(answered=4, ended=61)])
+    told = apply_observation(
+        [part("102", began=60, answered=65, ended=99, disposition="answered"), part(answered=4, ended=61)]
+    )
     assert [one.extension_id for one in told.parts] == ["101", "102"]
     assert (told.started_at, told.answered_at, told.ended_at) == (at(0), at(4), at(99))
     assert told.answered_by == ("101", "102")
@@ -82,7 +84,7 @@ def test_a_transfer_is_one_conversation() -> None:
 )
 def test_the_disposition_is_the_first_that_any_part_has(words: list[str], disposition: str) -> None:
     """In the order of what says most about the caller; who else answered is not among the parts."""
-    told = fold([part(f"10{n}", ended=9, disposition=word) for n, word in enumerate(words)])
+    told = apply_observation([part(f"10{n}", ended=9, disposition=word) for n, word in enumerate(words)])
     assert told.disposition == disposition
     assert told.complete is (disposition != "answered_elsewhere")
 
@@ -90,7 +92,12 @@ def test_the_disposition_is_the_first_that_any_part_has(words: list[str], dispos
 def test_every_disposition_has_a_rank() -> None:
     """None counts as less than unknown by oversight."""
     for word in Disposition:
-        assert fold([part(ended=9, disposition="unknown"), part("102", ended=9, disposition=word)]).disposition == word
+        assert (
+            apply_observation(
+                [part(ended=9, disposition="unknown"), part("102", ended=9, disposition=word)]
+            ).disposition
+            == word
+        )
 
 
 @pytest.mark.parametrize(
@@ -107,12 +114,14 @@ def test_every_disposition_has_a_rank() -> None:
 )
 def test_internal_is_what_every_known_caller_says(parts: list[Call], internal: bool) -> None:
     """A caller who is not known yet may be from outside."""
-    assert fold(parts).internal is internal
+    assert apply_observation(parts).internal is internal
 
 
 def test_between_extensions_the_callers_part_leads() -> None:
     """Both begin in the same second; it is an outbound conversation that a colleague receives."""
-    told = fold([part("102", from_party=COLLEAGUE), part("103", direction=Direction.OUTBOUND, state=State.DIALING)])
+    told = apply_observation(
+        [part("102", from_party=COLLEAGUE), part("103", direction=Direction.OUTBOUND, state=State.DIALING)]
+    )
     assert (told.direction, told.state, told.internal) == (Direction.OUTBOUND, State.RINGING, True)
 
 
@@ -121,13 +130,13 @@ def test_between_extensions_the_callers_part_leads() -> None:
     [
         ({"answered": 4}, at(4), True),
         ({"answered": 7, "answered_exact": False}, at(7), True),
-        ({"answered": 7, "answered_exact": False, "first_look": True}, at(7), False),
+        ({"answered": 7, "answered_exact": False, "first_poll": True}, at(7), False),
         ({"ended": 9, "disposition": "answered"}, None, False),
     ],
 )
 def test_when_it_was_answered(facts: dict[str, Any], at_: datetime | None, known: bool) -> None:
     """The platform's time, or that of the poll that showed it, unless that poll was the first of all."""
-    told = fold([part(**facts)])
+    told = apply_observation([part(**facts)])
     assert (told.answered, told.answered_at, told.answer_known) == (True, at_, known)
 
 
@@ -149,5 +158,5 @@ PARTS = st.lists(
 @given(PARTS)
 def test_the_order_of_the_parts_is_no_matter(parts: list[Call]) -> None:
     """Whatever is learnt first, the conversation is the same."""
-    folded: list[Session] = [fold(some) for some in itertools.permutations(parts)]
+    folded: list[Session] = [apply_observation(some) for some in itertools.permutations(parts)]
     assert all(one == folded[0] for one in folded)

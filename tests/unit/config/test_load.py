@@ -295,6 +295,6 @@ def test_one_credential_in_two_sources(tmp_path: Path) -> None:
 
 def test_mqtt_sinks_side_by_side(tmp_path: Path) -> None:
     """Several are fine as long as each has a topic of its own, or a broker."""
-    board = '[sinks.{}]\ntype = "mqtt"\nurl = "mqtts://{}"\ntopic = "{}"\n'
-    sinks = board.format("a", "x.example", "callcast") + board.format("b", "x.example", "other")
-    assert verdict(tmp_path, SOURCE + sinks + board.format("c", "y.example", "callcast")).faults == ()
+    live_calls = '[sinks.{}]\ntype = "mqtt"\nurl = "mqtts://{}"\ntopic = "{}"\n'
+    sinks = live_calls.format("a", "x.example", "callcast") + live_calls.format("b", "x.example", "other")
+    assert verdict(tmp_path, SOURCE + sinks + live_calls.format("c", "y.example", "callcast")).faults == ()

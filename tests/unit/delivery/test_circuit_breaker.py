@@ -1,10 +1,10 @@
-"""How a sink's far side does, by the outcomes of its attempts."""
+"""How a sink's remote side does, by the outcomes of its attempts."""
 
 from datetime import timedelta
 
 import pytest
 
-from callcast.delivery.circuit_breaker import SinkHealth
+from callcast.delivery.circuit_breaker import CircuitBreaker
 from callcast.ports.sink import Delivery
 from tests.builders import NINE, event
 
@@ -18,7 +18,7 @@ def delivery(name: str = "a", *, first_tried_s: float | None = None) -> Delivery
 
 def test_five_in_a_row() -> None:
     """Five failures in a row make it failing, one success makes it healthy."""
-    health = SinkHealth()
+    health = CircuitBreaker()
     for _ in range(4):
         health.failed(delivery(), counted_before=health.counted, gone=False)
     health.succeeded(delivery(), NINE)
@@ -32,7 +32,7 @@ def test_five_in_a_row() -> None:
 
 def test_failures_that_overlap_count_as_one() -> None:
     """An attempt counts that began after the last counted failure, so a chain of overlaps does not count as one."""
-    health = SinkHealth()
+    health = CircuitBreaker()
     before = health.counted
     for _ in range(20):
         health.failed(delivery(), counted_before=before, gone=False)
@@ -46,7 +46,7 @@ def test_failures_that_overlap_count_as_one() -> None:
 
 def test_what_fails_late_does_not_count_again_after_a_success() -> None:
     """Its cause was counted, and the success in between has ended that."""
-    health = SinkHealth()
+    health = CircuitBreaker()
     before = health.counted
     health.failed(delivery(), counted_before=before, gone=False)
     health.succeeded(delivery(), NINE)
@@ -56,7 +56,7 @@ def test_what_fails_late_does_not_count_again_after_a_success() -> None:
 
 def test_in_doubt_once_two_calls_have_failed() -> None:
     """One event that is refused again and again is its own trouble; a success ends every doubt."""
-    health = SinkHealth()
+    health = CircuitBreaker()
     for _ in range(3):
         health.failed(delivery("a"), counted_before=health.counted, gone=False)
     assert not health.in_doubt
@@ -74,7 +74,7 @@ def test_in_doubt_once_two_calls_have_failed() -> None:
 
 def test_gone() -> None:
     """Gone is failing at once, and ends with the next other answer, while failing goes on."""
-    health = SinkHealth()
+    health = CircuitBreaker()
     health.failed(delivery(), counted_before=health.counted, gone=True)
     assert (health.failing, health.gone) == (True, True)
     health.failed(delivery(), counted_before=health.counted, gone=False)
@@ -83,7 +83,7 @@ def test_gone() -> None:
 
 def test_a_hold_is_never_shortened() -> None:
     """A later wish for a shorter pause does not end the one that holds."""
-    health = SinkHealth()
+    health = CircuitBreaker()
     health.hold(NINE + 60 * SECOND)
     health.hold(NINE + 10 * SECOND)
     assert health.held_for_s(NINE) == 60
@@ -106,7 +106,7 @@ def test_a_hold_is_never_shortened() -> None:
 )
 def test_took_another_since(successes: list[tuple[str, float]], proven: bool) -> None:
     """Only a success of another call after this one's first attempt proves that the fault is the event's."""
-    health = SinkHealth()
+    health = CircuitBreaker()
     for name, at_s in successes:
         health.succeeded(delivery(name), NINE + at_s * SECOND)
     assert health.took_another_since(delivery("a", first_tried_s=5)) is proven

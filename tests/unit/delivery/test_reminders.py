@@ -28,7 +28,7 @@ async def test_a_failing_sink_is_remembered_once_an_hour() -> None:
     reminders = Reminders(clock, log)
     began = clock.now()
     oldest = began - timedelta(hours=2)
-    stats = Stats(sinks=(SinkStats(sink="crm", owed=7, oldest_recorded_at=oldest, dead=0),), bytes_used=0)
+    stats = Stats(sinks=(SinkStats(sink="crm", pending=7, oldest_recorded_at=oldest, dead=0),), bytes_used=0)
 
     async def pass_by(minutes: int, since: Any) -> int:
         """How many lines there were in this time."""

@@ -61,7 +61,7 @@ EVENT = CallEvent(
         before=START + timedelta(seconds=8, milliseconds=200),
         exact=True,
         evidence=Evidence.ACTIVE_CALLS,
-        first_look=False,
+        first_poll=False,
     ),
 )
 
@@ -111,7 +111,7 @@ def test_an_event_reads_as_the_contract_shows_it() -> None:
                 "before": "2021-01-19T23:59:05.200Z",
                 "exact": True,
                 "evidence": "active_calls",
-                "first_look": False,
+                "first_poll": False,
             },
             "provider": {
                 "name": "ringcentral",

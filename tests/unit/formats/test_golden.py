@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from callcast.calls.model import Change, Event, Look, Target
-from callcast.calls.tracker import Picture, Rules, diff, settle
+from callcast.calls.model import ChangeSet, Event, PollRecord, Target
+from callcast.calls.tracker import CallIndex, Rules, compare, settle
 from callcast.formats.cloudevents import Wire
 from tests import TESTS
-from tests.unit.ringcentral.decoded import decode_page, sightings_of, snapshot
+from tests.unit.ringcentral.decoded import decode_page, observations_of, snapshot
 
 TESTS = TESTS
 SAMPLES = TESTS / "samples"
@@ -27,36 +27,36 @@ def sample(name: str) -> Any:
 
 
 class Teller:
-    """Looks at a target, first at an empty list five seconds before the first answer, and notes what is told."""
+    """Polls a target, first at an empty list five seconds before the first answer, and notes what is told."""
 
     def __init__(self, extension_id: str | None, first: str) -> None:
         self.target = Target(source="acme", extension_id=extension_id)
-        self.picture = Picture("acme")
+        self.index = CallIndex("acme")
         self.start = datetime.fromisoformat(first)
         self.events: list[Event] = []
-        self.look(-5, [])
+        self.poll(-5, [])
         self.events.clear()
 
-    def look(self, t: float, records: list[Any]) -> None:
+    def poll(self, t: float, records: list[Any]) -> None:
         taken_at = self.start + timedelta(seconds=t)
         page = decode_page(json.dumps({"records": records}).encode())
         assert not page.bad
-        change = diff(self.picture, snapshot(self.target, [page], taken_at), Rules())
-        self.apply(Look(target=self.target, taken_at=taken_at), change)
+        change = compare(self.index, snapshot(self.target, [page], taken_at), Rules())
+        self.apply(PollRecord(target=self.target, taken_at=taken_at), change)
 
     def ask_log(self, t: float, call_id: str, records: list[Any]) -> None:
-        found = sightings_of(decode_page(json.dumps({"records": records}).encode()), self.target)
-        self.apply(None, settle(self.picture, call_id, found, self.start + timedelta(seconds=t), Rules()))
+        found = observations_of(decode_page(json.dumps({"records": records}).encode()), self.target)
+        self.apply(None, settle(self.index, call_id, found, self.start + timedelta(seconds=t), Rules()))
 
-    def apply(self, look: Look | None, change: Change) -> None:
+    def apply(self, poll: PollRecord | None, change: ChangeSet) -> None:
         self.events += change.events
-        self.picture.apply(look, change)
+        self.index.apply(poll, change)
 
 
-def seed(kind: str, first: str, looks: tuple[float, ...]) -> list[Event]:
+def seed(kind: str, first: str, polls: tuple[float, ...]) -> list[Event]:
     teller = Teller("62264425016", first)
-    for t, step in zip(looks, ("1-ringing", "2-answered", "3-ended"), strict=True):
-        teller.look(t, sample(f"active-calls/seed-{kind}-{step}")["records"])
+    for t, step in zip(polls, ("1-ringing", "2-answered", "3-ended"), strict=True):
+        teller.poll(t, sample(f"active-calls/seed-{kind}-{step}")["records"])
     return teller.events
 
 
@@ -73,7 +73,7 @@ def lifecycle_2014() -> list[Event]:
     recorded = sample("active-calls/jshelpers-lifecycle-2014")
     teller = Teller("321", "2014-12-11T00:51:23Z")
     for t, step in ((2, "ringing"), (8, "pickup"), (50, "hangup")):
-        teller.look(t, recorded[step]["active-calls"])
+        teller.poll(t, recorded[step]["active-calls"])
     teller.ask_log(80, "321/88052513020", recorded["hangup"]["call-log"])
     return teller.events
 
@@ -81,14 +81,14 @@ def lifecycle_2014() -> list[Event]:
 def ringout_account() -> list[Event]:
     """Both legs of one RingOut, over when first seen: two calls."""
     teller = Teller(None, "2015-07-16T22:04:32Z")
-    teller.look(60, sample("active-calls/slate-account-ringout-2legs")["records"])
+    teller.poll(60, sample("active-calls/slate-account-ringout-2legs")["records"])
     return teller.events
 
 
 def ringout_web_live() -> list[Event]:
     """Call connected with duration 0 is a call that goes on; of a RingOut it says that the own phone was taken."""
     teller = Teller("400618687004", "2014-08-15T15:16:12Z")
-    teller.look(9, sample("active-calls/jswidgets-activeCalls")["records"])
+    teller.poll(9, sample("active-calls/jswidgets-activeCalls")["records"])
     return teller.events
 
 
@@ -97,10 +97,10 @@ def queue_midcall() -> list[Event]:
     both = sample("call-log/derived-queue-midcall-snapshot-then-final")
     snapshot_, final = both.values()
     teller = Teller(None, "2026-09-24T15:00:00Z")
-    teller.look(30, [snapshot_])
-    teller.look(90, [snapshot_])
+    teller.poll(30, [snapshot_])
+    teller.poll(90, [snapshot_])
     assert teller.events == []
-    teller.look(170, [final])
+    teller.poll(170, [final])
     return teller.events
 
 
@@ -109,7 +109,7 @@ def ended_when_first_seen(name: str) -> Story:
         records = sample(f"call-log/{name}")
         records = records if isinstance(records, list) else [records]
         teller = Teller(None, min(record["startTime"] for record in records))
-        teller.look(600, records)
+        teller.poll(600, records)
         return teller.events
 
     return story

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import structlog
 
-from callcast.calls.model import Change, Direction, Provider, Sighting, State, Target
-from callcast.live.live_calls import LiveBoard
+from callcast.calls.model import CallObservation, ChangeSet, Direction, Provider, State, Target
+from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability import logs
 from callcast.observability.metrics import Metrics
 from callcast.polling.telemetry import SourceObserver
-from callcast.ports.upstream import LookFailed
+from callcast.ports.upstream import PollFailed
 from tests.builders import event
 from tests.clock import TurnedClock
 from tests.integration.polling.test_poller import Bench
@@ -44,7 +44,7 @@ class Clock:
 
 
 class Log:
-    """A flood's far side: what passes."""
+    """A flood's remote side: what passes."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -64,16 +64,16 @@ def test_a_flood_is_summarised_after_a_minute() -> None:
     log = Log()
     for second in range(70):
         log.clock.now_s = second
-        log.say("look_failed", source="acme", reason="timeout")
+        log.say("poll_failed", source="acme", reason="timeout")
     assert [line.get("held_back") for line in log.lines] == [None, 59]
 
 
 def test_different_facts_do_not_hold_each_other_back() -> None:
     """Another sink, another reason, another event: each is said at once."""
     log = Log()
-    assert log.say("look_failed", source="acme", reason="timeout")
-    assert log.say("look_failed", source="acme", reason="server")
-    assert log.say("look_failed", source="branch", reason="timeout")
+    assert log.say("poll_failed", source="acme", reason="timeout")
+    assert log.say("poll_failed", source="acme", reason="server")
+    assert log.say("poll_failed", source="branch", reason="timeout")
     assert log.say("sink_failed", sink="crm", reason="timeout")
     assert not log.say("sink_failed", sink="crm", reason="timeout", detail="other words")
 
@@ -82,10 +82,10 @@ def test_a_thousand_extensions_that_fail_alike_are_a_few_lines() -> None:
     """An outage of the platform concerns every target, and the log shows the first five of them."""
     log = Log()
     for extension in range(1000):
-        log.say("look_failed", source="acme", reason="network", extension=str(extension))
+        log.say("poll_failed", source="acme", reason="network", extension=str(extension))
     assert [line["extension"] for line in log.lines] == ["0", "1", "2", "3", "4"]
     log.clock.now_s = 60
-    log.say("look_failed", source="acme", reason="network", extension="7")
+    log.say("poll_failed", source="acme", reason="network", extension="7")
     assert log.lines[-1]["held_back"] == 995
 
 
@@ -144,8 +144,8 @@ def test_a_logger_in_use_follows_a_changed_level(capfd: pytest.CaptureFixture[st
 
 
 def observer_of(clock: TurnedClock) -> SourceObserver:
-    board = LiveBoard(clock)
-    return SourceObserver("acme", board, Metrics(board, clock, "0"), clock, logs.bound())
+    live_calls = InMemoryLiveCalls(clock)
+    return SourceObserver("acme", live_calls, Metrics(live_calls, clock, "0"), clock, logs.bound())
 
 
 def test_an_unknown_word_is_said_once(capfd: pytest.CaptureFixture[str]) -> None:
@@ -171,15 +171,15 @@ def test_a_bad_record_is_counted_and_said_once_while_it_lingers(
     assert len(observer._bad_records) == 3
 
 
-def test_a_failed_look_says_where_and_why(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_poll_says_where_and_why(capfd: pytest.CaptureFixture[str]) -> None:
     """With the keys that every line has, and the request's id for the platform's support."""
     logs.configure("info", "json")
-    failed = LookFailed("server", "answered 503", request_id="r-1")
-    observer_of(TurnedClock()).look_failed(Target(source="acme", extension_id="101"), failed, 0.1)
+    failed = PollFailed("server", "answered 503", request_id="r-1")
+    observer_of(TurnedClock()).poll_failed(Target(source="acme", extension_id="101"), failed, 0.1)
     (line,) = said(capfd)
     del line["timestamp"]
     assert line == {
-        "event": "look_failed",
+        "event": "poll_failed",
         "level": "warning",
         "source": "acme",
         "extension": "101",
@@ -190,28 +190,28 @@ def test_a_failed_look_says_where_and_why(capfd: pytest.CaptureFixture[str]) -> 
 
 
 async def test_a_healthy_hour_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """An hour of looks, with a call every five minutes: nothing at info, and every event at debug."""
+    """An hour of polls, with a call every five minutes: nothing at info, and every event at debug."""
     logs.configure("info", "json")
     bench = Bench(tmp_path)
     bench.far.spacing = 30.0
     observer = observer_of(bench.clock)
     bench.notes = observer  # type: ignore[assignment]
-    bench._told = observer.told  # type: ignore[method-assign]
+    bench._told = observer.published  # type: ignore[method-assign]
     began = bench.clock.now()
 
-    def rings(_: Target) -> list[Sighting]:
+    def rings(_: Target) -> list[CallObservation]:
         number, phase = divmod(int(bench.clock.monotonic()), 300)
         return [ringing(f"s-{number}", began)] if phase < 60 else []
 
     bench.far.list_of = rings
     async with bench.polling():
         await bench.clock.turn(HOUR_S)
-    assert observer.looks > 100
+    assert observer.polls > 100
     assert said(capfd) == []
 
 
-def ringing(session: str, began: Any) -> Sighting:
-    return Sighting(
+def ringing(session: str, began: Any) -> CallObservation:
+    return CallObservation(
         extension_id="101",
         session_id=session,
         account_id="1",
@@ -229,7 +229,7 @@ def test_events_are_lines_at_debug_only(capfd: pytest.CaptureFixture[str]) -> No
     observer = observer_of(TurnedClock())
     for level in ("info", "debug"):
         logs.configure(level, "json")
-        observer.told(Change(events=(event(),)))
+        observer.published(ChangeSet(events=(event(),)))
     (line,) = said(capfd)
     assert (line["event"], line["source"], line["call"], line["event_type"]) == (
         "event_recorded",

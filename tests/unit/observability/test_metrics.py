@@ -17,7 +17,7 @@ from callcast.calls.model import (
     UNASSIGNED,
     Call,
     CallEvent,
-    Change,
+    ChangeSet,
     Direction,
     Disposition,
     Evidence,
@@ -25,7 +25,7 @@ from callcast.calls.model import (
     State,
     Target,
 )
-from callcast.live.live_calls import LiveBoard
+from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability.metrics import LABEL_VALUES_MAX, Metrics
 from callcast.ports.outbox import SinkStats, Stats
 from tests.builders import NINE, call, event, source_event
@@ -75,11 +75,11 @@ CONTRACT = {
 }
 
 
-class Scene:
+class Comparison:
     def __init__(self) -> None:
         self.clock = TurnedClock(NINE)
-        self.board = LiveBoard(self.clock)
-        self.metrics = Metrics(self.board, self.clock, "1.2.3")
+        self.live_calls = InMemoryLiveCalls(self.clock)
+        self.metrics = Metrics(self.live_calls, self.clock, "1.2.3")
 
     def samples(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         text = self.metrics.exposition().decode()
@@ -94,110 +94,110 @@ class Scene:
 
 
 @pytest.fixture
-def scene() -> Scene:
-    made = Scene()
-    made.board.watch("acme", ["101", "102"], 6.0)
+def comparison() -> Comparison:
+    made = Comparison()
+    made.live_calls.watch("acme", ["101", "102"], 6.0)
     made.metrics.watch_source("acme")
     made.metrics.watch_sink("crm")
     return made
 
 
-def test_every_metric_of_the_contract_is_there_from_the_start(scene: Scene) -> None:
+def test_every_metric_of_the_contract_is_there_from_the_start(comparison: Comparison) -> None:
     """Before anything happened each name has its series, with exactly the labels of the contract."""
     found: dict[str, set[str]] = {}
-    for name, labels in scene.samples():
+    for name, labels in comparison.samples():
         base = re.sub(r"_(bucket|sum|count)$", "", name)
         if base.startswith("callcast_"):
             found.setdefault(base.removeprefix("callcast_"), set()).update(dict(labels).keys() - {"le"})
     assert found == CONTRACT
 
 
-def test_label_sets_exist_from_the_start(scene: Scene) -> None:
+def test_label_sets_exist_from_the_start(comparison: Comparison) -> None:
     """Each value that a label can take is there with 0: an absent series cannot be alerted on."""
     for reason in REASONS:
-        assert scene.value("polls_failed_total", source="acme", reason=reason) == 0
+        assert comparison.value("polls_failed_total", source="acme", reason=reason) == 0
     for direction in Direction:
         for disposition in Disposition:
             labels = {"direction": direction.value, "disposition": disposition.value}
-            assert scene.value("calls_ended_total", source="acme", **labels) == 0
+            assert comparison.value("calls_ended_total", source="acme", **labels) == 0
     for event_type in EVENT_TYPES:
-        assert scene.value("events_total", type=event_type) == 0
+        assert comparison.value("events_total", type=event_type) == 0
     for outcome in ("ok", "failed"):
-        assert scene.value("poll_duration_seconds_count", source="acme", outcome=outcome) == 0
-    assert scene.value("sink_up", sink="crm") == 1
-    assert scene.value("outbox_events", sink="crm") == 0
+        assert comparison.value("poll_duration_seconds_count", source="acme", outcome=outcome) == 0
+    assert comparison.value("sink_up", sink="crm") == 1
+    assert comparison.value("outbox_events", sink="crm") == 0
 
 
-def test_no_created_series_and_the_process_is_there(scene: Scene) -> None:
+def test_no_created_series_and_the_process_is_there(comparison: Comparison) -> None:
     """Creation times would double the counters; the process collector's own metrics belong to the page."""
-    names = {name for name, _ in scene.samples()}
+    names = {name for name, _ in comparison.samples()}
     assert not [name for name in names if name.endswith("_created")]
     assert "process_resident_memory_bytes" in names
 
 
-def test_two_services_do_not_mix(scene: Scene) -> None:
+def test_two_services_do_not_mix(comparison: Comparison) -> None:
     """Nothing is global: a second instance counts from nothing."""
-    scene.metrics.event_recorded(source_event())
-    assert Scene().value("events_total", type="source.degraded") == 0
-    assert scene.value("events_total", type="source.degraded") == 1
+    comparison.metrics.event_recorded(source_event())
+    assert Comparison().value("events_total", type="source.degraded") == 0
+    assert comparison.value("events_total", type="source.degraded") == 1
 
 
-def test_live_calls_are_those_of_the_board(scene: Scene) -> None:
+def test_live_calls_are_those_of_the_live_calls(comparison: Comparison) -> None:
     """`calls_active` has the four pairs for each extension, with the board's numbers at this moment."""
     rings = call()
-    scene.board.apply(Change(calls=(rings,)))
+    comparison.live_calls.apply(ChangeSet(calls=(rings,)))
     labels = {"source": "acme", "extension": "101"}
-    assert scene.value("calls_active", **labels, state="ringing", direction="inbound") == 1
-    assert scene.value("calls_active", **labels, state="connected", direction="outbound") == 0
-    scene.board.apply(Change(calls=(msgspec.structs.replace(rings, state=State.ENDED),)))
-    assert scene.value("calls_active", **labels, state="ringing", direction="inbound") == 0
-    pairs = {labels for name, labels in scene.samples() if name == "callcast_calls_active"}
+    assert comparison.value("calls_active", **labels, state="ringing", direction="inbound") == 1
+    assert comparison.value("calls_active", **labels, state="connected", direction="outbound") == 0
+    comparison.live_calls.apply(ChangeSet(calls=(msgspec.structs.replace(rings, state=State.ENDED),)))
+    assert comparison.value("calls_active", **labels, state="ringing", direction="inbound") == 0
+    pairs = {labels for name, labels in comparison.samples() if name == "callcast_calls_active"}
     assert len(pairs) == 2 * 4
 
 
-def test_an_unassigned_call_is_counted_too(scene: Scene) -> None:
+def test_an_unassigned_call_is_counted_too(comparison: Comparison) -> None:
     """A part whose extension is unknown stands under `unassigned`, and only once there was one."""
     labels = {"source": "acme", "extension": UNASSIGNED, "state": "ringing", "direction": "inbound"}
-    assert scene.value("calls_active", **labels) is None
+    assert comparison.value("calls_active", **labels) is None
     part = msgspec.structs.replace(call(), extension_id=UNASSIGNED, call_id="unassigned/s-1")
-    scene.board.apply(Change(calls=(part,)))
-    assert scene.value("calls_active", **labels) == 1
+    comparison.live_calls.apply(ChangeSet(calls=(part,)))
+    assert comparison.value("calls_active", **labels) == 1
 
 
-def test_above_500_extensions_they_are_told_together(scene: Scene) -> None:
+def test_above_500_extensions_they_are_told_together(comparison: Comparison) -> None:
     """500 extensions stay single and under 5,000 series; one more, in whichever source, and all become `*`."""
-    scene.board.watch("acme", [str(n) for n in range(1, 500)], 6.0)
-    scene.board.watch("other", ["9001"], 6.0)
-    scene.metrics.watch_source("other")
-    scene.board.apply(Change(calls=(call(),)))
-    assert len(scene.samples()) < 5000
-    lane = {"source": "acme", "state": "ringing", "direction": "inbound"}
-    assert scene.value("calls_active", **lane, extension="101") == 1
-    scene.board.watch("other", ["9001", "9002"], 6.0)
-    assert scene.value("calls_active", **lane, extension="101") is None
-    assert scene.value("calls_active", **lane, extension="*") == 1
+    comparison.live_calls.watch("acme", [str(n) for n in range(1, 500)], 6.0)
+    comparison.live_calls.watch("other", ["9001"], 6.0)
+    comparison.metrics.watch_source("other")
+    comparison.live_calls.apply(ChangeSet(calls=(call(),)))
+    assert len(comparison.samples()) < 5000
+    group = {"source": "acme", "state": "ringing", "direction": "inbound"}
+    assert comparison.value("calls_active", **group, extension="101") == 1
+    comparison.live_calls.watch("other", ["9001", "9002"], 6.0)
+    assert comparison.value("calls_active", **group, extension="101") is None
+    assert comparison.value("calls_active", **group, extension="*") == 1
 
 
-async def test_staleness_is_of_the_oldest_look(scene: Scene) -> None:
-    """The age grows with the clock at each scrape; it needs no look to be updated."""
+async def test_staleness_is_of_the_oldest_poll(comparison: Comparison) -> None:
+    """The age grows with the clock at each scrape; it needs no poll to be updated."""
     for extension_id in ("101", "102"):
-        scene.board.looked(Target(source="acme", extension_id=extension_id), NINE)
-    await scene.clock.turn(20)
-    scene.board.looked(Target(source="acme", extension_id="101"), scene.clock.now())
-    await scene.clock.turn(5)
-    assert scene.value("poll_staleness_seconds", source="acme") == 25
+        comparison.live_calls.polled(Target(source="acme", extension_id=extension_id), NINE)
+    await comparison.clock.turn(20)
+    comparison.live_calls.polled(Target(source="acme", extension_id="101"), comparison.clock.now())
+    await comparison.clock.turn(5)
+    assert comparison.value("poll_staleness_seconds", source="acme") == 25
 
 
-def test_a_look_is_counted_by_its_outcome(scene: Scene) -> None:
+def test_a_poll_is_counted_by_its_outcome(comparison: Comparison) -> None:
     """Each look counts once, a failed one with its reason; only a good one moves the last success."""
-    scene.metrics.poll_finished("acme", "timeout", 15.0)
-    assert scene.value("poll_last_success_timestamp_seconds", source="acme") == 0
-    scene.metrics.poll_finished("acme", None, 0.2)
-    assert scene.value("polls_total", source="acme") == 2
-    assert scene.value("polls_failed_total", source="acme", reason="timeout") == 1
-    assert scene.value("poll_duration_seconds_sum", source="acme", outcome="failed") == 15.0
-    assert scene.value("poll_duration_seconds_count", source="acme", outcome="ok") == 1
-    assert scene.value("poll_last_success_timestamp_seconds", source="acme") == NINE.timestamp()
+    comparison.metrics.poll_finished("acme", "timeout", 15.0)
+    assert comparison.value("poll_last_success_timestamp_seconds", source="acme") == 0
+    comparison.metrics.poll_finished("acme", None, 0.2)
+    assert comparison.value("polls_total", source="acme") == 2
+    assert comparison.value("polls_failed_total", source="acme", reason="timeout") == 1
+    assert comparison.value("poll_duration_seconds_sum", source="acme", outcome="failed") == 15.0
+    assert comparison.value("poll_duration_seconds_count", source="acme", outcome="ok") == 1
+    assert comparison.value("poll_last_success_timestamp_seconds", source="acme") == NINE.timestamp()
 
 
 def told(live: Call, event_type: str, *, sequence: int, exact: bool = True, **seen: Any) -> CallEvent:
@@ -207,7 +207,7 @@ def told(live: Call, event_type: str, *, sequence: int, exact: bool = True, **se
         "before": NINE + timedelta(seconds=8),
         "exact": exact,
         "evidence": Evidence.ACTIVE_CALLS,
-        "first_look": False,
+        "first_poll": False,
     }
     return CallEvent(
         id=f"evt_{event_type}",
@@ -220,7 +220,7 @@ def told(live: Call, event_type: str, *, sequence: int, exact: bool = True, **se
     )
 
 
-def test_a_call_counts_at_its_first_and_at_its_last_event(scene: Scene) -> None:
+def test_a_call_counts_at_its_first_and_at_its_last_event(comparison: Comparison) -> None:
     """Started once, ended once with its disposition, and its ring and talk times are observed at the end."""
     live = msgspec.structs.replace(
         call(state=State.CONNECTED), answered_at=NINE + timedelta(seconds=4), answered_exact=True
@@ -233,13 +233,13 @@ def test_a_call_counts_at_its_first_and_at_its_last_event(scene: Scene) -> None:
         told(live, "call.answered", sequence=2),
         told(over, "call.ended", sequence=3),
     ):
-        scene.metrics.event_recorded(one)
+        comparison.metrics.event_recorded(one)
     way = {"source": "acme", "direction": "inbound"}
-    assert scene.value("calls_started_total", **way) == 1
-    assert scene.value("calls_ended_total", **way, disposition="answered") == 1
-    assert scene.value("call_ring_seconds_sum", **way) == 4.0
-    assert scene.value("call_talk_seconds_sum", **way) == 6.0
-    assert scene.value("events_total", type="call.answered") == 1
+    assert comparison.value("calls_started_total", **way) == 1
+    assert comparison.value("calls_ended_total", **way, disposition="answered") == 1
+    assert comparison.value("call_ring_seconds_sum", **way) == 4.0
+    assert comparison.value("call_talk_seconds_sum", **way) == 6.0
+    assert comparison.value("events_total", type="call.answered") == 1
 
 
 @pytest.mark.parametrize(
@@ -248,116 +248,121 @@ def test_a_call_counts_at_its_first_and_at_its_last_event(scene: Scene) -> None:
         (told(call(), "call.ringing", sequence=1), 3.0),
         (told(call(), "call.ringing", sequence=1, exact=False), 6.0),
         (told(call(), "call.ringing", sequence=1, exact=False, after=None), None),
-        (told(call(), "call.ringing", sequence=1, first_look=True), None),
+        (told(call(), "call.ringing", sequence=1, first_poll=True), None),
         (told(call(), "call.ended", sequence=2, evidence=Evidence.CALL_LOG), None),
         (told(call(), "call.corrected", sequence=3), None),
     ],
     ids=["exact", "between-looks", "no-look-before", "first-look", "call-log", "correction"],
 )
-def test_detection_is_an_upper_bound(scene: Scene, one: CallEvent, expected_s: float | None) -> None:
-    """From the change, or from the look before it, to the look that showed it; a first look detects nothing."""
-    scene.metrics.event_recorded(one)
-    seen = (scene.value("detection_seconds_count", source="acme"), scene.value("detection_seconds_sum", source="acme"))
+def test_detection_is_an_upper_bound(comparison: Comparison, one: CallEvent, expected_s: float | None) -> None:
+    """From the change, or from the poll before it, to the poll that showed it; a first poll detects nothing."""
+    comparison.metrics.event_recorded(one)
+    seen = (
+        comparison.value("detection_seconds_count", source="acme"),
+        comparison.value("detection_seconds_sum", source="acme"),
+    )
     assert seen == ((0, 0) if expected_s is None else (1, expected_s))
 
 
-def test_deliveries(scene: Scene) -> None:
+def test_deliveries(comparison: Comparison) -> None:
     """Attempts, failures by reason, latency, and each way in which an event leaves the outbox."""
-    scene.metrics.delivery_attempted("crm", "timeout", 15.0)
-    scene.metrics.delivery_attempted("crm", None, 0.02)
-    scene.metrics.event_delivered("crm", 1.5)
-    scene.metrics.event_dead_lettered("crm")
-    scene.metrics.event_expired("crm")
-    scene.metrics.events_dropped("crm", 7)
-    scene.metrics.event_replayed("crm")
-    scene.metrics.sink_up("crm", up=False)
-    assert scene.value("delivery_attempts_total", sink="crm") == 2
-    assert scene.value("delivery_failures_total", sink="crm", reason="timeout") == 1
-    assert scene.value("delivery_seconds_count", sink="crm") == 2
-    assert scene.value("event_latency_seconds_sum", sink="crm") == 1.5
+    comparison.metrics.delivery_attempted("crm", "timeout", 15.0)
+    comparison.metrics.delivery_attempted("crm", None, 0.02)
+    comparison.metrics.event_delivered("crm", 1.5)
+    comparison.metrics.event_dead_lettered("crm")
+    comparison.metrics.event_expired("crm")
+    comparison.metrics.events_dropped("crm", 7)
+    comparison.metrics.event_replayed("crm")
+    comparison.metrics.sink_up("crm", up=False)
+    assert comparison.value("delivery_attempts_total", sink="crm") == 2
+    assert comparison.value("delivery_failures_total", sink="crm", reason="timeout") == 1
+    assert comparison.value("delivery_seconds_count", sink="crm") == 2
+    assert comparison.value("event_latency_seconds_sum", sink="crm") == 1.5
     assert [
-        scene.value(f"{name}_total", sink="crm") for name in ("dead_lettered", "expired", "dropped", "replayed")
+        comparison.value(f"{name}_total", sink="crm") for name in ("dead_lettered", "expired", "dropped", "replayed")
     ] == [1, 1, 7, 1]
-    assert scene.value("sink_up", sink="crm") == 0
+    assert comparison.value("sink_up", sink="crm") == 0
 
 
-async def test_debts_grow_older_at_the_scrape(scene: Scene) -> None:
-    """What a sink is owed, also one that was removed, and the age of the oldest debt as of now."""
-    owed = SinkStats(sink="crm", owed=3, oldest_recorded_at=NINE, dead=2)
-    gone = SinkStats(sink="gone", owed=1, oldest_recorded_at=NINE, dead=0)
-    scene.metrics.outbox_stats(Stats(sinks=(owed, gone), bytes_used=4096))
-    await scene.clock.turn(90)
-    assert scene.value("outbox_events", sink="crm") == 3
-    assert scene.value("dead_letters", sink="crm") == 2
-    assert scene.value("outbox_oldest_event_age_seconds", sink="crm") == 90
-    assert scene.value("outbox_events", sink="gone") == 1
-    assert scene.value("outbox_bytes") == 4096
+async def test_deliveries_grow_older_at_the_scrape(comparison: Comparison) -> None:
+    """What a sink is owed, also one that was removed, and the age of the oldest pending delivery as of now."""
+    pending = SinkStats(sink="crm", pending=3, oldest_recorded_at=NINE, dead=2)
+    gone = SinkStats(sink="gone", pending=1, oldest_recorded_at=NINE, dead=0)
+    comparison.metrics.outbox_stats(Stats(sinks=(pending, gone), bytes_used=4096))
+    await comparison.clock.turn(90)
+    assert comparison.value("outbox_events", sink="crm") == 3
+    assert comparison.value("dead_letters", sink="crm") == 2
+    assert comparison.value("outbox_oldest_event_age_seconds", sink="crm") == 90
+    assert comparison.value("outbox_events", sink="gone") == 1
+    assert comparison.value("outbox_bytes") == 4096
 
 
-def test_reload(scene: Scene) -> None:
+def test_reload(comparison: Comparison) -> None:
     """A refused reload shows, and does not move the time of the last good one."""
-    scene.metrics.config_reloaded(successful=True)
-    scene.metrics.config_reloaded(successful=False)
-    assert scene.value("config_last_reload_successful") == 0
-    assert scene.value("config_last_reload_success_timestamp_seconds") == NINE.timestamp()
+    comparison.metrics.config_reloaded(successful=True)
+    comparison.metrics.config_reloaded(successful=False)
+    assert comparison.value("config_last_reload_successful") == 0
+    assert comparison.value("config_last_reload_success_timestamp_seconds") == NINE.timestamp()
 
 
-def test_words_from_outside_are_bounded(scene: Scene) -> None:
+def test_words_from_outside_are_bounded(comparison: Comparison) -> None:
     """A label whose words come from outside takes a bounded number of them; the rest is `other`."""
     for number in range(3 * LABEL_VALUES_MAX):
-        scene.metrics.unknown_value(f"field{number}")
-        scene.metrics.delivery_attempted("crm", f"reason{number}", 0.1)
-    fields = [labels for name, labels in scene.samples() if name == "callcast_unknown_values_total"]
+        comparison.metrics.unknown_value(f"field{number}")
+        comparison.metrics.delivery_attempted("crm", f"reason{number}", 0.1)
+    fields = [labels for name, labels in comparison.samples() if name == "callcast_unknown_values_total"]
     assert len(fields) == LABEL_VALUES_MAX + 1
-    assert (scene.value("unknown_values_total", field="other") or 0) > LABEL_VALUES_MAX
+    assert (comparison.value("unknown_values_total", field="other") or 0) > LABEL_VALUES_MAX
 
 
-def test_what_is_gone_leaves_no_series(scene: Scene) -> None:
+def test_what_is_gone_leaves_no_series(comparison: Comparison) -> None:
     """A source and a sink that were removed by a reload vanish from the page."""
-    scene.metrics.rate_limit("acme", "heavy", limit=10, remaining=3)
-    scene.metrics.penalty("acme", "heavy", NINE)
-    assert scene.value("rate_limit_penalty_until_timestamp_seconds", source="acme", group="heavy") == NINE.timestamp()
-    scene.board.unwatch("acme")
-    scene.metrics.forget_source("acme")
-    scene.metrics.forget_sink("crm")
-    labels = [dict(labels) for _, labels in scene.samples()]
+    comparison.metrics.rate_limit("acme", "heavy", limit=10, remaining=3)
+    comparison.metrics.penalty("acme", "heavy", NINE)
+    assert (
+        comparison.value("rate_limit_penalty_until_timestamp_seconds", source="acme", group="heavy") == NINE.timestamp()
+    )
+    comparison.live_calls.unwatch("acme")
+    comparison.metrics.forget_source("acme")
+    comparison.metrics.forget_sink("crm")
+    labels = [dict(labels) for _, labels in comparison.samples()]
     assert not [one for one in labels if one.get("source") == "acme" or one.get("sink") == "crm"]
 
 
-def test_no_phone_number_and_no_session_in_a_label(scene: Scene) -> None:
+def test_no_phone_number_and_no_session_in_a_label(comparison: Comparison) -> None:
     """Whatever a call holds, its numbers, names and session stay out of the metrics."""
-    scene.board.apply(Change(calls=(call(),)))
-    scene.metrics.event_recorded(event())
-    text = scene.metrics.exposition().decode()
+    comparison.live_calls.apply(ChangeSet(calls=(call(),)))
+    comparison.metrics.event_recorded(event())
+    text = comparison.metrics.exposition().decode()
     assert not [word for word in ("6505550100", "WIRELESS", "s-1") if word in text]
 
 
-def test_promtool_finds_nothing(scene: Scene) -> None:
+def test_promtool_finds_nothing(comparison: Comparison) -> None:
     """Prometheus' own linter has nothing to say about names, types and help texts."""
     promtool = shutil.which("promtool")
     if promtool is None:
         if os.environ.get("CI") == "true":
             pytest.fail("no promtool on this machine: install prometheus")
         pytest.skip("no promtool on this machine: install prometheus")
-    scene.board.apply(Change(calls=(call(),)))
+    comparison.live_calls.apply(ChangeSet(calls=(call(),)))
     checked = subprocess.run(
-        [promtool, "check", "metrics"], input=scene.metrics.exposition(), capture_output=True, check=False
+        [promtool, "check", "metrics"], input=comparison.metrics.exposition(), capture_output=True, check=False
     )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
 
-def test_what_the_service_says_is_asked_at_each_scrape(scene: Scene) -> None:
+def test_what_the_service_says_is_asked_at_each_scrape(comparison: Comparison) -> None:
     """Whether it is ready and can store, how often its file was written anew, and how far the clocks differ."""
     names = ("ready", "outbox_writable", "outbox_resets_total")
-    assert [scene.value(name) for name in names] == [0, 0, 0]
+    assert [comparison.value(name) for name in names] == [0, 0, 0]
     state = {"ready": True, "writable": True, "resets": 2}
-    scene.metrics.watch_service(
+    comparison.metrics.watch_service(
         ready=lambda: bool(state["ready"]),
         outbox_writable=lambda: bool(state["writable"]),
         outbox_resets=lambda: state["resets"],
         clock_skews=lambda: {"acme": -61.5},
     )
-    assert [scene.value(name) for name in names] == [1, 1, 2]
-    assert scene.value("clock_skew_seconds", source="acme") == -61.5
+    assert [comparison.value(name) for name in names] == [1, 1, 2]
+    assert comparison.value("clock_skew_seconds", source="acme") == -61.5
     state |= {"ready": False, "writable": False, "resets": 3}
-    assert [scene.value(name) for name in names] == [0, 0, 3]
+    assert [comparison.value(name) for name in names] == [0, 0, 3]

@@ -1,9 +1,9 @@
 """Two sources over one extension: one of them tells of its calls, whole; the other leaves them out and says so."""
 
-from callcast.calls.model import UNASSIGNED, Sighting, State, Target
-from callcast.polling.ownership import Claims, OwnShare
+from callcast.calls.model import UNASSIGNED, CallObservation, State, Target
+from callcast.polling.ownership import ExtensionOwnership, OwnShare
 from tests.clock import TurnedClock
-from tests.integration.polling.test_poller import over, sighting
+from tests.integration.polling.test_poller import observation, over
 from tests.remote_side import ScriptedUpstream
 
 ACCOUNT = Target(source="whole")
@@ -12,19 +12,19 @@ ACCOUNT = Target(source="whole")
 class Watchers:
     """An account's watcher named `whole`, beside others."""
 
-    def __init__(self, source: str = "whole", claims: Claims | None = None) -> None:
+    def __init__(self, source: str = "whole", claims: ExtensionOwnership | None = None) -> None:
         self.clock = TurnedClock()
         self.far = ScriptedUpstream(self.clock)
-        self.claims = claims or Claims()
+        self.claims = claims or ExtensionOwnership()
         self.told: list[str] = []
         self.share = OwnShare(source, self.far, self.claims, self.told.append)
 
     def sees(self, *extensions: str) -> None:
-        seen = [sighting(self.clock.now(), extension_id=one, session_id=f"s-{one}") for one in extensions]
+        seen = [observation(self.clock.now(), extension_id=one, session_id=f"s-{one}") for one in extensions]
         self.far.list_of = lambda _: seen
 
     async def shown(self) -> list[str]:
-        return [one.extension_id for one in (await self.share.look(ACCOUNT)).sightings]
+        return [one.extension_id for one in (await self.share.poll(ACCOUNT)).observations]
 
 
 async def test_the_account_leaves_out_what_another_source_watches() -> None:
@@ -48,7 +48,7 @@ async def test_what_the_account_tells_of_already_nobody_else_may() -> None:
 
 
 async def test_a_source_that_goes_leaves_its_extensions_to_the_others() -> None:
-    """From the next look on the account's watcher tells of them."""
+    """From the next poll on the account's watcher tells of them."""
     both = Watchers()
     both.claims.take("one", "101")
     both.sees("101")
@@ -66,7 +66,7 @@ async def test_the_call_log_is_shared_alike_but_a_told_call_is_settled() -> None
     both.far.log = [over(start), over(start, extension_id="102", record_id="r-2")]
     since = await both.share.ended_since(ACCOUNT, after=start)
     assert [one.extension_id for one in since] == ["102"]
-    told = type("Told", (), {"session_id": "s-1", "extension_id": "101", "call_id": "101/s-1"})()
+    told = type("EventHistory", (), {"session_id": "s-1", "extension_id": "101", "call_id": "101/s-1"})()
     assert [one.extension_id for one in await both.share.find(told)] == ["101", "102"]
 
 
@@ -75,8 +75,8 @@ async def test_calls_without_an_extension_belong_to_their_account() -> None:
     first = Watchers("first")
     second = Watchers("second", first.claims)
 
-    def nobodys(account: str) -> list[Sighting]:
-        return [sighting(first.clock.now(), State.RINGING, extension_id=UNASSIGNED, account_id=account)]
+    def nobodys(account: str) -> list[CallObservation]:
+        return [observation(first.clock.now(), State.RINGING, extension_id=UNASSIGNED, account_id=account)]
 
     first.far.list_of = second.far.list_of = lambda _: nobodys("9")
     assert [await first.shown(), await second.shown()] == [[UNASSIGNED], []]

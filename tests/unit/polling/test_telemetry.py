@@ -7,21 +7,21 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from callcast.calls.model import Change, Look, Reason, Snapshot, Target
-from callcast.live.live_calls import LiveBoard
+from callcast.calls.model import ChangeSet, PollRecord, Reason, Snapshot, Target
+from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability.logs import bound
 from callcast.observability.metrics import Metrics
 from callcast.polling.telemetry import SourceObserver
 from callcast.ports.outbox import OutboxUnavailable
-from callcast.ports.upstream import LookFailed
+from callcast.ports.upstream import PollFailed
 from tests.builders import NINE, source_event
 from tests.clock import TurnedClock
 
 
 def watching(interval_s: float, clock: TurnedClock | None = None) -> SourceObserver:
     clock = clock or TurnedClock()
-    board = LiveBoard(clock)
-    observer = SourceObserver("acme", board, Metrics(board, clock, "1"), clock, bound())
+    live_calls = InMemoryLiveCalls(clock)
+    observer = SourceObserver("acme", live_calls, Metrics(live_calls, clock, "1"), clock, bound())
     observer.watching(None, interval_s)
     return observer
 
@@ -49,24 +49,24 @@ def test_missed_turns_are_one_line_that_names_the_worst() -> None:
     counts = {Target(source="acme", extension_id=extension): count for extension, count in (("1", 2), ("2", 7))}
     observer = watching(1.0)
     with capture_logs() as said:
-        observer.turns_missed(counts)
+        observer.polls_missed(counts)
     line = said[-1]
-    assert (line["event"], line["extension"], line["count"], line["others"]) == ("turns_missed", "2", 7, 1)
+    assert (line["event"], line["extension"], line["count"], line["others"]) == ("polls_missed", "2", 7, 1)
 
 
 def test_what_the_platform_refuses_is_named_until_it_is_shown() -> None:
     """With the fix; however many there are, the list stays short."""
     observer = watching(1.0)
-    refused = LookFailed("permission", "403", remedy="check the permissions")
+    refused = PollFailed("permission", "403", remedy="check the permissions")
     for number in range(100, 122):
-        observer.look_failed(Target(source="acme", extension_id=str(number)), refused, 0.1)
-    observer.look_failed(Target(source="acme", extension_id="99"), LookFailed("server", "500"), 0.1)
+        observer.poll_failed(Target(source="acme", extension_id=str(number)), refused, 0.1)
+    observer.poll_failed(Target(source="acme", extension_id="99"), PollFailed("server", "500"), 0.1)
     warnings = observer.refusals()
     assert warnings[0] == "source acme: extension 100 is refused: 403: check the permissions"
     assert warnings[20:] == ["source acme: 2 more extensions are refused"]
     for number in range(100, 122):
         target = Target(source="acme", extension_id=str(number))
-        observer.look_good(Snapshot(target=target, taken_at=NINE, sightings=()), 0.1)
+        observer.poll_succeeded(Snapshot(target=target, taken_at=NINE, observations=()), 0.1)
     assert observer.refusals() == []
 
 
@@ -78,7 +78,7 @@ async def test_what_fails_on_is_said_every_half_minute() -> None:
 
     def said(target: Target, reason: Reason) -> bool:
         with capture_logs() as lines:
-            observer.look_failed(target, LookFailed(reason, "as the test says"), 0.1)
+            observer.poll_failed(target, PollFailed(reason, "as the test says"), 0.1)
         return bool(lines)
 
     assert said(one, "network")
@@ -87,7 +87,7 @@ async def test_what_fails_on_is_said_every_half_minute() -> None:
     assert said(one, "server")
     await clock.turn(30)
     assert said(one, "server")
-    observer.look_good(Snapshot(target=one, taken_at=clock.now(), sightings=()), 0.1)
+    observer.poll_succeeded(Snapshot(target=one, taken_at=clock.now(), observations=()), 0.1)
     assert said(one, "server")
 
 
@@ -96,7 +96,7 @@ def test_a_source_that_recovered_says_how_long_it_was_degraded() -> None:
     since = NINE - timedelta(minutes=42)
     event = msgspec.structs.replace(source_event(type_="source.recovered"), since=since, time=NINE)
     with capture_logs() as lines:
-        watching(1.0).told(Change(events=(event,)))
+        watching(1.0).published(ChangeSet(events=(event,)))
     line = lines[-1]
     assert (line["event"], line["log_level"], line["lasted"]) == ("source_recovered", "info", "42 min")
 
@@ -104,22 +104,22 @@ def test_a_source_that_recovered_says_how_long_it_was_degraded() -> None:
 def test_a_source_that_waits_to_sign_in_says_how_many_are_ahead() -> None:
     """In `/readyz` and on the page; a source that is seen is ready, whatever it waits for."""
     clock = TurnedClock()
-    board = LiveBoard(clock)
-    observer = SourceObserver("acme", board, Metrics(board, clock, "1"), clock, bound())
+    live_calls = InMemoryLiveCalls(clock)
+    observer = SourceObserver("acme", live_calls, Metrics(live_calls, clock, "1"), clock, bound())
     observer.sign_ins_ahead = lambda: 3
     assert observer.unready() == "source acme: waiting to sign in, 3 ahead"
     observer.stepped()
-    assert board.summaries()[0].sign_ins_ahead == 3
-    version = board.version
+    assert live_calls.summaries()[0].sign_ins_ahead == 3
+    version = live_calls.version
     observer.stepped()
-    assert board.version == version
+    assert live_calls.version == version
     observer.watching(None, 7.5)
     target = Target(source="acme")
-    observer.look_good(Snapshot(target=target, taken_at=clock.now(), sightings=()), 0.1)
+    observer.poll_succeeded(Snapshot(target=target, taken_at=clock.now(), observations=()), 0.1)
     assert observer.unready() is None
     observer.sign_ins_ahead = lambda: None
     observer.stepped()
-    assert board.summaries()[0].sign_ins_ahead is None
+    assert live_calls.summaries()[0].sign_ins_ahead is None
 
 
 async def test_polls_that_cannot_be_stored_are_known_until_one_is() -> None:
@@ -132,7 +132,7 @@ async def test_polls_that_cannot_be_stored_are_known_until_one_is() -> None:
     observer.store_failed(OutboxUnavailable("still full"))
     assert observer.unstored is not None
     assert (observer.unstored.since, observer.unstored.detail) == (NINE, "still full")
-    observer.look_good(Snapshot(target=target, taken_at=clock.now(), sightings=()), 0.1)
+    observer.poll_succeeded(Snapshot(target=target, taken_at=clock.now(), observations=()), 0.1)
     assert observer.unstored is not None
-    observer.look_stored(Look(target=target, taken_at=clock.now()))
+    observer.poll_stored(PollRecord(target=target, taken_at=clock.now()))
     assert observer.unstored is None

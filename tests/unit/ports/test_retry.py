@@ -50,5 +50,5 @@ def test_shelf_lives() -> None:
 
 @pytest.mark.parametrize(("wish_s", "granted"), [(-5, 0), (0, 0), (90, 90), (3600, 3600), (86400, 3600)])
 def test_granted(wish_s: float, granted: float) -> None:
-    """A far side's wish counts up to an hour; one in the past is none."""
+    """A remote side's wish counts up to an hour; one in the past is none."""
     assert granted_s(wish_s) == granted

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from callcast.calls.model import Sighting, Snapshot, Target
+from callcast.calls.model import CallObservation, Snapshot, Target
 from callcast.ringcentral import decode as page
 from callcast.ringcentral import interpret as records
 from callcast.ringcentral.decode import Record
@@ -29,5 +29,5 @@ def snapshot(target: Target, pages: Iterable[Decoded], taken_at: datetime) -> Sn
     return records.snapshot(target, [records.read_page(one.raw, target) for one in pages], taken_at)
 
 
-def sightings_of(one: Decoded, target: Target) -> tuple[Sighting, ...]:
-    return snapshot(target, [one], datetime(2021, 1, 1, tzinfo=UTC)).sightings
+def observations_of(one: Decoded, target: Target) -> tuple[CallObservation, ...]:
+    return snapshot(target, [one], datetime(2021, 1, 1, tzinfo=UTC)).observations

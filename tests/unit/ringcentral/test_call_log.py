@@ -10,7 +10,7 @@ from aiohttp import ClientSession, web
 from aioresponses import aioresponses
 
 from callcast.calls.model import Call, Direction, Disposition, Provider, State, Target
-from callcast.ports.upstream import LookFailed
+from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.client import Client
 from tests import TESTS
 from tests.clock import TurnedClock
@@ -57,8 +57,8 @@ async def test_a_call_is_found_by_its_session(client: Client, answers: aiorespon
     """One request, by telephonySessionId, reaching back beyond the default day to before the call's start."""
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(EXTENSION_LOG, payload=page(ENDED))
-    [sighting] = await client.find(vanished())
-    assert (sighting.state, sighting.disposition) == (State.ENDED, Disposition.ANSWERED)
+    [observation] = await client.find(vanished())
+    assert (observation.state, observation.disposition) == (State.ENDED, Disposition.ANSWERED)
     [query] = queries(answers)
     assert query == {
         "view": "Detailed",
@@ -73,8 +73,8 @@ async def test_then_by_the_old_session_then_by_the_record(client: Client, answer
     answers.get(EXTENSION_LOG, payload=EMPTY)
     answers.get(EXTENSION_LOG, payload=EMPTY)
     answers.get(re.compile(rf"^{SERVER}/restapi/v1.0/account/~/extension/{EXTENSION}/call-log/"), payload=ENDED)
-    [sighting] = await client.find(vanished())
-    assert sighting.state is State.ENDED
+    [observation] = await client.find(vanished())
+    assert observation.state is State.ENDED
     assert set(queries(answers)[1]) == {"view", "sessionId"}
     [(url, _)] = [(url, c) for (_, url), c in answers.requests.items() if "/call-log/" in url.raw_path]
     assert url.raw_path.endswith("/call-log/LIef%2F14l%2B8")
@@ -102,17 +102,17 @@ async def test_a_call_known_by_its_record_is_asked_for_by_it(client: Client, ans
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(re.compile(".*/call-log/.*"), payload={**ENDED, "sessionId": "0"})
     provider = Provider(name="ringcentral", record_id="r", session_id="0")
-    [sighting] = await client.find(vanished(session_id="r", provider=provider))
+    [observation] = await client.find(vanished(session_id="r", provider=provider))
     assert queries(answers) == []
-    assert sighting.session_id == "r"
+    assert observation.session_id == "r"
 
 
 async def test_what_another_key_found_keeps_the_calls_name(client: Client, answers: aioresponses) -> None:
     """A call known by sessionId whose record got a telephonySessionId at its end is still that call."""
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(EXTENSION_LOG, payload=page(ENDED))
-    [sighting] = await client.find(vanished(session_id="538332041016"))
-    assert sighting.session_id == "538332041016"
+    [observation] = await client.find(vanished(session_id="538332041016"))
+    assert observation.session_id == "538332041016"
     assert [set(query) for query in queries(answers)] == [{"view", "sessionId"}]
 
 
@@ -122,8 +122,8 @@ async def test_the_other_end_of_calling_oneself_is_another_call(client: Client, 
     answers.get(EXTENSION_LOG, payload=EMPTY)
     answers.get(EXTENSION_LOG, payload=page({**ENDED, "id": "other", "telephonySessionId": "s-other"}))
     answers.get(re.compile(".*/call-log/.*"), payload=ENDED)
-    [sighting] = await client.find(vanished())
-    assert (sighting.session_id, sighting.record_id) == (ENDED["telephonySessionId"], ENDED["id"])
+    [observation] = await client.find(vanished())
+    assert (observation.session_id, observation.record_id) == (ENDED["telephonySessionId"], ENDED["id"])
     assert len(queries(answers)) == 2
 
 
@@ -134,8 +134,8 @@ async def test_what_is_found_without_a_name_of_its_own_is_the_calls(client: Clie
         answers.post(TOKEN_URL, payload=TOKEN)
         answers.get(EXTENSION_LOG, payload=EMPTY)
         answers.get(EXTENSION_LOG, payload=page(found))
-        [sighting] = await client.find(vanished())
-        assert sighting.session_id == ENDED["telephonySessionId"]
+        [observation] = await client.find(vanished())
+        assert observation.session_id == ENDED["telephonySessionId"]
 
 
 async def test_account_watch_asks_the_account(
@@ -149,10 +149,10 @@ async def test_account_watch_asks_the_account(
 
 
 async def test_a_failing_call_log_is_no_answer(client: Client, answers: aioresponses) -> None:
-    """Empty means that the log says nothing; trouble is LookFailed."""
+    """Empty means that the log says nothing; trouble is PollFailed."""
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(EXTENSION_LOG, status=503)
-    with pytest.raises(LookFailed):
+    with pytest.raises(PollFailed):
         await client.find(vanished())
 
 
@@ -214,6 +214,6 @@ async def test_a_log_without_end_is_given_up(
     answers.post(TOKEN_URL, payload=TOKEN)
     address = f"{SERVER}/restapi/v1.0/account/809646016/call-log?page=2"
     answers.get(ACCOUNT_LOG, payload=page(ENDED, next_page=address), repeat=True)
-    with pytest.raises(LookFailed, match="leads elsewhere, or back"):
+    with pytest.raises(PollFailed, match="leads elsewhere, or back"):
         await client.ended_since(Target(source="acme"), after=STARTED - timedelta(days=1))
     assert len(queries(answers)) == 2

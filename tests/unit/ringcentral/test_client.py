@@ -12,7 +12,7 @@ from aioresponses import CallbackResult, aioresponses
 from yarl import URL
 
 from callcast.calls.model import State, Target
-from callcast.ports.upstream import Identity, LookFailed
+from callcast.ports.upstream import Identity, PollFailed
 from callcast.ringcentral import client as client_module
 from callcast.ringcentral import token as token_module
 from callcast.ringcentral.client import Client
@@ -68,13 +68,13 @@ def asked(answers: aioresponses, method: str, path: str) -> list[tuple[URL, dict
     ]  # fmt: skip
 
 
-async def test_a_look_asks_for_what_is_needed(client: Client, answers: aioresponses, clock: TurnedClock) -> None:
+async def test_a_poll_asks_for_what_is_needed(client: Client, answers: aioresponses, clock: TurnedClock) -> None:
     """One request, with view, type and page size, the token, and our name; the sample becomes a snapshot."""
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(LIST_URL, body=RINGING)
-    snapshot = await client.look(TARGET)
+    snapshot = await client.poll(TARGET)
     assert snapshot.target == TARGET
-    assert [s.state for s in snapshot.sightings] == [State.RINGING]
+    assert [s.state for s in snapshot.observations] == [State.RINGING]
     assert snapshot.taken_at == clock.now()
     [(url, sent)] = asked(answers, "GET", "/active-calls")
     assert dict(url.query) == {"view": "Detailed", "type": "Voice", "perPage": "1000"}
@@ -126,21 +126,21 @@ async def test_a_kept_owner_that_cannot_be_read_is_asked_for_again(
 async def test_a_token_without_owner_is_a_failure(client: Client, answers: aioresponses) -> None:
     """Nobody is made up where the platform does not say who we are."""
     answers.post(TOKEN_URL, payload={k: v for k, v in TOKEN.items() if k != "owner_id"})
-    with pytest.raises(LookFailed, match="owner_id"):
+    with pytest.raises(PollFailed, match="owner_id"):
         await client.identify()
 
 
 async def test_an_unchanged_list_is_not_decoded_again(
     client: Client, answers: aioresponses, clock: TurnedClock
 ) -> None:
-    """Equal bytes give the very same sightings with a new time; other bytes give new ones."""
+    """Equal bytes give the very same observations with a new time; other bytes give new ones."""
     answers.post(TOKEN_URL, payload=TOKEN)
     for body in (RINGING, RINGING, ANSWERED):
         answers.get(LIST_URL, body=body)
-    first, second, third = [await client.look(TARGET) for _ in range(3)]
-    assert second.sightings is first.sightings
+    first, second, third = [await client.poll(TARGET) for _ in range(3)]
+    assert second.observations is first.observations
     assert second.taken_at > first.taken_at
-    assert [s.state for s in third.sightings] == [State.CONNECTED]
+    assert [s.state for s in third.observations] == [State.CONNECTED]
 
 
 async def test_pages_are_followed_and_shifted_rows_count_once(
@@ -151,8 +151,8 @@ async def test_pages_are_followed_and_shifted_rows_count_once(
     answers.get(ACCOUNT_URL, payload=page(record(3), record(2), next_page=next_url(2)))
     answers.get(ACCOUNT_URL, payload=page(record(2), record(1), next_page=next_url(3)))
     answers.get(ACCOUNT_URL, payload=page(record(0)))
-    snapshot = await client.look(ACCOUNT)
-    assert sorted(s.session_id for s in snapshot.sightings) == ["s-0", "s-1", "s-2", "s-3"]
+    snapshot = await client.poll(ACCOUNT)
+    assert sorted(s.session_id for s in snapshot.observations) == ["s-0", "s-1", "s-2", "s-3"]
     pages = [url.query.get("page") for url, _ in asked(answers, "GET", "/active-calls")]
     assert pages == [None, "2", "3"]
     assert heard.outcomes("active_calls") == ["200"] * 3
@@ -165,25 +165,25 @@ async def test_equal_pages_are_not_decoded_again_but_still_followed(client: Clie
     for second in (page(record(1)), page(record(1)), page(record(1), record(0))):
         answers.get(ACCOUNT_URL, payload=first)
         answers.get(ACCOUNT_URL, payload=second)
-    one, two, three = [await client.look(ACCOUNT) for _ in range(3)]
-    assert two.sightings is one.sightings
-    assert len(three.sightings) == 3
+    one, two, three = [await client.poll(ACCOUNT) for _ in range(3)]
+    assert two.observations is one.observations
+    assert len(three.observations) == 3
 
 
 async def test_a_list_that_grows_beyond_a_page_is_followed(client: Client, answers: aioresponses) -> None:
-    """The second look's first page leads on where the first look's did not."""
+    """The second look's first page leads on where the first poll's did not."""
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(ACCOUNT_URL, payload=page(record(1)))
     answers.get(ACCOUNT_URL, payload=page(record(2), next_page=next_url(2)))
     answers.get(ACCOUNT_URL, payload=page(record(1)))
-    assert len((await client.look(ACCOUNT)).sightings) == 1
-    assert len((await client.look(ACCOUNT)).sightings) == 2
+    assert len((await client.poll(ACCOUNT)).observations) == 1
+    assert len((await client.poll(ACCOUNT)).observations) == 2
 
 
 async def test_all_pages_together_have_one_time_limit(
     client: Client, answers: aioresponses, clock: TurnedClock
 ) -> None:
-    """Three pages of 8 s each are not a look of 24 s."""
+    """Three pages of 8 s each are not a poll of 24 s."""
 
     async def slow(*_: Any, **__: Any) -> CallbackResult:
         await clock.turn(8)
@@ -192,26 +192,26 @@ async def test_all_pages_together_have_one_time_limit(
 
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(ACCOUNT_URL, callback=slow, repeat=True)
-    with pytest.raises(LookFailed) as failed:
-        await client.look(ACCOUNT)
+    with pytest.raises(PollFailed) as failed:
+        await client.poll(ACCOUNT)
     assert failed.value.reason == "timeout"
     assert len(asked(answers, "GET", "/active-calls")) == 2
 
 
-async def test_a_look_of_several_pages_is_paced_as_several_requests(
+async def test_a_poll_of_several_pages_is_paced_as_several_requests(
     client: Client, answers: aioresponses, clock: TurnedClock
 ) -> None:
-    """Pages follow at once, but the next look waits for all of them, and the pace says so."""
+    """Pages follow at once, but the next poll waits for all of them, and the pace says so."""
     answers.post(TOKEN_URL, payload=TOKEN)
     assert client.spacing_s() == 7.5
     for _ in range(2):
         answers.get(ACCOUNT_URL, payload=page(record(2), next_page=next_url(2)))
         answers.get(ACCOUNT_URL, payload=page(record(1)))
     began = clock.monotonic()
-    await client.look(ACCOUNT)
+    await client.poll(ACCOUNT)
     assert clock.monotonic() == began
     assert client.spacing_s() == 15
-    await client.look(ACCOUNT)
+    await client.poll(ACCOUNT)
     assert clock.monotonic() == pytest.approx(began + 15)
 
 
@@ -227,17 +227,17 @@ async def test_a_target_that_is_not_polled_any_more_costs_the_others_nothing(
         for number in range(1, 10):
             more = f"{base}{number + 1}" if number < 9 else None
             answers.get(other_url, payload=page(record(number), next_page=more))
-        await client.look(other)
+        await client.poll(other)
         assert client.spacing_s() == 7.5 * 5
 
     answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
     answers.get(LIST_URL, body=RINGING, repeat=True)
     client.watch([TARGET, other])
-    await client.look(TARGET)
+    await client.poll(TARGET)
     await nine_pages()
     answers.get(other_url, status=403)
-    with pytest.raises(LookFailed):
-        await client.look(other)
+    with pytest.raises(PollFailed):
+        await client.poll(other)
     assert client.spacing_s() == 7.5
     await nine_pages()
     client.watch([TARGET])
@@ -257,11 +257,11 @@ async def test_a_target_that_is_not_polled_any_more_costs_the_others_nothing(
 async def test_a_next_page_that_leads_elsewhere_is_not_followed(
     client: Client, answers: aioresponses, elsewhere: str
 ) -> None:
-    """Another list, or the page that was just read: the look has failed, and nothing else was asked."""
+    """Another list, or the page that was just read: the poll has failed, and nothing else was asked."""
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(ACCOUNT_URL, payload=page(record(1), next_page=elsewhere))
-    with pytest.raises(LookFailed) as failed:
-        await client.look(ACCOUNT)
+    with pytest.raises(PollFailed) as failed:
+        await client.poll(ACCOUNT)
     assert failed.value.reason == "parse"
     assert len(asked(answers, "GET", "")) == 1
 
@@ -272,7 +272,7 @@ async def test_another_host_is_never_asked(client: Client, answers: aioresponses
     foreign = "https://evil.example.net/restapi/v1.0/account/1/active-calls?page=2"
     answers.get(ACCOUNT_URL, payload=page(record(1), next_page=foreign))
     answers.get(ACCOUNT_URL, payload=page(record(0)))
-    assert len((await client.look(ACCOUNT)).sightings) == 2
+    assert len((await client.poll(ACCOUNT)).observations) == 2
     assert {url.host for _, url in answers.requests} == {"platform.example.com"}
 
 
@@ -288,8 +288,8 @@ async def test_pages_without_end_are_a_failure(
         callback=lambda *_, **__: CallbackResult(payload=page(record(1), next_page=next_url(next(numbers)))),
         repeat=True,
     )
-    with pytest.raises(LookFailed, match="pages"):
-        await client.look(ACCOUNT)
+    with pytest.raises(PollFailed, match="pages"):
+        await client.poll(ACCOUNT)
     assert len(asked(answers, "GET", "/active-calls")) == client_module.PAGES_MAX
 
 
@@ -301,21 +301,21 @@ async def test_all_pages_together_are_bounded(
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(ACCOUNT_URL, payload=page(*[record(i) for i in range(3)], next_page=next_url(2)))
     answers.get(ACCOUNT_URL, payload=page(*[record(i) for i in range(3, 9)]))
-    with pytest.raises(LookFailed, match="together") as failed:
-        await client.look(ACCOUNT)
+    with pytest.raises(PollFailed, match="together") as failed:
+        await client.poll(ACCOUNT)
     assert failed.value.reason == "parse"
 
 
-async def test_half_of_the_pages_is_no_look(client: Client, answers: aioresponses) -> None:
-    """When a later page fails the whole look has failed; the next whole one counts."""
+async def test_half_of_the_pages_is_no_poll(client: Client, answers: aioresponses) -> None:
+    """When a later page fails the whole poll has failed; the next whole one counts."""
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(ACCOUNT_URL, payload=page(record(2), next_page=next_url(2)))
     answers.get(ACCOUNT_URL, status=502)
-    with pytest.raises(LookFailed) as failed:
-        await client.look(ACCOUNT)
+    with pytest.raises(PollFailed) as failed:
+        await client.poll(ACCOUNT)
     assert failed.value.reason == "server"
     answers.get(ACCOUNT_URL, payload=page(record(2)))
-    assert len((await client.look(ACCOUNT)).sightings) == 1
+    assert len((await client.poll(ACCOUNT)).observations) == 1
 
 
 async def test_odd_records_are_told_and_the_good_ones_count(
@@ -326,17 +326,17 @@ async def test_odd_records_are_told_and_the_good_ones_count(
     lacking = record(1)
     del lacking["startTime"]
     answers.get(LIST_URL, payload=page(lacking, record(2, result="Teleported"), record(3, duration="long")))
-    assert len((await client.look(TARGET)).sightings) == 2
+    assert len((await client.poll(TARGET)).observations) == 2
     assert heard.bad == ["startTime"]
     answers.get(LIST_URL, payload=page({**lacking, "duration": 99}, record(2, id=17), record(3)))
-    await client.look(TARGET)
+    await client.poll(TARGET)
     assert heard.bad == ["startTime", "startTime", "id"]
     assert heard.bad_records[0] == heard.bad_records[1] != heard.bad_records[2]
     assert ("result", "Teleported") in heard.words
     assert "duration" in [field for field, _ in heard.words]
     words = list(heard.words)
     answers.get(LIST_URL, payload=page({**lacking, "duration": 99}, record(2, id=17), record(4)))
-    await client.look(TARGET)
+    await client.poll(TARGET)
     assert (len(heard.bad), heard.words) == (3, words), "what stands there as it did is told once"
 
 
@@ -371,20 +371,20 @@ async def test_each_refusal_has_its_reason_and_its_remedy(
     answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
     headers = {"RCRequestId": "req-1", "Location": "/x"}
     answers.get(LIST_URL, status=status, payload=payload, headers=headers, repeat=True)
-    with pytest.raises(LookFailed) as failed:
-        await client.look(TARGET)
+    with pytest.raises(PollFailed) as failed:
+        await client.poll(TARGET)
     assert failed.value.reason == reason
     assert words in failed.value.detail
     assert failed.value.request_id == "req-1"
 
 
 @pytest.mark.parametrize("body", ["<html>soon</html>", "{", "[]", '{"records": 1}', "", '"x"', "null", "\xff\xfe"])
-async def test_what_is_no_page_is_a_failed_look(client: Client, answers: aioresponses, body: str) -> None:
+async def test_what_is_no_page_is_a_failed_poll(client: Client, answers: aioresponses, body: str) -> None:
     """HTML, half of JSON, another shape, another encoding: parse, never an empty list."""
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(LIST_URL, body=body.encode("latin-1"))
-    with pytest.raises(LookFailed) as failed:
-        await client.look(TARGET)
+    with pytest.raises(PollFailed) as failed:
+        await client.poll(TARGET)
     assert failed.value.reason == "parse"
 
 
@@ -393,8 +393,8 @@ async def test_the_platforms_words_lose_secrets_and_numbers(client: Client, answ
     message = "Token corrupted: eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9 from +16504306662"
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(LIST_URL, status=400, payload={"errors": [{"errorCode": "CMN-101", "message": message}]})
-    with pytest.raises(LookFailed) as failed:
-        await client.look(TARGET)
+    with pytest.raises(PollFailed) as failed:
+        await client.poll(TARGET)
     assert "eyJ" not in str(failed.value)
     assert "6504306662" not in str(failed.value)
     assert "Token corrupted" in str(failed.value)
@@ -405,7 +405,7 @@ async def test_the_platforms_clock_is_followed(client: Client, answers: aiorespo
     ours = clock.now()
     answers.post(TOKEN_URL, payload=TOKEN, headers={"Date": http_date(ours + timedelta(minutes=4))})
     answers.get(LIST_URL, body=RINGING, headers={"Date": http_date(ours + timedelta(minutes=4))})
-    snapshot = await client.look(TARGET)
+    snapshot = await client.poll(TARGET)
     assert abs(snapshot.taken_at - clock.now() - timedelta(minutes=4)) <= timedelta(seconds=1)
 
 
@@ -416,8 +416,8 @@ async def test_the_clock_of_somebody_in_between_is_not_followed(
     answers.post(TOKEN_URL, payload=TOKEN)
     elsewhere = {"Date": http_date(clock.now() + timedelta(days=200))}
     answers.get(LIST_URL, status=502, body="<html>", content_type="text/html", headers=elsewhere)
-    with pytest.raises(LookFailed):
-        await client.look(TARGET)
+    with pytest.raises(PollFailed):
+        await client.poll(TARGET)
     assert abs(client.now() - clock.now()) <= timedelta(seconds=1)
 
 

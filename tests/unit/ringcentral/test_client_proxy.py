@@ -9,7 +9,7 @@ import pytest
 from aiohttp import ClientSession
 from pydantic import ValidationError
 
-from callcast.ports.upstream import LookFailed
+from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.settings import SourceSettings
 from tests.clock import TurnedClock
 from tests.unit.ringcentral.recording import Heard, make_client
@@ -50,7 +50,7 @@ async def test_requests_go_through_the_proxy_and_its_login_to_nothing_else(
     async with RefusingProxy().listening() as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://user:password@127.0.0.1:{proxy.port}")
         client = make_client(session, TurnedClock(), heard, server="https://platform.invalid", trust_env=True)
-        with pytest.raises(LookFailed) as failed:
+        with pytest.raises(PollFailed) as failed:
             await client.identify()
     assert b"CONNECT platform.invalid:443" in proxy.heads[0]
     assert base64.b64encode(b"user:password") in proxy.heads[0]
@@ -66,7 +66,7 @@ async def test_a_proxy_for_plain_http_gets_its_login_with_each_request(
     async with RefusingProxy().listening() as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"http://user:password@127.0.0.1:{proxy.port}")
         client = make_client(session, TurnedClock(), heard, server="http://localhost:1", trust_env=True)
-        with pytest.raises(LookFailed):
+        with pytest.raises(PollFailed):
             await client.identify()
     head = proxy.heads[0].lower()
     assert b"post http://localhost:1/restapi/oauth/token" in head
@@ -80,11 +80,11 @@ async def test_without_trust_env_and_for_excepted_hosts_there_is_no_proxy(
     async with RefusingProxy().listening() as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
         direct = make_client(session, TurnedClock(), heard, server="http://localhost:1")
-        with pytest.raises(LookFailed):
+        with pytest.raises(PollFailed):
             await direct.identify()
         monkeypatch.setenv("NO_PROXY", "localhost")
         excepted = make_client(session, TurnedClock(), heard, server="http://localhost:1", trust_env=True)
-        with pytest.raises(LookFailed):
+        with pytest.raises(PollFailed):
             await excepted.identify()
         assert proxy.heads == []
 
@@ -95,7 +95,7 @@ async def test_a_proxy_that_cannot_be_reached_is_named_as_the_cause(
     """It is not the platform that is down."""
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     client = make_client(session, TurnedClock(), heard, server="https://platform.invalid", trust_env=True)
-    with pytest.raises(LookFailed) as failed:
+    with pytest.raises(PollFailed) as failed:
         await client.identify()
     assert "the proxy that the environment names cannot be reached" in failed.value.said
 

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import ClientSession
 from aioresponses import aioresponses
 
-from callcast.ports.upstream import LookFailed
+from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.client import HEAVY_NOTE, Client
 from callcast.ringcentral.sign_in import SignIns
 from tests.clock import TurnedClock
@@ -32,9 +32,9 @@ def refused(code: str) -> dict[str, Any]:
     return {"errors": [{"errorCode": code, "message": "no"}]}
 
 
-async def failure_of(client: Client) -> LookFailed:
-    with pytest.raises(LookFailed) as failed:
-        await client.look(TARGET)
+async def failure_of(client: Client) -> PollFailed:
+    with pytest.raises(PollFailed) as failed:
+        await client.poll(TARGET)
     return failed.value
 
 
@@ -52,16 +52,16 @@ async def test_all_who_need_a_token_share_one_request(
 async def test_the_token_is_renewed_with_time_to_spare(
     client: Client, answers: aioresponses, clock: TurnedClock
 ) -> None:
-    """Not in the first 60 % of its life, and at 90 % at the latest; the look itself does not wait for it."""
+    """Not in the first 60 % of its life, and at 90 % at the latest; the poll itself does not wait for it."""
     answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
     answers.get(LIST_URL, body=RINGING, repeat=True)
-    await client.look(TARGET)
+    await client.poll(TARGET)
     await clock.turn(3600 * 0.6 - 1)
-    await client.look(TARGET)
+    await client.poll(TARGET)
     await clock.settle()
     assert grants(answers) == [JWT_GRANT]
     await clock.turn(3600 * 0.3 + 1)
-    await client.look(TARGET)
+    await client.poll(TARGET)
     await clock.settle()
     assert grants(answers) == [JWT_GRANT] * 2
 
@@ -84,13 +84,13 @@ async def test_renewals_are_spread_over_the_lifetime(
 async def test_a_good_token_stays_in_use_while_it_cannot_be_renewed(
     client: Client, answers: aioresponses, clock: TurnedClock, status: int
 ) -> None:
-    """Until it expires every look is good, whatever the token endpoint answers; the trouble is told."""
+    """Until it expires every poll is good, whatever the token endpoint answers; the trouble is told."""
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.post(TOKEN_URL, status=status, payload={}, repeat=True)
     answers.get(LIST_URL, body=RINGING, repeat=True)
-    await client.look(TARGET)
+    await client.poll(TARGET)
     while clock.monotonic() < 3600 - 40:
-        await client.look(TARGET)
+        await client.poll(TARGET)
         await clock.turn(30)
     assert len(grants(answers)) > 2, "it is tried again"
     trouble = client.renewal_trouble()
@@ -102,7 +102,7 @@ async def test_a_good_token_stays_in_use_while_it_cannot_be_renewed(
     assert client.renewal_trouble() is None
 
 
-async def test_a_renewal_that_hangs_holds_up_no_look(
+async def test_a_renewal_that_hangs_holds_up_no_poll(
     session: ClientSession, heard: Heard, answers: aioresponses
 ) -> None:
     """The token endpoint does not answer; the old token serves meanwhile."""
@@ -110,7 +110,7 @@ async def test_a_renewal_that_hangs_holds_up_no_look(
     client = make_client(session, clock, heard)
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(LIST_URL, body=RINGING, repeat=True)
-    await client.look(TARGET)
+    await client.poll(TARGET)
     await clock.turn(3600 * 0.9)
     hangs = asyncio.Event()
 
@@ -120,17 +120,17 @@ async def test_a_renewal_that_hangs_holds_up_no_look(
     answers.post(TOKEN_URL, callback=never)
     for _ in range(3):
         async with asyncio.timeout(10):
-            await client.look(TARGET)
+            await client.poll(TARGET)
         await clock.turn(8)
     await client.close()
 
 
 @pytest.mark.parametrize("lifetime", [30, 1])
 async def test_a_short_lived_token_is_used_too(client: Client, answers: aioresponses, lifetime: int) -> None:
-    """A token that lives for less than a minute still serves the look that it was asked for."""
+    """A token that lives for less than a minute still serves the poll that it was asked for."""
     answers.post(TOKEN_URL, payload={**TOKEN, "expires_in": lifetime}, repeat=True)
     answers.get(LIST_URL, body=RINGING, repeat=True)
-    await client.look(TARGET)
+    await client.poll(TARGET)
     assert len(grants(answers)) == 1
 
 
@@ -145,18 +145,18 @@ DEAD_TOKEN = {
 
 @pytest.mark.parametrize("body", DEAD_TOKEN.values(), ids=DEAD_TOKEN)
 async def test_any_401_renews_the_token_once(client: Client, answers: aioresponses, body: str) -> None:
-    """Whatever a 401 says, the look is repeated with a new token."""
+    """Whatever a 401 says, the poll is repeated with a new token."""
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(LIST_URL, status=401, body=body)
     answers.post(TOKEN_URL, payload={**TOKEN, "access_token": "token-2"})
     answers.get(LIST_URL, body=RINGING)
-    await client.look(TARGET)
+    await client.poll(TARGET)
     sent = [kwargs["headers"]["Authorization"] for _, kwargs in asked(answers, "GET", "/active-calls")]
     assert sent == ["Bearer token-1", "Bearer token-2"]
 
 
 async def test_a_token_that_is_refused_again_is_not_renewed_in_a_loop(client: Client, answers: aioresponses) -> None:
-    """The platform says 401 whatever we send: two requests, then the look has failed."""
+    """The platform says 401 whatever we send: two requests, then the poll has failed."""
     answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
     answers.get(LIST_URL, status=401, payload=sample_error("401-token-invalid-OAU-213"), repeat=True)
     assert (await failure_of(client)).reason == "auth"
@@ -183,7 +183,7 @@ async def test_a_platform_that_refuses_every_new_token_is_asked_ever_less_often(
 async def test_a_glitch_that_refuses_every_token_heals_with_the_first_good_answer(
     client: Client, answers: aioresponses, clock: TurnedClock
 ) -> None:
-    """A refused new token is tried on at each look; when the platform is well again no sign-in is needed."""
+    """A refused new token is tried on at each poll; when the platform is well again no sign-in is needed."""
     answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
     for _ in range(4):
         answers.get(LIST_URL, status=401, payload={})
@@ -194,7 +194,7 @@ async def test_a_glitch_that_refuses_every_token_heals_with_the_first_good_answe
     assert (await failure_of(client)).reason == "auth"
     answers.get(LIST_URL, body=RINGING)
     await clock.turn(8)
-    await client.look(TARGET)
+    await client.poll(TARGET)
     assert len(grants(answers)) == 2
 
 
@@ -205,7 +205,7 @@ async def test_a_glitch_that_refuses_every_token_heals_with_the_first_good_answe
 async def test_a_wrong_credential_is_tried_every_five_minutes(
     client: Client, answers: aioresponses, clock: TurnedClock, name: str, remedy: str
 ) -> None:
-    """400 at the token endpoint: each look fails as `auth` without any request, until five minutes have passed.
+    """400 at the token endpoint: each poll fails as `auth` without any request, until five minutes have passed.
 
     Each failure names the part of the credential that is to be checked.
     """
@@ -222,7 +222,7 @@ async def test_a_wrong_credential_is_tried_every_five_minutes(
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(LIST_URL, body=RINGING)
     await clock.turn(10)
-    await client.look(TARGET)
+    await client.poll(TARGET)
     assert len(grants(answers)) == 2
 
 
@@ -249,14 +249,14 @@ async def test_trouble_is_tried_again_after_ten_seconds(
     await clock.turn(1.5)
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(LIST_URL, body=RINGING)
-    await client.look(TARGET)
+    await client.poll(TARGET)
     assert len(grants(answers)) == 2
 
 
 async def test_the_token_endpoints_own_penalty_is_kept(
     client: Client, answers: aioresponses, clock: TurnedClock
 ) -> None:
-    """A 429 there silences the token requests for as long as it says; the looks' own group is not held."""
+    """A 429 there silences the token requests for as long as it says; the polls' own group is not held."""
     answers.post(TOKEN_URL, status=429, payload=sample_error("429-CMN-301"), headers={"Retry-After": "60"})
     failure = await failure_of(client)
     assert failure.reason == "rate_limited"
@@ -269,7 +269,7 @@ async def test_the_token_endpoints_own_penalty_is_kept(
     await clock.turn(3)
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(LIST_URL, body=RINGING)
-    await client.look(TARGET)
+    await client.poll(TARGET)
 
 
 async def test_a_token_endpoint_in_maintenance_is_left_alone(
@@ -286,10 +286,10 @@ async def test_a_token_endpoint_in_maintenance_is_left_alone(
 async def test_a_turn_without_a_token_takes_nothing_from_the_budget(
     client: Client, answers: aioresponses, clock: TurnedClock, heard: Heard
 ) -> None:
-    """The token ends while a look waits for its turn, and cannot be had again: nothing was sent, nothing counts."""
+    """The token ends while a poll waits for its turn, and cannot be had again: nothing was sent, nothing counts."""
     answers.post(TOKEN_URL, payload={**TOKEN, "expires_in": 5})
     answers.get(LIST_URL, body=RINGING)
-    await client.look(TARGET)
+    await client.poll(TARGET)
     await clock.turn(6)
     answers.post(TOKEN_URL, status=400, payload={})
     assert (await failure_of(client)).reason == "auth"
@@ -302,7 +302,7 @@ async def test_a_turn_without_a_token_takes_nothing_from_the_budget(
 async def test_a_token_answer_that_cannot_be_read_is_a_failure(
     client: Client, answers: aioresponses, body: str
 ) -> None:
-    """A 200 that holds no token is `parse`, and no look is tried with nothing."""
+    """A 200 that holds no token is `parse`, and no poll is tried with nothing."""
     answers.post(TOKEN_URL, body=body.encode("latin-1"))
     assert (await failure_of(client)).reason == "parse"
 
@@ -313,17 +313,17 @@ async def test_a_refresh_token_is_used_once_and_the_jwt_after_it(
     """Where the app issues refresh tokens they are used, each once; a refused one falls back to the JWT at once."""
     answers.get(LIST_URL, body=RINGING, repeat=True)
     answers.post(TOKEN_URL, payload={**TOKEN, "refresh_token": "refresh-1", "refresh_token_expires_in": 604800})
-    await client.look(TARGET)
+    await client.poll(TARGET)
     await clock.turn(3600)
     answers.post(TOKEN_URL, payload={**TOKEN, "refresh_token": "refresh-2", "refresh_token_expires_in": 604800})
-    await client.look(TARGET)
+    await client.poll(TARGET)
     await clock.turn(3600)
     answers.post(TOKEN_URL, status=400, payload=sample_error("400-token-expired-OAU-210"))
     answers.post(TOKEN_URL, payload=TOKEN)
-    await client.look(TARGET)
+    await client.poll(TARGET)
     await clock.turn(3600)
     answers.post(TOKEN_URL, payload=TOKEN)
-    await client.look(TARGET)
+    await client.poll(TARGET)
     assert grants(answers) == [JWT_GRANT, "refresh_token", "refresh_token", JWT_GRANT, JWT_GRANT]
     used = [sent["data"].get("refresh_token") for _, sent in asked(answers, "POST", "/token")]
     assert used == [None, "refresh-1", "refresh-2", None, None]
@@ -333,9 +333,9 @@ async def test_an_expired_refresh_token_is_not_tried(client: Client, answers: ai
     """Past its own end it is worth nothing: the JWT is presented."""
     answers.get(LIST_URL, body=RINGING, repeat=True)
     answers.post(TOKEN_URL, payload={**TOKEN, "refresh_token": "r", "refresh_token_expires_in": 100}, repeat=True)
-    await client.look(TARGET)
+    await client.poll(TARGET)
     await clock.turn(3600)
-    await client.look(TARGET)
+    await client.poll(TARGET)
     assert grants(answers) == [JWT_GRANT] * 2
 
 
@@ -345,7 +345,7 @@ async def test_a_platform_in_trouble_while_refreshing_is_not_asked_twice(
     """Only a refused refresh token leads to the JWT at once; a 500 would answer that no better."""
     answers.get(LIST_URL, body=RINGING, repeat=True)
     answers.post(TOKEN_URL, payload={**TOKEN, "refresh_token": "r", "refresh_token_expires_in": 9000})
-    await client.look(TARGET)
+    await client.poll(TARGET)
     await clock.turn(3600)
     answers.post(TOKEN_URL, status=500)
     assert (await failure_of(client)).reason == "server"

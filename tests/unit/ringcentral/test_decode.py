@@ -18,7 +18,7 @@ from tests import TESTS
 from tests.effort import tries
 from tests.unit.calls.snapshots import at
 from tests.unit.ringcentral import fuzz_bytes
-from tests.unit.ringcentral.decoded import decode_page, sightings_of, snapshot
+from tests.unit.ringcentral.decoded import decode_page, observations_of, snapshot
 from tests.unit.ringcentral.test_vocabulary import record
 
 ACCOUNT = Target(source="acme")
@@ -50,7 +50,7 @@ def page_of(*records: Any, **envelope: Any) -> bytes:
         b"\xff\xfe",
     ],
 )
-def test_what_is_no_page_is_a_failed_look(raw: bytes) -> None:
+def test_what_is_no_page_is_a_failed_poll(raw: bytes) -> None:
     """Never an empty list: no JSON, no object, no records, or a torn way to the next page."""
     with pytest.raises(BadPage, match=r"^not (JSON$|a page of records: )") as failed:
         decode_page(raw)
@@ -213,7 +213,7 @@ def test_the_edges_of_times_and_durations_are_good() -> None:
         )
     )
     assert (len(page.records), page.bad, page.bad_fields) == (2, (), ())
-    assert sightings_of(page, Target(source="acme"))
+    assert observations_of(page, Target(source="acme"))
 
 
 def test_half_an_emoji_does_not_spoil_the_page() -> None:
@@ -235,9 +235,9 @@ def test_the_account_is_in_the_address() -> None:
     assert account_in("https://x/account/80a/x") is None
     assert account_in(None) is None
     page = decode_page(page_of(record(), uri="https://x/account/7/active-calls"))
-    assert snapshot(Target(source="a"), [page], at(0)).sightings[0].account_id == "7"
+    assert snapshot(Target(source="a"), [page], at(0)).observations[0].account_id == "7"
     own = decode_page(page_of(record(uri="https://x/account/8/call-log/L"), uri="https://x/account/7/active-calls"))
-    assert snapshot(Target(source="a"), [own], at(0)).sightings[0].account_id == "8"
+    assert snapshot(Target(source="a"), [own], at(0)).observations[0].account_id == "8"
     assert account_in(5) is None
 
 
@@ -275,7 +275,7 @@ def test_bad_records_are_told_apart() -> None:
 
 
 def test_what_is_known_is_the_same_as_what_would_be_read() -> None:
-    """Through any number of looks: the rows of a page do not depend on what was known."""
+    """Through any number of polls: the rows of a page do not depend on what was known."""
     known: Rows | None = None
     for bodies in (["A"], ["B", "A"], ["A", "C"], [], ["C", "B"]):
         raw = page_of(*(record(id=one, legs=[{"legType": "Odd"}]) for one in bodies), uri="https://x/account/7/a")
@@ -303,7 +303,7 @@ def test_there_are_all_samples() -> None:
 
 @pytest.mark.parametrize("path", sample_files(), ids=lambda path: path.stem)
 def test_every_sample_goes_through_the_decoder(path: Path) -> None:
-    """As it is, and each of its parts as a record: a good snapshot, or the error of a failed look."""
+    """As it is, and each of its parts as a record: a good snapshot, or the error of a failed poll."""
     raw = path.read_bytes()
     whole = json.loads(raw)
     parts = whole if isinstance(whole, list) else [whole, *(whole.values() if isinstance(whole, dict) else ())]
@@ -318,7 +318,7 @@ def through(raw: bytes) -> None:
         return
     for target in (Target(source="acme"), Target(source="acme", extension_id="101")):
         shown = snapshot(target, [page], at(0))
-        assert all(one.session_id and one.extension_id and one.started_at for one in shown.sightings)
+        assert all(one.session_id and one.extension_id and one.started_at for one in shown.observations)
 
 
 json_values = st.recursive(
@@ -374,10 +374,10 @@ def test_a_damaged_recording(position: int, put: bytes, cut: int) -> None:
 )
 @settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 def test_a_record_with_anything_in_its_fields(fields: dict[str, Any]) -> None:
-    """Each field may hold anything: a sighting, or a bad record with a name."""
+    """Each field may hold anything: a observation, or a bad record with a name."""
     page = decode_page(json.dumps({"records": [{**record(), **fields}]}).encode())
     assert len(page.records) + len(page.bad) == 1
-    sightings_of(page, Target(source="acme"))
+    observations_of(page, Target(source="acme"))
 
 
 def test_damaged_pages_by_the_thousand() -> None:

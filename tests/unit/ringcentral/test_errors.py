@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from callcast.ringcentral.errors import look_failure, token_failure
+from callcast.ringcentral.errors import poll_failure, token_failure
 from callcast.ringcentral.http import Answer
 
 
@@ -16,7 +16,7 @@ def answer(status: int, code: str = "", message: str = "no", **facts: Any) -> An
 
 NUMBER = "this may be the extension's number, not its id; run `callcast extensions`"
 
-LOOKS = [
+POLLS = [
     (404, "CMN-102", {}, "permission", NUMBER),
     (404, "CMN-102", {"parameterName": "extensionId"}, "permission", NUMBER),
     (400, "CMN-101", {}, "permission", NUMBER),
@@ -41,12 +41,12 @@ LOOKS = [
 ]
 
 
-@pytest.mark.parametrize(("status", "code", "facts", "reason", "remedy"), LOOKS)
+@pytest.mark.parametrize(("status", "code", "facts", "reason", "remedy"), POLLS)
 def test_each_refusal_of_a_list_has_its_next_step(
     status: int, code: str, facts: dict[str, Any], reason: str, remedy: str
 ) -> None:
     """Reason and remedy follow from status and code; the code is shown."""
-    failure = look_failure(answer(status, code, **facts), extension=True)
+    failure = poll_failure(answer(status, code, **facts), extension=True)
     assert failure.reason == reason
     assert remedy in failure.remedy
     assert (code or facts["error"]) in failure.said
@@ -55,13 +55,13 @@ def test_each_refusal_of_a_list_has_its_next_step(
 def test_an_unknown_id_of_the_account_is_not_taken_for_an_extension() -> None:
     """A path without an extension: what is unknown is the account."""
     for status, code in ((404, "CMN-102"), (400, "CMN-101")):
-        failure = look_failure(answer(status, code), extension=False)
+        failure = poll_failure(answer(status, code), extension=False)
         assert (failure.reason, "no such account" in failure.remedy) == ("permission", True)
 
 
 def test_what_the_question_needs_is_named_where_the_answer_does_not() -> None:
     """A 403 that names no permission."""
-    failure = look_failure(answer(403, "CMN-401"), extension=False, permission="ReadAccounts")
+    failure = poll_failure(answer(403, "CMN-401"), extension=False, permission="ReadAccounts")
     assert "the app lacks the permission ReadAccounts" in failure.remedy
 
 
@@ -95,5 +95,5 @@ def test_a_locked_user_is_left_alone_for_half_an_hour() -> None:
 @pytest.mark.parametrize("body", [b"", b"[]", b"<html>", b'{"errors": 3}', b'{"errors": [], "permissionName": {}}'])
 def test_a_body_that_says_nothing_is_no_trouble(body: bytes) -> None:
     """The status alone decides then."""
-    assert look_failure(Answer(403, {}, body, 0.1), extension=True).reason == "permission"
+    assert poll_failure(Answer(403, {}, body, 0.1), extension=True).reason == "permission"
     assert token_failure(Answer(500, {}, body, 0.1)).reason == "server"

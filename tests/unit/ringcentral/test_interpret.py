@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from callcast.calls.model import Direction, Disposition, Leg, Party, Queue, Sighting, State, Target
+from callcast.calls.model import CallObservation, Direction, Disposition, Leg, Party, Queue, State, Target
 from callcast.ringcentral.vocabulary import RESULTS
 from tests import TESTS
 from tests.unit.calls.snapshots import at
-from tests.unit.ringcentral.decoded import decode_page, sightings_of, snapshot
+from tests.unit.ringcentral.decoded import decode_page, observations_of, snapshot
 from tests.unit.ringcentral.test_vocabulary import record
 
 SAMPLES = TESTS / "samples"
@@ -23,15 +23,15 @@ OWN = {"name": "Agent", "extensionNumber": "11115"}
 OWN_NUMBER = {"phoneNumber": "+17203861294", "extensionNumber": "11115"}
 
 
-def seen(one: dict[str, Any], target: Target = EXTENSION) -> tuple[Sighting, ...]:
+def seen(one: dict[str, Any], target: Target = EXTENSION) -> tuple[CallObservation, ...]:
     page = decode_page(json.dumps({"records": [one]}).encode())
     assert (page.bad, page.bad_fields) == ((), ())
-    return sightings_of(page, target)
+    return observations_of(page, target)
 
 
-def only(one: dict[str, Any], target: Target = EXTENSION) -> Sighting:
-    (sighting,) = seen(one, target)
-    return sighting
+def only(one: dict[str, Any], target: Target = EXTENSION) -> CallObservation:
+    (observation,) = seen(one, target)
+    return observation
 
 
 def sample(name: str) -> Any:
@@ -231,7 +231,7 @@ def test_the_called_side_of_an_offer_keeps_its_own_name() -> None:
     """The other side's is taken only where there is none, and only if it is the same side."""
     number = OWN_NUMBER["phoneNumber"]
     for from_, to, expected in (
-        (OWN, OWN_NUMBER | {"name": "Desk"}, Party(number=number, name="Desk", extension_number="11115")),
+        (OWN, OWN_NUMBER | {"name": "OutboxAdmin"}, Party(number=number, name="OutboxAdmin", extension_number="11115")),
         (OWN | {"name": ""}, OWN_NUMBER, Party(number=number, extension_number="11115")),
         ({"name": "JANE", "phoneNumber": "+1"}, OWN_NUMBER, Party(number=number, extension_number="11115")),
         ({"name": "JANE", "phoneNumber": "+1"}, {"phoneNumber": number}, Party(number=number)),
@@ -446,8 +446,8 @@ def test_a_record_on_two_pages_counts_once() -> None:
     first = decode_page(json.dumps({"records": [record(id="A"), live(id="B")]}).encode())
     second = decode_page(json.dumps({"records": [record(id="B", result="Missed"), record(id="C")]}).encode())
     shown = snapshot(EXTENSION, [first, second], at(3))
-    assert [s.record_id for s in shown.sightings] == ["A", "B", "C"]
-    assert shown.sightings[1].state is State.ENDED
+    assert [s.record_id for s in shown.observations] == ["A", "B", "C"]
+    assert shown.observations[1].state is State.ENDED
     assert (shown.target, shown.taken_at) == (EXTENSION, at(3))
 
 
@@ -471,7 +471,7 @@ def test_the_platforms_words_are_kept() -> None:
 # Parts of a record that rings several
 
 
-def rung(*legs: dict[str, Any], **fields: Any) -> dict[str, Sighting]:
+def rung(*legs: dict[str, Any], **fields: Any) -> dict[str, CallObservation]:
     shown = seen(record(legs=[leg("Accept", direction="Inbound"), *legs], **fields), ACCOUNT)
     assert not any(s.rings_alone for s in shown)
     return {s.extension_id: s for s in shown}
@@ -859,7 +859,7 @@ def test_a_provisional_ring_all_is_provisional_for_each() -> None:
     """derived-queue-midcall-snapshot-then-final: seventeen phones, the caller on the other side."""
     both = sample("call-log/derived-queue-midcall-snapshot-then-final")
     page = decode_page(json.dumps({"records": [both["snapshot_while_call_live"]]}).encode())
-    shown = sightings_of(page, ACCOUNT)
+    shown = observations_of(page, ACCOUNT)
     assert len(shown) == 17
     assert all(s.provisional and not s.rings_alone and s.direction is Direction.INBOUND for s in shown)
     assert {s.disposition for s in shown} == {Disposition.ANSWERED_ELSEWHERE, Disposition.FAILED}
@@ -908,7 +908,7 @@ def test_the_direction_of_a_part(record_direction: str, own: dict[str, Any], exp
 def test_samples_of_the_call_log(name: str, expected: list[tuple[str, str, str, float]]) -> None:
     """Recorded and documented records, as an account's."""
     one = sample(name)
-    shown = sightings_of(decode_page(json.dumps({"records": [one]}).encode()), ACCOUNT)
+    shown = observations_of(decode_page(json.dumps({"records": [one]}).encode()), ACCOUNT)
     start = datetime.fromisoformat(one["startTime"])
     got = [(s.extension_id, s.direction.value, s.disposition and s.disposition.value, s.ended_at) for s in shown]
     assert got == [(a, b, c, start + timedelta(seconds=d)) for a, b, c, d in expected]

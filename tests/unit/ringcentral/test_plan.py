@@ -2,7 +2,7 @@
 
 import pytest
 
-from callcast.ringcentral.rate_window import Allowance
+from callcast.ringcentral.rate_window import RateWindows
 from callcast.ringcentral.settings import Plan, SourceSettings, plan, remedy
 
 
@@ -23,7 +23,7 @@ def test_an_account_watch_looks_every_seven_and_a_half_seconds() -> None:
         interval_s=None,
         cycle_s=7.5,
         requests_per_minute=8,
-        budget_per_minute=10,
+        polls_per_minute=10,
     )
 
 
@@ -49,8 +49,8 @@ def test_one_place_in_five_is_never_planned_for_polls() -> None:
     """Whatever `headroom` says; of a small limit it is one place at least. The plan says what the budget will do."""
     for limit in (1, 2, 3, 5, 10, 100):
         planned = plan("acme", source(headroom=1.0, heavy_per_minute=limit))
-        budget = Allowance(per_minute=limit, headroom=1.0, now=0.0)
-        assert planned.cycle_s == pytest.approx(budget.spacing_s)
+        limiter = RateWindows(per_minute=limit, headroom=1.0, now=0.0)
+        assert planned.cycle_s == pytest.approx(limiter.spacing_s)
         assert planned.requests_per_minute <= 0.8 * limit + 1e-9
         assert limit == 1 or planned.requests_per_minute <= limit - 1 + 1e-9
 

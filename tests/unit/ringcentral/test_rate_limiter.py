@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from callcast.ringcentral.rate_limiter import Budget
+from callcast.ringcentral.rate_limiter import RateLimiter
 from callcast.ringcentral.rate_window import Purpose
 from tests.clock import TurnedClock
 
@@ -27,22 +27,22 @@ def clock() -> TurnedClock:
 
 
 @pytest.fixture
-def budget(clock: TurnedClock) -> Budget:
+def limiter(clock: TurnedClock) -> RateLimiter:
     return make_budget(clock)
 
 
-def make_budget(clock: TurnedClock, **settings: Any) -> Budget:
+def make_budget(clock: TurnedClock, **settings: Any) -> RateLimiter:
     """One that has run for a while, and knows that nobody else uses its credential."""
-    made = Budget("heavy", clock=clock, now=clock.now, **{"per_minute": 10, "headroom": 0.8, **settings})
-    made._allowance._born = clock.monotonic() - 121
+    made = RateLimiter("heavy", clock=clock, now=clock.now, **{"per_minute": 10, "headroom": 0.8, **settings})
+    made._windows._born = clock.monotonic() - 121
     return made
 
 
 class Asker:
     """Asks at once, and writes down when its turn came; the answer comes within no time, unless held."""
 
-    def __init__(self, budget: Budget, clock: TurnedClock) -> None:
-        self.budget = budget
+    def __init__(self, limiter: RateLimiter, clock: TurnedClock) -> None:
+        self.limiter = limiter
         self.clock = clock
         self.passed: list[tuple[float, str]] = []
         self.tasks: dict[str, asyncio.Task[None]] = {}
@@ -58,7 +58,7 @@ class Asker:
         held: asyncio.Event | None = None,
     ) -> asyncio.Task[None]:
         async def one() -> None:
-            async with self.budget.turn(purpose, key or name) as turn:
+            async with self.limiter.turn(purpose, key or name) as turn:
                 self.passed.append((self.clock.monotonic(), name))
                 if held is not None:
                     await held.wait()
@@ -77,8 +77,8 @@ class Asker:
 
 
 @pytest.fixture
-def asker(budget: Budget, clock: TurnedClock) -> Asker:
-    return Asker(budget, clock)
+def asker(limiter: RateLimiter, clock: TurnedClock) -> Asker:
+    return Asker(limiter, clock)
 
 
 async def test_polls_come_first_come_first_served_and_evenly(asker: Asker, clock: TurnedClock) -> None:
@@ -146,11 +146,11 @@ async def test_the_call_log_has_its_reserve(clock: TurnedClock, headroom: float)
 @pytest.mark.parametrize("limit", [2, 3, 4, 5])
 async def test_of_a_small_window_one_place_stays_free_for_the_call_log(clock: TurnedClock, limit: int) -> None:
     """A call that vanished is asked about at once, however small the limit and whatever `headroom` says."""
-    budget = make_budget(clock, per_minute=limit, headroom=1.0)
-    asker = Asker(budget, clock)
+    limiter = make_budget(clock, per_minute=limit, headroom=1.0)
+    asker = Asker(limiter, clock)
     for i in range(20):
         asker.ask(f"poll {i}")
-    await clock.turn(300 + budget.spacing_s() / 2)
+    await clock.turn(300 + limiter.spacing_s() / 2)
     asked_at = clock.monotonic()
     asker.ask("log", "call_log")
     await clock.turn(2)
@@ -163,10 +163,10 @@ async def test_a_window_that_is_not_announced_any_more_is_forgotten(asker: Asker
     await clock.turn(3600)
     asker.ask("b", headers=HEADERS)
     await clock.turn(3600)
-    assert asker.budget.spacing_s() == 600
+    assert asker.limiter.spacing_s() == 600
     asker.ask("c", headers=HEADERS)
     await clock.turn(60)
-    assert asker.budget.spacing_s() == 7.5
+    assert asker.limiter.spacing_s() == 7.5
 
 
 async def test_of_very_many_windows_the_latest_count(asker: Asker, clock: TurnedClock) -> None:
@@ -174,7 +174,7 @@ async def test_of_very_many_windows_the_latest_count(asker: Asker, clock: Turned
     for i in range(60):
         asker.ask(str(i), "page", headers={**HEADERS, "X-Rate-Limit-Window": str(i + 1)})
         await clock.turn(60)
-    assert len(asker.budget.dump()) < 500
+    assert len(asker.limiter.dump()) < 500
     assert len(asker.passed) == 60
 
 
@@ -183,17 +183,17 @@ async def test_a_configured_limit_holds_until_the_platform_announces_one(clock: 
     asker = Asker(make_budget(clock), clock)
     asker.ask("a")
     await clock.turn(61)
-    assert make_budget(clock, per_minute=100, kept=asker.budget.dump()).spacing_s() == 0.75
+    assert make_budget(clock, per_minute=100, kept=asker.limiter.dump()).spacing_s() == 0.75
     asker.ask("b", headers={"X-Rate-Limit-Limit": "1200", "X-Rate-Limit-Window": "3600"})
     await clock.settle()
-    again = make_budget(clock, per_minute=10, kept=asker.budget.dump())
-    assert asker.budget.spacing_s() == again.spacing_s() == 3600 / (1200 * 0.8)
+    again = make_budget(clock, per_minute=10, kept=asker.limiter.dump())
+    assert asker.limiter.spacing_s() == again.spacing_s() == 3600 / (1200 * 0.8)
     assert (again.limit, again.per_minute) == (1200, 20)
 
 
 async def test_at_first_a_place_is_left_to_others(clock: TurnedClock) -> None:
     """Whether somebody else uses the credential shows only in the answers: nine of ten for two minutes."""
-    asker = Asker(Budget("heavy", per_minute=10, headroom=0.8, clock=clock, now=clock.now), clock)
+    asker = Asker(RateLimiter("heavy", per_minute=10, headroom=0.8, clock=clock, now=clock.now), clock)
     for i in range(30):
         asker.ask(str(i), "page")
     await clock.turn(120)
@@ -288,11 +288,11 @@ async def test_a_cancelled_waiter_leaves_its_place(asker: Asker, clock: TurnedCl
 
 
 async def test_a_waiter_that_is_cancelled_as_its_turn_comes_frees_it(
-    budget: Budget, asker: Asker, clock: TurnedClock
+    limiter: RateLimiter, asker: Asker, clock: TurnedClock
 ) -> None:
     """The turn was granted and never used: its key and its place are free again, however often that happens."""
     for i in range(20):
-        async with budget.turn("page", "url") as turn:
+        async with limiter.turn("page", "url") as turn:
             turn.unused()
             cancelled = asker.ask(f"x{i}", "page", key="url")
             await clock.settle()
@@ -304,10 +304,10 @@ async def test_a_waiter_that_is_cancelled_as_its_turn_comes_frees_it(
     assert cancelled.cancelled()
 
 
-async def test_an_unused_turn_counts_nothing(budget: Budget, clock: TurnedClock) -> None:
+async def test_an_unused_turn_counts_nothing(limiter: RateLimiter, clock: TurnedClock) -> None:
     """Whoever finds that it has no token sends nothing, and takes nothing from the others."""
     for i in range(30):
-        async with budget.turn("page", str(i)) as turn:
+        async with limiter.turn("page", str(i)) as turn:
             turn.unused()
     assert clock.monotonic() == 0
 
@@ -352,7 +352,7 @@ async def test_nobody_is_left_waiting_when_the_limit_rises(asker: Asker, clock: 
     held.set()
     await clock.turn(5)
     assert asker.passed == [(0, "a"), (0.75, "b"), (1.5, "c")]
-    assert asker.budget.spacing_s() == 0.75
+    assert asker.limiter.spacing_s() == 0.75
 
 
 async def test_a_lower_limit_slows_the_pace(asker: Asker, clock: TurnedClock) -> None:
@@ -384,9 +384,9 @@ async def test_absurd_headers_change_nothing(asker: Asker, clock: TurnedClock, h
     """What cannot be a limit is no limit."""
     asker.ask("a", headers=headers)
     await clock.settle()
-    assert asker.budget.spacing_s() == 7.5
-    assert asker.budget.group == "heavy"
-    assert asker.budget.hold_s() == 0
+    assert asker.limiter.spacing_s() == 7.5
+    assert asker.limiter.group == "heavy"
+    assert asker.limiter.hold_s() == 0
 
 
 def in_40_s(clock: TurnedClock) -> str:
@@ -413,12 +413,12 @@ async def test_nothing_is_sent_in_a_penalty_whoever_asks(
     await clock.settle()
     for purpose in ("poll", "page", "call_log"):
         asker.ask(f"1 {purpose}", purpose)  # type: ignore[arg-type]
-    assert seconds <= asker.budget.hold_s() <= seconds + 2
+    assert seconds <= asker.limiter.hold_s() <= seconds + 2
     await clock.turn(seconds)
     assert asker.names == ["a"]
     await clock.turn(10)
     assert len(asker.names) == 4
-    assert asker.budget.hold_s() == 0
+    assert asker.limiter.hold_s() == 0
 
 
 async def test_after_a_penalty_one_goes_ahead(asker: Asker, clock: TurnedClock) -> None:
@@ -441,8 +441,8 @@ async def test_penalties_without_a_word_grow(asker: Asker, clock: TurnedClock) -
     for i, status in enumerate((429, 429, 429, 429, 200, 429)):
         asker.ask(str(i), "page", status=status)
         await clock.settle()
-        held_s.append(asker.budget.hold_s())
-        await clock.turn(asker.budget.hold_s())
+        held_s.append(asker.limiter.hold_s())
+        await clock.turn(asker.limiter.hold_s())
     assert held_s == [31, 61, 121, 121, 0, 31]
 
 
@@ -452,8 +452,8 @@ async def test_a_told_penalty_is_doubled_at_most(asker: Asker, clock: TurnedCloc
     for i in range(4):
         asker.ask(str(i), "page", status=429, headers={"Retry-After": "60"})
         await clock.settle()
-        held_s.append(asker.budget.hold_s())
-        await clock.turn(asker.budget.hold_s())
+        held_s.append(asker.limiter.hold_s())
+        await clock.turn(asker.limiter.hold_s())
     assert held_s == [61, 121, 121, 121]
 
 
@@ -465,7 +465,7 @@ async def test_several_refused_at_once_are_one_penalty(asker: Asker, clock: Turn
     await clock.settle()
     held.set()
     await clock.settle()
-    assert asker.budget.hold_s() == 61
+    assert asker.limiter.hold_s() == 61
 
 
 async def test_a_later_wish_does_not_shorten_a_penalty(asker: Asker, clock: TurnedClock) -> None:
@@ -476,32 +476,32 @@ async def test_a_later_wish_does_not_shorten_a_penalty(asker: Asker, clock: Turn
     await clock.settle()
     held.set()
     await clock.settle()
-    assert asker.budget.hold_s() == 61
+    assert asker.limiter.hold_s() == 61
 
 
 async def test_a_503_with_a_wish_is_granted(asker: Asker, clock: TurnedClock) -> None:
     """503 with Retry-After holds everything for so long, at most an hour; 503 without holds nothing."""
     asker.ask("a", status=503)
     await clock.settle()
-    assert asker.budget.hold_s() == 0
+    assert asker.limiter.hold_s() == 0
     asker.ask("b", "page", status=503, headers={"Retry-After": "20"})
     await clock.settle()
-    assert asker.budget.hold_s() == 21
+    assert asker.limiter.hold_s() == 21
     await clock.turn(21)
     asker.ask("c", "page", status=503, headers={"Retry-After": "999999"})
     await clock.settle()
-    assert asker.budget.hold_s() == 3601
+    assert asker.limiter.hold_s() == 3601
 
 
 async def test_other_programs_are_felt_and_forgotten(asker: Asker, clock: TurnedClock) -> None:
     """Remaining is lower than our own use explains: the pace gives way, and recovers within minutes."""
     asker.ask("a", headers={**HEADERS, "X-Rate-Limit-Remaining": "5"})
     await clock.settle()
-    assert asker.budget.spacing_s() == 60 / (10 - 4 - 2 - 1)
+    assert asker.limiter.spacing_s() == 60 / (10 - 4 - 2 - 1)
     await clock.turn(181)
     asker.ask("b", headers={**HEADERS, "X-Rate-Limit-Remaining": "9"})
     await clock.settle()
-    assert asker.budget.spacing_s() == 7.5
+    assert asker.limiter.spacing_s() == 7.5
 
 
 async def test_one_request_a_window_is_always_ours(asker: Asker, clock: TurnedClock) -> None:
@@ -522,7 +522,7 @@ async def test_a_penalty_is_remembered_over_a_restart(clock: TurnedClock, jump_s
     clock.wall_offset = timedelta(seconds=jump_s)
     again = Asker(make_budget(clock, kept=notes[-1]), clock)
     left_s = {0: 41, -3600: 61, 90_000: 0}[jump_s]
-    assert again.budget.hold_s() == pytest.approx(left_s)
+    assert again.limiter.hold_s() == pytest.approx(left_s)
     again.ask("b", "page")
     await clock.turn(left_s - 0.5)
     assert again.names == ([] if left_s else ["b"])
@@ -544,7 +544,7 @@ async def test_the_window_is_remembered_over_a_restart(clock: TurnedClock) -> No
             task.cancel()
         await clock.settle()
         passed += asker.times
-        kept = asker.budget.dump()
+        kept = asker.limiter.dump()
     assert all(sum(at <= other < at + 60 for other in passed) <= 10 for at in passed)
     assert len(passed) >= 12
 
@@ -555,7 +555,7 @@ async def test_what_was_under_way_when_it_was_killed_counts(clock: TurnedClock) 
     for i in range(10):
         asker.ask(str(i), "page", held=asyncio.Event())
     await clock.settle()
-    again = Asker(make_budget(clock, kept=asker.budget.dump()), clock)
+    again = Asker(make_budget(clock, kept=asker.limiter.dump()), clock)
     again.ask("next", "page")
     await clock.turn(60)
     assert again.names == []
@@ -571,7 +571,7 @@ async def test_a_penalty_that_is_still_on_is_shown_at_once(clock: TurnedClock) -
     asker.ask("a", status=429, headers={"Retry-After": "60"})
     await clock.settle()
     shown: list[float] = []
-    make_budget(clock, kept=asker.budget.dump(), show=lambda budget: shown.append(budget.hold_s()))
+    make_budget(clock, kept=asker.limiter.dump(), show=lambda limiter: shown.append(limiter.hold_s()))
     assert shown == [61]
 
 
@@ -583,13 +583,13 @@ async def test_what_cannot_be_read_of_an_earlier_run_is_dropped(clock: TurnedClo
 
 async def test_what_is_kept_is_small(clock: TurnedClock) -> None:
     """At a thousand requests a second, too."""
-    budget = make_budget(clock, per_minute=60_000, headroom=1)
-    asker = Asker(budget, clock)
+    limiter = make_budget(clock, per_minute=60_000, headroom=1)
+    asker = Asker(limiter, clock)
     for i in range(3000):
         asker.ask(str(i), "page")
     await clock.turn(30)
     assert len(asker.passed) == 3000
-    assert len(budget.dump()) < 1000
+    assert len(limiter.dump()) < 1000
 
 
 async def test_nothing_is_left_running_when_nobody_waits(asker: Asker, clock: TurnedClock) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from callcast.ringcentral.rate_limiter import Budget
+from callcast.ringcentral.rate_limiter import RateLimiter
 from callcast.ringcentral.rate_window import Purpose
 from tests.clock import TurnedClock
 from tests.effort import tries
@@ -22,35 +22,35 @@ DAY_S = DAY_H * 3600
 MINUTE_S = 60
 
 
-def make_budget(clock: TurnedClock, kept: bytes | None = None) -> Budget:
-    return Budget("heavy", per_minute=10, headroom=0.8, clock=clock, now=clock.now, kept=kept)
+def make_budget(clock: TurnedClock, kept: bytes | None = None) -> RateLimiter:
+    return RateLimiter("heavy", per_minute=10, headroom=0.8, clock=clock, now=clock.now, kept=kept)
 
 
 async def request(
-    budget: Budget, model: PlatformModel, purpose: Purpose, key: str, there_s: float, back_s: float
+    limiter: RateLimiter, model: PlatformModel, purpose: Purpose, key: str, there_s: float, back_s: float
 ) -> None:
-    async with budget.turn(purpose, key) as turn:
+    async with limiter.turn(purpose, key) as turn:
         await model.clock.sleep(there_s)
         status, headers = model.ask()
         await model.clock.sleep(back_s)
         turn.answered(status, headers)
 
 
-async def poll(budget: Budget, model: PlatformModel, key: str, random: Random, slow_s: float) -> None:
+async def poll(limiter: RateLimiter, model: PlatformModel, key: str, random: Random, slow_s: float) -> None:
     """As fast as it may, one request at a time."""
     while True:
         there_s, back_s = random.uniform(0.02, slow_s), random.uniform(0.02, slow_s)
-        await request(budget, model, "poll", key, there_s, back_s)
+        await request(limiter, model, "poll", key, there_s, back_s)
 
 
-async def look_up(budget: Budget, model: PlatformModel, random: Random) -> None:
+async def look_up(limiter: RateLimiter, model: PlatformModel, random: Random) -> None:
     """Calls vanish now and then, several at once."""
     number = 0
     while True:
         await model.clock.sleep(random.expovariate(1 / 30))
         for _ in range(random.choice((1, 1, 3))):
             number += 1
-            await request(budget, model, "call_log", f"log {number}", 0.1, 0.1)
+            await request(limiter, model, "call_log", f"log {number}", 0.1, 0.1)
 
 
 @contextmanager
@@ -73,9 +73,9 @@ async def test_a_day_of_twelve_extensions_and_the_call_log(hours: float, slow_s:
     share is used to 95 %.
     """
     clock = TurnedClock()
-    model, budget, random = PlatformModel(clock), make_budget(clock), Random(7)
-    polls = [poll(budget, model, f"extension {i}", random, slow_s) for i in range(12)]
-    with running(*polls, look_up(budget, model, random)):
+    model, limiter, random = PlatformModel(clock), make_budget(clock), Random(7)
+    polls = [poll(limiter, model, f"extension {i}", random, slow_s) for i in range(12)]
+    with running(*polls, look_up(limiter, model, random)):
         await clock.turn(hours * 3600)
     assert model.refused == []
     assert most_in_a_window(model.arrived, 60) <= 10
@@ -83,13 +83,13 @@ async def test_a_day_of_twelve_extensions_and_the_call_log(hours: float, slow_s:
 
 
 async def test_the_polls_of_a_day_are_even() -> None:
-    """One extension, undisturbed: a look every 7.5 s for hours, neither faster nor slower, and never a 429."""
+    """One extension, undisturbed: a poll every 7.5 s for hours, neither faster nor slower, and never a 429."""
     clock = TurnedClock()
-    model, budget = PlatformModel(clock), make_budget(clock)
+    model, limiter = PlatformModel(clock), make_budget(clock)
 
     async def steady() -> None:
         while True:
-            await request(budget, model, "poll", "list", 0.1, 0.1)
+            await request(limiter, model, "poll", "list", 0.1, 0.1)
 
     with running(steady()):
         await clock.turn(DAY_S)
@@ -107,22 +107,22 @@ async def test_every_window_that_the_platform_announces_is_kept(headroom: float)
     """
     clock = TurnedClock()
     model = PlatformModel(clock, limit=10, more=[(3, 18), (100, 3600)])
-    budget = Budget("heavy", per_minute=10, headroom=headroom, clock=clock, now=clock.now)
+    limiter = RateLimiter("heavy", per_minute=10, headroom=headroom, clock=clock, now=clock.now)
 
-    async def burst(budget: Budget) -> None:
+    async def burst(limiter: RateLimiter) -> None:
         number = 0
         while True:
             for purpose in ("poll", "page", "page", "page", "call_log", "call_log"):
                 number += 1
-                await request(budget, model, purpose, str(number), 0.1, 0.1)  # type: ignore[arg-type]
+                await request(limiter, model, purpose, str(number), 0.1, 0.1)  # type: ignore[arg-type]
             await clock.sleep(60)
 
-    first = [request(budget, model, "poll", str(number), 0.1, 0.1) for number in range(3)]
+    first = [request(limiter, model, "poll", str(number), 0.1, 0.1) for number in range(3)]
     with running(*first):
         await clock.turn(120)
-    with running(*[burst(budget) for _ in range(3)]):
+    with running(*[burst(limiter) for _ in range(3)]):
         await clock.turn(2 * 3600)
-    again = Budget("heavy", per_minute=10, headroom=headroom, clock=clock, now=clock.now, kept=budget.dump())
+    again = RateLimiter("heavy", per_minute=10, headroom=headroom, clock=clock, now=clock.now, kept=limiter.dump())
     with running(*[burst(again) for _ in range(3)]):
         await clock.turn(2 * 3600)
     assert model.refused == []
@@ -144,9 +144,9 @@ async def test_another_program_on_the_same_credential(share: float) -> None:
 
     with running(another_program(model, share_at, random)):
         await clock.turn(5 * MINUTE_S)
-        budget = make_budget(clock)
-        polls = [poll(budget, model, f"extension {i}", random, 0.3) for i in range(3)]
-        with running(*polls, look_up(budget, model, random)):
+        limiter = make_budget(clock)
+        polls = [poll(limiter, model, f"extension {i}", random, 0.3) for i in range(3)]
+        with running(*polls, look_up(limiter, model, random)):
             await watched(model, stops_at_s)
 
 
@@ -180,10 +180,10 @@ async def test_two_of_us_on_one_credential_come_apart_again() -> None:
 async def test_a_penalty_in_a_busy_hour(bare: bool) -> None:
     """An injected 429, with and without headers: not one request until it is over, then the pace of before."""
     clock = TurnedClock()
-    model, budget, random = PlatformModel(clock, penalty_s=30 if bare else 60), make_budget(clock), Random(1)
+    model, limiter, random = PlatformModel(clock, penalty_s=30 if bare else 60), make_budget(clock), Random(1)
     model.bare = bare
-    polls = [poll(budget, model, f"extension {i}", random, 0.3) for i in range(5)]
-    with running(*polls, look_up(budget, model, random)):
+    polls = [poll(limiter, model, f"extension {i}", random, 0.3) for i in range(5)]
+    with running(*polls, look_up(limiter, model, random)):
         await clock.turn(1800)
         model.punish()
         await clock.turn(1800)
@@ -217,13 +217,13 @@ class Story:
         self.clock = TurnedClock()
         self.model = PlatformModel(self.clock)
         self.notes: list[bytes] = []
-        self.budget = make_budget(self.clock)
+        self.limiter = make_budget(self.clock)
         self.tasks: list[asyncio.Task[None]] = []
         self.silent: list[tuple[float, float]] = []  # known penalties
         self.under_way: list[str] = []
 
     async def ask(self, purpose: Purpose, key: str, there_s: float, back_s: float) -> None:
-        async with self.budget.turn(purpose, key) as turn:
+        async with self.limiter.turn(purpose, key) as turn:
             sent_at = self.clock.monotonic()
             assert not any(begin < sent_at < end for begin, end in self.silent), "sent in a penalty"
             assert key not in self.under_way, "the same request twice at once"
@@ -265,11 +265,11 @@ class Story:
 
     async def do_restart(self) -> None:
         """kill -9: what was under way is gone, what was kept is there."""
-        kept = self.budget.dump()
+        kept = self.limiter.dump()
         for task in self.tasks:
             task.cancel()
         await self.clock.settle()
-        self.budget = make_budget(self.clock, kept)
+        self.limiter = make_budget(self.clock, kept)
 
     async def do_limit(self, limit: int) -> None:
         self.model.limit = limit
@@ -296,11 +296,11 @@ def test_each_purpose_is_served_in_its_order(asks: list[tuple[Purpose, float]]) 
 
     async def play() -> dict[str, list[int]]:
         clock = TurnedClock()
-        budget = make_budget(clock)
+        limiter = make_budget(clock)
         served: dict[str, list[int]] = {}
 
         async def ask(number: int, purpose: Purpose, took_s: float) -> None:
-            async with budget.turn(purpose, str(number)):
+            async with limiter.turn(purpose, str(number)):
                 served.setdefault(purpose, []).append(number)
                 await clock.sleep(took_s)
 

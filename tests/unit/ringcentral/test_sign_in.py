@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientSession
 from aioresponses import CallbackResult, aioresponses
 
-from callcast.ports.upstream import LookFailed
+from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.client import Client
 from callcast.ringcentral.settings import SourceSettings
 from callcast.ringcentral.sign_in import FILE, SignIns
@@ -102,18 +102,18 @@ async def test_who_has_no_token_comes_before_who_renews(
     answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
     old = [office.client(number) for number in range(3)]
     for client in old:
-        await client.look(TARGET)
+        await client.poll(TARGET)
     await clock.turn(1900)
     fillers = [asyncio.create_task(office.client(10 + number).identify()) for number in range(5)]
     await clock.settle()  # four have taken the places of this minute
     for client in old:  # the renewals are due for two of them; the third's is not
-        await client.look(TARGET)
+        await client.poll(TARGET)
     await clock.turn(900)
     before = len(signed_in(answers))
     crowd = [asyncio.create_task(office.client(20 + number).identify()) for number in range(5)]
     await clock.settle()
     for client in old:
-        await client.look(TARGET)
+        await client.poll(TARGET)
     new = asyncio.create_task(office.client(30).identify())
     await clock.turn(130)
     order = signed_in(answers)[before:]
@@ -128,16 +128,16 @@ async def test_a_renewal_that_waits_moves_up_when_its_token_is_refused(
     answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
     answers.get(LIST_URL, body=RINGING)
     client = office.client(0)
-    await client.look(TARGET)
+    await client.poll(TARGET)
     await clock.turn(3500)
     crowd = [asyncio.create_task(office.client(10 + number).identify()) for number in range(5)]
     await clock.settle()
     answers.get(LIST_URL, body=RINGING)
-    await client.look(TARGET)
+    await client.poll(TARGET)
     await clock.settle()  # the renewal waits now
     answers.get(LIST_URL, status=401, payload={})
     answers.get(LIST_URL, body=RINGING)
-    refused = asyncio.create_task(client.look(TARGET))
+    refused = asyncio.create_task(client.poll(TARGET))
     await clock.turn(10)
     later = [asyncio.create_task(office.client(20 + number).identify()) for number in range(4)]
     await clock.settle()
@@ -160,7 +160,7 @@ async def test_trouble_of_the_token_endpoint_concerns_all_who_wait(
     answers.post(TOKEN_URL, status=status, payload={}, headers={"Retry-After": "20"} if status == 429 else {})
     clients = [office.client(number) for number in range(8)]
     results = await asyncio.gather(*[client.identify() for client in clients], return_exceptions=True)
-    failures = [one for one in results if isinstance(one, LookFailed)]
+    failures = [one for one in results if isinstance(one, PollFailed)]
     assert len(signed_in(answers)) == 4
     assert [one.reason for one in failures] == ["rate_limited" if status == 429 else "server"] * 5
     assert {client.sign_ins_ahead() for client in clients} == {None}
@@ -190,7 +190,7 @@ async def test_who_waits_when_the_trouble_comes_waits_no_longer(
     await clock.settle()
     arrives.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [one.reason for one in results if isinstance(one, LookFailed)] == ["server"] * 3
+    assert [one.reason for one in results if isinstance(one, PollFailed)] == ["server"] * 3
     assert len(signed_in(answers)) == 5 - places_left
 
 
@@ -201,7 +201,7 @@ async def test_a_wrong_credential_is_no_trouble_of_the_others(
     answers.post(TOKEN_URL, status=400, payload=sample_error("400-token-expired-OAU-210"))
     answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
     results = await asyncio.gather(*[office.client(n).identify() for n in range(3)], return_exceptions=True)
-    assert [isinstance(one, LookFailed) for one in results] == [True, False, False]
+    assert [isinstance(one, PollFailed) for one in results] == [True, False, False]
 
 
 async def test_two_sources_with_one_credential_sign_in_once(
@@ -261,16 +261,16 @@ async def test_a_token_outlives_a_restart(restarts: Restarts, answers: aiorespon
     answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
     answers.get(LIST_URL, body=RINGING, repeat=True)
     office = await restarts.start()
-    await office.client().look(TARGET)
+    await office.client().poll(TARGET)
     await office.sign_ins.close()
     await clock.turn(2000)
     office = await restarts.start()
-    await office.client().look(TARGET)
+    await office.client().poll(TARGET)
     await office.client().identify()
     assert len(signed_in(answers)) == 1
     await clock.turn(1600)
     office = await restarts.start()
-    await office.client().look(TARGET)
+    await office.client().poll(TARGET)
     assert len(signed_in(answers)) == 2
 
 
@@ -330,8 +330,8 @@ async def test_a_refused_token_is_deleted(restarts: Restarts, answers: aiorespon
         return CallbackResult(payload={**TOKEN, "access_token": "token-2"})
 
     answers.post(TOKEN_URL, callback=looks_at_the_file)
-    with pytest.raises(LookFailed):
-        await client.look(TARGET)
+    with pytest.raises(PollFailed):
+        await client.poll(TARGET)
     await office.sign_ins.close()
     assert during == [{}]
     assert kept(restarts.path)["tokens"] == {}
@@ -389,11 +389,11 @@ async def test_a_penalty_of_the_token_endpoint_outlives_a_restart(
     """No request until it is over."""
     answers.post(TOKEN_URL, status=429, payload={}, headers={"Retry-After": "60"})
     office = await restarts.start()
-    with pytest.raises(LookFailed):
+    with pytest.raises(PollFailed):
         await office.client().identify()
     await office.sign_ins.close()
     office = await restarts.start()
-    with pytest.raises(LookFailed) as failed:
+    with pytest.raises(PollFailed) as failed:
         await office.client().identify()
     assert failed.value.reason == "rate_limited"
     assert len(signed_in(answers)) == 1

@@ -139,7 +139,7 @@ def test_words_off_the_list(word: str, inbound: bool, expected: Disposition) -> 
 
 @pytest.mark.parametrize("name", LISTS.values())
 def test_every_value_of_every_list_decodes(name: str) -> None:
-    """Each word in its field gives a good page without unknown words, in any case of letters."""
+    """Each word in its field gives a good page without unknown words, in any case of dead letters."""
     field = next(f for f, n in LISTS.items() if n == name)
     for word in (w.swapcase() for w in ENUMS[name]):
         one = record(result="Missed", legs=[{"legType": "Accept"}])
@@ -157,9 +157,9 @@ def test_a_new_word_is_reported_once_and_harmless(field: str) -> None:
     page = decode_page(json.dumps({"records": [new, {**new, "id": "L2"}, record(id="L3", result="Missed")]}).encode())
     assert page.unknown == ((field, "Quantum Call"),)
     assert page.bad == ()
-    shown = snapshot(Target(source="acme"), [page], at(0)).sightings
+    shown = snapshot(Target(source="acme"), [page], at(0)).observations
     assert len(shown) == (1 if field == "type" else 3)
-    assert all(sighting.state is State.ENDED for sighting in shown)
+    assert all(observation.state is State.ENDED for observation in shown)
 
 
 def test_words_of_legs_are_reported_too() -> None:

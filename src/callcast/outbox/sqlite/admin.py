@@ -15,9 +15,25 @@ from typing import Any
 from msgspec import Struct
 
 from callcast.calls.model import Call, Event
-from callcast.outbox.sqlite.codec import call_of, event_of, lane, lane_of, replay_lane, time_of, us_of
-from callcast.outbox.sqlite.schema import BEHIND, FILE, MIGRATIONS, READY
-from callcast.ports.outbox import Attempt, Letter, OutboxRefused, OutboxUnavailable, Stored, Story, Told
+from callcast.outbox.sqlite.codec import (
+    call_of,
+    event_of,
+    ordering_key,
+    ordering_key_of,
+    replay_ordering_key,
+    time_of,
+    us_of,
+)
+from callcast.outbox.sqlite.schema import BEHIND, FILE, READY, check_version, newest
+from callcast.ports.outbox import (
+    Attempt,
+    CallHistory,
+    DeadLetter,
+    EventHistory,
+    OutboxRefused,
+    OutboxUnavailable,
+    Stored,
+)
 from callcast.ports.sink import Filter
 
 _SLICE = 500  # rows in one transaction, so that the service never waits long for the file
@@ -43,7 +59,7 @@ EVERYTHING = Filter()
 
 
 @contextmanager
-def open_desk(directory: Path) -> Iterator["Desk"]:
+def open_admin(directory: Path) -> Iterator["OutboxAdmin"]:
     """Raises OutboxRefused when there is no outbox that this version reads, OutboxUnavailable for disk trouble."""
     path = directory / FILE
     try:
@@ -52,7 +68,7 @@ def open_desk(directory: Path) -> Iterator["Desk"]:
         connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
         try:
             _check_schema(connection, path)
-            yield Desk(connection)
+            yield OutboxAdmin(connection)
         finally:
             connection.close()
     except (sqlite3.Error, OSError) as error:
@@ -61,13 +77,14 @@ def open_desk(directory: Path) -> Iterator["Desk"]:
 
 def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
     found = connection.execute("PRAGMA user_version").fetchone()[0]
-    if found != len(MIGRATIONS):
+    check_version(connection, path, found)
+    if found != newest():
         raise OutboxRefused(
-            f"{path} has schema {found}, this callcast wants {len(MIGRATIONS)}: use the version that runs the service"
+            f"{path} has schema {found}, this callcast wants {newest()}: use the version that runs the service"
         )
 
 
-class Desk:
+class OutboxAdmin:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._execute = connection.execute
@@ -76,16 +93,16 @@ class Desk:
         """Every name that ever was a sink here."""
         return [name for (name,) in self._execute("SELECT name FROM sinks ORDER BY name")]
 
-    # Dead letters
+    # Dead dead letters
 
-    def letters(self, which: Which = ALL) -> Iterator[Letter]:
+    def dead_letters(self, which: Which = ALL) -> Iterator[DeadLetter]:
         """The oldest first. Read page by page, so that changes in between hold up nobody."""
         after = (-1, -1, -1)
-        while rows := self._letter_rows(after, which, 1 << 62):
-            yield from (letter for row in rows if which.means((letter := _letter(row)).event))
+        while rows := self._dead_letter_rows(after, which, 1 << 62):
+            yield from (dead_letter for row in rows if which.means((dead_letter := _dead_letter(row)).event))
             after = _place(rows[-1])
 
-    def _letter_rows(self, after: tuple[int, int, int], which: Which, until_us: int) -> list[Any]:
+    def _dead_letter_rows(self, after: tuple[int, int, int], which: Which, until_us: int) -> list[Any]:
         return self._execute(
             "SELECT d.dead_at, d.sink, d.seq, s.name, d.attempts, d.reason, d.detail, e.body FROM dead d"
             " INDEXED BY dead_by_age JOIN sinks s ON s.id = d.sink JOIN events e ON e.seq = d.seq"
@@ -103,20 +120,20 @@ class Desk:
         ).fetchall()
 
     def retry(self, now: datetime, which: Which = ALL) -> int:
-        """Owe these letters again, with the same ids and a new shelf life. Returns how many."""
-        return self._each_letter(which, lambda row: self._bring_back(row[1], row[2], row[7], us_of(now)))
+        """Owe these dead letters again, with the same ids and a new time to live. Returns how many."""
+        return self._each_dead_letter(which, lambda row: self._bring_back(row[1], row[2], row[7], us_of(now)))
 
     def drop(self, which: Which = ALL) -> int:
-        """Forget these letters. Returns how many."""
-        return self._each_letter(which, lambda _: None)
+        """Forget these dead letters. Returns how many."""
+        return self._each_dead_letter(which, lambda _: None)
 
-    def _each_letter(self, which: Which, act: Callable[[Any], object]) -> int:
+    def _each_dead_letter(self, which: Which, act: Callable[[Any], object]) -> int:
         """Those that are there now: one that is retried and dies again meanwhile is not met twice."""
         after, count = (-1, -1, -1), 0
         newest_us = self._execute("SELECT coalesce(max(dead_at), -1) FROM dead").fetchone()[0]
         while True:
             with self._transaction():
-                rows = self._letter_rows(after, which, newest_us)
+                rows = self._dead_letter_rows(after, which, newest_us)
                 meant = [row for row in rows if which.means(event_of(row[7]))]
                 for row in meant:
                     act(row)
@@ -152,7 +169,8 @@ class Desk:
     def _is_followed(self, sink: int, seq: int) -> bool:
         """Whether the sink got an event of the same call before this one, or this one itself."""
         row = self._execute(
-            "SELECT 1 FROM events e JOIN followed f ON f.lane = e.lane AND f.sink = ? AND f.since <= e.seq"
+            "SELECT 1 FROM events e JOIN followed f ON f.ordering_key = e.ordering_key AND f.sink = ? AND"
+            " f.since <= e.seq"
             " WHERE e.seq = ?",
             (sink, seq),
         ).fetchone()
@@ -167,15 +185,18 @@ class Desk:
 
     def _bring_back(self, sink: int, seq: int, body: bytes, now_us: int) -> bool:
         """False when it is owed already, or was forgotten meanwhile."""
-        own_lane = replay_lane(lane_of(event_of(body)))
-        first = self._execute("SELECT 1 FROM debts WHERE sink = ? AND lane = ? LIMIT 1", (sink, own_lane)).fetchone()
+        own_ordering_key = replay_ordering_key(ordering_key_of(event_of(body)))
+        first = self._execute(
+            "SELECT 1 FROM deliveries WHERE sink = ? AND ordering_key = ? LIMIT 1", (sink, own_ordering_key)
+        ).fetchone()
         return bool(
             self._execute(
-                "INSERT OR IGNORE INTO debts (sink, seq, lane, state, live, fresh, replayed, owed_at, due_at, attempts)"
+                "INSERT OR IGNORE INTO deliveries (sink, seq, ordering_key, state, live, fresh, replayed,"
+                " pending_at, due_at, attempts)"
                 " SELECT ?1, ?2, ?3, ?4, 0, 0, 1, ?5, ?5,"
                 " (SELECT coalesce(max(n), 0) FROM attempts WHERE seq = ?2 AND sink = ?1)"
                 " WHERE EXISTS (SELECT 1 FROM events WHERE seq = ?2)",
-                (sink, seq, own_lane, READY if first is None else BEHIND, now_us),
+                (sink, seq, own_ordering_key, READY if first is None else BEHIND, now_us),
             ).rowcount
         )
 
@@ -190,10 +211,10 @@ class Desk:
             found = [call_of(body) for (body,) in rows]
         return sorted(found, key=lambda call: (call.started_at, call.call_id))
 
-    def story(self, call: Call) -> Story:
-        return self._story(call, lane(call.source, call.call_id))
+    def story(self, call: Call) -> CallHistory:
+        return self._story(call, ordering_key(call.source, call.call_id))
 
-    def story_of(self, event_id: str) -> Story | None:
+    def story_of(self, event_id: str) -> CallHistory | None:
         """The story that an event belongs to: its call's, or its source's. None for an event that is not here."""
         event = self._event(event_id)
         if event is None:
@@ -201,19 +222,19 @@ class Desk:
         row = self._execute(
             "SELECT body FROM calls WHERE source = ? AND call_id = ?", (event.source, event.key)
         ).fetchone()
-        return self._story(None if row is None else call_of(row[0]), lane_of(event))
+        return self._story(None if row is None else call_of(row[0]), ordering_key_of(event))
 
-    def _story(self, call: Call | None, lane: int) -> Story:
-        return Story(call=call, told=tuple(self._told(row) for row in self._events(lane)))
+    def _story(self, call: Call | None, ordering_key: int) -> CallHistory:
+        return CallHistory(call=call, told=tuple(self._told(row) for row in self._events(ordering_key)))
 
-    def _told(self, row: tuple[int, int, bytes]) -> Told:
+    def _told(self, row: tuple[int, int, bytes]) -> EventHistory:
         seq, recorded_at, body = row
         attempts = self._execute(
             "SELECT s.name, a.n, a.at, a.word, a.detail, a.took_us FROM attempts a JOIN sinks s ON s.id = a.sink"
             " WHERE a.seq = ? ORDER BY a.at, a.n",
             (seq,),
         )
-        return Told(
+        return EventHistory(
             stored=Stored(seq=seq, recorded_at=time_of(recorded_at), event=event_of(body)),
             attempts=tuple(
                 Attempt(
@@ -226,7 +247,7 @@ class Desk:
                 )
                 for name, n, at, word, detail, took_us in attempts
             ),
-            owed=self._sinks_in("debts", seq),
+            pending=self._sinks_in("deliveries", seq),
             dead=self._sinks_in("dead", seq),
         )
 
@@ -238,9 +259,11 @@ class Desk:
         )
         return tuple(name for (name,) in rows)
 
-    def _events(self, lane: int) -> list[tuple[int, int, bytes]]:
+    def _events(self, ordering_key: int) -> list[tuple[int, int, bytes]]:
         return self._execute(
-            "SELECT seq, recorded_at, body FROM events INDEXED BY events_by_lane WHERE lane = ? ORDER BY seq", (lane,)
+            "SELECT seq, recorded_at, body FROM events INDEXED BY events_by_ordering_key WHERE ordering_key = ?"
+            " ORDER BY seq",
+            (ordering_key,),
         ).fetchall()
 
     def _event(self, event_id: str) -> Event | None:
@@ -278,9 +301,9 @@ def _place(row: Any) -> tuple[int, int, int]:
     return dead_at, sink, seq
 
 
-def _letter(row: Any) -> Letter:
+def _dead_letter(row: Any) -> DeadLetter:
     dead_at, _, _, sink, attempts, reason, detail, body = row
-    return Letter(
+    return DeadLetter(
         sink=sink,
         event=event_of(body),
         dead_at=time_of(dead_at),

@@ -4,8 +4,8 @@ import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
-from callcast.calls.model import Call, Known, Look, Target
-from callcast.outbox.sqlite.codec import batched, call_of, encode, lane, time_of, us_of
+from callcast.calls.model import Call, Known, PollRecord, Target
+from callcast.outbox.sqlite.codec import batched, call_of, encode, ordering_key, time_of, us_of
 
 ROWS = 64  # in one statement
 _RECALL = """
@@ -13,7 +13,7 @@ SELECT body FROM calls INDEXED BY calls_by_session
 WHERE source = ? AND session_id IN ({}) ORDER BY session_id, call_id
 """
 _KEEP_CALLS = (
-    "INSERT INTO calls (source, call_id, session_id, lane, open, touched_at, body) VALUES {}"
+    "INSERT INTO calls (source, call_id, session_id, ordering_key, open, touched_at, body) VALUES {}"
     " ON CONFLICT (source, call_id) DO UPDATE SET session_id = excluded.session_id, open = excluded.open,"
     " touched_at = excluded.touched_at, body = excluded.body"
 )
@@ -21,19 +21,19 @@ _KEEP_CALLS = (
 
 def known(connection: sqlite3.Connection) -> Mapping[str, Known]:
     calls: dict[str, dict[str, Call]] = {}
-    looks: dict[str, dict[Target, datetime]] = {}
+    polls: dict[str, dict[Target, datetime]] = {}
     notes: dict[str, dict[str, bytes]] = {}
     for source, body in connection.execute("SELECT source, body FROM calls INDEXED BY calls_open WHERE open = 1"):
         call = call_of(body)
         calls.setdefault(source, {})[call.call_id] = call
-    for source, extension_id, taken_at in connection.execute("SELECT source, extension_id, taken_at FROM looks"):
+    for source, extension_id, taken_at in connection.execute("SELECT source, extension_id, taken_at FROM polls"):
         target = Target(source=source, extension_id=extension_id or None)
-        looks.setdefault(source, {})[target] = time_of(taken_at)
+        polls.setdefault(source, {})[target] = time_of(taken_at)
     for source, name, value in connection.execute("SELECT source, name, value FROM notes"):
         notes.setdefault(source, {})[name] = value
     return {
-        source: Known(calls=calls.get(source, {}), looks=looks.get(source, {}), notes=notes.get(source, {}))
-        for source in calls.keys() | looks.keys() | notes.keys()
+        source: Known(calls=calls.get(source, {}), polls=polls.get(source, {}), notes=notes.get(source, {}))
+        for source in calls.keys() | polls.keys() | notes.keys()
     }
 
 
@@ -59,14 +59,14 @@ def keep_calls(connection: sqlite3.Connection, calls: Sequence[Call], now_us: in
 
 
 def _row(call: Call, now_us: int) -> tuple[object, ...]:
-    of_call = lane(call.source, call.call_id)
+    of_call = ordering_key(call.source, call.call_id)
     return (call.source, call.call_id, call.session_id, of_call, _is_open(call), now_us, encode(call))
 
 
-def keep_look(connection: sqlite3.Connection, look: Look) -> None:
+def keep_poll(connection: sqlite3.Connection, poll: PollRecord) -> None:
     connection.execute(
-        "INSERT OR REPLACE INTO looks VALUES (?, ?, ?)",
-        (look.target.source, look.target.extension_id or "", us_of(look.taken_at)),
+        "INSERT OR REPLACE INTO polls VALUES (?, ?, ?)",
+        (poll.target.source, poll.target.extension_id or "", us_of(poll.taken_at)),
     )
 
 

@@ -58,21 +58,21 @@ def time_of(us: int) -> datetime:
     return _EPOCH + timedelta(microseconds=us)
 
 
-def lane(source: str, key: str) -> int:
+def ordering_key(source: str, key: str) -> int:
     """What order is kept for, as 64 bits. Two keys that met here would wait for one another, nothing worse."""
     digest = blake2b(f"{source}\0{key}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 
 
-def replay_lane(lane: int) -> int:
+def replay_ordering_key(ordering_key: int) -> int:
     """What was brought back keeps its own order, and holds up nothing of its call that is new."""
-    return lane ^ _REPLAYED
+    return ordering_key ^ _REPLAYED
 
 
-def lane_of_delivery(delivery: Delivery) -> int:
-    lane = lane_of(delivery.event)
-    return replay_lane(lane) if delivery.replayed else lane
+def ordering_key_of_delivery(delivery: Delivery) -> int:
+    ordering_key = ordering_key_of(delivery.event)
+    return replay_ordering_key(ordering_key) if delivery.replayed else ordering_key
 
 
-def lane_of(event: Event) -> int:
-    return lane(event.source, event.key)
+def ordering_key_of(event: Event) -> int:
+    return ordering_key(event.source, event.key)

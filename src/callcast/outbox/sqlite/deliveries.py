@@ -8,20 +8,20 @@ from typing import Any
 
 from msgspec import Struct
 
-from callcast.calls.model import CallEvent, Change, Event, Look
+from callcast.calls.model import CallEvent, ChangeSet, Event, PollRecord
 from callcast.outbox.sqlite import calls as memory
 from callcast.outbox.sqlite.codec import (
     batched,
     encode,
     encode_rows,
     event_of,
-    lane_of,
-    lane_of_delivery,
+    ordering_key_of,
+    ordering_key_of_delivery,
     rows_of,
     time_of,
 )
 from callcast.outbox.sqlite.schema import HELD, READY, WAITING
-from callcast.ports.outbox import Lapsed, SinkStats, Stats, Stored, Taken
+from callcast.ports.outbox import Acked, Overdue, SinkStats, Stats, Stored
 from callcast.ports.retry import longest_wait_s
 from callcast.ports.sink import Delivery, Filter
 
@@ -29,8 +29,8 @@ _SLICE = 500  # rows that one step may touch, so that no other sink waits long f
 _EVENTS_KEPT = 2048  # decoded events that are kept for the sinks that claim them next
 _ATTEMPTS_KEPT = 50  # of one event and sink, for `explain`
 
-_COLUMNS = "seq, lane, attempts, owed_at, first_tried_at, replayed"
-_CLAIMED = f"SELECT {_COLUMNS} FROM debts"  # noqa: S608
+_COLUMNS = "seq, ordering_key, attempts, pending_at, first_tried_at, replayed"
+_CLAIMED = f"SELECT {_COLUMNS} FROM deliveries"  # noqa: S608
 
 # Each for many rows at once, and what is asked comes as one row of JSON: at each row, and between two statements, the
 # thread lets go of the interpreter, and may have to wait for it.
@@ -40,40 +40,43 @@ SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0),
 """
 _READY = f"""
 SELECT json_group_array(json_array({_COLUMNS})) FROM (
-  {_CLAIMED} INDEXED BY debts_ready WHERE sink = ? AND state = 1 ORDER BY replayed, seq LIMIT ?)
+  {_CLAIMED} INDEXED BY deliveries_ready WHERE sink = ? AND state = 1 ORDER BY replayed, seq LIMIT ?)
 """  # noqa: S608
-_PUT_EVENTS = "INSERT INTO events (seq, id, lane, recorded_at, body) VALUES {}"
-# A debt stands in front when its sink is owed nothing else of the call. It is fresh when the sink was never sent
+_PUT_EVENTS = "INSERT INTO events (seq, id, ordering_key, recorded_at, body) VALUES {}"
+# A pending delivery stands in front when its sink is owed nothing else of the call. It is fresh when the sink was
+# never sent
 # anything of the call: `first` is 1 for a call's first event, 0 for a later one, null for what is no call's.
 _PLACES = """
-SELECT json_group_array(json_array(sink, seq, lane, front, live,
+SELECT json_group_array(json_array(sink, seq, ordering_key, front, live,
   front AND first IS 1 OR front AND first IS 0 AND NOT EXISTS (
-    SELECT 1 FROM events e JOIN attempts a ON a.seq = e.seq AND a.sink = owed.sink
-    WHERE e.lane = owed.lane AND e.seq < owed.seq)))
+    SELECT 1 FROM events e JOIN attempts a ON a.seq = e.seq AND a.sink = pending.sink
+    WHERE e.ordering_key = pending.ordering_key AND e.seq < pending.seq)))
 FROM (
-  SELECT sink, seq, lane, live, first, NOT behind AND NOT EXISTS (
-    SELECT 1 FROM debts d INDEXED BY debts_by_lane WHERE d.sink = given.sink AND d.lane = given.lane) AS front
+  SELECT sink, seq, ordering_key, live, first, NOT behind AND NOT EXISTS (
+    SELECT 1 FROM deliveries d INDEXED BY deliveries_by_ordering_key WHERE d.sink = given.sink AND
+      d.ordering_key = given.ordering_key) AS front
   FROM (
-    SELECT json_extract(value, '$[0]') AS sink, json_extract(value, '$[1]') AS seq, json_extract(value, '$[2]') AS lane,
+    SELECT json_extract(value, '$[0]') AS sink, json_extract(value, '$[1]') AS seq, json_extract(value, '$[2]')
+      AS ordering_key,
       json_extract(value, '$[3]') AS live, json_extract(value, '$[4]') AS first, json_extract(value, '$[5]') AS behind
-    FROM json_each(?)) given) owed
+    FROM json_each(?)) given) pending
 """
-_OWE = """
-INSERT INTO debts (sink, seq, lane, state, live, fresh, owed_at, due_at)
+_ADD_DELIVERIES = """
+INSERT INTO deliveries (sink, seq, ordering_key, state, live, fresh, pending_at, due_at)
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
   json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'), ?2, ?2
 FROM json_each(?1)
 """
 _FOLLOWED = """
-SELECT json_group_array(json_array(sink, lane)) FROM followed WHERE (lane, sink) IN (
+SELECT json_group_array(json_array(sink, ordering_key)) FROM followed WHERE (ordering_key, sink) IN (
   SELECT json_extract(value, '$[1]'), json_extract(value, '$[0]') FROM json_each(?))
 """
-_OWED = """
-SELECT json_group_array(json_array(sink, seq, lane)) FROM debts WHERE (sink, seq) IN (
+_PENDING = """
+SELECT json_group_array(json_array(sink, seq, ordering_key)) FROM deliveries WHERE (sink, seq) IN (
   SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))
 """
 _SETTLE = """
-DELETE FROM debts WHERE (sink, seq) IN (
+DELETE FROM deliveries WHERE (sink, seq) IN (
   SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))
 """
 _ATTEMPTED = """
@@ -82,10 +85,11 @@ SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(va
   json_extract(value, '$[3]'), 'delivered', json_extract(value, '$[5]'), json_extract(value, '$[4]') FROM json_each(?)
 """
 _TO_THE_FRONT = """
-UPDATE debts SET state = 1 WHERE state = 0 AND (sink, seq) IN (
-  SELECT sink, (SELECT d.seq FROM debts d INDEXED BY debts_by_lane WHERE d.sink = settled.sink
-    AND d.lane = settled.lane ORDER BY d.seq LIMIT 1)
-  FROM (SELECT json_extract(value, '$[0]') AS sink, json_extract(value, '$[2]') AS lane FROM json_each(?)) settled)
+UPDATE deliveries SET state = 1 WHERE state = 0 AND (sink, seq) IN (
+  SELECT sink, (SELECT d.seq FROM deliveries d INDEXED BY deliveries_by_ordering_key WHERE d.sink = settled.sink
+    AND d.ordering_key = settled.ordering_key ORDER BY d.seq LIMIT 1)
+  FROM (SELECT json_extract(value, '$[0]') AS sink, json_extract(value, '$[2]') AS ordering_key FROM
+    json_each(?)) settled)
 RETURNING sink
 """
 
@@ -96,10 +100,10 @@ _SET_TIMES_RIGHT = (
     "UPDATE dead SET dead_at = ?1 WHERE dead_at > ?1",
     "UPDATE calls SET touched_at = ?1 WHERE open = 0 AND touched_at > ?1",
     "UPDATE sinks SET removed_at = ?1 WHERE removed_at > ?1",
-    "UPDATE debts SET owed_at = min(owed_at, ?1),"
-    " due_at = min(due_at - max(0, owed_at - ?1), ?1 + longest_wait_us(attempts, live, state))"
-    " WHERE owed_at > ?1 OR state > 1 AND due_at > ?1",
-    "UPDATE debts SET first_tried_at = NULL WHERE first_tried_at IS NOT NULL",
+    "UPDATE deliveries SET pending_at = min(pending_at, ?1),"
+    " due_at = min(due_at - max(0, pending_at - ?1), ?1 + longest_wait_us(attempts, live, state))"
+    " WHERE pending_at > ?1 OR state > 1 AND due_at > ?1",
+    "UPDATE deliveries SET first_tried_at = NULL WHERE first_tried_at IS NOT NULL",
 )
 
 
@@ -109,7 +113,7 @@ _New = tuple[int, int, Event]  # number, lane, event
 class Waking(Struct, frozen=True):
     """What a sink has due now; `fresh` when it is the first event of a call new to it."""
 
-    lane: int
+    ordering_key: int
     delivery: Delivery
     fresh: bool
 
@@ -121,7 +125,7 @@ class Claimed(Struct, frozen=True):
     due_us: int | None
 
 
-class Debts:
+class Deliveries:
     """One connection's view. Lives in the outbox's thread; each method runs inside a transaction of its caller."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -170,14 +174,14 @@ class Debts:
 
     # Recording
 
-    def record(self, look: Look | None, change: Change, now_us: int) -> Sequence[Waking]:
-        if look is not None:
-            memory.keep_look(self.connection, look)
+    def record(self, poll: PollRecord | None, change: ChangeSet, now_us: int) -> Sequence[Waking]:
+        if poll is not None:
+            memory.keep_poll(self.connection, poll)
         memory.keep_calls(self.connection, change.calls, now_us)
         return [
             waking
             for some in batched(change.events, memory.ROWS)
-            for waking in self._owe(self._put(some, now_us), now_us)
+            for waking in self._add_deliveries(self._put(some, now_us), now_us)
         ]
 
     def _put(self, events: Sequence[Event], now_us: int) -> list[_New]:
@@ -186,52 +190,56 @@ class Debts:
         last, known = self._execute(_KNOWN, (encode_rows(list(given)),)).fetchone()
         for event_id in rows_of(known):
             del given[event_id]
-        new = [(seq, lane_of(event), event) for seq, event in enumerate(given.values(), last + 1)]
+        new = [(seq, ordering_key_of(event), event) for seq, event in enumerate(given.values(), last + 1)]
         if new:
             row = ",".join(["(?, ?, ?, ?, ?)"] * len(new))
-            values = [value for seq, lane, event in new for value in (seq, event.id, lane, now_us, encode(event))]
+            values = [
+                value
+                for seq, ordering_key, event in new
+                for value in (seq, event.id, ordering_key, now_us, encode(event))
+            ]
             self._execute(_PUT_EVENTS.format(row), values)
         for seq, _, event in new:
             self._keep_event(seq, event, now_us)
         return new
 
-    def _owe(self, new: Sequence[_New], now_us: int) -> list[Waking]:
-        rows = self._owed(new)
+    def _add_deliveries(self, new: Sequence[_New], now_us: int) -> list[Waking]:
+        rows = self._pending(new)
         if not rows:
             return []
         places = self._execute(_PLACES, (encode_rows(rows),)).fetchone()[0]
-        self._execute(_OWE, (places, now_us))
+        self._execute(_ADD_DELIVERIES, (places, now_us))
         names, events, at = self._names(), {seq: event for seq, _, event in new}, time_of(now_us)
         return [
-            Waking(lane, _first_attempt(names[sink], seq, events[seq], at), bool(fresh))
-            for sink, seq, lane, state, _, fresh in sorted(rows_of(places), key=itemgetter(1))
+            Waking(ordering_key, _first_attempt(names[sink], seq, events[seq], at), bool(fresh))
+            for sink, seq, ordering_key, state, _, fresh in sorted(rows_of(places), key=itemgetter(1))
             if state == READY
         ]
 
-    def _owed(self, new: Sequence[_New]) -> list[tuple[int, int, int, bool, int | None, bool]]:
+    def _pending(self, new: Sequence[_New]) -> list[tuple[int, int, int, bool, int | None, bool]]:
         """A row for each sink that wants an event; `behind` when an earlier row is of the same call."""
         rows, earlier, followed = [], set(), self._followed(new)
-        for seq, lane, event in new:
+        for seq, ordering_key, event in new:
             first = int(event.sequence == 1) if isinstance(event, CallEvent) else None
             for name, wish in self.filters.items():
-                key = (self.id_of(name), lane)
+                key = (self.id_of(name), ordering_key)
                 if wish.wants(event, followed=key in followed or key in earlier):
-                    rows.append((key[0], seq, lane, event.live, first, key in earlier))
+                    rows.append((key[0], seq, ordering_key, event.live, first, key in earlier))
                     earlier.add(key)
         return rows
 
     def _followed(self, new: Sequence[_New]) -> set[tuple[int, int]]:
         """Sinks and calls (as lanes) of which an earlier event was recorded, where that makes a difference."""
         in_doubt = {
-            (self.id_of(name), lane)
-            for _, lane, event in new
+            (self.id_of(name), ordering_key)
+            for _, ordering_key, event in new
             for name, wish in self.filters.items()
             if wish.wants(event, followed=True) and not wish.wants(event)
         }
         if not in_doubt:
             return set()
         found = self._execute(_FOLLOWED, (encode_rows(list(in_doubt)),)).fetchone()[0]
-        return {(sink, lane) for sink, lane in rows_of(found)}
+        return {(sink, ordering_key) for sink, ordering_key in rows_of(found)}
 
     def _names(self) -> Mapping[int, str]:
         return {self.id_of(name): name for name in self.filters}
@@ -244,13 +252,13 @@ class Debts:
         rows = rows_of(self._execute(_READY, (sink_id, limit + len(in_flight))).fetchone()[0])
         rows.sort(key=itemgetter(5, 0))  # replayed, seq: a group has no order of its own
         found = [(row[1], self._delivery(sink, row)) for row in rows if row[1] not in in_flight][:limit]
-        busy = in_flight if not found else {*in_flight, *(lane for lane, _ in found)}
+        busy = in_flight if not found else {*in_flight, *(ordering_key for ordering_key, _ in found)}
         return Claimed(found, self._waiting_until_us(sink_id, busy) if len(found) < limit else 0)
 
-    def probe(
+    def claim_probe(
         self, sink: str, after_seq: int, fresh: bool, in_flight: Collection[int], now_us: int
     ) -> tuple[int, Delivery] | None:
-        which = "INDEXED BY debts_fresh WHERE sink = ?1 AND seq > ?2 AND fresh = 1 AND state = 1"
+        which = "INDEXED BY deliveries_fresh WHERE sink = ?1 AND seq > ?2 AND fresh = 1 AND state = 1"
         if not fresh:
             which = "WHERE sink = ?1 AND seq > ?2 AND (state IN (1, 2) OR state = 3 AND due_at <= ?4)"
         rows = self._execute(
@@ -264,30 +272,30 @@ class Debts:
         """When something may be claimed: 0 for now, None for not before something happens."""
         sink_id, enough = self.id_of(sink), 1 + len(in_flight)
         ready = self._execute(
-            "SELECT lane FROM debts INDEXED BY debts_ready WHERE sink = ? AND state = 1 LIMIT ?",
+            "SELECT ordering_key FROM deliveries INDEXED BY deliveries_ready WHERE sink = ? AND state = 1 LIMIT ?",
             (sink_id, enough),
         )
-        if any(lane not in in_flight for (lane,) in ready.fetchall()):
+        if any(ordering_key not in in_flight for (ordering_key,) in ready.fetchall()):
             return 0
         return self._waiting_until_us(sink_id, in_flight)
 
     def _waiting_until_us(self, sink: int, in_flight: Collection[int]) -> int | None:
         waiting = self._execute(
-            "SELECT lane, due_at FROM debts INDEXED BY debts_waiting WHERE sink = ? AND state > 1"
+            "SELECT ordering_key, due_at FROM deliveries INDEXED BY deliveries_waiting WHERE sink = ? AND state > 1"
             " ORDER BY due_at LIMIT ?",
             (sink, 1 + len(in_flight)),
         )
-        return next((due_at for lane, due_at in waiting.fetchall() if lane not in in_flight), None)
+        return next((due_at for ordering_key, due_at in waiting.fetchall() if ordering_key not in in_flight), None)
 
     def _promote(self, sink: int, now_us: int, *, held: bool = True) -> int:
-        """What waits and is due comes to the front; writes only where there is such a debt."""
-        due = "FROM debts INDEXED BY debts_waiting WHERE sink = ?1 AND state > 1 AND due_at <= ?2"
+        """What waits and is due comes to the front; writes only where there is such a pending delivery."""
+        due = "FROM deliveries INDEXED BY deliveries_waiting WHERE sink = ?1 AND state > 1 AND due_at <= ?2"
         if not held:
             due += f" AND state <> {HELD}"
         if self._execute(f"SELECT 1 {due} LIMIT 1", (sink, now_us)).fetchone() is None:
             return 0
         return self._execute(
-            f"UPDATE debts SET state = 1 WHERE sink = ?1 AND seq IN (SELECT seq {due} ORDER BY due_at LIMIT ?3)",  # noqa: S608
+            f"UPDATE deliveries SET state = 1 WHERE sink = ?1 AND seq IN (SELECT seq {due} ORDER BY due_at LIMIT ?3)",  # noqa: S608
             (sink, now_us, _SLICE),
         ).rowcount
 
@@ -296,7 +304,7 @@ class Debts:
         return self._promote(self.id_of(sink), 1 << 62, held=held) == _SLICE
 
     def _delivery(self, sink: str, row: tuple[int, int, int, int, int | None, int]) -> Delivery:
-        seq, _, attempts, owed_at, first_tried_at, replayed = row
+        seq, _, attempts, pending_at, first_tried_at, replayed = row
         event, recorded_at = self._event(seq)
         return Delivery(
             sink=sink,
@@ -304,44 +312,44 @@ class Debts:
             event=event,
             attempt=attempts + 1,
             recorded_at=time_of(recorded_at),
-            owed_at=time_of(owed_at),
+            pending_at=time_of(pending_at),
             first_tried_at=None if first_tried_at is None else time_of(first_tried_at),
             replayed=bool(replayed),
         )
 
     # Settling; nothing happens to what a person or the size cap dropped while it was in flight
 
-    def settle(self, batch: Sequence[Taken], now_us: int) -> frozenset[str]:
+    def settle(self, batch: Sequence[Acked], now_us: int) -> frozenset[str]:
         """Delivered, all of them. Returns the sinks that may have the next event of a call now."""
         taken = {(self.id_of(one.delivery.sink), one.delivery.seq): one for one in batch}
-        found = self._execute(_OWED, (encode_rows(list(taken)),)).fetchone()[0]
-        owed = rows_of(found)
-        if not owed:
+        found = self._execute(_PENDING, (encode_rows(list(taken)),)).fetchone()[0]
+        pending = rows_of(found)
+        if not pending:
             return frozenset()
         self._execute(_SETTLE, (found,))
-        attempts = [(sink, seq, *_attempt(taken[sink, seq], now_us)) for sink, seq, _ in owed]
+        attempts = [(sink, seq, *_attempt(taken[sink, seq], now_us)) for sink, seq, _ in pending]
         self._execute(_ATTEMPTED, (encode_rows(attempts),))
         for sink, seq, number, *_ in attempts:
             self._forget_attempts(seq, sink, number)
-        names = {sink: taken[sink, seq].delivery.sink for sink, seq, _ in owed}
+        names = {sink: taken[sink, seq].delivery.sink for sink, seq, _ in pending}
         followed = self._execute(_TO_THE_FRONT, (found,)).fetchall()
         return frozenset(names[sink] for (sink,) in followed)
 
     def again(
         self, delivery: Delivery, due_at: int, held: bool, reason: str, detail: str, took_s: float, now_us: int
     ) -> None:
-        if not self._is_owed(delivery):
+        if not self._is_pending(delivery):
             return
         self._note_attempt(delivery, reason, detail, took_s, now_us)
         state = HELD if held else WAITING
         self._execute(
-            "UPDATE debts SET state = ?, due_at = ?, attempts = ?, fresh = 0, reason = ?, detail = ?,"
+            "UPDATE deliveries SET state = ?, due_at = ?, attempts = ?, fresh = 0, reason = ?, detail = ?,"
             " first_tried_at = coalesce(first_tried_at, ?) WHERE sink = ? AND seq = ?",
             (state, due_at, delivery.attempt, reason, detail, now_us, self.id_of(delivery.sink), delivery.seq),
         )
 
     def dead(self, delivery: Delivery, reason: str, detail: str, took_s: float, now_us: int) -> None:
-        if not self._is_owed(delivery):
+        if not self._is_pending(delivery):
             return
         self._note_attempt(delivery, reason, detail, took_s, now_us)
         self._bury(self.id_of(delivery.sink), delivery.seq, delivery.attempt, reason, detail, now_us)
@@ -351,59 +359,60 @@ class Debts:
         """True when it was a live event, false when it became a dead letter (or was settled already)."""
         sink_id = self.id_of(sink)
         row = self._execute(
-            "SELECT lane, live, attempts, reason, detail FROM debts WHERE sink = ? AND seq = ?", (sink_id, seq)
+            "SELECT ordering_key, live, attempts, reason, detail FROM deliveries WHERE sink = ? AND seq = ?",
+            (sink_id, seq),
         ).fetchone()
         if row is None:
             return False
-        lane, live, attempts, reason, detail = row
+        ordering_key, live, attempts, reason, detail = row
         if live:
             self._put_attempt(seq, sink_id, attempts, now_us, "expired", "", None)
         else:
             why = detail or reason or "never tried"
             self._bury(sink_id, seq, attempts, reason or "never_tried", f"given up: {why}", now_us)
-        self.drop(sink_id, seq, lane)
+        self.drop(sink_id, seq, ordering_key)
         return bool(live)
 
-    def lapse(
+    def expire_overdue(
         self, sink: str, live_before_us: int, final_before_us: int, in_flight: Collection[int], now_us: int
-    ) -> Lapsed:
+    ) -> Overdue:
         sink_id = self.id_of(sink)
-        live = self._lapsed(sink_id, "INDEXED BY debts_live WHERE sink = ? AND live = 1", live_before_us)
-        tried = "INDEXED BY debts_tried WHERE sink = ? AND first_tried_at IS NOT NULL AND live = 0"
-        final = self._lapsed(sink_id, tried, final_before_us)
+        live = self._overdue(sink_id, "INDEXED BY deliveries_live WHERE sink = ? AND live = 1", live_before_us)
+        tried = "INDEXED BY deliveries_tried WHERE sink = ? AND first_tried_at IS NOT NULL AND live = 0"
+        final = self._overdue(sink_id, tried, final_before_us)
         outcomes = [
             self.expire(sink, seq, now_us)
-            for seq, lane in live + final
-            if lane not in in_flight and self._first_of(sink_id, lane) == seq
+            for seq, ordering_key in live + final
+            if ordering_key not in in_flight and self._first_of(sink_id, ordering_key) == seq
         ]
-        return Lapsed(expired=sum(outcomes), dead=len(outcomes) - sum(outcomes))
+        return Overdue(expired=sum(outcomes), dead=len(outcomes) - sum(outcomes))
 
-    def _lapsed(self, sink: int, which: str, before_us: int) -> list[tuple[int, int]]:
+    def _overdue(self, sink: int, which: str, before_us: int) -> list[tuple[int, int]]:
         rows = self._execute(
-            f"SELECT seq, lane, owed_at, replayed FROM debts {which} ORDER BY seq LIMIT {_SLICE}",  # noqa: S608
+            f"SELECT seq, ordering_key, pending_at, replayed FROM deliveries {which} ORDER BY seq LIMIT {_SLICE}",  # noqa: S608
             (sink,),
         )
-        lapsed = []
-        for seq, lane, owed_at, replayed in rows:
-            if owed_at < before_us:
-                lapsed.append((seq, lane))
-            elif not replayed:  # what was brought back stands among the old with a new shelf life
+        overdue = []
+        for seq, ordering_key, pending_at, replayed in rows:
+            if pending_at < before_us:
+                overdue.append((seq, ordering_key))
+            elif not replayed:  # what was brought back stands among the old with a new time to live
                 break
-        return lapsed
+        return overdue
 
-    def drop(self, sink: int, seq: int, lane: int) -> None:
+    def drop(self, sink: int, seq: int, ordering_key: int) -> None:
         """Owe it no longer, and bring the next of the call to the front."""
-        self._execute("DELETE FROM debts WHERE sink = ? AND seq = ?", (sink, seq))
-        following = self._first_of(sink, lane)
+        self._execute("DELETE FROM deliveries WHERE sink = ? AND seq = ?", (sink, seq))
+        following = self._first_of(sink, ordering_key)
         if following is not None:
-            self._execute("UPDATE debts SET state = 1 WHERE sink = ? AND seq = ? AND state = 0", (sink, following))
+            self._execute("UPDATE deliveries SET state = 1 WHERE sink = ? AND seq = ? AND state = 0", (sink, following))
 
     def _settled(self, delivery: Delivery) -> None:
-        self.drop(self.id_of(delivery.sink), delivery.seq, lane_of_delivery(delivery))
+        self.drop(self.id_of(delivery.sink), delivery.seq, ordering_key_of_delivery(delivery))
 
-    def _is_owed(self, delivery: Delivery) -> bool:
+    def _is_pending(self, delivery: Delivery) -> bool:
         key = (self.id_of(delivery.sink), delivery.seq)
-        return self._execute("SELECT 1 FROM debts WHERE sink = ? AND seq = ?", key).fetchone() is not None
+        return self._execute("SELECT 1 FROM deliveries WHERE sink = ? AND seq = ?", key).fetchone() is not None
 
     def _bury(self, sink: int, seq: int, attempts: int, reason: str, detail: str, now_us: int) -> None:
         self._execute(
@@ -425,11 +434,12 @@ class Debts:
     def _put_attempt(self, *row: Any) -> None:
         self._execute("INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
-    def _first_of(self, sink: int, lane: int) -> int | None:
+    def _first_of(self, sink: int, ordering_key: int) -> int | None:
         """The oldest unsettled event of a call."""
         row = self._execute(
-            "SELECT seq FROM debts INDEXED BY debts_by_lane WHERE sink = ? AND lane = ? ORDER BY seq LIMIT 1",
-            (sink, lane),
+            "SELECT seq FROM deliveries INDEXED BY deliveries_by_ordering_key WHERE sink = ? AND ordering_key ="
+            " ? ORDER BY seq LIMIT 1",
+            (sink, ordering_key),
         ).fetchone()
         return None if row is None else int(row[0])
 
@@ -447,12 +457,13 @@ class Debts:
 
     def stats(self, bytes_used: int) -> Stats:
         rows = self._execute(
-            "SELECT name, owed, dead, (SELECT owed_at FROM debts WHERE sink = id ORDER BY seq LIMIT 1) FROM sinks"
-            " WHERE removed_at IS NULL OR owed > 0 OR dead > 0 ORDER BY name"
+            "SELECT name, pending, dead, (SELECT pending_at FROM deliveries WHERE sink = id ORDER BY seq LIMIT"
+            " 1) FROM sinks"
+            " WHERE removed_at IS NULL OR pending > 0 OR dead > 0 ORDER BY name"
         )
         sinks = tuple(
-            SinkStats(sink=name, owed=owed, dead=dead, oldest_recorded_at=None if at is None else time_of(at))
-            for name, owed, dead, at in rows
+            SinkStats(sink=name, pending=pending, dead=dead, oldest_recorded_at=None if at is None else time_of(at))
+            for name, pending, dead, at in rows
         )
         return Stats(sinks=sinks, bytes_used=bytes_used)
 
@@ -481,12 +492,12 @@ class Debts:
 
 
 def _first_attempt(sink: str, seq: int, event: Event, at: datetime) -> Delivery:
-    return Delivery(sink=sink, seq=seq, event=event, attempt=1, recorded_at=at, owed_at=at)
+    return Delivery(sink=sink, seq=seq, event=event, attempt=1, recorded_at=at, pending_at=at)
 
 
 def _longest_wait_us(attempts: int, live: int, state: int) -> int:
     return round(longest_wait_s(attempts, live=bool(live), held=state == HELD) * 1e6)
 
 
-def _attempt(taken: Taken, now_us: int) -> tuple[int, int, int, str]:
+def _attempt(taken: Acked, now_us: int) -> tuple[int, int, int, str]:
     return taken.delivery.attempt, now_us, round(taken.took_s * 1e6), taken.detail

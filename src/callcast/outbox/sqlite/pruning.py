@@ -5,8 +5,8 @@ from collections.abc import Callable, Collection, Mapping
 
 from msgspec import Struct
 
-from callcast.outbox.sqlite.codec import event_of, lane_of
-from callcast.outbox.sqlite.deliveries import Debts
+from callcast.outbox.sqlite.codec import event_of, ordering_key_of
+from callcast.outbox.sqlite.deliveries import Deliveries
 from callcast.ports.outbox import Pruned
 
 SLICE = 200
@@ -15,9 +15,9 @@ _DAY_US = 24 * _HOUR_US
 _SHRINK_TO = 0.95  # once over the cap, make some room, so that the next event does not reach it again
 _MEMORY_MIN_US = _HOUR_US  # an ended call is remembered at least this long: its record lingers upstream
 _BLIND_MAX_US = 30 * _DAY_US  # and until it was surely seen again or asked about, but no longer than this
-# Of an extension, by its own looks or the account's; the reconciler notes the gaps of its source.
-_LAST_LOOK_AND_GAPS = """
-SELECT (SELECT max(taken_at) FROM looks WHERE source = ?1 AND extension_id IN (?2, '')),
+# Of an extension, by its own looks or the account's; the backfill notes the gaps of its source.
+_LAST_POLL_AND_GAPS = """
+SELECT (SELECT max(taken_at) FROM polls WHERE source = ?1 AND extension_id IN (?2, '')),
   (SELECT count(*) FROM notes WHERE source = ?1 AND name = 'gaps')
 """
 
@@ -48,15 +48,17 @@ class Pruner:
     def begin_again(self) -> None:
         self._started_us = None
 
-    def slice(self, debts: Debts, now_us: int, in_flight: Mapping[str, Collection[int]]) -> tuple[Pruned, bool]:
+    def slice(
+        self, deliveries: Deliveries, now_us: int, in_flight: Mapping[str, Collection[int]]
+    ) -> tuple[Pruned, bool]:
         """Forget a bounded number of rows. True while there may be more."""
         if self._started_us is None or now_us - self._started_us >= _HOUR_US:
             self._started_us = now_us
             self._events_after, self._calls_after = (-1, 0), (-1, "", "")
-        work = _Work(debts, now_us, in_flight)
+        work = _Work(deliveries, now_us, in_flight)
         kept_us = now_us - round(self._limits.retention_h * _HOUR_US)
         more = (  # in this order: a call is remembered as long as its events, and those as long as they are owed
-            self._old_letters(work, now_us - round(self._limits.dead_letter_days * _DAY_US))
+            self._old_dead_letters(work, now_us - round(self._limits.dead_letter_days * _DAY_US))
             or self._removed_sinks(work, kept_us)
             or self._settled_events(work, kept_us)
             or self._ended_calls(work, kept_us)
@@ -74,21 +76,21 @@ class Pruner:
         self._calls_after = rows[-1] if rows else self._calls_after
         return len(rows) == SLICE
 
-    def _old_letters(self, work: "_Work", before_us: int) -> bool:
-        return work.letters("INDEXED BY dead_by_age WHERE dead_at < ? ORDER BY dead_at", before_us) == SLICE
+    def _old_dead_letters(self, work: "_Work", before_us: int) -> bool:
+        return work.dead_letters("INDEXED BY dead_by_age WHERE dead_at < ? ORDER BY dead_at", before_us) == SLICE
 
     def _removed_sinks(self, work: "_Work", before_us: int) -> bool:
         row = work.execute(
-            "SELECT id, name FROM sinks WHERE removed_at < ? AND (owed > 0 OR dead > 0)", (before_us,)
+            "SELECT id, name FROM sinks WHERE removed_at < ? AND (pending > 0 OR dead > 0)", (before_us,)
         ).fetchone()
         if row is None:
             return False
         sink, name = row
-        work.orphaned[name] += work.debts_of(sink, ()) + work.letters("WHERE sink = ?", sink)
+        work.orphaned[name] += work.deliveries_of(sink, ()) + work.dead_letters("WHERE sink = ?", sink)
         return True
 
     def _shrink(self, work: "_Work") -> bool:
-        """One slice towards the cap: settled events, then old calls, then letters, and only then what is owed."""
+        """One slice towards the cap: settled events, then old calls, then dead letters, and only then what is owed."""
         cap = self._limits.outbox_max_mb * 1_000_000
         used = work.used_bytes()
         if not self._shrinking and used > cap:
@@ -100,8 +102,8 @@ class Pruner:
         steps: tuple[Callable[[_Work], bool], ...] = (
             self._cap_events,
             self._cap_calls,
-            self._cap_letters,
-            self._cap_debts,
+            self._cap_dead_letters,
+            self._cap_deliveries,
         )
         self._shrinking = any(step(work) for step in steps)
         return self._shrinking
@@ -116,27 +118,27 @@ class Pruner:
         self._cap_calls_after = rows[-1] if rows else self._cap_calls_after
         return bool(rows)
 
-    def _cap_letters(self, work: "_Work") -> bool:
+    def _cap_dead_letters(self, work: "_Work") -> bool:
         row = work.execute(
             "SELECT d.sink, s.name FROM dead d JOIN sinks s ON s.id = d.sink ORDER BY dead_at LIMIT 1"
         ).fetchone()
         if row is None:
             return False
         sink, name = row
-        gone = work.letters("INDEXED BY dead_by_age WHERE sink = ? ORDER BY dead_at", sink, free=True)
+        gone = work.dead_letters("INDEXED BY dead_by_age WHERE sink = ? ORDER BY dead_at", sink, free=True)
         work.dropped[name] += gone
         return gone > 0
 
-    def _cap_debts(self, work: "_Work") -> bool:
+    def _cap_deliveries(self, work: "_Work") -> bool:
         """The oldest of the sink that is furthest behind."""
         row = work.execute(
-            "SELECT id, name, (SELECT owed_at FROM debts WHERE sink = id ORDER BY seq LIMIT 1) AS since"
-            " FROM sinks WHERE owed > 0 ORDER BY since LIMIT 1"
+            "SELECT id, name, (SELECT pending_at FROM deliveries WHERE sink = id ORDER BY seq LIMIT 1) AS since"
+            " FROM sinks WHERE pending > 0 ORDER BY since LIMIT 1"
         ).fetchone()
         if row is None:
             return False
         sink, name, _ = row
-        gone = work.debts_of(sink, work.in_flight.get(name, ()), free=True)
+        gone = work.deliveries_of(sink, work.in_flight.get(name, ()), free=True)
         work.dropped[name] += gone
         return gone > 0
 
@@ -144,22 +146,22 @@ class Pruner:
 class _Work:
     """One slice's doings, and their count."""
 
-    def __init__(self, debts: Debts, now_us: int, in_flight: Mapping[str, Collection[int]]) -> None:
-        self.execute = debts.connection.execute
+    def __init__(self, deliveries: Deliveries, now_us: int, in_flight: Mapping[str, Collection[int]]) -> None:
+        self.execute = deliveries.connection.execute
         self.now_us = now_us
         self.in_flight = in_flight
         self.events = 0
         self.calls = 0
         self.dropped: Counter[str] = Counter()
         self.orphaned: Counter[str] = Counter()
-        self._debts = debts
+        self._deliveries = deliveries
 
     def pruned(self) -> Pruned:
         return Pruned(events=self.events, calls=self.calls, dropped=dict(+self.dropped), orphaned=dict(+self.orphaned))
 
     def used_bytes(self) -> int:
-        pages = self._debts.pragma("page_count") - self._debts.pragma("freelist_count")
-        return pages * self._debts.pragma("page_size")
+        pages = self._deliveries.pragma("page_count") - self._deliveries.pragma("freelist_count")
+        return pages * self._deliveries.pragma("page_size")
 
     def settled_events(self, after: tuple[int, int], before_us: int) -> list[tuple[int, int]]:
         rows: list[tuple[int, int]] = self.execute(
@@ -176,21 +178,21 @@ class _Work:
     ) -> list[tuple[int, str, str]]:
         """An ended call is remembered as long as one of its events is kept.
 
-        seen_past: and as long as a filled gap may bring it again. After days without a look, the call log is asked
+        seen_past: and as long as a filled gap may bring it again. After days without a poll, the call log is asked
         about the last calls before them too.
         """
         rows = self.execute(
-            "SELECT touched_at, source, call_id, lane FROM calls INDEXED BY calls_closed WHERE open = 0"
+            "SELECT touched_at, source, call_id, ordering_key FROM calls INDEXED BY calls_closed WHERE open = 0"
             " AND (touched_at, source, call_id) > (?, ?, ?) AND touched_at < ?"
             " ORDER BY touched_at, source, call_id LIMIT ?",
             (*after, before_us, SLICE),
         ).fetchall()
-        for touched_us, source, call_id, lane in rows:
+        for touched_us, source, call_id, ordering_key in rows:
             if not seen_past or self._is_past(source, call_id, touched_us):
-                self._forget(source, call_id, lane, before_us)
+                self._forget(source, call_id, ordering_key, before_us)
         return [row[:3] for row in rows]
 
-    def letters(self, which: str, bound: int, *, free: bool = False) -> int:
+    def dead_letters(self, which: str, bound: int, *, free: bool = False) -> int:
         """`free`: their events go with them, if nobody else is owed those, and the memory of their calls."""
         rows = self.execute(f"SELECT sink, seq FROM dead {which} LIMIT {SLICE}", (bound,)).fetchall()  # noqa: S608
         for row in rows:
@@ -199,23 +201,24 @@ class _Work:
                 self._free_with_call(row[1])
         return len(rows)
 
-    def debts_of(self, sink: int, in_flight: Collection[int], *, free: bool = False) -> int:
+    def deliveries_of(self, sink: int, in_flight: Collection[int], *, free: bool = False) -> int:
         rows = self.execute(
-            "SELECT seq, lane FROM debts WHERE sink = ? ORDER BY seq LIMIT ?", (sink, SLICE + len(in_flight))
+            "SELECT seq, ordering_key FROM deliveries WHERE sink = ? ORDER BY seq LIMIT ?",
+            (sink, SLICE + len(in_flight)),
         ).fetchall()
-        idle = [(seq, lane) for seq, lane in rows if lane not in in_flight]
-        for seq, lane in idle:
-            self._debts.drop(sink, seq, lane)
+        idle = [(seq, ordering_key) for seq, ordering_key in rows if ordering_key not in in_flight]
+        for seq, ordering_key in idle:
+            self._deliveries.drop(sink, seq, ordering_key)
             if free:
                 self._free_with_call(seq)
         return len(idle)
 
     def _free(self, seq: int) -> None:
-        owed = (
-            "SELECT 1 FROM sinks s WHERE EXISTS (SELECT 1 FROM debts d WHERE d.sink = s.id AND d.seq = ?1)"
+        pending = (
+            "SELECT 1 FROM sinks s WHERE EXISTS (SELECT 1 FROM deliveries d WHERE d.sink = s.id AND d.seq = ?1)"
             " OR EXISTS (SELECT 1 FROM dead d WHERE d.sink = s.id AND d.seq = ?1) LIMIT 1"
         )
-        if not self._any(owed, seq):
+        if not self._any(pending, seq):
             self.execute("DELETE FROM attempts WHERE seq = ?", (seq,))
             self.execute("DELETE FROM events WHERE seq = ?", (seq,))
             self.events += 1
@@ -224,10 +227,10 @@ class _Work:
         (body,) = self.execute("SELECT body FROM events WHERE seq = ?", (seq,)).fetchone()
         self._free(seq)
         event = event_of(body)
-        self._forget(event.source, event.key, lane_of(event), self.now_us - _MEMORY_MIN_US)
+        self._forget(event.source, event.key, ordering_key_of(event), self.now_us - _MEMORY_MIN_US)
 
-    def _forget(self, source: str, call_id: str, lane: int, before_us: int) -> None:
-        if not self._any("SELECT 1 FROM events WHERE lane = ? LIMIT 1", lane):
+    def _forget(self, source: str, call_id: str, ordering_key: int, before_us: int) -> None:
+        if not self._any("SELECT 1 FROM events WHERE ordering_key = ? LIMIT 1", ordering_key):
             self.calls += self.execute(
                 "DELETE FROM calls WHERE source = ? AND call_id = ? AND open = 0 AND touched_at < ?",
                 (source, call_id, before_us),
@@ -236,8 +239,8 @@ class _Work:
     def _is_past(self, source: str, call_id: str, touched_us: int) -> bool:
         """Whether its extension was looked at long after it, and nothing is left to ask about its source."""
         extension_id = call_id.partition("/")[0]
-        looked_us, gaps = self.execute(_LAST_LOOK_AND_GAPS, (source, extension_id)).fetchone()
-        seen_past = not gaps and (looked_us is None or touched_us < looked_us - _MEMORY_MIN_US)
+        polled_us, gaps = self.execute(_LAST_POLL_AND_GAPS, (source, extension_id)).fetchone()
+        seen_past = not gaps and (polled_us is None or touched_us < polled_us - _MEMORY_MIN_US)
         return seen_past or touched_us < self.now_us - _BLIND_MAX_US
 
     def _any(self, question: str, value: int) -> bool:

@@ -20,32 +20,40 @@ WAL_KEPT_BYTES = 16 * 1024 * 1024
 _UNREADABLE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _LOST_CONNECTION = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, *_UNREADABLE)
 
-# States of a debt. Only the oldest unsettled event of a call stands in front, so that `claim` is one read of an index.
+# States of a pending delivery. Only the oldest unsettled event of a call stands in front, so that `claim` is one read
+# of an index.
 BEHIND = 0  # an older event of the same call is unsettled
 READY = 1  # in front, due
 WAITING = 2  # in front, due later: our own pause
-HELD = 3  # in front, due later: the far side asked for it
+HELD = 3  # in front, due later: the remote side asked for it
 
-_FIRST = """
+# `followed`: since which event a sink gets a call's events, whatever the call's direction becomes; a row lives as
+# long as its
+# call. `deliveries.pending_at`: when the event was recorded, or brought back by a person.
+_TABLES = """
 CREATE TABLE sinks (
   id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, removed_at INTEGER,
-  owed INTEGER NOT NULL DEFAULT 0, dead INTEGER NOT NULL DEFAULT 0);
+  pending INTEGER NOT NULL DEFAULT 0, dead INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE events (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, lane INTEGER NOT NULL,
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, ordering_key INTEGER NOT NULL,
   recorded_at INTEGER NOT NULL, body BLOB NOT NULL);
-CREATE INDEX events_by_lane ON events (lane, seq);
+CREATE INDEX events_by_ordering_key ON events (ordering_key, seq);
 CREATE INDEX events_by_age ON events (recorded_at, seq);
-CREATE TABLE debts (
-  sink INTEGER NOT NULL, seq INTEGER NOT NULL, lane INTEGER NOT NULL, state INTEGER NOT NULL,
+CREATE TABLE deliveries (
+  sink INTEGER NOT NULL, seq INTEGER NOT NULL, ordering_key INTEGER NOT NULL, state INTEGER NOT NULL,
   live INTEGER NOT NULL, fresh INTEGER NOT NULL, replayed INTEGER NOT NULL DEFAULT 0,
-  owed_at INTEGER NOT NULL, due_at INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
+  pending_at INTEGER NOT NULL, due_at INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
   first_tried_at INTEGER, reason TEXT NOT NULL DEFAULT '', detail TEXT NOT NULL DEFAULT '',
   PRIMARY KEY (sink, seq)) WITHOUT ROWID;
-CREATE INDEX debts_ready ON debts (sink, replayed, seq) WHERE state = 1;
-CREATE INDEX debts_waiting ON debts (sink, due_at) WHERE state > 1;
-CREATE INDEX debts_by_lane ON debts (sink, lane, seq);
-CREATE INDEX debts_fresh ON debts (sink, seq) WHERE fresh = 1;
-CREATE INDEX debts_live ON debts (sink, seq) WHERE live = 1;
+CREATE INDEX deliveries_ready ON deliveries (sink, replayed, seq) WHERE state = 1;
+CREATE INDEX deliveries_waiting ON deliveries (sink, due_at) WHERE state > 1;
+CREATE INDEX deliveries_by_ordering_key ON deliveries (sink, ordering_key, seq);
+CREATE INDEX deliveries_fresh ON deliveries (sink, seq) WHERE fresh = 1;
+CREATE INDEX deliveries_live ON deliveries (sink, seq) WHERE live = 1;
+CREATE INDEX deliveries_tried ON deliveries (sink, seq) WHERE first_tried_at IS NOT NULL AND live = 0;
+CREATE TABLE followed (
+  ordering_key INTEGER NOT NULL, sink INTEGER NOT NULL, since INTEGER NOT NULL,
+  PRIMARY KEY (ordering_key, sink)) WITHOUT ROWID;
 CREATE TABLE dead (
   sink INTEGER NOT NULL, seq INTEGER NOT NULL, dead_at INTEGER NOT NULL, attempts INTEGER NOT NULL,
   reason TEXT NOT NULL, detail TEXT NOT NULL, PRIMARY KEY (sink, seq)) WITHOUT ROWID;
@@ -55,27 +63,31 @@ CREATE TABLE attempts (
   word TEXT NOT NULL, detail TEXT NOT NULL, took_us INTEGER,
   PRIMARY KEY (seq, sink, n, at)) WITHOUT ROWID;
 CREATE TABLE calls (
-  source TEXT NOT NULL, call_id TEXT NOT NULL, session_id TEXT NOT NULL, lane INTEGER NOT NULL,
+  source TEXT NOT NULL, call_id TEXT NOT NULL, session_id TEXT NOT NULL, ordering_key INTEGER NOT NULL,
   open INTEGER NOT NULL, touched_at INTEGER NOT NULL, body BLOB NOT NULL,
   PRIMARY KEY (source, call_id)) WITHOUT ROWID;
 CREATE INDEX calls_by_session ON calls (source, session_id);
 CREATE INDEX calls_open ON calls (source) WHERE open = 1;
 CREATE INDEX calls_closed ON calls (touched_at) WHERE open = 0;
-CREATE TABLE looks (
+CREATE TABLE polls (
   source TEXT NOT NULL, extension_id TEXT NOT NULL, taken_at INTEGER NOT NULL,
   PRIMARY KEY (source, extension_id)) WITHOUT ROWID;
 CREATE TABLE notes (
   source TEXT NOT NULL, name TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (source, name)) WITHOUT ROWID;
 CREATE TABLE pulse (one INTEGER PRIMARY KEY CHECK (one = 1), beat INTEGER NOT NULL);
 INSERT INTO pulse VALUES (1, 0);
-CREATE TRIGGER debt_made AFTER INSERT ON debts BEGIN
-  UPDATE sinks SET owed = owed + 1 WHERE id = new.sink; END;
-CREATE TRIGGER debt_gone AFTER DELETE ON debts BEGIN
-  UPDATE sinks SET owed = owed - 1 WHERE id = old.sink; END;
-CREATE TRIGGER letter_made AFTER INSERT ON dead BEGIN
+CREATE TRIGGER delivery_added AFTER INSERT ON deliveries BEGIN
+  UPDATE sinks SET pending = pending + 1 WHERE id = new.sink; END;
+CREATE TRIGGER delivery_removed AFTER DELETE ON deliveries BEGIN
+  UPDATE sinks SET pending = pending - 1 WHERE id = old.sink; END;
+CREATE TRIGGER dead_letter_added AFTER INSERT ON dead BEGIN
   UPDATE sinks SET dead = dead + 1 WHERE id = new.sink; END;
-CREATE TRIGGER letter_gone AFTER DELETE ON dead BEGIN
+CREATE TRIGGER dead_letter_removed AFTER DELETE ON dead BEGIN
   UPDATE sinks SET dead = dead - 1 WHERE id = old.sink; END;
+CREATE TRIGGER call_followed AFTER INSERT ON deliveries WHEN new.replayed = 0 BEGIN
+  INSERT OR IGNORE INTO followed VALUES (new.ordering_key, new.sink, new.seq); END;
+CREATE TRIGGER call_forgotten AFTER DELETE ON calls BEGIN
+  DELETE FROM followed WHERE ordering_key = old.ordering_key; END;
 """
 
 _WRITE = "name a directory that the user who runs callcast may write, or give it to that user (chown)"
@@ -94,39 +106,10 @@ _OF_NO_USE = {
 
 Migration = Callable[[sqlite3.Connection], None]
 
-
-def _begin_anew(connection: sqlite3.Connection) -> None:
-    for statement in _statements(_FIRST):
-        connection.execute(statement)
-
-
-# Since which event a sink gets a call's events, whatever the call's direction becomes. A row lives as long as its call.
-_FOLLOW_CALLS = """
-CREATE TABLE followed (
-  lane INTEGER NOT NULL, sink INTEGER NOT NULL, since INTEGER NOT NULL, PRIMARY KEY (lane, sink)) WITHOUT ROWID;
-CREATE TRIGGER call_followed AFTER INSERT ON debts WHEN new.replayed = 0 BEGIN
-  INSERT OR IGNORE INTO followed VALUES (new.lane, new.sink, new.seq); END;
-CREATE TRIGGER call_forgotten AFTER DELETE ON calls BEGIN
-  DELETE FROM followed WHERE lane = old.lane; END;
-INSERT INTO followed SELECT lane, sink, min(seq) FROM (
-  SELECT lane, sink, seq FROM debts WHERE replayed = 0
-  UNION ALL SELECT e.lane, d.sink, d.seq FROM dead d JOIN events e ON e.seq = d.seq
-  UNION ALL SELECT e.lane, a.sink, a.seq FROM attempts a JOIN events e ON e.seq = a.seq) GROUP BY lane, sink;
-"""
-
-
-def _follow_calls(connection: sqlite3.Connection) -> None:
-    for statement in _statements(_FOLLOW_CALLS):
-        connection.execute(statement)
-
-
-def _find_tried(connection: sqlite3.Connection) -> None:
-    """What is not live is given up for its age only after an attempt."""
-    connection.execute("CREATE INDEX debts_tried ON debts (sink, seq) WHERE first_tried_at IS NOT NULL AND live = 0")
-
-
-# The n-th brings a file from schema n to schema n + 1; each runs in one transaction with the new number.
-MIGRATIONS: tuple[Migration, ...] = (_begin_anew, _follow_calls, _find_tried)
+OLDEST = 4  # the schema of `_TABLES`; a file of an older one is refused
+# The n-th brings a file from schema OLDEST + n to the next; each runs in one transaction with the new number. From here
+# on a migration only adds columns, tables and indexes, so that no file is refused again.
+MIGRATIONS: tuple[Migration, ...] = ()
 
 
 class Lock:
@@ -200,7 +183,9 @@ def _words(error: OSError) -> str:
 
 
 def connect(directory: Path) -> sqlite3.Connection:
-    """The file, in its newest schema. Raises sqlite3.Error or OSError; OutboxRefused when the schema is too new."""
+    """The file, in its newest schema. Raises sqlite3.Error or OSError; OutboxRefused when the schema is too new or
+    too old.
+    """
     path = directory / FILE
     if sqlite3.sqlite_version_info < _SQLITE_MIN:
         raise OutboxRefused(
@@ -220,16 +205,40 @@ def connect(directory: Path) -> sqlite3.Connection:
     return connection
 
 
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    if found > len(MIGRATIONS):
+def newest() -> int:
+    """The schema that this version writes."""
+    return OLDEST + len(MIGRATIONS)
+
+
+def check_version(connection: sqlite3.Connection, path: Path, found: int) -> None:
+    """Raises OutboxRefused for a file that this version cannot read: `found` is its schema, 0 for a new file."""
+    if found > newest():
         raise OutboxRefused(
-            f"{path} was written by a newer callcast (schema {found}, this one knows {len(MIGRATIONS)}): "
+            f"{path} was written by a newer callcast (schema {found}, this one knows {newest()}): "
             "run that version, or give this one a data_dir of its own"
         )
-    for number in range(found, len(MIGRATIONS)):
+    if 0 < found < OLDEST:
+        pending, dead = connection.execute("SELECT sum(owed), sum(dead) FROM sinks").fetchone()
+        raise OutboxRefused(
+            f"{path} was written by an older callcast (schema {found}, this one reads {OLDEST} and later) and holds"
+            f" {pending or 0} pending deliveries and {dead or 0} dead letters: run that version until they are"
+            " delivered, then move the file away; this version starts a new one"
+        )
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    check_version(connection, path, found)
+    if not found:
         connection.execute("BEGIN IMMEDIATE")
-        MIGRATIONS[number](connection)
+        for statement in _statements(_TABLES):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {OLDEST}")
+        connection.execute("COMMIT")
+        found = OLDEST
+    for number in range(found, newest()):
+        connection.execute("BEGIN IMMEDIATE")
+        MIGRATIONS[number - OLDEST](connection)
         connection.execute(f"PRAGMA user_version = {number + 1}")
         connection.execute("COMMIT")
 

@@ -7,15 +7,15 @@ from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from callcast.calls.model import Call, Change, Known, Look
+from callcast.calls.model import Call, ChangeSet, Known, PollRecord
 from callcast.observability.fatal import observed
 from callcast.outbox.sqlite import calls as memory
 from callcast.outbox.sqlite.codec import time_of, us_of
-from callcast.outbox.sqlite.deliveries import Claimed, Debts, Waking
+from callcast.outbox.sqlite.deliveries import Claimed, Deliveries, Waking
 from callcast.outbox.sqlite.pruning import Limits, Pruner
 from callcast.outbox.sqlite.writer import Worker
 from callcast.ports.clock import Clock
-from callcast.ports.outbox import Lapsed, Outbox, OutboxRefused, OutboxUnavailable, Pruned, Stats, Stored, Taken
+from callcast.ports.outbox import Acked, Outbox, OutboxRefused, OutboxUnavailable, Overdue, Pruned, Stats, Stored
 from callcast.ports.sink import Delivery, Filter
 
 
@@ -57,7 +57,7 @@ class _Claims:
         self._alarm: asyncio.Future[None] | None = None
         self._alarm_at_s = 0.0
 
-    def lanes(self) -> frozenset[int]:
+    def ordering_keys(self) -> frozenset[int]:
         return frozenset(self.in_flight.values())
 
     def told(self, claimed: Claimed, doubts: int) -> None:
@@ -70,7 +70,7 @@ class _Claims:
         if len(self._offered) >= _OFFERED_MAX:
             self.doubt()
         if self._certain:
-            self._offered.append((waking.lane, waking.delivery))
+            self._offered.append((waking.ordering_key, waking.delivery))
         self.ring(fresh=waking.fresh)
 
     def accept(self, limit: int, now_us: int) -> list[Delivery] | None:
@@ -88,7 +88,7 @@ class _Claims:
         return float("inf") if self._due_us is None else (self._due_us - now_us) / 1e6
 
     def take(self, found: Sequence[tuple[int, Delivery]]) -> list[Delivery]:
-        self.in_flight.update((delivery.seq, lane) for lane, delivery in found)
+        self.in_flight.update((delivery.seq, ordering_key) for ordering_key, delivery in found)
         return [delivery for _, delivery in found]
 
     def give_back(self, delivery: Delivery) -> None:
@@ -159,27 +159,29 @@ class SqliteOutbox(Outbox):
     # What is known
 
     async def known(self) -> Mapping[str, Known]:
-        return await self._worker.submit(lambda debts: memory.known(debts.connection), reads=True)
+        return await self._worker.submit(lambda deliveries: memory.known(deliveries.connection), reads=True)
 
     async def recall(self, source: str, session_ids: Collection[str], /) -> Sequence[Call]:
         wanted = tuple(session_ids)
-        return await self._worker.submit(lambda debts: memory.recall(debts.connection, source, wanted), reads=True)
+        return await self._worker.submit(
+            lambda deliveries: memory.recall(deliveries.connection, source, wanted), reads=True
+        )
 
     async def latest(self, limit: int, /) -> Sequence[Call]:
-        return await self._worker.submit(lambda debts: memory.latest(debts.connection, limit), reads=True)
+        return await self._worker.submit(lambda deliveries: memory.latest(deliveries.connection, limit), reads=True)
 
-    async def record(self, look: Look | None, change: Change, /) -> None:
+    async def record(self, poll: PollRecord | None, change: ChangeSet, /) -> None:
         now_us = self._now_us()
-        await self._worker.submit(lambda debts: debts.record(look, change, now_us), after=self._offer)
+        await self._worker.submit(lambda deliveries: deliveries.record(poll, change, now_us), after=self._offer)
 
     async def note(self, source: str, name: str, value: bytes | None, /) -> None:
-        await self._worker.submit(lambda debts: memory.keep_note(debts.connection, source, name, value))
+        await self._worker.submit(lambda deliveries: memory.keep_note(deliveries.connection, source, name, value))
 
     # What is owed
 
     async def subscribe(self, filters: Mapping[str, Filter], /) -> None:
         wanted, now_us = dict(filters), self._now_us()
-        await self._worker.submit(lambda debts: debts.subscribe(wanted, now_us))
+        await self._worker.submit(lambda deliveries: deliveries.subscribe(wanted, now_us))
 
     async def claim(self, sink: str, /, *, limit: int) -> Sequence[Delivery]:
         claims = self._of(sink)
@@ -189,10 +191,10 @@ class SqliteOutbox(Outbox):
             return await self._fetch(sink, claims, limit, now_us) if offered is None else offered
 
     async def _fetch(self, sink: str, claims: _Claims, limit: int, now_us: int) -> Sequence[Delivery]:
-        lanes, doubts = claims.lanes(), claims.doubts
+        ordering_keys, doubts = claims.ordering_keys(), claims.doubts
         try:
             claimed = await self._worker.submit(
-                lambda debts: debts.claim(sink, limit, lanes, now_us),
+                lambda deliveries: deliveries.claim(sink, limit, ordering_keys, now_us),
                 reads=True,
                 after=lambda claimed: claims.told(claimed, doubts),
             )
@@ -201,20 +203,20 @@ class SqliteOutbox(Outbox):
             raise
         return claims.take(claimed.found)
 
-    async def probe(self, sink: str, /, *, after_seq: int, fresh: bool = False) -> Delivery | None:
+    async def claim_probe(self, sink: str, /, *, after_seq: int, fresh: bool = False) -> Delivery | None:
         claims = self._of(sink)
         async with claims.lock:
-            lanes, now_us = claims.lanes(), self._now_us()
+            ordering_keys, now_us = claims.ordering_keys(), self._now_us()
             found = await self._worker.submit(
-                lambda debts: debts.probe(sink, after_seq, fresh, lanes, now_us), reads=True
+                lambda deliveries: deliveries.claim_probe(sink, after_seq, fresh, ordering_keys, now_us), reads=True
             )
             claims.doubt()
         return claims.take([found])[0] if found else None
 
-    async def done(self, taken: Sequence[Taken], /) -> None:
+    async def done(self, taken: Sequence[Acked], /) -> None:
         now_us = self._now_us()
         await self._worker.submit(
-            lambda debts: debts.settle(taken, now_us),
+            lambda deliveries: deliveries.settle(taken, now_us),
             patient=True,
             after=lambda followed: self._settled(taken, followed),
         )
@@ -223,23 +225,27 @@ class SqliteOutbox(Outbox):
         self, delivery: Delivery, /, *, at: datetime, reason: str, detail: str, took_s: float, held: bool = False
     ) -> None:
         now_us, at_us = self._now_us(), us_of(at)
-        await self._settle(delivery, lambda debts: debts.again(delivery, at_us, held, reason, detail, took_s, now_us))
+        await self._settle(
+            delivery, lambda deliveries: deliveries.again(delivery, at_us, held, reason, detail, took_s, now_us)
+        )
 
     async def dead(self, delivery: Delivery, /, *, reason: str, detail: str, took_s: float) -> None:
         now_us = self._now_us()
-        await self._settle(delivery, lambda debts: debts.dead(delivery, reason, detail, took_s, now_us))
+        await self._settle(delivery, lambda deliveries: deliveries.dead(delivery, reason, detail, took_s, now_us))
 
     async def expire(self, delivery: Delivery, /) -> None:
         now_us = self._now_us()
-        await self._settle(delivery, lambda debts: debts.expire(delivery.sink, delivery.seq, now_us))
+        await self._settle(delivery, lambda deliveries: deliveries.expire(delivery.sink, delivery.seq, now_us))
 
-    async def lapse(self, sink: str, /, *, live_before: datetime, final_before: datetime) -> Lapsed:
+    async def expire_overdue(self, sink: str, /, *, live_before: datetime, final_before: datetime) -> Overdue:
         claims = self._of(sink)
         live_us, final_us, now_us = us_of(live_before), us_of(final_before), self._now_us()
         async with claims.lock:
-            lanes = claims.lanes()
+            ordering_keys = claims.ordering_keys()
             claims.doubt()
-            return await self._worker.submit(lambda debts: debts.lapse(sink, live_us, final_us, lanes, now_us))
+            return await self._worker.submit(
+                lambda deliveries: deliveries.expire_overdue(sink, live_us, final_us, ordering_keys, now_us)
+            )
 
     async def release(self, delivery: Delivery, /) -> None:
         claims = self._of(delivery.sink)
@@ -247,7 +253,7 @@ class SqliteOutbox(Outbox):
         claims.stir()
 
     async def make_due(self, sink: str, /, *, held: bool = True) -> None:
-        while await self._worker.submit(lambda debts: debts.make_due(sink, held=held)):
+        while await self._worker.submit(lambda deliveries: deliveries.make_due(sink, held=held)):
             self._of(sink).stir()
         self._of(sink).stir()
 
@@ -266,21 +272,21 @@ class SqliteOutbox(Outbox):
     # Reading and forgetting
 
     async def history(self, *, after_seq: int, limit: int) -> Sequence[Stored]:
-        return await self._worker.submit(lambda debts: debts.history(after_seq, limit), reads=True)
+        return await self._worker.submit(lambda deliveries: deliveries.history(after_seq, limit), reads=True)
 
     async def last_seq(self) -> int:
-        return await self._worker.submit(lambda debts: debts.last_seq(), reads=True)
+        return await self._worker.submit(lambda deliveries: deliveries.last_seq(), reads=True)
 
     async def stats(self) -> Stats:
-        return await self._worker.submit(lambda debts: debts.stats(self._worker.bytes_used()), reads=True)
+        return await self._worker.submit(lambda deliveries: deliveries.stats(self._worker.bytes_used()), reads=True)
 
     async def prune(self, now: datetime, /) -> Pruned:
         events, calls, dropped, orphaned, more = 0, 0, Counter[str](), Counter[str](), True
         now_us = us_of(now)
         while more:
-            lanes = {sink: claims.lanes() for sink, claims in self._claims.items()}
+            ordering_keys = {sink: claims.ordering_keys() for sink, claims in self._claims.items()}
             part, more = await self._worker.submit(
-                lambda debts, lanes=lanes: self._pruner.slice(debts, now_us, lanes)  # type: ignore[misc]
+                lambda deliveries, ordering_keys=ordering_keys: self._pruner.slice(deliveries, now_us, ordering_keys)  # type: ignore[misc]
             )
             events, calls = events + part.events, calls + part.calls
             dropped.update(part.dropped)
@@ -294,7 +300,7 @@ class SqliteOutbox(Outbox):
         self._pruner.change(limits)
 
     async def check(self) -> None:
-        await self._worker.submit(lambda debts: debts.beat())
+        await self._worker.submit(lambda deliveries: deliveries.beat())
 
     def warnings(self) -> Sequence[str]:
         return tuple(self._worker.warnings.values())
@@ -309,7 +315,7 @@ class SqliteOutbox(Outbox):
     def _now_us(self) -> int:
         return us_of(self._clock.now())
 
-    async def _settle(self, delivery: Delivery, run: Callable[[Debts], object]) -> None:
+    async def _settle(self, delivery: Delivery, run: Callable[[Deliveries], object]) -> None:
         claims = self._of(delivery.sink)
 
         def settled(_: object) -> None:
@@ -319,25 +325,27 @@ class SqliteOutbox(Outbox):
         await self._worker.submit(run, after=settled)
 
     async def _due_in_s(self, sink: str, claims: _Claims, fresh_after: int | None) -> float:
-        lanes = claims.lanes()
+        ordering_keys = claims.ordering_keys()
         if fresh_after is not None:
-            return 0.0 if await self._has_fresh(sink, fresh_after, lanes) else float("inf")
+            return 0.0 if await self._has_fresh(sink, fresh_after, ordering_keys) else float("inf")
         if (known_s := claims.due_in_s(self._now_us())) is not None:
             return known_s
-        due_us = await self._worker.submit(lambda debts: debts.next_due_us(sink, lanes), reads=True)
+        due_us = await self._worker.submit(lambda deliveries: deliveries.next_due_us(sink, ordering_keys), reads=True)
         if due_us is None:
             return float("inf")
         return (time_of(due_us) - self._clock.now()).total_seconds()
 
-    async def _has_fresh(self, sink: str, after_seq: int, lanes: frozenset[int]) -> bool:
-        found = await self._worker.submit(lambda debts: debts.probe(sink, after_seq, True, lanes, 0), reads=True)
+    async def _has_fresh(self, sink: str, after_seq: int, ordering_keys: frozenset[int]) -> bool:
+        found = await self._worker.submit(
+            lambda deliveries: deliveries.claim_probe(sink, after_seq, True, ordering_keys, 0), reads=True
+        )
         return found is not None
 
     def _offer(self, wakings: Sequence[Waking]) -> None:
         for waking in wakings:
             self._of(waking.delivery.sink).offer(waking)
 
-    def _settled(self, taken: Sequence[Taken], followed: Collection[str]) -> None:
+    def _settled(self, taken: Sequence[Acked], followed: Collection[str]) -> None:
         for one in taken:
             self._of(one.delivery.sink).give_back(one.delivery)
         for sink in followed:

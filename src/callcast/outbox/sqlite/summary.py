@@ -10,25 +10,25 @@ from urllib.parse import quote
 from msgspec import Struct
 
 from callcast.outbox.sqlite.codec import time_of
-from callcast.outbox.sqlite.schema import FILE, MIGRATIONS
-from callcast.ports.outbox import OutboxRefused, OutboxUnavailable
+from callcast.outbox.sqlite.schema import FILE, check_version
+from callcast.ports.outbox import OutboxUnavailable
 
 BUSY_TIMEOUT_S = 2.0
 
 
-class Owed(Struct, frozen=True, kw_only=True):
+class PendingDeliveries(Struct, frozen=True, kw_only=True):
     """What lies in the outbox for one sink. `removed_at`: since when no running service has known the name."""
 
     sink: str
-    owed: int
+    pending: int
     dead: int
     removed_at: datetime | None
 
 
-def owed(directory: Path) -> Sequence[Owed]:
+def pending(directory: Path) -> Sequence[PendingDeliveries]:
     """Every name that ever was a sink here; none where there is no outbox yet.
 
-    Raises OutboxRefused for an outbox of a newer version, OutboxUnavailable when it cannot be read.
+    Raises OutboxRefused for an outbox of another version, OutboxUnavailable when it cannot be read.
     """
     path = directory / FILE
     try:
@@ -36,10 +36,11 @@ def owed(directory: Path) -> Sequence[Owed]:
             return []
         with closing(_connected(path)) as connection:
             schema = connection.execute("PRAGMA user_version").fetchone()[0]
-            if schema > len(MIGRATIONS):
-                raise OutboxRefused(f"{path} was written by a newer callcast: run that version")
-            rows = connection.execute("SELECT name, owed, dead, removed_at FROM sinks ORDER BY name") if schema else ()
-            return [_owed(*row) for row in rows]
+            check_version(connection, path, schema)
+            rows = (
+                connection.execute("SELECT name, pending, dead, removed_at FROM sinks ORDER BY name") if schema else ()
+            )
+            return [_pending(*row) for row in rows]
     except (sqlite3.Error, OSError) as error:
         what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise OutboxUnavailable(f"the outbox {path} cannot be read: {what.lower()}") from error
@@ -52,5 +53,7 @@ def _connected(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)
 
 
-def _owed(sink: str, owed: int, dead: int, removed_at: int | None) -> Owed:
-    return Owed(sink=sink, owed=owed, dead=dead, removed_at=None if removed_at is None else time_of(removed_at))
+def _pending(sink: str, pending: int, dead: int, removed_at: int | None) -> PendingDeliveries:
+    return PendingDeliveries(
+        sink=sink, pending=pending, dead=dead, removed_at=None if removed_at is None else time_of(removed_at)
+    )

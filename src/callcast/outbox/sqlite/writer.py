@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from callcast.outbox.sqlite import replaced, schema
 from callcast.outbox.sqlite.codec import us_of
-from callcast.outbox.sqlite.deliveries import Debts
+from callcast.outbox.sqlite.deliveries import Deliveries
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import OutboxRefused, OutboxUnavailable
 from callcast.ports.sink import Filter
@@ -38,7 +38,7 @@ class Job(Generic[T]):
 
     def __init__(
         self,
-        run: Callable[[Debts], T],
+        run: Callable[[Deliveries], T],
         future: asyncio.Future[T],
         reads: bool,
         patient: bool,
@@ -82,7 +82,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._lock: schema.Lock | None = None
-        self._debts: Debts | None = None
+        self._deliveries: Deliveries | None = None
         self._number_from = 0
         self._files: replaced.Identity = ()  # those that the connection has open
         self._replaced: OutboxUnavailable | None = None  # why it could not be written again yet
@@ -107,7 +107,7 @@ class Worker:
 
     def submit(
         self,
-        run: Callable[[Debts], T],
+        run: Callable[[Deliveries], T],
         *,
         reads: bool = False,
         patient: bool = False,
@@ -131,8 +131,8 @@ class Worker:
             if jobs:
                 self._attempt(jobs)
                 self._call(self._finish, jobs)
-            self._look_for_others()
-        if self._debts is not None:
+            self._notice_other_writers()
+        if self._deliveries is not None:
             self._replaced = None  # try it now, whenever it was tried last
             self._look_at_files()
         self._close()
@@ -170,7 +170,7 @@ class Worker:
 
     def _attempt(self, jobs: Sequence[Job[Any]]) -> None:
         try:
-            debts = self._opened()
+            deliveries = self._opened()
         except (OutboxRefused, OutboxUnavailable) as refusal:
             _fail(jobs, refusal)
             return
@@ -179,7 +179,7 @@ class Worker:
             _fail(jobs, self._unavailable(error))
             return
         try:
-            whole = self._commit(debts, jobs)
+            whole = self._commit(deliveries, jobs)
         except (sqlite3.Error, OSError) as error:
             self._recover(error)
             if len(jobs) == 1 or schema.is_unreadable(error):
@@ -190,28 +190,28 @@ class Worker:
             for job in jobs:  # find out whose fault it is: a full disk still lets others read
                 self._attempt([job])
 
-    def _commit(self, debts: Debts, jobs: Sequence[Job[Any]]) -> bool:
+    def _commit(self, deliveries: Deliveries, jobs: Sequence[Job[Any]]) -> bool:
         """False when nothing was kept because one of several cannot be done."""
         if all(job.reads for job in jobs):
             for job in jobs:
-                self._run(debts, job)
+                self._run(deliveries, job)
             return True
-        debts.connection.execute("BEGIN IMMEDIATE")
+        deliveries.connection.execute("BEGIN IMMEDIATE")
         for job in jobs:
-            self._run(debts, job)
+            self._run(deliveries, job)
         spoiled = any(job.error is not None for job in jobs)
-        debts.connection.execute("ROLLBACK" if spoiled else "COMMIT")
+        deliveries.connection.execute("ROLLBACK" if spoiled else "COMMIT")
         self._committed_at = time.monotonic()
         if spoiled:
-            debts.forget(self._filters)
+            deliveries.forget(self._filters)
             return len(jobs) == 1
-        self._filters = debts.filters
+        self._filters = deliveries.filters
         return True
 
-    def _run(self, debts: Debts, job: Job[Any]) -> None:
+    def _run(self, deliveries: Deliveries, job: Job[Any]) -> None:
         job.error = None
         try:
-            job.result = job.run(debts)
+            job.result = job.run(deliveries)
         except (sqlite3.OperationalError, OSError):
             raise
         except sqlite3.DatabaseError as error:
@@ -221,52 +221,52 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - its caller's fault or ours; the others of this commit go on
             job.error = error
 
-    def _opened(self) -> Debts:
+    def _opened(self) -> Deliveries:
         if self._replaced is not None:
             self._write_again()
-        if self._debts is None:
+        if self._deliveries is None:
             if self._lock is None:
                 schema.make_directory(self._directory)
                 self._lock = schema.Lock(self._directory)
-            self._debts = self._open()
-        return self._debts
+            self._deliveries = self._open()
+        return self._deliveries
 
-    def _open(self) -> Debts:
+    def _open(self) -> Deliveries:
         at = self._clock.wall()
         replaced.install_copy(self._directory, at)
         if self._files and replaced.identity(self._directory)[0] != self._files[0]:
             self._another_file(at)
             self.warnings["lost"] = (
                 f"the outbox {self._directory / schema.FILE} was deleted or replaced while it could not be used: what "
-                "the old one still owed was not delivered; put it back while the service is stopped"
+                "was still pending there was not delivered; put it back while the service is stopped"
             )
         connection = schema.connect(self._directory)
         try:
-            debts = Debts(connection)
+            deliveries = Deliveries(connection)
             connection.execute("BEGIN IMMEDIATE")
-            debts.number_from(self._number_from)
+            deliveries.number_from(self._number_from)
             now_us = us_of(self._clock.now())
-            debts.set_times_right(now_us)
+            deliveries.set_times_right(now_us)
             if self._filters:
-                debts.subscribe(self._filters, now_us)
+                deliveries.subscribe(self._filters, now_us)
             connection.execute("COMMIT")
-            self._version = debts.pragma("data_version")
+            self._version = deliveries.pragma("data_version")
             self._files = replaced.identity(self._directory)
         except sqlite3.Error:
             connection.close()
             raise
-        return debts
+        return deliveries
 
     def _recover(self, error: Exception) -> None:
         """Roll back; where the connection cannot be trusted any more, the next operation opens the file again."""
-        if self._debts is not None:
+        if self._deliveries is not None:
             with suppress(sqlite3.Error):
-                if self._debts.connection.in_transaction:
-                    self._debts.connection.execute("ROLLBACK")
-            self._debts.forget(self._filters)
+                if self._deliveries.connection.in_transaction:
+                    self._deliveries.connection.execute("ROLLBACK")
+            self._deliveries.forget(self._filters)
         if not schema.loses_connection(error):
             return
-        if self._debts is not None and not self._look_at_files():
+        if self._deliveries is not None and not self._look_at_files():
             return
         self._close()
         if schema.is_unreadable(error):
@@ -280,7 +280,7 @@ class Worker:
             self._another_file(at)
             self.warnings["unreadable"] = (
                 f"the outbox {self._directory / schema.FILE} was unreadable ({error}) and is kept as {kept.name}; "
-                "a new one was begun, and what the old one still owed was not delivered"
+                "a new one was begun, and what was still pending there was not delivered"
             )
 
     def _another_file(self, at: datetime) -> None:
@@ -310,8 +310,8 @@ class Worker:
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock_again()
-            if self._debts is not None and replaced.identity(self._directory) != self._files:
-                self._write_copy(self._debts.connection)
+            if self._deliveries is not None and replaced.identity(self._directory) != self._files:
+                self._write_copy(self._deliveries.connection)
         except (sqlite3.Error, OSError, OutboxRefused) as error:
             if schema.is_unread(error):  # for ever, so that only what lies there now is left
                 self._close()
@@ -348,14 +348,14 @@ class Worker:
             "check free space, permissions and the disk's health; it is tried again by itself"
         )
 
-    def _look_for_others(self) -> None:
+    def _notice_other_writers(self) -> None:
         now_s = time.monotonic()
-        if self._debts is None or now_s - self._asked_at < POLL_S / 2:
+        if self._deliveries is None or now_s - self._asked_at < POLL_S / 2:
             return
         self._asked_at = now_s
         self._look_at_files()
         with suppress(sqlite3.Error):
-            version = self._debts.pragma("data_version") if self._debts else self._version
+            version = self._deliveries.pragma("data_version") if self._deliveries else self._version
             if version != self._version:
                 self._version = version
                 self._call(self._written_elsewhere)
@@ -365,11 +365,11 @@ class Worker:
     def _look_at_wal(self) -> None:
         """A reader that never ends its transaction lets the WAL grow until the disk is full."""
         now_s = time.monotonic()
-        if self._debts is None or now_s - self._pinned_asked_at < PINNED_EVERY_S:
+        if self._deliveries is None or now_s - self._pinned_asked_at < PINNED_EVERY_S:
             return
         self._pinned_asked_at = now_s
         wal = self._directory / f"{schema.FILE}-wal"
-        self._pinned = self._pinned + 1 if self._is_pinned(self._debts.connection, wal) else 0
+        self._pinned = self._pinned + 1 if self._is_pinned(self._deliveries.connection, wal) else 0
         if self._pinned >= 2:
             self.warnings["pinned"] = (
                 f"{wal} has more than {2 * schema.WAL_KEPT_BYTES / 1e6:.0f} MB and grows, because another program has "
@@ -393,10 +393,10 @@ class Worker:
         return sum(_size(self._directory / f"{schema.FILE}{tail}") for tail in ("", "-wal"))
 
     def _close(self) -> None:
-        if self._debts is not None:
+        if self._deliveries is not None:
             with suppress(sqlite3.Error):
-                self._debts.connection.close()
-            self._debts = None
+                self._deliveries.connection.close()
+            self._deliveries = None
 
     def _call(self, what: Callable[..., object], *given: object) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody is there to hear it

@@ -1,6 +1,6 @@
 """What happens behind the fake platform.
 
-seed, seed-timed   the recorded answers, one further with each look, or as time goes by
+seed, seed-timed   the recorded answers, one further with each poll, or as time goes by
 office             six desks, two queues, one call of each kind within a minute, then calls by chance
 busy               many desks, calls by chance at a given rate
 quiet              two desks, nobody calls
@@ -40,7 +40,7 @@ def load(
     speed divides every pause and duration; the clock stays true. extensions, calls_per_minute: of `busy`.
     """
     if name == "seed":
-        return recorded.by_look()
+        return recorded.by_poll()
     if name == "seed-timed":
         return recorded.timed(start, speed=speed)
     if name == "busy":
@@ -80,7 +80,7 @@ def played(
 
 def crowd(extensions: int) -> Account:
     """An account with so many desks."""
-    desks = tuple(
+    phones = tuple(
         Extension(
             id=str(400_200_000 + number),
             number=str(1000 + number),
@@ -89,7 +89,7 @@ def crowd(extensions: int) -> Account:
         )
         for number in range(1, extensions + 1)
     )
-    return Account(id="400100300", extensions=desks, queues=(CallQueue(name="Support", number="+15550100180"),))
+    return Account(id="400100300", extensions=phones, queues=(CallQueue(name="Support", number="+15550100180"),))
 
 
 def _in_order(script: Script, seed: int) -> Iterator[Call]:

@@ -58,15 +58,15 @@ class Recording:
 
     account_id = ACCOUNT_ID
 
-    def __init__(self, turn: Callable[[str | None, datetime], int], on_look: Callable[[str | None], None]) -> None:
+    def __init__(self, turn: Callable[[str | None, datetime], int], on_poll: Callable[[str | None], None]) -> None:
         self._turn = turn
-        self._on_look = on_look
+        self._on_poll = on_poll
 
     def extension_ids(self) -> Sequence[str]:
         return (EXTENSION_ID,)
 
-    def look(self, extension_id: str | None, /) -> None:
-        self._on_look(extension_id)
+    def poll(self, extension_id: str | None, /) -> None:
+        self._on_poll(extension_id)
 
     def active(self, extension_id: str | None, now: datetime, /) -> list[Record]:
         turn = self._turn(extension_id, now)
@@ -84,20 +84,20 @@ class Recording:
         return TRUTH
 
 
-def by_look(*, empty_looks: int = 0, on_turn: Callable[[datetime], None] | None = None) -> Recording:
-    """One answer further with every look at a list; the last one stays. Each list has its own turn.
+def by_poll(*, empty_polls: int = 0, on_turn: Callable[[datetime], None] | None = None) -> Recording:
+    """One answer further with every poll of a list; the last one stays. Each list has its own turn.
 
-    empty_looks: so many looks find nothing first. on_turn: told the moment of the answer that a look will get,
+    empty_polls: so many polls find nothing first. on_turn: told the moment of the answer that a poll will get,
     so that a test's clock can follow the recording.
     """
     turns: dict[str | None, int] = {}
 
-    def look(extension_id: str | None) -> None:
-        turns[extension_id] = min(turns.get(extension_id, -1 - empty_looks) + 1, len(MOMENTS) - 1)
+    def poll(extension_id: str | None) -> None:
+        turns[extension_id] = min(turns.get(extension_id, -1 - empty_polls) + 1, len(MOMENTS) - 1)
         if on_turn is not None and turns[extension_id] >= 0:
             on_turn(MOMENTS[turns[extension_id]])
 
-    return Recording(lambda extension_id, _: turns.get(extension_id, -1), look)
+    return Recording(lambda extension_id, _: turns.get(extension_id, -1), poll)
 
 
 def timed(start: datetime, *, speed: float = 1.0) -> Recording:

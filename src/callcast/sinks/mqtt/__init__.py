@@ -8,8 +8,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from callcast.ports.connectivity import ProbeRequest, ProbeResult
-from callcast.ports.sink import Place, Sink
+from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
+from callcast.ports.sink import Sink, SinkContext
 from callcast.settings.loopback import is_loopback
 from callcast.settings.secret import Secret
 from callcast.sinks.tls import TlsSettings
@@ -65,32 +65,32 @@ class Settings(TlsSettings):
         return password
 
     @asynccontextmanager
-    async def open(self, place: Place, /) -> AsyncIterator[Sink]:
+    async def open(self, context: SinkContext, /) -> AsyncIterator[Sink]:
         from callcast.sinks.mqtt.sink import MqttSink
 
-        sink = MqttSink(self, place)
+        sink = MqttSink(self, context)
         async with asyncio.TaskGroup() as tasks:
             work = [tasks.create_task(sink.stay_connected())]
             if self.retain:
-                work.append(tasks.create_task(sink.follow_board()))
+                work.append(tasks.create_task(sink.follow_live_calls()))
             try:
                 yield sink
             finally:
                 for task in work:
                     task.cancel()
 
-    def claims(self) -> Sequence[tuple[str, str]]:
+    def exclusive_resources(self) -> Sequence[tuple[str, str]]:
         host, port, _ = self.address()
-        claims = [("topic", f"the topic {self.topic} on {host}:{port}")]
+        exclusive_resources = [("topic", f"the topic {self.topic} on {host}:{port}")]
         if self.client_id:
-            claims.append(("client_id", f"the client id {self.client_id} on {host}:{port}"))
-        return claims
+            exclusive_resources.append(("client_id", f"the client id {self.client_id} on {host}:{port}"))
+        return exclusive_resources
 
-    async def probe(self, request: ProbeRequest, /) -> ProbeResult:
+    async def check_connectivity(self, request: ConnectivityRequest, /) -> ConnectivityResult:
         """Logs in with a will, and leaves again; with `send` it publishes what the sink would."""
-        from callcast.sinks.mqtt.connect_options import probe
+        from callcast.sinks.mqtt.connect_options import check_connectivity
 
-        return await probe(self, request)
+        return await check_connectivity(self, request)
 
     def address(self) -> tuple[str, int, bool]:
         """Host, port, and whether to speak TLS."""

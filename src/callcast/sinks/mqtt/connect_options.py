@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from msgspec import structs
 
-from callcast.ports.connectivity import ProbeRequest, ProbeResult, Verdict
+from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult, Verdict
 from callcast.sinks.connectivity import ON_THE_WAY, remedy
 from callcast.sinks.mqtt import Settings
 from callcast.sinks.mqtt.connection import LOST, RETAIN_NOT_SUPPORTED, Access, Link, Message, Trouble
@@ -25,7 +25,7 @@ _REMEDIES = {
 _BY_BROKER = "the broker refuses for a reason of its own: its log knows more"
 
 
-def way_in(settings: Settings, client_id: str, will: Message | None, *, in_flight_max: int) -> Access:
+def connect_options(settings: Settings, client_id: str, will: Message | None, *, in_flight_max: int) -> Access:
     host, port, encrypted = settings.address()
     return Access(
         host=host,
@@ -41,7 +41,7 @@ def way_in(settings: Settings, client_id: str, will: Message | None, *, in_fligh
     )
 
 
-async def probe(settings: Settings, request: ProbeRequest) -> ProbeResult:
+async def check_connectivity(settings: Settings, request: ConnectivityRequest) -> ConnectivityResult:
     """Try what the sink does, with a client id and topics of the probe's own, and leave nothing behind.
 
     Without `send` that is the login with the will; the broker never publishes it, since the probe says goodbye.
@@ -51,21 +51,21 @@ async def probe(settings: Settings, request: ProbeRequest) -> ProbeResult:
     if settings.retain and no_retained:  # with 3.1.1 a broker that refuses retained messages just hangs up
         without = await _try(settings, request, retain=False)
         if without is None:
-            return ProbeResult("warning", f"{_where(settings)} {_NO_RETAINED}", _REMEDIES[_RETAIN])
+            return ConnectivityResult("warning", f"{_where(settings)} {_NO_RETAINED}", _REMEDIES[_RETAIN])
         trouble = without
     if trouble is not None:
         verdict: Verdict = "warning" if _state_topic(settings) in trouble.detail else "failed"  # events pass, then
-        return ProbeResult(
+        return ConnectivityResult(
             verdict, f"{_where(settings)}: {trouble.detail}", remedy_of(trouble, _client_id(settings, request))
         )
     if request.send:
-        return ProbeResult("good", f"{_where(settings)} took a message to {_check_topic(settings)}")
-    return ProbeResult("good", f"{_where(settings)} let us in by MQTT {settings.protocol}")
+        return ConnectivityResult("good", f"{_where(settings)} took a message to {_check_topic(settings)}")
+    return ConnectivityResult("good", f"{_where(settings)} let us in by MQTT {settings.protocol}")
 
 
-async def _try(settings: Settings, request: ProbeRequest, *, retain: bool) -> Trouble | None:
+async def _try(settings: Settings, request: ConnectivityRequest, *, retain: bool) -> Trouble | None:
     will = Message(f"{settings.topic}/check/status", b'{"state":"offline"}', retain=True) if retain else None
-    link = Link(way_in(settings, _client_id(settings, request), will, in_flight_max=1))
+    link = Link(connect_options(settings, _client_id(settings, request), will, in_flight_max=1))
     try:
         async with asyncio.timeout(settings.timeout_s):
             await link.opened.wait()
@@ -114,7 +114,7 @@ def remedy_of(trouble: Trouble, client_id: str) -> str:
     return _BY_BROKER if by_broker else remedy(trouble.reason, trouble.detail)
 
 
-def _client_id(settings: Settings, request: ProbeRequest) -> str:
+def _client_id(settings: Settings, request: ConnectivityRequest) -> str:
     return f"{settings.client_id or f'callcast-{request.name}'}-check"
 
 

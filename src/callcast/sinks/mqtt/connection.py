@@ -20,7 +20,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from callcast.sinks.mqtt.client import BrokerClient, puback_name
-from callcast.sinks.mqtt.loop_adapter import Ride
+from callcast.sinks.mqtt.loop_adapter import LoopAdapter
 from callcast.sinks.mqtt.properties import Packed
 from callcast.sinks.tls import tls_fault
 
@@ -97,7 +97,7 @@ class Link:
         self.takes_retained = True  # as far as the broker says, once `opened`; MQTT 3.1.1 has no word for it
         self.abandoned = False
         _listen(self._client, self)
-        self._ride = Ride(
+        self._adapter = LoopAdapter(
             self._client, lambda: self._client.connect(access.host, access.port, _KEEPALIVE_S), self.ended
         )
 
@@ -105,7 +105,7 @@ class Link:
         """Leave without waiting; if it is still connecting, as soon as it has."""
         self.trouble = trouble
         self.abandoned = True
-        self._ride.leave()
+        self._adapter.leave()
         self._close()
 
     def has_room(self) -> bool:
@@ -128,7 +128,7 @@ class Link:
             return self.trouble
         ack = self._acks[mid] = _Ack(size, self._loop.create_future(), self._loop.time() + self._timeout_s)
         if self._overdue is None:
-            self._overdue = self._loop.call_at(ack.due_s, self._look_for_overdue)
+            self._overdue = self._loop.call_at(ack.due_s, self._check_overdue)
         return await ack.answer
 
     def _hand_over(self, message: Message) -> int | None:
@@ -138,7 +138,7 @@ class Link:
         info = self._client.publish(message.topic, message.payload, 1, message.retain, message.properties)
         return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
 
-    def _look_for_overdue(self) -> None:
+    def _check_overdue(self) -> None:
         """One that does not come costs the connection, whoever still waits: MQTT sends again on a new one only."""
         self._overdue = None
         oldest = next(iter(self._acks.values()), None)
@@ -147,7 +147,7 @@ class Link:
         if oldest.due_s <= self._loop.time():
             self.give_up(_OVERDUE)
         else:
-            self._overdue = self._loop.call_at(oldest.due_s, self._look_for_overdue)
+            self._overdue = self._loop.call_at(oldest.due_s, self._check_overdue)
 
     def subscribe(self, filters: Sequence[str]) -> asyncio.Future[Sequence[ReasonCode]]:
         """What the broker says to each filter; nothing when the connection is lost meanwhile."""

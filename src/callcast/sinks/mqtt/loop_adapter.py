@@ -12,10 +12,10 @@ from typing import Any
 
 from paho.mqtt import client as paho
 
-_LOOK_EVERY_S = 1.0  # whether it is time for a ping, or for one that was not answered
+_CHECK_EVERY_S = 1.0  # whether it is time for a ping, or for one that was not answered
 
 
-class Ride:
+class LoopAdapter:
     """One connection from its beginning to its end, of which `over` is told: the error, or None.
 
     connect: does so without returning before; raises what goes wrong.
@@ -28,14 +28,14 @@ class Ride:
         self._over = over
         self._loop = asyncio.get_running_loop()
         self._leaving = self._ended = False
-        self._look: asyncio.TimerHandle | None = None
+        self._poll: asyncio.TimerHandle | None = None
         # Nobody waits for it: a process that stops does not stay for a slow name server.
         threading.Thread(target=self._connect, args=(connect,), name="mqtt-connect", daemon=True).start()
 
     def leave(self) -> None:
         """Say goodbye and hang up; while it still connects, as soon as it has."""
         self._leaving = True
-        if self._look is not None:
+        if self._poll is not None:
             self._hang_up()
 
     def _connect(self, connect: Callable[[], object]) -> None:
@@ -58,7 +58,7 @@ class Ride:
         self._client.on_socket_close = self._forget
         self._client.on_socket_register_write = self._write_soon
         self._loop.add_reader(sock, self._step, self._read)
-        self._look_after()
+        self._read_interest()
         if self._leaving:
             self._hang_up()
 
@@ -90,8 +90,8 @@ class Ride:
         else:
             self._loop.remove_writer(sock)
 
-    def _look_after(self) -> None:
-        self._look = self._loop.call_later(_LOOK_EVERY_S, self._look_after)
+    def _read_interest(self) -> None:
+        self._poll = self._loop.call_later(_CHECK_EVERY_S, self._read_interest)
         self._step(self._client.loop_misc)
 
     def _hang_up(self) -> None:
@@ -107,8 +107,8 @@ class Ride:
         if self._ended:
             return
         self._ended = True
-        if self._look is not None:
-            self._look.cancel()
+        if self._poll is not None:
+            self._poll.cancel()
         self._drop_socket()
         self._over(error)
 
@@ -116,7 +116,7 @@ class Ride:
         sock: Any = self._client.socket()
         if sock is None:
             return
-        if self._look is not None:
+        if self._poll is not None:
             self._forget(self._client, None, sock)
         self._client.on_socket_close = None
         sock.close()

@@ -10,7 +10,7 @@ from msgspec import json, structs
 from callcast.calls.model import Call, Event, SourceEvent, State
 from callcast.calls.summary import Summary
 from callcast.formats.cloudevents import Wire, rfc3339, summary_dict
-from callcast.ports.live_calls import Board
+from callcast.ports.live_calls import LiveCalls
 from callcast.ports.sink import Filter
 
 _Owner = tuple[str, str]  # source and extension
@@ -74,15 +74,15 @@ class Retained:
         self._watched: set[_Owner] = set()
         self._counted: dict[str, Summary] = {}  # as last told, by source
 
-    def mirror(self, board: Board, now_s: float, changed: Iterable[Call] | None = None) -> None:
+    def mirror(self, live_calls: LiveCalls, now_s: float, changed: Iterable[Call] | None = None) -> None:
         """Take over what changed, or everything (None). An ended call that was not there before is not added."""
-        calls = tuple(board.calls() if changed is None else changed)
+        calls = tuple(live_calls.calls() if changed is None else changed)
         shown = [c for c in calls if self._shows(c)]
-        summaries = board.summaries()
+        summaries = live_calls.summaries()
         watched = {
             (each.source, extension_id)
             for each in summaries
-            for extension_id in board.extensions(each.source)
+            for extension_id in live_calls.extensions(each.source)
             if not self._show.extensions or extension_id in self._show.extensions
         }
         touched = watched ^ self._watched
@@ -123,7 +123,7 @@ class Retained:
         self.dirty.clear()
         return taken
 
-    def tell_all(self) -> None:
+    def publish_all(self) -> None:
         """The broker may have forgotten everything."""
         self.dirty.update(self.wanted)
 

@@ -10,15 +10,15 @@ from msgspec import json, structs
 
 from callcast.calls.model import CallEvent
 from callcast.formats.cloudevents import attributes, rfc3339
-from callcast.ports.live_calls import Turn
-from callcast.ports.sink import Delivered, Delivery, Outcome, Place, Rejected, Retry
+from callcast.ports.live_calls import LiveChange
+from callcast.ports.sink import Delivered, Delivery, Outcome, Rejected, Retry, SinkContext
 from callcast.sinks.mqtt import Settings
-from callcast.sinks.mqtt.connect_options import remedy_of, way_in
+from callcast.sinks.mqtt.connect_options import connect_options, remedy_of
 from callcast.sinks.mqtt.connection import LOST, PACKET_TOO_LARGE, TAKEN_OVER, Answer, Link, Message, Trouble
 from callcast.sinks.mqtt.properties import Packed, correlation, expiry, user_properties
 from callcast.sinks.mqtt.retain_support import Greeting, RetainSupport
 from callcast.sinks.mqtt.retained_topics import Retained, Topics
-from callcast.sinks.mqtt.stale_topics import OwnTopics, UnreadableError
+from callcast.sinks.mqtt.stale_topics import StaleTopics, UnreadableError
 
 _STATE_AT_ONCE = 8  # retained messages under way at the same time, beside the events
 _MIRROR_EVERY_S = 0.25  # a change after a quiet time is told at once; of many in a row only the newest
@@ -40,17 +40,21 @@ _OFFLINE = b'{"state":"offline"}'
 
 
 class MqttSink:
-    """Stays connected by itself; while it is not, it says `Retry`. `follow_board` and `stay_connected` run along."""
+    """Stays connected by itself; while it is not, it says `Retry`. `follow_live_calls` and `stay_connected` run
+    along.
+    """
 
-    def __init__(self, settings: Settings, place: Place) -> None:
-        self._place = place
+    def __init__(self, settings: Settings, context: SinkContext) -> None:
+        self._context = context
         self._timeout_s = settings.timeout_s
         self._version_5 = settings.protocol == "5"
         self._topics = Topics(settings.topic)
-        self._retained = Retained(self._topics, place.wire, settings.filter(), settings.tombstone_s)
-        self._client_id = settings.client_id or f"callcast-{place.installation}-{place.name}"
+        self._retained = Retained(self._topics, context.wire, settings.filter(), settings.tombstone_s)
+        self._client_id = settings.client_id or f"callcast-{context.installation}-{context.name}"
         will = self._state_message(self._topics.status, _OFFLINE)
-        self._access = way_in(settings, self._client_id, will, in_flight_max=settings.concurrency + _STATE_AT_ONCE)
+        self._access = connect_options(
+            settings, self._client_id, will, in_flight_max=settings.concurrency + _STATE_AT_ONCE
+        )
         self._retaining = RetainSupport(wanted=settings.retain)
         self._link: Link | None = None
         self._trouble = Trouble("disconnected", "not connected yet")
@@ -91,7 +95,7 @@ class MqttSink:
     def _event_message(self, delivery: Delivery) -> Message:
         event = delivery.event
         properties = self._event_properties(delivery) if self._version_5 else None
-        return Message(self._topics.event(event), self._place.wire.event(event), properties=properties)
+        return Message(self._topics.event(event), self._context.wire.event(event), properties=properties)
 
     def _event_properties(self, delivery: Delivery) -> Packed:
         event = delivery.event
@@ -101,7 +105,7 @@ class MqttSink:
         if isinstance(event, CallEvent):
             more.append(correlation(event.call.call_id))
         if delivery.expires_at is not None:
-            left_s = (delivery.expires_at - self._place.clock.now()).total_seconds()
+            left_s = (delivery.expires_at - self._context.clock.now()).total_seconds()
             more.append(expiry(math.ceil(left_s)))
         return Packed(_EVENT_TYPE, *more)
 
@@ -113,16 +117,16 @@ class MqttSink:
     async def stay_connected(self) -> None:
         failures = 0
         while True:
-            began_s = self._place.clock.monotonic()
+            began_s = self._context.clock.monotonic()
             outcome, trouble = await self._one_connection(again=failures > 0)
             if self._retaining.learn(outcome, trouble):
                 continue
             self._trouble = trouble
             self._tried.set()
-            steady = self._place.clock.monotonic() - began_s >= _STEADY_S
+            steady = self._context.clock.monotonic() - began_s >= _STEADY_S
             failures = 1 if steady else failures + 1
             self._tell(failures)
-            await self._place.clock.sleep(self._backoff_s(failures))
+            await self._context.clock.sleep(self._backoff_s(failures))
 
     def _backoff_s(self, failures: int) -> float:
         return min(_BACKOFF_MAX_S, 2.0 ** min(failures - 1, 16)) * self._jitter.uniform(0.5, 1.0)
@@ -130,11 +134,11 @@ class MqttSink:
     def _tell(self, failures: int) -> None:
         trouble = self._trouble
         if trouble.code == TAKEN_OVER:
-            self._place.log("mqtt_session_taken_over", client_id=self._client_id, hint=_SAME_ID)
+            self._context.log("mqtt_session_taken_over", client_id=self._client_id, hint=_SAME_ID)
         elif failures == _SHORT_IN_A_ROW and trouble == LOST:  # not every broker says why
-            self._place.log("mqtt_connection_unsteady", client_id=self._client_id, hint=_MAYBE_SAME_ID)
+            self._context.log("mqtt_connection_unsteady", client_id=self._client_id, hint=_MAYBE_SAME_ID)
         elif failures == 1:
-            self._place.log("mqtt_connection_lost", reason=trouble.reason, detail=trouble.detail)
+            self._context.log("mqtt_connection_lost", reason=trouble.reason, detail=trouble.detail)
 
     async def _one_connection(self, *, again: bool) -> tuple[Greeting, Trouble]:
         """From the first packet to the last. Returns how far it came, and why it is over."""
@@ -157,35 +161,35 @@ class MqttSink:
             await self._leave(link, retaining=retaining)
         return outcome, link.trouble
 
-    async def _stay(self, link: Link, own: OwnTopics | None, *, again: bool) -> None:
+    async def _stay(self, link: Link, own: StaleTopics | None, *, again: bool) -> None:
         self._link = link
         self._tried.set()
         if again:
             self._back.set()
         if self._retaining.to_announce():
-            self._place.log("mqtt_state_left_out", hint=_NO_STATE)
+            self._context.log("mqtt_state_left_out", hint=_NO_STATE)
         await self._work_while_up(link, own)
 
-    async def _greet(self, link: Link) -> OwnTopics:
+    async def _greet(self, link: Link) -> StaleTopics:
         """Ask what the broker still remembers, then say that we are here; in this order on the wire."""
         birth = json.encode(
             {
                 "state": "online",
-                "since": rfc3339(self._place.clock.wall()),
-                "version": self._place.version,
+                "since": rfc3339(self._context.clock.wall()),
+                "version": self._context.version,
                 "client_id": self._client_id,
             }
         )
-        own = OwnTopics(link, self._topics, birth, self._client_id)
+        own = StaleTopics(link, self._topics, birth, self._client_id)
         refusal = await link.publish(self._state_message(self._topics.status, birth))
         if refusal is not None and not link.over.is_set():
-            self._place.log("mqtt_state_refused", topic=self._topics.status, detail=refusal.detail)
+            self._context.log("mqtt_state_refused", topic=self._topics.status, detail=refusal.detail)
         return own
 
-    async def _work_while_up(self, link: Link, own: OwnTopics | None) -> None:
+    async def _work_while_up(self, link: Link, own: StaleTopics | None) -> None:
         async with asyncio.TaskGroup() as tasks:
             if own is not None:
-                work = [tasks.create_task(self._tell_state(link)), tasks.create_task(self._sweep(link, own))]
+                work = [tasks.create_task(self._publish_one_state(link)), tasks.create_task(self._sweep(link, own))]
             else:
                 work = [tasks.create_task(self._drop_state())]
             await link.over.wait()
@@ -207,28 +211,28 @@ class MqttSink:
 
     # The retained state
 
-    async def follow_board(self) -> None:
-        board, clock = self._place.board, self._place.clock
-        version = board.version
-        self._retained.mirror(board, clock.monotonic())
+    async def follow_live_calls(self) -> None:
+        live_calls, clock = self._context.live_calls, self._context.clock
+        version = live_calls.version
+        self._retained.mirror(live_calls, clock.monotonic())
         self._dirty.set()
         while True:
             turn = await self._next_turn(version)
             if turn is None:
-                self._retained.count(board.summaries())
+                self._retained.count(live_calls.summaries())
             else:
                 version = turn.version
-                self._retained.mirror(board, clock.monotonic(), turn.calls)
+                self._retained.mirror(live_calls, clock.monotonic(), turn.calls)
             self._retained.bury(clock.monotonic())
             self._dirty.set()
             await clock.sleep(_MIRROR_EVERY_S)
 
-    async def _next_turn(self, version: int) -> Turn | None:
+    async def _next_turn(self, version: int) -> LiveChange | None:
         """What changed; None when it is time for a burial or the summary."""
-        clock = self._place.clock
+        clock = self._context.clock
         due_s = self._retained.next_burial_s()
         wait_s = _SUMMARY_EVERY_S if due_s is None else min(_SUMMARY_EVERY_S, max(0.0, due_s - clock.monotonic()))
-        changed = asyncio.ensure_future(self._place.board.changed(version))
+        changed = asyncio.ensure_future(self._context.live_calls.changed(version))
         slept = asyncio.ensure_future(clock.sleep(wait_s))
         try:
             await asyncio.wait({changed, slept}, return_when=asyncio.FIRST_COMPLETED)
@@ -237,8 +241,8 @@ class MqttSink:
             changed.cancel()
             slept.cancel()
 
-    async def _tell_state(self, link: Link) -> None:
-        self._retained.tell_all()
+    async def _publish_one_state(self, link: Link) -> None:
+        self._retained.publish_all()
         self._dirty.set()
         while True:
             await self._dirty.wait()
@@ -268,15 +272,15 @@ class MqttSink:
                 tasks.create_task(publish())
         if refused and not link.over.is_set():
             topic, refusal = next(iter(refused.items()))
-            self._place.log("mqtt_state_refused", topic=topic, detail=refusal.detail, topics=len(refused))
+            self._context.log("mqtt_state_refused", topic=topic, detail=refusal.detail, topics=len(refused))
 
-    async def _sweep(self, link: Link, own: OwnTopics) -> None:
+    async def _sweep(self, link: Link, own: StaleTopics) -> None:
         """Remove what the broker still remembers of us and the board does not show: calls that ended unseen."""
         try:
             stale = await own.read() - self._retained.wanted.keys()
         except UnreadableError as error:
             if not link.over.is_set():
-                self._place.log("mqtt_stale_state_kept", detail=str(error))
+                self._context.log("mqtt_stale_state_kept", detail=str(error))
             return
         self._retained.dirty.update(stale)
         self._dirty.set()

@@ -19,7 +19,7 @@ class _Status(Struct):
     client_id: str = ""
 
 
-class OwnTopics:
+class StaleTopics:
     """Reads the retained topics below our prefix.
 
     The subscription goes out before the birth message. So when that message comes back, everything retained has

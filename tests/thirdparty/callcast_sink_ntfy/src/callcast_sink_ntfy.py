@@ -6,7 +6,7 @@ from typing import Literal
 
 import aiohttp
 
-from callcast.sinks import Delivered, Delivery, Outcome, Place, Rejected, Retry, Secret, Sink, SinkSettings
+from callcast.sinks import Delivered, Delivery, Outcome, Rejected, Retry, Secret, Sink, SinkContext, SinkSettings
 
 
 class Settings(SinkSettings):
@@ -17,16 +17,16 @@ class Settings(SinkSettings):
     topic: Secret
 
     @asynccontextmanager
-    async def open(self, place: Place, /) -> AsyncIterator[Sink]:
+    async def open(self, context: SinkContext, /) -> AsyncIterator[Sink]:
         timeout = aiohttp.ClientTimeout(total=self.timeout_s)
         async with aiohttp.ClientSession(timeout=timeout) as session:
-            yield Ntfy(self, place, session)
+            yield Ntfy(self, context, session)
 
 
 class Ntfy:
-    def __init__(self, settings: Settings, place: Place, session: aiohttp.ClientSession) -> None:
+    def __init__(self, settings: Settings, context: SinkContext, session: aiohttp.ClientSession) -> None:
         self._server, self._topic = settings.server, settings.topic.reveal()
-        self._place, self._session = place, session
+        self._context, self._session = context, session
 
     async def send(self, delivery: Delivery, /) -> Outcome:
         message = self._message(delivery)
@@ -43,7 +43,7 @@ class Ntfy:
             return Retry("network")
 
     def _message(self, delivery: Delivery) -> dict[str, object]:
-        event = self._place.wire.event_dict(delivery.event)  # numbers are shown as the settings say
+        event = self._context.wire.event_dict(delivery.event)  # numbers are shown as the settings say
         caller = event["data"].get("from") or {}
         who = caller.get("name") or caller.get("number") or event["subject"]
         return {"topic": self._topic, "title": event["type"], "message": who, "tags": [event["id"]]}
