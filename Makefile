@@ -39,9 +39,9 @@ check: $(VENV)/.installed  ## format, lint, types, import rules, vocabulary
 	$(BIN)/python docs/check_words.py
 
 fuzz: $(VENV)/.installed  ## FUZZ random histories of calls and KILLS kill -9, many more than `make test` has
-	$(BIN)/python -m tests.core.fuzz $(FUZZ)
+	$(BIN)/python -m tests.unit.calls.fuzz $(FUZZ)
 	$(BIN)/python -m tests.system.kills $(KILLS)
-	$(BIN)/python -m tests.ringcentral.fuzz_bytes $(FUZZ)
+	$(BIN)/python -m tests.unit.ringcentral.fuzz_bytes $(FUZZ)
 	THOROUGH=1 $(BIN)/pytest -n auto --timeout 3600 tests/core tests/ringcentral tests/simulator tests/config
 
 soak: $(VENV)/.installed  ## SOAK seconds (3600) of load and faults of every kind: nothing may grow (wants mosquitto, faketime)
