@@ -42,7 +42,7 @@ fuzz: $(VENV)/.installed  ## FUZZ random histories of calls and KILLS kill -9, m
 	$(BIN)/python -m tests.unit.calls.fuzz $(FUZZ)
 	$(BIN)/python -m tests.system.kills $(KILLS)
 	$(BIN)/python -m tests.unit.ringcentral.fuzz_bytes $(FUZZ)
-	THOROUGH=1 $(BIN)/pytest -n auto --timeout 3600 tests/core tests/ringcentral tests/simulator tests/config
+	THOROUGH=1 $(BIN)/pytest -n auto --timeout 3600 tests/unit tests/integration/simulator
 
 soak: $(VENV)/.installed  ## SOAK seconds (3600) of load and faults of every kind: nothing may grow (wants mosquitto, faketime)
 	$(BIN)/python -m bench.soak --seconds $(SOAK)
