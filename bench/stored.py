@@ -87,7 +87,7 @@ async def _settled(data: Path) -> None:
         await _record(outbox, SEED)
         for sink in SINKS:
             while claimed := await outbox.claim(sink, limit=100):
-                await asyncio.gather(*(outbox.done([Acked(delivery, 0.001)]) for delivery in claimed))
+                await asyncio.gather(*(outbox.ack([Acked(delivery, 0.001)]) for delivery in claimed))
 
 
 def hold(data: Path, count: int) -> float:

@@ -159,10 +159,10 @@ async def test_settling_brings_the_next(outbox: Outbox) -> None:
     await outbox.expire(ringing)
     (answered,) = await outbox.claim("crm", limit=9)
     assert answered.event.type == "call.answered"
-    await outbox.dead(answered, reason="413", detail="too large", took_s=0.1)
+    await outbox.dead_letter(answered, reason="413", detail="too large", took_s=0.1)
     (ended,) = await outbox.claim("crm", limit=9)
     assert ended.event.type == "call.ended"
-    await outbox.done([Acked(ended, 0.1)])
+    await outbox.ack([Acked(ended, 0.1)])
     assert await claimed(outbox) == []
     (stats,) = (await outbox.stats()).sinks
     assert (stats.pending, stats.dead, stats.oldest_recorded_at) == (0, 1, None)
@@ -174,7 +174,7 @@ async def test_the_same_id_twice_is_nothing(outbox: Outbox) -> None:
     await outbox.record(None, change(event("a"), event("b")))
     assert await pending(outbox) == {"crm": 2}
     for delivery in await outbox.claim("crm", limit=9):
-        await outbox.done([Acked(delivery, 0)])
+        await outbox.ack([Acked(delivery, 0)])
     await outbox.record(None, change(event("a")))
     assert await pending(outbox) == {"crm": 0}
     assert len(await outbox.history(after_seq=0, limit=9)) == 2
@@ -185,7 +185,7 @@ async def test_again_waits_for_its_time(context: SinkContext, outbox: Outbox) ->
     await life(outbox, "a")
     (first,) = await outbox.claim("crm", limit=9)
     at = context.clock.now() + timedelta(seconds=30)
-    await outbox.again(first, at=at, reason="timeout", detail="no answer", took_s=15)
+    await outbox.retry(first, at=at, reason="timeout", detail="no answer", took_s=15)
     await outbox.record(None, change(event("b")))
     assert await claimed(outbox) == [("b", "call.ringing")]
     await context.clock.turn(29.9)
@@ -202,7 +202,7 @@ async def test_due_again_comes_before_the_younger(context: SinkContext, outbox: 
     for name in ("a", "b"):
         await outbox.record(None, change(event(name)))
     (first, _) = await outbox.claim("crm", limit=2)
-    await outbox.again(first, at=context.clock.now() + timedelta(seconds=1), reason="503", detail="", took_s=0)
+    await outbox.retry(first, at=context.clock.now() + timedelta(seconds=1), reason="503", detail="", took_s=0)
     await outbox.record(None, change(event("c")))
     await context.clock.turn(1)
     assert await claimed(outbox) == [("a", "call.ringing"), ("c", "call.ringing")]
@@ -224,7 +224,7 @@ async def test_a_restart_sends_what_was_in_flight(context: SinkContext) -> None:
         await outbox.record(None, change(event("a"), event("b")))
         in_flight, tried = await outbox.claim("crm", limit=9)
         at = context.clock.now() + timedelta(seconds=5)
-        await outbox.again(tried, at=at, reason="timeout", detail="", took_s=1)
+        await outbox.retry(tried, at=at, reason="timeout", detail="", took_s=1)
     async with context.open() as outbox:
         await outbox.subscribe({"crm": Filter()})
         assert await outbox.claim("crm", limit=9) == [in_flight]
@@ -257,7 +257,7 @@ async def test_a_cancelled_settlement_settles(outbox: Outbox) -> None:
     """A settlement whose caller is cancelled still happens, so that a delivered event is not sent again."""
     await life(outbox)
     (first,) = await outbox.claim("crm", limit=9)
-    settling = asyncio.ensure_future(outbox.done([Acked(first, 0)]))
+    settling = asyncio.ensure_future(outbox.ack([Acked(first, 0)]))
     await asyncio.sleep(0)
     settling.cancel()
     await asyncio.gather(settling, return_exceptions=True)
@@ -274,7 +274,7 @@ async def test_probes_go_round(context: SinkContext, outbox: Outbox) -> None:
         await life(outbox, name)
     later = context.clock.now() + timedelta(hours=1)
     for one in await outbox.claim("crm", limit=2):
-        await outbox.again(one, at=later, reason="503", detail="", took_s=0)
+        await outbox.retry(one, at=later, reason="503", detail="", took_s=0)
     first = await outbox.claim_probe("crm", after_seq=0)
     assert first is not None
     assert named([first]) == [("a", "call.ringing")]
@@ -292,7 +292,7 @@ async def test_no_probe_of_what_the_remote_side_holds(context: SinkContext, outb
     await outbox.record(None, change(event("a")))
     (one,) = await outbox.claim("crm", limit=1)
     at = context.clock.now() + timedelta(seconds=60)
-    await outbox.again(one, at=at, reason="408", detail="", took_s=0, held=True)
+    await outbox.retry(one, at=at, reason="408", detail="", took_s=0, held=True)
     assert await outbox.claim_probe("crm", after_seq=0) is None
     await context.clock.turn(60)
     assert await claimed(outbox) == [("a", "call.ringing")]
@@ -302,7 +302,7 @@ async def test_fresh_is_the_first_of_a_new_call(context: SinkContext, outbox: Ou
     """Only the first event of a call of which the sink never heard, and which was never tried, is fresh."""
     await life(outbox, "old")
     (one,) = await outbox.claim("crm", limit=1)
-    await outbox.again(one, at=context.clock.now(), reason="503", detail="", took_s=0)
+    await outbox.retry(one, at=context.clock.now(), reason="503", detail="", took_s=0)
     mark = await outbox.last_seq()
     await outbox.record(None, change(event("old", "call.corrected", 4), source_event()))
     assert await outbox.claim_probe("crm", after_seq=0, fresh=True) is None
@@ -311,7 +311,7 @@ async def test_fresh_is_the_first_of_a_new_call(context: SinkContext, outbox: Ou
     assert fresh is not None
     assert named([fresh]) == [("new", "call.ringing")]
     assert await outbox.claim_probe("crm", after_seq=mark, fresh=True) is None
-    await outbox.again(fresh, at=context.clock.now(), reason="503", detail="", took_s=0)
+    await outbox.retry(fresh, at=context.clock.now(), reason="503", detail="", took_s=0)
     await outbox.make_due("crm")
     assert await outbox.claim_probe("crm", after_seq=mark, fresh=True) is None
 
@@ -321,7 +321,7 @@ async def test_fresh_goes_by_what_the_sink_hears(outbox: Outbox) -> None:
     await outbox.subscribe({"crm": Filter(), "ends": Filter(events=("call.ended",))})
     await outbox.record(None, change(event("a")))
     (ringing,) = await outbox.claim("crm", limit=1)
-    await outbox.done([Acked(ringing, 0)])
+    await outbox.ack([Acked(ringing, 0)])
     await outbox.record(None, change(event("a", "call.ended", 2)))
     assert await outbox.claim_probe("crm", after_seq=0, fresh=True) is None
     assert await outbox.claim_probe("ends", after_seq=0, fresh=True) is not None
@@ -332,7 +332,7 @@ async def test_make_due(context: SinkContext, outbox: Outbox) -> None:
     await outbox.record(None, change(*(event(f"c{n}") for n in range(700))))
     later = context.clock.now() + timedelta(hours=5)
     deliveries = await outbox.claim("crm", limit=700)
-    await asyncio.gather(*(outbox.again(one, at=later, reason="503", detail="", took_s=0) for one in deliveries))
+    await asyncio.gather(*(outbox.retry(one, at=later, reason="503", detail="", took_s=0) for one in deliveries))
     assert await claimed(outbox) == []
     await outbox.make_due("crm")
     again = await outbox.claim("crm", limit=1000)
@@ -346,7 +346,7 @@ async def test_make_due_leaves_what_is_held(context: SinkContext, outbox: Outbox
     await outbox.record(None, change(event("ours"), event("theirs")))
     for one in await outbox.claim("crm", limit=2):
         held = one.event.key == "101/theirs"
-        await outbox.again(one, at=later, reason="408", detail="", took_s=0, held=held)
+        await outbox.retry(one, at=later, reason="408", detail="", took_s=0, held=held)
     await outbox.make_due("crm", held=False)
     assert await claimed(outbox) == [("ours", "call.ringing")]
     await outbox.make_due("crm")
@@ -365,8 +365,8 @@ async def test_lapse(context: SinkContext, outbox: Outbox) -> None:
     assert await outbox.expire_overdue("crm", live_before=minute_ago, final_before=long_ago) == Overdue(expired=2)
     (ended, young) = await outbox.claim("crm", limit=9)
     assert named([ended, young]) == [("a", "call.ended"), ("young", "call.ringing")]
-    await outbox.again(ended, at=context.clock.now(), reason="503", detail="", took_s=0)
-    await outbox.done([Acked(flying, 0)])
+    await outbox.retry(ended, at=context.clock.now(), reason="503", detail="", took_s=0)
+    await outbox.ack([Acked(flying, 0)])
     assert await outbox.expire_overdue("crm", live_before=minute_ago, final_before=minute_ago) == Overdue(
         expired=1, dead=1
     )
@@ -379,7 +379,7 @@ async def test_nothing_final_lapses_untried(context: SinkContext, outbox: Outbox
     for name in ("untried", "tried"):
         await outbox.record(None, change(event(name, "call.ended", 1)))
     (untried, tried) = await outbox.claim("crm", limit=9)
-    await outbox.again(tried, at=context.clock.now(), reason="503", detail="", took_s=0)
+    await outbox.retry(tried, at=context.clock.now(), reason="503", detail="", took_s=0)
     await outbox.release(untried)
     await context.clock.turn(1)
     now = context.clock.now()
@@ -425,7 +425,7 @@ async def test_nothing_is_due_hours_after_a_clock_that_was_ahead(context: SinkCo
         for delivery in await outbox.claim("crm", limit=9):
             held = delivery.event.key == "101/held"
             at = now + timedelta(seconds=3600 if held else 1)
-            await outbox.again(delivery, at=at, reason="503", detail="", took_s=0, held=held)
+            await outbox.retry(delivery, at=at, reason="503", detail="", took_s=0, held=held)
     now = clock.use_timezone(0.1)
     async with context.open() as outbox:
         assert await claimed(outbox) == []
@@ -447,7 +447,7 @@ async def test_a_live_event_waits_no_longer_than_it_lives(context: SinkContext) 
         await outbox.record(None, change(event("live")))
         (live,) = await outbox.claim("crm", limit=9)
         at = now + timedelta(seconds=60)
-        await outbox.again(live, at=at, reason="408", detail="", took_s=0, held=True)
+        await outbox.retry(live, at=at, reason="408", detail="", took_s=0, held=True)
     clock.use_timezone(0)
     async with context.open() as outbox:
         await context.clock.turn(59)
@@ -465,7 +465,7 @@ async def test_due_times_survive_a_restart(context: SinkContext) -> None:
         for wait_s in (1, 5, 30):
             (one,) = await outbox.claim("crm", limit=9)
             at = context.clock.now() + timedelta(seconds=wait_s)
-            await outbox.again(one, at=at, reason="503", detail="", took_s=0)
+            await outbox.retry(one, at=at, reason="503", detail="", took_s=0)
             await context.clock.turn(wait_s - 10 if wait_s == 30 else wait_s)
         at_s = context.clock.monotonic()
     clock.use_timezone(at_s / 3600)
@@ -483,14 +483,14 @@ async def test_what_an_earlier_run_tried_is_tried_once_more(context: SinkContext
         await outbox.subscribe({"crm": Filter()})
         await outbox.record(None, change(event("a"), event("b", "call.ended", 1)))
         for one in await outbox.claim("crm", limit=9):
-            await outbox.again(one, at=context.clock.now(), reason="503", detail="", took_s=0)
+            await outbox.retry(one, at=context.clock.now(), reason="503", detail="", took_s=0)
     now = clock.use_timezone(24 * 10)
     async with context.open() as outbox:
         old = {"live_before": now - timedelta(seconds=60), "final_before": now - timedelta(hours=75)}
         assert await outbox.expire_overdue("crm", **old) == Overdue(expired=1)
         (one,) = await outbox.claim("crm", limit=9)
         assert (one.first_tried_at, one.attempt) == (None, 2)
-        await outbox.again(one, at=now, reason="503", detail="", took_s=0)
+        await outbox.retry(one, at=now, reason="503", detail="", took_s=0)
         assert await outbox.expire_overdue("crm", **old) == Overdue(dead=1)
 
 
@@ -525,7 +525,7 @@ async def test_wait_ends_when_a_pause_is_over(context: SinkContext, outbox: Outb
     (one,) = await outbox.claim("crm", limit=1)
     task = await waiting(context, outbox)
     at = context.clock.now() + timedelta(seconds=30)
-    await outbox.again(one, at=at, reason="503", detail="", took_s=0)
+    await outbox.retry(one, at=at, reason="503", detail="", took_s=0)
     await context.clock.settle()
     assert task.done(), "a settlement may bring something due, or another time"
     task = await waiting(context, outbox)
@@ -597,7 +597,7 @@ async def test_a_removed_sink_loses_its_deliveries_in_the_end(context: SinkConte
     """
     await life(outbox)
     (one,) = await outbox.claim("crm", limit=1)
-    await outbox.dead(one, reason="413", detail="", took_s=0)
+    await outbox.dead_letter(one, reason="413", detail="", took_s=0)
     await outbox.subscribe({"lines": Filter()})
     await context.clock.turn(3600 * 71)
     assert (await outbox.prune(context.clock.now())).orphaned == {}
@@ -619,7 +619,7 @@ async def test_an_unknown_sink_is_pending_nothing(outbox: Outbox) -> None:
 
 async def settle_all(outbox: Outbox) -> None:
     while deliveries := await outbox.claim("crm", limit=500):
-        await asyncio.gather(*(outbox.done([Acked(one, 0)]) for one in deliveries))
+        await asyncio.gather(*(outbox.ack([Acked(one, 0)]) for one in deliveries))
 
 
 async def test_the_settled_go_after_the_retention(context: SinkContext, outbox: Outbox) -> None:
@@ -628,7 +628,7 @@ async def test_the_settled_go_after_the_retention(context: SinkContext, outbox: 
     await settle_all(outbox)
     await life(outbox, "owed")
     (one,) = await outbox.claim("crm", limit=1)
-    await outbox.dead(one, reason="413", detail="", took_s=0)
+    await outbox.dead_letter(one, reason="413", detail="", took_s=0)
     await outbox.record(None, change(event("live")))
     await context.clock.turn(3600 * 71)
     assert (await outbox.prune(context.clock.now())).events == 0
@@ -669,7 +669,7 @@ async def test_dead_letters_go_after_their_days(context: SinkContext, outbox: Ou
     """A dead letter is kept for its days, and then goes with its event."""
     await outbox.record(None, change(event("a", "call.ended", 1)))
     (one,) = await outbox.claim("crm", limit=1)
-    await outbox.dead(one, reason="413", detail="", took_s=0)
+    await outbox.dead_letter(one, reason="413", detail="", took_s=0)
     await context.clock.turn(3600 * 24 * 29)
     await outbox.prune(context.clock.now())
     assert [one.dead for one in (await outbox.stats()).sinks] == [1]
@@ -803,7 +803,7 @@ async def test_what_a_sink_follows_survives(context: SinkContext) -> None:
     async with context.open() as outbox:
         await outbox.subscribe({"wall": Filter(directions=("outbound",))})
         await outbox.record(None, change(outbound("a", "call.dialing", 1)))
-        await outbox.done([Acked(one, 0) for one in await outbox.claim("wall", limit=9)])
+        await outbox.ack([Acked(one, 0) for one in await outbox.claim("wall", limit=9)])
     await context.clock.turn(3600 * 100)
     async with context.open() as outbox:
         await outbox.subscribe({})

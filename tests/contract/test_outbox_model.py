@@ -123,27 +123,27 @@ class OutboxMachine(RuleBasedStateMachine):
         return next(one for one in self.deliveries[sink] if one.event_id == delivery.event.id)
 
     @rule(taken=consumes(taken))
-    def done(self, taken: tuple[int, str, Delivery]) -> None:
+    def ack(self, taken: tuple[int, str, Delivery]) -> None:
         epoch, sink, delivery = taken
         if epoch == self.epoch:
-            self.run(self.outbox.done([Acked(delivery, 0.1)]))
+            self.run(self.outbox.ack([Acked(delivery, 0.1)]))
             self.deliveries[sink].remove(self._delivery(sink, delivery))
 
     @rule(taken=consumes(taken), seconds=st.sampled_from([0, 1, 30]), held=st.booleans())
-    def again(self, taken: tuple[int, str, Delivery], seconds: float, held: bool) -> None:
+    def retry(self, taken: tuple[int, str, Delivery], seconds: float, held: bool) -> None:
         epoch, sink, delivery = taken
         if epoch == self.epoch:
             at = self.now + timedelta(seconds=seconds)
-            self.run(self.outbox.again(delivery, at=at, reason="x", detail="", took_s=0, held=held))
+            self.run(self.outbox.retry(delivery, at=at, reason="x", detail="", took_s=0, held=held))
             delivery = self._delivery(sink, delivery)
             delivery.in_flight, delivery.attempts, delivery.due_at = False, delivery.attempts + 1, at
             delivery.held = held
 
     @rule(taken=consumes(taken))
-    def dead(self, taken: tuple[int, str, Delivery]) -> None:
+    def dead_letter(self, taken: tuple[int, str, Delivery]) -> None:
         epoch, sink, delivery = taken
         if epoch == self.epoch:
-            self.run(self.outbox.dead(delivery, reason="x", detail="", took_s=0.1))
+            self.run(self.outbox.dead_letter(delivery, reason="x", detail="", took_s=0.1))
             self.deliveries[sink].remove(self._delivery(sink, delivery))
             self.dead_letters[sink] += 1
 

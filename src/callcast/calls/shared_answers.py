@@ -77,10 +77,10 @@ class SharedAnswers:
         """Sessions of a source in which a call may read missed though another extension answered."""
         return tuple(self._due.get(source, ()))
 
-    def done(self, source: str, session_id: str) -> None:
+    def corrected(self, source: str, session_id: str) -> None:
         self._due[source].pop(session_id, None)
 
-    def again(self, source: str, session_id: str) -> None:
+    def make_due(self, source: str, session_id: str) -> None:
         self._due[source][session_id] = None
 
     def forget(self, source: str) -> None:

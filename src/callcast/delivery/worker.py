@@ -409,7 +409,7 @@ class DeliveryWorker:
             await self._took.wait()
             self._took.clear()
             self._settling, self._acked = self._acked, []
-            await self._until_stored(lambda: self._outbox.done(self._settling))
+            await self._until_stored(lambda: self._outbox.ack(self._settling))
             self._settling = []
             self._freed.set()
 
@@ -419,7 +419,7 @@ class DeliveryWorker:
         if not left:
             return
         try:
-            await self._outbox.done(left)
+            await self._outbox.ack(left)
         except BaseException as error:
             for one in left:
                 await self._outbox.release(one.delivery)
@@ -441,14 +441,14 @@ class DeliveryWorker:
         at = min(now + timedelta(seconds=delay_s), expires_at)
         held = retry.after_s is not None and not retry.holds_sink
         await self._until_stored(
-            lambda: self._outbox.again(
+            lambda: self._outbox.retry(
                 delivery, at=at, reason=retry.reason, detail=retry.detail, took_s=took_s, held=held
             )
         )
 
     async def _dead(self, delivery: Delivery, rejected: Rejected, took_s: float) -> None:
         await self._until_stored(
-            lambda: self._outbox.dead(delivery, reason=rejected.reason, detail=rejected.detail, took_s=took_s)
+            lambda: self._outbox.dead_letter(delivery, reason=rejected.reason, detail=rejected.detail, took_s=took_s)
         )
         self._log_dead_letter(delivery, rejected.reason)
 

@@ -133,12 +133,12 @@ class Backfill:
         """What an extension of another source is known to have answered by now."""
         index = self._recorder.index
         for session_id in index.answers.due(index.source):
-            index.answers.done(index.source, session_id)  # before: it may be due again meanwhile
+            index.answers.corrected(index.source, session_id)  # before: it may be due again meanwhile
             try:
                 change = partial(meet, index, session_id, self._upstream.now())
                 await self._recorder.change((), change, sessions=(session_id,))
             except BaseException:
-                index.answers.again(index.source, session_id)
+                index.answers.make_due(index.source, session_id)
                 raise
 
     async def fill_gaps(self) -> None:

@@ -156,17 +156,17 @@ class Outbox(Protocol):
         """
         ...
 
-    async def done(self, taken: Sequence[Acked], /) -> None:
+    async def ack(self, taken: Sequence[Acked], /) -> None:
         """Delivered. It may wait some milliseconds for company on its way to the disk."""
         ...
 
-    async def again(
+    async def retry(
         self, delivery: Delivery, /, *, at: datetime, reason: str, detail: str, took_s: float, held: bool = False
     ) -> None:
         """Try again at a time. `held`: the remote side asked for that time, so it is no probe before."""
         ...
 
-    async def dead(self, delivery: Delivery, /, *, reason: str, detail: str, took_s: float) -> None: ...
+    async def dead_letter(self, delivery: Delivery, /, *, reason: str, detail: str, took_s: float) -> None: ...
 
     async def expire(self, delivery: Delivery, /) -> None:
         """Its time to live is over: a live event is gone, another a dead letter with its last attempt's reason."""

@@ -273,7 +273,7 @@ async def test_order_and_concurrency(bench: Bench) -> None:
 
 async def test_a_serial_sink_does_not_wait_for_the_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sink that takes one at a time gets the next while the disk still takes the last: one at a time all the same."""
-    works, gate = bench.outbox.done, asyncio.Event()
+    works, gate = bench.outbox.ack, asyncio.Event()
 
     async def slowly(taken: Sequence[Acked], /) -> None:
         await gate.wait()
@@ -283,7 +283,7 @@ async def test_a_serial_sink_does_not_wait_for_the_disk(bench: Bench, monkeypatc
         for _ in range(60):  # each waits for a few turns of the loop, and one after another takes more
             await bench.clock.settle()
 
-    monkeypatch.setattr(bench.outbox, "done", slowly)
+    monkeypatch.setattr(bench.outbox, "ack", slowly)
     await bench.start(concurrency=1)
     await bench.record(*(event(f"c{n}") for n in range(AHEAD_MAX + 50)))
     await settled()
@@ -730,7 +730,7 @@ async def test_a_held_sink_gets_no_probe_that_was_claimed_before(bench: Bench, m
         return Retry("http_429", after_s=90, holds_sink=True)
 
     bench.far.answer = answer
-    monkeypatch.setattr(bench.outbox, "probe", claim_probe)
+    monkeypatch.setattr(bench.outbox, "claim_probe", claim_probe)
     await bench.clock.turn(80)
     assert [(at_s, call) for at_s, call, *_ in bench.far.sent[5:]] == [(1, "first0")]
 
@@ -964,12 +964,12 @@ async def test_a_stop_has_an_end(bench: Bench) -> None:
 
 async def test_an_impatient_stop_leaves_nothing_in_flight(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told to stop at once while the disk takes nothing: what was taken is owed still, and goes out again later."""
-    works = bench.outbox.done
+    works = bench.outbox.ack
 
-    async def done(_: Sequence[Acked], /) -> None:
+    async def ack(_: Sequence[Acked], /) -> None:
         raise OutboxUnavailable("full")
 
-    monkeypatch.setattr(bench.outbox, "done", done)
+    monkeypatch.setattr(bench.outbox, "ack", ack)
     await bench.start(shutdown_s=None)
     await bench.record(event("a"), event("a", "call.ended", 2))
     assert bench.task is not None
@@ -977,7 +977,7 @@ async def test_an_impatient_stop_leaves_nothing_in_flight(bench: Bench, monkeypa
         bench.task.cancel()
         await bench.clock.settle()
     assert bench.task.done()
-    monkeypatch.setattr(bench.outbox, "done", works)
+    monkeypatch.setattr(bench.outbox, "ack", works)
     await bench.start()
     assert [type_ for _, _, type_, _ in bench.far.sent] == ["call.ringing", "call.ringing", "call.ended"]
     assert await bench.pending() == 0
@@ -985,16 +985,16 @@ async def test_an_impatient_stop_leaves_nothing_in_flight(bench: Bench, monkeypa
 
 async def test_an_impatient_stop_settles_what_the_disk_takes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told to stop at once while the disk is slow: what was taken is settled all the same, and never sent again."""
-    works, asked = bench.outbox.done, 0
+    works, asked = bench.outbox.ack, 0
 
-    async def done(taken: Sequence[Acked], /) -> None:
+    async def ack(taken: Sequence[Acked], /) -> None:
         nonlocal asked
         asked += 1
         if asked == 1:
             await asyncio.Event().wait()
         await works(taken)
 
-    monkeypatch.setattr(bench.outbox, "done", done)
+    monkeypatch.setattr(bench.outbox, "ack", ack)
     await bench.start(shutdown_s=None)
     await bench.record(event("a"), event("b"))
     assert bench.task is not None
@@ -1009,17 +1009,17 @@ async def test_an_impatient_stop_settles_what_the_disk_takes(bench: Bench, monke
 
 async def test_a_disk_in_trouble_sends_nothing_twice(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that the disk does not take is kept until it does; the event is not sent again for that."""
-    works = bench.outbox.done
+    works = bench.outbox.ack
     trouble = 5
 
-    async def done(taken: Sequence[Acked], /) -> None:
+    async def ack(taken: Sequence[Acked], /) -> None:
         nonlocal trouble
         trouble -= 1
         if trouble >= 0:
             raise OutboxUnavailable("full")
         await works(taken)
 
-    monkeypatch.setattr(bench.outbox, "done", done)
+    monkeypatch.setattr(bench.outbox, "ack", ack)
     await bench.start()
     await bench.record(event("a"), event("a", "call.ended", 2))
     await bench.clock.turn(4.5)
@@ -1092,7 +1092,7 @@ async def test_a_stop_while_the_disk_is_full_keeps_no_claim(
         await asyncio.Event().wait()
         raise AssertionError
 
-    for way in ("again", "dead", "expire"):
+    for way in ("retry", "dead_letter", "expire"):
         monkeypatch.setattr(bench.outbox, way, refusing(getattr(bench.outbox, way)))
     if answer == "expired":
         await bench.outbox.record(None, change(event("a")))

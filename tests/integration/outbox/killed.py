@@ -36,7 +36,7 @@ async def deliver(outbox: SqliteOutbox, sink: str, say: Say) -> None:
     while True:
         for delivery in await outbox.claim(sink, limit=random.randint(1, 3)):
             say(f"sent {sink} {delivery.seq} {delivery.event.key} {delivery.event.id}")
-            await outbox.done([Acked(delivery, 0)])
+            await outbox.ack([Acked(delivery, 0)])
             say(f"done {sink} {delivery.event.id}")
         await outbox.wait(sink, timeout_s=3600)
 

@@ -32,14 +32,14 @@ async def bury(outbox: SqliteOutbox, *names: str) -> None:
     """Make each of these calls' ends a dead letter."""
     await outbox.record(None, change(*(event(name, "call.ended", 1) for name in names)))
     for delivery in await outbox.claim("crm", limit=len(names)):
-        await outbox.dead(delivery, reason="413", detail="too large", took_s=0.25)
+        await outbox.dead_letter(delivery, reason="413", detail="too large", took_s=0.25)
 
 
 async def settle_all(outbox: SqliteOutbox) -> list[Delivery]:
     settled = []
     while deliveries := await outbox.claim("crm", limit=500):
         settled += deliveries
-        await asyncio.gather(*(outbox.done([Acked(one, 0.125)]) for one in deliveries))
+        await asyncio.gather(*(outbox.ack([Acked(one, 0.125)]) for one in deliveries))
     return settled
 
 
@@ -72,7 +72,7 @@ async def test_retry_beside_the_service(tmp_path: Path) -> None:
         (again,) = await outbox.claim("crm", limit=9)
         assert (again.event, again.attempt, again.replayed) == (first.event, 2, True)
         assert (again.recorded_at, again.pending_since) == (NINE, NINE + HOUR)
-        await outbox.done([Acked(again, 0)])
+        await outbox.ack([Acked(again, 0)])
         assert await outbox.claim("crm", limit=9) == []
 
 
@@ -82,7 +82,7 @@ async def test_ten_thousand_dead_letters_disturb_nobody(tmp_path: Path) -> None:
         names = [f"c{n}" for n in range(10_000)]
         await outbox.record(None, change(*(event(name, "call.ended", 1) for name in names)))
         deliveries = await outbox.claim("crm", limit=10_000)
-        await asyncio.gather(*(outbox.dead(one, reason="413", detail="", took_s=0) for one in deliveries))
+        await asyncio.gather(*(outbox.dead_letter(one, reason="413", detail="", took_s=0) for one in deliveries))
         with open_admin(tmp_path) as admin:
             assert admin.retry(NINE) == 10_000
         await outbox.record(None, change(event("c0", "call.corrected", 2), event("new")))
@@ -132,7 +132,7 @@ async def test_replay(tmp_path: Path) -> None:
         assert [one.event.id for one in first] == [event("a").id, event("b").id]
         assert [(one.live, one.attempt, one.replayed) for one in first] == [(False, 2, True)] * 2
         for one in first:
-            await outbox.done([Acked(one, 0)])
+            await outbox.ack([Acked(one, 0)])
         (last,) = await outbox.claim("crm", limit=9)
         assert last.event.id == event("a", "call.ended", 2).id
 
@@ -147,7 +147,7 @@ async def test_replay_goes_by_what_the_sink_got(tmp_path: Path) -> None:
         await outbox.record(None, change(outbound))
         await outbox.record(None, change(event("a", "call.ended", 2)))
         for sink in ("in", "out", "out"):
-            await outbox.done([Acked(one, 0) for one in await outbox.claim(sink, limit=9)])
+            await outbox.ack([Acked(one, 0) for one in await outbox.claim(sink, limit=9)])
         with open_admin(tmp_path) as admin:
             since, until = NINE - HOUR, NINE + HOUR
             assert admin.replay(NINE, sink="in", since=since, until=until, wish=wish) == 1
@@ -160,9 +160,9 @@ async def test_story(tmp_path: Path) -> None:
     async with service(tmp_path) as outbox:
         await outbox.record(None, change(event("a")))
         (ringing,) = await outbox.claim("crm", limit=1)
-        await outbox.again(ringing, at=NINE, reason="503", detail="unavailable", took_s=0.5)
+        await outbox.retry(ringing, at=NINE, reason="503", detail="unavailable", took_s=0.5)
         (ringing,) = await outbox.claim("crm", limit=1)
-        await outbox.done([Acked(ringing, 0.25, "answered 204")])
+        await outbox.ack([Acked(ringing, 0.25, "answered 204")])
         await bury(outbox, "a")
         await outbox.record(None, change(event("a", "call.corrected", 3)))
     with open_admin(tmp_path) as admin:

@@ -111,11 +111,11 @@ async def test_everything_is_written_again(tmp_path: Path, trouble: Callable[[Pa
         await outbox.note("acme", "gaps", b"kept")
         await outbox.record(None, change(*(event(name) for name in "abcd")))
         flying, dead = (await outbox.claim("crm", limit=99))[:2]
-        await outbox.dead(dead, reason="413", detail="", took_s=0)
+        await outbox.dead_letter(dead, reason="413", detail="", took_s=0)
         trouble(folder)
         await reset(outbox)
         await outbox.record(None, change(event("later")))
-        await outbox.done([Acked(flying, 0)])
+        await outbox.ack([Acked(flying, 0)])
         (said,) = outbox.warnings()
         assert "was deleted or replaced while the service ran" in said
         assert "stop the service before" in said
@@ -208,7 +208,7 @@ async def test_what_the_old_disk_does_not_give_back(tmp_path: Path, monkeypatch:
                     await outbox.check()
         await working(outbox)
         await outbox.record(None, change(event("new")))
-        await outbox.done([Acked(flying, 0)])
+        await outbox.ack([Acked(flying, 0)])
         assert await pending(outbox) == ["new"]
         (said,) = outbox.warnings()
         assert "what was still pending there was not delivered" in said

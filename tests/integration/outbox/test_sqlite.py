@@ -201,8 +201,8 @@ async def test_a_file_that_spoils_in_use_is_set_aside(tmp_path: Path) -> None:
         with pytest.raises(OutboxUnavailable, match="malformed"):
             await outbox._worker.submit(spoil)
         await outbox.record(None, change(event("c")))
-        await outbox.done([Acked(flying, 0)])
-        await outbox.dead(other, reason="413", detail="", took_s=0)
+        await outbox.ack([Acked(flying, 0)])
+        await outbox.dead_letter(other, reason="413", detail="", took_s=0)
         assert [one.event.key for one in await outbox.claim("crm", limit=9)] == ["101/c"]
         assert [one.dead for one in (await outbox.stats()).sinks] == [0], "an answer to the old file's event is nothing"
         assert len(outbox.warnings()) == 1
@@ -221,13 +221,13 @@ async def test_a_full_disk(tmp_path: Path) -> None:
                 with pytest.raises(OutboxUnavailable, match="free space"):
                     await outbox.record(None, change(event("c")))
             with pytest.raises(OutboxUnavailable):
-                await outbox.done([Acked(first, 0)])
+                await outbox.ack([Acked(first, 0)])
             with pytest.raises(OutboxUnavailable):
                 await outbox.check()
             assert await pending(outbox) == 2, "what is there can still be read"
             assert await outbox.claim("crm", limit=9) == [], "a settlement that failed leaves the event in flight"
         await outbox.check()
-        await outbox.done([Acked(first, 0)])
+        await outbox.ack([Acked(first, 0)])
         await outbox.record(None, change(event("c")))
         assert [one.event.key for one in await outbox.claim("crm", limit=9)] == ["101/c"]
         assert await pending(outbox) == 2
@@ -348,7 +348,7 @@ async def test_what_a_command_writes_is_noticed(tmp_path: Path) -> None:
         await with_deliveries(outbox)
         for delivery in await outbox.claim("crm", limit=9):
             at = TurnedClock().now().replace(year=2030)
-            await outbox.again(delivery, at=at, reason="503", detail="", took_s=0)
+            await outbox.retry(delivery, at=at, reason="503", detail="", took_s=0)
         waiting = asyncio.ensure_future(outbox.wait("crm", timeout_s=3600))
         write = "c.execute('UPDATE deliveries SET due_at = 0'); c.commit()"
         script = f"import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); {write}"
@@ -408,12 +408,12 @@ async def test_every_read_is_by_an_index(tmp_path: Path) -> None:
         await outbox.record(None, change(event("a", "call.answered", 2)))
         first, second = await outbox.claim("crm", limit=2)
         now = TurnedClock().now()
-        await outbox.again(first, at=now, reason="503", detail="", took_s=0)
-        await outbox.done([Acked(second, 0)])
+        await outbox.retry(first, at=now, reason="503", detail="", took_s=0)
+        await outbox.ack([Acked(second, 0)])
         claim_probe = await outbox.claim_probe("crm", after_seq=0)
         assert claim_probe is not None
         await outbox.claim_probe("crm", after_seq=0, fresh=True)
-        await outbox.dead(claim_probe, reason="413", detail="", took_s=0)
+        await outbox.dead_letter(claim_probe, reason="413", detail="", took_s=0)
         await outbox.expire_overdue("crm", live_before=now, final_before=now)
         await outbox.make_due("crm")
         await outbox.wait("crm", timeout_s=0.001)
@@ -499,7 +499,7 @@ async def check_promises(directory: Path, promises: list[str]) -> None:
             left = set()
             while deliveries := await outbox.claim(sink, limit=500):
                 left |= {one.event.id for one in deliveries}
-                await asyncio.gather(*(outbox.done([Acked(one, 0)]) for one in deliveries))
+                await asyncio.gather(*(outbox.ack([Acked(one, 0)]) for one in deliveries))
             was_sent = {id_ for _, _, id_ in sent[sink]}
             assert left | was_sent >= wanted, "an event is lost"
             assert not left & done[sink], "an event whose delivery was kept is owed again"

@@ -34,7 +34,7 @@ async def fill(path: Path) -> list[str]:
         await outbox.subscribe({"crm": Filter(), "wall": Filter()})
         await outbox.record(None, change(*(event(name) for name in NAMES)))
         (first,) = await outbox.claim("crm", limit=1)
-        await outbox.dead(first, reason="http_413", detail="answered 413", took_s=0.1)
+        await outbox.dead_letter(first, reason="http_413", detail="answered 413", took_s=0.1)
     return [event(name).id for name in NAMES]
 
 

@@ -203,7 +203,7 @@ class Play:
             self.look_up(index, t)
         for index in self.pictures.values():
             for session_id in index.answers.due(index.source):
-                index.answers.done(index.source, session_id)
+                index.answers.corrected(index.source, session_id)
                 self.disk.recall(index, (), session_id)
                 self.commit(index, None, meet(index, session_id, at(t)))
 

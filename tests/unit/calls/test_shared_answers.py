@@ -36,7 +36,7 @@ def test_every_miss_is_named_in_whatever_order_they_are_learnt(answers: SharedAn
     calls = [missed("101", "one"), talking("102", "two"), missed("103", "three"), missed("104", "three")]
     answers.learn(calls[number] for number in order)
     assert (answers.due("one"), answers.due("two"), answers.due("three")) == (("s-1",), (), ("s-1",))
-    answers.done("one", "s-1")
+    answers.corrected("one", "s-1")
     assert answers.due("one") == ()
     assert answers.of("809646016", "s-1") == {"102"}
 
@@ -61,7 +61,7 @@ def test_what_is_no_answer_of_a_colleague_in_the_same_session_names_nothing(
 
 def test_what_was_corrected_is_not_named_again(answers: SharedAnswers) -> None:
     answers.learn([missed("101", "one"), talking("102", "two")])
-    answers.done("one", "s-1")
+    answers.corrected("one", "s-1")
     answers.learn([missed("101", "one", disposition=Disposition.ANSWERED_ELSEWHERE)])
     answers.learn([talking("103", "two")])
     assert answers.due("one") == ()

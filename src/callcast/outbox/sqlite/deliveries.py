@@ -335,7 +335,7 @@ class Deliveries:
         followed = self._execute(_TO_THE_FRONT, (found,)).fetchall()
         return frozenset(names[sink] for (sink,) in followed)
 
-    def again(
+    def retry(
         self, delivery: Delivery, due_at: int, held: bool, reason: str, detail: str, took_s: float, now_us: int
     ) -> None:
         if not self._is_pending(delivery):
@@ -348,7 +348,7 @@ class Deliveries:
             (state, due_at, delivery.attempt, reason, detail, now_us, self.id_of(delivery.sink), delivery.seq),
         )
 
-    def dead(self, delivery: Delivery, reason: str, detail: str, took_s: float, now_us: int) -> None:
+    def dead_letter(self, delivery: Delivery, reason: str, detail: str, took_s: float, now_us: int) -> None:
         if not self._is_pending(delivery):
             return
         self._note_attempt(delivery, reason, detail, took_s, now_us)

@@ -213,7 +213,7 @@ class SqliteOutbox(Outbox):
             claims.doubt()
         return claims.take([found])[0] if found else None
 
-    async def done(self, taken: Sequence[Acked], /) -> None:
+    async def ack(self, taken: Sequence[Acked], /) -> None:
         now_us = self._now_us()
         await self._worker.submit(
             lambda deliveries: deliveries.settle(taken, now_us),
@@ -221,17 +221,19 @@ class SqliteOutbox(Outbox):
             after=lambda followed: self._settled(taken, followed),
         )
 
-    async def again(
+    async def retry(
         self, delivery: Delivery, /, *, at: datetime, reason: str, detail: str, took_s: float, held: bool = False
     ) -> None:
         now_us, at_us = self._now_us(), us_of(at)
         await self._settle(
-            delivery, lambda deliveries: deliveries.again(delivery, at_us, held, reason, detail, took_s, now_us)
+            delivery, lambda deliveries: deliveries.retry(delivery, at_us, held, reason, detail, took_s, now_us)
         )
 
-    async def dead(self, delivery: Delivery, /, *, reason: str, detail: str, took_s: float) -> None:
+    async def dead_letter(self, delivery: Delivery, /, *, reason: str, detail: str, took_s: float) -> None:
         now_us = self._now_us()
-        await self._settle(delivery, lambda deliveries: deliveries.dead(delivery, reason, detail, took_s, now_us))
+        await self._settle(
+            delivery, lambda deliveries: deliveries.dead_letter(delivery, reason, detail, took_s, now_us)
+        )
 
     async def expire(self, delivery: Delivery, /) -> None:
         now_us = self._now_us()
