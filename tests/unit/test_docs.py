@@ -8,8 +8,15 @@ import pytest
 from callcast.cli.main import COMMANDS
 from tests import ROOT
 
-ROOT = ROOT
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "CHANGELOG.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "SECURITY.md",
+        *(ROOT / "docs").glob("*.md"),
+    ]
+)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6}\s+(.*)$", re.MULTILINE)
 
@@ -31,6 +38,16 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
         assert target.exists(), f"{page.name}: {link}"
         if anchor and target.suffix == ".md":
             assert anchor in anchors(target), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_every_file_that_contributors_are_sent_to_exists(page: str) -> None:
+    """As it stands there, or below the package; a name in capitals stands for any."""
+    named = re.findall(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|md|toml))`", (ROOT / page).read_text())
+    named = [name for name in named if not re.search(r"\bNAME\b|^dist/", name)]
+    assert len(named) >= 4
+    places = (ROOT, ROOT / "src/callcast", *(ROOT / "src/callcast").glob("*/"), ROOT / "src/callcast/outbox/sqlite")
+    assert [name for name in named if not any((place / name).exists() for place in places)] == []
 
 
 @pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md"])
