@@ -7,22 +7,11 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
-from random import Random
 
 from bench.child import BenchFailed, die_with_parent, end
+from tests.ports import free_port
 
 SETTINGS = "allow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\nset_tcp_nodelay true\n"
-
-
-def free_port() -> int:
-    """Below the ports that the system gives to connections, so that none of those can take it meanwhile."""
-    random = Random()
-    for _ in range(200):
-        port = random.randrange(15_000, 32_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise BenchFailed("no free port")
 
 
 class Broker:

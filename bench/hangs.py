@@ -27,7 +27,7 @@ from callcast.ports.sink import Filter
 from callcast.simulator import Credential, Platform
 from callcast.simulator.scenarios import crowd, played
 from callcast.simulator.script import Script
-from tests.integration.sinks.brokers import free_port
+from tests.ports import free_port
 from tests.system.world import Service
 
 GIVEN_UP_S = 120.0

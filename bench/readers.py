@@ -20,7 +20,7 @@ from pathlib import Path
 from bench.spine import CONFIG, Calls, _delay_ms
 from callcast.simulator import Credential, Platform
 from callcast.simulator.scenarios.seed import EXTENSION_ID
-from tests.integration.sinks.brokers import free_port
+from tests.ports import free_port
 from tests.system.world import Service
 
 Run = tuple[float, float, float]  # median and 95th percentile in ms, processor ms for a change

@@ -39,7 +39,8 @@ from callcast.simulator import Credential, Fault, Platform
 from callcast.simulator.scenario import Record, Truth
 from callcast.simulator.scenarios.seed import ACCOUNT_ID, EXTENSION_ID, answers
 from tests.faketime import WallClock, library
-from tests.integration.sinks.brokers import free_port, mosquitto
+from tests.integration.sinks.brokers import mosquitto
+from tests.ports import free_port
 from tests.system.world import Service
 
 RING_S, TALK_S, LINGER_S = 1.6, 1.6, 4.0

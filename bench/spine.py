@@ -17,7 +17,7 @@ from typing import Any
 
 from callcast.simulator import Credential, Platform
 from callcast.simulator.scenarios.seed import EXTENSION_ID, Recording, answers
-from tests.integration.sinks.brokers import free_port
+from tests.ports import free_port
 from tests.system.world import Service, until
 
 CONFIG = """\

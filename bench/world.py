@@ -17,10 +17,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from bench import checker, usage
-from bench.broker import Broker, free_port
+from bench.broker import Broker
 from bench.child import BenchFailed, Child, die_with_parent, end
 from bench.participants import SinkContext, command
 from bench.records import extension_id
+from tests.ports import free_port
 
 FILES = 20_000
 READY_S = 60.0

@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from bench.broker import free_port
 from bench.child import BenchFailed
+from tests.ports import free_port
 
 VERSION = "4.1.15"
 CACHE = Path(__file__).parents[1] / ".cache" / "node-red"

@@ -25,7 +25,8 @@ from aiohttp import web
 from callcast.outbox.sqlite import schema
 from callcast.simulator import Credential, Platform
 from tests import ROOT
-from tests.integration.sinks.brokers import free_port, iotcore
+from tests.integration.sinks.brokers import iotcore
+from tests.ports import free_port
 from tests.system.endless_calls import EndlessCalls
 from tests.system.killable import POINTS
 from tests.system.world import CONFIG, SECRET, Receiver, Subscriber, until

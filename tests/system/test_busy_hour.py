@@ -12,7 +12,7 @@ from playwright.async_api import Page, expect
 from callcast.simulator import Credential, Platform, SimulatedClock, Truth
 from callcast.simulator.scenarios import busy
 from tests.browser import chromium
-from tests.integration.sinks.brokers import free_port
+from tests.ports import free_port
 from tests.system.world import Service, until
 
 DESKS = 24

@@ -12,7 +12,7 @@ import msgspec
 from callcast.simulator import Credential, Limits, Platform, SimulatedClock
 from callcast.simulator.requests import Request
 from callcast.simulator.scenarios import load
-from tests.integration.sinks.brokers import free_port
+from tests.ports import free_port
 from tests.system.world import WAIT_S, Service, until
 
 PENALTY_S = 12

@@ -21,8 +21,9 @@ from callcast.simulator.scenarios import busy, load
 from callcast.simulator.script import Call
 from callcast.simulator.story import Story
 from callcast.sinks.webhook import Settings as WebhookSettings
-from tests.integration.sinks.brokers import free_port, iotcore
+from tests.integration.sinks.brokers import iotcore
 from tests.integration.sinks.certificates import make_certificates
+from tests.ports import free_port
 from tests.system.world import SECRET, WAIT_S, Service, Subscriber, until
 
 DESKS = {"101": "400100101", "102": "400100102"}

@@ -13,7 +13,7 @@ import pytest
 from callcast.simulator import Credential, Limits, Platform, SimulatedClock
 from callcast.simulator.scenarios import busy
 from tests.effort import tries
-from tests.integration.sinks.brokers import free_port
+from tests.ports import free_port
 from tests.system.world import WAIT_S, Service
 
 SOURCES = tries(5, 12)  # each four take a minute

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.sinks.brokers import free_port
+from tests.ports import free_port
 from tests.system.world import Service, until
 
 CONFIG = """

@@ -20,7 +20,8 @@ from standardwebhooks import Webhook
 
 from callcast.simulator import Credential, Platform, SimulatedClock
 from callcast.simulator.scenarios.seed import EXTENSION_ID, MOMENTS, Recording
-from tests.integration.sinks.brokers import Broker, free_port, iotcore
+from tests.integration.sinks.brokers import Broker, iotcore
+from tests.ports import free_port
 
 SECRET = "whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0"
 WAIT_S = 30.0

@@ -16,7 +16,7 @@ from pathlib import Path
 from callcast.simulator.script import Call
 from callcast.simulator.story import Story
 from tests.integration.deploy.tools import DOCS, ROOT, need
-from tests.integration.sinks.brokers import free_port
+from tests.ports import free_port
 from tests.system.test_reload import Hook, Town, hook, table, town
 from tests.system.world import SECRET, WAIT_S, Service, until
 

@@ -11,8 +11,8 @@ import pytest
 
 from callcast.calls.model import Party
 from tests.integration.cli.programs import Program, program
-from tests.integration.sinks.brokers import free_port
 from tests.integration.web.http_side import Room, ringing, room, until
+from tests.ports import free_port
 
 NO_FILE = ("--config", "/nonexistent/callcast.toml")
 

@@ -15,7 +15,7 @@ import aiohttp
 from callcast.simulator import Credential, Platform
 from callcast.simulator.scenarios import office
 from tests.integration.deploy.tools import DEPLOY, need
-from tests.integration.sinks.brokers import free_port
+from tests.ports import free_port
 from tests.system.world import SECRET, Receiver, Service
 from tests.unit.observability.test_metrics import CONTRACT
 

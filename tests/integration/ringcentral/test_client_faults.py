@@ -19,6 +19,7 @@ from callcast.simulator.platform import Platform
 from callcast.simulator.tokens import Credential
 from tests.clock import TurnedClock
 from tests.integration.ringcentral.serving import serving
+from tests.ports import free_port
 from tests.unit.ringcentral.recording import Heard, make_client
 from tests.unit.ringcentral.test_client import RINGING, TOKEN, record
 
@@ -125,11 +126,8 @@ async def test_a_large_list_is_decoded_whole(session: ClientSession, heard: Hear
 
 async def test_nobody_listens(session: ClientSession, heard: Heard) -> None:
     """A refused connection is `network`, with the system's own word."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with pytest.raises(PollFailed) as failed:
-        await at(f"http://127.0.0.1:{port}", session, heard).poll(TARGET)
+        await at(f"http://127.0.0.1:{free_port()}", session, heard).poll(TARGET)
     assert failed.value.reason == "network"
     assert "refused" in failed.value.detail.lower()
 

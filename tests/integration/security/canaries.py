@@ -13,7 +13,7 @@ from aiohttp import web
 
 from callcast.simulator import Credential, Fault, Platform
 from callcast.simulator.scenarios.seed import EXTENSION_ID
-from tests.integration.sinks.brokers import free_port
+from tests.ports import free_port
 from tests.system.world import SeedStage, Service
 
 SIGNING = "whsec_" + base64.b64encode(b"canary-signing-canary-signing").decode()

@@ -11,7 +11,8 @@ import aiohttp
 import pytest
 
 from tests.integration.security.canaries import CREDENTIAL, HTTP_TOKEN, SECRETS, SIGNING, STATUSES, House, Said, house
-from tests.integration.sinks.brokers import free_port, mosquitto
+from tests.integration.sinks.brokers import mosquitto
+from tests.ports import free_port
 from tests.system.world import until
 
 PATHS = ("/", "/metrics", "/readyz", "/healthz", "/api/calls", "/api/summary", "/nothing")

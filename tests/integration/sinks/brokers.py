@@ -14,13 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
-
-
-def free_port() -> int:
-    with socket.socket() as check_connectivity:
-        check_connectivity.bind(("127.0.0.1", 0))
-        return int(check_connectivity.getsockname()[1])
 
 
 def need_mosquitto() -> str:

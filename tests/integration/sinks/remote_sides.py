@@ -18,7 +18,8 @@ from callcast.settings.secret import Secret
 from callcast.sinks import mqtt as mqtt_sink
 from callcast.sinks import stdout, webhook
 from callcast.testing import Mode, RemoteSide, until
-from tests.integration.sinks.brokers import Broker, free_port
+from tests.integration.sinks.brokers import Broker
+from tests.ports import free_port
 
 Protocol = Literal["5", "3.1.1"]
 SIGNING_SECRET = "whsec_" + "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0"

@@ -19,9 +19,10 @@ from callcast.ports.sink import Delivered
 from callcast.settings.secret import Secret
 from callcast.sinks import SinkSettings, mqtt, stdout, webhook
 from callcast.testing import RealClock, context, delivery, until
-from tests.integration.sinks.brokers import Broker, free_port, iotcore, mosquitto
+from tests.integration.sinks.brokers import Broker, iotcore, mosquitto
 from tests.integration.sinks.certificates import Certificates
 from tests.integration.sinks.remote_sides import HEADER_TOKEN, SIGNING_SECRET, URL_TOKEN, HttpFarSide, Watcher
+from tests.ports import free_port
 
 PASSWORD = "password-of-the-broker"
 

@@ -25,9 +25,10 @@ from callcast.ports.sink import Delivered, Delivery, Outcome, Reconnecting, Reje
 from callcast.settings.secret import Secret
 from callcast.sinks.mqtt import Settings
 from callcast.testing import RealClock, call, context, delivery, event, until
-from tests.integration.sinks.brokers import Broker, free_port, iotcore, mosquitto
+from tests.integration.sinks.brokers import Broker, iotcore, mosquitto
 from tests.integration.sinks.certificates import Certificates
 from tests.integration.sinks.remote_sides import Watcher
+from tests.ports import free_port
 
 EXTENSION = "62264425016"
 PROTOCOLS = ("5", "3.1.1")

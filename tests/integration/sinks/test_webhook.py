@@ -30,8 +30,8 @@ from callcast.sinks.webhook import Settings, outcome_of
 from callcast.testing import RealClock, context, delivery, event
 from tests import TESTS
 from tests.clock import TurnedClock
-from tests.integration.sinks.brokers import free_port
 from tests.integration.sinks.certificates import Certificates
+from tests.ports import free_port
 
 OLD = "whsec_" + base64.b64encode(b"o" * 24).decode()
 NEW = "whsec_" + base64.b64encode(b"n" * 64).decode()

@@ -11,6 +11,7 @@ from callcast.ports.sink import Delivered, Retry
 from callcast.testing import RealClock, delivery
 from tests.integration.sinks.test_webhook import opened, settings
 from tests.integration.sinks.test_webhook_answers import FINE, RawReceiver, says
+from tests.ports import free_port
 
 NAME = "receiver.example"
 Points = Callable[..., None]
@@ -35,7 +36,7 @@ def points(monkeypatch: pytest.MonkeyPatch) -> Points:
 def swallowing() -> Iterator[tuple[str, int]]:
     """An address that answers no attempt to connect: nobody accepts, and the queue is full."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.3", 0))
+        listener.bind(("127.0.0.3", free_port()))
         listener.listen(0)
         waiting = [socket.socket() for _ in range(4)]
         for one in waiting:

@@ -13,6 +13,7 @@ from callcast.ports.sink import Delivered, Outcome, Retry
 from callcast.sinks.posting import Answer, _Exchange
 from callcast.testing import delivery
 from tests.integration.sinks.test_webhook import opened
+from tests.ports import free_port
 
 Script = Callable[[asyncio.StreamWriter], Awaitable[None]]
 FOR_EVER_S = 3  # as a time limit: longer than any test may take
@@ -31,8 +32,8 @@ class RawReceiver:
 
     @asynccontextmanager
     async def serve(self, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator["RawReceiver"]:
-        self._server = await asyncio.start_server(self._connection, host, port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self.port = port or free_port()
+        self._server = await asyncio.start_server(self._connection, host, self.port)
         self.url = f"http://{host}:{self.port}/"
         async with self._server:
             yield self
