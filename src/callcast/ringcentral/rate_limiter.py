@@ -19,7 +19,7 @@ import msgspec
 
 from callcast.observability.fatal import observed
 from callcast.ports.clock import Clock
-from callcast.ringcentral.rate_window import LIMIT_MAX, Kept, Purpose, RateWindows
+from callcast.ringcentral.rate_window import LIMIT_MAX, PENALTY_MAX_S, Kept, Purpose, RateWindows
 
 KEEP_EVERY_S = 1.0
 ORDER: tuple[Purpose, ...] = ("token", "page", "poll", "call_log")
@@ -203,16 +203,16 @@ class RateLimiter:
             self._show(self)
 
     def _retry_after_s(self, text: str | None) -> float | None:
-        """Seconds, or a date by the platform's clock. None when absent or unreadable."""
+        """Seconds, or a date by the platform's clock; at most an hour. None when absent or unreadable."""
         if text is None:
             return None
-        seconds = _number(text)
-        if seconds is not None:
-            return float(seconds)
-        try:
-            return max(0.0, (parsedate_to_datetime(text) - self._now()).total_seconds())
-        except (ValueError, TypeError, OverflowError):
-            return None
+        seconds: float | None = _number(text)
+        if seconds is None:
+            try:
+                seconds = (parsedate_to_datetime(text) - self._now()).total_seconds()
+            except (ValueError, TypeError, OverflowError):
+                return None
+        return min(max(seconds, 0.0), PENALTY_MAX_S)
 
     # Who passes, and when
 

@@ -11,6 +11,7 @@ from aioresponses import aioresponses
 
 from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.client import HEAVY_NOTE, Client
+from callcast.ringcentral.rate_window import PENALTY_MAX_S
 from callcast.ringcentral.sign_in import SignIns
 from tests.clock import TurnedClock
 from tests.unit.ringcentral.recording import CLIENT_SECRET, JWT, Heard, make_client
@@ -281,6 +282,20 @@ async def test_a_token_endpoint_in_maintenance_is_left_alone(
     await clock.turn(30)
     assert (await failure_of(client)).reason == "server"
     assert len(grants(answers)) == 1
+
+
+async def test_an_absurd_wish_of_the_token_endpoint_ends_with_the_hour(
+    client: Client, answers: aioresponses, clock: TurnedClock
+) -> None:
+    """500 with a Retry-After of years: after an hour the source signs in again by itself."""
+    answers.post(TOKEN_URL, status=500, payload={}, headers={"Retry-After": "99999999"})
+    failure = await failure_of(client)
+    assert failure.retry_after_s is not None
+    assert failure.retry_after_s <= PENALTY_MAX_S
+    await clock.turn(PENALTY_MAX_S + 1)
+    answers.post(TOKEN_URL, payload=TOKEN)
+    answers.get(LIST_URL, body=RINGING)
+    await client.poll(TARGET)
 
 
 async def test_a_turn_without_a_token_takes_nothing_from_the_budget(

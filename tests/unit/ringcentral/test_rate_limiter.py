@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from callcast.ringcentral.rate_limiter import RateLimiter
-from callcast.ringcentral.rate_window import Purpose
+from callcast.ringcentral.rate_window import PENALTY_MAX_S, Purpose
 from tests.clock import TurnedClock
 
 HEADERS = {
@@ -600,3 +600,12 @@ async def test_nothing_is_left_running_when_nobody_waits(asker: Asker, clock: Tu
     waiting.cancel()
     await clock.settle()
     assert len(asyncio.all_tasks()) == 1
+
+
+@pytest.mark.parametrize("status", [403, 408, 500, 502])
+@pytest.mark.parametrize("wish", ["99999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
+async def test_no_wish_is_granted_for_longer_than_an_hour(limiter: RateLimiter, status: int, wish: str) -> None:
+    """Whatever the answer that carries it: an absurd Retry-After must not blind a source until a restart."""
+    async with limiter.turn("poll", "a") as slot:
+        wait_s = slot.answered(status, {"Retry-After": wish})
+    assert wait_s == PENALTY_MAX_S
