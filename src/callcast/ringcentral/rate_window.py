@@ -304,6 +304,8 @@ class RateWindows:
         if kept.silent_s > passed_s:
             self.silent_until = now + min(kept.silent_s - passed_s, PENALTY_MAX_S)
         for ago_s, polls, call_log in kept.spent:
+            if not (ago_s >= -IN_FLIGHT_KEPT_S and 0 <= polls <= LIMIT_MAX and 0 <= call_log <= LIMIT_MAX):
+                continue  # not what was kept
             at = now - passed_s - ago_s
             self._spent.add(at, polls + call_log)
             self._log_spent.add(at, call_log)

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -31,6 +31,9 @@ LIFETIME_MIN_S, LIFETIME_MAX_S = 1.0, 86_400.0
 RENEWED_FROM, RENEWED_UNTIL = 0.6, 0.9
 
 
+Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+
+
 class _KeptToken(Struct, frozen=True):
     token: str
     owner_id: str | None
@@ -41,8 +44,8 @@ class _KeptToken(Struct, frozen=True):
 class _Kept(Struct, frozen=True):
     """The file. Applications and credentials stand under digests."""
 
-    applications: dict[str, msgspec.Raw] = {}
-    tokens: dict[str, _KeptToken] = {}
+    applications: dict[Digest, msgspec.Raw] = {}
+    tokens: dict[Digest, _KeptToken] = {}
 
 
 class Held:

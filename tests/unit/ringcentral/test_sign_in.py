@@ -14,7 +14,7 @@ from aioresponses import CallbackResult, aioresponses
 from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.client import Client
 from callcast.ringcentral.settings import SourceSettings
-from callcast.ringcentral.sign_in import FILE, SignIns
+from callcast.ringcentral.sign_in import FILE, SignIns, _digest
 from callcast.settings.secret import Secret
 from tests.clock import TurnedClock
 from tests.unit.ringcentral.recording import CLIENT_SECRET, JWT, SERVER, Heard, make_client
@@ -399,16 +399,32 @@ async def test_a_penalty_of_the_token_endpoint_outlives_a_restart(
     assert len(signed_in(answers)) == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"tokens": 7}', b"\xff\xfe", b'{"applications": {"a": 7}}'])
+def kept_under(key: str) -> bytes:
+    token = {"token": "t", "owner_id": None, "granted_at": 1e12, "lifetime_s": 60}
+    return json.dumps({"tokens": {key: token}}).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{", b"[]", b'{"tokens": 7}', b"\xff\xfe"),
+        *(kept_under("zz"), kept_under(""), kept_under("0" * 31 + "g"), kept_under("0" * 33)),
+        *(b'{"applications": {"": {}}}', b'{"applications": {"zz": 7}}'),
+        b'{"applications": {"%(application)s": 7}}',
+        b'{"applications": {"%(application)s": {"at": 1e12, "windows": [], "silent_s": 0, "strikes": 0, '
+        b'"spent": [[-4000000, 1, 0], [0, 1000000000000000, 0], [0, -7, 0]]}}}',
+    ],
+)
 async def test_a_spoiled_file_is_made_anew(restarts: Restarts, answers: aioresponses, content: bytes) -> None:
     """All sources sign in; that it was not readable is said where it says nothing at all."""
     answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
-    restarts.path.write_bytes(content)
+    application = _digest(SERVER, "client-id").encode()
+    restarts.path.write_bytes(content.replace(b"%(application)s", application))
     office = await restarts.start()
     await office.client().identify()
     await office.sign_ins.close()
     assert len(kept(restarts.path)["tokens"]) == 1
-    assert bool(restarts.failures) == (b"applications" not in content)
+    assert bool(restarts.failures) == (b"%(application)s" not in content)
 
 
 async def test_a_disk_that_refuses_is_told_once_and_stops_nothing(
