@@ -20,7 +20,7 @@ from callcast.calls.model import (
 )
 from callcast.ringcentral.decode import BadPage, Page, Record, Row, Side, account_in, decode_page
 from callcast.ringcentral.record_facts import View, is_offer, owner_of, rings_out, stated_extension, view
-from callcast.ringcentral.vocabulary import ACTIONS_WITHOUT_CALL, WITHHELD, folded
+from callcast.ringcentral.vocabulary import ACTIONS_WITHOUT_CALL, folded
 
 __all__ = ["BadPage", "ListPage", "Rows", "read_page", "snapshot"]
 
@@ -155,12 +155,12 @@ def _same_side(one: Side, other: Side | None) -> bool:
 
 
 def _number(text: str | None) -> str | None:
-    """A number that is withheld or masked is none."""
+    """A number that is masked is none, nor is a text without any digit ("Anonymous Caller"): the number is withheld."""
     if not text:
         return None
     if text[1:].isdigit() and text[0] in "+0123456789":  # as almost always
         return text
-    return None if text.strip().lower() in WITHHELD or _MASKED.fullmatch(text) else text
+    return None if not any(map(str.isdigit, text)) or _MASKED.fullmatch(text) else text
 
 
 def _party(side: Side | None) -> Party | None:

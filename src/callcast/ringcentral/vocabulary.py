@@ -25,9 +25,6 @@ STOPPED = "stopped"
 # up without a choice how to handle it, as by a voice mail.
 ACCEPTED = "accepted"
 
-# Instead of a caller's number. Digits can be masked too ("+3351234XXXX").
-WITHHELD = frozenset({"anonymous", "blocked", "private", "restricted", "unavailable", "unknown", "withheld"})
-
 RESULTS: Mapping[Disposition, tuple[str, ...]] = {
     _D.ANSWERED: ("Accepted", "Call connected"),
     _D.MISSED: ("Missed", "No Answer", "Answered Not Accepted"),

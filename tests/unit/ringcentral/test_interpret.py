@@ -414,7 +414,6 @@ def test_masked_numbers_and_empty_parties() -> None:
         ("101", True),
         ("*67", True),
         ("**10", True),
-        ("conference", True),
         ("+3351234XXXX", False),
         ("+1 (555) 01x-xxxx", False),
         ("XXXXXXXXXX", False),
@@ -426,6 +425,12 @@ def test_masked_numbers_and_empty_parties() -> None:
         ("Restricted", False),
         ("unavailable", False),
         (" PRIVATE ", False),
+        ("Anonymous Caller", False),
+        ("Unknown Number", False),
+        ("anonymous@anonymous.invalid", False),
+        ("conference", False),
+        ("+", False),
+        ("5", True),
     ],
 )
 def test_a_number_that_is_withheld_or_masked_is_none(text: str, is_number: bool) -> None:
