@@ -210,7 +210,7 @@ def _is_line(leg: RecordLeg) -> bool:
 
 def _leg(leg: RecordLeg, started_at: datetime) -> Leg:
     """A transfer begins when people talk already: its start is not the answer's (derived-outbound-results)."""
-    is_answer = accepted(leg) and _kind(leg) != TRANSFER_LEG
+    is_answer = accepted(leg) and _kind(leg) != TRANSFER_LEG and not _rings_own_phone(leg)
     return Leg(kind=leg.leg_type, started_at=leg.start_time or started_at, accepted=is_answer)
 
 
@@ -257,15 +257,15 @@ def _answer(
 ) -> _Answer:
     """Contract 5, "Answered". Where another extension's phone took the call, the line's leg and the record only say
     that it was taken (cases/X1-1). Of a RingOut the leg to the own phone says nothing (cases/B1-1), nor does the
-    record before it has a duration.
+    record before it has a duration, or where the leg to the other side says that nobody took it.
     """
     taken = [leg for leg in others if inbound and accepted(leg) and _kind(leg) not in _LISTENING]
     by_phone = any(not _is_line(leg) for leg in taken)
     is_ringout = _is_ringout(record)
-    said = bool(_duration_ms(record)) and _word(record) in CONNECTED if is_ringout else accepted(record)
-    answers = [leg for leg in own if not (by_phone and _is_line(leg))]
+    said = accepted(record)
     if is_ringout:
-        answers = [leg for leg in answers if not _kind(leg).endswith(RINGOUT_OWN_PHONE)]
+        said = bool(_duration_ms(record)) and _word(record) in CONNECTED and not _other_sides_failure(record)
+    answers = [leg for leg in own if not (by_phone and _is_line(leg)) and not _rings_own_phone(leg)]
     return _Answer(
         own=any(map(accepted, answers)) or (said and speaks and not by_phone),
         leg_of_another=bool(taken),
@@ -331,14 +331,28 @@ def _is_provisional(record: Record, legs: Sequence[RecordLeg]) -> bool:
 
 
 def _meaning(record: Record, word: str, direction: Direction) -> Disposition:
-    """Of a RingOut a word of success without a duration is the own phone's: nothing shows what became of the call."""
+    """Of a RingOut a word of success that is no answer is the own phone's: the leg to the other side says what became
+    of the call, if anything does.
+    """
     if word in CONNECTED and _is_ringout(record):
-        return Disposition.UNKNOWN
+        word = _other_sides_failure(record)
     return disposition(word, inbound=direction is Direction.INBOUND)
 
 
 def _is_ringout(record: Record) -> bool:
-    return record.action.lower().startswith(RINGOUT)
+    return record.action.lower().startswith(RINGOUT) or any(map(_rings_own_phone, record.legs or ()))
+
+
+def _rings_own_phone(leg: RecordLeg) -> bool:
+    kind = _kind(leg)
+    return kind.startswith(RINGOUT) and kind.endswith(RINGOUT_OWN_PHONE)
+
+
+def _other_sides_failure(record: Record) -> str:
+    """The word of a RingOut's last leg to the other side; empty where that side took the call, or says nothing."""
+    legs = [leg for leg in record.legs or () if _kind(leg).startswith(RINGOUT) and not _rings_own_phone(leg)]
+    word = "" if any(map(accepted, legs)) else _last_result(legs)
+    return "" if word == STOPPED else word
 
 
 def _word(one: Record | RecordLeg) -> str:

@@ -788,6 +788,34 @@ def test_the_end_of_a_ringout() -> None:
     assert (hung_up.state, hung_up.disposition) == (State.ENDED, Disposition.UNKNOWN)
 
 
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("No Answer", Disposition.NO_ANSWER), ("Busy", Disposition.BUSY), ("Hang Up", Disposition.CANCELLED)],
+)
+def test_the_leg_to_the_other_side_decides_how_a_ringout_ends(word: str, expected: Disposition) -> None:
+    """The record reads Call connected with a duration as soon as the own phone was picked up."""
+    own = leg("RingOutWebToCaller", result="Call connected", duration=30, **ACCEPTED)
+    other = leg("RingOutWebToSubscriber", result=word, duration=26)
+    for target in (EXTENSION, ACCOUNT):
+        shown = only(record(result="Call connected", duration=30, legs=[own, other], **RINGOUT), target)
+        assert (shown.state, shown.disposition) == (State.ENDED, expected)
+    again = leg("RingOutWebToSubscriber", result="Call connected")
+    shown = only(record(result="Call connected", duration=30, legs=[own, other, again], **RINGOUT))
+    assert shown.disposition is Disposition.ANSWERED, "the second attempt was taken"
+
+
+@pytest.mark.parametrize("action", ["VoIP Call", "Phone Call", "Unknown"])
+def test_a_leg_to_the_own_phone_makes_a_ringout_whatever_the_action(action: str) -> None:
+    """Its acceptance is no answer, and the record's word is none while it has no duration."""
+    own = leg("RingOutWebToCaller", 101, **ACCEPTED)
+    base = live(direction="Outbound", action=action, legs=[own])
+    for words in ({}, ACCEPTED, {"result": "Call connected", "duration": 0}):
+        shown = only(base | words)
+        assert (shown.state, [one.accepted for one in shown.legs]) == (State.DIALING, [False])
+    other = leg("RingOutWebToSubscriber", 101, **ACCEPTED)
+    assert only(base | {"legs": [own, other]}).state is State.CONNECTED
+
+
 def test_a_fan_out_rings_several_though_no_leg_says_whose() -> None:
     """Some legs carry only the number that was rung."""
     out = {"direction": "Outbound", "action": "VoIP Call", "result": "Stopped", "extension": {"id": 101}}
