@@ -113,11 +113,12 @@ def _caller_of_flipped(call: Call, seen: CallObservation) -> Party | None:
 
 def ends_as(call: Call, seen: CallObservation) -> Disposition:
     """How the call ended by this record. An answer that was seen outranks the record's own word; only an accepted leg
-    of another extension says more, where this one had none.
+    of another extension says more, where none of this one was ever seen.
     """
     said = seen.disposition or Disposition.UNKNOWN
     was_answered = call.answered_at is not None or call.disposition is Disposition.ANSWERED
-    if not was_answered or said is Disposition.TRANSFERRED or (seen.taken_by_another and not call.answered_exact):
+    is_own = call.answered_exact or call.answered_on_own_leg
+    if not was_answered or said is Disposition.TRANSFERRED or (seen.taken_by_another and not is_own):
         return said
     return Disposition.ANSWERED
 
@@ -138,7 +139,7 @@ def is_unchanged(call: Call, seen: CallObservation, at: datetime) -> bool:
         and (seen.ended_at is None or seen.ended_at == call.ended_at)
         and (seen.disposition is None or seen.state is not State.ENDED or ends_as(call, seen) is call.disposition)
         and (seen.state not in UNANSWERED or all(leg.key in call.ringing_legs for leg in seen.legs))
-        and _answer(call, call.state, seen, at) == (call.answered_at, call.answered_exact)
+        and _answered(call, call.state, seen, at) is call
     )
 
 
@@ -190,7 +191,12 @@ def settled_as(call: Call) -> Disposition:
 def _ended(disposition: Disposition) -> dict[str, Any]:
     """With what a call ended. Answered elsewhere: whatever was taken for its own answer was another's."""
     if disposition is Disposition.ANSWERED_ELSEWHERE:
-        return {"disposition": disposition, "answered_at": None, "answered_exact": False}
+        return {
+            "disposition": disposition,
+            "answered_at": None,
+            "answered_exact": False,
+            "answered_on_own_leg": False,
+        }
     return {"disposition": disposition}
 
 
@@ -294,7 +300,9 @@ def joined_party(old: Party | None, new: Party | None) -> Party | None:
 
 def _answered(call: Call, known: State | None, seen: CallObservation, at: datetime) -> Call:
     answered_at, answered_exact = _answer(call, known, seen, at)
-    return with_facts(call, {"answered_at": answered_at, "answered_exact": answered_exact})
+    own = call.answered_on_own_leg or any(leg.accepted and leg.own for leg in seen.legs)
+    facts = {"answered_at": answered_at, "answered_exact": answered_exact, "answered_on_own_leg": own}
+    return with_facts(call, facts)
 
 
 def _answer(call: Call, known: State | None, seen: CallObservation, at: datetime) -> tuple[datetime | None, bool]:

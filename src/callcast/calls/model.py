@@ -108,11 +108,13 @@ class Leg(Struct, frozen=True, kw_only=True, gc=False):
     """One branch of a record; `kind` is the platform's word for it.
 
     accepted: the answer to this call, and not a transfer that came later.
+    own: the record names the extension as the one whose phone this is.
     """
 
     kind: str | None
     started_at: datetime
     accepted: bool
+    own: bool = False
 
     @property
     def key(self) -> str:
@@ -188,6 +190,7 @@ class Call(Struct, frozen=True, kw_only=True, gc=False):
     started_at: datetime
     answered_at: datetime | None = None
     answered_exact: bool = False
+    answered_on_own_leg: bool = False  # then no later record makes it the answer of another extension
     ended_at: datetime | None = None
     ended_exact: bool = False
     disposition: Disposition | None = None

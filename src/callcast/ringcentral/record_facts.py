@@ -116,7 +116,7 @@ def view(record: Record, extension_id: str, *, listed: bool) -> View:
         offered=offered,
         rings_alone=len(owners) <= 1 and (not outcome.provisional or _rings_one_number(legs)),
         taken_by_another=answer.leg_of_another and not answer.own,
-        legs=tuple([_leg(leg, started_at) for leg in own]),
+        legs=tuple([_leg(leg, started_at, extension_id) for leg in own]),
         started_at=started_at,
         ended_at=ended_at,
         from_=from_,
@@ -208,10 +208,11 @@ def _is_line(leg: RecordLeg) -> bool:
     return _kind(leg) == LINE_LEG and leg.master is not False
 
 
-def _leg(leg: RecordLeg, started_at: datetime) -> Leg:
+def _leg(leg: RecordLeg, started_at: datetime, extension_id: str) -> Leg:
     """A transfer begins when people talk already: its start is not the answer's (derived-outbound-results)."""
     is_answer = accepted(leg) and _kind(leg) != TRANSFER_LEG and not _rings_own_phone(leg)
-    return Leg(kind=leg.leg_type, started_at=leg.start_time or started_at, accepted=is_answer)
+    is_own = owner_of(leg) == extension_id and not _is_line(leg)
+    return Leg(kind=leg.leg_type, started_at=leg.start_time or started_at, accepted=is_answer, own=is_own)
 
 
 def _rings_one_number(legs: Sequence[RecordLeg]) -> bool:

@@ -31,8 +31,8 @@ def at(seconds: float) -> datetime:
     return START + timedelta(seconds=seconds)
 
 
-def leg(kind: str, start: float, *, accepted: bool = False) -> Leg:
-    return Leg(kind=kind, started_at=at(start), accepted=accepted)
+def leg(kind: str, start: float, *, accepted: bool = False, own: bool = False) -> Leg:
+    return Leg(kind=kind, started_at=at(start), accepted=accepted, own=own)
 
 
 def observation(state: str = "ringing", **fields: Any) -> CallObservation:

@@ -210,6 +210,30 @@ def test_an_answer_on_its_own_leg_stays_when_another_took_the_call_over() -> Non
     assert (watch.last.call.disposition, talk_seconds(watch.last.call)) == (Disposition.ANSWERED, 6)
 
 
+def test_an_answer_on_its_own_leg_stays_although_that_leg_had_rung_before() -> None:
+    """Its start tells no time of answer, but whose answer it was."""
+    for provisional in (False, True):
+        watch = Watch()
+        rings, talks = leg("PstnToSip", 0), leg("PstnToSip", 0, accepted=True, own=True)
+        watch.poll(1, observation(legs=(rings,)))
+        watch.poll(3, observation("connected", legs=(rings,)))  # the record's word first, then the leg's
+        watch.poll(5, observation("connected", legs=(talks,)))
+        watch.poll(12, ended(**TAKEN, provisional=provisional))
+        watch.poll(13)
+        call = watch.last.call
+        assert (call.disposition, call.answered_at, call.answered_exact) == (Disposition.ANSWERED, at(3), False)
+        assert talk_seconds(call) == 7
+
+
+def test_no_correction_takes_an_answer_on_its_own_leg_back() -> None:
+    """The first final record shows it, a later one the other's leg alone."""
+    watch = Watch()
+    watch.poll(5, observation())
+    watch.poll(12, ended("answered", legs=(leg("PstnToSip", 0, accepted=True, own=True),)))
+    assert watch.poll(13, ended(**TAKEN)) == []
+    assert watch.call().disposition is Disposition.ANSWERED
+
+
 def test_an_accepted_leg_that_comes_late_makes_an_answer() -> None:
     """Once, with its time, whatever the word beside it."""
     watch = Watch()

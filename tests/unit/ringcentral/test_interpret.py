@@ -466,6 +466,14 @@ def test_legs_are_told_apart_by_type_and_start() -> None:
     )
 
 
+@pytest.mark.parametrize("target", [EXTENSION, ACCOUNT])
+def test_an_own_leg_is_one_that_names_the_extensions_phone(target: Target) -> None:
+    """The leg to the line is accepted whoever takes the call, and one without an owner may be another's."""
+    legs = [leg("Accept", 101), leg("PstnToSip", 101), leg("PstnToSip"), leg("Accept", 101, master=False)]
+    shown = only(live(extension={"id": 101}, legs=legs), target)
+    assert [one.own for one in shown.legs] == [False, True, False, True]
+
+
 def test_the_platforms_words_are_kept() -> None:
     """For whoever must ask its support."""
     provider = only(record(result="Missed", reason="No Answer")).provider
