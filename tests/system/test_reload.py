@@ -150,7 +150,7 @@ class Town:
         story = self.platform.scenario
         assert isinstance(story, Story)
         call = Call(kind="inbound", extension=admin, number="+15550100299", rings_s=300, ends="missed")
-        story.context(call, self.platform.clock.now())
+        story.place(call, self.platform.clock.now())
 
     def signal(self) -> None:
         os.kill(self.service.pid, signal.SIGHUP)
