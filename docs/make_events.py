@@ -24,13 +24,13 @@ TARGET = Target(source="acme")
 WHEN = {
     "call.ringing": "An inbound call is offered to the extension.",
     "call.dialing": "The extension is placing a call.",
-    "call.answered": "The two sides talk.",
-    "call.updated": "The state is the same, but from, to, queue or direction became known or changed.",
-    "call.ended": "Over, exactly once for each call, with a disposition.",
-    "call.corrected": "After the end, a fact changed: disposition, times, parties, queue or direction.",
-    "source.degraded": "A source, or one of its extensions, has had no good look for three intervals (at least 30 s). "
-    "`extension_id` is null when no target of the source has one.",
-    "source.recovered": "It has again; `blind` is the time in which nothing was seen.",
+    "call.answered": "The two sides are connected.",
+    "call.updated": "The state is unchanged, but from, to, queue or direction became known or changed.",
+    "call.ended": "The call is over. Emitted exactly once per call, with a disposition.",
+    "call.corrected": "After the end, the disposition, a time, a party, the queue or the direction changed.",
+    "source.degraded": "A source, or one of its extensions, has had no successful poll for three intervals "
+    "(at least 30 s). `extension_id` is null when no target of the source has one.",
+    "source.recovered": "Polls succeed again; `blind` is the time in which nothing was seen.",
 }
 
 
@@ -42,7 +42,7 @@ def page() -> str:
 
 
 def _words() -> Iterator[str]:
-    yield "| disposition | results of the API's list | seen, but not on the list |"
+    yield "| disposition | documented results | undocumented results |"
     yield "|---|---|---|"
     for disposition, words in RESULTS.items():
         off_list = RESULTS_OFF_LIST.get(disposition, ())

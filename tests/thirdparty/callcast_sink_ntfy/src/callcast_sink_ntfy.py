@@ -1,4 +1,4 @@
-"""Tells a phone of calls, through ntfy (https://docs.ntfy.sh/publish)."""
+"""Notifies a phone of calls through ntfy (https://docs.ntfy.sh/publish)."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +10,7 @@ from callcast.sinks import Delivered, Delivery, Outcome, Rejected, Retry, Secret
 
 
 class Settings(SinkSettings):
-    """`[sinks.NAME] type = "ntfy"`. On a public server the topic is as good as a password."""
+    """`[sinks.NAME] type = "ntfy"`. On a public server the topic is a password."""
 
     type: Literal["ntfy"] = "ntfy"
     server: str = "https://ntfy.sh"
@@ -43,7 +43,7 @@ class Ntfy:
             return Retry("network")
 
     def _message(self, delivery: Delivery) -> dict[str, object]:
-        event = self._context.wire.event_dict(delivery.event)  # numbers are shown as the settings say
+        event = self._context.wire.event_dict(delivery.event)  # applies the sink's `numbers`
         caller = event["data"].get("from") or {}
         who = caller.get("name") or caller.get("number") or event["subject"]
         return {"topic": self._topic, "title": event["type"], "message": who, "tags": [event["id"]]}
