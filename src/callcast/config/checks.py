@@ -279,12 +279,12 @@ class Examination:
         try:
             try_directory(data_dir)
         except PermissionError as error:
-            problem = f"this user may not make {data_dir}: {(error.strerror or str(error)).lower()}"
+            problem = f"this user may not make {data_dir}, or not write to it: {(error.strerror or str(error)).lower()}"
             fix = "check as the user who runs the service, make the folder for that user, or name another one"
             self._warn(("service", "data_dir"), problem, fix)
         except OSError as error:
-            problem = f"the folder {data_dir} cannot be made: {(error.strerror or str(error)).lower()}"
-            self._fault(("service", "data_dir"), problem, "name a folder that can be made")
+            problem = f"the folder {data_dir} cannot be made or written to: {(error.strerror or str(error)).lower()}"
+            self._fault(("service", "data_dir"), problem, "name a folder that can be made and written to")
 
     def _questionable(self, sources: Mapping[str, SourceSettings], sinks: Mapping[str, SinkSettings]) -> None:
         for name, source in sources.items():

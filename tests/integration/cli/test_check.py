@@ -19,6 +19,7 @@ from callcast.cli.main import COMMANDS, LOCAL_FILE, SYSTEM_FILE, default_config,
 from callcast.cli.running_service import _reachable
 from callcast.ports.sink import Filter
 from tests.builders import NINE, change, event
+from tests.disks import small_disk
 from tests.integration.outbox.test_admin import bury
 from tests.integration.outbox.test_admin import service as outbox_of
 from tests.unit.config.files import GOOD, SOURCE, STDOUT, WEBHOOK, write
@@ -230,7 +231,7 @@ def test_a_user_without_a_home_is_asked_for_a_folder(command: tuple[str, ...], t
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("folder", ["/proc/nope", "/dev/null/callcast", "callcast.toml", "x" * 300])
+@pytest.mark.parametrize("folder", ["/proc/nope", "/proc", "/dev/null/callcast", "callcast.toml", "x" * 300])
 def test_check_refuses_a_folder_that_cannot_be_made(folder: str, tmp_path: Path) -> None:
     """With the line where it stands; and nothing is left behind."""
     write(tmp_path, f'[service]\ndata_dir = "{folder}"\n' + GOOD)
@@ -238,6 +239,14 @@ def test_check_refuses_a_folder_that_cannot_be_made(folder: str, tmp_path: Path)
     assert done.returncode == 78
     assert "callcast.toml:2: service.data_dir: the folder" in done.stderr
     assert [one.name for one in tmp_path.iterdir()] == ["callcast.toml"]
+
+
+def test_check_takes_a_full_disk(tmp_path: Path) -> None:
+    """That may be over when the service starts, and must not refuse a reload."""
+    with small_disk(tmp_path / "disk") as disk:
+        disk.fill()
+        write(tmp_path, f'[service]\ndata_dir = "{disk.path}"\n' + GOOD)
+        assert callcast("check", cwd=tmp_path).returncode == 0
 
 
 def test_check_takes_a_folder_that_can_be_made(tmp_path: Path) -> None:

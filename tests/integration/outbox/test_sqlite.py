@@ -10,6 +10,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
@@ -72,6 +73,31 @@ async def test_only_this_user_may_poll(tmp_path: Path) -> None:
         os.umask(before)
     assert set(modes) == {"outbox.db", "outbox.db-wal", "outbox.db-shm", "outbox.lock"}
     assert set(modes.values()) == {0o600}
+
+
+@pytest.fixture
+def group_volume() -> Iterator[Path]:
+    """Belongs to root and may be written by a group, to which this process belongs as another user."""
+    with tempfile.TemporaryDirectory() as name:
+        volume, group = Path(name), 64242
+        os.chown(volume, 0, group)
+        volume.chmod(0o2775)
+        os.setegid(group)
+        os.seteuid(65534)
+        try:
+            yield volume
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+        assert stat.S_IMODE(volume.stat().st_mode) == 0o2775
+        assert {stat.S_IMODE(path.stat().st_mode) for path in volume.iterdir()} == {0o600}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which only root may")
+async def test_a_volume_that_only_the_group_may_write(group_volume: Path) -> None:
+    """As Kubernetes mounts it with fsGroup: its mode stays as it is, and the files are private all the same."""
+    async with opened(group_volume) as outbox:
+        await with_deliveries(outbox)
 
 
 async def test_a_second_service_is_refused(tmp_path: Path) -> None:

@@ -161,21 +161,28 @@ def make_directory(directory: Path) -> None:
     """Only this user may look in. Raises OutboxRefused when it never can be of use, OSError while the disk fails."""
     with refusing(directory):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.chmod(0o700)
+        with suppress(PermissionError):  # a volume may belong to another user and be writable for our group
+            directory.chmod(0o700)
         for file in (LOCK, FILE):  # by somebody else, perhaps, who once ran a command here
             with suppress(FileNotFoundError):
                 os.close(os.open(directory / file, os.O_RDWR | os.O_CLOEXEC))
 
 
 def try_directory(directory: Path) -> None:
-    """Raises OSError when it is no directory and cannot be made one. Leaves nothing behind."""
+    """Raises OSError when nothing can be made in it, or it is no directory and cannot be made one.
+
+    Leaves nothing behind. A full or failing disk is no reason: that may be over at the start.
+    """
     with suppress(FileNotFoundError):
         directory.lstat()  # what is wrong with the name itself
     existing = next(one for one in (directory, *directory.parents) if os.path.lexists(one))
     if not existing.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-    if existing != directory:
+    try:
         os.rmdir(tempfile.mkdtemp(prefix=".callcast-", dir=existing))  # noqa: PTH106
+    except OSError as error:
+        if error.errno in _OF_NO_USE:
+            raise
 
 
 def _words(error: OSError) -> str:
