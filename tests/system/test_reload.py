@@ -387,6 +387,33 @@ async def test_sources_come_and_go(town: Town, hook: Hook) -> None:
     assert (hook.events[-1]["source"], hook.events[-1]["type"]) == ("/callcast/third", "call.ringing")
 
 
+@pytest.mark.parametrize("revoke", [True, False])
+@pytest.mark.parametrize("change", ["removed", "new jwt"])
+async def test_a_credential_that_is_used_no_longer_gives_its_token_back(
+    town: Town, hook: Hook, change: str, revoke: bool
+) -> None:
+    """Removed or changed: its token is revoked where `revoke_on_exit` is set, and in no case stays in the file."""
+    town.platform.tokens.credentials += [Credential(jwt="old"), Credential(jwt="new")]
+    rest = (town.head(), hook.sink("crm"), town.source("acme", extensions=[DESKS["101"]], revoke_on_exit=revoke))
+    keys: dict[str, Any] = {"extensions": [DESKS["102"]], "revoke_on_exit": revoke}
+    await town.start(*rest, town.source("branch", jwt="old", **keys))
+    kept = town.folder / "data" / "tokens.json"
+    await until(lambda: kept.exists() and len(json.loads(kept.read_text())["tokens"]) == 2, "both tokens in the file")
+    before = json.loads(kept.read_text())["tokens"].keys()
+    after = [town.source("branch", jwt="new", **keys)] if change == "new jwt" else []
+    assert (await town.reload(*rest, *after))[0] == 200
+
+    def revoked() -> int:
+        return sum(request.path.endswith("/revoke") for request in town.platform.requests)
+
+    await until(
+        lambda: len(before & json.loads(kept.read_text())["tokens"].keys()) == 1 and revoked() >= revoke,
+        "the token is deleted, and revoked",
+    )
+    await town.ready()
+    assert revoked() == revoke
+
+
 async def test_an_account_and_an_extension_of_it_do_not_swallow_each_others_events(town: Town, hook: Hook) -> None:
     """The extension's own watcher tells of it, the account's watcher of all others, until the extension's goes."""
     whole = town.source("whole", watch="account")

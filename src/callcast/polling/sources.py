@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -70,7 +70,8 @@ class Sources:
         self._disk = disk
         self._wake = wake
         self._sign_ins = sign_ins
-        self._clients: dict[str, tuple[Mapping[str, Any], Client]] = {}
+        self._wanted: Collection[SourceSettings] = ()
+        self._clients: dict[str, tuple[SourceSettings, Client]] = {}
         self._answers = SharedAnswers()
         self._learning = asyncio.Lock()
         self._notes: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)  # on their way to the disk
@@ -81,7 +82,8 @@ class Sources:
 
     def share(self, wanted: Mapping[str, SourceSettings]) -> None:
         """Say who watches whom, before anybody looks: an account's watcher takes what nobody has taken."""
-        self._sign_ins.retain(wanted.values())
+        self._wanted = wanted.values()
+        self._retain_tokens()
         listed = {name: one.extensions if one.watch == "extensions" else ("~",) for name, one in wanted.items()}
         self.ownership.keep({name: None if "~" in ids else frozenset(ids) for name, ids in listed.items()})
         for name, ids in listed.items():
@@ -114,15 +116,14 @@ class Sources:
 
     async def run(self, name: str, settings: SourceSettings, *, start_after_s: float = 0.0) -> None:
         """Watch until cancelled."""
-        access = {key: getattr(settings, key) for key in CLIENT_KEYS}
-        if name in self._clients and self._clients[name][0] != access:
+        if name in self._clients and _access(self._clients[name][0]) != _access(settings):
             await self.close(name)
         if len(self.observers) > 1:
             async with self._learning:
                 await self._disk.until_stored(lambda: share_answers(self._answers, self._outbox))
         known = (await self._disk.until_stored(self._outbox.known)).get(name, NOTHING_KNOWN)
         observer = self._observer(name)
-        upstream: Upstream = self._client(name, access, known)
+        upstream: Upstream = self._client(name, settings, known)
         if settings.watch == "account":
             upstream = OwnShare(name, upstream, self.ownership, observer.watched_twice)
         rules = Rules(
@@ -170,8 +171,12 @@ class Sources:
 
     async def close(self, name: str) -> None:
         """The client's last word, on the disk before anybody reads it."""
-        if client := self._clients.pop(name, None):
-            await client[1].close()
+        if client := self._clients.get(name):
+            try:
+                await client[1].close()
+            finally:
+                self._clients.pop(name, None)
+                self._retain_tokens()
         if notes := self._notes.pop(name, None):
             await asyncio.wait(notes)
 
@@ -179,15 +184,19 @@ class Sources:
         await asyncio.gather(*map(self.close, tuple(self._clients)))
         await self._sign_ins.close()
 
+    def _retain_tokens(self) -> None:
+        """Forget the tokens that no source uses. A client that is still open may want to revoke its own."""
+        self._sign_ins.retain([*self._wanted, *(settings for settings, _ in self._clients.values())])
+
     def _observer(self, name: str) -> SourceObserver:
         if name not in self.observers:
             self.observers[name] = SourceObserver(name, self._live_calls, self._metrics, self._clock, self._log)
         return self.observers[name]
 
-    def _client(self, name: str, access: Mapping[str, Any], known: Known) -> Client:
+    def _client(self, name: str, settings: SourceSettings, known: Known) -> Client:
         if name not in self._clients:
             client = Client(
-                **access,
+                **_access(settings),
                 session=self._session,
                 sign_ins=self._sign_ins,
                 clock=self._clock,
@@ -196,7 +205,7 @@ class Sources:
                 note=lambda key, value: self._note_later(name, key, value),
                 notes=known.notes,
             )
-            self._clients[name] = (access, client)
+            self._clients[name] = (settings, client)
             self._observer(name).sign_ins_ahead = client.sign_ins_ahead
         return self._clients[name][1]
 
@@ -237,6 +246,11 @@ async def share_answers(answers: SharedAnswers, outbox: Outbox) -> None:
     for first in range(0, len(calls), LEARNT_AT_ONCE):
         answers.learn(calls[first : first + LEARNT_AT_ONCE])
         await asyncio.sleep(0)
+
+
+def _access(settings: SourceSettings) -> dict[str, Any]:
+    """What a client is made from."""
+    return {key: getattr(settings, key) for key in CLIENT_KEYS}
 
 
 def _published(name: str, settings: SourceSettings) -> dict[str, object]:
