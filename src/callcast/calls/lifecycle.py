@@ -136,7 +136,7 @@ def is_unchanged(call: Call, seen: CallObservation, at: datetime) -> bool:
         and (seen.from_party is None or seen.from_party == call.from_party)
         and (seen.to_party is None or seen.to_party == call.to_party)
         and (seen.queue is None or seen.queue == call.queue)
-        and (seen.ended_at is None or seen.ended_at == call.ended_at)
+        and (seen.ended_at is None or not seen.ended_exact or seen.ended_at == call.ended_at)
         and (seen.disposition is None or seen.state is not State.ENDED or ends_as(call, seen) is call.disposition)
         and (seen.state not in UNANSWERED or all(leg.key in call.ringing_legs for leg in seen.legs))
         and _answered(call, call.state, seen, at) is call
@@ -159,8 +159,9 @@ def apply_observation(call: Call, known: State | None, seen: CallObservation, at
         facts["ringing_legs"] = tuple(dict.fromkeys((*call.ringing_legs, *(leg.key for leg in seen.legs))))
     if state is State.ENDED:
         facts |= _ended(ends_as(call, seen))
-        facts["ended_at"] = seen.ended_at or at
-        facts["ended_exact"] = seen.ended_at is not None
+        exact = seen.ended_at is not None and seen.ended_exact
+        facts["ended_at"] = seen.ended_at if exact else min(seen.ended_at or at, at)
+        facts["ended_exact"] = exact
     return in_order(with_facts(call, facts))
 
 
@@ -168,7 +169,8 @@ def wait(call: Call, seen: CallObservation) -> Call:
     """An open call, after a record that reads ended and need not be: what it ends with if it settles so."""
     seen = as_known(call, seen)
     word = seen.disposition and ends_as(call, seen)
-    return with_facts(call, {"provisional_disposition": word, "provisional_ended_at": seen.ended_at})
+    ended_at = seen.ended_at if seen.ended_exact else None
+    return with_facts(call, {"provisional_disposition": word, "provisional_ended_at": ended_at})
 
 
 def end(call: Call, disposition: Disposition, at: datetime, *, ended_at: datetime | None = None) -> Call:
@@ -208,7 +210,7 @@ def correct(call: Call, seen: CallObservation) -> Call:
     facts = _facts_of(call, seen)
     if (call.disposition, disposition) != _REFINED and disposition is not Disposition.UNKNOWN:
         facts |= _ended(disposition)
-    if seen.ended_at is not None:
+    if seen.ended_at is not None and seen.ended_exact:
         facts["ended_at"] = seen.ended_at
         facts["ended_exact"] = True
     corrected = in_order(with_facts(answered, facts))

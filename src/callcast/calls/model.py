@@ -129,7 +129,8 @@ class CallObservation(Struct, frozen=True, kw_only=True, gc=False):
     `provisional`: the record reads ended, but the platform writes this also while the call goes on.
     `rings_alone`: its legs ring no extension but this one.
     `taken_by_another`: it was accepted on a leg of another extension, and on none of this one.
-    `times` hold only what the platform gave; nothing is filled in from the poll.
+    `times` hold only what the platform gave; nothing is filled in from the poll. Where `ended_exact` is false, the part
+    ended at `ended_at` or before.
     """
 
     extension_id: str
@@ -147,6 +148,7 @@ class CallObservation(Struct, frozen=True, kw_only=True, gc=False):
     queue: Queue | None = None
     started_at: datetime
     ended_at: datetime | None = None
+    ended_exact: bool = True
     legs: tuple[Leg, ...] = ()
     provider: Provider
 

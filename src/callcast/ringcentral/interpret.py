@@ -98,6 +98,7 @@ def _observation(record: Record, extension_id: str, view: View, account_id: str 
         queue=queue,
         started_at=view.started_at,
         ended_at=view.ended_at,
+        ended_exact=view.ended_exact,
         legs=view.legs,
         provider=Provider(
             name="ringcentral",

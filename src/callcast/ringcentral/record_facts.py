@@ -50,6 +50,7 @@ class View(Struct, frozen=True, gc=False):
     rings_alone: its legs ring no other extension.
     taken_by_another: another extension's leg was accepted, and none of this one's.
     legs: the extension's own.
+    ended_exact: `ended_at` is its own end, and not that of a record that went on without it.
     """
 
     direction: Direction
@@ -60,6 +61,7 @@ class View(Struct, frozen=True, gc=False):
     legs: tuple[Leg, ...]
     started_at: datetime
     ended_at: datetime | None
+    ended_exact: bool
     from_: Side | None
     to: Side | None
 
@@ -102,10 +104,10 @@ def view(record: Record, extension_id: str, *, listed: bool) -> View:
     answer = _answer(record, own, others, speaks=speaks, inbound=direction is Direction.INBOUND)
     outcome = _whole(record, legs, direction, answer) if in_whole else _share(record, legs, own, direction, answer)
 
-    started_at, ended_at = record.start_time, None
+    started_at, ended_at, ended_exact = record.start_time, None, True
     from_, to = record.from_, record.to
     if outcome.state is State.ENDED:
-        ended_at = end_of(record, record.start_time) if in_whole else _share_end(record, own)
+        ended_at, ended_exact = (end_of(record, record.start_time), True) if in_whole else _share_end(record, own)
     if not in_whole:
         started_at = min(leg.start_time or record.start_time for leg in own)
         first = own[0]
@@ -119,6 +121,7 @@ def view(record: Record, extension_id: str, *, listed: bool) -> View:
         legs=tuple([_leg(leg, started_at, extension_id) for leg in own]),
         started_at=started_at,
         ended_at=ended_at,
+        ended_exact=ended_exact,
         from_=from_,
         to=to,
     )
@@ -365,6 +368,9 @@ def _last_result(own: Sequence[RecordLeg]) -> str:
     return "" if word in IN_PROGRESS else word
 
 
-def _share_end(record: Record, own: Sequence[RecordLeg]) -> datetime | None:
+def _share_end(record: Record, own: Sequence[RecordLeg]) -> tuple[datetime | None, bool]:
+    """The end of the last leg. A leg that is over, and does not say since when, ended no later than the record."""
     ends = [end for leg in own if (end := end_of(leg, leg.start_time or record.start_time))]
-    return max(ends, default=end_of(record, record.start_time))
+    if ends:
+        return max(ends), True
+    return end_of(record, record.start_time), all(map(_is_live, own))

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+import msgspec
 import pytest
 
 from callcast.calls.lifecycle import in_order, joined_party
@@ -227,3 +228,22 @@ def test_a_party_keeps_what_is_not_said_again_unless_it_is_another() -> None:
     )
     assert joined_party(known, Party(number="+2")) == Party(number="+2")
     assert joined_party(known, Party(extension_number="8")) == Party(extension_number="8")
+
+
+def test_an_end_that_is_only_known_not_to_be_later_moves_no_end() -> None:
+    """The phone stopped ringing after 5 s, and its record lasted until another had talked: rung for 5 s."""
+    late = ended("answered_elsewhere", end=55, ended_exact=False)
+    watch = Watch()
+    watch.poll(1, observation())
+    assert watch.poll(5, ended("answered_elsewhere", end=None)) == ["call.ended"]
+    assert watch.poll(60, late) == []
+    assert (watch.call().ended_at, watch.call().ended_exact) == (at(5), False)
+    for poll, end in ((40, 40), (60, 55)):
+        watch = Watch()
+        watch.poll(poll, late)
+        assert (watch.last.time, watch.last.observation.exact) == (at(end), False)
+    watch = Watch()
+    watch.poll(1, observation())
+    watch.poll(5, msgspec.structs.replace(late, provisional=True))
+    watch.poll(9)
+    assert (watch.last.type, watch.last.time, watch.last.observation.exact) == ("call.ended", at(9), False)

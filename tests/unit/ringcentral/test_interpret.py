@@ -536,6 +536,24 @@ def test_a_legs_own_word_counts() -> None:
     assert shown["303"].ended_at == at(30)
 
 
+def test_a_leg_that_is_over_and_has_no_duration_ended_no_later_than_the_record() -> None:
+    """The record goes on with who took the call: its end is not that of the phone that stopped ringing."""
+    shown = rung(
+        leg("PstnToSip", 300, result="Accepted", reason="Accepted"),
+        leg("PstnToSip", 301, result="Stopped"),
+        leg("PstnToSip", 302, result="Stopped", duration=5),
+        leg("PstnToSip", 303),
+        result="Accepted",
+        duration=55,
+    )
+    assert {id_: (s.ended_at, s.ended_exact) for id_, s in shown.items()} == {
+        "300": (at(55), True),
+        "301": (at(55), False),
+        "302": (at(5), True),
+        "303": (at(55), True),
+    }
+
+
 def test_a_leg_of_a_part_may_say_little() -> None:
     """No type, no start: it began with the call."""
     bare = {"extension": {"id": 300}, "duration": 4}
