@@ -34,9 +34,9 @@ from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability import logs
 from callcast.observability.metrics import Metrics
 from callcast.outbox.sqlite.store import open_outbox
-from callcast.polling.ownership import ExtensionOwnership, OwnShare
+from callcast.polling.ownership import ExtensionOwnership, OwnedUpstream
 from callcast.polling.recorder import ChangeRecorder
-from callcast.polling.telemetry import SourceObserver
+from callcast.polling.telemetry import SourceTelemetry
 from callcast.ringcentral.client import Client
 from callcast.ringcentral.sign_in import SignIns
 from callcast.settings.secret import Secret
@@ -175,7 +175,7 @@ async def source(server: str, folder: Path) -> AsyncIterator[Callable[[], Any]]:
         )
         session = await stack.enter_async_context(aiohttp.ClientSession())
         live_calls = InMemoryLiveCalls(clock)
-        observer = SourceObserver(SOURCE, live_calls, Metrics(live_calls, clock, __version__), clock, log)
+        observer = SourceTelemetry(SOURCE, live_calls, Metrics(live_calls, clock, __version__), clock, log)
         client = Client(
             server=server,
             client_id="id",
@@ -191,14 +191,14 @@ async def source(server: str, folder: Path) -> AsyncIterator[Callable[[], Any]]:
             note=lambda *_: None,
             notes={},
         )
-        upstream = OwnShare(SOURCE, client, ExtensionOwnership(), lambda _: None)
+        upstream = OwnedUpstream(SOURCE, client, ExtensionOwnership(), lambda _: None)
         index, rules = CallIndex(SOURCE), Rules()
-        recorder = ChangeRecorder(index, outbox, observer.told)
+        recorder = ChangeRecorder(index, outbox, observer.change_recorded)
 
         async def poll() -> None:
             snapshot = await upstream.poll(TARGET)
             observer.poll_succeeded(snapshot, 0.0)
-            await recorder.take(snapshot, partial(compare, index, snapshot, rules))
+            await recorder.record_poll(snapshot, partial(compare, index, snapshot, rules))
 
         yield poll
 

@@ -354,7 +354,7 @@ RETENTION_S = 180
 
 
 # An event that failed four times in the troubles is due two minutes after them, and one that failed five times five.
-PEACE_S, LATE_S, LONGEST_PAUSE_S = 120.0, 30.0, 400.0
+PEACE_S, ANSWER_WAIT_S, LONGEST_PAUSE_S = 120.0, 30.0, 400.0
 
 UNIT = Path(__file__).parent.parent / "deploy/callcast.service"
 
@@ -416,7 +416,7 @@ async def settled(service: Service) -> list[str]:
     data, deadline = service.config.parent / "data", time.monotonic() + PEACE_S
     while waiting := pending(data):
         last_s = max(due_s for _, due_s in waiting)
-        deadline = max(deadline, time.monotonic() + min(last_s, LONGEST_PAUSE_S) + LATE_S)
+        deadline = max(deadline, time.monotonic() + min(last_s, LONGEST_PAUSE_S) + ANSWER_WAIT_S)
         if time.monotonic() > deadline:
             return [f"{what}, due in {due_s:.0f} s" for what, due_s in waiting]
         await asyncio.sleep(2)

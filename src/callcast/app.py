@@ -26,7 +26,7 @@ from callcast.observability.systemd import Heartbeat, Supervisor
 from callcast.outbox.sqlite.store import open_outbox
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import Outbox, OutboxRefused
-from callcast.service import ReadAgain, Service, zone
+from callcast.service import ReadConfig, Service, zone
 
 EXIT_UNAVAILABLE = 69  # something that the service needs is unreachable (contract 2)
 
@@ -71,25 +71,25 @@ class SystemClock:
 async def run(
     settings: Settings,
     *,
-    read_again: ReadAgain,
+    read_config: ReadConfig,
     stop: asyncio.Event | None = None,
     started: Callable[[str], None] | None = None,
 ) -> int:
     """The service, until SIGTERM, SIGINT or `stop`. Returns the exit code.
 
-    read_again: reads the configuration anew for a reload; raises ConfigFaults. started: told the page's URL.
+    read_config: reads the configuration anew for a reload; raises ConfigFaults. started: told the page's URL.
     """
     logs.configure(settings.service.log_level, settings.service.log_format)
     fatal.watch(asyncio.get_running_loop())
     try:
         with logs.standard_error_taken():
-            return await _run(settings, read_again, Signals(stop or asyncio.Event()), started)
+            return await _run(settings, read_config, Signals(stop or asyncio.Event()), started)
     finally:
         logs.flush()
 
 
 async def _run(
-    settings: Settings, read_again: ReadAgain, signals: "Signals", started: Callable[[str], None] | None
+    settings: Settings, read_config: ReadConfig, signals: "Signals", started: Callable[[str], None] | None
 ) -> int:
     service, clock, log = settings.service, SystemClock(), logs.bound()
     _say_what_is_closed(log)
@@ -103,7 +103,7 @@ async def _run(
         session = await stack.enter_async_context(
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), connector=aiohttp.TCPConnector(limit=0))
         )
-        running = Service(settings, outbox, live_calls, metrics, session, clock, log, read_again)
+        running = Service(settings, outbox, live_calls, metrics, session, clock, log, read_config)
         try:
             running.admin = await stack.enter_async_context(running.serve())
         except OSError as error:

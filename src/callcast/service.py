@@ -17,7 +17,7 @@ from callcast.config.hash_key import hash_key
 from callcast.delivery.reminders import Reminders
 from callcast.delivery.worker import DeliveryWorker, SinkTrouble
 from callcast.formats.cloudevents import Numbers, Wire
-from callcast.live.live_calls import SERVICE, InMemoryLiveCalls, catch_up, keep_counts
+from callcast.live.live_calls import SERVICE, InMemoryLiveCalls, catch_up, store_counts
 from callcast.observability import logs
 from callcast.observability.metrics import Metrics
 from callcast.observability.outbox_health import Disk, Trouble
@@ -35,9 +35,10 @@ from callcast.web.server import Admin, serve
 from callcast.web.sse import Feed
 
 HOUSEKEEPING_S = 10.0
-PATIENCE_S = 0.5  # for what a changed or removed part has begun: a reload must not wait for a remote side that hangs
+# How long a reload waits for a stopped source or sink to finish: a remote side that hangs must not block it.
+STOP_PATIENCE_S = 0.5
 
-ReadAgain = Callable[[], Settings]
+ReadConfig = Callable[[], Settings]
 SinkPart = tuple[SinkSettings, bytes]  # with the key of numbers = "hash", where it is used
 
 
@@ -53,7 +54,7 @@ class Service:
         session: aiohttp.ClientSession,
         clock: Clock,
         log: Any,
-        read_again: ReadAgain,
+        read_config: ReadConfig,
     ) -> None:
         self._settings = settings
         self._outbox = outbox
@@ -62,7 +63,7 @@ class Service:
         self._session = session
         self._clock = clock
         self._log = log
-        self._read_again = read_again
+        self._read_config = read_config
         self._random = SystemRandom()
         self._hash_key = b""
         self._installation = ""
@@ -72,21 +73,19 @@ class Service:
         self._reminders = Reminders(clock, log)
         self._pending = 0  # events, by all sinks together
         self._reloading = asyncio.Lock()
-        self._begun = asyncio.Event()
+        self._started = asyncio.Event()
         self._stopping = False
         self._background: list[asyncio.Task[None]] = []
         self._feed = Feed(live_calls, outbox, clock, self._view(settings), self.trouble)
         self.admin: Admin
         self._tasks: asyncio.TaskGroup
         sign_ins = SignIns(clock, path=settings.service.data_dir / FILE, failed=self._tokens_failed)
-        self._watching = Sources(
-            outbox, live_calls, metrics, session, clock, log, self._disk, self._feed.wake, sign_ins
-        )
+        self._pollers = Sources(outbox, live_calls, metrics, session, clock, log, self._disk, self._feed.wake, sign_ins)
         metrics.watch_service(
             ready=lambda: not self.reasons(),
-            outbox_writable=lambda: self._begun.is_set() and self.trouble() is None,
+            outbox_writable=lambda: self._started.is_set() and self.trouble() is None,
             outbox_resets=lambda: outbox.resets,
-            clock_skews=self._watching.skews,
+            clock_skews=self._pollers.skews,
         )
         self._sources: TaskSupervisor[SourceSettings]
         self._sinks: TaskSupervisor[SinkPart]
@@ -113,40 +112,40 @@ class Service:
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         self._tasks = tasks
-        self._sources = TaskSupervisor(tasks, self._run_source, self._watching.end)
-        self._sinks = TaskSupervisor(tasks, self._run_sink, self._end_sink, insists=True)
-        await self._watching.load()
-        await self._disk.until_stored(lambda: self._take_up(self._settings))
+        self._sources = TaskSupervisor(tasks, self._run_source, self._pollers.end)
+        self._sinks = TaskSupervisor(tasks, self._run_sink, self._end_sink, cancel_twice=True)
+        await self._pollers.load()
+        await self._disk.until_stored(lambda: self._restore(self._settings))
         await self._apply(self._settings)
         self._metrics.config_reloaded(True)
-        for forever in (
+        for work in (
             self._feed.run(),
-            keep_counts(self._live_calls, self._outbox, self._clock),
+            store_counts(self._live_calls, self._outbox, self._clock),
             self._housekeeping(),
         ):
-            self._background.append(tasks.create_task(forever))
-        self._begun.set()
+            self._background.append(tasks.create_task(work))
+        self._started.set()
 
-    async def _take_up(self, settings: Settings) -> None:
+    async def _restore(self, settings: Settings) -> None:
         """Go on where an earlier run ended. Raises OutboxUnavailable; may be done again."""
         self._hash_key = await asyncio.to_thread(hash_key, settings)
-        self._show(settings)  # with the key, before there is a number to show
+        self._update_web(settings)  # with the key, before there is a number to show
         known = await self._outbox.known()
-        self._installation = await self._own_name(known.get(SERVICE, NOTHING_KNOWN).notes)
+        self._installation = await self._installation_id(known.get(SERVICE, NOTHING_KNOWN).notes)
         self._live_calls.restore(known.get(SERVICE, NOTHING_KNOWN).notes)
         for source in settings.sources:
             self._live_calls.load(source, known.get(source, NOTHING_KNOWN))
         await catch_up(self._live_calls, self._outbox)
         await self._subscribe(settings)
         for source in known.keys() - settings.sources.keys() - {SERVICE}:
-            await self._watching.end(source)
+            await self._pollers.end(source)
 
     async def stop(self) -> None:
         """Stop looking, let what is in flight finish, then everything else. A reload under way comes first."""
         self._stopping = True
         async with self._reloading:
-            await self._sources.stop(patience_s=PATIENCE_S)
-            await self._watching.close_all()
+            await self._sources.stop(patience_s=STOP_PATIENCE_S)
+            await self._pollers.close_all()
             await self._sinks.stop(patience_s=self._settings.service.shutdown_s)
         for task in self._background:
             task.cancel()
@@ -155,11 +154,11 @@ class Service:
 
     def stepped_at(self) -> float:
         return min(
-            (observer.stepped_at for observer in self._watching.observers.values()), default=self._clock.monotonic()
+            (telemetry.stepped_at for telemetry in self._pollers.telemetry.values()), default=self._clock.monotonic()
         )
 
     def status(self) -> str:
-        polls = sum(observer.polls for observer in self._watching.observers.values())
+        polls = sum(telemetry.polls for telemetry in self._pollers.telemetry.values())
         sources, calls = len(self._settings.sources), len(self._live_calls.calls())
         facts = f"sources {sources}, polls {polls}, calls {calls}, backlog {self._pending}"
         return "; ".join([facts, *self.reasons(), *self.warnings()])
@@ -167,22 +166,22 @@ class Service:
     # Readiness and reload, as the HTTP side asks for them.
 
     def reasons(self) -> Sequence[str]:
-        if not self._begun.is_set():
+        if not self._started.is_set():
             return ["the service is starting"]
-        sources = [why for observer in self._watching.observers.values() if (why := observer.unready())]
+        sources = [why for telemetry in self._pollers.telemetry.values() if (why := telemetry.unready())]
         trouble = self.trouble()
         return [*sources, *([trouble.detail] if trouble else [])]
 
     def trouble(self) -> Trouble | None:
         """Since when the outbox, or the polls of a source, cannot be stored."""
-        found = [*filter(None, [self._disk.trouble]), *self._watching.unstored()]
+        found = [*filter(None, [self._disk.trouble]), *self._pollers.storage_troubles()]
         return min(found, key=lambda one: one.since, default=None)
 
     def warnings(self) -> Sequence[str]:
         """What is no reason to be unready, but should not stay so, or was so once."""
         sinks = [_warning(name, trouble) for name, trouble in self._failing().items()]
-        refused = [line for observer in self._watching.observers.values() for line in observer.refusals()]
-        sources = [*self._watching.ownership.shown(), *self._watching.skewed(), *self._watching.unrenewed(), *refused]
+        refused = [line for telemetry in self._pollers.telemetry.values() for line in telemetry.refusals()]
+        sources = [*self._pollers.ownership.conflicts(), *self._pollers.skewed(), *self._pollers.unrenewed(), *refused]
         return [*self._outbox.warnings(), *sources, *sinks]
 
     def _failing(self) -> Mapping[str, SinkTrouble]:
@@ -193,7 +192,7 @@ class Service:
 
         Goes on when the caller does not wait any longer; a fault in it ends the process, whoever the caller is.
         """
-        await self._begun.wait()
+        await self._started.wait()
         if self._stopping:
             return ["the service is stopping"]
         return await asyncio.shield(self._tasks.create_task(self._reload()))
@@ -203,7 +202,7 @@ class Service:
             if self._stopping:
                 return ["the service is stopping"]
             try:
-                wanted = await asyncio.to_thread(self._read_again)
+                wanted = await asyncio.to_thread(self._read_config)
                 if fixed := _needs_restart(self._settings, wanted):
                     return self._refused("configuration", fixed)
                 key = await asyncio.to_thread(hash_key, wanted)
@@ -213,13 +212,13 @@ class Service:
             except OutboxUnavailable as error:
                 return self._refused("outbox", [str(error)])
             self._hash_key = key
-            self._say_unchanged(self._settings, wanted)
+            self._log_unchanged_credentials(self._settings, wanted)
             await self._apply(wanted)
             self._metrics.config_reloaded(True)
             self._log.info("configuration_reloaded")
             return []
 
-    def _say_unchanged(self, before: Settings, now: Settings) -> None:
+    def _log_unchanged_credentials(self, before: Settings, now: Settings) -> None:
         """systemd reads credentials once, at the start: who replaced one and reloads would wait for ever."""
         same = [name for name, secret in now.credentials.items() if before.credentials.get(name) == secret]
         if same:
@@ -250,25 +249,27 @@ class Service:
             outbox_max_mb=service.outbox_max_mb,
             dead_letter_days=service.dead_letter_days,
         )
-        self._show(wanted)
-        denied = self._denied(wanted)
-        self._watching.share(wanted.sources)
+        self._update_web(wanted)
+        denied = self._to_restart(wanted)
+        self._pollers.set_ownership(wanted.sources)
         await asyncio.gather(
-            self._sinks.apply({name: self._part(sink) for name, sink in wanted.sinks.items()}, patience_s=PATIENCE_S),
-            self._sources.apply(wanted.sources, patience_s=PATIENCE_S, anew=denied),
+            self._sinks.apply(
+                {name: self._part(sink) for name, sink in wanted.sinks.items()}, patience_s=STOP_PATIENCE_S
+            ),
+            self._sources.apply(wanted.sources, patience_s=STOP_PATIENCE_S, restart=denied),
         )
 
-    def _denied(self, wanted: Settings) -> frozenset[str]:
+    def _to_restart(self, wanted: Settings) -> frozenset[str]:
         """Where any source changes, those that may get an extension now which another one had."""
         if not self._sources.outdated(wanted.sources):
             return frozenset()
         listed = {name for name, source in wanted.sources.items() if source.watch == "extensions"}
-        return self._watching.ownership.denied() & listed
+        return self._pollers.ownership.denied() & listed
 
     def _part(self, sink: SinkSettings) -> SinkPart:
         return sink, self._hash_key if sink.numbers == "hash" else b""
 
-    def _show(self, settings: Settings) -> None:
+    def _update_web(self, settings: Settings) -> None:
         view, service = self._view(settings), settings.service
         self.admin.change(token=service.http_token.reveal(), hosts=service.http_hosts, wire=view.wire, names=view.names)
 
@@ -283,11 +284,11 @@ class Service:
         """At start one after another within one interval, not all at once."""
         names = list(self._settings.sources)
         stagger_s = min(plan(name, settings).cycle_s, 10.0) * names.index(name) / len(names)
-        await self._watching.run(name, settings, start_after_s=0.0 if self._begun.is_set() else stagger_s)
+        await self._pollers.run(name, settings, start_after_s=0.0 if self._started.is_set() else stagger_s)
 
     async def _run_sink(self, name: str, part: SinkPart) -> None:
         settings, hash_key = part
-        place = SinkContext(
+        context = SinkContext(
             name=name,
             installation=self._installation,
             version=__version__,
@@ -297,8 +298,8 @@ class Service:
             log=self._log.bind(sink=name).warning,
         )
         self._metrics.watch_sink(name)
-        async with settings.open(place) as sink:
-            self._log.info("delivery_started", sink=name, **_published(settings))
+        async with settings.open(context) as sink:
+            self._log.info("delivery_started", sink=name, **_log_facts(settings))
             self._delivery_workers[name] = self._delivery_worker(name, sink, settings)
             await self._delivery_workers[name].run()
 
@@ -345,7 +346,7 @@ class Service:
                 pruned = await self._outbox.prune(self._clock.now())
                 self._dropped("outbox_max_mb", pruned.dropped)
                 self._dropped("sink_removed", pruned.orphaned)
-                self._doubt_store()
+                self._log_outbox_warnings()
                 self._disk.works()
             except OutboxUnavailable as error:
                 self._disk.fails(error)
@@ -356,7 +357,7 @@ class Service:
             self._metrics.events_dropped(sink, count)
             self._log.error("events_dropped", sink=sink, reason=reason, count=count)
 
-    def _doubt_store(self) -> None:
+    def _log_outbox_warnings(self) -> None:
         """What happened to the file is said once in the log, and by /readyz until the next start."""
         warnings = self._outbox.warnings()
         for warning in warnings:
@@ -364,7 +365,7 @@ class Service:
                 self._log.error("outbox_doubted", reason="outbox", detail=warning)
         self._warnings_logged = warnings
 
-    async def _own_name(self, notes: Mapping[str, bytes]) -> str:
+    async def _installation_id(self, notes: Mapping[str, bytes]) -> str:
         """A name for this installation, made once: MQTT brokers know a client by it."""
         name = notes.get("installation") or secrets.token_hex(6).encode()
         await self._outbox.note(SERVICE, "installation", name)
@@ -389,7 +390,7 @@ def zone(name: str) -> ZoneInfo | None:
     return None if name == "local" else ZoneInfo(name)
 
 
-def _published(sink: SinkSettings) -> dict[str, object]:
+def _log_facts(sink: SinkSettings) -> dict[str, object]:
     """What a sink will do, for the log."""
     shown = {key: list(value) for key in ("events", "directions", "extensions") if (value := getattr(sink, key))}
     return {"type": sink.type, "numbers": sink.numbers, **shown}

@@ -16,7 +16,7 @@ class TaskSupervisor(Generic[S]):
     A part runs until it is cancelled, and may then finish what it has begun; one that raises ends the task group,
     and with it the process. `end(name)` follows the last part of a name that is wanted no longer. Parts of one
     name never overlap: two would deliver twice, or poll twice.
-    insists: a part is cancelled again when patience is over, and that means: at once.
+    cancel_twice: a part is cancelled again when patience is over, and that means: at once.
     """
 
     def __init__(
@@ -25,57 +25,57 @@ class TaskSupervisor(Generic[S]):
         run: Callable[[str, S], Work],
         end: Callable[[str], Work],
         *,
-        insists: bool = False,
+        cancel_twice: bool = False,
     ) -> None:
         self._tasks = tasks
         self._run = run
         self._end = end
-        self._insists = insists
+        self._cancel_twice = cancel_twice
         self._running: dict[str, tuple[S, asyncio.Task[None]]] = {}
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def outdated(self, wanted: Mapping[str, S]) -> frozenset[str]:
         """The running parts that these settings change or remove."""
         return frozenset(name for name, (settings, _) in self._running.items() if wanted.get(name) != settings)
 
-    async def apply(self, wanted: Mapping[str, S], *, patience_s: float, anew: Collection[str] = ()) -> None:
-        """Stop what is unwanted, changed or to be started `anew`, then start what is missing.
+    async def apply(self, wanted: Mapping[str, S], *, patience_s: float, restart: Collection[str] = ()) -> None:
+        """Stop what is unwanted, changed or to be started `restart`, then start what is missing.
 
         A part that does not stop within twice the patience is left to do so by itself: its successor starts then.
         """
-        leaving = self._dismiss(self.outdated(wanted) | (self._running.keys() & set(anew)))
-        ends = [self._task(name, self._end, name) for name in leaving if name not in wanted]
-        await self._see_out(leaving.values(), ends, patience_s)
+        ending = self._cancel(self.outdated(wanted) | (self._running.keys() & set(restart)))
+        ends = [self._task(name, self._end, name) for name in ending if name not in wanted]
+        await self._await_end(ending.values(), ends, patience_s)
         for name, settings in wanted.items():
             if name not in self._running:
                 self._running[name] = (settings, self._task(name, self._run, name, settings))
 
     async def stop(self, *, patience_s: float) -> None:
         """Stop all; returns when they have put everything in order."""
-        leaving = self._dismiss(tuple(self._running)).values()
-        await self._see_out(leaving, (), patience_s)
-        if leaving:
-            await asyncio.wait(leaving)
+        ending = self._cancel(tuple(self._running)).values()
+        await self._await_end(ending, (), patience_s)
+        if ending:
+            await asyncio.wait(ending)
 
-    def _task(self, name: str, work: Callable[..., Work], *given: Any) -> asyncio.Task[None]:
-        return self._tasks.create_task(self._in_turn(name, work, *given), name=name)
+    def _task(self, name: str, work: Callable[..., Work], *args: Any) -> asyncio.Task[None]:
+        return self._tasks.create_task(self._one_at_a_time(name, work, *args), name=name)
 
-    async def _in_turn(self, name: str, work: Callable[..., Work], *given: Any) -> None:
-        async with self._turns[name]:
-            await work(*given)
+    async def _one_at_a_time(self, name: str, work: Callable[..., Work], *args: Any) -> None:
+        async with self._locks[name]:
+            await work(*args)
 
-    def _dismiss(self, names: Collection[str]) -> dict[str, asyncio.Task[None]]:
-        leaving = {name: self._running.pop(name)[1] for name in names}
-        for task in leaving.values():
+    def _cancel(self, names: Collection[str]) -> dict[str, asyncio.Task[None]]:
+        ending = {name: self._running.pop(name)[1] for name in names}
+        for task in ending.values():
             task.cancel()
-        return leaving
+        return ending
 
-    async def _see_out(self, leaving: Tasks, ends: Tasks, patience_s: float) -> None:
-        tasks = [*leaving, *ends]
+    async def _await_end(self, ending: Tasks, ends: Tasks, patience_s: float) -> None:
+        tasks = [*ending, *ends]
         if not tasks:
             return
         _, slow = await asyncio.wait(tasks, timeout=patience_s)
-        if slow and self._insists:
-            for task in slow.intersection(leaving):
+        if slow and self._cancel_twice:
+            for task in slow.intersection(ending):
                 task.cancel()
             await asyncio.wait(slow, timeout=patience_s)

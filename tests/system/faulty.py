@@ -56,7 +56,7 @@ async def cancelled_caller(outbox: sqlite.SqliteOutbox, *_: Any, **__: Any) -> N
 async def in_the_executor(*_: Any, **__: Any) -> None:
     """A piece of work in a thread, whose caller does not wait any longer when it goes wrong."""
     async with asyncio.TaskGroup() as tasks:
-        caller = tasks.create_task(recorder._compared(fails, recorder.HERE_MAX + 1))
+        caller = tasks.create_task(recorder._compared(fails, recorder.COMPARED_ON_LOOP_MAX + 1))
         await asyncio.sleep(0)
         caller.cancel()
         await asyncio.sleep(3600)

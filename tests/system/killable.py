@@ -95,7 +95,7 @@ def live(config: Path, order: str) -> int:
         doom(Fate(point, int(times)))
     # What is remembered of the rate limit would have each life wait for two seconds first. It has its own tests.
     limiter.RateLimiter._restore = lambda *_: None  # type: ignore[method-assign]
-    return asyncio.run(app.run(settings, read_again=lambda: settings))
+    return asyncio.run(app.run(settings, read_config=lambda: settings))
 
 
 def main(config: Path, control: int) -> None:

@@ -31,7 +31,7 @@ from tests.system.endless_calls import EndlessCalls
 from tests.system.killable import POINTS
 from tests.system.world import CONFIG, SECRET, Receiver, Subscriber, until
 
-AT_ONCE = 6  # calls, and so about as many events in flight
+SENT_AT_ONCE = 6  # calls, and so about as many events in flight
 LIFE_MAX_S = 0.15  # of a random one, from its first poll on
 
 
@@ -112,7 +112,7 @@ async def _reader(descriptor: int) -> asyncio.StreamReader:
 
 async def kill(folder: Path, kills: int, seed: int, points: Sequence[str] = POINTS) -> str:
     """So many kills, every second one at the next of these points, the others at random. Returns what it came to."""
-    chance, calls, port, began_s = random.Random(seed), EndlessCalls(AT_ONCE), free_port(), time.perf_counter()
+    chance, calls, port, began_s = random.Random(seed), EndlessCalls(SENT_AT_ONCE), free_port(), time.perf_counter()
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(Platform(calls).serve())
         receiver = await stack.enter_async_context(MoodyReceiver(random.Random(seed)).listening())
@@ -179,7 +179,7 @@ def check(sink: str, events: Sequence[dict[str, Any]], calls: EndlessCalls, kill
         places = [wanted[call].index(id_) for id_ in ids]
         assert places == sorted(places), f"{sink}: {call}: an event came again after a later one: {places}"
     again = len(events) - sum(map(len, wanted.values()))
-    assert again <= kills * 2 * AT_ONCE, f"{sink}: {again} came again, which is more than can have been in flight"
+    assert again <= kills * 2 * SENT_AT_ONCE, f"{sink}: {again} came again, which is more than can have been in flight"
     return again
 
 

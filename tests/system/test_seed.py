@@ -62,7 +62,7 @@ async def test_the_service_in_this_process_does_the_same(tmp_path: Path, monkeyp
         async with seed_world(tmp_path) as world:
             settings = load(world.service.config, {})
             stop = asyncio.Event()
-            running = asyncio.create_task(app.run(settings, read_again=lambda: settings, stop=stop))
+            running = asyncio.create_task(app.run(settings, read_config=lambda: settings, stop=stop))
             await world.stage.seen()
             for number in range(6):
                 world.stage.show(number)

@@ -20,7 +20,7 @@ from callcast.calls.model import Snapshot, Target
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability.logs import bound
 from callcast.observability.metrics import Metrics
-from callcast.polling.telemetry import SourceObserver
+from callcast.polling.telemetry import SourceTelemetry
 from callcast.ports.upstream import PollFailed
 from callcast.simulator import Credential, Fault, Platform, SimulatedClock
 from callcast.simulator.scenarios import load
@@ -202,7 +202,7 @@ def test_10_a_stale_source() -> None:
     """/readyz names the source, for how long it has seen nothing, why, and what to do."""
     clock = TurnedClock()
     live_calls = InMemoryLiveCalls(clock)
-    observer = SourceObserver("acme", live_calls, Metrics(live_calls, clock, "1"), clock, bound())
+    observer = SourceTelemetry("acme", live_calls, Metrics(live_calls, clock, "1"), clock, bound())
     target = Target(source="acme")
     observer.watching(None, 7.5)
     observer.poll_succeeded(Snapshot(target=target, taken_at=clock.now(), observations=()), 0.1)

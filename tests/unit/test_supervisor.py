@@ -75,7 +75,7 @@ async def test_the_stubborn_are_told_again(troupe: Troupe) -> None:
     """A part that finishes something for ever is broken off when patience is over."""
     troupe.stubborn = {"a"}
     async with asyncio.TaskGroup() as tasks:
-        supervisor = TaskSupervisor(tasks, troupe.run, troupe.end, insists=True)
+        supervisor = TaskSupervisor(tasks, troupe.run, troupe.end, cancel_twice=True)
         await supervisor.apply({"a": 1}, patience_s=BRIEF_S)
         await settle()
         await supervisor.apply({"a": 2}, patience_s=BRIEF_S)
@@ -88,7 +88,7 @@ async def test_nobody_is_waited_for_and_nobody_overlaps(troupe: Troupe) -> None:
     """A part that will not go is left behind; its successor begins when it has gone, whatever was wanted between."""
     troupe.deaf = {"a": asyncio.Event()}
     async with asyncio.TaskGroup() as tasks:
-        supervisor = TaskSupervisor(tasks, troupe.run, troupe.end, insists=True)
+        supervisor = TaskSupervisor(tasks, troupe.run, troupe.end, cancel_twice=True)
         await supervisor.apply({"a": 1, "b": 1}, patience_s=BRIEF_S)
         await settle()
         for number in (2, 3):
@@ -124,7 +124,7 @@ async def test_anew_starts_what_is_unchanged_again(troupe: Troupe) -> None:
         await supervisor.apply({"a": 1, "b": 1}, patience_s=1)
         await settle()
         troupe.take()
-        await supervisor.apply({"a": 1, "b": 1}, patience_s=1, anew=["b", "unknown"])
+        await supervisor.apply({"a": 1, "b": 1}, patience_s=1, restart=["b", "unknown"])
         await settle()
         assert troupe.take() == ["b 1 gone", "b 1"]
         await supervisor.stop(patience_s=1)

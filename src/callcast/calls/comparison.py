@@ -20,7 +20,7 @@ from callcast.calls.lifecycle import (
     wait,
     with_facts,
 )
-from callcast.calls.matching import Part, is_final, matched
+from callcast.calls.matching import Part, is_final, match_parts
 from callcast.calls.model import (
     UNASSIGNED,
     Call,
@@ -38,16 +38,16 @@ class Comparison:
     whole: it is about a poll of the account, and each extension has a last poll of its own before that.
     """
 
-    def __init__(self, index: CallIndex, seen: ObservationWindow, *, whole: bool = False) -> None:
+    def __init__(self, index: CallIndex, window: ObservationWindow, *, whole: bool = False) -> None:
         self._index = index
-        self._seen = seen
+        self._window = window
         self._whole = whole
         self._drafts: dict[str, tuple[Call | None, Call]] = {}
         self._drafted: dict[str, dict[str, Call]] = {}  # by session
         self._silent: set[str] = set()
         self._unsettled: dict[str, set[str]] = {}
 
-    def take(self, observations: Sequence[CallObservation], *, settle_s: float, listed: bool = True) -> set[str]:
+    def observe(self, observations: Sequence[CallObservation], *, settle_s: float, listed: bool = True) -> set[str]:
         """Take in what is seen; gives the ids of the calls that it shows.
 
         listed: the observations stand in the platform's list of active calls; else they come from the call log.
@@ -57,12 +57,12 @@ class Comparison:
                 self._unsettled.setdefault(observation.session_id, set()).add(observation.record_id)
         shown: set[str] = set()
         for calls, seen in self._grouped(observations):
-            if len(seen) == len(calls) == 1 and is_unchanged(calls[0], as_known(calls[0], seen[0]), self._seen.at):
+            if len(seen) == len(calls) == 1 and is_unchanged(calls[0], as_known(calls[0], seen[0]), self._window.at):
                 shown.add(calls[0].call_id)
                 continue
-            for part in matched(calls, seen):
-                if part.seen and (part.call or not self._is_anothers(part.observation())):
-                    shown.add(self._take_part(part, settle_s=settle_s, listed=listed))
+            for part in match_parts(calls, seen):
+                if part.records and (part.call or not self._belongs_to_extension(part.observation())):
+                    shown.add(self._observe_part(part, settle_s=settle_s, listed=listed))
         return shown
 
     def _grouped(
@@ -77,15 +77,15 @@ class Comparison:
         groups: dict[tuple[str, str], tuple[Sequence[Call], list[CallObservation]]] = {}
         for key, seen in by_name.items():
             calls, known_as = self._index.parts(*key), key
-            if not calls and (calls := self._named_before(seen)):
+            if not calls and (calls := self._parts_under_older_name(seen)):
                 known_as = key[0], calls[0].session_id
             if known_as in groups:
                 groups[known_as][1].extend(seen)
             else:
                 groups[known_as] = calls, seen
-        return [groups[key] for key in sorted(groups, key=_is_nobodys)]
+        return [groups[key] for key in sorted(groups, key=_is_unassigned)]
 
-    def _named_before(self, seen: Sequence[CallObservation]) -> Sequence[Call]:
+    def _parts_under_older_name(self, seen: Sequence[CallObservation]) -> Sequence[Call]:
         """The parts of their session under an older name, if one of these very records is of one of them: a record
         may get the name of its session late.
         """
@@ -96,28 +96,28 @@ class Comparison:
                     return calls
         return ()
 
-    def close(self, call: Call, word: CallObservation) -> None:
+    def close(self, call: Call, record: CallObservation) -> None:
         """An open call ends with this record of the call log; one that is not final is kept in mind."""
-        if not is_final(word):
-            self.put(call, wait(call, word))
+        if not is_final(record):
+            self.update(call, wait(call, record))
             return
-        ended = apply_observation(call, known_state(call), word, call.vanished_at or self._seen.at)
-        record_ids = tuple(dict.fromkeys((*call.record_ids, word.record_id)))
-        self.put(call, with_facts(ended, {"record_ids": record_ids}))
+        ended = apply_observation(call, known_state(call), record, call.vanished_at or self._window.at)
+        record_ids = tuple(dict.fromkeys((*call.record_ids, record.record_id)))
+        self.update(call, with_facts(ended, {"record_ids": record_ids}))
 
-    def miss(self, call: Call) -> None:
+    def mark_missing(self, call: Call) -> None:
         """A call of the target that this poll does not show. A provisional one settles by vanishing."""
-        missed = self._settled(call) if call.provisional_since is not None else call
+        missing = self._settled(call) if call.provisional_since is not None else call
         if call.vanished_at is None:
-            last_seen_at = self._seen_of(call).after
-            missed = with_facts(missed, {"vanished_at": self._seen.at, "last_seen_at": last_seen_at})
-        self.put(call, missed)
+            last_seen_at = self._window_of(call).after
+            missing = with_facts(missing, {"vanished_at": self._window.at, "last_seen_at": last_seen_at})
+        self.update(call, missing)
 
-    def meet(self, session_id: str) -> None:
+    def recheck(self, session_id: str) -> None:
         """Something was learnt that concerns the parts of a session."""
         self._drafted.setdefault(session_id, {})
 
-    def put(self, old: Call | None, new: Call, *, silent: bool = False) -> None:
+    def update(self, old: Call | None, new: Call, *, silent: bool = False) -> None:
         """The call becomes `new`; `silent`: nobody is told."""
         if new is not old:
             self._drafts[new.call_id] = (old, new)
@@ -125,56 +125,56 @@ class Comparison:
             if silent:
                 self._silent.add(new.call_id)
 
-    def change(self) -> ChangeSet:
+    def change_set(self) -> ChangeSet:
         """Everything that has become different, told."""
         for session_id in self._drafted:
-            self._meet(self._parts_of(session_id))
+            self._relate_parts(self._parts_of(session_id))
         calls: list[Call] = []
         events: list[CallEvent] = []
         for old, new in self._drafts.values():
-            recorded, event = (new, None) if self._is_silent(old, new) else event_for(old, new, self._seen_of(new))
+            recorded, event = (new, None) if self._is_silent(old, new) else event_for(old, new, self._window_of(new))
             calls.append(recorded)
             if event is not None:
                 events.append(event)
         return ChangeSet(calls=tuple(calls), events=tuple(events))
 
-    def _take_part(self, part: Part, *, settle_s: float, listed: bool) -> str:
+    def _observe_part(self, part: Part, *, settle_s: float, listed: bool) -> str:
         old = part.call
         if old is not None and not is_open(old):
-            return self._take_ended(part, old, listed=listed)
-        if old is not None and not listed and self._lives(old):
+            return self._observe_ended(part, old, listed=listed)
+        if old is not None and not listed and self._is_listed_since_gap(old):
             return old.call_id
         seen = part.observation()
         call = old or begin(self._index.source, part.number, seen, first_poll=False)
-        if old is None and self._seen_of(call).first_poll:
+        if old is None and self._window_of(call).first_poll:
             call = with_facts(call, {"first_poll": True})
         if seen.provisional:
             new = self._pending(call, seen)
             if self._has_settled(new, seen, settle_s):
                 new = self._settled(new)
         else:
-            new = apply_observation(call, known_state(old), seen, self._seen.at)
-        presence = LISTED if listed else {"vanished_at": self._seen.at}
-        self.put(old, with_facts(new, {"record_ids": part.record_ids(), **presence}))
+            new = apply_observation(call, known_state(old), seen, self._window.at)
+        listing = LISTED if listed else {"vanished_at": self._window.at}
+        self.update(old, with_facts(new, {"record_ids": part.record_ids(), **listing}))
         return call.call_id
 
-    def _take_ended(self, part: Part, call: Call, *, listed: bool) -> str:
+    def _observe_ended(self, part: Part, call: Call, *, listed: bool) -> str:
         """A record of a call that is over: it lingers, it is corrected, or it claims to live, and is ignored."""
         facts = {"record_ids": part.record_ids(), **(LISTED if listed else {})}
         new = with_facts(call, facts)
-        final = _correcting_record(call, part.seen)
+        final = _correcting_record(call, part.records)
         if final is not None and call.disposition is not Disposition.TRANSFERRED:
             new = correct(new, final)
-        self.put(call, new)
+        self.update(call, new)
         return call.call_id
 
     def _pending(self, call: Call, seen: CallObservation) -> Call:
-        return with_facts(wait(call, seen), {"provisional_since": call.provisional_since or self._seen.at})
+        return with_facts(wait(call, seen), {"provisional_since": call.provisional_since or self._window.at})
 
     def _has_settled(self, call: Call, seen: CallObservation, settle_s: float) -> bool:
         """Long enough provisional, and nothing else of the session may still be going on."""
-        since = call.provisional_since or self._seen.at
-        if not seen.rings_alone or self._seen.at - since < timedelta(seconds=settle_s):
+        since = call.provisional_since or self._window.at
+        if not seen.rings_alone or self._window.at - since < timedelta(seconds=settle_s):
             return False
         others = self._index.session(seen.session_id)
         return self._unsettled[seen.session_id] == {seen.record_id} and not any(
@@ -182,52 +182,52 @@ class Comparison:
         )
 
     def _settled(self, call: Call) -> Call:
-        return end(call, settled_as(call), self._seen.at, ended_at=call.provisional_ended_at)
+        return end(call, settled_as(call), self._window.at, ended_at=call.provisional_ended_at)
 
-    def _seen_of(self, call: Call) -> ObservationWindow:
+    def _window_of(self, call: Call) -> ObservationWindow:
         """The looks around what has become of a call."""
         if not self._whole:
-            return self._seen
-        after = self._index.looked_at(call.extension_id)
-        return msgspec.structs.replace(self._seen, after=after, first_poll=after is None)
+            return self._window
+        after = self._index.last_poll_at(call.extension_id)
+        return msgspec.structs.replace(self._window, after=after, first_poll=after is None)
 
-    def _lives(self, call: Call) -> bool:
+    def _is_listed_since_gap(self, call: Call) -> bool:
         """The list shows it live since the time that the call log is asked about: the log can be ahead of the truth."""
-        looked_at = self._index.looked_at(call.extension_id)
-        since = self._seen.after
+        looked_at = self._index.last_poll_at(call.extension_id)
+        since = self._window.after
         return is_listed_live(call) and looked_at is not None and (since is None or looked_at > since)
 
-    def _is_anothers(self, seen: CallObservation) -> bool:
+    def _belongs_to_extension(self, seen: CallObservation) -> bool:
         """Nobody's, in a session that an extension has, or had at the time when it began."""
         if seen.extension_id != UNASSIGNED:
             return False
-        return any(_has(call, seen.started_at) for call in self._parts_of(seen.session_id))
+        return any(_held_call(call, seen.started_at) for call in self._parts_of(seen.session_id))
 
     def _parts_of(self, session_id: str) -> Sequence[Call]:
         known = {call.call_id: call for call in self._index.session(session_id)}
         return list((known | self._drafted.get(session_id, {})).values())
 
-    def _meet(self, parts: Sequence[Call]) -> None:
+    def _relate_parts(self, parts: Sequence[Call]) -> None:
         """What the parts of a session mean for one another."""
-        talking = {call.extension_id for call in parts if was_answered(call)}
+        answered_by = {call.extension_id for call in parts if was_answered(call)}
         for account_id, session_id in {(call.account_id, call.session_id) for call in parts}:
-            talking |= self._index.answers.of(account_id, session_id)
+            answered_by |= self._index.answers.of(account_id, session_id)
         owners = [call for call in parts if is_open(call) or self._drafts.get(call.call_id, (call,))[0] is None]
         for call in sorted(parts, key=lambda call: call.call_id):
             old = self._drafts.get(call.call_id, (call,))[0]
             if call.extension_id == UNASSIGNED and old is not None and is_open(old):
-                if any(_has(owner, call.started_at) for owner in owners):
-                    self._take_over(old, call)
-            elif was_missed(call) and talking - {call.extension_id} and not _is_history(old):
-                self.put(old, with_facts(call, {"disposition": Disposition.ANSWERED_ELSEWHERE}))
+                if any(_held_call(owner, call.started_at) for owner in owners):
+                    self._end_unassigned(old, call)
+            elif was_missed(call) and answered_by - {call.extension_id} and not _is_history(old):
+                self.update(old, with_facts(call, {"disposition": Disposition.ANSWERED_ELSEWHERE}))
 
-    def _take_over(self, old: Call, call: Call) -> None:
+    def _end_unassigned(self, old: Call, call: Call) -> None:
         """An extension has the session now: the part that was nobody's is over."""
         if is_open(call):
-            transferred = end(call, Disposition.TRANSFERRED, call.vanished_at or self._seen.at)
+            transferred = end(call, Disposition.TRANSFERRED, call.vanished_at or self._window.at)
         else:
             transferred = with_facts(call, {"disposition": Disposition.TRANSFERRED})
-        self.put(old, transferred, silent=old.sequence == 0)
+        self.update(old, transferred, silent=old.sequence == 0)
 
     def _is_silent(self, old: Call | None, new: Call) -> bool:
         """Ended before anybody looked: history. Of a provisional record the platform's own time decides."""
@@ -236,7 +236,7 @@ class Comparison:
         if new.sequence > 0 or is_open(new):
             return False
         if old is None or old.provisional_since is None:
-            return self._seen_of(new).first_poll
+            return self._window_of(new).first_poll
         ended_later = new.ended_exact and new.ended_at is not None and new.ended_at > old.provisional_since
         return old.first_poll and not ended_later
 
@@ -244,7 +244,7 @@ class Comparison:
 def _correcting_record(call: Call, seen: Iterable[CallObservation]) -> CallObservation | None:
     """The record that may correct an ended call: the one that ended it, or one with an id never seen before.
 
-    Another that stood beside it all along is not its word, however long it lingers.
+    Another that stood beside it all along is not its record, however long it lingers.
     """
     if call.sequence == 0:
         return None
@@ -254,11 +254,11 @@ def _correcting_record(call: Call, seen: Iterable[CallObservation]) -> CallObser
     return next(iter(own or new), None)
 
 
-def _is_nobodys(group: tuple[str, str]) -> bool:
+def _is_unassigned(group: tuple[str, str]) -> bool:
     return group[0] == UNASSIGNED
 
 
-def _has(call: Call, since: datetime) -> bool:
+def _held_call(call: Call, since: datetime) -> bool:
     """An extension's, and not over before that."""
     return call.extension_id != UNASSIGNED and (call.ended_at is None or call.ended_at > since)
 

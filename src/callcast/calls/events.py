@@ -13,7 +13,7 @@ _digest = msgspec.json.Encoder(order="deterministic").encode
 
 
 class ObservationWindow(Struct, frozen=True, kw_only=True):
-    """When and how a change was seen. `after` and `before`: the polls around it; `after` None: there was none,
+    """When and how a change was window. `after` and `before`: the polls around it; `after` None: there was none,
     `before` None: it is the look at `at`.
     """
 
@@ -24,29 +24,29 @@ class ObservationWindow(Struct, frozen=True, kw_only=True):
     first_poll: bool = False
 
 
-def event_for(old: Call | None, new: Call, seen: ObservationWindow) -> tuple[Call, CallEvent | None]:
+def event_for(old: Call | None, new: Call, window: ObservationWindow) -> tuple[Call, CallEvent | None]:
     """The call as it is remembered, and what is told of it: nothing while its record has not settled, nor of
     history, nor when no fact changed.
     """
     known = known_state(old)
     kind = EVENTS[known, new.state]
-    is_secret = new.sequence == 0 and (new.provisional_since is not None or known is State.ENDED)
-    if is_secret:
+    is_unreported = new.sequence == 0 and (new.provisional_since is not None or known is State.ENDED)
+    if is_unreported:
         return new, None
     facts: tuple[str, ...] = ()
-    if kind in _FACTS:
+    if kind in _WATCHED_FACTS:
         assert old is not None  # noqa: S101 - the table has these two only for known calls
-        changes = changed_facts(old, new, _FACTS[kind])
+        changes = changed_facts(old, new, _WATCHED_FACTS[kind])
         if not changes:
             return new, None
         facts = (str(new.sequence + 1), _digest(changes).decode())
-    time, exact = _time(kind, new, seen)
+    time, exact = _time_of(kind, new, window)
     observation = Observation(
-        after=seen.after,
-        before=seen.before or seen.at,
+        after=window.after,
+        before=window.before or window.at,
         exact=exact,
-        evidence=seen.evidence,
-        first_poll=seen.first_poll,
+        evidence=window.evidence,
+        first_poll=window.first_poll,
     )
     recorded = msgspec.structs.replace(
         new,
@@ -67,10 +67,10 @@ def event_for(old: Call | None, new: Call, seen: ObservationWindow) -> tuple[Cal
     )
 
 
-_FACTS = {"call.updated": UPDATED_BY, "call.corrected": CORRECTED_BY}
+_WATCHED_FACTS = {"call.updated": UPDATED_BY, "call.corrected": CORRECTED_BY}
 
 
-def _time(kind: str, call: Call, seen: ObservationWindow) -> tuple[datetime, bool]:
+def _time_of(kind: str, call: Call, window: ObservationWindow) -> tuple[datetime, bool]:
     """When it happened as far as is known, and whether that is the platform's word or the time of the poll."""
     if kind in ("call.ringing", "call.dialing"):
         return call.started_at, True
@@ -78,4 +78,4 @@ def _time(kind: str, call: Call, seen: ObservationWindow) -> tuple[datetime, boo
         return call.answered_at, call.answered_exact
     if kind == "call.ended" and call.ended_at is not None:
         return call.ended_at, call.ended_exact
-    return seen.at, False
+    return window.at, False

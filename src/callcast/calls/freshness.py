@@ -26,7 +26,7 @@ class Spell(Struct, frozen=True):
     reason: str
 
 
-class Kept(Struct):
+class FreshnessState(Struct):
     """What survives a restart: the number of the last event, the spells, and the events that may be untold yet."""
 
     number: int = 0
@@ -42,71 +42,71 @@ def stale_after_s(interval_s: float) -> float:
 class Freshness:
     """The health of one source. Not thread-safe; the poller owns it."""
 
-    def __init__(self, source: str, kept: bytes | None = None) -> None:
+    def __init__(self, source: str, state: bytes | None = None) -> None:
         self.source = source
-        self._kept = msgspec.json.decode(kept, type=Kept) if kept else Kept()
-        self._seen: dict[str, datetime | None] = {}  # last good poll of each watched target
+        self._state = msgspec.json.decode(state, type=FreshnessState) if state else FreshnessState()
+        self._last_polls: dict[str, datetime | None] = {}  # last good poll of each watched target
         self._since: dict[str, float] = {}  # from when staleness counts, on the steady clock
         self._reasons: dict[str, str] = {}
         self._refused: set[str] = set()
 
     def dump(self, unrecorded: Iterable[SourceEvent] = ()) -> bytes:
         """What to keep. `untold`: events that are told right after; a crash in between tells them at the next start."""
-        self._kept.unrecorded = tuple(unrecorded)
-        return msgspec.json.encode(self._kept)
+        self._state.unrecorded = tuple(unrecorded)
+        return msgspec.json.encode(self._state)
 
     @property
     def unrecorded(self) -> Sequence[SourceEvent]:
         """What an earlier run may have left untold; telling it twice is nothing, its ids are the same."""
-        return self._kept.unrecorded
+        return self._state.unrecorded
 
     @property
     def degraded(self) -> dict[str, Spell]:
         """The spells that go on, by extension id; `WHOLE` for the source."""
-        return dict(self._kept.spells)
+        return dict(self._state.spells)
 
-    def expect(self, last: datetime | None, steady_s: float) -> None:
+    def watch_whole(self, last: datetime | None, steady_s: float) -> None:
         """Which targets there are is not known yet: the source is watched as a whole. `last`: its last good poll."""
-        self._seen = {WHOLE: last}
+        self._last_polls = {WHOLE: last}
         self._since = {WHOLE: steady_s}
 
     def watch(self, targets: Iterable[str], polls: dict[str, datetime], steady_s: float) -> None:
         """Watch these targets and no others. What was before this run counts against none of them."""
-        before, begun_s = self._seen, self._since.get(WHOLE, steady_s)
-        self._seen = {target: before.get(target) or polls.get(target) for target in targets}
-        self._since = {target: self._since.get(target, begun_s) for target in self._seen}
-        self._reasons = {target: reason for target, reason in self._reasons.items() if target in self._seen}
-        self._refused &= self._seen.keys()
-        for gone in self._kept.spells.keys() - self._seen.keys() - {WHOLE}:
-            del self._kept.spells[gone]
+        before, begun_s = self._last_polls, self._since.get(WHOLE, steady_s)
+        self._last_polls = {target: before.get(target) or polls.get(target) for target in targets}
+        self._since = {target: self._since.get(target, begun_s) for target in self._last_polls}
+        self._reasons = {target: reason for target, reason in self._reasons.items() if target in self._last_polls}
+        self._refused &= self._last_polls.keys()
+        for gone in self._state.spells.keys() - self._last_polls.keys() - {WHOLE}:
+            del self._state.spells[gone]
 
-    def good(self, target: str, at: datetime, steady_s: float) -> list[SourceEvent]:
+    def poll_succeeded(self, target: str, at: datetime, steady_s: float) -> list[SourceEvent]:
         """A good poll: what has recovered by it."""
-        events = self._ended(target, at, steady_s) if self._kept.spells else []
-        self._seen[target], self._since[target] = at, steady_s
+        events = self._recoveries(target, at, steady_s) if self._state.spells else []
+        self._last_polls[target], self._since[target] = at, steady_s
         self._refused.discard(target)
         self._reasons.pop(target, None)
         return events
 
-    def _ended(self, target: str, at: datetime, steady_s: float) -> list[SourceEvent]:
+    def _recoveries(self, target: str, at: datetime, steady_s: float) -> list[SourceEvent]:
         """The spells that end with a good poll of this target."""
         events = []
-        if WHOLE in self._kept.spells:
-            last = max((seen for seen in self._seen.values() if seen), default=None)
+        if WHOLE in self._state.spells:
+            last = max((seen for seen in self._last_polls.values() if seen), default=None)
             events.append(self._recovered(WHOLE, Blind(after=last, before=at)))
             for other in self._since:  # the whole source was blind: each target gets its three intervals afresh
                 self._since[other] = steady_s
-        if target in self._kept.spells:
-            events.append(self._recovered(target, Blind(after=self._seen.get(target), before=at)))
+        if target in self._state.spells:
+            events.append(self._recovered(target, Blind(after=self._last_polls.get(target), before=at)))
         return events
 
-    def bad(self, target: str, reason: str, *, refused: bool = False) -> None:
+    def poll_failed(self, target: str, reason: str, *, refused: bool = False) -> None:
         """A failed poll. `refused`: the platform will not show this target; it is degraded at the next check."""
         self._reasons[target] = reason
         if refused:
             self._refused.add(target)
 
-    def excuse(self, steady_s: float) -> None:
+    def restart_timers(self, steady_s: float) -> None:
         """The time until now counts against no target: the source only waits for its place to sign in."""
         self._since = dict.fromkeys(self._since, steady_s)
 
@@ -115,28 +115,28 @@ class Freshness:
         limit_s = stale_after_s(interval_s)
         silent_s = {target: steady_s - since for target, since in self._since.items()}
         stale = {t: at - timedelta(seconds=s) for t, s in silent_s.items() if t in self._refused or s > limit_s}
-        if WHOLE in self._kept.spells or not stale:
+        if WHOLE in self._state.spells or not stale:
             return []
-        if len(stale) == len(self._seen):
+        if len(stale) == len(self._last_polls):
             return [self._degraded(WHOLE, stale, at)]
-        spells = self._kept.spells
+        spells = self._state.spells
         return [self._degraded(target, {target: since}, at) for target, since in stale.items() if target not in spells]
 
     def _degraded(self, target: str, stale: Mapping[str, datetime], at: datetime) -> SourceEvent:
         """stale: the targets, and since when nothing was seen of them in this run."""
-        since = max(self._seen[t] or begun for t, begun in stale.items())
+        since = max(self._last_polls[t] or begun for t, begun in stale.items())
         reason = next((self._reasons[t] for t in stale if t in self._reasons), "timeout")
         spell = Spell(since, reason)
-        self._kept.spells[target] = spell
+        self._state.spells[target] = spell
         return self._event("source.degraded", target, spell, at, None)
 
     def _recovered(self, target: str, blind: Blind) -> SourceEvent:
-        return self._event("source.recovered", target, self._kept.spells.pop(target), blind.before, blind)
+        return self._event("source.recovered", target, self._state.spells.pop(target), blind.before, blind)
 
     def _event(self, kind: str, target: str, spell: Spell, at: datetime, blind: Blind | None) -> SourceEvent:
-        self._kept.number += 1
+        self._state.number += 1
         return SourceEvent(
-            id=event_id(self.source, kind, str(self._kept.number)),
+            id=event_id(self.source, kind, str(self._state.number)),
             type=kind,
             time=at,
             source=self.source,

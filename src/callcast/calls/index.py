@@ -28,33 +28,33 @@ class CallIndex:
         for call in known.calls.values() if known else ():
             if is_open(call):
                 self._put(call)
-        self._half_known: set[str] = set(self._by_session)
+        self._partly_loaded: set[str] = set(self._by_session)
 
     def __len__(self) -> int:
         """How many calls are known."""
         return len(self._calls)
 
     @property
-    def is_half_known(self) -> bool:
+    def is_partly_loaded(self) -> bool:
         """Of some sessions of the start the ended parts lie on the disk yet."""
-        return bool(self._half_known)
+        return bool(self._partly_loaded)
 
-    def unknown_sessions(
-        self, seen: Snapshot | Iterable[CallObservation] = (), sessions: Iterable[str] = ()
+    def sessions_to_recall(
+        self, observed: Snapshot | Iterable[CallObservation] = (), sessions: Iterable[str] = ()
     ) -> set[str]:
-        """Sessions to recall before `seen` is compared, of `sessions`, and those of the start whose ended parts lie
+        """Sessions to recall before `observed` is compared, of `sessions`, and those of the start whose ended parts lie
         on the disk.
         """
-        observations = seen.observations if isinstance(seen, Snapshot) else seen
-        strange = [observation for observation in observations if observation.session_id not in self._by_session]
-        names = {name for observation in strange for name in (observation.session_id, *older_names(observation))}
+        observations = observed.observations if isinstance(observed, Snapshot) else observed
+        unknown = [observation for observation in observations if observation.session_id not in self._by_session]
+        names = {name for observation in unknown for name in (observation.session_id, *older_names(observation))}
         names.update(sessions)
-        return (names - self._by_session.keys()) | self._half_known
+        return (names - self._by_session.keys()) | self._partly_loaded
 
     def learn(self, calls: Iterable[Call]) -> None:
         """Take in what was recalled: all calls of some sessions. What is known here already is newer."""
         for call in calls:
-            self._half_known.discard(call.session_id)
+            self._partly_loaded.discard(call.session_id)
             if call.call_id not in self._calls:
                 self._put(call)
 
@@ -68,7 +68,7 @@ class CallIndex:
             self.polls[poll.target] = self.clamped(poll.target, poll.taken_at)
             sessions.update(dict.fromkeys(call.session_id for call in self.of(poll.target)))
         for session_id in sessions:
-            if session_id not in self._half_known and all(map(_is_history, self.session(session_id))):
+            if session_id not in self._partly_loaded and all(map(_is_history, self.session(session_id))):
                 self._drop(session_id)
 
     def clamped(self, target: Target, taken_at: datetime) -> datetime:
@@ -76,7 +76,7 @@ class CallIndex:
         last = self._covered_until(target)
         return taken_at if last is None else max(last, taken_at)
 
-    def looked_at(self, extension_id: str) -> datetime | None:
+    def last_poll_at(self, extension_id: str) -> datetime | None:
         """The last good poll that could have shown this extension's calls."""
         return self._covered_until(Target(source=self.source, extension_id=extension_id))
 

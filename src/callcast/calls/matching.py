@@ -15,26 +15,26 @@ class Part:
     def __init__(self, number: int, call: Call | None) -> None:
         self.number = number
         self.call = call
-        self.seen: list[CallObservation] = []
+        self.records: list[CallObservation] = []
 
     @property
     def lead(self) -> CallObservation | None:
         """The record that speaks for the part: a live one before a provisional before a final, then the first seen."""
-        return min(self.seen, key=self._rank, default=None)
+        return min(self.records, key=self._rank, default=None)
 
     def observation(self) -> CallObservation:
         """What the part's records show together: the lead's facts, and connected if any live record is."""
         lead = self.lead
         assert lead is not None  # noqa: S101 - a part without a record is never asked
-        talking = [s for s in self.seen if s.state is State.CONNECTED]
-        if lead.state is State.CONNECTED or not talking:
+        connected = [s for s in self.records if s.state is State.CONNECTED]
+        if lead.state is State.CONNECTED or not connected:
             return lead
-        legs: tuple[Leg, ...] = sum((s.legs for s in talking), lead.legs)
+        legs: tuple[Leg, ...] = sum((s.legs for s in connected), lead.legs)
         return msgspec.structs.replace(lead, state=State.CONNECTED, legs=legs)
 
     def record_ids(self) -> tuple[str, ...]:
         known = self.call.record_ids if self.call else ()
-        return tuple(dict.fromkeys((*known, *(observation.record_id for observation in self.seen))))
+        return tuple(dict.fromkeys((*known, *(observation.record_id for observation in self.records))))
 
     def is_over(self) -> bool:
         """After this poll nothing of the part is live."""
@@ -58,7 +58,7 @@ class Part:
 
     def follows(self, observation: CallObservation) -> bool:
         """The record is over, and was so when this part began: it is a word on an earlier one."""
-        started_at = self.call.started_at if self.call else self.seen[0].started_at
+        started_at = self.call.started_at if self.call else self.records[0].started_at
         return was_over(observation, started_at)
 
     def _times(self) -> tuple[datetime, datetime | None]:
@@ -84,23 +84,23 @@ def was_over(observation: CallObservation, at: datetime) -> bool:
     return observation.ended_at is not None and observation.ended_at <= at and observation.started_at < at
 
 
-def matched(calls: Sequence[Call], seen: Sequence[CallObservation]) -> list[Part]:
+def match_parts(calls: Sequence[Call], seen: Sequence[CallObservation]) -> list[Part]:
     """The parts of one extension in one session, first to last, with the records of a poll given to each.
 
     By record id first; a record with a new id belongs to the last part that was not yet to come when it ended, or
     is a part of its own after that one. Numbers are given in the order in which parts become known.
     """
     parts = [Part(part_number(call), call) for call in sorted(calls, key=_by_time)]
-    strangers: list[CallObservation] = []
+    unmatched: list[CallObservation] = []
     for observation in seen:
         own = next((p for p in parts if p.call and observation.record_id in p.call.record_ids), None)
-        (own.seen if own else strangers).append(observation)
-    for observation in sorted(strangers, key=lambda s: s.started_at):
-        _place(parts, observation)
+        (own.records if own else unmatched).append(observation)
+    for observation in sorted(unmatched, key=lambda s: s.started_at):
+        _assign(parts, observation)
     return parts
 
 
-def _place(parts: list[Part], observation: CallObservation) -> None:
+def _assign(parts: list[Part], observation: CallObservation) -> None:
     place = len(parts)
     while place and parts[place - 1].follows(observation):
         place -= 1
@@ -110,7 +110,7 @@ def _place(parts: list[Part], observation: CallObservation) -> None:
         number = 1 + max((part.number for part in parts), default=0)
         parts.insert(place, Part(number, None))
         place += 1
-    parts[place - 1].seen.append(observation)
+    parts[place - 1].records.append(observation)
 
 
 def _by_time(call: Call) -> tuple[bool, datetime, int]:

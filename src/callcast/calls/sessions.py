@@ -63,7 +63,7 @@ class Session(Struct, frozen=True, kw_only=True, gc=False):
     parts: tuple[Call, ...]
 
 
-def apply_observation(parts: Iterable[Call]) -> Session:
+def session_of(parts: Iterable[Call]) -> Session:
     """The conversation that these parts, at least one, are known to be."""
     ordered = sorted(parts, key=_place)
     first = ordered[0]

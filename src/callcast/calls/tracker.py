@@ -16,7 +16,18 @@ from callcast.calls.lifecycle import end, settled_as, with_facts
 from callcast.calls.matching import is_final, was_over
 from callcast.calls.model import UNASSIGNED, Call, CallObservation, ChangeSet, Disposition, Evidence, Snapshot, Target
 
-__all__ = ["CallIndex", "Rules", "compare", "fill", "give_up", "lookups", "meet", "refuse", "settle", "unwatch"]
+__all__ = [
+    "CallIndex",
+    "Rules",
+    "compare",
+    "correct_missed",
+    "due_lookups",
+    "fill_gap",
+    "give_up",
+    "refuse",
+    "resolve",
+    "unwatch",
+]
 
 
 class Rules(Struct, frozen=True, kw_only=True):
@@ -33,16 +44,16 @@ def compare(index: CallIndex, snapshot: Snapshot, rules: Rules) -> ChangeSet:
     """What a complete, successful poll of a target changes."""
     target = snapshot.target
     at, own = index.clamped(target, snapshot.taken_at), target.extension_id
-    after = None if own is None else index.looked_at(own)
+    after = None if own is None else index.last_poll_at(own)
     comparison = Comparison(index, ObservationWindow(at=at, after=after, first_poll=after is None), whole=own is None)
-    shown = comparison.take(snapshot.observations, settle_s=rules.settle_s)
+    shown = comparison.observe(snapshot.observations, settle_s=rules.settle_s)
     missing = [call for call in index.of(target) if call.call_id not in shown]
     for call in sorted(missing, key=lambda call: call.call_id):  # one order, also after a restart
-        comparison.miss(call)
-    return comparison.change()
+        comparison.mark_missing(call)
+    return comparison.change_set()
 
 
-def settle(
+def resolve(
     index: CallIndex, call_id: str, observations: Iterable[CallObservation], at: datetime, rules: Rules
 ) -> ChangeSet:
     """The call log's answer for a call that vanished or is provisional; no event while it has no final word.
@@ -52,16 +63,16 @@ def settle(
     call = index.call(call_id)
     if call is None or not is_open(call) or is_listed_live(call):
         return ChangeSet()
-    comparison = Comparison(index, _seen_late(index, call, at, Evidence.CALL_LOG))
-    said = tuple(observations)
-    final = [observation for observation in said if is_final(observation)]
-    own = _own_record(index, call, final) or _own_record(index, call, [s for s in said if s.disposition])
+    comparison = Comparison(index, _window_of_end(index, call, at, Evidence.CALL_LOG))
+    records = tuple(observations)
+    final = [observation for observation in records if is_final(observation)]
+    own = _own_record(index, call, final) or _own_record(index, call, [s for s in records if s.disposition])
     if own is not None:
         comparison.close(call, own)
     elif call.extension_id == UNASSIGNED:
         found = [observation for observation in final if observation.session_id == call.session_id]
-        comparison.take(found, settle_s=rules.settle_s, listed=False)
-    return comparison.change()
+        comparison.observe(found, settle_s=rules.settle_s, listed=False)
+    return comparison.change_set()
 
 
 def give_up(index: CallIndex, call_id: str, at: datetime) -> ChangeSet:
@@ -73,12 +84,12 @@ def give_up(index: CallIndex, call_id: str, at: datetime) -> ChangeSet:
     if call is None or not is_open(call) or call.vanished_at is None:
         return ChangeSet()
     evidence = Evidence.CALL_LOG if call.provisional_disposition else Evidence.VANISHED
-    comparison = Comparison(index, _seen_late(index, call, at, evidence))
-    comparison.put(call, end(call, settled_as(call), call.vanished_at, ended_at=call.provisional_ended_at))
-    return comparison.change()
+    comparison = Comparison(index, _window_of_end(index, call, at, evidence))
+    comparison.update(call, end(call, settled_as(call), call.vanished_at, ended_at=call.provisional_ended_at))
+    return comparison.change_set()
 
 
-def fill(
+def fill_gap(
     index: CallIndex,
     target: Target,
     observations: Iterable[CallObservation],
@@ -91,8 +102,8 @@ def fill(
     comparison = Comparison(index, ObservationWindow(at=at, after=after, evidence=Evidence.CALL_LOG))
     own = target.extension_id
     final = [s for s in observations if is_final(s) and (own is None or s.extension_id == own)]
-    comparison.take(final, settle_s=rules.settle_s, listed=False)
-    return comparison.change()
+    comparison.observe(final, settle_s=rules.settle_s, listed=False)
+    return comparison.change_set()
 
 
 def refuse(index: CallIndex, target: Target, since: datetime, at: datetime) -> ChangeSet:
@@ -103,16 +114,16 @@ def refuse(index: CallIndex, target: Target, since: datetime, at: datetime) -> C
         if is_open(call):
             gone_at = call.vanished_at or since
             ended = end(call, settled_as(call), gone_at, ended_at=call.provisional_ended_at)
-            comparison.put(call, with_facts(ended, {"vanished_at": gone_at}), silent=call.sequence == 0)
-    return comparison.change()
+            comparison.update(call, with_facts(ended, {"vanished_at": gone_at}), silent=call.sequence == 0)
+    return comparison.change_set()
 
 
-def meet(index: CallIndex, session_id: str, at: datetime) -> ChangeSet:
+def correct_missed(index: CallIndex, session_id: str, at: datetime) -> ChangeSet:
     """An extension of another source answered in this session: what was missed here was answered elsewhere."""
-    polls = (index.looked_at(call.extension_id) for call in index.session(session_id))
+    polls = (index.last_poll_at(call.extension_id) for call in index.session(session_id))
     comparison = Comparison(index, ObservationWindow(at=max([at, *filter(None, polls)])), whole=True)
-    comparison.meet(session_id)
-    return comparison.change()
+    comparison.recheck(session_id)
+    return comparison.change_set()
 
 
 def unwatch(index: CallIndex, extension_ids: Collection[str], at: datetime) -> ChangeSet:
@@ -122,26 +133,26 @@ def unwatch(index: CallIndex, extension_ids: Collection[str], at: datetime) -> C
         if call.extension_id in extension_ids:
             ended = end(call, Disposition.UNKNOWN, at)
             gone = with_facts(ended, {"vanished_at": call.vanished_at or at})
-            comparison.put(call, gone, silent=call.sequence == 0)
-    return comparison.change()
+            comparison.update(call, gone, silent=call.sequence == 0)
+    return comparison.change_set()
 
 
-def lookups(index: CallIndex, at: datetime, rules: Rules) -> Sequence[Call]:
+def due_lookups(index: CallIndex, at: datetime, rules: Rules) -> Sequence[Call]:
     """The calls that the call log must be asked about now: vanished, or provisional, for long enough."""
     due = at - timedelta(seconds=rules.call_log_after_s)
     return [call for call in index.pending() if (call.vanished_at or call.provisional_since or at) <= due]
 
 
-def _seen_late(index: CallIndex, call: Call, at: datetime, evidence: Evidence) -> ObservationWindow:
+def _window_of_end(index: CallIndex, call: Call, at: datetime, evidence: Evidence) -> ObservationWindow:
     """The two polls around the end of a vanished call are those around its vanishing."""
     if call.vanished_at is None:
-        return ObservationWindow(at=at, after=index.looked_at(call.extension_id), evidence=evidence)
+        return ObservationWindow(at=at, after=index.last_poll_at(call.extension_id), evidence=evidence)
     return ObservationWindow(at=at, after=call.last_seen_at, before=call.vanished_at, evidence=evidence)
 
 
-def _own_record(index: CallIndex, call: Call, said: Sequence[CallObservation]) -> CallObservation | None:
+def _own_record(index: CallIndex, call: Call, records: Sequence[CallObservation]) -> CallObservation | None:
     """The record of this very part: by its id, else the one of its session nearest in time that is no other part's."""
-    own = [observation for observation in said if observation.extension_id == call.extension_id]
+    own = [observation for observation in records if observation.extension_id == call.extension_id]
     by_id = [observation for observation in own if observation.record_id in call.record_ids]
     others = {id_ for part in index.parts(call.extension_id, call.session_id) for id_ in part.record_ids}
     mine = [s for s in own if s.session_id == call.session_id and not was_over(s, call.started_at)]

@@ -36,7 +36,7 @@ def run(settings: "Settings", *, send: bool) -> int:
     with asyncio.Runner() as runner:
         questions = runner.run(_ask(settings, send))
         asked = [one for question in questions for one in question.asked]
-        failed = sum(one.result.verdict == "failed" for one in asked)
+        failed = sum(one.result.status == "failed" for one in asked)
         print(table(asked))
         if failed:
             print(f"\n{failed} failed")
@@ -109,6 +109,6 @@ def table(asked: list[Asked]) -> str:
 
 
 def _line(subject: str, result: ConnectivityResult) -> str:
-    word = "not asked" if result.verdict == "unasked" else result.verdict
+    word = "not asked" if result.status == "unasked" else result.status
     remedy = f"\n    fix: {result.remedy}" if result.remedy else ""
     return f"{word:<9}  {subject}  {result.said}{remedy}"

@@ -91,7 +91,7 @@ async def run(args: argparse.Namespace) -> int:
             stop = asyncio.Event()
             if args.for_s is not None:
                 asyncio.get_running_loop().call_later(args.for_s, stop.set)
-            return await app.run(load(path, {}), read_again=lambda: load(path, {}), stop=stop)
+            return await app.run(load(path, {}), read_config=lambda: load(path, {}), stop=stop)
 
 
 def _write(folder: Path, url: str, port: int, names: Mapping[str, str]) -> Path:

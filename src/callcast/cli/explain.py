@@ -90,8 +90,8 @@ def _tell(story: "CallHistory", wire: "Wire") -> int:
 def _facts(story: "CallHistory", wire: "Wire") -> dict[str, Any]:
     return {
         "call": None if story.call is None else wire.call_dict(story.call),
-        "events": [_event(told, wire) for told in story.told],
-        "owed": [{"sink": sink, "event_id": told.stored.event.id} for told in story.told for sink in told.pending],
+        "events": [_event(told, wire) for told in story.events],
+        "owed": [{"sink": sink, "event_id": told.stored.event.id} for told in story.events for sink in told.pending],
     }
 
 

@@ -16,7 +16,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from callcast.cli.event_line import Painter, plain
-from callcast.formats.standard_webhooks import Judge, Verdict
+from callcast.formats.standard_webhooks import SignatureCheck, SignatureChecker
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -87,7 +87,7 @@ async def run(args: argparse.Namespace) -> int:
         return 0
     secrets = args.secret or ([] if args.unsigned else [_new_secret()])
     try:
-        receiver = Receiver(args, Judge(secrets))
+        receiver = Receiver(args, SignatureChecker(secrets))
     except ValueError as error:
         print(f"callcast listen: --secret: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -135,7 +135,7 @@ def _hint(url: str, secrets: Sequence[str]) -> str:
 class Receiver:
     """Takes requests, shows them, and answers as it was told to."""
 
-    def __init__(self, args: argparse.Namespace, judge: Judge) -> None:
+    def __init__(self, args: argparse.Namespace, judge: SignatureChecker) -> None:
         self._args = args
         self._judge = judge
         self._answers = self._in_turn(args.answer) if args.answer else None
@@ -158,7 +158,7 @@ class Receiver:
         if request.method != "POST":
             return web.Response(status=405, text="callcast listen: POST your events here\n")
         headers = {name.lower(): value for name, value in request.headers.items()}
-        verdict = self._judge.judge(headers, body, time.time())
+        verdict = self._judge.check(headers, body, time.time())
         what = next(self._answers) if self._answers else "204" if verdict.good else "401"
         try:
             self._show(Acked(headers, body, verdict, self._times_seen(headers.get("webhook-id"), body), what))
@@ -235,7 +235,7 @@ class Acked:
 
     headers: dict[str, str]
     body: bytes
-    verdict: Verdict
+    verdict: SignatureCheck
     duplicate: str
     answer: str
 

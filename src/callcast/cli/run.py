@@ -31,7 +31,7 @@ async def run(args: argparse.Namespace) -> int:
     if verdict.settings is None:
         return 78
     gc.freeze()  # what is loaded by now stays: to search all of it for garbage would hold the loop for 30 ms
-    return await app.run(verdict.settings, read_again=lambda: load(path, os.environ))
+    return await app.run(verdict.settings, read_config=lambda: load(path, os.environ))
 
 
 def _say(verdict: "Verdict") -> None:

@@ -37,9 +37,9 @@ class CircuitBreaker:
         if self._last is not None and self._last.key != key:
             self._last_of_another = self._last
         self._last = _Success(now, key)
-        self.came_back()
+        self.reset()
 
-    def came_back(self) -> None:
+    def reset(self) -> None:
         self.failures, self.in_doubt, self.failing, self.gone = 0, False, False, False
         self._failed_call = None
 
@@ -48,7 +48,7 @@ class CircuitBreaker:
         if counted_before == self.counted:
             self.failures += 1
             self.counted += 1
-        if not self.took_another_since(delivery):
+        if not self.accepted_another_since(delivery):
             self._failed_call = self._failed_call or delivery.event.key
             self.in_doubt = self.in_doubt or self._failed_call != delivery.event.key
         self.gone = gone
@@ -60,7 +60,7 @@ class CircuitBreaker:
     def held_for_s(self, now: datetime) -> float:
         return 0.0 if self.held_until is None else (self.held_until - now).total_seconds()
 
-    def took_another_since(self, delivery: Delivery) -> bool:
+    def accepted_another_since(self, delivery: Delivery) -> bool:
         """Whether another call's event was accepted after this one's first attempt."""
         first, key = delivery.first_tried_at, delivery.event.key
         if first is None:

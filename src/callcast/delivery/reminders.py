@@ -15,18 +15,18 @@ class Reminders:
     def __init__(self, clock: Clock, log: Log) -> None:
         self._clock = clock
         self._log = log
-        self._said: dict[str, datetime] = {}
+        self._logged_at: dict[str, datetime] = {}
 
     def remind(self, failing: Mapping[str, SinkTrouble], stats: Stats) -> None:
         """`failing`: the sinks that are failing now."""
         now = self._clock.now()
-        waiting = {one.sink: one for one in stats.sinks}
-        self._said = {name: at for name, at in self._said.items() if name in failing}
+        backlog = {one.sink: one for one in stats.sinks}
+        self._logged_at = {name: at for name, at in self._logged_at.items() if name in failing}
         for name, trouble in failing.items():
-            if now - max(trouble.since, self._said.get(name, trouble.since)) < EVERY:
+            if now - max(trouble.since, self._logged_at.get(name, trouble.since)) < EVERY:
                 continue
-            self._said[name] = now
-            one = waiting.get(name)
+            self._logged_at[name] = now
+            one = backlog.get(name)
             oldest = one and one.oldest_recorded_at
             self._log.warning(
                 "sink_still_failing",

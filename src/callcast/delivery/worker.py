@@ -18,21 +18,22 @@ from callcast.ports.outbox import Acked, Outbox, OutboxUnavailable, Overdue
 from callcast.ports.retry import RetryPolicy, granted_s
 from callcast.ports.sink import Advising, Delivered, Delivery, Outcome, Reconnecting, Rejected, Retry, Sink
 
-PROBE_AFTER_S = (1.0, 2.0, 5.0, 10.0, 20.0)  # the first ones after a sink has begun to fail; then
+RECOVERY_PROBE_AFTER_S = (1.0, 2.0, 5.0, 10.0, 20.0)  # the first ones after a sink has begun to fail; then
 RECOVERY_PROBE_EVERY_S = 30.0
-PROBES_IN_FLIGHT = 2  # the second finds a receiver that is well again while the first waits for a lost answer
+RECOVERY_PROBES_MAX = 2  # the second finds a receiver that is well again while the first waits for a lost answer
 RECOVERY_PROBE_GONE_EVERY_S = 3600.0
-SWEEP_EVERY_S = 5.0  # how late an expiry may be noticed while nothing is claimed
+EXPIRE_EVERY_S = 5.0  # how late an expiry may be noticed while nothing is claimed
 GRACE_S = 1.0  # beyond the sink's own limit: its word for what took so long is finer than ours
-DISK_PAUSE_S = 1.0  # between two tries of an outbox that cannot be used
+OUTBOX_RETRY_S = 1.0  # between two tries of an outbox that cannot be used
 IDLE_S = 60.0
-FIX = "run callcast check --send: it asks the remote side, and says what to do"  # for a cause without a fix of its own
+# For a cause for which the sink gives no advice.
+DEFAULT_FIX = "run callcast check --send: it asks the remote side, and says what to do"
 # Claimed ahead, so that no sink waits for the disk. Few for a slow one: the new must not stand behind many replayed.
 # Many for one that always runs dry: on a busy machine the disk's answer takes long, and the rate is so many for each.
-AHEAD_MIN, AHEAD_MAX = 8, 512
+CLAIM_AHEAD_MIN, CLAIM_AHEAD_MAX = 8, 512
 
 
-class Observer(Protocol):
+class DeliveryTelemetry(Protocol):
     """What the delivery worker tells about its work. Must not block or raise."""
 
     def delivery_attempted(self, sink: str, failed: str | None, took_s: float) -> None:
@@ -87,7 +88,7 @@ class DeliveryWorker:
         outbox: Outbox,
         clock: Clock,
         policy: RetryPolicy,
-        metrics: Observer,
+        telemetry: DeliveryTelemetry,
         *,
         concurrency: int,
         timeout_s: float,
@@ -100,20 +101,20 @@ class DeliveryWorker:
         self._outbox = outbox
         self._clock = clock
         self._policy = policy
-        self._metrics = metrics
+        self._telemetry = telemetry
         self._concurrency = concurrency
         self._timeout_s = timeout_s
         self._random = random
         self._log = log
         self._shutdown_s = shutdown_s
         self._breaker = CircuitBreaker()
-        self._ahead = AHEAD_MIN
+        self._claim_ahead = CLAIM_AHEAD_MIN
         self._waiting: list[tuple[bool, int, Delivery]] = []  # a heap: what was brought back by hand goes last
         self._senders: set[asyncio.Task[None]] = set()
         self._probes: set[asyncio.Task[None]] = set()  # those of the senders
         self._acked: list[Acked] = []  # by the remote side, and not yet on their way to the disk
-        self._settling: list[Acked] = []  # on their way
-        self._took = asyncio.Event()
+        self._acks_in_flight: list[Acked] = []  # on their way
+        self._ack_added = asyncio.Event()
         self._freed = asyncio.Event()
         self._stopping = False
         self._fault: asyncio.Future[None] | None = None
@@ -123,7 +124,7 @@ class DeliveryWorker:
         self._recoveries = 0
         self._troubled_since_s = 0.0
         self._fresh_after: int | None = None  # while failing: the newest event that is no new call's
-        self._disk_trouble = False
+        self._outbox_trouble = False
         self._trouble: SinkTrouble | None = None
 
     @property
@@ -133,42 +134,42 @@ class DeliveryWorker:
 
     async def run(self) -> None:
         self._fault = asyncio.get_running_loop().create_future()
-        self._metrics.sink_up(self.name, True)
-        loops = [self._start(self._pump())]
+        self._telemetry.sink_up(self.name, True)
+        loops = [self._start(self._claim_and_send())]
         if isinstance(self._sink, Reconnecting):
-            loops.append(self._start(self._listen(self._sink)))
-        settler = self._start(self._settle())
+            loops.append(self._start(self._watch_reconnects(self._sink)))
+        acking = self._start(self._store_acks())
         try:
             await self._fault
         except asyncio.CancelledError:
             self._stopping = True
-            await _end(loops)
-            await self._give_back()
-            await self._land()
+            await _cancel(loops)
+            await self._release_waiting()
+            await self._drain()
             raise
         finally:
             self._stopping = True
-            await _end(loops)
-            await self._give_back()
-            await _end((*self._senders, settler))
-            await self._settle_rest()
+            await _cancel(loops)
+            await self._release_waiting()
+            await _cancel((*self._senders, acking))
+            await self._store_remaining_acks()
 
-    async def _land(self) -> None:
+    async def _drain(self) -> None:
         """What is being sent is answered, and what was taken is on the disk."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._shutdown_s):
                 while self._is_busy():
-                    await self._place_freed()
+                    await self._wait_for_room()
 
     def _is_busy(self) -> bool:
-        return bool(self._senders or self._acked or self._settling)
+        return bool(self._senders or self._acked or self._acks_in_flight)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = observed(asyncio.create_task(work))
-        task.add_done_callback(self._observe_end)
+        task.add_done_callback(self._task_ended)
         return task
 
-    def _observe_end(self, task: asyncio.Task[None]) -> None:
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
         self._senders.discard(task)
         self._probes.discard(task)
         self._freed.set()
@@ -178,38 +179,40 @@ class DeliveryWorker:
 
     # Claiming
 
-    async def _pump(self) -> None:
+    async def _claim_and_send(self) -> None:
         while True:
             try:
                 await self._step()
-                self._disk_works()
+                self._outbox_works()
             except OutboxUnavailable as error:
-                await self._disk_fails(error)
+                await self._outbox_failed(error)
 
     async def _step(self) -> None:
-        if self._must_wait():
-            await self._give_back()
+        if self._is_paused():
+            await self._release_waiting()
         held_s = self._breaker.held_for_s(self._clock.now())
         if held_s > 0:
-            await self._sweep()
-            await self._clock.sleep(min(held_s, SWEEP_EVERY_S))
+            await self._expire_overdue()
+            await self._clock.sleep(min(held_s, EXPIRE_EVERY_S))
         elif self._breaker.failing:
-            await self._sweep()
+            await self._expire_overdue()
             await self._recovery_probe()
         else:
             await self._deliver()
 
     async def _deliver(self) -> None:
-        if (room := self._room()) <= 0:
-            await self._place_freed()
+        if (room := self._claim_limit()) <= 0:
+            await self._wait_for_room()
             return
         claimed = await self._outbox.claim(self.name, limit=room)
         ran_dry = not self._waiting and len(claimed) == room
-        self._ahead = min(2 * self._ahead, AHEAD_MAX) if ran_dry else max(self._ahead // 2, AHEAD_MIN)
+        self._claim_ahead = (
+            min(2 * self._claim_ahead, CLAIM_AHEAD_MAX) if ran_dry else max(self._claim_ahead // 2, CLAIM_AHEAD_MIN)
+        )
         for delivery in claimed:
             heapq.heappush(self._waiting, (delivery.replayed, delivery.seq, delivery))
         self._send_waiting()
-        if len(claimed) < room and not self._must_wait():
+        if len(claimed) < room and not self._is_paused():
             await self._wait_for_due()
 
     async def _wait_for_due(self) -> None:
@@ -226,13 +229,13 @@ class DeliveryWorker:
             left_s = min(left_s, (self._probe_at - now).total_seconds())
         await self._outbox.wait(self.name, timeout_s=left_s)
 
-    def _room(self) -> int:
+    def _claim_limit(self) -> int:
         """How many to claim. Not each by itself while others wait: a claim costs the same whatever it brings."""
-        if 2 * len(self._waiting) > self._ahead:
+        if 2 * len(self._waiting) > self._claim_ahead:
             return 0
-        wanted = self._concurrency - len(self._senders) + self._ahead - len(self._waiting)
-        in_flight = len(self._senders) + len(self._acked) + len(self._settling)
-        return min(wanted, self._concurrency + AHEAD_MAX - in_flight - len(self._waiting))
+        wanted = self._concurrency - len(self._senders) + self._claim_ahead - len(self._waiting)
+        in_flight = len(self._senders) + len(self._acked) + len(self._acks_in_flight)
+        return min(wanted, self._concurrency + CLAIM_AHEAD_MAX - in_flight - len(self._waiting))
 
     def _send_waiting(self) -> None:
         """As many as may be on their way at a time."""
@@ -248,9 +251,9 @@ class DeliveryWorker:
             await self._attempt(delivery)
 
     def _may_send(self) -> bool:
-        return not (self._stopping or self._must_wait())
+        return not (self._stopping or self._is_paused())
 
-    async def _give_back(self) -> None:
+    async def _release_waiting(self) -> None:
         """What was claimed and must not be sent now."""
         while self._waiting:
             *_, delivery = self._waiting.pop()
@@ -259,7 +262,7 @@ class DeliveryWorker:
     async def _recovery_probe(self) -> None:
         """By the clock each for another call, also while an earlier one waits, and at once for a new call."""
         if not self._may_probe():
-            await self._place_freed()
+            await self._wait_for_room()
             return
         if self._fresh_after is None:
             self._fresh_after = await self._outbox.last_seq()
@@ -269,7 +272,7 @@ class DeliveryWorker:
             return
         if not self._breaker.failing:  # a probe was answered meanwhile, and what it woke was not waiting yet
             return
-        left_s = min(SWEEP_EVERY_S, (self._probe_at - now).total_seconds())
+        left_s = min(EXPIRE_EVERY_S, (self._probe_at - now).total_seconds())
         if self._breaker.gone:
             await self._clock.sleep(left_s)
         else:
@@ -282,7 +285,7 @@ class DeliveryWorker:
             self._probes.add(self._begin(self._attempt(delivery)))
 
     def _may_probe(self) -> bool:
-        most = 1 if self._breaker.gone else PROBES_IN_FLIGHT
+        most = 1 if self._breaker.gone else RECOVERY_PROBES_MAX
         return len(self._probes) < most and len(self._senders) < self._concurrency
 
     async def _next_probe(self, now: datetime) -> Delivery | None:
@@ -302,7 +305,7 @@ class DeliveryWorker:
             self._fresh_after = delivery.seq
         return delivery
 
-    async def _sweep(self) -> None:
+    async def _expire_overdue(self) -> None:
         """Let go of what is worthless by now, although nothing of it is claimed."""
         now = self._clock.now()
         live_before, final_before = (now - self._policy.time_to_live(live=live) for live in (True, False))
@@ -310,23 +313,23 @@ class DeliveryWorker:
         while overdue != Overdue():
             overdue = await self._outbox.expire_overdue(self.name, live_before=live_before, final_before=final_before)
             for _ in range(overdue.expired):
-                self._metrics.event_expired(self.name)
+                self._telemetry.event_expired(self.name)
             for _ in range(overdue.dead):
-                self._metrics.event_dead_lettered(self.name)
+                self._telemetry.event_dead_lettered(self.name)
 
-    async def _place_freed(self) -> None:
+    async def _wait_for_room(self) -> None:
         self._freed.clear()
         await self._freed.wait()
 
-    def _must_wait(self) -> bool:
+    def _is_paused(self) -> bool:
         breaker = self._breaker
         return breaker.failing or (breaker.held_until is not None and breaker.held_for_s(self._clock.now()) > 0)
 
     def _probe_pause(self) -> timedelta:
         if self._breaker.gone:
             return timedelta(seconds=RECOVERY_PROBE_GONE_EVERY_S)
-        soon = self._probes_sent < len(PROBE_AFTER_S)
-        return timedelta(seconds=PROBE_AFTER_S[self._probes_sent] if soon else RECOVERY_PROBE_EVERY_S)
+        soon = self._probes_sent < len(RECOVERY_PROBE_AFTER_S)
+        return timedelta(seconds=RECOVERY_PROBE_AFTER_S[self._probes_sent] if soon else RECOVERY_PROBE_EVERY_S)
 
     # One attempt
 
@@ -351,23 +354,23 @@ class DeliveryWorker:
         delivery = replace(delivery, expires_at=expires_at)
         # Its age may come from a wall clock that was wrong: what is not live is given up after an attempt only.
         overdue = self._clock.now() >= expires_at and (delivery.live or delivery.first_tried_at is not None)
-        outcome = None if overdue else self._judge(delivery, await self._send(delivery))
+        outcome = None if overdue else self._retry_unless_alone(delivery, await self._send(delivery))
         took_s = self._clock.monotonic() - began_s
         if outcome is None:
             await self._expire(delivery)
             return
         failed = None if isinstance(outcome, Delivered) else outcome.reason
-        self._metrics.delivery_attempted(self.name, failed, took_s)
+        self._telemetry.delivery_attempted(self.name, failed, took_s)
         match outcome:
             case Delivered():
                 await self._delivered(delivery, outcome, took_s)
             case Retry():
                 self._failed(delivery, outcome, counted_before)
                 recovered = self._recoveries > recoveries_before
-                await self._again(delivery, outcome, expires_at, took_s, recovered=recovered)
+                await self._retry(delivery, outcome, expires_at, took_s, recovered=recovered)
             case Rejected():
                 self._failed(delivery, outcome, counted_before)
-                await self._dead(delivery, outcome, took_s)
+                await self._dead_letter(delivery, outcome, took_s)
             case _:
                 assert_never(outcome)
 
@@ -380,10 +383,10 @@ class DeliveryWorker:
                 raise
             return Retry("timeout", f"no answer within {self._timeout_s:g} s")
 
-    def _judge(self, delivery: Delivery, outcome: Outcome) -> Outcome:
+    def _retry_unless_alone(self, delivery: Delivery, outcome: Outcome) -> Outcome:
         """A no that may be our own fault is a no only once another call's event was taken."""
         alone = isinstance(outcome, Rejected) and outcome.unless_alone
-        if alone and isinstance(outcome, Rejected) and not self._breaker.took_another_since(delivery):
+        if alone and isinstance(outcome, Rejected) and not self._breaker.accepted_another_since(delivery):
             return Retry(outcome.reason, outcome.detail)
         return outcome
 
@@ -393,29 +396,29 @@ class DeliveryWorker:
         now, was_failing, was_in_doubt = self._clock.now(), self._breaker.failing, self._breaker.in_doubt
         self._breaker.succeeded(delivery, now)
         if delivery.replayed:
-            self._metrics.event_replayed(self.name)
+            self._telemetry.event_replayed(self.name)
         else:
-            self._metrics.event_delivered(self.name, (now - delivery.recorded_at).total_seconds())
+            self._telemetry.event_delivered(self.name, (now - delivery.recorded_at).total_seconds())
         self._acked.append(Acked(delivery, took_s, outcome.detail))
-        self._took.set()
+        self._ack_added.set()
         if was_failing:
             await self._recovered("delivered")
-        elif was_in_doubt and self._clock.monotonic() - self._troubled_since_s >= PROBE_AFTER_S[0]:
+        elif was_in_doubt and self._clock.monotonic() - self._troubled_since_s >= RECOVERY_PROBE_AFTER_S[0]:
             await self._make_due(held=False)
 
-    async def _settle(self) -> None:
+    async def _store_acks(self) -> None:
         """The remote side's yes goes to the disk while the next are sent, all that has come meanwhile together."""
         while True:
-            await self._took.wait()
-            self._took.clear()
-            self._settling, self._acked = self._acked, []
-            await self._until_stored(lambda: self._outbox.ack(self._settling))
-            self._settling = []
+            await self._ack_added.wait()
+            self._ack_added.clear()
+            self._acks_in_flight, self._acked = self._acked, []
+            await self._until_stored(lambda: self._outbox.ack(self._acks_in_flight))
+            self._acks_in_flight = []
             self._freed.set()
 
-    async def _settle_rest(self) -> None:
+    async def _store_remaining_acks(self) -> None:
         """Nobody waits any longer. What the disk does not take now is owed still, and is sent again."""
-        left = [*self._settling, *self._acked]
+        left = [*self._acks_in_flight, *self._acked]
         if not left:
             return
         try:
@@ -426,7 +429,7 @@ class DeliveryWorker:
             if not isinstance(error, OutboxUnavailable):
                 raise
 
-    async def _again(
+    async def _retry(
         self, delivery: Delivery, retry: Retry, expires_at: datetime, took_s: float, *, recovered: bool
     ) -> None:
         """`recovered`: the outage that the attempt began in has ended meanwhile, and all that waited became due."""
@@ -446,7 +449,7 @@ class DeliveryWorker:
             )
         )
 
-    async def _dead(self, delivery: Delivery, rejected: Rejected, took_s: float) -> None:
+    async def _dead_letter(self, delivery: Delivery, rejected: Rejected, took_s: float) -> None:
         await self._until_stored(
             lambda: self._outbox.dead_letter(delivery, reason=rejected.reason, detail=rejected.detail, took_s=took_s)
         )
@@ -455,24 +458,24 @@ class DeliveryWorker:
     async def _expire(self, delivery: Delivery) -> None:
         await self._until_stored(lambda: self._outbox.expire(delivery))
         if delivery.live:
-            self._metrics.event_expired(self.name)
+            self._telemetry.event_expired(self.name)
         else:
             self._log_dead_letter(delivery, "given_up")
 
     def _log_dead_letter(self, delivery: Delivery, reason: str) -> None:
-        self._metrics.event_dead_lettered(self.name)
+        self._telemetry.event_dead_lettered(self.name)
         event = delivery.event
         self._log.warning("event_dead_lettered", sink=self.name, call=event.key, event_id=event.id, reason=reason)
 
-    async def _until_stored(self, settle: Callable[[], Awaitable[None]]) -> None:
+    async def _until_stored(self, store: Callable[[], Awaitable[None]]) -> None:
         """Keep the result until the disk takes it, so that nothing is sent twice for the disk's sake."""
         while True:
             try:
-                await settle()
-                self._disk_works()
+                await store()
+                self._outbox_works()
                 return
             except OutboxUnavailable as error:
-                await self._disk_fails(error)
+                await self._outbox_failed(error)
 
     # Failing and recovering
 
@@ -495,13 +498,13 @@ class DeliveryWorker:
             self._log.error("sink_gone", sink=self.name, **facts)
         elif not before[0]:
             self._log.warning("sink_failed", sink=self.name, **facts)
-        self._metrics.sink_up(self.name, False)
+        self._telemetry.sink_up(self.name, False)
 
     def _fix(self, outcome: Retry | Rejected) -> str:
-        return (self._sink.advice(outcome) if isinstance(self._sink, Advising) else "") or FIX
+        return (self._sink.advice(outcome) if isinstance(self._sink, Advising) else "") or DEFAULT_FIX
 
     async def _recovered(self, how: str) -> None:
-        self._metrics.sink_up(self.name, True)
+        self._telemetry.sink_up(self.name, True)
         trouble, self._trouble = self._trouble, None
         lasted = {} if trouble is None else {"lasted": span((self._clock.now() - trouble.since).total_seconds())}
         self._log.info("sink_recovered", sink=self.name, how=how, **lasted)
@@ -513,25 +516,25 @@ class DeliveryWorker:
         self._recoveries += 1
         await self._until_stored(lambda: self._outbox.make_due(self.name, held=held))
 
-    async def _listen(self, sink: Reconnecting) -> None:
+    async def _watch_reconnects(self, sink: Reconnecting) -> None:
         while True:
             await sink.reconnected()
-            self._breaker.came_back()
+            self._breaker.reset()
             await self._recovered("reconnected")
 
-    async def _disk_fails(self, error: OutboxUnavailable) -> None:
-        if not self._disk_trouble:
+    async def _outbox_failed(self, error: OutboxUnavailable) -> None:
+        if not self._outbox_trouble:
             self._log.error("outbox_failed", sink=self.name, reason="outbox", detail=str(error))
-        self._disk_trouble = True
-        await self._clock.sleep(DISK_PAUSE_S)
+        self._outbox_trouble = True
+        await self._clock.sleep(OUTBOX_RETRY_S)
 
-    def _disk_works(self) -> None:
-        if self._disk_trouble:
+    def _outbox_works(self) -> None:
+        if self._outbox_trouble:
             self._log.info("outbox_recovered", sink=self.name)
-        self._disk_trouble = False
+        self._outbox_trouble = False
 
 
-async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
     tasks = list(tasks)
     for task in tasks:
         task.cancel()

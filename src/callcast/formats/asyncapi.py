@@ -106,7 +106,7 @@ def _channels() -> dict[str, Any]:
         "callEvents": _topic("{topic}/{source}/{extension}/events/{type}", "a call's events", _of("call.")),
         "sourceEvents": _topic("{topic}/{source}/events/{type}", "the source's health", _of("source.")),
     }
-    return channels | {name: _topic(address, told, [name]) for name, (address, told, _) in STATES.items()}
+    return channels | {name: _topic(address, summary, [name]) for name, (address, summary, _) in STATES.items()}
 
 
 def _of(prefix: str) -> list[str]:
@@ -114,12 +114,12 @@ def _of(prefix: str) -> list[str]:
 
 
 def _topic(address: str, description: str, messages: list[str]) -> dict[str, Any]:
-    told = PARAMETERS | {"type": "the event's type"}
+    summary = PARAMETERS | {"type": "the event's type"}
     return {
         "address": address,
         "description": description,
         "servers": [{"$ref": "#/servers/broker"}],
-        "parameters": {name: {"description": text} for name, text in told.items() if f"{{{name}}}" in address},
+        "parameters": {name: {"description": text} for name, text in summary.items() if f"{{{name}}}" in address},
         "messages": _refs(messages),
     }
 
@@ -146,8 +146,8 @@ def _messages() -> dict[str, Any]:
         name = definition_name(type_)
         messages[name] = _event_message(type_, name, EVENT_CONTENT)
         messages[f"{name}Standard"] = _event_message(type_, f"{name}Standard", JSON_CONTENT)
-    for name, (_, told, payload) in STATES.items():
-        messages[name] = {"name": name, "summary": told, "contentType": JSON_CONTENT, "payload": payload}
+    for name, (_, summary, payload) in STATES.items():
+        messages[name] = {"name": name, "summary": summary, "contentType": JSON_CONTENT, "payload": payload}
     return messages
 
 

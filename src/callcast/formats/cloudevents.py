@@ -25,7 +25,7 @@ _DIGIT = re.compile(r"\d")
 _BARE_DIGITS_MIN = 7  # fewer may be anything
 _PROVIDER_WORDS = ("action", "result", "reason")  # the other fields are ids
 _encode = msgspec.json.Encoder().encode
-_KEPT_MAX = 256  # events: more than all sinks have in hand at a time
+_CACHE_MAX = 256  # events: more than all sinks have in hand at a time
 
 
 @lru_cache(1024)  # all events of a poll tell its time, and all of a call its start
@@ -45,7 +45,7 @@ class Wire:
     numbers: full, last4, hash (the same number gives the same `h:` text for this sink and key), drop.
     With all but full, locations and the outside party's name are null: they identify as well as a number. The own
     side's name leaves only with full and last4, a queue's name only where it is confirmed. Ids are never altered.
-    The last events are kept as they were written, so sinks that share a `Wire` write each but once.
+    The last events are cached as they were written, so sinks that share a `Wire` write each but once.
     """
 
     def __init__(self, numbers: Numbers = "full", hash_key: bytes = b"", sink: str = "") -> None:
@@ -59,17 +59,17 @@ class Wire:
             "drop": lambda _: None,
         }
         self._number = policies[numbers]
-        self._kept: dict[str, tuple[Event, bytes]] = {}  # by id
+        self._cache: dict[str, tuple[Event, bytes]] = {}  # by id
 
     def event(self, event: Event) -> bytes:
         """The CloudEvents JSON of an event."""
-        kept = self._kept.get(event.id)
-        if kept is not None and kept[0] == event:
-            return kept[1]
+        cached = self._cache.get(event.id)
+        if cached is not None and cached[0] == event:
+            return cached[1]
         text = _encode(self.event_dict(event))
-        self._kept[event.id] = event, text
-        if len(self._kept) > _KEPT_MAX:
-            del self._kept[next(iter(self._kept))]
+        self._cache[event.id] = event, text
+        if len(self._cache) > _CACHE_MAX:
+            del self._cache[next(iter(self._cache))]
         return text
 
     def standard(self, event: Event) -> bytes:
@@ -215,13 +215,13 @@ def _seconds(start: datetime, end: datetime) -> float:
     return max(0.0, round((end - start).total_seconds(), 3))
 
 
-def _observation(seen: Observation) -> dict[str, Any]:
+def _observation(observation: Observation) -> dict[str, Any]:
     return {
-        "after": seen.after and rfc3339(seen.after),
-        "before": rfc3339(seen.before),
-        "exact": seen.exact,
-        "evidence": seen.evidence,
-        "first_poll": seen.first_poll,
+        "after": observation.after and rfc3339(observation.after),
+        "before": rfc3339(observation.before),
+        "exact": observation.exact,
+        "evidence": observation.evidence,
+        "first_poll": observation.first_poll,
     }
 
 

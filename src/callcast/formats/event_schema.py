@@ -158,22 +158,22 @@ def _data(type_: str, ref: Ref) -> Schema:
 
 def _object(description: str, **properties: Schema) -> Schema:
     """Every property is always there, if only as null."""
-    told = {"description": description} if description else {}
-    return {**told, "type": "object", "required": list(properties), "properties": properties}
+    summary = {"description": description} if description else {}
+    return {**summary, "type": "object", "required": list(properties), "properties": properties}
 
 
 def _or_null(schema: Schema, description: str = "") -> Schema:
-    told = {"description": description} if description else {}
-    return {**told, "anyOf": [schema, {"type": "null"}]}
+    summary = {"description": description} if description else {}
+    return {**summary, "anyOf": [schema, {"type": "null"}]}
 
 
 def _one_of(words: Sequence[str] | type[Any], description: str = "") -> Schema:
-    told = {"description": description} if description else {}
-    return {**told, "type": "string", "enum": [str(word) for word in words]}
+    summary = {"description": description} if description else {}
+    return {**summary, "type": "string", "enum": [str(word) for word in words]}
 
 
 def _one_of_more(words: Sequence[str] | type[Any], description: str = "") -> Schema:
     """Words may be added to these without a new version: the list is not closed."""
     known = [str(word) for word in words]
-    told = f"{description}: " if description else ""
-    return {**TEXT, "description": f"{told}{', '.join(known)}; accept others too", "examples": known}
+    summary = f"{description}: " if description else ""
+    return {**TEXT, "description": f"{summary}{', '.join(known)}; accept others too", "examples": known}

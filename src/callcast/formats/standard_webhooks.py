@@ -1,4 +1,4 @@
-"""Why a webhook's signature is right or wrong, as far as it can be told (Standard Webhooks, symmetric)."""
+"""Why a webhook's signature is right or wrong, as far as it can be body_id (Standard Webhooks, symmetric)."""
 
 import base64
 import binascii
@@ -14,7 +14,7 @@ HEADERS = ("webhook-id", "webhook-timestamp", "webhook-signature")
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SignatureCheck:
     """`why` is a sentence, `word` one of ok, unchecked, unsigned, no_header, bad_header, clock, body, secret_as_text,
     secret.
     """
@@ -38,55 +38,61 @@ def key_of(secret: str) -> bytes:
     return key
 
 
-class Judge:
+class SignatureChecker:
     """Remembers whether the secrets ever fitted: then a wrong signature speaks of the body."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
         """Raises ValueError for a secret that is none."""
         self._secrets = secrets
         self._keys = [key_of(secret) for secret in secrets]
-        self._fitted = False
+        self._matched_before = False
 
-    def judge(self, headers: Mapping[str, str], body: bytes, now: float) -> Verdict:
+    def check(self, headers: Mapping[str, str], body: bytes, now: float) -> SignatureCheck:
         """headers: names in lower case. now: seconds since 1970."""
         missing = [name for name in HEADERS if not headers.get(name)]
         if missing == [HEADERS[2]]:
             if not self._keys:
-                return Verdict("unsigned", "not signed, and no signature is expected")
-            return Verdict("no_header", "there is no webhook-signature: give the sink secrets = [...]")
+                return SignatureCheck("unsigned", "not signed, and no signature is expected")
+            return SignatureCheck("no_header", "there is no webhook-signature: give the sink secrets = [...]")
         if missing:
-            return Verdict(
+            return SignatureCheck(
                 "no_header", f"missing: {', '.join(missing)}; is the sender callcast, and no proxy strips them?"
             )
         event_id, stamp, signatures = (headers[name] for name in HEADERS)
         if not re.fullmatch(r"[0-9]{1,12}", stamp):
-            return Verdict("bad_header", f"webhook-timestamp is no number of seconds: {stamp[:40]!r}")
+            return SignatureCheck("bad_header", f"webhook-timestamp is no number of seconds: {stamp[:40]!r}")
         given = [word.removeprefix("v1,") for word in signatures.split() if word.startswith("v1,")]
         if not given:
-            return Verdict("bad_header", "webhook-signature has nothing that begins with v1,")
+            return SignatureCheck("bad_header", "webhook-signature has nothing that begins with v1,")
         if not self._keys:
-            return Verdict("unchecked", "signed, but no --secret to check it with")
+            return SignatureCheck("unchecked", "signed, but no --secret to check it with")
         return self._compare(f"{event_id}.{stamp}.".encode(), body, given, now - int(stamp))
 
-    def _compare(self, head: bytes, body: bytes, given: Sequence[str], age_s: float) -> Verdict:
+    def _compare(self, head: bytes, body: bytes, given: Sequence[str], age_s: float) -> SignatureCheck:
         if _fits(self._keys, head + body, given):
-            self._fitted = True
+            self._matched_before = True
             return _in_time(age_s)
         for how, written in _rewritten(body):
             if _fits(self._keys, head + written, given):
-                return Verdict("body", f"the body was changed on the way: what was signed {how}")
+                return SignatureCheck("body", f"the body was changed on the way: what was signed {how}")
         texts = [text.encode() for secret in self._secrets for text in (secret, secret.removeprefix("whsec_"))]
         if _fits(texts, head + body, given):
-            return Verdict(
+            return SignatureCheck(
                 "secret_as_text", "signed with the secret's text; the key is the base64 after whsec_, decoded"
             )
-        if self._fitted:
-            return Verdict("body", "the secrets fitted other requests: body, id or timestamp were changed on the way")
-        if (told := _own_id(body)) and told != head.decode().rpartition(".")[0].rpartition(".")[0]:
-            return Verdict("body", f"webhook-id is not the id in the body ({told}): one of them was changed on the way")
+        if self._matched_before:
+            return SignatureCheck(
+                "body", "the secrets fitted other requests: body, id or timestamp were changed on the way"
+            )
+        if (body_id := _own_id(body)) and body_id != head.decode().rpartition(".")[0].rpartition(".")[0]:
+            return SignatureCheck(
+                "body", f"webhook-id is not the id in the body ({body_id}): one of them was changed on the way"
+            )
         count = "the secret" if len(self._keys) == 1 else f"none of the {len(self._keys)} secrets"
         verb = "did not make" if len(self._keys) == 1 else "made"
-        return Verdict("secret", f"{count} {verb} this signature: most likely another secret, else a changed body")
+        return SignatureCheck(
+            "secret", f"{count} {verb} this signature: most likely another secret, else a changed body"
+        )
 
 
 def _fits(keys: Iterable[bytes], signed: bytes, given: Sequence[str]) -> bool:
@@ -94,12 +100,12 @@ def _fits(keys: Iterable[bytes], signed: bytes, given: Sequence[str]) -> bool:
     return any(hmac.compare_digest(one, text.encode()) for one in wanted for text in given)
 
 
-def _in_time(age_s: float) -> Verdict:
+def _in_time(age_s: float) -> SignatureCheck:
     if abs(age_s) <= TOLERANCE_S:
-        return Verdict("ok", "the signature is good")
+        return SignatureCheck("ok", "the signature is good")
     when = f"{abs(age_s):.0f} s {'ago' if age_s > 0 else 'in the future'}"
     why = f"the signature is good, but of {when}, and {TOLERANCE_S} s are allowed: "
-    return Verdict("clock", why + "one of the clocks is wrong, or an old request was sent again")
+    return SignatureCheck("clock", why + "one of the clocks is wrong, or an old request was sent again")
 
 
 def _rewritten(body: bytes) -> Iterator[tuple[str, bytes]]:
@@ -122,5 +128,5 @@ def _own_id(body: bytes) -> str | None:
         document = json.loads(body)
     except ValueError:
         return None
-    told = document.get("id") if isinstance(document, dict) else None
-    return told if isinstance(told, str) else None
+    body_id = document.get("id") if isinstance(document, dict) else None
+    return body_id if isinstance(body_id, str) else None

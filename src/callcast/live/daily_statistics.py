@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from callcast.calls.model import UNASSIGNED, Call, Direction, Disposition, State
-from callcast.calls.sessions import Session, apply_observation
+from callcast.calls.sessions import Session, session_of
 from callcast.ports.clock import Clock
 
 CONVERSATIONS_MAX = 5_000  # in memory, beside the live ones: a later change of an older one counts as a new one
@@ -129,7 +129,7 @@ class _Conversation:
         self.changed_at = datetime.min.replace(tzinfo=UTC)
 
 
-class _Kept(Struct, array_like=True):
+class _StoredCounts(Struct, array_like=True):
     """How the counts lie on disk: without the conversations that are counted anew at the start.
 
     seq: the newest event that is surely in them. recent: source and session of those that are over and counted anew;
@@ -158,7 +158,7 @@ class DailyStatistics:
 
     def count(self, calls: Iterable[Call]) -> None:
         """Take in calls in their newest state."""
-        self._begin_the_day()
+        self._reset_at_midnight()
         touched: dict[_Key, set[tuple[str, str]]] = {}
         for call in calls:
             if not call.sequence:  # no event of it was recorded: history, or it has not settled
@@ -171,8 +171,8 @@ class DailyStatistics:
                 parts[part] = call
                 touched.setdefault(key, set()).add(part)
         for key, changed in touched.items():
-            self._refold(key, changed)
-        self._forget_the_oldest()
+            self._recount(key, changed)
+        self._forget_oldest()
 
     def forget_source(self, source: str) -> None:
         """It is watched no longer."""
@@ -181,13 +181,13 @@ class DailyStatistics:
             for part in gone:
                 del conversation.parts[part]
             if gone:
-                self._refold(key, gone)
+                self._recount(key, gone)
         self._tallies = {scope: tally for scope, tally in self._tallies.items() if scope[0] != source}
 
-    def change(self, timezone: tzinfo | None, sla_s: float) -> None:
+    def configure(self, timezone: tzinfo | None, sla_s: float) -> None:
         """Where it is another day already, or still, only what is remembered is counted."""
         self._timezone = timezone
-        self._begin_the_day()
+        self._reset_at_midnight()
         if sla_s == self._sla_s:
             return
         for conversation in self._conversations.values():
@@ -200,7 +200,7 @@ class DailyStatistics:
     # What is read.
 
     def counts(self, source: str = "", extension_id: str = "") -> Counts:
-        self._begin_the_day()
+        self._reset_at_midnight()
         tally = self._tallies.get((source, extension_id))
         return tally.counts if tally else Counts()
 
@@ -216,7 +216,7 @@ class DailyStatistics:
 
     def dump(self, seq: int) -> bytes:
         """The counts, for `restore`."""
-        self._begin_the_day()
+        self._reset_at_midnight()
         recent = self._recent()
         rest = {scope: tally.counts for scope, tally in self._tallies.items()}
         for key, conversation in self._conversations.items():
@@ -232,30 +232,30 @@ class DailyStatistics:
             if key in recent or (conversation.live and len({source for source, _ in conversation.parts}) > 1)
             for source, _ in conversation.parts
         }
-        return msgspec.msgpack.encode(_Kept(seq, self._day, counts, sorted(sessions)))
+        return msgspec.msgpack.encode(_StoredCounts(seq, self._day, counts, sorted(sessions)))
 
     def restore(self, raw: bytes) -> tuple[int, Collection[tuple[str, str]]]:
-        """Take up counts that were kept. Returns their `seq` and the sessions whose calls are to be counted again."""
+        """Take up counts that were stored. Returns their `seq` and the sessions whose calls are to be counted again."""
         try:
-            kept = msgspec.msgpack.decode(raw, type=_Kept)
+            stored = msgspec.msgpack.decode(raw, type=_StoredCounts)
         except msgspec.MsgspecError:
             return 0, ()
-        self._begin_the_day()
+        self._reset_at_midnight()
         self._conversations.clear()
         self._tallies.clear()
         self._over = 0
-        if kept.day == self._day:
-            for source, extension_id, counts in kept.counts:
+        if stored.day == self._day:
+            for source, extension_id, counts in stored.counts:
                 self._tally((source, extension_id)).counts = counts
-        return kept.seq, kept.recent
+        return stored.seq, stored.recent
 
     # One conversation.
 
-    def _refold(self, key: _Key, changed: Collection[tuple[str, str]]) -> None:
+    def _recount(self, key: _Key, changed: Collection[tuple[str, str]]) -> None:
         """Let it count as what its parts say now; `changed`: those of its parts that are not as they were."""
         conversation = self._conversations.pop(key)
         self._over -= bool(conversation.shares) and not conversation.live
-        shares = {detail: share for detail, share in conversation.shares.items() if self._stays(detail, changed)}
+        shares = {detail: share for detail, share in conversation.shares.items() if self._is_unchanged(detail, changed)}
         if conversation.parts:
             shares |= self._shares(conversation.parts, changed)
             self._conversations[key] = conversation  # at the end
@@ -271,7 +271,7 @@ class DailyStatistics:
         self._over += bool(conversation.parts) and not conversation.live
 
     @staticmethod
-    def _stays(detail: _Detail, changed: Collection[tuple[str, str]]) -> bool:
+    def _is_unchanged(detail: _Detail, changed: Collection[tuple[str, str]]) -> bool:
         """A share of an extension whose part is as it was; those of sources and of all are made anew."""
         source, extension_id, call_id = detail
         return bool(extension_id) and (source, call_id) not in changed
@@ -282,13 +282,13 @@ class DailyStatistics:
         by_source: dict[str, list[Call]] = {}
         for (source, _), call in parts.items():
             by_source.setdefault(source, []).append(call)
-        shares = {(source, "", ""): self._share(apply_observation(calls)) for source, calls in by_source.items()}
+        shares = {(source, "", ""): self._share(session_of(calls)) for source, calls in by_source.items()}
         first, *others = by_source
-        shares["", "", ""] = self._share(apply_observation(parts.values())) if others else shares[first, "", ""]
+        shares["", "", ""] = self._share(session_of(parts.values())) if others else shares[first, "", ""]
         for source, call_id in changed:
             part = parts.get((source, call_id))
             if part is not None and part.extension_id != UNASSIGNED:
-                shares[source, part.extension_id, call_id] = self._share(apply_observation([part]))
+                shares[source, part.extension_id, call_id] = self._share(session_of([part]))
         return shares
 
     def _share(self, session: Session) -> _Share:
@@ -324,7 +324,7 @@ class DailyStatistics:
             tally = self._tallies[scope] = _Tally()
         return tally
 
-    def _forget_the_oldest(self) -> None:
+    def _forget_oldest(self) -> None:
         """What they counted as stays counted."""
         if self._over <= CONVERSATIONS_MAX:
             return
@@ -343,21 +343,21 @@ class DailyStatistics:
                 recent.add(key)
         return recent
 
-    def _begin_the_day(self) -> None:
+    def _reset_at_midnight(self) -> None:
         """At midnight everything counts as nothing, but what the platform's clock has put into the new day already."""
-        statistics = self._date(self._clock.wall())
-        if statistics == self._day:
+        today = self._date(self._clock.wall())
+        if today == self._day:
             return
-        self._day = statistics
+        self._day = today
         for tally in self._tallies.values():
             tally.counts = Counts()
         for key, conversation in list(self._conversations.items()):
             conversation.shares = {
                 detail: replace(share, outcome=None) for detail, share in conversation.shares.items()
             }
-            if any(self._date(_latest(call)) == statistics for call in conversation.parts.values()):
+            if any(self._date(_latest(call)) == today for call in conversation.parts.values()):
                 changed_at = conversation.changed_at
-                self._refold(key, list(conversation.parts))
+                self._recount(key, list(conversation.parts))
                 conversation.changed_at = changed_at
 
     def _date(self, at: datetime) -> date:

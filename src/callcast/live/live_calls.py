@@ -35,10 +35,10 @@ SERVICE = ""  # whose notes are the service's own, not a source's
 COUNTS_NOTE = "counts"  # the outbox's note that keeps the counts over a restart
 SLA_S = 20.0
 
-_CHANGES_KEPT = 1024
-_CALLS_KEPT = 2048  # in all turns: a busy account's looks change a hundred calls each
-_KEEP_EVERY_S = 10.0  # also the longest time between recording an event and applying it
-_KEEP_AGAIN_S = 900.0  # what was recent in the last note is remembered by the outbox for an hour
+_CHANGES_MAX = 1024
+_CHANGED_CALLS_MAX = 2048  # in all turns: a busy account's looks change a hundred calls each
+_STORE_EVERY_S = 10.0  # also the longest time between recording an event and applying it
+_STORE_AGAIN_S = 900.0  # what was recent in the last note is remembered by the outbox for an hour
 _REPLAY_EVENTS_MAX = 100_000
 _REPLAY_PAGE = 500
 
@@ -55,7 +55,7 @@ class InMemoryLiveCalls:
         self._recent: Collection[tuple[str, str]] = ()  # sources and sessions to count again
         self._sources: dict[str, _Source] = {}
         self._changes: deque[tuple[Call, ...]] = deque()
-        self._calls_kept = 0
+        self._changed_calls = 0
         self._version = 0
         self._changed = asyncio.Event()
         self._newest_first: tuple[Call, ...] | None = ()
@@ -68,8 +68,8 @@ class InMemoryLiveCalls:
 
     def load(self, source: str, known: Known) -> None:
         """Start from what the outbox holds: live calls and last polls."""
-        view = self._source(source)
-        view.load(known)
+        source_view = self._source(source)
+        source_view.load(known)
         self._statistics.count(known.calls.values())
         self._reset()
 
@@ -80,9 +80,9 @@ class InMemoryLiveCalls:
 
     def signs_in(self, source: str, ahead: int | None) -> None:
         """How many sign in before this source; None: it does not wait for its place."""
-        view = self._source(source)
-        if view.sign_ins_ahead != ahead:
-            view.sign_ins_ahead = ahead
+        source_view = self._source(source)
+        if source_view.sign_ins_ahead != ahead:
+            source_view.sign_ins_ahead = ahead
             self._publish(())
 
     def stored(self, target: Target, taken_at: datetime) -> None:
@@ -115,7 +115,7 @@ class InMemoryLiveCalls:
 
     def count_by(self, timezone: tzinfo | None, sla_s: float) -> None:
         """From now on it is midnight where this says, and answered in time is within `sla_s`."""
-        self._statistics.change(timezone, sla_s)
+        self._statistics.configure(timezone, sla_s)
 
     # What is read.
 
@@ -125,7 +125,7 @@ class InMemoryLiveCalls:
 
     def calls(self) -> Sequence[Call]:
         if self._newest_first is None:
-            every = [call for view in self._sources.values() for call in view.calls.values()]
+            every = [call for source_view in self._sources.values() for call in source_view.calls.values()]
             every.sort(key=attrgetter("started_at", "call_id"), reverse=True)
             self._newest_first = tuple(every)
         return self._newest_first
@@ -134,34 +134,34 @@ class InMemoryLiveCalls:
         return tuple(self._sources)
 
     def extensions(self, source: str, /) -> Sequence[str]:
-        view = self._sources.get(source)
-        return tuple(view.extensions) if view else ()
+        source_view = self._sources.get(source)
+        return tuple(source_view.extensions) if source_view else ()
 
     def active(self, source: str) -> Mapping[CallGroup, int]:
         """How many calls each extension has in each state and direction; a lane once used stays, with 0."""
-        view = self._sources.get(source)
-        return view.groups if view else {}
+        source_view = self._sources.get(source)
+        return source_view.groups if source_view else {}
 
     def staleness_s(self, source: str) -> float:
         """Age of the oldest poll among the source's targets; of one never seen, since it is watched."""
-        view = self._sources.get(source)
-        return view.staleness_s() if view else 0.0
+        source_view = self._sources.get(source)
+        return source_view.staleness_s() if source_view else 0.0
 
     def summaries(self) -> Sequence[Summary]:
-        return [self._summary(view) for view in self._sources.values()]
+        return [self._summary(source_view) for source_view in self._sources.values()]
 
     def total(self) -> Counts:
         waits = [summary.longest_wait_s for summary in self.summaries() if summary.longest_wait_s is not None]
-        return Counts(**self._facts(), longest_wait_s=max(waits, default=None))
+        return Counts(**self._totals(), longest_wait_s=max(waits, default=None))
 
     def extension_counts(self, source: str, /) -> Mapping[str, Counts]:
-        view = self._sources.get(source)
-        if view is None:
+        source_view = self._sources.get(source)
+        if source_view is None:
             return {}
-        extensions = dict.fromkeys((*view.extensions, *self._statistics.extensions(source)))
-        return {one: self._counts(view, extension_id=one) for one in extensions}
+        extensions = dict.fromkeys((*source_view.extensions, *self._statistics.extensions(source)))
+        return {one: self._counts(source_view, extension_id=one) for one in extensions}
 
-    def kept_counts(self, *, seq: int) -> bytes:
+    def dump_counts(self, *, seq: int) -> bytes:
         """The counts since midnight, to be kept; `seq` is the newest event that surely is in them."""
         return self._statistics.dump(seq)
 
@@ -169,16 +169,16 @@ class InMemoryLiveCalls:
         """From which event on the kept counts may lack something (None: no source is known), and which sessions."""
         return (self._counted_seq or 0) if self._sources else None, self._recent
 
-    def _summary(self, view: "_Source") -> Summary:
-        return Summary(**msgspec.structs.asdict(self._counts(view)), **view.freshness())
+    def _summary(self, source_view: "_Source") -> Summary:
+        return Summary(**msgspec.structs.asdict(self._counts(source_view)), **source_view.freshness())
 
-    def _counts(self, view: "_Source", extension_id: str = "") -> Counts:
-        facts = self._facts(view.name, extension_id)
-        since = facts["longest_waiting_since"]
-        wait_s = None if since is None else max(0.0, ((view.now() or self._clock.now()) - since).total_seconds())
-        return Counts(**facts, longest_wait_s=wait_s)
+    def _counts(self, source_view: "_Source", extension_id: str = "") -> Counts:
+        totals = self._totals(source_view.name, extension_id)
+        since = totals["longest_waiting_since"]
+        wait_s = None if since is None else max(0.0, ((source_view.now() or self._clock.now()) - since).total_seconds())
+        return Counts(**totals, longest_wait_s=wait_s)
 
-    def _facts(self, source: str = "", extension_id: str = "") -> dict[str, Any]:
+    def _totals(self, source: str = "", extension_id: str = "") -> dict[str, Any]:
         counts = self._statistics.counts(source, extension_id)
         return {
             **msgspec.structs.asdict(self._statistics.now(source, extension_id)),
@@ -208,9 +208,9 @@ class InMemoryLiveCalls:
 
     def _publish(self, calls: tuple[Call, ...]) -> None:
         self._changes.append(calls)
-        self._calls_kept += len(calls)
-        while len(self._changes) > _CHANGES_KEPT or self._calls_kept > _CALLS_KEPT:
-            self._calls_kept -= len(self._changes.popleft())
+        self._changed_calls += len(calls)
+        while len(self._changes) > _CHANGES_MAX or self._changed_calls > _CHANGED_CALLS_MAX:
+            self._changed_calls -= len(self._changes.popleft())
         if calls:
             self._newest_first = None
         self._version += 1
@@ -221,7 +221,7 @@ class InMemoryLiveCalls:
         """Too much has changed to tell it call by call."""
         self._publish(())
         self._changes.clear()
-        self._calls_kept = 0
+        self._changed_calls = 0
         self._newest_first = None
 
 
@@ -237,13 +237,13 @@ class _Source:
         self._watched: dict[str | None, float] = {}  # since when, monotonic
         self.stored: dict[str | None, datetime] = {}  # by target, the newest poll on the disk
         self._polls: dict[str | None, float] = {}  # monotonic
-        self._newest: tuple[datetime, float] | None = None  # of all looks since the start
+        self._newest_poll: tuple[datetime, float] | None = None  # of all looks since the start
         self._overdue_after_s = stale_after_s(0.0)
         self.sign_ins_ahead: int | None = None
 
     def load(self, known: Known) -> None:
         for call in known.calls.values():
-            self._place(call)
+            self._add(call)
         now, monotonic = self._clock.now(), self._clock.monotonic()
         for target, taken_at in known.polls.items():
             age_s = max(0.0, (now - taken_at).total_seconds())
@@ -264,12 +264,12 @@ class _Source:
         """True when the target's look was overdue, or its first."""
         overdue = self._is_overdue(extension_id)
         self._polls[extension_id] = monotonic = self._clock.monotonic()
-        self._newest = (taken_at, monotonic)
+        self._newest_poll = (taken_at, monotonic)
         return overdue
 
     def put(self, call: Call) -> None:
         self._remove(call.call_id)
-        self._place(call)
+        self._add(call)
 
     def freshness(self) -> dict[str, Any]:
         """What a summary says of it beside the counts."""
@@ -287,7 +287,7 @@ class _Source:
         monotonic = self._clock.monotonic()
         return max((monotonic - self._last_good(one) for one in self._watched), default=0.0)
 
-    def _place(self, call: Call) -> None:
+    def _add(self, call: Call) -> None:
         if call.extension_id != UNASSIGNED:
             self.extensions.setdefault(call.extension_id)
         if not (call.live and call.sequence):  # a call that nobody was told of is not shown either
@@ -309,9 +309,9 @@ class _Source:
 
     def now(self) -> datetime | None:
         """This machine's clock may be set wrong; the calls' times are the platform's."""
-        if self._newest is None:
+        if self._newest_poll is None:
             return None
-        taken_at, monotonic = self._newest
+        taken_at, monotonic = self._newest_poll
         return taken_at + timedelta(seconds=self._clock.monotonic() - monotonic)
 
     def _overdue(self) -> Sequence[str | None]:
@@ -366,7 +366,7 @@ def _calls_of(page: Sequence[Stored]) -> Sequence[Call]:
     return tuple(newest.values())
 
 
-async def keep_counts(live_calls: InMemoryLiveCalls, outbox: Outbox, clock: Clock) -> None:
+async def store_counts(live_calls: InMemoryLiveCalls, outbox: Outbox, clock: Clock) -> None:
     """Note the counts every few seconds in which something happened; until cancelled.
 
     An event is recorded before the board turns, so each note claims only what was recorded one round earlier;
@@ -377,11 +377,11 @@ async def keep_counts(live_calls: InMemoryLiveCalls, outbox: Outbox, clock: Cloc
     while True:
         try:
             newest = await outbox.last_seq()
-            is_old = clock.monotonic() - noted_at_s >= _KEEP_AGAIN_S
+            is_old = clock.monotonic() - noted_at_s >= _STORE_AGAIN_S
             if seq >= 0 and (noted != newest or is_old):
-                await outbox.note(SERVICE, COUNTS_NOTE, live_calls.kept_counts(seq=seq))
+                await outbox.note(SERVICE, COUNTS_NOTE, live_calls.dump_counts(seq=seq))
                 noted, noted_at_s = seq, clock.monotonic()
             seq = newest
         except OutboxUnavailable:
             pass  # whoever records says so; the counts of the next round hold these too
-        await clock.sleep(_KEEP_EVERY_S)
+        await clock.sleep(_STORE_EVERY_S)

@@ -14,15 +14,15 @@ import msgspec
 
 from callcast.calls.index import is_open
 from callcast.calls.model import Call, CallObservation, ChangeSet, Target
-from callcast.calls.tracker import Rules, fill, give_up, lookups, meet, refuse, settle
+from callcast.calls.tracker import Rules, correct_missed, due_lookups, fill_gap, give_up, refuse, resolve
 from callcast.polling.recorder import ChangeRecorder
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import OutboxUnavailable
 from callcast.ports.upstream import PollFailed, Upstream
 
-ROUND_S = 1.0
-SLICE = 100
-REFUSED_S = 3600.0  # the platform does not let us read the log: ask seldom, somebody may grant it
+STEP_EVERY_S = 1.0
+OBSERVATIONS_AT_ONCE = 100
+REFUSED_RETRY_S = 3600.0  # the platform does not let us read the log: ask seldom, somebody may grant it
 BACKOFF_S = (30, 60, 120, 300)  # between questions about the same call, the last one repeated
 # A call in a queue can begin long before it reaches anybody, and the call log is searched by a call's start.
 LONGEST_WAIT = timedelta(hours=1)
@@ -30,7 +30,7 @@ LONGEST_WAIT = timedelta(hours=1)
 LATENESS = timedelta(seconds=15)
 
 
-class Observer(Protocol):
+class BackfillTelemetry(Protocol):
     def lookup_failed(self, error: PollFailed, /) -> None: ...
     def store_failed(self, error: OutboxUnavailable, /) -> None: ...
     def gap_filled(self, target: Target, after: datetime, calls: int, /) -> None: ...
@@ -61,7 +61,7 @@ class Backfill:
         upstream: Upstream,
         rules: Rules,
         clock: Clock,
-        observer: Observer,
+        telemetry: BackfillTelemetry,
         *,
         gaps: bytes | None = None,
         refused: bytes | None = None,
@@ -70,25 +70,25 @@ class Backfill:
         self._upstream = upstream
         self._rules = rules
         self._clock = clock
-        self._observer = observer
+        self._telemetry = telemetry
         # Two of a target at most: one whose time is fixed, and a later one that grows with every further blind time.
         self._gaps: list[Gap] = msgspec.json.decode(gaps, type=list[Gap]) if gaps else []
-        kept = msgspec.json.decode(refused, type=list[Refusal]) if refused else []
-        self._refused = {one.extension_id: one for one in kept}
-        self._refused_kept = tuple(kept)
-        self._asked: dict[str, tuple[int, float]] = {}  # call id -> questions so far, monotonic time of the next
+        stored = msgspec.json.decode(refused, type=list[Refusal]) if refused else []
+        self._refused = {one.extension_id: one for one in stored}
+        self._stored_refusals = tuple(stored)
+        self._lookups: dict[str, tuple[int, float]] = {}  # call id -> questions so far, monotonic time of the next
 
     async def run(self) -> None:
         """Rounds beside one another: a question that waits for its turn holds up neither of the others."""
         async with asyncio.TaskGroup() as tasks:
-            for a_round in (
+            for step in (
                 self.give_up_expired,
                 self.end_refused,
                 self.correct_missed,
                 self.fill_gaps,
-                self.settle_pending,
+                self.resolve_pending,
             ):
-                tasks.create_task(self._repeat(a_round))
+                tasks.create_task(self._repeat(step))
 
     def watch(self, extension_ids: Sequence[str | None]) -> None:
         """Ask about these targets and no others from now on; None is the account."""
@@ -99,35 +99,35 @@ class Backfill:
         """The platform refuses to show it: its calls cannot be followed, and end if that lasts."""
         self._refused.setdefault(target.extension_id, Refusal(target.extension_id, self._upstream.now()))
 
-    def show(self, target: Target) -> None:
+    def allow(self, target: Target) -> None:
         self._refused.pop(target.extension_id, None)
 
-    async def _repeat(self, a_round: Callable[[], Awaitable[None]]) -> None:
+    async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await a_round()
+                await step()
             except OutboxUnavailable as error:
-                self._observer.store_failed(error)
-            await self._clock.sleep(ROUND_S)
+                self._telemetry.store_failed(error)
+            await self._clock.sleep(STEP_EVERY_S)
 
     async def give_up_expired(self) -> None:
         """Close what vanished long ago, whatever the call log says or does not say."""
         index = self._recorder.index
         for call in self._pending():
-            if call.vanished_at is not None and self._left_s(call) <= 0:
-                await self._recorder.change((), lambda: give_up(index, call.call_id, self._upstream.now()))  # noqa: B023
+            if call.vanished_at is not None and self._seconds_until_given_up(call) <= 0:
+                await self._recorder.record_change((), lambda: give_up(index, call.call_id, self._upstream.now()))  # noqa: B023
 
     async def end_refused(self) -> None:
-        """Close what cannot be followed any more. Since when is kept: a restart does not begin to wait anew."""
+        """Close what cannot be followed any more. Since when is stored: a restart does not begin to wait anew."""
         index, now = self._recorder.index, self._upstream.now()
-        if (refused := tuple(self._refused.values())) != self._refused_kept:
+        if (refused := tuple(self._refused.values())) != self._stored_refusals:
             await self._recorder.note("refused", msgspec.json.encode(refused) if refused else None)
-            self._refused_kept = refused
+            self._stored_refusals = refused
         for one in refused:
             target = Target(source=index.source, extension_id=one.extension_id)
             lasts_s = (now - one.since).total_seconds()
             if lasts_s >= self._rules.vanished_give_up_s and any(is_open(call) for call in index.of(target)):
-                await self._recorder.change((), lambda: refuse(index, target, one.since, now))  # noqa: B023 (awaited)
+                await self._recorder.record_change((), lambda: refuse(index, target, one.since, now))  # noqa: B023 (awaited)
 
     async def correct_missed(self) -> None:
         """What an extension of another source is known to have answered by now."""
@@ -135,8 +135,8 @@ class Backfill:
         for session_id in index.answers.due(index.source):
             index.answers.corrected(index.source, session_id)  # before: it may be due again meanwhile
             try:
-                change = partial(meet, index, session_id, self._upstream.now())
-                await self._recorder.change((), change, sessions=(session_id,))
+                change = partial(correct_missed, index, session_id, self._upstream.now())
+                await self._recorder.record_change((), change, sessions=(session_id,))
             except BaseException:
                 index.answers.make_due(index.source, session_id)
                 raise
@@ -146,16 +146,16 @@ class Backfill:
         for gap in [gap for gap in self._gaps if gap.due <= now]:
             await self._try_fill(gap)
 
-    async def settle_pending(self) -> None:
+    async def resolve_pending(self) -> None:
         pending = self._pending()
-        self._asked = {call.call_id: self._asked[call.call_id] for call in pending if call.call_id in self._asked}
+        self._lookups = {call.call_id: self._lookups[call.call_id] for call in pending if call.call_id in self._lookups}
         for call in pending:
-            await self._try_settle(call)
+            await self._try_resolve(call)
 
     def _pending(self) -> Sequence[Call]:
-        return lookups(self._recorder.index, self._upstream.now(), self._rules)
+        return due_lookups(self._recorder.index, self._upstream.now(), self._rules)
 
-    async def blind(self, target: Target, after: datetime, until: datetime) -> None:
+    async def add_gap(self, target: Target, after: datetime, until: datetime) -> None:
         """A target was not seen between these polls. Kept before the poll is: a crash in between must not hide it."""
         mine = [gap for gap in self._gaps if gap.extension_id == target.extension_id]
         for growing in mine[1:]:
@@ -164,69 +164,69 @@ class Backfill:
         earliest = max([until, *(gap.due for gap in mine[:1])])
         due = earliest + timedelta(seconds=self._rules.call_log_after_s)
         self._gaps.append(Gap(target.extension_id, after, due))
-        await self._keep_gaps()
+        await self._store_gaps()
 
     async def _try_fill(self, gap: Gap) -> None:
         target = Target(source=self._recorder.index.source, extension_id=gap.extension_id)
         try:
             found = await self._upstream.ended_since(target, after=gap.after - LONGEST_WAIT)
         except PollFailed as error:
-            self._observer.lookup_failed(error)
-            self._put_off(gap, at_least_s=REFUSED_S if error.reason == "permission" else 0.0)
+            self._telemetry.lookup_failed(error)
+            self._postpone(gap, at_least_s=REFUSED_RETRY_S if error.reason == "permission" else 0.0)
             return
         missed = [s for s in found if s.ended_at is None or s.ended_at >= gap.after - LATENESS]
         try:
-            for part in slices(missed):
-                await self._recorder.change(part, lambda: self._filled(target, gap, part))  # noqa: B023 (awaited)
+            for part in whole_sessions(missed):
+                await self._recorder.record_change(part, lambda: self._fill(target, gap, part))  # noqa: B023 (awaited)
         except OutboxUnavailable:
-            self._put_off(gap)
+            self._postpone(gap)
             raise
         self._gaps = [one for one in self._gaps if one is not gap]
-        await self._keep_gaps()
-        self._observer.gap_filled(target, gap.after, len(missed))
+        await self._store_gaps()
+        self._telemetry.gap_filled(target, gap.after, len(missed))
 
-    def _filled(self, target: Target, gap: Gap, part: Sequence[CallObservation]) -> ChangeSet:
+    def _fill(self, target: Target, gap: Gap, part: Sequence[CallObservation]) -> ChangeSet:
         index = self._recorder.index
-        return fill(index, target, part, self._upstream.now(), self._rules, after=gap.after)
+        return fill_gap(index, target, part, self._upstream.now(), self._rules, after=gap.after)
 
-    def _put_off(self, gap: Gap, *, at_least_s: float = 0.0) -> None:
+    def _postpone(self, gap: Gap, *, at_least_s: float = 0.0) -> None:
         pause_s = max(BACKOFF_S[min(gap.failures, len(BACKOFF_S) - 1)], at_least_s)
         due = self._upstream.now() + timedelta(seconds=pause_s)
         later = msgspec.structs.replace(gap, due=due, failures=gap.failures + 1)
         self._gaps = [later if one is gap else one for one in self._gaps]
 
-    async def _keep_gaps(self) -> None:
+    async def _store_gaps(self) -> None:
         await self._recorder.note("gaps", msgspec.json.encode(self._gaps) if self._gaps else None)
 
-    async def _try_settle(self, call: Call) -> None:
-        questions, next_at = self._asked.get(call.call_id, (0, 0.0))
+    async def _try_resolve(self, call: Call) -> None:
+        questions, next_at = self._lookups.get(call.call_id, (0, 0.0))
         if self._clock.monotonic() < next_at:
             return
         pause_s = BACKOFF_S[min(questions, len(BACKOFF_S) - 1)]
-        self._asked[call.call_id] = (questions + 1, self._clock.monotonic() + pause_s)
+        self._lookups[call.call_id] = (questions + 1, self._clock.monotonic() + pause_s)
         try:
             found = await self._upstream.find(call)
         except PollFailed as error:
-            self._observer.lookup_failed(error)
+            self._telemetry.lookup_failed(error)
             return
-        await self._recorder.change(found, lambda: self._settled(call, found))
+        await self._recorder.record_change(found, lambda: self._resolved(call, found))
 
-    def _settled(self, call: Call, found: Sequence[CallObservation]) -> ChangeSet:
-        return settle(self._recorder.index, call.call_id, found, self._upstream.now(), self._rules)
+    def _resolved(self, call: Call, found: Sequence[CallObservation]) -> ChangeSet:
+        return resolve(self._recorder.index, call.call_id, found, self._upstream.now(), self._rules)
 
-    def _left_s(self, call: Call) -> float:
+    def _seconds_until_given_up(self, call: Call) -> float:
         """Seconds until a vanished call is given up."""
         since = call.vanished_at or self._upstream.now()
         return self._rules.vanished_give_up_s - (self._upstream.now() - since).total_seconds()
 
 
-def slices(observations: Sequence[CallObservation]) -> Iterator[Sequence[CallObservation]]:
+def whole_sessions(observations: Sequence[CallObservation]) -> Iterator[Sequence[CallObservation]]:
     """Whole sessions, some hundred observations at a time: one comparison must not hold the loop for long."""
     by_session = sorted(observations, key=lambda s: s.session_id)
     part: list[CallObservation] = []
     for _, session in groupby(by_session, key=lambda s: s.session_id):
         part += session
-        if len(part) >= SLICE:
+        if len(part) >= OBSERVATIONS_AT_ONCE:
             yield part
             part = []
     if part:

@@ -19,17 +19,17 @@ class ExtensionOwnership:
         self._holders: dict[str, str] = {}  # extension id -> source
         self._denied: dict[tuple[str, str], str] = {}  # source and extension id -> the source that has it
 
-    def take(self, source: str, extension_id: str, published: Callable[[str], None] = lambda _: None) -> bool:
+    def acquire(self, source: str, extension_id: str, on_conflict: Callable[[str], None] = lambda _: None) -> bool:
         """Whether the source may tell of this extension; `told`: called the first time that it may not."""
         holder = self._holders.setdefault(extension_id, source)
         if holder == source:
             return True
         if self._denied.get((source, extension_id)) != holder:
             self._denied[source, extension_id] = holder
-            published(extension_id)
+            on_conflict(extension_id)
         return False
 
-    def keep(self, wanted: Mapping[str, Collection[str] | None]) -> None:
+    def retain(self, wanted: Mapping[str, Collection[str] | None]) -> None:
         """From now on there are these sources, and each watches these extensions at most; None: any."""
         self._holders = {one: source for one, source in self._holders.items() if _wants(wanted, source, one)}
         self._denied = {
@@ -42,7 +42,7 @@ class ExtensionOwnership:
         """The sources that were to watch an extension which another one has."""
         return frozenset(source for source, _ in self._denied)
 
-    def shown(self) -> Sequence[str]:
+    def conflicts(self) -> Sequence[str]:
         """Who leaves what to whom, for people."""
         pairs = Counter((source, holder) for (source, _), holder in self._denied.items())
         return [
@@ -51,16 +51,16 @@ class ExtensionOwnership:
         ]
 
 
-class OwnShare:
+class OwnedUpstream:
     """Implements `core.upstream.Upstream`: an account's watcher sees whose calls there are only by looking."""
 
     def __init__(
-        self, source: str, upstream: Upstream, ownership: ExtensionOwnership, published: Callable[[str], None]
+        self, source: str, upstream: Upstream, ownership: ExtensionOwnership, on_conflict: Callable[[str], None]
     ) -> None:
         self._source = source
         self._upstream = upstream
         self._ownership = ownership
-        self._published = published
+        self._on_conflict = on_conflict
 
     def now(self) -> datetime:
         return self._upstream.now()
@@ -99,7 +99,9 @@ class OwnShare:
         return self._mine(await self._upstream.ended_since(target, after=after))
 
     def _mine(self, observations: Sequence[CallObservation]) -> tuple[CallObservation, ...]:
-        return tuple(one for one in observations if self._ownership.take(self._source, _whose(one), self._published))
+        return tuple(
+            one for one in observations if self._ownership.acquire(self._source, _whose(one), self._on_conflict)
+        )
 
 
 def _wants(wanted: Mapping[str, Collection[str] | None], source: str, extension_id: str) -> bool:

@@ -23,15 +23,15 @@ from callcast.ports.upstream import PollFailed, Upstream
 
 CHUNK_S = 1.0  # the longest sleep: health is checked at least this often
 SLOT_S = 0.02  # turns that lie closer together begin together: to wake up for each costs as much as the poll
-AT_ONCE = 32  # looks that are sent together: with hundreds under way, each costs half as much again
-LATE_S = 0.005  # so long the next ones wait for their answers: a slow platform is not asked less often for it
+SENT_AT_ONCE = 32  # looks that are sent together: with hundreds under way, each costs half as much again
+ANSWER_WAIT_S = 0.005  # so long the next ones wait for their answers: a slow platform is not asked less often for it
 STORE_RETRY_S = 30.0
 GAP_S = 5.0  # contract 5: without a good poll for an interval and this long, calls can have come and gone unseen
-TAKEN_AT_ONCE = 16  # looks that are compared and recorded at a time: more would leave deliveries no share of the loop
+RECORDED_AT_ONCE = 16  # snapshots compared and recorded at a time; more would starve the deliveries on the loop
 REFUSED_EVERY_S = 300.0  # contract 10.2: a target that the platform refuses is tried every 5 min
 
 
-class Observer(Protocol):
+class PollerTelemetry(Protocol):
     """Who is told what the poller of one source does; nothing here may block."""
 
     def watching(self, extension_ids: Sequence[str] | None, interval_s: float, /) -> None:
@@ -70,8 +70,8 @@ class Poller:
         freshness: Freshness,
         rules: Rules,
         clock: Clock,
-        observer: Observer,
-        claim: Callable[[str], bool],
+        telemetry: PollerTelemetry,
+        acquire: Callable[[str], bool],
         start_after_s: float = 0.0,
     ) -> None:
         self._source = source
@@ -84,9 +84,9 @@ class Poller:
         self._freshness = freshness
         self._rules = rules
         self._clock = clock
-        self._observer = observer
-        self._claim = claim
-        self._taking = asyncio.Semaphore(TAKEN_AT_ONCE)
+        self._telemetry = telemetry
+        self._acquire = acquire
+        self._recording = asyncio.Semaphore(RECORDED_AT_ONCE)
         self._start_after_s = start_after_s
         self._due: list[tuple[float, int, Target]] = []  # a heap: monotonic time, tie-break, target
         wanted = [None] if extensions is None else extensions
@@ -98,15 +98,15 @@ class Poller:
         self._missed: Counter[Target] = Counter()
         self._awaited = 0  # answers of the polls sent last
         self._unrecorded: list[SourceEvent] = list(freshness.unrecorded)
-        self._one_at_a_time = asyncio.Lock()  # of those that make source events known
-        self._taken = 0
+        self._source_events_lock = asyncio.Lock()  # of those that make source events known
+        self._sequence = 0
 
     async def run(self) -> None:
         """Poll until cancelled. Trouble of the remote side or the disk never ends it."""
         await self._clock.sleep(self._start_after_s)
         try:
             async with asyncio.TaskGroup() as tasks:
-                stepping = tasks.create_task(self._step_on())
+                stepping = tasks.create_task(self._step_until_cancelled())
                 await self._find_targets()
                 stepping.cancel()
                 tasks.create_task(self._backfill.run())
@@ -124,7 +124,7 @@ class Poller:
         if self._extensions is not None:
             own = await self._own_extension() if "~" in self._extensions else ""
             wanted = dict.fromkeys(own if e == "~" else e for e in self._extensions)
-            self._targets = [Target(source=self._source, extension_id=e) for e in wanted if self._is_ours(e)]
+            self._targets = [Target(source=self._source, extension_id=e) for e in wanted if self._acquired(e)]
             await self._end_unwatched(frozenset(t.extension_id for t in self._targets if t.extension_id))
         self._backfill.watch([t.extension_id for t in self._targets])
         self._upstream.watch(self._targets)
@@ -132,37 +132,37 @@ class Poller:
         start = self._clock.monotonic()
         self._freshness.watch([t.extension_id or WHOLE for t in self._targets], polls, start)
         watched = [t.extension_id for t in self._targets if t.extension_id]
-        self._observer.watching(None if self._extensions is None else watched, self.interval_s)
+        self._telemetry.watching(None if self._extensions is None else watched, self.interval_s)
         gap_s = self.interval_s / max(1, len(self._targets))
         self._due = [(start + i * gap_s, i, target) for i, target in enumerate(self._targets)]
-        self._taken = len(self._due)  # numbers from here on: two turns at one time have two
+        self._sequence = len(self._due)  # numbers from here on: two turns at one time have two
 
-    def _is_ours(self, extension_id: str) -> bool:
-        ours = self._claim(extension_id)
-        if not ours:
-            self._observer.watched_twice(extension_id)
-        return ours
+    def _acquired(self, extension_id: str) -> bool:
+        acquired = self._acquire(extension_id)
+        if not acquired:
+            self._telemetry.watched_twice(extension_id)
+        return acquired
 
     async def _own_extension(self) -> str:
         """The id behind `~`: asked for until the platform answers. Meanwhile the source as a whole can be degraded."""
         target = Target(source=self._source, extension_id="~")
-        self._freshness.expect(max(self._recorder.index.polls.values(), default=None), self._clock.monotonic())
+        self._freshness.watch_whole(max(self._recorder.index.polls.values(), default=None), self._clock.monotonic())
         while True:
             started = self._clock.monotonic()
             try:
                 return (await self._upstream.identify()).extension_id
             except PollFailed as error:
-                self._freshness.bad(WHOLE, error.reason)
-                self._observer.poll_failed(target, error, self._clock.monotonic() - started)
+                self._freshness.poll_failed(WHOLE, error.reason)
+                self._telemetry.poll_failed(target, error, self._clock.monotonic() - started)
                 await self._clock.sleep(max(self.interval_s, error.retry_after_s or 0.0, CHUNK_S))
 
     async def _end_unwatched(self, watched: frozenset[str]) -> None:
         index = self._recorder.index
         while gone := {call.extension_id for call in index.live_calls()} - watched:
             try:
-                await self._recorder.change((), lambda: unwatch(index, gone, self._upstream.now()))
+                await self._recorder.record_change((), lambda: unwatch(index, gone, self._upstream.now()))
             except OutboxUnavailable as error:
-                self._observer.store_failed(error)
+                self._telemetry.store_failed(error)
                 await self._clock.sleep(STORE_RETRY_S)
 
     async def _schedule(self, tasks: asyncio.TaskGroup) -> None:
@@ -171,21 +171,21 @@ class Poller:
             now = self._clock.monotonic()
             if now >= next_step:
                 next_step = now + CHUNK_S
-                self._observer.paced(self.interval_s)
+                self._telemetry.paced(self.interval_s)
                 await self._step()
             wait_s = max(self._due[0][0] - now, self._upstream.hold_s()) if self._due else CHUNK_S
-            if wait_s <= 0 and self._awaited >= AT_ONCE:
-                await self._await_answers(now + LATE_S)
+            if wait_s <= 0 and self._awaited >= SENT_AT_ONCE:
+                await self._await_answers(now + ANSWER_WAIT_S)
             elif wait_s <= 0:
                 self._awaited += 1
                 due, _, target = heapq.heappop(self._due)
-                tasks.create_task(self._turn(target, due))
+                tasks.create_task(self._poll_and_reschedule(target, due))
             elif wait_s <= SLOT_S:
                 await self._clock.sleep(SLOT_S)
             else:
                 await self._sleep_until(now + min(wait_s, CHUNK_S))
 
-    async def _step_on(self) -> None:
+    async def _step_until_cancelled(self) -> None:
         """While the targets are not known yet."""
         while True:
             await self._step()
@@ -193,9 +193,9 @@ class Poller:
 
     async def _step(self) -> None:
         """What wants doing every second, also while a penalty is waited out."""
-        self._observer.stepped()
+        self._telemetry.stepped()
         if self._missed:
-            self._observer.polls_missed(self._missed)
+            self._telemetry.polls_missed(self._missed)
             self._missed = Counter()
         await self._check_freshness()
 
@@ -215,7 +215,7 @@ class Poller:
         if await self._sleep_until(until):
             self._awaited = 0
 
-    async def _turn(self, target: Target, due: float) -> None:
+    async def _poll_and_reschedule(self, target: Target, due: float) -> None:
         """One look, and the next turn put down."""
         started = self._clock.monotonic()
         wait_s = 0.0
@@ -225,39 +225,39 @@ class Poller:
             wait_s = self._failed(target, error, self._clock.monotonic() - started)
         else:
             took_s = self._clock.monotonic() - started
-            async with self._taking:  # only what has arrived queues here: a remote side that hangs holds up nobody
-                await self._good(snapshot, took_s)
-        self._put_back(target, due, wait_s)
+            async with self._recording:  # only what has arrived queues here: a remote side that hangs holds up nobody
+                await self._succeeded(snapshot, took_s)
+        self._reschedule(target, due, wait_s)
 
     async def _poll(self, target: Target) -> Snapshot:
         try:
             return await self._upstream.poll(target)
         finally:
             self._awaited = max(0, self._awaited - 1)
-            if self._awaited == AT_ONCE // 2 and self._sleep is not None:
+            if self._awaited == SENT_AT_ONCE // 2 and self._sleep is not None:
                 self._sleep.cancel()
 
-    async def _good(self, snapshot: Snapshot, took_s: float) -> None:
+    async def _succeeded(self, snapshot: Snapshot, took_s: float) -> None:
         target = snapshot.target
         self._refused.discard(target)
-        self._backfill.show(target)
-        self._observer.poll_succeeded(snapshot, took_s)
+        self._backfill.allow(target)
+        self._telemetry.poll_succeeded(snapshot, took_s)
         steady_s = self._clock.monotonic()
-        self._unrecorded += self._freshness.good(target.extension_id or WHOLE, snapshot.taken_at, steady_s)
+        self._unrecorded += self._freshness.poll_succeeded(target.extension_id or WHOLE, snapshot.taken_at, steady_s)
         try:
             await self._note_gap(target, snapshot.taken_at)
             index, rules = self._recorder.index, self._rules
-            await self._recorder.take(snapshot, lambda: compare(index, snapshot, rules))
-            await self._tell()
+            await self._recorder.record_poll(snapshot, lambda: compare(index, snapshot, rules))
+            await self._record_source_events()
         except OutboxUnavailable as error:
-            self._observer.store_failed(error)
+            self._telemetry.store_failed(error)
 
     async def _note_gap(self, target: Target, taken_at: datetime) -> None:
         """Blind for longer than was planned: the call log is asked about it."""
         last = self._covered_until(target)
         planned_s = max(self.interval_s, self._planned_s.get(target, 0.0))
         if last is not None and (taken_at - last).total_seconds() > planned_s + GAP_S:
-            await self._backfill.blind(target, last, taken_at)
+            await self._backfill.add_gap(target, last, taken_at)
 
     def _covered_until(self, target: Target) -> datetime | None:
         """The last good poll that could have shown this target's calls, also one by another way of watching."""
@@ -274,11 +274,11 @@ class Poller:
             self._backfill.refuse(target)
         else:
             self._refused.discard(target)
-        self._freshness.bad(target.extension_id or WHOLE, error.reason, refused=refused)
-        self._observer.poll_failed(target, error, took_s)
+        self._freshness.poll_failed(target.extension_id or WHOLE, error.reason, refused=refused)
+        self._telemetry.poll_failed(target, error, took_s)
         return REFUSED_EVERY_S if refused else error.retry_after_s or 0.0
 
-    def _put_back(self, target: Target, due: float, wait_s: float) -> None:
+    def _reschedule(self, target: Target, due: float, wait_s: float) -> None:
         """Into the plan again, at the same place in the interval, whatever became of the poll."""
         now = self._clock.monotonic()
         interval_s = self.interval_s
@@ -287,33 +287,33 @@ class Poller:
         if missed and not wait_s:
             self._missed[target] += missed
         self._planned_s[target] = interval_s
-        self._taken += 1
-        heapq.heappush(self._due, (next_due, self._taken, target))
+        self._sequence += 1
+        heapq.heappush(self._due, (next_due, self._sequence, target))
         if self._sleep is not None and next_due + SLOT_S < self._wakes_at:
             self._sleep.cancel()
 
     async def _check_freshness(self) -> None:
         if self._upstream.sign_ins_ahead() is not None:
-            self._freshness.excuse(self._clock.monotonic())
+            self._freshness.restart_timers(self._clock.monotonic())
         self._unrecorded += self._freshness.check(self._upstream.now(), self._clock.monotonic(), self.interval_s)
         try:
-            await self._tell()
+            await self._record_source_events()
         except OutboxUnavailable as error:
-            self._observer.store_failed(error)
+            self._telemetry.store_failed(error)
 
-    async def _tell(self) -> None:
+    async def _record_source_events(self) -> None:
         """State first, with the events that are untold yet: a crash in between tells them again, and no others."""
         if not self._unrecorded:
             return
-        async with self._one_at_a_time:
-            if published := tuple(self._unrecorded):
-                await self._recorder.note("freshness", self._freshness.dump(published))
-                await self._recorder.change((), lambda: ChangeSet(events=published))
-                self._unrecorded = [event for event in self._unrecorded if event not in published]
+        async with self._source_events_lock:
+            if events := tuple(self._unrecorded):
+                await self._recorder.note("freshness", self._freshness.dump(events))
+                await self._recorder.record_change((), lambda: ChangeSet(events=events))
+                self._unrecorded = [event for event in self._unrecorded if event not in events]
                 await self._recorder.note("freshness", self._freshness.dump(self._unrecorded))
 
     async def _stop(self) -> None:
         try:
-            await self._recorder.keep_polls()
+            await self._recorder.store_polls()
         except OutboxUnavailable as error:
-            self._observer.store_failed(error)
+            self._telemetry.store_failed(error)

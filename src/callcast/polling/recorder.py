@@ -15,9 +15,9 @@ from callcast.calls.index import CallIndex
 from callcast.calls.model import CallObservation, ChangeSet, PollRecord, Snapshot, Target
 from callcast.ports.outbox import Outbox, OutboxUnavailable
 
-HERE_MAX = 200  # calls: what takes longer than some 5 ms is not compared on the loop
+COMPARED_ON_LOOP_MAX = 200  # calls: what takes longer than some 5 ms is not compared on the loop
 PUBLISHED_AT_ONCE = 100  # calls, and events
-POLL_KEPT_EVERY = timedelta(seconds=20)  # a poll without a change is stored this often; what is shown is as of then
+POLL_STORED_EVERY = timedelta(seconds=20)  # a poll without a change is stored this often; what is shown is as of then
 
 
 class ChangeRecorder:
@@ -31,17 +31,17 @@ class ChangeRecorder:
         self,
         index: CallIndex,
         outbox: Outbox,
-        published: Callable[[ChangeSet], None],
-        stored: Callable[[PollRecord], None] = lambda _: None,
+        publish: Callable[[ChangeSet], None],
+        poll_stored: Callable[[PollRecord], None] = lambda _: None,
     ) -> None:
         self.index = index
         self._outbox = outbox
-        self._published = published
-        self._stored = stored
+        self._publish = publish
+        self._poll_stored = poll_stored
         self._locks = _SessionLocks()
-        self._kept: dict[Target, datetime] = dict(index.polls)
+        self._stored_polls: dict[Target, datetime] = dict(index.polls)
 
-    async def take(self, snapshot: Snapshot, compare: Callable[[], ChangeSet]) -> None:
+    async def record_poll(self, snapshot: Snapshot, compare: Callable[[], ChangeSet]) -> None:
         """Compare a poll with what is known, and record both. Raises OutboxUnavailable, then nothing has changed."""
         if self._is_idle(snapshot):
             self.index.apply(PollRecord(target=snapshot.target, taken_at=snapshot.taken_at), ChangeSet())
@@ -51,29 +51,29 @@ class ChangeRecorder:
             touched = self._touched(snapshot)
             async with self._locks.of(touched) as waited:
                 if taken := not waited or touched == self._touched(snapshot):
-                    await self._take(snapshot, compare)
+                    await self._record_poll(snapshot, compare)
 
     def _is_idle(self, snapshot: Snapshot) -> bool:
         """Nothing is shown where nothing is known, nothing is to be kept, and nobody works on all: most looks."""
         index = self.index
-        if snapshot.observations or self._locks.one_is_of_all or index.is_half_known or index.of(snapshot.target):
+        if snapshot.observations or self._locks.all_are_locked or index.is_partly_loaded or index.of(snapshot.target):
             return False
-        return not self._is_old(
+        return not self._must_be_stored(
             PollRecord(target=snapshot.target, taken_at=index.clamped(snapshot.target, snapshot.taken_at))
         )
 
-    async def _take(self, snapshot: Snapshot, compare: Callable[[], ChangeSet]) -> None:
-        await self._recall(self.index.unknown_sessions(snapshot))
+    async def _record_poll(self, snapshot: Snapshot, compare: Callable[[], ChangeSet]) -> None:
+        await self._recall(self.index.sessions_to_recall(snapshot))
         taken_at = self.index.clamped(snapshot.target, snapshot.taken_at)
         poll = PollRecord(target=snapshot.target, taken_at=taken_at)
         size = max(len(snapshot.observations), len(self.index.of(snapshot.target)))
         change = await _compared(compare, size)
-        if change or self._is_old(poll):
-            await _whole(self._record(poll, change))
+        if change or self._must_be_stored(poll):
+            await _uninterrupted(self._record(poll, change))
         else:
             self.index.apply(poll, change)
 
-    async def change(
+    async def record_change(
         self,
         observations: Sequence[CallObservation],
         compare: Callable[[], ChangeSet],
@@ -85,27 +85,27 @@ class ChangeRecorder:
         observations, sessions: what it is about; empty where any of the known calls may be concerned.
         """
         async with self._locks.of(None):
-            await self._recall(self.index.unknown_sessions(observations, sessions))
+            await self._recall(self.index.sessions_to_recall(observations, sessions))
             change = await _compared(compare, len(observations) or len(self.index))
             if change:
-                await _whole(self._record(None, change))
+                await _uninterrupted(self._record(None, change))
 
     async def note(self, name: str, value: bytes | None) -> None:
         await self._outbox.note(self.index.source, name, value)
 
-    async def keep_polls(self) -> None:
+    async def store_polls(self) -> None:
         """Keep the last good poll of each target: a clean stop leaves no gap that must be asked about."""
         async with self._locks.of(None):
             for target, taken_at in list(self.index.polls.items()):
-                if self._kept.get(target) != taken_at:
-                    await _whole(self._record(PollRecord(target=target, taken_at=taken_at), ChangeSet()))
+                if self._stored_polls.get(target) != taken_at:
+                    await _uninterrupted(self._record(PollRecord(target=target, taken_at=taken_at), ChangeSet()))
 
     def _touched(self, snapshot: Snapshot) -> frozenset[str] | None:
         """The sessions that a poll of an extension may change; None: any. A look at the account is about all."""
-        if snapshot.target.extension_id is None or self.index.is_half_known:
+        if snapshot.target.extension_id is None or self.index.is_partly_loaded:
             return None
         known = self.index.of(snapshot.target)
-        if max(len(known), len(snapshot.observations)) > HERE_MAX:
+        if max(len(known), len(snapshot.observations)) > COMPARED_ON_LOOP_MAX:
             return None
         return frozenset({call.session_id for call in known} | {seen.session_id for seen in snapshot.observations})
 
@@ -116,46 +116,46 @@ class ChangeRecorder:
     async def _record(self, poll: PollRecord | None, change: ChangeSet) -> None:
         await self._outbox.record(poll, change)
         if poll is not None:
-            self._kept[poll.target] = poll.taken_at
-            self._stored(poll)
+            self._stored_polls[poll.target] = poll.taken_at
+            self._poll_stored(poll)
         self.index.apply(poll, change)
         self.index.answers.learn(change.calls)
         for n, part in enumerate(_parts(change)):
             if n:
                 await asyncio.sleep(0)
-            self._published(part)
+            self._publish(part)
 
-    def _is_old(self, poll: PollRecord) -> bool:
-        kept = self._kept.get(poll.target)
-        return kept is None or poll.taken_at - kept >= POLL_KEPT_EVERY
+    def _must_be_stored(self, poll: PollRecord) -> bool:
+        stored_at = self._stored_polls.get(poll.target)
+        return stored_at is None or poll.taken_at - stored_at >= POLL_STORED_EVERY
 
 
 class _SessionLocks:
     """Who works on which sessions. Whoever wants one that is worked on waits for those who came before."""
 
     def __init__(self) -> None:
-        self._taken: dict[asyncio.Future[None], frozenset[str] | None] = {}
+        self._holders: dict[asyncio.Future[None], frozenset[str] | None] = {}
 
     @property
-    def one_is_of_all(self) -> bool:
-        return None in self._taken.values()
+    def all_are_locked(self) -> bool:
+        return None in self._holders.values()
 
     @asynccontextmanager
     async def of(self, sessions: frozenset[str] | None) -> AsyncIterator[bool]:
         """None: all sessions. True: others had their turn meanwhile."""
-        before = [turn for turn, theirs in self._taken.items() if _meet(sessions, theirs)]
+        before = [turn for turn, theirs in self._holders.items() if _overlap(sessions, theirs)]
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._taken[mine] = sessions
+        self._holders[mine] = sessions
         try:
             if before:
                 await asyncio.wait(before)
             yield bool(before)
         finally:
-            del self._taken[mine]
+            del self._holders[mine]
             mine.set_result(None)
 
 
-def _meet(ours: frozenset[str] | None, theirs: frozenset[str] | None) -> bool:
+def _overlap(ours: frozenset[str] | None, theirs: frozenset[str] | None) -> bool:
     return ours is None or theirs is None or not ours.isdisjoint(theirs)
 
 
@@ -163,7 +163,7 @@ async def _compared(compare: Callable[[], ChangeSet], size: int) -> ChangeSet:
     """In a thread where it would take long. It only reads what is known, and that stays as it is meanwhile: who
     gives up waiting keeps the lock until the thread is done.
     """
-    if size <= HERE_MAX:
+    if size <= COMPARED_ON_LOOP_MAX:
         return compare()
     job = asyncio.ensure_future(asyncio.to_thread(compare))
     try:
@@ -181,7 +181,7 @@ def _parts(change: ChangeSet) -> Iterator[ChangeSet]:
         yield ChangeSet(calls=change.calls[some], events=change.events[some])
 
 
-async def _whole(recording: Coroutine[Any, Any, None]) -> None:
+async def _uninterrupted(recording: Coroutine[Any, Any, None]) -> None:
     """Once begun, finished even when the caller is cancelled: what is on the disk must be told and known too."""
     job = asyncio.ensure_future(recording)
     try:

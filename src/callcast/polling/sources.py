@@ -18,10 +18,10 @@ from callcast.observability.fatal import observed
 from callcast.observability.metrics import Metrics
 from callcast.observability.outbox_health import Disk, Trouble
 from callcast.polling.backfill import Backfill
-from callcast.polling.ownership import ExtensionOwnership, OwnShare
+from callcast.polling.ownership import ExtensionOwnership, OwnedUpstream
 from callcast.polling.poller import Poller
 from callcast.polling.recorder import ChangeRecorder
-from callcast.polling.telemetry import SourceObserver
+from callcast.polling.telemetry import SourceTelemetry
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import Outbox, OutboxUnavailable
 from callcast.ports.upstream import Upstream
@@ -34,16 +34,16 @@ CLIENT_KEYS = (
     *("server", "client_id", "client_secret", "jwt", "watch", "account"),
     *("heavy_per_minute", "headroom", "revoke_on_exit", "allow_plaintext", "trust_env"),
 )
-LEARNT_MAX = 20_000  # ended calls
-LEARNT_AT_ONCE = 500
-SHOWN_MAX = 20  # extensions in a log line
+ANSWERS_MAX = 20_000  # ended calls
+ANSWERS_AT_ONCE = 500
+LOGGED_EXTENSIONS_MAX = 20  # extensions in a log line
 NOTHING_KNOWN = Known(calls={}, polls={}, notes={})
 
 
 class Sources:
     """`run` and `end` are what a `Fleet` wants. wake: called after each commit.
 
-    A source's observer lives as long as its name is configured, its client until one of its keys changes: so a
+    A source's telemetry lives as long as its name is configured, its client until one of its keys changes: so a
     change of anything else costs no token, no budget and no readiness.
     """
 
@@ -59,7 +59,7 @@ class Sources:
         wake: Callable[[], None],
         sign_ins: SignIns,
     ) -> None:
-        self.observers: dict[str, SourceObserver] = {}
+        self.telemetry: dict[str, SourceTelemetry] = {}
         self.ownership = ExtensionOwnership()
         self._outbox = outbox
         self._live_calls = live_calls
@@ -80,16 +80,16 @@ class Sources:
         """Take over the tokens of an earlier run."""
         await self._sign_ins.load()
 
-    def share(self, wanted: Mapping[str, SourceSettings]) -> None:
+    def set_ownership(self, wanted: Mapping[str, SourceSettings]) -> None:
         """Say who watches whom, before anybody looks: an account's watcher takes what nobody has taken."""
         self._wanted = wanted.values()
         self._retain_tokens()
         listed = {name: one.extensions if one.watch == "extensions" else ("~",) for name, one in wanted.items()}
-        self.ownership.keep({name: None if "~" in ids else frozenset(ids) for name, ids in listed.items()})
+        self.ownership.retain({name: None if "~" in ids else frozenset(ids) for name, ids in listed.items()})
         for name, ids in listed.items():
-            self._observer(name)  # from now on the service is not ready without a good poll of it
+            self._telemetry_of(name)  # from now on the service is not ready without a good poll of it
             for extension_id in filter(str.isdigit, ids):
-                self.ownership.take(name, extension_id)
+                self.ownership.acquire(name, extension_id)
 
     def skews(self) -> Mapping[str, float]:
         """By source, how many seconds this machine's clock is ahead of the platform's."""
@@ -110,22 +110,22 @@ class Sources:
             if trouble is not None
         ]
 
-    def unstored(self) -> Sequence[Trouble]:
+    def storage_troubles(self) -> Sequence[Trouble]:
         """Of each source whose last poll could not be stored: since when, and why."""
-        return [one.unstored for one in self.observers.values() if one.unstored is not None]
+        return [one.unstored for one in self.telemetry.values() if one.unstored is not None]
 
     async def run(self, name: str, settings: SourceSettings, *, start_after_s: float = 0.0) -> None:
         """Watch until cancelled."""
         if name in self._clients and _access(self._clients[name][0]) != _access(settings):
             await self.close(name)
-        if len(self.observers) > 1:
+        if len(self.telemetry) > 1:
             async with self._learning:
                 await self._disk.until_stored(lambda: share_answers(self._answers, self._outbox))
         known = (await self._disk.until_stored(self._outbox.known)).get(name, NOTHING_KNOWN)
-        observer = self._observer(name)
+        telemetry = self._telemetry_of(name)
         upstream: Upstream = self._client(name, settings, known)
         if settings.watch == "account":
-            upstream = OwnShare(name, upstream, self.ownership, observer.watched_twice)
+            upstream = OwnedUpstream(name, upstream, self.ownership, telemetry.watched_twice)
         rules = Rules(
             settle_s=settings.settle_s,
             call_log_after_s=settings.call_log_after_s,
@@ -139,18 +139,18 @@ class Sources:
             upstream=upstream,
             recorder=recorder,
             backfill=Backfill(
-                *(recorder, upstream, rules, self._clock, observer),
+                *(recorder, upstream, rules, self._clock, telemetry),
                 gaps=known.notes.get("gaps"),
                 refused=known.notes.get("refused"),
             ),
             freshness=Freshness(name, known.notes.get("freshness")),
             rules=rules,
             clock=self._clock,
-            observer=observer,
-            claim=lambda extension_id: self.ownership.take(name, extension_id),
+            telemetry=telemetry,
+            acquire=lambda extension_id: self.ownership.acquire(name, extension_id),
             start_after_s=start_after_s,
         )
-        self._log.info("polling_started", source=name, **_published(name, settings))
+        self._log.info("polling_started", source=name, **_log_facts(name, settings))
         await poller.run()
 
     async def end(self, name: str) -> None:
@@ -159,12 +159,12 @@ class Sources:
             known = (await self._outbox.known()).get(name, NOTHING_KNOWN)
             recorder = self._recorder(name, known)
             live = {call.extension_id for call in recorder.index.live_calls()}
-            await recorder.change((), lambda: unwatch(recorder.index, live, self._clock.now()))
+            await recorder.record_change((), lambda: unwatch(recorder.index, live, self._clock.now()))
         except OutboxUnavailable as error:
             self._disk.fails(error)
         self._live_calls.unwatch(name)
         self._answers.forget(name)
-        if self.observers.pop(name, None):
+        if self.telemetry.pop(name, None):
             self._log.info("polling_stopped", source=name)
         await self.close(name)  # which may still tell of an answer
         self._metrics.forget_source(name)
@@ -188,10 +188,10 @@ class Sources:
         """Forget the tokens that no source uses. A client that is still open may want to revoke its own."""
         self._sign_ins.retain([*self._wanted, *(settings for settings, _ in self._clients.values())])
 
-    def _observer(self, name: str) -> SourceObserver:
-        if name not in self.observers:
-            self.observers[name] = SourceObserver(name, self._live_calls, self._metrics, self._clock, self._log)
-        return self.observers[name]
+    def _telemetry_of(self, name: str) -> SourceTelemetry:
+        if name not in self.telemetry:
+            self.telemetry[name] = SourceTelemetry(name, self._live_calls, self._metrics, self._clock, self._log)
+        return self.telemetry[name]
 
     def _client(self, name: str, settings: SourceSettings, known: Known) -> Client:
         if name not in self._clients:
@@ -201,25 +201,25 @@ class Sources:
                 sign_ins=self._sign_ins,
                 clock=self._clock,
                 version=__version__,
-                observer=self._observer(name),
+                observer=self._telemetry_of(name),
                 note=lambda key, value: self._note_later(name, key, value),
                 notes=known.notes,
             )
             self._clients[name] = (settings, client)
-            self._observer(name).sign_ins_ahead = client.sign_ins_ahead
+            self._telemetry_of(name).sign_ins_ahead = client.sign_ins_ahead
         return self._clients[name][1]
 
     def _recorder(self, name: str, known: Known) -> ChangeRecorder:
-        def published(change: ChangeSet) -> None:
-            if observer := self.observers.get(name):  # of a source that went while nothing ran nobody is shown anything
-                observer.published(change)
+        def publish(change: ChangeSet) -> None:
+            if telemetry := self.telemetry.get(name):  # None: the source was removed while the service was down
+                telemetry.change_recorded(change)
             self._wake()
 
-        def stored(poll: PollRecord) -> None:
-            if observer := self.observers.get(name):
-                observer.poll_stored(poll)
+        def poll_stored(poll: PollRecord) -> None:
+            if telemetry := self.telemetry.get(name):
+                telemetry.poll_stored(poll)
 
-        return ChangeRecorder(CallIndex(name, known, self._answers), self._outbox, published, stored)
+        return ChangeRecorder(CallIndex(name, known, self._answers), self._outbox, publish, poll_stored)
 
     def _note_later(self, source: str, name: str, value: bytes) -> None:
         task = observed(asyncio.create_task(self._note(source, name, value)))
@@ -239,12 +239,12 @@ async def share_answers(answers: SharedAnswers, outbox: Outbox) -> None:
         return
     answers.shared = True  # what is stored meanwhile may be learnt twice
     try:
-        calls = await outbox.latest(LEARNT_MAX)
+        calls = await outbox.latest(ANSWERS_MAX)
     except BaseException:
         answers.shared = False
         raise
-    for first in range(0, len(calls), LEARNT_AT_ONCE):
-        answers.learn(calls[first : first + LEARNT_AT_ONCE])
+    for first in range(0, len(calls), ANSWERS_AT_ONCE):
+        answers.learn(calls[first : first + ANSWERS_AT_ONCE])
         await asyncio.sleep(0)
 
 
@@ -253,8 +253,8 @@ def _access(settings: SourceSettings) -> dict[str, Any]:
     return {key: getattr(settings, key) for key in CLIENT_KEYS}
 
 
-def _published(name: str, settings: SourceSettings) -> dict[str, object]:
+def _log_facts(name: str, settings: SourceSettings) -> dict[str, object]:
     """What a source will do, for the log."""
-    whom = "account" if settings.watch == "account" else list(settings.extensions[:SHOWN_MAX])
-    more = {"and_more": n} if (n := len(settings.extensions) - SHOWN_MAX) > 0 and whom != "account" else {}
+    whom = "account" if settings.watch == "account" else list(settings.extensions[:LOGGED_EXTENSIONS_MAX])
+    more = {"and_more": n} if (n := len(settings.extensions) - LOGGED_EXTENSIONS_MAX) > 0 and whom != "account" else {}
     return {"server": settings.server, "extensions": whom, **more, "interval_s": round(plan(name, settings).cycle_s, 1)}

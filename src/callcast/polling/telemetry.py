@@ -1,4 +1,4 @@
-"""Turns what the rooms say happened into metrics, log lines and the board. Nothing in here blocks or decides."""
+"""Turns what the rooms log happened into metrics, log lines and the board. Nothing in here blocks or decides."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -16,14 +16,14 @@ from callcast.ports.clock import Clock
 from callcast.ports.outbox import OutboxUnavailable
 from callcast.ports.upstream import PollFailed
 
-FAILURE_SAID_EVERY_S = 30.0
-REFUSED_NAMED_MAX = 20  # extensions of one source that /readyz names
+FAILURE_LOGGED_EVERY_S = 30.0
+REFUSED_SHOWN_MAX = 20  # extensions of one source that /readyz names
 BAD_RECORDS_MAX = 5000  # of one source that are remembered
-SHARED = "if it comes again: does another program use the same credential?"
-WORDS_MAX = 200  # unknown words of one source that are logged; all are counted
+RATE_LIMIT_FIX = "if it comes again: does another program use the same credential?"
+UNKNOWN_WORDS_MAX = 200  # unknown words of one source that are logged; all are counted
 
 
-class SourceObserver:
+class SourceTelemetry:
     """One source: told by its poller, backfill, recorder and client."""
 
     def __init__(self, source: str, live_calls: InMemoryLiveCalls, metrics: Metrics, clock: Clock, log: Any) -> None:
@@ -35,11 +35,11 @@ class SourceObserver:
         self._interval_s = 0.0
         self._extensions: Sequence[str] | None = None
         self._started = clock.monotonic()
-        self._seen: float | None = None
+        self._last_poll_s: float | None = None
         self._last_failure = ""
         self._refused: dict[str | None, str] = {}  # targets that the platform does not show, and its word on it
         self._failing: dict[str | None, tuple[Reason, float]] = {}  # targets: why, and when it was said
-        self._words: set[tuple[str, str]] = set()  # unknown ones that were logged: each is, once
+        self._unknown_words: set[tuple[str, str]] = set()  # unknown ones that were logged: each is, once
         self._bad_records: dict[tuple[str, str], bool] = {}
         self.sign_ins_ahead: Callable[[], int | None] = lambda: None  # of the client, once there is one
         self.stepped_at = clock.monotonic()
@@ -53,7 +53,7 @@ class SourceObserver:
         self._extensions = extension_ids
         self._failing = {}
         self._refused = {}
-        self._pace(interval_s)
+        self._set_interval(interval_s)
         shown = "account" if extension_ids is None else list(extension_ids)
         self._log.debug("targets_found", extensions=shown, interval_s=round(interval_s, 1))
         if shown == []:
@@ -62,21 +62,21 @@ class SourceObserver:
     def paced(self, interval_s: float, /) -> None:
         if isclose(interval_s, self._interval_s, rel_tol=0.05):
             return
-        say = self._log.warning if interval_s > self._interval_s else self._log.info
-        say(
+        log = self._log.warning if interval_s > self._interval_s else self._log.info
+        log(
             "pace_changed",
             detail=f"each target is looked at every {interval_s:.3g} s; every {self._interval_s:.3g} s before",
             fix="callcast check --online shows what the rate limit leaves",
         )
-        self._pace(interval_s)
+        self._set_interval(interval_s)
 
-    def _pace(self, interval_s: float) -> None:
+    def _set_interval(self, interval_s: float) -> None:
         self._interval_s = interval_s
         self._live_calls.watch(self.source, self._extensions, interval_s)
         self._metrics.poll_interval(self.source, interval_s)
 
     def poll_succeeded(self, snapshot: Snapshot, took_s: float, /) -> None:
-        self._seen = self._clock.monotonic()
+        self._last_poll_s = self._clock.monotonic()
         self.polls += 1
         self._failing.pop(snapshot.target.extension_id, None)
         self._refused.pop(snapshot.target.extension_id, None)
@@ -92,10 +92,10 @@ class SourceObserver:
         if error.reason == "permission":
             self._refused[target.extension_id] = error.detail
         self._metrics.poll_finished(self.source, error.reason, took_s)
-        if not self._is_news(target.extension_id, error.reason):
+        if not self._must_be_logged(target.extension_id, error.reason):
             return
-        say = self._log.error if error.reason == "auth" else self._log.warning  # a credential wants a person
-        say(
+        log = self._log.error if error.reason == "auth" else self._log.warning  # a credential wants a person
+        log(
             "poll_failed",
             extension=target.extension_id,
             reason=error.reason,
@@ -103,11 +103,11 @@ class SourceObserver:
             request_id=error.request_id,
         )
 
-    def _is_news(self, extension_id: str | None, reason: Reason) -> bool:
+    def _must_be_logged(self, extension_id: str | None, reason: Reason) -> bool:
         """A failed poll is said at once, and while it fails on for the same reason every half minute."""
         now = self._clock.monotonic()
-        said, said_at = self._failing.get(extension_id, (None, now))
-        if said == reason and now - said_at < FAILURE_SAID_EVERY_S:
+        logged, logged_at = self._failing.get(extension_id, (None, now))
+        if logged == reason and now - logged_at < FAILURE_LOGGED_EVERY_S:
             return False
         self._failing[extension_id] = (reason, now)
         return True
@@ -152,12 +152,14 @@ class SourceObserver:
         if silent_s > 0:
             until = datetime.fromtimestamp(self._clock.wall().timestamp() + silent_s, self._clock.wall().tzinfo)
             self._metrics.penalty(self.source, group, until)
-            self._log.warning("rate_limited", reason=group, detail=f"nothing is sent for {silent_s:.0f} s", fix=SHARED)
+            self._log.warning(
+                "rate_limited", reason=group, detail=f"nothing is sent for {silent_s:.0f} s", fix=RATE_LIMIT_FIX
+            )
 
     def unknown_word(self, field: str, word: str, /) -> None:
         self._metrics.unknown_value(field)
-        if (field, word) not in self._words and len(self._words) < WORDS_MAX:
-            self._words.add((field, word))
+        if (field, word) not in self._unknown_words and len(self._unknown_words) < UNKNOWN_WORDS_MAX:
+            self._unknown_words.add((field, word))
             self._log.warning("unknown_word_seen", reason=field, detail=word)
 
     def bad_record(self, field: str, record: str, /) -> None:
@@ -173,14 +175,14 @@ class SourceObserver:
 
     # What the recorder says, after each commit.
 
-    def published(self, change: ChangeSet, /) -> None:
+    def change_recorded(self, change: ChangeSet, /) -> None:
         self.unstored = None
         self._live_calls.apply(change)
         for event in change.events:
             self._metrics.event_recorded(event)
-            self._say(event)
+            self._log_event(event)
 
-    def _say(self, event: Event) -> None:
+    def _log_event(self, event: Event) -> None:
         match event:
             case SourceEvent(type="source.degraded"):
                 self._log.warning(
@@ -198,7 +200,7 @@ class SourceObserver:
         """What the platform does not show, and what to do about it; a bounded number of them in full."""
         named = [
             f"source {self.source}: {'the account' if one is None else f'extension {one}'} is refused: {detail}"
-            for one, detail in islice(self._refused.items(), REFUSED_NAMED_MAX)
+            for one, detail in islice(self._refused.items(), REFUSED_SHOWN_MAX)
         ]
         more = len(self._refused) - len(named)
         return [*named, *([f"source {self.source}: {more} more extensions are refused"] if more > 0 else [])]
@@ -207,13 +209,13 @@ class SourceObserver:
         """Why this source is not ready, or None. One that was left nothing to look at keeps nobody waiting."""
         if self._extensions is not None and not self._extensions:
             return None
-        since = self._started if self._seen is None else self._seen
+        since = self._started if self._last_poll_s is None else self._last_poll_s
         silent_s = self._clock.monotonic() - since
-        if self._seen is not None and silent_s <= stale_after_s(self._interval_s):
+        if self._last_poll_s is not None and silent_s <= stale_after_s(self._interval_s):
             return None
         if (ahead := self.sign_ins_ahead()) is not None:
             return f"source {self.source}: waiting to sign in, {ahead} ahead"
         why = f": {self._last_failure}" if self._last_failure else ""
-        if self._seen is None:
+        if self._last_poll_s is None:
             return f"source {self.source}: no good look yet{why}"
         return f"source {self.source}: no good look for {silent_s:.0f} s{why}"

@@ -7,7 +7,7 @@ from msgspec import Struct
 from callcast.ports.clock import Clock
 
 # `unasked`: there is nothing to ask, or nobody knows how.
-Verdict = Literal["good", "warning", "failed", "unasked"]
+Status = Literal["good", "warning", "failed", "unasked"]
 
 
 class ConnectivityRequest(Struct, frozen=True, kw_only=True):
@@ -28,7 +28,7 @@ class ConnectivityResult(Struct, frozen=True):
     about: what was asked, in a word, where one remote side is asked several things.
     """
 
-    verdict: Verdict
+    status: Status
     said: str
     remedy: str = ""
     about: str = ""

@@ -95,7 +95,7 @@ class CallHistory(Struct, frozen=True, kw_only=True):
     """Everything the store knows of one call. `call` None: its memory is gone, or it is a source's events."""
 
     call: Call | None
-    told: tuple[EventHistory, ...]
+    events: tuple[EventHistory, ...]
 
 
 class Stored(Struct, frozen=True, kw_only=True):
@@ -156,7 +156,7 @@ class Outbox(Protocol):
         """
         ...
 
-    async def ack(self, taken: Sequence[Acked], /) -> None:
+    async def ack(self, acked: Sequence[Acked], /) -> None:
         """Delivered. It may wait some milliseconds for company on its way to the disk."""
         ...
 

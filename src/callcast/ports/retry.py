@@ -8,7 +8,7 @@ _HOUR_S = 3600.0
 FINAL_S = (1.0, 5.0, 30.0, 120.0, 300.0, 1800.0, 2 * _HOUR_S, 5 * _HOUR_S, 10 * _HOUR_S, 12 * _HOUR_S)
 LIVE_S = (1.0, 2.0, 5.0, 10.0, 20.0)
 SPREAD = 0.2  # each delay is off by up to this share, so that what failed together does not return together
-WISH_MAX_S = _HOUR_S  # the longest wait that a remote side is granted
+RETRY_AFTER_MAX_S = _HOUR_S  # the longest wait that a remote side is granted
 
 
 class RetryPolicy(Struct, frozen=True, kw_only=True):
@@ -33,11 +33,11 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
 def longest_wait_s(attempts: int, *, live: bool, held: bool) -> float:
     """No delay after so many attempts is longer, also one that the remote side asked for (`held`)."""
     if held:
-        return WISH_MAX_S
+        return RETRY_AFTER_MAX_S
     table = LIVE_S if live else FINAL_S
     return table[min(max(attempts, 1), len(table)) - 1] * (1 + SPREAD)
 
 
 def granted_s(after_s: float) -> float:
     """What of the remote side's own wish is granted, in seconds."""
-    return min(max(after_s, 0.0), WISH_MAX_S)
+    return min(max(after_s, 0.0), RETRY_AFTER_MAX_S)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from aiohttp import ClientSession
 
 from callcast.ports.clock import Clock
-from callcast.ports.connectivity import ConnectivityResult, Verdict
+from callcast.ports.connectivity import ConnectivityResult, Status
 from callcast.ports.upstream import PollFailed
 from callcast.ringcentral import skew
 from callcast.ringcentral.api import Reader
@@ -148,7 +148,7 @@ class _Platform:
         skew_s = self._platform_clock.skew_s
         if abs(skew_s) <= skew.WARNED_S:
             return ConnectivityResult("good", "this machine agrees with the platform", about="clock")
-        verdict: Verdict = "failed" if abs(skew_s) > skew.MAX_S else "warning"
+        verdict: Status = "failed" if abs(skew_s) > skew.MAX_S else "warning"
         return ConnectivityResult(verdict, skew.said(skew_s), skew.FIX, "clock")
 
     async def poll(self, tell: Tell) -> None:

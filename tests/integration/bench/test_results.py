@@ -22,7 +22,7 @@ GOOD = Checked(9, 0, 0, 0, 0, from_change=DELAYS, from_shown=DELAYS, first_at=1.
 
 def run(who: str, cpu_us: float, **other: Any) -> Looks:
     facts: dict[str, Any] = {
-        "looks": 100, "seconds": 1.0, "user_share": 0.9, "cores": 0.1, "platform_cores": 0.1, "rss_mib": 50.0,
+        "polls": 100, "seconds": 1.0, "user_share": 0.9, "cores": 0.1, "platform_cores": 0.1, "rss_mib": 50.0,
         "peak_mib": 60.0, "ready_s": 0.5, "late": 0, "gap_p99_s": 1.0, "checked": dict.fromkeys(results.WAYS, GOOD),
     }  # fmt: skip
     return Looks(who=who, cpu_us=cpu_us, **(facts | other))

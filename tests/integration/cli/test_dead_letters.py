@@ -89,7 +89,9 @@ def pending(folder: Path) -> dict[str, list[str]]:
     with open_admin(folder / "data") as admin:
         stories = [admin.story(call) for name in ("a", "b", "c") for call in admin.find(name)]
     return {
-        story.call.session_id: [sink for told in story.told for sink in told.pending] for story in stories if story.call
+        story.call.session_id: [sink for told in story.events for sink in told.pending]
+        for story in stories
+        if story.call
     }
 
 

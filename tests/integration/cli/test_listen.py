@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
-from callcast.formats.standard_webhooks import Judge
+from callcast.formats.standard_webhooks import SignatureChecker
 from tests import TESTS
 from tests.integration.cli.programs import Program, program
 from tests.integration.cli.test_completion import needed
@@ -37,7 +37,7 @@ def signed(body: bytes = BODY, *, secret: str = SECRET, at: float | None = None,
 
 
 def word(headers: dict[str, str], body: bytes = BODY, *secrets: str) -> str:
-    return Judge(secrets or [SECRET]).judge(headers, body, time.time()).word
+    return SignatureChecker(secrets or [SECRET]).check(headers, body, time.time()).word
 
 
 def test_why_a_signature_is_wrong() -> None:
@@ -56,24 +56,24 @@ def test_why_a_signature_is_wrong() -> None:
     assert word(good, json.dumps(json.loads(BODY), indent=2).encode()) == "body"
     assert word(good, BODY + b"\n") == "body"
     assert word(good | {"webhook-id": "evt_other"}) == "body"
-    assert Judge([]).judge(good, BODY, time.time()).word == "unchecked"
+    assert SignatureChecker([]).check(good, BODY, time.time()).word == "unchecked"
     unsigned = {name: value for name, value in good.items() if name != "webhook-signature"}
-    assert Judge([]).judge(unsigned, BODY, time.time()).word == "unsigned"
+    assert SignatureChecker([]).check(unsigned, BODY, time.time()).word == "unsigned"
 
 
 def test_the_clock_is_told_in_seconds() -> None:
     """How far it is off, and in which direction."""
-    verdict = Judge([SECRET]).judge(signed(at=1_000_000), BODY, 1_000_900)
+    verdict = SignatureChecker([SECRET]).check(signed(at=1_000_000), BODY, 1_000_900)
     assert "900 s ago" in verdict.why
-    assert "in the future" in Judge([SECRET]).judge(signed(at=1_000_900), BODY, 1_000_000).why
+    assert "in the future" in SignatureChecker([SECRET]).check(signed(at=1_000_900), BODY, 1_000_000).why
 
 
 def test_secrets_that_fitted_before_speak_for_a_changed_body() -> None:
     """A wrong signature after a right one is no matter of the secret."""
-    judge = Judge([SECRET])
-    assert judge.judge(signed(), BODY, time.time()).good
+    judge = SignatureChecker([SECRET])
+    assert judge.check(signed(), BODY, time.time()).good
     changed = BODY.replace(b"answered", b"answeres")
-    assert judge.judge(signed(), changed, time.time()).word == "body"
+    assert judge.check(signed(), changed, time.time()).word == "body"
 
 
 def test_a_secret_used_as_text_is_recognised() -> None:
@@ -93,7 +93,7 @@ def test_a_secret_used_as_text_is_recognised() -> None:
 )
 def test_nothing_that_comes_breaks_the_judge(headers: dict[str, str], body: bytes) -> None:
     """Any headers and any body have a verdict, and a good one only by the secret."""
-    assert not Judge([SECRET]).judge(headers, body, 0).good
+    assert not SignatureChecker([SECRET]).check(headers, body, 0).good
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from callcast.calls.model import Event
-from callcast.delivery.worker import AHEAD_MAX, FIX, DeliveryWorker, SinkTrouble
+from callcast.delivery.worker import CLAIM_AHEAD_MAX, DEFAULT_FIX, DeliveryWorker, SinkTrouble
 from callcast.outbox.sqlite.admin import open_admin
 from callcast.outbox.sqlite.pruning import Limits
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
@@ -285,12 +285,14 @@ async def test_a_serial_sink_does_not_wait_for_the_disk(bench: Bench, monkeypatc
 
     monkeypatch.setattr(bench.outbox, "ack", slowly)
     await bench.start(concurrency=1)
-    await bench.record(*(event(f"c{n}") for n in range(AHEAD_MAX + 50)))
+    await bench.record(*(event(f"c{n}") for n in range(CLAIM_AHEAD_MAX + 50)))
     await settled()
-    assert [key for _, key, _, _ in bench.far.sent] == [f"c{n}" for n in range(1 + AHEAD_MAX)], "no more unsettled"
+    assert [key for _, key, _, _ in bench.far.sent] == [f"c{n}" for n in range(1 + CLAIM_AHEAD_MAX)], (
+        "no more unsettled"
+    )
     gate.set()
     await settled()
-    assert len(bench.far.sent) == AHEAD_MAX + 50
+    assert len(bench.far.sent) == CLAIM_AHEAD_MAX + 50
     assert bench.far.most_open == 1
     assert await bench.pending() == 0
 
@@ -387,7 +389,7 @@ async def test_a_failing_sink_says_what_to_do_about_this_cause(bench: Bench) -> 
     assert delivery_worker.trouble == SinkTrouble(began, **facts)
     bench.far.answer = DOWN
     await bench.clock.turn(3 * 3600)
-    assert delivery_worker.trouble == SinkTrouble(began, DOWN.reason, DOWN.detail, FIX)
+    assert delivery_worker.trouble == SinkTrouble(began, DOWN.reason, DOWN.detail, DEFAULT_FIX)
     bench.far.answer = Delivered()
     await bench.clock.turn(60)
     assert delivery_worker.trouble is None
@@ -1121,5 +1123,5 @@ async def test_what_was_answered_is_kept_of_a_success_too(bench: Bench) -> None:
     await bench.stop()
     with open_admin(bench.path) as admin:
         (call,) = admin.find("a")
-        (told,) = admin.story(call).told
+        (told,) = admin.story(call).events
     assert [(one.word, one.detail) for one in told.attempts] == [("delivered", "answered 202")]

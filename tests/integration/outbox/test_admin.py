@@ -174,9 +174,9 @@ async def test_story(tmp_path: Path) -> None:
         story = admin.story(call)
         assert admin.story_of(event("a").id) == story
         assert admin.story_of("evt_nothing") is None
-    told = [(one.stored.event.type, one.pending, one.dead) for one in story.told]
+    told = [(one.stored.event.type, one.pending, one.dead) for one in story.events]
     assert told == [("call.ringing", (), ()), ("call.ended", (), ("crm",)), ("call.corrected", ("crm",), ())]
-    attempts = [(one.number, one.word, one.detail, one.took_s) for one in story.told[0].attempts]
+    attempts = [(one.number, one.word, one.detail, one.took_s) for one in story.events[0].attempts]
     assert attempts == [(1, "503", "unavailable", 0.5), (2, "delivered", "answered 204", 0.25)]
 
 

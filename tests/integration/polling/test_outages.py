@@ -101,7 +101,7 @@ async def house_in(path: Path, clock: TurnedClock) -> AsyncIterator[House]:
 def seldom() -> Iterator[pytest.MonkeyPatch]:
     """Probes and searches for the expired are rare until undone: at their usual pace a day would be long."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("callcast.delivery.worker.SWEEP_EVERY_S", 600)
+        patch.setattr("callcast.delivery.worker.EXPIRE_EVERY_S", 600)
         patch.setattr("callcast.delivery.worker.RECOVERY_PROBE_EVERY_S", 300)
         yield patch
 

@@ -31,8 +31,8 @@ from callcast.calls.model import (
 )
 from callcast.calls.tracker import Rules
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
-from callcast.polling.backfill import SLICE, Backfill, slices
-from callcast.polling.poller import AT_ONCE, LATE_S, REFUSED_EVERY_S, SLOT_S, TAKEN_AT_ONCE, Poller
+from callcast.polling.backfill import OBSERVATIONS_AT_ONCE, Backfill, whole_sessions
+from callcast.polling.poller import ANSWER_WAIT_S, RECORDED_AT_ONCE, REFUSED_EVERY_S, SENT_AT_ONCE, SLOT_S, Poller
 from callcast.polling.recorder import ChangeRecorder
 from callcast.ports.outbox import OutboxUnavailable
 from callcast.ports.upstream import PollFailed
@@ -132,8 +132,8 @@ class Bench:
             freshness=Freshness("acme", mine.notes.get("freshness")),
             rules=self.rules,
             clock=self.clock,
-            observer=self.notes,
-            claim=self.claim,
+            telemetry=self.notes,
+            acquire=self.claim,
             **options,
         )
 
@@ -239,7 +239,9 @@ async def test_turns_that_lie_close_together_begin_together_and_none_is_missed(b
     assert all(0 <= at - turn - n / 1000 <= SLOT_S + 1e-6 for turn, (n, at) in zip(itertools.cycle(range(10)), at))
 
 
-@pytest.mark.parametrize(("answers_after_s", "all_sent_in_s"), [(LATE_S / 5, 3 * LATE_S), (60.0, 10 * LATE_S)])
+@pytest.mark.parametrize(
+    ("answers_after_s", "all_sent_in_s"), [(ANSWER_WAIT_S / 5, 3 * ANSWER_WAIT_S), (60.0, 10 * ANSWER_WAIT_S)]
+)
 async def test_of_many_that_are_due_few_are_sent_together_and_the_late_hold_up_nobody(
     bench: Bench, answers_after_s: float, all_sent_in_s: float
 ) -> None:
@@ -256,10 +258,10 @@ async def test_of_many_that_are_due_few_are_sent_together_and_the_late_hold_up_n
         return []
 
     bench.far.took_s, bench.far.list_of = took_s, answer
-    async with bench.polling([str(n) for n in range(10 * AT_ONCE)], interval_s=LATE_S):
+    async with bench.polling([str(n) for n in range(10 * SENT_AT_ONCE)], interval_s=ANSWER_WAIT_S):
         await bench.clock.turn(SLOT_S + all_sent_in_s)
-    assert {extension for _, extension in bench.far.polls} == {str(n) for n in range(10 * AT_ONCE)}
-    assert max(under_way) == (AT_ONCE if answers_after_s < LATE_S else 10 * AT_ONCE)
+    assert {extension for _, extension in bench.far.polls} == {str(n) for n in range(10 * SENT_AT_ONCE)}
+    assert max(under_way) == (SENT_AT_ONCE if answers_after_s < ANSWER_WAIT_S else 10 * SENT_AT_ONCE)
 
 
 class EarlyClock(TurnedClock):
@@ -273,9 +275,9 @@ async def test_the_late_hold_up_nobody_where_timers_are_early(tmp_path: Path) ->
     bench = Bench(tmp_path, EarlyClock())
     bench.far.spacing = 0.0
     bench.far.took_s = lambda _: 60.0
-    async with bench.polling([str(n) for n in range(10 * AT_ONCE)], interval_s=LATE_S):
-        await bench.clock.turn(SLOT_S + 10 * LATE_S)
-    assert len(bench.far.polls) == 10 * AT_ONCE
+    async with bench.polling([str(n) for n in range(10 * SENT_AT_ONCE)], interval_s=ANSWER_WAIT_S):
+        await bench.clock.turn(SLOT_S + 10 * ANSWER_WAIT_S)
+    assert len(bench.far.polls) == 10 * SENT_AT_ONCE
 
 
 async def test_missed_turns_are_said_once_a_second_however_many(bench: Bench) -> None:
@@ -637,10 +639,10 @@ async def test_a_bounded_number_of_polls_is_recorded_at_a_time(bench: Bench) -> 
     """However many have something to record; those that hang take no place from them, and none is left out."""
     start, gate = bench.clock.now(), asyncio.Event()
     bench.far.spacing = 0.0
-    hung = {str(n) for n in range(TAKEN_AT_ONCE + 4)}
+    hung = {str(n) for n in range(RECORDED_AT_ONCE + 4)}
     bench.far.took_s = lambda target: 3600.0 if target.extension_id in hung else 0.0
     bench.far.list_of = lambda t: [observation(start, extension_id=t.extension_id, session_id=f"s-{t.extension_id}")]
-    extensions = [str(n) for n in range(len(hung) + 2 * TAKEN_AT_ONCE)]
+    extensions = [str(n) for n in range(len(hung) + 2 * RECORDED_AT_ONCE)]
     under_way: list[str] = []
     async with bench.polling([]) as outbox:
         real = outbox.record
@@ -653,7 +655,7 @@ async def test_a_bounded_number_of_polls_is_recorded_at_a_time(bench: Bench) -> 
         outbox.record = slow  # type: ignore[method-assign]
         poller = asyncio.create_task(bench._poller(outbox, extensions, {}, interval_s=600.0).run())
         await bench.clock.turn(600)
-        assert len(under_way) == TAKEN_AT_ONCE
+        assert len(under_way) == RECORDED_AT_ONCE
         gate.set()
         await bench.clock.turn(1)
         assert {call.call.extension_id for call in bench.call_events()} == set(extensions) - hung
@@ -999,9 +1001,9 @@ def test_a_long_answer_of_the_log_is_compared_in_slices_of_whole_sessions() -> N
     """No observation is lost or doubled, no session torn apart, and no slice is much longer than it may be."""
     sessions = [f"s-{n % 300}" for n in range(700)]
     found = [over(NINE, session_id=session, record_id=f"r-{n}") for n, session in enumerate(sessions)]
-    parts = list(slices(found))
+    parts = list(whole_sessions(found))
     assert sorted(s.record_id for part in parts for s in part) == sorted(s.record_id for s in found)
-    assert all(len(part) < SLICE + 3 for part in parts)
+    assert all(len(part) < OBSERVATIONS_AT_ONCE + 3 for part in parts)
     seen = [{s.session_id for s in part} for part in parts]
     assert sum(map(len, seen)) == len(set(sessions))
-    assert list(slices([])) == []
+    assert list(whole_sessions([])) == []

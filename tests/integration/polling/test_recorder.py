@@ -10,7 +10,7 @@ import pytest
 from callcast.calls.model import CallEvent, CallObservation, ChangeSet, PollRecord, Snapshot, Target
 from callcast.calls.tracker import CallIndex, Rules, compare, unwatch
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
-from callcast.polling.recorder import HERE_MAX, PUBLISHED_AT_ONCE, ChangeRecorder
+from callcast.polling.recorder import COMPARED_ON_LOOP_MAX, PUBLISHED_AT_ONCE, ChangeRecorder
 from callcast.ports.outbox import OutboxUnavailable
 from tests.clock import TurnedClock
 from tests.unit.calls.snapshots import ACCOUNT, at, observation
@@ -28,7 +28,7 @@ class EventHistory:
 
     async def poll(self, t: float, *seen: CallObservation) -> None:
         snapshot = Snapshot(target=ACCOUNT, taken_at=at(t), observations=seen)
-        await self.recorder.take(snapshot, lambda: self.compared(snapshot))
+        await self.recorder.record_poll(snapshot, lambda: self.compared(snapshot))
 
     def compared(self, snapshot: Snapshot) -> ChangeSet:
         self.threads.append(threading.current_thread() is threading.main_thread())
@@ -47,8 +47,8 @@ def calls(count: int, state: str = "ringing") -> list[CallObservation]:
 
 async def test_a_large_poll_is_compared_beside_the_loop(told: EventHistory) -> None:
     """A first poll of a thousand calls, and one from which as many are gone; a small one is not worth a thread."""
-    await told.poll(0, *calls(HERE_MAX))
-    await told.poll(1, *calls(HERE_MAX + 1))
+    await told.poll(0, *calls(COMPARED_ON_LOOP_MAX))
+    await told.poll(1, *calls(COMPARED_ON_LOOP_MAX + 1))
     await told.poll(2)
     assert told.threads == [True, False, False]
 
@@ -86,14 +86,14 @@ async def test_others_have_their_turn_between_the_parts(told: EventHistory) -> N
 
 async def test_what_concerns_all_calls_is_compared_beside_the_loop_too(told: EventHistory) -> None:
     """A source whose calls are watched no longer: nothing is sighted, and everything changes."""
-    await told.poll(0, *calls(HERE_MAX + 1))
+    await told.poll(0, *calls(COMPARED_ON_LOOP_MAX + 1))
     there: list[bool] = []
 
     def gone() -> ChangeSet:
         there.append(threading.current_thread() is threading.main_thread())
-        return unwatch(told.index, {f"{n}" for n in range(HERE_MAX + 1)}, at(5))
+        return unwatch(told.index, {f"{n}" for n in range(COMPARED_ON_LOOP_MAX + 1)}, at(5))
 
-    await told.recorder.change((), gone)
+    await told.recorder.record_change((), gone)
     assert there == [False]
     assert not told.index.live_calls()
 
@@ -101,14 +101,14 @@ async def test_what_concerns_all_calls_is_compared_beside_the_loop_too(told: Eve
 async def test_who_gives_up_waiting_for_a_comparison_leaves_nothing_half_done(told: EventHistory) -> None:
     """The thread reads what is known: until it is done nobody else changes that, and its result is dropped."""
     begun, may_end = threading.Event(), threading.Event()
-    seen = Snapshot(target=ACCOUNT, taken_at=at(0), observations=tuple(calls(HERE_MAX + 1)))
+    seen = Snapshot(target=ACCOUNT, taken_at=at(0), observations=tuple(calls(COMPARED_ON_LOOP_MAX + 1)))
 
     def slow() -> ChangeSet:
         begun.set()
         may_end.wait(30)
         return told.compared(seen)
 
-    leaving = asyncio.create_task(told.recorder.take(seen, slow))
+    leaving = asyncio.create_task(told.recorder.record_poll(seen, slow))
     await asyncio.to_thread(begun.wait, 30)
     leaving.cancel()
     following = asyncio.create_task(told.poll(1, *calls(1)))
@@ -142,7 +142,7 @@ class Slow(EventHistory):
     def polls(self, extension_id: str, *seen: CallObservation) -> asyncio.Task[None]:
         target = Target(source="acme", extension_id=extension_id)
         snapshot = Snapshot(target=target, taken_at=at(1), observations=seen)
-        return asyncio.create_task(self.recorder.take(snapshot, lambda: self.compared(snapshot)))
+        return asyncio.create_task(self.recorder.record_poll(snapshot, lambda: self.compared(snapshot)))
 
     def told_of(self) -> list[str]:
         return [call.call_id for part in self.parts for call in part.calls]
@@ -184,7 +184,7 @@ async def test_what_may_concern_all_calls_waits_for_all(slow: Slow) -> None:
     """A change that names no observations begins when nothing is under way, and what comes later waits for it."""
     first = slow.polls("1", ringing("1", "s-1"))
     await asyncio.sleep(0)
-    everything = asyncio.create_task(slow.recorder.change((), lambda: unwatch(slow.index, {"1"}, at(2))))
+    everything = asyncio.create_task(slow.recorder.record_change((), lambda: unwatch(slow.index, {"1"}, at(2))))
     later = slow.polls("2", ringing("2", "s-2"))
     for _ in range(20):
         await asyncio.sleep(0.01)

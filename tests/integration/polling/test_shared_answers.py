@@ -69,8 +69,8 @@ class Account:
             freshness=Freshness(source),
             rules=Rules(),
             clock=self.clock,
-            observer=Notes(),
-            claim=lambda _: True,
+            telemetry=Notes(),
+            acquire=lambda _: True,
         )
 
     def _told(self, change: ChangeSet) -> None:

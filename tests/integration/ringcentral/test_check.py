@@ -51,7 +51,7 @@ async def answers_of(url: str, **settings: Any) -> list[ConnectivityResult]:
         await probe("acme", source, told.append, session=session, sign_ins=sign_ins, clock=clock, version="1.2.3")
     secrets = [source.client_secret.reveal(), source.jwt.reveal()]
     assert not [secret for secret in secrets for one in told if secret in repr(one)]
-    assert all(one.remedy for one in told if one.verdict in ("failed", "warning")), "trouble without a remedy"
+    assert all(one.remedy for one in told if one.status in ("failed", "warning")), "trouble without a remedy"
     return told
 
 
@@ -65,7 +65,7 @@ async def test_all_is_well() -> None:
     """Token, clock, permission and rate limit are good, and each says what was found; the token goes back."""
     platform = crowd(3, limits=Limits())
     told = by_subject(await answers(platform))
-    assert [(about, one.verdict) for about, one in told.items()] == [
+    assert [(about, one.status) for about, one in told.items()] == [
         ("token", "good"),
         ("clock", "good"),
         ("permission", "good"),
@@ -90,7 +90,7 @@ async def test_without_an_announced_limit_the_configured_one_counts() -> None:
     platform = crowd(12)
     told = by_subject(await answers(platform, extensions=tuple(platform.scenario.extension_ids())))
     assert "2 extensions" in told["permission"].said
-    assert told["rate limit"].verdict == "good"
+    assert told["rate limit"].status == "good"
     assert "heavy_per_minute = 10 counts" in told["rate limit"].said
 
 
@@ -106,7 +106,7 @@ async def test_a_wrong_credential(wrong: dict[str, Any], remedy: str) -> None:
     """The part that is wrong is named, and nothing further is asked."""
     platform = crowd(1)
     told = await answers(platform, **wrong)
-    assert [(one.about, one.verdict) for one in told] == [("token", "failed")]
+    assert [(one.about, one.status) for one in told] == [("token", "failed")]
     assert told[0].remedy.startswith(remedy)
     assert platform.requests.count == 1
 
@@ -130,7 +130,7 @@ async def test_a_missing_permission_is_named(
     if "extensions" in settings:
         settings = {"extensions": tuple(other if one == "OTHER" else one for one in settings["extensions"])}
     permission = by_subject(await answers(platform, **settings))["permission"]
-    assert permission.verdict == "failed"
+    assert permission.status == "failed"
     assert named in permission.remedy
 
 
@@ -149,7 +149,7 @@ async def test_one_wrong_extension_among_good_ones() -> None:
     platform = crowd(3, limits=Limits())
     told = await answers(platform, extensions=("999999", *platform.scenario.extension_ids()))
     permissions = [one for one in told if one.about == "permission"]
-    assert [one.verdict for one in permissions] == ["failed"]
+    assert [one.status for one in permissions] == ["failed"]
     assert permissions[0].said.startswith("extension 999999: 404")
     assert len([request for request in platform.requests if request.group == "heavy"]) == 4
 
@@ -171,7 +171,7 @@ async def test_the_announced_limit_against_the_plan(
     platform = crowd(extensions, limits=Limits(heavy=heavy))
     told = await answers(platform, extensions=tuple(platform.scenario.extension_ids()), **settings)
     limit = by_subject(told)["rate limit"]
-    assert (limit.verdict, words in limit.said) == (verdict, True), limit
+    assert (limit.status, words in limit.said) == (verdict, True), limit
     if verdict == "warning":
         assert limit.remedy.startswith("set heavy_per_minute = 5,")
     if verdict == "failed":
@@ -192,7 +192,7 @@ async def test_the_clock(skew_s: float, verdict: str, words: str) -> None:
     """This machine's clock against the platform's Date header; a few seconds are nothing."""
     platform = crowd(1, ahead_s=skew_s)
     clock = by_subject(await answers(platform))["clock"]
-    assert (clock.verdict, words in clock.said) == (verdict, True), clock
+    assert (clock.status, words in clock.said) == (verdict, True), clock
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ async def test_trouble_of_every_kind_has_its_remedy(fault: Fault, about: str, re
     """Whatever comes instead of an answer, a person is told what to do, and no second request follows."""
     platform = crowd(2, faults=[fault])
     told = await answers(platform, extensions=tuple(platform.scenario.extension_ids()))
-    (failed,) = [one for one in told if one.verdict == "failed"]
+    (failed,) = [one for one in told if one.status == "failed"]
     assert (failed.about, remedy in failed.remedy) == (about, True), failed
     assert len([request for request in platform.requests if request.path.endswith("active-calls")]) <= 1
 
@@ -246,7 +246,7 @@ async def test_a_token_that_the_service_keeps_is_used(tmp_path: Path) -> None:
         await probe("acme", settings, first.append, session=session, sign_ins=command, clock=clock, version="1")
     told = by_subject(first)
     assert told["token"] == ConnectivityResult("good", "of extension 7, kept by the service", about="token")
-    assert {one.verdict for one in first} == {"good"}
+    assert {one.status for one in first} == {"good"}
     assert [request.path.rpartition("/")[2] for request in platform.requests] == ["active-calls"]
 
 
@@ -270,7 +270,7 @@ async def test_of_many_sources_of_one_app_those_that_wait_are_not_asked(monkeypa
                 for one in sources
             ]
         )
-    waiting = [one for one in told if one.verdict == "unasked"]
+    waiting = [one for one in told if one.status == "unasked"]
     assert [one.said.partition(":")[0] for one in waiting] == [f"waiting to sign in, {n} ahead" for n in range(2)]
     assert waiting[0].remedy == "run it again in a minute"
     assert 429 not in {request.status for request in platform.requests}

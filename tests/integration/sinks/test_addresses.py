@@ -67,7 +67,7 @@ async def test_an_mqtt_sink_reaches_the_address_that_works(
         result = await settings.check_connectivity(
             ConnectivityRequest(name="crm", version="1", clock=RealClock(), send=True)
         )
-        assert result.verdict == "good", result
+        assert result.status == "good", result
 
 
 @pytest.mark.parametrize("send", [False, True])
@@ -85,7 +85,7 @@ async def test_a_webhook_that_works_passes_its_connectivity_check(send: bool, ho
         )
     finally:
         await far.become("down")
-    assert result.verdict == "good", result
+    assert result.status == "good", result
 
 
 async def test_where_no_address_works_the_error_has_its_number(hole: Hole) -> None:

@@ -31,7 +31,7 @@ async def asked(settings: SinkSettings, *, send: bool = False) -> ConnectivityRe
     result = await settings.check_connectivity(
         ConnectivityRequest(name="crm", version="1.2.3", clock=RealClock(), send=send)
     )
-    assert result.verdict == "good" or result.verdict == "unasked" or result.remedy, "trouble without a remedy"
+    assert result.status == "good" or result.status == "unasked" or result.remedy, "trouble without a remedy"
     for secret in (SIGNING_SECRET, URL_TOKEN, HEADER_TOKEN, PASSWORD):
         assert secret not in repr(result)
     return result
@@ -92,7 +92,7 @@ async def test_a_webhook_is_reached_and_nothing_is_said() -> None:
     async with listener() as far:
         result = await asked(hook(f"http://127.0.0.1:{far.port}"))
         await until(lambda: bool(far.heard))
-    assert (result.verdict, far.heard) == ("good", [b""])
+    assert (result.status, far.heard) == ("good", [b""])
     assert "--send" in result.said
 
 
@@ -101,14 +101,14 @@ async def test_a_webhooks_certificate_that_is_trusted(certificates: Certificates
     async with listener(certificates.server_context()) as far:
         result = await asked(hook(f"https://localhost:{far.port}", tls_ca=certificates.ca))
         await until(lambda: bool(far.heard))
-    assert (result.verdict, far.heard) == ("good", [b""])
+    assert (result.status, far.heard) == ("good", [b""])
 
 
 async def test_a_webhooks_certificate_that_is_not_trusted(certificates: Certificates) -> None:
     """The library's own words, and the key that mends it."""
     async with listener(certificates.server_context()) as far:
         result = await asked(hook(f"https://localhost:{far.port}"))
-    assert result.verdict == "failed"
+    assert result.status == "failed"
     assert "https://localhost: unable to get local issuer certificate" in result.said
     assert "tls_ca" in result.remedy
 
@@ -123,7 +123,7 @@ async def test_a_remote_side_that_wants_our_certificate(tmp_path: Path, certific
                 url = f"https://localhost:{port}"
                 without = await asked(hook(url, tls_ca=certificates.ca))
                 shown = await asked(hook(url, tls_ca=certificates.ca, **pair))
-                assert (without.verdict, shown.verdict) == ("failed", "good")
+                assert (without.status, shown.status) == ("failed", "good")
                 assert "tls_cert" in without.remedy
 
 
@@ -132,7 +132,7 @@ async def test_a_webhooks_certificate_for_another_name(certificates: Certificate
     async with listener(certificates.server_context()) as far:
         elsewhere(monkeypatch, "other.example")
         result = await asked(hook(f"https://other.example:{far.port}", tls_ca=certificates.ca))
-    assert result.verdict == "failed"
+    assert result.status == "failed"
     assert result.remedy == "put the name that the certificate is for into url"
 
 
@@ -149,7 +149,7 @@ async def test_a_webhook_without_tls_where_https_was_said(send: bool) -> None:
     """The scheme is what to look at."""
     async with receiver() as far:
         result = await asked(hook(f"https://127.0.0.1:{far.port}"), send=send)
-    assert result.verdict == "failed"
+    assert result.status == "failed"
     assert "scheme" in result.remedy
 
 
@@ -157,7 +157,7 @@ async def test_a_webhook_without_tls_where_https_was_said(send: bool) -> None:
 async def test_no_webhook_there(send: bool) -> None:
     """The system's own words, without an address."""
     result = await asked(hook(f"http://127.0.0.1:{free_port()}"), send=send)
-    assert result.verdict == "failed"
+    assert result.status == "failed"
     assert result.said == "http://127.0.0.1: connection refused"
     assert "whether anything listens there" in result.remedy
 
@@ -171,7 +171,7 @@ async def test_a_host_that_nobody_knows(send: bool, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     result = await asked(hook("https://crm.example.com"), send=send)
-    assert result.verdict == "failed"
+    assert result.status == "failed"
     assert "cannot be resolved" in result.said
     assert "check the host in url" in result.remedy
 
@@ -183,7 +183,7 @@ async def test_a_webhook_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setenv("NO_PROXY", "")
         result = await asked(hook("https://crm.example.com", trust_env=True))
         await until(lambda: bool(proxy.heard))
-    assert result.verdict == "good"
+    assert result.status == "good"
     assert "the proxy 127.0.0.1" in result.said
 
 
@@ -232,7 +232,7 @@ async def test_a_check_that_is_refused(status: int, remedy: str) -> None:
     """Each answer has its remedy."""
     async with receiver(accepts_with=status) as far:
         result = await asked(hook(f"http://127.0.0.1:{far.port}"), send=True)
-    assert (result.verdict, result.said) == ("failed", f"http://127.0.0.1: answered {status}")
+    assert (result.status, result.said) == ("failed", f"http://127.0.0.1: answered {status}")
     assert remedy in result.remedy
 
 
@@ -240,7 +240,7 @@ async def test_a_check_over_tls_that_is_not_trusted(certificates: Certificates) 
     """The same words as without a request."""
     async with listener(certificates.server_context()) as far:
         result = await asked(hook(f"https://localhost:{far.port}"), send=True)
-    assert result.verdict == "failed"
+    assert result.status == "failed"
     assert "tls_ca" in result.remedy
 
 
@@ -284,7 +284,7 @@ async def test_the_login_is_tried(locked: Broker, protocol: str) -> None:
     """The right password is let in; a wrong one, and none, are told, with the keys to look at."""
     for login, verdict in LOGINS:
         result = await asked(broker_settings(locked, protocol=protocol, **login))
-        assert result.verdict == verdict, result
+        assert result.status == verdict, result
         if verdict == "failed":
             assert "check username and password" in result.remedy
 
@@ -301,7 +301,7 @@ async def test_a_probe_leaves_no_trace(tmp_path: Path, client_id: str) -> None:
                 await until(watcher.ready)
                 seen = {topic for topic in watcher.latest() if topic.endswith("/status")}
                 before = len([one for one in watcher.seen if not one.retain])
-                assert (await asked(settings)).verdict == "good"
+                assert (await asked(settings)).status == "good"
                 assert await sink.send(delivery(1)) == Delivered()
                 await until(lambda: len([one for one in watcher.seen if not one.retain]) > before)
                 after = [one for one in watcher.seen[-1:] if not one.retain]
@@ -315,7 +315,7 @@ async def test_a_probe_leaves_no_trace(tmp_path: Path, client_id: str) -> None:
 async def test_no_broker_there() -> None:
     """The system's own words, without an address."""
     result = await asked(broker_settings(free_port()))
-    assert (result.verdict, result.said) == ("failed", "mqtt://127.0.0.1: connection refused")
+    assert (result.status, result.said) == ("failed", "mqtt://127.0.0.1: connection refused")
     assert "whether anything listens there" in result.remedy
 
 
@@ -327,9 +327,9 @@ async def test_a_broker_that_is_not_trusted(tmp_path: Path, certificates: Certif
         distrusted = await asked(broker_settings(broker, url=url))
         trusted = await asked(broker_settings(broker, url=url, tls_ca=certificates.ca))
         plain = await asked(broker_settings(broker, timeout_s=2))
-    assert (distrusted.verdict, trusted.verdict) == ("failed", "good")
+    assert (distrusted.status, trusted.status) == ("failed", "good")
     assert "tls_ca" in distrusted.remedy
-    assert plain.verdict == "failed"
+    assert plain.status == "failed"
     assert "mqtts" in plain.remedy
 
 
@@ -338,7 +338,7 @@ async def test_a_broker_of_another_protocol(tmp_path: Path) -> None:
     with iotcore(tmp_path, "3.1.1") as broker:
         old = await asked(broker_settings(broker, timeout_s=2))
         right = await asked(broker_settings(broker, protocol="3.1.1"))
-    assert (old.verdict, right.verdict) == ("failed", "good")
+    assert (old.status, right.status) == ("failed", "good")
     assert 'protocol = "3.1.1"' in old.remedy
 
 
@@ -352,7 +352,7 @@ async def test_what_answers_is_no_broker() -> None:
         result = await asked(broker_settings(app_runner.addresses[0][1]))
     finally:
         await app_runner.cleanup()
-    assert result.verdict == "failed"
+    assert result.status == "failed"
     assert "url" in result.remedy
 
 
@@ -361,7 +361,7 @@ async def test_what_answers_is_no_broker() -> None:
 
 async def test_stdout_needs_nobody() -> None:
     """There is nothing to ask, and that is no trouble."""
-    assert (await asked(stdout.Settings())).verdict == "unasked"
+    assert (await asked(stdout.Settings())).status == "unasked"
 
 
 async def test_a_sink_that_does_not_say_how() -> None:
@@ -374,4 +374,4 @@ async def test_a_sink_that_does_not_say_how() -> None:
             raise AssertionError("a probe opens nothing")
 
     result = await asked(Quiet())
-    assert (result.verdict, result.said) == ("unasked", "nobody knows how to ask a sink of type quiet")
+    assert (result.status, result.said) == ("unasked", "nobody knows how to ask a sink of type quiet")

@@ -220,7 +220,7 @@ async def test_the_check_finds_a_broker_without_retained_messages(protocol: str,
     with mosquitto(tmp_path, NO_RETAINED) as broker:
         result = await asked(broker, protocol, send=send)
         accepted = await asked(broker, protocol, send=send, retain=False)
-    assert (result.verdict, accepted.verdict) == ("warning", "good")
+    assert (result.status, accepted.status) == ("warning", "good")
     assert "no retained messages" in result.said
     assert "retain = false" in result.remedy
 
@@ -231,7 +231,7 @@ async def test_the_check_finds_a_broker_without_qos_1(tmp_path: Path) -> None:
         for retain in (True, False):
             for send in (True, False):
                 result = await asked(broker, "5", send=send, retain=retain)
-                assert result.verdict == "failed"
+                assert result.status == "failed"
                 assert "QoS 1" in result.remedy
 
 
@@ -242,7 +242,7 @@ async def test_the_check_leaves_nothing_behind(protocol: str, tmp_path: Path) ->
         stage = Stage(broker, protocol)
         try:
             await until(stage.watcher.ready)
-            assert (await asked(broker, protocol)).verdict == "good"
+            assert (await asked(broker, protocol)).status == "good"
             assert stage.remembered() == {}
             await until(lambda: len(stage.watcher.seen) >= 3)
             topics = {one.topic for one in stage.watcher.seen}
@@ -257,6 +257,6 @@ async def test_the_check_sees_that_state_is_refused(tmp_path: Path) -> None:
     acl.write_text("user callcast\ntopic write callcast/+/events/#\n")
     with mosquitto(tmp_path, f"acl_file {acl}") as broker:
         result = await asked(broker, "5", username="callcast")
-    assert result.verdict == "warning"
+    assert result.status == "warning"
     assert "callcast/check/check/state" in result.said
     assert "access rules" in result.remedy

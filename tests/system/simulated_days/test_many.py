@@ -163,7 +163,7 @@ def test_a_wrong_credential_is_loud_and_tried_every_five_minutes(capfd: pytest.C
             logs.configure("error", "json")
             async with stage.house.watching({"acme": stage.source("101", jwt="of somebody else")}):
                 await stage.clock.sleep(1000)
-                why = stage.house.sources.observers["acme"].unready()
+                why = stage.house.sources.telemetry["acme"].unready()
                 assert why is not None
                 assert "OAU-251" in why
                 assert "check" in why
@@ -249,7 +249,7 @@ async def colleagues() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     ]
     async with Stage(6, calls, credentials=credentials).open() as stage:
         wanted = {f"desk_{n}": stage.source("~", credential=one) for n, one in enumerate(credentials)}
-        stage.house.sources.share(wanted)
+        stage.house.sources.set_ownership(wanted)
         async with stage.house.watching(wanted):
             await stage.clock.sleep(480)
     known = [call for calls in stage.house.outbox.calls.values() for call in calls.values()]

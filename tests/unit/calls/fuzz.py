@@ -26,7 +26,17 @@ from callcast.calls.model import (
     Target,
 )
 from callcast.calls.shared_answers import SharedAnswers
-from callcast.calls.tracker import CallIndex, Rules, compare, fill, give_up, lookups, meet, settle, unwatch
+from callcast.calls.tracker import (
+    CallIndex,
+    Rules,
+    compare,
+    correct_missed,
+    due_lookups,
+    fill_gap,
+    give_up,
+    resolve,
+    unwatch,
+)
 from tests.unit.calls.histories import CALLER, EXTENSIONS, START, History, Json, Maker, Part
 from tests.unit.ringcentral.decoded import Decoded, decode_page, observations_of, snapshot
 
@@ -57,7 +67,7 @@ class Disk:
 
     def recall(self, index: CallIndex, seen: Snapshot | list[CallObservation] | tuple[()] = (), *sessions: str) -> None:
         """What is stored of the sessions that must be known before `seen` is compared."""
-        names = index.unknown_sessions(seen, sessions)
+        names = index.sessions_to_recall(seen, sessions)
         calls = [self.call(id_) for session_id in names for id_ in sorted(self.sessions.get(session_id, ()))]
         index.learn(call for call in calls if call.source == index.source)
 
@@ -205,15 +215,15 @@ class Play:
             for session_id in index.answers.due(index.source):
                 index.answers.corrected(index.source, session_id)
                 self.disk.recall(index, (), session_id)
-                self.commit(index, None, meet(index, session_id, at(t)))
+                self.commit(index, None, correct_missed(index, session_id, at(t)))
 
     def look_up(self, index: CallIndex, t: float) -> None:
-        for call in sorted(lookups(index, at(t), RULES), key=lambda call: call.call_id):
+        for call in sorted(due_lookups(index, at(t), RULES), key=lambda call: call.call_id):
             if crc32(f"{call.call_id}{t}".encode()) % 2 and t < 1500:
                 self.late.setdefault(call.call_id, t + 5)
                 continue
             found = self.log_of(call, t)
-            change = settle(index, call.call_id, found, at(t), RULES)
+            change = resolve(index, call.call_id, found, at(t), RULES)
             since = call.vanished_at or call.provisional_since
             if not change and since and (at(t) - since).total_seconds() >= RULES.vanished_give_up_s:
                 change = give_up(index, call.call_id, at(t))
@@ -227,7 +237,7 @@ class Play:
                 continue
             del self.late[call_id]
             if is_listed_live(call):
-                self.commit(index, None, settle(index, call_id, [midway(call)], at(t), RULES))
+                self.commit(index, None, resolve(index, call_id, [midway(call)], at(t), RULES))
 
     def log_of(self, call: Call, t: float) -> list[CallObservation]:
         """What the log holds of the call's session: finished after 15 s, before that as the list has it."""
@@ -259,7 +269,7 @@ class Play:
             index = self.pictures[target.source]
             found = [*observations_of(page_of(records), target), *self.midways(target, before)]
             self.disk.recall(index, found)
-            self.commit(index, None, fill(index, target, found, at(t), RULES, after=at(before)))
+            self.commit(index, None, fill_gap(index, target, found, at(t), RULES, after=at(before)))
 
     def midways(self, target: Target, before: float) -> list[CallObservation]:
         """The log's word on calls that are not over, where looks since the gap know better."""
@@ -268,7 +278,7 @@ class Play:
         return [midway(call) for call in live if is_listed_live(call) and self.seen_since(call, before)]
 
     def seen_since(self, call: Call, t: float) -> bool:
-        looked_at = self.pictures[call.source].looked_at(call.extension_id)
+        looked_at = self.pictures[call.source].last_poll_at(call.extension_id)
         return looked_at is not None and looked_at > at(t)
 
     # What must be true of what was told

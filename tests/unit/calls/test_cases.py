@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from callcast.calls.model import CallEvent, ChangeSet, PollRecord, Target
-from callcast.calls.tracker import CallIndex, Rules, compare, give_up, lookups, settle
+from callcast.calls.tracker import CallIndex, Rules, compare, due_lookups, give_up, resolve
 from callcast.formats.cloudevents import Wire
 from tests import TESTS
 from tests.unit.ringcentral.decoded import Decoded, decode_page, observations_of, snapshot
@@ -144,9 +144,9 @@ class Case:
             self.apply(None, give_up(self.index, call.call_id, self.at(self.t + 1000)))
 
     def look_up(self, at: datetime) -> None:
-        for call in lookups(self.index, at, Rules()):
+        for call in due_lookups(self.index, at, Rules()):
             found = observations_of(self.page(self.log), self.target)
-            self.apply(None, settle(self.index, call.call_id, found, at, Rules()))
+            self.apply(None, resolve(self.index, call.call_id, found, at, Rules()))
 
     def page(self, records: Sequence[Json]) -> Decoded:
         page = decode_page(json.dumps({"records": records}).encode())

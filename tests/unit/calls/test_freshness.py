@@ -34,23 +34,23 @@ def test_a_source_is_stale_after_three_intervals_but_never_before_thirty_seconds
 def test_one_stale_extension_among_others_degrades_alone() -> None:
     """The event names the extension; the source stays well."""
     fresh = watching("1", "2")
-    fresh.good("1", at(20), 20)
-    fresh.bad("2", "server")
+    fresh.poll_succeeded("1", at(20), 20)
+    fresh.poll_failed("2", "server")
     (event,) = fresh.check(at(31), 31, 1)
     assert (event.extension_id, event.reason, event.since) == ("2", "server", T0)
-    (event,) = fresh.good("2", at(40), 40)
+    (event,) = fresh.poll_succeeded("2", at(40), 40)
     assert (event.type, event.extension_id) == ("source.recovered", "2")
 
 
 def test_when_every_target_is_stale_the_source_is_told_once_for_all() -> None:
     """No event per extension, and the blind interval runs from the last good poll of any."""
     fresh = watching("1", "2", "3")
-    fresh.good("2", at(10), 10)
-    fresh.bad("1", "network")
+    fresh.poll_succeeded("2", at(10), 10)
+    fresh.poll_failed("1", "network")
     (event,) = fresh.check(at(45), 45, 1)
     assert (event.extension_id, event.since, event.reason) == (None, at(10), "network")
     assert fresh.check(at(60), 60, 1) == []
-    (back,) = fresh.good("1", at(61), 61)
+    (back,) = fresh.poll_succeeded("1", at(61), 61)
     assert back.blind is not None
     assert (back.type, back.extension_id, back.blind.after, back.blind.before) == (
         "source.recovered",
@@ -59,15 +59,15 @@ def test_when_every_target_is_stale_the_source_is_told_once_for_all() -> None:
         at(61),
     )
     assert fresh.check(at(90), 90, 1) == [], "the other targets get their three intervals afresh"
-    fresh.good("1", at(91), 91)
+    fresh.poll_succeeded("1", at(91), 91)
     assert {e.extension_id for e in fresh.check(at(92), 92, 1)} == {"2", "3"}
 
 
 def test_a_refused_extension_is_degraded_at_once() -> None:
     """403 and 404 need no waiting."""
     fresh = watching("1", "2")
-    fresh.good("1", at(1), 1)
-    fresh.bad("2", "permission", refused=True)
+    fresh.poll_succeeded("1", at(1), 1)
+    fresh.poll_failed("2", "permission", refused=True)
     (event,) = fresh.check(at(1), 1, 1)
     assert (event.extension_id, event.reason) == ("2", "permission")
 
@@ -75,8 +75,8 @@ def test_a_refused_extension_is_degraded_at_once() -> None:
 def test_when_every_target_is_refused_the_source_is_degraded_as_a_whole() -> None:
     """Contract 10.2."""
     fresh = watching("1", "2")
-    fresh.bad("1", "permission", refused=True)
-    fresh.bad("2", "permission", refused=True)
+    fresh.poll_failed("1", "permission", refused=True)
+    fresh.poll_failed("2", "permission", refused=True)
     (event,) = fresh.check(at(1), 1, 1)
     assert event.extension_id is None
 
@@ -88,7 +88,7 @@ def test_a_restart_neither_repeats_nor_forgets_a_spell() -> None:
     again = watching("1", kept=fresh.dump())
     assert again.check(at(62), 62, 1) == []
     assert list(again.degraded) == [WHOLE]
-    (back,) = again.good("1", at(63), 63)
+    (back,) = again.poll_succeeded("1", at(63), 63)
     assert back.since == told.since
     assert back.id != told.id
 
@@ -115,7 +115,7 @@ def test_a_clock_that_is_put_right_is_no_silence() -> None:
     for skew_s in (-3600, 3600):
         fresh = watching("1", "2")
         assert fresh.check(at(1), 1, 1) == []
-        fresh.good("1", at(skew_s + 2), 2)
+        fresh.poll_succeeded("1", at(skew_s + 2), 2)
         assert fresh.check(at(skew_s + 3), 3, 1) == []
         (event,) = fresh.check(at(skew_s + 31), 31, 1)
         assert (event.extension_id, event.since) == ("2", at(skew_s))
@@ -124,7 +124,7 @@ def test_a_clock_that_is_put_right_is_no_silence() -> None:
 def test_a_target_no_longer_watched_ends_its_spell_silently() -> None:
     """Its events would speak of something that nobody asked for."""
     fresh = watching("1", "2")
-    fresh.good("1", at(20), 20)
+    fresh.poll_succeeded("1", at(20), 20)
     fresh.check(at(31), 31, 1)
     fresh.watch(["1"], {}, 32)
     assert fresh.degraded == {}
@@ -141,9 +141,9 @@ def test_spells_alternate_per_subject_and_ids_never_repeat(steps: list[tuple[str
     for target, good, pause in steps:
         now += pause
         if good:
-            events += fresh.good(target, at(now), now)
+            events += fresh.poll_succeeded(target, at(now), now)
         else:
-            fresh.bad(target, "server")
+            fresh.poll_failed(target, "server")
         events += fresh.check(at(now), now, 5)
     for subject in {e.extension_id for e in events}:
         kinds = [e.type for e in events if e.extension_id == subject]

@@ -5,7 +5,7 @@ import pytest
 
 from callcast.calls.index import part_number
 from callcast.calls.model import Call, ChangeSet, Known, PollRecord, Snapshot, Target
-from callcast.calls.tracker import CallIndex, Rules, compare, lookups
+from callcast.calls.tracker import CallIndex, Rules, compare, due_lookups
 from tests.unit.calls.snapshots import ACCOUNT, EXTENSION, Watch, at, ended, observation, stopped
 
 
@@ -22,11 +22,11 @@ def test_after_a_restart_open_calls_go_on() -> None:
     assert {call.call_id for call in watch.index.live_calls()} == {"101/s-1", "101/s-2"}
     assert watch.index.call("101/s-3") is None
     seen = [ended(session_id="s-3", record_id="L3")]
-    assert watch.index.unknown_sessions(seen) == {"s-1", "s-2", "s-3", "L3"}
+    assert watch.index.sessions_to_recall(seen) == {"s-1", "s-2", "s-3", "L3"}
     shot = Snapshot(target=EXTENSION, taken_at=at(2), observations=tuple(seen))
-    assert watch.index.unknown_sessions(shot) == {"s-1", "s-2", "s-3", "L3"}
+    assert watch.index.sessions_to_recall(shot) == {"s-1", "s-2", "s-3", "L3"}
     watch.index.learn(calls)
-    assert watch.index.unknown_sessions(seen) == set()
+    assert watch.index.sessions_to_recall(seen) == set()
     assert watch.poll(2, observation("connected"), *seen, stopped(session_id="s-2", record_id="L2")) == [
         "call.answered"
     ]
@@ -41,7 +41,7 @@ def test_a_session_loaded_at_the_start_is_recalled_before_it_is_forgotten() -> N
     watch.index = known(watch, watch.call())
     watch.poll(2, ended())
     watch.poll(3)
-    assert watch.index.unknown_sessions() == {"s-1"}
+    assert watch.index.sessions_to_recall() == {"s-1"}
     watch.index.learn([watch.call()])
     watch.poll(4)
     assert watch.index.call("101/s-1") is None
@@ -102,7 +102,7 @@ def test_a_look_at_one_extension_reads_only_its_own_calls() -> None:
         observation("connected", extension_id="97", session_id="s-7", record_id="L7"),
         target=Target(source="acme", extension_id="97"),
     )
-    lookups(watch.index, at(3), Rules())
+    due_lookups(watch.index, at(3), Rules())
     assert set(reads) == {"97/s-7"}
 
 
@@ -161,7 +161,7 @@ def test_parts_come_in_the_order_of_their_numbers() -> None:
 def test_the_last_poll_of_an_extension_may_be_the_accounts() -> None:
     """After `watch` has changed, both lists can have shown it."""
     watch = Watch()
-    assert watch.index.looked_at("101") == at(-10)
-    assert watch.index.looked_at("102") is None
+    assert watch.index.last_poll_at("101") == at(-10)
+    assert watch.index.last_poll_at("102") is None
     watch.poll(5, target=ACCOUNT)
-    assert watch.index.looked_at("101") == watch.index.looked_at("102") == at(5)
+    assert watch.index.last_poll_at("101") == watch.index.last_poll_at("102") == at(5)

@@ -7,7 +7,7 @@ from callcast.calls.events import ObservationWindow, event_for
 from callcast.calls.ids import event_id
 from callcast.calls.lifecycle import is_unchanged
 from callcast.calls.model import Call, CallObservation, ChangeSet, Direction, Disposition, Party, Provider, Queue
-from callcast.calls.tracker import fill
+from callcast.calls.tracker import fill_gap
 from tests.unit.calls.snapshots import ACCOUNT, CALLED, CALLER, Watch, at, ended, leg, observation, stopped
 
 SALES = Queue(name="Sales")
@@ -147,7 +147,7 @@ def test_the_call_log_of_a_time_before_any_poll_ends_nothing_that_lives() -> Non
     """There is no gap to ask about, and the list shows the call."""
     watch = Watch()
     watch.poll(1, observation("connected"))
-    assert fill(watch.index, watch.target, [ended("answered")], at(60), watch.rules) == ChangeSet()
+    assert fill_gap(watch.index, watch.target, [ended("answered")], at(60), watch.rules) == ChangeSet()
 
 
 # What a part's records say together
@@ -201,7 +201,7 @@ def test_a_part_that_became_known_late_is_not_the_last() -> None:
     watch = Watch()
     watch.poll(60, observation("connected", started=50))
     earlier = ended(record_id="L2", started=10, end=30)
-    assert watch.apply(None, fill(watch.index, watch.target, [earlier], at(70), watch.rules)) == ["call.ended"]
+    assert watch.apply(None, fill_gap(watch.index, watch.target, [earlier], at(70), watch.rules)) == ["call.ended"]
     assert watch.poll(80, ended("answered", record_id="L3", started=51, end=79)) == ["call.ended"]
     assert [event.call.call_id for event in watch.events[1:]] == ["101/s-1~2", "101/s-1"]
 

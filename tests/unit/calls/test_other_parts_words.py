@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from callcast.calls.model import CallObservation, Disposition, Evidence, Target
-from callcast.calls.tracker import ChangeSet, Rules, fill, settle
+from callcast.calls.tracker import ChangeSet, Rules, fill_gap, resolve
 from tests.unit.calls.snapshots import ACCOUNT, EXTENSION, Watch, at, ended, observation, stopped
 
 RULES = Rules()
@@ -15,7 +15,7 @@ EARLIER = ended(record_id="L1", started=10, end=30)  # was missed before, while 
 
 
 def filled(watch: Watch, *log: CallObservation, t: float = 90, after: datetime | None = None) -> list[str]:
-    return watch.apply(None, fill(watch.index, watch.target, log, at(t), RULES, after=after or at(-10)))
+    return watch.apply(None, fill_gap(watch.index, watch.target, log, at(t), RULES, after=after or at(-10)))
 
 
 # An earlier part that nobody saw
@@ -86,9 +86,9 @@ def test_what_ended_at_or_before_the_start_is_not_the_calls_own_word(end: float)
     watch.poll(70)
     earlier = ended(record_id="L1", started=30, end=end)
     for word in (earlier, msgspec.structs.replace(earlier, provisional=True)):
-        assert settle(watch.index, "101/s-1", [word], at(100), RULES) == ChangeSet()
+        assert resolve(watch.index, "101/s-1", [word], at(100), RULES) == ChangeSet()
     own = ended("answered", record_id="L3", started=51, end=65)
-    assert watch.apply(None, settle(watch.index, "101/s-1", [earlier, own], at(130), RULES)) == ["call.ended"]
+    assert watch.apply(None, resolve(watch.index, "101/s-1", [earlier, own], at(130), RULES)) == ["call.ended"]
     assert watch.last.call.disposition is Disposition.ANSWERED
 
 
@@ -152,7 +152,7 @@ def test_an_answer_that_comes_too_late_is_dropped(waiting: CallObservation | Non
     watch.poll(1, observation())
     watch.poll(2, *([waiting] if waiting else []))
     assert watch.poll(40, observation("connected")) == ["call.answered"]
-    assert settle(watch.index, "101/s-1", [ended(end=5)], at(50), RULES) == ChangeSet()
+    assert resolve(watch.index, "101/s-1", [ended(end=5)], at(50), RULES) == ChangeSet()
 
 
 # Nobody's

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from callcast.calls.model import Call, Direction, Disposition, Party, Provider, State
-from callcast.calls.sessions import Session, apply_observation
+from callcast.calls.sessions import Session, session_of
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 OUTSIDE = Party(number="+15550100351")
@@ -47,7 +47,7 @@ def part(extension_id: str = "101", began: float = 0, **facts: Any) -> Call:
 
 def test_a_ring_all_that_is_answered() -> None:
     """One answer, whoever else was rung; the others' ends end nothing."""
-    told = apply_observation(
+    told = session_of(
         [
             part("101", ended=6, disposition="answered_elsewhere"),
             part("102", began=1, answered=5),
@@ -60,7 +60,7 @@ def test_a_ring_all_that_is_answered() -> None:
 
 def test_a_transfer_is_one_conversation() -> None:
     """It began with the first part, was answered by each in turn, and ends with the last."""
-    told = apply_observation(
+    told = session_of(
         [part("102", began=60, answered=65, ended=99, disposition="answered"), part(answered=4, ended=61)]
     )
     assert [one.extension_id for one in told.parts] == ["101", "102"]
@@ -84,7 +84,7 @@ def test_a_transfer_is_one_conversation() -> None:
 )
 def test_the_disposition_is_the_first_that_any_part_has(words: list[str], disposition: str) -> None:
     """In the order of what says most about the caller; who else answered is not among the parts."""
-    told = apply_observation([part(f"10{n}", ended=9, disposition=word) for n, word in enumerate(words)])
+    told = session_of([part(f"10{n}", ended=9, disposition=word) for n, word in enumerate(words)])
     assert told.disposition == disposition
     assert told.complete is (disposition != "answered_elsewhere")
 
@@ -93,9 +93,7 @@ def test_every_disposition_has_a_rank() -> None:
     """None counts as less than unknown by oversight."""
     for word in Disposition:
         assert (
-            apply_observation(
-                [part(ended=9, disposition="unknown"), part("102", ended=9, disposition=word)]
-            ).disposition
+            session_of([part(ended=9, disposition="unknown"), part("102", ended=9, disposition=word)]).disposition
             == word
         )
 
@@ -114,12 +112,12 @@ def test_every_disposition_has_a_rank() -> None:
 )
 def test_internal_is_what_every_known_caller_says(parts: list[Call], internal: bool) -> None:
     """A caller who is not known yet may be from outside."""
-    assert apply_observation(parts).internal is internal
+    assert session_of(parts).internal is internal
 
 
 def test_between_extensions_the_callers_part_leads() -> None:
     """Both begin in the same second; it is an outbound conversation that a colleague receives."""
-    told = apply_observation(
+    told = session_of(
         [part("102", from_party=COLLEAGUE), part("103", direction=Direction.OUTBOUND, state=State.DIALING)]
     )
     assert (told.direction, told.state, told.internal) == (Direction.OUTBOUND, State.RINGING, True)
@@ -136,7 +134,7 @@ def test_between_extensions_the_callers_part_leads() -> None:
 )
 def test_when_it_was_answered(facts: dict[str, Any], at_: datetime | None, known: bool) -> None:
     """The platform's time, or that of the poll that showed it, unless that poll was the first of all."""
-    told = apply_observation([part(**facts)])
+    told = session_of([part(**facts)])
     assert (told.answered, told.answered_at, told.answer_known) == (True, at_, known)
 
 
@@ -158,5 +156,5 @@ PARTS = st.lists(
 @given(PARTS)
 def test_the_order_of_the_parts_is_no_matter(parts: list[Call]) -> None:
     """Whatever is learnt first, the conversation is the same."""
-    folded: list[Session] = [apply_observation(some) for some in itertools.permutations(parts)]
+    folded: list[Session] = [session_of(some) for some in itertools.permutations(parts)]
     assert all(one == folded[0] for one in folded)

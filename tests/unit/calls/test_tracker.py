@@ -19,7 +19,17 @@ from callcast.calls.model import (
     State,
     Target,
 )
-from callcast.calls.tracker import Rules, compare, fill, give_up, lookups, meet, refuse, settle, unwatch
+from callcast.calls.tracker import (
+    Rules,
+    compare,
+    correct_missed,
+    due_lookups,
+    fill_gap,
+    give_up,
+    refuse,
+    resolve,
+    unwatch,
+)
 from callcast.ringcentral.settings import SourceSettings
 from tests.unit.calls.snapshots import ACCOUNT, CALLED, CALLER, EXTENSION, Watch, at, ended, leg, observation, stopped
 
@@ -205,7 +215,7 @@ def test_a_lingering_record_is_silent_and_so_is_one_that_comes_back() -> None:
     assert [watch.poll(t, ended()) for t in range(2, 6)] == [[]] * 4
     watch.poll(6)
     assert watch.index.call("101/s-1") is None, "what is over and listed no more is not kept in memory"
-    assert watch.index.unknown_sessions([ended()]) == {"s-1", "L1"}, "also by the names that it may have had"
+    assert watch.index.sessions_to_recall([ended()]) == {"s-1", "L1"}, "also by the names that it may have had"
     watch.index.learn([msgspec.structs.replace(watch.last.call, vanished_at=at(6), last_seen_at=at(5))])
     assert watch.poll(8, ended()) == []
     assert watch.call().vanished_at is None, "listed again, it is kept again"
@@ -264,11 +274,11 @@ def test_a_call_that_vanishes_tells_nothing_and_may_come_back() -> None:
     assert (watch.call().vanished_at, watch.call().last_seen_at) == (at(2), at(1))
     assert watch.poll(3) == []
     assert watch.call().vanished_at == at(2)
-    assert lookups(watch.index, at(31.9), watch.rules) == []
-    assert [call.call_id for call in lookups(watch.index, at(32), watch.rules)] == ["101/s-1"]
+    assert due_lookups(watch.index, at(31.9), watch.rules) == []
+    assert [call.call_id for call in due_lookups(watch.index, at(32), watch.rules)] == ["101/s-1"]
     assert watch.poll(4, observation("connected")) == []
     assert (watch.call().vanished_at, watch.call().last_seen_at) == (None, None)
-    assert lookups(watch.index, at(99), watch.rules) == []
+    assert due_lookups(watch.index, at(99), watch.rules) == []
 
 
 def test_a_look_at_another_target_makes_nothing_vanish() -> None:
@@ -292,13 +302,13 @@ def test_the_call_log_ends_what_vanished() -> None:
         [ended(session_id="s-9", record_id="L9")],
         [ended(extension_id="102")],
     ):
-        assert not settle(watch.index, "101/s-1", not_final, at(60), watch.rules)
-    told = watch.apply(None, settle(watch.index, "101/s-1", [ended("answered")], at(60), watch.rules))
+        assert not resolve(watch.index, "101/s-1", not_final, at(60), watch.rules)
+    told = watch.apply(None, resolve(watch.index, "101/s-1", [ended("answered")], at(60), watch.rules))
     assert told == ["call.ended"]
     seen = watch.last.observation
     assert (seen.after, seen.before, seen.exact, seen.evidence) == (at(1), at(20), True, Evidence.CALL_LOG)
     assert watch.last.call.disposition is Disposition.ANSWERED
-    assert not settle(watch.index, "101/s-1", [ended("missed")], at(61), watch.rules)
+    assert not resolve(watch.index, "101/s-1", [ended("missed")], at(61), watch.rules)
     assert watch.index.call("101/s-1") is None
 
 
@@ -308,9 +318,9 @@ def test_the_call_log_and_giving_up_are_for_open_calls() -> None:
     watch.poll(1, ended(), observation(extension_id="102", record_id="L2"))
     watch.poll(2)
     assert watch.call().vanished_at == at(2)
-    assert settle(watch.index, "101/s-1", [ended("answered", end=20)], at(60), watch.rules) == ChangeSet()
+    assert resolve(watch.index, "101/s-1", [ended("answered", end=20)], at(60), watch.rules) == ChangeSet()
     assert give_up(watch.index, "101/s-1", at(1000)) == ChangeSet()
-    assert settle(watch.index, "101/s-9", [ended()], at(60), watch.rules) == ChangeSet()
+    assert resolve(watch.index, "101/s-9", [ended()], at(60), watch.rules) == ChangeSet()
 
 
 def test_without_a_duration_a_vanished_call_ended_when_it_vanished() -> None:
@@ -318,7 +328,7 @@ def test_without_a_duration_a_vanished_call_ended_when_it_vanished() -> None:
     watch = Watch()
     watch.poll(1, observation())
     watch.poll(20)
-    watch.apply(None, settle(watch.index, "101/s-1", [ended(end=None)], at(60), watch.rules))
+    watch.apply(None, resolve(watch.index, "101/s-1", [ended(end=None)], at(60), watch.rules))
     assert (watch.last.time, watch.last.observation.exact) == (at(20), False)
 
 
@@ -341,7 +351,7 @@ def test_given_up_with_a_provisional_word_of_the_call_log() -> None:
     watch = Watch()
     watch.poll(1, observation())
     watch.poll(20)
-    assert watch.apply(None, settle(watch.index, "101/s-1", iter([stopped()]), at(60), watch.rules)) == []
+    assert watch.apply(None, resolve(watch.index, "101/s-1", iter([stopped()]), at(60), watch.rules)) == []
     assert watch.apply(None, give_up(watch.index, "101/s-1", at(1000))) == ["call.ended"]
     assert watch.last.call.disposition is Disposition.ANSWERED_ELSEWHERE
     assert (watch.last.call.ended_at, watch.last.observation.evidence) == (at(10), Evidence.CALL_LOG)
@@ -353,7 +363,7 @@ def test_a_final_record_of_the_call_log_counts_before_a_provisional_one() -> Non
     watch.poll(1, observation())
     watch.poll(20)
     said = [stopped(), ended("voicemail", record_id="L9", started=1)]
-    assert watch.apply(None, settle(watch.index, "101/s-1", said, at(60), watch.rules)) == ["call.ended"]
+    assert watch.apply(None, resolve(watch.index, "101/s-1", said, at(60), watch.rules)) == ["call.ended"]
     assert watch.last.call.disposition is Disposition.VOICEMAIL
 
 
@@ -364,7 +374,7 @@ def test_given_up_with_a_word_that_reads_as_if_it_went_on() -> None:
     watch.poll(20)
     said = observation("connected", disposition="answered")
     assert (
-        watch.apply(None, settle(watch.index, "101/s-1", [observation("connected"), said], at(60), watch.rules)) == []
+        watch.apply(None, resolve(watch.index, "101/s-1", [observation("connected"), said], at(60), watch.rules)) == []
     )
     assert watch.call().vanished_at == at(20)
     assert watch.apply(None, give_up(watch.index, "101/s-1", at(1000))) == ["call.ended"]
@@ -394,7 +404,7 @@ def test_the_call_log_is_read_by_record_id_then_by_time() -> None:
         ended("voicemail", end=30, record_id="L3", started=20),
         ended("declined", end=60, record_id="L4", started=50),
     ]
-    watch.apply(None, settle(watch.index, "101/s-1~2", log, at(60), watch.rules))
+    watch.apply(None, resolve(watch.index, "101/s-1~2", log, at(60), watch.rules))
     assert watch.last.call.disposition is Disposition.VOICEMAIL
     assert watch.last.call.record_ids == ("L2", "L3")
 
@@ -453,7 +463,7 @@ def test_given_up_an_answered_call_of_which_the_log_said_stopped() -> None:
         watch = Watch()
         watch.poll(1, observation("connected"))
         watch.poll(2)
-        watch.apply(None, settle(watch.index, "101/s-1", said, at(60), watch.rules))
+        watch.apply(None, resolve(watch.index, "101/s-1", said, at(60), watch.rules))
         watch.apply(None, give_up(watch.index, "101/s-1", at(1000)))
         assert watch.last.call.disposition is ends_as
 
@@ -576,9 +586,9 @@ def test_the_call_log_is_asked_about_what_stays_provisional() -> None:
     """After call_log_after_s, and a final answer settles it."""
     watch = Watch()
     watch.poll(1, stopped(rings_alone=False))
-    assert lookups(watch.index, at(30.9), watch.rules) == []
-    assert len(lookups(watch.index, at(31), watch.rules)) == 1
-    assert watch.apply(None, settle(watch.index, "101/s-1", [ended("missed")], at(40), watch.rules)) == ["call.ended"]
+    assert due_lookups(watch.index, at(30.9), watch.rules) == []
+    assert len(due_lookups(watch.index, at(31), watch.rules)) == 1
+    assert watch.apply(None, resolve(watch.index, "101/s-1", [ended("missed")], at(40), watch.rules)) == ["call.ended"]
     seen = watch.last.observation
     assert (seen.after, seen.before, seen.evidence) == (at(1), at(40), Evidence.CALL_LOG)
     assert watch.poll(41, stopped(rings_alone=False)) == []
@@ -588,7 +598,7 @@ def test_without_a_duration_a_provisional_call_ended_when_the_call_log_said_so()
     """It never vanished, so there is no better time."""
     watch = Watch()
     watch.poll(1, stopped(rings_alone=False))
-    watch.apply(None, settle(watch.index, "101/s-1", [ended(end=None)], at(40), watch.rules))
+    watch.apply(None, resolve(watch.index, "101/s-1", [ended(end=None)], at(40), watch.rules))
     assert (watch.last.time, watch.last.observation.exact) == (at(40), False)
     assert watch.last.call.ended_at == at(40)
 
@@ -683,7 +693,7 @@ def test_a_record_that_gets_the_name_of_its_session_late_is_the_same_call() -> N
     assert watch.last.call.call_id == "101/5001"
     assert len(watch.index) == 1
     assert watch.poll(4) == []
-    assert watch.index.unknown_sessions([late_named()]) == {"s-9", "5001", "L1"}
+    assert watch.index.sessions_to_recall([late_named()]) == {"s-9", "5001", "L1"}
 
 
 def test_a_conference_may_be_named_late_too() -> None:
@@ -809,7 +819,7 @@ def test_answered_elsewhere_is_learnt_from_another_extensions_list_after_a_resta
     forgotten = watch.call()
     watch.poll(2)
     other = observation("connected", extension_id="102", record_id="L2")
-    assert watch.index.unknown_sessions([other]) == {"s-1", "L2"}
+    assert watch.index.sessions_to_recall([other]) == {"s-1", "L2"}
     watch.index.learn([forgotten])
     target = msgspec.structs.replace(watch.target, extension_id="102")
     watch.poll(-10, target=target)
@@ -987,7 +997,7 @@ def test_the_call_log_may_tell_whose_a_vanished_call_became() -> None:
     watch.poll(1, observation("connected", extension_id="unassigned"))
     watch.poll(20)
     found = [ended("answered", record_id="L2", started=5), ended(session_id="s-9", record_id="L9")]
-    told = watch.apply(None, settle(watch.index, "unassigned/s-1", found, at(60), watch.rules))
+    told = watch.apply(None, resolve(watch.index, "unassigned/s-1", found, at(60), watch.rules))
     assert told == ["call.ended", "call.ended"]
     assert {e.call.call_id: e.call.disposition for e in watch.events[1:]} == {
         "101/s-1": Disposition.ANSWERED,
@@ -1010,13 +1020,13 @@ def test_after_downtime_finished_calls_are_told_once() -> None:
         stopped(session_id="s-4", record_id="L4"),
         ended(extension_id="102", session_id="s-5", record_id="L5"),
     ]
-    change = fill(watch.index, watch.target, log, at(200), watch.rules, after=at(1))
+    change = fill_gap(watch.index, watch.target, log, at(200), watch.rules, after=at(1))
     assert watch.apply(None, change) == ["call.ended", "call.ended"]
     seen = watch.last.observation
     assert (seen.evidence, seen.after, seen.before, seen.exact) == (Evidence.CALL_LOG, at(1), at(200), True)
     assert watch.index.call("101/s-2") is None, "not kept in memory: no list holds it"
     watch.index.learn([event.call for event in watch.events[-2:]])
-    assert watch.apply(None, fill(watch.index, watch.target, log, at(201), watch.rules)) == []
+    assert watch.apply(None, fill_gap(watch.index, watch.target, log, at(201), watch.rules)) == []
     assert watch.call("101/s-2").vanished_at == at(200)
     assert watch.poll(202, ended("missed", session_id="s-2", record_id="L2", end=90)) == []
 
@@ -1024,7 +1034,7 @@ def test_after_downtime_finished_calls_are_told_once() -> None:
 def test_an_accounts_downtime_is_every_extensions() -> None:
     """At account level all finished calls are ours."""
     watch = Watch(ACCOUNT)
-    change = fill(watch.index, ACCOUNT, [ended(), ended(extension_id="102", record_id="L2")], at(9), watch.rules)
+    change = fill_gap(watch.index, ACCOUNT, [ended(), ended(extension_id="102", record_id="L2")], at(9), watch.rules)
     assert len(change.events) == 2
 
 
@@ -1094,7 +1104,7 @@ def test_a_colleagues_answer_learnt_by_an_earlier_clock_turns_no_time_around() -
         watch.call(), extension_id="102", call_id="102/s-1", source="two", answered_at=at(9)
     )
     watch.index.answers.learn([other])
-    assert watch.apply(None, meet(watch.index, "s-1", at(-50))) == ["call.corrected"]
+    assert watch.apply(None, correct_missed(watch.index, "s-1", at(-50))) == ["call.corrected"]
     assert watch.last.call.disposition == Disposition.ANSWERED_ELSEWHERE
     assert watch.last.observation.after == watch.last.observation.before == at(12)
-    assert not meet(watch.index, "s-1", at(50))
+    assert not correct_missed(watch.index, "s-1", at(50))

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from callcast.calls.model import AS_INBOUND, CallObservation, Direction, Disposition, Party
-from callcast.calls.tracker import fill, give_up, settle, unwatch
+from callcast.calls.tracker import fill_gap, give_up, resolve, unwatch
 from callcast.formats.cloudevents import ring_seconds, talk_seconds
 from tests.unit.calls.snapshots import ACCOUNT, CALLED, CALLER, Watch, at, ended, leg, observation, stopped
 
@@ -55,7 +55,7 @@ def test_a_record_that_turns_outbound_after_the_end_corrects_no_direction() -> N
         at(9),
     )
     again = ended("no_answer", end=9, **FLIPPED)
-    assert watch.apply(None, fill(watch.index, watch.target, [again], at(60), watch.rules, after=at(11))) == []
+    assert watch.apply(None, fill_gap(watch.index, watch.target, [again], at(60), watch.rules, after=at(11))) == []
 
 
 def test_the_call_log_may_turn_outbound_too() -> None:
@@ -66,8 +66,8 @@ def test_the_call_log_may_turn_outbound_too() -> None:
         watch.poll(2)
         word = ended("no_answer", end=9, **FLIPPED)
         for said in last:
-            watch.apply(None, settle(watch.index, "101/s-1", [said], at(33), watch.rules))
-        watch.apply(None, settle(watch.index, "101/s-1", [word], at(60), watch.rules))
+            watch.apply(None, resolve(watch.index, "101/s-1", [said], at(33), watch.rules))
+        watch.apply(None, resolve(watch.index, "101/s-1", [word], at(60), watch.rules))
         assert (watch.last.call.direction, watch.last.call.disposition) == (Direction.INBOUND, Disposition.MISSED)
 
 
@@ -138,7 +138,7 @@ def test_an_answer_that_was_seen_outranks_the_word_of_the_end(word: Disposition)
     watch = Watch()
     watch.poll(5, observation("connected"))
     watch.poll(9)
-    watch.apply(None, settle(watch.index, "101/s-1", [over], at(60), watch.rules))
+    watch.apply(None, resolve(watch.index, "101/s-1", [over], at(60), watch.rules))
     assert (watch.last.call.disposition, watch.last.call.answered_at) == (Disposition.ANSWERED, at(5))
 
 

@@ -104,10 +104,10 @@ def test_a_hold_is_never_shortened() -> None:
         ([("a", 6), ("c", 4)], False),
     ],
 )
-def test_took_another_since(successes: list[tuple[str, float]], proven: bool) -> None:
+def test_accepted_another_since(successes: list[tuple[str, float]], proven: bool) -> None:
     """Only a success of another call after this one's first attempt proves that the fault is the event's."""
     health = CircuitBreaker()
     for name, at_s in successes:
         health.succeeded(delivery(name), NINE + at_s * SECOND)
-    assert health.took_another_since(delivery("a", first_tried_s=5)) is proven
-    assert not health.took_another_since(delivery("a"))
+    assert health.accepted_another_since(delivery("a", first_tried_s=5)) is proven
+    assert not health.accepted_another_since(delivery("a"))

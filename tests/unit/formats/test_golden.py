@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from callcast.calls.model import ChangeSet, Event, PollRecord, Target
-from callcast.calls.tracker import CallIndex, Rules, compare, settle
+from callcast.calls.tracker import CallIndex, Rules, compare, resolve
 from callcast.formats.cloudevents import Wire
 from tests import TESTS
 from tests.unit.ringcentral.decoded import decode_page, observations_of, snapshot
@@ -46,7 +46,7 @@ class Teller:
 
     def ask_log(self, t: float, call_id: str, records: list[Any]) -> None:
         found = observations_of(decode_page(json.dumps({"records": records}).encode()), self.target)
-        self.apply(None, settle(self.index, call_id, found, self.start + timedelta(seconds=t), Rules()))
+        self.apply(None, resolve(self.index, call_id, found, self.start + timedelta(seconds=t), Rules()))
 
     def apply(self, poll: PollRecord | None, change: ChangeSet) -> None:
         self.events += change.events

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from callcast.calls.model import Call, Direction, Disposition, Party, Provider, State
-from callcast.calls.sessions import apply_observation
+from callcast.calls.sessions import session_of
 from callcast.live import daily_statistics as today
 from callcast.live.daily_statistics import DailyStatistics
 from tests.clock import TurnedClock
@@ -58,7 +58,7 @@ def fresh(extension_id: str, session_id: str) -> Call:
 
 def expected(calls: list[Call]) -> tuple[int, int, int, int]:
     """Answered, missed, abandoned, waiting of these calls, conversation by conversation."""
-    sessions = [apply_observation([c for c in calls if c.session_id == name]) for name in {c.session_id for c in calls}]
+    sessions = [session_of([c for c in calls if c.session_id == name]) for name in {c.session_id for c in calls}]
     counted = [one for one in sessions if one.direction is Direction.INBOUND and not one.internal]
     ended = [one for one in counted if one.state is State.ENDED and not one.answered]
     return (

@@ -27,7 +27,7 @@ from callcast.calls.model import (
     Target,
 )
 from callcast.calls.summary import Counts, Summary
-from callcast.live.live_calls import COUNTS_NOTE, SERVICE, InMemoryLiveCalls, catch_up, keep_counts
+from callcast.live.live_calls import COUNTS_NOTE, SERVICE, InMemoryLiveCalls, catch_up, store_counts
 from callcast.ports.outbox import OutboxUnavailable, Stored
 from tests.clock import TurnedClock
 
@@ -319,7 +319,7 @@ async def test_large_turns_are_kept_no_longer_than_many_small_ones(live_calls: I
     """The bound is on the calls too: what a busy account changes with each poll must not pile up in memory."""
     for poll in range(300):
         live_calls.apply(ChangeSet(calls=tuple(call("101", f"s-{poll}-{number}") for number in range(100)), events=()))
-    assert sum(map(len, live_calls._changes)) == live_calls._calls_kept <= 2048
+    assert sum(map(len, live_calls._changes)) == live_calls._changed_calls <= 2048
     assert len((await live_calls.changed(live_calls.version - 5)).calls or ()) == 500
     assert (await live_calls.changed(live_calls.version - 50)).calls is None
     live_calls.apply(ChangeSet(calls=tuple(call("101", f"t-{number}") for number in range(3000)), events=()))
@@ -555,7 +555,7 @@ async def test_counts_survive_a_kill_at_any_moment(clock: TurnedClock, applied: 
     outbox: Any = Outbox()
     live_calls = InMemoryLiveCalls(clock, UTC)
     live_calls.watch("acme", ["101"], 6.0)
-    keeping = asyncio.create_task(keep_counts(live_calls, outbox, clock))
+    keeping = asyncio.create_task(store_counts(live_calls, outbox, clock))
     calls = [answered(call(session_id=f"s-{n}"), after_s=3.0) for n in range(3)]
     await clock.turn(1)
     outbox.record(*calls)
@@ -574,7 +574,7 @@ async def test_counts_survive_their_events(clock: TurnedClock) -> None:
     outbox: Any = Outbox()
     live_calls = InMemoryLiveCalls(clock, UTC)
     live_calls.watch("acme", ["101"], 6.0)
-    keeping = asyncio.create_task(keep_counts(live_calls, outbox, clock))
+    keeping = asyncio.create_task(store_counts(live_calls, outbox, clock))
     await clock.turn(1)
     calls = [ended(call(session_id=f"s-{n}"), Disposition.MISSED) for n in range(3)]
     outbox.record(*calls)
@@ -591,7 +591,7 @@ async def test_a_note_claims_only_what_is_surely_in_it(clock: TurnedClock) -> No
     outbox: Any = Outbox()
     live_calls = InMemoryLiveCalls(clock, UTC)
     live_calls.watch("acme", ["101"], 6.0)
-    keeping = asyncio.create_task(keep_counts(live_calls, outbox, clock))
+    keeping = asyncio.create_task(store_counts(live_calls, outbox, clock))
     await clock.turn(1)
     outbox.record(answered(call()))
     await clock.turn(10)
@@ -617,7 +617,7 @@ async def test_a_correction_after_the_restart_still_moves_the_count(clock: Turne
     missed = ended(call(), Disposition.MISSED)
     put(live_calls, missed)
     outbox.record(missed)
-    outbox.notes[COUNTS_NOTE] = live_calls.kept_counts(seq=1)
+    outbox.notes[COUNTS_NOTE] = live_calls.dump_counts(seq=1)
     reborn = await outbox.reborn(clock)
     assert summary(reborn).missed_today == 1
     put(reborn, ended(missed, Disposition.ANSWERED_ELSEWHERE))
@@ -643,7 +643,7 @@ async def test_a_conversation_is_the_same_after_a_restart_at_any_step(clock: Tur
     ]
     outbox.record(*steps[:noted])
     put(live_calls, *steps[:noted])
-    outbox.notes[COUNTS_NOTE] = live_calls.kept_counts(seq=noted)
+    outbox.notes[COUNTS_NOTE] = live_calls.dump_counts(seq=noted)
     outbox.record(*steps[noted:])
     put(live_calls, *steps[noted:])
     reborn = await outbox.reborn(clock, "acme", "other")
@@ -663,7 +663,7 @@ async def test_yesterdays_counts_are_not_todays(clock: TurnedClock) -> None:
     rings, missed = call(), ended(call("102", "s-2"), Disposition.MISSED)
     outbox.record(rings, missed)
     put(live_calls, rings, missed)
-    outbox.notes[COUNTS_NOTE] = live_calls.kept_counts(seq=2)
+    outbox.notes[COUNTS_NOTE] = live_calls.dump_counts(seq=2)
     await clock.turn(24 * 3600)
     reborn = await outbox.reborn(clock)
     assert (counted(reborn.total()), reborn.total().waiting) == ((0, 0, 0), 1)
@@ -676,7 +676,7 @@ async def test_keeping_counts_outlives_a_full_disk(clock: TurnedClock) -> None:
     put(live_calls, answered(call()))
     outbox.record(answered(call()))
     outbox.broken = True
-    keeping = asyncio.create_task(keep_counts(live_calls, outbox, clock))
+    keeping = asyncio.create_task(store_counts(live_calls, outbox, clock))
     await clock.turn(25)
     assert not keeping.done()
     outbox.broken = False
@@ -690,4 +690,4 @@ def test_kept_counts_stay_small(clock: TurnedClock) -> None:
     live_calls = InMemoryLiveCalls(clock, UTC)
     for n in range(5000):
         put(live_calls, ended(call(session_id=f"s-{n}"), Disposition.MISSED))
-    assert len(live_calls.kept_counts(seq=1)) < 32_000
+    assert len(live_calls.dump_counts(seq=1)) < 32_000

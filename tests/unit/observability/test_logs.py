@@ -14,7 +14,7 @@ from callcast.calls.model import CallObservation, ChangeSet, Direction, Provider
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability import logs
 from callcast.observability.metrics import Metrics
-from callcast.polling.telemetry import SourceObserver
+from callcast.polling.telemetry import SourceTelemetry
 from callcast.ports.upstream import PollFailed
 from tests.builders import event
 from tests.clock import TurnedClock
@@ -143,9 +143,9 @@ def test_a_logger_in_use_follows_a_changed_level(capfd: pytest.CaptureFixture[st
     assert [(line["event"], line["source"], line["level"]) for line in said(capfd)] == [("heard", "acme", "debug")]
 
 
-def observer_of(clock: TurnedClock) -> SourceObserver:
+def observer_of(clock: TurnedClock) -> SourceTelemetry:
     live_calls = InMemoryLiveCalls(clock)
-    return SourceObserver("acme", live_calls, Metrics(live_calls, clock, "0"), clock, logs.bound())
+    return SourceTelemetry("acme", live_calls, Metrics(live_calls, clock, "0"), clock, logs.bound())
 
 
 def test_an_unknown_word_is_said_once(capfd: pytest.CaptureFixture[str]) -> None:
@@ -196,7 +196,7 @@ async def test_a_healthy_hour_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixt
     bench.far.spacing = 30.0
     observer = observer_of(bench.clock)
     bench.notes = observer  # type: ignore[assignment]
-    bench._told = observer.published  # type: ignore[method-assign]
+    bench._told = observer.change_recorded  # type: ignore[method-assign]
     began = bench.clock.now()
 
     def rings(_: Target) -> list[CallObservation]:
@@ -229,7 +229,7 @@ def test_events_are_lines_at_debug_only(capfd: pytest.CaptureFixture[str]) -> No
     observer = observer_of(TurnedClock())
     for level in ("info", "debug"):
         logs.configure(level, "json")
-        observer.published(ChangeSet(events=(event(),)))
+        observer.change_recorded(ChangeSet(events=(event(),)))
     (line,) = said(capfd)
     assert (line["event"], line["source"], line["call"], line["event_type"]) == (
         "event_recorded",

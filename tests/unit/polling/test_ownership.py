@@ -1,7 +1,7 @@
 """Two sources over one extension: one of them tells of its calls, whole; the other leaves them out and says so."""
 
 from callcast.calls.model import UNASSIGNED, CallObservation, State, Target
-from callcast.polling.ownership import ExtensionOwnership, OwnShare
+from callcast.polling.ownership import ExtensionOwnership, OwnedUpstream
 from tests.clock import TurnedClock
 from tests.integration.polling.test_poller import observation, over
 from tests.remote_side import ScriptedUpstream
@@ -17,7 +17,7 @@ class Watchers:
         self.far = ScriptedUpstream(self.clock)
         self.claims = claims or ExtensionOwnership()
         self.told: list[str] = []
-        self.share = OwnShare(source, self.far, self.claims, self.told.append)
+        self.share = OwnedUpstream(source, self.far, self.claims, self.told.append)
 
     def sees(self, *extensions: str) -> None:
         seen = [observation(self.clock.now(), extension_id=one, session_id=f"s-{one}") for one in extensions]
@@ -30,12 +30,12 @@ class Watchers:
 async def test_the_account_leaves_out_what_another_source_watches() -> None:
     """Said once per extension, and shown as long as it is so."""
     both = Watchers()
-    assert both.claims.take("one", "101")
+    assert both.claims.acquire("one", "101")
     both.sees("101", "102")
     for _ in range(3):
         assert await both.shown() == ["102"]
     assert both.told == ["101"]
-    assert both.claims.shown() == ["source whole is switched off for 1 extension that source one watches"]
+    assert both.claims.conflicts() == ["source whole is switched off for 1 extension that source one watches"]
 
 
 async def test_what_the_account_tells_of_already_nobody_else_may() -> None:
@@ -43,25 +43,25 @@ async def test_what_the_account_tells_of_already_nobody_else_may() -> None:
     both = Watchers()
     both.sees("101")
     assert await both.shown() == ["101"]
-    assert not both.claims.take("one", "101")
+    assert not both.claims.acquire("one", "101")
     assert both.claims.denied() == {"one"}
 
 
 async def test_a_source_that_goes_leaves_its_extensions_to_the_others() -> None:
     """From the next poll on the account's watcher tells of them."""
     both = Watchers()
-    both.claims.take("one", "101")
+    both.claims.acquire("one", "101")
     both.sees("101")
     assert await both.shown() == []
-    both.claims.keep({"whole": None, "one": {"102"}})
+    both.claims.retain({"whole": None, "one": {"102"}})
     assert await both.shown() == ["101"]
-    assert both.claims.shown() == []
+    assert both.claims.conflicts() == []
 
 
 async def test_the_call_log_is_shared_alike_but_a_told_call_is_settled() -> None:
     """Missed calls of another's extension are left out; a call that was told before still gets its end."""
     both = Watchers()
-    both.claims.take("one", "101")
+    both.claims.acquire("one", "101")
     start = both.clock.now()
     both.far.log = [over(start), over(start, extension_id="102", record_id="r-2")]
     since = await both.share.ended_since(ACCOUNT, after=start)

@@ -7,6 +7,6 @@ from tests.system.simulated_days.sources import House, source
 def test_a_wanted_source_is_unready_before_it_runs() -> None:
     """Between the start of the service and a source's own, nobody hears that all is well."""
     house = House(TurnedClock(), session=None)
-    house.sources.share({"acme": source("acme"), "beta": source("beta", "101")})
-    said = [observer.unready() for observer in house.sources.observers.values()]
+    house.sources.set_ownership({"acme": source("acme"), "beta": source("beta", "101")})
+    said = [observer.unready() for observer in house.sources.telemetry.values()]
     assert said == ["source acme: no good look yet", "source beta: no good look yet"]

@@ -11,17 +11,17 @@ from callcast.calls.model import ChangeSet, PollRecord, Reason, Snapshot, Target
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability.logs import bound
 from callcast.observability.metrics import Metrics
-from callcast.polling.telemetry import SourceObserver
+from callcast.polling.telemetry import SourceTelemetry
 from callcast.ports.outbox import OutboxUnavailable
 from callcast.ports.upstream import PollFailed
 from tests.builders import NINE, source_event
 from tests.clock import TurnedClock
 
 
-def watching(interval_s: float, clock: TurnedClock | None = None) -> SourceObserver:
+def watching(interval_s: float, clock: TurnedClock | None = None) -> SourceTelemetry:
     clock = clock or TurnedClock()
     live_calls = InMemoryLiveCalls(clock)
-    observer = SourceObserver("acme", live_calls, Metrics(live_calls, clock, "1"), clock, bound())
+    observer = SourceTelemetry("acme", live_calls, Metrics(live_calls, clock, "1"), clock, bound())
     observer.watching(None, interval_s)
     return observer
 
@@ -96,7 +96,7 @@ def test_a_source_that_recovered_says_how_long_it_was_degraded() -> None:
     since = NINE - timedelta(minutes=42)
     event = msgspec.structs.replace(source_event(type_="source.recovered"), since=since, time=NINE)
     with capture_logs() as lines:
-        watching(1.0).published(ChangeSet(events=(event,)))
+        watching(1.0).change_recorded(ChangeSet(events=(event,)))
     line = lines[-1]
     assert (line["event"], line["log_level"], line["lasted"]) == ("source_recovered", "info", "42 min")
 
@@ -105,7 +105,7 @@ def test_a_source_that_waits_to_sign_in_says_how_many_are_ahead() -> None:
     """In `/readyz` and on the page; a source that is seen is ready, whatever it waits for."""
     clock = TurnedClock()
     live_calls = InMemoryLiveCalls(clock)
-    observer = SourceObserver("acme", live_calls, Metrics(live_calls, clock, "1"), clock, bound())
+    observer = SourceTelemetry("acme", live_calls, Metrics(live_calls, clock, "1"), clock, bound())
     observer.sign_ins_ahead = lambda: 3
     assert observer.unready() == "source acme: waiting to sign in, 3 ahead"
     observer.stepped()

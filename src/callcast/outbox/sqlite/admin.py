@@ -225,7 +225,7 @@ class OutboxAdmin:
         return self._story(None if row is None else call_of(row[0]), ordering_key_of(event))
 
     def _story(self, call: Call | None, ordering_key: int) -> CallHistory:
-        return CallHistory(call=call, told=tuple(self._told(row) for row in self._events(ordering_key)))
+        return CallHistory(call=call, events=tuple(self._told(row) for row in self._events(ordering_key)))
 
     def _told(self, row: tuple[int, int, bytes]) -> EventHistory:
         seq, recorded_at, body = row

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from msgspec import structs
 
-from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult, Verdict
+from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult, Status
 from callcast.sinks.connectivity import ON_THE_WAY, remedy
 from callcast.sinks.mqtt import Settings
 from callcast.sinks.mqtt.connection import LOST, RETAIN_NOT_SUPPORTED, Access, Link, Message, Trouble
@@ -54,7 +54,7 @@ async def check_connectivity(settings: Settings, request: ConnectivityRequest) -
             return ConnectivityResult("warning", f"{_where(settings)} {_NO_RETAINED}", _REMEDIES[_RETAIN])
         trouble = without
     if trouble is not None:
-        verdict: Verdict = "warning" if _state_topic(settings) in trouble.detail else "failed"  # events pass, then
+        verdict: Status = "warning" if _state_topic(settings) in trouble.detail else "failed"  # events pass, then
         return ConnectivityResult(
             verdict, f"{_where(settings)}: {trouble.detail}", remedy_of(trouble, _client_id(settings, request))
         )
