@@ -37,41 +37,41 @@ SHOWN = {
     "stdout.type": '"stdout"',
 }
 HEAD = """\
-# callcast: every key, with one line of explanation. `callcast check` says what is wrong, and what to write instead.
-# Lines that begin with # and a key show the default, or an example where there is none; remove the # to change it.
-# A secret is a text, or { env = "NAME" }, { file = "/path" } or { credential = "name" } (systemd).
-# Variables override this file: CALLCAST_SERVICE__LOG_LEVEL=debug, CALLCAST_SINKS__CRM__TIMEOUT_S=5.
+# callcast: every key, with one line of explanation. `callcast check` reports faults and how to fix them.
+# Lines that begin with # and a key show the default, or an example if there is none; remove the # to change it.
+# A secret is a string, or { env = "NAME" }, { file = "/path" } or { credential = "name" } (systemd).
+# Environment variables override this file: CALLCAST_SERVICE__LOG_LEVEL=debug, CALLCAST_SINKS__CRM__TIMEOUT_S=5.
 """
 
 
 def example() -> str:
     """The text of config.example.toml."""
-    common = "# every key of [sinks.crm] from `events` on works here, too"
+    common = "# all keys of [sinks.crm] from `events` on can be used here too"
     parts = [
         HEAD,
         "[service]",
         *_keys("service", ServiceSettings),
         "",
-        "# A RingCentral credential and what it watches. Several: several tables, each with a name of its own.",
+        "# A RingCentral credential and what it watches. For several, add tables with other names.",
         "[sources.acme]",
         *_keys("source", SourceSettings),
         "",
-        "# Where events go. Several sinks, also of one type: several tables. This one writes a line for each event.",
+        "# Where events are delivered. For several, add tables with other names. This one writes one line per event.",
         "[sinks.lines]",
         'type = "stdout"',
         common,
         "",
-        "# Events as HTTP POSTs, signed as Standard Webhooks say.",
+        "# Events as HTTP POST requests, signed according to Standard Webhooks.",
         "#[sinks.crm]",
         *_commented(_keys("webhook", Webhook, own=True)),
         *_commented(_keys("sink", SinkSettings, skip="type")),
         "",
-        "# Events, and the present state of calls and extensions, on an MQTT broker.",
+        "# Events, and the current state of calls and extensions, on an MQTT broker.",
         "#[sinks.wallboard]",
         *_commented(_keys("mqtt", Mqtt, own=True)),
         common,
         "",
-        "# Extension ids as people know them, for the page and /api.",
+        "# Names of extension ids, for the wallboard and /api.",
         "[names]",
         '#62264425016 = "Reception"',
     ]
@@ -83,7 +83,7 @@ def _keys(kind: str, model: type[BaseModel], *, own: bool = False, skip: str = "
         if name == skip:
             continue
         value = SHOWN.get(f"{kind}.{name}") or _toml(_value(field))
-        yield f"# {field.description or 'the kind of sink'}"
+        yield f"# {field.description or 'the type of the sink'}"
         yield f"{'' if field.is_required() else '#'}{name} = {value}"
 
 
@@ -141,7 +141,7 @@ def page() -> str:
 
 def _table(model: type[BaseModel], *, own: bool = False) -> str:
     properties = model.model_json_schema()["properties"]
-    rows = ["| key | value | default | what it is |", "|---|---|---|---|"]
+    rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
     for name, field in _fields(model, own=own):
         if own and name == "type":
             continue

@@ -103,7 +103,7 @@ class ServiceSettings(BaseModel):
     data_dir: Annotated[Path, AfterValidator(_data_dir)] = Field(
         default_factory=_users_folder,
         validate_default=True,
-        description="folder of the outbox; default: the platform's folder for user data",
+        description="folder of the outbox; default: the user's data folder",
     )
     retention_h: float = Field(
         72, gt=0, le=24 * 3660, description="settled events are kept this long for replay and explain"
@@ -113,33 +113,31 @@ class ServiceSettings(BaseModel):
     )
     dead_letter_days: float = Field(30, gt=0, le=3660, description="dead letters are kept this long")
     # Before `http_listen`, whose check needs both.
-    http_token: Secret = Field(Secret(""), description="when set, everything but /healthz and /readyz asks for it")
-    http_open: bool = Field(False, description="true: listen beyond loopback without a token")
+    http_token: Secret = Field(Secret(""), description="if set, everything except /healthz and /readyz requires it")
+    http_open: bool = Field(False, description="true: listen on other addresses than loopback without a token")
     http_listen: Annotated[str, BeforeValidator(_host_too), AfterValidator(_listen)] = Field(
-        "127.0.0.1:9469", description="host and port of the page, the metrics and the API"
+        "127.0.0.1:9469", description="host and port of the wallboard, the metrics and the API"
     )
     http_hosts: tuple[Annotated[str, AfterValidator(_host), Field(json_schema_extra=_HOST_SCHEMA)], ...] = Field(
-        (), description="further names in the Host header that are answered without a token"
+        (), description="further names that are accepted in the Host header without a token"
     )
     numbers: Numbers = Field(
-        "last4", description="how phone numbers show on the page, in /api and tail: full, last4, hash, drop"
+        "last4", description="how phone numbers are shown on the wallboard, in /api and tail: full, last4, hash, drop"
     )
     hash_key: Secret = Field(
-        Secret(""), description='secret of numbers = "hash"; default: made once, in data_dir/hash.key'
+        Secret(""), description='secret of numbers = "hash"; default: created once, in data_dir/hash.key'
     )
     timezone: Annotated[str, AfterValidator(_timezone)] = Field(
-        "local", description="whose midnight begins the day; local, or a name such as Europe/Berlin"
+        "local", description="time zone of daily statistics: local, or a name such as Europe/Berlin"
     )
     sla_seconds: float = Field(
-        20, gt=0, le=3600, description="service level on the wallboard and in /api/summary: answered within"
+        20, gt=0, le=3600, description="service level on the wallboard and in /api/summary: answered within this time"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning, error")
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: console on a terminal, JSON otherwise"
     )
-    shutdown_s: float = Field(
-        10, ge=0, le=600, description="deliveries in flight may take this long when the service stops"
-    )
+    shutdown_s: float = Field(10, ge=0, le=600, description="time for deliveries in flight when the service stops")
 
     @property
     def listen(self) -> tuple[str, int]:

@@ -77,45 +77,45 @@ class SourceSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # Before `server`, whose check needs it.
-    allow_plaintext: bool = Field(False, description="true: http towards a server that is not on this machine")
+    allow_plaintext: bool = Field(False, description="true: allow http to a server that is not on this machine")
     server: Annotated[str, AfterValidator(_server)] = Field(
-        "https://platform.ringcentral.com", description="scheme and host of the platform; partners have their own"
+        "https://platform.ringcentral.com", description="scheme and host of the platform; some partners have their own"
     )
     client_id: str = Field(min_length=1, description="the app's client id", examples=["app-client-id"])
     client_secret: GivenSecret = Field(description="the app's client secret", examples=["app-client-secret"])
     jwt: GivenSecret = Field(description="the user's JWT credential", examples=["user-jwt"])
     watch: Literal["extensions", "account"] = Field(
         "extensions",
-        description='"account": one request sees every extension; wants a permission for the whole company',
+        description='"account": one request sees every extension; needs a permission for the whole company',
     )
     account: Id = Field("~", description="account id; ~ is the credential's own")
     extensions: Annotated[tuple[Id, ...], Field(min_length=1, max_length=10_000)] = Field(
-        ("~",), description='ids of the extensions to look at, with watch = "extensions"; ~ is the credential\'s own'
+        ("~",), description='ids of the extensions to poll, with watch = "extensions"; ~ is the credential\'s own'
     )
     poll_interval_s: Literal["auto"] | Seconds = Field(
         "auto",
-        description="seconds between two looks at the same target; auto: as fast as the rate limit allows",
+        description="seconds between two polls of the same target; auto: as fast as the rate limit allows",
     )
     heavy_per_minute: float = Field(
         10,
         gt=0,
         le=10_000,
         allow_inf_nan=False,
-        description="requests a minute that RingCentral allows, until its own headers say otherwise",
+        description="requests a minute that RingCentral allows, until its response headers say otherwise",
     )
     headroom: float = Field(
         0.8,
         gt=0,
         le=1,
         allow_inf_nan=False,
-        description="share of that budget that polling may use; one place in five stays free for the call log",
+        description="share of that budget for polling; one slot in five stays free for the call log",
     )
     accept_blind_spots: bool = Field(False, description="true: run even where the polling plan can miss calls")
-    settle_s: Seconds = Field(30, description="a provisional result counts after this long")
-    call_log_after_s: Seconds = Field(30, description="a vanished call is looked up in the call log this long after")
+    settle_s: Seconds = Field(30, description="a provisional result becomes final after this long")
+    call_log_after_s: Seconds = Field(30, description="a vanished call is looked up in the call log after this long")
     vanished_give_up_s: Seconds = Field(900, description="a call that stays vanished ends as unknown after this long")
-    revoke_on_exit: bool = Field(False, description="true: give the access token back on a clean stop")
-    trust_env: bool = Field(False, description="true: use the proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name")
+    revoke_on_exit: bool = Field(False, description="true: revoke the access token on a clean stop")
+    trust_env: bool = Field(False, description="true: use the proxy of HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
 
     @field_validator("trust_env")
     @classmethod

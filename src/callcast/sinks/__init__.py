@@ -67,31 +67,32 @@ class SinkSettings(BaseModel, ABC):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
-    type: str = Field(description="the kind of sink")
+    type: str = Field(description="the type of the sink")
     events: Annotated[tuple[str, ...], Lax] = Field(
-        default=("*",), description="globs over event types; the sink gets the events that one of them matches"
+        default=("*",), description="globs over event types; an event must match one of them"
     )
     directions: Annotated[tuple[Direction, ...], Lax, Field(min_length=1)] = Field(
-        default=("inbound", "outbound"), description="of the calls that the sink hears of"
+        default=("inbound", "outbound"), description="directions of the calls whose events the sink gets"
     )
     extensions: Annotated[tuple[ExtensionId, ...], Lax] = Field(
-        default=(), description="ids of the extensions that the sink hears of; empty: all"
+        default=(), description="ids of the extensions whose events the sink gets; empty: all"
     )
-    numbers: Numbers = Field(default="full", description="how phone numbers leave: full, last4, hash, drop")
-    timeout_s: float = Field(default=15.0, gt=0, le=600, description="one attempt may take this long")
+    numbers: Numbers = Field(default="full", description="how phone numbers are sent: full, last4, hash, drop")
+    timeout_s: float = Field(default=15.0, gt=0, le=600, description="time limit of one attempt")
     give_up_after_h: float = Field(
-        default=75.0, gt=0, le=24 * 365, description="an undeliverable event becomes a dead letter after this long"
+        default=75.0,
+        gt=0,
+        le=24 * 365,
+        description="an event that cannot be delivered becomes a dead letter after this long",
     )
     live_ttl_s: float = Field(
         default=60.0,
         gt=0,
         le=24 * 3600,
-        description="ringing, dialing, answered and updated are worthless after this long",
+        description="ringing, dialing, answered and updated events expire after this long",
     )
     concurrency: int = Field(default=8, ge=1, le=256, description="attempts at the same time, each for another call")
-    allow_plaintext: bool = Field(
-        default=False, description="true: unencrypted towards a host that is not this machine"
-    )
+    allow_plaintext: bool = Field(default=False, description="true: allow unencrypted connections to other machines")
 
     @field_validator("events")
     @classmethod

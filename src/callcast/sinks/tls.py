@@ -28,10 +28,10 @@ class TlsSettings(SinkSettings):
 
     _files: bytes = PrivateAttr(default=b"")
 
-    tls_ca: PemPath = Field(default="", description="PEM file of the authorities to trust instead of the system's")
+    tls_ca: PemPath = Field(default="", description="PEM file of the certificate authorities that replace the system's")
     tls_cert: PemPath = Field(default="", description="PEM file of a client certificate")
     tls_key: PemPath = Field(
-        default="", validate_default=True, description="PEM file of its key, when tls_cert does not hold it"
+        default="", validate_default=True, description="PEM file of its key, if tls_cert does not contain it"
     )
 
     @field_validator("tls_ca")

@@ -73,18 +73,16 @@ class Settings(TlsSettings):
     """`[sinks.NAME] type = "webhook"`."""
 
     type: Literal["webhook"] = "webhook"
-    url: Secret = Field(description="where events are posted", examples=["https://crm.example.com/hooks/calls"])
+    url: Secret = Field(description="URL to which events are posted", examples=["https://crm.example.com/hooks/calls"])
     secrets: Annotated[tuple[SigningSecret, ...], Lax] = Field(
         default=(),
-        description="whsec_ and base64 of 24 to 64 bytes; the first signs first; none: unsigned",
+        description="signing secrets: whsec_ and base64 of 24 to 64 bytes; each signs; none: unsigned",
     )
     format: Literal["cloudevents", "standard"] = Field(
         default="cloudevents", description="standard: {type, timestamp, data} instead of a CloudEvent"
     )
     headers: Mapping[str, Secret] = Field(default_factory=dict, description="sent with every request")
-    trust_env: bool = Field(
-        default=False, description="true: use the proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name"
-    )
+    trust_env: bool = Field(default=False, description="true: use the proxy of HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
 
     @field_validator("url")
     @classmethod

@@ -21,18 +21,18 @@ class Settings(TlsSettings):
     """`[sinks.NAME] type = "mqtt"`. The topics under `topic` belong to this sink alone."""
 
     type: Literal["mqtt"] = "mqtt"
-    url: str = Field(description="the broker", examples=["mqtts://broker.example.com:8883"])
-    username: str = Field(default="", description="as the broker knows callcast; empty: no login")
-    password: Secret | None = Field(default=None, validate_default=True, description="of the username")
+    url: str = Field(description="URL of the broker", examples=["mqtts://broker.example.com:8883"])
+    username: str = Field(default="", description="user name at the broker; empty: no login")
+    password: Secret | None = Field(default=None, validate_default=True, description="password of that user")
     client_id: str = Field(
         default="",
         max_length=200,
-        description="default: callcast-, a stable id of this installation and the sink's name",
+        description="default: callcast-, this installation's id and the sink's name",
     )
     protocol: Literal["5", "3.1.1"] = Field(default="5", description="MQTT version: 5 or 3.1.1")
-    topic: str = Field(default="callcast", max_length=200, description="what every topic of this sink begins with")
+    topic: str = Field(default="callcast", max_length=200, description="prefix of every topic of this sink")
     tombstone_s: float = Field(
-        default=60.0, ge=0, le=24 * 3600, description="an ended call's retained topic goes after this long"
+        default=60.0, ge=0, le=24 * 3600, description="an ended call's retained topic is removed after this long"
     )
 
     retain: bool = Field(
