@@ -203,7 +203,7 @@ class Restless:
         if self.pages == 2 and not self.loses and self.arrived < 12:
             self.arrived += 1
             admin = str(1001 + self.arrived % 6)
-            self.stage.story.context(Call(kind="inbound", extension=admin, number="+15550100298", talks_s=100), now)
+            self.stage.story.place(Call(kind="inbound", extension=admin, number="+15550100298", talks_s=100), now)
         records = self._active(extension, now)
         return records[1:] if self.pages > 1 and self.loses else records
 
