@@ -211,7 +211,7 @@ def test_10_a_stale_source() -> None:
     clock._passed_s += 45
     assert observer.unready() == (
         "source acme: no good look for 45 s: no connection: Connection refused: "
-        "check server, and whether this machine reaches it: name service, firewall, certificate"
+        "check server, and that this machine can reach it: DNS, firewall, certificate"
     )
 
 

@@ -1,4 +1,4 @@
-"""One comparison at work: every call that it touches, as it was and as it becomes, until all of it is told."""
+"""Collects what one comparison changes: each call in its old and new state, and then the events."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -33,9 +33,9 @@ from callcast.calls.shared_answers import was_answered, was_missed
 
 
 class Comparison:
-    """Collects drafts (a call as it was, as it becomes), lets the parts of a session act on one another, tells.
+    """Collects drafts (the old and new state of a call), relates the parts of each session, and makes the events.
 
-    whole: it is about a poll of the account, and each extension has a last poll of its own before that.
+    whole: the comparison covers the whole account, and each extension has its own last poll before it.
     """
 
     def __init__(self, index: CallIndex, window: ObservationWindow, *, whole: bool = False) -> None:
@@ -48,9 +48,9 @@ class Comparison:
         self._unsettled: dict[str, set[str]] = {}
 
     def observe(self, observations: Sequence[CallObservation], *, settle_s: float, listed: bool = True) -> set[str]:
-        """Take in what is seen; gives the ids of the calls that it shows.
+        """Apply observations to the calls they belong to. Returns the ids of these calls.
 
-        listed: the observations stand in the platform's list of active calls; else they come from the call log.
+        listed: the observations come from the platform's list of live calls; otherwise from the call log.
         """
         for observation in observations:
             if not is_final(observation):
@@ -68,8 +68,9 @@ class Comparison:
     def _grouped(
         self, observations: Sequence[CallObservation]
     ) -> Iterable[tuple[Sequence[Call], list[CallObservation]]]:
-        """What is seen of each extension in each session, with the parts of it that are known. What is nobody's
-        comes last: it depends on what the others became.
+        """Group observations by extension and session, each group with its known parts.
+
+        Unassigned observations come last, because they depend on the new state of the others.
         """
         by_name: dict[tuple[str, str], list[CallObservation]] = {}
         for observation in observations:
@@ -86,9 +87,7 @@ class Comparison:
         return [groups[key] for key in sorted(groups, key=_is_unassigned)]
 
     def _parts_under_older_name(self, seen: Sequence[CallObservation]) -> Sequence[Call]:
-        """The parts of their session under an older name, if one of these very records is of one of them: a record
-        may get the name of its session late.
-        """
+        """The known parts of these records under an older session id: the platform may add the session id late."""
         for observation in seen:
             for name in older_names(observation):
                 calls = self._index.parts(observation.extension_id, name)
@@ -97,7 +96,7 @@ class Comparison:
         return ()
 
     def close(self, call: Call, record: CallObservation) -> None:
-        """An open call ends with this record of the call log; one that is not final is kept in mind."""
+        """End an open call with this record of the call log. A record that is not final is only remembered."""
         if not is_final(record):
             self.update(call, wait(call, record))
             return
@@ -106,7 +105,7 @@ class Comparison:
         self.update(call, with_facts(ended, {"record_ids": record_ids}))
 
     def mark_missing(self, call: Call) -> None:
-        """A call of the target that this poll does not show. A provisional one settles by vanishing."""
+        """Handle a call of the target that this poll does not show. A provisional record becomes final by vanishing."""
         missing = self._settled(call) if call.provisional_since is not None else call
         if call.vanished_at is None:
             last_seen_at = self._window_of(call).after
@@ -114,11 +113,11 @@ class Comparison:
         self.update(call, missing)
 
     def recheck(self, session_id: str) -> None:
-        """Something was learnt that concerns the parts of a session."""
+        """Relate the parts of this session again, although none of them was observed."""
         self._drafted.setdefault(session_id, {})
 
     def update(self, old: Call | None, new: Call, *, silent: bool = False) -> None:
-        """The call becomes `new`; `silent`: nobody is told."""
+        """Replace the call with `new`. `silent`: without an event."""
         if new is not old:
             self._drafts[new.call_id] = (old, new)
             self._drafted.setdefault(new.session_id, {})[new.call_id] = new
@@ -126,7 +125,7 @@ class Comparison:
                 self._silent.add(new.call_id)
 
     def change_set(self) -> ChangeSet:
-        """Everything that has become different, told."""
+        """Return the changed calls and their events."""
         for session_id in self._drafted:
             self._relate_parts(self._parts_of(session_id))
         calls: list[Call] = []
@@ -159,7 +158,7 @@ class Comparison:
         return call.call_id
 
     def _observe_ended(self, part: Part, call: Call, *, listed: bool) -> str:
-        """A record of a call that is over: it lingers, it is corrected, or it claims to live, and is ignored."""
+        """Apply records of an ended call: a final record may correct it, a live one is ignored."""
         facts = {"record_ids": part.record_ids(), **(LISTED if listed else {})}
         new = with_facts(call, facts)
         final = _correcting_record(call, part.records)
@@ -172,7 +171,7 @@ class Comparison:
         return with_facts(wait(call, seen), {"provisional_since": call.provisional_since or self._window.at})
 
     def _has_settled(self, call: Call, seen: CallObservation, settle_s: float) -> bool:
-        """Long enough provisional, and nothing else of the session may still be going on."""
+        """True when the record has been provisional long enough and nothing else of the session may still be live."""
         since = call.provisional_since or self._window.at
         if not seen.rings_alone or self._window.at - since < timedelta(seconds=settle_s):
             return False
@@ -185,20 +184,20 @@ class Comparison:
         return end(call, settled_as(call), self._window.at, ended_at=call.provisional_ended_at)
 
     def _window_of(self, call: Call) -> ObservationWindow:
-        """The looks around what has become of a call."""
+        """The polls around the change of this call."""
         if not self._whole:
             return self._window
         after = self._index.last_poll_at(call.extension_id)
         return msgspec.structs.replace(self._window, after=after, first_poll=after is None)
 
     def _is_listed_since_gap(self, call: Call) -> bool:
-        """The list shows it live since the time that the call log is asked about: the log can be ahead of the truth."""
-        looked_at = self._index.last_poll_at(call.extension_id)
+        """True when the list has shown the call live since the gap began: then the list outranks the call log."""
+        last_poll = self._index.last_poll_at(call.extension_id)
         since = self._window.after
-        return is_listed_live(call) and looked_at is not None and (since is None or looked_at > since)
+        return is_listed_live(call) and last_poll is not None and (since is None or last_poll > since)
 
     def _belongs_to_extension(self, seen: CallObservation) -> bool:
-        """Nobody's, in a session that an extension has, or had at the time when it began."""
+        """True for an unassigned record in a session that an extension has, or had when the record began."""
         if seen.extension_id != UNASSIGNED:
             return False
         return any(_held_call(call, seen.started_at) for call in self._parts_of(seen.session_id))
@@ -208,7 +207,7 @@ class Comparison:
         return list((known | self._drafted.get(session_id, {})).values())
 
     def _relate_parts(self, parts: Sequence[Call]) -> None:
-        """What the parts of a session mean for one another."""
+        """Apply what the parts of a session say about one another: transfers, and answers elsewhere."""
         answered_by = {call.extension_id for call in parts if was_answered(call)}
         for account_id, session_id in {(call.account_id, call.session_id) for call in parts}:
             answered_by |= self._index.answers.of(account_id, session_id)
@@ -222,7 +221,7 @@ class Comparison:
                 self.update(old, with_facts(call, {"disposition": Disposition.ANSWERED_ELSEWHERE}))
 
     def _end_unassigned(self, old: Call, call: Call) -> None:
-        """An extension has the session now: the part that was nobody's is over."""
+        """End the unassigned part: an extension has taken over the session."""
         if is_open(call):
             transferred = end(call, Disposition.TRANSFERRED, call.vanished_at or self._window.at)
         else:
@@ -230,7 +229,7 @@ class Comparison:
         self.update(old, transferred, silent=old.sequence == 0)
 
     def _is_silent(self, old: Call | None, new: Call) -> bool:
-        """Ended before anybody looked: history. Of a provisional record the platform's own time decides."""
+        """True for a call that ended before the first poll; for a provisional record its end time decides."""
         if new.call_id in self._silent:
             return True
         if new.sequence > 0 or is_open(new):
@@ -242,9 +241,9 @@ class Comparison:
 
 
 def _correcting_record(call: Call, seen: Iterable[CallObservation]) -> CallObservation | None:
-    """The record that may correct an ended call: the one that ended it, or one with an id never seen before.
+    """The record that may correct an ended call: the one that ended it, or one with a new id.
 
-    Another that stood beside it all along is not its record, however long it lingers.
+    Other records that were known before the end do not correct it.
     """
     if call.sequence == 0:
         return None
@@ -259,7 +258,7 @@ def _is_unassigned(group: tuple[str, str]) -> bool:
 
 
 def _held_call(call: Call, since: datetime) -> bool:
-    """An extension's, and not over before that."""
+    """True when the call belongs to an extension and had not ended by `since`."""
     return call.extension_id != UNASSIGNED and (call.ended_at is None or call.ended_at > since)
 
 

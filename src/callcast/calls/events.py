@@ -1,4 +1,4 @@
-"""What is told of a change: one call as it was and as it is now -> the event, with its id, time and sequence."""
+"""Turns a change of a call (its state before and after) into an event with an id, a time and a sequence number."""
 
 from datetime import datetime
 
@@ -13,8 +13,11 @@ _digest = msgspec.json.Encoder(order="deterministic").encode
 
 
 class ObservationWindow(Struct, frozen=True, kw_only=True):
-    """When and how a change was window. `after` and `before`: the polls around it; `after` None: there was none,
-    `before` None: it is the look at `at`.
+    """When and how a change was detected.
+
+    at: the time of the poll or lookup that showed the change.
+    after, before: the polls around the change. `after` is None when there was no earlier poll; `before` is None when
+    it is the poll at `at`.
     """
 
     at: datetime
@@ -25,8 +28,10 @@ class ObservationWindow(Struct, frozen=True, kw_only=True):
 
 
 def event_for(old: Call | None, new: Call, window: ObservationWindow) -> tuple[Call, CallEvent | None]:
-    """The call as it is remembered, and what is told of it: nothing while its record has not settled, nor of
-    history, nor when no fact changed.
+    """Return the call to store and the event to emit for it.
+
+    The event is None while the record is provisional, for a call that ended before the first poll, and when no fact
+    that consumers see has changed.
     """
     known = known_state(old)
     kind = EVENTS[known, new.state]
@@ -71,7 +76,7 @@ _WATCHED_FACTS = {"call.updated": UPDATED_BY, "call.corrected": CORRECTED_BY}
 
 
 def _time_of(kind: str, call: Call, window: ObservationWindow) -> tuple[datetime, bool]:
-    """When it happened as far as is known, and whether that is the platform's word or the time of the poll."""
+    """The best known time of the event, and whether the platform gave it (otherwise it is the time of the poll)."""
     if kind in ("call.ringing", "call.dialing"):
         return call.started_at, True
     if kind == "call.answered" and call.answered_at is not None:

@@ -1,10 +1,10 @@
-"""Is a source still seen? Turns good and failed polls into `source.degraded` and `source.recovered`.
+"""Turns successful and failed polls into `source.degraded` and `source.recovered` events.
 
-A target is degraded when it has had no good look for three of its intervals, at least 30 s, or at once when the
-platform refuses it. When every target is, the source is, and that is told once for all of them. Silence is measured
-in seconds of a clock that only grows (`steady_s`), because the platform's time can be put right at any answer.
+A target is degraded after three of its intervals (at least 30 s) without a successful poll, or at once when the
+platform denies access to it. When every target of a source is degraded, one event reports the whole source. Durations
+use a monotonic clock (`steady_s`, in seconds), because the platform's time may be corrected by any response.
 
-The state survives a restart (`dump`), so that each spell is told once and events keep their numbers.
+The state survives a restart (`dump`), so each outage is reported once and event ids stay the same.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,14 +20,14 @@ WHOLE = ""  # stands for the source as a whole, or for its only target
 
 
 class Spell(Struct, frozen=True):
-    """A time without good polls: since when, and why."""
+    """An outage: since when there was no successful poll, and why."""
 
     since: datetime
     reason: str
 
 
 class FreshnessState(Struct):
-    """What survives a restart: the number of the last event, the spells, and the events that may be untold yet."""
+    """What survives a restart: the number of the last event, the outages, and events that may be unrecorded."""
 
     number: int = 0
     spells: dict[str, Spell] = {}
@@ -35,43 +35,48 @@ class FreshnessState(Struct):
 
 
 def stale_after_s(interval_s: float) -> float:
-    """Three intervals, at least 30 s (contract 4, 9)."""
+    """Seconds without a successful poll after which a target is stale: three intervals, at least 30 s."""
     return max(3 * interval_s, 30.0)
 
 
 class Freshness:
-    """The health of one source. Not thread-safe; the poller owns it."""
+    """Whether one source is seen. Not thread-safe; the poller owns it."""
 
     def __init__(self, source: str, state: bytes | None = None) -> None:
         self.source = source
         self._state = msgspec.json.decode(state, type=FreshnessState) if state else FreshnessState()
-        self._last_polls: dict[str, datetime | None] = {}  # last good poll of each watched target
+        self._last_polls: dict[str, datetime | None] = {}  # last successful poll of each watched target
         self._since: dict[str, float] = {}  # from when staleness counts, on the steady clock
         self._reasons: dict[str, str] = {}
         self._refused: set[str] = set()
 
     def dump(self, unrecorded: Iterable[SourceEvent] = ()) -> bytes:
-        """What to keep. `untold`: events that are told right after; a crash in between tells them at the next start."""
+        """Return the state to store. `unrecorded`: events that are recorded right after it, or at the next start if the
+        process ends in between.
+        """
         self._state.unrecorded = tuple(unrecorded)
         return msgspec.json.encode(self._state)
 
     @property
     def unrecorded(self) -> Sequence[SourceEvent]:
-        """What an earlier run may have left untold; telling it twice is nothing, its ids are the same."""
+        """Events that an earlier run may not have recorded. Recording one twice has no effect: its id is the same."""
         return self._state.unrecorded
 
     @property
     def degraded(self) -> dict[str, Spell]:
-        """The spells that go on, by extension id; `WHOLE` for the source."""
+        """The current outages, by extension id; `WHOLE` for the source as a whole."""
         return dict(self._state.spells)
 
     def watch_whole(self, last: datetime | None, steady_s: float) -> None:
-        """Which targets there are is not known yet: the source is watched as a whole. `last`: its last good poll."""
+        """Watch the source as a whole, while its targets are not known yet. `last`: its last successful poll."""
         self._last_polls = {WHOLE: last}
         self._since = {WHOLE: steady_s}
 
     def watch(self, targets: Iterable[str], polls: dict[str, datetime], steady_s: float) -> None:
-        """Watch these targets and no others. What was before this run counts against none of them."""
+        """Watch these targets and no others. Time before this run is not counted as an outage.
+
+        polls: the last successful poll of each target, from an earlier run.
+        """
         before, begun_s = self._last_polls, self._since.get(WHOLE, steady_s)
         self._last_polls = {target: before.get(target) or polls.get(target) for target in targets}
         self._since = {target: self._since.get(target, begun_s) for target in self._last_polls}
@@ -81,7 +86,7 @@ class Freshness:
             del self._state.spells[gone]
 
     def poll_succeeded(self, target: str, at: datetime, steady_s: float) -> list[SourceEvent]:
-        """A good poll: what has recovered by it."""
+        """Note a successful poll. Returns the events of what has recovered."""
         events = self._recoveries(target, at, steady_s) if self._state.spells else []
         self._last_polls[target], self._since[target] = at, steady_s
         self._refused.discard(target)
@@ -89,29 +94,29 @@ class Freshness:
         return events
 
     def _recoveries(self, target: str, at: datetime, steady_s: float) -> list[SourceEvent]:
-        """The spells that end with a good poll of this target."""
+        """The outages that end with a successful poll of this target."""
         events = []
         if WHOLE in self._state.spells:
-            last = max((seen for seen in self._last_polls.values() if seen), default=None)
+            last = max((poll for poll in self._last_polls.values() if poll), default=None)
             events.append(self._recovered(WHOLE, Blind(after=last, before=at)))
-            for other in self._since:  # the whole source was blind: each target gets its three intervals afresh
+            for other in self._since:  # after an outage of the whole source each target gets three new intervals
                 self._since[other] = steady_s
         if target in self._state.spells:
             events.append(self._recovered(target, Blind(after=self._last_polls.get(target), before=at)))
         return events
 
     def poll_failed(self, target: str, reason: str, *, refused: bool = False) -> None:
-        """A failed poll. `refused`: the platform will not show this target; it is degraded at the next check."""
+        """Note a failed poll. `refused`: the platform denies access; the target is degraded at the next check."""
         self._reasons[target] = reason
         if refused:
             self._refused.add(target)
 
     def restart_timers(self, steady_s: float) -> None:
-        """The time until now counts against no target: the source only waits for its place to sign in."""
+        """Start all intervals anew: the source is queued to sign in, so the time until now is not an outage."""
         self._since = dict.fromkeys(self._since, steady_s)
 
     def check(self, at: datetime, steady_s: float, interval_s: float) -> list[SourceEvent]:
-        """What has become degraded by now."""
+        """Return the events of what has become degraded by now."""
         limit_s = stale_after_s(interval_s)
         silent_s = {target: steady_s - since for target, since in self._since.items()}
         stale = {t: at - timedelta(seconds=s) for t, s in silent_s.items() if t in self._refused or s > limit_s}
@@ -123,7 +128,7 @@ class Freshness:
         return [self._degraded(target, {target: since}, at) for target, since in stale.items() if target not in spells]
 
     def _degraded(self, target: str, stale: Mapping[str, datetime], at: datetime) -> SourceEvent:
-        """stale: the targets, and since when nothing was seen of them in this run."""
+        """stale: the targets without a successful poll, and since when in this run."""
         since = max(self._last_polls[t] or begun for t, begun in stale.items())
         reason = next((self._reasons[t] for t in stale if t in self._reasons), "timeout")
         spell = Spell(since, reason)

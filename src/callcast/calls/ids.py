@@ -1,11 +1,11 @@
-"""Event ids: a pure function of the fact, the same after a crash, in a replay and on another machine."""
+"""Event ids. An id is a pure function of the fact: it is the same after a crash, in a replay and on another machine."""
 
 import base64
 import hashlib
 
 
 def event_id(*fact: str | None) -> str:
-    """`evt_` and 26 letters and digits: 130 bits of the fact's digest, no dot, no clock, no chance.
+    """Return `evt_` and 26 letters and digits (130 bits of a digest of `fact`).
 
     The parts are length-prefixed, so that ("a", "bc") and ("ab", "c") differ.
     """

@@ -1,7 +1,7 @@
-"""What is known of one source, in memory: the calls that are live, not yet told, or still in the platform's lists.
+"""The known calls of one source, in memory: those that are live, provisional, or still in the platform's list.
 
-The memory of the ended lies on the disk. A session whose parts are all over and in no list any more is dropped
-here, and fetched again (`Outbox.recall`) when it shows up again.
+Ended calls are stored in the outbox. A session is dropped from the index when all its parts have ended and left the
+platform's list; if it reappears, it is loaded again with `Outbox.recall`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,9 +12,9 @@ from callcast.calls.shared_answers import SharedAnswers
 
 
 class CallIndex:
-    """Changed by `learn` and `apply` alone; everything else only reads it.
+    """The calls of one source. Only `learn` and `apply` change it.
 
-    answers: of all sources, where there are several.
+    answers: shared by all sources, when there are several.
     """
 
     def __init__(self, source: str, known: Known | None = None, answers: SharedAnswers | None = None) -> None:
@@ -24,26 +24,30 @@ class CallIndex:
         self._by_session: dict[str, dict[str, None]] = {}
         self._by_extension: dict[str, dict[str, None]] = {}
         self._pending: dict[str, None] = {}
-        self.polls: dict[Target, datetime] = dict(known.polls) if known else {}  # the last good poll of each target
+        self.polls: dict[Target, datetime] = (
+            dict(known.polls) if known else {}
+        )  # the last successful poll of each target
         for call in known.calls.values() if known else ():
             if is_open(call):
                 self._put(call)
         self._partly_loaded: set[str] = set(self._by_session)
 
     def __len__(self) -> int:
-        """How many calls are known."""
+        """The number of known calls."""
         return len(self._calls)
 
     @property
     def is_partly_loaded(self) -> bool:
-        """Of some sessions of the start the ended parts lie on the disk yet."""
+        """True while ended parts of sessions that were live at start have not been loaded."""
         return bool(self._partly_loaded)
 
     def sessions_to_recall(
         self, observed: Snapshot | Iterable[CallObservation] = (), sessions: Iterable[str] = ()
     ) -> set[str]:
-        """Sessions to recall before `observed` is compared, of `sessions`, and those of the start whose ended parts lie
-        on the disk.
+        """Return the sessions to load before `observed` is compared.
+
+        They are the sessions of `observed` and `sessions` that are not in the index, and those that were live at
+        start and whose ended parts have not been loaded.
         """
         observations = observed.observations if isinstance(observed, Snapshot) else observed
         unknown = [observation for observation in observations if observation.session_id not in self._by_session]
@@ -52,14 +56,14 @@ class CallIndex:
         return (names - self._by_session.keys()) | self._partly_loaded
 
     def learn(self, calls: Iterable[Call]) -> None:
-        """Take in what was recalled: all calls of some sessions. What is known here already is newer."""
+        """Add the recalled calls of whole sessions. A call that is in the index already is newer and stays."""
         for call in calls:
             self._partly_loaded.discard(call.session_id)
             if call.call_id not in self._calls:
                 self._put(call)
 
     def apply(self, poll: PollRecord | None, change: ChangeSet) -> None:
-        """The change is on the disk; from now on it is what is known."""
+        """Apply a change that has been recorded."""
         sessions: dict[str, None] = {}
         for call in change.calls:
             self._put(call)
@@ -72,19 +76,19 @@ class CallIndex:
                 self._drop(session_id)
 
     def clamped(self, target: Target, taken_at: datetime) -> datetime:
-        """Time never runs backwards from one poll of an extension to the next, whatever the clocks do."""
+        """Return `taken_at`, or the time of the target's last poll if that is later: poll times never go back."""
         last = self._covered_until(target)
         return taken_at if last is None else max(last, taken_at)
 
     def last_poll_at(self, extension_id: str) -> datetime | None:
-        """The last good poll that could have shown this extension's calls."""
+        """The last successful poll that could have shown this extension's calls."""
         return self._covered_until(Target(source=self.source, extension_id=extension_id))
 
     def call(self, call_id: str) -> Call | None:
         return self._calls.get(call_id)
 
     def live_calls(self) -> Sequence[Call]:
-        """Every call that is not over, those too whose record has not settled."""
+        """Every call that has not ended, including those with a provisional record."""
         return [call for call in self._calls.values() if is_open(call)]
 
     def of(self, target: Target) -> Sequence[Call]:
@@ -97,16 +101,16 @@ class CallIndex:
         return [self._calls[call_id] for call_id in self._by_session.get(session_id, ())]
 
     def parts(self, extension_id: str, session_id: str) -> Sequence[Call]:
-        """The parts of one extension in one session, first to last."""
+        """The parts of one extension in one session, by part number."""
         found = [call for call in self.session(session_id) if call.extension_id == extension_id]
         return sorted(found, key=lambda call: part_number(call)) if len(found) > 1 else found
 
     def pending(self) -> Sequence[Call]:
-        """The calls that vanished, or whose record is provisional."""
+        """The open calls that vanished from the list or whose record is provisional."""
         return [self._calls[call_id] for call_id in self._pending]
 
     def _covered_until(self, target: Target) -> datetime | None:
-        """The last good poll of what the target shows, also by another way of watching it."""
+        """The last successful poll of what the target shows: of the extension itself, or of the whole account."""
         if target.extension_id is None:
             return max(self.polls.values(), default=None)
         own, whole = self.polls.get(target), self.polls.get(Target(source=self.source))
@@ -132,23 +136,23 @@ class CallIndex:
 
 
 def older_names(observation: CallObservation) -> Sequence[str]:
-    """What its session was called, if its record did not always have the name that it has now."""
+    """Other ids that the session may be known under: the platform may add the session id to a record late."""
     names = (observation.provider.session_id, observation.record_id)
     return [name for name in names if name and name != observation.session_id]
 
 
 def is_open(call: Call) -> bool:
-    """Not over: live, or remembered until its provisional record settles."""
+    """True for a call that is live, or that waits for its provisional record to settle."""
     return call.live or call.provisional_since is not None
 
 
 def is_listed_live(call: Call) -> bool:
-    """Live by the word of the last poll that should have shown it."""
+    """True for a call that the last poll of its target listed as live."""
     return call.live and call.vanished_at is None and call.provisional_since is None
 
 
 def part_number(call: Call) -> int:
-    """1, 2, 3 ... from `<extension>/<session>`, `~2`, `~3` ..."""
+    """The part number in a call id: 1 for `<extension>/<session>`, 2 for `<extension>/<session>~2`, and so on."""
     suffix = call.call_id[len(call.extension_id) + 1 + len(call.session_id) :]
     return int(suffix[1:]) if suffix else 1
 

@@ -1,7 +1,7 @@
-"""What a call becomes when it is seen again: the table of states, and how a observation's facts join what is known.
+"""The state table of a call, and how the facts of an observation are merged into what is known.
 
-A state never goes back, information that merely goes away changes nothing, and a time that was taken from a poll
-gives way to the platform's.
+Three rules: a state never goes back; a fact that is missing from an observation changes nothing; and a time given by
+the platform replaces one taken from a poll.
 """
 
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ _R, _D, _C, _E = State.RINGING, State.DIALING, State.CONNECTED, State.ENDED
 UNANSWERED = (_R, _D)
 
 
-# A state never goes back: what is seen counts unless it stands lower.
+# A state never goes back: an observed state of a lower rank is ignored.
 RANK: Mapping[State, int] = {_R: 0, _D: 0, _C: 1, _E: 2}
 
-# What was known (None: nothing yet) and the state now -> what is told; `call.updated` and `call.corrected` only
-# if a fact has changed.
+# The known state (None: not known yet) and the new state -> the event type. `call.updated` and `call.corrected` are
+# emitted only if a fact has changed.
 EVENTS: Mapping[tuple[State | None, State], str] = {
     (None, _R): "call.ringing",
     (None, _D): "call.dialing",
@@ -52,25 +52,25 @@ LISTED: Mapping[str, Any] = {"vanished_at": None, "last_seen_at": None}
 
 
 def state_after(known: State | None, seen: State) -> State:
-    """What is seen, unless it stands lower. An inbound call does not turn outbound; the other way round it may."""
+    """The observed state, unless its rank is lower. A dialing call may become ringing, but not the other way round."""
     if known is None or (RANK[seen] >= RANK[known] and (known, seen) != (_R, _D)):
         return seen
     return known
 
 
 def known_state(call: Call | None) -> State | None:
-    """None while nothing is known, or while all that is known is a provisional record that nobody was told of."""
+    """The call's state; None for an unknown call and for a provisional record without an event."""
     return None if call is None or (call.sequence == 0 and call.provisional_since is not None) else call.state
 
 
 def with_facts(call: Call, facts: Mapping[str, Any]) -> Call:
-    """The call with these facts; the same object when they are not new."""
+    """The call with these facts; the same object when nothing changes."""
     changes = {name: value for name, value in facts.items() if getattr(call, name) != value}
     return msgspec.structs.replace(call, **changes) if changes else call
 
 
 def begin(source: str, number: int, seen: CallObservation, *, first_poll: bool) -> Call:
-    """The `number`th part of an extension in a session, before anything is made of what is seen."""
+    """A new call for part `number` of an extension in a session, before the observation is applied."""
     suffix = f"~{number}" if number > 1 else ""
     return Call(
         source=source,
@@ -87,8 +87,10 @@ def begin(source: str, number: int, seen: CallObservation, *, first_poll: bool) 
 
 
 def as_known(call: Call, seen: CallObservation) -> CallObservation:
-    """What is seen of a call, read with the call's own direction: an event has said inbound, and the record now reads
-    Outbound towards the caller (an answer in a browser is logged so). Direction and parties stay as they were.
+    """The observation in the call's known direction.
+
+    A call answered in a browser is logged as an outbound call to the caller. If an event has already reported the call
+    as inbound, its direction and parties stay as they were.
     """
     if call.sequence == 0 or call.direction is seen.direction or call.direction is not Direction.INBOUND:
         return seen
@@ -103,7 +105,7 @@ def as_known(call: Call, seen: CallObservation) -> CallObservation:
 
 
 def _caller_of_flipped(call: Call, seen: CallObservation) -> Party | None:
-    """Whom the record now reads as called, unless that is the side that was called."""
+    """The called party of a record with flipped direction, unless it is the party that was originally called."""
     party, called = seen.to_party, call.to_party
     if party is None or called is None:
         return party
@@ -112,8 +114,10 @@ def _caller_of_flipped(call: Call, seen: CallObservation) -> Party | None:
 
 
 def ends_as(call: Call, seen: CallObservation) -> Disposition:
-    """How the call ended by this record. An answer that was seen outranks the record's own word; only an accepted leg
-    of another extension says more, where none of this one was ever seen.
+    """The disposition of a call that ends with this record.
+
+    An observed answer outranks the record's disposition, unless another extension accepted the call and no accepted
+    leg of this one was ever observed.
     """
     said = seen.disposition or Disposition.UNKNOWN
     was_answered = call.answered_at is not None or call.disposition is Disposition.ANSWERED
@@ -124,7 +128,7 @@ def ends_as(call: Call, seen: CallObservation) -> Disposition:
 
 
 def is_unchanged(call: Call, seen: CallObservation, at: datetime) -> bool:
-    """True when the observation (as known) certainly changes nothing: the usual case, recognised before all else."""
+    """True when the observation (as returned by `as_known`) changes nothing: the usual case, checked first."""
     return (
         call.state is seen.state
         and call.vanished_at is None
@@ -144,7 +148,7 @@ def is_unchanged(call: Call, seen: CallObservation, at: datetime) -> bool:
 
 
 def apply_observation(call: Call, known: State | None, seen: CallObservation, at: datetime) -> Call:
-    """An open call, after a observation that is live or final. `at`: the time of the poll."""
+    """An open call after a live or final observation. `at`: the time of the poll."""
     seen = as_known(call, seen)
     state = state_after(known, seen.state)
     call = _answered(call, known, seen, at)
@@ -166,7 +170,7 @@ def apply_observation(call: Call, known: State | None, seen: CallObservation, at
 
 
 def wait(call: Call, seen: CallObservation) -> Call:
-    """An open call, after a record that reads ended and need not be: what it ends with if it settles so."""
+    """An open call after a provisional record: remember how it ends if the record turns out to be final."""
     seen = as_known(call, seen)
     word = seen.disposition and ends_as(call, seen)
     ended_at = seen.ended_at if seen.ended_exact else None
@@ -174,7 +178,7 @@ def wait(call: Call, seen: CallObservation) -> Call:
 
 
 def end(call: Call, disposition: Disposition, at: datetime, *, ended_at: datetime | None = None) -> Call:
-    """An open call, closed without a final record. `ended_at` where the platform gave it, else the poll's time."""
+    """End an open call without a final record. `ended_at`: the platform's end time; if None, `at` is used."""
     facts = {
         **SETTLED,
         **_ended(disposition),
@@ -186,12 +190,12 @@ def end(call: Call, disposition: Disposition, at: datetime, *, ended_at: datetim
 
 
 def settled_as(call: Call) -> Disposition:
-    """What a call with a provisional record has come to, if nothing more is said."""
+    """The disposition of a call whose provisional record is taken as final."""
     return call.provisional_disposition or Disposition.UNKNOWN
 
 
 def _ended(disposition: Disposition) -> dict[str, Any]:
-    """With what a call ended. Answered elsewhere: whatever was taken for its own answer was another's."""
+    """The facts of a disposition. For `answered_elsewhere` the known answer was another extension's, and is removed."""
     if disposition is Disposition.ANSWERED_ELSEWHERE:
         return {
             "disposition": disposition,
@@ -203,7 +207,7 @@ def _ended(disposition: Disposition) -> dict[str, Any]:
 
 
 def correct(call: Call, seen: CallObservation) -> Call:
-    """An ended call, after a final observation; the same object when it tells nothing new."""
+    """An ended call after a final observation; the same object when nothing changes."""
     seen = as_known(call, seen)
     answered = _answered(call, call.state, seen, call.started_at)
     disposition = ends_as(answered, seen)
@@ -217,7 +221,7 @@ def correct(call: Call, seen: CallObservation) -> Call:
     return corrected if corrected is call else with_facts(corrected, {"provider": seen.provider})
 
 
-# The platform calls it missed for each extension; that another one answered is what we know beyond that.
+# The platform reports `missed` for each extension that did not answer; `answered_elsewhere` is more precise.
 _REFINED = (Disposition.ANSWERED_ELSEWHERE, Disposition.MISSED)
 
 
@@ -238,7 +242,7 @@ class _ShownQueue(Struct, frozen=True, gc=False):
 
 
 def _fact(value: Any) -> Any:
-    """What consumers see of it: more knowledge of which they see nothing is no event, and in no id."""
+    """The part of a value that consumers see: a change of anything else causes no event and is in no event id."""
     match value:
         case Party():
             return _ShownParty(value.number, value.name, value.extension_number, value.location)
@@ -249,7 +253,7 @@ def _fact(value: Any) -> Any:
 
 
 def in_order(call: Call) -> Call:
-    """Started <= answered <= ended: of two times of a kind the later is raised, a poll's gives way."""
+    """Ensure started <= answered <= ended. A time taken from a poll is adjusted to one given by the platform."""
     started, answered, ended = call.started_at, call.answered_at, call.ended_at
     if ended is not None:
         ended = max(ended, started)
@@ -274,14 +278,14 @@ def _facts_of(call: Call, seen: CallObservation) -> dict[str, Any]:
 
 
 def _joined_queue(old: Queue | None, new: Queue | None) -> Queue | None:
-    """The new one; one that the platform has confirmed stays so while its name is the same."""
+    """The new queue. A confirmed queue stays confirmed while its name is the same."""
     if new is None or (old is not None and old.confirmed and old.name == new.name):
         return old
     return new
 
 
 def joined_party(old: Party | None, new: Party | None) -> Party | None:
-    """The new party; where it is the same one, with what was known and is merely not said again."""
+    """The new party; if it is the same party as before, missing fields keep their known values."""
     if old is None or new is None:
         return new or old
     pairs = (

@@ -1,4 +1,4 @@
-"""Which record belongs to which part: contract 5, "A record's id and start time may change"."""
+"""Decides which record of a poll belongs to which part of a call. A record's id and start time may change."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,7 +10,7 @@ from callcast.calls.model import Call, CallObservation, Leg, State
 
 
 class Part:
-    """One part of an extension in a session, and the records of it that a poll shows."""
+    """One part of an extension in a session, and the records of it in one poll."""
 
     def __init__(self, number: int, call: Call | None) -> None:
         self.number = number
@@ -19,13 +19,13 @@ class Part:
 
     @property
     def lead(self) -> CallObservation | None:
-        """The record that speaks for the part: a live one before a provisional before a final, then the first seen."""
+        """The record that represents the part: live before provisional before final, then the oldest known."""
         return min(self.records, key=self._rank, default=None)
 
     def observation(self) -> CallObservation:
-        """What the part's records show together: the lead's facts, and connected if any live record is."""
+        """Combine the part's records: the facts of the lead record, and connected if any record is connected."""
         lead = self.lead
-        assert lead is not None  # noqa: S101 - a part without a record is never asked
+        assert lead is not None  # noqa: S101 - only called for a part with records
         connected = [s for s in self.records if s.state is State.CONNECTED]
         if lead.state is State.CONNECTED or not connected:
             return lead
@@ -37,17 +37,17 @@ class Part:
         return tuple(dict.fromkeys((*known, *(observation.record_id for observation in self.records))))
 
     def is_over(self) -> bool:
-        """After this poll nothing of the part is live."""
+        """True when no record of the part is live after this poll."""
         lead = self.lead
         if self.call is not None and not is_open(self.call):
             return True
         return lead is not None and is_final(lead)
 
     def is_followed_by(self, observation: CallObservation) -> bool:
-        """A part that is over, and a record with another id that can only be the extension's next part.
+        """True when the part has ended and `observation`, a record with another id, must be the extension's next part.
 
-        A live record, if it starts later. One that is over as well, if it starts after the platform's end of the
-        part: had we looked in between, it would have been live.
+        A live record is the next part if it starts later. A final record is the next part if it starts after the end
+        time that the platform gave for this one: a poll in between would have shown it live.
         """
         if not self.is_over() or observation.provisional:
             return False
@@ -57,16 +57,16 @@ class Part:
         return not is_final(observation) or (ended_at is not None and observation.started_at >= ended_at)
 
     def follows(self, observation: CallObservation) -> bool:
-        """The record is over, and was so when this part began: it is a word on an earlier one."""
+        """True when the record had ended before this part began, so that it belongs to an earlier part."""
         started_at = self.call.started_at if self.call else self.records[0].started_at
         return was_over(observation, started_at)
 
     def _times(self) -> tuple[datetime, datetime | None]:
-        """Start, and the end where the platform gave it, of a part that is over."""
+        """The start of a part that has ended, and its end if the platform gave it."""
         lead, call = self.lead, self.call
         if lead is not None and (call is None or is_open(call)):
             return lead.started_at, lead.ended_at
-        assert call is not None  # noqa: S101 - a part has a call, or it has been seen
+        assert call is not None  # noqa: S101 - a part has a call or at least one record
         return call.started_at, call.ended_at if call.ended_exact else None
 
     def _rank(self, observation: CallObservation) -> tuple[int, int]:
@@ -80,15 +80,15 @@ def is_final(observation: CallObservation) -> bool:
 
 
 def was_over(observation: CallObservation, at: datetime) -> bool:
-    """The platform says that it ended by then. One that began right then as well may be a rewritten record."""
+    """True when the record began before `at` and ended by then. One that began at `at` may be a rewritten record."""
     return observation.ended_at is not None and observation.ended_at <= at and observation.started_at < at
 
 
 def match_parts(calls: Sequence[Call], seen: Sequence[CallObservation]) -> list[Part]:
-    """The parts of one extension in one session, first to last, with the records of a poll given to each.
+    """Return the parts of one extension in one session, in order, each with its records of a poll.
 
-    By record id first; a record with a new id belongs to the last part that was not yet to come when it ended, or
-    is a part of its own after that one. Numbers are given in the order in which parts become known.
+    Known record ids are matched first. A record with a new id belongs to the last part that had begun when the record
+    ended, or is a new part after it. Part numbers are given in the order in which parts become known.
     """
     parts = [Part(part_number(call), call) for call in sorted(calls, key=_by_time)]
     unmatched: list[CallObservation] = []
@@ -105,7 +105,7 @@ def _assign(parts: list[Part], observation: CallObservation) -> None:
     while place and parts[place - 1].follows(observation):
         place -= 1
     if place < len(parts) and observation.provisional:
-        return  # not over for certain, and no word on what came later
+        return  # it may not have ended, and it says nothing about later parts
     if not place or parts[place - 1].is_followed_by(observation):
         number = 1 + max((part.number for part in parts), default=0)
         parts.insert(place, Part(number, None))
@@ -114,5 +114,5 @@ def _assign(parts: list[Part], observation: CallObservation) -> None:
 
 
 def _by_time(call: Call) -> tuple[bool, datetime, int]:
-    """A start can be rewritten to before an earlier part; the ends of an extension's parts keep their order."""
+    """Sort by end: a start time may be rewritten to one before an earlier part, but the ends keep their order."""
     return is_open(call), call.ended_at or call.started_at, part_number(call)

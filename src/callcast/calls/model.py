@@ -1,12 +1,12 @@
-"""The types that everything speaks: what a poll shows, what is known of a call, what is told about it.
+"""The central types: what a poll shows, what is known of a call, and the events that report its changes.
 
     CallObservation   one extension's part in a session, as one poll shows it
-    Snapshot   every observation of one target, as of one complete, successful poll
-    Call       one extension's part in a session, as far as is known
-    Event      a change of a call that was seen, or of a source's health
+    Snapshot          every observation of one target, from one complete, successful poll
+    Call              one extension's part in a session, as far as is known
+    Event             a change of a call, or of a source's health
 
-All are frozen, and none is ever part of a cycle (gc=False). All times are aware datetimes in UTC. A phone number is
-the text the platform gave.
+All types are frozen and never part of a reference cycle (gc=False). All times are aware datetimes in UTC. Phone
+numbers are stored as the platform gave them.
 """
 
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ from typing import Literal
 
 from msgspec import Struct
 
-# Why a poll failed, in one word: `polls_failed_total` and `source.degraded`.
+# Why a poll failed, in one word: used in `polls_failed_total` and `source.degraded`.
 Reason = Literal["timeout", "auth", "permission", "rate_limited", "server", "parse", "network"]
 REASONS: tuple[Reason, ...] = ("timeout", "auth", "permission", "rate_limited", "server", "parse", "network")
 
-UNASSIGNED = "unassigned"  # extension id of a part whose extension nobody told us
+UNASSIGNED = "unassigned"  # extension id of a part whose extension is not known
 
 
 class State(StrEnum):
@@ -52,7 +52,7 @@ class Disposition(StrEnum):
     UNKNOWN = "unknown"
 
 
-# What ends an outbound call, and what the same end is on an inbound one.
+# Dispositions of outbound calls, and what each means for an inbound call.
 AS_INBOUND: Mapping[Disposition, Disposition] = {
     Disposition.NO_ANSWER: Disposition.MISSED,
     Disposition.CANCELLED: Disposition.ABANDONED,
@@ -60,7 +60,7 @@ AS_INBOUND: Mapping[Disposition, Disposition] = {
 
 
 class Evidence(StrEnum):
-    """Where a fact was seen."""
+    """What showed a change."""
 
     ACTIVE_CALLS = "active_calls"
     CALL_LOG = "call_log"
@@ -70,7 +70,7 @@ class Evidence(StrEnum):
 
 
 class Party(Struct, frozen=True, kw_only=True, gc=False):
-    """One side of a call. `extension_id`: the extension that it is, where the platform says so; no consumer sees it."""
+    """One side of a call. `extension_id`: its extension, where the platform names it; consumers do not see it."""
 
     number: str | None = None
     name: str | None = None
@@ -80,14 +80,14 @@ class Party(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Queue(Struct, frozen=True, kw_only=True, gc=False):
-    """`confirmed`: the platform says that this is a queue; otherwise the name may be part of the caller's."""
+    """A call queue. `confirmed`: the platform names it as a queue; otherwise the name may be part of the caller's."""
 
     name: str
     confirmed: bool = False
 
 
 class Provider(Struct, frozen=True, kw_only=True, gc=False):
-    """The platform's own words, for whoever must ask its support."""
+    """The platform's own ids and words, for questions to its support."""
 
     name: str
     record_id: str
@@ -105,10 +105,10 @@ class Target(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Leg(Struct, frozen=True, kw_only=True, gc=False):
-    """One branch of a record; `kind` is the platform's word for it.
+    """One leg of a record; `kind` is the platform's word for it.
 
-    accepted: the answer to this call, and not a transfer that came later.
-    own: the record names the extension as the one whose phone this is.
+    accepted: this leg answered the call (and is not a later transfer).
+    own: the record names the leg's phone as the extension's own.
     """
 
     kind: str | None
@@ -118,19 +118,19 @@ class Leg(Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def key(self) -> str:
-        """Tells legs of a record apart from look to look."""
+        """Identifies a leg of a record across polls."""
         return f"{self.kind}@{self.started_at.timestamp()}"
 
 
 class CallObservation(Struct, frozen=True, kw_only=True, gc=False):
     """One extension's part in a session, as one poll (or the call log) shows it.
 
-    `disposition`: how it ended; of one that lives, how it did if it turns out to be over.
-    `provisional`: the record reads ended, but the platform writes this also while the call goes on.
-    `rings_alone`: its legs ring no extension but this one.
-    `taken_by_another`: it was accepted on a leg of another extension, and on none of this one.
-    `times` hold only what the platform gave; nothing is filled in from the poll. Where `ended_exact` is false, the part
-    ended at `ended_at` or before.
+    disposition: how the call ended; for a provisional record, how it ended if it has ended.
+    provisional: the record says ended, but the platform also writes this while a call goes on.
+    rings_alone: its legs ring only this extension.
+    taken_by_another: a leg of another extension accepted the call, and no leg of this one did.
+    started_at, ended_at: only times that the platform gave; none is taken from the poll. Where `ended_exact` is false,
+    the part ended at `ended_at` or before.
     """
 
     extension_id: str
@@ -154,7 +154,7 @@ class CallObservation(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Snapshot(Struct, frozen=True, kw_only=True, gc=False):
-    """Every observation of one target as of one complete, successful poll."""
+    """Every observation of one target, from one complete, successful poll."""
 
     target: Target
     taken_at: datetime
@@ -162,7 +162,7 @@ class Snapshot(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Observation(Struct, frozen=True, kw_only=True, gc=False):
-    """The two polls around the event, and how sure its time is."""
+    """How an event was detected: the polls around it, and whether its time is exact."""
 
     after: datetime | None
     before: datetime
@@ -172,10 +172,10 @@ class Observation(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Call(Struct, frozen=True, kw_only=True, gc=False):
-    """One extension's part in a session: all that is known of it, and what was told of it.
+    """One extension's part in a session: everything that is known of it.
 
-    `sequence` is the number of the last event; 0 means nothing was ever told (history of a first poll,
-    or a provisional record that has not settled).
+    sequence: the number of the last event; 0 if there was none (the call ended before the first poll, or its record is
+    provisional).
     """
 
     source: str
@@ -197,18 +197,18 @@ class Call(Struct, frozen=True, kw_only=True, gc=False):
     ended_exact: bool = False
     disposition: Disposition | None = None
     provider: Provider
-    # Of the last event, so that a call tells all of itself:
+    # From the last event, so that a call can be shown without it.
     previous_state: State | None = None
     observation: Observation | None = None
-    # What no consumer sees: what the filters and the next poll need to know.
-    emitted_directions: tuple[Direction, ...] = ()  # every direction that an event of the call had
-    record_ids: tuple[str, ...] = ()  # the records that belong to this part; the first leads
-    ringing_legs: tuple[str, ...] = ()  # keys of the legs that were there before the answer
-    first_poll: bool = False  # it was there when its target was looked at for the first time
+    # For filters and the next comparison; consumers do not see these.
+    emitted_directions: tuple[Direction, ...] = ()  # the directions of all events of the call
+    record_ids: tuple[str, ...] = ()  # the records of this part, oldest first
+    ringing_legs: tuple[str, ...] = ()  # keys of the legs seen before the answer
+    first_poll: bool = False  # it was shown by the first poll of its target
     provisional_since: datetime | None = None
-    provisional_disposition: Disposition | None = None  # what it ends with if it settles as it reads now
+    provisional_disposition: Disposition | None = None  # the disposition if the provisional record is final
     provisional_ended_at: datetime | None = None
-    vanished_at: datetime | None = None  # the first poll whose list did not hold it (ended calls too)
+    vanished_at: datetime | None = None  # the first poll that did not show it (ended calls too)
     last_seen_at: datetime | None = None  # the poll before that
 
     @property
@@ -217,7 +217,7 @@ class Call(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class CallEvent(Struct, frozen=True, kw_only=True, gc=False, tag_field="kind", tag="call"):
-    """A change of a call. `id` is a pure function of the fact; `call` is the state after the change."""
+    """A change of a call. `id` is a pure function of the change; `call` is the state after it."""
 
     id: str
     type: str
@@ -234,17 +234,17 @@ class CallEvent(Struct, frozen=True, kw_only=True, gc=False, tag_field="kind", t
 
     @property
     def key(self) -> str:
-        """What order is kept for: the call."""
+        """The ordering key: events of one call are delivered in order."""
         return self.call.call_id
 
     @property
     def live(self) -> bool:
-        """True when the event is worthless once the moment has passed."""
+        """True when the event is only useful for a short time, so that it may expire."""
         return self.type not in ("call.ended", "call.corrected")
 
 
 class Blind(Struct, frozen=True, kw_only=True, gc=False):
-    """The time in which a source could not be seen."""
+    """The time in which no poll of a source or extension succeeded."""
 
     after: datetime | None
     before: datetime
@@ -278,7 +278,7 @@ EVENT_TYPES = (*LIVE_EVENTS, "call.ended", "call.corrected", "source.degraded", 
 
 
 class ChangeSet(Struct, frozen=True, kw_only=True, gc=False):
-    """What a poll did to what is known: calls in their new state, and the events to tell."""
+    """The result of a comparison: calls in their new state, and the events to record."""
 
     calls: tuple[Call, ...] = ()
     events: tuple[Event, ...] = ()
@@ -288,7 +288,7 @@ class ChangeSet(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class PollRecord(Struct, frozen=True, kw_only=True, gc=False):
-    """One good poll, as the outbox keeps it: when a target was last seen whole."""
+    """A successful poll as the outbox stores it: when all calls of a target were last seen."""
 
     target: Target
     taken_at: datetime
@@ -297,8 +297,8 @@ class PollRecord(Struct, frozen=True, kw_only=True, gc=False):
 class Known(Struct, frozen=True, kw_only=True):
     """What the outbox holds of one source at start.
 
-    calls: those that are live or not yet told, by call id. The ended ones stay on disk (`Outbox.recall`).
-    looks: the last good poll of each target.
+    calls: the calls that are live or provisional, by call id. Ended calls stay on disk (`Outbox.recall`).
+    polls: the last successful poll of each target.
     notes: small facts that must survive a restart (penalty, account id, ...), by name.
     """
 

@@ -1,6 +1,6 @@
-"""A conversation as a whole: what the parts of one session say together. Pure.
+"""Combines the parts of one session into a conversation. Pure.
 
-One session of one account is one conversation, however many extensions take part in it, one after another or at once.
+A session of an account is one conversation, no matter how many extensions take part in it.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from callcast.calls.model import Call, Direction, Disposition, Party, Queue, State
 
-# Of a session whose parts are all over: the first of these that any part has.
+# An ended session has the first of these dispositions that any of its parts has.
 _DISPOSITIONS = (
     "answered",
     "answered_elsewhere",
@@ -31,16 +31,18 @@ _RANK = {word: rank for rank, word in enumerate(_DISPOSITIONS)}
 
 
 class Session(Struct, frozen=True, kw_only=True, gc=False):
-    """What is known of a conversation. Its parts stand in the order in which they started.
+    """What is known of a conversation. Its parts are ordered by start.
 
-    source: of the part that answered, else of the first one.
-    direction: of the first part. internal: all its callers are extensions of the account; never while in doubt.
-    state: connected while any live part is, else ringing while any is, else dialing; ended when no part is live.
-    started_at: of the first part. answered_at: the first answer; None too where there was one at a time unknown.
-    answer_known: `answered_at` is the answer's time, or that of the poll that showed it after an earlier one.
+    source: of the part that answered, otherwise of the first part.
+    direction: of the first part.
+    internal: true when every caller is known to be an extension of the account.
+    state: connected if any live part is, else ringing if any is, else dialing; ended when no part is live.
+    started_at: of the first part.
+    answered_at: the first answer; also None when the conversation was answered at an unknown time.
+    answer_known: `answered_at` was given by the platform, or is the time of a poll that followed an earlier poll.
     answered_by: the extensions that answered, in order.
     disposition: None while a part is live.
-    complete: false where another party that is not among the parts answered it.
+    complete: false when it was answered by an extension that is not among the parts.
     """
 
     account_id: str | None
@@ -64,7 +66,7 @@ class Session(Struct, frozen=True, kw_only=True, gc=False):
 
 
 def session_of(parts: Iterable[Call]) -> Session:
-    """The conversation that these parts, at least one, are known to be."""
+    """Combine the parts of one session; there must be at least one."""
     ordered = sorted(parts, key=_place)
     first = ordered[0]
     direction = first.direction
@@ -100,7 +102,7 @@ def was_answered(part: Call) -> bool:
 
 
 def _place(part: Call) -> tuple[datetime, bool, str, str]:
-    """Of two that start in the same second the caller's own part is the first."""
+    """Sort by start; of two parts that start in the same second the caller's part comes first."""
     return part.started_at, part.direction is Direction.INBOUND, part.source, part.call_id
 
 
@@ -109,7 +111,7 @@ def _answer_place(part: Call) -> tuple[bool, datetime]:
 
 
 def _is_known(answer: Call) -> bool:
-    """Where a target's first poll showed the call connected, its answer may be long ago."""
+    """False if the target's first poll showed the call connected: it may have been answered long before."""
     return answer.answered_at is not None and (answer.answered_exact or not answer.first_poll)
 
 
@@ -131,7 +133,7 @@ def _rank(disposition: Disposition) -> int:
 
 
 def _is_internal(inbound: list[Call]) -> bool:
-    """A live part whose caller is not known yet may have one from outside; one that is over tells nothing."""
+    """A live part with an unknown caller may still turn out external; an ended one with none is ignored."""
     if any(part.live and part.from_party is None for part in inbound):
         return False
     callers = [part.from_party for part in inbound if part.from_party is not None]

@@ -1,8 +1,8 @@
-"""Which extensions answered in a session, over all sources: a colleague may be the extension of another credential.
+"""Which extensions answered in a session, across all sources: a call missed in one may be answered in another.
 
-Only in memory, and made again from the stored calls at start. Calls are taken in once they are stored, in any order
-and any number of times: whichever of an answer and a miss comes first, the session is then named to the source of the
-call that was missed (`due`), which corrects it.
+Kept in memory only, and rebuilt from the stored calls at start. Calls are added after they are stored, in any order
+and any number of times. As soon as a session has a missed call and an answer by another extension, it is due for
+correction in the source of the missed call (`due`).
 """
 
 from collections import defaultdict
@@ -12,7 +12,7 @@ from msgspec import Struct, field
 
 from callcast.calls.model import UNASSIGNED, Call, Direction, Disposition
 
-SESSIONS_MAX = 20_000  # the latest
+SESSIONS_MAX = 20_000  # the oldest are dropped
 NONE: frozenset[str] = frozenset()
 
 _Key = tuple[str, str]  # account and session
@@ -24,7 +24,7 @@ class _Session(Struct):
 
 
 def was_answered(call: Call) -> bool:
-    """By its own extension: the others that it rang did not miss the call."""
+    """True when the call's own extension answered it: the other extensions that rang did not miss it."""
     if call.extension_id == UNASSIGNED or call.direction is not Direction.INBOUND:
         return False
     return call.answered_at is not None or call.disposition is Disposition.ANSWERED
@@ -35,15 +35,15 @@ def was_missed(call: Call) -> bool:
 
 
 class SharedAnswers:
-    """Of all sources; a call whose account is not known is shared with none.
+    """The answers of all sources. A call whose account is not known is ignored.
 
-    shared: there are several sources. With one nothing is remembered, for it knows all by itself.
+    shared: true when there are several sources. With a single source nothing is stored here.
     """
 
     def __init__(self) -> None:
         self.shared = False
         self._sessions: dict[_Key, _Session] = {}
-        self._due: defaultdict[str, dict[str, None]] = defaultdict(dict)  # source -> sessions to look at again
+        self._due: defaultdict[str, dict[str, None]] = defaultdict(dict)  # source -> sessions to correct
 
     def of(self, account_id: str | None, session_id: str) -> frozenset[str]:
         """The extensions that answered in this session."""
@@ -51,7 +51,7 @@ class SharedAnswers:
         return session.answered if session else NONE
 
     def learn(self, calls: Iterable[Call]) -> None:
-        """Calls as they are stored."""
+        """Add calls that have been stored."""
         for call in calls if self.shared else ():
             if call.account_id:
                 self._learn((call.account_id, call.session_id), call)
@@ -61,7 +61,9 @@ class SharedAnswers:
         session = self._sessions.pop(key, None)
         if session is None and not answered and not missed:
             return
-        session = self._sessions[key] = session or _Session()  # the last one: it was touched last
+        session = self._sessions[key] = (
+            session or _Session()
+        )  # moved to the end, so that the least recently used is dropped first
         if len(self._sessions) > SESSIONS_MAX:
             del self._sessions[next(iter(self._sessions))]
         if answered:
@@ -74,7 +76,7 @@ class SharedAnswers:
                 self._due[source][call.session_id] = None
 
     def due(self, source: str) -> Sequence[str]:
-        """Sessions of a source in which a call may read missed though another extension answered."""
+        """Sessions of a source that may have a missed call although another extension answered."""
         return tuple(self._due.get(source, ()))
 
     def corrected(self, source: str, session_id: str) -> None:
@@ -84,5 +86,5 @@ class SharedAnswers:
         self._due[source][session_id] = None
 
     def forget(self, source: str) -> None:
-        """Nothing of it is corrected any more."""
+        """Drop the sessions due for a source that was removed."""
         self._due.pop(source, None)

@@ -1,4 +1,4 @@
-"""What the live calls and the counts since midnight add up to: of everything, of a source, of an extension."""
+"""Totals of the live calls and of the counts since midnight: for all sources, one source, or one extension."""
 
 from datetime import datetime
 
@@ -6,16 +6,16 @@ from msgspec import Struct
 
 
 class Counts(Struct, frozen=True, kw_only=True):
-    """Of conversations; of one extension, of its parts (contract 9).
+    """Counts of conversations; for one extension, of its parts.
 
-    ringing, dialing, connected: live ones by state.
-    waiting: callers from outside who ring somewhere and were not answered yet.
-    longest_waiting_since, longest_wait_s: of them; None when no caller waits.
-    answered_today, missed_today, abandoned_today: inbound ones with a caller from outside, since midnight in the
-    service's timezone: at the answer, or else at the end.
-    average_speed_of_answer_s: from the start to the answer, or to the poll that showed it.
-    service_level: the share of them that was answered in time, without those abandoned earlier; None while there is
-    none.
+    ringing, dialing, connected: live conversations by state.
+    waiting: external callers that ring and have not been answered yet.
+    longest_waiting_since, longest_wait_s: of the caller that has waited longest; None when no caller waits.
+    answered_today, missed_today, abandoned_today: inbound conversations with an external caller since midnight in
+    the service's timezone, counted at the answer, or at the end if there was none.
+    average_speed_of_answer_s: mean seconds from the start to the answer, or to the poll that showed the answer.
+    service_level: the share answered in time, from 0 to 1; conversations abandoned before that time do not count.
+    None while there are none.
     """
 
     ringing: int = 0
@@ -34,11 +34,11 @@ class Counts(Struct, frozen=True, kw_only=True):
 class Summary(Counts, frozen=True, kw_only=True):
     """Totals of one source.
 
-    as_of: the oldest of the targets' last polls that are stored; None while one has none.
-    complete: false when a poll of one of the targets is overdue.
-    overdue: the extensions whose poll is overdue while others are seen; empty when it is the source as a whole.
-    sign_ins_ahead: how many sources sign in before this one; None: it does not wait for its place.
-    now: what time it is where the calls' times come from, as the newest poll said; None before the first one.
+    as_of: the time of the oldest stored poll among the targets' last ones; None while a target has none.
+    complete: false when a poll of any target is overdue.
+    overdue: the extensions whose poll is overdue while others are current; empty when the whole source is overdue.
+    sign_ins_ahead: how many sources sign in before this one; None when it is not queued to sign in.
+    now: the platform's present time, derived from the newest poll; None before the first one.
     """
 
     source: str

@@ -1,7 +1,18 @@
-"""What is known, and what is seen now -> what changed, and what to tell. Pure.
+"""Compares what a source shows with what is known, and returns what changed. Pure.
 
-Each function compares with a `Picture` and gives a `Change`; once that is recorded, `Picture.apply` makes it known.
-The sessions concerned must have been recalled before (`Picture.unknown_sessions`, `Picture.learn`).
+Theory of operation: each function compares its input with a `CallIndex` and returns a `ChangeSet` of new call states
+and events. It changes nothing: the caller records the change set in the outbox, and then applies it to the index with
+`CallIndex.apply`. So a change that could not be recorded is found again by the next comparison. The sessions concerned
+must be in the index before (`CallIndex.sessions_to_recall`, `CallIndex.learn`).
+
+    compare          a successful poll
+    resolve          the call log's records of a call that vanished or is provisional
+    give_up          no final record was found in time
+    fill_gap         the call log's records of a time without polls
+    refuse           the platform denies access to a target
+    correct_missed   an extension of another source answered the session
+    unwatch          an extension is no longer watched
+    due_lookups      which calls to look up in the call log
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -31,8 +42,11 @@ __all__ = [
 
 
 class Rules(Struct, frozen=True, kw_only=True):
-    """settle_s: a provisional record that rings one extension counts after so long. call_log_after_s: what
-    vanished or stays provisional so long is looked up. vanished_give_up_s: what vanished ends as unknown then.
+    """Time limits, in seconds.
+
+    settle_s: after this long a provisional record that rings only one extension is taken as final.
+    call_log_after_s: a call that vanished or is provisional for this long is looked up in the call log.
+    vanished_give_up_s: a call that vanished this long ago ends without a final record.
     """
 
     settle_s: float = 30.0
@@ -41,14 +55,14 @@ class Rules(Struct, frozen=True, kw_only=True):
 
 
 def compare(index: CallIndex, snapshot: Snapshot, rules: Rules) -> ChangeSet:
-    """What a complete, successful poll of a target changes."""
+    """Return what a complete, successful poll of a target changes."""
     target = snapshot.target
     at, own = index.clamped(target, snapshot.taken_at), target.extension_id
     after = None if own is None else index.last_poll_at(own)
     comparison = Comparison(index, ObservationWindow(at=at, after=after, first_poll=after is None), whole=own is None)
     shown = comparison.observe(snapshot.observations, settle_s=rules.settle_s)
     missing = [call for call in index.of(target) if call.call_id not in shown]
-    for call in sorted(missing, key=lambda call: call.call_id):  # one order, also after a restart
+    for call in sorted(missing, key=lambda call: call.call_id):  # the same order after a restart
         comparison.mark_missing(call)
     return comparison.change_set()
 
@@ -56,9 +70,9 @@ def compare(index: CallIndex, snapshot: Snapshot, rules: Rules) -> ChangeSet:
 def resolve(
     index: CallIndex, call_id: str, observations: Iterable[CallObservation], at: datetime, rules: Rules
 ) -> ChangeSet:
-    """The call log's answer for a call that vanished or is provisional; no event while it has no final word.
+    """Apply the call log's records to a call that vanished or is provisional; no event without a final record.
 
-    An answer that comes when the list shows the call live again is dropped.
+    Nothing changes if the platform's list shows the call live again.
     """
     call = index.call(call_id)
     if call is None or not is_open(call) or is_listed_live(call):
@@ -76,9 +90,9 @@ def resolve(
 
 
 def give_up(index: CallIndex, call_id: str, at: datetime) -> ChangeSet:
-    """A vanished call of which the call log has no final word: it ends as its last word reads, or as unknown.
+    """End a vanished call for which the call log has no final record: with its provisional disposition, or as unknown.
 
-    A call that has not vanished does not give up.
+    A call that has not vanished stays as it is.
     """
     call = index.call(call_id)
     if call is None or not is_open(call) or call.vanished_at is None:
@@ -98,7 +112,7 @@ def fill_gap(
     *,
     after: datetime | None = None,
 ) -> ChangeSet:
-    """The call log's finished calls of a time in which nobody looked; `after`: the last good poll before it."""
+    """Apply the call log's finished calls of a time without polls. `after`: the last successful poll before it."""
     comparison = Comparison(index, ObservationWindow(at=at, after=after, evidence=Evidence.CALL_LOG))
     own = target.extension_id
     final = [s for s in observations if is_final(s) and (own is None or s.extension_id == own)]
@@ -107,7 +121,10 @@ def fill_gap(
 
 
 def refuse(index: CallIndex, target: Target, since: datetime, at: datetime) -> ChangeSet:
-    """The platform has refused to show a target since then: its calls end as their last word reads, or as unknown."""
+    """End the calls of a target that the platform has denied access to since `since`.
+
+    They end with their provisional disposition, or as unknown.
+    """
     since = index.clamped(target, since)
     comparison = Comparison(index, ObservationWindow(at=at, before=since, evidence=Evidence.REFUSED), whole=True)
     for call in index.of(target):
@@ -119,7 +136,7 @@ def refuse(index: CallIndex, target: Target, since: datetime, at: datetime) -> C
 
 
 def correct_missed(index: CallIndex, session_id: str, at: datetime) -> ChangeSet:
-    """An extension of another source answered in this session: what was missed here was answered elsewhere."""
+    """Correct a session in which an extension of another source answered: missed parts become answered elsewhere."""
     polls = (index.last_poll_at(call.extension_id) for call in index.session(session_id))
     comparison = Comparison(index, ObservationWindow(at=max([at, *filter(None, polls)])), whole=True)
     comparison.recheck(session_id)
@@ -127,7 +144,7 @@ def correct_missed(index: CallIndex, session_id: str, at: datetime) -> ChangeSet
 
 
 def unwatch(index: CallIndex, extension_ids: Collection[str], at: datetime) -> ChangeSet:
-    """Nobody looks at these extensions any more: their calls end as unknown."""
+    """End the calls of extensions that are no longer watched; their disposition is unknown."""
     comparison = Comparison(index, ObservationWindow(at=at, evidence=Evidence.UNWATCHED))
     for call in index.live_calls():
         if call.extension_id in extension_ids:
@@ -138,20 +155,20 @@ def unwatch(index: CallIndex, extension_ids: Collection[str], at: datetime) -> C
 
 
 def due_lookups(index: CallIndex, at: datetime, rules: Rules) -> Sequence[Call]:
-    """The calls that the call log must be asked about now: vanished, or provisional, for long enough."""
+    """Return the calls to look up in the call log now: those that vanished or became provisional long enough ago."""
     due = at - timedelta(seconds=rules.call_log_after_s)
     return [call for call in index.pending() if (call.vanished_at or call.provisional_since or at) <= due]
 
 
 def _window_of_end(index: CallIndex, call: Call, at: datetime, evidence: Evidence) -> ObservationWindow:
-    """The two polls around the end of a vanished call are those around its vanishing."""
+    """The polls around the end of a call. If it vanished: the last that showed it, and the first that did not."""
     if call.vanished_at is None:
         return ObservationWindow(at=at, after=index.last_poll_at(call.extension_id), evidence=evidence)
     return ObservationWindow(at=at, after=call.last_seen_at, before=call.vanished_at, evidence=evidence)
 
 
 def _own_record(index: CallIndex, call: Call, records: Sequence[CallObservation]) -> CallObservation | None:
-    """The record of this very part: by its id, else the one of its session nearest in time that is no other part's."""
+    """The record of this part: by its id, else the nearest in time of its session that belongs to no other part."""
     own = [observation for observation in records if observation.extension_id == call.extension_id]
     by_id = [observation for observation in own if observation.record_id in call.record_ids]
     others = {id_ for part in index.parts(call.extension_id, call.session_id) for id_ in part.record_ids}

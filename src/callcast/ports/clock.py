@@ -1,4 +1,4 @@
-"""What time promises. Clocks are made in `app`, and passed in; tests turn theirs by hand."""
+"""The clock protocol. `app` makes the clock and passes it in; tests pass a clock that they set themselves."""
 
 from datetime import datetime
 from typing import Protocol
@@ -6,18 +6,20 @@ from typing import Protocol
 
 class Clock(Protocol):
     def now(self) -> datetime:
-        """UTC that never jumps: the wall's time at start plus what has passed since, also while the machine was
-        suspended. For order and times to live."""
+        """UTC that never jumps: the wall clock at start plus the time since, including suspended time.
+
+        For ordering and times to live.
+        """
         ...
 
     def wall(self) -> datetime:
-        """UTC as this machine believes it now; may jump. For what others compare with their own clock."""
+        """UTC by this machine's wall clock; may jump. For times that others compare with their own clock."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds that only ever grow, also while the machine is suspended; the zero means nothing."""
+        """Seconds from an arbitrary zero; never goes back, and counts suspended time."""
         ...
 
     async def sleep(self, seconds: float, /) -> None:
-        """Time while the machine is suspended counts: return soon after it is resumed if `seconds` are over."""
+        """Wait. Suspended time counts: returns soon after the machine resumes if `seconds` have passed."""
         ...

@@ -1,4 +1,4 @@
-"""What a probe is asked and what it answers: whether a remote side is reachable, before anybody relies on it."""
+"""Connectivity checks: whether a remote side is reachable, as `callcast check --online` asks it."""
 
 from typing import Literal
 
@@ -6,14 +6,14 @@ from msgspec import Struct
 
 from callcast.ports.clock import Clock
 
-# `unasked`: there is nothing to ask, or nobody knows how.
+# `unasked`: there is nothing to check, or the sink has no connectivity check.
 Status = Literal["good", "warning", "failed", "unasked"]
 
 
 class ConnectivityRequest(Struct, frozen=True, kw_only=True):
-    """One question to a sink's remote side, asked by `callcast check --online`.
+    """A connectivity check of one sink's remote side.
 
-    name: of the sink. send: a person allowed that something is sent which is no event; else nothing may be.
+    name: of the sink. send: whether the check may send a test message (`--send`); otherwise it must not send anything.
     """
 
     name: str
@@ -23,9 +23,10 @@ class ConnectivityRequest(Struct, frozen=True, kw_only=True):
 
 
 class ConnectivityResult(Struct, frozen=True):
-    """What came of it. `said` is a sentence for people, `remedy` what to do about trouble; neither holds a secret.
+    """The result of a connectivity check.
 
-    about: what was asked, in a word, where one remote side is asked several things.
+    said: what was found, as a sentence. remedy: what to do about a failure. Neither may hold a secret.
+    about: what was checked, in a word, where one remote side has several checks.
     """
 
     status: Status

@@ -1,4 +1,4 @@
-"""What the index of the live calls promises to those who only look at it."""
+"""Read access to the live calls and the statistics since midnight."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -10,9 +10,9 @@ from callcast.calls.summary import Counts, Summary
 
 
 class LiveChange(Struct, frozen=True, kw_only=True):
-    """What changed since a version: the calls in their new state (ended ones too).
+    """What changed since a version: the calls in their new state, including ended ones.
 
-    `calls` None: too much has changed to tell one by one; read `calls()` afresh.
+    calls: None when too much has changed to list; read `LiveCalls.calls()` again.
     """
 
     version: int
@@ -30,7 +30,7 @@ class LiveCalls(Protocol):
         ...
 
     def extensions(self, source: str, /) -> Sequence[str]:
-        """Numeric ids of the source's watched or seen extensions."""
+        """Numeric ids of the source's extensions that are watched or have had a call."""
         ...
 
     def summaries(self) -> Sequence[Summary]: ...
@@ -41,10 +41,10 @@ class LiveCalls(Protocol):
 
 
 class Statistics(LiveCalls, Protocol):
-    """What the HTTP side reads beside."""
+    """What the web server reads in addition."""
 
     def total(self) -> Counts:
-        """Of all sources: a conversation that several of one account see counts once."""
+        """Counts over all sources. A conversation that several sources of one account see counts once."""
         ...
 
     def extension_counts(self, source: str, /) -> Mapping[str, Counts]:

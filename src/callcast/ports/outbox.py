@@ -1,10 +1,10 @@
-"""What the store promises: the one durable tank in the middle of the pipe.
+"""The outbox protocol: the durable store between polling and delivery.
 
-Left of it everything may be run again, right of it everything may be tried again. A method returns when what it
-says is on the disk; a method that raises `OutboxUnavailable` has changed nothing.
+A method returns once its change is on disk; a method that raises `OutboxUnavailable` has changed nothing. So polling
+may run again, and deliveries may be retried.
 
-Times in a store come from a wall clock that may have been wrong. When it is opened, what was recorded later than now
-has been recorded now, and nothing is due later than its longest delay after now.
+Stored times come from a wall clock that may have been wrong. On opening, a recording time in the future is set to now,
+and a due time is limited to now plus the longest retry delay.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -18,15 +18,15 @@ from callcast.ports.sink import Delivery, Filter
 
 
 class OutboxRefused(Exception):
-    """The store may not be opened at all: in use by another, or too new. Says what is wrong and what to do."""
+    """The store cannot be opened: another process uses it, or its version is not supported. Says what to do."""
 
 
 class OutboxUnavailable(Exception):
-    """The store cannot be written or read now (disk full, read-only, I/O error). Says place, cause, next step."""
+    """The store cannot be read or written now (disk full, read-only, I/O error). Names place, cause and next step."""
 
 
 class SinkStats(Struct, frozen=True, kw_only=True):
-    """What one sink is owed."""
+    """The backlog and the dead letters of one sink."""
 
     sink: str
     pending: int
@@ -35,23 +35,23 @@ class SinkStats(Struct, frozen=True, kw_only=True):
 
 
 class Stats(Struct, frozen=True, kw_only=True):
-    """`bytes_used`: on the disk, with everything that belongs to the store."""
+    """The state of the store. `bytes_used`: on disk, including all files of the store."""
 
     sinks: tuple[SinkStats, ...]
     bytes_used: int
 
 
 class Overdue(Struct, frozen=True, kw_only=True):
-    """Deliveries whose time to live ended: how many live events expired, and how many others became dead letters."""
+    """Deliveries past their time to live: how many live events expired, how many others became dead letters."""
 
     expired: int = 0
     dead: int = 0
 
 
 class Pruned(Struct, frozen=True, kw_only=True):
-    """What was forgotten. `dropped` and `orphaned` count, per sink, what was still owed or lay dead; that is loud.
+    """What was deleted. `dropped` and `orphaned` count lost pending deliveries and dead letters, by sink.
 
-    dropped: because the store reached its cap. orphaned: of sinks that were removed, when the retention was over.
+    dropped: deleted because the store reached its size limit. orphaned: of removed sinks, after the retention time.
     """
 
     events: int = 0
@@ -61,7 +61,7 @@ class Pruned(Struct, frozen=True, kw_only=True):
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True):
-    """A dead letter: an event that one sink never took. `attempts` were made, the last failed for `reason`."""
+    """A dead letter: an event that was given up for one sink after `attempts`; the last one failed for `reason`."""
 
     sink: str
     event: Event
@@ -72,7 +72,7 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
-    """What came of one attempt. `word` is `delivered`, `expired` or a failure's reason; `took_s` None: not sent."""
+    """The result of one attempt. `word`: `delivered`, `expired` or a failure's reason. `took_s`: None if not sent."""
 
     sink: str
     number: int
@@ -83,7 +83,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
 
 
 class EventHistory(Struct, frozen=True, kw_only=True):
-    """An event with what became of it. `owed`: the sinks that wait for it still; `dead`: those that never took it."""
+    """An event and its deliveries. `pending`: the sinks it is pending for; `dead`: those it is a dead letter of."""
 
     stored: "Stored"
     attempts: tuple[Attempt, ...]
@@ -92,14 +92,14 @@ class EventHistory(Struct, frozen=True, kw_only=True):
 
 
 class CallHistory(Struct, frozen=True, kw_only=True):
-    """Everything the store knows of one call. `call` None: its memory is gone, or it is a source's events."""
+    """Everything the store holds of one call. `call`: None if it was pruned, or for the events of a source."""
 
     call: Call | None
     events: tuple[EventHistory, ...]
 
 
 class Stored(Struct, frozen=True, kw_only=True):
-    """An event as it lies in the store; `seq` orders all events of the store."""
+    """A stored event. `seq`: its position among all events of the store."""
 
     seq: int
     recorded_at: datetime
@@ -107,7 +107,7 @@ class Stored(Struct, frozen=True, kw_only=True):
 
 
 class Acked(Struct, frozen=True):
-    """A delivery that the remote side has, how long the attempt took, and what was answered."""
+    """A delivery that the remote side acknowledged. `took_s`: seconds of the attempt. `detail`: its response."""
 
     delivery: Delivery
     took_s: float
@@ -116,112 +116,115 @@ class Acked(Struct, frozen=True):
 
 class Outbox(Protocol):
     async def known(self) -> Mapping[str, Known]:
-        """What is known of each source, by its name. Read once, at start."""
+        """Return what is known of each source, by name. Read at start."""
         ...
 
     async def recall(self, source: str, session_ids: Collection[str], /) -> Sequence[Call]:
-        """The remembered calls of these sessions, the ended ones too; the memory of the ended lives here."""
+        """Return the stored calls of these sessions, including ended ones."""
         ...
 
     async def latest(self, limit: int, /) -> Sequence[Call]:
-        """The calls of all sources that are open, and as many of the ended ones, those that ended last."""
+        """Return all open calls of all sources, and up to `limit` ended ones, the most recent."""
         ...
 
     async def record(self, poll: PollRecord | None, change: ChangeSet, /) -> None:
-        """State and events and each wanting sink's pending delivery, all or nothing. An event id seen before is
-        nothing.
+        """Store the poll, the calls, the events and a pending delivery for each subscribed sink, in one transaction.
+
+        An event whose id is already stored is ignored.
         """
         ...
 
     async def note(self, source: str, name: str, value: bytes | None, /) -> None:
-        """Keep a small fact of a source over restarts; None forgets it."""
+        """Store a small fact of a source that must survive a restart; None deletes it."""
         ...
 
     async def subscribe(self, filters: Mapping[str, Filter], /) -> None:
-        """From now on these sinks, and no others, get pending deliveries for the events their filter wants."""
+        """Create pending deliveries for these sinks only, for new events that pass their filter."""
         ...
 
     async def claim(self, sink: str, /, *, limit: int) -> Sequence[Delivery]:
-        """Due, oldest first, at most one per call: its oldest unsettled, and none whose call is in flight.
+        """Claim due deliveries, oldest first: one per ordering key, and none while another of its key is claimed.
 
-        What was brought back by hand comes after all others, and neither waits for its call nor holds it up.
+        Replayed deliveries come last; they neither wait for others of their key nor block them.
         """
         ...
 
     async def claim_probe(self, sink: str, /, *, after_seq: int, fresh: bool = False) -> Delivery | None:
-        """Claim one event to try a failing sink with: the oldest unsettled of the next call after `after_seq`.
+        """Claim one delivery as a recovery probe: the oldest of the next ordering key after `after_seq`.
 
-        Due or not, except one that the remote side asked to hold back. `fresh`: only the first event of a call that
-        the sink never heard of, and that was never tried.
+        It need not be due, unless the remote side asked for the delay. `fresh`: only the first event of a call of
+        which the sink has received nothing, and which was never attempted.
         """
         ...
 
     async def ack(self, acked: Sequence[Acked], /) -> None:
-        """Delivered. It may wait some milliseconds for company on its way to the disk."""
+        """Mark deliveries as acknowledged. May wait some milliseconds, to commit several together."""
         ...
 
     async def retry(
         self, delivery: Delivery, /, *, at: datetime, reason: str, detail: str, took_s: float, held: bool = False
     ) -> None:
-        """Try again at a time. `held`: the remote side asked for that time, so it is no probe before."""
+        """Make a delivery due again at `at`. `held`: the remote side asked for this time: no probe before it."""
         ...
 
-    async def dead_letter(self, delivery: Delivery, /, *, reason: str, detail: str, took_s: float) -> None: ...
+    async def dead_letter(self, delivery: Delivery, /, *, reason: str, detail: str, took_s: float) -> None:
+        """Give a delivery up: it becomes a dead letter of its sink."""
+        ...
 
     async def expire(self, delivery: Delivery, /) -> None:
-        """Its time to live is over: a live event is gone, another a dead letter with its last attempt's reason."""
+        """End a delivery past its time to live: a live event expires, any other becomes a dead letter."""
         ...
 
     async def expire_overdue(self, sink: str, /, *, live_before: datetime, final_before: datetime) -> Overdue:
-        """Expire everything owed since before these times, except calls in flight. Bounded work; may be repeated.
+        """Expire deliveries pending since before these times, except of claimed keys. Limited work per call: repeat.
 
-        What is not live is left alone until one attempt has been made since the store was opened: its age may come
-        from a wall clock that was wrong.
+        A delivery that is not live stays until one attempt has been made since the store was opened, because its age
+        may come from a wall clock that was wrong.
         """
         ...
 
     async def release(self, delivery: Delivery, /) -> None:
-        """Give a claimed delivery back untried (the attempt was cancelled); it counts nothing."""
+        """Return a claimed delivery without an attempt, because the attempt was cancelled."""
         ...
 
     async def make_due(self, sink: str, /, *, held: bool = True) -> None:
-        """Everything the sink is owed is due now. `held`: also what the remote side asked to hold back."""
+        """Make the sink's whole backlog due now. `held`: including deliveries that the remote side asked to delay."""
         ...
 
     async def wait(self, sink: str, /, *, timeout_s: float, fresh_after: int | None = None) -> None:
         """Return when the sink may have something due, at the latest after `timeout_s`.
 
-        `fresh_after`: only for what `probe(after_seq=fresh_after, fresh=True)` would give.
+        fresh_after: return early only for what `claim_probe(after_seq=fresh_after, fresh=True)` would return.
         """
         ...
 
     async def history(self, *, after_seq: int, limit: int) -> Sequence[Stored]:
-        """Recorded events in order, for those who resume a stream."""
+        """Return recorded events after `after_seq` in order, for clients that resume a stream."""
         ...
 
     async def last_seq(self) -> int:
-        """`seq` of the newest recorded event; 0 while there is none."""
+        """Return the `seq` of the newest recorded event; 0 if there is none."""
         ...
 
     async def stats(self) -> Stats: ...
 
     async def prune(self, now: datetime, /) -> Pruned:
-        """Forget what is settled and older than the retention, and more where the cap is reached."""
+        """Delete delivered events past the retention time, and more when the size limit is reached."""
         ...
 
     def keep(self, *, retention_h: float, outbox_max_mb: float, dead_letter_days: float) -> None:
-        """From now on prune by these limits."""
+        """Set the limits for `prune`."""
         ...
 
     async def check(self) -> None:
-        """Write something. Raises OutboxUnavailable with the cause when that is not possible now."""
+        """Test that the store can be written. Raises OutboxUnavailable with the cause if not."""
         ...
 
     @property
     def resets(self) -> int:
-        """How often this store was found unreadable, deleted or replaced, and was begun or written anew."""
+        """How often the store was unreadable, deleted or replaced, and was created or written again."""
         ...
 
     def warnings(self) -> Sequence[str]:
-        """What a person must know about this store: that it was unreadable and a new one was begun, for example."""
+        """Warnings for the operator: for example, that the store was unreadable and a new one was created."""
         ...

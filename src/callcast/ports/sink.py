@@ -1,9 +1,9 @@
-"""What a sink promises, and what it is given.
+"""The sink protocol: what a sink implements, and what it gets to work with.
 
-A sink is one file: its settings, its checks and its construction. Its settings class is registered under the
-entry-point group `callcast.sinks`; `open` is an async context manager that yields a `Sink`, which is connected
-or says `Retry`. The outbox is the only queue and the delivery worker the only retrier: no queue, no retry and no
-sleep in a sink.
+A sink is one module with its settings, its checks and its construction. Its settings class is registered under the
+entry-point group `callcast.sinks`. `open` is an async context manager that yields a `Sink`; while the sink is not
+connected, `send` returns `Retry`. The outbox is the only queue and the delivery worker the only retrier: a sink has no
+queue, no retry and no sleep of its own.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from callcast.ports.live_calls import LiveCalls
 
 
 class Delivered(Struct, frozen=True, eq=False):
-    """The receiver has the event and said so. `detail`: how it said so, for `explain`; it makes no difference else."""
+    """The remote side acknowledged the event. `detail`: its response, for `explain`; ignored in comparisons."""
 
     detail: str = ""
 
@@ -36,10 +36,12 @@ class Delivered(Struct, frozen=True, eq=False):
 
 
 class Retry(Struct, frozen=True):
-    """Not now. `reason` is a short word for metrics, `detail` a sentence for people, without secrets.
+    """The event was not delivered; try again later.
 
-    `after_s`: the remote side's own wish. `holds_sink`: it holds for everything that this sink is owed, not
-    only for this event. `gone`: the remote side says that it is closed for good; probe seldom, say it loudly.
+    reason: a short word for metrics. detail: a sentence for people, without secrets.
+    after_s: the delay in seconds that the remote side asked for.
+    holds_sink: the delay applies to all deliveries of this sink, not only to this one.
+    gone: the remote side says that it is closed permanently; recovery probes are sent once an hour.
     """
 
     reason: str
@@ -50,10 +52,10 @@ class Retry(Struct, frozen=True):
 
 
 class Rejected(Struct, frozen=True):
-    """Never: the remote side will not take this event, however often it is sent.
+    """The remote side rejects this event permanently; it becomes a dead letter.
 
-    `unless_alone`: reject only when another call's event was accepted after this one's first attempt; until
-    then the fault may be ours (a wrong secret, a wrong clock), and the event is tried again.
+    unless_alone: reject only once another call's event was accepted after this one's first attempt. Until then the
+    cause may be the configuration (a wrong secret, a wrong clock), and the event is retried.
     """
 
     reason: str
@@ -65,12 +67,12 @@ Outcome = Delivered | Retry | Rejected
 
 
 class Delivery(Struct, frozen=True, kw_only=True):
-    """One event that one sink is owed, claimed for one attempt.
+    """One event for one sink, claimed for one attempt.
 
-    attempt: 1, 2, ...; counted when settled, kept over restarts.
-    expires_at: when the event is worthless (live events), or given up.
-    pending_at: when it was recorded, or brought back by `dead retry` or `replay` (then `replayed`).
-    first_tried_at: when its first attempt since the service started was settled.
+    attempt: 1, 2, ...; counted when the result is stored, and kept across restarts.
+    expires_at: when the event expires (live events) or is given up.
+    pending_at: when it was recorded, or made pending again by `dead retry` or `replay` (then `replayed` is true).
+    first_tried_at: when its first attempt since the start of the service ended.
     """
 
     sink: str
@@ -85,50 +87,51 @@ class Delivery(Struct, frozen=True, kw_only=True):
 
     @property
     def pending_since(self) -> datetime:
-        """What the time to live counts from."""
+        """The start of the time to live."""
         return self.pending_at or self.recorded_at
 
     @property
     def live(self) -> bool:
-        """Worthless once the moment has passed; what a person asked for again never is."""
+        """True when the event may expire: it is live and was not replayed."""
         return self.event.live and not self.replayed
 
 
 class Sink(Protocol):
     async def send(self, delivery: Delivery, /) -> Outcome:
-        """Return once the remote side has answered, never before; never raise for trouble outside this program.
+        """Send one event, and return once the remote side has answered.
 
-        May be cancelled at any await; then nothing is left open.
+        Trouble outside this process is returned as `Retry` or `Rejected`, never raised. May be cancelled at any await,
+        and must then leave nothing open.
         """
         ...
 
 
 @runtime_checkable
 class Reconnecting(Protocol):
-    """What a sink with a lasting connection adds, so that what waits does not wait on after an outage.
+    """Implemented by a sink with a persistent connection, so that deliveries resume at once after an outage.
 
-    the delivery worker awaits it in a loop (`isinstance(sink, Reconnecting)`) and makes everything owed due.
+    The delivery worker awaits `reconnected` in a loop, and then makes the whole backlog due.
     """
 
     async def reconnected(self) -> None:
-        """Return once the connection has come back after an outage; each return tells of outages before it."""
+        """Return once the connection is restored after an outage that ended since the last return."""
         ...
 
 
 @runtime_checkable
 class Advising(Protocol):
-    """What a sink adds that knows what to do about its troubles, in words of the configuration's keys."""
+    """Implemented by a sink that can say how to fix its failures, in terms of configuration keys."""
 
     def advice(self, outcome: Retry | Rejected, /) -> str:
-        """The next step for this cause; "" where there is none but to look at the other side."""
+        """Return the next step for this outcome; "" if it has to be found at the remote side."""
         ...
 
 
 class SinkContext(Struct, frozen=True, kw_only=True):
-    """Where a sink stands: what `open` is given beside the sink's own settings.
+    """What a sink gets to work with, in addition to its own settings.
 
     installation: a stable id of this installation, letters and digits.
-    log: `log(event_name, **facts)` at warning; the event name in past tense, facts without secrets.
+    log: `log(event_name, **facts)`, at level warning; the event name in past tense, no secrets in the facts.
     """
 
     name: str
@@ -145,9 +148,9 @@ class SinkSettings(Protocol):
 
 
 class Filter(Struct, frozen=True, kw_only=True):
-    """Which events a sink wants. `extensions` empty: all. Source events pass by their type alone.
+    """Which events a sink gets. `extensions`: empty means all. Source events are filtered by type only.
 
-    A call's direction may change. So `directions` decides only until an event of the call was recorded for the sink.
+    A call's direction may change, so `directions` applies only until one event of the call was recorded for the sink.
     """
 
     events: tuple[str, ...] = ("*",)
@@ -163,7 +166,7 @@ class Filter(Struct, frozen=True, kw_only=True):
         return (followed or event.call.direction in self.directions) and self._has(event.call.extension_id)
 
     def shows(self, call: Call, /) -> bool:
-        """Whether a sink that mirrors the live calls shows this one: it does not stop when the direction changes."""
+        """Whether a sink that shows live calls shows this one; it stays shown when the direction changes."""
         directions = {call.direction, *call.emitted_directions}
         return not directions.isdisjoint(self.directions) and self._has(call.extension_id)
 

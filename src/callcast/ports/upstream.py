@@ -1,4 +1,4 @@
-"""What the remote side that we look at promises the poller. One per source."""
+"""The upstream protocol: what the poller expects of the platform. There is one upstream per source."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -8,24 +8,26 @@ from msgspec import Struct
 
 from callcast.calls.model import Call, CallObservation, Reason, Snapshot, Target
 
-# What to do, where the answer itself says nothing better. All are asked again by themselves.
+# The next step for each reason, used when the response does not suggest a better one. Polling retries on its own.
 REMEDIES: Mapping[Reason, str] = {
-    "network": "check server, and whether this machine reaches it: name service, firewall, certificate",
-    "timeout": "check server, and whether a firewall swallows what is sent there",
+    "network": "check server, and that this machine can reach it: DNS, firewall, certificate",
+    "timeout": "check server, and whether a firewall drops the connection",
     "auth": "check client_id, client_secret and jwt",
     "permission": "check the permissions of the app and of its user",
-    "rate_limited": "wait a minute, as callcast does by itself; does another program use the same credential?",
-    "server": "the platform has trouble: try again later, as callcast does by itself",
-    "parse": "check server: what answers there is not the platform",
+    "rate_limited": "callcast retries automatically; check whether another program uses the same credential",
+    "server": "the platform reports an error; callcast retries automatically",
+    "parse": "check server: the response does not come from the platform",
 }
 
 
 class PollFailed(Exception):
-    """A look that failed, or had only some of its pages, is no poll. Never an empty snapshot.
+    """A poll failed or returned only some of its pages. It never yields an empty snapshot.
 
-    `reason` is one word for metrics; `said` what happened and `remedy` what to do about it, both without secrets
-    (not given: what `REMEDIES` says of the reason); `detail` is the two as one sentence for the log; `request_id` is
-    what the platform's support asks for; `retry_after_s` is the platform's own wish.
+    reason: one word for metrics.
+    said, remedy: what happened and what to do about it, without secrets. `remedy` defaults to `REMEDIES[reason]`.
+    detail: both as one sentence for the log.
+    retry_after_s: the delay in seconds that the platform asked for.
+    request_id: the id that the platform's support asks for.
     """
 
     def __init__(
@@ -47,44 +49,44 @@ class PollFailed(Exception):
 
 
 class Identity(Struct, frozen=True, kw_only=True):
-    """Who the credential is: its own extension, as the platform counts it."""
+    """The extension that the credential belongs to."""
 
     extension_id: str
 
 
 class Upstream(Protocol):
     def now(self) -> datetime:
-        """The platform's time: this machine's, with the skew taken out, never jumping back."""
+        """The platform's time: this machine's time corrected by the measured skew. Never goes back."""
         ...
 
     def spacing_s(self) -> float:
-        """Seconds between two polls of this source that the rate limit allows in the long run."""
+        """Seconds between two polls of this source that the rate limit allows on average."""
         ...
 
     def hold_s(self) -> float:
-        """Seconds until anything may be sent at all; above 0 in a penalty."""
+        """Seconds until the next request may be sent; above 0 during a penalty."""
         ...
 
     def sign_ins_ahead(self) -> int | None:
-        """How many sign in before this source, which waits only for its place; None: it does not."""
+        """How many sources sign in before this one; None when it is not queued to sign in."""
         ...
 
     async def identify(self) -> Identity:
-        """Who we are (asks for a token). Raises PollFailed."""
+        """Return the credential's own extension; requests a token if needed. Raises PollFailed."""
         ...
 
     def watch(self, targets: Collection[Target], /) -> None:
-        """These targets are polled from now on: what is remembered of any other is dropped."""
+        """Set the targets that will be polled; cached data of others is dropped."""
         ...
 
     async def poll(self, target: Target, /) -> Snapshot:
-        """One complete poll: all pages, or PollFailed."""
+        """Poll a target: returns all its pages, or raises PollFailed."""
         ...
 
     async def find(self, call: Call, /) -> Sequence[CallObservation]:
-        """What the call log says of this call's session; empty when it says nothing yet. Raises PollFailed."""
+        """Return the call log's records of this call's session; empty if there are none yet. Raises PollFailed."""
         ...
 
     async def ended_since(self, target: Target, /, *, after: datetime) -> Sequence[CallObservation]:
-        """The finished calls of a target that began at or after a time, from the call log. Raises PollFailed."""
+        """Return a target's finished calls that began at or after `after`, from the call log. Raises PollFailed."""
         ...
