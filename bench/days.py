@@ -1,4 +1,4 @@
-"""Whole days of polling in turned time: was anything refused, how much of the budget was used, how old looks became.
+"""Whole days of polling in turned time: was anything refused, how much of the budget was used, how old polls became.
 
     python -m bench.days [--hours N] [--only WORDS]
 
@@ -37,7 +37,7 @@ def measure(wanted: Mapping[str, SourceSettings], hours: float) -> str:
 
 
 def main(hours: float, only: str) -> None:
-    print("| watched | refused | share used | cycle planned | oldest look | ran for |")
+    print("| watched | refused | share used | cycle planned | oldest poll | ran for |")
     print("|---|---|---|---|---|---|")
     for name, wanted in CASES.items():
         if only in name:

@@ -98,7 +98,7 @@ def main() -> None:
             "read": lambda body=body: read_page(body, TARGET),
             "compare": lambda shown=shown: compare(index, shown, Rules()),
             "whole": lambda body=body: whole(index, body, None),
-            "whole, after a look": lambda body=body: whole(index, body, known),
+            "whole, after a poll": lambda body=body: whole(index, body, known),
         }
         for step, work in steps.items():
             best, median = times_ms(work, rounds)

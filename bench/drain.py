@@ -3,9 +3,9 @@
     python -m bench.drain [--what sustained,burst,backlog] [--extensions N] [--rate N] [--seconds S] [--events N]
                           [--stored N] [WHO ...]
 
-sustained: --rate changes a second, spread over all extensions, for --seconds; nothing may be owed at the end.
+sustained: --rate changes a second, spread over all extensions, for --seconds; nothing may be pending at the end.
 burst:     --events changes in one moment, three times over (each call rings, is answered, ends).
-backlog:   callcast only: started with --events that all three sinks are owed.
+backlog:   callcast only: started with --events that are pending for all three sinks.
 --stored: callcast's outbox holds so many delivered events before it starts. WHO as for `bench.polls`.
 """
 
@@ -31,7 +31,7 @@ DRAINED_S = 45.0
 
 
 class Sustained(Struct, frozen=True):
-    """`owed`: of all three, when the rate ended. `cpu_us`: of the participant for each event, looks included."""
+    """`pending`: for all three, when the rate ended. `cpu_us`: of the participant for each event, polls included."""
 
     who: str
     offered_per_s: float
@@ -169,9 +169,9 @@ def _prepare(there: World, held: int) -> None:
 
 def sustained_line(run: Sustained) -> str:
     text = (
-        f"{run.who:9} sustained {run.taken_per_s:7.1f} of {run.offered_per_s:.0f} events/s, owed {run.pending}, "
+        f"{run.who:9} sustained {run.taken_per_s:7.1f} of {run.offered_per_s:.0f} events/s, pending {run.pending}, "
         f"{run.cpu_us:6.0f} us an event, {run.cores:.2f} cores, RSS {run.rss_mib:.1f} MiB (peak {run.peak_mib:.1f}), "
-        f"late looks {run.late}"
+        f"late polls {run.late}"
     )
     return text + "".join(f"\n          {way:8} {way_line(one)}" for way, one in run.checked.items())
 

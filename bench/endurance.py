@@ -127,7 +127,7 @@ def memory_line(run: Memory) -> str:
     return (
         f"memory: {run.extensions} extensions, {run.rate_per_s:.0f} events/s, {run.seconds:.0f} s: "
         f"{run.mib[0]:.1f} -> {run.mib[-1]:.1f} MiB (peak {run.peak_mib:.1f}, growth {run.growth:+.1%}), "
-        f"{run.cores:.2f} cores, late looks {run.late}\n          webhook  {way_line(run.checked['webhook'])}"
+        f"{run.cores:.2f} cores, late polls {run.late}\n          webhook  {way_line(run.checked['webhook'])}"
     )
 
 
@@ -135,7 +135,7 @@ def hang_line(run: Hang) -> str:
     word = "one hangs" if run.hung else "none hangs"
     return (
         f"{word:10}: the others' response to receipt p50 {run.delays.p50:.1f} p99 {run.delays.p99:.1f} ms, "
-        f"late looks {run.late}, lost {run.lost}"
+        f"late polls {run.late}, lost {run.lost}"
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from msgspec import Struct
 
 from bench.drain import Sustained
-from bench.polls import Looks, median
+from bench.polls import PollRun, median
 from bench.suite import Found, Runs
 
 NOISE = 1.25  # two figures of one run that differ by less are the same
@@ -22,7 +22,7 @@ class Goal(Struct, frozen=True):
     reached: bool | None
 
 
-def ratio(runs: Runs, mine: str, his: str, value: Callable[[Looks], float]) -> float | None:
+def ratio(runs: Runs, mine: str, his: str, value: Callable[[PollRun], float]) -> float | None:
     """Median of the pairs that ran next to one another."""
     pairs = list(zip(runs.get(mine, []), runs.get(his, []), strict=False))
     return statistics.median(value(one) / value(other) for one, other in pairs) if pairs else None
@@ -40,7 +40,7 @@ def _cpu(found: Found) -> Iterator[Goal]:
     ):
         for his, times in most:
             yield _at_most(
-                f"CPU per look, {name}, 500 extensions, against ({his})",
+                f"CPU per poll, {name}, 500 extensions, against ({his})",
                 times,
                 ratio(runs, "callcast", his, lambda run: run.cpu_us),
                 "x",
@@ -60,14 +60,14 @@ def _delay(found: Found) -> Iterator[Goal]:
 def _polls(found: Found) -> Iterator[Goal]:
     for his, times in (("a", 5.0), ("b", 3.0), ("c", 0.7)):
         value = ratio(found.full, "callcast", his, lambda run: run.per_s)
-        yield _at_least(f"looks a second, against ({his})", times, value, "x")
+        yield _at_least(f"polls a second, against ({his})", times, value, "x")
 
 
 def _many(found: Found) -> Iterator[Goal]:
     runs = found.scales.get(2000, {}).get("callcast", [])
     late = max((run.late for run in runs), default=None)
     lost = max((sum(way.lost for way in run.checked.values()) for run in runs), default=None)
-    yield _at_most("2,000 extensions, one look a second each: late looks", 0, late, "")
+    yield _at_most("2,000 extensions, one poll a second each: late polls", 0, late, "")
     yield _at_most("2,000 extensions: lost events", 0, lost, "")
     yield _at_most("2,000 extensions: cores", 0.5, median(runs, "cores") if runs else None, "")
 
@@ -77,7 +77,7 @@ def _events(found: Found) -> Iterator[Goal]:
     per_s = mine.taken_per_s if mine else None
     yield _at_least("events/s to all three, sustained", 0.99 * 1000, per_s, "")
     yield _at_most("of those lost", 0, mine and _lost(mine), "")
-    yield _at_most("of those owed at the end, in seconds of the rate", 1, mine and mine.pending / 1000, "s")
+    yield _at_most("of those pending at the end, in seconds of the rate", 1, mine and mine.pending / 1000, "s")
     yield _at_most("resident meanwhile", 150, mine and mine.peak_mib, "MiB")
     drained = found.bursts["callcast"].per_s if "callcast" in found.bursts else None
     against = drained / theirs.per_s if drained is not None and theirs and theirs.per_s else None
@@ -101,7 +101,7 @@ def _memory(found: Found) -> Iterator[Goal]:
 def _flat(found: Found) -> Iterator[Goal]:
     scales = {one: median(runs["callcast"], "cpu_us") for one, runs in found.scales.items() if runs.get("callcast")}
     grown = scales[max(scales)] / scales[min(scales)] if len(scales) > 1 else None
-    yield _at_most("cost per look, 2,000 extensions against one", NOISE, grown, "x")
+    yield _at_most("cost per poll, 2,000 extensions against one", NOISE, grown, "x")
     stored = {count: math.inf if _lost(run) else run.cpu_us for count, run in found.stored.items()}
     held = stored[max(stored)] / stored[min(stored)] if len(stored) > 1 else None
     yield _at_most("cost per event, a million stored against two thousand", NOISE, held, "x")

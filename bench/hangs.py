@@ -2,9 +2,10 @@
 
     python -m bench.hangs [--events N] [--hang SECONDS,...]
 
-The service starts with events that one webhook is owed. The receiver takes connections and requests, and says nothing
-for so long from its first request on; then it answers each request at once. `late`: also those that it was sent while
-it hung, as a process does that was stopped or waited for its database; the goal is that all are there within 10 s.
+The service starts with events that are pending for one webhook. The receiver takes connections and requests, and
+says nothing for so long from its first request on; then it answers each request at once. `late`: also those that it
+was sent while it hung, as a process does that was stopped or waited for its database;
+the goal is that all are there within 10 s.
 `never`: those are lost, so each costs its attempt's time limit of 15 s, however soon the receiver is back. Printed for
 each: seconds from the receiver's return until it has taken half of the events and all of them, and its requests while
 it hung.

@@ -1,4 +1,4 @@
-"""How long the event loop is held while an account with 1,000 calls is looked at, by all that a poll passes through.
+"""How long the event loop is held while an account with 1,000 calls is polled, by all that a poll passes through.
 
 `python -m bench.held [ROUNDS]` serves 2.2 MB lists from a process of their own and takes each poll as the poller
 does. Printed per step, each time the longest: for how long one callback had the loop's thread; what all threads of the
@@ -49,16 +49,16 @@ TOKEN = {"access_token": "t", "token_type": "bearer", "expires_in": 3600, "owner
 
 
 def bodies() -> dict[str, bytes]:
-    """The lists of a round, look by poll: nobody calls, then a thousand calls from their ringing to their end."""
+    """The lists of a round, poll by poll: no calls, then a thousand calls from their ringing to their end."""
     nothing = json.dumps({"records": [], "paging": {}, "navigation": {}}).encode()
     return {
-        "nobody calls": nothing,
+        "no calls": nothing,
         "1,000 ring": page(sample="seed-direct-1-ringing"),
         "as it was": page(sample="seed-direct-1-ringing"),
         "all are answered": page(),
         "every tenth ends": page(ended),
         "all have ended": page(sample="seed-direct-3-ended"),
-        "nobody, after that": nothing,
+        "no calls, after that": nothing,
     }
 
 

@@ -2,7 +2,7 @@
 
     python -m bench.page [--seconds N] [--extensions N] [--changes N]
 
-Prints for a desk's screen, a phone and a television the times between frames (60 a second are 16.7 ms apart), the
+Prints for a computer's screen, a phone and a television the times between frames (60 a second are 16.7 ms apart), the
 longest piece of work that held the page, and how much of a processor its scripts and its layout took. The browser
 draws without a graphics card here, which a real screen need not.
 """
@@ -21,7 +21,7 @@ from tests.browser import chromium
 from tests.integration.web.http_side import Room, room
 
 SCREENS: Mapping[str, tuple[str, int, int]] = {
-    "desk": ("/", 1440, 900),
+    "computer": ("/", 1440, 900),
     "phone": ("/", 390, 844),
     "television": ("/?wall=1", 1920, 1080),
 }
@@ -38,7 +38,7 @@ COUNT_FRAMES = """() => {
 
 
 async def change(here: Room, calls: list[Call], each_s: int, seconds: float) -> None:
-    """Rings are answered, talks end and ring anew: so many changes a second, in bursts as looks bring them."""
+    """Rings are answered, talks end and ring anew: so many changes a second, in bursts as polls bring them."""
     turn = itertools.count()
     burst = max(1, round(each_s * BURST_S))
     for _ in range(round(seconds / BURST_S)):

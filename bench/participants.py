@@ -36,7 +36,7 @@ url = "mqtt://127.0.0.1:{mqtt}"
 type = "stdout"
 """
 SINKS = ("crm", "wall", "lines")
-# As it comes, and with a stopwatch in it that looks at the loop or at the shares (`inside.py`).
+# As it comes, and with a stopwatch in it for the loop or the shares (`inside.py`).
 CALLCAST = {"callcast": "callcast", "held": "bench.inside", "shares": "bench.inside"}
 PEERS = {"a": "bench.peers.everyday", "c": "bench.peers.tuned", "d": "bench.peers.floor"}
 NAMES = {"callcast": "callcast", "a": "(a) everyday", "b": "(b) Node-RED", "c": "(c) tuned", "d": "(d) floor"}
@@ -45,7 +45,7 @@ NAMES = {"callcast": "callcast", "a": "(a) everyday", "b": "(b) Node-RED", "c": 
 def participant(word: str) -> str:
     """For a command line."""
     if word not in NAMES:
-        raise argparse.ArgumentTypeError(f"nobody is called {word}: say {', '.join(NAMES)}")
+        raise argparse.ArgumentTypeError(f"unknown participant {word}: give {', '.join(NAMES)}")
     return word
 
 
@@ -69,7 +69,7 @@ class Command(Struct, frozen=True):
 
 
 def command(name: str, context: SinkContext) -> Command:
-    """Raises KeyError for a name that nobody has."""
+    """Raises KeyError for an unknown name."""
     if name in CALLCAST:
         return _callcast(name, context)
     file = context.folder / "job.json"

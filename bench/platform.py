@@ -1,4 +1,4 @@
-"""The load platform: answers prepared before anybody asks, changes with their times, looks counted.
+"""The load platform: answers prepared before anybody asks, changes with their times, polls counted.
 
     python -m bench.platform [--targets N] [--window S]
 
@@ -6,8 +6,8 @@ Each of N extensions has a list, with N = 0 the account as a whole. Says {port},
 
     calls   {count, every_s}  so many calls live from now on, each changing every so many seconds (0: never)
     burst   {count}           so many changes in one moment: new calls, then the next step of the same ones
-    hang    {target, seconds} looks at this one are answered so late from now on
-    least                     how often the target that was looked at least was looked at, ever
+    hang    {target, seconds} polls of this one are answered so late from now on
+    least                     how often the fewest polls of any target, ever
     shown                     how many changes some answer has shown, and how many none has
     mark    {late_s}          what was counted since the last mark
     save    {path}            the ground truth for `checker.py`
@@ -51,7 +51,18 @@ def _sized(body: bytes) -> bytes:
 class Target:
     """What one path answers; `extension` None: the account."""
 
-    __slots__ = ("_address", "answer", "calls", "extension", "gaps", "hang_s", "last_at", "looked", "looks", "untold")
+    __slots__ = (
+        "_address",
+        "answer",
+        "calls",
+        "extension",
+        "gaps",
+        "hang_s",
+        "last_at",
+        "polled",
+        "polls",
+        "unrecorded",
+    )
 
     def __init__(self, address: str, extension: str | None) -> None:
         self._address = address
@@ -164,7 +175,7 @@ class Platform:
             done = due
 
     def _step(self, places: list[Target], number: int, now: float) -> None:
-        """The next call's next step. One that nobody has looked at since its last waits for its next turn."""
+        """The next call's next step. One that has not been polled since its last waits for its next turn."""
         if number < len(places):
             self._ring.append((places[number], self._begin(places[number], now)))
             return
@@ -215,7 +226,7 @@ class Platform:
             "at": now,
             "seconds": now - self._marked[0],
             "cpu_s": cpu_s - self._marked[1],
-            "looks": sum(target.polls for target in self._list),
+            "polls": sum(target.polls for target in self._list),
             "gap_p50_s": gaps[len(gaps) // 2],
             "gap_p99_s": gaps[len(gaps) * 99 // 100],
             "gap_max_s": gaps[-1],

@@ -3,7 +3,7 @@
     python -m bench.polls [--extensions N] [--seconds S] [--changing 0|1] [--repeats N] [WHO ...]
 
 WHO: callcast, a (everyday script), b (Node-RED), c (tuned asyncio), d (raw sockets); default: callcast c d.
-Every extension is looked at once a second, or with --full as often as the participant can; --extensions 0 looks at
+Every extension is polled once a second, or with --full as often as the participant can; --extensions 0 polls
 the account as a whole (--calls in its list). With --changing 1 every fifth extension has a call that changes every
 three seconds. Prints a line for each run, then the medians.
 """
@@ -40,7 +40,7 @@ class Scale(Struct, frozen=True):
         return self.calls or max(1, self.extensions // 5)
 
 
-class Looks(Struct, frozen=True):
+class PollRun(Struct, frozen=True):
     """One run. `cpu_us`: of the participant, for each poll; `cores`: how much of a core it used."""
 
     who: str
@@ -62,12 +62,12 @@ class Looks(Struct, frozen=True):
         return self.polls / self.seconds
 
 
-def measure(who: str, scale: Scale) -> Looks:
+def measure(who: str, scale: Scale) -> PollRun:
     with world(who, targets=scale.extensions, interval_s=scale.interval_s) as there:
         return _measure(there, scale)
 
 
-def _measure(there: World, scale: Scale) -> Looks:
+def _measure(there: World, scale: Scale) -> PollRun:
     if not scale.changing and scale.calls:
         there.platform.ask("calls", count=scale.calls, every_s=0)
     ready_s = there.start()
@@ -82,11 +82,11 @@ def _measure(there: World, scale: Scale) -> Looks:
     there.platform.ask("calls", count=0, every_s=0)
     if scale.changing and there.name != "d":
         there.settled()
-    return Looks(
+    return PollRun(
         who=there.name,
-        polls=int(counted["looks"]),
+        polls=int(counted["polls"]),
         seconds=counted["seconds"],
-        cpu_us=1e6 * cpu_s / max(1, counted["looks"]),
+        cpu_us=1e6 * cpu_s / max(1, counted["polls"]),
         user_share=user_s / max(0.01, user_s + system_s),
         cores=cpu_s / counted["seconds"],
         platform_cores=counted["cpu_s"] / counted["seconds"],
@@ -101,12 +101,12 @@ def _measure(there: World, scale: Scale) -> Looks:
 
 def turn_about(
     who: list[str], scale: Scale, repeats: int, *, failed: list[str] | None = None
-) -> dict[str, list[Looks]]:
-    """Each repeat in another order, so that a machine that grows slower favours nobody.
+) -> dict[str, list[PollRun]]:
+    """Each repeat in another order, so that a machine that grows slower favours none of them.
 
     A run that fails ends all, or with `failed` is named there and left out with the rest of its round.
     """
-    found: dict[str, list[Looks]] = {one: [] for one in who}
+    found: dict[str, list[PollRun]] = {one: [] for one in who}
     for repeat in range(repeats):
         try:
             for one, run in _round(who[repeat % len(who) :] + who[: repeat % len(who)], scale):
@@ -119,16 +119,16 @@ def turn_about(
     return found
 
 
-def _round(who: list[str], scale: Scale) -> Iterator[tuple[str, Looks]]:
+def _round(who: list[str], scale: Scale) -> Iterator[tuple[str, PollRun]]:
     for one in who:
         run = measure(one, scale)
         print(line(run), flush=True)
         yield one, run
 
 
-def line(run: Looks) -> str:
+def line(run: PollRun) -> str:
     text = (
-        f"{run.who:9} {run.cpu_us:7.1f} us a look ({run.user_share:3.0%} user), {run.per_s:7.1f} looks/s, "
+        f"{run.who:9} {run.cpu_us:7.1f} us a poll ({run.user_share:3.0%} user), {run.per_s:7.1f} polls/s, "
         f"{run.cores:5.3f} cores, RSS {run.rss_mib:5.1f} MiB (peak {run.peak_mib:.1f}), late {run.late}, "
         f"platform {run.platform_cores:.2f} cores"
     )
@@ -143,11 +143,11 @@ def way_line(one: checker.Checked) -> str:
     )
 
 
-def median(runs: list[Looks], value: str) -> float:
+def median(runs: list[PollRun], value: str) -> float:
     return statistics.median(getattr(run, value) for run in runs)
 
 
-def summary(found: dict[str, list[Looks]]) -> str:
+def summary(found: dict[str, list[PollRun]]) -> str:
     first = {one: median(runs, "cpu_us") for one, runs in found.items()}
     parts = [f"{one} {us:.1f} us, {median(found[one], 'rss_mib'):.1f} MiB" for one, us in first.items()]
     if "c" in first and "callcast" in first:
@@ -175,7 +175,7 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--changing", type=int, choices=(0, 1), default=0)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--full", action="store_true", help="no pause between looks")
+    parser.add_argument("--full", action="store_true", help="no pause between polls")
     gently()
     try:
         main(parser.parse_args())

@@ -3,7 +3,7 @@
     python -m bench.readers [--pairs N] [--calls N] [--readers N]
 
 One service, one extension polled every 100 ms; the readers, half of them as the page reads, are a process of their
-own, which runs only where nobody else wants the processor: real readers have machines of their own. Prints, for each,
+own, which runs only where nothing else needs the processor: real readers have machines of their own. Prints, for each,
 the delay from the answer that first shows a change to its line on standard output, and the service's processor time
 for a change; then the median of the pairs' differences.
 """
@@ -116,7 +116,7 @@ async def main(folder: Path, pairs: int, calls_each: int, count: int) -> None:
 
 
 async def _pair(bench: Bench, number: int) -> Run:
-    """Every other pair the other way round, so that a machine that grows slower favours nobody."""
+    """Every other pair the other way round, so that a machine that grows slower favours none of them."""
     if number % 2:
         alone, crowded = await bench.run(), await bench.crowded()
     else:

@@ -10,7 +10,7 @@ from bench.child import BenchFailed
 from bench.drain import EXTENSIONS, Sustained
 from bench.goals import goals, ratio, said
 from bench.participants import NAMES
-from bench.polls import Looks, median
+from bench.polls import PollRun, median
 from bench.suite import CROWD, STORED_AT, Found, Runs
 from bench.world import WAYS
 
@@ -86,10 +86,10 @@ def _goals(found: Found) -> Iterator[str]:
 
 
 def _polls(found: Found) -> Iterator[str]:
-    yield "## A look"
+    yield "## A poll"
     yield ""
     for name, runs in (
-        ("500 extensions, one look a second each, nothing changing", found.idle),
+        ("500 extensions, one poll a second each, nothing changing", found.idle),
         ("the same with a call at every fifth extension that changes every three seconds", found.changing),
         ("500 extensions as often as it can", found.full),
     ):
@@ -98,11 +98,11 @@ def _polls(found: Found) -> Iterator[str]:
             yield ""
             yield from _of_polls(runs)
             yield ""
-    yield "![CPU of a look](looks.svg)"
+    yield "![CPU of a poll](polls.svg)"
 
 
 def _of_polls(runs: Runs) -> list[str]:
-    head = ("", "CPU of a look", "callcast takes", "looks/s", "cores", "late looks", "resident")
+    head = ("", "CPU of a poll", "callcast takes", "polls/s", "cores", "late polls", "resident")
     return _table(head, [_poll_row(who, runs) for who in runs if runs[who]])
 
 
@@ -126,13 +126,13 @@ def _delays(found: Found) -> Iterator[str]:
     yield "## From the answer that shows a change to its receipt"
     yield ""
     yield "500 extensions, calls changing; milliseconds. callcast has the event on the disk before it sends it. The"
-    yield "delay from the change itself holds the wait for the next look, half a second on average."
+    yield "delay from the change itself holds the wait for the next poll, half a second on average."
     yield ""
     head = ("", "by", "p50", "p95", "p99", "from the change: p50", "p99", "changes", "lost", "doubled", "out of order")
     yield from _table(head, [_delay_row(who, way, each) for who, each in runs.items() for way in WAYS if each])
 
 
-def _delay_row(who: str, way: str, runs: list[Looks]) -> tuple[str, ...]:
+def _delay_row(who: str, way: str, runs: list[PollRun]) -> tuple[str, ...]:
     each = [run.checked[way] for run in runs]
 
     def middle(part: str, share: str) -> str:
@@ -156,9 +156,9 @@ def _scales(found: Found) -> Iterator[str]:
     if rows:
         yield "## Scales"
         yield ""
-        yield "One look a second at each target, calls changing."
+        yield "One poll a second of each target, calls changing."
         yield ""
-        head = ("", "", "CPU of a look", "cores", "late looks", "webhook p50", "p99", "lost", "resident, peak")
+        head = ("", "", "CPU of a poll", "cores", "late polls", "webhook p50", "p99", "lost", "resident, peak")
         yield from _table(head, rows)
 
 
@@ -188,7 +188,7 @@ def _drains(found: Found) -> Iterator[str]:
     if found.backlog:
         one = found.backlog
         yield from _prose(
-            f"A backlog of {one.events:,} that all three sinks were owed when callcast started: the first after "
+            f"A backlog of {one.events:,} that were pending for all three sinks when callcast started: the first after "
             f"{one.start_s:.1f} s, all {one.seconds:.1f} s later, {one.per_s:,.0f} events/s, lost {one.lost}."
         )
 
@@ -213,9 +213,9 @@ def _steady(found: Found) -> Iterator[str]:
     stored = found.stored.items()
     named += [(NAMES["callcast"], f"{STORED_AT} extensions, {count:,} stored", run) for count, run in stored]
     if named:
-        yield "A steady rate, each extension looked at once a second:"
+        yield "A steady rate, each extension polled once a second:"
         yield ""
-        head = ("", "", "offered", "taken by all three", "owed at the end", "CPU of an event", "cores")
+        head = ("", "", "offered", "taken by all three", "pending at the end", "CPU of an event", "cores")
         yield from _table((*head, "webhook p50", "p99", "lost"), [_steady_row(*one) for one in named])
         yield ""
 
@@ -242,7 +242,7 @@ def _memory(found: Found) -> Iterator[str]:
         yield ""
         yield from _prose(
             f"{one.extensions:,} extensions, {one.rate_per_s:.0f} events/s, {one.seconds / 60:.0f} minutes: from "
-            f"{one.mib[0]:.0f} to {one.mib[-1]:.0f} MiB, peak {one.peak_mib:.0f}; {one.cores:.2f} cores, late looks "
+            f"{one.mib[0]:.0f} to {one.mib[-1]:.0f} MiB, peak {one.peak_mib:.0f}; {one.cores:.2f} cores, late polls "
             f"{one.late}, lost {sum(way.lost for way in one.checked.values())}."
         )
         yield ""
@@ -275,7 +275,7 @@ def _beside(found: Found) -> Iterator[str]:
     polls = {who: f"{median(full[who], 'per_s'):,.0f}" for who in ("callcast", "c", "d")}
     ways = {way: f"{burst.per_s_by_way[way]:,.0f}" for way in WAYS}
     rows = [
-        ("looks", polls["d"], "raw sockets that parse", polls["c"], "uvloop and aiohttp", polls["callcast"]),
+        ("polls", polls["d"], "raw sockets that parse", polls["c"], "uvloop and aiohttp", polls["callcast"]),
         ("commits", *_limit(limits, "sqlite, commits of 100"), *_limit(limits, "callcast outbox, 100 at once"), ""),
         (
             "webhook",
@@ -320,14 +320,14 @@ def _shares(found: Found) -> Iterator[str]:
 
 
 def _apart(found: Found) -> Iterator[str]:
-    """A look taken apart by the participants that do ever more with it."""
+    """A poll taken apart by the participants that do ever more with it."""
     for name, runs in (("nothing changing", found.idle), ("calls changing", found.changing)):
         floor = found.idle.get("d")
         if not floor or not runs.get("callcast") or not runs.get("c"):
             continue
         poll, tuned, mine = median(floor, "cpu_us"), median(runs["c"], "cpu_us"), median(runs["callcast"], "cpu_us")
         yield from _prose(
-            f"Of the {mine:.0f} us that callcast takes for a look with {name}, {poll:.0f} are the system's calls and "
+            f"Of the {mine:.0f} us that callcast takes for a poll with {name}, {poll:.0f} are the system's calls and "
             f"the parsing (d), {tuned - poll:.0f} what an HTTP client and an event loop add at their best (c), and "
             f"{mine - tuned:.0f} callcast's own."
         )
@@ -350,7 +350,7 @@ def _pictures(found: Found) -> dict[str, str]:
     }
     drawn = {}
     if polls:
-        drawn["looks"] = svg.bars("CPU of a look at 500 extensions", polls, "us")
+        drawn["polls"] = svg.bars("CPU of a poll at 500 extensions", polls, "us")
     if found.bursts:
         per_s = {NAMES[who]: run.per_s for who, run in found.bursts.items()}
         drawn["events"] = svg.bars("Events a second to webhook, MQTT and stdout, burst of 5,000", per_s, "/s")

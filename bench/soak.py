@@ -343,13 +343,13 @@ class Soak:
         yield from (lambda n=n: self.reader(n) for n in range(READERS))  # type: ignore[misc]
 
 
-COLUMNS = ("at_s", "rss_mib", "fds", "threads", "outbox_mib", "owed", "dead", "events", "faults")
+COLUMNS = ("at_s", "rss_mib", "fds", "threads", "outbox_mib", "pending", "dead", "events", "faults")
 GROWTH = {"rss_mib": (1.05, 4.0), "fds": (1.0, 25.0), "threads": (1.0, 2.0)}
 WARM_AFTER_S, WARMING_MIB = 600.0, 12.0  # so long memory grows towards what it stays at, and by so much more
 # Ended calls are remembered for an hour at least, whatever retention_h says, so the outbox is full only then.
 REMEMBERED_S = 3600
 CALL_MIB, EVENT_MIB, OUTBOX_MIB = 2 / 1024, 2 / 1024, 16.0
-# Long against every trouble here: what is still owed when its time has come is looked at again only hourly.
+# Long against every trouble here: what is still pending when its time has come is retried only hourly.
 RETENTION_S = 180
 
 
@@ -377,7 +377,7 @@ async def sample(service: Service) -> dict[str, float]:
         "fds": total("process_open_fds"),
         "threads": float(re.findall(r"Threads:\s+(\d+)", status)[0]),
         "outbox_mib": total("callcast_outbox_bytes") / 2**20,
-        "owed": total("callcast_outbox_events"),
+        "pending": total("callcast_outbox_events"),
         "dead": total("callcast_dead_letters"),
         "events": total("callcast_events_total"),
     }
@@ -404,7 +404,7 @@ def grown(rows: Sequence[dict[str, float]]) -> list[str]:
 
 
 def outbox_room(last: dict[str, float]) -> float:
-    """MiB for the calls that are remembered and the events that are kept, those too that were owed for as long."""
+    """MiB for the calls that are remembered and the events that are kept, those too that were pending for as long."""
     events_per_s = last["events"] / last["at_s"]
     calls = min(REMEMBERED_S, last["at_s"]) * events_per_s / 3
     events = min(2 * RETENTION_S, last["at_s"]) * events_per_s
@@ -412,7 +412,7 @@ def outbox_room(last: dict[str, float]) -> float:
 
 
 async def settled(service: Service) -> list[str]:
-    """What is still owed when nothing happens any more, and everything was due and has had time for an attempt."""
+    """What is still pending when nothing happens any more, and everything was due and has had time for an attempt."""
     data, deadline = service.config.parent / "data", time.monotonic() + PEACE_S
     while waiting := pending(data):
         last_s = max(due_s for _, due_s in waiting)
@@ -485,10 +485,10 @@ async def _watch(service: Service, soak: Soak, stream: Stream, seconds: float) -
     await asyncio.sleep(RING_S + TALK_S + LINGER_S + 15)
     left = await settled(service)
     code = await service.stop()
-    faults = [*grown(rows), *([f"{len(left)} events are still owed: {'; '.join(left[:10])}"] if left else [])]
+    faults = [*grown(rows), *([f"{len(left)} events are still pending: {'; '.join(left[:10])}"] if left else [])]
     faults += [f"it ended with {code}"] if code else []
     faults += ["a trace is in the log"] if any("Traceback" in line for line in service.log) else []
-    print("; ".join(faults) or f"flat, and nothing is owed, after {soak.faults} faults")
+    print("; ".join(faults) or f"flat, and nothing is pending, after {soak.faults} faults")
     return bool(faults)
 
 

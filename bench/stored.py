@@ -1,4 +1,4 @@
-"""Outboxes that already hold something: what an outage left owed, or a million events that were delivered long ago."""
+"""Outboxes with contents: a backlog after an outage, or a million events that were delivered long ago."""
 
 import asyncio
 import os
@@ -77,7 +77,7 @@ async def _pending(data: Path, count: int) -> None:
 
 
 def owe(data: Path, count: int) -> None:
-    """So many events that all three sinks are owed."""
+    """So many events that are pending for all three sinks."""
     asyncio.run(_pending(data, count))
 
 
@@ -115,7 +115,7 @@ def hold(data: Path, count: int) -> float:
 
 def _copy(connection: sqlite3.Connection, table: str, copy: int) -> None:
     """The seed's rows once more under other numbers and names, whatever else the table holds."""
-    shifted = {"seq": f"seq + {copy * SEED}", "lane": f"lane + {copy * SEED}"}
+    shifted = {"seq": f"seq + {copy * SEED}", "ordering_key": f"ordering_key + {copy * SEED}"}
     named = {name: f"{name} || '-{copy}'" for name in ("id", "call_id", "session_id")}
     columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
     values = ", ".join((shifted | named).get(column, column) for column in columns)

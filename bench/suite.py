@@ -16,11 +16,11 @@ from bench.child import BenchFailed
 from bench.drain import Backlog, Burst, Sustained, backlog, backlog_line, burst, burst_line, sustained, sustained_line
 from bench.endurance import Hang, Inside, Memory
 from bench.micro import Micro
-from bench.polls import Looks, Scale, turn_about
+from bench.polls import PollRun, Scale, turn_about
 from bench.start import Start
 
 _T = TypeVar("_T")
-Runs = dict[str, list[Looks]]
+Runs = dict[str, list[PollRun]]
 LEAST_STORED = 2000
 CROWD = 500
 STORED_AT = 50  # extensions
@@ -195,7 +195,7 @@ def _endures(suite: Suite, found: Found) -> None:
 
 
 def machine() -> str:
-    """In words that tell nobody whose it is."""
+    """In words that do not identify the machine."""
     cores = len(os.sched_getaffinity(0))
     cpu = next(
         (

@@ -71,12 +71,12 @@ class World:
         )
 
     def start(self) -> float:
-        """Until it has looked at every target once; returns the seconds until its first poll."""
+        """Until it has polled every target once; returns the seconds until its first poll."""
         began = time.monotonic()
         self.spawn()
-        self.until(lambda: self.mark()["looks"] > 0, READY_S, "a first look")
+        self.until(lambda: self.mark()["polls"] > 0, READY_S, "a first poll")
         took_s = time.monotonic() - began
-        self.until(lambda: self.platform.ask("least") > 0, READY_S, "a look at every target")
+        self.until(lambda: self.platform.ask("least") > 0, READY_S, "a poll of every target")
         return took_s
 
     def more_sinks(self, tables: str) -> None:

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 
 class Job(Struct, frozen=True):
-    """`targets`: the paths to look at. `interval_s` 0: as fast as it can."""
+    """`targets`: the paths to poll. `interval_s` 0: as fast as it can."""
 
     server: str
     host: str

@@ -49,14 +49,14 @@ def command(folder: Path, job: Path) -> tuple[str, ...]:
 
 
 def _flow(job: dict[str, Any]) -> list[dict[str, Any]]:
-    """start -> log in -> pace -> look -> compare -> post, publish, print; what was looked at goes back to pace."""
+    """start -> log in -> pace -> poll -> compare -> post, publish, print; what was polled goes back to pace."""
     return [
         {"id": "tab", "type": "tab", "label": "calls"},
         _node("inject", "start", ["grant"], once=True, onceDelay=0.1, props=[{"p": "payload"}]),
         _function("grant", ["login"]),
         _request("login", "POST", ["pace"]),
-        _function("pace", ["look"]),
-        _request("look", "GET", ["compare"]),
+        _function("pace", ["poll"]),
+        _request("poll", "GET", ["compare"]),
         _function("compare", ["post", "publish", "print"], ["pace"]),
         _request("post", "POST", [], url=job["hook"]),
         _node("mqtt out", "publish", [], broker="broker", topic="", qos="1", retain="false"),

@@ -1,4 +1,4 @@
-// Once with the token: looks evenly over the interval, in steps of 10 ms. Without an interval: 16 under way.
+// Once with the token: polls evenly over the interval, in steps of 10 ms. Without an interval: 16 under way.
 const job = global.get("job");
 const one = (number) => ({
   url: job.server + job.targets[number % job.targets.length] + "?view=Detailed&type=Voice&perPage=1000",

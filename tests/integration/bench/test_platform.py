@@ -31,7 +31,7 @@ def poll(platform: Child, number: int) -> list[str]:
 
 
 def test_a_change_is_shown_by_the_next_poll_and_the_truth_knows_both_moments(platform: Child, tmp_path: Path) -> None:
-    """One call at each extension; only one of them is looked at."""
+    """One call at each extension; only one of them is polled."""
     at = platform.ask("burst", count=2)
     assert poll(platform, 0) == ["In Progress"]
     assert platform.ask("shown") == {"shown": 1, "unshown": 1}
@@ -57,8 +57,8 @@ def test_polls_are_counted_since_the_last_mark(platform: Child) -> None:
     poll(platform, 0)
     poll(platform, 0)
     counted = platform.ask("mark", late_s=0.0)
-    assert (counted["looks"], counted["late"]) == (2, 1)
-    assert platform.ask("mark", late_s=0.0)["looks"] == 0
+    assert (counted["polls"], counted["late"]) == (2, 1)
+    assert platform.ask("mark", late_s=0.0)["polls"] == 0
     assert platform.ask("least") == 0
 
 

@@ -12,7 +12,7 @@ from bench.checker import Checked, Delays
 from bench.drain import Burst, Sustained
 from bench.goals import goals
 from bench.micro import Micro
-from bench.polls import Looks
+from bench.polls import PollRun
 from bench.suite import Found
 
 DELAYS = Delays(p50=4.0, p95=9.0, p99=30.0, longest=40.0)
@@ -20,12 +20,12 @@ NEVER = Delays(math.inf, math.inf, math.inf, math.inf)
 GOOD = Checked(9, 0, 0, 0, 0, from_change=DELAYS, from_shown=DELAYS, first_at=1.0, last_at=2.0)
 
 
-def run(who: str, cpu_us: float, **other: Any) -> Looks:
+def run(who: str, cpu_us: float, **other: Any) -> PollRun:
     facts: dict[str, Any] = {
         "polls": 100, "seconds": 1.0, "user_share": 0.9, "cores": 0.1, "platform_cores": 0.1, "rss_mib": 50.0,
         "peak_mib": 60.0, "ready_s": 0.5, "late": 0, "gap_p99_s": 1.0, "checked": dict.fromkeys(results.WAYS, GOOD),
     }  # fmt: skip
-    return Looks(who=who, cpu_us=cpu_us, **(facts | other))
+    return PollRun(who=who, cpu_us=cpu_us, **(facts | other))
 
 
 def found() -> Found:
@@ -45,19 +45,19 @@ def verdicts() -> dict[str, tuple[str, bool | None]]:
 
 def test_a_ratio_is_the_median_of_pairs_of_one_round() -> None:
     """120/100 and 90/90: 1.1, which is within 1.2; not the ratio of sums over different rounds."""
-    assert verdicts()["CPU per look, nothing changing, 500 extensions, against (c)"] == ("1.1x", True)
+    assert verdicts()["CPU per poll, nothing changing, 500 extensions, against (c)"] == ("1.1x", True)
 
 
 def test_what_is_over_the_goal_is_not_reached() -> None:
     """1.6 times the tuned script where 1.5 is the goal, and a p99 of 30 ms."""
-    assert verdicts()["CPU per look, calls changing, 500 extensions, against (c)"] == ("1.6x", False)
+    assert verdicts()["CPU per poll, calls changing, 500 extensions, against (c)"] == ("1.6x", False)
     assert verdicts()["response that shows a change -> webhook received, p50"] == ("4 ms", True)
     assert verdicts()["response that shows a change -> webhook received, p99"] == ("30 ms", False)
 
 
 def test_what_was_not_measured_is_neither() -> None:
     """The short suite runs no Node-RED."""
-    assert verdicts()["CPU per look, nothing changing, 500 extensions, against (b)"] == ("not measured", None)
+    assert verdicts()["CPU per poll, nothing changing, 500 extensions, against (b)"] == ("not measured", None)
 
 
 def test_what_was_found_can_be_kept_also_where_something_never_came() -> None:
@@ -74,7 +74,7 @@ def test_the_page_holds_goals_figures_and_failures(tmp_path: Path) -> None:
     page = (tmp_path / "RESULTS.md").read_text()
     assert "| 1.6x | **not reached** |" in page
     assert "- burst: mosquitto is not installed" in page
-    for name in ("looks.svg",):
+    for name in ("polls.svg",):
         assert f"({name})" in page
         assert ElementTree.parse(tmp_path / name).getroot().tag.endswith("svg")
 
