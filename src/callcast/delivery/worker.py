@@ -393,7 +393,7 @@ class DeliveryWorker:
     # Settling
 
     async def _delivered(self, delivery: Delivery, outcome: Delivered, took_s: float) -> None:
-        now, was_failing, was_in_doubt = self._clock.now(), self._breaker.failing, self._breaker.in_doubt
+        now, trouble, was_in_doubt = self._clock.now(), self.trouble, self._breaker.in_doubt
         self._breaker.succeeded(delivery, now)
         if delivery.replayed:
             self._telemetry.event_replayed(self.name)
@@ -401,8 +401,8 @@ class DeliveryWorker:
             self._telemetry.event_delivered(self.name, (now - delivery.recorded_at).total_seconds())
         self._acked.append(Acked(delivery, took_s, outcome.detail))
         self._ack_added.set()
-        if was_failing:
-            await self._recovered("delivered")
+        if trouble is not None:
+            await self._recovered("delivered", trouble)
         elif was_in_doubt and self._clock.monotonic() - self._troubled_since_s >= RECOVERY_PROBE_AFTER_S[0]:
             await self._make_due(held=False)
 
@@ -503,9 +503,8 @@ class DeliveryWorker:
     def _fix(self, outcome: Retry | Rejected) -> str:
         return (self._sink.advice(outcome) if isinstance(self._sink, Advising) else "") or DEFAULT_FIX
 
-    async def _recovered(self, how: str) -> None:
+    async def _recovered(self, how: str, trouble: SinkTrouble | None) -> None:
         self._telemetry.sink_up(self.name, True)
-        trouble, self._trouble = self._trouble, None
         lasted = {} if trouble is None else {"lasted": span((self._clock.now() - trouble.since).total_seconds())}
         self._log.info("sink_recovered", sink=self.name, how=how, **lasted)
         self._freed.set()  # who waits for a probe's answer need not
@@ -519,8 +518,9 @@ class DeliveryWorker:
     async def _watch_reconnects(self, sink: Reconnecting) -> None:
         while True:
             await sink.reconnected()
+            trouble = self.trouble
             self._breaker.reset()
-            await self._recovered("reconnected")
+            await self._recovered("reconnected", trouble)
 
     async def _outbox_failed(self, error: OutboxUnavailable) -> None:
         if not self._outbox_trouble:

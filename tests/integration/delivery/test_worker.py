@@ -680,6 +680,25 @@ async def test_reconnected_makes_all_due(bench: Bench) -> None:
     assert bench.told.up == [True, False, True]
 
 
+async def test_a_reconnection_ends_no_trouble_of_long_ago(bench: Bench) -> None:
+    """A single failure made no outage: the reconnection hours later has nothing that lasted."""
+    back = asyncio.Event()
+
+    async def reconnected() -> None:
+        await back.wait()
+        back.clear()
+
+    bench.far.reconnected = reconnected  # type: ignore[attr-defined]
+    await bench.start()
+    bench.far.answer = DOWN
+    await bench.record(event("a", "call.ended", 1))
+    bench.far.answer = Delivered()
+    await bench.clock.turn(3 * 3600)
+    back.set()
+    await bench.clock.settle()
+    assert bench.told.facts["sink_recovered"] == {"sink": "crm", "how": "reconnected"}
+
+
 async def test_a_sink_in_doubt_is_probed_before_anything_is_due(bench: Bench) -> None:
     """Two calls have failed, too few times for an outage: what waits is tried at the pace of recovery probes."""
 
