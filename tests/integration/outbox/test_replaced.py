@@ -7,10 +7,11 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from callcast.outbox.sqlite import replaced
+from callcast.outbox.sqlite import replaced, schema
 from callcast.outbox.sqlite import writer as worker
 from callcast.outbox.sqlite.admin import open_admin
 from callcast.outbox.sqlite.schema import FILE, LOCK, Lock
@@ -275,3 +276,88 @@ async def test_nothing_is_done_while_nothing_happens(tmp_path: Path) -> None:
         await outbox.check()
         assert outbox.resets == 0
         assert outbox.warnings() == ()
+
+
+def put_an_older_one(folder: Path) -> None:
+    """An outbox of this service's own, as it was at its beginning."""
+    with suppress(FileNotFoundError):
+        shutil.copy(folder.with_name("older.db"), folder / "new")
+        (folder / "new").rename(folder / FILE)
+
+
+@pytest.mark.parametrize("trouble", [delete_all, put_an_older_one, put_rubbish])
+async def test_replaced_again_while_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Callable[[Path], None]
+) -> None:
+    """A restore takes its time: its next file comes when the copy has the name and is not open yet."""
+    folder = tmp_path / "data"
+    async with opened(folder):
+        pass
+    shutil.copy(folder / FILE, tmp_path / "older.db")
+    install, left = replaced.install_copy, 1
+
+    def install_and_lose(directory: Path, *given: Any, **named: Any) -> Path | None:
+        nonlocal left
+        kept = install(directory, *given, **named)
+        if not (directory / f"{FILE}-wal").exists() and left:
+            left -= 1
+            trouble(directory)
+        return kept
+
+    async with opened(folder) as outbox:
+        await outbox.record(None, change(*(event(name) for name in "ab")))
+        (flying,) = await outbox.claim("crm", limit=1)
+        monkeypatch.setattr(replaced, "install_copy", install_and_lose)
+        delete_all(folder)
+        await reset(outbox)
+        await working(outbox)
+        assert left == 0
+        await outbox.ack([Acked(flying, 0)])
+        await outbox.record(None, change(event("later")))
+        assert not any("not delivered" in said for said in outbox.warnings())
+        shutil.copytree(folder, tmp_path / "killed")  # as kill -9 would leave it
+    for place in (tmp_path / "killed", folder):
+        async with opened(place) as outbox:
+            assert await pending(outbox) == ["b", "later"]
+
+
+async def test_replaced_while_it_is_opened_as_late_as_possible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was put there is complete and open: that makes it no outbox of ours."""
+    folder = tmp_path / "data"
+    async with opened(folder):
+        pass
+    shutil.copy(folder / FILE, tmp_path / "older.db")
+    connect, left = schema.connect, 0
+
+    def lose_and_connect(directory: Path) -> sqlite3.Connection:
+        nonlocal left
+        if left:
+            left -= 1
+            put_an_older_one(directory)
+        return connect(directory)
+
+    monkeypatch.setattr(schema, "connect", lose_and_connect)
+    async with opened(folder) as outbox:
+        await outbox.record(None, change(event("a")))
+        left = 1
+        delete_all(folder)
+        await reset(outbox)
+        await working(outbox)
+        assert left == 0
+        shutil.copytree(folder, tmp_path / "killed")
+    async with opened(tmp_path / "killed") as outbox:
+        assert await pending(outbox) == ["a"]
+
+
+async def test_a_folder_that_is_deleted_while_nothing_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made again: no restart is needed, and no other service may begin there."""
+    monkeypatch.setattr(worker, "REPLACED_PAUSE_S", 0.01)
+    folder = tmp_path / "data"
+    async with opened(folder) as outbox:
+        await outbox._worker.submit(lambda _: outbox._worker._close(), reads=True)
+        delete_folder(folder)
+        await working(outbox)
+        await outbox.record(None, change(event("a")))
+        assert await pending(outbox) == ["a"]
+        with pytest.raises(OutboxRefused, match="in use by another callcast service"):
+            Lock(folder)

@@ -1,6 +1,7 @@
 """The thread that owns the connection: takes all that waits as one commit, so that many share one fsync."""
 
 import asyncio
+import os
 import sqlite3
 import threading
 import time
@@ -24,6 +25,7 @@ POLL_S = 0.4  # how often the file is asked whether a command beside the service
 _TOGETHER_MAX = 512  # operations in one commit, so that the first of them need not wait long for the last
 PINNED_EVERY_S = 10.0  # a large WAL is asked twice, so long after one another, whether a reader holds it
 REPLACED_PAUSE_S = 5.0  # between two tries to write a replaced outbox again
+_OPENINGS_MAX = 3
 PATIENT_S = 0.01  # between the last commit and one for the patient alone: so many commits a second at most
 
 
@@ -85,6 +87,8 @@ class Worker:
         self._deliveries: Deliveries | None = None
         self._number_from = 0
         self._files: replaced.Identity = ()  # those that the connection has open
+        self._copy: int | None = None  # a descriptor of what was written again, until it is open under its name
+        self._copy_doubts = 0  # how often what was opened in its place could not be read
         self._replaced: OutboxUnavailable | None = None  # why it could not be written again yet
         self._replaced_at = 0.0
         self._pinned = 0  # how often in a row a reader was found to hold the WAL
@@ -135,6 +139,9 @@ class Worker:
         if self._deliveries is not None:
             self._replaced = None  # try it now, whenever it was tried last
             self._look_at_files()
+        if self._copy is not None:
+            with suppress(sqlite3.Error, OSError, OutboxRefused, OutboxUnavailable):
+                self._opened()
         self._close()
         if self._lock is not None:
             self._lock.release()
@@ -228,11 +235,41 @@ class Worker:
             if self._lock is None:
                 schema.make_directory(self._directory)
                 self._lock = schema.Lock(self._directory)
+            else:
+                self._folder_again()
             self._deliveries = self._open()
         return self._deliveries
 
+    def _folder_again(self) -> None:
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock_again()
+        except OutboxRefused as error:  # the service runs, and may go on when that ends
+            raise OutboxUnavailable(str(error)) from error
+
     def _open(self) -> Deliveries:
+        """What has the outbox's name; opened anew while that is replaced in this very moment."""
+        for _ in range(_OPENINGS_MAX):
+            deliveries = self._open_once()
+            files = replaced.identity(self._directory)
+            if replaced.is_open(files) and (self._copy is None or replaced.identity_of(self._copy) == files[0]):
+                break
+            deliveries.connection.close()
+        else:  # a file system whose numbers do not agree
+            deliveries = self._open_once()
+        self._files = replaced.identity(self._directory)
+        self._forget_copy()
+        return deliveries
+
+    def _forget_copy(self) -> None:
+        if self._copy is not None:
+            os.close(self._copy)
+            self._copy, self._copy_doubts = None, 0
+
+    def _open_once(self) -> Deliveries:
         at = self._clock.wall()
+        if self._copy is not None:
+            self._copy = replaced.write_again(self._copy, self._directory)
         replaced.install_copy(self._directory, at)
         if self._files and replaced.identity(self._directory)[0] != self._files[0]:
             self._another_file(at)
@@ -251,7 +288,6 @@ class Worker:
                 deliveries.subscribe(self._filters, now_us)
             connection.execute("COMMIT")
             self._version = deliveries.pragma("data_version")
-            self._files = replaced.identity(self._directory)
         except sqlite3.Error:
             connection.close()
             raise
@@ -276,6 +312,10 @@ class Worker:
         with suppress(OSError):
             at = self._clock.wall()
             kept = schema.set_aside(self._directory, at, "unreadable")
+            if self._copy is not None and self._copy_doubts < _OPENINGS_MAX:  # it came between, and the copy is there
+                self._copy_doubts += 1
+                return
+            self._forget_copy()
             self.resets += 1
             self._another_file(at)
             self.warnings["unreadable"] = (
@@ -308,11 +348,10 @@ class Worker:
             raise self._replaced
         self._replaced_at = time.monotonic()
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock_again()
+            self._folder_again()
             if self._deliveries is not None and replaced.identity(self._directory) != self._files:
                 self._write_copy(self._deliveries.connection)
-        except (sqlite3.Error, OSError, OutboxRefused) as error:
+        except (sqlite3.Error, OSError, OutboxUnavailable) as error:
             if schema.is_unread(error):  # for ever, so that only what lies there now is left
                 self._close()
             self._replaced = OutboxUnavailable(
@@ -330,10 +369,12 @@ class Worker:
 
     def _write_copy(self, connection: sqlite3.Connection) -> None:
         at, ours = self._clock.wall(), self._files
-        replaced.write_copy(connection, self._directory)
+        kept = replaced.put_away(self._directory, at, ours)
+        self._forget_copy()
+        self._copy = replaced.write_copy(connection, self._directory)
         self._files = ()
         self._close()
-        kept = replaced.install_copy(self._directory, at, ours=ours)
+        kept = replaced.install_copy(self._directory, at, ours=ours) or kept
         self.resets += 1
         there = f"what was put there is kept as {kept.name}" if kept else "nothing else was there"
         self.warnings["replaced"] = (
