@@ -50,6 +50,18 @@ def test_every_file_that_contributors_are_sent_to_exists(page: str) -> None:
     assert [name for name in named if not any((place / name).exists() for place in places)] == []
 
 
+def test_every_name_that_the_architecture_mentions_exists() -> None:
+    """Functions, classes and constants are called as the code calls them."""
+    code = "".join(path.read_text() for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "src").rglob("*.js")])
+    code += (ROOT / "pyproject.toml").read_text() + (ROOT / "tests/unit/observability/test_metrics.py").read_text()
+    code += (ROOT / "tests/contract/test_outbox.py").read_text()
+    text = re.sub(r"```.*?```", "", (ROOT / "docs/architecture.md").read_text(), flags=re.DOTALL)
+    named = {name.rsplit(".", 1)[-1] for name in re.findall(r"`([A-Za-z_][\w.]*)(?:\([^`]*\))?`", text)}
+    named -= {"py", "toml", "md", "json", "key", "yml"}  # of file names
+    assert len(named) >= 40
+    assert [name for name in sorted(named) if not re.search(rf"\b{name}\b", code)] == []
+
+
 @pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md"])
 def test_every_command_is_named(page: str) -> None:
     """A newcomer hears of each."""
