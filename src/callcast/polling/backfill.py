@@ -4,6 +4,7 @@ One question at a time, within the share of the rate limit that polling leaves; 
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -76,6 +77,7 @@ class Backfill:
         stored = msgspec.json.decode(refused, type=list[Refusal]) if refused else []
         self._refused = {one.extension_id: one for one in stored}
         self._stored_refusals = tuple(stored)
+        self._polled: set[str | None] = set()  # targets of which this run has stored a good poll
         self._lookups: dict[str, tuple[int, float]] = {}  # call id -> questions so far, monotonic time of the next
 
     async def run(self) -> None:
@@ -83,7 +85,7 @@ class Backfill:
         async with asyncio.TaskGroup() as tasks:
             for step in (
                 self.give_up_expired,
-                self.end_refused,
+                self.store_refusals,
                 self.correct_missed,
                 self.fill_gaps,
                 self.resolve_pending,
@@ -95,12 +97,33 @@ class Backfill:
         self._gaps = [gap for gap in self._gaps if gap.extension_id in extension_ids]
         self._refused = {one: refusal for one, refusal in self._refused.items() if one in extension_ids}
 
-    def refuse(self, target: Target) -> None:
-        """The platform refuses to show it: its calls cannot be followed, and end if that lasts."""
-        self._refused.setdefault(target.extension_id, Refusal(target.extension_id, self._upstream.now()))
+    async def refuse(self, target: Target) -> float:
+        """The platform has just refused to show it: its calls cannot be followed, and end if that has lasted.
+
+        Only such an answer ends them: what an earlier run or an earlier answer said may be over. Returns the seconds
+        after which to ask again, so that they end in time; infinity where none is open.
+        """
+        index, now = self._recorder.index, self._upstream.now()
+        refusal = self._refused.setdefault(target.extension_id, Refusal(target.extension_id, now))
+        if not any(is_open(call) for call in index.of(target)):
+            return math.inf
+        left_s = self._rules.vanished_give_up_s - (now - refusal.since).total_seconds()
+        if left_s > 0:
+            return left_s
+
+        def end() -> ChangeSet:
+            still = self._refused.get(target.extension_id) is refusal
+            return refuse(index, target, refusal.since, now) if still else ChangeSet()
+
+        await self._recorder.record_change((), end)
+        return math.inf
 
     def allow(self, target: Target) -> None:
         self._refused.pop(target.extension_id, None)
+
+    def polled(self, target: Target) -> None:
+        """A good poll of it is stored: its calls are known to be in the list, or gone from it."""
+        self._polled.add(target.extension_id)
 
     async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -111,23 +134,21 @@ class Backfill:
             await self._clock.sleep(STEP_EVERY_S)
 
     async def give_up_expired(self) -> None:
-        """Close what vanished long ago, whatever the call log says or does not say."""
+        """Close what vanished long ago, whatever the call log says; not before a good poll has shown that it is gone.
+
+        Whether it was gone at the end of an earlier run says nothing of now.
+        """
         index = self._recorder.index
         for call in self._pending():
-            if call.vanished_at is not None and self._seconds_until_given_up(call) <= 0:
+            polled = not self._polled.isdisjoint((call.extension_id, None))
+            if polled and call.vanished_at is not None and self._seconds_until_given_up(call) <= 0:
                 await self._recorder.record_change((), lambda: give_up(index, call.call_id, self._upstream.now()))  # noqa: B023
 
-    async def end_refused(self) -> None:
-        """Close what cannot be followed any more. Since when is stored: a restart does not begin to wait anew."""
-        index, now = self._recorder.index, self._upstream.now()
+    async def store_refusals(self) -> None:
+        """Since when the platform refuses what: a restart does not begin to wait anew."""
         if (refused := tuple(self._refused.values())) != self._stored_refusals:
             await self._recorder.note("refused", msgspec.json.encode(refused) if refused else None)
             self._stored_refusals = refused
-        for one in refused:
-            target = Target(source=index.source, extension_id=one.extension_id)
-            lasts_s = (now - one.since).total_seconds()
-            if lasts_s >= self._rules.vanished_give_up_s and any(is_open(call) for call in index.of(target)):
-                await self._recorder.record_change((), lambda: refuse(index, target, one.since, now))  # noqa: B023 (awaited)
 
     async def correct_missed(self) -> None:
         """What an extension of another source is known to have answered by now."""

@@ -222,7 +222,7 @@ class Poller:
         try:
             snapshot = await self._poll(target)
         except PollFailed as error:
-            wait_s = self._failed(target, error, self._clock.monotonic() - started)
+            wait_s = await self._failed(target, error, self._clock.monotonic() - started)
         else:
             took_s = self._clock.monotonic() - started
             async with self._recording:  # only what has arrived queues here: a remote side that hangs holds up nobody
@@ -248,6 +248,7 @@ class Poller:
             await self._note_gap(target, snapshot.taken_at)
             index, rules = self._recorder.index, self._rules
             await self._recorder.record_poll(snapshot, lambda: compare(index, snapshot, rules))
+            self._backfill.polled(target)
             await self._record_source_events()
         except OutboxUnavailable as error:
             self._telemetry.store_failed(error)
@@ -266,17 +267,22 @@ class Poller:
         covering = polls.values() if target == whole else [at for t in (target, whole) if (at := polls.get(t))]
         return max(covering, default=None)
 
-    def _failed(self, target: Target, error: PollFailed, took_s: float) -> float:
+    async def _failed(self, target: Target, error: PollFailed, took_s: float) -> float:
         """Returns the seconds until it may be polled again; 0: as planned (contract 10.2)."""
         refused = error.reason == "permission"
         if refused:
             self._refused.add(target)
-            self._backfill.refuse(target)
         else:
             self._refused.discard(target)
         self._freshness.poll_failed(target.extension_id or WHOLE, error.reason, refused=refused)
         self._telemetry.poll_failed(target, error, took_s)
-        return REFUSED_EVERY_S if refused else error.retry_after_s or 0.0
+        if not refused:
+            return error.retry_after_s or 0.0
+        try:
+            return min(REFUSED_EVERY_S, max(CHUNK_S, await self._backfill.refuse(target)))
+        except OutboxUnavailable as fault:
+            self._telemetry.store_failed(fault)
+            return STORE_RETRY_S
 
     def _reschedule(self, target: Target, due: float, wait_s: float) -> None:
         """Into the plan again, at the same place in the interval, whatever became of the poll."""

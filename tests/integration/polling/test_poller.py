@@ -495,6 +495,53 @@ async def test_a_refusal_that_does_not_last_ends_no_call(bench: Bench) -> None:
     assert [event.type for event in bench.call_events()] == ["call.ringing"]
 
 
+async def test_a_refusal_of_an_earlier_run_ends_no_call_before_the_platform_answers(bench: Bench) -> None:
+    """Down for longer than a refused call is kept: the list shows it again, and its first answer takes a while."""
+    start = bench.clock.now()
+    live = observation(start, State.CONNECTED)
+    bench.far.list_of = lambda _: [live]
+    async with bench.polling():
+        await bench.clock.turn(3)
+        bench.far.list_of = failing("permission")
+        await bench.clock.turn(10)
+    await bench.clock.turn(1200)
+    bench.far.list_of, bench.far.took_s = lambda _: [live], lambda _: 0.5
+    async with bench.polling():
+        await bench.clock.turn(60)
+    assert [event.type for event in bench.call_events()] == ["call.answered"]
+
+
+@pytest.mark.parametrize("reason", ["server", "timeout", "auth"])
+async def test_one_refusal_before_other_trouble_ends_no_call(bench: Bench, reason: Reason) -> None:
+    """A single 403, then failures that say nothing of the extension for longer than a refused call is kept."""
+    start = bench.clock.now()
+    bench.far.list_of = lambda _: [observation(start)]
+    async with bench.polling():
+        await bench.clock.turn(3)
+        bench.far.list_of = failing("permission")
+        await bench.clock.turn(2)
+        bench.far.list_of = failing(reason)
+        await bench.clock.turn(1300)
+        bench.far.list_of = lambda _: [observation(start)]
+        await bench.clock.turn(20)
+    assert [event.type for event in bench.call_events()] == ["call.ringing"]
+
+
+async def test_what_vanished_before_a_restart_is_not_given_up_before_a_good_poll(bench: Bench) -> None:
+    """Down for longer than a vanished call is kept: it is back in the list, and its first answer takes a while."""
+    start = bench.clock.now()
+    bench.far.list_of = lambda _: [observation(start)]
+    async with bench.polling():
+        await bench.clock.turn(3)
+        bench.far.list_of = lambda _: ()
+        await bench.clock.turn(10)
+    await bench.clock.turn(1200)
+    bench.far.list_of, bench.far.took_s = lambda _: [observation(start)], lambda _: 3.5
+    async with bench.polling():
+        await bench.clock.turn(60)
+    assert bench.types == ["call.ringing"]
+
+
 async def test_a_provisional_call_is_asked_about_with_backoff_for_as_long_as_it_lasts(bench: Bench) -> None:
     """One that stays listed is never given up, and never asked about every second."""
     start = bench.clock.now()
