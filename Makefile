@@ -1,4 +1,4 @@
-# Everything runs from .venv, which holds exactly what requirements-dev.lock names.
+# Everything runs from .venv, which has exactly the versions of requirements-dev.lock.
 .DEFAULT_GOAL := help
 PYTHON ?= python3.11
 PYTHON := $(or $(shell command -v $(PYTHON)),$(shell command -v python3))
@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 
 .PHONY: help demo test check fuzz soak bench bench-full format lock clean
 
-help:  ## this list
+help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 $(VENV)/.installed: requirements-dev.lock pyproject.toml
@@ -20,44 +20,44 @@ $(VENV)/.installed: requirements-dev.lock pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@
 
-# What the peers want beside it; `make test` needs none of it.
+# What the peers of the bench need; `make test` does not need it.
 $(VENV)/.bench: bench/requirements.lock $(VENV)/.installed
 	$(BIN)/pip install --quiet --require-hashes --requirement bench/requirements.lock
 	@touch $@
 
-demo: $(VENV)/.installed  ## the service against a built-in fake RingCentral
+demo: $(VENV)/.installed  ## run the service against the built-in fake RingCentral
 	$(BIN)/callcast demo $(DEMO)
 
-test: $(VENV)/.installed  ## all tests; what this machine lacks is skipped, unless CI=true
+test: $(VENV)/.installed  ## run all tests; those that need a missing program are skipped, unless CI=true
 	$(BIN)/pytest -n auto $(TESTS)
 
-check: $(VENV)/.installed  ## format, lint, types, import rules, vocabulary
+check: $(VENV)/.installed  ## check format, lint, types, import rules and vocabulary
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/check_words.py
 
-fuzz: $(VENV)/.installed  ## FUZZ random histories of calls and KILLS kill -9, many more than `make test` has
+fuzz: $(VENV)/.installed  ## try FUZZ random histories of calls and KILLS kill -9, many more than `make test`
 	$(BIN)/python -m tests.unit.calls.fuzz $(FUZZ)
 	$(BIN)/python -m tests.system.kills $(KILLS)
 	$(BIN)/python -m tests.unit.ringcentral.fuzz_bytes $(FUZZ)
 	THOROUGH=1 $(BIN)/pytest -n auto --timeout 3600 tests/unit tests/integration/simulator
 
-soak: $(VENV)/.installed  ## SOAK seconds (3600) of load and faults of every kind: nothing may grow (wants mosquitto, faketime)
+soak: $(VENV)/.installed  ## apply load and faults of every kind for SOAK seconds (3600); memory must not grow (needs mosquitto, faketime)
 	$(BIN)/python -m bench.soak --seconds $(SOAK)
 
-bench: $(VENV)/.bench  ## speed beside what people would use instead, three minutes (wants mosquitto); writes bench/RESULTS.md
+bench: $(VENV)/.bench  ## compare the speed with that of similar programs, three minutes (needs mosquitto); writes bench/RESULTS.md
 	$(BIN)/python -m bench
 
-bench-full: $(VENV)/.bench  ## the same with Node-RED, all scales and ten minutes of load, half an hour (wants node)
+bench-full: $(VENV)/.bench  ## the same with Node-RED, all scales and ten minutes of load, half an hour (needs node)
 	$(BIN)/python -m bench --full --sizing
 
-format: $(VENV)/.installed  ## make the code look as `make check` wants it
+format: $(VENV)/.installed  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: $(VENV)/.installed  ## renew the pinned versions (wants uv)
+lock: $(VENV)/.installed  ## renew the pinned versions (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --group dev pyproject.toml -o requirements-dev.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --constraint requirements-dev.lock --group bench -o bench/requirements.lock
