@@ -68,8 +68,8 @@ def _names(entry: str, url: URL) -> bool:
             fix = "write it as 10.0.0.0/8 or fd00::/8, or remove it"
             raise ProxyFault(f"NO_PROXY holds {entry}, which is no network", fix) from None
         return _is_address(host) and ip_address(host) in network
-    if _is_address(entry) or ":" not in entry:
-        return _matches(entry, host)
+    if _is_address(entry) or ":" not in entry or entry.endswith("]"):
+        return _matches(entry.strip("[]"), host)
     name, _, port = entry.rpartition(":")
     return port == str(url.port) and _matches(name.strip("[]"), host)
 

@@ -91,6 +91,8 @@ def test_what_cannot_be_used_is_a_fault_of_the_configuration(
     ("no_proxy", "url", "excepted"),
     [
         ("*", "https://a.example.com", True),
+        ("[::1]", "https://[::1]:8443", True),
+        ("[::2]", "https://[::1]:8443", False),
         ("example.com", "https://example.com", True),
         ("example.com", "https://a.example.com", True),
         ("example.com", "https://an-example.com", False),
