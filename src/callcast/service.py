@@ -20,7 +20,7 @@ from callcast.formats.cloudevents import Numbers, Wire
 from callcast.live.live_calls import SERVICE, InMemoryLiveCalls, catch_up, store_counts
 from callcast.observability import logs
 from callcast.observability.metrics import Metrics
-from callcast.observability.outbox_health import Disk, Trouble
+from callcast.observability.outbox_health import OutboxFailure, OutboxHealth
 from callcast.polling.sources import NOTHING_KNOWN, Sources
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import Outbox, OutboxUnavailable
@@ -30,9 +30,9 @@ from callcast.ringcentral.settings import SourceSettings, plan
 from callcast.ringcentral.sign_in import FILE, SignIns
 from callcast.sinks import SinkSettings
 from callcast.supervisor import TaskSupervisor
-from callcast.web.serializers import View
-from callcast.web.server import Admin, serve
-from callcast.web.sse import Feed
+from callcast.web.serializers import CallSerializer
+from callcast.web.server import WebServer, serve
+from callcast.web.sse import Broadcaster
 
 HOUSEKEEPING_S = 10.0
 # How long a reload waits for a stopped source or sink to finish: a remote side that hangs must not block it.
@@ -68,7 +68,7 @@ class Service:
         self._hash_key = b""
         self._installation = ""
         self._wires: dict[Numbers, Wire] = {}
-        self._disk = Disk(clock, log)
+        self._outbox_health = OutboxHealth(clock, log)
         self._warnings_logged: Sequence[str] = ()  # of the outbox's warnings
         self._reminders = Reminders(clock, log)
         self._pending = 0  # events, by all sinks together
@@ -76,11 +76,13 @@ class Service:
         self._started = asyncio.Event()
         self._stopping = False
         self._background: list[asyncio.Task[None]] = []
-        self._feed = Feed(live_calls, outbox, clock, self._view(settings), self.trouble)
-        self.admin: Admin
+        self._broadcaster = Broadcaster(live_calls, outbox, clock, self._serializer(settings), self.trouble)
+        self.admin: WebServer
         self._tasks: asyncio.TaskGroup
         sign_ins = SignIns(clock, path=settings.service.data_dir / FILE, failed=self._tokens_failed)
-        self._pollers = Sources(outbox, live_calls, metrics, session, clock, log, self._disk, self._feed.wake, sign_ins)
+        self._pollers = Sources(
+            outbox, live_calls, metrics, session, clock, log, self._outbox_health, self._broadcaster.wake, sign_ins
+        )
         metrics.watch_service(
             ready=lambda: not self.reasons(),
             outbox_writable=lambda: self._started.is_set() and self.trouble() is None,
@@ -91,7 +93,7 @@ class Service:
         self._sinks: TaskSupervisor[SinkPart]
         self._delivery_workers: dict[str, DeliveryWorker] = {}
 
-    def serve(self) -> AbstractAsyncContextManager[Admin]:
+    def serve(self) -> AbstractAsyncContextManager[WebServer]:
         """The HTTP side; answers from now on, and says that it is not ready before `start`."""
         service = self._settings.service
         host, port = service.listen
@@ -100,11 +102,11 @@ class Service:
             port,
             live_calls=self._live_calls,
             metrics=self._metrics,
-            feed=self._feed,
+            broadcaster=self._broadcaster,
             health=self,
             reload=self.reload,
             clock=self._clock,
-            view=self._view(self._settings),
+            serializer=self._serializer(self._settings),
             version=__version__,
             token=service.http_token.reveal(),
             hosts=service.http_hosts,
@@ -115,11 +117,11 @@ class Service:
         self._sources = TaskSupervisor(tasks, self._run_source, self._pollers.end)
         self._sinks = TaskSupervisor(tasks, self._run_sink, self._end_sink, cancel_twice=True)
         await self._pollers.load()
-        await self._disk.until_stored(lambda: self._restore(self._settings))
+        await self._outbox_health.until_stored(lambda: self._restore(self._settings))
         await self._apply(self._settings)
         self._metrics.config_reloaded(True)
         for work in (
-            self._feed.run(),
+            self._broadcaster.run(),
             store_counts(self._live_calls, self._outbox, self._clock),
             self._housekeeping(),
         ):
@@ -172,9 +174,9 @@ class Service:
         trouble = self.trouble()
         return [*sources, *([trouble.detail] if trouble else [])]
 
-    def trouble(self) -> Trouble | None:
+    def trouble(self) -> OutboxFailure | None:
         """Since when the outbox, or the polls of a source, cannot be stored."""
-        found = [*filter(None, [self._disk.trouble]), *self._pollers.storage_troubles()]
+        found = [*filter(None, [self._outbox_health.failure]), *self._pollers.storage_troubles()]
         return min(found, key=lambda one: one.since, default=None)
 
     def warnings(self) -> Sequence[str]:
@@ -270,13 +272,15 @@ class Service:
         return sink, self._hash_key if sink.numbers == "hash" else b""
 
     def _update_web(self, settings: Settings) -> None:
-        view, service = self._view(settings), settings.service
-        self.admin.change(token=service.http_token.reveal(), hosts=service.http_hosts, wire=view.wire, names=view.names)
+        serializer, service = self._serializer(settings), settings.service
+        self.admin.change(
+            token=service.http_token.reveal(), hosts=service.http_hosts, wire=serializer.wire, names=serializer.names
+        )
 
-    def _view(self, settings: Settings) -> View:
+    def _serializer(self, settings: Settings) -> CallSerializer:
         numbers = settings.service.numbers
         shown = "drop" if numbers == "hash" and not self._hash_key else numbers  # no hash without a secret
-        return View(Wire(shown, self._hash_key, "http"), settings.names)
+        return CallSerializer(Wire(shown, self._hash_key, "http"), settings.names)
 
     # One part each; runs until it is cancelled.
 
@@ -347,9 +351,9 @@ class Service:
                 self._dropped("outbox_max_mb", pruned.dropped)
                 self._dropped("sink_removed", pruned.orphaned)
                 self._log_outbox_warnings()
-                self._disk.works()
+                self._outbox_health.record_success()
             except OutboxUnavailable as error:
-                self._disk.fails(error)
+                self._outbox_health.record_failure(error)
             await self._clock.sleep(HOUSEKEEPING_S)
 
     def _dropped(self, reason: str, counts: Mapping[str, int]) -> None:

@@ -21,7 +21,7 @@ from callcast.ports.sink import Delivery, Outcome
 from callcast.ringcentral import rate_limiter as limiter
 from callcast.ringcentral import sign_in, token
 from callcast.sinks import stdout
-from callcast.web import sse as feed
+from callcast.web import sse
 
 
 class Injected(Exception):
@@ -89,7 +89,7 @@ PARTS: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
     "forgotten task": [(service.Service, "_housekeeping", forgotten_task)],
     "house": [(service.Service, "_housekeeping", fails_later)],
     "reload": [(service, "_needs_restart", fails)],
-    "feed": [(feed.Feed, "run", fails_later)],
+    "sse": [(sse.Broadcaster, "run", fails_later)],
     "poller": [(poller.Poller, "run", fails_later)],
     "poll": [(poller.Poller, "_poll", fails_later)],
     "budget": [(limiter.RateLimiter, "_wake", fails_later)],

@@ -169,9 +169,9 @@ async def test_a_busy_hour_through_a_kill(tmp_path: Path) -> None:
                 await hour.minute()
                 if number == 30:
                     await service.kill()
-                    await expect(wall.locator("#link")).to_have_text("Not live")
+                    await expect(wall.locator("#connection")).to_have_text("Not live")
                     await service.start()
-                    await expect(wall.locator("#link")).to_contain_text("Live", timeout=30_000)
+                    await expect(wall.locator("#connection")).to_contain_text("Live", timeout=30_000)
             assert int(await wall.locator("#answered").inner_text()) > 100
             assert len(service.lines) > 1000
         finally:

@@ -1,4 +1,4 @@
-"""Whether the outbox can be used, as last seen; says so once when that changes."""
+"""Whether the last write to the outbox succeeded; logs each failure, and the recovery once."""
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -9,38 +9,40 @@ from msgspec import Struct
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import OutboxUnavailable
 
-PAUSE_S = 1.0  # between two tries of an outbox that cannot be used
+PAUSE_S = 1.0  # between two attempts while the outbox is unavailable
 
 T = TypeVar("T")
 
 
-class Trouble(Struct, frozen=True):
+class OutboxFailure(Struct, frozen=True):
     """Since when (by this machine's clock) the outbox cannot be written, and why."""
 
     since: datetime
     detail: str
 
 
-class Disk:
+class OutboxHealth:
+    """Tracks failures of the outbox. `failure` is None while it works."""
+
     def __init__(self, clock: Clock, log: Any) -> None:
-        self.trouble: Trouble | None = None
+        self.failure: OutboxFailure | None = None
         self._clock = clock
         self._log = log
 
-    def fails(self, error: OutboxUnavailable) -> None:
-        self.trouble = Trouble(self.trouble.since if self.trouble else self._clock.wall(), str(error))
+    def record_failure(self, error: OutboxUnavailable) -> None:
+        self.failure = OutboxFailure(self.failure.since if self.failure else self._clock.wall(), str(error))
         self._log.error("outbox_failed", reason="outbox", detail=str(error))
 
-    def works(self) -> None:
-        if self.trouble:
+    def record_success(self) -> None:
+        if self.failure:
             self._log.info("outbox_recovered")
-        self.trouble = None
+        self.failure = None
 
     async def until_stored(self, do: Callable[[], Awaitable[T]]) -> T:
-        """Try until it is done."""
+        """Call `do` until the outbox accepts it."""
         while True:
             try:
                 return await do()
             except OutboxUnavailable as error:
-                self.fails(error)
+                self.record_failure(error)
                 await self._clock.sleep(PAUSE_S)

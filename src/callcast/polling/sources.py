@@ -16,7 +16,7 @@ from callcast.calls.tracker import Rules, unwatch
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability.fatal import observed
 from callcast.observability.metrics import Metrics
-from callcast.observability.outbox_health import Disk, Trouble
+from callcast.observability.outbox_health import OutboxFailure, OutboxHealth
 from callcast.polling.backfill import Backfill
 from callcast.polling.ownership import ExtensionOwnership, OwnedUpstream
 from callcast.polling.poller import Poller
@@ -55,7 +55,7 @@ class Sources:
         session: aiohttp.ClientSession,
         clock: Clock,
         log: Any,
-        disk: Disk,
+        outbox_health: OutboxHealth,
         wake: Callable[[], None],
         sign_ins: SignIns,
     ) -> None:
@@ -67,7 +67,7 @@ class Sources:
         self._session = session
         self._clock = clock
         self._log = log
-        self._disk = disk
+        self._outbox_health = outbox_health
         self._wake = wake
         self._sign_ins = sign_ins
         self._wanted: Collection[SourceSettings] = ()
@@ -110,7 +110,7 @@ class Sources:
             if trouble is not None
         ]
 
-    def storage_troubles(self) -> Sequence[Trouble]:
+    def storage_troubles(self) -> Sequence[OutboxFailure]:
         """Of each source whose last poll could not be stored: since when, and why."""
         return [one.unstored for one in self.telemetry.values() if one.unstored is not None]
 
@@ -120,8 +120,8 @@ class Sources:
             await self.close(name)
         if len(self.telemetry) > 1:
             async with self._learning:
-                await self._disk.until_stored(lambda: share_answers(self._answers, self._outbox))
-        known = (await self._disk.until_stored(self._outbox.known)).get(name, NOTHING_KNOWN)
+                await self._outbox_health.until_stored(lambda: share_answers(self._answers, self._outbox))
+        known = (await self._outbox_health.until_stored(self._outbox.known)).get(name, NOTHING_KNOWN)
         telemetry = self._telemetry_of(name)
         upstream: Upstream = self._client(name, settings, known)
         if settings.watch == "account":
@@ -161,7 +161,7 @@ class Sources:
             live = {call.extension_id for call in recorder.index.live_calls()}
             await recorder.record_change((), lambda: unwatch(recorder.index, live, self._clock.now()))
         except OutboxUnavailable as error:
-            self._disk.fails(error)
+            self._outbox_health.record_failure(error)
         self._live_calls.unwatch(name)
         self._answers.forget(name)
         if self.telemetry.pop(name, None):
@@ -230,7 +230,7 @@ class Sources:
         try:
             await self._outbox.note(source, name, value)
         except OutboxUnavailable as error:
-            self._disk.fails(error)
+            self._outbox_health.record_failure(error)
 
 
 async def share_answers(answers: SharedAnswers, outbox: Outbox) -> None:

@@ -11,7 +11,7 @@ from callcast.calls.model import CallEvent, ChangeSet, Event, PollRecord, Reason
 from callcast.formats.durations import span
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability.metrics import Metrics
-from callcast.observability.outbox_health import Trouble
+from callcast.observability.outbox_health import OutboxFailure
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import OutboxUnavailable
 from callcast.ports.upstream import PollFailed
@@ -44,7 +44,7 @@ class SourceTelemetry:
         self.sign_ins_ahead: Callable[[], int | None] = lambda: None  # of the client, once there is one
         self.stepped_at = clock.monotonic()
         self.polls = 0  # good ones
-        self.unstored: Trouble | None = None  # while the last poll that was to be stored could not be
+        self.unstored: OutboxFailure | None = None  # while the last poll that was to be stored could not be
         metrics.watch_source(source)
 
     # What the poller says.
@@ -131,7 +131,7 @@ class SourceTelemetry:
         self._live_calls.signs_in(self.source, self.sign_ins_ahead())
 
     def store_failed(self, error: OutboxUnavailable, /) -> None:
-        self.unstored = Trouble(self.unstored.since if self.unstored else self._clock.wall(), str(error))
+        self.unstored = OutboxFailure(self.unstored.since if self.unstored else self._clock.wall(), str(error))
         self._log.error("outbox_failed", reason="outbox", detail=str(error))
 
     # What the backfill says.

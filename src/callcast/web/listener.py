@@ -1,4 +1,4 @@
-"""Who gets a connection at all: so many at once, so that readers never use up the files that polls need."""
+"""Limits the number of connections, so that HTTP clients cannot use up the file descriptors that polls need."""
 
 import asyncio
 import logging
@@ -6,11 +6,11 @@ import logging
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-CONNECTIONS_MAX = 600  # the usual limit of open files is 1024, and sources and sinks want theirs
+CONNECTIONS_MAX = 600  # the usual limit of open files is 1024, and sources and sinks need some
 
 
 async def listen(runner: web.AppRunner, host: str, port: int) -> asyncio.Server:
-    """Listen with the runner's server; a connection too many is closed at once. Raises OSError."""
+    """Listen with the runner's server. Connections above the limit are closed at once. Raises OSError."""
     server = runner.server
     assert server is not None, "the runner was set up"  # noqa: S101 (its type cannot say so)
 
@@ -25,11 +25,11 @@ class _Closed(asyncio.Protocol):
         transport.close()
 
 
-def _is_ours(record: logging.LogRecord) -> bool:
-    """Not what a client sent wrong: that would fill the log, and aiohttp repeats the header, perhaps a token."""
+def _is_server_error(record: logging.LogRecord) -> bool:
+    """False for malformed requests: they would fill the log, and aiohttp's message may quote a header with a token."""
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, HttpProcessingError)
 
 
-FAULTS = logging.getLogger("callcast.web")  # what aiohttp has to say of a connection
-FAULTS.addFilter(_is_ours)
+LOGGER = logging.getLogger("callcast.web")  # receives aiohttp's own messages
+LOGGER.addFilter(_is_server_error)

@@ -1,4 +1,4 @@
-"""What the page and `/api` show: JSON-ready dicts, under the service's numbers policy."""
+"""Calls as JSON-ready dicts for the page and `/api`, with phone numbers masked as `service.http_numbers` says."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,23 +23,23 @@ _PAGE_FIELDS = (
 )
 
 
-class View:
-    """How calls are shown: numbers by `wire`, extensions by `names`. Replaced as a whole on reload."""
+class CallSerializer:
+    """Serializes calls: `wire` masks numbers, `names` maps extension ids to names. A reload creates a new one."""
 
     def __init__(self, wire: Wire, names: Mapping[str, str]) -> None:
         self.wire = wire
         self.names = names
 
     def call(self, call: Call) -> dict[str, Any]:
-        """The event's `data` of its present state, its source, its extension's name, and since when it is unseen."""
-        return self.wire.call_dict(call) | self._beside(call)
+        """The call's event data, its source, its extension's name, and since when polls do not show it."""
+        return self.wire.call_dict(call) | self._annotations(call)
 
     def page_call(self, call: Call) -> dict[str, Any]:
-        """What the page needs of `call`: sent to every reader with every change."""
+        """The fields that the page needs; sent to every client on every change."""
         full = self.wire.call_dict(call)
-        return {field: full[field] for field in _PAGE_FIELDS} | self._beside(call)
+        return {field: full[field] for field in _PAGE_FIELDS} | self._annotations(call)
 
-    def _beside(self, call: Call) -> dict[str, Any]:
+    def _annotations(self, call: Call) -> dict[str, Any]:
         return {
             "source": call.source,
             "extension_name": self.names.get(call.extension_id),

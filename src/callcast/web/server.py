@@ -1,4 +1,4 @@
-"""The HTTP side: the wallboard page, `/api`, metrics, health, reload (contract 9)."""
+"""The HTTP server: the wallboard page, `/api`, metrics, health and reload."""
 
 import asyncio
 import re
@@ -15,16 +15,16 @@ from callcast.formats.cloudevents import Wire, counts_dict, rfc3339, summary_dic
 from callcast.ports.clock import Clock
 from callcast.ports.live_calls import Statistics
 from callcast.ports.outbox import OutboxUnavailable
-from callcast.web.auth import Guard, add_headers
-from callcast.web.listener import FAULTS, listen
-from callcast.web.serializers import View
-from callcast.web.sse import Feed, Reader
+from callcast.web.auth import AccessControl, add_headers
+from callcast.web.listener import LOGGER, listen
+from callcast.web.serializers import CallSerializer
+from callcast.web.sse import Broadcaster, StreamClient
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BODY_BYTES_MAX = 64 * 1024
 READERS_MAX = 500  # of /api/events at once
-LAST_MAX = 100  # events that a fresh reader may ask for
-IDLE_S = 75.0  # without a whole request, the first one too
+LAST_MAX = 100  # past events that a new client may request
+IDLE_S = 75.0  # without a complete request, also before the first one
 BODY_S = 10.0
 
 _WRITE_S = 10.0
@@ -41,7 +41,7 @@ class Health(Protocol):
         ...
 
     def warnings(self) -> Sequence[str]:
-        """What makes nothing unready and wants a person's eye all the same, in sentences."""
+        """Problems that need attention but do not affect readiness, in sentences."""
         ...
 
 
@@ -49,20 +49,20 @@ class Exposition(Protocol):
     def exposition(self) -> bytes: ...
 
 
-class Admin:
-    """A running HTTP side. `change` is what a reload does to it; `url` is where it listens."""
+class WebServer:
+    """A running HTTP server. `change` applies a reload; `url` is where it listens."""
 
-    def __init__(self, guard: Guard, feed: Feed, pages: "_Pages") -> None:
+    def __init__(self, access: AccessControl, broadcaster: Broadcaster, routes: "_Routes") -> None:
         self.url = ""
-        self._guard = guard
-        self._feed = feed
-        self._pages = pages
+        self._access = access
+        self._broadcaster = broadcaster
+        self._routes = routes
 
     def change(self, *, token: str, hosts: Collection[str], wire: Wire, names: Mapping[str, str]) -> None:
-        self._guard.change(token, hosts)
-        view = View(wire, names)
-        self._pages.view = view
-        self._feed.show(view)
+        self._access.change(token, hosts)
+        serializer = CallSerializer(wire, names)
+        self._routes.serializer = serializer
+        self._broadcaster.use(serializer)
 
 
 @asynccontextmanager
@@ -72,63 +72,63 @@ async def serve(
     *,
     live_calls: Statistics,
     metrics: Exposition,
-    feed: Feed,
+    broadcaster: Broadcaster,
     health: Health,
     reload: Reload,
     clock: Clock,
-    view: View,
+    serializer: CallSerializer,
     version: str,
     token: str = "",
     hosts: Collection[str] = (),
-) -> AsyncIterator[Admin]:
-    """Listen until the block ends; port 0 is any free one. Raises OSError when the address is unreachable.
+) -> AsyncIterator[WebServer]:
+    """Listen until the block ends. Raises OSError when the address is unavailable.
 
-    token: "" asks for none. hosts: further names that the Host header may have.
-    The caller runs `feed.run()` for as long.
+    port: 0 for any free port. token: "" disables the token check. hosts: further accepted Host header names.
+    The caller runs `broadcaster.run()` meanwhile.
     """
-    guard = Guard(host, token, hosts)
-    pages = _Pages(live_calls, metrics, feed, health, reload, clock, view, version)
-    app = web.Application(middlewares=[web.middleware(guard)], client_max_size=BODY_BYTES_MAX)
+    access = AccessControl(host, token, hosts)
+    routes = _Routes(live_calls, metrics, broadcaster, health, reload, clock, serializer, version)
+    app = web.Application(middlewares=[web.middleware(access)], client_max_size=BODY_BYTES_MAX)
     app.on_response_prepare.append(add_headers)
-    pages.add_to(app.router)
-    runner = web.AppRunner(app, access_log=None, logger=FAULTS, shutdown_timeout=2.0, keepalive_timeout=IDLE_S)
+    routes.add_to(app.router)
+    runner = web.AppRunner(app, access_log=None, logger=LOGGER, shutdown_timeout=2.0, keepalive_timeout=IDLE_S)
     await runner.setup()
     try:
         listening = await listen(runner, host, port)
         try:
-            admin = Admin(guard, feed, pages)
+            admin = WebServer(access, broadcaster, routes)
             admin.url = _url(listening)
             yield admin
         finally:
-            feed.close()
+            broadcaster.close()
             listening.close()
     finally:
         await runner.cleanup()
 
 
-class _Pages:
-    """One method for each path."""
+class _Routes:
+    """The request handlers, one for each path."""
 
     def __init__(
         self,
         live_calls: Statistics,
         metrics: Exposition,
-        feed: Feed,
+        broadcaster: Broadcaster,
         health: Health,
         reload: Reload,
         clock: Clock,
-        view: View,
+        serializer: CallSerializer,
         version: str,
     ) -> None:
-        self.view = view
+        self.serializer = serializer
         self._live_calls = live_calls
         self._metrics = metrics
-        self._feed = feed
+        self._broadcaster = broadcaster
         self._health = health
         self._reload = reload
         self._clock = clock
         self._version = version
-        self._reading = 0
+        self._streaming = 0
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         router.add_get("/", _static_file(_STATIC / "index.html"))
@@ -156,7 +156,7 @@ class _Pages:
         )
 
     async def calls(self, _: web.Request) -> web.Response:
-        calls = [self.view.call(call) for call in self._live_calls.calls()]
+        calls = [self.serializer.call(call) for call in self._live_calls.calls()]
         return _json({"now": rfc3339(self._clock.wall()), "calls": calls})
 
     async def summary(self, _: web.Request) -> web.Response:
@@ -187,40 +187,40 @@ class _Pages:
 
         `?board=1`: the board too. `?last=N`: the last events first. `?after=ID`: the same as Last-Event-ID.
         """
-        if self._reading >= READERS_MAX:
+        if self._streaming >= READERS_MAX:
             raise web.HTTPServiceUnavailable(text="503: too many readers\n", headers={"Retry-After": "10"})
         response = web.StreamResponse(
             headers={hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
         )
         transport = request.transport
         if transport is None:
-            return response  # it left already
-        chunked = request.version >= HttpVersion11  # as aiohttp does it for an answer without a length
-        reader = Reader(transport, live_calls=request.query.get("board") == "1", chunked=chunked)
-        self._reading += 1
+            return response  # the client has disconnected
+        chunked = request.version >= HttpVersion11  # as aiohttp does for a response without a length
+        client = StreamClient(transport, live_calls=request.query.get("board") == "1", chunked=chunked)
+        self._streaming += 1
         try:
-            reader.after_seq = await self._start_seq(request)
+            client.after_seq = await self._start_seq(request)
             await response.prepare(request)
-            await _write(response, self._hello() if reader.live_calls else b"retry: 1000\n\n")
-            while chunk := await self._feed.catch_up(reader):
+            await _write(response, self._hello() if client.live_calls else b"retry: 1000\n\n")
+            while chunk := await self._broadcaster.catch_up(client):
                 await _write(response, chunk)
-            self._feed.join(reader)
-            await reader.ended()
+            self._broadcaster.join(client)
+            await client.ended()
         except (TimeoutError, ConnectionError, OutboxUnavailable):
-            transport.abort()  # it comes back by itself, and says where it was
+            transport.abort()  # the client reconnects with Last-Event-ID
         finally:
-            self._reading -= 1
-            self._feed.leave(reader)
+            self._streaming -= 1
+            self._broadcaster.leave(client)
         return response
 
     def _hello(self) -> bytes:
-        """What the page wants to know before all else: whether it is still the right one."""
+        """The first message: the version, so that the page can reload itself after an update."""
         return b"retry: 1000\nevent: hello\ndata: %b\n\n" % msgspec.json.encode({"version": self._version})
 
     async def _start_seq(self, request: web.Request) -> int:
-        """After which event the stream starts: the reader's own last one, unless the outbox is another one."""
+        """The seq after which the stream starts: the client's last event, unless the outbox was replaced since."""
         try:
-            newest = await self._feed.last_seq()
+            newest = await self._broadcaster.last_seq()
         except OutboxUnavailable as error:
             raise web.HTTPServiceUnavailable(text=f"503: {error}\n") from error
         given = request.headers.get("Last-Event-ID") or request.query.get("after", "")

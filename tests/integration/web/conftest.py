@@ -8,7 +8,7 @@ from tests.integration.web.http_side import Room, room
 
 @pytest.fixture
 async def here() -> AsyncIterator[Room]:
-    """The HTTP side with an empty board that was just looked at."""
+    """The HTTP server without live calls, with every target just polled."""
     async with room(names={"101": "Reception"}) as made:
         made.watch("acme", ["101", "102", "103"])
         yield made

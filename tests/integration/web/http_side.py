@@ -1,4 +1,4 @@
-"""The HTTP side with a board, a history and a health that the test feeds by hand."""
+"""The HTTP server with live calls, a history and a health that the test controls."""
 
 import asyncio
 import time
@@ -28,17 +28,17 @@ from callcast.calls.model import (
 from callcast.formats.cloudevents import Wire
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability.metrics import Metrics
-from callcast.observability.outbox_health import Trouble
+from callcast.observability.outbox_health import OutboxFailure
 from callcast.ports.outbox import Stored
-from callcast.web.serializers import View
-from callcast.web.server import Admin, serve
-from callcast.web.sse import Feed
+from callcast.web.serializers import CallSerializer
+from callcast.web.server import WebServer, serve
+from callcast.web.sse import Broadcaster
 
 ANSWERED = {"state": State.CONNECTED, "answered_exact": True}
 
 
 class RealClock:
-    """Time as it is, and as much later as the test wants it."""
+    """The real time, plus an offset that the test sets."""
 
     def __init__(self) -> None:
         self.ahead_s = 0.0
@@ -56,7 +56,7 @@ class RealClock:
 
 
 class Memory:
-    """A history as the outbox keeps it."""
+    """The event history of an outbox, in memory."""
 
     def __init__(self) -> None:
         self.stored: list[Stored] = []
@@ -73,18 +73,18 @@ class Memory:
 
 @dataclass
 class Room:
-    """`board`, `memory`, `feed`: what stands behind the pages. `reasons`, `faults`: what health and reload say."""
+    """The parts behind the server under test. `reasons` and `faults` set what health and reload report."""
 
     clock: RealClock
     live_calls: InMemoryLiveCalls
     memory: Memory
-    feed: Feed
+    broadcaster: Broadcaster
     reasons: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     reloads: int = 0
-    trouble: Trouble | None = None
-    admin: Admin | None = None
+    trouble: OutboxFailure | None = None
+    admin: WebServer | None = None
 
     @property
     def url(self) -> str:
@@ -96,7 +96,7 @@ class Room:
         return self.faults
 
     def watch(self, source: str, extension_ids: Sequence[str] = (), interval_s: float = 6.0) -> None:
-        """The source is watched, and everything was just seen."""
+        """Watch the source, with every target just polled."""
         self.live_calls.watch(source, extension_ids or None, interval_s)
         self.poll(source, extension_ids)
 
@@ -108,11 +108,11 @@ class Room:
                 self.live_calls.stored(target, at)
 
     def tell(self, call: Call, event_type: str) -> CallEvent:
-        """Record an event and turn the board, as the service does after each poll."""
+        """Record an event and update the live calls, as the service does after each poll."""
         told = event(call, event_type, self.clock.now())
         self.memory.add(told)
         self.live_calls.apply(ChangeSet(calls=(call,), events=(told,)))
-        self.feed.wake()
+        self.broadcaster.wake()
         return told
 
     def ring(self, extension_id: str, session_id: str = "s-1", **facts: Any) -> Call:
@@ -139,7 +139,7 @@ class Room:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Wait until it holds; fail when it does not within 5 s."""
+    """Wait until the condition holds; fail after 5 s."""
     for _ in range(1000):
         if holds():
             return
@@ -161,25 +161,25 @@ async def room(
     clock = RealClock()
     live_calls = InMemoryLiveCalls(clock, UTC)
     memory = Memory()
-    view = View(Wire(numbers, b"key"), names or {})
-    feed = Feed(live_calls, memory, clock, view, lambda: made.trouble)
-    made = Room(clock, live_calls, memory, feed)
+    serializer = CallSerializer(Wire(numbers, b"key"), names or {})
+    broadcaster = Broadcaster(live_calls, memory, clock, serializer, lambda: made.trouble)
+    made = Room(clock, live_calls, memory, broadcaster)
     serving = serve(
         host,
         port,
         live_calls=live_calls,
         metrics=Metrics(live_calls, clock, version),
-        feed=feed,
+        broadcaster=broadcaster,
         health=Health(made.reasons, made.warnings),
         reload=made.reload,
         clock=clock,
-        view=view,
+        serializer=serializer,
         version=version,
         token=token,
         hosts=hosts,
     )
     async with serving as made.admin:
-        running = asyncio.create_task(feed.run())
+        running = asyncio.create_task(broadcaster.run())
         try:
             yield made
         finally:
@@ -200,7 +200,7 @@ class Health:
 
 
 def ringing(extension_id: str = "101", session_id: str = "s-1", **facts: Any) -> Call:
-    """A call that rings an extension; `facts` change what is known of it."""
+    """A call that rings an extension; `facts` replace fields."""
     usual: dict[str, Any] = {
         "source": "acme",
         "call_id": f"{extension_id}/{session_id}",

@@ -1,4 +1,4 @@
-"""docs/api.md: its commands run, the fields that it names are those that come, and its numbers are the code's."""
+"""docs/api.md agrees with the server: commands, fields and limits."""
 
 import asyncio
 import os
@@ -11,13 +11,13 @@ import pytest
 from callcast.web import auth as guard
 from callcast.web import listener as door
 from callcast.web import server as admin
-from callcast.web import sse as feed
+from callcast.web import sse as broadcaster
 from tests.integration.deploy.tools import DOCS, need
 from tests.integration.web.http_side import Room
 
 PAGE = (DOCS / "api.md").read_text()
 COMMANDS = re.findall(r"^curl .*$", PAGE, re.MULTILINE)
-STILL_OPEN = 28  # curl's word for --max-time: a stream has no end
+STILL_OPEN = 28  # curl's exit code for --max-time; a stream does not end
 
 
 def rows(heading: str) -> set[str]:
@@ -28,7 +28,7 @@ def rows(heading: str) -> set[str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 async def test_each_command_runs(here: Room, command: str) -> None:
-    """Against a service with a call; a stream is cut off by the test."""
+    """Against a service with a call; the test ends streams."""
     here.ring("101")
     moved = command.replace("http://127.0.0.1:9469", here.url)
     script = f'curl() {{ {need("curl")} --fail --max-time 2 "$@"; }}\n{moved}'
@@ -40,8 +40,8 @@ async def test_each_command_runs(here: Room, command: str) -> None:
     assert done.stdout or command.endswith("/api/events")
 
 
-async def test_the_fields_of_a_call_are_those_that_come(here: Room, client: aiohttp.ClientSession) -> None:
-    """None is missing from the page, none is on it that does not come."""
+async def test_the_fields_of_a_call_are_documented(here: Room, client: aiohttp.ClientSession) -> None:
+    """The page lists exactly the fields that the server sends."""
     here.ring("101")
     async with client.get(here.url + "/api/calls") as answer:
         body = await answer.json()
@@ -50,7 +50,7 @@ async def test_the_fields_of_a_call_are_those_that_come(here: Room, client: aioh
     assert rows("`/api/calls`") - states == set(body["calls"][0])
 
 
-async def test_the_fields_of_a_summary_are_those_that_come(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_the_fields_of_a_summary_are_documented(here: Room, client: aiohttp.ClientSession) -> None:
     """The same for /api/summary."""
     async with client.get(here.url + "/api/summary") as answer:
         body = await answer.json()
@@ -70,7 +70,7 @@ async def test_the_fields_of_a_summary_are_those_that_come(here: Room, client: a
 
 
 async def test_every_path_is_on_the_page(here: Room) -> None:
-    """And no other: what the router knows but the page's own files."""
+    """The page lists exactly the routes of the server, static files aside."""
     assert here.admin is not None
     told = set(re.findall(r"(/api/\w+|/healthz|/readyz|/metrics|/-/reload)", PAGE))
     source = (DOCS.parent / "src/callcast/web/server.py").read_text()
@@ -85,14 +85,14 @@ async def test_every_path_is_on_the_page(here: Room) -> None:
         (r"no whole request for (\d+)\s+seconds", admin.IDLE_S),
         (r"a body at most (\d+) kB", admin.BODY_BYTES_MAX / 1024),
         (r"last N recorded events, (\d+) at most", admin.LAST_MAX),
-        (r"once (\d+) MB waits", feed.QUEUED_BYTES_MAX / 1024 / 1024),
-        (r"in rounds, every (\d+) ms", feed.ROUND_S * 1000),
+        (r"once (\d+) MB waits", broadcaster.QUEUED_BYTES_MAX / 1024 / 1024),
+        (r"in rounds, every (\d+) ms", broadcaster.ROUND_S * 1000),
         (r"At most (\d+) may read", admin.READERS_MAX),
         (r"cookie for (\d+) days", guard.COOKIE_AGE_S / 86400),
     ],
 )
-def test_the_numbers_are_the_codes(words: str, number: float) -> None:
-    """A limit that is changed is changed on the page."""
+def test_the_limits_are_those_of_the_code(words: str, number: float) -> None:
+    """A changed limit must be changed on the page too."""
     found = re.search(words, PAGE)
     assert found is not None
     assert float(found[1]) == number

@@ -1,4 +1,4 @@
-"""axe-core reads the page as a screen reader's user would meet it: no violation, in whatever dress and trouble."""
+"""The page has no axe-core violations, in every theme and state."""
 
 import os
 from collections.abc import AsyncIterator
@@ -32,7 +32,7 @@ RUN = """async () => (await axe.run(document, {resultTypes: ["violations"]})).vi
 
 
 def axe() -> str:
-    """The checker's source; skips the test, or fails it under CI=true, where it is not installed."""
+    """The source of axe-core. If it is not installed, the test is skipped, or fails under CI=true."""
     if AXE.exists():
         return AXE.read_text()
     reason = "axe-core is not installed: npm ci --prefix tests/node"
@@ -49,8 +49,8 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def here() -> AsyncIterator[Room]:
-    """Calls of each kind: waiting too long, talking, dialing, without a known caller, and two that are over."""
-    async with room(names={"101": "Reception", "102": "Service desk"}) as made:
+    """Calls of each kind: waiting for long, connected, dialing, without a known caller, and two ended ones."""
+    async with room(names={"101": "Reception", "102": "Front office"}) as made:
         made.watch("acme", [str(number) for number in range(101, 111)])
         made.watch("other", ["201"])
         made.ring("101", "s-1", started_at=made.clock.now() - timedelta(seconds=95))
@@ -69,8 +69,8 @@ async def violations(wall: Page) -> list[str]:
 
 
 @pytest.mark.parametrize("dress", DRESSES)
-async def test_a_lively_live_calls_has_no_violation(here: Room, browser: Browser, dress: str) -> None:
-    """Light, dark, phone, wall, high contrast; calls of each kind and the line of the last events."""
+async def test_a_page_with_calls_has_no_violation(here: Room, browser: Browser, dress: str) -> None:
+    """Light, dark, phone, wall display, high contrast; with calls of each kind and the latest events."""
     axe()
     url = f"{here.url}/?wall=1" if dress == "wall" else here.url
     async with page(browser, url, **DRESSES[dress]) as wall:
@@ -79,22 +79,22 @@ async def test_a_lively_live_calls_has_no_violation(here: Room, browser: Browser
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_a_stale_live_calls_has_no_violation(here: Room, browser: Browser, scheme: str) -> None:
-    """Greyed cards and the banner that says since when are still readable."""
+async def test_a_stale_page_has_no_violation(here: Room, browser: Browser, scheme: str) -> None:
+    """Gray cards and the banner have enough contrast."""
     axe()
     async with page(browser, here.url, color_scheme=scheme) as wall:
         await expect(wall.locator(".call")).to_have_count(4)
         here.clock.ahead_s = 60
         here.poll("other", ["201"])
         here.ring("201", "s-9")
-        await expect(wall.locator("#link")).to_contain_text("not seen since")
+        await expect(wall.locator("#connection")).to_contain_text("not updated since")
         await expect(wall.locator(".call")).to_have_count(5)
         assert await violations(wall) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_an_empty_live_calls_and_a_lost_service_have_no_violation(browser: Browser, scheme: str) -> None:
-    """First nobody calls, then the service is gone: both are said, and can be read."""
+async def test_an_empty_page_and_a_lost_service_have_no_violation(browser: Browser, scheme: str) -> None:
+    """The texts of an empty list and of a lost connection have enough contrast."""
     axe()
     async with AsyncExitStack() as service, AsyncExitStack() as visit:
         made = await service.enter_async_context(room())
@@ -107,8 +107,8 @@ async def test_an_empty_live_calls_and_a_lost_service_have_no_violation(browser:
         assert await violations(wall) == []
 
 
-async def test_the_page_that_asks_for_the_token_has_no_violation(browser: Browser) -> None:
-    """What somebody without it gets to see."""
+async def test_the_token_page_has_no_violation(browser: Browser) -> None:
+    """The page that is shown without a token."""
     axe()
     async with room(token="s3cret") as made, page(browser, made.url) as wall:
         await expect(wall.locator("h1")).to_contain_text("token")

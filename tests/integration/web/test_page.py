@@ -1,4 +1,4 @@
-"""The wallboard page in a real browser, with a board that the test feeds by hand."""
+"""The wallboard page in a real browser, with live calls that the test controls."""
 
 import asyncio
 import itertools
@@ -14,11 +14,11 @@ from playwright.async_api import Browser, BrowserContext, Page, expect
 from playwright.async_api import Error as PlaywrightError
 
 from callcast.calls.model import Direction, Disposition, Party, Queue, State, Target
-from callcast.observability.outbox_health import Trouble
+from callcast.observability.outbox_health import OutboxFailure
 from tests.browser import chromium
 from tests.integration.web.http_side import Room, room
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")  # one browser serves them all
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # all tests share one browser
 PATIENCE_MS = 60_000  # drawing a large screen takes long on a busy machine
 
 
@@ -37,7 +37,7 @@ async def here() -> AsyncIterator[Room]:
 
 @asynccontextmanager
 async def page(browser: Browser, url: str, **how: object) -> AsyncIterator[Page]:
-    """The page, opened; anything on its console, and any request to elsewhere, fails the test."""
+    """Open the page. A console message or a request to another host fails the test."""
     trouble: list[str] = []
     context: BrowserContext = await browser.new_context(**how)  # type: ignore[arg-type]
     opened = await context.new_page()
@@ -54,19 +54,19 @@ async def page(browser: Browser, url: str, **how: object) -> AsyncIterator[Page]
 
 
 async def becomes(page: Page, holds: str, arg: object = None, within_s: float = PATIENCE_MS / 1000) -> None:
-    """Wait until a function in the page gives true; from outside, since the page's CSP knows no eval."""
+    """Wait until a JavaScript function returns true. Polls from outside, because the page's CSP forbids eval."""
     async with asyncio.timeout(within_s):
         for _ in itertools.count():
-            with suppress(PlaywrightError):  # the page is just loading anew
+            with suppress(PlaywrightError):  # the page is reloading
                 if await page.evaluate(holds, arg):
                     return
             await asyncio.sleep(0.05)
 
 
 async def test_a_call_appears_changes_and_goes(here: Room, browser: Browser) -> None:
-    """Without a reload: the state by word, the extension's name, the caller's last digits, a running clock."""
+    """Without a reload: its state, the extension's name, the caller's last digits, and a running clock."""
     async with page(browser, here.url) as wall:
-        await expect(wall.locator("#link")).to_contain_text("Live")
+        await expect(wall.locator("#connection")).to_contain_text("Live")
         await expect(wall.locator("#empty-what")).to_have_text("No calls")
         rings = here.ring("101", started_at=here.clock.now() - timedelta(seconds=65))
         one = wall.locator(".call")
@@ -93,8 +93,8 @@ async def test_a_call_appears_changes_and_goes(here: Room, browser: Browser) -> 
         await expect(wall.locator("#last li").first).to_contain_text("Reception: ended")
 
 
-async def test_states_differ_by_poll_and_word(here: Room, browser: Browser) -> None:
-    """Each state has its own word and its own look, and that of waiting alone has a colour."""
+async def test_states_differ_in_style_and_word(here: Room, browser: Browser) -> None:
+    """Each state has its own word and style; only a waiting call has a color."""
     out = {"direction": Direction.OUTBOUND, "state": State.DIALING, "to_party": Party(number="+16502220000")}
     here.ring("101", "s-1")
     here.answer(here.ring("102", "s-2"))
@@ -103,24 +103,24 @@ async def test_states_differ_by_poll_and_word(here: Room, browser: Browser) -> N
         await expect(wall.locator(".call")).to_have_count(3)
         words = await wall.locator(".call .state").all_inner_texts()
         assert sorted(words) == ["Connected", "Dialing", "Ringing"]
-        polls = await wall.eval_on_selector_all(".call", _POLLS)
+        polls = await wall.eval_on_selector_all(".call", _STYLES)
         assert len({poll["edge"] for poll in polls}) == 3
-        assert [_is_grey(poll["ground"]) for poll in polls] == [False, True, True]
+        assert [_is_gray(poll["ground"]) for poll in polls] == [False, True, True]
         assert await wall.locator(".call").first.get_attribute("data-state") == "ringing"
 
 
-_POLLS = """all => all.map(getComputedStyle).map(style => ({
+_STYLES = """all => all.map(getComputedStyle).map(style => ({
   edge: `${style.borderLeftStyle} ${style.borderLeftColor}`, ground: style.backgroundColor,
 }))"""
 
 
-def _is_grey(colour: str) -> bool:
-    channels = [int(channel) for channel in re.findall(r"\d+", colour)[:3]]
+def _is_gray(color: str) -> bool:
+    channels = [int(channel) for channel in re.findall(r"\d+", color)[:3]]
     return max(channels) - min(channels) < 8
 
 
-async def test_who_waits_longest_stands_first(here: Room, browser: Browser) -> None:
-    """Those who wait before all, the longest wait first; then the others, the newest first; answered, a call moves."""
+async def test_the_longest_waiting_call_comes_first(here: Room, browser: Browser) -> None:
+    """Waiting calls first, longest wait first; then the others, newest first. An answered call moves."""
 
     def ago(seconds: float) -> datetime:
         return here.clock.now() - timedelta(seconds=seconds)
@@ -139,7 +139,7 @@ async def test_who_waits_longest_stands_first(here: Room, browser: Browser) -> N
         await expect(who).to_have_text(["Ext. 105", "Ext. 104", "Reception", "Ext. 103", "Ext. 102"])
 
 
-async def test_what_nobody_knows_is_said(here: Room, browser: Browser) -> None:
+async def test_unknown_parties_are_shown_as_unknown(here: Room, browser: Browser) -> None:
     """A queue call's caller and a call's extension may be unknown; a number is never guessed."""
     here.ring("102", "s-1", from_party=None, queue=Queue(name="Sales queue", confirmed=True))
     async with page(browser, here.url) as wall:
@@ -147,8 +147,8 @@ async def test_what_nobody_knows_is_said(here: Room, browser: Browser) -> None:
         await expect(wall.locator(".queue")).to_have_text("Sales queue")
 
 
-async def test_a_caller_whom_no_extension_has_yet(here: Room, browser: Browser) -> None:
-    """Shown under the queue, if one is known; that an extension took over is no news beside what rings there."""
+async def test_a_call_without_an_extension_is_shown(here: Room, browser: Browser) -> None:
+    """Under its queue, if it has one. Its transfer to an extension is not listed, since the extension's call is."""
     waits = here.ring("unassigned", "s-1", queue=Queue(name="Sales queue", confirmed=True))
     here.ring("unassigned", "s-2", started_at=here.clock.now() + timedelta(seconds=1))
     async with page(browser, here.url) as wall:
@@ -161,30 +161,30 @@ async def test_a_caller_whom_no_extension_has_yet(here: Room, browser: Browser) 
 
 
 async def test_a_source_that_waits_to_sign_in_says_so(here: Room, browser: Browser) -> None:
-    """How many are ahead, instead of what looks like a fault."""
+    """The page shows how many sources are ahead instead of an error."""
     here.live_calls.signs_in("acme", 2)
     async with page(browser, here.url) as wall:
         here.clock.ahead_s = 60
-        await expect(wall.locator("#link")).to_have_text("acme waiting to sign in, 2 ahead")
+        await expect(wall.locator("#connection")).to_have_text("acme waiting to sign in, 2 ahead")
 
 
 async def test_a_stale_source_greys_its_cards_and_says_since_when(here: Room, browser: Browser) -> None:
-    """Where nobody looks any more the clock stands, the state is doubted, and no colour claims it."""
+    """Its clocks stop, its states get a question mark, and its cards lose their color."""
     here.ring("101")
     async with page(browser, here.url) as wall:
         await expect(wall.locator(".call .state")).to_have_text("Ringing")
         here.clock.ahead_s = 60
-        await expect(wall.locator("#link")).to_have_text(re.compile(r"acme not seen since \d\d:\d\d"))
+        await expect(wall.locator("#connection")).to_have_text(re.compile(r"acme not updated since \d\d:\d\d"))
         await expect(wall.locator(".call .state")).to_have_text("Ringing?")
-        await expect(wall.locator(".call .other")).to_have_text(re.compile(r"not seen since \d\d:\d\d"))
+        await expect(wall.locator(".call .other")).to_have_text(re.compile(r"not updated since \d\d:\d\d"))
         await expect(wall.locator(".clock")).to_have_text(re.compile(r"0:0\d"))  # a running one would say 1:00
         here.poll("acme", ["101", "102", "103"])
-        await expect(wall.locator("#link")).to_contain_text("Live")
+        await expect(wall.locator("#connection")).to_contain_text("Live")
         await expect(wall.locator(".call .state")).to_have_text("Ringing")
 
 
 async def test_clocks_run_by_the_platforms_time(here: Room, browser: Browser) -> None:
-    """A machine whose own clock is ten minutes slow shows calls as old as they are."""
+    """Durations are right although this machine's clock is ten minutes slow."""
     there = here.clock.now() + timedelta(minutes=10)
     here.live_calls.polled(Target(source="acme", extension_id="101"), there)
     here.ring("101", started_at=there - timedelta(seconds=60))
@@ -193,46 +193,48 @@ async def test_clocks_run_by_the_platforms_time(here: Room, browser: Browser) ->
         await expect(wall.locator("#longest")).to_have_text(re.compile(r"1:0\d"))
 
 
-async def test_one_blind_extension_leaves_the_others_alone(here: Room, browser: Browser) -> None:
-    """Only the cards of the extension that is not seen are doubted."""
+async def test_one_stale_extension_does_not_affect_the_others(here: Room, browser: Browser) -> None:
+    """Only the cards of the extension that cannot be polled are marked as uncertain."""
     here.ring("101", "s-1")
     here.ring("102", "s-2")
     async with page(browser, here.url) as wall:
         await expect(wall.locator(".call")).to_have_count(2)
         here.clock.ahead_s = 60
         here.poll("acme", ["102", "103"])
-        await expect(wall.locator(".call[data-doubt] .who")).to_have_text(["Reception"])
-        await expect(wall.locator("#link")).to_contain_text("acme (1 extension) not seen since")
+        await expect(wall.locator(".call[data-uncertain] .who")).to_have_text(["Reception"])
+        await expect(wall.locator("#connection")).to_contain_text("acme (1 extension) not updated since")
         await expect(wall.locator("#totals")).not_to_have_attribute("data-stale", "")
 
 
-async def test_polls_that_cannot_be_stored_are_said(here: Room, browser: Browser) -> None:
-    """Across the page, with since when and why; clocks stand still; gone when polls can be stored again."""
+async def test_the_page_says_when_polls_cannot_be_stored(here: Room, browser: Browser) -> None:
+    """A banner says since when and why, and clocks stop, until polls can be stored again."""
     here.ring("101")
     async with page(browser, here.url) as wall:
-        await expect(wall.locator("#link")).to_contain_text("Live")
-        here.trouble = Trouble(here.clock.now(), "the outbox in /data cannot be used: disk full")
+        await expect(wall.locator("#connection")).to_contain_text("Live")
+        here.trouble = OutboxFailure(here.clock.now(), "the outbox in /data cannot be used: disk full")
         here.poll("acme", ["101", "102"])
-        await expect(wall.locator("#banner")).to_contain_text("cannot be stored since")
+        await expect(wall.locator("#banner")).to_contain_text("changes cannot be stored")
         await expect(wall.locator("#banner")).to_contain_text("disk full")
-        await expect(wall.locator("#link")).to_contain_text("Not stored since")
+        await expect(wall.locator("#connection")).to_contain_text("Not stored since")
         await expect(wall.locator("#totals")).to_have_attribute("data-stale", "")
         await expect(wall.locator(".call .state")).to_have_text("Ringing?")
         here.trouble = None
         here.poll("acme", ["101", "102"])
         await expect(wall.locator("#banner")).to_be_hidden()
-        await expect(wall.locator("#link")).to_contain_text("Live")
+        await expect(wall.locator("#connection")).to_contain_text("Live")
 
 
-async def test_a_vanished_call_is_doubted(here: Room, browser: Browser) -> None:
-    """A call that is no longer listed, and not yet found in the call log, is shown as just that."""
+async def test_a_vanished_call_is_marked_as_uncertain(here: Room, browser: Browser) -> None:
+    """A call that is no longer listed and not yet in the call log says so."""
     here.ring("101", vanished_at=here.clock.now())
     async with page(browser, here.url) as wall:
-        await expect(wall.locator(".other")).to_have_text(re.compile(r"not in the list since .* asking the call log"))
+        await expect(wall.locator(".other")).to_have_text(
+            re.compile(r"missing from the list since .* checking the call log")
+        )
 
 
-async def test_it_says_when_the_service_is_gone_and_comes_back(browser: Browser) -> None:
-    """A lost service is said at once; a restarted one is picked up with its calls and the events in between."""
+async def test_a_lost_service_is_reported_and_reconnected(browser: Browser) -> None:
+    """The loss is reported at once. After a restart the page shows its calls and the events in between."""
     async with room() as first:
         first.watch("acme")
         first.ring("101", "s-1")
@@ -242,13 +244,13 @@ async def test_it_says_when_the_service_is_gone_and_comes_back(browser: Browser)
         await expect(wall.locator(".call")).to_have_count(1)
     try:
         await expect(wall.locator("#banner")).to_contain_text("No connection to callcast since")
-        await expect(wall.locator("#link")).to_have_text("Not live")
+        await expect(wall.locator("#connection")).to_have_text("Not live")
         await expect(wall.locator(".call .state")).to_have_text("Ringing?")
         async with room(port=port) as second:
             second.memory.stored = list(first.memory.stored)
             second.watch("acme")
             second.ring("102", "s-2")
-            await expect(wall.locator("#link")).to_contain_text("Live")
+            await expect(wall.locator("#connection")).to_contain_text("Live")
             await expect(wall.locator("#banner")).to_be_hidden()
             await expect(wall.locator(".call .who")).to_have_text(["Ext. 102"])
             await expect(wall.locator("#last li")).to_have_count(2)
@@ -256,8 +258,8 @@ async def test_it_says_when_the_service_is_gone_and_comes_back(browser: Browser)
         await opened.__aexit__(None, None, None)
 
 
-async def test_a_line_that_went_dead_is_not_live(here: Room, browser: Browser) -> None:
-    """Nobody hangs up, but nothing comes: said after seconds; once it works again all that was missed is there."""
+async def test_a_silent_connection_is_not_live(here: Room, browser: Browser) -> None:
+    """An open connection without data is reported after seconds; afterwards all missed events are there."""
     relay = Relay(here.url)
     async with relay.listening() as url, page(browser, url) as wall:
         here.ring("101", "s-1")
@@ -268,13 +270,13 @@ async def test_a_line_that_went_dead_is_not_live(here: Room, browser: Browser) -
         await expect(wall.locator(".call .state")).to_have_text("Ringing?")
         relay.dead = False
         here.ring("103", "s-3")
-        await expect(wall.locator("#link")).to_contain_text("Live", timeout=20_000)
+        await expect(wall.locator("#connection")).to_contain_text("Live", timeout=20_000)
         await expect(wall.locator(".call .who")).to_have_text(["Reception", "Ext. 102", "Ext. 103"])
         await expect(wall.locator("#last li")).to_contain_text(["Ext. 103", "Ext. 102", "Reception"])
 
 
 class Relay:
-    """A road to the service on which, while it is `dead`, everything gets lost and nobody is told."""
+    """A TCP relay to the service that silently drops all data while it is `dead`."""
 
     def __init__(self, url: str) -> None:
         self.dead = False
@@ -304,14 +306,14 @@ class Relay:
                     writer.write(piece)
 
 
-async def test_a_newer_service_brings_its_newer_page(browser: Browser) -> None:
-    """A wallboard that is left running loads itself anew after an upgrade."""
+async def test_the_page_reloads_after_an_upgrade(browser: Browser) -> None:
+    """A wallboard that is left running loads the new version of the page."""
     async with room(version="1.0.0") as first:
         port = int(first.url.rpartition(":")[2])
         opened = page(browser, first.url)
         wall = await opened.__aenter__()
         await wall.evaluate("window.old = true")
-        await expect(wall.locator("#link")).not_to_have_text("Not live")
+        await expect(wall.locator("#connection")).not_to_have_text("Not live")
     try:
         async with room(port=port, version="1.0.1"):
             await becomes(wall, "() => window.old === undefined")
@@ -319,26 +321,26 @@ async def test_a_newer_service_brings_its_newer_page(browser: Browser) -> None:
         await opened.__aexit__(None, None, None)
 
 
-async def test_a_token_opens_it_once_and_for_all(browser: Browser) -> None:
+async def test_a_token_is_needed_only_once(browser: Browser) -> None:
     """The address with the token leads to the page without it; a reload works from the cookie."""
     async with room(token="s3cret") as made:
         made.watch("acme")
         async with page(browser, made.url + "/?token=s3cret&wall=1") as wall:
-            await expect(wall.locator("#link")).to_contain_text("Live")
+            await expect(wall.locator("#connection")).to_contain_text("Live")
             assert wall.url == made.url + "/?wall=1"
             await wall.reload()
-            await expect(wall.locator("#link")).to_contain_text("Live")
+            await expect(wall.locator("#connection")).to_contain_text("Live")
 
 
-async def test_what_was_before_has_names_too(here: Room, browser: Browser) -> None:
-    """A page that is opened now says the last events as it says the calls."""
+async def test_past_events_have_names_too(here: Room, browser: Browser) -> None:
+    """A page that was just opened shows past events with the names of extensions."""
     here.end(here.ring("101"), Disposition.MISSED)
     async with page(browser, here.url) as wall:
         await expect(wall.locator("#last li")).to_contain_text(["Reception: missed", "Reception: ringing"])
 
 
 async def test_search_by_extension(here: Room, browser: Browser) -> None:
-    """The slash key leads to the search; it finds names and numbers of extensions; Escape shows all again."""
+    """The slash key focuses the search; it finds names and numbers of extensions; Escape clears it."""
     here.ring("101", "s-1")
     here.ring("102", "s-2")
     async with page(browser, here.url) as wall:
@@ -353,14 +355,14 @@ async def test_search_by_extension(here: Room, browser: Browser) -> None:
         await wall.keyboard.type("102")
         await expect(wall.locator(".who")).to_have_text(["Ext. 102", "Ext. 102"])
         await wall.keyboard.press("Control+a")
-        await wall.keyboard.type("nobody")
-        await expect(wall.locator("#empty-what")).to_have_text("No call of such an extension now")
+        await wall.keyboard.type("no-match")
+        await expect(wall.locator("#empty-what")).to_have_text("No live calls match the search")
         await wall.keyboard.press("Escape")
         await expect(wall.locator(".call")).to_have_count(4)
 
 
-async def test_the_wall_turns_its_pages(here: Room, browser: Browser) -> None:
-    """A television shows nothing cut off: the cards are as large as all fit, and with too many the pages turn."""
+async def test_a_full_wall_display_alternates_pages(here: Room, browser: Browser) -> None:
+    """Cards are as large as possible and never cut off; if they do not fit, the display alternates pages."""
     screen = {"width": 1920, "height": 1080}
     here.watch("acme", ["101"], interval_s=600)
     async with page(browser, here.url + "/?wall=1", viewport=screen) as wall:
@@ -382,9 +384,9 @@ async def test_the_wall_turns_its_pages(here: Room, browser: Browser) -> None:
 
 
 @pytest.mark.parametrize(("width", "height", "columns"), [(3840, 2160, "2"), (1080, 1920, "2"), (390, 844, "1")])
-async def test_a_wall_of_any_shape(here: Room, browser: Browser, width: int, height: int, columns: str) -> None:
-    """Few calls are large on whatever screen, and none is cut when the line of the last events comes in below."""
-    here.watch("acme", ["101"], interval_s=600)  # the banner of a source that was not seen takes a line of the screen
+async def test_a_wall_display_of_any_shape(here: Room, browser: Browser, width: int, height: int, columns: str) -> None:
+    """Few calls get large cards on any screen, and the line of latest events cuts none off."""
+    here.watch("acme", ["101"], interval_s=600)  # the banner of a stale source takes a line of the screen
     async with page(browser, here.url + "/?wall=1", viewport={"width": width, "height": height}) as wall:
         for number in range(3):
             here.ring("101", f"s-{number}")
@@ -393,7 +395,7 @@ async def test_a_wall_of_any_shape(here: Room, browser: Browser, width: int, hei
         await becomes(wall, f"() => ({_CUT})() === 0")
 
 
-async def test_nothing_is_wider_than_a_telephone(here: Room, browser: Browser) -> None:
+async def test_nothing_is_wider_than_a_phone_screen(here: Room, browser: Browser) -> None:
     """On a phone everything fits the width, also a long name and a long call."""
     long_ago = here.clock.now() - timedelta(hours=11)
     here.answer(here.ring("101", "s-1", started_at=long_ago, queue=Queue(name="Q" * 80)), answered_at=long_ago)
@@ -403,7 +405,7 @@ async def test_nothing_is_wider_than_a_telephone(here: Room, browser: Browser) -
 
 
 async def test_markup_in_names_is_text(browser: Browser) -> None:
-    """What comes from a caller or the configuration is shown, never run."""
+    """Text from a caller or the configuration is never interpreted as HTML."""
     evil = "<img src=x onerror=alert(1)>"
     async with room(numbers="full", names={"101": evil}) as made:
         made.watch("acme")
@@ -414,21 +416,21 @@ async def test_markup_in_names_is_text(browser: Browser) -> None:
             assert await wall.locator("img").count() == 0
 
 
-async def test_a_screen_reader_hears_what_rings(here: Room, browser: Browser) -> None:
-    """A new ring and lost sight are announced politely, not a clock's every second; lists and banner have roles."""
+async def test_a_screen_reader_announces_ringing_calls(here: Room, browser: Browser) -> None:
+    """New ringing calls and stale sources are announced, clocks are not; lists and the banner have roles."""
     async with page(browser, here.url) as wall:
-        await expect(wall.locator("#link")).to_contain_text("Live")
+        await expect(wall.locator("#connection")).to_contain_text("Live")
         here.ring("101")
-        await expect(wall.locator("#spoken")).to_have_text("Reception rings")
+        await expect(wall.locator("#spoken")).to_have_text("Reception is ringing")
         here.clock.ahead_s = 60
-        await expect(wall.locator("#spoken")).to_contain_text("acme not seen since")
+        await expect(wall.locator("#spoken")).to_contain_text("acme not updated since")
         await expect(wall.get_by_role("list").first).to_be_visible()
         await expect(wall.get_by_role("heading", name="Reception")).to_be_visible()
         await expect(wall.get_by_role("searchbox", name="Search by extension")).to_be_visible()
 
 
-async def test_a_busy_live_calls_does_not_stutter(browser: Browser) -> None:
-    """500 extensions with some hundred changes a second: every change arrives, and frames keep coming."""
+async def test_a_busy_wallboard_stays_smooth(browser: Browser) -> None:
+    """With 500 extensions and hundreds of changes a second, every change arrives and frames keep coming."""
     async with room() as made:
         made.watch("acme", [str(n) for n in range(1000, 1500)])
         calls = [made.ring(str(1000 + n), f"s-{n}") for n in range(500)]
@@ -468,14 +470,14 @@ _CUT = """() => {
 
 
 async def _assert_inside(wall: Page) -> None:
-    """No card is cut off by the board's edge."""
+    """No card is cut off by the edge of the list."""
     cut = await wall.evaluate(_CUT)
     assert cut == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_light_and_dark_differ(here: Room, browser: Browser, scheme: str) -> None:
-    """The page follows the system's scheme, and an address may choose one for a television that has none."""
+    """The page follows the color scheme of the system, or the `theme` parameter of its address."""
     other = "dark" if scheme == "light" else "light"
     async with page(browser, here.url, color_scheme=scheme) as wall:
         own = await wall.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -11,7 +11,7 @@ import pytest
 from callcast.calls.model import Disposition
 from callcast.formats.cloudevents import Wire
 from callcast.ports.outbox import OutboxUnavailable, Stored
-from callcast.web import sse as feed
+from callcast.web import sse as broadcaster
 from callcast.web.auth import HEADERS
 from callcast.web.server import READERS_MAX
 from tests.integration.web.http_side import Room, room, until
@@ -61,13 +61,13 @@ async def test_healthz_says_that_the_loop_runs(here: Room, client: aiohttp.Clien
 async def test_readyz_gives_its_reasons(here: Room, client: aiohttp.ClientSession) -> None:
     """Ready is 200 without reasons; unready is 503 with each of them in words."""
     assert await get(client, here.url + "/readyz") == (200, {"ready": True, "reasons": [], "warnings": []})
-    here.reasons.append("source acme: no good look yet")
-    unready = {"ready": False, "reasons": ["source acme: no good look yet"], "warnings": []}
+    here.reasons.append("source acme: no successful poll yet")
+    unready = {"ready": False, "reasons": ["source acme: no successful poll yet"], "warnings": []}
     assert await get(client, here.url + "/readyz") == (503, unready)
 
 
-async def test_readyz_warns_of_what_makes_nothing_unready(here: Room, client: aiohttp.ClientSession) -> None:
-    """A file that was set aside long ago takes nobody out of service, and is not forgotten either."""
+async def test_readyz_lists_warnings_without_being_unready(here: Room, client: aiohttp.ClientSession) -> None:
+    """A file that was set aside is still listed, but does not make the service unready."""
     here.warnings.append("the outbox was unreadable and is kept")
     ready = {"ready": True, "reasons": [], "warnings": ["the outbox was unreadable and is kept"]}
     assert await get(client, here.url + "/readyz") == (200, ready)
@@ -107,7 +107,7 @@ async def test_summary(here: Room, client: aiohttp.ClientSession) -> None:
 
 
 async def test_events_come_as_they_are_recorded(here: Room, client: aiohttp.ClientSession) -> None:
-    """A reader gets each event as CloudEvents JSON, typed and numbered, and not what was before."""
+    """A client gets each new event as CloudEvents JSON with type and number, and no earlier ones."""
     here.ring("101", "old")
     async with client.get(here.url + "/api/events") as answer:
         assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -121,21 +121,21 @@ async def test_events_come_as_they_are_recorded(here: Room, client: aiohttp.Clie
 
 
 async def test_a_stream_resumes_where_it_broke_off(here: Room, client: aiohttp.ClientSession) -> None:
-    """Last-Event-ID gives everything recorded since, without a gap and without a double, then what comes."""
-    for number in range(feed.PAGE + 20):
+    """Last-Event-ID gives every event recorded since, exactly once, and then new ones."""
+    for number in range(broadcaster.PAGE + 20):
         here.ring("101", f"s-{number}")
     async with client.get(here.url + "/api/events", headers={"Last-Event-ID": "10"}) as answer:
         stream = Stream(answer)
-        ids = [int((await stream.next())["id"]) for _ in range(feed.PAGE + 10)]
+        ids = [int((await stream.next())["id"]) for _ in range(broadcaster.PAGE + 10)]
         await _joined(here)
         here.ring("101", "late")
         ids.append(int((await stream.next())["id"]))
-    assert ids == list(range(11, feed.PAGE + 22))
+    assert ids == list(range(11, broadcaster.PAGE + 22))
 
 
 @pytest.mark.parametrize("given", ["999999", "evt_abc", "-1", "9" * 40])
-async def test_an_id_of_another_outbox_starts_afresh(here: Room, client: aiohttp.ClientSession, given: str) -> None:
-    """An id that this outbox never gave is no place to resume at; nobody is flooded, nothing fails."""
+async def test_an_unknown_id_starts_with_new_events(here: Room, client: aiohttp.ClientSession, given: str) -> None:
+    """An id that this outbox never issued is ignored: the stream starts with new events."""
     here.ring("101", "old")
     async with client.get(here.url + "/api/events", headers={"Last-Event-ID": given}) as answer:
         await _joined(here)
@@ -143,7 +143,7 @@ async def test_an_id_of_another_outbox_starts_afresh(here: Room, client: aiohttp
         assert (await Stream(answer).next())["id"] == "2"
 
 
-async def test_a_fresh_reader_may_ask_for_the_last_events(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_a_new_client_may_request_past_events(here: Room, client: aiohttp.ClientSession) -> None:
     """`?last=2` starts two events back."""
     for number in range(5):
         here.ring("101", f"s-{number}")
@@ -152,8 +152,8 @@ async def test_a_fresh_reader_may_ask_for_the_last_events(here: Room, client: ai
         assert [(await stream.next())["id"] for _ in range(2)] == ["4", "5"]
 
 
-async def test_many_readers_get_the_same(here: Room, client: aiohttp.ClientSession) -> None:
-    """Readers that joined at different moments each get every event after their own place, once."""
+async def test_many_clients_get_the_same_events(here: Room, client: aiohttp.ClientSession) -> None:
+    """Clients that joined at different times each get every event after their position, once."""
     streams = []
     for number in range(5):
         streams.append(Stream(await client.get(here.url + "/api/events?after=0")))
@@ -163,8 +163,8 @@ async def test_many_readers_get_the_same(here: Room, client: aiohttp.ClientSessi
         stream.answer.close()
 
 
-async def test_the_page_gets_the_live_calls_first_and_then_its_turns(here: Room, client: aiohttp.ClientSession) -> None:
-    """`?board=1` starts with the version and the whole board; afterwards only what changed comes, ended calls too."""
+async def test_the_page_gets_all_live_calls_and_then_changes(here: Room, client: aiohttp.ClientSession) -> None:
+    """`?board=1` starts with the version and all live calls; later messages hold changed calls, ended ones too."""
     first = here.ring("101", "s-1")
     here.ring("102", "s-2")
     async with client.get(here.url + "/api/events?board=1") as answer:
@@ -181,8 +181,8 @@ async def test_the_page_gets_the_live_calls_first_and_then_its_turns(here: Room,
         assert "6504306662" not in json.dumps([whole, turn])
 
 
-async def test_an_old_proxy_reads_too(here: Room) -> None:
-    """HTTP/1.0, as some proxies speak it towards the service, knows no chunks: the frames come bare."""
+async def test_an_http_1_0_client_is_served(here: Room) -> None:
+    """Some proxies use HTTP/1.0, which has no chunked encoding: the frames are sent as they are."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(here.url.rpartition(":")[2]))
     writer.write(b"GET /api/events HTTP/1.0\r\nHost: localhost\r\n\r\n")
     head = await reader.readuntil(b"\r\n\r\n")
@@ -195,7 +195,7 @@ async def test_an_old_proxy_reads_too(here: Room) -> None:
 
 
 async def test_a_silent_stream_is_kept_alive(here: Room, client: aiohttp.ClientSession) -> None:
-    """Where nothing happens a comment comes by and by, for proxies that close what is silent."""
+    """Without events a comment is sent regularly, because proxies close silent connections."""
     async with client.get(here.url + "/api/events") as answer:
         await _joined(here)
         here.clock.ahead_s = 11
@@ -205,10 +205,10 @@ async def test_a_silent_stream_is_kept_alive(here: Room, client: aiohttp.ClientS
         )
 
 
-async def test_the_live_calls_goes_on_while_the_outbox_is_not_to_be_had(
+async def test_live_calls_continue_while_the_outbox_is_unavailable(
     here: Room, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its readers see the turns meanwhile, and the events once they can be read again."""
+    """Clients get changes of live calls meanwhile, and the events once they can be read again."""
     async with client.get(here.url + "/api/events?board=1") as answer:
         stream = Stream(answer)
         await stream.next("board")
@@ -223,11 +223,11 @@ async def _no_disk(**_: int) -> Sequence[Stored]:
     raise OutboxUnavailable("the disk is full")
 
 
-async def test_a_reader_that_does_not_read_is_dropped(
+async def test_a_client_that_does_not_read_is_disconnected(
     here: Room, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stalled reader loses its connection once its queue is full; another one beside it misses nothing."""
-    monkeypatch.setattr(feed, "QUEUED_BYTES_MAX", 50_000)
+    """A stalled client is disconnected once its buffer is full; other clients miss nothing."""
+    monkeypatch.setattr(broadcaster, "QUEUED_BYTES_MAX", 50_000)
     stalled = await client.get(here.url + "/api/events")
     quick = Stream(await client.get(here.url + "/api/events"))
     await _joined(here, 2)
@@ -238,15 +238,17 @@ async def test_a_reader_that_does_not_read_is_dropped(
             here.ring("101", f"s-{burst}-{number}")
         while seen < len(here.memory.stored):
             seen = int((await quick.next())["id"])
-        if here.feed.readers == 1:
+        if here.broadcaster.readers == 1:
             break
-    assert here.feed.readers == 1
+    assert here.broadcaster.readers == 1
     quick.answer.close()
     stalled.close()
 
 
-async def test_readers_are_bounded(here: Room, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One reader too many is told to come back later."""
+async def test_the_number_of_clients_is_limited(
+    here: Room, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client above the limit gets 503 with Retry-After."""
     monkeypatch.setattr("callcast.web.server.READERS_MAX", 1)
     assert READERS_MAX >= 200
     async with client.get(here.url + "/api/events"):
@@ -255,20 +257,20 @@ async def test_readers_are_bounded(here: Room, client: aiohttp.ClientSession, mo
             assert (answer.status, answer.headers["Retry-After"]) == (503, "10")
 
 
-async def test_a_reader_that_left_is_forgotten(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_a_disconnected_client_is_removed(here: Room, client: aiohttp.ClientSession) -> None:
     """A closed connection is noticed at the next write, and nothing is kept for it."""
     async with client.get(here.url + "/api/events?board=1"):
         await _joined(here)
 
     def gone() -> bool:
         here.ring("101")
-        return not here.feed.readers
+        return not here.broadcaster.readers
 
     await until(gone)
 
 
 async def test_streams_end_with_the_service(client: aiohttp.ClientSession) -> None:
-    """Stopping the service ends its streams at once instead of waiting for the readers."""
+    """Stopping the service ends its streams at once instead of waiting for the clients."""
     async with room() as made:
         stream = Stream(await client.get(made.url + "/api/events"))
         await _joined(made)
@@ -276,7 +278,7 @@ async def test_streams_end_with_the_service(client: aiohttp.ClientSession) -> No
 
 
 async def test_reload(here: Room, client: aiohttp.ClientSession) -> None:
-    """POST /-/reload reloads; a refusal is 409 and gives the faults."""
+    """POST /-/reload reloads; an invalid configuration is 409 with its problems."""
     async with client.post(here.url + "/-/reload", json={}) as answer:
         assert (answer.status, await answer.json()) == (200, {"reloaded": True, "faults": []})
     here.faults.append("callcast.toml:3: unknown key")
@@ -288,7 +290,7 @@ async def test_reload(here: Room, client: aiohttp.ClientSession) -> None:
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
 async def test_a_form_cannot_post(here: Room, client: aiohttp.ClientSession, content_type: str) -> None:
-    """What a foreign page can send without asking first is refused: 415, and nothing happens."""
+    """Content types that another site can send without a preflight request get 415 and have no effect."""
     async with client.post(here.url + "/-/reload", data=b"{}", headers={"content-type": content_type}) as answer:
         assert answer.status == 415
     assert here.reloads == 0
@@ -318,7 +320,7 @@ async def test_a_large_body_is_refused(here: Room, client: aiohttp.ClientSession
 async def test_a_foreign_host_header_is_misdirected(
     here: Room, client: aiohttp.ClientSession, host: str, status: int
 ) -> None:
-    """A name that somebody else points at this machine gets nothing, on any path but those of probes."""
+    """An unknown host name gets 421 on every path except the health checks."""
     for path in ("/", "/metrics", "/api/calls", "/nothing", "/healthz/", "/healthz/../api/calls"):
         found, _ = await get(client, here.url + path, headers={"Host": host})
         assert found == (404 if path in ("/nothing", "/healthz/") and status == 200 else status)
@@ -328,7 +330,7 @@ async def test_a_foreign_host_header_is_misdirected(
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 @pytest.mark.parametrize("token", ["", TOKEN])
-async def test_probes_need_no_host(path: str, token: str) -> None:
+async def test_health_checks_need_no_host(path: str, token: str) -> None:
     """Load balancers ask by HTTP/1.0 without a Host header, others by an address or with an empty one."""
     async with room(token=token) as made:
         for rest in ("HTTP/1.0\r\n", "HTTP/1.0\r\nHost: \r\n", "HTTP/1.1\r\nHost: \r\n"):
@@ -339,7 +341,7 @@ async def test_probes_need_no_host(path: str, token: str) -> None:
             assert answer.split(b" ")[1] == b"200", (rest, answer)
 
 
-async def test_further_hosts_are_answered(client: aiohttp.ClientSession) -> None:
+async def test_configured_hosts_are_accepted(client: aiohttp.ClientSession) -> None:
     """Behind a reverse proxy that keeps the name, without a token; a reload changes them."""
     async with room(hosts=["Board.example.com", "2001:db8::7"]) as made:
         url = made.url + "/api/calls"
@@ -352,8 +354,8 @@ async def test_further_hosts_are_answered(client: aiohttp.ClientSession) -> None
         assert (await get(client, url, headers={"Host": "board.example.com"}))[0] == 421
 
 
-async def test_listening_everywhere_answers_to_every_address(client: aiohttp.ClientSession) -> None:
-    """On the wildcard address each IP address is the listen address; a foreign name still is not."""
+async def test_a_wildcard_address_accepts_every_ip_address(client: aiohttp.ClientSession) -> None:
+    """On the wildcard address every IP address is accepted as a host; an unknown name is not."""
     async with room(host="0.0.0.0") as made:
         url = f"http://127.0.0.1:{made.url.rpartition(':')[2]}/metrics"
         assert (await get(client, url, headers={"Host": "192.0.2.7:9469"}))[0] == 200
@@ -373,7 +375,7 @@ async def test_security_headers_are_on_every_answer(here: Room, client: aiohttp.
 
 
 class TestToken:
-    """With a token, everything but health wants it."""
+    """With a token configured, every path except the health checks requires it."""
 
     @pytest.fixture
     async def guarded(self) -> AsyncIterator[Room]:
@@ -381,7 +383,7 @@ class TestToken:
             yield made
 
     async def test_without_it_nothing_is_shown(self, guarded: Room, client: aiohttp.ClientSession) -> None:
-        """401 on every path, also on those that do not exist; health answers."""
+        """401 on every path, also on unknown ones; health checks respond."""
         for path in ("/", "/metrics", "/api/calls", "/api/events", "/static/app.js", "/nothing"):
             status, text = await get(client, guarded.url + path)
             assert status == 401
@@ -397,14 +399,14 @@ class TestToken:
         assert (await get(client, guarded.url + "/api/calls", headers={"Authorization": given}))[0] == 401
 
     async def test_bearer(self, guarded: Room, client: aiohttp.ClientSession) -> None:
-        """Programs send it in the header, under whatever Host they reach the service."""
+        """Programs send it in the header, with any Host."""
         headers = {"Authorization": f"Bearer {TOKEN}", "Host": "callcast.internal"}
         assert (await get(client, guarded.url + "/api/calls", headers=headers))[0] == 200
 
     async def test_it_is_compared_in_constant_time(
         self, guarded: Room, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """However it comes, no comparison ends earlier the sooner it differs."""
+        """Tokens are compared in constant time, wherever they are given."""
         compared = []
 
         def digest(given: bytes, wanted: bytes) -> bool:
@@ -418,7 +420,7 @@ class TestToken:
         assert {TOKEN.encode(), b"right"} <= set(compared)
 
     async def test_in_the_address_it_becomes_a_cookie(self, guarded: Room, client: aiohttp.ClientSession) -> None:
-        """`?token=` is taken out of the address at once; the cookie is out of reach of scripts and other sites."""
+        """`?token=` is removed from the address at once; scripts and other sites cannot read the cookie."""
         url = f"{guarded.url}/?wall=1&token={TOKEN}"
         async with client.get(url, allow_redirects=False) as answer:
             assert (answer.status, answer.headers["Location"]) == (303, "/?wall=1")
@@ -434,20 +436,20 @@ class TestToken:
             assert (await get(other, guarded.url + "/", headers={"Cookie": f"callcast={TOKEN}"}))[0] == 401
 
     async def test_a_wrong_one_in_the_address(self, guarded: Room, client: aiohttp.ClientSession) -> None:
-        """A wrong token in the address sets nothing and leads nowhere; a page nobody has is no way out either."""
+        """A wrong token sets no cookie and does not redirect; nor does a token on an unknown path."""
         for url in ("/?token=wrong", "/?token=", f"//evil.example.com/?token={TOKEN}"):
             async with client.get(guarded.url + url, allow_redirects=False) as answer:
                 assert answer.status == 401
                 assert "Set-Cookie" not in answer.headers
 
     async def test_a_browser_is_told_what_to_do(self, guarded: Room, client: aiohttp.ClientSession) -> None:
-        """Who opens the page without a token gets a sentence, not a code."""
+        """A browser without a token gets a page that says what to do."""
         status, text = await get(client, guarded.url + "/", headers={"Accept": "text/html"})
         assert status == 401
         assert "?token=" in text
 
     async def test_a_reload_may_change_it(self, guarded: Room, client: aiohttp.ClientSession) -> None:
-        """After a reload with another token the old one, also as a cookie, opens nothing."""
+        """After a reload with another token, neither the old token nor its cookie is accepted."""
         await get(client, f"{guarded.url}/?token={TOKEN}")
         assert guarded.admin is not None
         guarded.admin.change(token="another", hosts=(), wire=Wire(), names={})
@@ -456,21 +458,21 @@ class TestToken:
         assert (await get(client, guarded.url + "/api/calls", headers=headers))[0] == 200
 
 
-async def test_a_reload_may_change_what_is_shown(here: Room, client: aiohttp.ClientSession) -> None:
-    """Another numbers policy and other names take hold at once, also for those who are reading."""
+async def test_a_reload_changes_numbers_and_names(here: Room, client: aiohttp.ClientSession) -> None:
+    """A new numbers policy and new names take effect at once, also for connected clients."""
     here.ring("101")
     async with client.get(here.url + "/api/events?board=1") as answer:
         stream = Stream(answer)
         assert (await stream.next("board"))["data"]["calls"][0]["from"]["number"] == "***6662"
         assert here.admin is not None
-        here.admin.change(token="", hosts=(), wire=Wire("drop"), names={"101": "Front desk"})
+        here.admin.change(token="", hosts=(), wire=Wire("drop"), names={"101": "Front office"})
         changed = (await stream.next("board"))["data"]
         assert (changed["whole"], changed["calls"][0]["from"]["number"]) == (True, None)
-        assert changed["calls"][0]["extension_name"] == "Front desk"
+        assert changed["calls"][0]["extension_name"] == "Front office"
 
 
-async def test_static_files_are_whole(here: Room, client: aiohttp.ClientSession) -> None:
-    """Everything that the page loads is there, with its type, and nothing of it comes from elsewhere."""
+async def test_static_files_are_complete(here: Room, client: aiohttp.ClientSession) -> None:
+    """Every file that the page loads is served with its type, and none comes from another host."""
     types = {"app.js": "text/javascript", "app.css": "text/css", "icon.svg": "image/svg+xml"}
     for name, content_type in types.items():
         async with client.get(f"{here.url}/static/{name}") as answer:
@@ -484,5 +486,5 @@ async def test_static_files_are_whole(here: Room, client: aiohttp.ClientSession)
 
 
 async def _joined(room: Room, readers: int = 1) -> None:
-    """Until so many readers have caught up and follow."""
-    await until(lambda: room.feed.readers >= readers)
+    """Wait until so many clients have caught up."""
+    await until(lambda: room.broadcaster.readers >= readers)

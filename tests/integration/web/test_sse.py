@@ -1,4 +1,4 @@
-"""Many readers cost little: one encoding for all of them, and the loop is free between handfuls."""
+"""Many clients of the event stream: events are encoded once, and the event loop is free between batches."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -8,26 +8,26 @@ import msgspec
 import pytest
 
 from callcast.ports.outbox import Stored
-from callcast.web import sse as feed
-from callcast.web.sse import QUEUED_BYTES_MAX, Reader
+from callcast.web import sse
+from callcast.web.sse import QUEUED_BYTES_MAX, StreamClient
 from tests.integration.web.http_side import Room, until
 
-READERS = 50
+CLIENTS = 50
 
 
-class Far:
-    """A connection that takes what it is given; `turns` says in which turn of the loop each piece came."""
+class FakeConnection:
+    """A transport that records what is written; `iterations` holds the event loop iteration of each write."""
 
-    def __init__(self, turn: "Turns") -> None:
+    def __init__(self, iteration: "LoopIterations") -> None:
         self.chunks: list[bytes] = []
-        self.turns: list[int] = []
+        self.iterations: list[int] = []
         self.waiting = 0
         self.aborted = False
-        self._turn = turn
+        self._iterations = iteration
 
     def write(self, chunk: bytes) -> None:
         self.chunks.append(chunk)
-        self.turns.append(self._turn.number)
+        self.iterations.append(self._iterations.number)
 
     def get_write_buffer_size(self) -> int:
         return self.waiting
@@ -39,8 +39,8 @@ class Far:
         self.aborted = True
 
 
-class Turns:
-    """Counts the loop's turns."""
+class LoopIterations:
+    """Counts the iterations of the event loop."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -56,67 +56,75 @@ class Turns:
 
 
 @pytest.fixture
-async def turns() -> AsyncIterator[Turns]:
-    counting = Turns()
+async def iterations() -> AsyncIterator[LoopIterations]:
+    counting = LoopIterations()
     yield counting
     counting.stop()
 
 
-def join(here: Room, turns: Turns, count: int = 1, **how: Any) -> list[Far]:
-    fars = [Far(turns) for _ in range(count)]
-    for far in fars:
-        here.feed.join(Reader(cast("asyncio.Transport", far), **{"board": False, "chunked": True, **how}))
-    return fars
+def join(here: Room, iterations: LoopIterations, count: int = 1, **how: Any) -> list[FakeConnection]:
+    connections = [FakeConnection(iterations) for _ in range(count)]
+    for connection in connections:
+        here.broadcaster.join(
+            StreamClient(cast("asyncio.Transport", connection), **{"live_calls": False, "chunked": True, **how})
+        )
+    return connections
 
 
-async def test_all_get_the_same_bytes_encoded_once(here: Room, turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not copies: one object for everybody in the same place, and one poll into the view."""
+async def test_all_clients_get_the_same_bytes_encoded_once(
+    here: Room, iterations: LoopIterations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients at the same position get the same object, and each event is encoded once."""
     encoded = []
-    whole = here.feed._view.wire.event  # what is encoded, counted where it happens
-    monkeypatch.setattr(here.feed._view.wire, "event", lambda event: encoded.append(event) or whole(event))
-    fars = join(here, turns, READERS)
-    told = here.tell(here.ring("101"), "call.updated")
-    await until(lambda: all(far.chunks for far in fars))
-    assert len({id(chunk) for far in fars for chunk in far.chunks}) == 1
-    assert [event.type for event in encoded] == ["call.ringing", told.type]
+    original = here.broadcaster._serializer.wire.event
+    monkeypatch.setattr(
+        here.broadcaster._serializer.wire, "event", lambda event: encoded.append(event) or original(event)
+    )
+    connections = join(here, iterations, CLIENTS)
+    updated = here.tell(here.ring("101"), "call.updated")
+    await until(lambda: all(connection.chunks for connection in connections))
+    assert len({id(chunk) for connection in connections for chunk in connection.chunks}) == 1
+    assert [event.type for event in encoded] == ["call.ringing", updated.type]
 
 
-async def test_the_loop_is_free_between_handfuls(here: Room, turns: Turns) -> None:
-    """However many read, the pipe waits for a few writes at most."""
-    fars = join(here, turns, READERS, live_calls=True)
+async def test_the_event_loop_is_free_between_batches(here: Room, iterations: LoopIterations) -> None:
+    """Each batch writes to a few clients only, however many there are."""
+    connections = join(here, iterations, CLIENTS, live_calls=True)
     here.ring("101")
-    await until(lambda: all(far.chunks for far in fars))
-    first = [far.turns[0] for far in fars]
-    assert max(first.count(turn) for turn in first) <= feed._AT_ONCE < READERS / 4
+    await until(lambda: all(connection.chunks for connection in connections))
+    first = [connection.iterations[0] for connection in connections]
+    assert max(first.count(iteration) for iteration in first) <= sse._AT_ONCE < CLIENTS / 4
 
 
-async def test_large_pieces_come_in_smaller_handfuls(here: Room, turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole board of a large house takes the system longer to take; then fewer are served at once."""
-    monkeypatch.setattr(feed, "_BYTES_AT_ONCE", 20_000)
+async def test_large_messages_come_in_smaller_batches(
+    here: Room, iterations: LoopIterations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches are limited in bytes too, since writing many calls takes longer."""
+    monkeypatch.setattr(sse, "_BYTES_AT_ONCE", 20_000)
     for number in range(20):
         here.ring("101", f"s-{number}")
-    fars = join(here, turns, READERS, live_calls=True)
-    await until(lambda: all(far.chunks for far in fars))
-    assert len(fars[0].chunks[0]) > 10_000
-    first = [far.turns[0] for far in fars]
-    assert max(first.count(turn) for turn in first) <= 2
+    connections = join(here, iterations, CLIENTS, live_calls=True)
+    await until(lambda: all(connection.chunks for connection in connections))
+    assert len(connections[0].chunks[0]) > 10_000
+    first = [connection.iterations[0] for connection in connections]
+    assert max(first.count(iteration) for iteration in first) <= 2
 
 
-async def test_who_is_gone_is_noticed_although_nothing_happens(here: Room, turns: Turns) -> None:
-    """Not only at the next event: the places are few, and whoever comes back wants one."""
-    far = join(here, turns)[0]
-    reader = next(iter(here.feed._readers))
-    far.aborted = True
+async def test_a_disconnected_client_is_detected_without_an_event(here: Room, iterations: LoopIterations) -> None:
+    """A closed connection frees its place in the next round."""
+    connection = join(here, iterations)[0]
+    client = next(iter(here.broadcaster._clients))
+    connection.aborted = True
     async with asyncio.timeout(5):
-        await reader.ended()
-    assert far.chunks == []
+        await client.ended()
+    assert connection.chunks == []
 
 
-async def test_what_happens_at_once_comes_at_once(here: Room, turns: Turns) -> None:
-    """Ten changes of one round are one piece for each reader: events and the board's turn together."""
-    (plain,) = join(here, turns)
-    (page,) = join(here, turns, live_calls=True)
-    await until(lambda: len(page.chunks) == 1)  # the whole board
+async def test_changes_of_one_round_are_one_message(here: Room, iterations: LoopIterations) -> None:
+    """Ten changes of one round are one write for each client: events and live calls together."""
+    (plain,) = join(here, iterations)
+    (page,) = join(here, iterations, live_calls=True)
+    await until(lambda: len(page.chunks) == 1)  # all live calls
     for number in range(10):
         here.ring("101", f"s-{number}")
     await until(lambda: len(page.chunks) == 2 and len(plain.chunks) == 1)
@@ -126,44 +134,44 @@ async def test_what_happens_at_once_comes_at_once(here: Room, turns: Turns) -> N
     assert len(live_calls["calls"]) == 10
 
 
-async def test_a_crowded_connection_is_cut(here: Room, turns: Turns) -> None:
-    """Once so much waits for one reader; the others do not notice."""
-    stalled, quick = join(here, turns, 2)
+async def test_a_client_with_a_full_buffer_is_disconnected(here: Room, iterations: LoopIterations) -> None:
+    """Only the client that does not read; the others are not affected."""
+    stalled, quick = join(here, iterations, 2)
     stalled.waiting = QUEUED_BYTES_MAX
     here.ring("101")
     await until(lambda: bool(quick.chunks))
     assert (stalled.aborted, stalled.chunks, quick.aborted) == (True, [], False)
 
 
-async def test_a_piece_that_is_larger_than_the_limit_takes_its_time(turns: Turns) -> None:
-    """The first board of a very large house: cut off for it, its reader would come back for the same."""
-    far = Far(turns)
-    reader = Reader(cast("asyncio.Transport", far), live_calls=True, chunked=True)
-    reader.write(b"b" * 3 * QUEUED_BYTES_MAX)
-    far.waiting = 3 * QUEUED_BYTES_MAX
-    reader.write(b"")
-    reader.write(b"t" * QUEUED_BYTES_MAX)
-    assert not far.aborted
-    far.waiting = 4 * QUEUED_BYTES_MAX
-    reader.write(b"t")
-    assert far.aborted
+async def test_one_message_may_exceed_the_buffer_limit(iterations: LoopIterations) -> None:
+    """Otherwise a client of a very large account would be disconnected again at each connection."""
+    connection = FakeConnection(iterations)
+    client = StreamClient(cast("asyncio.Transport", connection), live_calls=True, chunked=True)
+    client.write(b"b" * 3 * QUEUED_BYTES_MAX)
+    connection.waiting = 3 * QUEUED_BYTES_MAX
+    client.write(b"")
+    client.write(b"t" * QUEUED_BYTES_MAX)
+    assert not connection.aborted
+    connection.waiting = 4 * QUEUED_BYTES_MAX
+    client.write(b"t")
+    assert connection.aborted
 
 
-async def test_a_reader_that_left_is_written_to_no_more(here: Room, turns: Turns) -> None:
+async def test_a_client_that_left_gets_nothing_more(here: Room, iterations: LoopIterations) -> None:
     """Its connection may serve another request by then."""
-    far = Far(turns)
-    reader = Reader(cast("asyncio.Transport", far), live_calls=False, chunked=True)
-    here.feed.join(reader)
-    here.feed.leave(reader)
-    reader.write(b"late")
-    assert far.chunks == []
+    connection = FakeConnection(iterations)
+    client = StreamClient(cast("asyncio.Transport", connection), live_calls=False, chunked=True)
+    here.broadcaster.join(client)
+    here.broadcaster.leave(client)
+    client.write(b"late")
+    assert connection.chunks == []
 
 
-async def test_a_crowd_that_comes_at_once_queues_for_the_outbox(here: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pipe's own turn there comes after a few of them, not after all; and each gets all it missed."""
+async def test_new_clients_take_turns_at_the_outbox(here: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few new clients read the outbox at once, so polls and deliveries wait little; each client gets all events."""
     for number in range(3):
         here.ring("101", f"s-{number}")
-    whole, asking, most = here.memory.history, 0, 0
+    original, asking, most = here.memory.history, 0, 0
 
     async def history(**where: int) -> Sequence[Stored]:
         nonlocal asking, most
@@ -171,10 +179,10 @@ async def test_a_crowd_that_comes_at_once_queues_for_the_outbox(here: Room, monk
         most = max(most, asking)
         await asyncio.sleep(0.001)
         asking -= 1
-        return await whole(**where)
+        return await original(**where)
 
     monkeypatch.setattr(here.memory, "history", history)
-    readers = [Reader(cast("asyncio.Transport", None), live_calls=False, chunked=True) for _ in range(READERS)]
-    caught_up = await asyncio.gather(*map(here.feed.catch_up, readers))
-    assert [got.count(b"event: call.ringing") for got in caught_up] == [3] * READERS
-    assert most == feed._ASKING_MAX
+    clients = [StreamClient(cast("asyncio.Transport", None), live_calls=False, chunked=True) for _ in range(CLIENTS)]
+    caught_up = await asyncio.gather(*map(here.broadcaster.catch_up, clients))
+    assert [got.count(b"event: call.ringing") for got in caught_up] == [3] * CLIENTS
+    assert most == sse._READS_MAX

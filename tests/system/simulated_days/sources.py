@@ -12,7 +12,7 @@ from callcast.calls.model import Call, ChangeSet, Event, Known, PollRecord, Targ
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability import logs
 from callcast.observability.metrics import Metrics
-from callcast.observability.outbox_health import Disk
+from callcast.observability.outbox_health import OutboxHealth
 from callcast.polling.sources import Sources
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import Outbox
@@ -71,7 +71,7 @@ class House:
             cast("ClientSession", session),
             clock,
             log,
-            Disk(clock, log),
+            OutboxHealth(clock, log),
             lambda: None,
             SignIns(clock),
         )

@@ -1,38 +1,38 @@
-// The wallboard: listens to the service, keeps a picture, shows it.
+// The wallboard: receives live calls and events from the service and shows them.
 
 import { Cards } from "./cards.js";
-import { Picture } from "./picture.js";
+import { LiveCalls } from "./live_calls.js";
 import { listen } from "./stream.js";
 import { ago, duration, happened, hoursMinutes, isNews, timeOfDay, who } from "./words.js";
 
 const LAST_EVENTS = 12;
-const SPEAK_EVERY_MS = 5000;
+const ANNOUNCE_EVERY_MS = 5000;
 
-const asked = new URLSearchParams(location.search);
-const wall = asked.get("wall") === "1";
+const params = new URLSearchParams(location.search);
+const wall = params.get("wall") === "1";
 const root = document.documentElement;
 if (wall) root.dataset.wall = "";
-if (["dark", "light"].includes(asked.get("theme"))) root.dataset.theme = asked.get("theme");
+if (["dark", "light"].includes(params.get("theme"))) root.dataset.theme = params.get("theme");
 
 const at = (id) => document.getElementById(id);
-const picture = new Picture();
-const cards = new Cards(at("calls"), picture, { wall });
+const liveCalls = new LiveCalls();
+const cards = new Cards(at("calls"), liveCalls, { wall });
 const last = [];
 let version = null;
-let touched = new Set();
+let changed = new Set();
 let lastChanged = false;
-let drawn = false; // whether a frame is asked for
-let refused = false;
-let told = false; // whether anything was shown yet
+let drawRequested = false; // an animation frame is requested
+let tokenRequired = false;
+let wasConnected = false; // a state other than "connecting" was shown
 
-/** Changes of one frame are drawn together, however many there are. */
+/** Draws all changes of one animation frame together. */
 function draw() {
-  if (drawn) return;
-  drawn = true;
+  if (drawRequested) return;
+  drawRequested = true;
   requestAnimationFrame(() => {
-    drawn = false;
-    const keys = touched;
-    touched = new Set();
+    drawRequested = false;
+    const keys = changed;
+    changed = new Set();
     cards.update(keys);
     frame();
   });
@@ -40,71 +40,75 @@ function draw() {
 
 function frame() {
   showTotals();
-  showLink();
+  showConnection();
   showEmpty();
   at("pager").hidden = cards.pages < 2;
-  say(at("pager"), `${cards.page + 1} of ${cards.pages}`);
+  setText(at("pager"), `${cards.page + 1} of ${cards.pages}`);
 }
 
 function showEmpty() {
-  const empty = picture.sources.size > 0 && cards.shown === 0;
+  const empty = liveCalls.sources.size > 0 && cards.shown === 0;
   at("empty").hidden = !empty;
   if (!empty) return;
-  const [what, more] = quiet();
-  say(at("empty-what"), what);
-  say(at("empty-more"), more);
+  const [what, more] = emptyTexts();
+  setText(at("empty-what"), what);
+  setText(at("empty-more"), more);
 }
 
-/** An empty board is good news only when everything was seen. */
-function quiet() {
-  if (cards.search) return ["No call of such an extension now", "Escape shows all"];
-  if (picture.lostAt_ms || picture.unstored || picture.stale().length) return ["No calls known", "Nobody looks at present"];
-  return ["No calls", "The next one appears here by itself"];
+/** The texts of an empty list. "No calls" is certain only while every source is up to date. */
+function emptyTexts() {
+  if (cards.search) return ["No live calls match the search", "Press Escape to show all calls"];
+  if (liveCalls.lostAt_ms) return ["No calls known", "Not connected to callcast"];
+  if (liveCalls.unstored) return ["No calls known", "Changes cannot be stored"];
+  if (liveCalls.stale().length) return ["No calls known", "Not connected to RingCentral"];
+  return ["No calls", "New calls appear here automatically"];
 }
 
 function showTotals() {
-  if (!picture.sources.size) return;
-  const totals = picture.totals();
-  for (const name of ["waiting", "connected", "dialing", "answered", "missed", "abandoned"]) say(at(name), String(totals[name]));
-  say(at("longest"), totals.longest_s === null ? "–" : duration(totals.longest_s));
-  say(at("speed"), totals.speed_s === null ? "–" : duration(totals.speed_s));
+  if (!liveCalls.sources.size) return;
+  const totals = liveCalls.totals();
+  const counts = ["waiting", "connected", "dialing", "answered", "missed", "abandoned"];
+  for (const name of counts) setText(at(name), String(totals[name]));
+  setText(at("longest"), totals.longest_s === null ? "–" : duration(totals.longest_s));
+  setText(at("speed"), totals.speed_s === null ? "–" : duration(totals.speed_s));
   at("totals").toggleAttribute("data-waiting", totals.waiting > 0);
-  at("totals").toggleAttribute("data-stale", picture.isStale());
+  at("totals").toggleAttribute("data-stale", liveCalls.isStale());
   document.title = totals.waiting ? `(${totals.waiting}) callcast` : "callcast";
 }
 
-function showLink() {
-  const [state, text] = linkState();
-  if (at("link").dataset.state !== state && told) say(at("spoken"), text);
-  told = told || state !== "connecting";
-  at("link").dataset.state = state;
-  say(at("link"), text);
-  say(at("daytime"), hoursMinutes(picture.now()));
-  const lost = picture.lostAt_ms;
-  at("banner").hidden = !lost && !picture.unstored;
-  if (refused) say(at("banner"), "The service wants its token. Open this page once with ?token=...");
-  else if (lost) say(at("banner"), `No connection to callcast since ${timeOfDay(lost)}. Trying again.`);
-  else if (picture.unstored) say(at("banner"), unstored(picture.unstored));
+function showConnection() {
+  const [state, text] = connectionState();
+  if (at("connection").dataset.state !== state && wasConnected) setText(at("spoken"), text);
+  wasConnected = wasConnected || state !== "connecting";
+  at("connection").dataset.state = state;
+  setText(at("connection"), text);
+  setText(at("clock-now"), hoursMinutes(liveCalls.now()));
+  const lost = liveCalls.lostAt_ms;
+  at("banner").hidden = !lost && !liveCalls.unstored;
+  if (tokenRequired) setText(at("banner"), "This wallboard requires a token. Open this page once with ?token=...");
+  else if (lost) setText(at("banner"), `No connection to callcast since ${timeOfDay(lost)}. Reconnecting.`);
+  else if (liveCalls.unstored) setText(at("banner"), unstored(liveCalls.unstored));
 }
 
-function linkState() {
-  if (picture.lostAt_ms) return ["lost", "Not live"];
-  if (!picture.sources.size) return ["connecting", "Connecting"];
-  if (picture.unstored) return ["stale", `Not stored since ${hoursMinutes(picture.unstored.since_ms)}`];
-  const stale = picture.stale();
-  if (stale.length) return ["stale", stale.map(unseen).join("; ")];
-  return ["live", `Live, all seen within ${ago(picture.age_s())}`];
+function connectionState() {
+  if (liveCalls.lostAt_ms) return ["lost", "Not live"];
+  if (!liveCalls.sources.size) return ["connecting", "Connecting"];
+  if (liveCalls.unstored) return ["stale", `Not stored since ${hoursMinutes(liveCalls.unstored.since_ms)}`];
+  const stale = liveCalls.stale();
+  if (stale.length) return ["stale", stale.map(describeStale).join("; ")];
+  return ["live", `Live, updated within ${ago(liveCalls.age_s())}`];
 }
 
 function unstored({ since_ms, detail }) {
-  return `What callcast sees cannot be stored since ${timeOfDay(since_ms)}, and is not shown: ${detail}`;
+  return `Since ${timeOfDay(since_ms)} changes cannot be stored and are not shown: ${detail}`;
 }
 
-function unseen(source) {
+function describeStale(source) {
   if (source.sign_ins_ahead != null) return `${source.source} waiting to sign in, ${source.sign_ins_ahead} ahead`;
   const some = source.overdue.length;
   const what = some ? `${source.source} (${some} extension${some > 1 ? "s" : ""})` : source.source;
-  return source.as_of ? `${what} not seen since ${hoursMinutes(Date.parse(source.as_of))}` : `${what} not seen yet`;
+  if (!source.as_of) return `${what} not polled yet`;
+  return `${what} not updated since ${hoursMinutes(Date.parse(source.as_of))}`;
 }
 
 function showLast() {
@@ -114,33 +118,34 @@ function showLast() {
       const item = document.createElement("li");
       const time = document.createElement("time");
       time.textContent = timeOfDay(ms);
-      item.append(time, happened(type, data, picture.names));
+      item.append(time, happened(type, data, liveCalls.names));
       return item;
     }),
   );
 }
 
-/** For screen readers: what rings, and not more often than one can listen. */
-let spokeAt = -Infinity;
-function speak(call) {
-  if (performance.now() - spokeAt < SPEAK_EVERY_MS) return;
-  spokeAt = performance.now();
-  at("spoken").textContent = `${who(call)} rings`;
+/** Announces ringing calls to screen readers, at a limited rate. */
+let announcedAt = -Infinity;
+function announce(call) {
+  if (performance.now() - announcedAt < ANNOUNCE_EVERY_MS) return;
+  announcedAt = performance.now();
+  at("spoken").textContent = `${who(call)} is ringing`;
 }
 
-function say(element, text) {
+function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
 listen({
   hello(data) {
-    if (version !== null && version !== data.version) location.reload(); // a newer service has a newer page
+    // Another version of the service has another page.
+    if (version !== null && version !== data.version) location.reload();
     version = data.version;
-    refused = false;
+    tokenRequired = false;
   },
   board(data) {
-    for (const call of data.calls) if (!data.whole && call.state === "ringing" && call.sequence === 1) speak(call);
-    for (const key of picture.take(data)) touched.add(key);
+    for (const call of data.calls) if (!data.whole && call.state === "ringing" && call.sequence === 1) announce(call);
+    for (const key of liveCalls.update(data)) changed.add(key);
     draw();
   },
   event(type, event) {
@@ -151,10 +156,10 @@ listen({
     draw();
   },
   lost(reason) {
-    refused = reason === "token";
-    picture.lostAt_ms ??= picture.now();
+    tokenRequired = reason === "token";
+    liveCalls.lostAt_ms ??= liveCalls.now();
     frame();
-    cards.tick(Math.floor(picture.now() / 1000));
+    cards.tick(Math.floor(liveCalls.now() / 1000));
   },
 });
 
@@ -164,7 +169,7 @@ setInterval(() => {
 }, 250);
 
 function everySecond() {
-  cards.tick(Math.floor(picture.now() / 1000));
+  cards.tick(Math.floor(liveCalls.now() / 1000));
   frame();
   setTimeout(everySecond, 1000 - (Date.now() % 1000));
 }

@@ -1,27 +1,27 @@
-// The list of calls on the page: one card for each, changed in place, in the picture's order.
+// The list of calls on the page: one card for each call, updated in place, in the order of LiveCalls.
 
 import { STATES, duration, hoursMinutes, other, timeOfDay, who } from "./words.js";
 
-const TURN_S = 12; // how long a wall shows one page
-const COLUMNS = [1, 2, 3, 4, 5]; // of a wall, the larger cards first
-const WIDTH_REM = { least: 14, most: 40 }; // of its cards
+const PAGE_S = 12; // how long a wall display shows one page
+const COLUMNS = [1, 2, 3, 4, 5]; // of a wall display, larger cards first
+const WIDTH_REM = { least: 14, most: 40 }; // width limits of a card
 
 export class Cards {
-  #cards = new Map(); // key -> {item, parts, call, doubt, text}
-  #turn = 0;
+  #cards = new Map(); // key -> {item, parts, call, words, shown}
+  #period = 0;
   pages = 1;
 
-  constructor(list, picture, { wall }) {
+  constructor(list, liveCalls, { wall }) {
     this.list = list;
-    this.picture = picture;
+    this.liveCalls = liveCalls;
     this.wall = wall;
     this.search = "";
   }
 
-  /** Brings these cards up to the picture. */
+  /** Updates the cards of these calls. */
   update(keys) {
     for (const key of keys) {
-      const call = this.picture.calls.get(key);
+      const call = this.liveCalls.calls.get(key);
       const card = this.#cards.get(key);
       if (call) this.#fill(card ?? this.#make(key), call);
       else if (card) {
@@ -32,12 +32,12 @@ export class Cards {
     this.#arrange();
   }
 
-  /** Once a second: clocks, doubts, and on a wall the page. */
+  /** Called once a second: updates the clocks and the uncertain calls; on a wall display, also the page. */
   tick(second) {
     for (const card of this.#cards.values()) this.#time(card);
-    const turn = Math.floor(second / TURN_S);
-    if (turn !== this.#turn) {
-      this.#turn = turn;
+    const period = Math.floor(second / PAGE_S);
+    if (period !== this.#period) {
+      this.#period = period;
       if (this.wall && this.pages > 1) this.#arrange();
     }
   }
@@ -47,13 +47,13 @@ export class Cards {
     this.#arrange();
   }
 
-  /** How many calls are shown, of those that the search allows. */
+  /** The number of calls that match the search. */
   get shown() {
     return this.#wanted().length;
   }
 
   get page() {
-    return this.pages > 1 ? this.#turn % this.pages : 0;
+    return this.pages > 1 ? this.#period % this.pages : 0;
   }
 
   #make(key) {
@@ -75,30 +75,30 @@ export class Cards {
     card.words = `${who(call)} ${call.extension_id} ${ownNumber(call)}`.toLowerCase();
     card.item.dataset.state = call.state;
     card.item.dataset.call = call.call_id;
-    this.#say(card, "who", who(call));
-    this.#say(card, "queue", call.queue && call.queue.name !== who(call) ? call.queue.name : "");
+    this.#setText(card, "who", who(call));
+    this.#setText(card, "queue", call.queue && call.queue.name !== who(call) ? call.queue.name : "");
     this.#time(card);
   }
 
   #time(card) {
     const { call } = card;
-    const doubt = this.picture.doubt(call);
-    this.#say(card, "state", STATES[call.state] + (doubt ? "?" : ""));
-    this.#say(card, "other", doubt ? doubtful(doubt) : other(call));
-    this.#say(card, "clock", duration(this.picture.seconds(call, doubt)));
-    card.item.toggleAttribute("data-doubt", Boolean(doubt));
+    const uncertainty = this.liveCalls.uncertainty(call);
+    this.#setText(card, "state", STATES[call.state] + (uncertainty ? "?" : ""));
+    this.#setText(card, "other", uncertainty ? uncertainText(uncertainty) : other(call));
+    this.#setText(card, "clock", duration(this.liveCalls.seconds(call, uncertainty)));
+    card.item.toggleAttribute("data-uncertain", Boolean(uncertainty));
   }
 
-  /** Touches the page only where the text is another one. */
-  #say(card, part, text) {
+  /** Changes the document only when the text differs. */
+  #setText(card, part, text) {
     if (card.shown[part] === text) return;
     card.shown[part] = text;
     card.parts[part].textContent = text;
-    if (part === "who" || part === "other") card.parts[part].title = text; // it may be cut
+    if (part === "who" || part === "other") card.parts[part].title = text; // the text may be cut off
   }
 
   #wanted() {
-    const keys = this.picture.inOrder();
+    const keys = this.liveCalls.inOrder();
     return this.search ? keys.filter((key) => this.#cards.get(key)?.words.includes(this.search)) : keys;
   }
 
@@ -107,7 +107,7 @@ export class Cards {
     this.#place(this.wall ? this.#onThisPage(keys) : keys);
   }
 
-  /** Puts the cards into the list in this order, moving only those that stand wrong. */
+  /** Puts the cards into the list in this order; moves only those that are out of place. */
   #place(keys) {
     const wanted = new Set(keys);
     for (const [key, card] of this.#cards) if (!wanted.has(key) && card.item.isConnected) card.item.remove();
@@ -119,21 +119,21 @@ export class Cards {
     }
   }
 
-  /** Who waits the longest stays in sight, in up to half of the room; the others take turns. */
+  /** The longest waiting calls always stay visible, in up to half of the space; the others alternate by page. */
   #onThisPage(keys) {
     const fit = this.#largestFit(keys);
     if (keys.length <= fit) {
       this.pages = 1;
       return keys;
     }
-    const stay = Math.min(this.picture.waiting(), Math.floor(fit / 2));
+    const stay = Math.min(this.liveCalls.waiting(), Math.floor(fit / 2));
     const each = fit - stay;
     this.pages = Math.ceil((keys.length - stay) / each);
     const start = stay + this.page * each;
     return [...keys.slice(0, stay), ...keys.slice(start, start + each)];
   }
 
-  /** Makes the cards as large as they can be with all of them in sight; else small, and the wall turns pages. */
+  /** Makes the cards as large as possible with all of them visible; if they do not fit, small and in pages. */
   #largestFit(keys) {
     if (!keys.length) return 1;
     let fit = 1;
@@ -145,20 +145,20 @@ export class Cards {
     return fit;
   }
 
-  /** How many columns give cards of a sensible width; the narrowest screen has one. */
+  /** The numbers of columns that give cards of a sensible width; one column on a very narrow screen. */
   #columns() {
     const width_rem = this.list.clientWidth / parseFloat(getComputedStyle(document.documentElement).fontSize);
     const found = COLUMNS.filter((n) => width_rem / n >= WIDTH_REM.least && width_rem / n <= WIDTH_REM.most);
     return found.length ? found : [1];
   }
 
-  /** How many rows of such cards the wall has room for, measured on a real one. */
+  /** The number of rows that fit, measured on a real card. */
   #rows(keys) {
     if (!this.list.firstElementChild) this.list.append(this.#cards.get(keys[0]).item);
     const gap = parseFloat(getComputedStyle(this.list).rowGap) || 0;
     const height = this.list.firstElementChild.offsetHeight + gap;
-    const board = this.list.parentElement;
-    const room = board.clientHeight - parseFloat(getComputedStyle(board).paddingBottom) + gap;
+    const section = this.list.parentElement;
+    const room = section.clientHeight - parseFloat(getComputedStyle(section).paddingBottom) + gap;
     return Math.max(1, Math.floor(room / height));
   }
 }
@@ -167,7 +167,7 @@ function ownNumber(call) {
   return (call.direction === "inbound" ? call.to : call.from)?.extension_number ?? "";
 }
 
-function doubtful({ since_ms, why }) {
-  if (why === "vanished") return `not in the list since ${timeOfDay(since_ms)}, asking the call log`;
-  return since_ms ? `not seen since ${hoursMinutes(since_ms)}` : "not seen yet";
+function uncertainText({ since_ms, why }) {
+  if (why === "vanished") return `missing from the list since ${timeOfDay(since_ms)}, checking the call log`;
+  return since_ms ? `not updated since ${hoursMinutes(since_ms)}` : "not polled yet";
 }

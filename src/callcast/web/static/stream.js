@@ -1,28 +1,28 @@
-// The line to the service: one EventSource, replaced by a new one whenever it has gone silent or was refused.
+// The connection to the service: one EventSource, replaced by a new one when it is silent for too long or fails.
 
 import { EVENT_TYPES } from "./words.js";
 
-const SILENT_MS = 8000; // the service says something every two seconds
-const RETRY_MS = 2000; // give or take half: many walls come back at once
+const SILENT_MS = 8000; // the service sends something every two seconds
+const RETRY_MS = 2000; // plus or minus half, because many displays may reconnect at once
 
 /**
- * to.hello(data), to.board(data), to.event(type, data): what came. to.lost(reason): nothing comes; called once
- * for each loss, with "gone" or "token".
+ * Calls to.hello(data), to.board(data) and to.event(type, data) for each message, and to.lost(reason) once for
+ * each lost connection, with "gone" or "token".
  */
 export function listen(to) {
   let source = null;
   let lastId = "";
-  let heardAt = performance.now();
+  let lastMessageAt = performance.now();
   let lost = false;
 
-  function lose(reason) {
+  function reportLost(reason) {
     if (!lost) to.lost(reason);
     lost = true;
   }
 
-  function heard(handle) {
+  function received(handle) {
     return (message) => {
-      heardAt = performance.now();
+      lastMessageAt = performance.now();
       lost = false;
       if (message.lastEventId) lastId = message.lastEventId;
       handle(JSON.parse(message.data));
@@ -30,39 +30,39 @@ export function listen(to) {
   }
 
   function open() {
-    heardAt = performance.now();
+    lastMessageAt = performance.now();
     const resume = lastId ? `&after=${lastId}` : "&last=12";
     source = new EventSource(`/api/events?board=1${resume}`);
-    source.addEventListener("hello", heard(to.hello));
-    source.addEventListener("board", heard(to.board));
-    for (const type of EVENT_TYPES) source.addEventListener(type, heard((event) => to.event(type, event)));
-    source.addEventListener("error", refused);
+    source.addEventListener("hello", received(to.hello));
+    source.addEventListener("board", received(to.board));
+    for (const type of EVENT_TYPES) source.addEventListener(type, received((event) => to.event(type, event)));
+    source.addEventListener("error", failed);
   }
 
-  /** The browser does not tell why; a plain request does. */
-  async function refused() {
-    lose("gone");
+  /** An EventSource does not give the status of a failure; a plain request does. */
+  async function failed() {
+    reportLost("gone");
     source.close();
     try {
-      const answer = await fetch("/api/summary", { cache: "no-store" });
-      if (answer.status === 401) to.lost("token");
+      const response = await fetch("/api/summary", { cache: "no-store" });
+      if (response.status === 401) to.lost("token");
     } catch {
-      // Gone, as was said.
+      // Already reported as gone.
     }
-    again();
+    reconnect();
   }
 
   let waiting = null;
-  function again() {
+  function reconnect() {
     clearTimeout(waiting);
     waiting = setTimeout(open, RETRY_MS * (0.5 + Math.random()));
   }
 
   setInterval(() => {
-    if (source?.readyState === EventSource.CLOSED || performance.now() - heardAt < SILENT_MS) return;
-    lose("gone");
+    if (source?.readyState === EventSource.CLOSED || performance.now() - lastMessageAt < SILENT_MS) return;
+    reportLost("gone");
     source.close();
-    again();
+    reconnect();
   }, 1000);
 
   open();

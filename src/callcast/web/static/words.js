@@ -1,8 +1,8 @@
-// What is said, and how times are written. No page in here.
+// Texts of the page, and the formatting of times. Does not touch the document.
 
 export const STATES = { ringing: "Ringing", dialing: "Dialing", connected: "Connected" };
 
-const UNASSIGNED = "unassigned"; // a call of which no extension is known yet
+const UNASSIGNED = "unassigned"; // the extension id of a call that no extension has yet
 
 const ENDINGS = {
   answered: "ended",
@@ -28,12 +28,12 @@ const HAPPENED = {
   "call.answered": (data) => (data.direction === "inbound" ? "answered" : "connected"),
   "call.ended": ending,
   "call.corrected": (data) => `corrected to ${ending(data)}`,
-  "source.degraded": (data) => `not seen any more (${data.reason})`,
-  "source.recovered": () => "seen again",
+  "source.degraded": (data) => `no longer updated (${data.reason})`,
+  "source.recovered": () => "updated again",
 };
 export const EVENT_TYPES = Object.keys(HAPPENED);
 
-/** m:ss, from an hour on h:mm:ss. */
+/** Formats a duration as m:ss, or as h:mm:ss from one hour on. */
 export function duration(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
   const two = (n) => String(n).padStart(2, "0");
@@ -54,7 +54,7 @@ export function ago(seconds) {
   return `${Math.round(seconds / 3600)} h`;
 }
 
-/** A number as the service shows it: whole, its last four digits, or a digest. */
+/** A phone number as the service sends it: complete, its last four digits, or a hash. */
 function number(text) {
   if (text.startsWith("***")) return `… ${text.slice(3)}`;
   return text.startsWith("h:") ? `caller ${text.slice(2, 8)}` : text;
@@ -68,7 +68,7 @@ function party(party) {
   return party.extension_number ? `ext. ${party.extension_number}` : null;
 }
 
-/** The extension's own side, as people know it. */
+/** The name of the call's own extension. */
 export function who(call) {
   if (call.extension_name) return call.extension_name;
   if (call.extension_id === UNASSIGNED) return call.queue?.name ?? "Not assigned yet";
@@ -77,20 +77,20 @@ export function who(call) {
   return own?.extension_number ? `Ext. ${own.extension_number}` : call.extension_id;
 }
 
-/** The other side. */
+/** The other party of the call. */
 export function other(call) {
   const inbound = call.direction === "inbound";
-  const far = party(inbound ? call.from : call.to);
-  if (far) return `${inbound ? "from" : "to"} ${far}`;
+  const remote = party(inbound ? call.from : call.to);
+  if (remote) return `${inbound ? "from" : "to"} ${remote}`;
   return inbound ? "caller not known yet" : "number not known yet";
 }
 
-/** Whether an event is worth a place in the last line: that an extension took over is told by what rings there. */
+/** Whether an event is listed under Latest. When an extension takes over a call, its own events show that. */
 export function isNews(data) {
   return !(data.extension_id === UNASSIGNED && data.disposition === "transferred");
 }
 
-/** What an event of these types says in the last line. */
+/** The text of an event in the list of latest events. */
 export function happened(type, data, names) {
   const say = HAPPENED[type];
   if (type.startsWith("source.")) {
