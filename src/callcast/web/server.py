@@ -178,14 +178,14 @@ class _Routes:
             async with asyncio.timeout(BODY_S):
                 await request.read()  # its size is bounded by the application
         except TimeoutError:
-            raise web.HTTPRequestTimeout(text="408: the body did not come\n") from None
+            raise web.HTTPRequestTimeout(text="408: the request body did not arrive in time\n") from None
         faults = await self._reload()
         return _json({"reloaded": not faults, "faults": faults}, status=409 if faults else 200)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """Recorded events as they come.
+        """Stream recorded events.
 
-        `?board=1`: the board too. `?last=N`: the last events first. `?after=ID`: the same as Last-Event-ID.
+        `?board=1`: also the live calls. `?last=N`: start with the last N events. `?after=ID`: like Last-Event-ID.
         """
         if self._streaming >= READERS_MAX:
             raise web.HTTPServiceUnavailable(text="503: too many readers\n", headers={"Retry-After": "10"})

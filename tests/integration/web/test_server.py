@@ -238,9 +238,9 @@ async def test_a_client_that_does_not_read_is_disconnected(
             here.ring("101", f"s-{burst}-{number}")
         while seen < len(here.memory.stored):
             seen = int((await quick.next())["id"])
-        if here.broadcaster.readers == 1:
+        if here.broadcaster.clients == 1:
             break
-    assert here.broadcaster.readers == 1
+    assert here.broadcaster.clients == 1
     quick.answer.close()
     stalled.close()
 
@@ -264,7 +264,7 @@ async def test_a_disconnected_client_is_removed(here: Room, client: aiohttp.Clie
 
     def gone() -> bool:
         here.ring("101")
-        return not here.broadcaster.readers
+        return not here.broadcaster.clients
 
     await until(gone)
 
@@ -487,4 +487,4 @@ async def test_static_files_are_complete(here: Room, client: aiohttp.ClientSessi
 
 async def _joined(room: Room, readers: int = 1) -> None:
     """Wait until so many clients have caught up."""
-    await until(lambda: room.broadcaster.readers >= readers)
+    await until(lambda: room.broadcaster.clients >= readers)
