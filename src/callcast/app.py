@@ -82,7 +82,7 @@ async def run(
     logs.configure(settings.service.log_level, settings.service.log_format)
     fatal.watch(asyncio.get_running_loop())
     try:
-        with logs.standard_error_taken():
+        with logs.stderr_redirected():
             return await _run(settings, read_config, Signals(stop or asyncio.Event()), started)
     finally:
         logs.flush()

@@ -119,7 +119,7 @@ async def test_killed_in_the_middle_every_event_still_arrives_with_the_same_id(
 
 
 async def test_the_broker_shows_the_state_while_the_call_lives(tmp_path: Path) -> None:
-    """Retained topics mirror the board: status, the call, its extension, the summary; offline after a clean stop."""
+    """Retained topics: status, the call, its extension's state, the summary; offline after a clean stop."""
     async with seed_world(tmp_path) as world:
         await world.service.start()
         await world.stage.seen()

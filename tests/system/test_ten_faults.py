@@ -143,7 +143,7 @@ async def test_5_a_receiver_with_another_secret(town: Town, hook: Hook) -> None:
     await told(town, "warnings", "sink crm is failing since", "answered 401", "check secrets and headers")
     told_by_check = await asked(town, "--send")
     assert "failed     sink crm" in told_by_check
-    assert "fix: the receiver does not accept who we are: check secrets" in told_by_check
+    assert "fix: the receiver rejects the authentication: check secrets" in told_by_check
 
 
 async def test_6_a_broker_that_refuses_a_topic(town: Town) -> None:
@@ -163,7 +163,7 @@ async def test_6_a_broker_that_refuses_a_topic(town: Town) -> None:
         )
         told_by_check = await asked(town, "--send")
     assert "failed     sink wall" in told_by_check
-    assert "fix: let callcast publish to all topics below topic, in the broker's access rules" in told_by_check
+    assert "fix: allow callcast to publish to all topics below topic in the broker's access rules" in told_by_check
 
 
 async def test_7_a_full_disk(town: Town) -> None:

@@ -1,4 +1,3 @@
-"""What callcast says about itself: `metrics`, `logs` (with `log_writer`, which never blocks the loop), `systemd`,
-`outbox_health`, `standard_streams`, and `fatal`, the one channel for faults of the program. Nothing here decides
-anything.
+"""Metrics, logs and the health of the service: `metrics`, `logs` (with `log_writer`, which never blocks the event
+loop), `systemd`, `outbox_health`, `standard_streams`, and `fatal`, which ends the process on a programming error.
 """

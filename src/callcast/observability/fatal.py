@@ -1,8 +1,8 @@
-"""The one way in which a fault of the program ends the process: a trace in the log, then exit code 1, at once.
+"""Ends the process on an unhandled programming error: logs the traceback, then exits with code 1 at once.
 
-An error that somebody awaits takes its usual way. What has nobody to await it leads here: a callback of the loop, a
-detached task (`observed`), a thread. Waiting for an orderly end would trust the very parts that may be broken, and
-needs no trust: the outbox is made for an end at any moment, and a supervisor starts the process again.
+This handles errors that no caller awaits: in a callback of the event loop, a detached task (`observed`), or a thread.
+There is no orderly shutdown, because it would run code that may be broken, and is not needed: the outbox survives an
+exit at any moment, and systemd or the container runtime restarts the process.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def end(error: BaseException) -> None:
-    """Does not return."""
+    """Log the traceback and exit. Does not return."""
     try:
         logs.show_trace(type(error), error, error.__traceback__)
         logs.flush()
@@ -31,22 +31,20 @@ def end(error: BaseException) -> None:
 
 
 def watch(loop: asyncio.AbstractEventLoop) -> None:
-    """From now on whatever raises in a callback of this loop, in a task that is not awaited, or in a thread, ends
-    the process.
-    """
+    """End the process on an error in a callback of this loop, in a task that is not awaited, or in a thread."""
     loop.set_exception_handler(_in_loop)
     threading.excepthook = _in_thread
     sys.unraisablehook = _unraisable
 
 
 def observed(future: F) -> F:
-    """The same task, whose error ends the process. For tasks that run beside what started them."""
+    """Return the same task; an error in it ends the process. For tasks that are not awaited."""
     future.add_done_callback(_raise)
     return future
 
 
 class Tasks(asyncio.TaskGroup):
-    """A group none of whose tasks may fail. It does not wait for the others first, which may wait for the failed."""
+    """A task group in which any error ends the process at once, since other tasks may wait for the failed one."""
 
     def create_task(
         self, coro: Generator[Any, None, T] | Coroutine[Any, Any, T], *, name: str | None = None, context: Any = None
@@ -55,7 +53,7 @@ class Tasks(asyncio.TaskGroup):
 
 
 def _raise(future: asyncio.Future[Any]) -> None:
-    """An error raised in a callback is the loop's to handle."""
+    """Raise the error of a task in a callback, so that the exception handler of the event loop gets it."""
     if not future.cancelled():
         future.result()
 
@@ -69,8 +67,8 @@ def _in_loop(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 def _is_fault(error: BaseException, context: dict[str, Any]) -> bool:
-    """Everything in a callback; elsewhere not what the network does to a connection or a task of the HTTP library
-    that is not needed any more, nor a result that was no task's and that was not wanted.
+    """Errors in callbacks are faults. Other errors are not if they are network errors of connections that are no
+    longer needed, or results of futures (not tasks) that were never read.
     """
     if "handle" in context:
         return True
@@ -84,5 +82,5 @@ def _in_thread(hook: threading.ExceptHookArgs) -> None:
 
 
 def _unraisable(hook: "sys.UnraisableHookArgs") -> None:
-    """An error while something was deleted: it can do no harm any more."""
+    """Log an error in a finalizer; it has no further effect."""
     logs.bound().error(logs.LIBRARY, reason="unraisable", detail=str(hook.err_msg), exc_info=hook.exc_value)

@@ -1,4 +1,4 @@
-"""Log lines on their way to a descriptor. Writing never waits: a thread of its own does that."""
+"""Writes log lines to a descriptor in a thread, so that the caller never blocks."""
 
 import os
 import select
@@ -6,13 +6,13 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-BYTES_MAX = 256 * 1024  # of lines that wait; a reader that is slow for a moment loses none
+BYTES_MAX = 256 * 1024  # of buffered lines; a reader that is slow for a moment loses none
 
 
 class LogWriter:
-    """Puts whole lines on a descriptor, in order. A line that does not fit or cannot be written is dropped and counted.
+    """Writes complete lines in order. Lines that do not fit the buffer or cannot be written are dropped and counted.
 
-    notice: makes the line that says how many were dropped; it is written as soon as lines can be written again.
+    notice: returns the line that reports dropped lines; it is written as soon as writing works again.
     """
 
     def __init__(self, descriptor: int, notice: Callable[[int], str], bytes_max: int = BYTES_MAX) -> None:
@@ -26,10 +26,10 @@ class LogWriter:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._announced = 0  # of `dropped`
-        self._torn = False  # the descriptor has the beginning of a line only
+        self._torn = False  # only the beginning of a line was written
 
     def write(self, text: str, *, always: bool = False) -> None:
-        """Take one line, without waiting for the descriptor. always: however full the buffer is."""
+        """Buffer one line without blocking. always: even if the buffer is full."""
         line = text.encode("utf-8", "backslashreplace") + b"\n"
         with self._changed:
             if self._lines and self._bytes + len(line) > self._bytes_max and not always:
@@ -41,13 +41,13 @@ class LogWriter:
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
-        """Whether all lines are written, after at most so long."""
+        """Wait until all lines are written, at most `timeout_s`; returns whether they are."""
         with self._changed:
             self._run()
             return self._changed.wait_for(lambda: not self._lines and not self._busy, timeout_s)
 
     def _run(self) -> None:
-        """Only when there is something to write: a process that logs nothing needs no thread."""
+        """Start the thread with the first line; a process that logs nothing needs none."""
         if self._lines and self._thread is None:
             self._thread = threading.Thread(target=self._work, name="callcast-log", daemon=True)
             self._thread.start()
@@ -57,7 +57,7 @@ class LogWriter:
     def _work(self) -> None:
         try:
             self._write_on()
-        finally:  # only a fault of the program leads here; its trace finds a new thread
+        finally:  # reached on a programming error only; its traceback is written by a new thread
             with self._changed:
                 self._thread, self._busy = None, False
 
@@ -84,12 +84,12 @@ class LogWriter:
             while rest:
                 rest = rest[self._some(rest) :]
                 self._torn = bool(rest)
-        except OSError:  # closed, full, gone: the next line may have more luck
+        except OSError:  # closed or full; the next line may succeed
             return False
         return True
 
     def _some(self, rest: bytes) -> int:
-        """How much of it was written; waits for a descriptor that another program has made non-blocking."""
+        """Write a part and return its size; waits if another program has made the descriptor non-blocking."""
         try:
             return os.write(self._descriptor, rest)
         except BlockingIOError:

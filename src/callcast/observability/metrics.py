@@ -1,7 +1,7 @@
-"""Every metric and its name in one place (contract 8). A method for each fact; nothing global.
+"""All Prometheus metrics, with one method for each thing that is counted or measured.
 
-Label sets exist from the start: `watch_source` and `watch_sink` make each series with 0. Values that have to be
-right at the moment of the scrape (live calls, ages) are computed then, from the board and the last outbox stats.
+Series exist from the start: `watch_source` and `watch_sink` create each one with 0. Values that must be correct at the
+moment of the scrape (live calls, ages) are computed then, from the live calls and the last outbox statistics.
 """
 
 import platform
@@ -41,7 +41,7 @@ from callcast.ports.clock import Clock
 from callcast.ports.outbox import Stats
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-EXTENSIONS_MAX = 500  # above it, calls_active tells sources only
+EXTENSIONS_MAX = 500  # above it, calls_active has one series per source instead of per extension
 
 GROUPS: tuple[tuple[State, Direction], ...] = (
     (State.RINGING, Direction.INBOUND),
@@ -52,7 +52,7 @@ GROUPS: tuple[tuple[State, Direction], ...] = (
 RATE_GROUPS = ("heavy", "auth")
 DELIVERY_REASONS = ("timeout", "network", "dns", "tls")
 FIELDS = ("type", "direction", "action", "result", "reason", "legType", "delegationType")
-LABEL_VALUES_MAX = 50  # of a label whose words come from outside; the rest is "other"
+LABEL_VALUES_MAX = 50  # of a label with values from outside; further values become "other"
 
 _POLL_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _DETECTION_S = (0.1, 0.5, 1, 2, 5, 7.5, 10, 15, 30, 60, 120)
@@ -63,7 +63,7 @@ _LATENCY_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 60, 300, 3600)
 
 
 class LiveCalls(Protocol):
-    """What is asked of the board at a scrape."""
+    """The live calls that a scrape reads."""
 
     def sources(self) -> Sequence[str]: ...
 
@@ -75,7 +75,10 @@ class LiveCalls(Protocol):
 
 
 class Metrics:
-    """lines_dropped: how many log lines could not be written so far."""
+    """The metrics of one service.
+
+    lines_dropped: returns the number of log lines that could not be written.
+    """
 
     def __init__(
         self, live_calls: LiveCalls, clock: Clock, version: str, *, lines_dropped: Callable[[], int] = lambda: 0
@@ -83,13 +86,15 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._clock = clock
-        self._words: dict[str, set[str]] = {}
+        self._label_values: dict[str, set[str]] = {}
         self._stats: Stats | None = None
         self._sinks: dict[str, _Deliveries] = {}
         self._poll_metrics: dict[str, _PollMetrics] = {}
         self._service: _Service | None = None
         ProcessCollector(registry=self.registry)
-        build = self._gauge("build_info", "Constant 1; the labels say what runs.", "version", "python")
+        build = self._gauge(
+            "build_info", "Always 1; the labels give the versions of callcast and Python.", "version", "python"
+        )
         build.labels(version, platform.python_version()).set(1)
         self._make_source_metrics()
         self._make_call_metrics()
@@ -104,7 +109,7 @@ class Metrics:
         """The text that Prometheus scrapes, in `CONTENT_TYPE`."""
         return generate_latest(self.registry)
 
-    # Label sets, there from the start.
+    # Series that exist from the start.
 
     def watch_source(self, source: str) -> None:
         self._polls.labels(source)
@@ -116,7 +121,7 @@ class Metrics:
             one.labels(source)
         for group in RATE_GROUPS:
             for rate in (self._rate_limit, self._rate_remaining, self._penalty_until):
-                rate.labels(source, self._word("group", group))
+                rate.labels(source, self._label_value("group", group))
         for direction in Direction:
             for calls in (self._calls_started, self._ring, self._talk):
                 calls.labels(source, direction)
@@ -136,14 +141,14 @@ class Metrics:
             if metric is not self._delivery_failures:
                 metric.labels(sink)
         for reason in DELIVERY_REASONS:
-            self._delivery_failures.labels(sink, self._word("reason", reason))
+            self._delivery_failures.labels(sink, self._label_value("reason", reason))
         self._sink_up.labels(sink).set(1)
         self._sinks[sink] = _Deliveries(
             self._delivery_attempts.labels(sink), self._delivery.labels(sink), self._event_latency.labels(sink)
         )
 
     def forget_sink(self, sink: str) -> None:
-        """What a removed sink is still owed stays visible, through `outbox_stats`."""
+        """Remove the series of a sink. Its pending deliveries stay visible through `outbox_stats`."""
         self._sinks.pop(sink, None)
         for metric in self._of_sink:
             metric.remove_by_labels({"sink": sink})
@@ -151,7 +156,7 @@ class Metrics:
     # Sources.
 
     def poll_finished(self, source: str, failed: Reason | None, took_s: float) -> None:
-        """One look; `failed` None: it was good."""
+        """Count one poll. `failed`: why it failed, None if it was successful."""
         polls = self._poll_metrics[source]
         polls.polls.inc()
         if failed:
@@ -165,17 +170,17 @@ class Metrics:
         self._interval.labels(source).set(interval_s)
 
     def rate_limit(self, source: str, group: str, *, limit: float, remaining: float) -> None:
-        rates, word = self._poll_metrics[source].rates, self._word("group", group)
+        rates, word = self._poll_metrics[source].rates, self._label_value("group", group)
         if word not in rates:
             rates[word] = self._rate_limit.labels(source, word), self._rate_remaining.labels(source, word)
         rates[word][0].set(limit)
         rates[word][1].set(remaining)
 
     def penalty(self, source: str, group: str, until: datetime) -> None:
-        self._penalty_until.labels(source, self._word("group", group)).set(until.timestamp())
+        self._penalty_until.labels(source, self._label_value("group", group)).set(until.timestamp())
 
     def unknown_value(self, field: str) -> None:
-        self._unknown_values.labels(self._word("field", field)).inc()
+        self._unknown_values.labels(self._label_value("field", field)).inc()
 
     def bad_record(self, source: str) -> None:
         self._bad_records.labels(source).inc()
@@ -205,12 +210,12 @@ class Metrics:
     # Deliveries.
 
     def delivery_attempted(self, sink: str, failed: str | None, took_s: float) -> None:
-        """One attempt has ended; `failed`: the reason's word, None when the remote side has the event."""
+        """Count one attempt. `failed`: the reason label, None if the event was delivered."""
         deliveries = self._sinks[sink]
         deliveries.attempts.inc()
         deliveries.duration.observe(took_s)
         if failed:
-            self._delivery_failures.labels(sink, self._word("reason", failed)).inc()
+            self._delivery_failures.labels(sink, self._label_value("reason", failed)).inc()
 
     def event_delivered(self, sink: str, latency_s: float) -> None:
         """The remote side has acknowledged an event `latency_s` after it was recorded."""
@@ -244,7 +249,7 @@ class Metrics:
         outbox_resets: Callable[[], int],
         clock_skews: Callable[[], Mapping[str, float]],
     ) -> None:
-        """What to ask at each scrape; before, nothing is ready."""
+        """Set the functions that each scrape calls; before that, `callcast_ready` is 0."""
         self._service = _Service(ready, outbox_writable, outbox_resets, clock_skews)
 
     def config_reloaded(self, successful: bool) -> None:
@@ -252,46 +257,46 @@ class Metrics:
         if successful:
             self._reload_at.set(self._clock.wall().timestamp())
 
-    # How they are made.
+    # Definitions.
 
     def _make_source_metrics(self) -> None:
         self._poll_duration = self._histogram(
-            "poll_duration_seconds", "Time that one look took, all its pages.", _POLL_S, "source", "outcome"
+            "poll_duration_seconds", "Duration of one poll with all its pages.", _POLL_S, "source", "outcome"
         )
-        self._polls = self._counter("polls", "Looks, good and failed.", "source")
-        self._polls_failed = self._counter("polls_failed", "Failed looks.", "source", "reason")
+        self._polls = self._counter("polls", "Polls, successful and failed.", "source")
+        self._polls_failed = self._counter("polls_failed", "Failed polls.", "source", "reason")
         self._last_success = self._gauge(
-            "poll_last_success_timestamp_seconds", "When the last good look was; 0: never.", "source"
+            "poll_last_success_timestamp_seconds", "Time of the last successful poll; 0 before the first one.", "source"
         )
         self._interval = self._gauge(
-            "poll_interval_seconds", "Seconds between two looks at the same target, as planned.", "source"
+            "poll_interval_seconds", "Planned interval between two polls of the same target.", "source"
         )
         self._rate_limit = self._gauge(
-            "rate_limit_limit", "Requests per window that the API grants.", "source", "group"
+            "rate_limit_limit", "Requests per window that the API allows.", "source", "group"
         )
         self._rate_remaining = self._gauge(
-            "rate_limit_remaining", "Requests that are left in the window.", "source", "group"
+            "rate_limit_remaining", "Requests left in the current window.", "source", "group"
         )
         self._penalty_until = self._gauge(
             "rate_limit_penalty_until_timestamp_seconds",
-            "Until when nothing of the group is sent; 0: no penalty so far.",
+            "Time until which no request of the group is sent; 0 if there was no penalty.",
             "source",
             "group",
         )
         self._bad_records = self._counter(
-            "bad_records", "Records left out because a required field is missing or wrong.", "source"
+            "bad_records", "Records skipped because a required field is missing or invalid.", "source"
         )
         self._unknown_values = self._counter(
-            "unknown_values", "Words of the API that this version does not know.", "field"
+            "unknown_values", "Values in API responses that this version does not know.", "field"
         )
         for field in FIELDS:
-            self._unknown_values.labels(self._word("field", field))
+            self._unknown_values.labels(self._label_value("field", field))
 
     def _make_call_metrics(self) -> None:
-        self._calls_started = self._counter("calls_started", "Calls first told of.", "source", "direction")
+        self._calls_started = self._counter("calls_started", "Calls with a first event.", "source", "direction")
         self._calls_ended = self._counter("calls_ended", "Calls that ended.", "source", "direction", "disposition")
         self._ring = self._histogram(
-            "call_ring_seconds", "Time from ring to answer or end.", _RING_S, "source", "direction"
+            "call_ring_seconds", "Time from the start of ringing to answer or end.", _RING_S, "source", "direction"
         )
         self._talk = self._histogram("call_talk_seconds", "Time from answer to end.", _TALK_S, "source", "direction")
         self._events = self._counter("events", "Events recorded.", "type")
@@ -299,32 +304,32 @@ class Metrics:
             self._events.labels(event_type)
         self._detection = self._histogram(
             "detection_seconds",
-            "Time from a change of a call to the look that showed it; an upper bound.",
+            "Time from a change of a call to the poll that detected it; an upper bound.",
             _DETECTION_S,
             "source",
         )
 
     def _make_sink_metrics(self) -> None:
-        self._delivery_attempts = self._counter("delivery_attempts", "Attempts to deliver an event.", "sink")
-        self._delivery_failures = self._counter("delivery_failures", "Attempts that failed.", "sink", "reason")
-        self._delivery = self._histogram("delivery_seconds", "Time of one attempt.", _DELIVERY_S, "sink")
+        self._delivery_attempts = self._counter("delivery_attempts", "Delivery attempts.", "sink")
+        self._delivery_failures = self._counter("delivery_failures", "Failed delivery attempts.", "sink", "reason")
+        self._delivery = self._histogram("delivery_seconds", "Duration of one delivery attempt.", _DELIVERY_S, "sink")
         self._event_latency = self._histogram(
             "event_latency_seconds", "Time from recording an event to its acknowledgement.", _LATENCY_S, "sink"
         )
-        self._dead_lettered = self._counter("dead_lettered", "Events given up or rejected.", "sink")
-        self._expired = self._counter("expired", "Live events that outlived their use.", "sink")
+        self._dead_lettered = self._counter("dead_lettered", "Events that became dead letters.", "sink")
+        self._expired = self._counter("expired", "Live events that expired before delivery.", "sink")
         self._dropped = self._counter(
-            "dropped", "Undelivered events dropped by outbox_max_mb, or of a sink removed for retention_h.", "sink"
+            "dropped", "Undelivered events dropped because of outbox_max_mb, or because their sink was removed.", "sink"
         )
-        self._replayed = self._counter("replayed", "Events sent again by hand.", "sink")
+        self._replayed = self._counter("replayed", "Events replayed by a command.", "sink")
         self._sink_up = self._gauge("sink_up", "0 while the sink is failing.", "sink")
 
     def _make_service_metrics(self) -> None:
         self._reload_ok = self._gauge(
-            "config_last_reload_successful", "1 when the last load of the configuration was accepted."
+            "config_last_reload_successful", "1 if the last configuration was accepted, 0 if it was rejected."
         )
         self._reload_at = self._gauge(
-            "config_last_reload_success_timestamp_seconds", "When a configuration was last accepted."
+            "config_last_reload_success_timestamp_seconds", "Time at which a configuration was last accepted."
         )
 
     @property
@@ -351,19 +356,19 @@ class Metrics:
     def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
         return Histogram(name, text, labels, namespace="callcast", registry=self.registry, buckets=tuple(buckets))
 
-    def _word(self, label: str, word: str) -> str:
-        """A word from outside as a label's value: a bounded number of them, then `other`."""
-        words = self._words.setdefault(label, set())
+    def _label_value(self, label: str, word: str) -> str:
+        """A label value from outside; after `LABEL_VALUES_MAX` different ones, `other`."""
+        words = self._label_values.setdefault(label, set())
         if word not in words and len(words) >= LABEL_VALUES_MAX:
             return "other"
         words.add(word)
         return word
 
     def _outbox_families(self) -> Iterator[Metric]:
-        pending = GaugeMetricFamily("callcast_outbox_events", "Events owed to the sink.", labels=["sink"])
+        pending = GaugeMetricFamily("callcast_outbox_events", "Pending deliveries of the sink.", labels=["sink"])
         age = GaugeMetricFamily(
             "callcast_outbox_oldest_event_age_seconds",
-            "Age of the oldest event owed to the sink; 0: nothing is owed.",
+            "Age of the oldest pending delivery of the sink; 0 if there is none.",
             labels=["sink"],
         )
         dead = GaugeMetricFamily("callcast_dead_letters", "Dead letters of the sink.", labels=["sink"])
@@ -381,17 +386,17 @@ class Metrics:
 
 
 class _PollMetrics:
-    """The series of a source that every poll touches, found once: by its labels a series is found slowly."""
+    """The series of a source that every poll updates; cached, because finding a series by its labels is slow."""
 
     def __init__(self, polls: Counter, duration: Histogram, last_success: Gauge) -> None:
         self.polls = polls
-        self.duration = duration  # of the good ones
+        self.duration = duration  # of successful polls
         self.last_success = last_success
         self.rates: dict[str, tuple[Gauge, Gauge]] = {}  # by group: limit and remaining
 
 
 class _Deliveries(NamedTuple):
-    """The series of a sink that every delivery touches."""
+    """The series of a sink that every delivery updates."""
 
     attempts: Counter
     duration: Histogram
@@ -399,7 +404,7 @@ class _Deliveries(NamedTuple):
 
 
 class _AtScrape(Collector):
-    """Families that are computed anew at each scrape."""
+    """Families that are computed at each scrape."""
 
     def __init__(self, families: Callable[[], Iterator[Metric]]) -> None:
         self._families = families
@@ -409,7 +414,7 @@ class _AtScrape(Collector):
 
 
 class _Service(NamedTuple):
-    """What is asked of the service at a scrape."""
+    """Functions of the service that each scrape calls."""
 
     ready: Callable[[], bool]
     outbox_writable: Callable[[], bool]
@@ -418,19 +423,21 @@ class _Service(NamedTuple):
 
 
 def _service_families(service: _Service | None, sources: Sequence[str]) -> Iterator[Metric]:
-    ready = GaugeMetricFamily("callcast_ready", "1 while /readyz answers 200.")
+    ready = GaugeMetricFamily("callcast_ready", "1 while /readyz responds with 200.")
     ready.add_metric([], bool(service and service.ready()))
     writable = GaugeMetricFamily("callcast_outbox_writable", "0 while events or polls cannot be stored.")
     writable.add_metric([], bool(service and service.outbox_writable()))
     skew = GaugeMetricFamily(
-        "callcast_clock_skew_seconds", "How far this machine's clock is ahead of the platform's.", labels=["source"]
+        "callcast_clock_skew_seconds",
+        "How far this machine's clock is ahead of the platform's clock.",
+        labels=["source"],
     )
     skews = service.clock_skews() if service else {}
     for source in sources:
         skew.add_metric([source], skews.get(source, 0.0))
     resets = CounterMetricFamily(
         "callcast_outbox_resets",
-        "How often the outbox was found unreadable, deleted or replaced, and a file was written anew.",
+        "Times that the outbox was unreadable, deleted or replaced, and a new file was written.",
         value=service.outbox_resets() if service else 0,
     )
     yield from (ready, writable, resets, skew)
@@ -439,7 +446,7 @@ def _service_families(service: _Service | None, sources: Sequence[str]) -> Itera
 def _log_families(lines_dropped: int) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "callcast_log_lines_dropped",
-        "Log lines that standard error did not take.",
+        "Log lines that could not be written to standard error.",
         value=lines_dropped,
     )
 
@@ -447,34 +454,36 @@ def _log_families(lines_dropped: int) -> Iterator[Metric]:
 def _live_call_families(live_calls: LiveCalls) -> Iterator[Metric]:
     active = Metric("callcast_calls_active", "Live calls.", "gauge")
     stale = GaugeMetricFamily(
-        "callcast_poll_staleness_seconds", "Age of the oldest look among the targets.", labels=["source"]
+        "callcast_poll_staleness_seconds", "Age of the oldest last poll among the targets.", labels=["source"]
     )
     sources = live_calls.sources()
-    single = sum(len(live_calls.extensions(source)) for source in sources) <= EXTENSIONS_MAX
+    by_extension = sum(len(live_calls.extensions(source)) for source in sources) <= EXTENSIONS_MAX
     for source in sources:
         stale.add_metric([source], live_calls.staleness_s(source))
-        for (extension, state, direction), count in _groups(live_calls, source, single).items():
+        for (extension, state, direction), count in _groups(live_calls, source, by_extension).items():
             labels = {"source": source, "extension": extension, "state": state, "direction": direction}
             active.samples.append(Sample("callcast_calls_active", labels, count))
     yield from (active, stale)
 
 
-def _groups(live_calls: LiveCalls, source: str, single: bool) -> dict[tuple[str, State, Direction], int]:
-    """The count of each lane, zeros too; of the source as a whole (`*`) unless `single`."""
+def _groups(live_calls: LiveCalls, source: str, by_extension: bool) -> dict[tuple[str, State, Direction], int]:
+    """The number of calls in each group, zeros included; for the whole source (`*`) unless `by_extension`."""
     active = live_calls.active(source)
-    extensions = dict.fromkeys((*live_calls.extensions(source), *(key[0] for key in active))) if single else ("*",)
+    extensions = (
+        dict.fromkeys((*live_calls.extensions(source), *(key[0] for key in active))) if by_extension else ("*",)
+    )
     groups = {(extension, *group): 0 for extension in extensions for group in GROUPS}
     for (extension, *group), count in active.items():
-        key = (extension if single else "*", *group)
+        key = (extension if by_extension else "*", *group)
         if key in groups:
             groups[key] += count
     return groups
 
 
 def _detection_s(event: CallEvent) -> float | None:
-    """From the change to the poll that showed it; without an exact time, from the poll before."""
-    seen: Observation = event.observation
-    if seen.evidence is not Evidence.ACTIVE_CALLS or seen.first_poll or event.type == "call.corrected":
+    """Time from a change to the poll that detected it; without an exact time, since the poll before."""
+    observation: Observation = event.observation
+    if observation.evidence is not Evidence.ACTIVE_CALLS or observation.first_poll or event.type == "call.corrected":
         return None
-    since = event.time if seen.exact else seen.after
-    return max(0.0, (seen.before - since).total_seconds()) if since else None
+    since = event.time if observation.exact else observation.after
+    return max(0.0, (observation.before - since).total_seconds()) if since else None

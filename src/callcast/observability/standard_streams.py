@@ -1,4 +1,4 @@
-"""Standard input, output and error as the process finds them: closed, full, or with a reader that leaves."""
+"""Makes standard input, output and error robust: they may be closed, full, or lose their reader."""
 
 import io
 import os
@@ -13,7 +13,7 @@ closed_at_start: set[int] = set()
 
 
 def prepare() -> None:
-    """Before anything opens a file: it would get the number of a descriptor that is closed, and be written to."""
+    """Replace closed standard streams. Call before any file is opened, which would otherwise get their descriptor."""
     for number in NAMES:
         try:
             os.fstat(number)
@@ -24,12 +24,12 @@ def prepare() -> None:
                 os.dup2(null, number)
                 os.close(null)
     sys.stdin = sys.stdin or io.TextIOWrapper(io.FileIO(0, closefd=False), encoding="utf-8")
-    sys.stdout = _text(_Output(1, "w", closefd=False), sys.__stdout__, "strict")
-    sys.stderr = _text(_Complaints(2, "w", closefd=False), sys.__stderr__, "backslashreplace")
+    sys.stdout = _text(_StandardOutput(1, "w", closefd=False), sys.__stdout__, "strict")
+    sys.stderr = _text(_StandardError(2, "w", closefd=False), sys.__stderr__, "backslashreplace")
 
 
 def _text(file: io.FileIO, before: TextIO | None, errors: str) -> io.TextIOWrapper:
-    """A text file as Python makes it for a standard stream."""
+    """A text file with the settings that Python uses for a standard stream."""
     return io.TextIOWrapper(
         io.BufferedWriter(file),
         encoding=before.encoding if before else "utf-8",
@@ -38,10 +38,10 @@ def _text(file: io.FileIO, before: TextIO | None, errors: str) -> io.TextIOWrapp
     )
 
 
-class _Output(io.FileIO):
-    """Ends the command when its output cannot be written, wherever that is noticed: never an error of something else.
+class _StandardOutput(io.FileIO):
+    """Ends the command when its output cannot be written, with an error message and exit code.
 
-    A reader that leaves has had enough, and that is no error at all.
+    A closed pipe is not an error: its reader needs no more output.
     """
 
     def write(self, data: "memoryview | bytes", /) -> int | None:  # type: ignore[override]
@@ -55,15 +55,15 @@ class _Output(io.FileIO):
             self._leave(EXIT_UNAVAILABLE)
 
     def _leave(self, code: int) -> NoReturn:
-        """The interpreter must not try to write the rest at its end."""
+        """Exit, without the interpreter writing the remaining output."""
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self.fileno())
         os.close(null)
         raise SystemExit(code)
 
 
-class _Complaints(io.FileIO):
-    """Loses what cannot be written: that must not change what a command does, nor its exit code."""
+class _StandardError(io.FileIO):
+    """Discards what cannot be written, so that it does not change what a command does or its exit code."""
 
     def write(self, data: "memoryview | bytes", /) -> int | None:  # type: ignore[override]
         try:

@@ -1,7 +1,7 @@
-"""What systemd is told of the service: ready, how it is, reloading, stopping, and that it is alive (sd_notify).
+"""Notifies systemd of the state of the service: ready, status, reloading, stopping, watchdog (sd_notify).
 
-Without `NOTIFY_SOCKET` nobody listens and nothing is sent. The protocol is that of sd_notify(3): datagrams of
-`NAME=value` lines on a Unix socket, whose name begins with `@` where it is an abstract one.
+Nothing is sent without `NOTIFY_SOCKET`. The protocol is that of sd_notify(3): datagrams of `NAME=value` lines on a
+Unix socket; the name of an abstract socket begins with `@`.
 """
 
 import os
@@ -14,25 +14,25 @@ from typing import Protocol
 
 from callcast.ports.clock import Clock
 
-BEAT_S = 10.0  # the status line is renewed at least this often
+BEAT_S = 10.0  # the status is sent at least this often
 STATUS_CHARS_MAX = 300
 
 
-class Vital(Protocol):
-    """What is asked of the running service at every beat."""
+class ServiceStatus(Protocol):
+    """The state of the running service, read at every heartbeat."""
 
     def stepped_at(self) -> float:
-        """When the scheduler that is furthest behind last stepped, on the monotonic clock."""
+        """When the scheduler that is furthest behind last ran, on the monotonic clock."""
         ...
 
     def status(self) -> str:
-        """One line for people: sources, looks, calls, pending deliveries."""
+        """One readable line: sources, polls, calls, pending deliveries."""
         ...
 
 
 @dataclass(frozen=True)
 class Supervisor:
-    """Where systemd listens, and how often it wants to hear of us; `watchdog_s` None: it does not watch."""
+    """The notification socket of systemd and its watchdog interval; `watchdog_s` is None without a watchdog."""
 
     address: str = ""
     watchdog_s: float | None = None
@@ -48,11 +48,11 @@ class Supervisor:
 
     @property
     def beat_s(self) -> float:
-        """A third of the watchdog's time at most, so that one lost beat is no restart."""
+        """At most a third of the watchdog interval, so that one lost message causes no restart."""
         return min(BEAT_S, self.watchdog_s / 3) if self.watchdog_s else BEAT_S
 
-    def tell(self, *lines: str) -> bool:
-        """Whether systemd has it. Never waits: a full socket must not stop the loop."""
+    def notify(self, *lines: str) -> bool:
+        """Send the lines; returns whether systemd got them. Never blocks, even if the socket is full."""
         if not self.address:
             return False
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
@@ -63,42 +63,42 @@ class Supervisor:
 
 
 class Heartbeat:
-    """The service's side. `run` until cancelled, from when the service is ready."""
+    """Sends heartbeats. Run `run` once the service is ready."""
 
-    def __init__(self, supervisor: Supervisor, vital: Vital, clock: Clock) -> None:
+    def __init__(self, supervisor: Supervisor, status: ServiceStatus, clock: Clock) -> None:
         self._supervisor = supervisor
-        self._vital = vital
+        self._status = status
         self._clock = clock
 
     async def run(self) -> None:
-        """READY=1 until it has arrived; then the status, and the watchdog's food for as long as looks go on."""
+        """Send READY=1 until it arrives, and the status and the watchdog message, until cancelled."""
         if not self._supervisor.address:
             return
         ready = False
         while True:
             lines = [] if ready else ["READY=1"]
-            told = self._supervisor.tell(*lines, f"STATUS={_one_line(self._vital.status())}", *self._food())
-            ready = ready or told
+            sent = self._supervisor.notify(*lines, f"STATUS={_one_line(self._status.status())}", *self._watchdog())
+            ready = ready or sent
             await self._clock.sleep(self._supervisor.beat_s)
 
-    def _food(self) -> list[str]:
-        """A scheduler that stopped is as dead as a loop that stopped: then systemd hears nothing."""
+    def _watchdog(self) -> list[str]:
+        """WATCHDOG=1, unless a scheduler is stuck: then systemd restarts the service."""
         watchdog_s = self._supervisor.watchdog_s
-        if watchdog_s is None or self._clock.monotonic() - self._vital.stepped_at() > watchdog_s:
+        if watchdog_s is None or self._clock.monotonic() - self._status.stepped_at() > watchdog_s:
             return []
         return ["WATCHDOG=1"]
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
-        usec = int(time.monotonic() * 1e6)  # CLOCK_MONOTONIC, as sd_notify(3) wants it
-        self._supervisor.tell("RELOADING=1", f"MONOTONIC_USEC={usec}", "STATUS=reading the configuration again")
+        usec = int(time.monotonic() * 1e6)  # CLOCK_MONOTONIC, as sd_notify(3) requires
+        self._supervisor.notify("RELOADING=1", f"MONOTONIC_USEC={usec}", "STATUS=reloading the configuration")
         try:
             yield
         finally:
-            self._supervisor.tell("READY=1", f"STATUS={_one_line(self._vital.status())}")
+            self._supervisor.notify("READY=1", f"STATUS={_one_line(self._status.status())}")
 
     def stopping(self) -> None:
-        self._supervisor.tell("STOPPING=1", "STATUS=letting deliveries in flight finish")
+        self._supervisor.notify("STOPPING=1", "STATUS=finishing deliveries in flight")
 
 
 def _one_line(text: str) -> str:

@@ -1,6 +1,6 @@
-"""The public plugin API: all that a sink imports. Every other module of callcast is private, except `callcast.testing`.
+"""The public plugin API: everything that a sink imports. All other modules except `callcast.testing` are private.
 
-A sink is one module beside this one, or a package of its own.
+A built-in sink is one module in this package; a plugin is a package of its own.
 
 A sink's settings class is registered under the entry-point group `callcast.sinks`; its name there is the `type`
 in the configuration. Keys of a sink's own are fields of its class; pydantic checks them.
@@ -59,11 +59,14 @@ def _extension_id(text: str) -> str:
 
 EXTENSION_ID = r"[0-9]{1,20}|unassigned"
 ExtensionId = Annotated[str, AfterValidator(_extension_id), Field(json_schema_extra={"pattern": f"^({EXTENSION_ID})$"})]
-Lax = Strict(strict=False)  # TOML and JSON have lists only; a tuple cannot be changed behind our back
+Lax = Strict(strict=False)  # TOML and JSON have lists only; a tuple is immutable
 
 
 class SinkSettings(BaseModel, ABC):
-    """The keys that every sink has. Source events pass by `events` alone. Shelf lives count from the recording."""
+    """The keys that every sink has. Of the filters, only `events` applies to source events.
+
+    Times to live count from when an event was recorded.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
@@ -91,7 +94,7 @@ class SinkSettings(BaseModel, ABC):
         le=24 * 3600,
         description="ringing, dialing, answered and updated events expire after this long",
     )
-    concurrency: int = Field(default=8, ge=1, le=256, description="attempts at the same time, each for another call")
+    concurrency: int = Field(default=8, ge=1, le=256, description="concurrent attempts, each for a different call")
     allow_plaintext: bool = Field(default=False, description="true: allow unencrypted connections to other machines")
 
     @field_validator("events")
@@ -99,7 +102,7 @@ class SinkSettings(BaseModel, ABC):
     def _each_glob_matches(cls, globs: tuple[str, ...]) -> tuple[str, ...]:
         for glob in globs:
             if not any(fnmatchcase(event_type, glob) for event_type in EVENT_TYPES):
-                raise ValueError(f"{glob!r} matches no event type; there are {', '.join(EVENT_TYPES)}")
+                raise ValueError(f"{glob!r} matches no event type; the event types are {', '.join(EVENT_TYPES)}")
         if not globs:
             raise ValueError("expected at least one glob; remove the key to get all events")
         return globs
@@ -108,22 +111,28 @@ class SinkSettings(BaseModel, ABC):
         return Filter(events=self.events, directions=self.directions, extensions=self.extensions)
 
     def warnings(self) -> Sequence[tuple[str, str, str]]:
-        """What works and should not stay so: key, problem and remedy, shown by `callcast check`."""
+        """Settings that work but should be changed: key, problem and remedy, shown by `callcast check`."""
         if not self.allow_plaintext:
             return []
-        return [("allow_plaintext", "events may travel unencrypted", "encrypt, and remove it")]
+        return [
+            (
+                "allow_plaintext",
+                "events may be sent unencrypted",
+                "use an encrypted connection, and remove allow_plaintext",
+            )
+        ]
 
     def exclusive_resources(self) -> Sequence[tuple[str, str]]:
-        """What no other sink may use too: the key that says so, and the thing in words, the same for the same thing."""
+        """Resources that only one sink may use: the configuration key, and a description that identifies each."""
         return ()
 
-    async def check_connectivity(self, request: ConnectivityRequest, /) -> ConnectivityResult:  # noqa: ARG002 (for those who can)
-        """Whether the remote side is reachable, asked by `callcast check --online`; cancelled after some seconds.
+    async def check_connectivity(self, request: ConnectivityRequest, /) -> ConnectivityResult:  # noqa: ARG002 (for subclasses)
+        """Check whether the remote side is reachable, for `callcast check --online`; cancelled after some seconds.
 
-        Deliver nothing, and leave nothing behind. Trouble outside this program is a result, never an exception.
+        Deliver no event and leave nothing behind. Return external failures as a result; do not raise them.
         """
-        return ConnectivityResult("unasked", f"nobody knows how to ask a sink of type {self.type}")
+        return ConnectivityResult("unasked", f"sinks of type {self.type} have no connectivity check")
 
     @abstractmethod
     def open(self, context: SinkContext, /) -> AbstractAsyncContextManager[Sink]:
-        """A sink for as long as the context is open. It may be disconnected: then it says `Retry`."""
+        """The sink, usable while the context is open. While it is disconnected, `send` returns `Retry`."""

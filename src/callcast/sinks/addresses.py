@@ -1,4 +1,4 @@
-"""Connecting to a name with several addresses: one that swallows packets must not hide one that works."""
+"""Connects to host names with several addresses: an unresponsive address must not block a working one."""
 
 import asyncio
 import socket
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
-_NEXT_AFTER_S = 0.25  # RFC 8305: then the next address is tried beside those that have not answered yet
+_NEXT_AFTER_S = 0.25  # RFC 8305: the delay before the next address is tried in parallel
 
 
 async def connect(host: str, port: int) -> socket.socket:
-    """A connection to the first address of `host` that answers, as the webhook's own client chooses it.
+    """Connect to the first address of `host` that responds, like the HTTP client of the webhook sink.
 
     Raises OSError. The caller sets the time limit.
     """
@@ -19,7 +19,7 @@ async def connect(host: str, port: int) -> socket.socket:
 
 
 def connect_blocking(host: str, port: int, timeout_s: float) -> socket.socket:
-    """The same for a thread of its own. Raises OSError. Looking up the name is not within the time limit."""
+    """Like `connect`, for use in a thread. Raises OSError. The time limit does not cover the name lookup."""
     addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
     async def within_limit() -> socket.socket:

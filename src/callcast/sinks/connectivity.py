@@ -1,4 +1,4 @@
-"""Connect, speak TLS, leave: whether a remote side is there, without saying anything to it."""
+"""Connectivity check without application data: connects, performs the TLS handshake, and disconnects."""
 
 import asyncio
 import os
@@ -9,16 +9,16 @@ from contextlib import suppress
 from callcast.sinks.addresses import connect
 from callcast.sinks.tls import tls_fault
 
-ALERT_S = 0.3  # a remote side that refuses our certificate says so only after the handshake (TLS 1.3)
+ALERT_S = 0.3  # with TLS 1.3 a rejected client certificate is reported after the handshake
 GOODBYE_S = 0.5
 
 
-# Reasons of the way to the other side, and not of its own.
-ON_THE_WAY = ("dns", "connect", "tls", "timeout", "disconnected", "proxy", "bad_answer")
+# Failures of the connection, as opposed to errors that the remote side reports.
+CONNECTION_FAILURES = ("dns", "connect", "tls", "timeout", "disconnected", "proxy", "bad_answer")
 
 
-class NotReached(Exception):
-    """`reason` is a word, `said` a few words for people, without addresses."""
+class Unreachable(Exception):
+    """The remote side cannot be reached. `reason` is a label for metrics; `said` describes it, without addresses."""
 
     def __init__(self, reason: str, said: str) -> None:
         super().__init__(f"{reason}: {said}")
@@ -27,7 +27,7 @@ class NotReached(Exception):
 
 
 async def try_connecting(host: str, port: int, tls: ssl.SSLContext | None, *, timeout_s: float) -> None:
-    """Raises NotReached."""
+    """Raises Unreachable."""
     try:
         async with asyncio.timeout(timeout_s):
             await _try_connecting(host, port, tls)
@@ -40,8 +40,8 @@ async def _try_connecting(host: str, port: int, tls: ssl.SSLContext | None) -> N
     sock = await connect(host, port)
     reader, writer = await asyncio.open_connection(sock=sock, ssl=tls, server_hostname=name)
     try:
-        if tls is not None and await _hangs_up(reader):
-            raise NotReached("disconnected", "hung up right after the TLS handshake")
+        if tls is not None and await _closes_at_once(reader):
+            raise Unreachable("disconnected", "the connection was closed right after the TLS handshake")
     finally:
         writer.close()
         with suppress(OSError):
@@ -49,7 +49,7 @@ async def _try_connecting(host: str, port: int, tls: ssl.SSLContext | None) -> N
                 await writer.wait_closed()
 
 
-async def _hangs_up(reader: asyncio.StreamReader) -> bool:
+async def _closes_at_once(reader: asyncio.StreamReader) -> bool:
     try:
         async with asyncio.timeout(ALERT_S):
             return not await reader.read(1)
@@ -59,38 +59,38 @@ async def _hangs_up(reader: asyncio.StreamReader) -> bool:
         return True
 
 
-def _why(error: OSError) -> NotReached:
+def _why(error: OSError) -> Unreachable:
     match error:
         case socket.gaierror():
-            return NotReached("dns", "the name cannot be resolved")
+            return Unreachable("dns", "the name cannot be resolved")
         case ssl.SSLError():
-            return NotReached("tls", tls_fault(error))
+            return Unreachable("tls", tls_fault(error))
         case TimeoutError():
-            return NotReached("timeout", "no connection in time")
-    return NotReached("connect", os.strerror(error.errno).lower() if error.errno else "no connection")
+            return Unreachable("timeout", "no connection in time")
+    return Unreachable("connect", os.strerror(error.errno).lower() if error.errno else "no connection")
 
 
 def remedy(reason: str, said: str) -> str:
-    """What to do about a remote side that was not reached, in words of the configuration's keys."""
+    """How to fix an unreachable remote side, in terms of the configuration keys."""
     if reason == "tls":
         return _tls_remedy(said.lower())
     remedies = {
-        "dns": "check the host in url, and this machine's name service",
-        "connect": "check host and port in url, and whether anything listens there",
-        "timeout": "check host and port in url, and whether a firewall swallows what is sent there",
-        "disconnected": "perhaps it wants a certificate of ours (tls_cert, tls_key); its own log knows more",
-        "proxy": "check the proxy that the environment names, or set trust_env = false",
+        "dns": "check the host in url, and the DNS configuration of this machine",
+        "connect": "check host and port in url, and that the service there is running",
+        "timeout": "check host and port in url, and whether a firewall drops the packets",
+        "disconnected": "check the log of the remote side; it may require a client certificate (tls_cert, tls_key)",
+        "proxy": "check the proxy that the environment variables name, or set trust_env = false",
     }
-    return remedies.get(reason, "check host and port in url: what answers there speaks another language")
+    return remedies.get(reason, "check host and port in url: the service there uses another protocol")
 
 
 def _tls_remedy(said: str) -> str:
     if "expired" in said or "not yet valid" in said:
-        return "let the far side renew its certificate, if this machine's clock is right"
+        return "renew the certificate of the remote side; check this machine's clock too"
     if "mismatch" in said:
-        return "put the name that the certificate is for into url"
+        return "use a host name in url that the certificate is valid for"
     if "alert" in said:
-        return "the far side wants a certificate of ours: set tls_cert and tls_key to one that it accepts"
+        return "the remote side requires a client certificate: set tls_cert and tls_key to one that it accepts"
     if "version" in said or "record layer" in said:
-        return "what listens there speaks no TLS, or only an old one: check scheme and port in url"
-    return "name the authority of the far side's certificate with tls_ca, or let this machine trust it"
+        return "the service there does not use TLS, or only an old version: check scheme and port in url"
+    return "set tls_ca to the certificate authority of the remote side, or add it to this machine's trust store"

@@ -1,7 +1,8 @@
-"""POST requests on aiohttp's connections, answered by the status line alone.
+"""POST requests with aiohttp where the status line alone decides the result.
 
-aiohttp gives an answer once all of its headers are there and right. Here the status line is read beside it, so that
-it counts whatever comes after it, and so is known whether anything has come when a connection dies.
+aiohttp returns a response only after all headers have arrived and are valid. This module also reads the status line
+itself, so that the status counts whatever follows it, and so that it knows whether a lost connection had returned any
+data.
 """
 
 import asyncio
@@ -19,16 +20,16 @@ from aiohttp.tracing import Trace
 from msgspec import Struct
 from yarl import URL
 
-REST_S = 1.0  # how long the rest of an answer is waited for once its status line has come
+REST_S = 1.0  # how long to wait for the rest of a response after its status line
 RESPONSE_BYTES_MAX = 64 * 1024  # of the body, and of one header
-ANSWER_BYTES_MAX = 4 * RESPONSE_BYTES_MAX  # of everything: headers without end must not fill the memory
+ANSWER_BYTES_MAX = 4 * RESPONSE_BYTES_MAX  # of the whole response, so that endless headers cannot fill the memory
 HEADERS_MAX = 1000
 
 _STATUS_LINE = re.compile(rb"[\r\n]*HTTP/\d(?:\.\d)?[ \t]+(\d{3})(?=[ \t\r\n])")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 
 
-class Answer(Struct, frozen=True):
+class Response(Struct, frozen=True):
     status: int
     retry_after: str | None = None
 
@@ -47,11 +48,11 @@ class Client:
         *,
         proxy: URL | None = None,
         proxy_headers: Mapping[str, str] | None = None,
-    ) -> Answer:
-        """Raises aiohttp.ClientError, OSError or TimeoutError when no status line comes.
+    ) -> Response:
+        """Raises aiohttp.ClientError, OSError or TimeoutError when no status line arrives.
 
-        A kept connection that dies before a byte of the answer says nothing about the receiver: the request goes
-        out again on another one. So it does, once, when an address that was looked up earlier cannot be connected to.
+        If a reused connection is lost before the first byte of the response, the request is sent again on another
+        connection. It is also sent again, once, if a cached address cannot be connected to.
         """
         renewed = False
         exchange = _Exchange()
@@ -68,7 +69,7 @@ class Client:
                             raise
                         renewed = True
                     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
-                        if exchange.heard or not exchange.kept:
+                        if exchange.received or not exchange.reused:
                             raise
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             if exchange.answer is not None:
@@ -78,11 +79,11 @@ class Client:
                 raise aiohttp.ConnectionTimeoutError from None
             raise
 
-    async def _once(self, exchange: "_Exchange", url: URL, **request: Any) -> Answer:
+    async def _once(self, exchange: "_Exchange", url: URL, **request: Any) -> Response:
         _current.set(exchange)
         try:
             async with self._session.post(url, allow_redirects=False, **request) as response:
-                answer = exchange.answered(Answer(response.status, response.headers.get("retry-after")))
+                answer = exchange.answered(Response(response.status, response.headers.get("retry-after")))
                 try:
                     await _drain(response)
                 except BaseException:
@@ -104,7 +105,7 @@ async def open_client(
     async with aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(),  # none: `post` has one limit for all that it takes
+        timeout=aiohttp.ClientTimeout(),  # none: `post` sets one limit for everything
         auto_decompress=False,
         headers=headers,
         max_line_size=RESPONSE_BYTES_MAX,
@@ -116,45 +117,45 @@ async def open_client(
 
 
 class _Exchange:
-    """What is known of one request's answer.
+    """The state of one request.
 
-    limit: of time, which is drawn closer when the status line comes.
-    kept: the connection has served another request before. heard: so many bytes of the answer have come.
+    limit: the time limit, shortened when the status line arrives.
+    reused: the connection has served another request before. received: bytes of the response so far.
     """
 
     def __init__(self, limit: asyncio.Timeout | None = None) -> None:
-        self.answer: Answer | None = None
+        self.answer: Response | None = None
         self.cached_address = False
         self.protocol: _Protocol | None = None
-        self.kept = False
-        self.heard = 0
+        self.reused = False
+        self.received = 0
         self._limit = limit
         self._head = b""
 
     def begin(self, protocol: "_Protocol") -> None:
-        self.protocol, self.kept = protocol, protocol.used
+        self.protocol, self.reused = protocol, protocol.used
         protocol.exchange, protocol.used = self, True
 
     def end(self) -> None:
         if self.protocol is not None and self.protocol.exchange is self:
             self.protocol.exchange = None
 
-    def hear(self, data: bytes) -> None:
-        self.heard += len(data)
+    def receive(self, data: bytes) -> None:
+        self.received += len(data)
         if self.answer is not None or len(self._head) > RESPONSE_BYTES_MAX:
             return
         self._head += data
         while line := _STATUS_LINE.match(self._head):
             status = int(line[1])
             if status >= 200 or status == 101:
-                self.answered(Answer(status))
+                self.answered(Response(status))
                 return
             if not (end := _HEAD_END.search(self._head, line.end())):
                 return
             self._head = self._head[end.end() :]
 
-    def answered(self, answer: Answer) -> Answer:
-        """From now on the rest of the answer has a second at most."""
+    def answered(self, answer: Response) -> Response:
+        """Store the response; its rest must arrive within `REST_S`."""
         if self.answer is None and self._limit is not None and not self._limit.expired():
             rest_until = asyncio.get_running_loop().time() + REST_S
             self._limit.reschedule(min(rest_until, self._limit.when() or rest_until))
@@ -166,18 +167,18 @@ _current: ContextVar[_Exchange] = ContextVar("exchange")
 
 
 class _Protocol(ResponseHandler):
-    """aiohttp's side of a connection, which shows what comes to the exchange before aiohttp judges it."""
+    """A connection that passes received data to the exchange before aiohttp parses it."""
 
     exchange: _Exchange | None = None
     used = False
 
     def data_received(self, data: bytes) -> None:
         if self.exchange is not None:
-            self.exchange.hear(data)
-            if self.exchange.heard > ANSWER_BYTES_MAX and self.transport is not None:
+            self.exchange.receive(data)
+            if self.exchange.received > ANSWER_BYTES_MAX and self.transport is not None:
                 self.transport.abort()
                 return
-        elif self.used and data:  # nothing was asked, and it must not become the answer to the next request
+        elif self.used and data:  # no request is pending; this must not become the response to the next one
             self.close()
             return
         super().data_received(data)
@@ -193,12 +194,12 @@ class _Connector(aiohttp.TCPConnector):
         self,
         req: aiohttp.ClientRequest,
         traces: list[Trace],
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 (aiohttp's own)
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 (aiohttp's parameter)
     ) -> Connection:
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = cast("_Protocol", connection.protocol)
-            if protocol.used and protocol.should_close:  # more has come on it than the last answer
+            if protocol.used and protocol.should_close:  # data followed the last response
                 connection.close()
                 continue
             _current.get().begin(protocol)
@@ -210,9 +211,9 @@ async def _address_was_cached(*_: object) -> None:
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:
-    """Read a small answer so that the connection can be used again; break off a large or a broken one.
+    """Read a small body so that the connection can be reused; abort a large or broken one.
 
-    The status has said everything by now: trouble with the body changes nothing.
+    The status is known by now, so an error in the body changes nothing.
     """
     with suppress(aiohttp.ClientError, OSError):
         left = RESPONSE_BYTES_MAX

@@ -1,4 +1,4 @@
-"""One line an event on standard output, or on any other file."""
+"""Writes each event as one line to standard output, or to another file."""
 
 import asyncio
 import os
@@ -19,17 +19,17 @@ from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
 from callcast.ports.sink import Delivered, Delivery, Outcome, Rejected, Retry, Sink, SinkContext
 from callcast.sinks import SinkSettings
 
-_PIECE = select.PIPE_BUF  # a pipe that polls as writable takes this much without blocking
-_RETRY_MS = 50  # how soon a thread that waits for a reader sees that nobody waits for it any more
+_PIECE = select.PIPE_BUF  # a pipe that polls as writable accepts this much without blocking
+_RETRY_MS = 50  # how often the writing thread checks whether it was cancelled
 
 _STALLED = Retry("timeout", "the reader of standard output has stopped reading")
 
 
 class Settings(SinkSettings):
-    """`[sinks.NAME] type = "stdout"`. One line at a time, since there is one file."""
+    """`[sinks.NAME] type = "stdout"`. Writes one line at a time."""
 
     type: Literal["stdout"] = "stdout"
-    concurrency: int = Field(default=1, ge=1, le=1, description="there is one file, and so one line at a time")
+    concurrency: int = Field(default=1, ge=1, le=1, description="always 1: lines are written one at a time")
 
     def open(self, context: SinkContext, /) -> AbstractAsyncContextManager[Sink]:
         if STANDARD_OUTPUT in closed_at_start:
@@ -37,11 +37,11 @@ class Settings(SinkSettings):
         return self.open_on(sys.stdout.buffer, context)
 
     async def check_connectivity(self, _request: ConnectivityRequest, /) -> ConnectivityResult:
-        return ConnectivityResult("unasked", "standard output needs nobody")
+        return ConnectivityResult("unasked", "standard output needs no connection")
 
     @asynccontextmanager
     async def open_on(self, file: BinaryIO, context: SinkContext) -> AsyncIterator[Sink]:
-        """The sink on a file of one's own, which needs a descriptor and stays open."""
+        """The sink on another file. It must have a descriptor, and stays open."""
         file.flush()
         thread = ThreadPoolExecutor(1, f"sink-{context.name}")
         lines = _WholeLines(file.fileno())
@@ -54,13 +54,13 @@ class Settings(SinkSettings):
 
 _ADVICE = {
     "closed": "restart callcast together with the program that reads its standard output",
-    "timeout": "let the program that reads standard output read on, or restart it together with callcast",
-    "write_failed": "look at where standard output goes: its disk may be full",
+    "timeout": "check why the program that reads standard output has stopped, or restart it together with callcast",
+    "write_failed": "check the file that standard output is redirected to: its disk may be full",
 }
 
 
 class _Closed:
-    """Standard output that was not there at the start: /dev/null stands in for it, and takes no event for anybody."""
+    """Used when standard output was closed at the start. No event counts as delivered."""
 
     async def send(self, _delivery: Delivery, /) -> Outcome:
         return Retry("closed", "standard output was closed when callcast started")
@@ -75,28 +75,28 @@ class _Lines:
         self._thread = thread
         self._wire = wire
         self._timeout_s = timeout_s
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def send(self, delivery: Delivery, /) -> Outcome:
         line = self._wire.event(delivery.event) + b"\n"
-        if not self._turn.locked() and self._file.took_at_once(line):
+        if not self._lock.locked() and self._file.write_at_once(line):
             return Delivered()
         try:
-            async with asyncio.timeout(self._timeout_s), self._turn:
+            async with asyncio.timeout(self._timeout_s), self._lock:
                 return await self._write(line)
         except TimeoutError:
             return _STALLED
 
     async def _write(self, line: bytes) -> Outcome:
-        """In the thread; when cancelled, only after the thread has let go of the file."""
-        nobody_waits = Event()
-        job = asyncio.get_running_loop().run_in_executor(self._thread, self._file.write, line, nobody_waits)
+        """Write in the thread; a cancellation returns only after the thread has stopped using the file."""
+        cancelled = Event()
+        job = asyncio.get_running_loop().run_in_executor(self._thread, self._file.write, line, cancelled)
         try:
             return await asyncio.shield(job)
         except asyncio.CancelledError:
-            nobody_waits.set()
+            cancelled.set()
             await asyncio.wait([job])
-            job.result()  # raises only what is a fault of the program
+            job.result()  # raises only programming errors
             raise
 
     def advice(self, outcome: Retry | Rejected, /) -> str:
@@ -104,57 +104,57 @@ class _Lines:
 
 
 class _WholeLines:
-    """A file that gets whole lines only: a line that was begun and had to wait comes first the next time."""
+    """A file that gets complete lines only: an unfinished line is completed before the next one."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._unblocking = _unblocking(descriptor)
+        self._nonblocking = _nonblocking(descriptor)
         self._rest = b""
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
 
-    def took_at_once(self, line: bytes) -> bool:
-        """Never waits, so it needs no thread: a pipe with room for all of it takes it, any other file nothing."""
-        if self._unblocking is None or self._rest or len(line) > _PIECE:
+    def write_at_once(self, line: bytes) -> bool:
+        """Write without blocking, if the file is a pipe with room for the whole line; returns whether it did."""
+        if self._nonblocking is None or self._rest or len(line) > _PIECE:
             return False
         try:
-            return os.write(self._unblocking, line) == len(line)
-        except OSError:  # no room, or trouble, which the thread finds too
+            return os.write(self._nonblocking, line) == len(line)
+        except OSError:  # no room, or an error that the thread will report
             return False
 
     def close(self) -> None:
-        if self._unblocking is not None:
-            os.close(self._unblocking)
+        if self._nonblocking is not None:
+            os.close(self._nonblocking)
 
-    def write(self, line: bytes, nobody_waits: Event) -> Outcome:
+    def write(self, line: bytes, cancelled: Event) -> Outcome:
         try:
-            self._push(nobody_waits)
+            self._push(cancelled)
             if not self._rest:
                 self._rest = line
-                self._push(nobody_waits)
+                self._push(cancelled)
                 if not self._rest:
                     return Delivered()
             return _STALLED
         except BrokenPipeError:
-            return Retry("closed", "nobody reads standard output any more")
+            return Retry("closed", "the reader of standard output has closed it")
         except OSError as error:
             return Retry("write_failed", f"standard output: {os.strerror(error.errno or 0)}")
         finally:
-            if self._rest is line:  # nothing of it is in the file
+            if self._rest is line:  # none of it was written
                 self._rest = b""
 
-    def _push(self, nobody_waits: Event) -> None:
-        while self._rest and not nobody_waits.is_set():
+    def _push(self, cancelled: Event) -> None:
+        while self._rest and not cancelled.is_set():
             if self._poll.poll(_RETRY_MS):
                 with suppress(BlockingIOError):
                     self._rest = self._rest[os.write(self._descriptor, self._rest[:_PIECE]) :]
 
 
-def _unblocking(descriptor: int) -> int | None:
-    """A pipe once more, as a description of its own: the one that others share must go on blocking for them."""
+def _nonblocking(descriptor: int) -> int | None:
+    """Open the pipe again in non-blocking mode; the shared file description must stay blocking for other processes."""
     if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
         return None
     try:
         return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:  # not on every system, nor for every user
+    except OSError:  # not possible on every system or for every user
         return None

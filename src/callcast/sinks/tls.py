@@ -1,4 +1,4 @@
-"""TLS as every sink speaks it: always verified, 1.2 or later, own authorities and client certificates if wanted."""
+"""TLS for all sinks: certificates are always verified, TLS 1.2 or later; optional own CA and client certificate."""
 
 import hashlib
 import ssl
@@ -20,10 +20,10 @@ PemPath = Annotated[str, AfterValidator(_beside_the_configuration)]
 
 
 class TlsSettings(SinkSettings):
-    """The keys of a sink that may speak TLS.
+    """The keys of a sink that may use TLS.
 
-    The files are read when the configuration is, so that a fault shows then, and again when the sink is opened.
-    Two settings are equal only if their files are, so that a reload takes a renewed certificate up.
+    The files are read with the configuration, to report errors early, and again when the sink is opened. Two settings
+    are equal only if the contents of their files are equal, so that a reload picks up a renewed certificate.
     """
 
     _files: bytes = PrivateAttr(default=b"")
@@ -46,7 +46,7 @@ class TlsSettings(SinkSettings):
     def _certificate_and_key_fit(cls, key: str, info: ValidationInfo) -> str:
         cert = info.data.get("tls_cert", "")
         if key and not cert:
-            raise ValueError("is of no use without tls_cert")
+            raise ValueError("has no effect without tls_cert")
         if cert:
             _try("", cert, key)
         return key
@@ -75,13 +75,13 @@ def _try(ca: str, cert: str, key: str) -> None:
     try:
         _context(ca, cert, key)
     except ssl.SSLError as error:
-        raise ValueError(f"{files}: not PEM, or key and certificate do not fit ({error.reason})") from None
+        raise ValueError(f"{files}: not PEM, or key and certificate do not match ({error.reason})") from None
     except OSError as error:
         raise ValueError(f"{files}: {error.strerror}") from None
 
 
 def tls_fault(error: OSError) -> str:
-    """What went wrong in a handshake, in the words of the library, without addresses."""
+    """The cause of a failed handshake, as the TLS library puts it, without addresses."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message or "certificate verify failed"
     return str(getattr(error, "reason", None) or type(error).__name__).replace("_", " ").lower()

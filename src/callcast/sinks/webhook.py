@@ -27,7 +27,7 @@ from callcast.settings.loopback import is_loopback
 from callcast.settings.proxy import Proxy, ProxyFault, environment_proxy
 from callcast.settings.secret import Secret
 from callcast.sinks import Lax
-from callcast.sinks.connectivity import NotReached, remedy, try_connecting
+from callcast.sinks.connectivity import Unreachable, remedy, try_connecting
 from callcast.sinks.posting import Client, open_client
 from callcast.sinks.tls import TlsSettings, tls_fault
 
@@ -38,7 +38,7 @@ _CONTENT_TYPES = {
     "cloudevents": "application/cloudevents+json; charset=utf-8",
     "standard": "application/json",
 }
-_OURS = re.compile(
+_RESERVED = re.compile(
     r"webhook-.*|x-callcast-.*|content-type|content-length|content-encoding|transfer-encoding|"
     r"user-agent|host|connection|expect|upgrade|te|trailer",
     re.IGNORECASE,
@@ -48,7 +48,7 @@ _HEADER_VALUE = re.compile(r"[\x21-\x7e\x80-\xff]([\x20-\x7e\x80-\xff]*[\x21-\x7
 
 
 def _key(secret: Secret) -> bytes:
-    """The bytes that sign. Raises ValueError without showing anything of the secret."""
+    """The signing key. Raises ValueError; the message contains no part of the secret."""
     text = secret.reveal()
     with suppress(binascii.Error):
         key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
@@ -61,7 +61,7 @@ def _signing(secret: Secret) -> Secret:
     try:
         _key(secret)
     except ValueError as error:
-        made = 'make one with: echo "whsec_$(openssl rand -base64 32)"'
+        made = 'generate one with: echo "whsec_$(openssl rand -base64 32)"'
         raise PydanticCustomError("signing", "{expected}", {"expected": str(error), "fix": made}) from None
     return secret
 
@@ -90,7 +90,7 @@ class Settings(TlsSettings):
         try:
             url = URL(secret.reveal())
         except ValueError:
-            raise ValueError("is no URL; expected https://HOST/PATH") from None
+            raise ValueError("is not a URL; expected https://HOST/PATH") from None
         if url.scheme not in ("http", "https") or not url.host:
             raise ValueError("expected https://HOST/PATH")
         plain = url.scheme == "http" and not is_loopback(url.host)
@@ -102,16 +102,16 @@ class Settings(TlsSettings):
     @classmethod
     def _headers_can_be_sent(cls, headers: Mapping[str, Secret], info: ValidationInfo) -> Mapping[str, Secret]:
         if len({name.lower() for name in headers}) < len(headers):
-            raise ValueError("the same header is given twice (upper and lower case do not matter)")
+            raise ValueError("the same header is given twice (case does not matter)")
         for name, value in headers.items():
             if not _HEADER_NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is no header name")
-            if _OURS.fullmatch(name):
+                raise ValueError(f"{name!r} is not a header name")
+            if _RESERVED.fullmatch(name):
                 raise ValueError(f"{name} is set by callcast itself")
             if not _HEADER_VALUE.fullmatch(value.reveal()):
-                raise ValueError(f"the value of {name} holds characters that a header cannot")
+                raise ValueError(f"the value of {name} contains characters that a header cannot have")
             if name.lower() == "authorization" and "url" in info.data and URL(info.data["url"].reveal()).user:
-                raise ValueError(f"{name} is also made of the url's user and password: leave one of the two out")
+                raise ValueError(f"{name} is also derived from the user and password in url: remove one of the two")
         return headers
 
     @field_validator("trust_env")
@@ -130,8 +130,8 @@ class Settings(TlsSettings):
     def warnings(self) -> Sequence[tuple[str, str, str]]:
         found = list(super().warnings())
         if not self.secrets:
-            fix = "add secrets = [...], and let the receiver verify the signature"
-            found.append(("secrets", "none: the receiver cannot tell who sent an event", fix))
+            fix = "add secrets = [...], and verify the signature in the receiver"
+            found.append(("secrets", "none: the receiver cannot verify who sent an event", fix))
         return found
 
     @asynccontextmanager
@@ -141,7 +141,7 @@ class Settings(TlsSettings):
             yield _Webhook(_Poster(self, client, context.clock, context.version), body)
 
     async def check_connectivity(self, request: ConnectivityRequest, /) -> ConnectivityResult:
-        """Connects, and speaks TLS; with `send` it posts a signed `callcast.check`."""
+        """Connects and performs the TLS handshake; with `send`, posts a signed `callcast.check`."""
         if not request.send:
             return await self._reach()
         async with self._client() as client:
@@ -150,7 +150,7 @@ class Settings(TlsSettings):
             event_id = f"evt_check{at.timestamp() * 1000:.0f}"
             outcome = await poster.post(event_id, _check(event_id, request.name, at, self.format), attempt=1)
         if isinstance(outcome, Delivered):
-            return ConnectivityResult("good", f"{poster.where} took a callcast.check")
+            return ConnectivityResult("good", f"{poster.where} accepted a callcast.check")
         said = outcome.detail if outcome.detail.startswith(poster.where) else f"{poster.where}: {outcome.detail}"
         return ConnectivityResult("failed", said, _remedy(outcome))
 
@@ -164,9 +164,9 @@ class Settings(TlsSettings):
             await try_connecting(
                 there.host or "", there.port or 80, tls if there.scheme == "https" else None, timeout_s=self.timeout_s
             )
-        except NotReached as trouble:
-            return ConnectivityResult("failed", f"{what}: {trouble.said}", remedy(trouble.reason, trouble.said))
-        return ConnectivityResult("good", f"{what} is there; whether it takes an event is seen with --send")
+        except Unreachable as error:
+            return ConnectivityResult("failed", f"{what}: {error.said}", remedy(error.reason, error.said))
+        return ConnectivityResult("good", f"{what} is reachable; add --send to post a test event")
 
     def _client(self) -> AbstractAsyncContextManager[Client]:
         return open_client(
@@ -194,12 +194,14 @@ class _Poster:
         self._url = URL(settings.url.reveal())
         self._keys = [_key(secret) for secret in settings.secrets]
         self._proxy = settings.proxy()
-        through_plainly = self._proxy.headers if self._url.scheme == "http" else None  # no CONNECT to carry them
-        self._always = {
+        plain_proxy_headers = (
+            self._proxy.headers if self._url.scheme == "http" else None
+        )  # a request over http has no CONNECT to carry them
+        self._fixed_headers = {
             "content-type": _CONTENT_TYPES[settings.format],
             "user-agent": f"callcast/{version}",
             "accept-encoding": "identity",
-        } | (through_plainly or {})
+        } | (plain_proxy_headers or {})
         self._clock = clock
         self._client = client
         self.where = f"{self._url.scheme}://{self._url.host}"
@@ -211,13 +213,13 @@ class _Poster:
                 self._url, body, headers, proxy=self._proxy.url, proxy_headers=self._proxy.headers
             )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            reason, what = _trouble(error)
+            reason, what = _describe(error)
             return Retry(reason, f"{self.where}: {what}")
         return outcome_of(answer.status, answer.retry_after, self._clock)
 
     def _headers(self, event_id: str, body: bytes, attempt: int) -> Mapping[str, str]:
         at = int(self._clock.wall().timestamp())
-        headers = self._always | {
+        headers = self._fixed_headers | {
             "webhook-id": event_id,
             "webhook-timestamp": str(at),
             "x-callcast-attempt": str(attempt),
@@ -229,7 +231,7 @@ class _Poster:
 
 
 def _check(event_id: str, sink: str, at: datetime, form: str) -> bytes:
-    """A `callcast.check` as a receiver sees it: shaped as an event is, and of no call."""
+    """The body of a `callcast.check`: the shape of an event, without a call."""
     if form == "standard":
         return json.encode({"type": CHECK_TYPE, "timestamp": rfc3339(at), "data": {"sink": sink}})
     attributes = {
@@ -245,24 +247,24 @@ def _check(event_id: str, sink: str, at: datetime, form: str) -> bytes:
 
 
 def _remedy(outcome: Retry | Rejected) -> str:
-    """What to do about an event, or a `callcast.check`, that was not taken."""
+    """How to fix a rejected or failed request."""
     match outcome.reason:
         case "redirect":
-            return "put the address that it redirects to into url"
+            return "set url to the address that it redirects to"
         case "gone":
-            return "the receiver has closed this address for good: put another one into url"
+            return "the receiver has removed this address (410): set url to its new address"
         case "http_401" | "http_403":
-            return "the receiver does not accept who we are: check secrets and headers on both sides"
+            return "the receiver rejects the authentication: check secrets and headers on both sides"
         case "http_404" | "http_405":
-            return "check the path of url: it must take POST"
+            return "check the path of url: it must accept POST"
         case "http_400" | "http_422":
-            return "check format and secrets, and let the receiver answer 2xx to types that it does not know"
+            return "check format and secrets; the receiver must respond with 2xx to event types that it does not know"
         case "http_413" | "http_415":
-            return "check format, and what the receiver takes"
+            return "check format, and the size and content types that the receiver accepts"
         case "http_429":
-            return "the receiver asks to be left alone for now: try again later"
+            return "the receiver is rate limiting requests: try again later"
     if outcome.reason.startswith("http_"):
-        return "the receiver is in trouble: its own log knows more"
+        return "the receiver reports an error of its own: check its log"
     return remedy(outcome.reason, outcome.detail)
 
 
@@ -271,7 +273,7 @@ def _signature(key: bytes, signed: bytes) -> str:
 
 
 def outcome_of(status: int, retry_after: str | None, clock: Clock) -> Outcome:
-    """What an answer means (contract 6). Only what can never be right is rejected: a wrong secret costs nothing."""
+    """The outcome of a response. Only permanent errors are rejected; a wrong secret, for example, is retried."""
     said = f"answered {status}"
     match status:
         case _ if 200 <= status < 300:
@@ -282,35 +284,35 @@ def outcome_of(status: int, retry_after: str | None, clock: Clock) -> Outcome:
             return Rejected(f"http_{status}", said, unless_alone=True)
         case 410:
             return Retry("gone", said, gone=True)
-    wish_s = _retry_after_s(retry_after, clock)
+    delay_s = _retry_after_s(retry_after, clock)
     reason = "redirect" if 300 <= status < 400 else f"http_{status}"
-    return Retry(reason, said, after_s=wish_s, holds_sink=wish_s is not None and status in (429, 503))
+    return Retry(reason, said, after_s=delay_s, holds_sink=delay_s is not None and status in (429, 503))
 
 
 def _retry_after_s(value: str | None, clock: Clock) -> float | None:
-    """Seconds or an HTTP date, at most an hour; None when there is none, or it makes no sense or is over."""
+    """Seconds from a number or an HTTP date, at most an hour; None if it is missing, invalid or past."""
     if value is None:
         return None
-    wish_s = 0.0
+    delay_s = 0.0
     if re.fullmatch(r"\s*\d{1,10}\s*", value, re.ASCII):
-        wish_s = float(value)
+        delay_s = float(value)
     else:
         with suppress(ValueError, OverflowError):
-            wish_s = (_aware(email.utils.parsedate_to_datetime(value)) - clock.wall()).total_seconds()
-    return min(wish_s, RETRY_AFTER_MAX_S) if wish_s > 0 else None
+            delay_s = (_aware(email.utils.parsedate_to_datetime(value)) - clock.wall()).total_seconds()
+    return min(delay_s, RETRY_AFTER_MAX_S) if delay_s > 0 else None
 
 
 def _aware(at: datetime) -> datetime:
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
-def _trouble(error: Exception) -> tuple[str, str]:
-    """A word for metrics and a few for people. Never the library's own text: it may hold the whole URL."""
+def _describe(error: Exception) -> tuple[str, str]:
+    """A label for metrics and a description. Never the library's own text, which may contain the whole URL."""
     match error:
         case aiohttp.ClientConnectorDNSError():
             return "dns", "the name cannot be resolved"
         case aiohttp.ClientProxyConnectionError():
-            return "proxy", "the proxy cannot be reached"
+            return "proxy", "the proxy is unreachable"
         case aiohttp.ClientHttpProxyError():
             return "proxy", f"the proxy answered {error.status}"
         case aiohttp.ClientConnectorCertificateError():
@@ -320,14 +322,14 @@ def _trouble(error: Exception) -> tuple[str, str]:
         case aiohttp.ConnectionTimeoutError():
             return "timeout", "no connection in time"
         case TimeoutError():
-            return "timeout", "no answer in time"
+            return "timeout", "no response in time"
         case aiohttp.ClientConnectorError():
             number = error.os_error.errno
             return "connect", os.strerror(number).lower() if number else "no connection"
         case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
-            return "bad_answer", "the answer is not HTTP"
-    return "disconnected", "the connection was lost before the answer"
+            return "bad_answer", "the response is not HTTP"
+    return "disconnected", "the connection was lost before the response"
 
 
 def _cause(error: Exception) -> str:
-    return tls_fault(error) if isinstance(error, OSError) else "the certificate does not fit"
+    return tls_fault(error) if isinstance(error, OSError) else "the certificate does not match"

@@ -196,7 +196,7 @@ async def test_a_check_is_signed_and_shaped_as_an_event(form: str) -> None:
     async with receiver() as far:
         for _ in range(2):
             result = await asked(hook(f"http://127.0.0.1:{far.port}", format=form), send=True)
-            assert result == ConnectivityResult("good", "http://127.0.0.1 took a callcast.check")
+            assert result == ConnectivityResult("good", "http://127.0.0.1 accepted a callcast.check")
             await asyncio.sleep(0.002)
     request, body = far.requests[0], far.bodies[0]
     told = Webhook(SIGNING_SECRET).verify(body, dict(request.headers))
@@ -374,4 +374,4 @@ async def test_a_sink_that_does_not_say_how() -> None:
             raise AssertionError("a probe opens nothing")
 
     result = await asked(Quiet())
-    assert (result.status, result.said) == ("unasked", "nobody knows how to ask a sink of type quiet")
+    assert (result.status, result.said) == ("unasked", "sinks of type quiet have no connectivity check")

@@ -295,7 +295,7 @@ async def test_the_will_says_offline_when_the_sink_is_lost(stage: Stage) -> None
 
 def _drop_connection(sink: Any) -> None:
     """The network is gone: no packet says so."""
-    sink._link._client.socket().shutdown(socket.SHUT_RDWR)
+    sink._connection._client.socket().shutdown(socket.SHUT_RDWR)
 
 
 async def test_stale_topics_of_its_own_are_removed(stage: Stage) -> None:
@@ -357,7 +357,7 @@ async def test_without_permission_to_read_it_says_so_and_works(tmp_path: Path, p
     assert live_calls_logged[0][0] == "mqtt_stale_state_kept"
 
 
-# Trouble
+# Failure
 
 
 async def test_nothing_is_published_while_there_is_no_connection(stage: Stage) -> None:
@@ -593,7 +593,7 @@ WORDS: Sequence[tuple[int, Outcome]] = [
     (0x00, Delivered()),
     (0x10, Delivered()),  # nobody listens
     *(
-        (code, Retry(word.lower().replace(" ", "_"), f"the broker said: {word} ({TO})"))
+        (code, Retry(word.lower().replace(" ", "_"), f"the broker reports: {word} ({TO})"))
         for code, word in {
             0x80: "Unspecified error",
             0x83: "Implementation specific error",
@@ -601,9 +601,9 @@ WORDS: Sequence[tuple[int, Outcome]] = [
             0x97: "Quota exceeded",
         }.items()
     ),
-    (0x95, Rejected("packet_too_large", "the broker said: Packet too large")),
-    (0x90, Rejected("topic_name_invalid", f"the broker said: Topic name invalid ({TO})", unless_alone=True)),
-    (0x99, Rejected("payload_format_invalid", f"the broker said: Payload format invalid ({TO})", unless_alone=True)),
+    (0x95, Rejected("packet_too_large", "the broker reports: Packet too large")),
+    (0x90, Rejected("topic_name_invalid", f"the broker reports: Topic name invalid ({TO})", unless_alone=True)),
+    (0x99, Rejected("payload_format_invalid", f"the broker reports: Payload format invalid ({TO})", unless_alone=True)),
 ]
 
 
@@ -615,7 +615,7 @@ async def test_the_reason_code_decides(code: int, outcome: Outcome) -> None:
 
 
 async def test_a_word_that_mqtt_does_not_know_is_trouble() -> None:
-    """A reason code that MQTT does not know is trouble of this connection, never of the program."""
+    """A reason code that MQTT does not know is failure of this connection, never of the program."""
     async with SmallBroker(reason=0xEE).listening() as url, Settings(url=url, timeout_s=5).open(context()) as sink:
         assert isinstance(await sink.send(delivery()), Retry)
 
@@ -711,14 +711,14 @@ async def test_no_answer_leads_to_a_new_connection(stage: Stage) -> None:
         back = asyncio.create_task(sink.reconnected())
         stage.broker.freeze()
         assert await sink.send(delivery(1)) == Retry("timeout", "the broker did not acknowledge in time")
-        await until(lambda: sink._link is None)  # type: ignore[attr-defined]
+        await until(lambda: sink._connection is None)  # type: ignore[attr-defined]
         stage.broker.thaw()
         await back
         assert await _settled(sink, delivery(2)) == Delivered()
 
 
 async def test_something_else_listens_there() -> None:
-    """What is no broker is trouble, not a crash, and no thread stays behind."""
+    """What is no broker is failure, not a crash, and no thread stays behind."""
 
     async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
@@ -826,13 +826,13 @@ FAULTS = [
     ({"url": "mqtts://user:password@broker.example.com"}, "username and password"),
     ({"url": "mqtt://broker.example.com"}, "allow_plaintext"),
     ({"password": "x"}, "without username"),
-    ({"topic": ""}, "beginning of a topic"),
-    ({"topic": "a/"}, "beginning of a topic"),
-    ({"topic": "/a"}, "beginning of a topic"),
-    ({"topic": "a//b"}, "beginning of a topic"),
-    ({"topic": "a/+"}, "beginning of a topic"),
-    ({"topic": "#"}, "beginning of a topic"),
-    ({"topic": "$SYS"}, "beginning of a topic"),
+    ({"topic": ""}, "topic prefix"),
+    ({"topic": "a/"}, "topic prefix"),
+    ({"topic": "/a"}, "topic prefix"),
+    ({"topic": "a//b"}, "topic prefix"),
+    ({"topic": "a/+"}, "topic prefix"),
+    ({"topic": "#"}, "topic prefix"),
+    ({"topic": "$SYS"}, "topic prefix"),
     ({"protocol": "3.1"}, "3.1.1"),
     ({"tombstone_s": -1}, "greater"),
 ]

@@ -8,7 +8,7 @@ from typing import Any, cast
 from paho.mqtt import client as paho
 
 from callcast.sinks.mqtt import Settings
-from callcast.sinks.mqtt.connection import Link, Message
+from callcast.sinks.mqtt.connection import Connection, Message
 from callcast.sinks.mqtt.loop_adapter import LoopAdapter
 from callcast.sinks.mqtt.sink import MqttSink
 from callcast.testing import context, until
@@ -41,7 +41,7 @@ async def test_a_topics_next_message_waits_for_the_answer_to_its_last() -> None:
     settings = Settings.model_validate({"type": "mqtt", "url": "mqtt://127.0.0.1:1", "timeout_s": 5})
     async with settings.open(context([])) as opened:
         sink, link = cast("MqttSink", opened), SlowLink()
-        telling = asyncio.create_task(sink._publish_one_state(cast("Link", link)))
+        telling = asyncio.create_task(sink._publish_one_state(cast("Connection", link)))
         for number in range(5):
             sink._retained._set(TOPIC, b"%d" % number)
             sink._dirty.set()

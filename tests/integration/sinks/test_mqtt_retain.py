@@ -12,14 +12,14 @@ from msgspec import structs
 from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
 from callcast.ports.sink import Delivered
 from callcast.sinks.mqtt import Settings
-from callcast.sinks.mqtt.connection import LOST, RETAIN_NOT_SUPPORTED, Trouble
-from callcast.sinks.mqtt.retain_support import Greeting, RetainSupport
+from callcast.sinks.mqtt.connection import LOST, RETAIN_NOT_SUPPORTED, Failure
+from callcast.sinks.mqtt.retain_support import ConnectionOutcome, RetainSupport
 from callcast.testing import RealClock, context, delivery, until
 from tests.integration.sinks.brokers import Broker, mosquitto
 from tests.integration.sinks.test_mqtt import PROTOCOLS, HurriedClock, InMemoryLiveCalls, Stage, in_ringing
 
 NO_RETAINED = "retain_available false"
-REFUSED = Trouble("retain_not_supported", "", RETAIN_NOT_SUPPORTED)
+REFUSED = Failure("retain_not_supported", "", RETAIN_NOT_SUPPORTED)
 
 
 async def delivered(stage: Stage, **keys: Any) -> None:
@@ -153,33 +153,33 @@ async def test_a_proxy_that_hangs_up_is_not_taken_for_such_a_broker(protocol: st
 def test_no_state_is_left_out_for_one_closed_connection() -> None:
     """A restart of the broker in the middle of a greeting: tried without, confirmed, and back to normal."""
     support = RetainSupport(wanted=True)
-    assert not support.learn(Greeting.FAILED, LOST)
+    assert not support.learn(ConnectionOutcome.FAILED, LOST)
     assert not support.try_next
-    assert not support.settles(Greeting.EVENTS_ONLY, said=False), "nothing is proven yet"
-    assert support.learn(Greeting.EVENTS_ONLY, LOST)
+    assert not support.settles(ConnectionOutcome.EVENTS_ONLY, said=False), "nothing is proven yet"
+    assert support.learn(ConnectionOutcome.EVENTS_ONLY, LOST)
     assert support.try_next
-    assert support.settles(Greeting.RETAINING, said=False)
+    assert support.settles(ConnectionOutcome.RETAINING, said=False)
     assert not support.to_announce()
 
 
 def test_connections_are_never_tried_in_a_tight_loop() -> None:
     """Whatever happens, of five connections in a row at least one is followed by a pause."""
     fates = [
-        *((Greeting.FAILED, trouble) for trouble in (LOST, REFUSED, Trouble("connect"))),
-        (Greeting.EVENTS_ONLY, LOST),
-        (Greeting.RETAINING, LOST),
+        *((ConnectionOutcome.FAILED, failure) for failure in (LOST, REFUSED, Failure("connect"))),
+        (ConnectionOutcome.EVENTS_ONLY, LOST),
+        (ConnectionOutcome.RETAINING, LOST),
     ]
 
-    def follow(path: list[tuple[Greeting, Trouble]]) -> list[bool]:
+    def follow(path: list[tuple[ConnectionOutcome, Failure]]) -> list[bool]:
         support = RetainSupport(wanted=True)
         pauses = []
-        for greeting, trouble in path:
-            if greeting is not Greeting.FAILED:
+        for greeting, failure in path:
+            if greeting is not ConnectionOutcome.FAILED:
                 support.settles(greeting, said=False)
-            pauses.append(not support.learn(greeting, trouble))
+            pauses.append(not support.learn(greeting, failure))
         return pauses
 
-    def paths(length: int) -> list[list[tuple[Greeting, Trouble]]]:
+    def paths(length: int) -> list[list[tuple[ConnectionOutcome, Failure]]]:
         if length == 0:
             return [[]]
         return [[fate, *rest] for fate in fates for rest in paths(length - 1)]
@@ -189,15 +189,15 @@ def test_connections_are_never_tried_in_a_tight_loop() -> None:
     assert all(any(follow(path)) for path in possible)
 
 
-def _can_happen(path: list[tuple[Greeting, Trouble]]) -> bool:
+def _can_happen(path: list[tuple[ConnectionOutcome, Failure]]) -> bool:
     """A connection that does not try retained messages is never seen retaining."""
     support = RetainSupport(wanted=True)
-    for greeting, trouble in path:
-        if greeting is (Greeting.EVENTS_ONLY if support.try_next else Greeting.RETAINING):
+    for greeting, failure in path:
+        if greeting is (ConnectionOutcome.EVENTS_ONLY if support.try_next else ConnectionOutcome.RETAINING):
             return False
-        if greeting is not Greeting.FAILED:
+        if greeting is not ConnectionOutcome.FAILED:
             support.settles(greeting, said=False)
-        support.learn(greeting, trouble)
+        support.learn(greeting, failure)
     return True
 
 

@@ -13,7 +13,7 @@ from callcast.calls.summary import Summary
 from callcast.formats.cloudevents import Wire
 from callcast.ports.live_calls import LiveChange
 from callcast.ports.sink import Filter
-from callcast.sinks.mqtt.retained_topics import Retained, Topics, encoded
+from callcast.sinks.mqtt.retained_topics import RetainedTopics, Topics, encoded
 from callcast.testing import call, event
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -74,11 +74,11 @@ def made(
     )
 
 
-def mirror(show: Filter | None = None, numbers: str = "full", tombstone_s: float = 60) -> Retained:
-    return Retained(TOPICS, Wire(numbers), show or Filter(), tombstone_s)  # type: ignore[arg-type]
+def mirror(show: Filter | None = None, numbers: str = "full", tombstone_s: float = 60) -> RetainedTopics:
+    return RetainedTopics(TOPICS, Wire(numbers), show or Filter(), tombstone_s)  # type: ignore[arg-type]
 
 
-def told(retained: Retained) -> dict[str, object]:
+def told(retained: RetainedTopics) -> dict[str, object]:
     """What the broker would be told now, decoded; None removes."""
     return {topic: json.loads(text) if text else None for topic, text in retained.take_dirty().items()}
 
@@ -214,7 +214,7 @@ def test_the_first_word_that_applies() -> None:
 
 
 def test_filters_of_extension_and_direction_apply_and_those_of_events_do_not() -> None:
-    """Retained topics follow `extensions`, `directions` and `numbers`."""
+    """RetainedTopics topics follow `extensions`, `directions` and `numbers`."""
     show = Filter(events=("call.ended",), directions=("inbound",), extensions=("101",))
     live_calls, retained = HandBoard(("101", "102")), mirror(show, "last4")
     live_calls.live = [made(), made("102"), made(session="s-9", direction=Direction.OUTBOUND)]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callcast.ports.sink import Delivered, Outcome, Retry
-from callcast.sinks.posting import Answer, _Exchange
+from callcast.sinks.posting import Response, _Exchange
 from callcast.testing import delivery
 from tests.integration.sinks.test_webhook import opened
 from tests.ports import free_port
@@ -307,7 +307,7 @@ async def test_a_new_connection_that_dies_is_a_failure() -> None:
     async with RawReceiver(says(FINE), says(b"", closes=True)).serve() as receiver, opened(receiver.url) as sink:
         assert await sink.send(delivery()) == Delivered()
         outcome = await sink.send(delivery(1))
-    assert outcome == Retry("disconnected", "http://127.0.0.1: the connection was lost before the answer")
+    assert outcome == Retry("disconnected", "http://127.0.0.1: the connection was lost before the response")
     assert len(receiver.ids) == 3
 
 
@@ -327,4 +327,4 @@ async def test_a_status_is_read_however_the_bytes_are_cut(
     for begin, end in itertools.pairwise([0, *sorted(cuts), len(answer)]):
         exchange.hear(answer[begin:end])
     if status >= 200 or status == 101:
-        assert exchange.answer == Answer(status)
+        assert exchange.answer == Response(status)

@@ -113,7 +113,7 @@ def test_a_number_shows_its_last_four_digits_wherever_it_is() -> None:
         "table": {"+16504306662": "+442071234567"},
         "extension": "62264425016",
     }
-    assert logs.hide_numbers(None, "info", line) == {
+    assert logs.mask_numbers(None, "info", line) == {
         "event": "x",
         "detail": "calling ***6662 and ***6382 at 12:30+0100",
         "many": ["***6662", 5],
@@ -243,7 +243,7 @@ OTHERS = """
 import logging, sys, warnings
 from callcast.observability import logs
 logs.configure("info", "json")
-with logs.standard_error_taken():
+with logs.stderr_redirected():
     logging.getLogger("some.library").error("broken: %s", "+16504306662")
     print("printed by", "some code\\nin two lines", file=sys.stderr)
     print("half", end="", file=sys.stderr)

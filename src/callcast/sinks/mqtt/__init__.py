@@ -1,4 +1,7 @@
-"""Events and the present state on an MQTT broker: `link` is one connection, `retained` what the broker remembers."""
+"""The MQTT sink: publishes events, and the current state as retained topics.
+
+`sink` is the sink itself, `connection` one connection to a broker, `retained_topics` the retained state.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -36,7 +39,7 @@ class Settings(TlsSettings):
     )
 
     retain: bool = Field(
-        default=True, description="false: no retained topics and no will, for brokers that refuse them"
+        default=True, description="false: no retained topics and no will, for brokers that do not support them"
     )
 
     @field_validator("url")
@@ -44,7 +47,7 @@ class Settings(TlsSettings):
     def _url_is_safe(cls, text: str, info: ValidationInfo) -> str:
         url = _split(text)
         if url.username is not None or url.password is not None:
-            raise ValueError("must not hold a login: use username and password")
+            raise ValueError("must not contain a user or password: use username and password")
         if url.scheme == "mqtt" and not is_loopback(url.hostname or "") and not info.data.get("allow_plaintext"):
             raise ValueError("mqtt is not encrypted: use mqtts, or set allow_plaintext = true")
         return text
@@ -54,14 +57,14 @@ class Settings(TlsSettings):
     def _topic_can_be_a_prefix(cls, prefix: str) -> str:
         levels = prefix.split("/")
         if not all(levels) or not prefix.isprintable() or set(prefix) & set("+#") or prefix.startswith("$"):
-            raise ValueError("expected the beginning of a topic, such as site/callcast, without + # $")
+            raise ValueError("expected a topic prefix, such as site/callcast, without + # $")
         return prefix
 
     @field_validator("password")
     @classmethod
     def _password_has_a_user(cls, password: Secret | None, info: ValidationInfo) -> Secret | None:
         if password is not None and not info.data.get("username"):
-            raise ValueError("is of no use without username")
+            raise ValueError("has no effect without username")
         return password
 
     @asynccontextmanager
@@ -87,13 +90,13 @@ class Settings(TlsSettings):
         return exclusive_resources
 
     async def check_connectivity(self, request: ConnectivityRequest, /) -> ConnectivityResult:
-        """Logs in with a will, and leaves again; with `send` it publishes what the sink would."""
+        """Connects with a will, and disconnects; with `send`, also publishes test messages."""
         from callcast.sinks.mqtt.connect_options import check_connectivity
 
         return await check_connectivity(self, request)
 
     def address(self) -> tuple[str, int, bool]:
-        """Host, port, and whether to speak TLS."""
+        """Host, port, and whether to use TLS."""
         url = _split(self.url)
         return url.hostname or "", url.port or _PORTS[url.scheme], url.scheme == "mqtts"
 

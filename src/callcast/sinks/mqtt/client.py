@@ -1,4 +1,4 @@
-"""paho's client, changed in two places by a subclass: the library itself stays as it is for other users."""
+"""paho's client with two methods overridden."""
 
 import socket
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from callcast.sinks.addresses import connect_blocking
 
 
 class BrokerClient(paho.Client):
-    """Tries every address of a name, and decodes acknowledgements itself.
+    """Tries every address of a host name, and decodes acknowledgements itself.
 
-    paho builds tables of property names for each acknowledgement, which costs more than the message did. And mosquitto
-    acknowledges a message above its message_size_limit with a code that MQTT 5 has for other packets only: paho takes
-    that for a malformed packet and drops the connection with every other message on it.
+    paho builds tables of property names for each acknowledgement, which takes longer than publishing the message. And
+    mosquitto acknowledges a message above its message_size_limit with a code that MQTT 5 defines for other packets
+    only; paho treats that as a malformed packet and closes the connection, with all other messages on it.
 
     on_acknowledged: called with the message's id and the broker's reason code (0 with MQTT 3.1.1).
     """
@@ -39,7 +39,7 @@ class BrokerClient(paho.Client):
 
 
 def puback_name(code: int) -> str:
-    """MQTT 5's name of a reason code; if it has none for acknowledgements, the one that it has for other packets."""
+    """The name of a reason code for acknowledgements, or else for other packets."""
     names = ReasonCode.names.get(code, {})
     for name, packets in names.items():
         if PacketTypes.PUBACK in packets:

@@ -1,6 +1,7 @@
-"""One connection to a broker: one paho client, made afresh each time and thrown away with whatever it still held.
+"""One connection to a broker, with a paho client of its own that is discarded when the connection ends.
 
-So paho neither queues, nor sends again, nor reconnects, and a late acknowledgement cannot meet a later message.
+Therefore paho never queues, resends or reconnects, and a late acknowledgement cannot be mistaken for that of a later
+message.
 """
 
 import asyncio
@@ -21,13 +22,13 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from callcast.sinks.mqtt.client import BrokerClient, puback_name
 from callcast.sinks.mqtt.loop_adapter import LoopAdapter
-from callcast.sinks.mqtt.properties import Packed
+from callcast.sinks.mqtt.properties import EncodedProperties
 from callcast.sinks.tls import tls_fault
 
 RETAIN_NOT_SUPPORTED = 0x9A
 QOS_NOT_SUPPORTED = 0x9B
 PACKET_TOO_LARGE = 0x95
-TAKEN_OVER = 0x8E
+SESSION_TAKEN_OVER = 0x8E
 _FIRST_FAILURE = 0x80
 _KEEPALIVE_S = 30
 
@@ -38,25 +39,25 @@ class Message(Struct, frozen=True):
     topic: str
     payload: bytes
     retain: bool = False
-    properties: Packed | None = None
+    properties: EncodedProperties | None = None
 
 
-class Trouble(Struct, frozen=True):
-    """Why there is no connection, or no good acknowledgement: a word for metrics, a few for people."""
+class Failure(Struct, frozen=True):
+    """Why a connection or a message failed: `reason` is a label for metrics, `detail` a description."""
 
     reason: str
     detail: str = ""
     code: int = 0
 
 
-Answer = Trouble | None  # None is the good one
-LOST = Trouble("disconnected", "the connection was lost")
-_OVERDUE = Trouble("timeout", "the broker did not acknowledge in time")
-_NO_QOS_1 = Trouble("qos_not_supported", "the broker takes no QoS 1", QOS_NOT_SUPPORTED)
+PublishResult = Failure | None  # None: acknowledged
+LOST = Failure("disconnected", "the connection was lost")
+_OVERDUE = Failure("timeout", "the broker did not acknowledge in time")
+_NO_QOS_1 = Failure("qos_not_supported", "the broker does not support QoS 1", QOS_NOT_SUPPORTED)
 
 
-class Access(Struct, frozen=True, kw_only=True):
-    """How to get to the broker. `will` is what it says for us when we are lost; None: nothing."""
+class ConnectOptions(Struct, frozen=True, kw_only=True):
+    """How to connect to the broker. `will` is published when the connection is lost; None: no will."""
 
     host: str
     port: int
@@ -72,38 +73,38 @@ class Access(Struct, frozen=True, kw_only=True):
 
 class _Ack(Struct):
     size: int
-    answer: asyncio.Future[Answer]
+    answer: asyncio.Future[PublishResult]
     due_s: float
 
 
-class Link:
-    """One connection as the loop sees it. Every method runs on the loop."""
+class Connection:
+    """One connection to a broker. Every method runs on the event loop."""
 
-    def __init__(self, access: Access) -> None:
-        self._client = _client(access)
+    def __init__(self, options: ConnectOptions) -> None:
+        self._client = _client(options)
         self._loop = asyncio.get_running_loop()
         self._acks: dict[int, _Ack] = {}  # in the order in which they are due
         self._overdue: asyncio.TimerHandle | None = None
         self._subscribed: dict[int, asyncio.Future[Sequence[ReasonCode]]] = {}
-        self._in_flight_max = access.in_flight_max
-        self._timeout_s = access.timeout_s
+        self._in_flight_max = options.in_flight_max
+        self._timeout_s = options.timeout_s
         self._packet_bytes_max = math.inf
-        self._slots = asyncio.Semaphore(access.in_flight_max)
-        self.heard: Callable[[str, bytes, bool], None] = ignore
+        self._slots = asyncio.Semaphore(options.in_flight_max)
+        self.on_message_received: Callable[[str, bytes, bool], None] = ignore
         self.opened = asyncio.Event()
-        self.over = asyncio.Event()  # then `trouble` says why
-        self.gone = asyncio.Event()  # nothing is left open
-        self.trouble = LOST
-        self.takes_retained = True  # as far as the broker says, once `opened`; MQTT 3.1.1 has no word for it
+        self.over = asyncio.Event()  # set when the connection has ended; `failure` says why
+        self.gone = asyncio.Event()  # set when the socket is closed
+        self.failure = LOST
+        self.takes_retained = True  # known once `opened`; a broker with MQTT 3.1.1 cannot say
         self.abandoned = False
-        _listen(self._client, self)
+        _set_callbacks(self._client, self)
         self._adapter = LoopAdapter(
-            self._client, lambda: self._client.connect(access.host, access.port, _KEEPALIVE_S), self.ended
+            self._client, lambda: self._client.connect(options.host, options.port, _KEEPALIVE_S), self.ended
         )
 
-    def give_up(self, trouble: Trouble) -> None:
-        """Leave without waiting; if it is still connecting, as soon as it has."""
-        self.trouble = trouble
+    def give_up(self, failure: Failure) -> None:
+        """Disconnect without waiting; while still connecting, as soon as that has finished."""
+        self.failure = failure
         self.abandoned = True
         self._adapter.leave()
         self._close()
@@ -112,34 +113,34 @@ class Link:
         """Whether `publish` takes no longer than `timeout_s`."""
         return not self._slots.locked()
 
-    async def publish(self, message: Message) -> Answer:
-        """Returns with the broker's acknowledgement, or when there can be none any more."""
+    async def publish(self, message: Message) -> PublishResult:
+        """Returns when the broker has acknowledged the message, or when the connection has ended."""
         size = len(message.payload) + 3 * len(message.topic) + 512
         if size > self._packet_bytes_max and _packet_bytes(message) > self._packet_bytes_max:
-            return Trouble("packet_too_large", "larger than the broker takes", PACKET_TOO_LARGE)
+            return Failure("packet_too_large", "larger than the maximum packet size of the broker", PACKET_TOO_LARGE)
         await self._slots.acquire()
         mid = None
         try:
-            mid = self._hand_over(message)
+            mid = self._pass_to_paho(message)
         finally:
             if mid is None:
                 self._slots.release()
         if mid is None:
-            return self.trouble
+            return self.failure
         ack = self._acks[mid] = _Ack(size, self._loop.create_future(), self._loop.time() + self._timeout_s)
         if self._overdue is None:
             self._overdue = self._loop.call_at(ack.due_s, self._check_overdue)
         return await ack.answer
 
-    def _hand_over(self, message: Message) -> int | None:
-        """To paho, which sends it in this turn of the loop. Returns the id by which it is acknowledged."""
+    def _pass_to_paho(self, message: Message) -> int | None:
+        """Pass the message to paho, which sends it at once. Returns the message id, or None."""
         if self.over.is_set():
             return None
         info = self._client.publish(message.topic, message.payload, 1, message.retain, message.properties)
         return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
 
     def _check_overdue(self) -> None:
-        """One that does not come costs the connection, whoever still waits: MQTT sends again on a new one only."""
+        """A missing acknowledgement ends the connection, because MQTT resends only on a new one."""
         self._overdue = None
         oldest = next(iter(self._acks.values()), None)
         if oldest is None:
@@ -150,7 +151,7 @@ class Link:
             self._overdue = self._loop.call_at(oldest.due_s, self._check_overdue)
 
     def subscribe(self, filters: Sequence[str]) -> asyncio.Future[Sequence[ReasonCode]]:
-        """What the broker says to each filter; nothing when the connection is lost meanwhile."""
+        """The broker's reason code for each filter; empty if the connection is lost meanwhile."""
         topics: Any = [(each, 0) for each in filters]
         if self._client.protocol == MQTTProtocolVersion.MQTTv5:
             topics = [(each, SubscribeOptions(qos=0)) for each in filters]
@@ -165,11 +166,11 @@ class Link:
     def unsubscribe(self, filters: Sequence[str]) -> None:
         self._client.unsubscribe(list(filters))
 
-    # What paho tells:
+    # Callbacks from paho:
 
     def connected(self, reason: ReasonCode, properties: Properties) -> None:
         if reason.is_failure:
-            self.trouble = _refusal(reason.value, reason.getName())
+            self.failure = _refusal(reason.value, reason.getName())
             return
         self._slots = asyncio.Semaphore(
             min(self._in_flight_max, getattr(properties, "ReceiveMaximum", self._in_flight_max))
@@ -177,7 +178,7 @@ class Link:
         self._packet_bytes_max = getattr(properties, "MaximumPacketSize", math.inf)
         self.takes_retained = getattr(properties, "RetainAvailable", 1) != 0
         if getattr(properties, "MaximumQoS", 2) == 0:
-            self.trouble = _NO_QOS_1
+            self.failure = _NO_QOS_1
             self._loop.call_soon(self.give_up, _NO_QOS_1)
             return
         self.opened.set()
@@ -197,24 +198,24 @@ class Link:
 
     def left(self, reason: ReasonCode, by_broker: bool) -> None:
         if by_broker and not self.abandoned:
-            self.trouble = _refusal(reason.value, reason.getName())
+            self.failure = _refusal(reason.value, reason.getName())
             if reason.value == PACKET_TOO_LARGE and self._acks:
                 self._refuse_largest()
 
     def ended(self, error: Exception | None) -> None:
         if error is not None and not self.abandoned:
-            self.trouble = _why(error)
+            self.failure = _why(error)
         self.gone.set()
         self._close()
 
     def _close(self) -> None:
-        """Nothing more will come: tell everybody who waits."""
+        """Wake all waiting callers, because the connection has ended."""
         self.over.set()
         self.opened.set()
         for ack in self._acks.values():
             self._slots.release()
             if not ack.answer.done():
-                ack.answer.set_result(self.trouble if self.trouble.code != PACKET_TOO_LARGE else LOST)
+                ack.answer.set_result(self.failure if self.failure.code != PACKET_TOO_LARGE else LOST)
         if self._overdue is not None:
             self._overdue.cancel()
         for answer in self._subscribed.values():
@@ -224,53 +225,55 @@ class Link:
         self._subscribed.clear()
 
     def _refuse_largest(self) -> None:
-        """The broker does not say which one it was; if one was too large, the largest was."""
+        """The broker does not say which message was too large; it must be the largest."""
         largest = max(self._acks.values(), key=lambda ack: ack.size)
         if not largest.answer.done():
-            largest.answer.set_result(self.trouble)
+            largest.answer.set_result(self.failure)
 
 
 def ignore(_topic: str, _payload: bytes, _retained: bool) -> None:
-    """What is heard when nobody listens."""
+    """Ignore a received message."""
 
 
-def _listen(client: BrokerClient, link: Link) -> None:
+def _set_callbacks(client: BrokerClient, connection: Connection) -> None:
     def on_connect(_client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, properties: Any) -> None:
-        link.connected(reason, properties)
+        connection.connected(reason, properties)
 
     def on_subscribe(_client: paho.Client, _data: Any, mid: int, reasons: Any, _properties: Any) -> None:
-        link.subscribed(mid, reasons)
+        connection.subscribed(mid, reasons)
 
     def on_message(_client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
-        link.heard(message.topic, bytes(message.payload), message.retain)
+        connection.on_message_received(message.topic, bytes(message.payload), message.retain)
 
     def on_disconnect(_client: paho.Client, _data: Any, flags: Any, reason: ReasonCode, _props: Any) -> None:
-        link.left(reason, flags.is_disconnect_packet_from_server)
+        connection.left(reason, flags.is_disconnect_packet_from_server)
 
-    client.on_socket_open = _send_at_once
+    client.on_socket_open = _disable_nagle
     client.on_connect = on_connect
-    client.on_acknowledged = link.acknowledged
+    client.on_acknowledged = connection.acknowledged
     client.on_subscribe = on_subscribe
     client.on_message = on_message
     client.on_disconnect = on_disconnect
 
 
-def _send_at_once(_client: paho.Client, _data: Any, sock: Any) -> None:
-    """Small packets that wait for each other cost 40 ms each (Nagle's algorithm and delayed acknowledgements)."""
+def _disable_nagle(_client: paho.Client, _data: Any, sock: Any) -> None:
+    """Disable Nagle's algorithm, which with delayed acknowledgements costs 40 ms for each small packet."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _client(access: Access) -> BrokerClient:
-    version = MQTTProtocolVersion.MQTTv5 if access.version_5 else MQTTProtocolVersion.MQTTv311
-    client = BrokerClient(CallbackAPIVersion.VERSION2, access.client_id, protocol=version, reconnect_on_failure=False)
-    client.connect_timeout = access.timeout_s
-    client.max_inflight_messages_set(0)  # counting is `Link`'s; with a limit paho looks through all at every answer
-    client.max_queued_messages_set(access.in_flight_max)  # counts those in flight too: so none is ever queued
-    if access.username:
-        client.username_pw_set(access.username, access.password or None)
-    if access.tls is not None:
-        client.tls_set_context(access.tls)
-    if (will := access.will) is not None:
+def _client(options: ConnectOptions) -> BrokerClient:
+    version = MQTTProtocolVersion.MQTTv5 if options.version_5 else MQTTProtocolVersion.MQTTv311
+    client = BrokerClient(CallbackAPIVersion.VERSION2, options.client_id, protocol=version, reconnect_on_failure=False)
+    client.connect_timeout = options.timeout_s
+    client.max_inflight_messages_set(
+        0
+    )  # `Connection` counts; with a limit paho searches all messages at each acknowledgement
+    client.max_queued_messages_set(options.in_flight_max)  # includes those in flight, so none is ever queued
+    if options.username:
+        client.username_pw_set(options.username, options.password or None)
+    if options.tls is not None:
+        client.tls_set_context(options.tls)
+    if (will := options.will) is not None:
         client.will_set(will.topic, will.payload, 1, will.retain, will.properties)
     return client
 
@@ -280,18 +283,18 @@ def _packet_bytes(message: Message) -> int:
     return 5 + 2 + len(message.topic.encode()) + 2 + len(properties) + len(message.payload)
 
 
-def _refusal(code: int, name: str) -> Trouble:
-    return Trouble(re.sub(r"[^a-z0-9]+", "_", name.lower()), f"the broker said: {name}", code)
+def _refusal(code: int, name: str) -> Failure:
+    return Failure(re.sub(r"[^a-z0-9]+", "_", name.lower()), f"the broker reports: {name}", code)
 
 
-def _why(error: Exception) -> Trouble:
+def _why(error: Exception) -> Failure:
     match error:
         case socket.gaierror():
-            return Trouble("dns", "the name cannot be resolved")
+            return Failure("dns", "the name cannot be resolved")
         case ssl.SSLError():
-            return Trouble("tls", tls_fault(error))
+            return Failure("tls", tls_fault(error))
         case TimeoutError():
-            return Trouble("timeout", "no connection in time")
+            return Failure("timeout", "no connection in time")
         case OSError():
-            return Trouble("connect", os.strerror(error.errno).lower() if error.errno else "no connection")
-    return Trouble("bad_answer", f"what came is not MQTT ({type(error).__name__})")
+            return Failure("connect", os.strerror(error.errno).lower() if error.errno else "no connection")
+    return Failure("bad_answer", f"the response is not MQTT ({type(error).__name__})")

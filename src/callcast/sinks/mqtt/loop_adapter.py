@@ -1,7 +1,7 @@
-"""paho's client on the event loop, by the hooks that it has for loops of others.
+"""Runs paho's client on the event loop, with paho's hooks for external loops.
 
-It has a thread only while it connects, since paho looks up the name, connects and speaks TLS without returning.
-From then on everything, its callbacks too, happens on the loop.
+A thread is used only while connecting, because paho's name lookup, connect and TLS handshake block. After that
+everything runs on the event loop, callbacks included.
 """
 
 import asyncio
@@ -12,13 +12,13 @@ from typing import Any
 
 from paho.mqtt import client as paho
 
-_CHECK_EVERY_S = 1.0  # whether it is time for a ping, or for one that was not answered
+_CHECK_EVERY_S = 1.0  # how often paho checks its keepalive pings
 
 
 class LoopAdapter:
-    """One connection from its beginning to its end, of which `over` is told: the error, or None.
+    """Drives one connection from beginning to end.
 
-    connect: does so without returning before; raises what goes wrong.
+    connect: connects and blocks until done; raises an error. over: called at the end, with the error or None.
     """
 
     def __init__(
@@ -29,28 +29,28 @@ class LoopAdapter:
         self._loop = asyncio.get_running_loop()
         self._leaving = self._ended = False
         self._poll: asyncio.TimerHandle | None = None
-        # Nobody waits for it: a process that stops does not stay for a slow name server.
+        # A daemon thread: a slow name server must not delay the end of the process.
         threading.Thread(target=self._connect, args=(connect,), name="mqtt-connect", daemon=True).start()
 
     def leave(self) -> None:
-        """Say goodbye and hang up; while it still connects, as soon as it has."""
+        """Disconnect; while still connecting, as soon as that has finished."""
         self._leaving = True
         if self._poll is not None:
-            self._hang_up()
+            self._disconnect()
 
     def _connect(self, connect: Callable[[], object]) -> None:
         """In the thread."""
         error: Exception | None = None
         try:
             connect()
-        except Exception as trouble:  # noqa: BLE001 (a thread that dies unheard would leave everybody waiting)
-            error = trouble
+        except Exception as failure:  # noqa: BLE001 (reported to the event loop, where callers wait)
+            error = failure
         try:
-            self._loop.call_soon_threadsafe(self._set_out, error)
-        except RuntimeError:  # the loop is closed: nobody is left to be told
+            self._loop.call_soon_threadsafe(self._start, error)
+        except RuntimeError:  # the event loop is closed
             self._drop_socket()
 
-    def _set_out(self, error: Exception | None) -> None:
+    def _start(self, error: Exception | None) -> None:
         sock: Any = self._client.socket()
         if error is not None or sock is None:
             self._end(error)
@@ -60,21 +60,21 @@ class LoopAdapter:
         self._loop.add_reader(sock, self._step, self._read)
         self._read_interest()
         if self._leaving:
-            self._hang_up()
+            self._disconnect()
 
     def _step(self, work: Callable[[], object]) -> None:
         error: Exception | None = None
         try:
             work()
-        except Exception as trouble:  # noqa: BLE001 (paho raises whatever it stumbles over in what is not MQTT)
-            error = trouble
+        except Exception as failure:  # noqa: BLE001 (paho raises various errors for data that is not MQTT)
+            error = failure
         if error is not None or self._client.socket() is None:
             self._end(error)
 
     def _read(self) -> None:
         self._client.loop_read()
         while isinstance(sock := self._client.socket(), ssl.SSLSocket) and sock.pending():
-            self._client.loop_read()  # of what is decrypted already no selector tells
+            self._client.loop_read()  # the selector does not report data that is already decrypted
 
     def _write_soon(self, *_: object) -> None:
         """Once for everything that is published in this turn of the loop."""
@@ -94,7 +94,7 @@ class LoopAdapter:
         self._poll = self._loop.call_later(_CHECK_EVERY_S, self._read_interest)
         self._step(self._client.loop_misc)
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         self._client.disconnect()
         self._step(self._client.loop_write)
         self._end(None)  # also when there was no room for the goodbye

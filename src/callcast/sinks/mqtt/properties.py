@@ -1,6 +1,6 @@
-"""MQTT 5's properties as the bytes that go out: paho packs each by its name, which costs more than the message.
+"""MQTT 5 properties, encoded directly: paho encodes each one by name, which takes longer than sending the message.
 
-The identifiers are those of MQTT 5, 2.2.2.2.
+The identifiers are those of section 2.2.2.2 of MQTT 5.
 """
 
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ _TEXT_BYTES_MAX = 0xFFFF
 _EXPIRY_S_MAX = 0xFFFFFFFF
 
 
-class Packed(Properties):
-    """Properties of which paho is only ever asked to send the bytes."""
+class EncodedProperties(Properties):
+    """Properties that are already encoded; paho only sends the bytes."""
 
     packed: bytes
 
@@ -34,11 +34,11 @@ def correlation(text: str) -> bytes:
 
 
 def expiry(seconds: int) -> bytes:
-    """At least one: with 0 a broker may throw the message away at once."""
+    """The message expiry interval, at least 1 s: with 0 a broker may discard the message at once."""
     return b"\x02" + min(max(1, seconds), _EXPIRY_S_MAX).to_bytes(4, "big")
 
 
-@lru_cache(64)  # the same few in every message
+@lru_cache(64)  # every message has the same few names
 def _user_property(name: str) -> bytes:
     return b"\x26" + _text(name)
 
@@ -46,5 +46,5 @@ def _user_property(name: str) -> bytes:
 def _text(text: str) -> bytes:
     packed = text.encode()
     if len(packed) > _TEXT_BYTES_MAX or b"\0" in packed:
-        raise ValueError("longer than MQTT can tell, or with a NUL")  # a broker would close the connection
+        raise ValueError("text too long for MQTT, or with a NUL character")  # a broker would close the connection
     return len(packed).to_bytes(2, "big") + packed

@@ -19,7 +19,7 @@ _STATE_WORDS = (State.RINGING, State.DIALING, State.CONNECTED)  # the first that
 
 
 def encoded(part: str) -> str:
-    """One level of a topic: whatever a topic gives a meaning to, and control characters, percent-encoded."""
+    """One topic level, with special and control characters percent-encoded."""
     if part.isprintable() and not _SPECIAL.search(part):
         return part
     return "".join(quote(c, safe="") if c in "/+#%" or not c.isprintable() else c for c in part)
@@ -53,11 +53,11 @@ class Topics:
         return [self.status, *(f"{self._prefix}/{each}" for each in below)]
 
 
-class Retained:
-    """Follows the board, and knows which topics the broker has not been told yet.
+class RetainedTopics:
+    """Derives the retained topics from the live calls, and tracks which of them must be published.
 
-    wanted: every retained topic and its message. dirty: the topics that have changed since they were taken; one
-    that is not wanted any more is to be removed.
+    wanted: every retained topic and its message. dirty: the topics that changed since the last `take_dirty`; a dirty
+    topic that is not in `wanted` must be removed.
     """
 
     def __init__(self, topics: Topics, wire: Wire, show: Filter, tombstone_s: float) -> None:
@@ -67,15 +67,15 @@ class Retained:
         self._wire = wire
         self._show = show
         self._tombstone_s = tombstone_s
-        self._owners: dict[str, _Owner] = {}  # by topic: of live calls, and of ended ones until they are buried
-        self._burials: dict[str, float] = {}  # by topic, in order
+        self._owners: dict[str, _Owner] = {}  # by topic; of live calls, and of ended ones until they are removed
+        self._removals: dict[str, float] = {}  # by topic, in order
         self._live: dict[_Owner, dict[str, Call]] = {}
         self._ended: dict[_Owner, datetime] = {}
         self._watched: set[_Owner] = set()
-        self._counted: dict[str, Summary] = {}  # as last told, by source
+        self._counted: dict[str, Summary] = {}  # as last published, by source
 
     def mirror(self, live_calls: LiveCalls, now_s: float, changed: Iterable[Call] | None = None) -> None:
-        """Take over what changed, or everything (None). An ended call that was not there before is not added."""
+        """Apply the changed calls, or all calls (None). Ended calls that were not known are not added."""
         calls = tuple(live_calls.calls() if changed is None else changed)
         shown = [c for c in calls if self._shows(c)]
         summaries = live_calls.summaries()
@@ -85,20 +85,20 @@ class Retained:
             for extension_id in live_calls.extensions(each.source)
             if not self._show.extensions or extension_id in self._show.extensions
         }
-        touched = watched ^ self._watched
-        touched |= self._forget({self._topics.call(call) for call in calls if not self._shows(call)})
+        changed_owners = watched ^ self._watched
+        changed_owners |= self._forget({self._topics.call(call) for call in calls if not self._shows(call)})
         if changed is None:
             kept = {self._topics.call(call) for call in shown}
             live = {topic for calls_of_owner in self._live.values() for topic in calls_of_owner}
-            touched |= watched | self._forget(live - kept)
-        touched.update([self._take(call, now_s) for call in shown])
+            changed_owners |= watched | self._forget(live - kept)
+        changed_owners.update([self._take(call, now_s) for call in shown])
         self._watched = watched
-        for owner in touched:
+        for owner in changed_owners:
             self._mirror_state(owner)
         self._count(each for each in summaries if self._counted.get(each.source) != _without_clocks(each))
 
     def count(self, summaries: Iterable[Summary]) -> None:
-        """Take over every summary; of one in which only times go on this is enough every few seconds."""
+        """Update all summaries. Call it every few seconds, because their times change without a call."""
         self._count(summaries)
 
     def _count(self, summaries: Iterable[Summary]) -> None:
@@ -106,25 +106,25 @@ class Retained:
             self._counted[each.source] = _without_clocks(each)
             self._set(self._topics.summary(each.source), _encoded_summary(each))
 
-    def bury(self, now_s: float) -> None:
-        """Remove the calls whose time after their end is over."""
-        while self._burials:
-            topic, due_s = next(iter(self._burials.items()))
+    def remove_ended(self, now_s: float) -> None:
+        """Remove calls that ended longer ago than `tombstone_s`."""
+        while self._removals:
+            topic, due_s = next(iter(self._removals.items()))
             if due_s > now_s:
                 return
             self._drop_call(topic)
 
-    def next_burial_s(self) -> float | None:
-        return next(iter(self._burials.values()), None)
+    def next_removal_s(self) -> float | None:
+        return next(iter(self._removals.values()), None)
 
     def take_dirty(self) -> dict[str, bytes]:
-        """The topics to tell the broker of, with their messages; empty ones remove the topic."""
+        """The topics to publish with their messages; an empty message removes the topic."""
         taken = {topic: self.wanted.get(topic, b"") for topic in self.dirty}
         self.dirty.clear()
         return taken
 
     def publish_all(self) -> None:
-        """The broker may have forgotten everything."""
+        """Mark every topic as dirty, because the broker may have lost them."""
         self.dirty.update(self.wanted)
 
     def _shows(self, call: Call) -> bool:
@@ -139,33 +139,33 @@ class Retained:
             self._end(owner, topic, call)
             if topic not in self._owners:
                 return owner
-            self._burials.setdefault(topic, now_s + self._tombstone_s)
+            self._removals.setdefault(topic, now_s + self._tombstone_s)
         self._owners[topic] = owner
         self._set(topic, self._wire.call(call))
         return owner
 
     def _end(self, owner: _Owner, topic: str, call: Call) -> None:
-        self._live_no_more(owner, topic)
+        self._remove_live(owner, topic)
         if call.ended_at is not None:
             self._ended[owner] = max(call.ended_at, self._ended.get(owner, call.ended_at))
 
-    def _live_no_more(self, owner: _Owner, topic: str) -> None:
+    def _remove_live(self, owner: _Owner, topic: str) -> None:
         live = self._live.get(owner, {})
         live.pop(topic, None)
         if not live:
             self._live.pop(owner, None)
 
     def _forget(self, topics: set[str]) -> set[_Owner]:
-        """Remove these calls now: they are gone, or shown no longer."""
+        """Remove the topics of calls that no longer exist or no longer match the filter."""
         gone = {topic: self._owners[topic] for topic in topics if topic in self._owners}
         for topic, owner in gone.items():
-            self._live_no_more(owner, topic)
+            self._remove_live(owner, topic)
             self._drop_call(topic)
         return set(gone.values())
 
     def _drop_call(self, topic: str) -> None:
         del self._owners[topic]
-        self._burials.pop(topic, None)
+        self._removals.pop(topic, None)
         self._drop(topic)
 
     def _mirror_state(self, owner: _Owner) -> None:
@@ -203,5 +203,5 @@ def _encoded_summary(summary: Summary) -> bytes:
 
 
 def _without_clocks(summary: Summary) -> Summary:
-    """What of it does not change by itself as time goes on."""
+    """The summary without the fields that change as time passes."""
     return structs.replace(summary, as_of=None, now=None, longest_wait_s=None)

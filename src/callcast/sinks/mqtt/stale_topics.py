@@ -1,17 +1,17 @@
-"""What the broker still remembers under our prefix, from before this connection."""
+"""Reads the retained topics that the broker still has from before this connection."""
 
 import asyncio
 
 from msgspec import DecodeError, Struct, json
 
-from callcast.sinks.mqtt.connection import Link, ignore
+from callcast.sinks.mqtt.connection import Connection, ignore
 from callcast.sinks.mqtt.retained_topics import Topics
 
 _READ_S = 10.0
 
 
 class UnreadableError(Exception):
-    """The broker does not let us read our own topics, or they are not ours alone."""
+    """The topics cannot be read, or another client uses the same prefix."""
 
 
 class _Status(Struct):
@@ -20,22 +20,22 @@ class _Status(Struct):
 
 
 class StaleTopics:
-    """Reads the retained topics below our prefix.
+    """Reads the retained topics below the prefix of this sink.
 
-    The subscription goes out before the birth message. So when that message comes back, everything retained has
-    come before it; and when it does not come back, we may not read.
+    The subscription is sent before the birth message. So when that message arrives, all retained messages have
+    arrived before it; if it does not arrive, the broker does not allow reading.
     """
 
-    def __init__(self, link: Link, topics: Topics, birth: bytes, client_id: str) -> None:
-        self._link = link
+    def __init__(self, connection: Connection, topics: Topics, birth: bytes, client_id: str) -> None:
+        self._connection = connection
         self._topics = topics
         self._birth = birth
         self._client_id = client_id
         self._retained: set[str] = set()
         self._other = ""
         self._whole = asyncio.Event()
-        link.heard = self._hear
-        self._granted = link.subscribe(topics.filters())
+        connection.on_message_received = self._receive
+        self._granted = connection.subscribe(topics.filters())
 
     async def read(self) -> set[str]:
         """All retained topics but `status`. Raises UnreadableError."""
@@ -44,20 +44,24 @@ class StaleTopics:
                 await self._is_granted()
                 await self._whole.wait()
         except TimeoutError:
-            raise UnreadableError("the broker does not let us read our own topics") from None
+            raise UnreadableError("the broker does not allow callcast to subscribe to its own topics") from None
         finally:
-            self._link.heard = ignore
-        self._link.unsubscribe(self._topics.filters())
+            self._connection.on_message_received = ignore
+        self._connection.unsubscribe(self._topics.filters())
         if self._other:
-            raise UnreadableError(f"the client {self._other} is online with the same topic: give each its own")
+            raise UnreadableError(
+                f"the client {self._other} is online with the same topic: give each client its own topic"
+            )
         return self._retained
 
     async def _is_granted(self) -> None:
         for reason in await self._granted:
             if reason.is_failure:
-                raise UnreadableError(f"the broker does not let us read our own topics: {reason.getName()}")
+                raise UnreadableError(
+                    f"the broker does not allow callcast to subscribe to its own topics: {reason.getName()}"
+                )
 
-    def _hear(self, topic: str, payload: bytes, retained: bool) -> None:
+    def _receive(self, topic: str, payload: bytes, retained: bool) -> None:
         if topic != self._topics.status:
             if retained and payload:
                 self._retained.add(topic)
