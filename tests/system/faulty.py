@@ -46,7 +46,7 @@ async def cancelled_caller(outbox: sqlite.SqliteOutbox, *_: Any, **__: Any) -> N
         may_fail.wait()
         raise Injected
 
-    caller = asyncio.ensure_future(outbox._worker.submit(operation))
+    caller = asyncio.ensure_future(outbox._writer.submit(operation))
     await asyncio.to_thread(begun.wait)
     caller.cancel()
     may_fail.set()
@@ -96,10 +96,10 @@ PARTS: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
     "sign-in": [(token.Tokens, "_sign_in", fails_later)],
     "token file": [(sign_in.SignIns, "_write", fails_later)],
     "note": [(sources.Sources, "_note", fails_later)],
-    "bell": [(sqlite._Claims, "ring", fails)],
-    "alarm": [(sqlite._Claims, "_alarmed", fails)],
+    "bell": [(sqlite._SinkClaims, "wake", fails)],
+    "alarm": [(sqlite._SinkClaims, "_on_timer", fails)],
     "board": [(InMemoryLiveCalls, "apply", fails)],
-    "outbox thread": [(worker.Worker, "_notice_other_writers", fails)],
+    "outbox thread": [(worker.WriterThread, "_check_for_other_writers", fails)],
     "operation without a caller": [(sqlite.SqliteOutbox, "check", cancelled_caller)],
     "executor": [(service.Service, "_housekeeping", in_the_executor)],
     "claim": [(sqlite.SqliteOutbox, "claim", fails_later)],

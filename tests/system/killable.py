@@ -43,7 +43,7 @@ IN_THREAD: dict[str, tuple[Any, str]] = {
     "recording": (deliveries.Deliveries, "record"),
     "settling": (deliveries.Deliveries, "settle"),
     "postponing": (deliveries.Deliveries, "again"),
-    "committed": (worker.Worker, "_commit"),
+    "committed": (worker.WriterThread, "_commit"),
 }
 POINTS = tuple(f"{step}.{side}" for step in STEPS for side in ("before", "after")) + tuple(IN_THREAD)
 

@@ -1,1 +1,1 @@
-"""Stores that keep the promises of `callcast.ports.outbox.Outbox`; one package for each."""
+"""Implementations of `callcast.ports.outbox.Outbox`, one package for each."""

@@ -136,7 +136,7 @@ async def test_everything_is_written_again(tmp_path: Path, trouble: Callable[[Pa
 
 
 async def test_again_and_again(tmp_path: Path) -> None:
-    """Each time it is written again, and it is said once with the latest time."""
+    """Each time the file is restored; one warning gives the latest time."""
     async with opened(tmp_path / "data") as outbox:
         for number, trouble in enumerate((delete_all, put_a_backup, delete_wal, delete_folder, delete_all), 1):
             await outbox.record(None, change(event(f"c{number}")))
@@ -176,7 +176,7 @@ async def test_no_room_to_write_it_again(tmp_path: Path, monkeypatch: pytest.Mon
             await outbox.record(None, change(event("a")))
             delete_all(disk.path)
             disk.fill()
-            said = await failing(outbox, "deleted or replaced while the service runs, and cannot be written again")
+            said = await failing(outbox, "deleted or replaced while the service runs, and cannot be restored")
             assert str(disk.path / FILE) in said
             assert outbox.resets == 0
             disk.free()

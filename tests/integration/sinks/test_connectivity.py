@@ -133,7 +133,7 @@ async def test_a_webhooks_certificate_for_another_name(certificates: Certificate
         elsewhere(monkeypatch, "other.example")
         result = await asked(hook(f"https://other.example:{far.port}", tls_ca=certificates.ca))
     assert result.status == "failed"
-    assert result.remedy == "put the name that the certificate is for into url"
+    assert result.remedy == "use a host name in url that the certificate is valid for"
 
 
 def elsewhere(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -159,7 +159,7 @@ async def test_no_webhook_there(send: bool) -> None:
     result = await asked(hook(f"http://127.0.0.1:{free_port()}"), send=send)
     assert result.status == "failed"
     assert result.said == "http://127.0.0.1: connection refused"
-    assert "whether anything listens there" in result.remedy
+    assert "the service there is running" in result.remedy
 
 
 @pytest.mark.parametrize("send", [False, True])
@@ -221,11 +221,11 @@ async def test_a_check_is_signed_and_shaped_as_an_event(form: str) -> None:
         (401, "check secrets and headers"),
         (403, "check secrets and headers"),
         (404, "check the path of url"),
-        (410, "put another one into url"),
+        (410, "set url to its new address"),
         (415, "check format"),
         (429, "try again later"),
-        (500, "its own log"),
-        (503, "its own log"),
+        (500, "check its log"),
+        (503, "check its log"),
     ],
 )
 async def test_a_check_that_is_refused(status: int, remedy: str) -> None:
@@ -316,7 +316,7 @@ async def test_no_broker_there() -> None:
     """The system's own words, without an address."""
     result = await asked(broker_settings(free_port()))
     assert (result.status, result.said) == ("failed", "mqtt://127.0.0.1: connection refused")
-    assert "whether anything listens there" in result.remedy
+    assert "the service there is running" in result.remedy
 
 
 async def test_a_broker_that_is_not_trusted(tmp_path: Path, certificates: Certificates) -> None:

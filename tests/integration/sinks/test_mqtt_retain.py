@@ -155,10 +155,10 @@ def test_no_state_is_left_out_for_one_closed_connection() -> None:
     support = RetainSupport(wanted=True)
     assert not support.learn(ConnectionOutcome.FAILED, LOST)
     assert not support.try_next
-    assert not support.settles(ConnectionOutcome.EVENTS_ONLY, said=False), "nothing is proven yet"
+    assert not support.is_final(ConnectionOutcome.EVENTS_ONLY, said=False), "nothing is proven yet"
     assert support.learn(ConnectionOutcome.EVENTS_ONLY, LOST)
     assert support.try_next
-    assert support.settles(ConnectionOutcome.RETAINING, said=False)
+    assert support.is_final(ConnectionOutcome.RETAINING, said=False)
     assert not support.to_announce()
 
 
@@ -175,7 +175,7 @@ def test_connections_are_never_tried_in_a_tight_loop() -> None:
         pauses = []
         for greeting, failure in path:
             if greeting is not ConnectionOutcome.FAILED:
-                support.settles(greeting, said=False)
+                support.is_final(greeting, said=False)
             pauses.append(not support.learn(greeting, failure))
         return pauses
 
@@ -196,7 +196,7 @@ def _can_happen(path: list[tuple[ConnectionOutcome, Failure]]) -> bool:
         if greeting is (ConnectionOutcome.EVENTS_ONLY if support.try_next else ConnectionOutcome.RETAINING):
             return False
         if greeting is not ConnectionOutcome.FAILED:
-            support.settles(greeting, said=False)
+            support.is_final(greeting, said=False)
         support.learn(greeting, failure)
     return True
 
@@ -220,8 +220,8 @@ async def test_the_check_finds_a_broker_without_retained_messages(protocol: str,
     with mosquitto(tmp_path, NO_RETAINED) as broker:
         result = await asked(broker, protocol, send=send)
         accepted = await asked(broker, protocol, send=send, retain=False)
-    assert (result.status, accepted.status) == ("warning", "good")
-    assert "no retained messages" in result.said
+    assert (result.status, accepted.verdict) == ("warning", "good")
+    assert "does not support retained messages" in result.said
     assert "retain = false" in result.remedy
 
 

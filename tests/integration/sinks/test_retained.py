@@ -126,7 +126,7 @@ def test_a_summary_in_which_only_time_goes_on_is_not_told_with_every_change() ->
     assert told(retained).keys() == {"callcast/acme/summary"}
 
 
-def test_a_call_rings_is_answered_ends_and_is_buried() -> None:
+def test_a_call_rings_is_answered_ends_and_is_removed() -> None:
     """The life of one call: its own topic and its extension's state follow, and after the end it goes."""
     live_calls, retained = HandBoard(), mirror()
     retained.mirror(live_calls, 0)
@@ -147,15 +147,15 @@ def test_a_call_rings_is_answered_ends_and_is_buried() -> None:
     changed = told(retained)
     assert changed["callcast/acme/101/state"] == {"state": "idle", "calls": 0, "since": "2026-03-02T09:00:09.000Z"}
     assert changed["callcast/acme/101/calls/s-1"]["state"] == "ended"  # type: ignore[index]
-    assert retained.next_burial_s() == 70
-    retained.bury(69)
+    assert retained.next_removal_s() == 70
+    retained.remove_ended(69)
     assert told(retained) == {}
-    retained.bury(70)
+    retained.remove_ended(70)
     assert told(retained) == {"callcast/acme/101/calls/s-1": None}
-    assert retained.next_burial_s() is None
+    assert retained.next_removal_s() is None
 
 
-def test_a_correction_after_the_burial_brings_nothing_back() -> None:
+def test_a_correction_after_its_removal_brings_nothing_back() -> None:
     """What has been removed stays removed; a correction before that is shown and does not delay the burial."""
     live_calls, retained = HandBoard(), mirror()
     live_calls.live = [made()]
@@ -166,7 +166,7 @@ def test_a_correction_after_the_burial_brings_nothing_back() -> None:
     retained.take_dirty()
     retained.mirror(live_calls, 30, [structs.replace(ended, from_party=None)])
     assert told(retained)["callcast/acme/101/calls/s-1"]["from"] is None  # type: ignore[index]
-    retained.bury(70)
+    retained.remove_ended(70)
     retained.take_dirty()
     retained.mirror(live_calls, 80, [ended])
     assert told(retained) == {}
@@ -246,7 +246,7 @@ def test_a_call_that_was_shown_is_shown_to_its_end() -> None:
     over = structs.replace(turned, state=State.ENDED, ended_at=NOW)
     retained.mirror(live_calls, 2, [over])
     assert json.loads(retained.wanted[topic])["state"] == "ended"
-    assert retained.next_burial_s() == 62
+    assert retained.next_removal_s() == 62
     never = mirror(outbound_only)
     live_calls.live = [made()]
     never.mirror(live_calls, 0)
@@ -312,12 +312,12 @@ def test_the_mirror_is_the_same_whether_it_saw_changes_or_the_whole(steps: list[
             [one] if one.live else []
         )
         following.mirror(live_calls, now_s, None if afresh else [one])
-        following.bury(now_s)
+        following.remove_ended(now_s)
         broker |= following.take_dirty()
     fresh = mirror()
     following.mirror(live_calls, 99)
     fresh.mirror(live_calls, 99)
-    following.bury(99)
+    following.remove_ended(99)
     broker |= following.take_dirty()
     without_since = {topic: text for topic, text in fresh.wanted.items() if b'"idle"' not in text}
     assert without_since.items() <= following.wanted.items()

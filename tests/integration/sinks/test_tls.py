@@ -27,7 +27,7 @@ def test_a_key_that_does_not_fit_is_said_at_once(certificates: Certificates) -> 
     """Key and certificate are tried together when the configuration is read; a missing key too."""
     folder = Path(certificates.ca).parent
     for keys in ({"tls_key": "server.key"}, {}):
-        with pytest.raises(ValidationError, match="key and certificate do not fit"):
+        with pytest.raises(ValidationError, match="key and certificate do not match"):
             settings(folder, tls_cert="client.pem", **keys)
 
 

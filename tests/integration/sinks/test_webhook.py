@@ -489,7 +489,7 @@ async def test_the_proxys_login_goes_to_the_proxy_only(monkeypatch: pytest.Monke
 FAULTS = [
     ({"url": "hooks.example.com"}, "https://HOST/PATH"),
     ({"url": "ftp://example.com/"}, "https://HOST/PATH"),
-    ({"url": "http://[::1"}, "no URL"),
+    ({"url": "http://[::1"}, "is not a URL"),
     ({"url": "http://example.com/"}, "allow_plaintext"),
     ({"url": "http://localhost.example.com/"}, "allow_plaintext"),
     ({"secrets": ["wrong"]}, "whsec_"),
@@ -499,7 +499,7 @@ FAULTS = [
     ({"headers": {"webhook-id": "x"}}, "callcast itself"),
     ({"headers": {"Content-Length": "1"}}, "callcast itself"),
     ({"headers": {"x-a": "1", "X-A": "2"}}, "twice"),
-    ({"headers": {"x a": "1"}}, "no header name"),
+    ({"headers": {"x a": "1"}}, "is not a header name"),
     ({"headers": {"x-a": "1\r\nx-b: 2"}}, "characters"),
     ({"tls_ca": "/no/such/file"}, "No such file"),
     ({"tls_key": "/some/file"}, "tls_cert"),

@@ -325,6 +325,6 @@ async def test_a_status_is_read_however_the_bytes_are_cut(
     answer = head + b"HTTP/1.1 %d " % status + rest
     exchange = _Exchange()
     for begin, end in itertools.pairwise([0, *sorted(cuts), len(answer)]):
-        exchange.hear(answer[begin:end])
+        exchange.receive(answer[begin:end])
     if status >= 200 or status == 101:
         assert exchange.answer == Response(status)

@@ -1,6 +1,6 @@
-"""The outbox as the commands see it: dead letters, replays, a call's story. Beside the service, or without it.
+"""Commands on the outbox: dead letters, replay, and the history of a call. They work while the service runs.
 
-Each change is a short transaction on the same file; the service notices it within a second.
+Each change is a short transaction on the same file; the service detects it within a second.
 """
 
 import sqlite3
@@ -41,7 +41,7 @@ _BUSY_TIMEOUT_S = 10.0
 
 
 class Which(Struct, frozen=True, kw_only=True):
-    """Which dead letters are meant. None and empty ask for nothing; `type_` is a glob; times are those of the death."""
+    """Selects dead letters. None and empty values match all; `type_` is a glob; times are when they became dead."""
 
     sink: str | None = None
     event_ids: frozenset[str] = frozenset()
@@ -50,7 +50,7 @@ class Which(Struct, frozen=True, kw_only=True):
     since: datetime | None = None
     until: datetime | None = None
 
-    def means(self, event: Event) -> bool:
+    def matches(self, event: Event) -> bool:
         return (not self.event_ids or event.id in self.event_ids) and fnmatchcase(event.type, self.type_)
 
 
@@ -60,11 +60,11 @@ EVERYTHING = Filter()
 
 @contextmanager
 def open_admin(directory: Path) -> Iterator["OutboxAdmin"]:
-    """Raises OutboxRefused when there is no outbox that this version reads, OutboxUnavailable for disk trouble."""
+    """Open the outbox. Raises OutboxRefused if there is none that this version reads, OutboxUnavailable on errors."""
     path = directory / FILE
     try:
         if not path.exists():
-            raise OutboxRefused(f"there is no outbox in {directory}: is data_dir right, and has the service ever run?")
+            raise OutboxRefused(f"there is no outbox in {directory}: check data_dir, and that the service has run")
         connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
         try:
             _check_schema(connection, path)
@@ -80,7 +80,7 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
     check_version(connection, path, found)
     if found != newest():
         raise OutboxRefused(
-            f"{path} has schema {found}, this callcast wants {newest()}: use the version that runs the service"
+            f"{path} has schema {found}, this version needs {newest()}: use the version that runs the service"
         )
 
 
@@ -90,17 +90,17 @@ class OutboxAdmin:
         self._execute = connection.execute
 
     def sinks(self) -> Sequence[str]:
-        """Every name that ever was a sink here."""
+        """The names of all sinks that ever existed."""
         return [name for (name,) in self._execute("SELECT name FROM sinks ORDER BY name")]
 
-    # Dead dead letters
+    # Dead letters
 
     def dead_letters(self, which: Which = ALL) -> Iterator[DeadLetter]:
-        """The oldest first. Read page by page, so that changes in between hold up nobody."""
+        """Dead letters, oldest first. Read in pages, so that the service is not blocked meanwhile."""
         after = (-1, -1, -1)
         while rows := self._dead_letter_rows(after, which, 1 << 62):
-            yield from (dead_letter for row in rows if which.means((dead_letter := _dead_letter(row)).event))
-            after = _place(rows[-1])
+            yield from (dead_letter for row in rows if which.matches((dead_letter := _dead_letter(row)).event))
+            after = _position(rows[-1])
 
     def _dead_letter_rows(self, after: tuple[int, int, int], which: Which, until_us: int) -> list[Any]:
         return self._execute(
@@ -120,38 +120,37 @@ class OutboxAdmin:
         ).fetchall()
 
     def retry(self, now: datetime, which: Which = ALL) -> int:
-        """Owe these dead letters again, with the same ids and a new time to live. Returns how many."""
-        return self._each_dead_letter(which, lambda row: self._bring_back(row[1], row[2], row[7], us_of(now)))
+        """Make these dead letters pending again, with the same ids and a new time to live. Returns how many."""
+        return self._each_dead_letter(which, lambda row: self._make_pending(row[1], row[2], row[7], us_of(now)))
 
     def drop(self, which: Which = ALL) -> int:
-        """Forget these dead letters. Returns how many."""
+        """Delete these dead letters. Returns how many."""
         return self._each_dead_letter(which, lambda _: None)
 
     def _each_dead_letter(self, which: Which, act: Callable[[Any], object]) -> int:
-        """Those that are there now: one that is retried and dies again meanwhile is not met twice."""
+        """Apply `act` to the dead letters that exist now; one that becomes dead again meanwhile is not repeated."""
         after, count = (-1, -1, -1), 0
         newest_us = self._execute("SELECT coalesce(max(dead_at), -1) FROM dead").fetchone()[0]
         while True:
             with self._transaction():
                 rows = self._dead_letter_rows(after, which, newest_us)
-                meant = [row for row in rows if which.means(event_of(row[7]))]
+                meant = [row for row in rows if which.matches(event_of(row[7]))]
                 for row in meant:
                     act(row)
                     self._execute("DELETE FROM dead WHERE sink = ? AND seq = ?", row[1:3])
             if not rows:
                 return count
-            after, count = _place(rows[-1]), count + len(meant)
+            after, count = _position(rows[-1]), count + len(meant)
 
     # Replay
 
     def replay(
         self, now: datetime, *, sink: str, since: datetime, until: datetime, type_: str = "*", wish: Filter = EVERYTHING
     ) -> int:
-        """Owe recorded events again: same ids, oldest first, all that the sink is not owed anyway.
+        """Make recorded events pending again, unless they are; with the same ids, oldest first.
 
-        since, until: by the time of recording. type_: a glob. wish: what the sink wants to hear of; later events of
-        a call of which it got one whatever their direction is. Returns how many. Raises KeyError for a name that
-        never was a sink.
+        since, until: limits of the time of recording. type_: a glob. wish: the filter of the sink; later events of a
+        call of which the sink got one match in any direction. Returns how many. Raises KeyError for an unknown sink.
         """
         row = self._execute("SELECT id FROM sinks WHERE name = ?", (sink,)).fetchone()
         if row is None:
@@ -162,7 +161,7 @@ class OutboxAdmin:
                 for _, seq, body in rows:
                     event = event_of(body)
                     if fnmatchcase(event.type, type_) and wish.wants(event, followed=self._is_followed(row[0], seq)):
-                        count += self._bring_back(row[0], seq, body, us_of(now))
+                        count += self._make_pending(row[0], seq, body, us_of(now))
             after = (rows[-1][0], rows[-1][1])
         return count
 
@@ -183,8 +182,8 @@ class OutboxAdmin:
             (*after, until_us, _SLICE),
         ).fetchall()
 
-    def _bring_back(self, sink: int, seq: int, body: bytes, now_us: int) -> bool:
-        """False when it is owed already, or was forgotten meanwhile."""
+    def _make_pending(self, sink: int, seq: int, body: bytes, now_us: int) -> bool:
+        """Make an event pending. False if it is already, or was deleted meanwhile."""
         own_ordering_key = replay_ordering_key(ordering_key_of(event_of(body)))
         first = self._execute(
             "SELECT 1 FROM deliveries WHERE sink = ? AND ordering_key = ? LIMIT 1", (sink, own_ordering_key)
@@ -200,7 +199,7 @@ class OutboxAdmin:
             ).rowcount
         )
 
-    # A call's story
+    # The history of a call
 
     def find(self, what: str) -> Sequence[Call]:
         """The calls that `what` names, oldest first: a call id, session id, or the last four digits of a number."""
@@ -215,7 +214,7 @@ class OutboxAdmin:
         return self._story(call, ordering_key(call.source, call.call_id))
 
     def story_of(self, event_id: str) -> CallHistory | None:
-        """The story that an event belongs to: its call's, or its source's. None for an event that is not here."""
+        """The history of the call or source of an event. None if there is no such event."""
         event = self._event(event_id)
         if event is None:
             return None
@@ -271,7 +270,7 @@ class OutboxAdmin:
         return None if row is None else event_of(row[0])
 
     def _calls(self) -> Iterator[Call]:
-        """All remembered calls, page by page."""
+        """All stored calls, read in pages."""
         after = ("", "")
         while rows := self._execute(
             "SELECT source, call_id, body FROM calls WHERE (source, call_id) > (?, ?) ORDER BY source, call_id LIMIT ?",
@@ -283,7 +282,7 @@ class OutboxAdmin:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Then leave the file to the service for as long as it was held: the busy one never gets in otherwise."""
+        """Run a transaction, then pause as long as it took, so that the service gets access in between."""
         self._execute("BEGIN IMMEDIATE")
         began_s = time.monotonic()
         try:
@@ -295,8 +294,8 @@ class OutboxAdmin:
         time.sleep(time.monotonic() - began_s)
 
 
-def _place(row: Any) -> tuple[int, int, int]:
-    """Where a letter stands among all."""
+def _position(row: Any) -> tuple[int, int, int]:
+    """The position of a dead letter in the order of reading."""
     dead_at, sink, seq, *_ = row
     return dead_at, sink, seq
 

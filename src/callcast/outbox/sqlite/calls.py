@@ -1,4 +1,4 @@
-"""What is known of calls, targets and sources, as it lies in the file."""
+"""Statements for the stored calls, polls and notes of sources."""
 
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
@@ -38,11 +38,11 @@ def known(connection: sqlite3.Connection) -> Mapping[str, Known]:
 
 
 def recall(connection: sqlite3.Connection, source: str, session_ids: Collection[str]) -> Sequence[Call]:
-    """Names are bound one by one: text in JSON ends for SQLite where it has a NUL."""
+    """Find calls by session id. Ids are bound one by one, because SQLite cuts JSON text at a NUL character."""
     found: list[Call] = []
     for some in batched(list(session_ids), ROWS):
-        question = _RECALL.format(",".join("?" * len(some)))
-        found += (call_of(body) for (body,) in connection.execute(question, (source, *some)))
+        statement = _RECALL.format(",".join("?" * len(some)))
+        found += (call_of(body) for (body,) in connection.execute(statement, (source, *some)))
     return found
 
 
@@ -78,5 +78,5 @@ def keep_note(connection: sqlite3.Connection, source: str, name: str, value: byt
 
 
 def _is_open(call: Call) -> bool:
-    """Whether the poller must have it from the start: it lives, or its end has not settled."""
+    """Whether the poller needs the call at the start: it is live, or its end is still provisional."""
     return call.live or call.provisional_since is not None

@@ -1,4 +1,4 @@
-"""How events, calls and times lie in the file."""
+"""Encoding of events, calls and times in the file."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -31,7 +31,7 @@ def encode_rows(rows: Sequence[object]) -> str:
 
 
 def rows_of(text: str) -> list[Any]:
-    """What `json_group_array` gives."""
+    """Decode the result of `json_group_array`."""
     rows: list[Any] = msgspec.json.decode(text)
     return rows
 
@@ -50,7 +50,7 @@ def call_of(body: bytes) -> Call:
 
 
 def us_of(time: datetime) -> int:
-    """Microseconds since 1970, exact."""
+    """Microseconds since 1970, without rounding."""
     return (time - _EPOCH) // _MICROSECOND
 
 
@@ -59,13 +59,13 @@ def time_of(us: int) -> datetime:
 
 
 def ordering_key(source: str, key: str) -> int:
-    """What order is kept for, as 64 bits. Two keys that met here would wait for one another, nothing worse."""
+    """The ordering key as a 64-bit hash. On a collision two calls share one order, which does no harm."""
     digest = blake2b(f"{source}\0{key}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 
 
 def replay_ordering_key(ordering_key: int) -> int:
-    """What was brought back keeps its own order, and holds up nothing of its call that is new."""
+    """A separate ordering key for replayed events, so that they do not delay new events of their call."""
     return ordering_key ^ _REPLAYED
 
 

@@ -1,4 +1,4 @@
-"""What each sink is owed, as it lies in the file. Every access is by an index, whatever the file holds."""
+"""Statements for events and pending deliveries. Every access uses an index, however large the file is."""
 
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from callcast.calls.model import CallEvent, ChangeSet, Event, PollRecord
-from callcast.outbox.sqlite import calls as memory
+from callcast.outbox.sqlite import calls
 from callcast.outbox.sqlite.codec import (
     batched,
     encode,
@@ -25,15 +25,15 @@ from callcast.ports.outbox import Acked, Overdue, SinkStats, Stats, Stored
 from callcast.ports.retry import longest_wait_s
 from callcast.ports.sink import Delivery, Filter
 
-_SLICE = 500  # rows that one step may touch, so that no other sink waits long for the thread
-_EVENTS_KEPT = 2048  # decoded events that are kept for the sinks that claim them next
-_ATTEMPTS_KEPT = 50  # of one event and sink, for `explain`
+_SLICE = 500  # rows per step, so that other sinks do not wait long for the thread
+_EVENTS_KEPT = 2048  # decoded events that are cached for the next claims
+_ATTEMPTS_KEPT = 50  # attempts of one event and sink, for `explain`
 
 _COLUMNS = "seq, ordering_key, attempts, pending_at, first_tried_at, replayed"
 _CLAIMED = f"SELECT {_COLUMNS} FROM deliveries"  # noqa: S608
 
-# Each for many rows at once, and what is asked comes as one row of JSON: at each row, and between two statements, the
-# thread lets go of the interpreter, and may have to wait for it.
+# Each statement handles many rows and returns one row of JSON: at each row and each statement the thread releases the
+# interpreter lock, and may have to wait for it.
 _KNOWN = """
 SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0),
   (SELECT json_group_array(id) FROM events WHERE id IN (SELECT value FROM json_each(?)))
@@ -43,10 +43,9 @@ SELECT json_group_array(json_array({_COLUMNS})) FROM (
   {_CLAIMED} INDEXED BY deliveries_ready WHERE sink = ? AND state = 1 ORDER BY replayed, seq LIMIT ?)
 """  # noqa: S608
 _PUT_EVENTS = "INSERT INTO events (seq, id, ordering_key, recorded_at, body) VALUES {}"
-# A pending delivery stands in front when its sink is owed nothing else of the call. It is fresh when the sink was
-# never sent
-# anything of the call: `first` is 1 for a call's first event, 0 for a later one, null for what is no call's.
-_PLACES = """
+# A delivery is in front if its sink has no other pending delivery of the call. It is fresh if the sink was never sent
+# an event of the call: `first` is 1 for a call's first event, 0 for a later one, null for an event without a call.
+_POSITIONS = """
 SELECT json_group_array(json_array(sink, seq, ordering_key, front, live,
   front AND first IS 1 OR front AND first IS 0 AND NOT EXISTS (
     SELECT 1 FROM events e JOIN attempts a ON a.seq = e.seq AND a.sink = pending.sink
@@ -93,9 +92,9 @@ UPDATE deliveries SET state = 1 WHERE state = 0 AND (sink, seq) IN (
 RETURNING sink
 """
 
-# The wall clock may have been ahead when these times were written. Then what was recorded is new, and what waits is due
-# no later than its longest delay after now. Attempts of an earlier run prove nothing about an age that may be wrong.
-_SET_TIMES_RIGHT = (
+# The wall clock may have been ahead when these times were written. Then recorded events count as new, and waiting
+# deliveries are due at the latest after their longest delay from now. The times of earlier attempts are discarded.
+_CORRECT_TIMES = (
     "UPDATE events SET recorded_at = ?1 WHERE recorded_at > ?1",
     "UPDATE dead SET dead_at = ?1 WHERE dead_at > ?1",
     "UPDATE calls SET touched_at = ?1 WHERE open = 0 AND touched_at > ?1",
@@ -107,11 +106,11 @@ _SET_TIMES_RIGHT = (
 )
 
 
-_New = tuple[int, int, Event]  # number, lane, event
+_New = tuple[int, int, Event]  # number, ordering key, event
 
 
-class Waking(Struct, frozen=True):
-    """What a sink has due now; `fresh` when it is the first event of a call new to it."""
+class DueDelivery(Struct, frozen=True):
+    """A new delivery that is due now; `fresh` if it is the first event of its call for the sink."""
 
     ordering_key: int
     delivery: Delivery
@@ -119,14 +118,14 @@ class Waking(Struct, frozen=True):
 
 
 class Claimed(Struct, frozen=True):
-    """Deliveries with their lanes, and when more may be claimed: None for not before something happens."""
+    """Deliveries with their ordering keys, and when more may be claimed: None if that needs another change."""
 
     found: Sequence[tuple[int, Delivery]]
     due_us: int | None
 
 
 class Deliveries:
-    """One connection's view. Lives in the outbox's thread; each method runs inside a transaction of its caller."""
+    """Deliveries on one connection. Used in the writer thread; the caller of each method opens the transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
@@ -136,17 +135,17 @@ class Deliveries:
         self._events: dict[int, tuple[Event, int]] = {}
 
     def forget(self, filters: Mapping[str, Filter]) -> None:
-        """After a rollback: these filters stand, and a number may come to stand for another sink."""
+        """Reset to these filters after a rollback, and discard cached sink ids."""
         self.filters = filters
         self._ids.clear()
 
-    def set_times_right(self, now_us: int) -> None:
-        """Once after opening: `now` may be earlier than what an earlier run wrote, or much later."""
+    def correct_times(self, now_us: int) -> None:
+        """Correct times in the future, once after opening, because the clock may have been wrong."""
         self.connection.create_function("longest_wait_us", 3, _longest_wait_us, deterministic=True)
-        for statement in _SET_TIMES_RIGHT:
+        for statement in _CORRECT_TIMES:
             self._execute(statement, (now_us,) if "?1" in statement else ())
 
-    # Who is owed
+    # Sinks
 
     def subscribe(self, filters: Mapping[str, Filter], now_us: int) -> None:
         names = list(filters)
@@ -164,7 +163,7 @@ class Deliveries:
         self.filters = filters
 
     def id_of(self, sink: str) -> int:
-        """-1 for a name that never was a sink: it is owed nothing."""
+        """The id of a sink; -1 for an unknown name, which matches no rows."""
         if sink not in self._ids:
             row = self._execute("SELECT id FROM sinks WHERE name = ?", (sink,)).fetchone()
             if row is None:
@@ -174,18 +173,18 @@ class Deliveries:
 
     # Recording
 
-    def record(self, poll: PollRecord | None, change: ChangeSet, now_us: int) -> Sequence[Waking]:
+    def record(self, poll: PollRecord | None, change: ChangeSet, now_us: int) -> Sequence[DueDelivery]:
         if poll is not None:
-            memory.keep_poll(self.connection, poll)
-        memory.keep_calls(self.connection, change.calls, now_us)
+            calls.keep_poll(self.connection, poll)
+        calls.keep_calls(self.connection, change.calls, now_us)
         return [
-            waking
-            for some in batched(change.events, memory.ROWS)
-            for waking in self._add_deliveries(self._put(some, now_us), now_us)
+            due
+            for some in batched(change.events, calls.ROWS)
+            for due in self._add_deliveries(self._put(some, now_us), now_us)
         ]
 
     def _put(self, events: Sequence[Event], now_us: int) -> list[_New]:
-        """Those that are not there already, numbered in their order."""
+        """Store the events that are not stored yet, numbered in order."""
         given = {event.id: event for event in events}
         last, known = self._execute(_KNOWN, (encode_rows(list(given)),)).fetchone()
         for event_id in rows_of(known):
@@ -203,21 +202,21 @@ class Deliveries:
             self._keep_event(seq, event, now_us)
         return new
 
-    def _add_deliveries(self, new: Sequence[_New], now_us: int) -> list[Waking]:
+    def _add_deliveries(self, new: Sequence[_New], now_us: int) -> list[DueDelivery]:
         rows = self._pending(new)
         if not rows:
             return []
-        places = self._execute(_PLACES, (encode_rows(rows),)).fetchone()[0]
-        self._execute(_ADD_DELIVERIES, (places, now_us))
+        positions = self._execute(_POSITIONS, (encode_rows(rows),)).fetchone()[0]
+        self._execute(_ADD_DELIVERIES, (positions, now_us))
         names, events, at = self._names(), {seq: event for seq, _, event in new}, time_of(now_us)
         return [
-            Waking(ordering_key, _first_attempt(names[sink], seq, events[seq], at), bool(fresh))
-            for sink, seq, ordering_key, state, _, fresh in sorted(rows_of(places), key=itemgetter(1))
+            DueDelivery(ordering_key, _first_attempt(names[sink], seq, events[seq], at), bool(fresh))
+            for sink, seq, ordering_key, state, _, fresh in sorted(rows_of(positions), key=itemgetter(1))
             if state == READY
         ]
 
     def _pending(self, new: Sequence[_New]) -> list[tuple[int, int, int, bool, int | None, bool]]:
-        """A row for each sink that wants an event; `behind` when an earlier row is of the same call."""
+        """A row for each event and sink that gets it; `behind` if an earlier row is of the same call."""
         rows, earlier, followed = [], set(), self._followed(new)
         for seq, ordering_key, event in new:
             first = int(event.sequence == 1) if isinstance(event, CallEvent) else None
@@ -229,16 +228,16 @@ class Deliveries:
         return rows
 
     def _followed(self, new: Sequence[_New]) -> set[tuple[int, int]]:
-        """Sinks and calls (as lanes) of which an earlier event was recorded, where that makes a difference."""
-        in_doubt = {
+        """Sinks and calls (as ordering keys) with an earlier event, where that makes a difference."""
+        undecided = {
             (self.id_of(name), ordering_key)
             for _, ordering_key, event in new
             for name, wish in self.filters.items()
             if wish.wants(event, followed=True) and not wish.wants(event)
         }
-        if not in_doubt:
+        if not undecided:
             return set()
-        found = self._execute(_FOLLOWED, (encode_rows(list(in_doubt)),)).fetchone()[0]
+        found = self._execute(_FOLLOWED, (encode_rows(list(undecided)),)).fetchone()[0]
         return {(sink, ordering_key) for sink, ordering_key in rows_of(found)}
 
     def _names(self) -> Mapping[int, str]:
@@ -250,7 +249,7 @@ class Deliveries:
         sink_id = self.id_of(sink)
         self._promote(sink_id, now_us)
         rows = rows_of(self._execute(_READY, (sink_id, limit + len(in_flight))).fetchone()[0])
-        rows.sort(key=itemgetter(5, 0))  # replayed, seq: a group has no order of its own
+        rows.sort(key=itemgetter(5, 0))  # by replayed, seq, because json_group_array does not keep the order
         found = [(row[1], self._delivery(sink, row)) for row in rows if row[1] not in in_flight][:limit]
         busy = in_flight if not found else {*in_flight, *(ordering_key for ordering_key, _ in found)}
         return Claimed(found, self._waiting_until_us(sink_id, busy) if len(found) < limit else 0)
@@ -269,7 +268,7 @@ class Deliveries:
         return (free[0][1], self._delivery(sink, free[0])) if free else None
 
     def next_due_us(self, sink: str, in_flight: Collection[int]) -> int | None:
-        """When something may be claimed: 0 for now, None for not before something happens."""
+        """When a delivery may be claimed: 0 for now, None if that needs another change."""
         sink_id, enough = self.id_of(sink), 1 + len(in_flight)
         ready = self._execute(
             "SELECT ordering_key FROM deliveries INDEXED BY deliveries_ready WHERE sink = ? AND state = 1 LIMIT ?",
@@ -288,7 +287,7 @@ class Deliveries:
         return next((due_at for ordering_key, due_at in waiting.fetchall() if ordering_key not in in_flight), None)
 
     def _promote(self, sink: int, now_us: int, *, held: bool = True) -> int:
-        """What waits and is due comes to the front; writes only where there is such a pending delivery."""
+        """Make waiting deliveries ready that are due; writes only if there are any."""
         due = "FROM deliveries INDEXED BY deliveries_waiting WHERE sink = ?1 AND state > 1 AND due_at <= ?2"
         if not held:
             due += f" AND state <> {HELD}"
@@ -300,7 +299,7 @@ class Deliveries:
         ).rowcount
 
     def make_due(self, sink: str, *, held: bool) -> bool:
-        """One slice; true while there is more."""
+        """Process one slice; true while there are more."""
         return self._promote(self.id_of(sink), 1 << 62, held=held) == _SLICE
 
     def _delivery(self, sink: str, row: tuple[int, int, int, int, int | None, int]) -> Delivery:
@@ -317,10 +316,10 @@ class Deliveries:
             replayed=bool(replayed),
         )
 
-    # Settling; nothing happens to what a person or the size cap dropped while it was in flight
+    # Settling. Deliveries that were dropped while in flight are ignored
 
     def settle(self, batch: Sequence[Acked], now_us: int) -> frozenset[str]:
-        """Delivered, all of them. Returns the sinks that may have the next event of a call now."""
+        """Acknowledge deliveries. Returns the sinks for which the next event of a call is due now."""
         taken = {(self.id_of(one.delivery.sink), one.delivery.seq): one for one in batch}
         found = self._execute(_PENDING, (encode_rows(list(taken)),)).fetchone()[0]
         pending = rows_of(found)
@@ -340,7 +339,7 @@ class Deliveries:
     ) -> None:
         if not self._is_pending(delivery):
             return
-        self._note_attempt(delivery, reason, detail, took_s, now_us)
+        self._record_attempt(delivery, reason, detail, took_s, now_us)
         state = HELD if held else WAITING
         self._execute(
             "UPDATE deliveries SET state = ?, due_at = ?, attempts = ?, fresh = 0, reason = ?, detail = ?,"
@@ -351,12 +350,12 @@ class Deliveries:
     def dead_letter(self, delivery: Delivery, reason: str, detail: str, took_s: float, now_us: int) -> None:
         if not self._is_pending(delivery):
             return
-        self._note_attempt(delivery, reason, detail, took_s, now_us)
-        self._bury(self.id_of(delivery.sink), delivery.seq, delivery.attempt, reason, detail, now_us)
+        self._record_attempt(delivery, reason, detail, took_s, now_us)
+        self._add_dead_letter(self.id_of(delivery.sink), delivery.seq, delivery.attempt, reason, detail, now_us)
         self._settled(delivery)
 
     def expire(self, sink: str, seq: int, now_us: int) -> bool:
-        """True when it was a live event, false when it became a dead letter (or was settled already)."""
+        """Expire a delivery. True if it was a live event, false if it became a dead letter or was settled."""
         sink_id = self.id_of(sink)
         row = self._execute(
             "SELECT ordering_key, live, attempts, reason, detail FROM deliveries WHERE sink = ? AND seq = ?",
@@ -369,7 +368,7 @@ class Deliveries:
             self._put_attempt(seq, sink_id, attempts, now_us, "expired", "", None)
         else:
             why = detail or reason or "never tried"
-            self._bury(sink_id, seq, attempts, reason or "never_tried", f"given up: {why}", now_us)
+            self._add_dead_letter(sink_id, seq, attempts, reason or "never_tried", f"given up: {why}", now_us)
         self.drop(sink_id, seq, ordering_key)
         return bool(live)
 
@@ -396,12 +395,12 @@ class Deliveries:
         for seq, ordering_key, pending_at, replayed in rows:
             if pending_at < before_us:
                 overdue.append((seq, ordering_key))
-            elif not replayed:  # what was brought back stands among the old with a new time to live
+            elif not replayed:  # replayed deliveries are out of order by age
                 break
         return overdue
 
     def drop(self, sink: int, seq: int, ordering_key: int) -> None:
-        """Owe it no longer, and bring the next of the call to the front."""
+        """Delete a delivery, and make the next one of its call ready."""
         self._execute("DELETE FROM deliveries WHERE sink = ? AND seq = ?", (sink, seq))
         following = self._first_of(sink, ordering_key)
         if following is not None:
@@ -414,13 +413,13 @@ class Deliveries:
         key = (self.id_of(delivery.sink), delivery.seq)
         return self._execute("SELECT 1 FROM deliveries WHERE sink = ? AND seq = ?", key).fetchone() is not None
 
-    def _bury(self, sink: int, seq: int, attempts: int, reason: str, detail: str, now_us: int) -> None:
+    def _add_dead_letter(self, sink: int, seq: int, attempts: int, reason: str, detail: str, now_us: int) -> None:
         self._execute(
             "INSERT OR IGNORE INTO dead (sink, seq, dead_at, attempts, reason, detail) VALUES (?, ?, ?, ?, ?, ?)",
             (sink, seq, now_us, attempts, reason, detail),
         )
 
-    def _note_attempt(self, delivery: Delivery, word: str, detail: str, took_s: float, now_us: int) -> None:
+    def _record_attempt(self, delivery: Delivery, word: str, detail: str, took_s: float, now_us: int) -> None:
         sink = self.id_of(delivery.sink)
         self._put_attempt(delivery.seq, sink, delivery.attempt, now_us, word, detail, round(took_s * 1e6))
         self._forget_attempts(delivery.seq, sink, delivery.attempt)
@@ -435,7 +434,7 @@ class Deliveries:
         self._execute("INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
     def _first_of(self, sink: int, ordering_key: int) -> int | None:
-        """The oldest unsettled event of a call."""
+        """The oldest pending event of a call."""
         row = self._execute(
             "SELECT seq FROM deliveries INDEXED BY deliveries_by_ordering_key WHERE sink = ? AND ordering_key ="
             " ? ORDER BY seq LIMIT 1",
@@ -468,7 +467,7 @@ class Deliveries:
         return Stats(sinks=sinks, bytes_used=bytes_used)
 
     def number_from(self, seq: int) -> None:
-        """Let the next event have a higher number than this."""
+        """Give the next event a higher number than this."""
         if self.last_seq() < seq:
             self._execute("DELETE FROM sqlite_sequence WHERE name = 'events'")
             self._execute("INSERT INTO sqlite_sequence VALUES ('events', ?)", (seq,))

@@ -1,4 +1,4 @@
-"""Forgetting, in slices: what is old, and where the size cap is reached, what can be missed most easily."""
+"""Deletes old rows in slices, and the least important ones when the size limit is reached."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -12,10 +12,10 @@ from callcast.ports.outbox import Pruned
 SLICE = 200
 _HOUR_US = 3_600_000_000
 _DAY_US = 24 * _HOUR_US
-_SHRINK_TO = 0.95  # once over the cap, make some room, so that the next event does not reach it again
-_MEMORY_MIN_US = _HOUR_US  # an ended call is remembered at least this long: its record lingers upstream
-_BLIND_MAX_US = 30 * _DAY_US  # and until it was surely seen again or asked about, but no longer than this
-# Of an extension, by its own looks or the account's; the backfill notes the gaps of its source.
+_SHRINK_TO = 0.95  # shrink below the limit, so that the next event does not reach it again
+_MEMORY_MIN_US = _HOUR_US  # an ended call is kept at least this long, because its record remains upstream
+_BLIND_MAX_US = 30 * _DAY_US  # and until a later poll or the call log has covered it, but no longer than this
+# The last poll of an extension or of its account, and whether its source has gaps to fill.
 _LAST_POLL_AND_GAPS = """
 SELECT (SELECT max(taken_at) FROM polls WHERE source = ?1 AND extension_id IN (?2, '')),
   (SELECT count(*) FROM notes WHERE source = ?1 AND name = 'gaps')
@@ -29,7 +29,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class Pruner:
-    """Goes round the file. Keeps its places between slices; starts again hourly, for what was owed when it passed."""
+    """Works through the file in slices and keeps its position. Starts again every hour, for rows that were pending."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -51,13 +51,13 @@ class Pruner:
     def slice(
         self, deliveries: Deliveries, now_us: int, in_flight: Mapping[str, Collection[int]]
     ) -> tuple[Pruned, bool]:
-        """Forget a bounded number of rows. True while there may be more."""
+        """Delete a limited number of rows. The second value is true while there may be more."""
         if self._started_us is None or now_us - self._started_us >= _HOUR_US:
             self._started_us = now_us
             self._events_after, self._calls_after = (-1, 0), (-1, "", "")
         work = _Work(deliveries, now_us, in_flight)
         kept_us = now_us - round(self._limits.retention_h * _HOUR_US)
-        more = (  # in this order: a call is remembered as long as its events, and those as long as they are owed
+        more = (  # in this order: a call is kept as long as its events, and those as long as they are pending
             self._old_dead_letters(work, now_us - round(self._limits.dead_letter_days * _DAY_US))
             or self._removed_sinks(work, kept_us)
             or self._settled_events(work, kept_us)
@@ -90,7 +90,7 @@ class Pruner:
         return True
 
     def _shrink(self, work: "_Work") -> bool:
-        """One slice towards the cap: settled events, then old calls, then dead letters, and only then what is owed."""
+        """Shrink towards the limit: settled events, then old calls, then dead letters, and last pending deliveries."""
         cap = self._limits.outbox_max_mb * 1_000_000
         used = work.used_bytes()
         if not self._shrinking and used > cap:
@@ -130,7 +130,7 @@ class Pruner:
         return gone > 0
 
     def _cap_deliveries(self, work: "_Work") -> bool:
-        """The oldest of the sink that is furthest behind."""
+        """Drop the oldest deliveries of the sink that is furthest behind."""
         row = work.execute(
             "SELECT id, name, (SELECT pending_at FROM deliveries WHERE sink = id ORDER BY seq LIMIT 1) AS since"
             " FROM sinks WHERE pending > 0 ORDER BY since LIMIT 1"
@@ -144,7 +144,7 @@ class Pruner:
 
 
 class _Work:
-    """One slice's doings, and their count."""
+    """The deletions of one slice, with counts."""
 
     def __init__(self, deliveries: Deliveries, now_us: int, in_flight: Mapping[str, Collection[int]]) -> None:
         self.execute = deliveries.connection.execute
@@ -176,10 +176,10 @@ class _Work:
     def ended_calls(
         self, after: tuple[int, str, str], before_us: int, *, seen_past: bool = False
     ) -> list[tuple[int, str, str]]:
-        """An ended call is remembered as long as one of its events is kept.
+        """Delete ended calls of which no event is left.
 
-        seen_past: and as long as a filled gap may bring it again. After days without a poll, the call log is asked
-        about the last calls before them too.
+        seen_past: also require that a backfill cannot return them again. After days without a poll, the call log is
+        read for the last calls before the gap too.
         """
         rows = self.execute(
             "SELECT touched_at, source, call_id, ordering_key FROM calls INDEXED BY calls_closed WHERE open = 0"
@@ -193,7 +193,7 @@ class _Work:
         return [row[:3] for row in rows]
 
     def dead_letters(self, which: str, bound: int, *, free: bool = False) -> int:
-        """`free`: their events go with them, if nobody else is owed those, and the memory of their calls."""
+        """Delete dead letters. free: also their events, if no sink needs them, and their calls."""
         rows = self.execute(f"SELECT sink, seq FROM dead {which} LIMIT {SLICE}", (bound,)).fetchall()  # noqa: S608
         for row in rows:
             self.execute("DELETE FROM dead WHERE sink = ? AND seq = ?", row)
@@ -237,11 +237,11 @@ class _Work:
             ).rowcount
 
     def _is_past(self, source: str, call_id: str, touched_us: int) -> bool:
-        """Whether its extension was looked at long after it, and nothing is left to ask about its source."""
+        """Whether its extension was polled long after the call ended, and its source has no gaps to fill."""
         extension_id = call_id.partition("/")[0]
         polled_us, gaps = self.execute(_LAST_POLL_AND_GAPS, (source, extension_id)).fetchone()
         seen_past = not gaps and (polled_us is None or touched_us < polled_us - _MEMORY_MIN_US)
         return seen_past or touched_us < self.now_us - _BLIND_MAX_US
 
-    def _any(self, question: str, value: int) -> bool:
-        return self.execute(question, (value,)).fetchone() is not None
+    def _any(self, statement: str, value: int) -> bool:
+        return self.execute(statement, (value,)).fetchone() is not None

@@ -1,8 +1,8 @@
-"""What to do when the outbox's file is deleted or replaced while the service has it open (a clean-up, a restore).
+"""Restores the outbox file when it was deleted or replaced while the service has it open (a clean-up, a restore).
 
-The open connection still has everything, in files that no name leads to any more: a process that is killed then takes
-all of it along. So a whole copy is written beside, made durable, and given the outbox's name. What somebody has put
-there meanwhile is kept under another name.
+The open connection still has all data, but in files without a name, which are lost when the process ends. So a complete
+copy is written, synced to disk, and given the name of the outbox. A file that was put there meanwhile is kept under
+another name.
 """
 
 import errno
@@ -17,13 +17,13 @@ from callcast.outbox.sqlite.schema import FILE, set_aside
 _TAILS = ("", "-wal", "-shm")
 _PIECE = 1024 * 1024
 _PARTIAL = f"{FILE}.copying"
-_COPY = f"{FILE}.copy"  # complete and durable; whoever opens the outbox next goes on with it
+_COPY = f"{FILE}.copy"  # complete and durable; the next opening of the outbox uses it
 
 Identity = tuple[tuple[int, int] | None, ...]
 
 
 def identity(directory: Path) -> Identity:
-    """Device and inode of what the names lead to now: the file, its WAL, and the WAL's index."""
+    """Device and inode of the current file, its WAL, and the WAL's index."""
     return tuple(_identity(directory / f"{FILE}{tail}") for tail in _TAILS)
 
 
@@ -41,21 +41,21 @@ def identity_of(descriptor: int) -> tuple[int, int]:
 
 
 def is_open(files: Identity) -> bool:
-    """Whether this process has all of them open: else a name came to lead elsewhere while they were being opened."""
+    """Whether this process has all these files open. If not, a file was replaced while it was being opened."""
     opened = set()
     try:
         for number in Path("/dev/fd").iterdir():
-            with suppress(OSError):  # the directory's own
+            with suppress(OSError):  # the descriptor of the directory listing
                 opened.add(identity_of(int(number.name)))
-    except OSError:  # a system without it
+    except OSError:  # a system without /dev/fd
         return True
     return opened.issuperset(files)
 
 
 def write_copy(connection: sqlite3.Connection, directory: Path) -> int:
-    """Everything that this connection sees. Raises sqlite3.Error or OSError; then there is no copy.
+    """Write a copy of all data of this connection. Raises sqlite3.Error or OSError; then there is no copy.
 
-    Returns a descriptor of it: whoever deletes or replaces the copy before it is opened does not lose it.
+    Returns a descriptor, so that the data survives if the copy is deleted or replaced before it is opened.
     """
     partial, file = _begin(directory)
     try:
@@ -68,10 +68,10 @@ def write_copy(connection: sqlite3.Connection, directory: Path) -> int:
     return file
 
 
-def write_again(copy: int, directory: Path) -> int:
-    """The copy of this descriptor, if its names are gone: returns that of the new one, in place of this one.
+def restore_copy(copy: int, directory: Path) -> int:
+    """Write the copy of this descriptor again if its file is gone. Returns the descriptor of the file to use.
 
-    Raises OSError; then this one is still good.
+    Raises OSError; then the given descriptor is still valid.
     """
     if identity_of(copy) in (_identity(directory / _COPY), _identity(directory / FILE)):
         return copy
@@ -104,15 +104,15 @@ def _drop(partial: Path) -> None:
 def _end(partial: Path, file: int, directory: Path) -> None:
     os.fsync(file)
     if not os.path.samestat(os.fstat(file), partial.stat()):
-        raise FileNotFoundError(errno.ENOENT, "it was replaced while it was written", str(partial))
+        raise FileNotFoundError(errno.ENOENT, "the copy was replaced while it was written", str(partial))
     partial.rename(directory / _COPY)
     _sync(directory)
 
 
-def put_away(directory: Path, at: datetime, ours: Identity) -> Path | None:
-    """Whatever has the outbox's name and is not ours, before a connection is closed: that deletes the WAL by its name.
+def set_aside_other(directory: Path, at: datetime, ours: Identity) -> Path | None:
+    """Rename a file that replaced ours. Call before closing a connection, which deletes the WAL by name.
 
-    Returns where it is kept.
+    Returns the new name of that file.
     """
     path = directory / FILE
     if path.exists() and _identity(path) not in ours:
@@ -121,15 +121,15 @@ def put_away(directory: Path, at: datetime, ours: Identity) -> Path | None:
 
 
 def install_copy(directory: Path, at: datetime, *, ours: Identity = ()) -> Path | None:
-    """Give a copy that was written the outbox's name, where there is one; no connection may be open.
+    """Rename a written copy, if there is one, to the name of the outbox. No connection may be open.
 
-    ours: what may be overwritten, because the copy has all of it. Returns where anything else is kept.
+    ours: files that may be overwritten, because the copy contains their data. Returns the new name of any other file.
     """
     copy, path = directory / _COPY, directory / FILE
     if not copy.exists():
         return None
-    kept = put_away(directory, at, ours)
-    for tail in _TAILS[1:]:  # one that belonged to another file would be played into this one
+    kept = set_aside_other(directory, at, ours)
+    for tail in _TAILS[1:]:  # the WAL of another file would be applied to this one
         path.with_name(f"{FILE}{tail}").unlink(missing_ok=True)
     copy.rename(path)
     _sync(directory)
@@ -137,7 +137,7 @@ def install_copy(directory: Path, at: datetime, *, ours: Identity = ()) -> Path 
 
 
 def _sync(directory: Path) -> None:
-    """Renames are durable after this."""
+    """Make renames durable."""
     file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(file)

@@ -1,4 +1,4 @@
-"""The outbox's file: who may open it, what lies in it, and what happens when it is of no use."""
+"""The outbox file: lock, tables, migrations, and errors that make it unusable."""
 
 import errno
 import fcntl
@@ -14,22 +14,21 @@ from callcast.ports.outbox import OutboxRefused
 
 FILE = "outbox.db"
 LOCK = "outbox.lock"
-BUSY_TIMEOUT_S = 2.0  # a command beside the service holds the file for milliseconds
+BUSY_TIMEOUT_S = 2.0  # a command locks the file for milliseconds
 _SQLITE_MIN = (3, 35)  # for RETURNING
 WAL_KEPT_BYTES = 16 * 1024 * 1024
 _UNREADABLE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _LOST_CONNECTION = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, *_UNREADABLE)
 
-# States of a pending delivery. Only the oldest unsettled event of a call stands in front, so that `claim` is one read
-# of an index.
-BEHIND = 0  # an older event of the same call is unsettled
-READY = 1  # in front, due
-WAITING = 2  # in front, due later: our own pause
-HELD = 3  # in front, due later: the remote side asked for it
+# States of a pending delivery. Only the oldest pending event of a call can be claimed, so that `claim` is one read of
+# an index.
+BEHIND = 0  # an older event of the same call is pending
+READY = 1  # oldest of its call, due now
+WAITING = 2  # oldest of its call, due later: retry delay
+HELD = 3  # oldest of its call, due later: requested by the remote side (Retry-After)
 
-# `followed`: since which event a sink gets a call's events, whatever the call's direction becomes; a row lives as
-# long as its
-# call. `deliveries.pending_at`: when the event was recorded, or brought back by a person.
+# `followed`: the first event of a call that a sink got; it gets all later ones, even if the direction changes. A row
+# lives as long as its call. `deliveries.pending_at`: when the event was recorded, or replayed by a command.
 _TABLES = """
 CREATE TABLE sinks (
   id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, removed_at INTEGER,
@@ -90,18 +89,18 @@ CREATE TRIGGER call_forgotten AFTER DELETE ON calls BEGIN
   DELETE FROM followed WHERE ordering_key = old.ordering_key; END;
 """
 
-_WRITE = "name a directory that the user who runs callcast may write, or give it to that user (chown)"
-# What no waiting mends.
-_OF_NO_USE = {
+_WRITE = "set it to a directory that the user of callcast can write, or change its owner (chown)"
+# Errors that do not go away by themselves.
+_PERMANENT_ERRORS = {
     errno.EACCES: _WRITE,
     errno.EPERM: _WRITE,
-    errno.EROFS: "mount it writable, or name a directory on another disk (systemd: StateDirectory=)",
-    errno.ENOENT: "make the directory above it, or name another one",
-    errno.ENOTDIR: "name a directory; a part of this path is a file",
-    errno.EEXIST: "name a directory; this is a file",
-    errno.EISDIR: "move that directory away; callcast wants a file there",
-    errno.ELOOP: "name another directory; its links lead in a circle",
-    errno.ENAMETOOLONG: "give it a shorter name",
+    errno.EROFS: "mount it writable, or set it to a directory on another disk (systemd: StateDirectory=)",
+    errno.ENOENT: "create the directory above it, or set another one",
+    errno.ENOTDIR: "set it to a directory; a part of this path is a file",
+    errno.EEXIST: "set it to a directory; this is a file",
+    errno.EISDIR: "move that directory away; callcast needs a file there",
+    errno.ELOOP: "set another directory; its symbolic links form a loop",
+    errno.ENAMETOOLONG: "use a shorter path",
 }
 
 Migration = Callable[[sqlite3.Connection], None]
@@ -113,10 +112,10 @@ MIGRATIONS: tuple[Migration, ...] = ()
 
 
 class Lock:
-    """Held as long as the process lives, so that two services never share a directory."""
+    """A lock held until the process ends, so that two services never share a directory."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises OutboxRefused when another has it or it never can be had, OSError when the disk is in trouble."""
+        """Raises OutboxRefused if another process holds the lock or it cannot be created, OSError on a disk error."""
         path = directory / LOCK
         with refusing(directory):
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -127,14 +126,14 @@ class Lock:
             os.close(self._file)
             raise OutboxRefused(
                 f"{directory} is in use by another callcast service (process {owner}): "
-                "stop that one, or give this one a data_dir of its own"
+                "stop that process, or set another data_dir"
             ) from None
-        with suppress(OSError):  # a full disk; the lock holds without a name
+        with suppress(OSError):  # a full disk; the lock works without the process id
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
 
     def is_at(self, directory: Path) -> bool:
-        """False once the file was deleted or replaced: then it keeps nobody out any more."""
+        """False after the lock file was deleted or replaced: then the lock has no effect any more."""
         with suppress(FileNotFoundError, NotADirectoryError):
             return os.path.samestat(os.fstat(self._file), (directory / LOCK).stat())
         return False
@@ -145,25 +144,25 @@ class Lock:
 
 @contextmanager
 def refusing(directory: Path) -> Iterator[None]:
-    """Raises OutboxRefused where the place never can be of use; trouble of the disk stays an OSError."""
+    """Turn permanent errors into OutboxRefused; other disk errors stay an OSError."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _OF_NO_USE:
+        if error.errno not in _PERMANENT_ERRORS:
             raise
-        fix = _OF_NO_USE[error.errno]
+        fix = _PERMANENT_ERRORS[error.errno]
         at = error.filename if error.filename not in (None, str(directory)) else ""
         where = f" ({at})" if at else ""
         raise OutboxRefused(f"data_dir {directory} cannot be used: {_words(error)}{where}: {fix}") from error
 
 
 def make_directory(directory: Path) -> None:
-    """Only this user may look in. Raises OutboxRefused when it never can be of use, OSError while the disk fails."""
+    """Create the directory for this user only. Raises OutboxRefused on a permanent error, OSError on a disk error."""
     with refusing(directory):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(PermissionError):  # a volume may belong to another user and be writable for our group
             directory.chmod(0o700)
-        for file in (LOCK, FILE):  # by somebody else, perhaps, who once ran a command here
+        for file in (LOCK, FILE):  # may belong to another user who ran a command here
             with suppress(FileNotFoundError):
                 os.close(os.open(directory / file, os.O_RDWR | os.O_CLOEXEC))
 
@@ -174,14 +173,14 @@ def try_directory(directory: Path) -> None:
     Leaves nothing behind. A full or failing disk is no reason: that may be over at the start.
     """
     with suppress(FileNotFoundError):
-        directory.lstat()  # what is wrong with the name itself
+        directory.lstat()  # reports errors of the path itself
     existing = next(one for one in (directory, *directory.parents) if os.path.lexists(one))
     if not existing.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     try:
         os.rmdir(tempfile.mkdtemp(prefix=".callcast-", dir=existing))  # noqa: PTH106
     except OSError as error:
-        if error.errno in _OF_NO_USE:
+        if error.errno in _PERMANENT_ERRORS:
             raise
 
 
@@ -190,13 +189,14 @@ def _words(error: OSError) -> str:
 
 
 def connect(directory: Path) -> sqlite3.Connection:
-    """The file, in its newest schema. Raises sqlite3.Error or OSError; OutboxRefused when the schema is too new or
-    too old.
+    """Open the file and migrate it to the newest schema.
+
+    Raises sqlite3.Error or OSError; OutboxRefused if the schema is too new or too old.
     """
     path = directory / FILE
     if sqlite3.sqlite_version_info < _SQLITE_MIN:
         raise OutboxRefused(
-            f"this Python brings SQLite {sqlite3.sqlite_version}, the outbox wants {_SQLITE_MIN[0]}.{_SQLITE_MIN[1]}"
+            f"this Python has SQLite {sqlite3.sqlite_version}, but the outbox needs {_SQLITE_MIN[0]}.{_SQLITE_MIN[1]}"
             " or newer: run callcast with a newer Python"
         )
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -222,7 +222,7 @@ def check_version(connection: sqlite3.Connection, path: Path, found: int) -> Non
     if found > newest():
         raise OutboxRefused(
             f"{path} was written by a newer callcast (schema {found}, this one knows {newest()}): "
-            "run that version, or give this one a data_dir of its own"
+            "run that version, or set another data_dir"
         )
     if 0 < found < OLDEST:
         pending, dead = connection.execute("SELECT sum(owed), sum(dead) FROM sinks").fetchone()
@@ -251,7 +251,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def set_aside(directory: Path, at: datetime, why: str) -> Path:
-    """Rename an outbox, so that another one can take its place; nothing is deleted. Returns the new name."""
+    """Rename an outbox so that a new one can take its place; nothing is deleted. Returns the new name."""
     kept = directory / f"{FILE}.{why}-{at:%Y%m%dT%H%M%S%fZ}"
     (directory / FILE).rename(kept)
     for tail in ("-wal", "-shm"):
@@ -266,18 +266,18 @@ def is_unreadable(error: Exception) -> bool:
 
 
 def is_unread(error: Exception) -> bool:
-    """The disk gives back nothing that was written, or something else."""
+    """Whether the disk returned an error or wrong data on reading."""
     unread = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ)
     return is_unreadable(error) or getattr(error, "sqlite_errorcode", None) in unread
 
 
 def loses_connection(error: Exception) -> bool:
-    """After these the connection may stay useless: close it and open the file again.
+    """Whether the connection must be closed and the file opened again after this error.
 
-    Not after a refused write: that is a full disk under one of its other names, and reading still works.
+    False after a failed write: that is another form of a full disk, and reading still works.
     """
-    refused_write = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_WRITE
-    return _primary_code(error) in _LOST_CONNECTION and not refused_write
+    failed_write = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_WRITE
+    return _primary_code(error) in _LOST_CONNECTION and not failed_write
 
 
 def _primary_code(error: Exception) -> int:
@@ -286,7 +286,7 @@ def _primary_code(error: Exception) -> int:
 
 
 def _statements(script: str) -> list[str]:
-    """Split a script, triggers kept whole: `executescript` would commit the migration's transaction."""
+    """Split a script into statements. `executescript` cannot be used: it would commit the transaction."""
     statements, pending = [], ""
     for piece in script.split(";"):
         pending += piece + ";"

@@ -1,4 +1,4 @@
-"""One look at an outbox that changes nothing, beside the service or without it, by whoever may read the file."""
+"""Reads the pending counts of an outbox without changing it, whether or not the service runs."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ BUSY_TIMEOUT_S = 2.0
 
 
 class PendingDeliveries(Struct, frozen=True, kw_only=True):
-    """What lies in the outbox for one sink. `removed_at`: since when no running service has known the name."""
+    """The pending deliveries and dead letters of one sink. `removed_at`: when the sink was removed."""
 
     sink: str
     pending: int
@@ -26,7 +26,7 @@ class PendingDeliveries(Struct, frozen=True, kw_only=True):
 
 
 def pending(directory: Path) -> Sequence[PendingDeliveries]:
-    """Every name that ever was a sink here; none where there is no outbox yet.
+    """One entry for every sink that ever existed; empty if there is no outbox yet.
 
     Raises OutboxRefused for an outbox of another version, OutboxUnavailable when it cannot be read.
     """
@@ -47,7 +47,7 @@ def pending(directory: Path) -> Sequence[PendingDeliveries]:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    """Read-only. While nobody has the file open it is not to change, and so nothing is made beside it."""
+    """Open read-only. Without a WAL file no process has the outbox open; then `immutable` creates no files."""
     alone = not path.with_name(f"{FILE}-wal").exists()
     uri = f"file:{quote(str(path))}?mode=ro{'&immutable=1' if alone else ''}"
     return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)

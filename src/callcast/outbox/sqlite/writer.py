@@ -1,4 +1,4 @@
-"""The thread that owns the connection: takes all that waits as one commit, so that many share one fsync."""
+"""The thread that owns the connection. It commits all waiting operations together, so that they share one fsync."""
 
 import asyncio
 import os
@@ -21,19 +21,19 @@ from callcast.ports.sink import Filter
 
 T = TypeVar("T")
 
-POLL_S = 0.4  # how often the file is asked whether a command beside the service has written to it
-_TOGETHER_MAX = 512  # operations in one commit, so that the first of them need not wait long for the last
-PINNED_EVERY_S = 10.0  # a large WAL is asked twice, so long after one another, whether a reader holds it
-REPLACED_PAUSE_S = 5.0  # between two tries to write a replaced outbox again
+POLL_S = 0.4  # how often to check whether a command has written to the file
+_TOGETHER_MAX = 512  # operations in one commit, which limits the wait of the first one
+PINNED_EVERY_S = 10.0  # time between two checks whether a reader holds a large WAL
+REPLACED_PAUSE_S = 5.0  # between two attempts to restore a replaced outbox
 _OPENINGS_MAX = 3
-PATIENT_S = 0.01  # between the last commit and one for the patient alone: so many commits a second at most
+PATIENT_S = 0.01  # minimum time between commits that hold patient operations only
 
 
 class Job(Generic[T]):
-    """One operation on its way to the thread and back. `after` runs in the loop, whether or not anybody waits.
+    """One operation for the thread. `after` runs on the event loop, even if the caller was cancelled.
 
-    reads: it changes nothing, or what it changes may be on the disk at any time. patient: it may wait for company.
-    May be run again when others of its commit failed.
+    reads: it changes nothing that must be durable. patient: it may wait to be committed with others. An operation may
+    run again when another one of its commit failed.
     """
 
     __slots__ = ("after", "error", "future", "patient", "reads", "result", "run")
@@ -57,7 +57,7 @@ class Job(Generic[T]):
     def finish(self) -> None:
         if self.error is None and self.after is not None:
             self.after(self.result)
-        if self.future.done():  # the caller was cancelled meanwhile; trouble of the disk will show itself to others
+        if self.future.done():  # the caller was cancelled; other callers will report a disk error
             if self.error is not None and not isinstance(self.error, OutboxRefused | OutboxUnavailable):
                 raise self.error
             return
@@ -67,14 +67,14 @@ class Job(Generic[T]):
             self.future.set_exception(self.error)
 
 
-class Worker:
-    """Runs operations in order, each group of waiting ones as one transaction.
+class WriterThread:
+    """Runs operations in order; all that wait are committed as one transaction.
 
-    written_elsewhere: called in the loop when another process has written to the file.
+    written_elsewhere: called on the event loop when another process has written to the file.
     """
 
     def __init__(self, directory: Path, clock: Clock, written_elsewhere: Callable[[], None]) -> None:
-        self.warnings: dict[str, str] = {}  # by what happened; the last time of each
+        self.warnings: dict[str, str] = {}  # by kind; the latest of each
         self.resets = 0  # how often the file was found unreadable, deleted or replaced
         self.queued = 0
         self._filters: Mapping[str, Filter] = {}
@@ -86,15 +86,15 @@ class Worker:
         self._lock: schema.Lock | None = None
         self._deliveries: Deliveries | None = None
         self._number_from = 0
-        self._files: replaced.Identity = ()  # those that the connection has open
-        self._copy: int | None = None  # a descriptor of what was written again, until it is open under its name
-        self._copy_doubts = 0  # how often what was opened in its place could not be read
-        self._replaced: OutboxUnavailable | None = None  # why it could not be written again yet
+        self._files: replaced.Identity = ()  # the files that the connection has open
+        self._copy: int | None = None  # a descriptor of a restored copy, until the copy is open
+        self._copy_failures = 0  # how often another file in its place was unreadable
+        self._replaced: OutboxUnavailable | None = None  # why the last restore failed
         self._replaced_at = 0.0
         self._pinned = 0  # how often in a row a reader was found to hold the WAL
-        self._pinned_asked_at = 0.0
+        self._pinned_checked_at = 0.0
         self._version = 0
-        self._asked_at = 0.0
+        self._checked_at = 0.0
         self._patient: list[Job[Any]] = []
         self._committed_at = 0.0
         self._stopped: asyncio.Future[None] = self._loop.create_future()
@@ -104,7 +104,7 @@ class Worker:
         self._thread.start()
 
     async def stop(self) -> None:
-        """Finish what is queued, close the file, give up the lock."""
+        """Finish queued operations, close the file, release the lock."""
         self._queue.put(None)
         await self._stopped
         self._thread.join()
@@ -117,9 +117,9 @@ class Worker:
         patient: bool = False,
         after: Callable[[T], None] | None = None,
     ) -> asyncio.Future[T]:
-        """Done when it is on the disk. Raises OutboxUnavailable, then nothing has changed.
+        """Queue an operation; the future is done when it is on disk, or raises OutboxUnavailable without a change.
 
-        Cancelling the caller does not take the operation back.
+        Cancelling the caller does not cancel the operation.
         """
         job: Job[T] = Job(run, self._loop.create_future(), reads, patient, after)
         self.queued += 1
@@ -135,10 +135,10 @@ class Worker:
             if jobs:
                 self._attempt(jobs)
                 self._call(self._finish, jobs)
-            self._notice_other_writers()
+            self._check_for_other_writers()
         if self._deliveries is not None:
-            self._replaced = None  # try it now, whenever it was tried last
-            self._look_at_files()
+            self._replaced = None  # try now, even if the last attempt was recent
+            self._check_files()
         if self._copy is not None:
             with suppress(sqlite3.Error, OSError, OutboxRefused, OutboxUnavailable):
                 self._opened()
@@ -148,9 +148,9 @@ class Worker:
         self._call(self._stopped.set_result, None)
 
     def _gather(self) -> tuple[list[Job[Any]], bool]:
-        """Wait for one operation, take all others that are there: alone it never waits for company.
+        """Wait for one operation and take all others that are queued.
 
-        The patient come with the next write, or by themselves when the last commit was long enough ago.
+        Patient operations wait for the next write, or until the last commit was `PATIENT_S` ago.
         """
         fetched, open_still = self._fetch(self._patience_s())
         jobs = [job for job in fetched if not job.patient]
@@ -194,11 +194,11 @@ class Worker:
                 return
             whole = False
         if not whole:
-            for job in jobs:  # find out whose fault it is: a full disk still lets others read
+            for job in jobs:  # run each one alone: on a full disk, reads still succeed
                 self._attempt([job])
 
     def _commit(self, deliveries: Deliveries, jobs: Sequence[Job[Any]]) -> bool:
-        """False when nothing was kept because one of several cannot be done."""
+        """Run and commit. False if one of several failed and everything was rolled back."""
         if all(job.reads for job in jobs):
             for job in jobs:
                 self._run(deliveries, job)
@@ -225,37 +225,37 @@ class Worker:
             if schema.is_unreadable(error):
                 raise
             job.error = error
-        except Exception as error:  # noqa: BLE001 - its caller's fault or ours; the others of this commit go on
+        except Exception as error:  # noqa: BLE001 - raised in the caller; the other operations go on
             job.error = error
 
     def _opened(self) -> Deliveries:
         if self._replaced is not None:
-            self._write_again()
+            self._restore()
         if self._deliveries is None:
             if self._lock is None:
                 schema.make_directory(self._directory)
                 self._lock = schema.Lock(self._directory)
             else:
-                self._folder_again()
+                self._recreate_directory()
             self._deliveries = self._open()
         return self._deliveries
 
-    def _folder_again(self) -> None:
+    def _recreate_directory(self) -> None:
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock_again()
-        except OutboxRefused as error:  # the service runs, and may go on when that ends
+        except OutboxRefused as error:  # the service may continue once that process has ended
             raise OutboxUnavailable(str(error)) from error
 
     def _open(self) -> Deliveries:
-        """What has the outbox's name; opened anew while that is replaced in this very moment."""
+        """Open the outbox file; again if it was replaced while it was being opened."""
         for _ in range(_OPENINGS_MAX):
             deliveries = self._open_once()
             files = replaced.identity(self._directory)
             if replaced.is_open(files) and (self._copy is None or replaced.identity_of(self._copy) == files[0]):
                 break
             deliveries.connection.close()
-        else:  # a file system whose numbers do not agree
+        else:  # a file system with inconsistent inode numbers
             deliveries = self._open_once()
         self._files = replaced.identity(self._directory)
         self._forget_copy()
@@ -264,18 +264,18 @@ class Worker:
     def _forget_copy(self) -> None:
         if self._copy is not None:
             os.close(self._copy)
-            self._copy, self._copy_doubts = None, 0
+            self._copy, self._copy_failures = None, 0
 
     def _open_once(self) -> Deliveries:
         at = self._clock.wall()
         if self._copy is not None:
-            self._copy = replaced.write_again(self._copy, self._directory)
+            self._copy = replaced.restore_copy(self._copy, self._directory)
         replaced.install_copy(self._directory, at)
         if self._files and replaced.identity(self._directory)[0] != self._files[0]:
-            self._another_file(at)
+            self._use_new_file(at)
             self.warnings["lost"] = (
-                f"the outbox {self._directory / schema.FILE} was deleted or replaced while it could not be used: what "
-                "was still pending there was not delivered; put it back while the service is stopped"
+                f"the outbox {self._directory / schema.FILE} was deleted or replaced while it could not be used; "
+                "its pending deliveries were not delivered: stop the service, then restore the file"
             )
         connection = schema.connect(self._directory)
         try:
@@ -283,7 +283,7 @@ class Worker:
             connection.execute("BEGIN IMMEDIATE")
             deliveries.number_from(self._number_from)
             now_us = us_of(self._clock.now())
-            deliveries.set_times_right(now_us)
+            deliveries.correct_times(now_us)
             if self._filters:
                 deliveries.subscribe(self._filters, now_us)
             connection.execute("COMMIT")
@@ -294,7 +294,7 @@ class Worker:
         return deliveries
 
     def _recover(self, error: Exception) -> None:
-        """Roll back; where the connection cannot be trusted any more, the next operation opens the file again."""
+        """Roll back. If the connection is unusable, close it, and the next operation opens the file again."""
         if self._deliveries is not None:
             with suppress(sqlite3.Error):
                 if self._deliveries.connection.in_transaction:
@@ -302,62 +302,64 @@ class Worker:
             self._deliveries.forget(self._filters)
         if not schema.loses_connection(error):
             return
-        if self._deliveries is not None and not self._look_at_files():
+        if self._deliveries is not None and not self._check_files():
             return
         self._close()
         if schema.is_unreadable(error):
-            self._begin_anew(error)
+            self._start_new_file(error)
 
-    def _begin_anew(self, error: Exception) -> None:
+    def _start_new_file(self, error: Exception) -> None:
         with suppress(OSError):
             at = self._clock.wall()
             kept = schema.set_aside(self._directory, at, "unreadable")
-            if self._copy is not None and self._copy_doubts < _OPENINGS_MAX:  # it came between, and the copy is there
-                self._copy_doubts += 1
+            if (
+                self._copy is not None and self._copy_failures < _OPENINGS_MAX
+            ):  # another file was in the way; the copy is still there
+                self._copy_failures += 1
                 return
             self._forget_copy()
             self.resets += 1
-            self._another_file(at)
+            self._use_new_file(at)
             self.warnings["unreadable"] = (
                 f"the outbox {self._directory / schema.FILE} was unreadable ({error}) and is kept as {kept.name}; "
-                "a new one was begun, and what was still pending there was not delivered"
+                "a new one was created, and the pending deliveries of the old one were not delivered"
             )
 
-    def _another_file(self, at: datetime) -> None:
+    def _use_new_file(self, at: datetime) -> None:
         self._files = ()
-        self._number_from = us_of(at) // 1000  # beyond all numbers of the old file
+        self._number_from = us_of(at) // 1000  # higher than all numbers of the old file
         self._call(self._written_elsewhere)
 
     # A file that was deleted or replaced
 
-    def _look_at_files(self) -> bool:
-        """False when others have the names of ours: then everything is written again."""
+    def _check_files(self) -> bool:
+        """Check that the names still lead to our files; if not, restore them and return false."""
         try:
             ours = replaced.identity(self._directory) == self._files
             if ours and self._lock is not None and self._lock.is_at(self._directory):
                 return True
-        except OSError:  # the next operation finds out what is wrong
+        except OSError:  # the next operation reports the error
             return True
         with suppress(OutboxUnavailable):
-            self._write_again()
+            self._restore()
         return ours
 
-    def _write_again(self) -> None:
-        """Raises OutboxUnavailable while that fails: what was recorded meanwhile would be gone with the process."""
+    def _restore(self) -> None:
+        """Restore the files. Raises OutboxUnavailable while that fails, because new data would not be durable."""
         if self._replaced is not None and time.monotonic() < self._replaced_at + REPLACED_PAUSE_S:
             raise self._replaced
         self._replaced_at = time.monotonic()
         try:
-            self._folder_again()
+            self._recreate_directory()
             if self._deliveries is not None and replaced.identity(self._directory) != self._files:
                 self._write_copy(self._deliveries.connection)
         except (sqlite3.Error, OSError, OutboxUnavailable) as error:
-            if schema.is_unread(error):  # for ever, so that only what lies there now is left
+            if schema.is_unread(error):  # the old data is lost; continue with the file that is there now
                 self._close()
             self._replaced = OutboxUnavailable(
                 f"the outbox {self._directory / schema.FILE} was deleted or replaced while the service runs, and "
-                f"cannot be written again: {error}: mend this before you end the service, which still holds what "
-                "is not delivered; it is tried again by itself"
+                f"cannot be restored: {error}: fix this before you stop the service, which still has all "
+                "pending deliveries; the service retries automatically"
             )
             raise self._replaced from error
         self._replaced = None
@@ -369,59 +371,59 @@ class Worker:
 
     def _write_copy(self, connection: sqlite3.Connection) -> None:
         at, ours = self._clock.wall(), self._files
-        kept = replaced.put_away(self._directory, at, ours)
+        kept = replaced.set_aside_other(self._directory, at, ours)
         self._forget_copy()
         self._copy = replaced.write_copy(connection, self._directory)
         self._files = ()
         self._close()
         kept = replaced.install_copy(self._directory, at, ours=ours) or kept
         self.resets += 1
-        there = f"what was put there is kept as {kept.name}" if kept else "nothing else was there"
+        there = f"the other file is kept as {kept.name}" if kept else "there was no other file"
         self.warnings["replaced"] = (
             f"the outbox {self._directory / schema.FILE} was deleted or replaced while the service ran, last at "
-            f"{at:%Y-%m-%dT%H:%M:%SZ}, and was written again; {there}; nothing is lost: stop the service before you "
+            f"{at:%Y-%m-%dT%H:%M:%SZ}, and was restored; {there}; nothing is lost: stop the service before you "
             "clean up its data_dir or restore it"
         )
 
     def _unavailable(self, error: Exception) -> OutboxUnavailable:
         return OutboxUnavailable(
             f"the outbox in {self._directory} cannot be used: {error}: "
-            "check free space, permissions and the disk's health; it is tried again by itself"
+            "check free space, permissions and the disk; the service retries automatically"
         )
 
-    def _notice_other_writers(self) -> None:
+    def _check_for_other_writers(self) -> None:
         now_s = time.monotonic()
-        if self._deliveries is None or now_s - self._asked_at < POLL_S / 2:
+        if self._deliveries is None or now_s - self._checked_at < POLL_S / 2:
             return
-        self._asked_at = now_s
-        self._look_at_files()
+        self._checked_at = now_s
+        self._check_files()
         with suppress(sqlite3.Error):
             version = self._deliveries.pragma("data_version") if self._deliveries else self._version
             if version != self._version:
                 self._version = version
                 self._call(self._written_elsewhere)
 
-        self._look_at_wal()
+        self._check_wal()
 
-    def _look_at_wal(self) -> None:
-        """A reader that never ends its transaction lets the WAL grow until the disk is full."""
+    def _check_wal(self) -> None:
+        """Warn if a reader that never ends its transaction makes the WAL grow."""
         now_s = time.monotonic()
-        if self._deliveries is None or now_s - self._pinned_asked_at < PINNED_EVERY_S:
+        if self._deliveries is None or now_s - self._pinned_checked_at < PINNED_EVERY_S:
             return
-        self._pinned_asked_at = now_s
+        self._pinned_checked_at = now_s
         wal = self._directory / f"{schema.FILE}-wal"
         self._pinned = self._pinned + 1 if self._is_pinned(self._deliveries.connection, wal) else 0
         if self._pinned >= 2:
             self.warnings["pinned"] = (
-                f"{wal} has more than {2 * schema.WAL_KEPT_BYTES / 1e6:.0f} MB and grows, because another program has "
-                "been reading the outbox for long; it shrinks when that one ends its transaction: find it with "
-                f"`fuser -v {wal}`, and end it"
+                f"{wal} is larger than {2 * schema.WAL_KEPT_BYTES / 1e6:.0f} MB and grows, because another program has "
+                "kept a read transaction on the outbox open: find that program with "
+                f"`fuser -v {wal}`, and stop it"
             )
         else:
             self.warnings.pop("pinned", None)
 
     def _is_pinned(self, connection: sqlite3.Connection, wal: Path) -> bool:
-        """Whether what is in the WAL cannot all be moved to the file; tries it only where the WAL is large."""
+        """Whether the WAL is large and cannot be checkpointed completely."""
         if _size(wal) < 2 * schema.WAL_KEPT_BYTES:
             return False
         with suppress(sqlite3.Error):
@@ -440,7 +442,7 @@ class Worker:
             self._deliveries = None
 
     def _call(self, what: Callable[..., object], *given: object) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody is there to hear it
+        with suppress(RuntimeError):  # the event loop is closed
             self._loop.call_soon_threadsafe(what, *given)
 
     # In the loop
