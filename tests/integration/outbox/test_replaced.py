@@ -212,7 +212,7 @@ async def test_what_the_old_disk_does_not_give_back(tmp_path: Path, monkeypatch:
         await outbox.ack([Acked(flying, 0)])
         assert await pending(outbox) == ["new"]
         (said,) = outbox.warnings()
-        assert "what was still pending there was not delivered" in said
+        assert "its pending deliveries were not delivered" in said
 
 
 async def test_another_service_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +249,7 @@ async def test_a_copy_that_was_not_installed(tmp_path: Path, there: bool) -> Non
     folder = tmp_path / "data"
     async with opened(folder) as outbox:
         await outbox.record(None, change(event("a")))
-        await outbox._worker.submit(lambda deliveries: replaced.write_copy(deliveries.connection, folder), reads=True)
+        await outbox._writer.submit(lambda deliveries: replaced.write_copy(deliveries.connection, folder), reads=True)
         shutil.copytree(folder, tmp_path / "killed")
     if there:
         put_rubbish(tmp_path / "killed")

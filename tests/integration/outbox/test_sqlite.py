@@ -103,7 +103,7 @@ async def test_a_volume_that_only_the_group_may_write(group_volume: Path) -> Non
 async def test_a_second_service_is_refused(tmp_path: Path) -> None:
     """A second service on the same directory is told who has it and what to do; afterwards it may have it."""
     async with opened(tmp_path) as first:
-        with pytest.raises(OutboxRefused, match=rf"in use .*process {os.getpid()}.*data_dir of its own"):
+        with pytest.raises(OutboxRefused, match=rf"in use .*process {os.getpid()}.*another data_dir"):
             async with opened(tmp_path):
                 pass
         await with_deliveries(first)
@@ -132,7 +132,7 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
         (errno.EACCES, "chown"),
         (errno.EPERM, "chown"),
         (errno.EROFS, "mount it writable"),
-        (errno.ENOENT, "make the directory above it"),
+        (errno.ENOENT, "create the directory above it"),
         (errno.ENOTDIR, "a part of this path is a file"),
     ],
 )
@@ -160,7 +160,7 @@ async def test_a_path_through_a_file_is_refused(tmp_path: Path) -> None:
     """A data_dir that is a file, and one below a file."""
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file" / "data"):
-        with pytest.raises(OutboxRefused, match="name a directory"):
+        with pytest.raises(OutboxRefused, match="set it to a directory"):
             async with opened(place):
                 pass
 
@@ -225,7 +225,7 @@ async def test_a_file_that_spoils_in_use_is_set_aside(tmp_path: Path) -> None:
             raise error
 
         with pytest.raises(OutboxUnavailable, match="malformed"):
-            await outbox._worker.submit(spoil)
+            await outbox._writer.submit(spoil)
         await outbox.record(None, change(event("c")))
         await outbox.ack([Acked(flying, 0)])
         await outbox.dead_letter(other, reason="413", detail="", took_s=0)
@@ -284,7 +284,7 @@ async def test_trouble_halfway_leaves_nothing(tmp_path: Path) -> None:
             raise sqlite3.OperationalError("disk I/O error")
 
         with pytest.raises(OutboxUnavailable):
-            await outbox._worker.submit(half)
+            await outbox._writer.submit(half)
         assert await outbox.known() == {}
 
 
@@ -306,8 +306,8 @@ async def test_two_kinds_of_trouble_in_one_commit_keep_nothing_from_a_sink(tmp_p
 
         results = await asyncio.gather(
             outbox.record(None, change(event("a"))),
-            outbox._worker.submit(falls),
-            outbox._worker.submit(fails_when_alone),
+            outbox._writer.submit(falls),
+            outbox._writer.submit(fails_when_alone),
             return_exceptions=True,
         )
         assert [type(one) for one in results] == [type(None), ValueError, OutboxUnavailable]
@@ -334,13 +334,13 @@ async def test_a_read_only_disk(tmp_path: Path) -> None:
     """A disk that became read-only takes nothing, and everything again when it is mended."""
     async with opened(tmp_path) as outbox:
         await with_deliveries(outbox)
-        await outbox._worker.submit(
+        await outbox._writer.submit(
             lambda deliveries: deliveries.connection.execute("PRAGMA query_only = 1") and None, reads=True
         )
         with pytest.raises(OutboxUnavailable, match="readonly"):
             await outbox.record(None, change(event("c")))
         assert await pending(outbox) == 2
-        await outbox._worker.submit(
+        await outbox._writer.submit(
             lambda deliveries: deliveries.connection.execute("PRAGMA query_only = 0") and None, reads=True
         )
         await outbox.record(None, change(event("c")))
@@ -360,7 +360,7 @@ async def test_a_refused_filter_change_changes_nothing(tmp_path: Path) -> None:
 async def test_an_old_sqlite_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Python with a library that lacks what the outbox needs is refused with both versions and the way out."""
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
-    with pytest.raises(OutboxRefused, match=r"wants 3\.35 or newer: run callcast with a newer Python"):
+    with pytest.raises(OutboxRefused, match=r"needs 3\.35 or newer: run callcast with a newer Python"):
         async with opened(tmp_path):
             pass
 
@@ -404,7 +404,7 @@ async def test_many_share_one_commit(tmp_path: Path) -> None:
     async with opened(tmp_path) as outbox:
         await with_deliveries(outbox)
         commits: list[str] = []
-        await outbox._worker.submit(
+        await outbox._writer.submit(
             lambda deliveries: deliveries.connection.set_trace_callback(commits.append), reads=True
         )
         await asyncio.gather(*(outbox.record(None, change(event(f"c{n}"))) for n in range(100)))
@@ -430,7 +430,7 @@ async def test_every_read_is_by_an_index(tmp_path: Path) -> None:
     async with opened(tmp_path) as outbox:
         await with_deliveries(outbox)
         said: set[str] = set()
-        await outbox._worker.submit(lambda deliveries: deliveries.connection.set_trace_callback(said.add), reads=True)
+        await outbox._writer.submit(lambda deliveries: deliveries.connection.set_trace_callback(said.add), reads=True)
         await outbox.record(None, change(event("a", "call.answered", 2)))
         first, second = await outbox.claim("crm", limit=2)
         now = TurnedClock().now()
@@ -447,8 +447,8 @@ async def test_every_read_is_by_an_index(tmp_path: Path) -> None:
         await outbox.history(after_seq=0, limit=5)
         await outbox.note("acme", "x", b"y")
         await outbox.stats()
-        await outbox._worker.submit(lambda deliveries: deliveries.connection.set_trace_callback(None), reads=True)
-        plans = await outbox._worker.submit(
+        await outbox._writer.submit(lambda deliveries: deliveries.connection.set_trace_callback(None), reads=True)
+        plans = await outbox._writer.submit(
             lambda deliveries: {
                 sql: [row[3] for row in deliveries.connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
                 for sql in said

@@ -45,7 +45,7 @@ async def test_a_reader_that_pins_the_wal_is_reported(tmp_path: Path, monkeypatc
                 while not outbox.warnings():
                     await outbox.check()
             (said,) = outbox.warnings()
-            assert said.startswith(f"{wal} has more than 34 MB and grows, because another program has been reading")
+            assert said.startswith(f"{wal} is larger than 34 MB and grows, because another program has kept")
             assert f"fuser -v {wal}" in said
             assert (await outbox.stats()).bytes_used > 2 * schema.WAL_KEPT_BYTES
         async with asyncio.timeout(WAIT_S):
