@@ -354,7 +354,7 @@ async def test_a_folder_that_is_deleted_while_nothing_is_open(tmp_path: Path, mo
     monkeypatch.setattr(worker, "REPLACED_PAUSE_S", 0.01)
     folder = tmp_path / "data"
     async with opened(folder) as outbox:
-        await outbox._worker.submit(lambda _: outbox._worker._close(), reads=True)
+        await outbox._writer.submit(lambda _: outbox._writer._close(), reads=True)
         delete_folder(folder)
         await working(outbox)
         await outbox.record(None, change(event("a")))
