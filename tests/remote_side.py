@@ -18,6 +18,7 @@ class ScriptedUpstream:
         self.spacing = spacing_s
         self.hold = 0.0
         self.ahead: int | None = None
+        self.sign_in_hangs_since: float | None = None
         self.took_s: Callable[[Target], float] = lambda _: 0.0
         self.list_of: Callable[[Target], Answer] = lambda _: ()
         self.log: list[CallObservation] = []
@@ -38,8 +39,10 @@ class ScriptedUpstream:
     def hold_s(self) -> float:
         return self.hold
 
-    def sign_ins_ahead(self) -> int | None:
-        return self.ahead
+    def waits_to_sign_in_until(self) -> float | None:
+        if self.ahead is None:
+            return None
+        return self.clock.monotonic() if self.sign_in_hangs_since is None else self.sign_in_hangs_since
 
     async def identify(self) -> Identity:
         await self.clock.sleep(self.own_took_s)

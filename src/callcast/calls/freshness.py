@@ -112,8 +112,8 @@ class Freshness:
             self._refused.add(target)
 
     def restart_timers(self, steady_s: float) -> None:
-        """Start all intervals anew: the source is queued to sign in, so the time until now is not an outage."""
-        self._since = dict.fromkeys(self._since, steady_s)
+        """Start all intervals anew at `steady_s`: until then the source was queued to sign in, which is no outage."""
+        self._since = {target: max(since, steady_s) for target, since in self._since.items()}
 
     def check(self, at: datetime, steady_s: float, interval_s: float) -> list[SourceEvent]:
         """Return the events of what has become degraded by now."""

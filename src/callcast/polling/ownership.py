@@ -71,8 +71,8 @@ class OwnedUpstream:
     def hold_s(self) -> float:
         return self._upstream.hold_s()
 
-    def sign_ins_ahead(self) -> int | None:
-        return self._upstream.sign_ins_ahead()
+    def waits_to_sign_in_until(self) -> float | None:
+        return self._upstream.waits_to_sign_in_until()
 
     async def identify(self) -> Identity:
         return await self._upstream.identify()

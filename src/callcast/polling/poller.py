@@ -299,8 +299,8 @@ class Poller:
             self._sleep.cancel()
 
     async def _check_freshness(self) -> None:
-        if self._upstream.sign_ins_ahead() is not None:
-            self._freshness.restart_timers(self._clock.monotonic())
+        if (until := self._upstream.waits_to_sign_in_until()) is not None:
+            self._freshness.restart_timers(until)
         self._unrecorded += self._freshness.check(self._upstream.now(), self._clock.monotonic(), self.interval_s)
         try:
             await self._record_source_events()

@@ -67,8 +67,11 @@ class Upstream(Protocol):
         """Seconds until the next request may be sent; above 0 during a penalty."""
         ...
 
-    def sign_ins_ahead(self) -> int | None:
-        """How many sources sign in before this one; None when it is not queued to sign in."""
+    def waits_to_sign_in_until(self) -> float | None:
+        """Until when this source only waits for its place to sign in; None: it does not, or the endpoint has trouble.
+
+        Of the clock that only grows: now, or when the sign-in under way before it began, which may hang.
+        """
         ...
 
     async def identify(self) -> Identity:

@@ -255,6 +255,9 @@ class Client:
         """How many sign in before this source; None: it does not wait for its place."""
         return self._tokens.ahead()
 
+    def waits_to_sign_in_until(self) -> float | None:
+        return self._tokens.waits_until()
+
     def renewal_trouble(self) -> tuple[PollFailed, float] | None:
         """Why the token could not be renewed, and for how many seconds it is still good."""
         return self._tokens.failing()

@@ -122,6 +122,11 @@ class RateLimiter:
         """Whether any request waits for its turn."""
         return any(self._waiting.values())
 
+    @property
+    def under_way_since(self) -> float | None:
+        """When the oldest of the requests under way began; None: there is none."""
+        return min((turn.began_at for turn in self._in_flight.values()), default=None)
+
     def turn(self, purpose: Purpose, key: str, *, urgency: float = 0.0) -> Slot:
         """A context: wait for the turn of a request, and hold it while the request is under way.
 

@@ -91,10 +91,20 @@ class Tokens:
         return limiter.wait_s("token") <= 0 and not limiter.waits
 
     def ahead(self) -> int | None:
-        """How many sign in before this credential; None: it has a token, or does not wait for its place."""
-        if self._turn is None or self._sign_ins.held(self._credential):
+        """How many sign in before this credential.
+
+        None: it has a token, does not wait for its place, or the token endpoint is in trouble.
+        """
+        if self._turn is None or self._application.trouble or self._sign_ins.held(self._credential):
             return None
         return self._application.limiter.ahead(self._turn)
+
+    def waits_until(self) -> float | None:
+        """Until when it only waits for its place; None where `ahead` is none. A request that hangs is no such wait."""
+        if self.ahead() is None:
+            return None
+        under_way_since = self._application.limiter.under_way_since
+        return self._clock.monotonic() if under_way_since is None else under_way_since
 
     def _waits_for_place(self) -> bool:
         return self._turn is not None and self._application.limiter.ahead(self._turn) is not None

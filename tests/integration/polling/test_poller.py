@@ -947,6 +947,21 @@ async def test_a_source_that_only_waits_for_its_place_to_sign_in_is_not_degraded
         assert bench.types == ["source.degraded"]
 
 
+async def test_waiting_behind_a_sign_in_that_hangs_is_no_excuse(bench: Bench) -> None:
+    """What counts is when that one began: after 30 s the source is degraded, since then."""
+    bench.far.own, bench.far.own_took_s, bench.far.ahead = "77", 1e6, 1
+    async with bench.polling(["~"]):
+        await bench.clock.turn(20)
+        since = bench.clock.now()
+        bench.far.sign_in_hangs_since = bench.clock.monotonic()
+        await bench.clock.turn(29)
+        assert bench.types == []
+        await bench.clock.turn(3)
+    [degraded] = bench.health()
+    assert degraded.type == "source.degraded"
+    assert abs((degraded.since - since).total_seconds()) <= 1
+
+
 async def test_a_restart_tells_a_spell_and_a_lingering_end_no_second_time(bench: Bench) -> None:
     """What was told is known after a restart: the degraded source, and the ended call that is still listed."""
     start = bench.clock.now()

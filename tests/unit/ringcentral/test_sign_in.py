@@ -15,6 +15,7 @@ from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.client import Client
 from callcast.ringcentral.settings import SourceSettings
 from callcast.ringcentral.sign_in import FILE, SignIns, _digest
+from callcast.ringcentral.token import ASK_TIMEOUT_S, TROUBLE_WAIT_S
 from callcast.settings.secret import Secret
 from tests.clock import TurnedClock
 from tests.unit.ringcentral.recording import CLIENT_SECRET, JWT, SERVER, Heard, make_client
@@ -169,6 +170,27 @@ async def test_trouble_of_the_token_endpoint_concerns_all_who_wait(
     tasks = [asyncio.create_task(client.identify()) for client in clients[3:]]
     await clock.turn(62)
     await asyncio.gather(*tasks)
+
+
+async def test_a_wait_behind_a_request_that_hangs_does_not_count_as_waiting(
+    office: Office, answers: aioresponses, clock: TurnedClock
+) -> None:
+    """Three sources, an endpoint that never answers: the others wait no longer than since that request began."""
+
+    async def hang(*_: Any, **__: Any) -> CallbackResult:
+        await clock.sleep(ASK_TIMEOUT_S)
+        raise TimeoutError
+
+    answers.post(TOKEN_URL, callback=hang, repeat=True)
+    clients = [office.client(number) for number in range(3)]
+    began = clock.monotonic()
+    for _ in range(4):
+        tasks = [asyncio.create_task(client.identify()) for client in clients]
+        for _ in range(int(ASK_TIMEOUT_S + TROUBLE_WAIT_S) + 1):
+            await clock.turn(1)
+            assert {client.waits_to_sign_in_until() for client in clients} <= {None, began}
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [one.reason for one in results if isinstance(one, PollFailed)] == ["timeout"] * 3
 
 
 @pytest.mark.parametrize("places_left", [1, 4])
