@@ -115,7 +115,7 @@ async def test_3_the_rate_limit(tmp_path: Path) -> None:
         await told(town, "reasons", "source acme", "429", "Request rate exceeded", "another program use the same")
         line = await logged(town, "rate_limited")
         told_by_check = await asked(town, "--online")
-    assert line["detail"].startswith("nothing is sent for ")
+    assert line["detail"].startswith("requests are paused for ")
     assert "another program" in line["fix"]
     assert "failed     source acme: rate limit  429" in told_by_check
 
@@ -210,7 +210,7 @@ def test_10_a_stale_source() -> None:
     observer.poll_failed(target, PollFailed("network", "no connection: Connection refused"), 0.1)
     clock._passed_s += 45
     assert observer.unready() == (
-        "source acme: no good look for 45 s: no connection: Connection refused: "
+        "source acme: no successful poll for 45 s: no connection: Connection refused: "
         "check server, and that this machine can reach it: DNS, firewall, certificate"
     )
 

@@ -1,4 +1,4 @@
-"""How a sink's remote side does, by the outcomes of the attempts alone (contract 6). Pure."""
+"""Decides from the outcomes of attempts whether a sink is healthy. Pure."""
 
 from datetime import datetime
 
@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from callcast.ports.sink import Delivery
 
-FAILING_AFTER = 5  # attempts in a row without a success; those that overlap have one cause, and count as one
+FAILING_AFTER = 5  # consecutive failed attempts; attempts that overlap count as one, since they have the same cause
 
 
 class _Success(Struct, frozen=True):
@@ -15,15 +15,15 @@ class _Success(Struct, frozen=True):
 
 
 class CircuitBreaker:
-    """Healthy, in doubt, failing, or gone; and held while the remote side asked for a pause.
+    """The state of a sink: healthy, in doubt, failing or gone; and paused when the remote side asked for a delay.
 
-    In doubt: events of two calls have failed since the last success, and no other call's was accepted since their first
-    attempts: it is not the events' own trouble.
+    In doubt: events of two calls have failed since the last success, and no event of another call was accepted since
+    their first attempts, so that the events themselves are not the cause.
     """
 
     def __init__(self) -> None:
         self.failures = 0  # since the last success
-        self.counted = 0  # ever
+        self.counted = 0  # since the start of the service
         self.in_doubt = False
         self.failing = False
         self.gone = False
@@ -40,11 +40,12 @@ class CircuitBreaker:
         self.reset()
 
     def reset(self) -> None:
+        """The sink has recovered."""
         self.failures, self.in_doubt, self.failing, self.gone = 0, False, False, False
         self._failed_call = None
 
     def failed(self, delivery: Delivery, *, counted_before: int, gone: bool) -> None:
-        """`counted_before`: what `counted` was when the attempt began."""
+        """Note a failed attempt. `counted_before`: the value of `counted` when the attempt began."""
         if counted_before == self.counted:
             self.failures += 1
             self.counted += 1
@@ -55,6 +56,7 @@ class CircuitBreaker:
         self.failing = self.failing or gone or self.failures >= FAILING_AFTER
 
     def hold(self, until: datetime) -> None:
+        """Pause the sink until a time that the remote side asked for."""
         self.held_until = max(until, self.held_until or until)
 
     def held_for_s(self, now: datetime) -> float:

@@ -1,4 +1,4 @@
-"""Once an hour the log says which sinks are still failing, and what waits for them."""
+"""Logs once an hour which sinks are still failing, and their backlog."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -18,7 +18,7 @@ class Reminders:
         self._logged_at: dict[str, datetime] = {}
 
     def remind(self, failing: Mapping[str, SinkTrouble], stats: Stats) -> None:
-        """`failing`: the sinks that are failing now."""
+        """Log the sinks that have failed for an hour since their last log line. `failing`: the sinks failing now."""
         now = self._clock.now()
         backlog = {one.sink: one for one in stats.sinks}
         self._logged_at = {name: at for name, at in self._logged_at.items() if name in failing}

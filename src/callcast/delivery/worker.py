@@ -1,4 +1,7 @@
-"""One sink's deliveries: claim, send, settle. The only retrier (contract 6)."""
+"""Delivers the events of one sink: claim, send, and store the outcome. The only place that retries.
+
+The rule: an outcome is kept until the outbox has stored it, so that a full disk causes no duplicate delivery.
+"""
 
 import asyncio
 import heapq
@@ -18,30 +21,30 @@ from callcast.ports.outbox import Acked, Outbox, OutboxUnavailable, Overdue
 from callcast.ports.retry import RetryPolicy, granted_s
 from callcast.ports.sink import Advising, Delivered, Delivery, Outcome, Reconnecting, Rejected, Retry, Sink
 
-RECOVERY_PROBE_AFTER_S = (1.0, 2.0, 5.0, 10.0, 20.0)  # the first ones after a sink has begun to fail; then
+RECOVERY_PROBE_AFTER_S = (1.0, 2.0, 5.0, 10.0, 20.0)  # the first recovery probes of a failing sink; then
 RECOVERY_PROBE_EVERY_S = 30.0
-RECOVERY_PROBES_MAX = 2  # the second finds a receiver that is well again while the first waits for a lost answer
+RECOVERY_PROBES_MAX = 2  # the second finds that the receiver has recovered while the first waits for a lost response
 RECOVERY_PROBE_GONE_EVERY_S = 3600.0
-EXPIRE_EVERY_S = 5.0  # how late an expiry may be noticed while nothing is claimed
-GRACE_S = 1.0  # beyond the sink's own limit: its word for what took so long is finer than ours
-OUTBOX_RETRY_S = 1.0  # between two tries of an outbox that cannot be used
+EXPIRE_EVERY_S = 5.0  # how often overdue deliveries expire while nothing is claimed
+GRACE_S = 1.0  # beyond the sink's own timeout, so that the sink reports its timeout first, with more detail
+OUTBOX_RETRY_S = 1.0  # between two attempts to use an unavailable outbox
 IDLE_S = 60.0
 # For a cause for which the sink gives no advice.
-DEFAULT_FIX = "run callcast check --send: it asks the remote side, and says what to do"
-# Claimed ahead, so that no sink waits for the disk. Few for a slow one: the new must not stand behind many replayed.
-# Many for one that always runs dry: on a busy machine the disk's answer takes long, and the rate is so many for each.
+DEFAULT_FIX = "run callcast check --send: it tests the connection and says what to do"
+# Deliveries claimed ahead, so that no sink waits for the disk. Few for a slow sink, so that new events do not wait
+# behind many replayed ones; more for a sink that keeps running out, because a claim takes long on a busy machine.
 CLAIM_AHEAD_MIN, CLAIM_AHEAD_MAX = 8, 512
 
 
 class DeliveryTelemetry(Protocol):
-    """What the delivery worker tells about its work. Must not block or raise."""
+    """What the delivery worker reports. Methods must not block or raise."""
 
     def delivery_attempted(self, sink: str, failed: str | None, took_s: float) -> None:
-        """`failed`: the reason in one word, None for a success."""
+        """An attempt ended. `failed`: the reason in one word; None for a success."""
         ...
 
     def event_delivered(self, sink: str, latency_s: float) -> None:
-        """Seconds from the recording to the remote side's answer. Not called for what was replayed."""
+        """An event was delivered. `latency_s`: from recording to acknowledgment. Not called for replayed events."""
         ...
 
     def event_replayed(self, sink: str) -> None: ...
@@ -54,7 +57,7 @@ class DeliveryTelemetry(Protocol):
 
 
 class SinkTrouble(Struct, frozen=True):
-    """Why a sink is failing. `fix`: the next step, for this cause."""
+    """Why a sink is failing. `fix`: the next step for this cause."""
 
     since: datetime
     reason: str
@@ -63,7 +66,7 @@ class SinkTrouble(Struct, frozen=True):
 
 
 class Log(Protocol):
-    """A logger whose first word is the event's name; the facts hold no secret and no phone number."""
+    """A structured logger. The facts hold no secret and no phone number."""
 
     def info(self, event: str, /, **facts: object) -> object: ...
 
@@ -73,12 +76,12 @@ class Log(Protocol):
 
 
 class DeliveryWorker:
-    """Delivers what one sink is owed until it is cancelled; then lets what is in flight finish.
+    """Delivers the backlog of one sink until cancelled; then lets attempts in flight finish.
 
-    timeout_s: the sink's own limit for one attempt; one that outlives it by a second is broken off.
-    shutdown_s: for so long at most; None: until it is cancelled again.
-    random: gives a number in [0, 1) for each delay's jitter.
-    `run` ends by itself only with an exception: a fault of the program, also one in the sink.
+    timeout_s: the sink's own limit for one attempt; an attempt that exceeds it by a second is cancelled.
+    shutdown_s: how long attempts in flight may take after cancellation; None: until cancelled again.
+    random: returns a number in [0, 1) for the jitter of each delay.
+    `run` ends by itself only with an exception: a bug in the worker or in the sink.
     """
 
     def __init__(
@@ -109,11 +112,11 @@ class DeliveryWorker:
         self._shutdown_s = shutdown_s
         self._breaker = CircuitBreaker()
         self._claim_ahead = CLAIM_AHEAD_MIN
-        self._waiting: list[tuple[bool, int, Delivery]] = []  # a heap: what was brought back by hand goes last
+        self._waiting: list[tuple[bool, int, Delivery]] = []  # a heap: replayed deliveries come last
         self._senders: set[asyncio.Task[None]] = set()
-        self._probes: set[asyncio.Task[None]] = set()  # those of the senders
-        self._acked: list[Acked] = []  # by the remote side, and not yet on their way to the disk
-        self._acks_in_flight: list[Acked] = []  # on their way
+        self._probes: set[asyncio.Task[None]] = set()  # the senders of recovery probes
+        self._acked: list[Acked] = []  # acknowledged, and not yet being stored
+        self._acks_in_flight: list[Acked] = []  # being stored
         self._ack_added = asyncio.Event()
         self._freed = asyncio.Event()
         self._stopping = False
@@ -123,7 +126,7 @@ class DeliveryWorker:
         self._probed_seq = 0
         self._recoveries = 0
         self._troubled_since_s = 0.0
-        self._fresh_after: int | None = None  # while failing: the newest event that is no new call's
+        self._fresh_after: int | None = None  # while failing: the newest event that does not belong to a new call
         self._outbox_trouble = False
         self._trouble: SinkTrouble | None = None
 
@@ -155,7 +158,7 @@ class DeliveryWorker:
             await self._store_remaining_acks()
 
     async def _drain(self) -> None:
-        """What is being sent is answered, and what was taken is on the disk."""
+        """Wait until all attempts in flight have ended and their outcomes are stored, at most `shutdown_s`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._shutdown_s):
                 while self._is_busy():
@@ -216,9 +219,9 @@ class DeliveryWorker:
             await self._wait_for_due()
 
     async def _wait_for_due(self) -> None:
-        """While the sink is in doubt a recovery probe goes out when its time has come, although nothing is due.
+        """Wait for a due delivery; while the sink is in doubt, send recovery probes although nothing is due.
 
-        When all that waits has failed some times, nothing may be due for half an hour after the remote side's return.
+        After several failures of the whole backlog, nothing might be due until half an hour after the recovery.
         """
         left_s = IDLE_S
         if self._breaker.in_doubt and self._may_probe():
@@ -230,7 +233,7 @@ class DeliveryWorker:
         await self._outbox.wait(self.name, timeout_s=left_s)
 
     def _claim_limit(self) -> int:
-        """How many to claim. Not each by itself while others wait: a claim costs the same whatever it brings."""
+        """How many deliveries to claim; 0 while enough are waiting, because a claim costs the same for any number."""
         if 2 * len(self._waiting) > self._claim_ahead:
             return 0
         wanted = self._concurrency - len(self._senders) + self._claim_ahead - len(self._waiting)
@@ -238,13 +241,13 @@ class DeliveryWorker:
         return min(wanted, self._concurrency + CLAIM_AHEAD_MAX - in_flight - len(self._waiting))
 
     def _send_waiting(self) -> None:
-        """As many as may be on their way at a time."""
+        """Start senders for waiting deliveries, up to the concurrency limit."""
         if self._may_send():
             for _ in range(min(len(self._waiting), self._concurrency - len(self._senders))):
                 self._begin(self._send_on())
 
     async def _send_on(self) -> None:
-        """One after another while there is something: a task for each would cost more than some sinks do."""
+        """Send waiting deliveries one after another: a task for each would cost more than the send of some sinks."""
         while self._waiting and self._may_send():
             *_, delivery = heapq.heappop(self._waiting)
             self._freed.set()
@@ -254,13 +257,13 @@ class DeliveryWorker:
         return not (self._stopping or self._is_paused())
 
     async def _release_waiting(self) -> None:
-        """What was claimed and must not be sent now."""
+        """Release claimed deliveries that must not be sent now."""
         while self._waiting:
             *_, delivery = self._waiting.pop()
             await self._outbox.release(delivery)
 
     async def _recovery_probe(self) -> None:
-        """By the clock each for another call, also while an earlier one waits, and at once for a new call."""
+        """Send recovery probes on schedule, each for another call, and at once for a new call."""
         if not self._may_probe():
             await self._wait_for_room()
             return
@@ -270,7 +273,7 @@ class DeliveryWorker:
         if delivery := await (self._next_probe(now) if now >= self._probe_at else self._new_call(self._fresh_after)):
             await self._begin_probe(delivery)
             return
-        if not self._breaker.failing:  # a probe was answered meanwhile, and what it woke was not waiting yet
+        if not self._breaker.failing:  # a probe succeeded meanwhile, before this task waited for it
             return
         left_s = min(EXPIRE_EVERY_S, (self._probe_at - now).total_seconds())
         if self._breaker.gone:
@@ -306,7 +309,7 @@ class DeliveryWorker:
         return delivery
 
     async def _expire_overdue(self) -> None:
-        """Let go of what is worthless by now, although nothing of it is claimed."""
+        """Expire deliveries past their time to live, although they are not claimed."""
         now = self._clock.now()
         live_before, final_before = (now - self._policy.time_to_live(live=live) for live in (True, False))
         overdue = None
@@ -339,7 +342,7 @@ class DeliveryWorker:
         return task
 
     async def _attempt(self, delivery: Delivery) -> None:
-        """Whatever ends it before its outcome is stored, a reload in the middle too: the delivery is free again."""
+        """Attempt a delivery. It is released if anything ends the attempt before its outcome is stored."""
         try:
             await self._try(delivery)
         except BaseException:
@@ -349,10 +352,10 @@ class DeliveryWorker:
     async def _try(self, delivery: Delivery) -> None:
         expires_at = self._policy.expires_at(delivery.pending_since, live=delivery.live)
         began_s, counted_before, recoveries_before = self._clock.monotonic(), self._breaker.counted, self._recoveries
-        if self._breaker.in_doubt and not self._breaker.failing:  # every attempt asks what a recovery probe asks
+        if self._breaker.in_doubt and not self._breaker.failing:  # every attempt serves as a recovery probe
             self._probe_at = max(self._probe_at, self._clock.now() + self._probe_pause())
         delivery = replace(delivery, expires_at=expires_at)
-        # Its age may come from a wall clock that was wrong: what is not live is given up after an attempt only.
+        # The age may come from a wall clock that was wrong, so a delivery that is not live is attempted at least once.
         overdue = self._clock.now() >= expires_at and (delivery.live or delivery.first_tried_at is not None)
         outcome = None if overdue else self._retry_unless_alone(delivery, await self._send(delivery))
         took_s = self._clock.monotonic() - began_s
@@ -384,13 +387,13 @@ class DeliveryWorker:
             return Retry("timeout", f"no answer within {self._timeout_s:g} s")
 
     def _retry_unless_alone(self, delivery: Delivery, outcome: Outcome) -> Outcome:
-        """A no that may be our own fault is a no only once another call's event was taken."""
+        """Turn a rejection `unless_alone` into a retry until another call's event has been accepted."""
         alone = isinstance(outcome, Rejected) and outcome.unless_alone
         if alone and isinstance(outcome, Rejected) and not self._breaker.accepted_another_since(delivery):
             return Retry(outcome.reason, outcome.detail)
         return outcome
 
-    # Settling
+    # Storing outcomes
 
     async def _delivered(self, delivery: Delivery, outcome: Delivered, took_s: float) -> None:
         now, trouble, was_in_doubt = self._clock.now(), self.trouble, self._breaker.in_doubt
@@ -407,7 +410,7 @@ class DeliveryWorker:
             await self._make_due(held=False)
 
     async def _store_acks(self) -> None:
-        """The remote side's yes goes to the disk while the next are sent, all that has come meanwhile together."""
+        """Store acknowledgments while the next deliveries are sent, all that have arrived meanwhile in one commit."""
         while True:
             await self._ack_added.wait()
             self._ack_added.clear()
@@ -417,7 +420,7 @@ class DeliveryWorker:
             self._freed.set()
 
     async def _store_remaining_acks(self) -> None:
-        """Nobody waits any longer. What the disk does not take now is owed still, and is sent again."""
+        """Try once to store the remaining acknowledgments. What cannot be stored stays pending and is sent again."""
         left = [*self._acks_in_flight, *self._acked]
         if not left:
             return
@@ -432,7 +435,7 @@ class DeliveryWorker:
     async def _retry(
         self, delivery: Delivery, retry: Retry, expires_at: datetime, took_s: float, *, recovered: bool
     ) -> None:
-        """`recovered`: the outage that the attempt began in has ended meanwhile, and all that waited became due."""
+        """Schedule the next attempt. `recovered`: the sink has recovered since the attempt began: retry at once."""
         now = self._clock.now()
         own_s = self._policy.delay_s(delivery.attempt, live=delivery.live, chance=self._random())
         delay_s = 0.0 if recovered else own_s
@@ -468,7 +471,7 @@ class DeliveryWorker:
         self._log.warning("event_dead_lettered", sink=self.name, call=event.key, event_id=event.id, reason=reason)
 
     async def _until_stored(self, store: Callable[[], Awaitable[None]]) -> None:
-        """Keep the result until the disk takes it, so that nothing is sent twice for the disk's sake."""
+        """Retry until the outbox accepts the write, so that nothing is sent twice because of the disk."""
         while True:
             try:
                 await store()
@@ -507,11 +510,11 @@ class DeliveryWorker:
         self._telemetry.sink_up(self.name, True)
         lasted = {} if trouble is None else {"lasted": span((self._clock.now() - trouble.since).total_seconds())}
         self._log.info("sink_recovered", sink=self.name, how=how, **lasted)
-        self._freed.set()  # who waits for a probe's answer need not
+        self._freed.set()  # wakes the task that waits for a probe
         await self._make_due(held=True)
 
     async def _make_due(self, *, held: bool) -> None:
-        """Everything, also what is being sent and fails later."""
+        """Make the whole backlog due, including deliveries in flight that fail later."""
         self._recoveries += 1
         await self._until_stored(lambda: self._outbox.make_due(self.name, held=held))
 

@@ -1,6 +1,6 @@
-"""Asks the call log what looks cannot tell: what became of a call that vanished, and what was missed while blind.
+"""Reads the call log for what polls cannot show: how a vanished call ended, and the calls of a gap in polling.
 
-One question at a time, within the share of the rate limit that polling leaves; an unanswered one is asked again.
+Requests use the part of the rate limit that polling leaves. A failed request is retried.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from callcast.ports.upstream import PollFailed, Upstream
 
 STEP_EVERY_S = 1.0
 OBSERVATIONS_AT_ONCE = 100
-REFUSED_RETRY_S = 3600.0  # the platform does not let us read the log: ask seldom, somebody may grant it
-BACKOFF_S = (30, 60, 120, 300)  # between questions about the same call, the last one repeated
-# A call in a queue can begin long before it reaches anybody, and the call log is searched by a call's start.
+REFUSED_RETRY_S = 3600.0  # retry interval while the platform denies access to the call log: it may be granted later
+BACKOFF_S = (30, 60, 120, 300)  # between lookups of the same call; the last one repeats
+# The call log is searched by start time, and a queued call may begin long before it reaches an extension.
 LONGEST_WAIT = timedelta(hours=1)
-# An ended call can be late in the list (3-10 s documented): so long before the last good poll it may be unseen.
+# The list may lag by 3-10 s (documented), so a call that ended this long before the last poll may not have been seen.
 LATENESS = timedelta(seconds=15)
 
 
@@ -38,7 +38,7 @@ class BackfillTelemetry(Protocol):
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """A target was not seen since `after`; the call log is asked about it from `due` on, once more after a failure."""
+    """A target was not polled since `after`; its call log is read at `due`, and again after a failure."""
 
     extension_id: str | None
     after: datetime
@@ -47,14 +47,14 @@ class Gap(msgspec.Struct, frozen=True):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """The platform does not show a target: since when."""
+    """The platform denies access to a target, since `since`."""
 
     extension_id: str | None
     since: datetime
 
 
 class Backfill:
-    """Closes what polling left open, for one source. Its gaps survive a restart."""
+    """Resolves what polling left open, for one source. Gaps survive a restart."""
 
     def __init__(
         self,
@@ -72,16 +72,16 @@ class Backfill:
         self._rules = rules
         self._clock = clock
         self._telemetry = telemetry
-        # Two of a target at most: one whose time is fixed, and a later one that grows with every further blind time.
+        # At most two per target: one whose due time is fixed, and a later one that is extended by every further gap.
         self._gaps: list[Gap] = msgspec.json.decode(gaps, type=list[Gap]) if gaps else []
         stored = msgspec.json.decode(refused, type=list[Refusal]) if refused else []
         self._refused = {one.extension_id: one for one in stored}
         self._stored_refusals = tuple(stored)
-        self._polled: set[str | None] = set()  # targets of which this run has stored a good poll
-        self._lookups: dict[str, tuple[int, float]] = {}  # call id -> questions so far, monotonic time of the next
+        self._polled: set[str | None] = set()  # targets with a successful poll stored in this run
+        self._lookups: dict[str, tuple[int, float]] = {}  # call id -> lookups so far, monotonic time of the next
 
     async def run(self) -> None:
-        """Rounds beside one another: a question that waits for its turn holds up neither of the others."""
+        """Run all steps concurrently, so that a request that waits for the rate limit delays only its own step."""
         async with asyncio.TaskGroup() as tasks:
             for step in (
                 self.give_up_expired,
@@ -93,15 +93,15 @@ class Backfill:
                 tasks.create_task(self._repeat(step))
 
     def watch(self, extension_ids: Sequence[str | None]) -> None:
-        """Ask about these targets and no others from now on; None is the account."""
+        """Set the watched targets; None is the account. Gaps of other targets are dropped."""
         self._gaps = [gap for gap in self._gaps if gap.extension_id in extension_ids]
         self._refused = {one: refusal for one, refusal in self._refused.items() if one in extension_ids}
 
     async def refuse(self, target: Target) -> float:
-        """The platform has just refused to show it: its calls cannot be followed, and end if that has lasted.
+        """Note that the platform has just denied access to a target; its calls end if that has lasted long enough.
 
-        Only such an answer ends them: what an earlier run or an earlier answer said may be over. Returns the seconds
-        after which to ask again, so that they end in time; infinity where none is open.
+        Calls end only on such a response, because an earlier denial may no longer hold. Returns the seconds after
+        which to poll again so that the calls end in time; infinity if none is open. Raises OutboxUnavailable.
         """
         index, now = self._recorder.index, self._upstream.now()
         refusal = self._refused.setdefault(target.extension_id, Refusal(target.extension_id, now))
@@ -119,10 +119,11 @@ class Backfill:
         return math.inf
 
     def allow(self, target: Target) -> None:
+        """Note that the platform grants access to a target again."""
         self._refused.pop(target.extension_id, None)
 
     def polled(self, target: Target) -> None:
-        """A good poll of it is stored: its calls are known to be in the list, or gone from it."""
+        """Note that a successful poll of a target is stored, so that its vanished calls are known to be gone."""
         self._polled.add(target.extension_id)
 
     async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
@@ -134,9 +135,9 @@ class Backfill:
             await self._clock.sleep(STEP_EVERY_S)
 
     async def give_up_expired(self) -> None:
-        """Close what vanished long ago, whatever the call log says; not before a good poll has shown that it is gone.
+        """End calls that vanished long ago, with or without a record in the call log.
 
-        Whether it was gone at the end of an earlier run says nothing of now.
+        A successful poll in this run must have shown that the call is gone: an earlier run proves nothing about now.
         """
         index = self._recorder.index
         for call in self._pending():
@@ -145,16 +146,16 @@ class Backfill:
                 await self._recorder.record_change((), lambda: give_up(index, call.call_id, self._upstream.now()))  # noqa: B023
 
     async def store_refusals(self) -> None:
-        """Since when the platform refuses what: a restart does not begin to wait anew."""
+        """Store since when the platform denies access, so that a restart does not extend the wait."""
         if (refused := tuple(self._refused.values())) != self._stored_refusals:
             await self._recorder.note("refused", msgspec.json.encode(refused) if refused else None)
             self._stored_refusals = refused
 
     async def correct_missed(self) -> None:
-        """What an extension of another source is known to have answered by now."""
+        """Correct missed calls that an extension of another source answered."""
         index = self._recorder.index
         for session_id in index.answers.due(index.source):
-            index.answers.corrected(index.source, session_id)  # before: it may be due again meanwhile
+            index.answers.corrected(index.source, session_id)  # removed first: it may become due again meanwhile
             try:
                 change = partial(correct_missed, index, session_id, self._upstream.now())
                 await self._recorder.record_change((), change, sessions=(session_id,))
@@ -177,7 +178,9 @@ class Backfill:
         return due_lookups(self._recorder.index, self._upstream.now(), self._rules)
 
     async def add_gap(self, target: Target, after: datetime, until: datetime) -> None:
-        """A target was not seen between these polls. Kept before the poll is: a crash in between must not hide it."""
+        """Note that a target was not polled between these times. Call before the poll is recorded, so that a crash
+        in between does not lose the gap.
+        """
         mine = [gap for gap in self._gaps if gap.extension_id == target.extension_id]
         for growing in mine[1:]:
             self._gaps.remove(growing)
@@ -236,13 +239,13 @@ class Backfill:
         return resolve(self._recorder.index, call.call_id, found, self._upstream.now(), self._rules)
 
     def _seconds_until_given_up(self, call: Call) -> float:
-        """Seconds until a vanished call is given up."""
+        """Seconds until a vanished call ends without a final record."""
         since = call.vanished_at or self._upstream.now()
         return self._rules.vanished_give_up_s - (self._upstream.now() - since).total_seconds()
 
 
 def whole_sessions(observations: Sequence[CallObservation]) -> Iterator[Sequence[CallObservation]]:
-    """Whole sessions, some hundred observations at a time: one comparison must not hold the loop for long."""
+    """Split observations into parts of whole sessions, so that no comparison blocks the event loop for long."""
     by_session = sorted(observations, key=lambda s: s.session_id)
     part: list[CallObservation] = []
     for _, session in groupby(by_session, key=lambda s: s.session_id):

@@ -1,5 +1,5 @@
-"""Which source tells of which extension. An event's id carries no source: two that tell of one call would swallow
-each other's events, so the first to ask for an extension has it, and the later one leaves it out.
+"""Which source reports which extension. Event ids do not contain the source, so the events of two sources that report
+the same call would collide. The first source to acquire an extension owns it; the others leave it out.
 """
 
 from collections import Counter
@@ -13,14 +13,14 @@ from callcast.ports.upstream import Identity, Upstream
 
 
 class ExtensionOwnership:
-    """Of all sources. Bounded by the extensions that there are."""
+    """The owner of each extension, across all sources."""
 
     def __init__(self) -> None:
         self._holders: dict[str, str] = {}  # extension id -> source
-        self._denied: dict[tuple[str, str], str] = {}  # source and extension id -> the source that has it
+        self._denied: dict[tuple[str, str], str] = {}  # source and extension id -> the owner
 
     def acquire(self, source: str, extension_id: str, on_conflict: Callable[[str], None] = lambda _: None) -> bool:
-        """Whether the source may tell of this extension; `told`: called the first time that it may not."""
+        """Acquire an extension for a source. False if another source owns it; then `on_conflict` is called, once."""
         holder = self._holders.setdefault(extension_id, source)
         if holder == source:
             return True
@@ -30,7 +30,7 @@ class ExtensionOwnership:
         return False
 
     def retain(self, wanted: Mapping[str, Collection[str] | None]) -> None:
-        """From now on there are these sources, and each watches these extensions at most; None: any."""
+        """Set the sources and the extensions that each may own (None: any), and release all others."""
         self._holders = {one: source for one, source in self._holders.items() if _wants(wanted, source, one)}
         self._denied = {
             (source, one): holder
@@ -39,11 +39,11 @@ class ExtensionOwnership:
         }
 
     def denied(self) -> frozenset[str]:
-        """The sources that were to watch an extension which another one has."""
+        """The sources configured to watch an extension that another source owns."""
         return frozenset(source for source, _ in self._denied)
 
     def conflicts(self) -> Sequence[str]:
-        """Who leaves what to whom, for people."""
+        """A sentence for each pair of sources that watch the same extensions."""
         pairs = Counter((source, holder) for (source, _), holder in self._denied.items())
         return [
             f"source {source} is switched off for {count} extension{'s'[: count - 1]} that source {holder} watches"
@@ -52,7 +52,10 @@ class ExtensionOwnership:
 
 
 class OwnedUpstream:
-    """Implements `core.upstream.Upstream`: an account's watcher sees whose calls there are only by looking."""
+    """An `Upstream` that leaves out the calls of extensions that another source owns.
+
+    For a source that watches an account: it learns its extensions only from the poll.
+    """
 
     def __init__(
         self, source: str, upstream: Upstream, ownership: ExtensionOwnership, on_conflict: Callable[[str], None]
@@ -90,7 +93,7 @@ class OwnedUpstream:
         )
 
     async def find(self, call: Call, /) -> Sequence[CallObservation]:
-        """A call that was told before is settled, whoever watches its extension now."""
+        """Includes the records of the call's own extension, even if another source owns it by now."""
         found = await self._upstream.find(call)
         mine = self._mine(found)
         return [one for one in found if one.extension_id == call.extension_id or one in mine]
@@ -100,7 +103,7 @@ class OwnedUpstream:
 
     def _mine(self, observations: Sequence[CallObservation]) -> tuple[CallObservation, ...]:
         return tuple(
-            one for one in observations if self._ownership.acquire(self._source, _whose(one), self._on_conflict)
+            one for one in observations if self._ownership.acquire(self._source, _ownership_key(one), self._on_conflict)
         )
 
 
@@ -108,7 +111,7 @@ def _wants(wanted: Mapping[str, Collection[str] | None], source: str, extension_
     return source in wanted and ((ids := wanted[source]) is None or extension_id in ids)
 
 
-def _whose(observation: CallObservation) -> str:
-    """Without an extension it is the account's own."""
-    nobody = observation.extension_id == UNASSIGNED
-    return f"{UNASSIGNED}/{observation.account_id}" if nobody else observation.extension_id
+def _ownership_key(observation: CallObservation) -> str:
+    """The key to own: the extension id, or for unassigned calls one key per account."""
+    is_unassigned = observation.extension_id == UNASSIGNED
+    return f"{UNASSIGNED}/{observation.account_id}" if is_unassigned else observation.extension_id

@@ -1,7 +1,7 @@
-"""Polls the targets of one source, each in its turn, and hands every good poll to the recorder.
+"""Schedules the polls of one source, and passes each successful poll to the recorder.
 
-The turns of all targets lie evenly in the interval. Several targets may be in flight, one poll each, so that a
-hung one delays no other; a slow one misses turns, and they are counted, never piled up.
+The polls of all targets are spread evenly over the interval. Several targets may be polled at once, with one request
+each, so that a slow target delays no other. A slow target skips polls; these are counted and not made up for.
 """
 
 import asyncio
@@ -21,21 +21,23 @@ from callcast.ports.clock import Clock
 from callcast.ports.outbox import OutboxUnavailable
 from callcast.ports.upstream import PollFailed, Upstream
 
-CHUNK_S = 1.0  # the longest sleep: health is checked at least this often
-SLOT_S = 0.02  # turns that lie closer together begin together: to wake up for each costs as much as the poll
-SENT_AT_ONCE = 32  # looks that are sent together: with hundreds under way, each costs half as much again
-ANSWER_WAIT_S = 0.005  # so long the next ones wait for their answers: a slow platform is not asked less often for it
+CHUNK_S = 1.0  # the longest sleep: freshness is checked at least this often
+SLOT_S = 0.02  # polls due within this time start together: waking up for each costs as much as the poll
+SENT_AT_ONCE = 32  # polls sent together: with hundreds in flight, each costs half as much again
+ANSWER_WAIT_S = (
+    0.005  # how long the next batch waits for responses; short, so that a slow platform is not polled less often
+)
 STORE_RETRY_S = 30.0
-GAP_S = 5.0  # contract 5: without a good poll for an interval and this long, calls can have come and gone unseen
+GAP_S = 5.0  # after an interval plus this long without a successful poll, whole calls may have been missed
 RECORDED_AT_ONCE = 16  # snapshots compared and recorded at a time; more would starve the deliveries on the loop
-REFUSED_EVERY_S = 300.0  # contract 10.2: a target that the platform refuses is tried every 5 min
+REFUSED_EVERY_S = 300.0  # a target that the platform denies access to is polled every 5 min
 
 
 class PollerTelemetry(Protocol):
-    """Who is told what the poller of one source does; nothing here may block."""
+    """What the poller of one source reports. Methods must not block."""
 
     def watching(self, extension_ids: Sequence[str] | None, interval_s: float, /) -> None:
-        """Which extensions are looked at from now on. None: the account as a whole; empty: other sources do it all."""
+        """The watched extensions. None: the whole account; empty: other sources own all of them."""
         ...
 
     def watched_twice(self, extension_id: str, /) -> None: ...
@@ -43,19 +45,21 @@ class PollerTelemetry(Protocol):
     def poll_succeeded(self, snapshot: Snapshot, took_s: float, /) -> None: ...
     def poll_failed(self, target: Target, error: PollFailed, took_s: float, /) -> None: ...
     def polls_missed(self, counts: Mapping[Target, int], /) -> None:
-        """Of the last second."""
+        """The number of skipped polls by target, in the last second."""
         ...
 
     def store_failed(self, error: OutboxUnavailable, /) -> None: ...
     def stepped(self) -> None:
-        """The scheduler is alive, also while it waits out a penalty."""
+        """The scheduler is running; called every second, also during a penalty."""
         ...
 
 
 class Poller:
-    """One source. `interval_s` None: as fast as the rate limit allows.
+    """Polls one source.
 
-    claim: asked once per numeric extension id; False when another source watches it already.
+    interval_s: seconds between two polls of a target; None: as short as the rate limit allows.
+    acquire: called once per extension id; returns false when another source owns the extension.
+    start_after_s: delay before the first poll, in seconds.
     """
 
     def __init__(
@@ -91,18 +95,18 @@ class Poller:
         self._due: list[tuple[float, int, Target]] = []  # a heap: monotonic time, tie-break, target
         wanted = [None] if extensions is None else extensions
         self._targets = [Target(source=source, extension_id=one) for one in wanted]
-        self._refused: set[Target] = set()  # the platform does not show them
-        self._planned_s: dict[Target, float] = {}  # the interval that was planned when a target's next poll was
+        self._refused: set[Target] = set()  # the platform denies access to them
+        self._planned_s: dict[Target, float] = {}  # the interval at the time when the target's next poll was scheduled
         self._sleep: asyncio.Task[None] | None = None
         self._wakes_at = math.inf
         self._missed: Counter[Target] = Counter()
-        self._awaited = 0  # answers of the polls sent last
+        self._awaited = 0  # responses outstanding of the last batch
         self._unrecorded: list[SourceEvent] = list(freshness.unrecorded)
-        self._source_events_lock = asyncio.Lock()  # of those that make source events known
+        self._source_events_lock = asyncio.Lock()  # only one task at a time records source events
         self._sequence = 0
 
     async def run(self) -> None:
-        """Poll until cancelled. Trouble of the remote side or the disk never ends it."""
+        """Poll until cancelled. Failures of the platform or the disk do not end it."""
         await self._clock.sleep(self._start_after_s)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -116,7 +120,7 @@ class Poller:
 
     @property
     def interval_s(self) -> float:
-        """Seconds between two looks at the same target, as the rate limit allows them now."""
+        """Seconds between two polls of a target, as the rate limit currently allows."""
         shown = len(self._targets) - len(self._refused)
         return max(self._interval_s or 0.0, self._upstream.spacing_s() * max(1, shown))
 
@@ -135,7 +139,7 @@ class Poller:
         self._telemetry.watching(None if self._extensions is None else watched, self.interval_s)
         gap_s = self.interval_s / max(1, len(self._targets))
         self._due = [(start + i * gap_s, i, target) for i, target in enumerate(self._targets)]
-        self._sequence = len(self._due)  # numbers from here on: two turns at one time have two
+        self._sequence = len(self._due)  # a tie-break for polls that are due at the same time
 
     def _acquired(self, extension_id: str) -> bool:
         acquired = self._acquire(extension_id)
@@ -144,7 +148,7 @@ class Poller:
         return acquired
 
     async def _own_extension(self) -> str:
-        """The id behind `~`: asked for until the platform answers. Meanwhile the source as a whole can be degraded."""
+        """Resolve `~` to an extension id; retries until it succeeds. Meanwhile the whole source may be degraded."""
         target = Target(source=self._source, extension_id="~")
         self._freshness.watch_whole(max(self._recorder.index.polls.values(), default=None), self._clock.monotonic())
         while True:
@@ -186,13 +190,13 @@ class Poller:
                 await self._sleep_until(now + min(wait_s, CHUNK_S))
 
     async def _step_until_cancelled(self) -> None:
-        """While the targets are not known yet."""
+        """Run `_step` every second while the targets are not known yet."""
         while True:
             await self._step()
             await self._clock.sleep(CHUNK_S)
 
     async def _step(self) -> None:
-        """What wants doing every second, also while a penalty is waited out."""
+        """The work of every second, also during a penalty."""
         self._telemetry.stepped()
         if self._missed:
             self._telemetry.polls_missed(self._missed)
@@ -200,7 +204,7 @@ class Poller:
         await self._check_freshness()
 
     async def _sleep_until(self, at: float) -> bool:
-        """Or until it is woken, by a target that comes back for an earlier turn, say; True: nobody did."""
+        """Sleep until `at`. Returns false if woken early, for example by a poll that is due sooner."""
         self._wakes_at = at
         self._sleep = asyncio.ensure_future(self._clock.sleep(at - self._clock.monotonic()))
         try:
@@ -211,12 +215,12 @@ class Poller:
         return not self._sleep.cancelled()
 
     async def _await_answers(self, until: float) -> None:
-        """Until half of the polls sent last are back; whoever is not by then is waited for no longer."""
+        """Wait until half of the last batch has responded, or until the time is up."""
         if await self._sleep_until(until):
             self._awaited = 0
 
     async def _poll_and_reschedule(self, target: Target, due: float) -> None:
-        """One look, and the next turn put down."""
+        """Poll a target once, and schedule its next poll."""
         started = self._clock.monotonic()
         wait_s = 0.0
         try:
@@ -225,7 +229,7 @@ class Poller:
             wait_s = await self._failed(target, error, self._clock.monotonic() - started)
         else:
             took_s = self._clock.monotonic() - started
-            async with self._recording:  # only what has arrived queues here: a remote side that hangs holds up nobody
+            async with self._recording:  # entered after the response: a slow target does not block others
                 await self._succeeded(snapshot, took_s)
         self._reschedule(target, due, wait_s)
 
@@ -254,21 +258,21 @@ class Poller:
             self._telemetry.store_failed(error)
 
     async def _note_gap(self, target: Target, taken_at: datetime) -> None:
-        """Blind for longer than was planned: the call log is asked about it."""
+        """Have the call log read if the target was not polled for longer than planned."""
         last = self._covered_until(target)
         planned_s = max(self.interval_s, self._planned_s.get(target, 0.0))
         if last is not None and (taken_at - last).total_seconds() > planned_s + GAP_S:
             await self._backfill.add_gap(target, last, taken_at)
 
     def _covered_until(self, target: Target) -> datetime | None:
-        """The last good poll that could have shown this target's calls, also one by another way of watching."""
+        """The last successful poll that covered this target: its own, or one of the whole account."""
         polls = self._recorder.index.polls
         whole = self._whole
         covering = polls.values() if target == whole else [at for t in (target, whole) if (at := polls.get(t))]
         return max(covering, default=None)
 
     async def _failed(self, target: Target, error: PollFailed, took_s: float) -> float:
-        """Returns the seconds until it may be polled again; 0: as planned (contract 10.2)."""
+        """Handle a failed poll. Returns the seconds until the target may be polled again; 0: as scheduled."""
         refused = error.reason == "permission"
         if refused:
             self._refused.add(target)
@@ -285,7 +289,7 @@ class Poller:
             return STORE_RETRY_S
 
     def _reschedule(self, target: Target, due: float, wait_s: float) -> None:
-        """Into the plan again, at the same place in the interval, whatever became of the poll."""
+        """Schedule the target's next poll, at the same offset in the interval."""
         now = self._clock.monotonic()
         interval_s = self.interval_s
         missed = int(max(0.0, now + wait_s - due) // interval_s)
@@ -308,7 +312,9 @@ class Poller:
             self._telemetry.store_failed(error)
 
     async def _record_source_events(self) -> None:
-        """State first, with the events that are untold yet: a crash in between tells them again, and no others."""
+        """Record pending source events. The state with these events is stored first, so that a crash in between
+        records the same events again at the next start.
+        """
         if not self._unrecorded:
             return
         async with self._source_events_lock:

@@ -1,8 +1,9 @@
-"""The one door between a source's looks and the outbox: recall, compare, record, and only then believe it.
+"""Records the changes of one source: recall stored calls, compare, commit to the outbox, then update the index.
 
-Changes of one session are made one at a time, because each is compared with what the last one left; those of
-different sessions share commits. A large one (an account's first poll finds a thousand calls) is compared in a
-thread, and told bit by bit, so that it does not hold the loop.
+The rule: memory changes only after the commit. Changes of one session are made one at a time, because each compares
+with the result of the last; those of different sessions may share a commit. A large change (the first poll of an
+account may find a thousand calls) is compared in a thread and published in parts, so that it does not block the event
+loop.
 """
 
 import asyncio
@@ -15,16 +16,16 @@ from callcast.calls.index import CallIndex
 from callcast.calls.model import CallObservation, ChangeSet, PollRecord, Snapshot, Target
 from callcast.ports.outbox import Outbox, OutboxUnavailable
 
-COMPARED_ON_LOOP_MAX = 200  # calls: what takes longer than some 5 ms is not compared on the loop
+COMPARED_ON_LOOP_MAX = 200  # calls; more would block the event loop for over 5 ms
 PUBLISHED_AT_ONCE = 100  # calls, and events
-POLL_STORED_EVERY = timedelta(seconds=20)  # a poll without a change is stored this often; what is shown is as of then
+POLL_STORED_EVERY = timedelta(seconds=20)  # how often a poll without changes is stored; `as_of` is the last stored poll
 
 
 class ChangeRecorder:
-    """What is known of one source, in memory and on disk in step.
+    """Keeps the index of one source in step with the outbox.
 
-    told: called after each commit with what was recorded, a large change in several parts; must not block.
-    stored: called after each commit of a poll.
+    publish: called after each commit with the recorded change, a large one in several parts; must not block.
+    poll_stored: called after each commit of a poll.
     """
 
     def __init__(
@@ -42,19 +43,22 @@ class ChangeRecorder:
         self._stored_polls: dict[Target, datetime] = dict(index.polls)
 
     async def record_poll(self, snapshot: Snapshot, compare: Callable[[], ChangeSet]) -> None:
-        """Compare a poll with what is known, and record both. Raises OutboxUnavailable, then nothing has changed."""
+        """Compare a snapshot with the index, and record the poll and the change.
+
+        Raises OutboxUnavailable; then nothing has changed.
+        """
         if self._is_idle(snapshot):
             self.index.apply(PollRecord(target=snapshot.target, taken_at=snapshot.taken_at), ChangeSet())
             return
-        taken = False
-        while not taken:  # what the target has may have changed while others had their turn
+        recorded = False
+        while not recorded:  # the calls of the target may have changed while waiting for the lock
             touched = self._touched(snapshot)
             async with self._locks.of(touched) as waited:
-                if taken := not waited or touched == self._touched(snapshot):
+                if recorded := not waited or touched == self._touched(snapshot):
                     await self._record_poll(snapshot, compare)
 
     def _is_idle(self, snapshot: Snapshot) -> bool:
-        """Nothing is shown where nothing is known, nothing is to be kept, and nobody works on all: most looks."""
+        """True when there are no calls before and after, and nothing to store: the case of most polls."""
         index = self.index
         if snapshot.observations or self._locks.all_are_locked or index.is_partly_loaded or index.of(snapshot.target):
             return False
@@ -80,9 +84,9 @@ class ChangeRecorder:
         *,
         sessions: Collection[str] = (),
     ) -> None:
-        """Record what something other than a poll has shown. Raises OutboxUnavailable.
+        """Record a change that does not come from a poll. Raises OutboxUnavailable; then nothing has changed.
 
-        observations, sessions: what it is about; empty where any of the known calls may be concerned.
+        observations, sessions: what the change is about; empty if it may concern any known call.
         """
         async with self._locks.of(None):
             await self._recall(self.index.sessions_to_recall(observations, sessions))
@@ -91,17 +95,18 @@ class ChangeRecorder:
                 await _uninterrupted(self._record(None, change))
 
     async def note(self, name: str, value: bytes | None) -> None:
+        """Store a small fact of the source (None deletes it). Raises OutboxUnavailable."""
         await self._outbox.note(self.index.source, name, value)
 
     async def store_polls(self) -> None:
-        """Keep the last good poll of each target: a clean stop leaves no gap that must be asked about."""
+        """Store the last successful poll of each target, so that a clean stop leaves no gap to backfill."""
         async with self._locks.of(None):
             for target, taken_at in list(self.index.polls.items()):
                 if self._stored_polls.get(target) != taken_at:
                     await _uninterrupted(self._record(PollRecord(target=target, taken_at=taken_at), ChangeSet()))
 
     def _touched(self, snapshot: Snapshot) -> frozenset[str] | None:
-        """The sessions that a poll of an extension may change; None: any. A look at the account is about all."""
+        """The sessions that a poll may change. None: any, as for a poll of the account."""
         if snapshot.target.extension_id is None or self.index.is_partly_loaded:
             return None
         known = self.index.of(snapshot.target)
@@ -131,7 +136,7 @@ class ChangeRecorder:
 
 
 class _SessionLocks:
-    """Who works on which sessions. Whoever wants one that is worked on waits for those who came before."""
+    """Locks on sessions, granted in the order of requests."""
 
     def __init__(self) -> None:
         self._holders: dict[asyncio.Future[None], frozenset[str] | None] = {}
@@ -142,8 +147,8 @@ class _SessionLocks:
 
     @asynccontextmanager
     async def of(self, sessions: frozenset[str] | None) -> AsyncIterator[bool]:
-        """None: all sessions. True: others had their turn meanwhile."""
-        before = [turn for turn, theirs in self._holders.items() if _overlap(sessions, theirs)]
+        """Lock these sessions; None locks all. Yields whether it had to wait."""
+        before = [holder for holder, theirs in self._holders.items() if _overlap(sessions, theirs)]
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._holders[mine] = sessions
         try:
@@ -160,8 +165,9 @@ def _overlap(ours: frozenset[str] | None, theirs: frozenset[str] | None) -> bool
 
 
 async def _compared(compare: Callable[[], ChangeSet], size: int) -> ChangeSet:
-    """In a thread where it would take long. It only reads what is known, and that stays as it is meanwhile: who
-    gives up waiting keeps the lock until the thread is done.
+    """Compare, in a thread if it would take long.
+
+    The thread reads the index, so a caller that is cancelled holds its lock until the thread has ended.
     """
     if size <= COMPARED_ON_LOOP_MAX:
         return compare()
@@ -170,24 +176,24 @@ async def _compared(compare: Callable[[], ChangeSet], size: int) -> ChangeSet:
         return await asyncio.shield(job)
     except asyncio.CancelledError:
         await asyncio.wait([job])
-        job.result()  # a fault of the program, if anything
+        job.result()  # raises only on a bug
         raise
 
 
 def _parts(change: ChangeSet) -> Iterator[ChangeSet]:
-    """The change, so many calls and events at a time."""
+    """Split a change into parts of at most `PUBLISHED_AT_ONCE` calls and events."""
     for first in range(0, max(len(change.calls), len(change.events)), PUBLISHED_AT_ONCE):
         some = slice(first, first + PUBLISHED_AT_ONCE)
         yield ChangeSet(calls=change.calls[some], events=change.events[some])
 
 
 async def _uninterrupted(recording: Coroutine[Any, Any, None]) -> None:
-    """Once begun, finished even when the caller is cancelled: what is on the disk must be told and known too."""
+    """Finish recording even if the caller is cancelled: what is on disk must also be published and in the index."""
     job = asyncio.ensure_future(recording)
     try:
         await asyncio.shield(job)
     except asyncio.CancelledError:
         await asyncio.wait([job])
-        with suppress(OutboxUnavailable):  # the next poll compares with what is known
+        with suppress(OutboxUnavailable):  # the next poll finds the change again
             job.result()
         raise

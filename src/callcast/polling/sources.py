@@ -1,4 +1,4 @@
-"""The sources as they run: what each needs is built here, kept over a change, and put in order at its end."""
+"""Builds, runs and removes sources. What a source can reuse after a reload (client, telemetry) is kept here."""
 
 import asyncio
 from collections import defaultdict
@@ -41,10 +41,10 @@ NOTHING_KNOWN = Known(calls={}, polls={}, notes={})
 
 
 class Sources:
-    """`run` and `end` are what a `Fleet` wants. wake: called after each commit.
+    """All sources. `run` and `end` are for a `TaskSupervisor`. wake: called after each commit.
 
-    A source's telemetry lives as long as its name is configured, its client until one of its keys changes: so a
-    change of anything else costs no token, no budget and no readiness.
+    A source's telemetry is kept while its name is configured, and its client until one of the client's keys changes.
+    So any other change needs no new token, and resets neither the rate limit nor readiness.
     """
 
     def __init__(
@@ -74,20 +74,23 @@ class Sources:
         self._clients: dict[str, tuple[SourceSettings, Client]] = {}
         self._answers = SharedAnswers()
         self._learning = asyncio.Lock()
-        self._notes: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)  # on their way to the disk
+        self._notes: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)  # being stored
 
     async def load(self) -> None:
-        """Take over the tokens of an earlier run."""
+        """Load the tokens of an earlier run."""
         await self._sign_ins.load()
 
     def set_ownership(self, wanted: Mapping[str, SourceSettings]) -> None:
-        """Say who watches whom, before anybody looks: an account's watcher takes what nobody has taken."""
+        """Assign extensions to the sources that list them, before any source polls.
+
+        A source that watches an account gets the remaining ones.
+        """
         self._wanted = wanted.values()
         self._retain_tokens()
         listed = {name: one.extensions if one.watch == "extensions" else ("~",) for name, one in wanted.items()}
         self.ownership.retain({name: None if "~" in ids else frozenset(ids) for name, ids in listed.items()})
         for name, ids in listed.items():
-            self._telemetry_of(name)  # from now on the service is not ready without a good poll of it
+            self._telemetry_of(name)  # from now on the service is ready only after a successful poll of it
             for extension_id in filter(str.isdigit, ids):
                 self.ownership.acquire(name, extension_id)
 
@@ -96,12 +99,12 @@ class Sources:
         return {name: client.skew_s() for name, (_, client) in self._clients.items()}
 
     def skewed(self) -> Sequence[str]:
-        """Whose platform has another time than this machine, for people."""
+        """A sentence for each source whose platform clock differs from this machine's clock."""
         skews = self.skews().items()
         return [f"source {name}: {skew.said(by_s)}: {skew.FIX}" for name, by_s in skews if abs(by_s) > skew.MAX_S]
 
     def unrenewed(self) -> Sequence[str]:
-        """Whose token is good and could not be renewed yet, for people."""
+        """A sentence for each source whose valid token could not be renewed."""
         clients = ((name, client.renewal_trouble()) for name, (_, client) in self._clients.items())
         return [
             f"source {name}: the access token ends in {trouble[1] / 60:.0f} min and could not be renewed yet: "
@@ -111,11 +114,11 @@ class Sources:
         ]
 
     def storage_troubles(self) -> Sequence[OutboxFailure]:
-        """Of each source whose last poll could not be stored: since when, and why."""
+        """The sources whose last poll could not be stored: since when, and why."""
         return [one.unstored for one in self.telemetry.values() if one.unstored is not None]
 
     async def run(self, name: str, settings: SourceSettings, *, start_after_s: float = 0.0) -> None:
-        """Watch until cancelled."""
+        """Run one source until cancelled."""
         if name in self._clients and _access(self._clients[name][0]) != _access(settings):
             await self.close(name)
         if len(self.telemetry) > 1:
@@ -154,7 +157,7 @@ class Sources:
         await poller.run()
 
     async def end(self, name: str) -> None:
-        """Nobody wants it any more: its calls end as unwatched. If the disk refuses, the next start does this."""
+        """Remove a source: its calls end as unwatched. If the outbox is unavailable, the next start does this."""
         try:
             known = (await self._outbox.known()).get(name, NOTHING_KNOWN)
             recorder = self._recorder(name, known)
@@ -166,11 +169,11 @@ class Sources:
         self._answers.forget(name)
         if self.telemetry.pop(name, None):
             self._log.info("polling_stopped", source=name)
-        await self.close(name)  # which may still tell of an answer
+        await self.close(name)  # last: closing may still report a response
         self._metrics.forget_source(name)
 
     async def close(self, name: str) -> None:
-        """The client's last word, on the disk before anybody reads it."""
+        """Close a source's client, and wait until its notes are stored."""
         if client := self._clients.get(name):
             try:
                 await client[1].close()
@@ -234,10 +237,10 @@ class Sources:
 
 
 async def share_answers(answers: SharedAnswers, outbox: Outbox) -> None:
-    """From now on sources learn of one another's answers, also of those that are stored. Raises OutboxUnavailable."""
+    """Share answers between sources from now on, including stored ones. Raises OutboxUnavailable."""
     if answers.shared:
         return
-    answers.shared = True  # what is stored meanwhile may be learnt twice
+    answers.shared = True  # set first: a call recorded meanwhile may be added twice, which has no effect
     try:
         calls = await outbox.latest(ANSWERS_MAX)
     except BaseException:
@@ -249,12 +252,12 @@ async def share_answers(answers: SharedAnswers, outbox: Outbox) -> None:
 
 
 def _access(settings: SourceSettings) -> dict[str, Any]:
-    """What a client is made from."""
+    """The settings that a client is made from."""
     return {key: getattr(settings, key) for key in CLIENT_KEYS}
 
 
 def _log_facts(name: str, settings: SourceSettings) -> dict[str, object]:
-    """What a source will do, for the log."""
+    """What a source does, for the log."""
     whom = "account" if settings.watch == "account" else list(settings.extensions[:LOGGED_EXTENSIONS_MAX])
     more = {"and_more": n} if (n := len(settings.extensions) - LOGGED_EXTENSIONS_MAX) > 0 and whom != "account" else {}
     return {"server": settings.server, "extensions": whom, **more, "interval_s": round(plan(name, settings).cycle_s, 1)}

@@ -1,4 +1,7 @@
-"""Turns what the rooms log happened into metrics, log lines and the board. Nothing in here blocks or decides."""
+"""Turns reports of the poller, backfill, recorder and client into metrics, log lines and live calls.
+
+Nothing here blocks or decides.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -18,13 +21,13 @@ from callcast.ports.upstream import PollFailed
 
 FAILURE_LOGGED_EVERY_S = 30.0
 REFUSED_SHOWN_MAX = 20  # extensions of one source that /readyz names
-BAD_RECORDS_MAX = 5000  # of one source that are remembered
-RATE_LIMIT_FIX = "if it comes again: does another program use the same credential?"
+BAD_RECORDS_MAX = 5000  # of one source; the least recently seen is dropped
+RATE_LIMIT_FIX = "if this repeats, check whether another program uses the same credential"
 UNKNOWN_WORDS_MAX = 200  # unknown words of one source that are logged; all are counted
 
 
 class SourceTelemetry:
-    """One source: told by its poller, backfill, recorder and client."""
+    """Telemetry of one source, for its poller, backfill, recorder and client."""
 
     def __init__(self, source: str, live_calls: InMemoryLiveCalls, metrics: Metrics, clock: Clock, log: Any) -> None:
         self.source = source
@@ -37,17 +40,17 @@ class SourceTelemetry:
         self._started = clock.monotonic()
         self._last_poll_s: float | None = None
         self._last_failure = ""
-        self._refused: dict[str | None, str] = {}  # targets that the platform does not show, and its word on it
-        self._failing: dict[str | None, tuple[Reason, float]] = {}  # targets: why, and when it was said
-        self._unknown_words: set[tuple[str, str]] = set()  # unknown ones that were logged: each is, once
+        self._refused: dict[str | None, str] = {}  # targets that the platform denies access to, and its message
+        self._failing: dict[str | None, tuple[Reason, float]] = {}  # targets: why, and when it was logged
+        self._unknown_words: set[tuple[str, str]] = set()  # already logged: each is logged once
         self._bad_records: dict[tuple[str, str], bool] = {}
-        self.sign_ins_ahead: Callable[[], int | None] = lambda: None  # of the client, once there is one
+        self.sign_ins_ahead: Callable[[], int | None] = lambda: None  # set with the client
         self.stepped_at = clock.monotonic()
-        self.polls = 0  # good ones
-        self.unstored: OutboxFailure | None = None  # while the last poll that was to be stored could not be
+        self.polls = 0  # successful ones
+        self.unstored: OutboxFailure | None = None  # set while the last poll could not be stored
         metrics.watch_source(source)
 
-    # What the poller says.
+    # For the poller.
 
     def watching(self, extension_ids: Sequence[str] | None, interval_s: float, /) -> None:
         self._extensions = extension_ids
@@ -57,7 +60,7 @@ class SourceTelemetry:
         shown = "account" if extension_ids is None else list(extension_ids)
         self._log.debug("targets_found", extensions=shown, interval_s=round(interval_s, 1))
         if shown == []:
-            self._log.error("source_switched_off", detail="other sources watch every extension of this one already")
+            self._log.error("source_switched_off", detail="other sources already watch every extension of this one")
 
     def paced(self, interval_s: float, /) -> None:
         if isclose(interval_s, self._interval_s, rel_tol=0.05):
@@ -65,7 +68,7 @@ class SourceTelemetry:
         log = self._log.warning if interval_s > self._interval_s else self._log.info
         log(
             "pace_changed",
-            detail=f"each target is looked at every {interval_s:.3g} s; every {self._interval_s:.3g} s before",
+            detail=f"each target is polled every {interval_s:.3g} s; every {self._interval_s:.3g} s before",
             fix="callcast check --online shows what the rate limit leaves",
         )
         self._set_interval(interval_s)
@@ -94,7 +97,9 @@ class SourceTelemetry:
         self._metrics.poll_finished(self.source, error.reason, took_s)
         if not self._must_be_logged(target.extension_id, error.reason):
             return
-        log = self._log.error if error.reason == "auth" else self._log.warning  # a credential wants a person
+        log = (
+            self._log.error if error.reason == "auth" else self._log.warning
+        )  # a credential does not recover by itself
         log(
             "poll_failed",
             extension=target.extension_id,
@@ -104,7 +109,7 @@ class SourceTelemetry:
         )
 
     def _must_be_logged(self, extension_id: str | None, reason: Reason) -> bool:
-        """A failed poll is said at once, and while it fails on for the same reason every half minute."""
+        """True for the first failure, and every 30 s while polls fail for the same reason."""
         now = self._clock.monotonic()
         logged, logged_at = self._failing.get(extension_id, (None, now))
         if logged == reason and now - logged_at < FAILURE_LOGGED_EVERY_S:
@@ -116,14 +121,14 @@ class SourceTelemetry:
         self._log.warning("extension_watched_twice", extension=extension_id, detail="another source watches it already")
 
     def polls_missed(self, counts: Mapping[Target, int], /) -> None:
-        """One line, however many: a machine that cannot keep up must not be busy with saying so."""
+        """Log one line for all targets: an overloaded machine must not be loaded further by logging."""
         worst = max(counts, key=lambda target: counts[target])
         self._log.warning(
             "polls_missed",
             extension=worst.extension_id,
             count=counts[worst],
             others=len(counts) - 1,
-            reason="looks are slow",
+            reason="polls are slow",
         )
 
     def stepped(self) -> None:
@@ -134,7 +139,7 @@ class SourceTelemetry:
         self.unstored = OutboxFailure(self.unstored.since if self.unstored else self._clock.wall(), str(error))
         self._log.error("outbox_failed", reason="outbox", detail=str(error))
 
-    # What the backfill says.
+    # For the backfill.
 
     def lookup_failed(self, error: PollFailed, /) -> None:
         self._log.warning("lookup_failed", reason=error.reason, detail=error.detail, request_id=error.request_id)
@@ -142,7 +147,7 @@ class SourceTelemetry:
     def gap_filled(self, target: Target, after: datetime, calls: int, /) -> None:
         self._log.info("gap_filled", extension=target.extension_id, after=after.isoformat(), calls=calls)
 
-    # What the client says.
+    # For the client.
 
     def answered(self, resource: str, outcome: Reason | str, took_s: float, request_id: str | None, /) -> None:
         self._log.debug("request_answered", resource=resource, outcome=outcome, took_s=took_s, request_id=request_id)
@@ -153,7 +158,7 @@ class SourceTelemetry:
             until = datetime.fromtimestamp(self._clock.wall().timestamp() + silent_s, self._clock.wall().tzinfo)
             self._metrics.penalty(self.source, group, until)
             self._log.warning(
-                "rate_limited", reason=group, detail=f"nothing is sent for {silent_s:.0f} s", fix=RATE_LIMIT_FIX
+                "rate_limited", reason=group, detail=f"requests are paused for {silent_s:.0f} s", fix=RATE_LIMIT_FIX
             )
 
     def unknown_word(self, field: str, word: str, /) -> None:
@@ -163,7 +168,7 @@ class SourceTelemetry:
             self._log.warning("unknown_word_seen", reason=field, detail=word)
 
     def bad_record(self, field: str, record: str, /) -> None:
-        """Counted and said once, though it lingers in the list; the memory is bounded, the longest unseen goes."""
+        """Count and log a bad record once, although every poll shows it. Remembers a limited number of records."""
         known = self._bad_records.pop((field, record), False)
         self._bad_records[field, record] = True
         if known:
@@ -173,7 +178,7 @@ class SourceTelemetry:
         self._metrics.bad_record(self.source)
         self._log.warning("bad_record_left_out", reason=field, detail=f"the field {field!r} is missing or wrong")
 
-    # What the recorder says, after each commit.
+    # For the recorder, after each commit.
 
     def change_recorded(self, change: ChangeSet, /) -> None:
         self.unstored = None
@@ -194,10 +199,10 @@ class SourceTelemetry:
             case CallEvent():
                 self._log.debug("event_recorded", event_type=event.type, event_id=event.id, call=event.key)
 
-    # What readiness asks.
+    # For readiness.
 
     def refusals(self) -> Sequence[str]:
-        """What the platform does not show, and what to do about it; a bounded number of them in full."""
+        """A sentence for each target that the platform denies access to; a limited number in full."""
         named = [
             f"source {self.source}: {'the account' if one is None else f'extension {one}'} is refused: {detail}"
             for one, detail in islice(self._refused.items(), REFUSED_SHOWN_MAX)
@@ -206,7 +211,7 @@ class SourceTelemetry:
         return [*named, *([f"source {self.source}: {more} more extensions are refused"] if more > 0 else [])]
 
     def unready(self) -> str | None:
-        """Why this source is not ready, or None. One that was left nothing to look at keeps nobody waiting."""
+        """Why this source is not ready, or None. A source without extensions of its own is ready."""
         if self._extensions is not None and not self._extensions:
             return None
         since = self._started if self._last_poll_s is None else self._last_poll_s
@@ -217,5 +222,5 @@ class SourceTelemetry:
             return f"source {self.source}: waiting to sign in, {ahead} ahead"
         why = f": {self._last_failure}" if self._last_failure else ""
         if self._last_poll_s is None:
-            return f"source {self.source}: no good look yet{why}"
-        return f"source {self.source}: no good look for {silent_s:.0f} s{why}"
+            return f"source {self.source}: no successful poll yet{why}"
+        return f"source {self.source}: no successful poll for {silent_s:.0f} s{why}"

@@ -274,7 +274,7 @@ class Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200 if self.path == "/healthz" else 503)
         self.end_headers()
-        self.wfile.write(b"" if self.path == "/healthz" else b"source acme: no good look for 45 s\n")
+        self.wfile.write(b"" if self.path == "/healthz" else b"source acme: no successful poll for 45 s\n")
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Silent."""
@@ -295,7 +295,7 @@ def test_healthcheck_by_url(service: str, capsys: pytest.CaptureFixture[str]) ->
     """0 when it is alive; 69 with the service's own reason when it is not ready."""
     assert main(["healthcheck", "--url", f"http://{service}"]) == 0
     assert main(["healthcheck", "--ready", "--url", f"http://{service}/"]) == 69
-    assert capsys.readouterr().err == "/readyz: 503 source acme: no good look for 45 s\n"
+    assert capsys.readouterr().err == "/readyz: 503 source acme: no successful poll for 45 s\n"
 
 
 def test_healthcheck_by_configuration(service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,4 +9,4 @@ def test_a_wanted_source_is_unready_before_it_runs() -> None:
     house = House(TurnedClock(), session=None)
     house.sources.set_ownership({"acme": source("acme"), "beta": source("beta", "101")})
     said = [observer.unready() for observer in house.sources.telemetry.values()]
-    assert said == ["source acme: no good look yet", "source beta: no good look yet"]
+    assert said == ["source acme: no successful poll yet", "source beta: no successful poll yet"]

@@ -40,7 +40,7 @@ def test_another_pace_is_told_once(now_s: float, level: str) -> None:
         "event": "pace_changed",
         "log_level": level,
         "source": "acme",
-        "detail": f"each target is looked at every {now_s:g} s; every 7.5 s before",
+        "detail": f"each target is polled every {now_s:g} s; every 7.5 s before",
     }
     assert "callcast check --online" in line["fix"]
 
