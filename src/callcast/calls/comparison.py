@@ -55,7 +55,10 @@ class Comparison:
         for observation in observations:
             if not is_final(observation):
                 self._unsettled.setdefault(observation.session_id, set()).add(observation.record_id)
-        shown: set[str] = set()
+        observations, over = self.with_unnamed(observations)
+        for call in over if listed else ():
+            self.update(call, with_facts(call, LISTED))
+        shown = {call.call_id for call in over}
         for calls, seen in self._grouped(observations):
             if len(seen) == len(calls) == 1 and is_unchanged(calls[0], as_known(calls[0], seen[0]), self._window.at):
                 shown.add(calls[0].call_id)
@@ -64,6 +67,44 @@ class Comparison:
                 if part.records and (part.call or not self._belongs_to_extension(part.observation())):
                     shown.add(self._observe_part(part, settle_s=settle_s, listed=listed))
         return shown
+
+    def with_unnamed(self, observations: Sequence[CallObservation]) -> tuple[Sequence[CallObservation], Sequence[Call]]:
+        """The observations, and what their records show of open parts that they named before and do not name now; and
+        the parts of such records that are over.
+
+        A record that names no extension any more still is its only part's: it says of that part all that it says.
+        """
+        records = {one.record_id: one for one in observations if one.unnamed is not None}
+        if not records:
+            return observations, ()
+        seen: dict[str, list[CallObservation]] = {}  # by session
+        for one in observations:
+            seen.setdefault(one.session_id, []).append(one)
+        added: list[CallObservation] = []
+        over: list[Call] = []
+        taken: set[str] = set()
+        for record_id, one in records.items():
+            known = self._known_parts(one)
+            parts = [call for call in known if record_id in call.record_ids]
+            hidden = [call for call in parts if not _is_shown(call, known, seen[one.session_id])]
+            candidates = [call for call in parts if is_open(call) or was_answered(call)]
+            is_unassigned = one.extension_id == UNASSIGNED
+            word = one if is_unassigned and len(candidates) == 1 else one.unnamed
+            assert word is not None  # noqa: S101 - it was asked for above
+            if hidden and is_unassigned:
+                taken.add(record_id)
+            for call in hidden:
+                if is_open(call):
+                    facts = {"extension_id": call.extension_id, "started_at": call.started_at, "unnamed": None}
+                    added.append(msgspec.structs.replace(word, **facts))
+                else:
+                    over.append(call)
+        return [*(one for one in observations if one.record_id not in taken), *added], over
+
+    def _known_parts(self, seen: CallObservation) -> Sequence[Call]:
+        """The extensions' parts of its session, also under an older name."""
+        names = (seen.session_id, *older_names(seen))
+        return [call for name in names for call in self._index.session(name) if call.extension_id != UNASSIGNED]
 
     def _grouped(
         self, observations: Sequence[CallObservation]
@@ -251,6 +292,18 @@ def _correcting_record(call: Call, seen: Iterable[CallObservation]) -> CallObser
     own = [observation for observation in final if observation.record_id == call.provider.record_id]
     new = [observation for observation in final if observation.record_id not in call.record_ids]
     return next(iter(own or new), None)
+
+
+def _is_shown(call: Call, known: Sequence[Call], seen: Iterable[CallObservation]) -> bool:
+    """A record of its session names its extension, and is not known as that of another part."""
+    own = [one.record_id for one in seen if one.extension_id == call.extension_id]
+    others = {
+        id_
+        for other in known
+        if other is not call and other.extension_id == call.extension_id
+        for id_ in other.record_ids
+    }
+    return any(id_ in call.record_ids or id_ not in others for id_ in own)
 
 
 def _is_unassigned(group: tuple[str, str]) -> bool:

@@ -131,6 +131,8 @@ class CallObservation(Struct, frozen=True, kw_only=True, gc=False):
     taken_by_another: a leg of another extension accepted the call, and no leg of this one did.
     started_at, ended_at: only times that the platform gave; none is taken from the poll. Where `ended_exact` is false,
     the part ended at `ended_at` or before.
+    unnamed: what the record shows of an extension that it named before, and does not name now; None in the list of one
+    extension, where every record is that extension's.
     """
 
     extension_id: str
@@ -151,6 +153,7 @@ class CallObservation(Struct, frozen=True, kw_only=True, gc=False):
     ended_exact: bool = True
     legs: tuple[Leg, ...] = ()
     provider: Provider
+    unnamed: "CallObservation | None" = None
 
 
 class Snapshot(Struct, frozen=True, kw_only=True, gc=False):

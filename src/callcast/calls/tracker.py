@@ -78,7 +78,7 @@ def resolve(
     if call is None or not is_open(call) or is_listed_live(call):
         return ChangeSet()
     comparison = Comparison(index, _window_of_end(index, call, at, Evidence.CALL_LOG))
-    records = tuple(observations)
+    records, _ = comparison.with_unnamed(tuple(observations))
     final = [observation for observation in records if is_final(observation)]
     own = _own_record(index, call, final) or _own_record(index, call, [s for s in records if s.disposition])
     if own is not None:

@@ -19,7 +19,15 @@ from callcast.calls.model import (
     Target,
 )
 from callcast.ringcentral.decode import BadPage, Page, Record, Row, Side, account_in, decode_page
-from callcast.ringcentral.record_facts import View, is_offer, owner_of, rings_out, stated_extension, view
+from callcast.ringcentral.record_facts import (
+    View,
+    is_offer,
+    owner_of,
+    rings_out,
+    stated_extension,
+    view,
+    view_of_unnamed,
+)
 from callcast.ringcentral.vocabulary import ACTIONS_WITHOUT_CALL, folded
 
 __all__ = ["BadPage", "ListPage", "Rows", "read_page", "snapshot"]
@@ -54,8 +62,11 @@ def _observations(record: Record, target: Target, account_id: str | None) -> Ite
         return ()
     if target.extension_id is not None:
         return (_observation(record, target.extension_id, view(record, target.extension_id, listed=True), account_id),)
+    unnamed = _observation(record, UNASSIGNED, view_of_unnamed(record), account_id)
     return [
-        _observation(record, extension_id, view(record, extension_id, listed=False), account_id)
+        replace(
+            _observation(record, extension_id, view(record, extension_id, listed=False), account_id), unnamed=unnamed
+        )
         for extension_id in _extensions(record)
     ]
 

@@ -127,6 +127,36 @@ def view(record: Record, extension_id: str, *, listed: bool) -> View:
     )
 
 
+def view_of_unnamed(record: Record) -> View:
+    """What a record shows of an extension that it named before, and does not name now: its phone's turn is over, as if
+    its leg had stopped. A live record may come back to it, unless another extension's leg was accepted.
+    """
+    legs = record.legs or ()
+    _, others = _sorted(record, legs, "", is_own=False, rung_alone=False)
+    offered = is_offer(record)
+    outbound = record.direction.lower() == "outbound" and not offered
+    direction = Direction.OUTBOUND if outbound else Direction.INBOUND
+    live = _is_live(record)
+    answer = _answer(record, (), others, speaks=False, inbound=not outbound)
+    if live and not answer.leg_of_another:
+        outcome = Outcome(UNANSWERED[direction])
+    else:
+        outcome = _share(record, legs, (), direction, answer)
+    return View(
+        direction=direction,
+        outcome=outcome,
+        offered=offered,
+        rings_alone=False,
+        taken_by_another=answer.leg_of_another,
+        legs=(),
+        started_at=record.start_time,
+        ended_at=None if live else end_of(record, record.start_time),
+        ended_exact=not answer.elsewhere,
+        from_=record.from_,
+        to=record.to,
+    )
+
+
 def stated_extension(record: Record) -> str | None:
     """The record's own word: its extension, or the one in its address (slate-account-ringout-2legs)."""
     if record.extension is not None and record.extension.id:

@@ -200,6 +200,8 @@ class Play:
                 step = part.step_at(t)
                 if step is not None and step.shows is not None:
                     first = part.extension_id not in self.polled
+                    if not step.named and not self.seen[id(part)].shows:
+                        continue
                     self.seen[id(part)].shows.append((t, step.shows, first))
                     self.seen[id(part)].inbound |= any(record["direction"] == "Inbound" for record in step.records)
         whole = {part.extension_id for part in self.history.parts}
@@ -251,7 +253,7 @@ class Play:
             if part.logged_at + 15 < t:
                 records.append(part.final)
                 mine = part.extension_id == call.extension_id and call.record_ids[0] in part.record_ids
-                if mine or call.extension_id == "unassigned":
+                if mine or (call.extension_id == "unassigned" and part.named):
                     final = is_final_in_log(part)
                     self.seen[id(part)].shows.append((t, "ended" if final else "provisional", False))
         target = self.targets[0] if self.account_level else Target(source=call.source, extension_id=call.extension_id)
@@ -264,7 +266,7 @@ class Play:
                 ours = part.extension_id != "unassigned" and target.extension_id in (None, part.extension_id)
                 if ours and before <= part.logged_at < t - 15:
                     records.append(part.final)
-                    if is_final_in_log(part):
+                    if is_final_in_log(part) and (part.named or self.seen[id(part)].shows):
                         self.seen[id(part)].shows.append((t, "ended", False))
             index = self.pictures[target.source]
             found = [*observations_of(page_of(records), target), *self.midways(target, before)]

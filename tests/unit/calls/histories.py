@@ -21,17 +21,22 @@ Json = dict[str, Any]
 
 @dataclass
 class Step:
-    """From `at` (seconds) on, `records` stand in the list, and show the part as `shows`."""
+    """From `at` (seconds) on, `records` stand in the list, and show the part as `shows`.
+
+    named: they name its extension; where they do not, they show it only if they did before.
+    """
 
     at: float
     records: tuple[Json, ...]
     shows: str | None
+    named: bool = True
 
 
 @dataclass
 class Part:
     """`unseen`: how it ends, as far as can be known, if neither its answer nor that it is inbound was ever shown.
-    `record_ends_at`: when its record is over, if that is later than the part.
+    `record_ends_at`: when its record is over, if that is later than the part. `named`: its final record names its
+    extension.
     """
 
     extension_id: str
@@ -45,6 +50,7 @@ class Part:
     provisional: str | None = None
     unseen: str | None = None
     record_ends_at: float | None = None
+    named: bool = True
 
     @property
     def logged_at(self) -> float:
@@ -103,7 +109,8 @@ class Maker:
         kinds += [self.flipped, self.flipped_late, self.claimed, self.taken_over, self.denied, self.fan_out]
         kinds += [self.ringout_web, self.side_tells]
         kinds += [self.through_menu] if account_level or turned_at else []
-        kinds += [self.shared_line] if account_level and not turned_at else []
+        if account_level and not turned_at:
+            kinds += [self.shared_line, self.handed_to_phone, self.unnamed_end, self.hunt]
         parts: list[Part] = []
         for _ in range(random.choice((1, 1, 1, 2, 3))):
             parts += random.choice(kinds)(random.uniform(0, 40))
@@ -435,6 +442,84 @@ class Maker:
         other = self.beside(main, second, "answered_elsewhere", {"connected": "ended"}, ends_at=start + ring)
         return [main, other, self.beside(main, LINE, "answered_elsewhere", {"connected": "ringing"})]
 
+    def handed_to_phone(self, start: float) -> list[Part]:
+        """The account's list: only the called side says whose the record is, until its legs name who is rung."""
+        base = self.record(start, self.modern(), LINE, **INBOUND) | {"to": self.random.choice((LINE_SIDE, {}))}
+        del base["extension"]
+        first = {**base, "result": "In Progress"}
+        if not base["to"]:
+            first["legs"] = [leg("PstnToSip", start, LINE, "Outbound")]
+        return self.passed_on(start, base, first, LINE, self.random.choice(EXTENSIONS))
+
+    def hunt(self, start: float) -> list[Part]:
+        """The account's list: the leg of one phone gives way to that of the next."""
+        base = self.record(start, self.modern(), LINE, **INBOUND)
+        del base["extension"]
+        here, there = self.random.sample(EXTENSIONS, 2)
+        first = {**base, "result": "In Progress", "legs": [leg("PstnToSip", start, here, "Outbound")]}
+        return self.passed_on(start, base, first, here, there)
+
+    def passed_on(self, start: float, base: Json, first: Json, here: str, there: str) -> list[Part]:
+        """A record that names one extension, and then only another, who takes the call or does not."""
+        random = self.random
+        turn = start + random.randrange(2, 15)
+        ring, talk = random.randrange(2, 20), random.randrange(5, 60)
+        phone = leg("PstnToSip", turn, there, "Outbound")
+        ringing = {**base, "result": "In Progress", "legs": [phone]}
+        shows = [(start, first, "first"), (turn, ringing, "ringing")]
+        if random.random() < 0.4:
+            end = turn + ring
+            final = {**base, "result": "Missed", "duration": int(end - start)}
+            final["legs"] = [phone | {"result": "Missed", "duration": ring}]
+            main = self.part(there, shows, final, end, "missed", keeps_legs=True, keeps_id=True)
+            other = self.beside(main, here, "missed", {"first": "ringing"})
+        else:
+            end = turn + ring + talk
+            taken = phone | {"reason": "Accepted"}
+            shows += [(turn + ring, {**ringing, "legs": [taken]}, "connected")]
+            final = {**base, "result": "Accepted", "duration": int(end - start)}
+            final["legs"] = [taken | {"result": "Accepted", "duration": ring + talk}]
+            main = self.part(there, shows, final, end, "answered", keeps_legs=True, keeps_id=True)
+            shown = {"first": "ringing", "connected": "ended"}
+            other = self.beside(main, here, "answered_elsewhere", shown, ends_at=turn + ring)
+        self.name_no_more(other, [step for step in other.steps if first not in step.records])
+        main.steps = [Step(s.at, s.records, None if s.shows == "first" else s.shows) for s in main.steps]
+        return [main, other]
+
+    def unnamed_end(self, start: float) -> list[Part]:
+        """The account's list: the final record names no extension, and is still that of its only part."""
+        random = self.random
+        extension_id = random.choice(EXTENSIONS)
+        base = self.record(start, self.modern(), extension_id, **INBOUND)
+        del base["extension"]
+        by_side = random.random() < 0.5
+        if by_side:
+            base["to"] = {**LINE_SIDE, "extensionId": extension_id}
+        part = self.rung(start, base, extension_id, owner=None if by_side else extension_id)
+        if random.random() < 0.5:
+            self.flip(part, part.steps)
+        final = {name: value for name, value in part.final.items() if name != "legs"}
+        if final["direction"] == "Inbound":
+            final["to"] = {"phoneNumber": "+15550100901"}
+        ends = [step for step in part.steps if step.shows == "ended"]
+        for step in ends:
+            step.records = (final,)
+        part.final = final | {"id": self.first_id(part)}
+        for step in ends:
+            step.records = (part.final,)
+        part.record_ids = {part.final["id"]}
+        self.name_no_more(part, ends)
+        return [part]
+
+    def first_id(self, part: Part) -> str:
+        """A record that names no extension has the id that it had before."""
+        return str(part.steps[0].records[0]["id"])
+
+    def name_no_more(self, part: Part, steps: list[Step]) -> None:
+        part.named = False
+        for step in steps:
+            step.named = False
+
     def beside(
         self, main: Part, extension_id: str, disposition: str, shows: dict[str, str], *, ends_at: float | None = None
     ) -> Part:
@@ -505,6 +590,7 @@ class Maker:
         answered_at: float | None = None,
         final_shows: str = "ended",
         keeps_legs: bool = False,
+        keeps_id: bool = False,
     ) -> Part:
         random = self.random
         ids = {final["id"]}
@@ -514,7 +600,7 @@ class Maker:
             self.glitch(steps, end + late)
         ends = end + late + random.choice((0, random.uniform(0, 5)))
         named = final["sessionId"] != "0" or "telephonySessionId" in final  # else the id is all there is
-        if random.random() < 0.15 and final_shows == "ended" and named:  # jshelpers-lifecycle-2014
+        if random.random() < 0.15 and final_shows == "ended" and named and not keeps_id:  # jshelpers-lifecycle-2014
             final = {**final, "id": self.new_id("L")}
             ids.add(final["id"])
         if random.random() < 0.1:
@@ -575,6 +661,7 @@ INBOUND: Json = {
     "from": {"phoneNumber": CALLER, "name": "JANE DOE"},
     "to": {"phoneNumber": "+15550100901"},
 }
+LINE_SIDE: Json = {"phoneNumber": "+15550100901", "extensionId": LINE}
 OUTBOUND: Json = {
     "direction": "Outbound",
     "action": "VoIP Call",
