@@ -77,7 +77,7 @@ async def run(
 ) -> int:
     """The service, until SIGTERM, SIGINT or `stop`. Returns the exit code.
 
-    read_config: reads the configuration anew for a reload; raises ConfigFaults. started: told the page's URL.
+    read_config: reads the configuration for a reload; raises ConfigError. started: called with the wallboard's URL.
     """
     logs.configure(settings.service.log_level, settings.service.log_format)
     fatal.watch(asyncio.get_running_loop())

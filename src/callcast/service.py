@@ -12,7 +12,7 @@ import aiohttp
 
 from callcast import __version__
 from callcast.config import Settings
-from callcast.config.diagnostics import ConfigFaults
+from callcast.config.diagnostics import ConfigError
 from callcast.config.hash_key import hash_key
 from callcast.delivery.reminders import Reminders
 from callcast.delivery.worker import DeliveryWorker, SinkTrouble
@@ -209,8 +209,8 @@ class Service:
                     return self._refused("configuration", fixed)
                 key = await asyncio.to_thread(hash_key, wanted)
                 await self._subscribe(wanted)
-            except ConfigFaults as error:
-                return self._refused("configuration", [str(fault) for fault in error.faults])
+            except ConfigError as error:
+                return self._refused("configuration", [str(finding) for finding in error.findings])
             except OutboxUnavailable as error:
                 return self._refused("outbox", [str(error)])
             self._hash_key = key

@@ -1,1 +1,1 @@
-"""The command line: `main` parses it, and each command is one module of its name. Only the chosen one is imported."""
+"""The command line. `main` parses it; each command is a module of the same name, imported only when it runs."""

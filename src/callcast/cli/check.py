@@ -1,4 +1,4 @@
-"""`callcast check`: everything that is wrong with a configuration, in one run; then the polling plan."""
+"""`callcast check`: report every error in a configuration in one run, then print the polling plan."""
 
 import argparse
 import os
@@ -18,50 +18,48 @@ EXIT_CONFIG = 78
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Read the configuration as `run` would, and report every fault at once, each with file, line, key, what was "
-        "given, what was expected and the likely fix; then print the polling plan. Asks nobody over the network, "
-        "unless --online is given. Exit code 78 when there is a fault, 69 when a far side is not to be had."
+        "Read the configuration as `run` does and report all errors at once, each with file, line, key, the value "
+        "given, the value expected and a likely fix. Without errors, print the polling plan. No network access "
+        "unless --online is given. Exit codes: 78 if the configuration has errors, 69 if an online check fails."
     )
     parser.epilog = "example: callcast check --online --config /etc/callcast/config.toml"
     parser.add_argument(
         "--online",
         action="store_true",
-        help="ask the far sides too, within ten seconds: token, permission, rate limit and clock of each source, and "
-        "whether each sink can be reached; nothing is delivered",
+        help="also check the remote sides, within ten seconds: token, permission, rate limit and clock of each "
+        "source, and whether each sink is reachable; delivers nothing",
     )
     parser.add_argument(
         "--send",
         action="store_true",
-        help="--online, and each webhook and broker is sent a message of type callcast.check",
+        help="like --online, and also send a message of type callcast.check to each webhook and broker",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    from callcast.config import examine
+    from callcast.config import validate
 
-    verdict = examine(args.config, os.environ, places=True)
-    for warning in verdict.warnings:
+    result = validate(args.config, os.environ, check_folders=True)
+    for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    if verdict.settings is not None:
-        for delivery in left_behind(verdict.settings):
-            print(f"warning: {delivery}", file=sys.stderr)
-    if verdict.settings is None:
-        print(report(verdict.faults), file=sys.stderr)
+    if result.settings is None:
+        print(report(result.errors), file=sys.stderr)
         return EXIT_CONFIG
-    print(f"{args.config} is good: {_summary(verdict.settings)}\n")
-    print(plan_table(verdict.settings))
+    for warning_text in removed_sinks(result.settings):
+        print(f"warning: {warning_text}", file=sys.stderr)
+    print(f"{args.config} is valid: {_summary(result.settings)}\n")
+    print(plan_table(result.settings))
     if not (args.online or args.send):
         return 0
-    from callcast.cli.check_online import run as ask
+    from callcast.cli.check_online import run as check_online
 
     print()
-    return ask(verdict.settings, send=args.send)
+    return check_online(result.settings, send=args.send)
 
 
-def report(faults: "Sequence[Finding]") -> str:
-    """All faults, and how many they are."""
-    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-    return "\n".join(map(str, faults)) + f"\n{count}"
+def report(errors: "Sequence[Finding]") -> str:
+    """Return all errors as text, with their number on the last line."""
+    return "\n".join(map(str, errors)) + f"\n{_count(len(errors), 'error')}"
 
 
 def _summary(settings: "Settings") -> str:
@@ -70,32 +68,35 @@ def _summary(settings: "Settings") -> str:
     return f"from {', '.join(sources)} to {', '.join(sinks)}"
 
 
-def left_behind(settings: "Settings") -> Iterator[str]:
-    """What the outbox holds for sinks that the configuration does not name any more. Changes nothing."""
+def removed_sinks(settings: "Settings") -> Iterator[str]:
+    """Yield a warning for each sink that was removed from the configuration while the outbox holds events for it.
+
+    Only reads the outbox.
+    """
     from callcast.outbox.sqlite.summary import pending
     from callcast.ports.outbox import OutboxRefused, OutboxUnavailable
 
     try:
         found = pending(settings.service.data_dir)
     except (OutboxRefused, OutboxUnavailable) as error:
-        yield f"service.data_dir: {error}\n    fix: check as the user who runs the service, or correct data_dir"
+        yield f"service.data_dir: {error}\n    fix: run this as the user that runs the service, or correct data_dir"
         return
     new = sorted(settings.sinks.keys() - {one.sink for one in found})
     for one in found:
         if one.sink not in settings.sinks and (one.pending or one.dead):
-            yield _left_behind(one, new, settings.service.retention_h)
+            yield _removed_sink(one, new, settings.service.retention_h)
 
 
-def _left_behind(one: "PendingDeliveries", new: Sequence[str], retention_h: float) -> str:
+def _removed_sink(one: "PendingDeliveries", new: Sequence[str], retention_h: float) -> str:
     events, dead_letters = _count(one.pending, "event"), _count(one.dead, "dead letter")
     what = " and ".join(text for text, n in ((events, one.pending), (dead_letters, one.dead)) if n)
-    lost = f"{retention_h:g} h after the next start or reload"
+    deadline = f"{retention_h:g} h after the next start or reload"
     if one.removed_at is not None:
-        lost = f"{one.removed_at + timedelta(hours=retention_h):%Y-%m-%d %H:%M} UTC"
-    renamed = f" (nothing moves from it to {', '.join(new)})" if new else ""
+        deadline = f"at {one.removed_at + timedelta(hours=retention_h):%Y-%m-%d %H:%M} UTC"
+    renamed = f" (they are not moved to {', '.join(new)})" if new else ""
     return (
-        f"sinks.{one.sink}: is not in the configuration any more, and {what} wait for it{renamed}\n"
-        f"    fix: put it back under this name to have them delivered; if not, they are lost {lost}"
+        f"sinks.{one.sink}: no longer in the configuration, but the outbox holds {what} for it{renamed}\n"
+        f"    fix: add the sink again under this name to deliver them; otherwise they are deleted {deadline}"
     )
 
 
@@ -104,11 +105,11 @@ def _count(number: int, what: str) -> str:
 
 
 def plan_table(settings: "Settings") -> str:
-    """How often each source looks, as text."""
+    """Return the polling plan as a table: how often each source polls its targets."""
     from callcast.ringcentral.settings import plan
 
     plans = [plan(name, source) for name, source in settings.sources.items()]
-    rows = [("source", "watch", "extensions", "looks every", "a change is seen within", "requests a minute")]
+    rows = [("source", "watch", "extensions", "polled every", "changes detected within", "requests per minute")]
     rows += [_row(one) for one in plans]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(

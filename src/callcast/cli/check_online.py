@@ -1,4 +1,4 @@
-"""`callcast check --online`: asks every remote side at once, and tells what came of it."""
+"""`callcast check --online`: check all sources and sinks concurrently, and print one line for each result."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ from msgspec import Struct
 from callcast import __version__
 from callcast.app import SystemClock
 from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
-from callcast.ringcentral.check import probe
+from callcast.ringcentral.check import check_source
 from callcast.ringcentral.settings import SourceSettings
 from callcast.ringcentral.sign_in import FILE, SignIns
 from callcast.sinks import SinkSettings
@@ -20,95 +20,98 @@ from callcast.sinks import SinkSettings
 if TYPE_CHECKING:
     from callcast.config import Settings
 
-PATIENCE_S = 7.0  # with the start of the program and every goodbye, it takes less than ten seconds
+TIMEOUT_S = 7.0  # with start-up and closing the connections, the command takes less than ten seconds
 EXIT_UNAVAILABLE = 69
 
 
-class Asked(Struct, frozen=True):
-    """One answer of one remote side: `source acme` or `sink crm`."""
+Report = Callable[[ConnectivityResult], None]
+# The words that are printed for each outcome.
+OUTCOMES = {"good": "ok", "warning": "warning", "failed": "failed", "unasked": "skipped"}
 
-    whom: str
+
+class Checked(Struct, frozen=True):
+    """One result. `subject` is `source acme` or `sink crm`."""
+
+    subject: str
     result: ConnectivityResult
 
 
 def run(settings: "Settings", *, send: bool) -> int:
-    """Print what came of it; the exit code."""
+    """Print the results and return the exit code."""
     with asyncio.Runner() as runner:
-        questions = runner.run(_ask(settings, send))
-        asked = [one for question in questions for one in question.asked]
-        failed = sum(one.result.status == "failed" for one in asked)
-        print(table(asked))
+        checks = runner.run(_run_checks(settings, send))
+        results = [result for check in checks for result in check.results]
+        failed = sum(one.result.status == "failed" for one in results)
+        print(table(results))
         if failed:
             print(f"\n{failed} failed")
         code = EXIT_UNAVAILABLE if failed else 0
-        if any(question.overdue for question in questions):
+        if any(check.timed_out for check in checks):
             sys.stdout.flush()
-            os._exit(code)  # a name that is looked up in a thread cannot be broken off, and would hold up the end
+            os._exit(code)  # a name look-up in a thread cannot be cancelled and would delay the exit
     return code
 
 
-class _Question:
-    """What one remote side is asked; it may answer in several parts, and those that came in time count."""
+class _Check:
+    """The check of one source or sink. Results that arrived before the timeout are kept."""
 
-    def __init__(self, whom: str, ask: Callable[[Callable[[ConnectivityResult], None]], Awaitable[None]]) -> None:
-        self.asked: list[Asked] = []
-        self.overdue = False
-        self._whom = whom
-        self._ask = ask
+    def __init__(self, subject: str, check: Callable[[Report], Awaitable[None]]) -> None:
+        self.results: list[Checked] = []
+        self.timed_out = False
+        self._subject = subject
+        self._check = check
 
-    async def put(self) -> None:
+    async def run(self) -> None:
         try:
-            async with asyncio.timeout(PATIENCE_S):
-                await self._ask(self._tell)
+            async with asyncio.timeout(TIMEOUT_S):
+                await self._check(self._add)
         except TimeoutError:
-            self.overdue = True
-            said = f"no answer within {PATIENCE_S:g} s"
-            self._tell(
-                ConnectivityResult("failed", said, "check its address, and whether a firewall swallows what is sent")
-            )
+            self.timed_out = True
+            problem = f"no answer within {TIMEOUT_S:g} s"
+            fix = "check the address, and whether a firewall drops the packets"
+            self._add(ConnectivityResult("failed", problem, fix))
 
-    def _tell(self, result: ConnectivityResult) -> None:
-        self.asked.append(Asked(self._whom, result))
+    def _add(self, result: ConnectivityResult) -> None:
+        self.results.append(Checked(self._subject, result))
 
 
-async def _ask(settings: "Settings", send: bool) -> list[_Question]:
+async def _run_checks(settings: "Settings", send: bool) -> list[_Check]:
     clock = SystemClock()
     sign_ins = SignIns(clock, path=settings.service.data_dir / FILE, writes=False)
     await sign_ins.load()
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session, asyncio.TaskGroup() as tasks:
-        questions = [_of_source(name, one, session, sign_ins, clock) for name, one in settings.sources.items()]
-        questions += [_of_sink(name, one, clock, send) for name, one in settings.sinks.items()]
-        for question in questions:
-            tasks.create_task(question.put())
-    return questions
+        checks = [_source_check(name, one, session, sign_ins, clock) for name, one in settings.sources.items()]
+        checks += [_sink_check(name, one, clock, send) for name, one in settings.sinks.items()]
+        for check in checks:
+            tasks.create_task(check.run())
+    return checks
 
 
-def _of_source(
+def _source_check(
     name: str, settings: SourceSettings, session: aiohttp.ClientSession, sign_ins: SignIns, clock: SystemClock
-) -> _Question:
-    async def ask(tell: Callable[[ConnectivityResult], None]) -> None:
-        await probe(name, settings, tell, session=session, sign_ins=sign_ins, clock=clock, version=__version__)
+) -> _Check:
+    async def check(report: Report) -> None:
+        await check_source(name, settings, report, session=session, sign_ins=sign_ins, clock=clock, version=__version__)
 
-    return _Question(f"source {name}", ask)
+    return _Check(f"source {name}", check)
 
 
-def _of_sink(name: str, settings: SinkSettings, clock: SystemClock, send: bool) -> _Question:
+def _sink_check(name: str, settings: SinkSettings, clock: SystemClock, send: bool) -> _Check:
     request = ConnectivityRequest(name=name, version=__version__, clock=clock, send=send)
 
-    async def ask(tell: Callable[[ConnectivityResult], None]) -> None:
-        tell(await settings.check_connectivity(request))
+    async def check(report: Report) -> None:
+        report(await settings.check_connectivity(request))
 
-    return _Question(f"sink {name}", ask)
+    return _Check(f"sink {name}", check)
 
 
-def table(asked: list[Asked]) -> str:
-    """A line for each answer, a remedy below each that is not good."""
-    subjects = [f"{one.whom}: {one.result.about}".removesuffix(": ") for one in asked]
+def table(results: list[Checked]) -> str:
+    """Return one line for each result, followed by its fix if it has one."""
+    subjects = [f"{one.subject}: {one.result.about}".removesuffix(": ") for one in results]
     width = max(map(len, subjects), default=0)
-    return "\n".join(_line(subject.ljust(width), one.result) for subject, one in zip(subjects, asked, strict=True))
+    return "\n".join(_line(subject.ljust(width), one.result) for subject, one in zip(subjects, results, strict=True))
 
 
 def _line(subject: str, result: ConnectivityResult) -> str:
-    word = "not asked" if result.status == "unasked" else result.status
-    remedy = f"\n    fix: {result.remedy}" if result.remedy else ""
-    return f"{word:<9}  {subject}  {result.said}{remedy}"
+    fix = f"\n    fix: {result.remedy}" if result.remedy else ""
+    return f"{OUTCOMES[result.status]:<7}  {subject}  {result.said}{fix}"

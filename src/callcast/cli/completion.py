@@ -1,4 +1,4 @@
-"""`callcast completion`: what a shell needs to complete callcast's commands, options and words."""
+"""`callcast completion`: print shell completion for commands, options and their values."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +14,9 @@ examples
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = "Print a completion script for your shell. It lists what this version of callcast knows."
+    parser.description = "Print a completion script for your shell. It covers the commands and options of this version."
     parser.epilog = EPILOG
-    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="which shell")
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell to print a script for")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class Option:
-    """`names` with their dashes; `words` are its possible values; `path`: its value is a file's name."""
+    """An option. `names` include their dashes; `words` are the possible values; `path`: the value is a file name."""
 
     names: tuple[str, ...]
     help: str
@@ -45,11 +45,11 @@ class Command:
 
 
 def _command(name: str, summary: str, parser: argparse.ArgumentParser) -> Command:
-    """All of a command, those of its own commands thrown in."""
+    """Return a command with all its options, including those of its subcommands."""
     words: dict[str, None] = {}
     options: dict[tuple[str, ...], Option] = {}
-    for one in _with_own_commands(parser):
-        for action in one._actions:  # noqa: SLF001 (argparse tells nowhere else what it knows)
+    for one in _with_subcommands(parser):
+        for action in one._actions:  # noqa: SLF001 (argparse has no public way to list options)
             if action.option_strings:
                 options.setdefault(tuple(action.option_strings), _option(one, action))
             else:
@@ -57,7 +57,7 @@ def _command(name: str, summary: str, parser: argparse.ArgumentParser) -> Comman
     return Command(name, summary, tuple(words), tuple(options.values()))
 
 
-def _with_own_commands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+def _with_subcommands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
     found = [parser]
     for action in parser._actions:  # noqa: SLF001
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
@@ -74,7 +74,7 @@ def _option(parser: argparse.ArgumentParser, action: argparse.Action) -> Option:
 
 
 def _line(text: str) -> str:
-    """The first sentence, in one line."""
+    """Return the first sentence on one line."""
     line = " ".join(text.split())
     return line.split(". ")[0].rstrip(".")[:100]
 
@@ -170,5 +170,5 @@ def _fish_option(option: Option) -> str:
 
 
 def _quoted(text: str) -> str:
-    """For a shell: nothing in it means anything."""
+    """Quote text for a shell."""
     return "'" + text.replace("\\", "").replace("'", "’") + "'"

@@ -1,4 +1,4 @@
-"""`callcast dead`: the events that a sink never took. Look at them, send them again, or forget them."""
+"""`callcast dead`: list, show, retry or drop dead letters, the events that a sink rejected or gave up on."""
 
 import argparse
 from collections.abc import Callable, Iterable
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from callcast.cli.store_commands import EXIT_DONE, age, for_people, number_of, refuse, say, table, with_admin
+from callcast.cli.store_commands import EXIT_DONE, age, for_people, number_of, print_json, refuse, table, with_admin
 
 if TYPE_CHECKING:
     from callcast.formats.cloudevents import Wire
@@ -21,16 +21,16 @@ _TITLES = ("died", "sink", "type", "call", "from", "to", "reason", "attempts", "
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Dead letters are events that a sink rejected, or did not take within give_up_after_h. They are kept for "
-        "dead_letter_days. Works beside a running service, which notices within a second, and without one. "
-        "Prints JSON, one object a line, when standard output is no terminal."
+        "Dead letters are events that a sink rejected, or did not acknowledge within give_up_after_h. They are kept "
+        "for dead_letter_days. Works whether or not the service is running; a running service picks up changes "
+        "within a second. Prints one JSON object per line if standard output is not a terminal."
     )
     parser.epilog = "example: callcast dead list --sink crm --older-than 1h | jq -r .event_id"
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    _action(actions, "list", "the letters, the oldest first", _list)
-    _action(actions, "show", "one letter with its event", _show, ids=True)
-    _action(actions, "retry", "send letters again, with the same ids and a new shelf life", _retry, ids=True)
-    _action(actions, "drop", "forget letters", _drop, ids=True)
+    _action(actions, "list", "list dead letters, oldest first", _list)
+    _action(actions, "show", "show dead letters with their events", _show, ids=True)
+    _action(actions, "retry", "send dead letters again, with the same ids and a new time to live", _retry, ids=True)
+    _action(actions, "drop", "delete dead letters", _drop, ids=True)
 
 
 def _action(actions: Any, name: str, summary: str, run: Callable[[argparse.Namespace], int], ids: bool = False) -> None:
@@ -39,25 +39,29 @@ def _action(actions: Any, name: str, summary: str, run: Callable[[argparse.Names
         help=summary,
         description=summary,
         allow_abbrev=False,
-        epilog=f"example: callcast dead {name} {_USES[name]}",
+        epilog=f"example: callcast dead {name} {_EXAMPLES[name]}",
     )
     parser.set_defaults(act=run)
     parser.add_argument("--config", metavar="PATH", type=Path, default=argparse.SUPPRESS, help="as for callcast dead")
     if ids:
         parser.add_argument("ids", metavar="EVENT_ID", nargs="+" if name == "show" else "*")
-    parser.add_argument("--sink", metavar="NAME", help="only this sink's")
+    parser.add_argument("--sink", metavar="NAME", help="only dead letters of this sink")
     if name != "show":
         parser.add_argument("--type", metavar="GLOB", help="only events of these types, such as 'call.*'")
-        parser.add_argument("--reason", metavar="WORD", help="only those that failed for it last, such as http_413")
-        parser.add_argument("--older-than", metavar="AGE", type=age, help="dead for longer: 90s, 15m, 2h, 7d")
-        parser.add_argument("--newer-than", metavar="AGE", type=age, help="dead for less long")
+        parser.add_argument(
+            "--reason", metavar="WORD", help="only with this reason for the last failure, e.g. http_413"
+        )
+        parser.add_argument("--older-than", metavar="AGE", type=age, help="dead for longer than 90s, 15m, 2h, 7d")
+        parser.add_argument("--newer-than", metavar="AGE", type=age, help="dead for less than 90s, 15m, 2h, 7d")
     if name in ("retry", "drop"):
-        parser.add_argument("--all", action="store_true", help="every letter of every sink")
+        parser.add_argument("--all", action="store_true", help="all dead letters of all sinks")
     if name in ("list", "show"):
-        parser.add_argument("--full", action="store_true", help="whole phone numbers instead of their last four digits")
+        parser.add_argument(
+            "--full", action="store_true", help="show complete phone numbers, not only the last four digits"
+        )
 
 
-_USES = {
+_EXAMPLES = {
     "list": "--sink crm --reason http_413",
     "show": "evt_k3v9... --full",
     "retry": "--sink crm --newer-than 2d",
@@ -77,12 +81,12 @@ def _list(args: argparse.Namespace) -> int:
         from callcast.formats.cloudevents import Wire
 
         wire = Wire("full" if args.full else "last4")
-        told = (_facts(dead_letter, wire) for dead_letter in admin.dead_letters(_which(args)))
+        rows = (_facts(dead_letter, wire) for dead_letter in admin.dead_letters(_which(args)))
         if for_people():
-            print(_as_table(told))
+            print(_as_table(rows))
         else:
-            for one in told:
-                say(one)
+            for row in rows:
+                print_json(row)
         return EXIT_DONE
 
     return with_admin(args, work)
@@ -97,20 +101,20 @@ def _show(args: argparse.Namespace) -> int:
         if missing := set(args.ids) - {dead_letter.event.id for dead_letter in dead_letters}:
             return refuse(_no_dead_letter(sorted(missing)))
         for dead_letter in dead_letters:
-            _tell(dead_letter, wire)
+            _print(dead_letter, wire)
         return EXIT_DONE
 
     return with_admin(args, work)
 
 
-def _tell(dead_letter: "DeadLetter", wire: "Wire") -> None:
-    whole = _facts(dead_letter, wire) | {"event": wire.event_dict(dead_letter.event)}
+def _print(dead_letter: "DeadLetter", wire: "Wire") -> None:
+    facts = _facts(dead_letter, wire) | {"event": wire.event_dict(dead_letter.event)}
     if not for_people():
-        say(whole)
+        print_json(facts)
         return
     import json
 
-    print(json.dumps(whole, ensure_ascii=False, indent=2))
+    print(json.dumps(facts, ensure_ascii=False, indent=2))
 
 
 def _retry(args: argparse.Namespace) -> int:
@@ -122,8 +126,8 @@ def _drop(args: argparse.Namespace) -> int:
 
 
 def _change(args: argparse.Namespace, done: str, act: "Act") -> int:
-    if unclear := _unclear(args):
-        return refuse(f"callcast dead {args.action}: {unclear}")
+    if problem := _selection_problem(args):
+        return refuse(f"callcast dead {args.action}: {problem}")
 
     def work(admin: "OutboxAdmin") -> int:
         which = _which(args)
@@ -135,23 +139,23 @@ def _change(args: argparse.Namespace, done: str, act: "Act") -> int:
             return refuse(_no_dead_letter(sorted(missing)))
         count = act(admin, which)
         if for_people():
-            print(f"{count} {'letter' if count == 1 else 'letters'} {done}")
+            print(f"{count} dead {'letter' if count == 1 else 'letters'} {done}")
         else:
-            say({done: count})
+            print_json({done: count})
         return EXIT_DONE
 
     return with_admin(args, work)
 
 
-def _unclear(args: argparse.Namespace) -> str:
-    """Why it cannot be told which dead letters are meant; empty when it can."""
-    chosen = [key for key in _FILTERS if getattr(args, key) is not None]
-    if args.all and (args.ids or chosen):
-        return "--all means every letter: leave it out, or everything that chooses some"
-    if args.ids and set(chosen) - {"sink"}:
-        return "name events, or choose by type, reason or age, not both"
-    if not (args.all or args.ids or chosen):
-        return "which letters? name events, or say --sink NAME or another choice, or --all"
+def _selection_problem(args: argparse.Namespace) -> str:
+    """Why the arguments do not select dead letters unambiguously; empty if they do."""
+    filters = [key for key in _FILTERS if getattr(args, key) is not None]
+    if args.all and (args.ids or filters):
+        return "--all cannot be combined with EVENT_ID or a filter"
+    if args.ids and set(filters) - {"sink"}:
+        return "EVENT_ID can be combined only with --sink, not with other filters"
+    if not (args.all or args.ids or filters):
+        return "no dead letters selected: give EVENT_ID, a filter such as --sink NAME, or --all"
     return ""
 
 
@@ -174,11 +178,11 @@ def _unknown_sink(admin: "OutboxAdmin", name: str | None) -> str:
     known = admin.sinks()
     if name is None or name in known:
         return ""
-    return f"no sink {name!r} was ever here: there are {', '.join(known)}"
+    return f"unknown sink {name!r}: the outbox has {', '.join(known) or 'none'}"
 
 
 def _no_dead_letter(event_ids: list[str]) -> str:
-    return f"no dead letter {', '.join(event_ids)}: callcast dead list shows those that there are"
+    return f"no dead letter {', '.join(event_ids)}: run callcast dead list to see all"
 
 
 def _facts(dead_letter: "DeadLetter", wire: "Wire") -> dict[str, Any]:
@@ -199,7 +203,7 @@ def _facts(dead_letter: "DeadLetter", wire: "Wire") -> dict[str, Any]:
     }
 
 
-def _as_table(told: "Iterable[dict[str, Any]]") -> str:
+def _as_table(letters: "Iterable[dict[str, Any]]") -> str:
     keys = ("died_at", "sink", "type", "subject", "from", "to", "reason", "attempts", "event_id")
-    rows = [tuple(str(one[key] or "-") for key in keys) for one in told]
+    rows = [tuple(str(one[key] or "-") for key in keys) for one in letters]
     return table([_TITLES, *rows]) if rows else "no dead letters"

@@ -1,4 +1,4 @@
-"""`callcast demo`: the service against a built-in fake RingCentral. No credentials, no configuration, no network."""
+"""`callcast demo`: run the service against a built-in RingCentral simulator, without credentials or network."""
 
 import argparse
 import socket
@@ -9,7 +9,7 @@ from pathlib import Path
 
 HTTP_PORT = 9469
 CONFIG = """\
-# What the demo runs with: a real configuration, against a fake RingCentral in the same process.
+# The demo's configuration. The source is a RingCentral simulator in the same process.
 [service]
 data_dir = "{data_dir}"
 http_listen = "127.0.0.1:{port}"
@@ -32,25 +32,28 @@ type = "stdout"
 {names}
 """
 HINT = """\
-callcast demo: a fake phone system, a real service
+callcast demo: the service is running against a simulated phone system
   wallboard   http://127.0.0.1:{port}/
   metrics     http://127.0.0.1:{port}/metrics
   calls       curl -s http://127.0.0.1:{port}/api/calls
   events      curl -N http://127.0.0.1:{port}/api/events
   stop        Ctrl-C
-Events follow on standard output, one JSON object a line.
+Events follow on standard output, one JSON object per line.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Run the service against a built-in fake RingCentral: scripted and random calls, events on standard output, "
-        f"the wallboard page on http://127.0.0.1:{HTTP_PORT}/. Nothing is configured, kept or sent anywhere."
+        "Run the service against a built-in RingCentral simulator with scripted and random calls. Events go to "
+        f"standard output; the wallboard is on http://127.0.0.1:{HTTP_PORT}/. Needs no configuration, keeps no data "
+        "and does not use the network."
     )
     parser.epilog = "example: callcast demo --for 60 --seed 7 --speed 2 | jq -r .type"
     parser.add_argument("--for", dest="for_s", type=_positive, metavar="S", help="stop after S seconds")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="the same N, the same calls (default: 1)")
-    parser.add_argument("--speed", type=_positive, default=1.0, metavar="X", help="time runs X times as fast")
+    parser.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="random seed; the same seed gives the same calls (default: 1)"
+    )
+    parser.add_argument("--speed", type=_positive, default=1.0, metavar="X", help="run the calls X times as fast")
 
 
 def _positive(text: str) -> float:
@@ -61,15 +64,15 @@ def _positive(text: str) -> float:
 
 
 def _port() -> int:
-    """The page's usual port, or a free one where that is taken."""
+    """Return the default port, or a free one if the default is in use."""
     for port in (HTTP_PORT, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with socket.socket() as test_socket:
+            test_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", port))
+                test_socket.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return int(probe.getsockname()[1])
+            return int(test_socket.getsockname()[1])
     raise OSError("no free port on 127.0.0.1")
 
 

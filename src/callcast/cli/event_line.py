@@ -1,4 +1,4 @@
-"""An event as one line for people, in colour where that is wanted."""
+"""Formats an event as one line of text, optionally coloured."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -19,7 +19,7 @@ _RED, _DIM, _BOLD = "31", "2", "1"
 
 
 class Painter:
-    """`colour` false: plain text. Nothing that came from outside reaches the terminal as a control character."""
+    """Formats events. Control characters in event data are replaced, so they cannot affect the terminal."""
 
     def __init__(self, *, colour: bool) -> None:
         self._colour = colour
@@ -28,7 +28,7 @@ class Painter:
         return f"\x1b[{style}m{text}\x1b[0m" if self._colour and text else text
 
     def line(self, event: Mapping[str, Any]) -> str:
-        """Of an event as it is sent, in CloudEvents form."""
+        """Return the line for an event in CloudEvents form."""
         data = event.get("data") or {}
         type_ = plain(event.get("type"))
         parts = [
@@ -52,12 +52,12 @@ class Painter:
         ]
 
     def _source(self, data: Mapping[str, Any]) -> list[str]:
-        whom = plain(data.get("extension_id")) or "all of it"
-        return [self.paint(plain(data.get("source")), _BOLD), whom, plain(data.get("reason"))]
+        scope = plain(data.get("extension_id")) or "all extensions"
+        return [self.paint(plain(data.get("source")), _BOLD), scope, plain(data.get("reason"))]
 
 
 def plain(value: object) -> str:
-    """Text without what a terminal would obey."""
+    """Return text with control characters replaced."""
     text = "" if value is None else str(value)
     return text if text.isprintable() else "".join(c if c.isprintable() else "�" for c in text)
 
@@ -77,7 +77,7 @@ def _seconds(data: Mapping[str, Any]) -> str:
 
 
 def _clock(time: object) -> str:
-    """This machine's time of day."""
+    """Return the local time of day."""
     try:
         return f"{datetime.fromisoformat(str(time)).astimezone():%H:%M:%S}"
     except ValueError:

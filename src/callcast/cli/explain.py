@@ -1,10 +1,10 @@
-"""`callcast explain`: everything the outbox knows of a call, from the polls that showed it to each sink's answers."""
+"""`callcast explain`: show everything the outbox knows about a call, from polls and events to delivery attempts."""
 
 import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from callcast.cli.store_commands import EXIT_DONE, for_people, number_of, refuse, say, table, with_admin
+from callcast.cli.store_commands import EXIT_DONE, for_people, number_of, print_json, refuse, table, with_admin
 
 if TYPE_CHECKING:
     from callcast.calls.model import Call
@@ -15,15 +15,17 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Tell everything that is known of a call: the looks that showed a change, the events, each sink's attempts "
-        "with outcome and time taken, and what is still owed. Several matches are listed instead. Works beside a "
-        "running service and without one. Prints JSON, one object a line, when standard output is no terminal."
+        "Show everything known about a call: its events with the poll that detected each, every sink's delivery "
+        "attempts with outcome and duration, and pending deliveries. If several calls match, list them instead. Works "
+        "whether or not the service is running. Prints one JSON object per line if standard output is not a terminal."
     )
     parser.epilog = "example: callcast explain 6662"
     parser.add_argument(
-        "call", metavar="CALL", help="a call id, a session id, an event id, or the last four digits of a number"
+        "call", metavar="CALL", help="a call id, a session id, an event id, or the last four digits of a phone number"
     )
-    parser.add_argument("--full", action="store_true", help="whole phone numbers instead of their last four digits")
+    parser.add_argument(
+        "--full", action="store_true", help="show complete phone numbers, not only the last four digits"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,31 +34,31 @@ def run(args: argparse.Namespace) -> int:
 
         wire = Wire("full" if args.full else "last4")
         if args.call.startswith("evt_"):
-            story = admin.story_of(args.call)
-            return _nothing(args.call) if story is None else _tell(story, wire)
+            history = admin.story_of(args.call)
+            return _not_found(args.call) if history is None else _show(history, wire)
         calls = admin.find(args.call)
         if not calls:
-            return _nothing(args.call)
-        return _tell(admin.story(calls[0]), wire) if len(calls) == 1 else _list(calls, wire)
+            return _not_found(args.call)
+        return _show(admin.story(calls[0]), wire) if len(calls) == 1 else _list(calls, wire)
 
     return with_admin(args, work)
 
 
-def _nothing(what: str) -> int:
+def _not_found(what: str) -> int:
     return refuse(
-        f"nothing is known of {what!r}: expected a call id, a session id, an event id, or the last four digits of a "
-        "number; settled events are kept for service.retention_h"
+        f"no call or event matches {what!r}: give a call id, a session id, an event id, or the last four digits of a "
+        "phone number; delivered events are kept for service.retention_h"
     )
 
 
 def _list(calls: "Sequence[Call]", wire: "Wire") -> int:
-    told = [wire.call_dict(call) for call in calls]
+    rows = [wire.call_dict(call) for call in calls]
     if for_people():
-        print(table([("started", "call", "direction", "state", "from", "to"), *map(_row, told)]))
-        print("\nSeveral calls match; callcast explain CALL tells one of them.")
+        print(table([("started", "call", "direction", "state", "from", "to"), *map(_row, rows)]))
+        print("\nSeveral calls match. To show one of them, run callcast explain with its call id.")
     else:
-        for one in told:
-            say({"call": one})
+        for row in rows:
+            print_json({"call": row})
     return EXIT_DONE
 
 
@@ -75,48 +77,49 @@ def _state(call: dict[str, Any]) -> str:
     return f"{call['state']} ({call['disposition']})" if call["disposition"] else str(call["state"])
 
 
-# One story
+# The history of one call
 
 
-def _tell(story: "CallHistory", wire: "Wire") -> int:
-    facts = _facts(story, wire)
+def _show(history: "CallHistory", wire: "Wire") -> int:
+    facts = _facts(history, wire)
     if for_people():
         print("\n".join(_lines(facts)))
     else:
-        say(facts)
+        print_json(facts)
     return EXIT_DONE
 
 
-def _facts(story: "CallHistory", wire: "Wire") -> dict[str, Any]:
+def _facts(history: "CallHistory", wire: "Wire") -> dict[str, Any]:
+    events = history.events
     return {
-        "call": None if story.call is None else wire.call_dict(story.call),
-        "events": [_event(told, wire) for told in story.events],
-        "owed": [{"sink": sink, "event_id": told.stored.event.id} for told in story.events for sink in told.pending],
+        "call": None if history.call is None else wire.call_dict(history.call),
+        "events": [_event(one, wire) for one in events],
+        "pending": [{"sink": sink, "event_id": one.stored.event.id} for one in events for sink in one.pending],
     }
 
 
-def _event(told: "EventHistory", wire: "Wire") -> dict[str, Any]:
+def _event(history: "EventHistory", wire: "Wire") -> dict[str, Any]:
     from callcast.formats.cloudevents import rfc3339
 
-    event = wire.event_dict(told.stored.event)
-    names = dict.fromkeys([*(attempt.sink for attempt in told.attempts), *told.pending, *told.dead])
+    event = wire.event_dict(history.stored.event)
+    names = dict.fromkeys([*(attempt.sink for attempt in history.attempts), *history.pending, *history.dead])
     return {
         "event": event,
-        "look": event["data"].get("observation"),
-        "recorded_at": rfc3339(told.stored.recorded_at),
-        "sinks": [_sink(name, told) for name in names],
+        "poll": event["data"].get("observation"),
+        "recorded_at": rfc3339(history.stored.recorded_at),
+        "sinks": [_sink(name, history) for name in names],
     }
 
 
-def _sink(name: str, told: "EventHistory") -> dict[str, Any]:
-    attempts = [attempt for attempt in told.attempts if attempt.sink == name]
-    return {"sink": name, "state": _outcome(name, told, attempts), "attempts": [_attempt(one) for one in attempts]}
+def _sink(name: str, history: "EventHistory") -> dict[str, Any]:
+    attempts = [attempt for attempt in history.attempts if attempt.sink == name]
+    return {"sink": name, "state": _state_at(name, history, attempts), "attempts": [_attempt(one) for one in attempts]}
 
 
-def _outcome(name: str, told: "EventHistory", attempts: "Sequence[Attempt]") -> str:
-    if name in told.pending:
-        return "owed"
-    if name in told.dead:
+def _state_at(name: str, history: "EventHistory", attempts: "Sequence[Attempt]") -> str:
+    if name in history.pending:
+        return "pending"
+    if name in history.dead:
         return "dead"
     last = attempts[-1].word
     return last if last in ("delivered", "expired") else "dropped"
@@ -136,13 +139,13 @@ def _attempt(attempt: "Attempt") -> dict[str, Any]:
 
 def _lines(facts: dict[str, Any]) -> list[str]:
     call = facts["call"]
-    head = ["what is known of the call itself is gone; its events:"] if call is None else _head(call)
-    pending = [f"{one['event_id']} to {one['sink']}" for one in facts["owed"]]
+    head = ["The call itself has been deleted; these are its events:"] if call is None else _head(call)
+    pending = [f"{one['event_id']} to {one['sink']}" for one in facts["pending"]]
     return [
         *head,
         *(line for event in facts["events"] for line in _event_lines(event)),
         "",
-        f"still owed: {', '.join(pending) or 'nothing'}",
+        f"pending: {', '.join(pending) or 'none'}",
     ]
 
 
@@ -155,13 +158,14 @@ def _head(call: dict[str, Any]) -> list[str]:
     ]
 
 
-def _event_lines(told: dict[str, Any]) -> list[str]:
-    event, poll = told["event"], told["look"]
-    lines = ["", f"{event['type']}  {event['id']}", f"  happened {event['time']}, recorded {told['recorded_at']}"]
+def _event_lines(entry: dict[str, Any]) -> list[str]:
+    event, poll = entry["event"], entry["poll"]
+    lines = ["", f"{event['type']}  {event['id']}", f"  happened {event['time']}, recorded {entry['recorded_at']}"]
     if poll is not None:
-        how = "exactly so" if poll["exact"] else "the time of the look"
-        lines.append(f"  seen by {poll['evidence']} after {poll['after'] or 'no poll'}, before {poll['before']}; {how}")
-    for sink in told["sinks"]:
+        when = f"between the polls of {poll['after']} and {poll['before']}" if poll["after"] else "at the first poll"
+        exactness = "time is exact" if poll["exact"] else "time is that of the poll"
+        lines.append(f"  detected by {poll['evidence']} {when}; {exactness}")
+    for sink in entry["sinks"]:
         lines.append(f"  {sink['sink']}: {sink['state']}")
         lines += [f"    {_attempt_line(attempt)}" for attempt in sink["attempts"]]
     return lines

@@ -1,4 +1,4 @@
-"""`callcast extensions`: the extensions that a credential sees, with the ids that the configuration wants."""
+"""`callcast extensions`: list the extensions that a credential can see, with the ids to use in the configuration."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from callcast.cli.event_line import plain
-from callcast.cli.store_commands import EXIT_CONFIG, EXIT_DONE, EXIT_UNAVAILABLE, refuse, say, table
+from callcast.cli.store_commands import EXIT_CONFIG, EXIT_DONE, EXIT_UNAVAILABLE, print_json, refuse, table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,19 +21,19 @@ HEADER = ("id", "number", "name", "type", "status")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "List the extensions of the account as a source's credential sees them: id, number, name, type and status; "
-        "then a [names] table for the configuration, which is what --names prints alone. The app needs the permission "
-        "ReadAccounts. Exit code 69 when the platform refuses or cannot be reached, 78 when the configuration is wrong."
+        "List the extensions of the account that a source's credential can see: id, number, name, type and status, "
+        "followed by a [names] table for the configuration. The app needs the permission ReadAccounts. Exit codes: "
+        "69 if the platform rejects the request or is unreachable, 78 if the configuration is invalid."
     )
     parser.epilog = "example: callcast extensions --source acme --names >> callcast.toml"
-    parser.add_argument("--source", metavar="NAME", help="whose credential is used (default: the first source)")
+    parser.add_argument("--source", metavar="NAME", help="the source whose credential to use (default: the first)")
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--names", action="store_true", help="only the [names] table, as TOML")
-    only.add_argument("--json", action="store_true", help="one JSON object a line instead")
+    only.add_argument("--names", action="store_true", help="print only the [names] table, as TOML")
+    only.add_argument("--json", action="store_true", help="print one JSON object per line")
 
 
 async def run(args: argparse.Namespace) -> int:
-    from callcast.config import ConfigFaults
+    from callcast.config import ConfigError
     from callcast.config import partial as partly
     from callcast.ports.upstream import PollFailed
 
@@ -45,10 +45,10 @@ async def run(args: argparse.Namespace) -> int:
         if name not in names:
             return refuse(f"callcast: {args.config} has no source {name}: use one of {', '.join(names)}")
         settings, folder = partly.source(args.config, os.environ, name), partly.data_dir(args.config, os.environ)
-    except ConfigFaults as faults:
+    except ConfigError as faults:
         return refuse(str(faults), EXIT_CONFIG)
     if args.source is None and len(names) > 1:
-        print(f"as source {name} sees them; --source chooses another of {len(names)}", file=sys.stderr)
+        print(f"using the credential of source {name}; use --source to choose another of {len(names)}", file=sys.stderr)
     try:
         found = await _found(settings, folder)
     except PollFailed as failure:
@@ -75,7 +75,7 @@ async def _found(settings: "SourceSettings", folder: "Path") -> "Sequence[Extens
 def _show(found: "Sequence[Extension]", args: argparse.Namespace) -> None:
     if args.json:
         for one in found:
-            say({field: getattr(one, field) for field in HEADER})
+            print_json({field: getattr(one, field) for field in HEADER})
         return
     if not args.names:
         print(table([HEADER, *[tuple(plain(getattr(one, field)) for field in HEADER) for one in found]]))
@@ -87,5 +87,5 @@ def _show(found: "Sequence[Extension]", args: argparse.Namespace) -> None:
 
 
 def _toml(text: str) -> str:
-    """A basic string of TOML: JSON's escapes are TOML's too."""
+    """Return text as a TOML basic string, which uses the same escapes as JSON."""
     return json.dumps(plain(text), ensure_ascii=False)

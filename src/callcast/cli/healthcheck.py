@@ -1,4 +1,4 @@
-"""`callcast healthcheck`: asks the running service how it is. For containers and scripts."""
+"""`callcast healthcheck`: check the health of the running service. For containers and scripts."""
 
 import argparse
 import http.client
@@ -7,19 +7,19 @@ from urllib.parse import urlsplit
 
 from callcast.cli import running_service as running
 
-EXIT_USAGE, EXIT_UNAVAILABLE = 2, 69  # 1 would mean a bug; container runtimes take every code but 0 for unhealthy
+EXIT_USAGE, EXIT_UNAVAILABLE = 2, 69  # 1 would mean a bug; for container runtimes every code except 0 is unhealthy
 TIMEOUT_S = 5.0
 ANSWER_BYTES_MAX = 65_536
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Exit 0 when /healthz of the running service answers 200, else 69 with the reason. Where the service listens "
-        "is read from the configuration, or given by --url."
+        "Exit with 0 if /healthz of the running service answers 200, otherwise with 69 and the reason. The service's "
+        "address is read from the configuration, or given by --url."
     )
     parser.epilog = "example: callcast healthcheck --ready --url http://127.0.0.1:9469"
-    parser.add_argument("--ready", action="store_true", help="ask /readyz: also whether every source was seen lately")
-    parser.add_argument("--url", help="where the service listens, such as http://127.0.0.1:9469")
+    parser.add_argument("--ready", action="store_true", help="check /readyz instead: every source was polled recently")
+    parser.add_argument("--url", help="base URL of the service, such as http://127.0.0.1:9469")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 def _address(url: str) -> tuple[str, int]:
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:
-        raise ValueError("--url wants something like http://127.0.0.1:9469")
+        raise ValueError("callcast healthcheck: --url must be a URL such as http://127.0.0.1:9469")
     return parts.hostname, parts.port or 80
 
 

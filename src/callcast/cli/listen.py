@@ -1,4 +1,4 @@
-"""`callcast listen`: a local webhook receiver that verifies, shows what comes, and misbehaves on command."""
+"""`callcast listen`: a local webhook receiver that verifies and prints requests, and fails on demand."""
 
 import argparse
 import asyncio
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 EXIT_USAGE, EXIT_UNAVAILABLE = 2, 69
 BODY_BYTES_MAX = 1024 * 1024
-IDS_MAX = 10_000  # remembered, to tell a duplicate
-SLOW_S = 20.0  # longer than a sink's usual timeout_s
+IDS_MAX = 10_000  # event ids remembered to detect duplicates
+SLOW_S = 20.0  # longer than the default timeout_s of a sink
 SNIPPETS = {"python": "verify.py", "javascript": "verify.mjs", "php": "verify.php"}
 WORDS = ("slow", "never", "reset")
 DESCRIPTION = """\
-A local receiver of webhooks. It verifies each signature and says why one is wrong, prints every event as it was
-sent, tells duplicates, and answers as you like. Without --secret it makes one and shows the sink to configure.
+Run a local webhook receiver. It verifies each signature and explains why one is invalid, prints every event as it was
+sent, detects duplicates, and answers as you choose. Without --secret it generates one. It prints the sink to configure.
 """
 EPILOG = """\
 answers
-  204, 429, 500 ...   that status            slow    204 after 20 s (--slow-s)
-  reset               cuts the connection    never   no answer at all
-  with a count, several in a row, the last one without a count forever: --answer 429:3,slow:1,204
-  A wrong signature is answered 401, as your own receiver should, unless --answer says otherwise.
+  204, 429, 500 ...   that status             slow    204 after 20 s (--slow-s)
+  reset               reset the connection    never   no answer at all
+  Add a count to repeat an answer; an answer without a count is used from then on: --answer 429:3,slow:1,204
+  Without --answer, requests with an invalid signature are answered 401, and all others 204.
 
 examples
   callcast listen --secret whsec_... --answer 500:2,204
@@ -50,21 +50,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
-    add("--port", type=int, default=8088, help="0: a free one (default: %(default)s)")
-    add("--secret", metavar="WHSEC", action="append", default=[], help="whsec_...; may be repeated while rotating")
-    add("--unsigned", action="store_true", help="make no secret: the sink has none")
-    add("--answer", metavar="WHAT[:N],...", type=_answers, help="what to answer, and how often; see below")
-    add("--retry-after", metavar="S", type=int, help="the header Retry-After of answers other than 2xx")
-    add("--slow-s", metavar="S", type=float, default=SLOW_S, help="how long slow takes (default: %(default)s)")
-    add("--json", action="store_true", help="one JSON line for each request")
-    add("--brief", action="store_true", help="leave the bodies out")
-    add("--code", choices=tuple(SNIPPETS), help="print code that verifies signatures, and end")
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    add("--port", type=int, default=8088, help="port to listen on; 0 for any free port (default: %(default)s)")
+    add(
+        "--secret",
+        metavar="WHSEC",
+        action="append",
+        default=[],
+        help="the sink's secret, whsec_...; repeat it for rotation",
+    )
+    add("--unsigned", action="store_true", help="do not generate a secret: the sink has none")
+    add("--answer", metavar="WHAT[:N],...", type=_answers, help="what to answer and how often; see below")
+    add("--retry-after", metavar="S", type=int, help="Retry-After header for answers other than 2xx, in seconds")
+    add("--slow-s", metavar="S", type=float, default=SLOW_S, help="delay of slow answers (default: %(default)s)")
+    add("--json", action="store_true", help="print one JSON object per request")
+    add("--brief", action="store_true", help="do not print request bodies")
+    add("--code", choices=tuple(SNIPPETS), help="print sample code that verifies signatures, and exit")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`what` is a status or a word; `count` None: from now on."""
+    """An answer. `what` is a status or a word; `count` None means from now on."""
 
     what: str
     count: int | None
@@ -76,7 +82,7 @@ def _answers(text: str) -> tuple[Answer, ...]:
         what, _, count = part.strip().partition(":")
         known = what in WORDS or (re.fullmatch(r"[2-5]\d\d", what) is not None)
         if not known or (count and not re.fullmatch(r"[1-9]\d{0,8}", count)):
-            raise argparse.ArgumentTypeError(f"{part!r} is no answer such as 204, 429:3, slow, never or reset")
+            raise argparse.ArgumentTypeError(f"{part!r} is not an answer such as 204, 429:3, slow, never or reset")
         answers.append(Answer(what, int(count) if count else None))
     return tuple(answers)
 
@@ -96,7 +102,7 @@ async def run(args: argparse.Namespace) -> int:
     except OSError as error:
         where = f"{args.host} port {args.port}"
         why = (error.strerror or str(error)).lower()
-        print(f"callcast listen: cannot listen on {where}: {why}; say another --port", file=sys.stderr)
+        print(f"callcast listen: cannot listen on {where}: {why}; choose another --port", file=sys.stderr)
         return EXIT_UNAVAILABLE
 
 
@@ -114,7 +120,7 @@ async def _listen(receiver: "Receiver", args: argparse.Namespace, secrets: Seque
     from aiohttp import web
 
     app = web.Application(client_max_size=BODY_BYTES_MAX)
-    app.router.add_route("*", "/{path:.*}", receiver.take)
+    app.router.add_route("*", "/{path:.*}", receiver.receive)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
@@ -122,36 +128,36 @@ async def _listen(receiver: "Receiver", args: argparse.Namespace, secrets: Seque
         host, port = runner.addresses[0][:2]
         url = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
         print(_hint(url, secrets), file=sys.stderr, flush=True)
-        return await receiver.over()
+        return await receiver.stopped()
     finally:
         await runner.cleanup()
 
 
 def _hint(url: str, secrets: Sequence[str]) -> str:
-    lines = ["# a sink for this receiver:", "[sinks.listen]", 'type = "webhook"', f'url = "{url}"']
-    return "\n".join([*lines, f"secrets = {json.dumps(list(secrets))}", "# stop with Ctrl-C", ""])
+    lines = ["# Add this sink to the configuration:", "[sinks.listen]", 'type = "webhook"', f'url = "{url}"']
+    return "\n".join([*lines, f"secrets = {json.dumps(list(secrets))}", "# Stop with Ctrl-C.", ""])
 
 
 class Receiver:
-    """Takes requests, shows them, and answers as it was told to."""
+    """Receives requests, prints them, and sends the configured answers."""
 
     def __init__(self, args: argparse.Namespace, judge: SignatureChecker) -> None:
         self._args = args
         self._judge = judge
-        self._answers = self._in_turn(args.answer) if args.answer else None
+        self._answers = self._in_order(args.answer) if args.answer else None
         self._seen: OrderedDict[str, list[bytes]] = OrderedDict()
         self._painter = Painter(colour=sys.stdout.isatty())
-        self._over = asyncio.Event()
+        self._stopped = asyncio.Event()
         self._code = 0
 
-    async def over(self) -> int:
-        """Ctrl-C, SIGTERM, or what is shown cannot be written any more; the exit code."""
+    async def stopped(self) -> int:
+        """Wait for Ctrl-C, SIGTERM or a closed standard output, and return the exit code."""
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, self._over.set)
-        await self._over.wait()
+            asyncio.get_running_loop().add_signal_handler(number, self._stopped.set)
+        await self._stopped.wait()
         return self._code
 
-    async def take(self, request: "web.Request") -> "web.StreamResponse":
+    async def receive(self, request: "web.Request") -> "web.StreamResponse":
         from aiohttp import web
 
         body = await request.read()
@@ -161,14 +167,14 @@ class Receiver:
         verdict = self._judge.check(headers, body, time.time())
         what = next(self._answers) if self._answers else "204" if verdict.good else "401"
         try:
-            self._show(Acked(headers, body, verdict, self._times_seen(headers.get("webhook-id"), body), what))
-        except SystemExit as end:  # nothing can be shown any more
+            self._show(ReceivedRequest(headers, body, verdict, self._times_seen(headers.get("webhook-id"), body), what))
+        except SystemExit as end:  # standard output is closed
             self._code = end.code if isinstance(end.code, int) else 0
-            self._over.set()
+            self._stopped.set()
         return await self._answer(request, what)
 
     def _times_seen(self, event_id: str | None, body: bytes) -> str:
-        """Empty for a new event."""
+        """Describe a duplicate; empty for a new event."""
         if not event_id:
             return ""
         digest = sha256(body).digest()
@@ -180,25 +186,25 @@ class Receiver:
         del bodies[:-100]
         if len(bodies) == 1:
             return ""
-        same = "" if len(set(bodies)) == 1 else ", and with another body"
-        return f"seen before: {len(bodies)} times now{same}"
+        same = "" if len(set(bodies)) == 1 else ", with different bodies"
+        return f"duplicate: received {len(bodies)} times{same}"
 
     async def _answer(self, request: "web.Request", what: str) -> "web.StreamResponse":
         from aiohttp import web
 
         if what == "never":
-            await self._over.wait()
+            await self._stopped.wait()
         if what == "slow":
             await asyncio.sleep(self._args.slow_s)
         if what in ("reset", "never") and request.transport is not None:
             request.transport.abort()
         status = int(what) if what.isdigit() else 204
-        wish = self._args.retry_after
-        headers = {"Retry-After": str(wish)} if wish is not None and status >= 300 else {}
+        wait_s = self._args.retry_after
+        headers = {"Retry-After": str(wait_s)} if wait_s is not None and status >= 300 else {}
         return web.Response(status=status, headers=headers)
 
     @staticmethod
-    def _in_turn(answers: Sequence[Answer]) -> Iterator[str]:
+    def _in_order(answers: Sequence[Answer]) -> Iterator[str]:
         for answer in answers:
             if answer.count is None:
                 while True:
@@ -208,30 +214,30 @@ class Receiver:
         while True:
             yield "204"
 
-    def _show(self, taken: "Acked") -> None:
-        print(json.dumps(taken.facts()) if self._args.json else self._told(taken), flush=True)
+    def _show(self, request: "ReceivedRequest") -> None:
+        print(json.dumps(request.facts()) if self._args.json else self._as_text(request), flush=True)
 
-    def _told(self, taken: "Acked") -> str:
+    def _as_text(self, request: "ReceivedRequest") -> str:
         paint = self._painter.paint
-        event = taken.event()
-        verdict = taken.verdict
+        event = request.event()
+        verdict = request.verdict
         colour = "33" if verdict.good else "31"
         mark = paint("signature ok", "32") if verdict.word == "ok" else paint(f"{verdict.word}: {verdict.why}", colour)
-        facts = [taken.header("webhook-id"), f"attempt {taken.header('x-callcast-attempt') or '?'}"]
+        facts = [request.header("webhook-id"), f"attempt {request.header('x-callcast-attempt') or '?'}"]
         lines = [
-            self._painter.line(event) if event else paint("not an event of callcast", "31"),
-            "  " + " · ".join([mark, *filter(None, facts), f"answered {taken.answer}"]),
+            self._painter.line(event) if event else paint("not a callcast event", "31"),
+            "  " + " · ".join([mark, *filter(None, facts), f"answered {request.answer}"]),
         ]
-        if taken.duplicate:
-            lines.append("  " + paint(taken.duplicate, "33"))
+        if request.duplicate:
+            lines.append("  " + paint(request.duplicate, "33"))
         if not self._args.brief:
-            lines.append(_indented(taken.body))
+            lines.append(_indented(request.body))
         return "\n".join(lines)
 
 
 @dataclass(frozen=True)
-class Acked:
-    """One request and what was made of it."""
+class ReceivedRequest:
+    """One request, with its signature check and the answer."""
 
     headers: dict[str, str]
     body: bytes
@@ -243,7 +249,7 @@ class Acked:
         return plain(self.headers.get(name, ""))
 
     def event(self) -> dict[str, Any] | None:
-        """In CloudEvents form, of either format."""
+        """Return the event in CloudEvents form, whichever format the sink uses."""
         document = self.document()
         if not isinstance(document, dict) or not isinstance(document.get("data"), dict):
             return None

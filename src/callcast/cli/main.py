@@ -1,4 +1,7 @@
-"""The command line: which commands there are. Only the chosen one's module is imported."""
+"""The entry point: the table of commands, and the parser that runs one of them.
+
+Only the module of the chosen command is imported, so that `--help` and short commands start fast.
+"""
 
 import argparse
 import os
@@ -12,16 +15,17 @@ from typing import Any
 from callcast import __version__
 
 EXIT_DONE, EXIT_USAGE = 0, 2
-CONFIG_HELP = "the configuration (default: $CALLCAST_CONFIG, else ./callcast.toml, else /etc/callcast/config.toml)"
+CONFIG_HELP = "configuration file (default: $CALLCAST_CONFIG, then ./callcast.toml, then /etc/callcast/config.toml)"
 LOCAL_FILE, SYSTEM_FILE = Path("callcast.toml"), Path("/etc/callcast/config.toml")
 Run = int | Coroutine[Any, Any, int]
 
 
 @dataclass(frozen=True)
 class Command:
-    """`module` under `callcast.cli` has `add_arguments(parser)` and `run(args)`: the exit code, perhaps awaited.
+    """One command. `callcast.cli.<module>` defines `add_arguments(parser)` and `run(args)`.
 
-    config: it takes --config.
+    `run` returns the exit code, or a coroutine that returns it.
+    config: whether the command takes --config.
     """
 
     summary: str
@@ -30,28 +34,28 @@ class Command:
 
 
 COMMANDS = {
-    "run": Command("the service", "run"),
-    "demo": Command("the service against a built-in fake RingCentral, no credentials needed", "demo", config=False),
-    "check": Command("say everything that is wrong with the configuration, and show the polling plan", "check"),
-    "extensions": Command("the extensions that a credential sees, and a table of their names", "extensions"),
-    "explain": Command("everything that is known of a call, and what each sink said", "explain"),
-    "dead": Command("the events that a sink never took: list, show, retry, drop", "dead"),
+    "run": Command("run the service", "run"),
+    "demo": Command("run the service against a built-in simulator, no credentials needed", "demo", config=False),
+    "check": Command("check the configuration and print the polling plan", "check"),
+    "extensions": Command("list the extensions that a credential can see", "extensions"),
+    "explain": Command("show everything known about a call, with each delivery attempt", "explain"),
+    "dead": Command("list, show, retry or drop dead letters", "dead"),
     "replay": Command("send recorded events to a sink again", "replay"),
-    "tail": Command("follow a running service's events", "tail"),
-    "listen": Command("a webhook receiver that verifies, shows and misbehaves", "listen", config=False),
-    "simulate": Command("the fake RingCentral on a port, for tests of other programs", "simulate", config=False),
-    "schema": Command("the JSON Schema of events or of the configuration, or AsyncAPI", "schema", config=False),
-    "completion": Command("what bash, zsh or fish needs to complete all this", "completion", config=False),
-    "healthcheck": Command("exit 0 when the running service answers", "healthcheck"),
+    "tail": Command("follow the events of a running service", "tail"),
+    "listen": Command("run a local webhook receiver for testing", "listen", config=False),
+    "simulate": Command("run the RingCentral simulator, for testing other programs", "simulate", config=False),
+    "schema": Command("print the JSON Schema of events or configuration, or AsyncAPI", "schema", config=False),
+    "completion": Command("print a completion script for bash, zsh or fish", "completion", config=False),
+    "healthcheck": Command("exit with 0 if the running service is healthy", "healthcheck"),
 }
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command; the exit code."""
+    """Run one command and return its exit code."""
     name = arguments[0] if arguments else ""
     parser, commands = _parsers()
     if name not in COMMANDS:
-        parser.parse_args(arguments)  # answers --help and --version, and refuses everything else
+        parser.parse_args(arguments)  # handles --help and --version, and exits with 2 on anything else
         parser.print_help(sys.stderr)
         return EXIT_USAGE
     module = import_module(f"callcast.cli.{COMMANDS[name].module}")
@@ -64,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def described() -> Iterator[tuple[str, str, argparse.ArgumentParser]]:
-    """Every command with its summary and its whole parser, for `completion`."""
+    """Yield the name, summary and complete parser of every command, for `completion`."""
     _, parsers = _parsers()
     for name, command in COMMANDS.items():
         import_module(f"callcast.cli.{command.module}").add_arguments(parsers[name])
@@ -72,7 +76,7 @@ def described() -> Iterator[tuple[str, str, argparse.ArgumentParser]]:
 
 
 def default_config(environ: Mapping[str, str]) -> Path:
-    """Where the configuration is when nobody says: the variable, else here, else the system's."""
+    """Return the configuration file to use without --config."""
     if named := environ.get("CALLCAST_CONFIG"):
         return Path(named)
     return LOCAL_FILE if LOCAL_FILE.exists() else SYSTEM_FILE
@@ -81,8 +85,8 @@ def default_config(environ: Mapping[str, str]) -> Path:
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     parser = argparse.ArgumentParser(
         prog="callcast",
-        description="Forward call events from RingCentral's list of live calls to webhooks, MQTT and stdout.",
-        epilog="Start with: callcast demo",
+        description="Forward RingCentral call events to webhooks, MQTT and standard output.",
+        epilog="To try it out, run: callcast demo",
     )
     parser.add_argument("--version", action="version", version=f"callcast {__version__}")
     table = parser.add_subparsers(metavar="COMMAND", title="commands")
@@ -103,6 +107,6 @@ def _finish(run: Callable[[argparse.Namespace], Run], args: argparse.Namespace) 
 
 
 def _loop(result: Coroutine[Any, Any, int]) -> int:
-    import uvloop  # late: --help and --version do without
+    import uvloop  # imported here because --help and --version do not need it
 
     return uvloop.run(result)

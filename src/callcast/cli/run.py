@@ -1,4 +1,4 @@
-"""`callcast run`: the service."""
+"""`callcast run`: run the service."""
 
 import argparse
 import gc
@@ -9,46 +9,46 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from callcast.config import Verdict
+    from callcast.config import ValidationResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Run the service until SIGTERM or SIGINT. SIGHUP reads the configuration again. Standard output carries "
-        "only the stdout sink's lines; logs go to standard error."
+        "Run the service until SIGTERM or SIGINT. SIGHUP reloads the configuration. Standard output carries only "
+        "the events of a stdout sink; logs go to standard error."
     )
     parser.epilog = "example: callcast run --config /etc/callcast/config.toml"
 
 
 async def run(args: argparse.Namespace) -> int:
     from callcast import app
-    from callcast.config import examine, load
+    from callcast.config import load, validate
 
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload that is asked for before there is anything to reload
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a SIGHUP during start-up must not end the process
     path = Path(args.config)
-    verdict = examine(path, os.environ)
-    _say(verdict)
-    if verdict.settings is None:
+    result = validate(path, os.environ)
+    _report(result)
+    if result.settings is None:
         return 78
-    gc.freeze()  # what is loaded by now stays: to search all of it for garbage would hold the loop for 30 ms
-    return await app.run(verdict.settings, read_config=lambda: load(path, os.environ))
+    gc.freeze()  # modules and settings are never freed; collecting them would block the event loop for 30 ms
+    return await app.run(result.settings, read_config=lambda: load(path, os.environ))
 
 
-def _say(verdict: "Verdict") -> None:
-    """What is wrong, and what works and should not stay so: a line of the log each, a report on a terminal."""
+def _report(result: "ValidationResult") -> None:
+    """Log every error and warning of the configuration. On a terminal, errors are printed as a report instead."""
     from callcast.cli.check import report
     from callcast.observability import logs
 
-    if verdict.settings is None and sys.stderr.isatty():
-        print(report(verdict.faults), file=sys.stderr)
+    if result.settings is None and sys.stderr.isatty():
+        print(report(result.errors), file=sys.stderr)
         return
-    service = verdict.settings and verdict.settings.service
+    service = result.settings and result.settings.service
     logs.configure(service.log_level if service else "info", service.log_format if service else "auto")
     log = logs.bound()
-    for say, event, findings in (
-        (log.error, "configuration_refused", verdict.faults),
-        (log.warning, "configuration_doubted", verdict.warnings),
+    for write, event, findings in (
+        (log.error, "configuration_invalid", result.errors),
+        (log.warning, "configuration_warning", result.warnings),
     ):
         for one in findings:
             key = {"key": one.key} if one.key else {}
-            say(event, where=one.where, **key, detail=one.problem, fix=one.fix)
+            write(event, where=one.where, **key, detail=one.problem, fix=one.fix)

@@ -1,4 +1,4 @@
-"""`callcast schema`: what callcast reads and writes, for machines."""
+"""`callcast schema`: print machine-readable descriptions of events, configuration and channels."""
 
 import argparse
 import json
@@ -7,20 +7,20 @@ from typing import Any
 
 EPILOG = """\
 examples
-  callcast schema config > callcast.schema.json      # then, in the file's first line: #:schema ./callcast.schema.json
+  callcast schema config > callcast.schema.json      # then start callcast.toml with: #:schema ./callcast.schema.json
   callcast schema event > event.schema.json
-  callcast schema asyncapi > callcast.formats.asyncapi.json
+  callcast schema asyncapi > callcast.asyncapi.json
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = "Print a description for machines: JSON Schema 2020-12, or AsyncAPI 3."
+    parser.description = "Print a machine-readable description: JSON Schema 2020-12 or AsyncAPI 3."
     parser.epilog = EPILOG
     parser.add_argument(
         "what",
         choices=tuple(_DOCUMENTS),
-        help="event: an event as it is sent; config: the configuration file, with the sinks that are installed here; "
+        help="event: events as they are sent; config: the configuration file, with the sink types installed here; "
         "asyncapi: the webhook and the MQTT topics",
     )
 

@@ -1,4 +1,4 @@
-"""What the commands beside the service share: they find its outbox, work on it, and say what came of it."""
+"""Shared by the commands that work on the outbox: opening it, parsing times, printing tables and JSON."""
 
 import argparse
 import json
@@ -17,15 +17,15 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def age(text: str) -> timedelta:
-    """`90s`, `15m`, `2h`, `7d`."""
+    """Parse an age such as `90s`, `15m`, `2h` or `7d`."""
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)([smhd])", text, re.ASCII)
     if match is None or float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] > 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is no age: write 90s, 15m, 2h or 7d")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an age: write it as 90s, 15m, 2h or 7d")
     return timedelta(**{_UNITS[match[2]]: float(match[1])})
 
 
 def moment(text: str) -> datetime:
-    """An age, counted back from now, or RFC 3339 with its offset."""
+    """Parse a time: an age counted back from now, or RFC 3339 with an offset."""
     if re.fullmatch(r"[0-9.]+[smhd]", text):
         return datetime.now(UTC) - age(text)
     try:
@@ -35,13 +35,13 @@ def moment(text: str) -> datetime:
     except (ValueError, OverflowError):
         pass
     raise argparse.ArgumentTypeError(
-        f"{text!r} is no time: write an age such as 2h, or RFC 3339 such as 2026-03-02T09:00:00Z"
+        f"{text!r} is not a time: write an age such as 2h, or RFC 3339 such as 2026-03-02T09:00:00Z"
     )
 
 
 def with_admin(args: argparse.Namespace, work: "Callable[[OutboxAdmin], int]") -> int:
-    """Do something with the outbox of a running or stopped service; the exit code."""
-    from callcast.config.diagnostics import ConfigFaults
+    """Open the outbox of a running or stopped service, run `work` with it, and return the exit code."""
+    from callcast.config.diagnostics import ConfigError
     from callcast.config.partial import data_dir
     from callcast.outbox.sqlite.admin import open_admin
     from callcast.ports.outbox import OutboxRefused, OutboxUnavailable
@@ -49,34 +49,35 @@ def with_admin(args: argparse.Namespace, work: "Callable[[OutboxAdmin], int]") -
     try:
         with open_admin(data_dir(args.config, os.environ)) as admin:
             return work(admin)
-    except ConfigFaults as faults:
+    except ConfigError as faults:
         return refuse(str(faults), EXIT_CONFIG)
     except (OutboxRefused, OutboxUnavailable) as error:
         return refuse(f"callcast: {error}", EXIT_UNAVAILABLE)
 
 
-def refuse(why: str, code: int = EXIT_USAGE) -> int:
-    print(why, file=sys.stderr)
+def refuse(message: str, code: int = EXIT_USAGE) -> int:
+    """Print an error and return the exit code."""
+    print(message, file=sys.stderr)
     return code
 
 
 def for_people() -> bool:
-    """Whether a person reads standard output; JSON goes to everybody else."""
+    """Whether standard output is a terminal. Otherwise commands print JSON."""
     return sys.stdout.isatty()
 
 
-def say(told: Mapping[str, Any]) -> None:
-    """One JSON object on a line of its own."""
-    print(json.dumps(told, ensure_ascii=False, separators=(",", ":")))
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object on one line."""
+    print(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
 def number_of(party: Mapping[str, Any] | None) -> str | None:
-    """Who a party is, as far as the numbers policy lets it be shown."""
+    """Return a party's phone or extension number, as the numbers policy shows it."""
     return None if party is None else party["number"] or party["extension_number"]
 
 
 def table(rows: Iterable[tuple[str, ...]]) -> str:
-    """Columns as wide as what stands in them."""
+    """Format rows as a table, with each column as wide as its widest cell."""
     lines = list(rows)
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""`callcast tail`: follows a running service's events."""
+"""`callcast tail`: follow the events of a running service."""
 
 import argparse
 import http.client
@@ -19,7 +19,7 @@ from callcast.cli import running_service as running
 from callcast.cli.event_line import Painter
 
 EXIT_USAGE, EXIT_UNAVAILABLE = 2, 69
-SILENCE_S = 30.0  # the service says something every 10 s
+SILENCE_S = 30.0  # read timeout; the service sends a keep-alive every 10 s
 LINE_BYTES_MAX = 1024 * 1024
 PAUSES_S = (0.5, 1.0, 2.0, 5.0)
 PATH = "/api/events"
@@ -29,21 +29,24 @@ examples
   callcast tail --type 'call.e*' --extension 62264425016 --last 20
   callcast tail --url https://wallboard.example.com | jq -r .data.disposition
 
-The token, where the service asks for one, is $CALLCAST_HTTP_TOKEN, else the configuration's service.http_token.
+If the service requires a token, it is taken from $CALLCAST_HTTP_TOKEN or service.http_token in the configuration.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
-        "Follow the events of a running service, in colour on a terminal, as JSON lines otherwise. After a lost\n"
-        "connection it goes on where it was. Numbers show as service.numbers says."
+        "Follow the events of a running service. Prints coloured lines on a terminal, and one JSON object per line\n"
+        "otherwise. Reconnects automatically and continues where it stopped. Phone numbers are shown as set by\n"
+        "service.numbers."
     )
     parser.epilog = EPILOG
-    parser.add_argument("--url", help="where the service listens (default: as the configuration says)")
+    parser.add_argument("--url", help="base URL of the service (default: from the configuration)")
     parser.add_argument("--type", metavar="GLOB", default="*", help="only events of these types, such as call.ended")
-    parser.add_argument("--extension", metavar="ID", action="append", default=[], help="only these; may be repeated")
-    parser.add_argument("--last", metavar="N", type=int, default=0, help="begin with the last N events, at most 100")
+    parser.add_argument(
+        "--extension", metavar="ID", action="append", default=[], help="only this extension; may be repeated"
+    )
+    parser.add_argument("--last", metavar="N", type=int, default=0, help="start with the last N events, at most 100")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class Unavailable(Exception):
-    """The service is unreachable: place, cause, next step."""
+    """The service is unreachable. The message names the place, the cause and the next step."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +93,13 @@ def _service(args: argparse.Namespace) -> Service:
         return Service(False, host, port, "", token)
     parts = urlsplit(args.url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("--url wants something like http://127.0.0.1:9469")
+        raise ValueError("--url must be a URL such as http://127.0.0.1:9469")
     encrypted = parts.scheme == "https"
     return Service(encrypted, parts.hostname, parts.port or (443 if encrypted else 80), parts.path.rstrip("/"), token)
 
 
 class Tail:
-    """The stream of events over as many connections as it takes."""
+    """The stream of events, reconnecting as needed."""
 
     def __init__(self, service: Service, last: int) -> None:
         self._service = service
@@ -105,13 +108,13 @@ class Tail:
         self._was_there = False
 
     def events(self, goes_on: Callable[[], bool]) -> Iterator[bytes]:
-        """Each event's JSON. Ends when `goes_on` says so; raises Unavailable when the service never was there."""
+        """Yield each event as JSON while `goes_on` returns true. Raises Unavailable if the first connection fails."""
         failures = 0
         while goes_on():
             try:
                 with closing(self._connect()) as answer:
                     if failures:
-                        print("callcast tail: connected again", file=sys.stderr)
+                        print("callcast tail: reconnected", file=sys.stderr)
                     failures = 0
                     yield from self._frames(answer, goes_on)
                     trouble = "the service closed the connection"
@@ -120,7 +123,7 @@ class Tail:
                     raise Unavailable(self._advice(error)) from None
                 trouble = _cause(error)
             if failures == 0 and goes_on():
-                print(f"callcast tail: {self._service}: {trouble}; trying again", file=sys.stderr)
+                print(f"callcast tail: {self._service}: {trouble}; reconnecting", file=sys.stderr)
             time.sleep(PAUSES_S[min(failures, len(PAUSES_S) - 1)])
             failures += 1
 
@@ -144,11 +147,12 @@ class Tail:
 
     def _refused(self, status: int) -> None:
         if status == http.client.UNAUTHORIZED:
-            wrong = "does not take the token" if self._service.token else "asks for a token"
-            raise Unavailable(f"{self._service} {wrong}: set ${running.TOKEN_VARIABLE} to service.http_token")
+            problem = "rejected the token" if self._service.token else "requires a token"
+            raise Unavailable(f"{self._service} {problem}: set ${running.TOKEN_VARIABLE} to service.http_token")
         if status >= 500:
             raise Later(f"answered {status}")
-        raise Unavailable(f"{self._service}{self._service.path} answered {status}: is that a callcast? Say --url")
+        place = f"{self._service}{self._service.path}"
+        raise Unavailable(f"{place} answered {status}, which callcast does not: check --url")
 
     def _frames(self, answer: http.client.HTTPResponse, goes_on: Callable[[], bool]) -> Iterator[bytes]:
         data = b""
@@ -166,13 +170,13 @@ class Tail:
 
     def _advice(self, error: Exception) -> str:
         return (
-            f"{self._service}: {_cause(error)}. Is the service running there? Start it with `callcast run`, "
-            "or say where it listens with --url"
+            f"{self._service}: {_cause(error)}: check that the service is running (callcast run), "
+            "or give its address with --url"
         )
 
 
 class Later(Exception):
-    """Not now; in a moment perhaps."""
+    """The service is temporarily unavailable."""
 
 
 def _cause(error: Exception) -> str:
@@ -185,7 +189,7 @@ def _cause(error: Exception) -> str:
             return (error.strerror or type(error).__name__).lower()
         case Later():
             return str(error)
-    return "what answers there does not speak HTTP"
+    return "the answer is not HTTP"
 
 
 def _is_wanted(event: dict[str, Any], args: argparse.Namespace) -> bool:
@@ -203,7 +207,7 @@ def _shower(out: TextIO) -> Callable[[bytes, dict[str, Any]], None]:
 
 
 def _is_read(out: TextIO) -> bool:
-    """Whether anybody still reads our output: without events nothing is written, and nothing else would tell."""
+    """Whether our output is still being read. Without events nothing is written, so no write would fail."""
     poll = select.poll()
     poll.register(out.fileno(), 0)
     return not any(what & (select.POLLERR | select.POLLHUP) for _, what in poll.poll(0))

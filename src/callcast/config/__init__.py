@@ -1,4 +1,9 @@
-"""The configuration: a TOML file, overridden by the environment, checked as a whole before anything starts."""
+"""The configuration: a TOML file with overrides from environment variables, validated before anything starts.
+
+In reading order: `toml_file` and `toml_lines` parse the file and remember line numbers, `env` applies environment
+variables, `service` and the settings of sources and sinks are the models, `checks` validates everything together, and
+`diagnostics` turns errors into findings with a fix. Validation reports all errors, not just the first.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,19 +11,19 @@ from pathlib import Path
 
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from callcast.config.checks import Examination
-from callcast.config.diagnostics import ConfigFaults, Finding
+from callcast.config.checks import Validator
+from callcast.config.diagnostics import ConfigError, Finding
 from callcast.config.service import ServiceSettings
 from callcast.config.toml_file import read
 from callcast.ringcentral.settings import SourceSettings
 from callcast.settings.secret import Secret
 from callcast.sinks import SinkSettings
 
-__all__ = ["ConfigFaults", "Settings", "Verdict", "examine", "load"]
+__all__ = ["ConfigError", "Settings", "ValidationResult", "load", "validate"]
 
 
 class Settings(BaseSettings):
-    """The whole configuration, checked. Equal parts are equal, so that a reload can tell what changed."""
+    """The complete, valid configuration. Its parts compare by value, so that a reload can find what changed."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid")
 
@@ -37,37 +42,37 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what `load` hands over: it has merged file and environment, and found every fault of both."""
+        """Use only the arguments: `load` has already merged and validated the file and the environment."""
         return (init_settings,)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What became of a configuration: `settings` is None when there are faults."""
+class ValidationResult:
+    """The result of a validation. `settings` is None if there are errors."""
 
     settings: Settings | None
-    faults: tuple[Finding, ...]
+    errors: tuple[Finding, ...]
     warnings: tuple[Finding, ...]
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Settings:
-    """The checked configuration, secrets read. Raises ConfigFaults with everything that is wrong with it."""
-    verdict = examine(path, environ)
-    if verdict.settings is None:
-        raise ConfigFaults(verdict.faults)
-    return verdict.settings
+    """Return the valid configuration, with all secrets read. Raises ConfigError with every error found."""
+    result = validate(path, environ)
+    if result.settings is None:
+        raise ConfigError(result.errors)
+    return result.settings
 
 
-def examine(path: Path, environ: Mapping[str, str], *, places: bool = False) -> Verdict:
-    """Like `load`, but returns the faults instead of raising them, and the warnings too.
+def validate(path: Path, environ: Mapping[str, str], *, check_folders: bool = False) -> ValidationResult:
+    """Return the configuration together with its errors and warnings.
 
-    places: also whether the folder of the outbox can be made; the service finds that out when it makes it.
+    check_folders: also check that the outbox's folder can be created. The service skips this and creates the folder.
     """
     try:
         document = read(path)
-    except ConfigFaults as error:
-        return Verdict(settings=None, faults=error.faults, warnings=())
-    examination = Examination(document, environ)
-    parts = examination.parts(places=places)
+    except ConfigError as error:
+        return ValidationResult(settings=None, errors=error.findings, warnings=())
+    validator = Validator(document, environ)
+    parts = validator.validate(check_folders=check_folders)
     settings = Settings(**parts) if parts else None
-    return Verdict(settings=settings, faults=examination.faults(), warnings=examination.warnings())
+    return ValidationResult(settings=settings, errors=validator.errors(), warnings=validator.warnings())

@@ -1,7 +1,7 @@
-"""What is wrong with a configuration, in the words of the person who wrote it.
+"""Findings: errors and warnings about a configuration, each with its location, cause and fix.
 
-pydantic says what it did not like; here that becomes: where it stands, what was given, what was expected, and
-what to write instead. A secret's value is in none of it.
+pydantic reports which value it rejected. This module adds the file and line, the value given, the value expected and
+what to write instead. Findings never contain the value of a secret.
 """
 
 import difflib
@@ -23,13 +23,13 @@ from callcast.calls.model import EVENT_TYPES
 from callcast.config.field_types import alternatives, holds_secret
 from callcast.config.toml_lines import KeyPath
 
-SHOWN_MAX = 60  # characters; a longer text may well be a secret in the wrong place
-SECRET_MIN = 4  # characters; a shorter one would black out half the report
+SHOWN_MAX = 60  # characters; a longer text may be a secret in the wrong place
+SECRET_MIN = 4  # characters; masking shorter secrets would make the report unreadable
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One fault or warning. `where` is `file:line` or the name of a variable."""
+    """One error or warning. `where` is `file:line` or the name of an environment variable."""
 
     where: str
     line: int
@@ -42,17 +42,17 @@ class Finding:
         return subject + self.problem + (f"\n    fix: {self.fix}" if self.fix else "")
 
 
-class ConfigFaults(Exception):
-    """Everything that is wrong with a configuration, ready to be printed."""
+class ConfigError(Exception):
+    """The configuration is invalid. The message lists all findings, ready to be printed."""
 
-    def __init__(self, faults: Sequence[Finding]) -> None:
-        self.faults = tuple(faults)
-        super().__init__("\n".join(map(str, faults)))
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self.findings = tuple(findings)
+        super().__init__("\n".join(map(str, findings)))
 
 
 @dataclass
 class Document:
-    """The merged configuration, and where each part of it stands."""
+    """The merged configuration, with the file line or the variable that each part comes from."""
 
     path: Path
     data: dict[str, Any] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Document:
     variables: dict[KeyPath, str] = field(default_factory=dict)
 
     def finding(self, path: KeyPath, problem: str, fix: str = "", *, at: KeyPath | None = None) -> Finding:
-        """A finding on the key `path`, which stands where `at` (else the key itself) does."""
+        """Return a finding about the key `path`, located at `at` or else at the key itself."""
         where, line = self._where(path if at is None else at)
         return Finding(where=where, line=line, key=dotted(path), problem=problem, fix=fix)
 
@@ -74,7 +74,7 @@ class Document:
         return f"{self.path}", 0
 
     def table(self, *path: str) -> dict[str, Any]:
-        """The table at a path; empty when there is none, or something else stands there."""
+        """Return the table at a path, or an empty one if there is no table."""
         here: Any = self.data
         for part in path:
             here = here.get(part, {}) if isinstance(here, dict) else {}
@@ -82,7 +82,7 @@ class Document:
 
 
 def dotted(path: KeyPath) -> str:
-    """`sinks.crm.headers."X-Team"`, `sources.acme.extensions[2]`."""
+    """Return a path as text, such as `sinks.crm.headers."X-Team"` or `sources.acme.extensions[2]`."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -98,14 +98,14 @@ def clipped(text: str) -> str:
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:
-    """The one word that was probably meant. Polls a thousand: comparing is slow, and no person chose among more."""
+    """Return the word that was probably meant, if any. Only the first 1000 words are compared, for speed."""
     by_small = {one.lower(): one for one in islice(words, 1000)}
     close = difflib.get_close_matches(word.lower()[:100], by_small, n=1, cutoff=0.6)
     return by_small[close[0]] if close else None
 
 
 def redacted(findings: Iterable[Finding], secrets: Iterable[str]) -> list[Finding]:
-    """The same findings without any secret's text: the last line of defence, for checks that others wrote."""
+    """Return the findings with every secret masked: a safeguard against third-party checks that quote a secret."""
     words = sorted((word for word in secrets if len(word) >= SECRET_MIN), key=len, reverse=True)
     if not words:
         return list(findings)
@@ -125,9 +125,9 @@ def redacted(findings: Iterable[Finding], secrets: Iterable[str]) -> list[Findin
 def findings_of(
     error: ValidationError, document: Document, base: KeyPath, model: type[BaseModel], homes: Mapping[str, str]
 ) -> list[Finding]:
-    """The faults of one table, one for each key however many branches of a union refused its value.
+    """Return the errors of one table, one for each key even if several members of a union rejected its value.
 
-    homes: for keys that may have got into the wrong table, the header where they belong.
+    homes: the header of the table that each known key belongs to, to suggest moving a misplaced key.
     """
     table = document.table(*map(str, base))
     groups: dict[KeyPath, list[ErrorDetails]] = {}
@@ -139,20 +139,20 @@ def findings_of(
 
 
 def _path_in(table: dict[str, Any], detail: ErrorDetails) -> KeyPath:
-    """pydantic's location without the names of union branches, which stand in no file."""
+    """Return pydantic's location without the names of union members, which do not appear in the file."""
     path: KeyPath = ()
     here: Any = table
     for number, part in enumerate(detail["loc"]):
         last = number == len(detail["loc"]) - 1
         if part in (here if isinstance(here, dict) else range(len(here)) if isinstance(here, list) else ()):
             here, path = here[part], (*path, part)
-        elif number == 0 or (last and detail["type"] == "missing"):  # a default, or nothing, that is wrong
+        elif number == 0 or (last and detail["type"] == "missing"):  # an invalid default, or a missing key
             path = (*path, part)
     return path
 
 
 def _follows_from_elements(detail: ErrorDetails, value: object) -> bool:
-    """pydantic counts only the good elements of a list; that the others are bad is said of each."""
+    """Whether a list is too short only because elements are invalid; each of those has an error of its own."""
     return detail["type"] == "too_short" and isinstance(value, list) and len(value) >= detail["ctx"]["min_length"]
 
 
@@ -191,7 +191,7 @@ def _finding(
 
 
 def _chief(details: Sequence[ErrorDetails]) -> str:
-    """Of several branches that refused a value, the one that a person most likely meant: a number, not its word."""
+    """Return the error of the union member that was most likely meant: a number rather than a keyword."""
     kinds = [detail["type"] for detail in details]
     return next((kind for kind in kinds if kind in ("float_type", "int_type")), kinds[0])
 
@@ -201,7 +201,7 @@ def _unknown_key_fix(key: str, model: type[BaseModel], base: KeyPath, homes: Map
         return f"did you mean `{meant}`?"
     if key in homes:
         return f"move it below the header {homes[key]}"
-    return f"remove it; [{dotted(base)}] takes: {', '.join(model.model_fields)}"
+    return f"remove it; the keys of [{dotted(base)}] are: {', '.join(model.model_fields)}"
 
 
 def _missing_fix(path: KeyPath, base: KeyPath, model: type[BaseModel]) -> str:
@@ -214,19 +214,19 @@ def _missing_fix(path: KeyPath, base: KeyPath, model: type[BaseModel]) -> str:
 
 
 def _value_at(table: Any, path: KeyPath) -> Any:
-    """The value at a path; None for a key that is missing."""
+    """Return the value at a path; None for a missing key."""
     for part in path:
         table = table.get(part) if isinstance(table, dict) else table[part]
     return table
 
 
 def shown(value: object) -> str:
-    """A value as a report may show it: short, and of a URL only what is no secret."""
+    """Return a value as it may be shown: shortened, and URLs as scheme and host only."""
     if isinstance(value, str):
         if "://" in value or "@" in value:
             return f'"{_origin(value)}"'
         return (
-            json.dumps(value, ensure_ascii=False) if len(value) <= SHOWN_MAX else f"a text of {len(value)} characters"
+            json.dumps(value, ensure_ascii=False) if len(value) <= SHOWN_MAX else f"a string of {len(value)} characters"
         )
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -238,13 +238,13 @@ def shown(value: object) -> str:
 def _number(value: float) -> str:
     try:
         return str(value)
-    except ValueError:  # more digits than Python likes to write
-        return "with very many digits"
+    except ValueError:  # more digits than Python converts to a string
+        return "with too many digits to show"
 
 
 def kind(value: object) -> str:
     if isinstance(value, str):
-        return "a text" if value else "an empty text"
+        return "a string" if value else "an empty string"
     if isinstance(value, bool):
         return "true or false"
     if isinstance(value, int | float):
@@ -253,11 +253,11 @@ def kind(value: object) -> str:
         return "a list" if value else "an empty list"
     if isinstance(value, dict):
         return "a table"
-    return "a date or time" if isinstance(value, date | time) else "nothing"
+    return "a date or time" if isinstance(value, date | time) else "no value"
 
 
 def _origin(url: str) -> str:
-    """Scheme and host: all of a URL that may be shown."""
+    """Return scheme and host, the only parts of a URL that may be shown."""
     try:
         parts = urlsplit(url)
         host = parts.hostname
@@ -267,7 +267,7 @@ def _origin(url: str) -> str:
 
 
 _EXPECTED = {
-    "string_type": "a text in quotes",
+    "string_type": "a string in quotes",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "float_type": "a number",
@@ -279,17 +279,17 @@ _EXPECTED = {
     "dict_type": "a table",
     "mapping_type": "a table",
     "model_type": "a table",
-    "path_type": "a text in quotes",
-    "finite_number": "a number that is not infinite",
+    "path_type": "a string in quotes",
+    "finite_number": "a finite number",
     "greater_than": "a number above {gt}",
     "greater_than_equal": "a number of at least {ge}",
     "less_than": "a number below {lt}",
     "less_than_equal": "a number of at most {le}",
     "too_short": "a list of at least {min_length}",
     "too_long": "a list of at most {max_length}",
-    "string_too_short": "a text of at least {min_length} characters",
-    "string_too_long": "a text of at most {max_length} characters",
-    "string_pattern_mismatch": "a text that fits {pattern}",
+    "string_too_short": "a string of at least {min_length} characters",
+    "string_too_long": "a string of at most {max_length} characters",
+    "string_pattern_mismatch": "a string that matches {pattern}",
 }
 
 
@@ -304,7 +304,7 @@ def _expected(detail: ErrorDetails, value: object) -> str:
     if detail["type"] == "value_error":
         return str(context.get("error", detail["msg"]))
     if detail["type"] == "string_too_short" and context.get("min_length") == 1:
-        return "a text that is not empty"
+        return "a string that is not empty"
     if detail["type"] in _EXPECTED:
         numbers = {name: f"{one:g}" if isinstance(one, float) else one for name, one in context.items()}
         return _EXPECTED[detail["type"]].format(**numbers)
@@ -315,13 +315,13 @@ _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 def _type_fix(error: str, key: str | int, value: object, annotation: Any, *, secret: bool) -> str:
-    """How to write the same value as the type that is wanted. `key` "": a variable, which needs no quotes."""
+    """Return how to write the value as the expected type. An empty `key` means a variable, which needs no quotes."""
     wanted = error.removesuffix("_type")
     start = f"{key} = " if isinstance(key, str) else ""
     if error == "too_short" and not value:
-        return "remove the key for its default"
+        return "remove the key to use its default"
     if value == "" and key == "":
-        return "give it a value, or unset it"
+        return "set it to a value, or unset it"
     if wanted == "bool" and str(value).lower() in (*_YES, *_NO):
         return f"write {start if key else ''}{'true' if str(value).lower() in _YES else 'false'}"
     if key == "":
@@ -347,7 +347,7 @@ def _words(annotation: Any) -> list[str]:
 
 
 def _events_fix(path: KeyPath, value: object) -> str:
-    """The event type that a glob was probably meant to be."""
+    """Suggest the event type that was probably meant by a glob that matches none."""
     types = (*EVENT_TYPES, "call.*", "source.*")
     globs = value if path and path[0] == "events" and isinstance(value, list) else []
     for glob in globs:
@@ -357,7 +357,7 @@ def _events_fix(path: KeyPath, value: object) -> str:
 
 
 def plain(value: object) -> object:
-    """TOML as JSON can carry it. Dates and infinities, which no setting takes, become tables, and so are refused."""
+    """Convert TOML values for JSON. Dates and infinities become a table, which every setting rejects."""
     if isinstance(value, dict):
         return {key: plain(one) for key, one in value.items()}
     if isinstance(value, list):

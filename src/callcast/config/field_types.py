@@ -1,4 +1,4 @@
-"""What the type of a setting says of it: what it may hold, and whether it must never be shown."""
+"""Inspects the type annotations of settings: their alternatives, and whether they hold a secret."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from callcast.settings.secret import Secret
 
 
 def alternatives(annotation: Any) -> list[Any]:
-    """The members of a union, of whatever depth; else the type alone."""
+    """Return the members of a union, at any depth, or else the type itself."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return alternatives(get_args(annotation)[0])
@@ -21,7 +21,7 @@ def alternatives(annotation: Any) -> list[Any]:
 
 
 def holds_secret(annotation: Any) -> bool:
-    """True when a secret may stand anywhere in a value of this type."""
+    """Whether a value of this type can contain a secret at any depth."""
     return any(part is Secret for part in _parts(annotation, set()))
 
 
@@ -38,9 +38,9 @@ def _parts(annotation: Any, seen: set[type]) -> Iterator[Any]:
 
 
 def typed(text: str, annotation: Any) -> object:
-    """A variable's text as the value that its key wants. Raises ValueError when a list or table is no JSON.
+    """Convert a variable's text to the type of its key. Raises ValueError if a list or table is not valid JSON.
 
-    A text that does not fit comes back as it is: the check of the key then says what it wants instead.
+    Text that cannot be converted is returned unchanged: validation then reports what the key expects.
     """
     kinds = alternatives(annotation)
     if any(get_origin(kind) is Literal and text in get_args(kind) for kind in kinds):
@@ -64,7 +64,7 @@ def _is_collection(kind: Any) -> bool:
 def _collection(text: str) -> object:
     value = json.loads(text)
     if not isinstance(value, list | dict):
-        raise ValueError("neither a list nor a table")
+        raise ValueError("expected a list or a table")
     return value
 
 

@@ -1,4 +1,4 @@
-"""The key of `numbers = "hash"`: configured, or made once and kept beside the outbox, for this user alone."""
+"""The key for `numbers = "hash"`: configured, or generated once and stored beside the outbox, readable by its owner."""
 
 import secrets
 from pathlib import Path
@@ -11,13 +11,13 @@ FILE = "hash.key"
 
 
 def hash_key(settings: Settings) -> bytes:
-    """Empty where nobody hashes. Blocks on the disk; raises OutboxUnavailable with place, cause and next step."""
+    """Return the key, or b"" if no numbers are hashed. Blocks on disk I/O. Raises OutboxUnavailable."""
     if "hash" not in {settings.service.numbers, *(sink.numbers for sink in settings.sinks.values())}:
         return b""
-    return settings.service.hash_key.reveal().encode() or _kept(settings.service.data_dir / FILE)
+    return settings.service.hash_key.reveal().encode() or _stored_key(settings.service.data_dir / FILE)
 
 
-def _kept(path: Path) -> bytes:
+def _stored_key(path: Path) -> bytes:
     try:
         if not path.exists():
             write_private(path, secrets.token_hex(32).encode())
@@ -25,12 +25,12 @@ def _kept(path: Path) -> bytes:
     except OSError as error:
         cause = (error.strerror or str(error)).lower()
         raise OutboxUnavailable(
-            f"{path} cannot be made or read: {cause}: check free space, permissions and the disk's health, "
-            "or set service.hash_key; it is tried again by itself"
+            f"{path} cannot be created or read: {cause}: check free space, permissions and the disk's health, "
+            "or set service.hash_key; retried automatically"
         ) from error
     if not key:
         raise OutboxUnavailable(
-            f"{path} is empty, and hashes made with it would be no secret: put it back from a backup, or delete it "
-            "(then the hashes of all numbers change)"
+            f"{path} is empty, so hashes would not be secret: restore it from a backup, or delete it "
+            "(this changes the hashes of all numbers)"
         )
     return key

@@ -1,4 +1,4 @@
-"""The JSON Schema of the configuration, from the models that check it. For editors and their completion."""
+"""The JSON Schema of the configuration, generated from the settings models. For completion in editors."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ NAMES = {"type": "string", "pattern": f"^{NAME}$", "maxLength": NAME_MAX}
 
 
 def config_schema() -> dict[str, Any]:
-    """JSON Schema 2020-12. Sinks are told apart by `type`; only those installed here are in it."""
+    """Return the JSON Schema 2020-12. It includes the sink types that are installed here."""
     kinds = {name: settings_class(offers) for name, offers in installed().items()}
     definitions: dict[str, Any] = {"service": _schema(ServiceSettings), "source": _schema(SourceSettings)}
     definitions |= {f"sink_{name}": _sink(name, model) for name, model in kinds.items()}
@@ -28,11 +28,11 @@ def config_schema() -> dict[str, Any]:
         "required": ["sources", "sinks"],
         "properties": {
             "service": _ref("service"),
-            "sources": _tables(_ref("source"), "what is watched: one table for each RingCentral credential"),
-            "sinks": _tables({"oneOf": [_ref(f"sink_{name}") for name in kinds]}, "where events go"),
+            "sources": _tables(_ref("source"), "what is watched: one table per RingCentral credential"),
+            "sinks": _tables({"oneOf": [_ref(f"sink_{name}") for name in kinds]}, "where events are sent"),
             "names": {
                 "type": "object",
-                "description": "extension ids as people know them, for the page and /api",
+                "description": "display names of extension ids, for the wallboard and /api",
                 "propertyNames": {"pattern": "^[0-9]{1,20}$"},
                 "additionalProperties": {"type": "string", "pattern": "\\S", "maxLength": LABEL_MAX},
             },
@@ -43,7 +43,7 @@ def config_schema() -> dict[str, Any]:
 
 def _schema(model: type[BaseModel]) -> dict[str, Any]:
     schema = model.model_json_schema()
-    # The default folder is this machine's, which is nobody else's business.
+    # The default folder is specific to this machine, and the schema is shared.
     schema["properties"].get("data_dir", {}).pop("default", None)
     return schema
 

@@ -1,6 +1,7 @@
-"""The little of a configuration that commands beside the service need, whatever else is wrong with it.
+"""Reads single parts of a configuration, for commands that run beside the service.
 
-What else there is may well be out of their reach: secrets, for example, that only the service can read.
+Errors elsewhere in the file do not matter to these commands, and they may lack access to some of it, such as secrets
+that only the service's user can read.
 """
 
 import json
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError, create_model
 
-from callcast.config.diagnostics import ConfigFaults, Document, findings_of, plain
+from callcast.config.diagnostics import ConfigError, Document, findings_of, plain
 from callcast.config.env import Overlay, keys_of
 from callcast.config.service import ServiceSettings
 from callcast.config.toml_file import read
@@ -28,30 +29,30 @@ def _some_of(model: type[BaseModel], *keys: str) -> type[BaseModel]:
 
 
 _Folder = _some_of(ServiceSettings, "data_dir")
-_Wish = _some_of(SinkSettings, "events", "directions", "extensions")
+_Filter = _some_of(SinkSettings, "events", "directions", "extensions")
 
 
 def data_dir(path: Path, environ: Mapping[str, str]) -> Path:
-    """Where the outbox lies. Raises ConfigFaults when the file cannot be read, or this key of it is wrong."""
+    """Return the outbox's folder. Raises ConfigError if the file cannot be read or this key is invalid."""
     folder: Path = _checked(_Folder, read(path), ("service",), environ).data_dir  # type: ignore[attr-defined]
     return folder
 
 
 def sources(path: Path) -> tuple[str, ...]:
-    """The names of the sources. Raises ConfigFaults when the file cannot be read."""
+    """Return the names of the sources. Raises ConfigError if the file cannot be read."""
     return tuple(read(path).table("sources"))
 
 
 def source(path: Path, environ: Mapping[str, str], name: str) -> SourceSettings:
-    """One source, with its secrets. Raises ConfigFaults when the file cannot be read, or this source is wrong."""
+    """Return one source, with its secrets. Raises ConfigError if the file cannot be read or this source is invalid."""
     return _checked(SourceSettings, read(path), ("sources", name), environ)
 
 
 def sink_filters(path: Path, environ: Mapping[str, str]) -> Mapping[str, Filter]:
-    """What each configured sink wants to hear of. Raises ConfigFaults when that cannot be read."""
+    """Return the event filter of each sink. Raises ConfigError if the file cannot be read or a filter is invalid."""
     document = read(path)
-    wishes = {name: _checked(_Wish, document, ("sinks", name), environ) for name in document.table("sinks")}
-    return {name: Filter(**wish.model_dump()) for name, wish in wishes.items()}
+    filters = {name: _checked(_Filter, document, ("sinks", name), environ) for name in document.table("sinks")}
+    return {name: Filter(**one.model_dump()) for name, one in filters.items()}
 
 
 def _checked(model: type[Model], document: Document, base: tuple[str, ...], environ: Mapping[str, str]) -> Model:
@@ -62,4 +63,4 @@ def _checked(model: type[Model], document: Document, base: tuple[str, ...], envi
         keyring = Keyring(environ, document.path.parent)
         return model.model_validate_json(json.dumps(plain(table)), strict=True, context=keyring)
     except ValidationError as error:
-        raise ConfigFaults(findings_of(error, document, base, model, {})) from None
+        raise ConfigError(findings_of(error, document, base, model, {})) from None

@@ -1,4 +1,4 @@
-"""`[service]`: where callcast keeps things, where it listens, how it logs."""
+"""The settings of `[service]`: data folder, HTTP server, logging."""
 
 import os
 import re
@@ -17,14 +17,14 @@ from callcast.formats.cloudevents import Numbers
 from callcast.settings.loopback import is_loopback
 from callcast.settings.secret import Secret, located
 
-_NO_HOME = "\0"  # stands for a default that there is not; no path can read so
+_NO_HOME = "\0"  # marks a missing default; not a valid path
 
 
 def _users_folder() -> Any:
-    """A text, as the file would have it: a default is checked as if it stood there."""
+    """Return the default as a string, which is validated like a value from the file."""
     try:
         return str(user_data_path("callcast"))
-    except RuntimeError:  # no HOME, and this user is in no list of users, as in some container platforms
+    except RuntimeError:  # $HOME is not set and the user is not in the user database, as on some container platforms
         return _NO_HOME
 
 
@@ -54,7 +54,7 @@ def _timezone(name: str) -> str:
 
 
 def split_listen(text: str) -> tuple[str, int]:
-    """`127.0.0.1:9469` or `[::1]:9469` as host and port. Raises ValueError."""
+    """Split `127.0.0.1:9469` or `[::1]:9469` into host and port. Raises ValueError."""
     match = re.fullmatch(r"\[([0-9A-Fa-f:.]+)\]:([0-9]{1,5})|([^\s:\[\]/@]+):([0-9]{1,5})", text)
     if match is None or int(match[2] or match[4]) > 65_535:
         raise ValueError('expected host and port, such as "127.0.0.1:9469" or "[::1]:9469"')
@@ -64,7 +64,7 @@ def split_listen(text: str) -> tuple[str, int]:
 def _host_too(value: object) -> object:
     if isinstance(value, int) and not isinstance(value, bool):
         fix = f'write host and port in quotes: http_listen = "127.0.0.1:{value}"'
-        raise PydanticCustomError("port_alone", "{expected}", {"expected": "a text in quotes", "fix": fix})
+        raise PydanticCustomError("port_alone", "{expected}", {"expected": "a string in quotes", "fix": fix})
     return value
 
 
@@ -75,8 +75,8 @@ def _listen(text: str, info: ValidationInfo) -> str:
             "listen",
             "{problem}",
             {
-                "problem": f"listening on {host} without http_token would show every call to the network",
-                "fix": 'set http_token, or http_open = true, or listen on "127.0.0.1:9469"',
+                "problem": f"listening on {host} without http_token would expose every call to the network",
+                "fix": 'set http_token or http_open = true, or listen on "127.0.0.1:9469"',
             },
         )
     return text
@@ -87,45 +87,45 @@ _HOST_SCHEMA = {"pattern": rf"^({_HOST_NAME}|[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-F
 
 
 def _host(text: str) -> str:
-    """A name or an address, as a Host header has it without its port."""
+    """Validate a name or an address as in a Host header, without its port."""
     with suppress(ValueError):
         return str(ip_address(text))
     if not re.fullmatch(_HOST_NAME, text):
-        raise ValueError('expected a host name without scheme, port and path, such as "callcast.example.com"')
+        raise ValueError('expected a host name without scheme, port or path, such as "callcast.example.com"')
     return text
 
 
 class ServiceSettings(BaseModel):
-    """The service itself: where it keeps things, where it listens, how it logs."""
+    """The settings of the service itself: data folder, HTTP server, logging."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data_dir: Annotated[Path, AfterValidator(_data_dir)] = Field(
         default_factory=_users_folder,
         validate_default=True,
-        description="folder of the outbox; default: the user's data folder",
+        description="folder of the outbox (default: the platform's folder for user data)",
     )
     retention_h: float = Field(
-        72, gt=0, le=24 * 3660, description="settled events are kept this long for replay and explain"
+        72, gt=0, le=24 * 3660, description="how long delivered events are kept for replay and explain"
     )
     outbox_max_mb: int = Field(
-        1024, ge=50, le=1_048_576, description="above this size the oldest undelivered events are dropped"
+        1024, ge=50, le=1_048_576, description="above this size, the oldest undelivered events are dropped"
     )
-    dead_letter_days: float = Field(30, gt=0, le=3660, description="dead letters are kept this long")
-    # Before `http_listen`, whose check needs both.
-    http_token: Secret = Field(Secret(""), description="if set, everything except /healthz and /readyz requires it")
-    http_open: bool = Field(False, description="true: listen on other addresses than loopback without a token")
+    dead_letter_days: float = Field(30, gt=0, le=3660, description="how long dead letters are kept")
+    # Declared before `http_listen`, whose validator needs both.
+    http_token: Secret = Field(Secret(""), description="if set, required by everything except /healthz and /readyz")
+    http_open: bool = Field(False, description="true: allow listening beyond loopback without a token")
     http_listen: Annotated[str, BeforeValidator(_host_too), AfterValidator(_listen)] = Field(
         "127.0.0.1:9469", description="host and port of the wallboard, the metrics and the API"
     )
     http_hosts: tuple[Annotated[str, AfterValidator(_host), Field(json_schema_extra=_HOST_SCHEMA)], ...] = Field(
-        (), description="further names that are accepted in the Host header without a token"
+        (), description="additional names to accept in the Host header without a token"
     )
     numbers: Numbers = Field(
-        "last4", description="how phone numbers are shown on the wallboard, in /api and tail: full, last4, hash, drop"
+        "last4", description="phone numbers on the wallboard, in /api and in tail: full, last4, hash or drop"
     )
     hash_key: Secret = Field(
-        Secret(""), description='secret of numbers = "hash"; default: created once, in data_dir/hash.key'
+        Secret(""), description='secret for numbers = "hash" (default: generated once, in data_dir/hash.key)'
     )
     timezone: Annotated[str, AfterValidator(_timezone)] = Field(
         "local", description="time zone of daily statistics: local, or a name such as Europe/Berlin"
@@ -133,13 +133,15 @@ class ServiceSettings(BaseModel):
     sla_seconds: float = Field(
         20, gt=0, le=3600, description="service level on the wallboard and in /api/summary: answered within this time"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning, error")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: console on a terminal, JSON otherwise"
     )
-    shutdown_s: float = Field(10, ge=0, le=600, description="time for deliveries in flight when the service stops")
+    shutdown_s: float = Field(
+        10, ge=0, le=600, description="how long to wait for deliveries in flight when the service stops"
+    )
 
     @property
     def listen(self) -> tuple[str, int]:
-        """Host and port of `http_listen`."""
+        """The host and port of `http_listen`."""
         return split_listen(self.http_listen)

@@ -1,4 +1,4 @@
-"""The kinds of sinks that are installed: ours and other people's, all found through their entry points."""
+"""Finds the installed sink types, built-in and third-party, through their entry points."""
 
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
@@ -9,11 +9,11 @@ GROUP = "callcast.sinks"
 
 
 class SinkTypeBroken(Exception):
-    """A type that is installed and cannot be used; the text says why."""
+    """A sink type is installed but cannot be used. The message says why."""
 
 
 def installed() -> dict[str, list[EntryPoint]]:
-    """Who offers each `type`, which should be one. Reads every package's metadata, and imports none."""
+    """Return the entry points of each `type`; there should be one each. Reads package metadata, imports nothing."""
     types: dict[str, list[EntryPoint]] = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda one: (one.name, one.value)):
         types.setdefault(entry.name, []).append(entry)
@@ -21,14 +21,14 @@ def installed() -> dict[str, list[EntryPoint]]:
 
 
 def settings_class(offers: Sequence[EntryPoint]) -> type[SinkSettings]:
-    """The settings of a type. Raises SinkTypeBroken when a package does not keep its word, or two offer the type."""
+    """Return the settings class of a type. Raises SinkTypeBroken if it is invalid or two packages provide the type."""
     if len(rivals := sorted({one.value for one in offers})) > 1:
-        raise SinkTypeBroken(f"two packages offer this type: {' and '.join(rivals)}")
+        raise SinkTypeBroken(f"two packages provide this type: {' and '.join(rivals)}")
     entry = offers[0]
     try:
         loaded = entry.load()
     except Exception as error:
         raise SinkTypeBroken(f"{entry.value} cannot be imported: {type(error).__name__}: {error}") from error
     if not (isinstance(loaded, type) and issubclass(loaded, SinkSettings)):
-        raise SinkTypeBroken(f"{entry.value} is no subclass of callcast.sinks.SinkSettings")
+        raise SinkTypeBroken(f"{entry.value} is not a subclass of callcast.sinks.SinkSettings")
     return loaded

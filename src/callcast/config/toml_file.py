@@ -1,10 +1,10 @@
-"""Reads a TOML file with the line of everything in it, and says what to do about one that is no TOML."""
+"""Reads a TOML file with the line number of every key, and explains how to fix syntax errors."""
 
 import re
 import tomllib
 from pathlib import Path
 
-from callcast.config.diagnostics import ConfigFaults, Document, Finding
+from callcast.config.diagnostics import ConfigError, Document, Finding
 from callcast.config.toml_lines import locate
 
 FILE_BYTES_MAX = 1_048_576
@@ -12,14 +12,14 @@ _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
 def read(path: Path) -> Document:
-    """The file as data, with the line of everything in it. Raises ConfigFaults."""
+    """Parse the file. Raises ConfigError if it cannot be read or parsed."""
     text = _text(path)
     try:
         return Document(path=path, data=tomllib.loads(text), lines=locate(text))
     except RecursionError:
         raise _refused(f"{path}", "lists or tables are nested too deep") from None
     except ValueError as error:
-        raise ConfigFaults([_syntax(path, text, str(error))]) from None
+        raise ConfigError([_syntax(path, text, str(error))]) from None
 
 
 def _text(path: Path) -> str:
@@ -29,37 +29,37 @@ def _text(path: Path) -> str:
     except FileNotFoundError:
         raise _refused(
             f"{path}",
-            "there is no such file",
-            "name one with --config, or make callcast.toml here, for a start from config.example.toml",
+            "no such file",
+            "give another path with --config, or create callcast.toml here, starting from config.example.toml",
         ) from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it has no valid name"
+        reason = getattr(error, "strerror", None) or "invalid file name"
         raise _refused(f"{path}", f"cannot be read: {reason.lower()}") from None
     if len(raw) > FILE_BYTES_MAX:
-        raise _refused(f"{path}", f"larger than {FILE_BYTES_MAX} bytes", "is it the right file?")
+        raise _refused(f"{path}", f"larger than {FILE_BYTES_MAX} bytes", "check that this is the right file")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise _refused(f"{path}:{line}", "is not text in UTF-8", "save the file as UTF-8") from None
+        raise _refused(f"{path}:{line}", "not valid UTF-8", "save the file as UTF-8") from None
 
 
-def _refused(where: str, problem: str, fix: str = "") -> ConfigFaults:
-    return ConfigFaults([Finding(where=where, line=0, key="", problem=problem, fix=fix)])
+def _refused(where: str, problem: str, fix: str = "") -> ConfigError:
+    return ConfigError([Finding(where=where, line=0, key="", problem=problem, fix=fix)])
 
 
 def _syntax(path: Path, text: str, message: str) -> Finding:
-    """A message of `tomllib` with line and column (both from 1) and the likely remedy."""
+    """Turn a message of `tomllib` into a finding with line and column (both from 1) and a likely fix."""
     match = _POSITION.search(message)
     problem = _plainly(message[: match.start()] if match else message)
     line, column = (int(match[1]), int(match[2])) if match and match[1] else _end(text)
     fix = _fix(problem, text.split("\n")[line - 1].strip("\r"))
-    problem = f"this is no TOML: {problem[:1].lower()}{problem[1:]}"
+    problem = f"invalid TOML: {problem[:1].lower()}{problem[1:]}"
     return Finding(where=f"{path}:{line}:{column}", line=line, key="", problem=problem, fix=fix)
 
 
 def _plainly(message: str) -> str:
-    """A message without Python's own words."""
+    """Return a message of `tomllib` without Python's terms."""
     if "digits" in message:
         return "A number has too many digits"
     table = re.sub(
@@ -77,21 +77,21 @@ def _fix(problem: str, line: str) -> str:
     if line.lstrip().startswith("{"):
         return "this looks like JSON: write key = value below [section] headers, as in config.example.toml"
     if problem.startswith("Cannot overwrite a value"):
-        return "the same key stands there twice: keep one of them"
+        return "this key appears twice: keep one of them"
     if problem.startswith("Cannot declare"):
-        return "the same table stands there twice: put its keys together"
+        return "this table appears twice: merge its keys"
     if "hex value" in problem or "Unescaped '\\\\'" in problem or "Unescaped '\\'" in problem:
         return "write paths with backslashes in single quotes: 'C:\\path'"
     if problem.startswith(("Unterminated string", "Expected \"'''\"", "Illegal character '\\n'")):
-        return "close the text with the quote it began with"
+        return "close the string with the quote it starts with"
     if problem.startswith("Unclosed"):
         return "close the list with ], a table with }"
     if problem.startswith("Expected '='"):
         return "write key = value" + (", with = instead of :" if ":" in line else "")
     if "table declaration" in problem:
-        return "write a table's header as [section.name], without blanks in a name"
+        return "write a table header as [section.name], without spaces in the name"
     if "key part" in problem and "{" in line:
-        return "write a table in braces on one line, without a comma at its end"
+        return "write an inline table on one line, without a comma at the end"
     return _value_fix(line)
 
 
@@ -99,17 +99,17 @@ def _value_fix(line: str) -> str:
     _, equals, value = line.partition("=")
     value = value.strip()
     if value.startswith(tuple("“”„‘’«»")):
-        return 'write straight quotes: "..."'
+        return 'use straight quotes: "..."'
     if equals and (not value or value.startswith("#")):
-        return "give the key a value, or remove it for its default"
+        return "give the key a value, or remove it to use the default"
     if re.match(r"(?i)(none|null|nil)\b", value):
-        return "remove the key for its default"
+        return "remove the key to use its default"
     if re.match(r"(?i)(true|false|yes|no|on|off)\b", value):
-        return "write true or false, in small letters and without quotes"
+        return "write true or false, in lowercase and without quotes"
     if re.match(r"[A-Za-z/~*+@.$<]", value):
-        return "put the text in double quotes"
+        return "put the string in double quotes"
     if re.match(r"[0-9.]+ *[A-Za-z]", value):
-        return "write the number alone: the unit stands at the end of the key's name"
+        return "write the number without a unit: the unit is part of the key's name"
     if re.match(r"0[0-9]", value):
-        return "write the number without a zero in front, or put an id in double quotes"
-    return "write one key = value on each line, a text in double quotes"
+        return "write the number without leading zeros, or put an id in double quotes"
+    return "write one key = value per line, with strings in double quotes"

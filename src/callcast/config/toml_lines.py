@@ -1,4 +1,4 @@
-"""Where each key of a TOML file stands. The standard library's reader does not say."""
+"""Finds the line of each key of a TOML file, which the standard library's parser does not report."""
 
 import re
 import tomllib
@@ -10,7 +10,7 @@ _SPACE = re.compile(r"[ \t]*")
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _TEXT = re.compile(
-    r'"""(?:\\.|[^\\])*?"{3,5}'  # up to two quotes may stand before the closing three
+    r'"""(?:\\.|[^\\])*?"{3,5}'  # up to two quotes may precede the closing three
     r"|'''.*?'{3,5}"
     r'|"(?:\\.|[^"\\])*"'
     r"|'[^']*'",
@@ -20,14 +20,14 @@ _PLAIN = re.compile(r"[^,\]}\n#]+")
 
 
 def locate(text: str) -> dict[KeyPath, int]:
-    """The line (from 1) of every table, key and list element of a TOML text that `tomllib` has accepted."""
-    walk = _Walk(text)
-    walk.document()
-    return walk.lines
+    """Return the line (from 1) of every table, key and list element. `tomllib` must have accepted the text."""
+    scanner = _Scanner(text)
+    scanner.document()
+    return scanner.lines
 
 
-class _Walk:
-    """Goes once through the text. It may trust the syntax, and so needs only to find the ends of things."""
+class _Scanner:
+    """Scans the text once. The syntax is known to be valid, so finding where each value ends is enough."""
 
     def __init__(self, text: str) -> None:
         self.lines: dict[KeyPath, int] = {}
@@ -59,7 +59,7 @@ class _Walk:
         return path
 
     def _enter(self, key: KeyPath) -> KeyPath:
-        """The path of a header's key: `[a.b]` after `[[a]]` speaks of the last element of `a`."""
+        """Return the path of a header. `[a.b]` after `[[a]]` refers to the last element of `a`."""
         path: KeyPath = ()
         for number, part in enumerate(key):
             path = (*path, part)
@@ -147,7 +147,7 @@ class _Walk:
     def _take(self, pattern: re.Pattern[str]) -> str:
         match = pattern.match(self._text, self._at)
         if match is None:
-            raise ValueError(f"no TOML at offset {self._at}")
+            raise ValueError(f"unexpected text at offset {self._at}")
         self._at = match.end()
         return match.group()
 

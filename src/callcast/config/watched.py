@@ -1,4 +1,4 @@
-"""Who watches which extension, as far as a configuration tells before anybody has asked the platform."""
+"""Which source watches which extension, as far as the configuration alone determines it."""
 
 from collections.abc import Iterator, Mapping
 from itertools import combinations
@@ -11,7 +11,7 @@ Fault = tuple[KeyPath, str, str]  # key, problem, fix
 
 
 class Watched:
-    """Reads the tables as they stand, checked or not: one fault must not hide another."""
+    """Reads the raw tables, valid or not, so that one error does not hide another."""
 
     def __init__(self, sources: Mapping[str, Any]) -> None:
         self._where: dict[str, KeyPath] = {}
@@ -34,16 +34,16 @@ class Watched:
                 self._one(extension, ("sources", name, "extensions", number))
 
     def _one(self, extension: str, path: KeyPath) -> None:
-        own = extension == "~"  # each credential has an own one
+        own = extension == "~"  # the credential's own extension, another one for each credential
         first = self._where.setdefault(f"~{path[1]}" if own else extension, path)
         if first[1] != path[1]:
             problem = f"the extension {extension} is already watched by source {first[1]}"
-            self._again.append((path, problem, "name it in one of them"))
+            self._again.append((path, problem, "list it in one source only"))
         elif first != path:
-            self._again.append((path, f"the extension {extension} is named twice", "name it once"))
+            self._again.append((path, f"the extension {extension} is listed twice", "list it once"))
 
     def _beside(self, first: str, one: Mapping[str, Any], name: str, table: Mapping[str, Any]) -> None:
-        """An account's watcher sees every extension, those too that another source is to watch."""
+        """Report an overlap: a source with watch = "account" sees every extension, including another source's."""
         fix = "remove one of them; a sink can filter by extensions"
         if one.get("watch") == "account":
             key = "watch" if table.get("watch") == "account" else "extensions"
@@ -54,11 +54,14 @@ class Watched:
             self._again.append((("sources", name, "watch"), problem, fix))
 
     def twice(self) -> list[Fault]:
-        """Extensions that are watched twice, in one source or by two."""
+        """Return the extensions that are watched twice, in one source or by two."""
         return self._again
 
     def unseen(self, sinks: Mapping[str, Any]) -> Iterator[Fault]:
-        """Extensions that a sink asks for and no source watches; silent while a source may watch anything."""
+        """Yield extensions that a sink filters by but no source watches.
+
+        Yields nothing if a source watches extensions that the configuration does not list.
+        """
         if not self._known:
             return
         for name, table in sinks.items():
@@ -72,21 +75,21 @@ class Watched:
                         else "add it to the extensions of a source, or remove it here"
                     )
                     path = ("sinks", name, "extensions", number)
-                    yield path, f"no source watches the extension {extension}: nothing would come", fix
+                    yield path, f"no source watches the extension {extension}", fix
 
     def idle(self, names: Mapping[str, Any]) -> Iterator[Fault]:
-        """Names that no call will ever show; silent while a source may watch anything."""
+        """Yield names of extensions that no source watches, under the same condition as `unseen`."""
         if not self._known:
             return
         for extension in names:
             if extension.isdigit() and extension not in self._where:
                 meant = nearest(extension, self._where)
-                fix = f"did you mean {meant}?" if meant else "remove it, or let a source watch the extension"
+                fix = f"did you mean {meant}?" if meant else "remove it, or add the extension to a source"
                 yield ("names", extension), f"no source watches the extension {extension}", fix
 
 
 def _of_one_account(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """As far as the configuration tells: by the account's id, or by the credential whose own account it is."""
+    """Whether two sources watch the same account: the same account id, or the same credential's own account."""
     same = {key: key in one and one[key] == other.get(key) for key in ("account", "client_id", "jwt")}
     own = one.get("account", "~") == other.get("account", "~") == "~"
     named = same["account"] and one["account"] != "~"

@@ -29,7 +29,7 @@ STANDARD_ERROR = 2
 PRINTED_MAX = 8192  # characters without a line break
 LIBRARY = "library_message"  # messages of libraries; limited by text, not by event name
 NEVER_HELD_BACK = frozenset(
-    {"reload_refused", "configuration_doubted", "configuration_refused"}
+    {"reload_refused", "configuration_warning", "configuration_invalid"}
 )  # results of a command or reload, so never held back
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 

@@ -36,7 +36,7 @@ ONE_RECORD = {**LIVE_LIST, "perPage": "1"}  # not the very request of a running 
 Tell = Callable[[ConnectivityResult], None]
 
 
-async def probe(
+async def check_source(
     name: str,
     settings: SourceSettings,
     tell: Tell,

@@ -1,1 +1,4 @@
-"""What settings of every kind share: `secret`, `loopback`, `proxy`, `private_file`. No settings model lives here."""
+"""Helpers shared by all settings models: `secret`, `loopback`, `proxy` and `private_file`.
+
+The models themselves are in `config`, `ringcentral` and `sinks`.
+"""

@@ -1,10 +1,10 @@
-"""Which hosts never leave this machine: there, and only there, nothing need be encrypted or guarded."""
+"""Recognizes loopback hosts. Only connections to those may be unencrypted and unauthenticated by default."""
 
 import ipaddress
 
 
 def is_loopback(host: str) -> bool:
-    """`localhost`, or an address of the loopback network."""
+    """Whether a host is `localhost` or a loopback address."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

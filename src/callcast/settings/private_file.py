@@ -1,13 +1,13 @@
-"""Files that only this user may read, written whole or not at all."""
+"""Writes files atomically that only their owner can read."""
 
 import os
 from pathlib import Path
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Replace the file, or leave it as it is. Blocks on the disk; raises OSError."""
+    """Replace the file atomically. Blocks on disk I/O. Raises OSError; the old file is then unchanged."""
     new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)  # one that was left there may be readable by others
+    new.unlink(missing_ok=True)  # a leftover file may be readable by others
     new.touch(mode=0o600)
     with new.open("wb") as file:
         file.write(content)

@@ -1,7 +1,7 @@
-"""The proxy that the environment names: HTTPS_PROXY, HTTP_PROXY and NO_PROXY, and nothing else of it.
+"""The proxy from the environment variables HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
 
-Not aiohttp's `trust_env`, which would also send what ~/.netrc holds, and finds out only when it sends that a proxy
-cannot be used.
+aiohttp's `trust_env` is not used: it also sends credentials from ~/.netrc, and reports an unusable proxy only when
+the first request is sent.
 """
 
 import base64
@@ -13,14 +13,14 @@ from yarl import URL
 
 
 class Proxy(Struct, frozen=True):
-    """`url` None: there is none. `headers`: its login, if it has one."""
+    """A proxy. `url` is None if there is none; `headers` holds the proxy's credentials, if any."""
 
     url: URL | None = None
     headers: dict[str, str] | None = None
 
 
 class ProxyFault(ValueError):
-    """What the environment says cannot be used. `fix` says what to do; neither shows a login."""
+    """The proxy in the environment cannot be used. Neither the message nor `fix` contains credentials."""
 
     def __init__(self, problem: str, fix: str) -> None:
         super().__init__(problem)
@@ -28,7 +28,7 @@ class ProxyFault(ValueError):
 
 
 def environment_proxy(url: URL) -> Proxy:
-    """The proxy for requests to `url`, unless NO_PROXY names its host. Raises ProxyFault."""
+    """Return the proxy for requests to `url`, none if NO_PROXY matches its host. Raises ProxyFault."""
     proxies, name = urllib.request.getproxies(), f"{url.scheme.upper()}_PROXY"
     text = proxies.get(url.scheme, "").strip()
     if not text or _is_excepted(url, proxies.get("no", "")):
@@ -45,7 +45,7 @@ def environment_proxy(url: URL) -> Proxy:
         usable = False
     if not usable:
         fix = f"write {name} as http://HOST:PORT or HOST:PORT, the port from 1 to 65535"
-        raise ProxyFault(f"{name} holds no address of a proxy", fix)
+        raise ProxyFault(f"{name} is not a valid proxy address", fix)
     if proxy.user is None:
         return Proxy(proxy)
     login = base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
@@ -57,7 +57,11 @@ def _is_excepted(url: URL, no_proxy: str) -> bool:
 
 
 def _names(entry: str, url: URL) -> bool:
-    """An entry is *, a domain with all below it, an address or a network (10.0.0.0/8); :PORT may follow a host."""
+    """Whether an entry of NO_PROXY matches `url`.
+
+    An entry is *, a domain (with its subdomains), an address, or a network such as 10.0.0.0/8. A domain or an address
+    can be followed by :PORT.
+    """
     host = (url.host or "").rstrip(".")
     if entry == "*":
         return True
@@ -66,7 +70,7 @@ def _names(entry: str, url: URL) -> bool:
             network = ip_network(entry, strict=False)
         except ValueError:
             fix = "write it as 10.0.0.0/8 or fd00::/8, or remove it"
-            raise ProxyFault(f"NO_PROXY holds {entry}, which is no network", fix) from None
+            raise ProxyFault(f"NO_PROXY contains {entry}, which is not a network", fix) from None
         return _is_address(host) and ip_address(host) in network
     if _is_address(entry) or ":" not in entry or entry.endswith("]"):
         return _matches(entry.strip("[]"), host)

@@ -1,4 +1,4 @@
-"""Texts that must never be shown: in the configuration a string, or the place where the string is kept."""
+"""Secrets: strings that are never shown. The configuration holds the string itself or a reference to it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +10,15 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 HIDDEN = "**********"
 FILE_BYTES_MAX = 65_536
 PLACES = ("env", "file", "credential")
-EXPECTED = 'a text, or { env = "NAME" }, { file = "/path" } or { credential = "name" }'
+EXPECTED = 'a string, or { env = "NAME" }, { file = "/path" } or { credential = "name" }'
 
 
 class Keyring:
-    """Reads secrets from where they are kept. Given to pydantic as the validation's context.
+    """Reads secrets from environment variables, files and systemd credentials. It is pydantic's validation context.
 
-    `credentials`: systemd's, by name, as they were read. `folder` is what a relative path starts from. `seen`
-    collects every secret's text, so that a report can be searched for them before anybody reads it.
+    folder: relative paths start here.
+    credentials: the systemd credentials that were read, by name.
+    seen: the text of every secret, so that reports can be masked before they are shown.
     """
 
     def __init__(self, environ: Mapping[str, str], folder: Path) -> None:
@@ -27,10 +28,10 @@ class Keyring:
         self.credentials: dict[str, Secret] = {}
 
     def read(self, place: str, name: str) -> str:
-        """The secret's text. Raises PydanticCustomError when it cannot be had, without ever quoting it."""
+        """Return the secret's text. Raises PydanticCustomError if it cannot be read; the error never quotes it."""
         text = self._variable(name) if place == "env" else self._file(self._path(place, name))
         if not text:
-            raise unreadable(f"{place} {name!r} is empty", "put the secret there, or name another place")
+            raise unreadable(f"{place} {name!r} is empty", "put the secret there, or refer to another place")
         if place == "credential":
             self.credentials[name] = Secret(text)
         return text
@@ -39,8 +40,8 @@ class Keyring:
         if name not in self._environ:
             raise unreadable(f"the variable {name!r} is not set", f"set {name} where callcast is started")
         text = self._environ[name]
-        if not text.isascii() and any("\ud800" <= dead_letter <= "\udfff" for dead_letter in text):
-            raise unreadable(f"the variable {name!r} is not text in UTF-8", "set it anew")
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise unreadable(f"the variable {name!r} is not valid UTF-8", "set it again")
         return text
 
     def _path(self, place: str, name: str) -> Path:
@@ -49,11 +50,11 @@ class Keyring:
         folder = self._environ.get("CREDENTIALS_DIRECTORY")
         if not folder:
             raise unreadable(
-                f"the credential {name!r} cannot be had: $CREDENTIALS_DIRECTORY is not set",
+                f"the credential {name!r} is unavailable: $CREDENTIALS_DIRECTORY is not set",
                 f"start callcast with systemd and LoadCredential={name}:/path, or use {{ file = ... }}",
             )
         if Path(name).name != name:
-            raise unreadable(f"the credential {name!r} is no plain name", "name it without a path")
+            raise unreadable(f"the credential {name!r} is not a plain name", "write the name without a path")
         return Path(folder) / name
 
     def _file(self, path: Path) -> str:
@@ -61,43 +62,44 @@ class Keyring:
             with path.open("rb") as file:
                 raw = file.read(FILE_BYTES_MAX + 1)
             if len(raw) > FILE_BYTES_MAX:
-                raise unreadable(f"the file {path} is larger than {FILE_BYTES_MAX} bytes", "is it the right one?")
+                problem = f"the file {path} is larger than {FILE_BYTES_MAX} bytes"
+                raise unreadable(problem, "check that this is the right file")
             return raw.decode().strip("\r\n")
         except OSError as error:
             reason = (error.strerror or type(error).__name__).lower()
             raise unreadable(f"the file {path} cannot be read: {reason}", _remedy(error)) from None
         except ValueError:
-            raise unreadable(f"the file {path} is not text in UTF-8", "is it the right one?") from None
+            raise unreadable(f"the file {path} is not valid UTF-8", "check that this is the right file") from None
 
 
 def _remedy(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
-        return "make the file, or correct the path"
+        return "create the file, or correct the path"
     if isinstance(error, PermissionError):
-        return "let the user who runs callcast read it"
-    return "name a plain file that holds nothing but the secret"
+        return "make it readable for the user that runs callcast"
+    return "use a regular file that contains nothing but the secret"
 
 
 def located(path: Path, info: ValidationInfo) -> Path:
-    """A path of the configuration: `~` is the user's home, a relative one starts beside the configuration's file."""
+    """Resolve a path: `~` is the user's home, and relative paths start at the configuration file's folder."""
     return beside(info.context.folder if isinstance(info.context, Keyring) else Path(), path)
 
 
 def beside(folder: Path, path: Path | str) -> Path:
-    """`path` from `folder` on. Raises PydanticCustomError when `~somebody` is nobody."""
+    """Resolve `path` relative to `folder`. Raises PydanticCustomError if the user in `~user` does not exist."""
     try:
         return folder / Path(path).expanduser()
     except RuntimeError:
-        raise unreadable(f"{path}: there is no such user", "write the path in full") from None
+        raise unreadable(f"{path}: no such user", "write the full path") from None
 
 
 def unreadable(problem: str, fix: str) -> PydanticCustomError:
-    """The error of a secret that cannot be had; `config` shows both parts."""
+    """Return the error for a secret that cannot be read. `config` shows both parts."""
     return PydanticCustomError("secret_unreadable", "{problem}", {"problem": problem, "fix": fix})
 
 
 class Secret:
-    """A text that repr, str, JSON and errors never show. Two are equal when their texts are."""
+    """A string that repr, str, JSON and errors never show. Secrets compare by their text."""
 
     __slots__ = ("_text",)
 
@@ -132,7 +134,7 @@ class Secret:
         else:
             place, name = _reference(value)
             if keyring is None:
-                raise unreadable(f"{place} {name!r} is read only where a configuration is loaded", "use Secret(...)")
+                raise unreadable(f"{place} {name!r} can be read only when loading a configuration", "use Secret(...)")
             text = keyring.read(place, name)
         if keyring is not None:
             keyring.seen.add(text)
@@ -159,7 +161,7 @@ class Secret:
 
 
 def _reference(value: object) -> tuple[str, str]:
-    """The place and the name in it. Raises PydanticCustomError for anything that is no reference."""
+    """Return the kind of place and the name in it. Raises PydanticCustomError if `value` is not a reference."""
     if isinstance(value, dict) and len(value) == 1:
         place, name = next(iter(cast("dict[str, object]", value).items()))
         if place in PLACES and isinstance(name, str) and name:

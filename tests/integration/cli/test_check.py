@@ -182,7 +182,7 @@ def test_run_refuses_what_check_refuses(tmp_path: Path) -> None:
     assert (checked.returncode, ran.returncode) == (78, 78)
     assert "above 100 s calls can be missed" in checked.stderr
     said = json.loads(ran.stderr)
-    assert said["event"] == "configuration_refused"
+    assert said["event"] == "configuration_invalid"
     assert f"{said['where']}: {said['key']}: {said['detail']}\n    fix: {said['fix']}\n" in checked.stderr
 
 
@@ -195,7 +195,7 @@ def test_run_logs_what_check_warns_of(tmp_path: Path) -> None:
         done = callcast("run", cwd=tmp_path)
     assert done.returncode == 69
     lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
-    told = [line for line in lines if line["event"] == "configuration_doubted"]
+    told = [line for line in lines if line["event"] == "configuration_warning"]
     assert [line["key"] for line in told] == ["sinks.crm.secrets", "sinks.erp.secrets"]
     assert all(line["level"] == "warning" and "callcast.toml:" in line["where"] for line in told)
     assert all(line["detail"] and line["fix"] for line in told)

@@ -11,7 +11,7 @@ from aiohttp import ClientSession
 
 import callcast.ringcentral.check as probe_module
 from callcast.ports.connectivity import ConnectivityResult
-from callcast.ringcentral.check import probe
+from callcast.ringcentral.check import check_source
 from callcast.ringcentral.settings import SourceSettings
 from callcast.ringcentral.sign_in import FILE, SignIns, credential_digest
 from callcast.settings.secret import Secret
@@ -48,7 +48,7 @@ async def answers_of(url: str, **settings: Any) -> list[ConnectivityResult]:
         source = SourceSettings(**{**given, **settings})
         clock = RealClock()
         sign_ins = SignIns(clock)
-        await probe("acme", source, told.append, session=session, sign_ins=sign_ins, clock=clock, version="1.2.3")
+        await check_source("acme", source, told.append, session=session, sign_ins=sign_ins, clock=clock, version="1.2.3")
     secrets = [source.client_secret.reveal(), source.jwt.reveal()]
     assert not [secret for secret in secrets for one in told if secret in repr(one)]
     assert all(one.remedy for one in told if one.status in ("failed", "warning")), "trouble without a remedy"
@@ -243,7 +243,7 @@ async def test_a_token_that_the_service_keeps_is_used(tmp_path: Path) -> None:
         await service.close()
         command = SignIns(clock, path=tmp_path / FILE, writes=False)
         await command.load()
-        await probe("acme", settings, first.append, session=session, sign_ins=command, clock=clock, version="1")
+        await check_source("acme", settings, first.append, session=session, sign_ins=command, clock=clock, version="1")
     told = by_subject(first)
     assert told["token"] == ConnectivityResult("good", "of extension 7, kept by the service", about="token")
     assert {one.status for one in first} == {"good"}
@@ -266,7 +266,7 @@ async def test_of_many_sources_of_one_app_those_that_wait_are_not_asked(monkeypa
         ]
         await asyncio.gather(
             *[
-                probe("acme", one, told.append, session=session, sign_ins=sign_ins, clock=clock, version="1")
+                check_source("acme", one, told.append, session=session, sign_ins=sign_ins, clock=clock, version="1")
                 for one in sources
             ]
         )

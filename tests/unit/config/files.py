@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from callcast.config import ConfigFaults, Settings, Verdict, examine, load
+from callcast.config import ConfigError, Settings, ValidationResult, load, validate
 
 SOURCE = """
 [sources.acme]
@@ -34,14 +34,14 @@ def settings(folder: Path, text: str, environ: Mapping[str, str] | None = None) 
     return load(write(folder, text), environ or {})
 
 
-def verdict(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> Verdict:
-    return examine(write(folder, text), environ or {})
+def verdict(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> ValidationResult:
+    return validate(write(folder, text), environ or {})
 
 
 def report(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> str:
     """The faults as a person reads them; empty when there are none."""
     try:
         settings(folder, text, environ)
-    except ConfigFaults as faults:
+    except ConfigError as faults:
         return str(faults)
     return ""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callcast.config import ConfigFaults, examine, load
+from callcast.config import ConfigError, load, validate
 from callcast.config.service import ServiceSettings
 from callcast.ringcentral.settings import SourceSettings
 from callcast.sinks.mqtt import Settings as Mqtt
@@ -74,15 +74,15 @@ def examined(content: bytes, environ: dict[str, str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "callcast.toml"
         path.write_bytes(content)
-        verdict = examine(path, environ)
-        assert (verdict.settings is None) == bool(verdict.faults)
-        assert all(one.where and one.problem and str(one) for one in (*verdict.faults, *verdict.warnings))
-        if verdict.settings is not None:
-            assert load(path, environ) == verdict.settings
+        result = validate(path, environ)
+        assert (result.settings is None) == bool(result.errors)
+        assert all(one.where and one.problem and str(one) for one in (*result.errors, *result.warnings))
+        if result.settings is not None:
+            assert load(path, environ) == result.settings
             return
-        with pytest.raises(ConfigFaults) as caught:
+        with pytest.raises(ConfigError) as caught:
             load(path, environ)
-        assert caught.value.faults == verdict.faults
+        assert caught.value.findings == result.errors
 
 
 @given(st.binary(max_size=60))

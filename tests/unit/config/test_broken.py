@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from callcast.config import ConfigFaults, load
+from callcast.config import ConfigError, load
 
 BROKEN = Path(__file__).parent / "broken"
 NAMES = sorted(path.stem for path in BROKEN.glob("*.toml"))
@@ -27,7 +27,7 @@ def report_of(name: str) -> str:
     os.chdir(BROKEN)
     try:
         load(Path(f"{name}.toml"), environ_of(name))
-    except ConfigFaults as faults:
+    except ConfigError as faults:
         return f"{faults}\n"
     finally:
         os.chdir(before)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from callcast.calls.model import EVENT_TYPES
-from callcast.config import ConfigFaults, load
+from callcast.config import ConfigError, load
 from callcast.settings.secret import Secret
 from callcast.sinks.webhook import Settings as Webhook
 from tests.unit.config.files import GOOD, SOURCE, STDOUT, WEBHOOK, report, settings, verdict, write
@@ -186,14 +186,14 @@ def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path, content: bytes | 
     path = tmp_path / "callcast.toml"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ConfigFaults, match=expected) as caught:
+    with pytest.raises(ConfigError, match=expected) as caught:
         load(path, {})
     assert str(path) in str(caught.value)
 
 
 def test_a_folder_is_no_configuration(tmp_path: Path) -> None:
     """`--config /etc/callcast` is a fault and no traceback."""
-    with pytest.raises(ConfigFaults, match="cannot be read: is a directory"):
+    with pytest.raises(ConfigError, match="cannot be read: is a directory"):
         load(tmp_path, {})
 
 
@@ -210,7 +210,7 @@ def test_line_numbers_in_a_windows_file(tmp_path: Path) -> None:
     path = write(tmp_path, text)
     unix = report(tmp_path, text)
     path.write_bytes(text.replace("\n", "\r\n").encode())
-    with pytest.raises(ConfigFaults) as caught:
+    with pytest.raises(ConfigError) as caught:
         load(path, {})
     assert str(caught.value) == unix
     assert ":3: service.log_levle" in unix
@@ -297,4 +297,4 @@ def test_mqtt_sinks_side_by_side(tmp_path: Path) -> None:
     """Several are fine as long as each has a topic of its own, or a broker."""
     live_calls = '[sinks.{}]\ntype = "mqtt"\nurl = "mqtts://{}"\ntopic = "{}"\n'
     sinks = live_calls.format("a", "x.example", "callcast") + live_calls.format("b", "x.example", "other")
-    assert verdict(tmp_path, SOURCE + sinks + live_calls.format("c", "y.example", "callcast")).faults == ()
+    assert verdict(tmp_path, SOURCE + sinks + live_calls.format("c", "y.example", "callcast")).errors == ()

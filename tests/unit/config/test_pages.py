@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from callcast.config import examine
+from callcast.config import validate
 from callcast.config.json_schema import config_schema
 from callcast.config.service import ServiceSettings
 from callcast.config.sink_types import installed, settings_class
@@ -44,8 +44,8 @@ def test_made_anew_it_is_the_same(name: str) -> None:
 
 def test_the_example_passes() -> None:
     """As it is delivered, with no secret from elsewhere; that the credential is nobody's is said."""
-    found = examine(EXAMPLE, {})
-    assert found.faults == ()
+    found = validate(EXAMPLE, {})
+    assert found.errors == ()
     assert [one.key for one in found.warnings] == PLACEHOLDERS
 
 
@@ -54,7 +54,7 @@ def test_the_example_passes_with_everything_in_use(tmp_path: Path) -> None:
     environ = {"CALLCAST_HTTP_TOKEN": "token", "MQTT_PASSWORD": "password"}
     environ["CRM_SIGNING_SECRET"] = "whsec_QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFB"
     found = verdict(tmp_path, everything_uncommented(), environ)
-    assert found.faults == ()
+    assert found.errors == ()
     assert [one.key for one in found.warnings] == PLACEHOLDERS
 
 

@@ -1,4 +1,4 @@
-// Verify webhooks of callcast (Standard Webhooks). Node.js 18 or newer, nothing else.
+// Verify webhooks of callcast (Standard Webhooks). Node.js 18 or newer, no dependencies.
 //
 //     SECRETS=whsec_... node verify.mjs        # a receiver on http://127.0.0.1:8088/
 
@@ -9,11 +9,12 @@ import { pathToFileURL } from "node:url";
 const TOLERANCE_S = 300;
 
 /**
- * The event; throws when it is not to be trusted.
+ * Return the event. Throws if the signature is invalid.
  *
- * headers: names in lower case, as Node.js has them.
- * body: a Buffer of the bytes as they came. JSON that was parsed and written again has another signature.
- * secrets: every one that is valid now; two while you change from one to the other.
+ * headers: with lowercase names, as Node.js provides them.
+ * body: a Buffer with the unmodified bytes of the request. JSON that was parsed and serialized again has another
+ *   signature.
+ * secrets: all valid secrets; two during a rotation.
  */
 export function verify(headers, body, secrets) {
   const [id, stamp, signatures] = ["id", "timestamp", "signature"].map((name) => {
@@ -30,15 +31,15 @@ export function verify(headers, body, secrets) {
     const key = Buffer.from(secret.replace(/^whsec_/, ""), "base64");
     const wanted = Buffer.from("v1," + createHmac("sha256", key).update(signed).digest("base64"));
     for (const signature of signatures.split(" ").map((text) => Buffer.from(text))) {
-      // Takes as long for a wrong one as for a right one.
+      // In constant time.
       if (signature.length === wanted.length && timingSafeEqual(signature, wanted)) good = true;
     }
   }
-  if (!good) throw new Error("no signature fits");
+  if (!good) throw new Error("no signature matches");
   return JSON.parse(body.toString("utf8"));
 }
 
-const seen = new Set(); // keep it where your events are, and for as long: an event may come twice
+const seen = new Set(); // store the ids together with your events: an event can arrive twice
 
 async function receive(request, response) {
   const pieces = [];

@@ -1,5 +1,5 @@
 <?php
-// Verify webhooks of callcast (Standard Webhooks). PHP 8.0 or newer, nothing else.
+// Verify webhooks of callcast (Standard Webhooks). PHP 8.0 or newer, no dependencies.
 //
 //     SECRETS=whsec_... php -S 127.0.0.1:8088 verify.php        # a receiver on http://127.0.0.1:8088/
 
@@ -8,11 +8,11 @@ declare(strict_types=1);
 const TOLERANCE_S = 300;
 
 /**
- * The event; throws when it is not to be trusted.
+ * Return the event. Throws if the signature is invalid.
  *
- * $headers: names in lower case.
- * $body: the bytes as they came. JSON that was parsed and written again has another signature.
- * $secrets: every one that is valid now; two while you change from one to the other.
+ * $headers: with lowercase names.
+ * $body: the unmodified bytes of the request. JSON that was parsed and serialized again has another signature.
+ * $secrets: all valid secrets; two during a rotation.
  */
 function verify(array $headers, string $body, array $secrets): array
 {
@@ -34,12 +34,12 @@ function verify(array $headers, string $body, array $secrets): array
         }
         $wanted = 'v1,' . base64_encode(hash_hmac('sha256', $signed, $key, true));
         foreach (explode(' ', $headers['webhook-signature']) as $signature) {
-            // Takes as long for a wrong one as for a right one.
+            // In constant time.
             $good = hash_equals($wanted, $signature) || $good;
         }
     }
     if (!$good) {
-        throw new UnexpectedValueException('no signature fits');
+        throw new UnexpectedValueException('no signature matches');
     }
     return json_decode($body, true, 512, JSON_THROW_ON_ERROR);
 }
@@ -56,7 +56,7 @@ if (PHP_SAPI !== 'cli') {
         http_response_code(401);
         exit($why->getMessage() . "\n");
     }
-    // An event may come twice: remember $headers['webhook-id'] where your events are, and for as long.
+    // An event can arrive twice: store $headers['webhook-id'] together with your events.
     error_log($event['type'] . ' ' . json_encode($event['data']));
     http_response_code(204);
 }

@@ -17,10 +17,10 @@ TOLERANCE_S = 300
 
 
 def verify(headers: Mapping[str, str], body: bytes, secrets: Iterable[str]) -> dict[str, Any]:
-    """The event; raises ValueError when it is not to be trusted.
+    """Return the event. Raises ValueError if the signature is invalid.
 
-    body: the bytes as they came. JSON that was parsed and written again has another signature.
-    secrets: every one that is valid now; two while you change from one to the other.
+    body: the unmodified bytes of the request. JSON that was parsed and serialized again has another signature.
+    secrets: all valid secrets; two during a rotation.
     """
     given = {name.lower(): value for name, value in headers.items()}
     try:
@@ -35,14 +35,14 @@ def verify(headers: Mapping[str, str], body: bytes, secrets: Iterable[str]) -> d
         key = base64.b64decode(secret.removeprefix("whsec_"))
         wanted = b"v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256))
         for signature in signatures.split():
-            good |= hmac.compare_digest(wanted, signature.encode())  # takes as long for a wrong one as for a right one
+            good |= hmac.compare_digest(wanted, signature.encode())  # in constant time
     if not good:
-        raise ValueError("no signature fits")
+        raise ValueError("no signature matches")
     event: dict[str, Any] = json.loads(body)
     return event
 
 
-seen: set[str] = set()  # keep it where your events are, and for as long: an event may come twice
+seen: set[str] = set()  # store the ids together with your events: an event can arrive twice
 
 
 class Receiver(BaseHTTPRequestHandler):
