@@ -195,7 +195,7 @@ async def test_9_a_typo_in_a_key(town: Town) -> None:
     line = town.config.read_text().splitlines().index("poll_intervall_s = 0.1") + 1
     done = await checked("--config", str(town.config))
     said = f"{town.config}:{line}: sources.acme.poll_intervall_s: unknown key\n    fix: did you mean `poll_interval_s`?"
-    assert (done.returncode, done.stderr) == (78, f"{said}\n1 fault\n")
+    assert (done.returncode, done.stderr) == (78, f"{said}\n1 error\n")
 
 
 def test_10_a_stale_source() -> None:

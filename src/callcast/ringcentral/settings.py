@@ -55,7 +55,7 @@ def _server_fix(text: str) -> str:
 
 def _not_empty(secret: Secret) -> Secret:
     if not secret.reveal().strip():
-        raise PydanticCustomError("secret_empty", "{expected}", {"expected": "a text that is not empty"})
+        raise PydanticCustomError("secret_empty", "{expected}", {"expected": "a string that is not empty"})
     return secret
 
 

@@ -101,17 +101,17 @@ def test_check_of_a_good_file(tmp_path: Path) -> None:
     done = callcast("check", cwd=tmp_path)
     assert done.returncode == 0
     assert done.stdout == (
-        "callcast.toml is good: from acme (account), east (extensions) to lines (stdout), crm (webhook)\n"
+        "callcast.toml is valid: from acme (account), east (extensions) to lines (stdout), crm (webhook)\n"
         "\n"
-        "source  watch       extensions  looks every  a change is seen within  requests a minute\n"
-        "acme    account     all         7.5 s        7.5 s                    8 of 10\n"
-        "east    extensions  3           22.5 s       22.5 s                   8 of 10\n"
+        "source  watch       extensions  polled every  changes detected within  requests per minute\n"
+        "acme    account     all         7.5 s         7.5 s                    8 of 10\n"
+        "east    extensions  3           22.5 s        22.5 s                   8 of 10\n"
     )
     assert done.stderr.startswith("warning: callcast.toml:17: sinks.crm.secrets: none: ")
 
 
-async def test_check_tells_of_deliveries_that_a_name_left_behind(tmp_path: Path) -> None:
-    """A sink that was renamed: what waits for it, how to have it delivered, and when it is lost; exit code 0."""
+async def test_check_warns_of_deliveries_for_a_removed_sink(tmp_path: Path) -> None:
+    """A sink was renamed: check says what the outbox holds, how to deliver it, and when it is deleted; exit code 0."""
     async with outbox_of(tmp_path) as outbox:
         await bury(outbox, "a")
         await outbox.record(None, change(event("b", "call.ringing", 1), event("c", "call.ringing", 1)))
@@ -121,10 +121,12 @@ async def test_check_tells_of_deliveries_that_a_name_left_behind(tmp_path: Path)
         await outbox.subscribe({"lines": Filter()})
         beside = await asyncio.to_thread(callcast, "check", cwd=tmp_path)
     assert (before.returncode, beside.returncode) == (0, 0)
-    told = "warning: sinks.crm: is not in the configuration any more, and 2 events and 1 dead letter wait for it\n"
-    fix = "    fix: put it back under this name to have them delivered; if not, they are lost "
+    told = (
+        "warning: sinks.crm: no longer in the configuration, but the outbox holds 2 events and 1 dead letter for it\n"
+    )
+    fix = "    fix: add the sink again under this name to deliver them; otherwise they are deleted "
     assert before.stderr == f"{told}{fix}72 h after the next start or reload\n"
-    assert beside.stderr == f"{told}{fix}{NINE + timedelta(hours=72):%Y-%m-%d %H:%M} UTC\n"
+    assert beside.stderr == f"{told}{fix}at {NINE + timedelta(hours=72):%Y-%m-%d %H:%M} UTC\n"
 
 
 def test_check_of_an_outbox_that_it_cannot_read(tmp_path: Path) -> None:
@@ -146,7 +148,7 @@ def test_check_of_a_bad_file(tmp_path: Path) -> None:
         "callcast.toml:2: service.log_levle: unknown key\n"
         "    fix: did you mean `log_level`?\n"
         'CALLCAST_SINKS__LINES__TIMEOUT_S: sinks.lines.timeout_s: given "soon", expected a number\n'
-        "2 faults\n"
+        "2 errors\n"
     )
 
 
@@ -170,7 +172,7 @@ def test_check_and_run_without_a_file(tmp_path: Path) -> None:
         done = callcast(command, "--config", "nowhere.toml", cwd=tmp_path)
         assert done.returncode == 78
         assert "nowhere.toml" in done.stderr
-        assert "there is no such file" in done.stderr
+        assert "no such file" in done.stderr
         assert "Traceback" not in done.stderr
 
 

@@ -53,7 +53,7 @@ async def mute() -> AsyncIterator[int]:
 
 
 async def test_everything_is_well(tmp_path: Path) -> None:
-    """A line for each answer; exit 0; without --send the receiver hears nothing, with it one signed request."""
+    """One line per result; exit code 0. The receiver gets no request without --send, and one signed request with it."""
     config = tmp_path / "callcast.toml"
     async with Platform(limits=Limits()).serve() as server, Receiver().listening() as receiver:
         with iotcore(tmp_path, "5") as broker:
@@ -67,11 +67,11 @@ async def test_everything_is_well(tmp_path: Path) -> None:
             aloud = await checked("--send", "--config", str(config))
     assert (silently.returncode, silently.stderr, heard) == (0, "", 0), silently.stdout
     lines = silently.stdout.split("\n\n")[-1].splitlines()
-    assert [line.split("  ")[0] for line in lines] == ["good"] * 6 + ["not asked"]
+    assert [line[:7] for line in lines] == ["ok     "] * 6 + ["skipped"]
     assert (aloud.returncode, [event["type"] for event in receiver.events]) == (0, ["callcast.check"])
 
 
-async def test_each_failure_is_told_with_its_remedy(tmp_path: Path) -> None:
+async def test_each_failure_is_printed_with_a_fix(tmp_path: Path) -> None:
     """Exit 69; one remote side's failure hides no other's, and no secret is shown."""
     config = tmp_path / "callcast.toml"
     credential = Credential(permissions=frozenset())
@@ -95,7 +95,7 @@ async def test_each_failure_is_told_with_its_remedy(tmp_path: Path) -> None:
 
 
 async def test_it_ends_whatever_hangs(tmp_path: Path) -> None:
-    """Everything hangs at once: the token, a list, TLS, a broker, and the poll-up of a name, which nobody can stop."""
+    """Everything hangs at once: the token, a list, TLS, a broker, and a name look-up, which cannot be cancelled."""
     (tmp_path / "sitecustomize.py").write_text(
         "import socket, time\n"
         "real = socket.getaddrinfo\n"
@@ -106,21 +106,21 @@ async def test_it_ends_whatever_hangs(tmp_path: Path) -> None:
     )
     config = tmp_path / "callcast.toml"
     async with (
-        mute() as nobody,
+        mute() as silent,
         Platform(faults=[Fault(kind="hang", path="*/token")]).serve() as tokenless,
         Platform(faults=[Fault(kind="hang", path="*/active-calls")]).serve() as listless,
     ):
         config.write_text(
             f'[sources.acme]\nserver = "{tokenless}"{SOURCE}[sources.east]\nserver = "{listless}"{SOURCE}'
             '[sources.slow]\nserver = "https://slow.example"\nclient_id = "a"\nclient_secret = "b"\njwt = "c"\n'
-            f'[sinks.crm]\ntype = "webhook"\nurl = "https://127.0.0.1:{nobody}/"\nsecrets = ["{SECRET}"]\n'
+            f'[sinks.crm]\ntype = "webhook"\nurl = "https://127.0.0.1:{silent}/"\nsecrets = ["{SECRET}"]\n'
             f'[sinks.slow]\ntype = "webhook"\nurl = "https://slow.example/"\nsecrets = ["{SECRET}"]\n'
-            f'[sinks.wall]\ntype = "mqtt"\nurl = "mqtt://127.0.0.1:{nobody}"\n'
+            f'[sinks.wall]\ntype = "mqtt"\nurl = "mqtt://127.0.0.1:{silent}"\n'
         )
         done = await checked("--send", "--config", str(config), environ={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 69, done.stderr
     assert done.stdout.endswith("\n6 failed\n")
-    assert "good       source east: token" in done.stdout, "what came in time is told"
+    assert "ok       source east: token" in done.stdout, "results that arrived in time are printed"
 
 
 async def test_a_running_service_does_not_notice(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ async def test_a_running_service_does_not_notice(tmp_path: Path) -> None:
         await world.service.ready()
         await world.stage.seen()
         done = await checked("--online", "--config", str(world.service.config))
-        assert done.stdout.count("good  ") == 5, done.stdout  # the clock is that of the recording, years ago
+        assert done.stdout.count("ok  ") == 5, done.stdout  # the clock is that of the recording, years ago
         world.stage.show(1)
         await world.delivered(1)
         assert await world.service.stop() == 0
@@ -139,8 +139,8 @@ async def test_a_running_service_does_not_notice(tmp_path: Path) -> None:
     assert "taken_over" not in "".join(world.service.log)
 
 
-async def test_a_faulty_configuration_asks_nobody(tmp_path: Path) -> None:
-    """First the file, then the remote sides."""
+async def test_an_invalid_configuration_is_not_checked_online(tmp_path: Path) -> None:
+    """The file is checked first; with errors in it, no request is sent."""
     config = tmp_path / "callcast.toml"
     platform = Platform()
     async with platform.serve() as server:

@@ -178,19 +178,19 @@ def test_dead_show_holds_the_event(callcast: Callcast) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["retry"], "which letters"),
-        (["drop"], "which letters"),
-        (["drop", "--all", "--sink", "crm"], "--all means every letter"),
-        (["retry", ENDED.id, "--reason", "x"], "not both"),
+        (["retry"], "no dead letters selected"),
+        (["drop"], "no dead letters selected"),
+        (["drop", "--all", "--sink", "crm"], "--all cannot be combined"),
+        (["retry", ENDED.id, "--reason", "x"], "only with --sink"),
         (["retry", "evt_unknown"], "no dead letter evt_unknown"),
         (["show", "evt_unknown"], "callcast dead list"),
-        (["list", "--sink", "crn"], "there are crm, lines"),
-        (["retry", "--sink", "crn"], "there are crm, lines"),
-        (["list", "--older-than", "yesterday"], "write 90s, 15m, 2h or 7d"),
+        (["list", "--sink", "crn"], "the outbox has crm, lines"),
+        (["retry", "--sink", "crn"], "the outbox has crm, lines"),
+        (["list", "--older-than", "yesterday"], "write it as 90s, 15m, 2h or 7d"),
         ([], "ACTION"),
     ],
 )
-def test_an_unclear_wish_changes_nothing(callcast: Callcast, arguments: list[str], says: str) -> None:
+def test_an_ambiguous_selection_changes_nothing(callcast: Callcast, arguments: list[str], says: str) -> None:
     """Exit code 2, what is wrong and what to write instead; every letter stays."""
     code, out, err = callcast("dead", *arguments)
     assert (code, out) == (2, "")
@@ -204,7 +204,7 @@ def test_dead_for_people(callcast: Callcast, folder: Path, monkeypatch: pytest.M
     shown = printed(monkeypatch, lambda: main(["dead", "list", *config])).splitlines()
     assert shown[0].split() == ["died", "sink", "type", "call", "from", "to", "reason", "attempts", "event"]
     assert "crm   call.ended  101/b  ***0100  -   http_413  1" in shown[1]
-    assert printed(monkeypatch, lambda: main(["dead", "drop", "--all", *config])) == "1 letter dropped\n"
+    assert printed(monkeypatch, lambda: main(["dead", "drop", "--all", *config])) == "1 dead letter dropped\n"
     assert printed(monkeypatch, lambda: main(["dead", "list", *config])) == "no dead letters\n"
 
 
@@ -265,15 +265,15 @@ def test_replay_to_a_sink_that_never_ran(callcast: Callcast, folder: Path) -> No
 
 
 @pytest.mark.parametrize("what", ["101/a", "a", event("a").id])
-def test_explain_tells_the_story(callcast: Callcast, what: str) -> None:
-    """The look, the event, each attempt with outcome and time, and what is owed; by call, session or event."""
+def test_explain_shows_the_history(callcast: Callcast, what: str) -> None:
+    """The poll, the event, each attempt and pending deliveries are shown; found by call, session or event id."""
     code, out, _ = callcast("explain", what)
     (story,) = objects(out)
     assert code == 0
-    assert (story["call"]["call_id"], story["owed"]) == ("101/a", [])
+    assert (story["call"]["call_id"], story["pending"]) == ("101/a", [])
     (told,) = story["events"]
     assert (told["event"]["id"], told["recorded_at"]) == (event("a").id, "2026-03-02T09:00:00.000Z")
-    assert (told["look"]["before"], told["look"]["evidence"]) == ("2026-03-02T09:00:00.000Z", "active_calls")
+    assert (told["poll"]["before"], told["poll"]["evidence"]) == ("2026-03-02T09:00:00.000Z", "active_calls")
     (crm,) = told["sinks"]
     assert (crm["sink"], crm["state"]) == ("crm", "delivered")
     tried = [(one["number"], one["outcome"], one["detail"], one["took_s"]) for one in crm["attempts"]]
@@ -281,34 +281,34 @@ def test_explain_tells_the_story(callcast: Callcast, what: str) -> None:
 
 
 def test_explain_says_what_is_pending_and_what_died(callcast: Callcast) -> None:
-    """A call that waits, and one whose letter lies dead."""
-    (owing,) = objects(callcast("explain", "c")[1])
-    assert owing["owed"] == [{"sink": "crm", "event_id": event("c").id}]
-    assert owing["events"][0]["sinks"] == [{"sink": "crm", "state": "owed", "attempts": []}]
+    """A call with a pending delivery, and one with a dead letter."""
+    (waiting,) = objects(callcast("explain", "c")[1])
+    assert waiting["pending"] == [{"sink": "crm", "event_id": event("c").id}]
+    assert waiting["events"][0]["sinks"] == [{"sink": "crm", "state": "pending", "attempts": []}]
     (died,) = objects(callcast("explain", "b")[1])
     assert [one["state"] for one in died["events"][0]["sinks"]] == ["dead"]
 
 
 def test_explain_lists_matches(callcast: Callcast) -> None:
-    """The last four digits of a number that called three times: three calls, no story."""
+    """The last four digits of a number that called three times: the three calls, without their history."""
     code, out, _ = callcast("explain", "0100")
     assert code == 0
     assert [one["call"]["call_id"] for one in objects(out)] == ["101/a", "101/b", "101/c"]
 
 
 def test_explain_a_sources_event(callcast: Callcast) -> None:
-    """The event of a source has a story too, without a call."""
+    """The event of a source has a history too, without a call."""
     (story,) = objects(callcast("explain", source_event().id)[1])
     assert story["call"] is None
-    assert story["owed"] == [{"sink": "lines", "event_id": source_event().id}]
+    assert story["pending"] == [{"sink": "lines", "event_id": source_event().id}]
 
 
-@pytest.mark.parametrize("what", ["nobody", "evt_unknown", "9999"])
+@pytest.mark.parametrize("what", ["no-such-call", "evt_unknown", "9999"])
 def test_explain_nothing(callcast: Callcast, what: str) -> None:
     """Exit code 2, and what is expected."""
     code, out, err = callcast("explain", what)
     assert (code, out) == (2, "")
-    assert "expected a call id" in err
+    assert "give a call id" in err
 
 
 def test_explain_for_people(callcast: Callcast, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,9 +319,11 @@ def test_explain_for_people(callcast: Callcast, folder: Path, monkeypatch: pytes
     assert lines[1] == "from ***0100 to unknown"
     assert "  crm: delivered" in lines
     assert "    1. 2026-03-02T09:00:00.000Z  http_503  500.0 ms: answered 503" in lines
-    assert lines[-1] == "still owed: nothing"
+    assert lines[-1] == "pending: none"
     assert "101/c" in printed(monkeypatch, lambda: main(["explain", "0100", *config]))
-    assert "the call itself is gone" in printed(monkeypatch, lambda: main(["explain", source_event().id, *config]))
+    assert "The call itself has been deleted" in printed(
+        monkeypatch, lambda: main(["explain", source_event().id, *config])
+    )
 
 
 # Where there is trouble
@@ -340,7 +342,7 @@ def test_faults_elsewhere_do_not_matter(callcast: Callcast, folder: Path, comman
     ("text", "code", "says"),
     [
         ("[service]\ndata_dir = 3\n[sinks.crm]\n", 78, "service.data_dir: given the number 3, expected"),
-        ("data_dir = \n", 78, "this is no TOML"),
+        ("data_dir = \n", 78, "invalid TOML"),
         ('[service]\ndata_dir = "elsewhere"\n[sinks.crm]\n', 69, "elsewhere: is data_dir right"),
         ('[service]\ndata_dir = "callcast.toml"\n[sinks.crm]\n', 69, "callcast.toml"),
     ],

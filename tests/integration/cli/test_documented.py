@@ -199,7 +199,7 @@ async def test_the_readmes_configuration_is_good_and_runs(town: Town, hook: Hook
     shell._environ |= environ
     assert "callcast check  " in README
     code, said = await shell.run("callcast check", endless=False)
-    assert (code, "looks every" in said) == (0, True), said
+    assert (code, "polled every" in said) == (0, True), said
     assert "callcast run\n" in README
     town.service = Service(folder / "callcast.toml", town.service.url)
     await town.service.start(environ)

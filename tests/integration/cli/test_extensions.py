@@ -76,7 +76,7 @@ async def test_another_source_is_chosen_by_name(tmp_path: Path) -> None:
     other = SOURCE.replace("simulated-client", "unknown-app")
     more = f"[sources.other]\n{other}"
     code, _, err = await listed(tmp_path, platform(), more=more)
-    assert (code, "as source acme sees them" in err) == (0, True)
+    assert (code, "using the credential of source acme" in err) == (0, True)
     code, _, err = await listed(tmp_path, platform(), "--source", "nothing", more=more)
     assert (code, "use one of acme, other" in err) == (2, True)
 

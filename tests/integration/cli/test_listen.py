@@ -117,7 +117,7 @@ async def test_it_prints_what_comes_and_answers() -> None:
         assert '"number": "+16504306662"' in listen.out
         assert await post(url, signed(secret=OTHER)) == 401
         await listen.wrote("body: the secrets fitted other requests")
-        await listen.wrote("seen before: 2 times now")
+        await listen.wrote("duplicate: received 2 times")
         assert await listen.stop() == 0
         assert "Traceback" not in listen.err
 
@@ -155,7 +155,7 @@ async def test_what_is_no_event_is_shown_too() -> None:
     """Any bytes, without a control character on the terminal."""
     async with listening("--secret", SECRET, terminal=True) as (listen, url):
         assert await post(url, {"webhook-id": "evt_none"}, b"\x1b[2J not JSON") == 401
-        await listen.wrote("not an event of callcast")
+        await listen.wrote("not a callcast event")
         await listen.wrote("not JSON")
         assert "\x1b[2J" not in listen.out
 

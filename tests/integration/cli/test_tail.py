@@ -75,13 +75,13 @@ async def test_a_lost_connection_is_taken_up_where_it_was() -> None:
             await stack.__aexit__(None, None, None)
             raise
     try:
-        await tail.wrote("trying again", to="err")
+        await tail.wrote("reconnecting", to="err")
         async with room(port=port) as again:
             again.memory.stored = here.memory.stored
             again.ring("102")
             await tail.wrote("102/s-1")
             assert [event["subject"] for event in lines(tail)] == ["101/s-1", "102/s-1"]
-            assert "connected again" in tail.err
+            assert "reconnected" in tail.err
     finally:
         await stack.__aexit__(None, None, None)
 

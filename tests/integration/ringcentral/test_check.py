@@ -48,7 +48,9 @@ async def answers_of(url: str, **settings: Any) -> list[ConnectivityResult]:
         source = SourceSettings(**{**given, **settings})
         clock = RealClock()
         sign_ins = SignIns(clock)
-        await check_source("acme", source, told.append, session=session, sign_ins=sign_ins, clock=clock, version="1.2.3")
+        await check_source(
+            "acme", source, told.append, session=session, sign_ins=sign_ins, clock=clock, version="1.2.3"
+        )
     secrets = [source.client_secret.reveal(), source.jwt.reveal()]
     assert not [secret for secret in secrets for one in told if secret in repr(one)]
     assert all(one.remedy for one in told if one.status in ("failed", "warning")), "trouble without a remedy"

@@ -59,7 +59,7 @@ def test_a_full_disk_leaves_no_half_key(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
     try:
-        with pytest.raises(OutboxUnavailable, match=r"hash\.key cannot be made .*free space"):
+        with pytest.raises(OutboxUnavailable, match=r"hash\.key cannot be created .*free space"):
             hash_key(hashing)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

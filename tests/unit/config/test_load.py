@@ -174,8 +174,8 @@ def test_settings_do_not_change(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (None, "there is no such file"),
-        (b"\xff\xfe[\x00", "is not text in UTF-8"),
+        (None, "no such file"),
+        (b"\xff\xfe[\x00", "not valid UTF-8"),
         (b"# x\n" * 300_000, "larger than 1048576 bytes"),
         (b"a = " + b"[" * 5_000, "nested too deep"),
         (b"a = " + b"9" * 5_000, "too many digits"),
@@ -278,7 +278,7 @@ def test_names_that_nothing_shows(tmp_path: Path) -> None:
     found = verdict(tmp_path, SOURCE + 'extensions = ["62264425016"]\n' + STDOUT + named)
     assert [(one.key, one.fix) for one in found.warnings] == [
         ("names.62264425017", "did you mean 62264425016?"),
-        ("names.5", "remove it, or let a source watch the extension"),
+        ("names.5", "remove it, or add the extension to a source"),
     ]
     assert verdict(tmp_path, SOURCE + STDOUT + named).warnings == (), "~ may be anybody"
     assert verdict(tmp_path, SOURCE + 'watch = "account"\n' + STDOUT + named).warnings == ()

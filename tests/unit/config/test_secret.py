@@ -53,7 +53,7 @@ def test_references(tmp_path: Path) -> None:
 
 def test_a_reference_is_read_at_load_only() -> None:
     """Without a keyring nothing is read from anywhere."""
-    with pytest.raises(ValidationError, match="only where a configuration is loaded"):
+    with pytest.raises(ValidationError, match="only when loading a configuration"):
         Holder.model_validate({"secret": {"env": "HOME"}})
 
 
@@ -80,7 +80,7 @@ def test_a_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_variable_that_is_no_text(tmp_path: Path) -> None:
     """Bytes that are no UTF-8 come from the environment as halves of characters; they are refused."""
     told = report(tmp_path, GOOD.replace('"jwt-of-the-user"', '{ env = "JWT" }'), {"JWT": "\udcff\udcfe"})
-    assert "sources.acme.jwt: the variable 'JWT' is not text in UTF-8" in told
+    assert "sources.acme.jwt: the variable 'JWT' is not valid UTF-8" in told
 
 
 SINK_THAT_TELLS = """
@@ -129,7 +129,7 @@ def test_another_ones_sink_is_checked_as_strictly(tmp_path: Path) -> None:
     """Unknown keys, wrong types and missing keys of a third-party sink, in the file and in variables."""
     environ = {"CALLCAST_SINKS__S__PLANE": "x"}
     told = report(tmp_path, SOURCE + '[sinks.s]\ntype = "telltale"\nplain = 5\ntokn = "x"\ntimeout = 3\n', environ)
-    assert "sinks.s.plain: given the number 5, expected a text in quotes" in told
+    assert "sinks.s.plain: given the number 5, expected a string in quotes" in told
     assert "did you mean `token`?" in told
     assert "did you mean `timeout_s`?" in told
     assert "sinks.s.token: missing" in told
@@ -141,7 +141,7 @@ def test_a_broken_package_is_a_fault_and_no_traceback(tmp_path: Path) -> None:
     """A type that cannot be imported, or is no sink, is told with its entry point."""
     told = report(tmp_path, SOURCE + '[sinks.a]\ntype = "broken"\n[sinks.b]\ntype = "other"\n[sinks.c]\ntype = "x"\n')
     assert "sinks.a.type: no_such_module:Settings cannot be imported: ModuleNotFoundError" in told
-    assert "sinks.b.type: telltale:Secret is no subclass of callcast.sinks.SinkSettings" in told
+    assert "sinks.b.type: telltale:Secret is not a subclass of callcast.sinks.SinkSettings" in told
     assert '"broken", "mqtt", "other", "stdout", "telltale", "webhook"' in told
 
 
@@ -153,7 +153,7 @@ def test_a_type_that_two_packages_offer(tmp_path: Path) -> None:
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: rival\nVersion: 1\n")
     (metadata / "entry_points.txt").write_text("[callcast.sinks]\nstdout = rival:Settings\n")
     told = report(tmp_path, GOOD)
-    assert "sinks.lines.type: two packages offer this type: callcast.sinks.stdout:Settings and rival:Settings" in told
+    assert "sinks.lines.type: two packages provide this type: callcast.sinks.stdout:Settings and rival:Settings" in told
 
 
 def test_settings_log_no_secret(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
