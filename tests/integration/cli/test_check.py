@@ -239,7 +239,7 @@ def test_check_refuses_a_folder_that_cannot_be_made(folder: str, tmp_path: Path)
     write(tmp_path, f'[service]\ndata_dir = "{folder}"\n' + GOOD)
     done = callcast("check", cwd=tmp_path)
     assert done.returncode == 78
-    assert "callcast.toml:2: service.data_dir: the folder" in done.stderr
+    assert "callcast.toml:2: service.data_dir: cannot create or write to the folder" in done.stderr
     assert [one.name for one in tmp_path.iterdir()] == ["callcast.toml"]
 
 

@@ -99,7 +99,7 @@ def test_nothing_that_comes_breaks_the_judge(headers: dict[str, str], body: byte
 @asynccontextmanager
 async def listening(*arguments: str, terminal: bool = False) -> AsyncIterator[tuple[Program, str]]:
     async with program("listen", "--port", "0", *arguments, terminal=terminal) as listen:
-        await listen.wrote("# stop", to="err")
+        await listen.wrote("# Stop", to="err")
         url = next(line.split('"')[1] for line in listen.err.splitlines() if line.startswith("url"))
         yield listen, url
 

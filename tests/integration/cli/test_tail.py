@@ -86,7 +86,7 @@ async def test_a_lost_connection_is_taken_up_where_it_was() -> None:
         await stack.__aexit__(None, None, None)
 
 
-async def test_nobody_there_is_said_with_what_to_do() -> None:
+async def test_an_unreachable_service_is_reported_with_the_next_step() -> None:
     """Place, cause, next step, and exit code 69; on anything that is no callcast, too."""
     async with program("tail", "--url", f"http://127.0.0.1:{free_port()}", *NO_FILE) as tail:
         assert await tail.ended() == 69
@@ -95,7 +95,7 @@ async def test_nobody_there_is_said_with_what_to_do() -> None:
         assert "callcast run" in tail.err
     async with room() as here, program("tail", "--url", f"{here.url}/elsewhere", *NO_FILE) as tail:
         assert await tail.ended() == 69
-        assert "is that a callcast?" in tail.err
+        assert "check --url" in tail.err
 
 
 @pytest.mark.parametrize("how", ["variable", "file"])
