@@ -86,6 +86,7 @@ class Application:
         self._members: dict[SignsIn, tuple[Callable[[], datetime], Callable[[RateLimiter], None]]] = {}
         self._clock = clock
         self.trouble: Standing | None = None
+        self.grants = 0  # tokens that its credentials were given in this run
         self.limiter = RateLimiter(
             "auth",
             per_minute=PER_MINUTE,
@@ -105,6 +106,10 @@ class Application:
 
     def leave(self, member: SignsIn) -> None:
         self._members.pop(member, None)
+
+    @property
+    def is_shared(self) -> bool:
+        return len(self._members) > 1
 
     def troubled(self, trouble: Standing) -> None:
         self.trouble = trouble

@@ -73,6 +73,8 @@ class Tokens:
         self._refresh: Secret | None = None
         self._refresh_until = 0.0
         self._refusal: Standing | None = None  # of this credential
+        self._failing_from_grant: int | None = None  # how many tokens the application had been given when that began
+        self._own_trouble = 0  # failures in a row while others were given tokens, at most as many as count
         self._new_refused = 0  # new tokens in a row that were refused
 
     @property
@@ -223,11 +225,30 @@ class Tokens:
             if not await self._refreshed(old):
                 await self._grant(old, {"grant_type": JWT_BEARER, "assertion": self._jwt.reveal()})
         except PollFailed as failure:
-            now, asked_s = self._clock.monotonic(), failure.retry_after_s or 0.0
-            if failure.reason == "auth":
-                self._refusal = Standing(failure, now + max(REFUSED_WAIT_S, asked_s))
-            else:
-                self._application.troubled(Standing(failure, now + max(TROUBLE_WAIT_S, asked_s)))
+            self._sign_in_failed(failure)
+
+    def _sign_in_failed(self, failure: PollFailed) -> None:
+        """Trouble is the token endpoint's, unless other credentials were given tokens since this one began to fail.
+
+        Its own trouble keeps only this one waiting, twice as long each time, so that it takes few of their places.
+        """
+        application, asked_s = self._application, failure.retry_after_s or 0.0
+
+        def standing(wait_s: float) -> Standing:
+            return Standing(failure, self._clock.monotonic() + max(wait_s, asked_s))
+
+        if failure.reason == "auth":
+            self._refusal = standing(REFUSED_WAIT_S)
+        elif failure.reason == "rate_limited":
+            application.troubled(standing(TROUBLE_WAIT_S))
+        elif self._failing_from_grant is not None and application.grants > self._failing_from_grant:
+            self._own_trouble = min(self._own_trouble + 1, 10)
+            self._refusal = standing(min(TROUBLE_WAIT_S * 2.0**self._own_trouble, REFUSED_WAIT_S))
+        else:
+            self._failing_from_grant = application.grants
+            if application.is_shared:
+                self._refusal = standing(2 * TROUBLE_WAIT_S)  # another one goes first, and shows whose trouble it is
+            application.troubled(standing(TROUBLE_WAIT_S))
 
     async def _refreshed(self, old: Held | None) -> bool:
         """Whether the refresh token did, where the app issues them; it is good for one use only."""
@@ -262,7 +283,9 @@ class Tokens:
             raise PollFailed(
                 "parse", "the token endpoint's answer cannot be read", request_id=answer.request_id
             ) from None
-        self._refusal = self._application.trouble = None
+        self._refusal = self._application.trouble = self._failing_from_grant = None
+        self._own_trouble = 0
+        self._application.grants += 1
         owner_id = None if granted.owner_id is None else str(granted.owner_id)
         self._sign_ins.keep(self._credential, granted.access_token, owner_id, granted.expires_in)
         if granted.refresh_token:

@@ -226,6 +226,38 @@ async def test_a_wrong_credential_is_no_trouble_of_the_others(
     assert [isinstance(one, PollFailed) for one in results] == [True, False, False]
 
 
+@pytest.mark.parametrize("bad", [0, 2])
+async def test_a_credential_that_always_gets_500_takes_few_places_from_the_others(
+    office: Office, answers: aioresponses, clock: TurnedClock, bad: int
+) -> None:
+    """The first 500 may be the endpoint's own; after it the others go first, and then it is asked ever less often."""
+    signed_in_at: dict[int, float] = {}
+
+    async def answer(_: object, **sent: Any) -> CallbackResult:
+        broken = sent["data"]["assertion"] == f"jwt-{bad}"
+        return CallbackResult(status=500, payload={}) if broken else CallbackResult(payload=TOKEN)
+
+    async def sign_in(number: int) -> None:
+        client = office.client(number)
+        while number not in signed_in_at:
+            try:
+                await client.identify()
+                signed_in_at[number] = clock.monotonic()
+            except PollFailed as failure:
+                await clock.sleep(max(1.0, failure.retry_after_s or 0.0))
+
+    answers.post(TOKEN_URL, callback=answer, repeat=True)
+    began = clock.monotonic()
+    tasks = [asyncio.create_task(sign_in(number)) for number in range(4)]
+    await clock.turn(600)
+    assert len(signed_in_at) == 3
+    assert max(signed_in_at.values()) - began <= 2 * TROUBLE_WAIT_S
+    assert signed_in(answers).count(f"jwt-{bad}") <= 7
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
 async def test_two_sources_with_one_credential_sign_in_once(
     office: Office, answers: aioresponses, clock: TurnedClock
 ) -> None:
