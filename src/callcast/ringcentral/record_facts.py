@@ -291,7 +291,7 @@ def _answer(
 ) -> _Answer:
     """Contract 5, "Answered". Where another extension's phone took the call, the line's leg and the record only say
     that it was taken (cases/X1-1). Of a RingOut the leg to the own phone says nothing (cases/B1-1), nor does the
-    record before it has a duration, or where the leg to the other side says that nobody took it.
+    record before it has a duration, or where the leg to the other side says that it was not taken.
     """
     taken = [leg for leg in others if inbound and accepted(leg) and _kind(leg) not in _LISTENING]
     by_phone = any(not _is_line(leg) for leg in taken)
