@@ -1,6 +1,6 @@
-"""The service, built in one straight line: outbox, board, metrics, HTTP, sources and sinks; and its end.
+"""The composition root: builds outbox, live calls, metrics, web server, sources and sinks, and closes them at the end.
 
-Lifetimes are nested; what was opened last is closed first. Clocks and chance are made here, and passed in.
+Lifetimes are nested: what was opened last is closed first. The clock is made here and passed in.
 """
 
 import asyncio
@@ -31,11 +31,11 @@ from callcast.service import ReadConfig, Service, zone
 EXIT_UNAVAILABLE = 69  # something that the service needs is unreachable (contract 2)
 
 
-NAP_S = 5.0  # the loop's timers stand still while the machine is suspended; so late may a sleeper be after that
+NAP_S = 5.0  # timers of the event loop stop during suspend, so a sleep may end this much late after it
 
 
 def _elapsing() -> int:
-    """The clock that counts suspended time too, where the system has it."""
+    """The clock that includes suspended time, where the system has one."""
     try:
         time.clock_gettime(time.CLOCK_BOOTTIME)
     except (AttributeError, OSError):
@@ -44,7 +44,7 @@ def _elapsing() -> int:
 
 
 class SystemClock:
-    """The machine's time. `now` is the wall's time at start plus what has passed since, so it never jumps."""
+    """The machine's clock. `now` is the wall clock at start plus the time since, so it never jumps."""
 
     def __init__(self) -> None:
         self._elapsing = _elapsing()
@@ -75,9 +75,10 @@ async def run(
     stop: asyncio.Event | None = None,
     started: Callable[[str], None] | None = None,
 ) -> int:
-    """The service, until SIGTERM, SIGINT or `stop`. Returns the exit code.
+    """Run the service until SIGTERM, SIGINT or `stop`. Returns the exit code.
 
-    read_config: reads the configuration for a reload; raises ConfigError. started: called with the wallboard's URL.
+    read_config: reads the configuration for a reload; raises ConfigError.
+    started: called with the wallboard's URL once the service has started.
     """
     logs.configure(settings.service.log_level, settings.service.log_format)
     fatal.watch(asyncio.get_running_loop())
@@ -136,7 +137,7 @@ def _say_what_is_closed(log: Any) -> None:
 
 
 async def _started(running: Service, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> bool:
-    """Start, for as long as trouble of the disk makes that last; False when it was to stop before."""
+    """Start, which may have to wait for the disk. Returns false if `stop` was set before."""
     starting, stopped = tasks.create_task(running.start(tasks)), tasks.create_task(stop.wait())
     await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
     if starting.done():
@@ -170,12 +171,12 @@ def _cannot_start(log: Any, reason: str, why: str) -> int:
 
 def _cause(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return "another program listens there; stop it, or listen on another port"
+        return "the address is in use by another program; stop it, or use another port"
     return (error.strerror or str(error)).lower()
 
 
 class Signals:
-    """SIGTERM and SIGINT set `stop`; SIGHUP reloads, once there is something to reload, and never kills."""
+    """Signal handlers. SIGTERM and SIGINT set `stop`; SIGHUP reloads, as soon as the service has started."""
 
     def __init__(self, stop: asyncio.Event) -> None:
         self.stop = stop

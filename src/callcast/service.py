@@ -1,4 +1,4 @@
-"""What runs now: sources and sinks by name, what goes on beside them, and how a new configuration takes hold."""
+"""The running service: its sources and sinks by name, its background tasks, and the reload of the configuration."""
 
 import asyncio
 import secrets
@@ -43,7 +43,7 @@ SinkPart = tuple[SinkSettings, bytes]  # with the key of numbers = "hash", where
 
 
 class Service:
-    """What runs now: sources and sinks by name, and how a new configuration takes hold."""
+    """The running service: starts, reloads and stops sources and sinks."""
 
     def __init__(
         self,
@@ -69,9 +69,9 @@ class Service:
         self._installation = ""
         self._wires: dict[Numbers, Wire] = {}
         self._outbox_health = OutboxHealth(clock, log)
-        self._warnings_logged: Sequence[str] = ()  # of the outbox's warnings
+        self._warnings_logged: Sequence[str] = ()  # those of the outbox
         self._reminders = Reminders(clock, log)
-        self._pending = 0  # events, by all sinks together
+        self._pending = 0  # the backlog of all sinks together
         self._reloading = asyncio.Lock()
         self._started = asyncio.Event()
         self._stopping = False
@@ -94,7 +94,7 @@ class Service:
         self._delivery_workers: dict[str, DeliveryWorker] = {}
 
     def serve(self) -> AbstractAsyncContextManager[WebServer]:
-        """The HTTP side; answers from now on, and says that it is not ready before `start`."""
+        """Open the web server. Until `start` has finished it reports that the service is not ready."""
         service = self._settings.service
         host, port = service.listen
         return serve(
@@ -129,9 +129,9 @@ class Service:
         self._started.set()
 
     async def _restore(self, settings: Settings) -> None:
-        """Go on where an earlier run ended. Raises OutboxUnavailable; may be done again."""
+        """Restore the state of an earlier run. Raises OutboxUnavailable; may be repeated."""
         self._hash_key = await asyncio.to_thread(hash_key, settings)
-        self._update_web(settings)  # with the key, before there is a number to show
+        self._update_web(settings)  # with the hash key, before the first call is shown
         known = await self._outbox.known()
         self._installation = await self._installation_id(known.get(SERVICE, NOTHING_KNOWN).notes)
         self._live_calls.restore(known.get(SERVICE, NOTHING_KNOWN).notes)
@@ -143,7 +143,7 @@ class Service:
             await self._pollers.end(source)
 
     async def stop(self) -> None:
-        """Stop looking, let what is in flight finish, then everything else. A reload under way comes first."""
+        """Stop polling, let deliveries in flight finish, then stop the rest. Waits for a reload in progress."""
         self._stopping = True
         async with self._reloading:
             await self._sources.stop(patience_s=STOP_PATIENCE_S)
@@ -152,7 +152,7 @@ class Service:
         for task in self._background:
             task.cancel()
 
-    # What the supervisor asks at every beat.
+    # For the systemd heartbeat.
 
     def stepped_at(self) -> float:
         return min(
@@ -165,7 +165,7 @@ class Service:
         facts = f"sources {sources}, polls {polls}, calls {calls}, backlog {self._pending}"
         return "; ".join([facts, *self.reasons(), *self.warnings()])
 
-    # Readiness and reload, as the HTTP side asks for them.
+    # For the web server: readiness and reload.
 
     def reasons(self) -> Sequence[str]:
         if not self._started.is_set():
@@ -180,7 +180,7 @@ class Service:
         return min(found, key=lambda one: one.since, default=None)
 
     def warnings(self) -> Sequence[str]:
-        """What is no reason to be unready, but should not stay so, or was so once."""
+        """Problems that need attention but do not make the service unready."""
         sinks = [_warning(name, trouble) for name, trouble in self._failing().items()]
         refused = [line for telemetry in self._pollers.telemetry.values() for line in telemetry.refusals()]
         sources = [*self._pollers.ownership.conflicts(), *self._pollers.skewed(), *self._pollers.unrenewed(), *refused]
@@ -190,9 +190,9 @@ class Service:
         return {name: trouble for name, one in self._delivery_workers.items() if (trouble := one.trouble)}
 
     async def reload(self) -> Sequence[str]:
-        """Read the configuration again and let it take hold. Returns its faults; then nothing has changed.
+        """Read the configuration again and apply it. Returns its faults; if there are any, nothing has changed.
 
-        Goes on when the caller does not wait any longer; a fault in it ends the process, whoever the caller is.
+        Continues if the caller is cancelled. An unexpected exception ends the process.
         """
         await self._started.wait()
         if self._stopping:
@@ -221,14 +221,14 @@ class Service:
             return []
 
     def _log_unchanged_credentials(self, before: Settings, now: Settings) -> None:
-        """systemd reads credentials once, at the start: who replaced one and reloads would wait for ever."""
+        """Log credentials that a reload cannot change, because systemd passes them only when it starts the service."""
         same = [name for name, secret in now.credentials.items() if before.credentials.get(name) == secret]
         if same:
             self._log.info(
                 "credentials_unchanged",
                 credentials=sorted(same),
-                detail="systemd hands credentials over once, when it starts the service",
-                fix="after replacing one of them: systemctl restart callcast",
+                detail="systemd passes credentials only when it starts the service",
+                fix="after replacing a credential, run systemctl restart callcast",
             )
 
     def _refused(self, reason: str, faults: Sequence[str]) -> Sequence[str]:
@@ -237,11 +237,11 @@ class Service:
         return faults
 
     async def _subscribe(self, wanted: Settings) -> None:
-        """From now on events are owed to these sinks. The one step of a reload that can fail, so it comes first."""
+        """Subscribe these sinks to events. The only step of a reload that can fail, so it comes first."""
         await self._outbox.subscribe({name: sink.filter() for name, sink in wanted.sinks.items()})
 
     async def _apply(self, wanted: Settings) -> None:
-        """Let a configuration take hold. Parts that are as they were go on undisturbed."""
+        """Apply a configuration. Unchanged sources and sinks keep running."""
         self._settings = wanted
         service = wanted.service
         logs.configure(service.log_level, service.log_format)
@@ -262,7 +262,7 @@ class Service:
         )
 
     def _to_restart(self, wanted: Settings) -> frozenset[str]:
-        """Where any source changes, those that may get an extension now which another one had."""
+        """If any source changes: the sources that may now acquire an extension that another one owned."""
         if not self._sources.outdated(wanted.sources):
             return frozenset()
         listed = {name for name, source in wanted.sources.items() if source.watch == "extensions"}
@@ -279,13 +279,13 @@ class Service:
 
     def _serializer(self, settings: Settings) -> CallSerializer:
         numbers = settings.service.numbers
-        shown = "drop" if numbers == "hash" and not self._hash_key else numbers  # no hash without a secret
+        shown = "drop" if numbers == "hash" and not self._hash_key else numbers  # hashing needs the key
         return CallSerializer(Wire(shown, self._hash_key, "http"), settings.names)
 
-    # One part each; runs until it is cancelled.
+    # One source or sink each; runs until cancelled.
 
     async def _run_source(self, name: str, settings: SourceSettings) -> None:
-        """At start one after another within one interval, not all at once."""
+        """Run one source. At start the sources begin one after another within one interval."""
         names = list(self._settings.sources)
         stagger_s = min(plan(name, settings).cycle_s, 10.0) * names.index(name) / len(names)
         await self._pollers.run(name, settings, start_after_s=0.0 if self._started.is_set() else stagger_s)
@@ -308,7 +308,7 @@ class Service:
             await self._delivery_workers[name].run()
 
     def _wire(self, sink: str, numbers: Numbers, hash_key: bytes) -> Wire:
-        """One for all sinks with the same policy, so that each event is written once; a hash is each sink's own."""
+        """One `Wire` for sinks with the same policy, so that each event is encoded once; hashes differ by sink."""
         if numbers == "hash":
             return Wire(numbers, hash_key, sink)
         return self._wires.setdefault(numbers, Wire(numbers))
@@ -330,16 +330,16 @@ class Service:
             timeout_s=settings.timeout_s,
             random=self._random.random,
             log=self._log,
-            shutdown_s=None,  # the supervisor's patience decides
+            shutdown_s=None,  # the supervisor sets the limit
         )
 
     def _tokens_failed(self, detail: str) -> None:
         self._log.error("tokens_not_kept", reason="disk", detail=detail)
 
-    # What goes on beside.
+    # Background tasks.
 
     async def _housekeeping(self) -> None:
-        """Numbers for the metrics, and forgetting what is over."""
+        """Update the outbox metrics and prune the outbox, every few seconds."""
         while True:
             try:
                 await self._outbox.check()
@@ -362,7 +362,7 @@ class Service:
             self._log.error("events_dropped", sink=sink, reason=reason, count=count)
 
     def _log_outbox_warnings(self) -> None:
-        """What happened to the file is said once in the log, and by /readyz until the next start."""
+        """Log each warning of the outbox once; /readyz shows it until the next start."""
         warnings = self._outbox.warnings()
         for warning in warnings:
             if warning not in self._warnings_logged:
@@ -370,7 +370,7 @@ class Service:
         self._warnings_logged = warnings
 
     async def _installation_id(self, notes: Mapping[str, bytes]) -> str:
-        """A name for this installation, made once: MQTT brokers know a client by it."""
+        """The id of this installation, generated once. MQTT client ids contain it."""
         name = notes.get("installation") or secrets.token_hex(6).encode()
         await self._outbox.note(SERVICE, "installation", name)
         return name.decode()
@@ -378,7 +378,9 @@ class Service:
 
 def _warning(name: str, trouble: SinkTrouble) -> str:
     since = f"{trouble.since:%Y-%m-%d %H:%M:%S} UTC"
-    return f"sink {name} is failing since {since}, its events wait: {trouble.reason}: {trouble.detail}: {trouble.fix}"
+    return (
+        f"sink {name} is failing since {since}, its events are kept: {trouble.reason}: {trouble.detail}: {trouble.fix}"
+    )
 
 
 def _needs_restart(running: Settings, wanted: Settings) -> list[str]:
@@ -390,11 +392,11 @@ def _needs_restart(running: Settings, wanted: Settings) -> list[str]:
 
 
 def zone(name: str) -> ZoneInfo | None:
-    """None is this machine's own."""
+    """The timezone of a name; None for `local`, this machine's timezone."""
     return None if name == "local" else ZoneInfo(name)
 
 
 def _log_facts(sink: SinkSettings) -> dict[str, object]:
-    """What a sink will do, for the log."""
+    """What a sink does, for the log."""
     shown = {key: list(value) for key in ("events", "directions", "extensions") if (value := getattr(sink, key))}
     return {"type": sink.type, "numbers": sink.numbers, **shown}

@@ -1,4 +1,4 @@
-"""Named parts that run beside one another, each with its settings: a change touches only the parts it names."""
+"""Runs named tasks, each with its settings. A reload restarts only the tasks whose settings changed."""
 
 import asyncio
 from collections import defaultdict
@@ -11,12 +11,12 @@ Tasks = Collection[asyncio.Task[None]]
 
 
 class TaskSupervisor(Generic[S]):
-    """Runs `run(name, settings)` for each wanted name until it is unwanted, changed, or the supervisor stops.
+    """Runs `run(name, settings)` for each wanted name until it is removed or changed, or the supervisor stops.
 
-    A part runs until it is cancelled, and may then finish what it has begun; one that raises ends the task group,
-    and with it the process. `end(name)` follows the last part of a name that is wanted no longer. Parts of one
-    name never overlap: two would deliver twice, or poll twice.
-    cancel_twice: a part is cancelled again when patience is over, and that means: at once.
+    A task runs until it is cancelled, and may then finish its current work. An exception ends the task group, and so
+    the process. `end(name)` runs after the last task of a removed name. Tasks of one name never overlap: two would
+    poll or deliver twice.
+    cancel_twice: a task that has not ended in time is cancelled again, and must then end at once.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class TaskSupervisor(Generic[S]):
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def outdated(self, wanted: Mapping[str, S]) -> frozenset[str]:
-        """The running parts that these settings change or remove."""
+        """The running tasks that these settings change or remove."""
         return frozenset(name for name, (settings, _) in self._running.items() if wanted.get(name) != settings)
 
     async def apply(self, wanted: Mapping[str, S], *, patience_s: float, restart: Collection[str] = ()) -> None:
-        """Stop what is unwanted, changed or to be started `restart`, then start what is missing.
+        """Stop tasks that are removed, changed or named in `restart`, then start what is missing.
 
-        A part that does not stop within twice the patience is left to do so by itself: its successor starts then.
+        Waits up to twice `patience_s` seconds for a task to end. After that its successor starts once it has ended.
         """
         ending = self._cancel(self.outdated(wanted) | (self._running.keys() & set(restart)))
         ends = [self._task(name, self._end, name) for name in ending if name not in wanted]
@@ -51,7 +51,7 @@ class TaskSupervisor(Generic[S]):
                 self._running[name] = (settings, self._task(name, self._run, name, settings))
 
     async def stop(self, *, patience_s: float) -> None:
-        """Stop all; returns when they have put everything in order."""
+        """Cancel all tasks, and return when they have ended."""
         ending = self._cancel(tuple(self._running)).values()
         await self._await_end(ending, (), patience_s)
         if ending:

@@ -1,13 +1,13 @@
-"""Does a sink keep the contract? A suite for anybody's sink; callcast's own pass it too.
+"""A pytest suite that tests whether a sink fulfils the sink protocol. callcast's own sinks pass it too.
 
     class TestNtfy(SinkContract):
         @asynccontextmanager
         async def remote_side(self):
             async with my_ntfy_server() as server:
-                yield NtfyFarSide(server)
+                yield NtfyRemoteSide(server)
 
-`NtfyFarSide` is a `RemoteSide`: the other end, under the test's control. pytest then asks the sink every question
-of `SinkContract`. Nothing but pytest is needed; every question runs in an event loop of its own.
+`NtfyRemoteSide` is a `RemoteSide`: the remote end, under the test's control. pytest then runs every test of
+`SinkContract`, each in an event loop of its own. Nothing but pytest is needed.
 """
 
 # ruff: noqa: S101, ASYNC110 (a test suite asserts, and waits for what others do)
@@ -46,19 +46,19 @@ from callcast.ports.live_calls import LiveChange
 from callcast.ports.sink import Delivered, Delivery, Rejected, Retry, Sink, SinkContext
 from callcast.sinks import SinkSettings
 
-PATIENCE_S = 30.0  # a right sink never comes near it
-_A_MOMENT_S = 0.05  # long enough to catch a sink that does not wait, and no right sink depends on it
+PATIENCE_S = 30.0  # a correct sink never needs this long
+_A_MOMENT_S = 0.05  # long enough to catch a sink that does not wait; no correct sink depends on it
 _AT = datetime(2021, 1, 19, 23, 58, 57, tzinfo=UTC)
 
 Mode = Literal["accepting", "holding", "refusing", "down"]
 
 
 class RemoteSide(ABC):
-    """The other end of a sink.
+    """The remote end of a sink.
 
-    settings: point at this remote side; `timeout_s` small, say 0.5.
+    settings: of the sink, pointing at this remote side; `timeout_s` should be small, such as 0.5.
     secrets: texts in the settings that must never be shown.
-    can_refuse: false when there is no such thing as a permanent no.
+    can_refuse: false if the remote side cannot reject an event permanently.
     """
 
     settings: SinkSettings
@@ -67,25 +67,27 @@ class RemoteSide(ABC):
 
     @abstractmethod
     async def become(self, mode: Mode, /) -> None:
-        """From now on:
+        """Set the mode.
 
-        accepting: take every event and say so. holding: take events, if that can be, and say nothing; becoming
-        accepting again afterwards, answer what was held. refusing: say no for good. down: not there at all.
+        accepting: accept and acknowledge every event.
+        holding: accept events if possible, but do not respond; respond to them on becoming accepting again.
+        refusing: reject every event permanently.
+        down: unreachable.
         """
 
     @abstractmethod
     def received(self) -> Sequence[str]:
-        """The ids of the events that have come, in order; while holding, none or those that have come too."""
+        """The ids of the received events, in order. Events received while holding may be left out until then."""
 
     async def reached(self) -> None:  # noqa: B027 (not every remote side can tell)
-        """While holding: return when the sink is waiting for the answer, if the remote side can tell."""
+        """While holding: return once the sink waits for the response, if the remote side can tell."""
 
     def open(self, context: SinkContext, /) -> AbstractAsyncContextManager[Sink]:
         return self.settings.open(context)
 
 
 class SinkContract(ABC):
-    """The questions. Derive a class whose name starts with `Test` and say how to make the remote side."""
+    """The tests. Derive a class whose name starts with `Test`, and implement `remote_side`."""
 
     @abstractmethod
     def remote_side(self) -> AbstractAsyncContextManager[RemoteSide]: ...
@@ -123,14 +125,14 @@ class SinkContract(ABC):
             sending = asyncio.create_task(bench.sink.send(delivery()))
             await bench.far.reached()
             await asyncio.wait([sending], timeout=_A_MOMENT_S)
-            assert not sending.done(), "answered before the far side did"
+            assert not sending.done(), "answered before the remote side did"
             await bench.far.become("accepting")
             assert await sending == Delivered()
 
         self._ask(question)
 
     def test_says_retry_when_the_remote_side_is_down_and_delivers_when_it_is_back(self) -> None:
-        """An outage is no rejection and no exception, and the same sink delivers afterwards."""
+        """An outage gives a retry, not a rejection or an exception, and the same sink delivers afterwards."""
 
         async def question(bench: Bench) -> None:
             await bench.far.become("down")
@@ -143,7 +145,7 @@ class SinkContract(ABC):
         self._ask(question)
 
     def test_can_be_opened_while_the_remote_side_is_down(self) -> None:
-        """A remote side that is down at the start is trouble of the remote side, not of the program."""
+        """A sink opens although its remote side is down, and delivers once it is up."""
 
         async def question(bench: Bench) -> None:
             assert isinstance(await bench.sink.send(delivery()), Retry)
@@ -153,7 +155,7 @@ class SinkContract(ABC):
         self._ask(question, mode="down")
 
     def test_says_rejected_on_a_permanent_no(self) -> None:
-        """What can never be right is not tried again."""
+        """A permanent rejection is not retried."""
 
         async def question(bench: Bench) -> None:
             if bench.far.can_refuse:
@@ -189,7 +191,7 @@ class SinkContract(ABC):
         self._ask(question)
 
     def test_can_be_closed_while_the_remote_side_is_silent(self) -> None:
-        """Stopping needs no answer."""
+        """Closing does not wait for a response."""
 
         async def question(bench: Bench) -> None:
             await bench.far.become("holding")
@@ -201,7 +203,7 @@ class SinkContract(ABC):
         self._ask(question)
 
     def test_keeps_secrets_to_itself(self) -> None:
-        """No secret is in a representation, an outcome or a log, whatever goes wrong."""
+        """No secret appears in a representation, an outcome or a log, in any mode."""
         shown: list[str] = []
 
         async def question(bench: Bench) -> None:
@@ -220,7 +222,7 @@ class SinkContract(ABC):
     def _ask(
         self, question: Callable[["Bench"], Coroutine[Any, Any, None]], *, mode: Mode = "accepting"
     ) -> Sequence[str]:
-        """Put one question to a fresh sink, and look whether it leaves anything behind. Returns the secrets."""
+        """Run one test with a new sink, and check that it leaves nothing open. Returns the secrets."""
 
         async def ask() -> Sequence[str]:
             async with asyncio.timeout(PATIENCE_S):
@@ -248,19 +250,19 @@ class Bench:
         self.logged = logged
 
     async def settled(self, wanted: Delivery) -> Delivered | Rejected:
-        """Try until there is nothing more to try."""
+        """Send until the outcome is not `Retry`."""
         while isinstance(outcome := await self.sink.send(wanted), Retry):
             await asyncio.sleep(_A_MOMENT_S)
         return outcome
 
     async def delivered(self, wanted: Delivery) -> None:
-        """Try until it is delivered and has come."""
+        """Send until the event is delivered and received."""
         assert await self.settled(wanted) == Delivered()
         await until(lambda: wanted.event.id in self.far.received())
 
 
 def call(number: int = 0, *, state: State = State.RINGING, source: str = "acme") -> Call:
-    """A call as it may look; another one for each number."""
+    """A sample call; a different one for each number."""
     ended = state is State.ENDED
     return Call(
         source=source,
@@ -285,7 +287,7 @@ def call(number: int = 0, *, state: State = State.RINGING, source: str = "acme")
 
 
 def event(number: int = 0, *, kind: str = "call.ringing", state: State = State.RINGING) -> CallEvent:
-    """An event of a call; its id depends on the number and the type."""
+    """A sample event of a call; its id depends on the number and the type."""
     return CallEvent(
         id=f"evt_{kind.replace('.', '')}{number:08d}",
         type=kind,
@@ -298,7 +300,7 @@ def event(number: int = 0, *, kind: str = "call.ringing", state: State = State.R
 
 
 def delivery(number: int = 0, *, of: Event | None = None, attempt: int = 1) -> Delivery:
-    """An event that is owed, for one attempt."""
+    """A delivery of an event, for one attempt."""
     now = datetime.now(UTC)
     return Delivery(
         sink="tested",
@@ -311,7 +313,7 @@ def delivery(number: int = 0, *, of: Event | None = None, attempt: int = 1) -> D
 
 
 def deliveries() -> Sequence[Delivery]:
-    """One of every shape: live, final, corrected, of a source, and with nothing known but what must be."""
+    """One delivery of each kind: live, final, corrected, of a source, and with only the required fields."""
     ended = event(1, kind="call.ended", state=State.ENDED)
     bare = event(2)
     unknown = replace(bare.call, from_party=None, to_party=None, queue=None, account_id=None)
@@ -328,7 +330,7 @@ def deliveries() -> Sequence[Delivery]:
 
 
 class StaticLiveCalls:
-    """A board on which nothing ever happens."""
+    """Live calls that never change."""
 
     version = 0
 
@@ -361,7 +363,7 @@ class StaticLiveCalls:
 
 
 class RealClock:
-    """Time as it passes."""
+    """The real time."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -377,7 +379,7 @@ class RealClock:
 
 
 def context(logged: list[tuple[str, dict[str, object]]] | None = None) -> SinkContext:
-    """Where a sink under test stands. What it logs is added to `logged`."""
+    """The context of a sink under test. What it logs is added to `logged`."""
     kept = [] if logged is None else logged
     return SinkContext(
         name="tested",
@@ -391,14 +393,14 @@ def context(logged: list[tuple[str, dict[str, object]]] | None = None) -> SinkCo
 
 
 async def until(true: Callable[[], bool]) -> None:
-    """Wait for what must come. `PATIENCE_S` bounds it from outside."""
+    """Wait until a condition holds. The caller limits the time with `PATIENCE_S`."""
     while not true():
         await asyncio.sleep(0.005)
 
 
 @contextmanager
 def _logs() -> Iterator[list[str]]:
-    """Everything that is logged meanwhile, by anybody."""
+    """Collect everything that is logged, by any logger."""
     texts: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: texts.append(handler.format(record))  # type: ignore[method-assign]
@@ -414,13 +416,13 @@ def _logs() -> Iterator[list[str]]:
 
 
 def _belongings() -> set[object]:
-    """What this process holds: threads, and open files and sockets."""
+    """The process's threads, open files and sockets."""
     gc.collect()
     return {*threading.enumerate(), *Path("/dev/fd").iterdir()}
 
 
 def _nothing_left(before: set[object]) -> None:
-    """A thread may still be at its last instruction; anything else that stays is a leak."""
+    """Fail if anything stays open. Waits, because a thread may be about to end."""
     deadline_s = time.monotonic() + PATIENCE_S
     while left := _belongings() - before:
         if time.monotonic() > deadline_s:

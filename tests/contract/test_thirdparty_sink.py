@@ -41,7 +41,7 @@ def ntfy_settings(**values: Any) -> SinkSettings:
     return settings
 
 
-class NtfyFarSide(HttpFarSide):
+class NtfyRemoteSide(HttpFarSide):
     """A web server in the place of ntfy."""
 
     accepts_with = 200
@@ -53,7 +53,7 @@ class NtfyFarSide(HttpFarSide):
 class TestNtfy(SinkContract):
     @asynccontextmanager
     async def remote_side(self) -> AsyncIterator[RemoteSide]:
-        far = NtfyFarSide()
+        far = NtfyRemoteSide()
         far.settings = ntfy_settings(server=f"http://127.0.0.1:{far.port}", topic="my-secret-topic", timeout_s=0.5)
         far.secrets = ("my-secret-topic",)
         yield far

@@ -1,4 +1,4 @@
-"""The AsyncAPI 3 description of what callcast sends: the webhook, and the topics of an MQTT sink (contract 6, 7)."""
+"""The AsyncAPI 3 description of what callcast sends: the webhook, and the topics of an MQTT sink."""
 
 from typing import Any
 
@@ -73,7 +73,7 @@ STATES: dict[str, tuple[str, str, Schema]] = {
 
 
 def asyncapi() -> dict[str, Any]:
-    """The whole document. Whoever receives reads `send` as what comes."""
+    """Return the whole document. `send` is meant from callcast's side: a receiver gets these messages."""
     return {
         "asyncapi": "3.0.0",
         "info": {

@@ -1,6 +1,6 @@
-"""Events and calls as the bytes that consumers see (contract 4), with phone numbers as each sink wants them.
+"""Encodes events and calls as JSON for consumers, with phone numbers redacted as each sink is configured.
 
-An event is valid as a CloudEvents 1.0 structured event. A call is the `data` of its last event.
+An event is a valid CloudEvents 1.0 structured event. A call is encoded as the `data` of its last event.
 """
 
 import hashlib
@@ -22,30 +22,30 @@ DATASCHEMA = "urn:callcast:event:1"
 
 _WITH_PLUS = r"\+\d[\d ()-]{5,}\d"
 _DIGIT = re.compile(r"\d")
-_BARE_DIGITS_MIN = 7  # fewer may be anything
+_BARE_DIGITS_MIN = 7  # fewer digits may be anything
 _PROVIDER_WORDS = ("action", "result", "reason")  # the other fields are ids
 _encode = msgspec.json.Encoder().encode
-_CACHE_MAX = 256  # events: more than all sinks have in hand at a time
+_CACHE_MAX = 256  # events; more than all sinks have in flight at a time
 
 
-@lru_cache(1024)  # all events of a poll tell its time, and all of a call its start
+@lru_cache(1024)  # events of one poll or one call share their times
 def rfc3339(at: datetime) -> str:
-    """UTC with milliseconds and a Z."""
+    """Format a time in UTC with milliseconds and a Z."""
     return at.isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def last4(number: str) -> str:
-    """What may be shown of a number anywhere: its last four characters."""
+    """Reduce a number to its last four characters, which may be shown anywhere."""
     return "***" + "".join(c for c in number if c.isalnum())[-4:]
 
 
 class Wire:
-    """Writes events and calls under one numbers policy.
+    """Encodes events and calls with one policy for phone numbers.
 
-    numbers: full, last4, hash (the same number gives the same `h:` text for this sink and key), drop.
-    With all but full, locations and the outside party's name are null: they identify as well as a number. The own
-    side's name leaves only with full and last4, a queue's name only where it is confirmed. Ids are never altered.
-    The last events are cached as they were written, so sinks that share a `Wire` write each but once.
+    numbers: full, last4, hash (the same number gives the same `h:` text for this sink and key) or drop.
+    Except with full, locations and the external party's name are null, because they identify a caller as well as a
+    number does. The own side's name is included only with full and last4, a queue's name only if it is confirmed. Ids
+    are never changed. The latest encoded events are cached, so that sinks that share a `Wire` encode each only once.
     """
 
     def __init__(self, numbers: Numbers = "full", hash_key: bytes = b"", sink: str = "") -> None:
@@ -133,7 +133,7 @@ class Wire:
         }
 
     def _queue(self, queue: Queue | None) -> dict[str, str] | None:
-        """A name that nothing confirms as a queue's may be half of the caller's."""
+        """An unconfirmed queue name may be part of the caller's name, so it is included only with full numbers."""
         return {"name": queue.name} if queue and (queue.confirmed or self.numbers == "full") else None
 
     def _provider(self, call: Call) -> dict[str, str | None]:
@@ -147,7 +147,7 @@ class Wire:
         return fields
 
     def _redacted(self, text: str, numbers: list[str]) -> str | None:
-        """A provider's word, in which every phone number that is a whole token is treated as the policy says."""
+        """Apply the policy to each phone number in a provider's text that is a whole token."""
         if _DIGIT.search(text) is None:  # nearly always
             return text
         redacted = _any_of(numbers).sub(lambda found: self._number(found[0]) or "", text)
@@ -159,12 +159,12 @@ class Wire:
 
 
 def is_own(call: Call, party: Party) -> bool:
-    """Whether the party is the extension whose part the call is, by its id; in doubt it is outside."""
+    """Whether the party is the call's own extension, by its id; an unknown party counts as external."""
     return party.extension_id is not None and party.extension_id == call.extension_id
 
 
 def _any_of(numbers: list[str]) -> re.Pattern[str]:
-    """Any of these numbers, also as bare digits, where it is a whole token; or any number with a plus."""
+    """Match any of these numbers as a whole token, also as bare digits; or any number with a plus."""
     bare = [digits for number in numbers if len(digits := _digits(number)) >= _BARE_DIGITS_MIN]
     written = {number for number in (*numbers, *bare) if _DIGIT.search(number)}
     longest_first = sorted(written, key=lambda number: (-len(number), number))
@@ -172,7 +172,7 @@ def _any_of(numbers: list[str]) -> re.Pattern[str]:
 
 
 def _token(number: str) -> str:
-    """No letter, digit or underscore goes on where the number begins or ends with one."""
+    """Match a number that is not part of a longer word."""
     before, after = (r"\b" if re.match(r"\w", end) else "" for end in (number[0], number[-1]))
     return before + re.escape(number) + after
 
@@ -197,7 +197,7 @@ def attributes(event: Event) -> dict[str, str]:
 
 
 def ring_seconds(call: Call) -> float | None:
-    """Known when the answer's time is the platform's, or when it is sure that nobody answered."""
+    """Seconds from start to answer or end; None unless the platform gave the answer's time or the call was missed."""
     if call.answered_at is not None:
         return _seconds(call.started_at, call.answered_at) if call.answered_exact else None
     if call.ended_at is None or call.disposition in (Disposition.ANSWERED, Disposition.UNKNOWN):
@@ -206,6 +206,7 @@ def ring_seconds(call: Call) -> float | None:
 
 
 def talk_seconds(call: Call) -> float | None:
+    """Seconds from answer to end; None if either is not known."""
     if call.answered_at is None or call.ended_at is None:
         return None
     return _seconds(call.answered_at, call.ended_at)
@@ -269,7 +270,7 @@ def counts_dict(counts: Counts) -> dict[str, Any]:
 
 
 def describe(event: Event) -> str:
-    """One short line for people: no number, no name."""
+    """One short line for people, without numbers and names."""
     if isinstance(event, CallEvent):
         ended = f" {event.call.disposition}" if event.call.state is State.ENDED else ""
         return f"{event.type} {event.key}{ended}"

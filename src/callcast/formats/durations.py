@@ -1,4 +1,4 @@
-"""A span of time as people say it."""
+"""Formats durations for people."""
 
 _UNITS = ((86_400, "d"), (3600, "h"), (60, "min"))
 

@@ -1,4 +1,4 @@
-"""The JSON Schema of an event, from the words of the model. Says as much of each type as is promised (contract 4)."""
+"""Builds the JSON Schema of events from the types of the model."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ TIME: Schema = {
     "description": "RFC 3339 in UTC with milliseconds",
 }
 TEXT: Schema = {"type": "string"}
-# What is sure of each type, beside what is sure of all.
+# What holds for each type, in addition to what holds for all.
 OF_TYPE: dict[str, Schema] = {
     "call.ringing": {"state": {"const": "ringing"}, "direction": {"const": "inbound"}, "disposition": {"type": "null"}},
     "call.dialing": {
@@ -33,7 +33,7 @@ OF_TYPE: dict[str, Schema] = {
 
 
 def event_schema() -> Schema:
-    """JSON Schema 2020-12 of the CloudEvents structured form. Open: a field may be added at any time."""
+    """Return the JSON Schema 2020-12 of the CloudEvents structured form. Open: fields may be added at any time."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": DATASCHEMA,
@@ -45,7 +45,7 @@ def event_schema() -> Schema:
 
 
 def definitions(refs: str) -> dict[str, Schema]:
-    """By name, referring to one another as `refs` and the name. Only keywords that draft 7 has too."""
+    """Return the definitions by name, with references of the form `refs` + name. Uses only draft 7 keywords."""
 
     def ref(name: str) -> Schema:
         return {"$ref": refs + name}
@@ -59,12 +59,15 @@ def definitions(refs: str) -> dict[str, Schema]:
             location=_or_null(TEXT),
         ),
         "observation": _object(
-            "the two looks around the event",
-            after=_or_null(TIME, "null on a first look"),
+            "the two polls around the event",
+            after=_or_null(TIME, "null at a first poll"),
             before=TIME,
-            exact={"type": "boolean", "description": "the platform gave the time, or it is the time of the look"},
-            evidence=_one_of_more(Evidence, "where it was seen"),
-            first_poll={"type": "boolean", "description": "the call was there before anybody looked"},
+            exact={
+                "type": "boolean",
+                "description": "true if the platform gave the time; false if it is the time of the poll",
+            },
+            evidence=_one_of_more(Evidence, "what showed the event"),
+            first_poll={"type": "boolean", "description": "the call was shown by the first poll of its target"},
         ),
         "provider": _object(
             "the platform's own words, for its support",
@@ -111,10 +114,10 @@ def _call_data(ref: Ref) -> Schema:
 
 def _source_data() -> Schema:
     return _object(
-        "a source, or one of its extensions, has had no good look for too long; has again",
+        "a source, or one of its extensions, had no successful poll for too long, or has recovered",
         source=TEXT,
-        extension_id=_or_null(TEXT, "null when no target of the source has a good look"),
-        reason=_one_of(REASONS, "why looks failed"),
+        extension_id=_or_null(TEXT, "null when the whole source is affected"),
+        reason=_one_of(REASONS, "why polls failed"),
         since=TIME,
     )
 
@@ -143,7 +146,7 @@ def _standard(type_: str, ref: Ref) -> Schema:
 
 
 def _data(type_: str, ref: Ref) -> Schema:
-    """What all have, and what this type says more."""
+    """The schema of `data`: what all events have, and what this type adds."""
     if type_ in OF_TYPE:
         more: Schema = {"type": "object", "properties": OF_TYPE[type_]}
         if type_ == "call.corrected":
@@ -151,13 +154,13 @@ def _data(type_: str, ref: Ref) -> Schema:
             more["required"] = ["corrects"]
         return {"allOf": [ref("callData"), more]}
     if type_ == "source.recovered":
-        blind = _object("in which nothing was seen", after=_or_null(TIME), before=TIME)
+        blind = _object("the time without a successful poll", after=_or_null(TIME), before=TIME)
         return {"allOf": [ref("sourceData"), {"type": "object", "properties": {"blind": blind}}]}
     return ref("sourceData")
 
 
 def _object(description: str, **properties: Schema) -> Schema:
-    """Every property is always there, if only as null."""
+    """An object in which every property is required; it may be null."""
     summary = {"description": description} if description else {}
     return {**summary, "type": "object", "required": list(properties), "properties": properties}
 
@@ -173,7 +176,7 @@ def _one_of(words: Sequence[str] | type[Any], description: str = "") -> Schema:
 
 
 def _one_of_more(words: Sequence[str] | type[Any], description: str = "") -> Schema:
-    """Words may be added to these without a new version: the list is not closed."""
+    """An open list of words: more may be added without a new version."""
     known = [str(word) for word in words]
     summary = f"{description}: " if description else ""
     return {**TEXT, "description": f"{summary}{', '.join(known)}; accept others too", "examples": known}

@@ -1,4 +1,4 @@
-"""Why a webhook's signature is right or wrong, as far as it can be body_id (Standard Webhooks, symmetric)."""
+"""Checks a webhook's signature (Standard Webhooks, symmetric), and explains what is wrong with it."""
 
 import base64
 import binascii
@@ -28,7 +28,7 @@ class SignatureCheck:
 
 
 def key_of(secret: str) -> bytes:
-    """Raises ValueError for what is no `whsec_` and base64 of 24 to 64 bytes."""
+    """Decode a secret: `whsec_` and base64 of 24 to 64 bytes. Raises ValueError for anything else."""
     try:
         key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
     except binascii.Error:
@@ -39,16 +39,16 @@ def key_of(secret: str) -> bytes:
 
 
 class SignatureChecker:
-    """Remembers whether the secrets ever fitted: then a wrong signature speaks of the body."""
+    """Checks requests with the same secrets. After one valid signature, a wrong one means that the body was changed."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
-        """Raises ValueError for a secret that is none."""
+        """Raises ValueError for an invalid secret."""
         self._secrets = secrets
         self._keys = [key_of(secret) for secret in secrets]
         self._matched_before = False
 
     def check(self, headers: Mapping[str, str], body: bytes, now: float) -> SignatureCheck:
-        """headers: names in lower case. now: seconds since 1970."""
+        """Check a request. headers: names in lower case. now: seconds since 1970."""
         missing = [name for name in HEADERS if not headers.get(name)]
         if missing == [HEADERS[2]]:
             if not self._keys:
@@ -109,7 +109,7 @@ def _in_time(age_s: float) -> SignatureCheck:
 
 
 def _rewritten(body: bytes) -> Iterator[tuple[str, bytes]]:
-    """What people and proxies make of a body, undone."""
+    """Undo common changes that programs and proxies make to a body."""
     yield "had no line break at its end", body.rstrip(b"\r\n")
     yield "had a line break at its end", body + b"\n"
     yield "began without a byte order mark", body.removeprefix(b"\xef\xbb\xbf")

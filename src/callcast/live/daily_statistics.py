@@ -1,8 +1,8 @@
-"""What goes on now and what was counted since midnight: for everything, for each source, and for each extension.
+"""Counts of live conversations, and of those since midnight: in total, by source and by extension.
 
-Everything and each source count conversations: a session of an account once, whatever its number of parts. An
-extension counts its parts. A conversation is folded again from all its parts whenever one changes, and what it counted
-as before is taken back. So the order in which parts are learnt, and learning one twice, make no difference.
+The total and the sources count conversations: a session of an account counts once, however many parts it has. An
+extension counts its parts. When a part changes, its conversation is evaluated again from all parts and the difference
+is counted. So neither the order of updates nor a repeated update changes the result.
 """
 
 from collections import Counter
@@ -18,8 +18,8 @@ from callcast.calls.model import UNASSIGNED, Call, Direction, Disposition, State
 from callcast.calls.sessions import Session, session_of
 from callcast.ports.clock import Clock
 
-CONVERSATIONS_MAX = 5_000  # in memory, beside the live ones: a later change of an older one counts as a new one
-RECENT_MAX = 500  # conversations that are over and are counted anew after a restart, because they may change yet
+CONVERSATIONS_MAX = 5_000  # ended ones in memory; a change of an older one is counted as a new conversation
+RECENT_MAX = 500  # recently ended conversations that are counted again after a restart, because they may still change
 RECENT = timedelta(minutes=30)
 
 Scope = tuple[str, str]  # source and extension; "" means all of them
@@ -31,14 +31,18 @@ _Detail = tuple[str, str, str]  # a scope, and in an extension's scope the part
 
 
 class Outcome(Struct, frozen=True, gc=False):
-    """What a conversation counts as. wait_s: from its start to the answer or the end; None: not known."""
+    """What a conversation counts as. wait_s: seconds from its start to the answer or the end; None: not known."""
 
     kind: Literal["answered", "missed", "abandoned"]
     wait_s: float | None
 
 
 class Counts(Struct, frozen=True, array_like=True):
-    """Since midnight. within: answered within the service level's time; late: abandoned after it."""
+    """Counts since midnight.
+
+    timed: answers with a known wait; speed_sum_s: the sum of these waits, in seconds.
+    within: answered within the service level's limit. late: abandoned after it.
+    """
 
     answered: int = 0
     missed: int = 0
@@ -76,7 +80,7 @@ class Counts(Struct, frozen=True, array_like=True):
 
 
 class Now(Struct, frozen=True, kw_only=True):
-    """What goes on in one scope: conversations by state, and those that wait for an answer."""
+    """The live conversations of one scope, by state, and the callers that wait for an answer."""
 
     ringing: int = 0
     dialing: int = 0
@@ -94,7 +98,7 @@ class _Share(Struct, frozen=True, gc=False):
 
 
 class _Tally:
-    """One scope's sums."""
+    """The sums of one scope."""
 
     def __init__(self) -> None:
         self.counts = Counts()
@@ -130,10 +134,11 @@ class _Conversation:
 
 
 class _StoredCounts(Struct, array_like=True):
-    """How the counts lie on disk: without the conversations that are counted anew at the start.
+    """The stored form of the counts, without the conversations that are counted again at start.
 
-    seq: the newest event that is surely in them. recent: source and session of those that are over and counted anew;
-    of the live ones only those that several sources see: where a call is live, its session is known anyway.
+    seq: the newest event that is certainly included.
+    recent: source and session of the ended conversations to count again, and of live ones that several sources see
+    (other live sessions are known from their live calls).
     """
 
     seq: int
@@ -143,7 +148,11 @@ class _StoredCounts(Struct, array_like=True):
 
 
 class DailyStatistics:
-    """`timezone` says when midnight is; None is this machine's own."""
+    """The counts of all scopes.
+
+    timezone: decides when midnight is; None: this machine's timezone.
+    sla_s: the service level's limit, in seconds.
+    """
 
     def __init__(self, clock: Clock, timezone: tzinfo | None, sla_s: float) -> None:
         self._clock = clock
@@ -154,14 +163,14 @@ class DailyStatistics:
         self._conversations: dict[_Key, _Conversation] = {}  # the last changed at the end
         self._over = 0
 
-    # What is fed in.
+    # Updates.
 
     def count(self, calls: Iterable[Call]) -> None:
-        """Take in calls in their newest state."""
+        """Count calls in their newest state."""
         self._reset_at_midnight()
         touched: dict[_Key, set[tuple[str, str]]] = {}
         for call in calls:
-            if not call.sequence:  # no event of it was recorded: history, or it has not settled
+            if not call.sequence:  # without an event: it ended before the first poll, or its record is provisional
                 continue
             key = (call.account_id or call.source, call.session_id)
             parts = self._conversations.setdefault(key, _Conversation()).parts
@@ -175,7 +184,7 @@ class DailyStatistics:
         self._forget_oldest()
 
     def forget_source(self, source: str) -> None:
-        """It is watched no longer."""
+        """Remove a source from the live counts."""
         for key, conversation in list(self._conversations.items()):
             gone = {part for part in conversation.parts if part[0] == source}
             for part in gone:
@@ -185,7 +194,7 @@ class DailyStatistics:
         self._tallies = {scope: tally for scope, tally in self._tallies.items() if scope[0] != source}
 
     def configure(self, timezone: tzinfo | None, sla_s: float) -> None:
-        """Where it is another day already, or still, only what is remembered is counted."""
+        """Set timezone and service level. If this changes the day, only conversations in memory are counted."""
         self._timezone = timezone
         self._reset_at_midnight()
         if sla_s == self._sla_s:
@@ -197,7 +206,7 @@ class DailyStatistics:
                     tally.counts = tally.counts.plus(share.outcome, -1, self._sla_s).plus(share.outcome, +1, sla_s)
         self._sla_s = sla_s
 
-    # What is read.
+    # Reading.
 
     def counts(self, source: str = "", extension_id: str = "") -> Counts:
         self._reset_at_midnight()
@@ -209,13 +218,13 @@ class DailyStatistics:
         return tally.now() if tally else Now()
 
     def extensions(self, source: str) -> list[str]:
-        """Those of which something was counted."""
+        """The extensions of a source with counts since midnight."""
         return [scope[1] for scope, tally in self._tallies.items() if scope[0] == source and scope[1] and tally.counts]
 
-    # Over a restart.
+    # Across a restart.
 
     def dump(self, seq: int) -> bytes:
-        """The counts, for `restore`."""
+        """Encode the counts for `restore`. `seq`: the newest event that is certainly included."""
         self._reset_at_midnight()
         recent = self._recent()
         rest = {scope: tally.counts for scope, tally in self._tallies.items()}
@@ -235,7 +244,7 @@ class DailyStatistics:
         return msgspec.msgpack.encode(_StoredCounts(seq, self._day, counts, sorted(sessions)))
 
     def restore(self, raw: bytes) -> tuple[int, Collection[tuple[str, str]]]:
-        """Take up counts that were stored. Returns their `seq` and the sessions whose calls are to be counted again."""
+        """Load stored counts. Returns their `seq`, and the sessions whose calls must be counted again."""
         try:
             stored = msgspec.msgpack.decode(raw, type=_StoredCounts)
         except msgspec.MsgspecError:
@@ -252,7 +261,7 @@ class DailyStatistics:
     # One conversation.
 
     def _recount(self, key: _Key, changed: Collection[tuple[str, str]]) -> None:
-        """Let it count as what its parts say now; `changed`: those of its parts that are not as they were."""
+        """Evaluate a conversation again. `changed`: its parts that have changed."""
         conversation = self._conversations.pop(key)
         self._over -= bool(conversation.shares) and not conversation.live
         shares = {detail: share for detail, share in conversation.shares.items() if self._is_unchanged(detail, changed)}
@@ -272,7 +281,7 @@ class DailyStatistics:
 
     @staticmethod
     def _is_unchanged(detail: _Detail, changed: Collection[tuple[str, str]]) -> bool:
-        """A share of an extension whose part is as it was; those of sources and of all are made anew."""
+        """True for the share of an unchanged part; shares of sources and of the total are always made again."""
         source, extension_id, call_id = detail
         return bool(extension_id) and (source, call_id) not in changed
 
@@ -301,7 +310,7 @@ class DailyStatistics:
         )
 
     def _outcome(self, session: Session) -> Outcome | None:
-        """None: it counts as nothing, or not today, or not yet."""
+        """What a conversation counts as; None: not counted, not today, or not yet."""
         if session.answered:
             at = session.answered_at or session.started_at
             wait_s = _seconds(session.started_at, at) if session.answer_known else None
@@ -316,7 +325,7 @@ class DailyStatistics:
             return None
         return outcome if self._date(at) == self._day else None
 
-    # All of them.
+    # All conversations.
 
     def _tally(self, scope: Scope) -> _Tally:
         tally = self._tallies.get(scope)
@@ -325,7 +334,7 @@ class DailyStatistics:
         return tally
 
     def _forget_oldest(self) -> None:
-        """What they counted as stays counted."""
+        """Drop the oldest ended conversations; their counts stay."""
         if self._over <= CONVERSATIONS_MAX:
             return
         for key in [key for key, one in self._conversations.items() if not one.live][: CONVERSATIONS_MAX // 10]:
@@ -344,7 +353,7 @@ class DailyStatistics:
         return recent
 
     def _reset_at_midnight(self) -> None:
-        """At midnight everything counts as nothing, but what the platform's clock has put into the new day already."""
+        """Reset the counts at midnight, except for conversations that the platform's clock puts into the new day."""
         today = self._date(self._clock.wall())
         if today == self._day:
             return

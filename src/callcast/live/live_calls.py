@@ -1,7 +1,7 @@
-"""The live board: what is on the phone now, in memory, turned by the poller and read by everybody else.
+"""The live calls, in memory: updated after each recorded change, and read by metrics, page, API and sinks.
 
-A change costs the same with two calls as with two thousand; a reader never makes the poller wait. Everything
-here runs on the event loop's thread.
+The cost of a change does not depend on the number of calls, and readers never block the poller. Everything here runs
+on the event loop's thread.
 """
 
 import asyncio
@@ -31,14 +31,14 @@ from callcast.ports.clock import Clock
 from callcast.ports.live_calls import LiveChange
 from callcast.ports.outbox import Outbox, OutboxUnavailable, Stored
 
-SERVICE = ""  # whose notes are the service's own, not a source's
-COUNTS_NOTE = "counts"  # the outbox's note that keeps the counts over a restart
+SERVICE = ""  # the source name under which the service stores its own notes
+COUNTS_NOTE = "counts"  # the note in the outbox that holds the counts across a restart
 SLA_S = 20.0
 
 _CHANGES_MAX = 1024
-_CHANGED_CALLS_MAX = 2048  # in all turns: a busy account's looks change a hundred calls each
+_CHANGED_CALLS_MAX = 2048  # in all changes together: a poll of a busy account may change a hundred calls
 _STORE_EVERY_S = 10.0  # also the longest time between recording an event and applying it
-_STORE_AGAIN_S = 900.0  # what was recent in the last note is remembered by the outbox for an hour
+_STORE_AGAIN_S = 900.0  # the calls that were recent in the last note stay in the outbox for an hour
 _REPLAY_EVENTS_MAX = 100_000
 _REPLAY_PAGE = 500
 
@@ -46,7 +46,11 @@ CallGroup = tuple[str, State, Direction]
 
 
 class InMemoryLiveCalls:
-    """Implements `core.board.Statistics`. `timezone` says when midnight is; None is this machine's own."""
+    """Implements `ports.live_calls.Statistics`.
+
+    timezone: decides when midnight is; None: this machine's timezone.
+    sla_s: calls answered within this many seconds count for the service level.
+    """
 
     def __init__(self, clock: Clock, timezone: tzinfo | None = None, sla_s: float = SLA_S) -> None:
         self._clock = clock
@@ -60,7 +64,7 @@ class InMemoryLiveCalls:
         self._changed = asyncio.Event()
         self._newest_first: tuple[Call, ...] | None = ()
 
-    # What is fed in.
+    # Updates.
 
     def restore(self, notes: Mapping[str, bytes]) -> None:
         """Start from the counts that an earlier run kept in the service's notes; before every `load`."""
@@ -74,28 +78,28 @@ class InMemoryLiveCalls:
         self._reset()
 
     def watch(self, source: str, extension_ids: Sequence[str] | None, interval_s: float) -> None:
-        """The source looks at each of these (None: at the account as a whole) once in `interval_s`."""
+        """Set the source's watched extensions (None: the whole account) and its poll interval in seconds."""
         self._source(source).watch(extension_ids, interval_s)
         self._publish(())
 
     def signs_in(self, source: str, ahead: int | None) -> None:
-        """How many sign in before this source; None: it does not wait for its place."""
+        """Set how many sources sign in before this one; None: it is not queued to sign in."""
         source_view = self._source(source)
         if source_view.sign_ins_ahead != ahead:
             source_view.sign_ins_ahead = ahead
             self._publish(())
 
     def stored(self, target: Target, taken_at: datetime) -> None:
-        """A poll is on the disk: what is shown of its target is as of then."""
+        """Note that a poll is stored; it decides the target's `as_of`."""
         self._source(target.source).stored[target.extension_id] = taken_at
 
     def polled(self, target: Target, taken_at: datetime) -> None:
-        """A poll was good, whether or not it can be stored."""
+        """Note a successful poll, stored or not."""
         if self._source(target.source).polled(target.extension_id, taken_at):
             self._publish(())
 
     def apply(self, change: ChangeSet) -> None:
-        """Turn to the state that a recorded change gave its calls."""
+        """Apply a recorded change."""
         if not change.calls:
             return
         for call in change.calls:
@@ -104,20 +108,20 @@ class InMemoryLiveCalls:
         self._publish(change.calls)
 
     def unwatch(self, source: str) -> None:
-        """Forget the source: it is watched no longer."""
+        """Remove a source."""
         if self._sources.pop(source, None) is not None:
             self._statistics.forget_source(source)
             self._reset()
 
     def recount(self, calls: Iterable[Call]) -> None:
-        """Count calls of the watched sources that the kept counts may lack."""
+        """Count calls that the stored counts may not include; calls of unknown sources are ignored."""
         self._statistics.count(call for call in calls if call.source in self._sources)
 
     def count_by(self, timezone: tzinfo | None, sla_s: float) -> None:
-        """From now on it is midnight where this says, and answered in time is within `sla_s`."""
+        """Set the timezone that decides midnight, and the service level's limit in seconds."""
         self._statistics.configure(timezone, sla_s)
 
-    # What is read.
+    # Reading.
 
     @property
     def version(self) -> int:
@@ -138,12 +142,12 @@ class InMemoryLiveCalls:
         return tuple(source_view.extensions) if source_view else ()
 
     def active(self, source: str) -> Mapping[CallGroup, int]:
-        """How many calls each extension has in each state and direction; a lane once used stays, with 0."""
+        """The number of calls by extension, state and direction; a combination once used stays, with 0."""
         source_view = self._sources.get(source)
         return source_view.groups if source_view else {}
 
     def staleness_s(self, source: str) -> float:
-        """Age of the oldest poll among the source's targets; of one never seen, since it is watched."""
+        """Age in seconds of the oldest last poll among the source's targets; before the first poll, since watching."""
         source_view = self._sources.get(source)
         return source_view.staleness_s() if source_view else 0.0
 
@@ -162,11 +166,11 @@ class InMemoryLiveCalls:
         return {one: self._counts(source_view, extension_id=one) for one in extensions}
 
     def dump_counts(self, *, seq: int) -> bytes:
-        """The counts since midnight, to be kept; `seq` is the newest event that surely is in them."""
+        """The counts since midnight, to be stored. `seq`: the newest event that they certainly include."""
         return self._statistics.dump(seq)
 
     def uncounted(self) -> tuple[int | None, Collection[tuple[str, str]]]:
-        """From which event on the kept counts may lack something (None: no source is known), and which sessions."""
+        """The event after which the stored counts may be incomplete (None: there is no source), and the sessions."""
         return (self._counted_seq or 0) if self._sources else None, self._recent
 
     def _summary(self, source_view: "_Source") -> Summary:
@@ -218,7 +222,7 @@ class InMemoryLiveCalls:
         self._changed = asyncio.Event()
 
     def _reset(self) -> None:
-        """Too much has changed to tell it call by call."""
+        """Make every reader read all calls again: too much has changed to list."""
         self._publish(())
         self._changes.clear()
         self._changed_calls = 0
@@ -231,13 +235,13 @@ class _Source:
     def __init__(self, name: str, clock: Clock) -> None:
         self.name = name
         self.calls: dict[str, Call] = {}
-        self.extensions: dict[str, None] = {}  # watched, then seen
+        self.extensions: dict[str, None] = {}  # the watched ones, then others that had a call
         self.groups: Counter[CallGroup] = Counter()
         self._clock = clock
         self._watched: dict[str | None, float] = {}  # since when, monotonic
         self.stored: dict[str | None, datetime] = {}  # by target, the newest poll on the disk
         self._polls: dict[str | None, float] = {}  # monotonic
-        self._newest_poll: tuple[datetime, float] | None = None  # of all looks since the start
+        self._newest_poll: tuple[datetime, float] | None = None  # of all polls since the start
         self._overdue_after_s = stale_after_s(0.0)
         self.sign_ins_ahead: int | None = None
 
@@ -261,7 +265,7 @@ class _Source:
         self.extensions = dict.fromkeys((*(extension_ids or ()), *seen))
 
     def polled(self, extension_id: str | None, taken_at: datetime) -> bool:
-        """True when the target's look was overdue, or its first."""
+        """Note a successful poll. Returns true if it was overdue or the first."""
         overdue = self._is_overdue(extension_id)
         self._polls[extension_id] = monotonic = self._clock.monotonic()
         self._newest_poll = (taken_at, monotonic)
@@ -272,7 +276,7 @@ class _Source:
         self._add(call)
 
     def freshness(self) -> dict[str, Any]:
-        """What a summary says of it beside the counts."""
+        """The fields of a summary other than the counts."""
         overdue = self._overdue()
         return {
             "source": self.name,
@@ -290,7 +294,7 @@ class _Source:
     def _add(self, call: Call) -> None:
         if call.extension_id != UNASSIGNED:
             self.extensions.setdefault(call.extension_id)
-        if not (call.live and call.sequence):  # a call that nobody was told of is not shown either
+        if not (call.live and call.sequence):  # a call without an event is not shown
             return
         self.calls[call.call_id] = call
         self._tally(call, +1)
@@ -308,7 +312,7 @@ class _Source:
         return min(self.stored[one] for one in self._watched)
 
     def now(self) -> datetime | None:
-        """This machine's clock may be set wrong; the calls' times are the platform's."""
+        """The platform's time, derived from the newest poll: this machine's clock may be wrong."""
         if self._newest_poll is None:
             return None
         taken_at, monotonic = self._newest_poll
@@ -330,9 +334,9 @@ class _Source:
 
 
 async def catch_up(live_calls: InMemoryLiveCalls, outbox: Outbox) -> None:
-    """Count what may have changed since the counts were last kept. Once, at start, after every `load`.
+    """Count what may have changed since the counts were last stored. Called once, at start, after every `load`.
 
-    Sessions are counted as a whole, by what the outbox remembers of all their calls.
+    Each session is counted as a whole, with all its stored calls. Raises OutboxUnavailable.
     """
     counted, recent = live_calls.uncounted()
     if counted is None:
@@ -344,7 +348,7 @@ async def catch_up(live_calls: InMemoryLiveCalls, outbox: Outbox) -> None:
     while page := await outbox.history(after_seq=after, limit=_REPLAY_PAGE):
         calls = _calls_of(page)
         await _count_again(live_calls, outbox, {(call.source, call.session_id) for call in calls})
-        live_calls.recount(calls)  # those, too, that are remembered no longer
+        live_calls.recount(calls)  # includes calls that have been pruned
         after = page[-1].seq
 
 
@@ -358,7 +362,7 @@ async def _count_again(live_calls: InMemoryLiveCalls, outbox: Outbox, sessions: 
 
 
 def _calls_of(page: Sequence[Stored]) -> Sequence[Call]:
-    """Each in the state that its newest event gave it."""
+    """The calls of these events, each in its newest state."""
     newest: dict[tuple[str, str], Call] = {}
     for stored in page:
         if isinstance(stored.event, CallEvent):
@@ -367,10 +371,10 @@ def _calls_of(page: Sequence[Stored]) -> Sequence[Call]:
 
 
 async def store_counts(live_calls: InMemoryLiveCalls, outbox: Outbox, clock: Clock) -> None:
-    """Note the counts every few seconds in which something happened; until cancelled.
+    """Store the counts every few seconds if they have changed, until cancelled.
 
-    An event is recorded before the board turns, so each note claims only what was recorded one round earlier;
-    `catch_up` counts the rest again, which changes nothing where it was counted already.
+    Events are recorded before they are counted, so each note claims only the events recorded one round earlier.
+    `catch_up` counts the rest again; counting a call twice has no effect.
     """
     seq = noted = -1
     noted_at_s = clock.monotonic()
@@ -383,5 +387,5 @@ async def store_counts(live_calls: InMemoryLiveCalls, outbox: Outbox, clock: Clo
                 noted, noted_at_s = seq, clock.monotonic()
             seq = newest
         except OutboxUnavailable:
-            pass  # whoever records says so; the counts of the next round hold these too
+            pass  # reported by the recorder; the next round stores these counts too
         await clock.sleep(_STORE_EVERY_S)
