@@ -25,7 +25,7 @@ WORDS = {
     r"fleets?": "TaskSupervisor",
     r"deliverers?": "delivery worker (DeliveryWorker)",
     r"debts?": "pending delivery; all of them: backlog",
-    r"is owed|owes|owed": "pending",
+    r"is owed|owes|(?<!sum\()(?<!TO )owed": "pending",
     r"lanes?": "ordering key",
     r"(?<!dead )(?<!dead-)letters?(?= that| of a sink)": "dead letter",
     r"desks?(?!top)": "OutboxAdmin",

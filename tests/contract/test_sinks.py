@@ -9,7 +9,7 @@ import pytest
 from callcast.testing import RemoteSide, SinkContract
 from tests.integration.sinks.brokers import Broker, iotcore, mosquitto
 from tests.integration.sinks.remote_sides import (
-    FifoFarSide,
+    FifoReader,
     MqttFarSide,
     Protocol,
     fifo_remote_side,
@@ -31,7 +31,7 @@ class InAFolder(SinkContract):
 
 
 class TestStdout(InAFolder):
-    def remote_side(self) -> AbstractAsyncContextManager[FifoFarSide]:
+    def remote_side(self) -> AbstractAsyncContextManager[FifoReader]:
         return fifo_remote_side(self.folder)
 
 

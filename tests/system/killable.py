@@ -38,7 +38,7 @@ STEPS: dict[str, tuple[Any, str]] = {
     "done": (sqlite.SqliteOutbox, "done"),
     "again": (sqlite.SqliteOutbox, "again"),
 }
-# Of these what matters is the moment after: written and not committed; committed and nobody told.
+# The process dies right after these: written but not committed; committed but not reported.
 IN_THREAD: dict[str, tuple[Any, str]] = {
     "recording": (deliveries.Deliveries, "record"),
     "settling": (deliveries.Deliveries, "settle"),

@@ -145,8 +145,8 @@ async def kill(folder: Path, kills: int, seed: int, points: Sequence[str] = POIN
                 lambda events=events, wanted=wanted: wanted <= {event["id"] for event in events()},  # type: ignore[misc]
                 f"every event at {name}",
             )
-        # An event can have arrived in a life that was killed before it was settled: it is still owed, and comes again.
-        await until(lambda: pending(folder / "data") == 0, "every debt settled")
+        # An event may have arrived in a process that was killed before it settled it: it is still pending.
+        await until(lambda: pending(folder / "data") == 0, "every pending delivery settled")
         os.kill(service.pid, signal.SIGTERM)
         assert await service.died() == 0
         arrived = {name: events() for name, events in sinks.items()}
@@ -162,7 +162,7 @@ async def _random_life(service: Mortal, calls: EndlessCalls, chance: random.Rand
     polls = calls.polls
     await service.begin("-")
     if chance.random() > 0.125:
-        await until(lambda: calls.polls > polls, "a look")
+        await until(lambda: calls.polls > polls, "a poll")
     await asyncio.sleep(chance.random() * LIFE_MAX_S)
     os.kill(service.pid, signal.SIGKILL)
     assert await service.died() == -signal.SIGKILL
@@ -184,14 +184,14 @@ def check(sink: str, events: Sequence[dict[str, Any]], calls: EndlessCalls, kill
 
 
 def pending(folder: Path) -> int:
-    """What all sinks are owed, read beside the running service."""
+    """The pending deliveries of all sinks, read while the service runs."""
     with closing(sqlite3.connect(f"file:{folder / schema.FILE}?mode=ro", uri=True, timeout=5)) as connection:
-        return int(connection.execute("SELECT sum(owed) FROM sinks").fetchone()[0])
+        return int(connection.execute("SELECT sum(pending) FROM sinks").fetchone()[0])
 
 
 def nothing_pending(folder: Path) -> None:
     connection = schema.connect(folder)
-    assert connection.execute("SELECT sum(owed), sum(dead) FROM sinks").fetchone() == (0, 0)
+    assert connection.execute("SELECT sum(pending), sum(dead) FROM sinks").fetchone() == (0, 0)
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     connection.close()
 

@@ -124,8 +124,8 @@ def true_totals(states: Mapping[str, str], truth: Sequence[Truth], now: datetime
     parts: dict[str, list[Truth]] = {}
     for one in truth:
         parts.setdefault(one.session_id, []).append(one)
-    # A colleague's call has the part of the desk that makes it, an outside caller's has none. While such a caller
-    # waits in a queue and no desk rings, no desk has a part of it either.
+    # A colleague's call has the part of the extension that makes it, an outside caller's has none. While such a caller
+    # waits in a queue and no extension rings, no extension has a part of it either.
     own = {one.session_id for one in truth if one.direction == "outbound"}
     answered = {one.session_id for one in truth if one.answered_at and one.answered_at <= now}
     over = {session for session, theirs in parts.items() if all(one.ended_at <= now for one in theirs)}

@@ -8,7 +8,7 @@ from tests.system.world import until
 __all__ = ["hook", "town"]  # fixtures
 
 
-async def test_an_outbox_that_was_set_aside_is_told_and_takes_nobody_out_of_service(town: Town, hook: Hook) -> None:
+async def test_an_outbox_that_was_set_aside_is_a_warning_only(town: Town, hook: Hook) -> None:
     """Ready with a new file; what became of the old one is in the log once, and in /readyz until the next start."""
     data = town.folder / "data"
     data.mkdir()

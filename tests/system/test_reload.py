@@ -1,4 +1,4 @@
-"""A reload of the real process: only what changed is touched, a wrong file changes nothing, nobody is waited for."""
+"""A reload of the real process: only changed parts restart, and an invalid file or a hanging part delays nothing."""
 
 import asyncio
 import json
@@ -146,7 +146,7 @@ class Town:
         return float(found[1]) if found else float("nan")
 
     def call(self, admin: str = "101") -> None:
-        """Somebody calls a desk, and it rings from now on."""
+        """Start a call that rings an extension."""
         story = self.platform.scenario
         assert isinstance(story, Story)
         call = Call(kind="inbound", extension=admin, number="+15550100299", rings_s=300, ends="missed")
@@ -249,7 +249,7 @@ async def test_what_needs_a_restart_is_refused(town: Town, hook: Hook) -> None:
     assert 'sink_up{sink="new"}' not in (await town.get("/metrics"))[1]
 
 
-async def test_nobody_who_hangs_is_waited_for(town: Town, hook: Hook) -> None:
+async def test_a_hanging_sink_does_not_delay_a_reload(town: Town, hook: Hook) -> None:
     """A webhook that never answers and a broker that froze are changed while every patience is ten minutes."""
     long = FAR_LONGER_THAN_A_TEST_S
     async with Hook().listening() as dead, Hook().listening() as healthy:
@@ -277,7 +277,7 @@ async def test_nobody_who_hangs_is_waited_for(town: Town, hook: Hook) -> None:
                 table("sinks.wall", {"type": "mqtt", "url": url, "timeout_s": 5}),
             )
             assert status == 200
-            await until(lambda: len(healthy.events) == 2, "what both were owed, at the new address")
+            await until(lambda: len(healthy.events) == 2, "the pending deliveries of both, at the new address")
             broker.thaw()
 
 
@@ -463,7 +463,7 @@ async def test_a_source_that_went_while_nothing_ran_ends_its_calls_at_the_start(
 
 
 async def test_a_removed_sink_keeps_its_deliveries_until_its_name_comes_back(town: Town, hook: Hook) -> None:
-    """Its pending deliveries stay visible, nothing new is owed to it, and they are delivered as soon as it is there
+    """Its pending deliveries stay visible, it gets no new ones, and they are delivered as soon as it is there
     again.
     """
     async with Hook().listening() as other:
@@ -481,7 +481,7 @@ async def test_a_removed_sink_keeps_its_deliveries_until_its_name_comes_back(tow
                 await asyncio.sleep(0.1)
         hook.status = 204
         assert (await town.reload(*rest, hook.sink("crm", live_ttl_s=3600)))[0] == 200
-        await until(lambda: len(hook.events) == 1, "what was owed")
+        await until(lambda: len(hook.events) == 1, "the pending delivery")
         assert hook.events[0]["data"]["extension_id"] == DESKS["101"]
 
 

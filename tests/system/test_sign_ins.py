@@ -28,7 +28,7 @@ log_format = "json"
 type = "stdout"
 """
 SOURCE = """
-[sources.desk_{number}]
+[sources.phone_{number}]
 server = "{server}"
 client_id = "{credential.client_id}"
 client_secret = "{credential.client_secret}"

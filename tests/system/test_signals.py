@@ -28,7 +28,7 @@ type = "stdout"
 
 @pytest.fixture
 def held(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    """The outbox's file, of which nobody else may read or write anything until `rollback`."""
+    """An exclusive lock on the outbox file until `rollback`."""
     data = tmp_path / "data"
     data.mkdir()
     with closing(sqlite3.connect(data / "outbox.db", isolation_level=None)) as connection:

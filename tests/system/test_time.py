@@ -22,7 +22,7 @@ def wall(tmp_path: Path) -> WallClock:
 
 
 async def failing(town: Town, hook: Hook, **keys: object) -> tuple[str, ...]:
-    """Both desks ring while the receiver is down, and that is stored. Returns the configuration."""
+    """Ring both extensions while the receiver is down, until that is stored. Returns the configuration."""
     parts = (town.head(), town.source(), hook.sink("crm", **keys))
     hook.status = 500
     await town.start(*parts)

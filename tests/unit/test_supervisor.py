@@ -84,7 +84,7 @@ async def test_the_stubborn_are_told_again(troupe: Troupe) -> None:
         await supervisor.stop(patience_s=BRIEF_S)
 
 
-async def test_nobody_is_waited_for_and_nobody_overlaps(troupe: Troupe) -> None:
+async def test_a_restart_neither_waits_nor_overlaps(troupe: Troupe) -> None:
     """A part that will not go is left behind; its successor begins when it has gone, whatever was wanted between."""
     troupe.deaf = {"a": asyncio.Event()}
     async with asyncio.TaskGroup() as tasks:

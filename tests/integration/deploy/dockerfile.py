@@ -39,7 +39,7 @@ def environment(stage: list[Instruction]) -> dict[str, str]:
 
 
 class Bench:
-    """Runs a stage's COPY and RUN below `root`, as nobody where we are root; copied files stay read-only."""
+    """Runs a stage's COPY and RUN below `root`, unprivileged if run by root; copied files stay read-only."""
 
     def __init__(self, root: Path, places: tuple[str, ...]) -> None:
         self.root = root

@@ -59,7 +59,7 @@ async def test_dead_letters(tmp_path: Path) -> None:
 
 
 async def test_retry_beside_the_service(tmp_path: Path) -> None:
-    """A retried letter is owed again, and a waiting service hears of it: same id, next attempt, new time to live."""
+    """A retried dead letter is pending again and wakes a waiting service: same id, next attempt, new time to live."""
     clock = TurnedClock()
     async with service(tmp_path, clock) as outbox:
         await bury(outbox, "a", "b")
@@ -76,7 +76,7 @@ async def test_retry_beside_the_service(tmp_path: Path) -> None:
         assert await outbox.claim("crm", limit=9) == []
 
 
-async def test_ten_thousand_dead_letters_disturb_nobody(tmp_path: Path) -> None:
+async def test_ten_thousand_dead_letters_do_not_block_the_service(tmp_path: Path) -> None:
     """Ten thousand retried dead letters wait behind every new event, and hold up none of their own calls."""
     async with service(tmp_path) as outbox:
         names = [f"c{n}" for n in range(10_000)]
@@ -96,7 +96,7 @@ async def test_ten_thousand_dead_letters_disturb_nobody(tmp_path: Path) -> None:
 
 
 async def test_drop(tmp_path: Path) -> None:
-    """Dropped dead letters are gone, of one sink, of one event, or all; nothing is owed for them."""
+    """Dead letters can be dropped by sink, by event, or all at once; they do not become pending."""
     async with service(tmp_path) as outbox:
         await bury(outbox, "a", "b", "c")
         with open_admin(tmp_path) as admin:
@@ -109,7 +109,7 @@ async def test_drop(tmp_path: Path) -> None:
 
 
 async def test_replay(tmp_path: Path) -> None:
-    """Recorded events of a time and a type are owed again in order, with their ids; live ones do not expire."""
+    """Recorded events of a period and type become pending again in order, with their ids; live ones do not expire."""
     clock = TurnedClock()
     async with service(tmp_path, clock) as outbox:
         await outbox.record(None, change(event("before")))
@@ -124,7 +124,7 @@ async def test_replay(tmp_path: Path) -> None:
             assert admin.replay(clock.now(), sink="crm", since=since, until=until, type_="call.*") == 3
             assert admin.replay(clock.now(), sink="crm", since=since, until=until, type_="call.*") == 0
             with pytest.raises(KeyError):
-                admin.replay(clock.now(), sink="nobody", since=since, until=until)
+                admin.replay(clock.now(), sink="unknown", since=since, until=until)
         await clock.turn(120)
         minute_ago, long_ago = clock.now() - HOUR / 60, clock.now() - 75 * HOUR
         assert await outbox.expire_overdue("crm", live_before=minute_ago, final_before=long_ago) == Overdue()

@@ -106,7 +106,7 @@ TROUBLES = (delete_all, delete_folder, delete_wal, move_away, put_a_backup, put_
 
 @pytest.mark.parametrize("trouble", TROUBLES)
 async def test_everything_is_written_again(tmp_path: Path, trouble: Callable[[Path], None]) -> None:
-    """Pending deliveries, dead letters, calls, notes and numbers: all there for whoever opens the file next."""
+    """Pending deliveries, dead letters, calls, notes and numbers: the next opening of the file finds all of them."""
     folder = tmp_path / "data"
     async with opened(folder) as outbox:
         await outbox.note("acme", "gaps", b"kept")

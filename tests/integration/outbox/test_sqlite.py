@@ -475,7 +475,7 @@ def _about(step: str, names: tuple[str, ...]) -> bool:
 
 
 def test_killed_at_any_instant(tmp_path: Path) -> None:
-    """kill -9 in the middle of commits: what was recorded is owed or was sent, in order per call, with equal ids."""
+    """kill -9 in the middle of commits: every event is pending or was sent, in order per call, with equal ids."""
     directory, promises = tmp_path / "data", tmp_path / "promises"
     zygote = subprocess.Popen(
         [sys.executable, "-m", "tests.integration.outbox.killed", str(directory), str(promises)],
@@ -528,7 +528,7 @@ async def check_promises(directory: Path, promises: list[str]) -> None:
                 await asyncio.gather(*(outbox.ack([Acked(one, 0)]) for one in deliveries))
             was_sent = {id_ for _, _, id_ in sent[sink]}
             assert left | was_sent >= wanted, "an event is lost"
-            assert not left & done[sink], "an event whose delivery was kept is owed again"
+            assert not left & done[sink], "an acknowledged event is pending again"
             assert was_sent <= wanted
             in_order(sent[sink])
     connection = sqlite3.connect(directory / "outbox.db")

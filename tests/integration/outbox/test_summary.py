@@ -1,4 +1,4 @@
-"""A look at the outbox that leaves everything as it was, beside a running service and without one."""
+"""The summary reads the outbox without changing it, whether or not the service runs."""
 
 import sqlite3
 from pathlib import Path
@@ -30,7 +30,7 @@ async def test_what_is_pending_beside_the_service(tmp_path: Path) -> None:
 
 
 async def test_a_stopped_outbox_is_not_touched(tmp_path: Path) -> None:
-    """Not a file is made or changed: whoever looks may be somebody else than the service's user."""
+    """No file is created or changed, because the command may run as another user than the service."""
     async with service(tmp_path) as outbox:
         await outbox.record(None, change(event("a", "call.ringing", 1)))
     before = files(tmp_path)

@@ -28,7 +28,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(python: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """From a copy in which lies what nobody else should get."""
+    """Built from a copy that contains files which must not be packaged."""
     folder = tmp_path_factory.mktemp("built")
     return build(python, sources(folder / "src", noise=True), folder / "out", SOURCE_DATE_EPOCH="1767225600")
 

@@ -29,7 +29,7 @@ async def opened(path: Path) -> AsyncIterator[SqliteOutbox]:
 
 
 async def fill(path: Path) -> list[str]:
-    """Two sinks owe fifty calls' events each, one letter is dead; gives the owed ids in order."""
+    """Two sinks with pending deliveries of fifty calls each, and one dead letter; returns the pending ids in order."""
     async with opened(path) as outbox:
         await outbox.subscribe({"crm": Filter(), "wall": Filter()})
         await outbox.record(None, change(*(event(name) for name in NAMES)))
@@ -39,7 +39,7 @@ async def fill(path: Path) -> list[str]:
 
 
 async def taken(path: Path, sink: str) -> list[str]:
-    """What is owed, as a delivery worker gets it."""
+    """The pending deliveries, as a delivery worker claims them."""
     async with opened(path) as outbox:
         await outbox.subscribe({"crm": Filter(), "wall": Filter()})
         return [one.event.id for one in await outbox.claim(sink, limit=100)]

@@ -29,7 +29,7 @@ def test_the_version_stands_in_one_place() -> None:
 
 
 def test_whatever_is_imported_is_asked_for() -> None:
-    """No package is there only because another one wants it, and none is asked for that nobody imports."""
+    """Every imported package is a declared dependency, and every declared one is imported."""
     asked = {re.split(r"[^a-z0-9-]", one)[0] for one in PROJECT["project"]["dependencies"]}
     assert {ELSEWHERE.get(name, name.replace("_", "-")) for name in imported()} == asked
 

@@ -1,1 +1,1 @@
-"""Secrets and numbers stay where they belong, and nobody can take more than there is."""
+"""Secrets and phone numbers do not leak, and resources are bounded."""

@@ -22,7 +22,7 @@ def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLo
 
 @pytest.fixture
 async def here() -> AsyncIterator[Room]:
-    async with room(token="s3cret-and-long") as made:  # nobody here brings it
+    async with room(token="s3cret-and-long") as made:
         yield made
 
 
@@ -67,7 +67,7 @@ def request(*lines: str, method: str = "GET", path: str = "/healthz") -> bytes:
     ids=["headers", "a header", "the path", "folded", "two lengths", "a length"],
 )
 async def test_too_much_or_too_odd_is_refused(here: Room, caplog: pytest.LogCaptureFixture, sent: bytes) -> None:
-    """400 for 200 headers, 20 kB in one, and what two programs may read differently; and nobody fills the log so."""
+    """400 for 200 headers, for a header of 20 kB and for ambiguous requests; none of them fills the log."""
     assert b" 200 " in await answer(here, request())
     assert b" 400 " in await answer(here, sent)
     assert caplog.text == ""

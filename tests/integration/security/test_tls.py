@@ -57,7 +57,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 async def test_the_platform_hears_nothing_over_a_weak_connection(
     tmp_path: Path, certificates: Certificates, newest: ssl.TLSVersion, trusted: bool, said: str
 ) -> None:
-    """A good certificate and TLS 1.2 are spoken to; TLS 1.1, or an authority that nobody trusts, get no request."""
+    """A valid certificate and TLS 1.2 are accepted; TLS 1.1 or an untrusted authority get no request."""
     heard: list[str] = []
     environ = {"SSL_CERT_FILE": certificates.ca if trusted else str(tmp_path / "none.pem")}
     async with serving(certificates.server_context(newest=newest), heard) as port:

@@ -194,7 +194,7 @@ class Watcher:
             self._note(message)
 
 
-class FifoFarSide(RemoteSide):
+class FifoReader(RemoteSide):
     """A named pipe: its reader can be absent, can stop reading, and can come back."""
 
     can_refuse = False
@@ -255,8 +255,8 @@ class FifoFarSide(RemoteSide):
 
 
 @asynccontextmanager
-async def fifo_remote_side(folder: Path) -> AsyncIterator[FifoFarSide]:
-    far = FifoFarSide(folder / "lines")
+async def fifo_remote_side(folder: Path) -> AsyncIterator[FifoReader]:
+    far = FifoReader(folder / "lines")
     try:
         yield far
     finally:

@@ -163,7 +163,7 @@ async def test_no_webhook_there(send: bool) -> None:
 
 
 @pytest.mark.parametrize("send", [False, True])
-async def test_a_host_that_nobody_knows(send: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unknown_host(send: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A typing mistake in the host, most of the time."""
 
     def unknown(*_: object, **__: object) -> None:
@@ -281,7 +281,7 @@ LOGINS: list[tuple[Mapping[str, Any], str]] = [
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 async def test_the_login_is_tried(locked: Broker, protocol: str) -> None:
-    """The right password is let in; a wrong one, and none, are told, with the keys to look at."""
+    """The right password is accepted; a wrong one, and none, fail with the keys to check."""
     for login, verdict in LOGINS:
         result = await asked(broker_settings(locked, protocol=protocol, **login))
         assert result.status == verdict, result
@@ -359,7 +359,7 @@ async def test_what_answers_is_no_broker() -> None:
 # Others
 
 
-async def test_stdout_needs_nobody() -> None:
+async def test_stdout_needs_no_connection() -> None:
     """There is nothing to ask, and that is no trouble."""
     assert (await asked(stdout.Settings())).status == "unasked"
 

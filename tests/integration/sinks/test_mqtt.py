@@ -299,7 +299,7 @@ def _drop_connection(sink: Any) -> None:
 
 
 async def test_stale_topics_of_its_own_are_removed(stage: Stage) -> None:
-    """What an earlier life left behind goes on connect; what is on the board and what is not ours stays."""
+    """Stale topics of an earlier run are removed on connect; live calls and topics of others stay."""
     stage.live_calls.turn(in_ringing())
     left = ("callcast/acme/999/calls/s-old", "callcast/acme/999/state", "callcast/gone/summary")
     _publish(stage.broker, *left, "callcast/mine/too/deep/for/us", "elsewhere/acme/999/state")
@@ -317,7 +317,7 @@ async def test_a_thousand_stale_topics_are_removed(stage: Stage) -> None:
     left = {f"callcast/acme/999/calls/s-{number}" for number in range(1500)}
     _publish(stage.broker, *left)
     async with stage.sink():  # not what a watcher sees: a broker may leave out some of so many for a slow one
-        while left & (await asyncio.to_thread(stage.remembered)).keys():  # noqa: ASYNC110 (the broker tells nobody)
+        while left & (await asyncio.to_thread(stage.remembered)).keys():  # noqa: ASYNC110 (the broker does not notify)
             await asyncio.sleep(0.05)
 
 
@@ -588,10 +588,10 @@ async def test_a_broker_that_takes_few_at_a_time_gets_few_at_a_time() -> None:
     assert broker.most_waiting == 2
 
 
-TO = "to callcast/acme/62264425016/events/call.ringing"  # whoever mends the broker's rules wants to know
+TO = "to callcast/acme/62264425016/events/call.ringing"  # needed to fix the broker's access rules
 WORDS: Sequence[tuple[int, Outcome]] = [
     (0x00, Delivered()),
-    (0x10, Delivered()),  # nobody listens
+    (0x10, Delivered()),  # no matching subscribers
     *(
         (code, Retry(word.lower().replace(" ", "_"), f"the broker reports: {word} ({TO})"))
         for code, word in {

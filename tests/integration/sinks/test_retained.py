@@ -1,4 +1,4 @@
-"""What the broker should remember of the board: pure, no broker here."""
+"""The retained topics derived from live calls, without a broker."""
 
 import json
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ class HandBoard:
         ]
 
     async def changed(self, since: int, /) -> LiveChange:
-        raise AssertionError("nobody waits here")
+        raise AssertionError("not used in this test")
 
 
 def made(
@@ -84,7 +84,7 @@ def told(retained: RetainedTopics) -> dict[str, object]:
 
 
 def test_an_empty_live_calls_has_states_and_a_summary() -> None:
-    """Every watched extension is idle, since nobody knows when, and the source has its totals."""
+    """Every watched extension is idle, since an unknown time, and the source has its totals."""
     retained = mirror()
     retained.mirror(HandBoard(), 0)
     assert told(retained) == {
@@ -182,7 +182,7 @@ def test_a_call_seen_only_after_its_end_is_not_shown() -> None:
 
 
 def test_reading_afresh_removes_what_is_gone() -> None:
-    """After a gap the board is read as a whole, and a call that ended in it disappears with its state."""
+    """After a gap all live calls are read, and a call that ended meanwhile disappears with its state."""
     live_calls, retained = HandBoard(), mirror()
     live_calls.live = [made(), made(session="s-2")]
     retained.mirror(live_calls, 0)
@@ -303,7 +303,7 @@ def test_different_parts_have_different_topics(one: str, other: str) -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.sampled_from(list(State)), st.booleans()), max_size=30))
 def test_the_mirror_is_the_same_whether_it_saw_changes_or_the_whole(steps: list[tuple[int, State, bool]]) -> None:
-    """Following change by change ends where a fresh look at the board would, ended calls aside."""
+    """Applying single changes gives the same result as reading all live calls, ended calls aside."""
     live_calls, following = HandBoard(), mirror(tombstone_s=0)
     broker: dict[str, bytes] = {}
     for now_s, (number, state, afresh) in enumerate(steps):

@@ -17,11 +17,11 @@ from callcast.formats.cloudevents import Wire
 from callcast.ports.sink import Delivered, Delivery, Retry
 from callcast.sinks.stdout import Settings, _WholeLines
 from callcast.testing import context, delivery, event, until
-from tests.integration.sinks.remote_sides import FifoFarSide, fifo_remote_side
+from tests.integration.sinks.remote_sides import FifoReader, fifo_remote_side
 
 
 @pytest.fixture
-async def pipe(tmp_path: Path) -> AsyncIterator[FifoFarSide]:
+async def pipe(tmp_path: Path) -> AsyncIterator[FifoReader]:
     async with fifo_remote_side(tmp_path) as far:
         yield far
 
@@ -32,7 +32,7 @@ def long_delivery(number: int = 0, size: int = 100_000) -> Delivery:
     return delivery(number, of=structs.replace(one, call=structs.replace(one.call, from_party=Party(name="x" * size))))
 
 
-async def test_a_line_is_the_event(pipe: FifoFarSide) -> None:
+async def test_a_line_is_the_event(pipe: FifoReader) -> None:
     """One line of JSON that the CloudEvents SDK can read, and nothing else."""
     await pipe.become("accepting")
     async with pipe.open(context()) as sink:
@@ -53,7 +53,7 @@ async def test_a_file_gets_each_line_at_once(tmp_path: Path) -> None:
             assert path.read_bytes() == b"before\n" + Wire().event(event()) + b"\n"
 
 
-async def test_a_line_longer_than_the_pipe_arrives_whole(pipe: FifoFarSide) -> None:
+async def test_a_line_longer_than_the_pipe_arrives_whole(pipe: FifoReader) -> None:
     """Longer lines than a pipe holds pass through it while somebody reads."""
     await pipe.become("accepting")
     async with pipe.open(context()) as sink:
@@ -61,7 +61,7 @@ async def test_a_line_longer_than_the_pipe_arrives_whole(pipe: FifoFarSide) -> N
         await until(lambda: len(pipe.received()) == 1)
 
 
-async def test_a_cancelled_attempt_leaves_nothing_in_a_full_pipe(pipe: FifoFarSide) -> None:
+async def test_a_cancelled_attempt_leaves_nothing_in_a_full_pipe(pipe: FifoReader) -> None:
     """What had not begun when it was cancelled never appears."""
     await pipe.become("holding")
     async with pipe.open(context()) as sink:
@@ -75,7 +75,7 @@ async def test_a_cancelled_attempt_leaves_nothing_in_a_full_pipe(pipe: FifoFarSi
     assert pipe.received() == [event(2).id]
 
 
-async def test_a_line_that_was_begun_is_finished_before_the_next(pipe: FifoFarSide) -> None:
+async def test_a_line_that_was_begun_is_finished_before_the_next(pipe: FifoReader) -> None:
     """Half a line is in the pipe when the time is up; the other half comes before anything else."""
     await pipe.become("holding")
     pipe.fill(leave=4096 * 4)
@@ -87,7 +87,7 @@ async def test_a_line_that_was_begun_is_finished_before_the_next(pipe: FifoFarSi
     assert pipe.received() == [event(1).id, event(2).id]
 
 
-async def test_a_pipe_that_is_read_needs_no_thread(pipe: FifoFarSide, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pipe_that_is_read_needs_no_thread(pipe: FifoReader, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line that fits goes out without a detour; one that does not, and every line to another file, through it."""
     detours: list[bytes] = []
     write = _WholeLines.write
@@ -112,8 +112,8 @@ async def test_a_full_disk_is_trouble_to_be_tried_again() -> None:
     assert outcome.detail == f"standard output: {os.strerror(28)}"
 
 
-async def test_the_loop_is_free_while_nobody_reads(pipe: FifoFarSide) -> None:
-    """A reader that stands still stops nobody else."""
+async def test_the_event_loop_is_free_without_a_reader(pipe: FifoReader) -> None:
+    """A stalled reader blocks nothing else."""
     await pipe.become("holding")
     async with pipe.open(context()) as sink:
         sending = asyncio.create_task(sink.send(delivery()))

@@ -301,7 +301,7 @@ async def test_connections_are_kept(server: Server) -> None:
 
 
 async def test_an_answer_of_allowed_size_keeps_its_connection(server: Server) -> None:
-    """It is read to its end, although nobody wants to know it and it comes in pieces."""
+    """It is read to its end, although it is not used and arrives in pieces."""
 
     async def in_pieces(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-length": str(RESPONSE_BYTES_MAX)})

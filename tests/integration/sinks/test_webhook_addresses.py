@@ -34,7 +34,7 @@ def points(monkeypatch: pytest.MonkeyPatch) -> Points:
 
 @pytest.fixture
 def swallowing() -> Iterator[tuple[str, int]]:
-    """An address that answers no attempt to connect: nobody accepts, and the queue is full."""
+    """An address that does not respond to connections, because its accept queue is full."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.3", free_port()))
         listener.listen(0)

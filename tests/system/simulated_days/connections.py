@@ -18,12 +18,14 @@ from tests.system.simulated_days.sources import House, source
 
 
 class Stage:
-    """`desks` desks; with limits as documented unless others are given."""
+    """An account with so many extensions; with limits as documented unless others are given."""
 
-    def __init__(self, desks: int = 6, calls: Sequence[Call] = (), *, linger_s: float = 120, **platform: Any) -> None:
+    def __init__(
+        self, extensions: int = 6, calls: Sequence[Call] = (), *, linger_s: float = 120, **platform: Any
+    ) -> None:
         self.clock = LoopClock()
         theirs = SimulatedClock(self.clock.now(), monotonic=self.clock.monotonic)
-        script = Script(account=crowd(desks), calls=tuple(calls))
+        script = Script(account=crowd(extensions), calls=tuple(calls))
         self.story: Story = played(script, theirs.now(), listing=Listing(linger_s=linger_s))
         self.platform = Platform(self.story, clock=theirs, **{"limits": Limits(), **platform})
         self.house: House

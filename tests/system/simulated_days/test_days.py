@@ -88,7 +88,7 @@ def test_auto_follows_the_limit_that_the_platform_announces(limit: int) -> None:
 
 def test_none_of_many_delays_another() -> None:
     """One hangs, one fails, one is refused its token, one is in a penalty for ever: all others are on time, and a
-    stranger's 429 is nobody else's silence.
+    one credential's 429 does not pause the others.
     """
     wanted = many()
     troubles = {"source_0": HANGS, "source_7": 503, "source_20": 403}

@@ -23,11 +23,11 @@ from tests.system.simulated_days.simulated_time_loop import run
 TOKEN = "/oauth/token"
 LISTS = "/active-calls"
 INTERVAL_S = 7.5
-FIRST = 400_200_001  # the id of the first desk
+FIRST = 400_200_001  # the id of the first extension
 
 
 def ours(number: int) -> Credential:
-    """The user of one desk, with an app of its own."""
+    """The user of one extension, with an app of its own."""
     return Credential(client_id=f"app-{number}", jwt=f"jwt-{number}", extension_id=str(FIRST + number), admin=False)
 
 
@@ -38,7 +38,7 @@ def oldest(polls: Sequence[Request]) -> timedelta:
 async def fifty() -> None:
     credentials = [ours(number) for number in range(51)]
     async with Stage(51, credentials=credentials).open() as stage, asyncio.TaskGroup() as tasks:
-        every = {f"desk_{n}": stage.source("~", credential=one) for n, one in enumerate(credentials)}
+        every = {f"phone_{n}": stage.source("~", credential=one) for n, one in enumerate(credentials)}
         first = {name: settings for name, settings in every.items() if name != "admin_50"}
         sources = stage.house.sources
         supervisor = TaskSupervisor(tasks, sources.run, sources.end)
@@ -63,7 +63,7 @@ async def fifty() -> None:
 def shown(stage: Stage) -> None:
     """What the metrics say of each source, a minute after the start."""
     for number in (0, 20, 49):
-        name = f"desk_{number}"
+        name = f"phone_{number}"
         assert stage.value("poll_interval_seconds", source=name) == INTERVAL_S
         assert stage.value("rate_limit_limit", source=name, group="heavy") == 10
         assert stage.value("rate_limit_remaining", source=name, group="heavy") in (2, 1)
@@ -71,8 +71,8 @@ def shown(stage: Stage) -> None:
         assert (stage.value("poll_staleness_seconds", source=name) or 0) <= INTERVAL_S + 1
         assert stage.value("polls_failed_total", source=name, reason="timeout") == 0
     for number, reason in ((1, "timeout"), (2, "rate_limited"), (3, "permission")):
-        assert (stage.value("polls_failed_total", source=f"desk_{number}", reason=reason) or 0) >= 1
-        assert (stage.value("poll_staleness_seconds", source=f"desk_{number}") or 0) >= 50
+        assert (stage.value("polls_failed_total", source=f"phone_{number}", reason=reason) or 0) >= 1
+        assert (stage.value("poll_staleness_seconds", source=f"phone_{number}") or 0) >= 50
     penalty = stage.value("rate_limit_penalty_until_timestamp_seconds", source="admin_2", group="heavy") or 0
     assert 25 <= penalty - stage.clock.wall().timestamp() <= 90 + 1
 
@@ -238,7 +238,7 @@ def test_a_list_that_changes_while_its_pages_are_turned(monkeypatch: pytest.Monk
 
 
 async def colleagues() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Six desks with a credential each; every minute a queue rings three of them, and another one of these answers."""
+    """Six extensions with a credential each; every minute a queue rings three of them, and one answers."""
     credentials = [ours(number) for number in range(6)]
     offers = [tuple(f"{1001 + (first + n) % 6}" for n in range(3)) for first in range(6)]
     calls = [
@@ -248,7 +248,7 @@ async def colleagues() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         for n, rung in enumerate(offers)
     ]
     async with Stage(6, calls, credentials=credentials).open() as stage:
-        wanted = {f"desk_{n}": stage.source("~", credential=one) for n, one in enumerate(credentials)}
+        wanted = {f"phone_{n}": stage.source("~", credential=one) for n, one in enumerate(credentials)}
         stage.house.sources.set_ownership(wanted)
         async with stage.house.watching(wanted):
             await stage.clock.sleep(480)

@@ -69,7 +69,7 @@ def test_lines_come_in_order_and_whole(pipe: Pipe) -> None:
     assert writer.dropped == 0
 
 
-def test_a_full_pipe_keeps_nobody_waiting(pipe: Pipe) -> None:
+def test_a_full_pipe_does_not_block_the_caller(pipe: Pipe) -> None:
     """What does not fit is dropped and counted; the first line after it says how many."""
     pipe.fill()
     writer = writer_to(pipe.write_end)

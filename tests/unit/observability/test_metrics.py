@@ -143,7 +143,7 @@ def test_two_services_do_not_mix(comparison: Comparison) -> None:
 
 
 def test_live_calls_are_those_of_the_live_calls(comparison: Comparison) -> None:
-    """`calls_active` has the four pairs for each extension, with the board's numbers at this moment."""
+    """`calls_active` has the four pairs for each extension, with the current numbers of live calls."""
     rings = call()
     comparison.live_calls.apply(ChangeSet(calls=(rings,)))
     labels = {"source": "acme", "extension": "101"}
@@ -285,7 +285,7 @@ def test_deliveries(comparison: Comparison) -> None:
 
 
 async def test_deliveries_grow_older_at_the_scrape(comparison: Comparison) -> None:
-    """What a sink is owed, also one that was removed, and the age of the oldest pending delivery as of now."""
+    """The pending deliveries of each sink, removed ones too, and the current age of the oldest one."""
     pending = SinkStats(sink="crm", pending=3, oldest_recorded_at=NINE, dead=2)
     gone = SinkStats(sink="gone", pending=1, oldest_recorded_at=NINE, dead=0)
     comparison.metrics.outbox_stats(Stats(sinks=(pending, gone), bytes_used=4096))

@@ -1,4 +1,4 @@
-"""What the broker should remember of the board: topic -> message. Nothing here knows a broker."""
+"""The retained topics that the broker should have, with their messages. Does not use a connection."""
 
 import re
 from collections.abc import Iterable
