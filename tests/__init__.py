@@ -1,4 +1,4 @@
-"""What the tests share: where they lie, and where the project lies."""
+"""The tests of callcast, and the paths that they share."""
 
 from pathlib import Path
 

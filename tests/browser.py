@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of the page: skipped on a laptop without one, a failure under CI=true."""
+"""A headless Chromium for tests of the page: without one the test is skipped, or fails under CI=true."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Calls and events as tests need them: short to make, complete in shape."""
+"""Builders for complete calls and events with few arguments."""
 
 from datetime import UTC, datetime
 

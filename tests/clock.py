@@ -1,4 +1,4 @@
-"""A clock that the test turns by hand."""
+"""A clock that the test advances."""
 
 import asyncio
 import heapq
@@ -10,7 +10,7 @@ _QUIET_TURNS = 12  # turns of the loop without work elsewhere until everything i
 
 
 class TurnedClock:
-    """Implements `core.clock.Clock` without ever waiting.
+    """Implements `callcast.ports.clock.Clock` without ever waiting.
 
     by_itself=False: a sleeper sleeps until the test has turned the clock that far (`await clock.turn(30)`).
     by_itself=True: a sleep moves the hands itself and returns; for code in which one task sleeps at a time.
@@ -54,7 +54,7 @@ class TurnedClock:
         await woken
 
     async def turn(self, seconds: float) -> None:
-        """Let this much time pass; each sleeper wakes at its own time, and its doings settle before the next."""
+        """Advance the time. Sleepers wake in order, and all their work is done before the next one wakes."""
         end_s = self._passed_s + seconds
         await self.settle()
         while self._sleepers and self._sleepers[0][0] <= end_s:
@@ -67,7 +67,7 @@ class TurnedClock:
         self._passed_s = end_s
 
     async def settle(self) -> None:
-        """Return when nothing happens any more unless time passes."""
+        """Return when no task can continue without more time."""
         quiet = 0
         while quiet < _QUIET_TURNS:
             await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""A small disk of its own for a test, which can really be full."""
+"""A small disk for one test that can be filled."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ class SmallDisk:
         self._filler = path / "filler"
 
     def fill(self) -> None:
-        """Leave no room at all."""
+        """Fill the disk completely."""
         file = os.open(self._filler, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             while True:
@@ -35,7 +35,7 @@ class SmallDisk:
 
 @contextmanager
 def small_disk(path: Path, *, megabytes: int = 4) -> Iterator[SmallDisk]:
-    """A tmpfs of this size at `path`. Skips where that is not permitted, and fails there with CI=true."""
+    """Mount a tmpfs of this size at `path`. If that is not permitted, the test is skipped, or fails under CI=true."""
     path.mkdir(parents=True, exist_ok=True)
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0755", "callcast-test", str(path)],

@@ -1,4 +1,4 @@
-"""How much the tests that try at random try: little each time, much in `make fuzz`, which sets THOROUGH=1."""
+"""The number of random examples: few in a normal run, many in `make fuzz`, which sets THOROUGH=1."""
 
 import os
 

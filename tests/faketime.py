@@ -1,4 +1,4 @@
-"""A wall clock for a process that the test sets, where libfaketime is installed."""
+"""The wall clock of a process, set by the test with libfaketime."""
 
 import os
 from collections.abc import Mapping
@@ -14,20 +14,20 @@ def library() -> Path | None:
 
 
 class WallClock:
-    """Only what a process takes for the time of day is changed; how much time passes stays right."""
+    """Changes the time of day of a process, but not the speed of its clocks."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "faketime"
         self.set(0)
 
     def set(self, ahead_s: float) -> None:
-        """Ahead of the right time by so much from now on; less than 0: behind."""
+        """Set how far the clock is ahead; a negative value is behind."""
         new = self._file.with_suffix(".new")
         new.write_text(f"{ahead_s:+g}\n")
         new.rename(self._file)
 
     def environ(self, *, every_s: int = 0) -> Mapping[str, str]:
-        """For the process. `every_s`: how often it looks what was set; 0: each time it asks for the time."""
+        """The environment of the process. every_s: how often it reads the setting; 0: at each call."""
         found = library()
         if found is None:
             say = pytest.fail if os.environ.get("CI") == "true" else pytest.skip

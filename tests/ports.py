@@ -1,4 +1,4 @@
-"""Ports for what a test starts, and may stop and start again, on this machine."""
+"""Free TCP ports for servers that a test starts and may restart."""
 
 import os
 import random
@@ -11,7 +11,7 @@ _PORTS = range(15_000, 32_000)
 
 
 def free_port() -> int:
-    """A port on which nothing listens. No other test of this run gets it, in whichever worker process it runs."""
+    """An unused port. No other test of this run gets it, in any worker process."""
     for port in _own:
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("", port))
@@ -20,7 +20,7 @@ def free_port() -> int:
 
 
 def _of_this_worker() -> list[int]:
-    """Each worker process has its share, in an order that pytest-randomly's seed does not repeat."""
+    """The ports of this worker process, in an order that does not depend on pytest-randomly's seed."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     share = list(_PORTS[worker::workers])

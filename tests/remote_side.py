@@ -1,4 +1,4 @@
-"""A remote side whose answers the test writes down: implements `core.upstream.Upstream` on a turned clock."""
+"""An upstream with scripted responses: implements `callcast.ports.upstream.Upstream` on the clock of the test."""
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
@@ -11,7 +11,7 @@ Answer = Sequence[CallObservation] | PollFailed
 
 
 class ScriptedUpstream:
-    """`list_of` gives what a poll of a target shows (or fails with); `log` what the call log holds."""
+    """`list_of` returns or raises the result of a poll; `log` is the call log."""
 
     def __init__(self, clock: TurnedClock, *, spacing_s: float = 1.0) -> None:
         self.clock = clock

@@ -1,4 +1,4 @@
-"""Calls without end: the recorded direct call over and over, each time with ids and times of its own."""
+"""An endless supply of calls: the recorded direct call again and again, each with new ids and times."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -38,7 +38,7 @@ class EndlessCalls:
         return not self.more and not self._steps
 
     def ids(self) -> dict[str, list[str]]:
-        """What must arrive of each call, in order."""
+        """The expected events of each call, in order."""
         return {
             call: [event_id(ACCOUNT_ID, call, type_) for type_ in TYPES]
             for call in (f"{EXTENSION_ID}/s-{number}" for number in range(self.begun))

@@ -1,4 +1,4 @@
-"""The service with a fault of the program put into one of its parts.
+"""The service with a programming error injected into one of its parts.
 
 python -m tests.system.faulty PART run --config CONFIG
 """
@@ -25,7 +25,7 @@ from callcast.web import sse
 
 
 class Injected(Exception):
-    """No error that any part of the program expects."""
+    """An error that no part of callcast handles."""
 
 
 def fails(*_: Any, **__: Any) -> Any:
@@ -38,7 +38,7 @@ async def fails_later(*_: Any, **__: Any) -> Any:
 
 
 async def cancelled_caller(outbox: sqlite.SqliteOutbox, *_: Any, **__: Any) -> None:
-    """An operation whose caller does not wait any longer when it goes wrong."""
+    """An operation that fails after its caller was cancelled."""
     begun, may_fail = threading.Event(), threading.Event()
 
     def operation(_deliveries: Any) -> None:
@@ -54,7 +54,7 @@ async def cancelled_caller(outbox: sqlite.SqliteOutbox, *_: Any, **__: Any) -> N
 
 
 async def in_the_executor(*_: Any, **__: Any) -> None:
-    """A piece of work in a thread, whose caller does not wait any longer when it goes wrong."""
+    """Work in a thread that fails after its caller was cancelled."""
     async with asyncio.TaskGroup() as tasks:
         caller = tasks.create_task(recorder._compared(fails, recorder.COMPARED_ON_LOOP_MAX + 1))
         await asyncio.sleep(0)
@@ -111,7 +111,7 @@ PARTS: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
 
 
 def break_the_log_thread() -> None:
-    """Once: the trace needs it again."""
+    """Fail once only, because logging the traceback uses it too."""
     real = log_writer.LogWriter._put
     left = [2]  # lines before
 

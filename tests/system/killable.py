@@ -1,4 +1,4 @@
-"""The service as a process that starts at once, and dies where it is told to.
+"""The service as a process that starts quickly and is killed at a chosen point.
 
     python -m tests.system.killable CONFIG CONTROL_FD
 

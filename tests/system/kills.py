@@ -1,4 +1,4 @@
-"""kill -9 again and again, at every step between poll and settlement and at random instants; nothing may be lost.
+"""Repeated kill -9, at every step between poll and settlement and at random times; nothing may be lost.
 
     python -m tests.system.kills N [SEED]
 
@@ -36,7 +36,7 @@ LIFE_MAX_S = 0.15  # of a random one, from its first poll on
 
 
 class MoodyReceiver(Receiver):
-    """Refuses now and then, so that there are second attempts, and once more when told to."""
+    """A receiver that sometimes rejects requests, so that there are second attempts."""
 
     def __init__(self, chance: random.Random) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class MoodyReceiver(Receiver):
 
 
 class Mortal:
-    """The service, forked life by life by `tests.system.killable`."""
+    """The service; each run is forked by `tests.system.killable`."""
 
     def __init__(self, config: Path) -> None:
         self.config = config
@@ -91,7 +91,7 @@ class Mortal:
         self.pid = int(await self._control.readline())
 
     async def died(self) -> int:
-        """How it ended: minus the signal, or its exit code."""
+        """The exit code, or the negative signal number."""
         async with asyncio.timeout(20):
             status = int((await self._control.readline()).split()[1])
         self.pid = 0
@@ -111,7 +111,7 @@ async def _reader(descriptor: int) -> asyncio.StreamReader:
 
 
 async def kill(folder: Path, kills: int, seed: int, points: Sequence[str] = POINTS) -> str:
-    """So many kills, every second one at the next of these points, the others at random. Returns what it came to."""
+    """Kill the service so often, alternately at the next of these points and at random. Returns the results."""
     chance, calls, port, began_s = random.Random(seed), EndlessCalls(SENT_AT_ONCE), free_port(), time.perf_counter()
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(Platform(calls).serve())
@@ -158,7 +158,7 @@ async def kill(folder: Path, kills: int, seed: int, points: Sequence[str] = POIN
 
 
 async def _random_life(service: Mortal, calls: EndlessCalls, chance: random.Random) -> None:
-    """Most live for some polls; one in eight dies while it starts."""
+    """How long a run lasts: usually some polls; one in eight is killed during the start."""
     polls = calls.polls
     await service.begin("-")
     if chance.random() > 0.125:
@@ -169,7 +169,7 @@ async def _random_life(service: Mortal, calls: EndlessCalls, chance: random.Rand
 
 
 def check(sink: str, events: Sequence[dict[str, Any]], calls: EndlessCalls, kills: int) -> int:
-    """Every event, equal ids, in order per call. Returns how many came again."""
+    """Check that every event arrived, with equal ids and in order per call. Returns the number of duplicates."""
     wanted = calls.ids()
     seen: dict[str, list[str]] = {call: [] for call in wanted}
     for event in events:
@@ -213,7 +213,7 @@ def _write(folder: Path, port: int, server: str, hook: str, mqtt: int) -> Path:
 
 
 def main(kills: int, seed: int) -> None:
-    """A hundred in each world, so that each hundred is checked, and nothing grows."""
+    """A hundred kills per environment, each checked at its end."""
     for number, done in enumerate(range(0, kills, 100)):
         with tempfile.TemporaryDirectory() as temporary:
             print(asyncio.run(kill(Path(temporary), min(100, kills - done), seed + number)), flush=True)

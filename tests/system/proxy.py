@@ -1,4 +1,4 @@
-"""A road between two programs that a test can close, or let lead nowhere."""
+"""A TCP proxy that a test can close or make unresponsive."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ Way = Literal["open", "closed", "nowhere"]
 
 
 class Gate:
-    """Forwards TCP to a port. closed: connections break and are refused. nowhere: they stand, and nothing passes."""
+    """Forwards TCP to a port. closed: connections are refused. nowhere: connections stay open, but pass no data."""
 
     def __init__(self, to_port: int) -> None:
         self.port = 0
@@ -29,7 +29,7 @@ class Gate:
             self.turn("closed")
 
     def turn(self, way: Way) -> None:
-        """What was on the road when it led nowhere is lost, and with it the connection."""
+        """Data sent while nothing was passed is lost, so its connections are closed."""
         if way != "nowhere" and self._way != way:
             for writer in self._writers:
                 writer.transport.abort()

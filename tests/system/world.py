@@ -1,4 +1,4 @@
-"""Everything around the service, all of it real: the fake platform, a webhook receiver, a broker, the process."""
+"""The environment of system tests: simulated platform, webhook receiver, broker, and the real callcast process."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ WAIT_S = 30.0
 
 
 async def until(true: Callable[[], bool], what: str) -> None:
-    """Wait until something is so; fails with `what` after a time in which it surely should be."""
+    """Wait until a condition holds; fails with `what` after a generous time limit."""
     try:
         async with asyncio.timeout(WAIT_S):
             while not true():  # noqa: ASYNC110 (what is waited for lives in other processes)
@@ -38,7 +38,7 @@ async def until(true: Callable[[], bool], what: str) -> None:
 
 
 class SeedStage:
-    """The recorded answers, of which the test says which one is shown, and at its own time."""
+    """Recorded responses; the test chooses when each one is shown."""
 
     def __init__(self) -> None:
         self.shown = -1
@@ -55,13 +55,13 @@ class SeedStage:
         self.shown = number
 
     async def seen(self, polls: int = 2) -> None:
-        """So many complete polls have begun since: the first of them is surely over."""
+        """Wait for so many new polls, so that the first of them is complete."""
         target = self.polls + polls
         await until(lambda: self.polls >= target, f"{polls} more looks")
 
 
 class Receiver:
-    """A webhook's remote side: verifies each signature with the official package, and keeps what came."""
+    """A webhook receiver that verifies each signature with the official package and records events."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
@@ -92,7 +92,7 @@ class Receiver:
 
 
 class Subscriber:
-    """An MQTT client that keeps events and the retained state, by topic."""
+    """An MQTT client that records events and retained messages by topic."""
 
     def __init__(self, port: int) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
@@ -120,7 +120,7 @@ class Subscriber:
 
 
 class Service:
-    """`callcast run` as a process of its own."""
+    """A `callcast run` process."""
 
     def __init__(self, config: Path, url: str) -> None:
         self.config = config
@@ -155,7 +155,7 @@ class Service:
         ]
 
     async def ready(self) -> None:
-        """Answers /healthz."""
+        """Wait until /healthz responds."""
         async with aiohttp.ClientSession() as session, asyncio.timeout(WAIT_S):
             while True:
                 assert self._process is not None
@@ -168,7 +168,7 @@ class Service:
                     await asyncio.sleep(0.02)
 
     async def kill(self) -> None:
-        """At once, as power loss would."""
+        """Kill the process, as a power failure would."""
         assert self._process is not None
         self._process.kill()
         await self._over()
@@ -197,7 +197,7 @@ class Service:
 
 
 class World:
-    """One service and its surroundings."""
+    """A service with its remote sides."""
 
     def __init__(self, stage: SeedStage, receiver: Receiver, broker: Broker, subscriber: Subscriber) -> None:
         self.stage = stage
@@ -216,7 +216,7 @@ class World:
         return [event["id"] for event in self.service.lines]
 
     async def delivered(self, count: int) -> None:
-        """Each sink has had so many different events."""
+        """Wait until each sink has received so many different events."""
         for name, ids in (("webhook", self.webhook_ids), ("mqtt", self.mqtt_ids), ("stdout", self.stdout_ids)):
             await until(lambda ids=ids: len(set(ids())) >= count, f"{count} events at {name}, only {len(ids())}")  # type: ignore[misc]
 
@@ -253,7 +253,7 @@ type = "stdout"
 
 @asynccontextmanager
 async def seed_world(folder: Path, *, watch: str = "extensions") -> AsyncIterator[World]:
-    """The platform with the seed on a stage, three remote sides, and a configuration for them; nothing runs yet."""
+    """The simulated platform, three remote sides, and a configuration for them; the service is not started."""
     stage, credential, port = SeedStage(), Credential(), free_port()
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(Platform(stage.recording, clock=stage.clock).serve())

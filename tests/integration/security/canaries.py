@@ -1,4 +1,4 @@
-"""A service whose every secret and number is marked, with remote sides that throw back whatever they were sent."""
+"""A service whose secrets and numbers are all marked, with remote sides that echo what they receive."""
 
 import base64
 import json
@@ -42,7 +42,7 @@ STATUSES = (500, 401, 302, 413, 429, 410)
 
 
 class Echo:
-    """A receiver that answers with all that it was sent: headers, address and body; with the status in its path."""
+    """A receiver that echoes headers, address and body, with the status that its path gives."""
 
     def __init__(self) -> None:
         self.answered: set[int] = set()
@@ -123,7 +123,7 @@ headers = {{ X-Key = "Bearer canary-header-token" }}
 """
 
 RAISING = '''
-"""A sink that fails as bad code does: with everything that it holds in the exception."""
+"""A sink that fails with all of its data in the exception."""
 
 from contextlib import asynccontextmanager
 from typing import Literal
@@ -152,7 +152,7 @@ class Raising:
 
 
 def install(folder: Path) -> None:
-    """The raising sink as a package beside the others: what PYTHONPATH leads to."""
+    """Write the raising sink as a package for PYTHONPATH."""
     (folder / "callcast_canary.py").write_text(RAISING)
     metadata = folder / "callcast_canary-1.0.0.dist-info"
     metadata.mkdir()
@@ -162,7 +162,7 @@ def install(folder: Path) -> None:
 
 @dataclass
 class Said:
-    """Everything that came out somewhere, by where."""
+    """All output, by its place."""
 
     texts: dict[str, str] = field(default_factory=dict)
 
@@ -170,7 +170,7 @@ class Said:
         self.texts[where] = self.texts.get(where, "") + text
 
     def leaks(self, platform: Platform) -> list[str]:
-        """What stands where it must not: the place, whose secret, and some text around it."""
+        """Leaked secrets: the place, the name of the secret, and the text around it."""
         marked = {**SECRETS, **tokens(platform)}
         found = []
         looked_for = [(name, form) for name, canary in marked.items() for form in forms(canary)]
@@ -187,7 +187,7 @@ def tokens(platform: Platform) -> dict[str, str]:
 
 
 def forms(canary: str) -> set[str]:
-    """As it is, as base64 (Basic), and as bytes in hex."""
+    """The secret as text, as base64 (Basic), and as hexadecimal bytes."""
     basic = base64.b64encode(f"{CREDENTIAL.client_id}:{canary}".encode()).decode()
     return {canary, basic, base64.b64encode(canary.encode()).decode(), canary.encode().hex()}
 
@@ -212,7 +212,7 @@ class House:
 
 @asynccontextmanager
 async def house(folder: Path, *, broker_port: int, style: str = "json") -> AsyncIterator[House]:
-    """Everything but the service runs; the folder `site` holds the sink that raises."""
+    """Start everything but the service; the folder `site` contains the raising sink."""
     stage, echo, port = SeedStage(), Echo(), free_port()
     site = folder / "site"
     site.mkdir()

@@ -20,7 +20,7 @@ MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sb
 
 
 def need_mosquitto() -> str:
-    """The program's path; without it the test skips on a laptop and fails where CI is set."""
+    """The path of the program. If it is missing, the test is skipped, or fails under CI=true."""
     if MOSQUITTO is None:
         reason = "mosquitto is not installed"
         if os.environ.get("CI"):
@@ -30,7 +30,7 @@ def need_mosquitto() -> str:
 
 
 class Broker:
-    """A broker process on a port of its own, which it keeps over restarts. What it retained is gone then."""
+    """A broker process. It keeps its port over restarts, but loses retained messages."""
 
     def __init__(self, command: list[str], port: int) -> None:
         self.port = port
@@ -46,14 +46,14 @@ class Broker:
             self._wait_until_it_listens()
 
     def stop(self) -> None:
-        """At once, as in a crash."""
+        """Kill the broker, as in a crash."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def freeze(self) -> None:
-        """The connections stay, and nothing is answered."""
+        """Stop the process: connections stay open, but get no response."""
         if self._process is not None:
             self._process.send_signal(signal.SIGSTOP)
             os.waitpid(self._process.pid, os.WUNTRACED)  # its threads run on for a moment
@@ -73,7 +73,7 @@ class Broker:
 
 @contextmanager
 def mosquitto(folder: Path, *settings: str, anonymous: bool = True) -> Iterator[Broker]:
-    """mosquitto with further lines for its configuration."""
+    """mosquitto with additional configuration lines."""
     port = free_port()
     file = folder / "mosquitto.conf"
     lines = [

@@ -1,4 +1,4 @@
-"""A certificate authority for a day, with a server's and a client's certificate."""
+"""A temporary certificate authority with a server and a client certificate."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ class Certificates(Struct, frozen=True):
     client_key: str
 
     def of_another(self) -> "Certificates":
-        """Signed by the same authority, and for another name than the server's."""
+        """A certificate of the same authority for another host name."""
         return Certificates(self.ca, self.client, self.client_key, self.client, self.client_key)
 
     def server_context(self, *, ask_for_client: bool = False, newest: ssl.TLSVersion | None = None) -> ssl.SSLContext:

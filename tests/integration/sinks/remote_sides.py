@@ -1,4 +1,4 @@
-"""The remote sides of the built-in sinks: real ones, under the test's control."""
+"""Real remote sides for the built-in sinks, controlled by the test."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ HEADER_TOKEN = "token-in-a-header"
 
 
 class HttpFarSide(RemoteSide):
-    """A web server that notes what is posted. `answers` are the statuses of its modes."""
+    """A web server that records requests. `answers` holds the response status of each mode."""
 
     accepts_with = 204
     refuses_with = 413
@@ -105,7 +105,7 @@ async def webhook_remote_side() -> AsyncIterator[HttpFarSide]:
 
 
 class MqttFarSide(RemoteSide):
-    """A broker, and a subscriber that notes the ids of the events."""
+    """A broker, and a subscriber that records event ids."""
 
     def __init__(self, broker: Broker, protocol: Protocol) -> None:
         self.broker = broker
@@ -156,7 +156,7 @@ class MqttFarSide(RemoteSide):
 
 
 class Watcher:
-    """A subscriber of the tests. `seen` holds every message, the newest of each topic last."""
+    """A subscriber. `seen` holds every message, the newest of each topic last."""
 
     def __init__(self, port: int, protocol: str, topic: str = "callcast/#", note: object = None) -> None:
         version = MQTTProtocolVersion.MQTTv5 if protocol == "5" else MQTTProtocolVersion.MQTTv311
@@ -195,7 +195,7 @@ class Watcher:
 
 
 class FifoReader(RemoteSide):
-    """A named pipe: its reader can be absent, can stop reading, and can come back."""
+    """A named pipe whose reader can be absent, stop reading, and return."""
 
     can_refuse = False
     settings: stdout.Settings
@@ -217,7 +217,7 @@ class FifoReader(RemoteSide):
         return [json.loads(line)["id"] for line in self.lines()]
 
     def lines(self) -> list[bytes]:
-        """Whole lines, without what only filled the pipe, be it in the middle of one that had to wait."""
+        """The complete lines, without the filler that the test wrote into the pipe."""
         return self._text.replace(b"\0", b"").split(b"\n")[:-1]
 
     async def become(self, mode: Mode, /) -> None:
@@ -235,7 +235,7 @@ class FifoReader(RemoteSide):
             loop.add_reader(self._reader, self._read)
 
     def fill(self, *, leave: int = 0) -> None:
-        """Until not a byte more fits, or only as many as are to be left (whole pages)."""
+        """Fill the pipe, except for some bytes (whole pages)."""
         descriptor = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
         with suppress(BlockingIOError):
             while True:
