@@ -125,13 +125,16 @@ async def test_4_a_dead_receiver(town: Town) -> None:
     await town.start(town.head(), town.source(), DEAD)
     for _ in range(5):  # five attempts make a sink failing
         town.call()
-    fix = "check host and port in url, and that the service there is running there"
+    fix = "check host and port in url, and that the service there is running"
     await told(town, "warnings", "sink crm is failing since", "connection refused", fix)
     line = await logged(town, "sink_failed")
     assert (line["sink"], line["reason"], line["fix"]) == ("crm", "connect", fix)
     told_by_check = await asked(town, "--online")
     assert "failed     sink crm" in told_by_check
-    assert "connection refused\n    fix: check host and port in url, and that the service there is running" in told_by_check
+    assert (
+        "connection refused\n    fix: check host and port in url, and that the service there is running"
+        in told_by_check
+    )
 
 
 async def test_5_a_receiver_with_another_secret(town: Town, hook: Hook) -> None:
