@@ -95,7 +95,7 @@ async def test_the_ended_are_recalled_by_session(outbox: Outbox) -> None:
     await life(outbox, "a")
     await outbox.record(None, change(event("b")))
     assert set((await outbox.known())["acme"].calls) == {"101/b"}
-    assert await outbox.recall("acme", ["a", "nobody"]) == [call("a", state=State.ENDED, sequence=3)]
+    assert await outbox.recall("acme", ["a", "unknown"]) == [call("a", state=State.ENDED, sequence=3)]
     assert await outbox.recall("beta", ["a"]) == []
 
 
@@ -118,7 +118,7 @@ async def test_what_has_not_settled_is_known(outbox: Outbox) -> None:
 
 
 async def test_history_in_order(context: SinkContext, outbox: Outbox) -> None:
-    """Whoever resumes a stream reads the events in the order of their recording, page by page."""
+    """A client that resumes a stream reads the events in the order of their recording, page by page."""
     assert await outbox.last_seq() == 0
     await life(outbox)
     first = await outbox.history(after_seq=0, limit=2)
@@ -169,7 +169,7 @@ async def test_settling_brings_the_next(outbox: Outbox) -> None:
 
 
 async def test_the_same_id_twice_is_nothing(outbox: Outbox) -> None:
-    """An event that is recorded again is not owed again, neither before nor after its delivery."""
+    """An event that is recorded again is not pending again, neither before nor after its delivery."""
     await outbox.record(None, change(event("a")))
     await outbox.record(None, change(event("a"), event("b")))
     assert await pending(outbox) == {"crm": 2}
@@ -218,7 +218,7 @@ async def test_release_counts_nothing(outbox: Outbox) -> None:
 
 
 async def test_a_restart_sends_what_was_in_flight(context: SinkContext) -> None:
-    """What was claimed and not settled is owed after a restart: same id, same attempt; reasons and times stay."""
+    """What was claimed and not settled is pending after a restart: same id, same attempt; reasons and times stay."""
     async with context.open() as outbox:
         await outbox.subscribe({"crm": Filter()})
         await outbox.record(None, change(event("a"), event("b")))
@@ -571,7 +571,7 @@ async def test_wait_for_new_calls_only(context: SinkContext, outbox: Outbox) -> 
 
 
 async def test_a_new_sink_starts_now(outbox: Outbox) -> None:
-    """A sink that is added is owed what is recorded from then on, nothing of before."""
+    """A sink that is added gets what is recorded from then on, nothing of before."""
     await life(outbox, "before")
     await outbox.subscribe({"crm": Filter(), "late": Filter()})
     await outbox.record(None, change(event("after")))
@@ -579,7 +579,7 @@ async def test_a_new_sink_starts_now(outbox: Outbox) -> None:
 
 
 async def test_a_removed_sink_keeps_its_deliveries(context: SinkContext) -> None:
-    """What a removed sink was owed stays and shows; when the name comes back, also after a restart, it resumes."""
+    """The backlog of a removed sink stays and shows; when the name comes back, also after a restart, it resumes."""
     async with context.open() as outbox:
         await outbox.subscribe({"crm": Filter()})
         await outbox.record(None, change(event("a")))
@@ -610,8 +610,8 @@ async def test_a_removed_sink_loses_its_deliveries_in_the_end(context: SinkConte
 async def test_an_unknown_sink_is_pending_nothing(outbox: Outbox) -> None:
     """A name that never was a sink has nothing to claim."""
     await life(outbox)
-    assert await claimed(outbox, "nobody") == []
-    assert await outbox.claim_probe("nobody", after_seq=0) is None
+    assert await claimed(outbox, "unknown") == []
+    assert await outbox.claim_probe("unknown", after_seq=0) is None
 
 
 # Forgetting
@@ -623,10 +623,10 @@ async def settle_all(outbox: Outbox) -> None:
 
 
 async def test_the_settled_go_after_the_retention(context: SinkContext, outbox: Outbox) -> None:
-    """Settled events and the memory of their calls are kept for the retention; what is owed, dead or live stays."""
+    """Settled events and the memory of their calls are kept for the retention; what is pending, dead or live stays."""
     await life(outbox, "settled")
     await settle_all(outbox)
-    await life(outbox, "owed")
+    await life(outbox, "pending")
     (one,) = await outbox.claim("crm", limit=1)
     await outbox.dead_letter(one, reason="413", detail="", took_s=0)
     await outbox.record(None, change(event("live")))
@@ -637,7 +637,7 @@ async def test_the_settled_go_after_the_retention(context: SinkContext, outbox: 
     pruned = await outbox.prune(context.clock.now())
     assert (pruned.events, pruned.calls, pruned.dropped) == (3, 1, {})
     assert await outbox.recall("acme", ["settled"]) == []
-    assert len(await outbox.recall("acme", ["owed"])) == 1
+    assert len(await outbox.recall("acme", ["pending"])) == 1
     assert set((await outbox.known())["acme"].calls) == {"101/live"}
     assert len(await outbox.history(after_seq=0, limit=9)) == 4
 
@@ -655,7 +655,7 @@ async def test_a_call_is_remembered_for_an_hour_whatever_the_retention(context: 
 
 
 async def test_what_settles_late_goes_too(context: SinkContext, outbox: Outbox) -> None:
-    """An event that was owed when its time came goes within the hour after it has been settled."""
+    """An event that was pending when its time came goes within the hour after it has been settled."""
     await life(outbox)
     await context.clock.turn(3600 * 73)
     assert (await outbox.prune(context.clock.now())).events == 0
@@ -689,7 +689,7 @@ async def test_many_are_pruned_in_one_go(context: SinkContext, outbox: Outbox) -
 
 
 async def test_the_cap_takes_the_settled_first(context: SinkContext) -> None:
-    """At the cap settled events go before their retention is over, oldest first, and nothing that is owed."""
+    """At the cap settled events go before their retention is over, oldest first, and nothing that is pending."""
     async with context.open(outbox_max_mb=5) as outbox:
         await outbox.subscribe({"crm": Filter()})
         await outbox.record(None, change(*(event(f"s{n}", "call.ended", 1) for n in range(2000))))

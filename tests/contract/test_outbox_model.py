@@ -26,7 +26,7 @@ SINKS = st.sampled_from(sorted(FILTERS))
 
 @dataclass
 class Pending:
-    """One event that one sink is owed, as the model sees it."""
+    """One pending delivery of one sink, as the model sees it."""
 
     number: int
     call: str

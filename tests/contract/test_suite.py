@@ -14,11 +14,11 @@ from callcast.settings.secret import Secret
 from callcast.sinks import SinkSettings
 from callcast.testing import Mode, RemoteSide, SinkContract
 
-KEY = "the-key-to-the-desk"
+KEY = "the-key-to-the-sink"
 
 
 class Settings(SinkSettings):
-    type: Literal["desk"] = "desk"
+    type: Literal["leaky"] = "leaky"
     key: Secret = Secret(KEY)
 
     def open(self, context: SinkContext, /) -> AbstractAsyncContextManager[Sink]:
@@ -199,7 +199,7 @@ class Gossip(Honest):
 
 
 class Blabbing(Honest):
-    """Tells the key to whoever looks at it."""
+    """Shows the key in its representation."""
 
     def __repr__(self) -> str:
         return f"<sink with {KEY}>"
@@ -254,5 +254,5 @@ def test_who_breaks_a_promise_is_found_out(
 
 
 def test_every_question_finds_somebody_out() -> None:
-    """A question that nobody fails asks nothing."""
+    """A test that every sink passes tests nothing."""
     assert {question for _, question, _ in BROKEN_WORDS} == set(QUESTIONS)

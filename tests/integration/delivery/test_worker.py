@@ -158,7 +158,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 
 
 async def test_what_is_recorded_is_sent_and_settled(bench: Bench) -> None:
-    """An event that is recorded while all is quiet goes out without any time passing, and is owed no longer."""
+    """An event that is recorded while all is quiet goes out without any time passing, and is no longer pending."""
     await bench.start()
     await bench.clock.turn(600)
     await bench.record(event())
@@ -790,7 +790,7 @@ async def test_what_fails_after_the_recovery_is_due_at_once(bench: Bench) -> Non
 
 
 async def test_a_hold_of_the_sink(bench: Bench) -> None:
-    """A hold is for everything the sink is owed, new calls too, and ends when it was said to."""
+    """A hold is for the whole backlog of the sink, new calls too, and ends when it was said to."""
     bench.far.answer = Retry("429", "slow down", after_s=90, holds_sink=True)
     await bench.start()
     await bench.record(event("a", "call.ended", 1))
@@ -929,7 +929,7 @@ async def test_a_sink_says_itself_what_took_too_long(bench: Bench) -> None:
 
 @pytest.mark.parametrize("fault", [ValueError("a fault"), TimeoutError("its own")])
 async def test_a_fault_ends_the_run(bench: Bench, fault: Exception) -> None:
-    """An exception that a sink raises is a fault of the program and comes out of `run`; the event stays owed."""
+    """An exception that a sink raises is a fault of the program and comes out of `run`; the event stays pending."""
 
     async def fall(_: Delivery) -> Outcome:
         raise fault
@@ -967,7 +967,7 @@ async def test_a_stop_lets_the_flying_land(bench: Bench) -> None:
 
 
 async def test_a_stop_has_an_end(bench: Bench) -> None:
-    """After `shutdown_s` what still flies is cancelled and given back: it is owed, and counts no attempt."""
+    """After `shutdown_s` what still flies is cancelled and given back: it is pending, and counts no attempt."""
 
     async def hang(_: Delivery) -> Outcome:
         await asyncio.Event().wait()
@@ -984,7 +984,7 @@ async def test_a_stop_has_an_end(bench: Bench) -> None:
 
 
 async def test_an_impatient_stop_leaves_nothing_in_flight(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told to stop at once while the disk takes nothing: what was taken is owed still, and goes out again later."""
+    """Told to stop at once while the disk takes nothing: what was taken is still pending, and goes out again later."""
     works = bench.outbox.ack
 
     async def ack(_: Sequence[Acked], /) -> None:

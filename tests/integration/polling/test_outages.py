@@ -148,7 +148,7 @@ class Troubles:
 async def test_a_day_with_every_kind_of_trouble(house: House) -> None:
     """Five sinks, four in trouble for twelve hours: the healthy one never waits, the others get all of it, in order.
 
-    Nobody does anything: what is final arrives, what was live expired and was counted, nothing is dead.
+    No person does anything: what is final arrives, what was live expired and was counted, nothing is dead.
     """
     troubles = Troubles(house.clock)
     names = ("healthy", "hangs", "refuses", "one_a_minute", "flaps")

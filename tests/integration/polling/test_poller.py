@@ -242,7 +242,7 @@ async def test_turns_that_lie_close_together_begin_together_and_none_is_missed(b
 @pytest.mark.parametrize(
     ("answers_after_s", "all_sent_in_s"), [(ANSWER_WAIT_S / 5, 3 * ANSWER_WAIT_S), (60.0, 10 * ANSWER_WAIT_S)]
 )
-async def test_of_many_that_are_due_few_are_sent_together_and_the_late_hold_up_nobody(
+async def test_of_many_that_are_due_few_are_sent_together_and_the_late_delay_no_other(
     bench: Bench, answers_after_s: float, all_sent_in_s: float
 ) -> None:
     """Ten times as many as are sent together, whose answers come fast, or not at all."""
@@ -271,7 +271,7 @@ class EarlyClock(TurnedClock):
         await super().sleep(max(0.0, seconds - 0.0005))
 
 
-async def test_the_late_hold_up_nobody_where_timers_are_early(tmp_path: Path) -> None:
+async def test_the_late_delay_no_other_where_timers_are_early(tmp_path: Path) -> None:
     bench = Bench(tmp_path, EarlyClock())
     bench.far.spacing = 0.0
     bench.far.took_s = lambda _: 60.0
@@ -410,7 +410,7 @@ async def test_a_call_that_vanishes_is_looked_up_and_ends_with_what_the_log_says
     assert (ended.call.disposition, ended.observation.evidence) == ("voicemail", "call_log")
 
 
-async def test_a_call_that_nobody_knows_of_any_more_ends_as_unknown_in_time(bench: Bench) -> None:
+async def test_a_call_that_is_no_longer_known_ends_as_unknown_in_time(bench: Bench) -> None:
     """The log is asked with backoff, and given up after vanished_give_up_s, not a backoff later."""
     start = bench.clock.now()
     bench.far.list_of = lambda _: [observation(start)]
@@ -574,7 +574,7 @@ async def test_a_gap_is_put_off_when_the_disk_is_full(bench: Bench, monkeypatch:
 
 
 async def test_a_gap_of_a_target_no_longer_watched_is_dropped(bench: Bench) -> None:
-    """Nobody asked for its calls any more."""
+    """Its calls are no longer polled."""
     start = bench.clock.now()
     async with bench.polling(["101", "102"]):
         await bench.clock.turn(5)
@@ -588,7 +588,7 @@ async def test_a_gap_of_a_target_no_longer_watched_is_dropped(bench: Bench) -> N
 
 
 async def test_a_slow_cycle_asks_the_log_after_any_time_in_which_a_record_can_come_and_go(bench: Bench) -> None:
-    """At 90 s between polls, one missed look is a gap: three intervals are longer than a record is listed."""
+    """At 90 s between polls, one missed poll is a gap: three intervals are longer than a record is listed."""
     start = bench.clock.now()
     async with bench.polling(interval_s=90.0):
         await bench.clock.turn(95)
@@ -662,7 +662,7 @@ async def test_killed_between_the_note_and_the_event_of_a_spell_it_is_told_after
 
 
 async def test_a_commit_under_way_at_the_end_is_told_too(bench: Bench) -> None:
-    """Cancelled while the outbox writes: what is on the disk has also been told to the board."""
+    """Cancelled while the outbox writes: what is on the disk is also in the live calls."""
     start = bench.clock.now()
     async with bench.polling() as outbox:
         await bench.clock.turn(3)
@@ -983,7 +983,7 @@ async def test_a_restart_tells_a_spell_and_a_lingering_end_no_second_time(bench:
     assert bench.types == [*told, "source.recovered"]
 
 
-async def test_a_source_that_is_left_nothing_to_look_at_runs_on_without_a_request(bench: Bench) -> None:
+async def test_a_source_that_is_left_nothing_to_poll_runs_on_without_a_request(bench: Bench) -> None:
     """Every extension is watched by another source: no poll, nothing degraded, and its scheduler is alive."""
     bench.claim = lambda _: False
     async with bench.polling(["1", "2"]):

@@ -67,7 +67,7 @@ async def test_a_large_change_is_told_in_parts_and_recorded_as_one(told: EventHi
 
 
 async def test_others_have_their_turn_between_the_parts(told: EventHistory) -> None:
-    """A page that is served, a sink that answers: nobody waits until all of it is told."""
+    """A page that is served, a sink that answers: no one of them waits until all of it is published."""
     turns: list[int] = []
     told.recorder = ChangeRecorder(told.index, told.outbox, lambda _: turns.append(0))
 
@@ -99,7 +99,7 @@ async def test_what_concerns_all_calls_is_compared_beside_the_loop_too(told: Eve
 
 
 async def test_who_gives_up_waiting_for_a_comparison_leaves_nothing_half_done(told: EventHistory) -> None:
-    """The thread reads what is known: until it is done nobody else changes that, and its result is dropped."""
+    """The thread reads what is known: until it is done no other task changes that, and its result is dropped."""
     begun, may_end = threading.Event(), threading.Event()
     seen = Snapshot(target=ACCOUNT, taken_at=at(0), observations=tuple(calls(COMPARED_ON_LOOP_MAX + 1)))
 
@@ -194,7 +194,7 @@ async def test_what_may_concern_all_calls_waits_for_all(slow: Slow) -> None:
     assert slow.told_of() == ["1/s-1", "1/s-1", "2/s-2"]
 
 
-async def test_who_gives_up_its_turn_holds_up_nobody(slow: Slow) -> None:
+async def test_who_gives_up_its_turn_delays_no_other(slow: Slow) -> None:
     """A look that is cancelled while it waits for its session leaves the session to the next."""
     first = slow.polls("1", ringing("1", "s"))
     second, third = slow.polls("2", ringing("2", "s")), slow.polls("3", ringing("3", "s"))

@@ -128,7 +128,7 @@ class Play:
         return self.pictures[SOURCE]
 
     def turn(self, t: float) -> None:
-        """A restart with another `watch`: what nobody looks at any more ends."""
+        """A restart with another `watch`: calls that are no longer watched end."""
         self.restart()
         self.watch(account_level=not self.account_level)
         if not self.account_level:

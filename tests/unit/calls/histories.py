@@ -67,7 +67,7 @@ class Part:
 
 @dataclass
 class History:
-    """`blind`: nobody looks between these two times. `turned_at`: from then on it is watched the other way.
+    """`blind`: no poll between these two times. `turned_at`: from then on it is watched the other way.
 
     own_sources: each extension is watched by a credential of its own, one after another.
     """
@@ -282,7 +282,7 @@ class Maker:
         return [one, two]
 
     def hidden_first(self, start: float) -> list[Part]:
-        """A part that came and went while nobody looked; the extension has the call again when somebody does.
+        """A part that came and went while it was not polled; the extension has the call again when somebody does.
 
         In between another extension may have had it: transferred, and transferred back.
         """
@@ -563,7 +563,7 @@ class Maker:
         return part
 
     def through_menu(self, start: float) -> list[Part]:
-        """Nobody's at first, then an extension's (account level)."""
+        """Unassigned at first, then an extension's (account level)."""
         session = self.session() | {"telephonySessionId": self.new_id("s-")}
         extension_id = self.random.choice(EXTENSIONS)
         menu = self.record(start, session, "0", **INBOUND)
@@ -573,8 +573,8 @@ class Maker:
         owned = {**menu, "startTime": stamp(wait), "extension": {"id": int(extension_id)}}
         part = self.rung(wait, owned, extension_id)
         steps = [Step(start, (live,), "connected"), Step(part.steps[0].at, (), None)]
-        nobodys = Part("unassigned", True, wait, "transferred", None, {menu["id"]}, live, steps)
-        return [nobodys, part]
+        unassigned = Part("unassigned", True, wait, "transferred", None, {menu["id"]}, live, steps)
+        return [unassigned, part]
 
     # The platform's ways
 

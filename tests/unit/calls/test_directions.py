@@ -1,4 +1,4 @@
-"""A call's direction may change, and whoever follows the call must not lose it by that."""
+"""A call's direction may change, and a sink that follows the call must not lose it."""
 
 from callcast.calls.model import Direction
 from callcast.ports.sink import Filter

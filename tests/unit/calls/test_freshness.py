@@ -101,7 +101,7 @@ def test_a_crash_before_the_state_was_kept_tells_the_same_event_again() -> None:
     assert first == second
 
 
-def test_time_in_which_the_service_did_not_run_degrades_nobody() -> None:
+def test_time_in_which_the_service_did_not_run_degrades_no_source() -> None:
     """An old last poll alone is no fault of the remote side."""
     fresh = Freshness("acme")
     fresh.watch(["1"], {"1": at(-86400)}, 0)
@@ -109,7 +109,7 @@ def test_time_in_which_the_service_did_not_run_degrades_nobody() -> None:
 
 
 def test_a_clock_that_is_put_right_is_no_silence() -> None:
-    """The first answer shows that this machine's clock was an hour slow, or fast: nobody was silent for an hour, and
+    """The first answer shows that this machine's clock was an hour slow, or fast: no source was silent for an hour, and
     silence is still told after its 30 s.
     """
     for skew_s in (-3600, 3600):
@@ -122,7 +122,7 @@ def test_a_clock_that_is_put_right_is_no_silence() -> None:
 
 
 def test_a_target_no_longer_watched_ends_its_spell_silently() -> None:
-    """Its events would speak of something that nobody asked for."""
+    """Its events would speak of something that is not configured."""
     fresh = watching("1", "2")
     fresh.poll_succeeded("1", at(20), 20)
     fresh.check(at(31), 31, 1)

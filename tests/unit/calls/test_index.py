@@ -82,7 +82,7 @@ def test_memory_is_flat() -> None:
     assert vars(watch.index) == vars(known(watch)) | same
 
 
-def test_a_look_at_one_extension_reads_only_its_own_calls() -> None:
+def test_a_poll_at_one_extension_reads_only_its_own_calls() -> None:
     """Two thousand extensions are looked at each second: nothing is scanned as a whole."""
     watch = Watch()
     for n in range(200):

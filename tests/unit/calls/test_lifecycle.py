@@ -214,7 +214,7 @@ def test_a_provisional_record_of_an_earlier_time_is_not_remembered() -> None:
     assert [call.call_id for call in watch.index.session("s-1")] == ["101/s-1"]
 
 
-def test_a_live_record_after_an_end_that_nobody_knows_is_the_next_part() -> None:
+def test_a_live_record_after_an_unknown_end_is_the_next_part() -> None:
     """That it lives now, and started later, is enough; of a final one the end would have to be known."""
     watch = Watch()
     watch.poll(12, ended(end=None))

@@ -11,14 +11,14 @@ from tests.unit.calls.snapshots import ACCOUNT, EXTENSION, Watch, at, ended, obs
 
 RULES = Rules()
 LIVE = observation("connected", record_id="L2", started=50)  # the part that a poll shows
-EARLIER = ended(record_id="L1", started=10, end=30)  # was missed before, while nobody looked
+EARLIER = ended(record_id="L1", started=10, end=30)  # was missed before, while it was not polled
 
 
 def filled(watch: Watch, *log: CallObservation, t: float = 90, after: datetime | None = None) -> list[str]:
     return watch.apply(None, fill_gap(watch.index, watch.target, log, at(t), RULES, after=after or at(-10)))
 
 
-# An earlier part that nobody saw
+# An earlier part that no poll showed
 
 
 def test_an_earlier_offer_found_in_the_call_log_is_a_call_of_its_own() -> None:
@@ -155,11 +155,11 @@ def test_an_answer_that_comes_too_late_is_dropped(waiting: CallObservation | Non
     assert resolve(watch.index, "101/s-1", [ended(end=5)], at(50), RULES) == ChangeSet()
 
 
-# Nobody's
+# Unassigned calls
 
 
-def test_nobodys_call_after_an_extensions_ends_as_itself() -> None:
-    """Voicemail, when the extension was over before: nobody took that over."""
+def test_an_unassigned_call_after_an_extensions_ends_as_itself() -> None:
+    """Voicemail, when the extension was over before: no extension took it over."""
     watch = Watch(ACCOUNT)
     watch.poll(1, observation("connected", extension_id="unassigned"))
     watch.poll(10, observation("connected", record_id="L2", started=5))
@@ -173,7 +173,7 @@ def test_nobodys_call_after_an_extensions_ends_as_itself() -> None:
     assert (watch.last.call.call_id, watch.last.call.disposition) == ("unassigned/s-1~2", Disposition.VOICEMAIL)
 
 
-def test_nobodys_call_ends_as_itself_though_its_start_is_rewritten() -> None:
+def test_an_unassigned_call_ends_as_itself_though_its_start_is_rewritten() -> None:
     """Whose the session was before is no matter at the end."""
     watch = Watch(ACCOUNT)
     over = ended("answered", record_id="L2", started=5, end=15)
@@ -184,7 +184,7 @@ def test_nobodys_call_ends_as_itself_though_its_start_is_rewritten() -> None:
     assert watch.last.call.disposition is Disposition.VOICEMAIL
 
 
-def test_nobodys_call_is_not_taken_over_by_what_was_over_before_it_began() -> None:
+def test_an_unassigned_call_is_not_taken_over_by_what_was_over_before_it_began() -> None:
     """An extension's part learnt from the call log, and the caller is back in the menu."""
     watch = Watch(ACCOUNT)
     watch.poll(60, observation("connected", extension_id="unassigned", record_id="L2", started=50))

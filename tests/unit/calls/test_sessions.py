@@ -46,7 +46,7 @@ def part(extension_id: str = "101", began: float = 0, **facts: Any) -> Call:
 
 
 def test_a_ring_all_that_is_answered() -> None:
-    """One answer, whoever else was rung; the others' ends end nothing."""
+    """One answer, no matter who else was rung; the others' ends end nothing."""
     told = session_of(
         [
             part("101", ended=6, disposition="answered_elsewhere"),

@@ -81,7 +81,7 @@ def test_a_new_leg_may_start_with_the_call(start: float, rung: tuple[Leg, ...]) 
 
 
 def test_first_seen_connected_the_latest_accepted_leg_after_the_start_counts() -> None:
-    """Of a call that nobody saw ring, only a leg that starts after the call can be the answer."""
+    """Of a call that no poll showed ringing, only a leg that starts after the call can be the answer."""
     watch = Watch()
     legs = (leg("Accept", 0, accepted=True), leg("A", 3, accepted=True), leg("B", 5, accepted=True), leg("C", 7))
     watch.poll(9, observation("connected", legs=legs))

@@ -281,7 +281,7 @@ def test_a_call_that_vanishes_tells_nothing_and_may_come_back() -> None:
     assert due_lookups(watch.index, at(99), watch.rules) == []
 
 
-def test_a_look_at_another_target_makes_nothing_vanish() -> None:
+def test_a_poll_at_another_target_makes_nothing_vanish() -> None:
     """Only the list that should hold a call can miss it."""
     watch = Watch()
     watch.poll(1, observation())
@@ -332,7 +332,7 @@ def test_without_a_duration_a_vanished_call_ended_when_it_vanished() -> None:
     assert (watch.last.time, watch.last.observation.exact) == (at(20), False)
 
 
-def test_what_nobody_can_tell_ends_as_unknown() -> None:
+def test_a_call_without_a_final_record_ends_as_unknown() -> None:
     """Given up, a vanished call ends; one that has not vanished cannot be given up."""
     watch = Watch()
     watch.poll(1, observation("connected"))
@@ -368,7 +368,7 @@ def test_a_final_record_of_the_call_log_counts_before_a_provisional_one() -> Non
 
 
 def test_given_up_with_a_word_that_reads_as_if_it_went_on() -> None:
-    """Accepted and no duration: hung up at once, it reads so for ever. It was answered, nobody knows how long."""
+    """Accepted and no duration: hung up at once, it reads so for ever. It was answered, for an unknown time."""
     watch = Watch()
     watch.poll(1, observation())
     watch.poll(20)
@@ -530,7 +530,7 @@ def test_an_ended_record_of_the_session_does_not_keep_a_provisional_one_waiting(
 
 
 def test_a_provisional_record_first_seen_is_remembered_and_not_told() -> None:
-    """Nobody hears of it until it settles; then of its end, or of the call that it was."""
+    """It has no event until it settles; then of its end, or of the call that it was."""
     watch = Watch()
     assert watch.poll(1, stopped(), stopped(session_id="s-2", record_id="L2")) == []
     assert watch.call().sequence == 0
@@ -762,7 +762,7 @@ def test_a_live_record_leads_before_a_provisional_before_a_final_one() -> None:
     assert watch.call().provisional_since == at(4)
 
 
-def test_a_later_record_of_a_part_whose_end_nobody_knows_is_no_next_part() -> None:
+def test_a_later_record_of_a_part_with_an_unknown_end_is_no_next_part() -> None:
     """Without the platform's end it cannot be told from a rewrite."""
     watch = Watch()
     watch.poll(1, observation())
@@ -861,7 +861,7 @@ def test_one_known_only_by_its_final_record_answered_too() -> None:
 
 
 def test_history_is_not_corrected() -> None:
-    """What was over at the first poll stays untold, whoever answered."""
+    """What was over at the first poll has no event, no matter who answered."""
     watch = Watch(ACCOUNT, fresh=True)
     watch.poll(1, ended())
     assert watch.poll(2, ended(), observation("connected", extension_id="102", record_id="L2")) == ["call.answered"]
@@ -886,26 +886,26 @@ def test_corrections_of_one_session_come_in_the_order_of_the_calls_ids() -> None
     assert [event.call.call_id for event in watch.events[-2:]] == ["102/s-1", "103/s-1"]
 
 
-# Nobody's calls
+# Unassigned calls
 
 
-def test_a_call_of_nobody_is_taken_over() -> None:
+def test_an_unassigned_call_is_taken_over() -> None:
     """It ends as transferred when an extension has the session, whether or not its record stays."""
     for stays in (True, False):
         watch = Watch(ACCOUNT)
-        nobodys = observation("connected", extension_id="unassigned")
-        watch.poll(1, nobodys)
+        unassigned = observation("connected", extension_id="unassigned")
+        watch.poll(1, unassigned)
         mine = observation("ringing", record_id="L2", started=5)
-        told = watch.poll(6, mine, *([nobodys] if stays else []))
+        told = watch.poll(6, mine, *([unassigned] if stays else []))
         assert sorted(told) == ["call.ended", "call.ringing"]
         over = next(event for event in watch.events if event.type == "call.ended")
         assert (over.call.call_id, over.call.ended_at) == ("unassigned/s-1", at(6))
         assert over.call.disposition is Disposition.TRANSFERRED
-        assert watch.poll(7, mine, *([nobodys] if stays else [])) == []
+        assert watch.poll(7, mine, *([unassigned] if stays else [])) == []
         assert watch.poll(8, mine, ended("answered", extension_id="unassigned")) == []
 
 
-def test_a_call_of_nobody_that_vanished_ended_then() -> None:
+def test_an_unassigned_call_that_vanished_ended_then() -> None:
     """An extension that appears later takes over what was over for us before."""
     watch = Watch(ACCOUNT)
     watch.poll(1, observation("connected", extension_id="unassigned"))
@@ -915,16 +915,16 @@ def test_a_call_of_nobody_that_vanished_ended_then() -> None:
     assert (over.time, over.call.disposition) == (at(6), Disposition.TRANSFERRED)
 
 
-def test_a_call_of_nobody_that_nobody_was_told_of_is_taken_over_silently() -> None:
+def test_an_unassigned_call_without_an_event_is_taken_over_silently() -> None:
     """What was provisional all along was never told, so neither is its end."""
     watch = Watch(ACCOUNT)
-    nobodys = stopped(extension_id="unassigned")
-    watch.poll(1, nobodys)
-    assert watch.poll(2, nobodys, observation(record_id="L2", started=1)) == ["call.ringing"]
+    unassigned = stopped(extension_id="unassigned")
+    watch.poll(1, unassigned)
+    assert watch.poll(2, unassigned, observation(record_id="L2", started=1)) == ["call.ringing"]
     assert watch.call("unassigned/s-1").disposition is Disposition.TRANSFERRED
 
 
-def test_a_call_of_nobody_that_is_over_is_not_taken_over() -> None:
+def test_an_unassigned_call_that_is_over_is_not_taken_over() -> None:
     """It ended as itself, and an extension that has the session later is no correction."""
     watch = Watch(ACCOUNT)
     over = ended("abandoned", extension_id="unassigned")
@@ -933,8 +933,8 @@ def test_a_call_of_nobody_that_is_over_is_not_taken_over() -> None:
     assert watch.call("unassigned/s-1").disposition is Disposition.ABANDONED
 
 
-def test_nobodys_next_part_beside_an_extension_is_not_told() -> None:
-    """Nor later: a session that an extension has is not nobody's, whatever was nobody's before."""
+def test_an_unassigned_next_part_beside_an_extension_is_not_told() -> None:
+    """Nor later: a session that an extension has does not become unassigned again."""
     watch = Watch(ACCOUNT)
     over = ended("abandoned", extension_id="unassigned")
     watch.poll(1, over)
@@ -945,7 +945,7 @@ def test_nobodys_next_part_beside_an_extension_is_not_told() -> None:
     assert watch.poll(22, over, again, mine) == []
 
 
-def test_nobodys_talking_is_no_answer_of_an_extension() -> None:
+def test_an_unassigned_connected_part_is_no_answer_of_an_extension() -> None:
     """A menu that talked to the caller does not make a missed call answered elsewhere."""
     watch = Watch(ACCOUNT)
     watch.poll(1, observation("connected", extension_id="unassigned"))
@@ -953,7 +953,7 @@ def test_nobodys_talking_is_no_answer_of_an_extension() -> None:
     assert watch.call().disposition is Disposition.MISSED
 
 
-def test_a_call_of_nobody_that_ends_when_an_extension_appears_is_transferred() -> None:
+def test_an_unassigned_call_that_ends_when_an_extension_appears_is_transferred() -> None:
     """The record's own end gives the time, the takeover the disposition."""
     watch = Watch(ACCOUNT)
     watch.poll(1, observation("connected", extension_id="unassigned"))
@@ -963,8 +963,8 @@ def test_a_call_of_nobody_that_ends_when_an_extension_appears_is_transferred() -
     assert over.time == at(10)
 
 
-def test_nobodys_call_beside_an_extensions_is_not_told() -> None:
-    """A session that an extension has is not nobody's."""
+def test_an_unassigned_call_beside_an_extensions_is_not_told() -> None:
+    """A session that an extension has is not unassigned."""
     watch = Watch(ACCOUNT)
     assert watch.poll(1, observation(extension_id="unassigned", record_id="L2"), observation()) == ["call.ringing"]
     assert watch.poll(2, ended(), observation(extension_id="unassigned", record_id="L3")) == ["call.ended"]
@@ -972,7 +972,7 @@ def test_nobodys_call_beside_an_extensions_is_not_told() -> None:
     assert watch.poll(4, observation(extension_id="unassigned", session_id="s-2", record_id="L5")) == []
 
 
-def test_nobodys_next_part_is_not_a_takeover() -> None:
+def test_an_unassigned_next_part_is_not_a_takeover() -> None:
     """Only an extension takes over."""
     watch = Watch(ACCOUNT)
     watch.poll(1, ended("abandoned", extension_id="unassigned"))
@@ -983,7 +983,7 @@ def test_nobodys_next_part_is_not_a_takeover() -> None:
     assert watch.last.call.disposition is Disposition.ANSWERED
 
 
-def test_a_call_of_nobody_may_end_as_its_own() -> None:
+def test_an_unassigned_call_may_end_as_its_own() -> None:
     """The caller hung up in the menu."""
     watch = Watch(ACCOUNT)
     watch.poll(1, observation(extension_id="unassigned"))
@@ -992,7 +992,7 @@ def test_a_call_of_nobody_may_end_as_its_own() -> None:
 
 
 def test_the_call_log_may_tell_whose_a_vanished_call_became() -> None:
-    """An extension's final record of the session ends nobody's call as transferred, and is told itself."""
+    """An extension's final record of the session ends the unassigned call as transferred, and is told itself."""
     watch = Watch(ACCOUNT)
     watch.poll(1, observation("connected", extension_id="unassigned"))
     watch.poll(20)
@@ -1048,7 +1048,7 @@ def test_calls_of_an_extension_that_is_no_longer_watched_end_as_unknown() -> Non
         stopped(session_id="s-2", record_id="L3"),
     )
     assert watch.apply(None, unwatch(watch.index, {"101"}, at(5))) == ["call.ended"]
-    assert watch.last.call.call_id == "101/s-1", "a provisional one that nobody was told of is not told now"
+    assert watch.last.call.call_id == "101/s-1", "a provisional call without an event gets none now"
     assert watch.last.call.disposition is Disposition.UNKNOWN
     assert watch.last.observation.evidence is Evidence.UNWATCHED
     assert (watch.last.time, watch.last.observation.exact) == (at(5), False)
@@ -1077,7 +1077,7 @@ def test_what_the_platform_refuses_to_show_ends_as_unknown_once(
 
 
 def test_a_refused_call_that_had_vanished_or_not_settled_ends_by_what_is_known_of_it() -> None:
-    """When it left the list, or as its record read; of what nobody was told nothing is told."""
+    """When it left the list, or as its record read; a call without an event gets none."""
     watch = Watch()
     watch.poll(5, observation("connected"))
     watch.poll(8)

@@ -196,7 +196,7 @@ def test_what_a_record_says_of_a_part_that_another_record_shows_is_not_that_part
 
 
 def test_a_part_that_is_over_is_not_corrected_by_a_record_that_does_not_name_it() -> None:
-    """Its phone was busy; the call went on to another, and in the end nobody is named."""
+    """Its phone was busy; the call went on to another, and in the end no extension is named."""
     watch = watching()
     poll(watch, 1, record("In Progress", phone(102), phone(103)))
     poll(watch, 3, record("In Progress", phone(102, result="Busy", duration=2), phone(103)))

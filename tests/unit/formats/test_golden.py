@@ -178,7 +178,7 @@ def test_the_queue_call_of_the_seed() -> None:
 
 
 def test_a_queue_call_in_progress_is_closed_once_for_each_phone() -> None:
-    """Whoever answered, answered; nobody missed it."""
+    """An extension that answered has answered; the others did not miss the call."""
     dispositions = [event.call.disposition for event in queue_midcall()]  # type: ignore[union-attr]
     assert "missed" not in dispositions
     assert len(dispositions) == 18, "seventeen that rang, and one that took it"

@@ -91,7 +91,7 @@ def live_calls(clock: TurnedClock) -> InMemoryLiveCalls:
 
 
 def test_a_call_comes_changes_and_goes(live_calls: InMemoryLiveCalls) -> None:
-    """The board holds a call in its newest state, from its first event until its end."""
+    """The live calls hold a call in its newest state, from its first event until its end."""
     rings = call()
     put(live_calls, rings)
     assert live_calls.calls() == (rings,)
@@ -110,14 +110,14 @@ def test_newest_first(live_calls: InMemoryLiveCalls) -> None:
 
 
 def test_what_was_never_told_is_not_shown(live_calls: InMemoryLiveCalls) -> None:
-    """A call with sequence 0 is no consumer's business, nor the board's."""
+    """A call with sequence 0 is not shown to consumers, nor in the live calls."""
     put(live_calls, call(sequence=0))
     assert live_calls.calls() == ()
     assert summary(live_calls).ringing == 0
 
 
 def test_it_is_rebuilt_from_what_is_known(live_calls: InMemoryLiveCalls) -> None:
-    """After a restart the board shows the known live calls and the last looks at once."""
+    """After a restart the known live calls and the last polls are shown at once."""
     known = Known(
         calls={"101/s-1": call(), "102/s-2": ended(call("102", "s-2"), Disposition.MISSED)},
         polls={Target(source="acme", extension_id="101"): START},
@@ -256,7 +256,7 @@ async def test_freshness_does_not_depend_on_the_platforms_clock(
 
 
 async def test_the_time_is_the_platforms(live_calls: InMemoryLiveCalls, clock: TurnedClock) -> None:
-    """The newest poll tells it, this machine's steady clock goes on from there; before one, nobody knows."""
+    """The newest poll tells it, this machine's steady clock goes on from there; before one it is not known."""
     live_calls.watch("acme", ["101", "102"], 6.0)
     assert summary(live_calls).now is None
     poll(live_calls, Target(source="acme", extension_id="101"), START - timedelta(hours=2))
@@ -270,11 +270,11 @@ def test_extensions_are_the_watched_and_the_seen(live_calls: InMemoryLiveCalls) 
     live_calls.watch("acme", ["101"], 6.0)
     put(live_calls, call("102", "s-2"), call(UNASSIGNED, "s-3"))
     assert live_calls.extensions("acme") == ("101", "102")
-    assert live_calls.extensions("nobody") == ()
+    assert live_calls.extensions("unknown") == ()
 
 
 def test_unwatch_forgets_the_source(live_calls: InMemoryLiveCalls) -> None:
-    """A source that was taken out of the configuration leaves nothing on the board."""
+    """A source that was taken out of the configuration leaves no live calls."""
     live_calls.watch("acme", ["101"], 6.0)
     put(live_calls, call())
     live_calls.unwatch("acme")
@@ -328,7 +328,7 @@ async def test_large_turns_are_kept_no_longer_than_many_small_ones(live_calls: I
 
 
 async def test_recovery_is_a_turn(live_calls: InMemoryLiveCalls, clock: TurnedClock) -> None:
-    """A look that ends a blind spell turns the board, so that readers see the summary heal; others do not."""
+    """A poll that ends an outage changes the live calls, so that readers see the summary heal; others do not."""
     live_calls.watch("acme", None, 6.0)
     version = live_calls.version
     poll(live_calls, Target(source="acme"), clock.now())
@@ -467,7 +467,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_totals_are_those_of_the_calls(steps: list[tuple[str, str, str]]) -> None:
-    """After any history the totals, lanes and waiting callers are what the listed calls add up to."""
+    """After any history the totals, groups and waiting callers are what the listed calls add up to."""
     live_calls = InMemoryLiveCalls(TurnedClock(START), UTC)
     live_calls.watch("acme", ["101", "102"], 6.0)
     for number, (extension_id, session_id, step) in enumerate(steps, 1):
@@ -539,7 +539,7 @@ class Outbox:
             self.events.append(event)
 
     async def reborn(self, clock: TurnedClock, *sources: str) -> InMemoryLiveCalls:
-        """The board of the next run."""
+        """The live calls of the next run."""
         live_calls = InMemoryLiveCalls(clock, UTC)
         live_calls.restore(self.notes)
         for source in sources or ("acme",):
@@ -551,7 +551,7 @@ class Outbox:
 
 @pytest.mark.parametrize("applied", [0, 1, 2, 3])
 async def test_counts_survive_a_kill_at_any_moment(clock: TurnedClock, applied: int) -> None:
-    """Kept counts and replayed events give the same totals, whether or not the board had turned when they were kept."""
+    """Stored counts and replayed events give the same totals, no matter when the live calls were updated."""
     outbox: Any = Outbox()
     live_calls = InMemoryLiveCalls(clock, UTC)
     live_calls.watch("acme", ["101"], 6.0)
@@ -587,7 +587,7 @@ async def test_counts_survive_their_events(clock: TurnedClock) -> None:
 
 
 async def test_a_note_claims_only_what_is_surely_in_it(clock: TurnedClock) -> None:
-    """Killed right after a note that was taken between recording an event and turning the board: it still counts."""
+    """Killed after a note made between recording an event and updating the live calls: it still counts."""
     outbox: Any = Outbox()
     live_calls = InMemoryLiveCalls(clock, UTC)
     live_calls.watch("acme", ["101"], 6.0)
@@ -626,7 +626,7 @@ async def test_a_correction_after_the_restart_still_moves_the_count(clock: Turne
 
 @pytest.mark.parametrize("noted", [1, 2, 3, 4, 5, 6])
 async def test_a_conversation_is_the_same_after_a_restart_at_any_step(clock: TurnedClock, noted: int) -> None:
-    """Two extensions, in two sources, and a transfer: what the board knew before the note or only the outbox has."""
+    """Two extensions, in two sources, and a transfer: what was live before the note, or only in the outbox."""
     outbox: Any = Outbox()
     live_calls = InMemoryLiveCalls(clock, UTC)
     one = call("101")

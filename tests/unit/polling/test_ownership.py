@@ -38,7 +38,7 @@ async def test_the_account_leaves_out_what_another_source_watches() -> None:
     assert both.claims.conflicts() == ["source whole is switched off for 1 extension that source one watches"]
 
 
-async def test_what_the_account_tells_of_already_nobody_else_may() -> None:
+async def test_what_the_account_tells_of_already_no_other_source_may() -> None:
     """An extension's watcher that comes later is the later one."""
     both = Watchers()
     both.sees("101")
@@ -75,10 +75,10 @@ async def test_calls_without_an_extension_belong_to_their_account() -> None:
     first = Watchers("first")
     second = Watchers("second", first.claims)
 
-    def nobodys(account: str) -> list[CallObservation]:
+    def unassigned(account: str) -> list[CallObservation]:
         return [observation(first.clock.now(), State.RINGING, extension_id=UNASSIGNED, account_id=account)]
 
-    first.far.list_of = second.far.list_of = lambda _: nobodys("9")
+    first.far.list_of = second.far.list_of = lambda _: unassigned("9")
     assert [await first.shown(), await second.shown()] == [[UNASSIGNED], []]
-    second.far.list_of = lambda _: nobodys("8")
+    second.far.list_of = lambda _: unassigned("8")
     assert await second.shown() == [UNASSIGNED]
