@@ -1,4 +1,4 @@
-"""Reads the platform's lists: with a token, within the budget, all pages or PollFailed."""
+"""Reads the platform's lists with a token and within the rate limit: all pages, or PollFailed."""
 
 import asyncio
 from collections.abc import Callable
@@ -20,13 +20,13 @@ from callcast.settings.secret import Secret
 
 T = TypeVar("T")
 
-# Above this, a page is decoded in a thread: half a mebibyte takes some 4 ms, and nothing may hold the loop for 20.
+# Larger pages are decoded in a thread. Decoding half a mebibyte takes about 4 ms; the loop must not block for 20 ms.
 DECODED_ON_LOOP_MAX = 512 * 1024
 WRONG_TYPE = "(of a wrong type)"
 
 
 class Reader:
-    """Asks with a token, within the budget."""
+    """Sends API requests with a token, within the rate limit."""
 
     def __init__(self, exchange: Exchange, tokens: Tokens, limiter: RateLimiter) -> None:
         self._exchange = exchange
@@ -42,7 +42,7 @@ class Reader:
         timeout_s: float,
         absent_is_fine: bool = False,
     ) -> Answer:
-        """A 200 (or a 404, where that is an answer too), or PollFailed. After a 401 the token is renewed once."""
+        """Return a 200 answer, or a 404 if `absent_is_fine`. Raises PollFailed. Renews the token once after a 401."""
         answer, token, wait_s = await self._ask(resource, url, purpose, timeout_s)
         if answer.status == 401 and await self._tokens.renewed(token):
             answer, token, wait_s = await self._ask(resource, url, "page", timeout_s)
@@ -56,20 +56,20 @@ class Reader:
     async def _ask(
         self, resource: Resource, url: URL, purpose: Purpose, timeout_s: float
     ) -> tuple[Answer, Secret, float | None]:
-        await self._tokens.current()  # who has none fails before waiting for a turn
-        async with self._limiter.turn(purpose, str(url)) as turn:
+        await self._tokens.current()  # without a token, fail before waiting for a slot
+        async with self._limiter.slot(purpose, str(url)) as slot:
             try:
                 token = await self._tokens.current()
             except PollFailed:
-                turn.unused()
+                slot.unused()
                 raise
             authorization = f"Bearer {token.reveal()}"
             answer = await self._exchange.get(resource, url, authorization=authorization, timeout_s=timeout_s)
-            return answer, token, turn.answered(answer.status, answer.headers)
+            return answer, token, slot.answered(answer.status, answer.headers)
 
 
 class Walk:
-    """One list, page by page: never beyond its own address, never in a circle, never without end.
+    """Reads one list page by page. Rejects links to other paths, loops, and lists with too many pages.
 
     while walk.more:
         answer = await walk.page()
@@ -100,9 +100,9 @@ class Walk:
         self._seen: list[URL] = []
 
     async def page(self) -> Answer:
-        """The next page. Raises PollFailed; the time for all pages together is bounded, waiting for turns aside."""
+        """Return the next page. Raises PollFailed. The timeout covers all pages, not counting the wait for slots."""
         if self._left_s <= 0:
-            raise PollFailed("timeout", f"page {len(self._seen) + 1} did not come in time")
+            raise PollFailed("timeout", f"page {len(self._seen) + 1} did not arrive in time")
         purpose = self._next_purpose if self._seen else self._purpose
         timeout_s = min(self._left_s, self._page_timeout_s)
         answer = await self._reader.get(self._resource, self._url, purpose=purpose, timeout_s=timeout_s)
@@ -112,23 +112,23 @@ class Walk:
         return answer
 
     def follow(self, next_page: str | None) -> None:
-        """Go on where the platform says; of its address only the query is used, on the path that was asked for."""
+        """Continue with the next page, if any. Only the query of its URL is used, on the path of the first page."""
         if next_page is None:
             return
         try:
             parts = urlsplit(next_page)
             self._url = self._url.update_query(dict(parse_qsl(parts.query)))
         except ValueError:
-            raise PollFailed("parse", "the address of the next page is none") from None
+            raise PollFailed("parse", "the URL of the next page is invalid") from None
         if parts.path.rpartition("/")[2] != self._url.name or self._url in self._seen:
-            raise PollFailed("parse", "the address of the next page leads elsewhere, or back")
+            raise PollFailed("parse", "the URL of the next page leads to another list or to an earlier page")
         if len(self._seen) >= self._pages_max:
             raise PollFailed("parse", f"more than {self._pages_max} pages")
         self.more = True
 
 
 async def listed(answer: Answer, target: Target, observer: Observer, known: Rows | None = None) -> ListPage:
-    """What a page shows of a target; what is odd about fresh records is told. Raises PollFailed for what is no page."""
+    """Decode a page, and report unknown words and bad records in new rows. Raises PollFailed if it is not a page."""
     try:
         page = await off_loop(len(answer.body), lambda: read_page(answer.body, target, known))
     except BadPage as error:
@@ -144,5 +144,5 @@ async def listed(answer: Answer, target: Target, observer: Observer, known: Rows
 
 
 async def off_loop(size: int, work: Callable[[], T]) -> T:
-    """Do the work here, or in a thread where it is so large that it would hold the loop."""
+    """Run `work` here, or in a thread if `size` is so large that it would block the event loop."""
     return work() if size <= DECODED_ON_LOOP_MAX else await asyncio.to_thread(work)

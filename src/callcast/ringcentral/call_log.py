@@ -1,8 +1,8 @@
-"""What the call log says: of one call that vanished, and of all that ended while nobody looked.
+"""Queries the call log: for one vanished call, and for all calls that ended during a gap between polls.
 
 Facts (developers.ringcentral.com/guide/voice/call-log, and the API's description): `dateFrom` and `dateTo` filter by
 the start of a call, and by default reach back 24 hours; `sessionId` cannot be combined with other filters (CLG-110);
-a finished call is there after 15-30 s; a single record comes without an envelope.
+a finished call appears after 15-30 s; a single record is returned without an envelope.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,12 +22,15 @@ PER_PAGE = "1000"
 PAGES_MAX = 40
 PAGE_TIMEOUT_S = 20.0
 EPOCH = datetime.fromtimestamp(0, UTC)
-BEGAN_BEFORE = timedelta(hours=1)  # at its end a queue call turns out to have begun before it reached anybody
-SHARED_SESSION_ID = "0"  # every conference has this one
+BEGAN_BEFORE = timedelta(hours=1)  # the final record of a queue call starts before any phone rang
+SHARED_SESSION_ID = "0"  # the sessionId of every conference
 
 
 class CallLog:
-    """root: the path of a target, such as `/restapi/v1.0/account/~/extension/101`. url: a path's address."""
+    """Queries the call log. `url` builds a URL from a path and a query.
+
+    The methods take `root`, the path of a target, such as `/restapi/v1.0/account/~/extension/101`.
+    """
 
     def __init__(self, reader: Reader, url: Callable[[str, Mapping[str, str]], URL], observer: Observer) -> None:
         self._reader = reader
@@ -35,7 +38,7 @@ class CallLog:
         self._observer = observer
 
     async def find(self, call: Call, target: Target, root: str) -> Sequence[CallObservation]:
-        """All observations of the call's session, by the first key under which the log has any of them."""
+        """Return all observations of the call's session, using the first search key that finds any."""
         for query in _keys(call):
             answer = await self._get(f"{root}/call-log", query)
             observations = _observations([await listed(answer, target, self._observer)], target)
@@ -94,12 +97,12 @@ class CallLog:
 
 
 def _observations(pages: Sequence[ListPage], target: Target) -> Sequence[CallObservation]:
-    """As a poll of these pages would show them; when it was is of no account."""
+    """Return the observations of these pages, as a poll would. The snapshot's time is not used."""
     return snapshot(target, pages, EPOCH).observations
 
 
 def _keys(call: Call) -> list[dict[str, str]]:
-    """The filters to try, the surest first. A session has few records: one page will do."""
+    """Return the filters to try, the most specific first. A session has few records, so one page is enough."""
     keys = []
     if call.session_id not in (call.provider.session_id, call.provider.record_id):
         date_from = _iso(call.started_at - BEGAN_BEFORE)
@@ -110,9 +113,10 @@ def _keys(call: Call) -> list[dict[str, str]]:
 
 
 def _under_its_name(found: Sequence[CallObservation], call: Call) -> Sequence[CallObservation]:
-    """A record without telephonySessionId can get one at the end; asked for by another key, it is still this call.
+    """Give found records the call's session id if they had none while the call was live.
 
-    One with another telephonySessionId is another call: both ends of calling oneself have one sessionId.
+    A record can get its telephonySessionId only at the end. A record with a different telephonySessionId is another
+    call: both ends of a call to oneself share one sessionId.
     """
     if any(observation.session_id == call.session_id for observation in found):
         return found
@@ -125,7 +129,7 @@ def _under_its_name(found: Sequence[CallObservation], call: Call) -> Sequence[Ca
 
 
 def _is_nameless(observation: CallObservation, call: Call) -> bool:
-    """The call or the record has no telephonySessionId, or the record is known to be the call's."""
+    """Whether the call or the record has no telephonySessionId, or the record is known to belong to the call."""
     return (
         call.session_id in (call.provider.session_id, call.provider.record_id)
         or observation.session_id in (observation.provider.session_id, observation.record_id)

@@ -1,8 +1,8 @@
-"""What `callcast check --online` asks the platform for one source: token, clock, permission, rate limit.
+"""The online check of one source for `callcast check --online`: token, clock, permission and rate limit.
 
-It takes few places of the rate limit, since a service may be running on the same credential: one request, and more
-only out of what is left. It signs in only where the service keeps no token; such a token goes back, since the platform
-ends a user's oldest session when there are more than five.
+It uses little of the rate limit, because a service may be running with the same credential: one request, and more only
+from what is left. It uses the service's token if there is one. Otherwise it signs in, and revokes the token afterwards,
+because the platform ends a user's oldest session if there are more than five.
 """
 
 import asyncio
@@ -28,10 +28,13 @@ from callcast.ringcentral.telemetry import Resource
 from callcast.ringcentral.token import Tokens
 
 ASK_TIMEOUT_S = 8.0
-SIGN_IN_TIMEOUT_S = 5.0  # with the wait for its place
+SIGN_IN_TIMEOUT_S = 5.0  # includes waiting for a slot
 REVOKE_TIMEOUT_S = 1.0
 ASKED_MAX = 20
-ONE_RECORD = {**LIVE_LIST, "perPage": "1"}  # not the very request of a running service, which would be refused
+ONE_RECORD = {
+    **LIVE_LIST,
+    "perPage": "1",
+}  # differs from a running service's request: the platform rejects two identical ones at once
 
 Tell = Callable[[ConnectivityResult], None]
 
@@ -46,7 +49,7 @@ async def check_source(
     clock: Clock,
     version: str,
 ) -> None:
-    """Ask, and tell each answer as soon as it is there. Never raises for trouble outside this program."""
+    """Run the check and report each result as soon as it is known. Network and platform errors are results, too."""
     platform = _Platform(settings, session, sign_ins, clock, version)
     try:
         if not await platform.sign_in(tell):
@@ -56,7 +59,7 @@ async def check_source(
         tell(_failed("rate limit", failure))
     else:
         if platform.kept:
-            tell(platform.skew())  # no answer said before what time it is
+            tell(platform.skew())  # without a sign-in, only now has an answer carried the platform's time
         tell(platform.limit(name))
     finally:
         await platform.leave()
@@ -70,8 +73,8 @@ class _Clock(PlatformClock):
         super().heard(date, asked_at=asked_at, answered_at=answered_at)
 
 
-class Unheard:
-    """Counts and logs nothing: a command is not the service."""
+class SilentObserver:
+    """Ignores all reports: commands keep no metrics and no log."""
 
     def answered(self, resource: Resource, outcome: str, took_s: float, request_id: str | None, /) -> None: ...
     def rate_limit(self, group: str, limit: int, remaining: int, silent_s: float, /) -> None: ...
@@ -92,7 +95,7 @@ class _Platform:
             clock=clock,
             platform_clock=self._platform_clock,
             version=version,
-            observer=Unheard(),
+            observer=SilentObserver(),
             allow_plaintext=settings.allow_plaintext,
             trust_env=settings.trust_env,
         )
@@ -112,7 +115,7 @@ class _Platform:
         self._reader = Reader(self._exchange, self._tokens, self._heavy)
 
     async def sign_in(self, tell: Tell) -> bool:
-        """Whether there is a token now."""
+        """Get a token and report it. Returns whether there is one."""
         try:
             async with asyncio.timeout(SIGN_IN_TIMEOUT_S):
                 await self._tokens.current()
@@ -122,20 +125,18 @@ class _Platform:
         except TimeoutError:
             if (ahead := self._tokens.ahead()) is None:
                 raise
-            said = f"waiting to sign in, {ahead} ahead: {OURS_PER_MINUTE} sign-ins a minute for all sources of an app"
-            tell(ConnectivityResult("unasked", said, "run it again in a minute", about="token"))
+            said = f"{ahead} sign-ins are ahead; all sources of an app share {OURS_PER_MINUTE} per minute"
+            tell(ConnectivityResult("unasked", said, "run the check again in a minute", about="token"))
             return False
         if self.kept:
-            tell(
-                ConnectivityResult("good", f"of extension {self._tokens.owner_id}, kept by the service", about="token")
-            )
+            tell(ConnectivityResult("good", f"the service's token, extension {self._tokens.owner_id}", about="token"))
         else:
-            tell(ConnectivityResult("good", f"given to extension {self._tokens.owner_id}", about="token"))
+            tell(ConnectivityResult("good", f"issued to extension {self._tokens.owner_id}", about="token"))
             tell(self.skew())
         return True
 
     async def leave(self) -> None:
-        """Give the token back, unless it is the service's, or that would have to wait: then it ends by itself."""
+        """Revoke the token, unless it is the service's or revoking would have to wait; it then expires on its own."""
         await self._tokens.close()
         if not self.kept and self._tokens.may_ask:
             with suppress(TimeoutError):
@@ -144,15 +145,15 @@ class _Platform:
 
     def skew(self) -> ConnectivityResult:
         if not self._platform_clock.dated:
-            return ConnectivityResult("unasked", "the platform does not say what time it is", about="clock")
+            return ConnectivityResult("unasked", "the platform sent no time", about="clock")
         skew_s = self._platform_clock.skew_s
         if abs(skew_s) <= skew.WARNED_S:
-            return ConnectivityResult("good", "this machine agrees with the platform", about="clock")
+            return ConnectivityResult("good", "in sync with the platform", about="clock")
         verdict: Status = "failed" if abs(skew_s) > skew.MAX_S else "warning"
         return ConnectivityResult(verdict, skew.said(skew_s), skew.FIX, "clock")
 
     async def poll(self, tell: Tell) -> None:
-        """Look at the targets as far as the rate limit has room. Raises PollFailed when it has none at all."""
+        """Poll as many targets as the rate limit allows. Raises PollFailed if it allows none."""
         targets = self._targets()
         refused, asked = 0, 0
         for target in targets[:ASKED_MAX]:
@@ -167,12 +168,12 @@ class _Platform:
                 refused += 1
                 tell(_failed("permission", failure, whose=_named(target)))
                 if failure.reason != "permission":
-                    break  # trouble of the platform, which the next request would only meet again
+                    break  # a problem of the platform, which the next request would meet too
         if not refused:
             tell(ConnectivityResult("good", self._granted(targets[:asked], len(targets)), about="permission"))
 
     def _targets(self) -> Sequence[str | None]:
-        """Others' extensions first: they want more permission than the own one."""
+        """Return the targets, other extensions first: they need more permission than the credential's own."""
         if self._settings.watch == "account":
             return [None]
         own = ("~", self._tokens.owner_id)
@@ -185,7 +186,10 @@ class _Platform:
         await self._reader.get("active_calls", url, purpose="page", timeout_s=ASK_TIMEOUT_S)
 
     def _has_room(self, asked: int) -> bool:
-        """Half of the limit stays free for a service that may be running; untold, what polling leaves must do."""
+        """Whether another request leaves half of the limit free for a running service.
+
+        If the platform has not announced its limit, only the share that polling leaves free is used.
+        """
         if self._heavy.announced:
             return self._heavy.remaining > self._heavy.limit / 2
         limit, _ = assumed(self._settings.heavy_per_minute)
@@ -198,23 +202,23 @@ class _Platform:
         return f"the active calls of {len(asked)} extensions can be read" + _of(len(asked), count)
 
     def limit(self, name: str) -> ConnectivityResult:
-        """The announced limit, and what it makes of the polling plan."""
+        """Compare the announced limit with the configured one, and report its effect on the polling plan."""
         if not self._heavy.announced:
-            said = f"the platform announces none; heavy_per_minute = {self._settings.heavy_per_minute:g} counts"
+            said = f"not announced by the platform; heavy_per_minute = {self._settings.heavy_per_minute:g} applies"
             return ConnectivityResult("good", said, about="rate limit")
         real = self._settings.model_copy(update={"heavy_per_minute": self._heavy.per_minute})
         planned, now = plan(name, self._settings), plan(name, real)
-        allows = f"the platform allows {now.polls_per_minute:g} requests a minute"
+        allows = f"the platform allows {now.polls_per_minute:g} requests per minute"
         if now.cycle_s <= planned.cycle_s * 1.01:
-            left = f"{self._heavy.remaining} are left in this minute"
+            left = f"{self._heavy.remaining} left in this minute"
             return ConnectivityResult(
                 "good", f"{allows}, {left}: each target every {now.cycle_s:.3g} s", about="rate limit"
             )
-        said = f"{allows}, not {planned.polls_per_minute:g}: each target is looked at every {now.cycle_s:.3g} s"
+        said = f"{allows}, not {planned.polls_per_minute:g}: each target is polled every {now.cycle_s:.3g} s"
         if now.blind and not self._settings.accept_blind_spots:
             said += f"; above {CYCLE_MAX_S} s calls can be missed"
             return ConnectivityResult("failed", said, remedy(real)[1], "rate limit")
-        fix = f"set heavy_per_minute = {now.polls_per_minute:g}, so that the plan says what will be"
+        fix = f"set heavy_per_minute = {now.polls_per_minute:g}, so that the polling plan is correct"
         return ConnectivityResult("warning", f"{said}, not every {planned.cycle_s:.3g} s", fix, "rate limit")
 
 
@@ -224,8 +228,8 @@ def _failed(about: str, failure: PollFailed, *, whose: str = "") -> Connectivity
 
 
 def _named(target: str | None) -> str:
-    return "the account" if target is None else "the own extension" if target == "~" else f"extension {target}"
+    return "the account" if target is None else "the credential's extension" if target == "~" else f"extension {target}"
 
 
 def _of(asked: int, count: int) -> str:
-    return f" ({count - asked} more were not asked for, to spare the rate limit)" if asked < count else ""
+    return f" ({count - asked} more not checked, to save the rate limit)" if asked < count else ""

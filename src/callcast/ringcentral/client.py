@@ -1,4 +1,4 @@
-"""RingCentral as the poller sees it: one credential, its token, its budget, its lists, its clock."""
+"""The RingCentral implementation of the upstream port: one credential with its token, rate limit, lists and clock."""
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -34,14 +34,14 @@ EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class _Own(Struct, frozen=True):
-    """Whose credential it is. `credential` is a digest: another credential may be somebody else's."""
+    """The credential's own extension. `credential` is a digest that shows whether the credential has changed."""
 
     credential: str
     extension_id: str
 
 
 class _Seen(Struct, frozen=True):
-    """The last poll of a target: what its pages were, where each led, their rows by their bytes, what they showed."""
+    """The last poll of a target: the digest and next link of each page, rows by their bytes, and observations."""
 
     digests: tuple[bytes, ...] = ()
     nexts: tuple[str | None, ...] = ()
@@ -50,18 +50,18 @@ class _Seen(Struct, frozen=True):
 
 
 class _Reading:
-    """The pages of a poll under way."""
+    """The pages of a poll in progress."""
 
     def __init__(self) -> None:
         self.arrived_at = EPOCH  # the last of them
         self.answers: list[Answer] = []
         self.digests: list[bytes] = []
         self.nexts: list[str | None] = []
-        self.pages: dict[int, ListPage] = {}  # those that had to be decoded to know where they lead
+        self.pages: dict[int, ListPage] = {}  # pages that had to be decoded to find the next link
         self.size = 0
 
     def add(self, answer: Answer, arrived_at: datetime) -> int:
-        """Returns the page's number, from 0. All pages together are bounded as one answer is."""
+        """Add a page and return its number, from 0. Raises PollFailed if all pages together are too large."""
         self.size += len(answer.body)
         if self.size > RESPONSE_BYTES_MAX:
             raise PollFailed("parse", "the pages together are too large", request_id=answer.request_id)
@@ -72,13 +72,13 @@ class _Reading:
 
 
 class Client:
-    """Implements `core.upstream.Upstream`; the arguments up to `trust_env` are those of `[sources.NAME]`.
+    """Implements `ports.upstream.Upstream`. The arguments up to `trust_env` are the settings of `[sources.NAME]`.
 
-    session: best without cookies (`DummyCookieJar`), so that sources share nothing but connections.
-    sign_ins: one for all sources of a process.
-    notes: what `note` was given in an earlier run, by name.
-    note: called with a name and a few hundred bytes when something changed that must survive a restart: at most
+    session: should not keep cookies (`DummyCookieJar`), so that sources share only connections.
+    sign_ins: shared by all sources of a process.
+    note: called with a name and a few hundred bytes when state changed that must survive a restart: at most
         once a second, and at once in a penalty.
+    notes: the last values that `note` was called with in an earlier run, by name.
     Raises ValueError for a server that is neither https nor on this machine.
     """
 
@@ -147,28 +147,28 @@ class Client:
         self._call_log = CallLog(self._reader, exchange.url, observer)
         self._lists: dict[Target, URL] = {}
         self._seen: dict[Target, _Seen] = {}
-        self._pages = 0  # of all that is seen
+        self._pages = 0  # in `_seen`, all targets together
 
     def now(self) -> datetime:
         return self._platform_clock.now()
 
     def skew_s(self) -> float:
-        """How far this machine's clock is ahead of the platform's, as far as is known."""
+        """Return how far this machine's clock is ahead of the platform's, in seconds."""
         return self._platform_clock.skew_s
 
     def spacing_s(self) -> float:
-        """Counts that a poll of several pages takes as many requests."""
+        """Return the seconds between two polls, taking into account that each page of a poll is a request."""
         return self._heavy.spacing_s() * (self._pages / len(self._seen) if self._seen else 1.0)
 
     def hold_s(self) -> float:
         return self._heavy.hold_s()
 
     async def identify(self) -> Identity:
-        """Kept from an earlier run of the same credential, or told by the token endpoint."""
+        """Return the credential's own extension, stored by an earlier run or from the token endpoint."""
         if self._own is None:
             await self._tokens.current()
             if self._tokens.owner_id is None:
-                raise PollFailed("parse", "the token endpoint does not say whose token it is (owner_id)")
+                raise PollFailed("parse", "the token endpoint's answer has no owner_id")
             self._own = _Own(self._credential, self._tokens.owner_id)
             self._note(OWN_NOTE, msgspec.json.encode(self._own))
         return Identity(extension_id=self._own.extension_id)
@@ -178,13 +178,13 @@ class Client:
             self._forget(target)
 
     def _forget(self, target: Target) -> None:
-        """A target that is not shown any more costs no pages."""
+        """Forget a target, so that its pages no longer count in `spacing_s`."""
         self._lists.pop(target, None)
         if seen := self._seen.pop(target, None):
             self._pages -= len(seen.digests)
 
     async def poll(self, target: Target, /) -> Snapshot:
-        """All pages, or PollFailed. A list that reads as it did the last time is not decoded again."""
+        """Read all pages of a target. Raises PollFailed. An unchanged list is not decoded again."""
         seen = self._seen.get(target, _Seen())
         try:
             reading = await self._read(target, seen)
@@ -209,7 +209,7 @@ class Client:
         return self._lists[target]
 
     async def _read(self, target: Target, seen: _Seen) -> _Reading:
-        """All pages as they come. A page that was there the last time, after the same ones, leads where it led."""
+        """Read all pages. While pages are the same as in the last poll, their next links are reused."""
         reading = _Reading()
         walk = Walk(
             self._reader,
@@ -252,18 +252,18 @@ class Client:
         return await self._call_log.ended_since(target, root, after=after, until=self.now())
 
     def sign_ins_ahead(self) -> int | None:
-        """How many sign in before this source; None: it does not wait for its place."""
+        """Return how many sign-ins are ahead of this source; None if it is not waiting."""
         return self._tokens.ahead()
 
     def waits_to_sign_in_until(self) -> float | None:
         return self._tokens.waits_until()
 
     def renewal_trouble(self) -> tuple[PollFailed, float] | None:
-        """Why the token could not be renewed, and for how many seconds it is still good."""
+        """Return why the token could not be renewed, and for how many seconds it remains valid."""
         return self._tokens.failing()
 
     async def close(self) -> None:
-        """The token goes back where `revoke_on_exit` wants it, and the window is kept."""
+        """Store the rate limit windows, and revoke the token if `revoke_on_exit` is set."""
         self._note(HEAVY_NOTE, self._heavy.dump())
         await self._tokens.close()
         if self._revoke_on_exit:
@@ -285,5 +285,5 @@ def _kept_own(kept: bytes | None, credential: str) -> _Own | None:
     try:
         own = msgspec.json.decode(kept or b"", type=_Own)
     except msgspec.MsgspecError:
-        return None  # nothing, or of another version: the token endpoint says it again
+        return None  # missing or from another version; the token endpoint will provide it again
     return own if own.credential == credential else None

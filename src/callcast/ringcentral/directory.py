@@ -1,4 +1,4 @@
-"""The account's extensions as a credential sees them, for `callcast extensions`."""
+"""Lists the extensions of the account that a credential can see, for `callcast extensions`."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from msgspec import Struct
 from callcast.ports.clock import Clock
 from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.api import Reader, Walk
-from callcast.ringcentral.check import Unheard
+from callcast.ringcentral.check import SilentObserver
 from callcast.ringcentral.client import API
 from callcast.ringcentral.http import Exchange
 from callcast.ringcentral.platform_clock import PlatformClock
@@ -29,7 +29,7 @@ REVOKE_TIMEOUT_S = 1.0
 
 
 class Extension(Struct, frozen=True):
-    """Empty texts where the platform says nothing."""
+    """One extension. Fields that the platform does not provide are empty strings."""
 
     id: str
     number: str
@@ -62,7 +62,10 @@ class _Page(Struct, frozen=True):
 async def extensions(
     settings: SourceSettings, *, session: ClientSession, sign_ins: SignIns, clock: Clock, version: str
 ) -> Sequence[Extension]:
-    """All pages, or PollFailed. Signs in only where the service keeps no token; such a token goes back."""
+    """Return all extensions. Raises PollFailed.
+
+    Uses the service's token if there is one. Otherwise signs in, and revokes the token afterwards.
+    """
     platform_clock = PlatformClock(clock)
     exchange = Exchange(
         settings.server,
@@ -70,7 +73,7 @@ async def extensions(
         clock=clock,
         platform_clock=platform_clock,
         version=version,
-        observer=Unheard(),
+        observer=SilentObserver(),
         allow_plaintext=settings.allow_plaintext,
         trust_env=settings.trust_env,
     )

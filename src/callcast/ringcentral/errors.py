@@ -1,4 +1,4 @@
-"""What an answer other than 200 means: a reason for metrics, and a sentence that says what to do.
+"""Maps answers other than 200 to a failure: a reason for metrics, and a sentence that says what to do.
 
 Codes: developers.ringcentral.com/guide/basics/errors; shapes: `{errors: [{errorCode, message, permissionName?}]}`,
 older answers with the same keys at the top.
@@ -15,49 +15,49 @@ from callcast.ringcentral.http import Answer
 
 BODY_READ_MAX = 65_536
 MESSAGE_MAX = 160
-LOCKED_OUT_S = 1800.0  # each sign-in of a locked user can make the lock last longer
+LOCKED_OUT_S = 1800.0  # each sign-in attempt of a locked user can extend the lock
 LOCKED_OUT = "OAU-147"
-_REDIRECT = "redirects are not followed; set server to the host that answers"
-_CREDENTIAL = "check client_id, client_secret, jwt and that the app and the JWT belong to this server"
+_REDIRECT = "redirects are not followed: set server to the host that the redirect leads to"
+_CREDENTIAL = "check client_id, client_secret and jwt, and that the app and the JWT belong to this server"
 _APP = "check client_id and client_secret, and that the app belongs to this server"
-_JWT_FLOW = "allow the app the JWT auth flow in the developer console"
+_JWT_FLOW = "enable the JWT auth flow for the app in the developer console"
 _REFUSED_AGAIN = (
-    "the platform refuses a token that it has just issued: check server, and whether the user and the account are "
-    "active; callcast signs in again by itself"
+    "the platform rejects a token that it has just issued: check server, and whether the user and the account are "
+    "active; callcast signs in again automatically"
 )
 _ACCOUNT_STATE = (
-    "the account does not allow this sign-in (suspended, not yet confirmed, or of another kind): an administrator "
-    "must check its state, or ask RingCentral; client_id, client_secret and jwt are not the cause"
+    "the account does not allow this sign-in (it may be suspended, unconfirmed or of an unsupported type): an "
+    "administrator must check its state or contact RingCentral; client_id, client_secret and jwt are not the cause"
 )
-# By the words of RFC 6749, where the platform's own code says nothing more exact.
+# By the error code of RFC 6749, used if the platform's own code is not more specific.
 _BY_WORD = {
     "invalid_client": _APP,
-    "invalid_grant": "check jwt: made for this app and this server, not yet expired, neither deleted nor cut off",
+    "invalid_grant": "check jwt: it must belong to this app and this server, and not be expired, deleted or revoked",
     "unauthorized_client": _JWT_FLOW,
     "unsupported_grant_type": _JWT_FLOW,
 }
 _BY_CODE = {
     "CMN-109": "the account's plan does not include the call log: an administrator must have it enabled",
-    "CMN-211": "the platform runs in limited mode and does not serve calls",
-    "CMN-304": "the platform was still at work on the same request",
+    "CMN-211": "the platform is in limited mode and does not serve call data; callcast retries automatically",
+    "CMN-304": "the platform was still processing the same request; callcast retries automatically",
     "CMN-401": "the app lacks the permission {permission}: add it to the app in the developer console",
-    "CMN-402": "the user is no administrator: use the JWT of one, or give this user an administrator's role",
-    "CMN-403": "this kind of extension has no such list: remove it from extensions",
-    "CMN-404": "the user may see only the own extension: use an administrator's credential, or one of its own",
+    "CMN-402": "the user is not an administrator: use the JWT of one, or give this user an administrator role",
+    "CMN-403": "extensions of this type have no call list: remove it from extensions",
+    "CMN-404": "the user can see only their own extension: use an administrator's credential, or that extension's own",
     "CMN-405": _ACCOUNT_STATE,
-    "CMN-408": "the user lacks the permission {permission}: an administrator must give a role that has it",
-    "CMN-419": "the user has the permission {permission} for the own extension only: an administrator must give a role "
-    "that has it for other extensions",
-    "OAU-105": "the JWT belongs to a call queue or another extension that cannot sign in: make a JWT as a user",
+    "CMN-408": "the user lacks the permission {permission}: an administrator must assign a role that has it",
+    "CMN-419": "the user has the permission {permission} only for their own extension: an administrator must assign a "
+    "role that has it for other extensions",
+    "OAU-105": "the JWT belongs to a call queue or another extension that cannot sign in: create the JWT as a user",
     "OAU-123": _APP,
     "OAU-141": "the user's extension is disabled or not yet activated: an administrator must activate it",
     "OAU-142": _ACCOUNT_STATE,
-    LOCKED_OUT: "the user is locked out after too many failed sign-ins: an administrator must unlock it, or wait; "
-    f"callcast tries again every {LOCKED_OUT_S / 60:.0f} minutes",
+    LOCKED_OUT: "the user is locked out after too many failed sign-ins: wait, or ask an administrator to unlock it; "
+    f"callcast retries every {LOCKED_OUT_S / 60:.0f} minutes",
     "OAU-151": _ACCOUNT_STATE,
 }
-_NO_EXTENSION = "this may be the extension's number, not its id; run `callcast extensions`"
-_NO_ACCOUNT = 'there is no such account here: set account = "~", or its id'
+_NO_EXTENSION = "this may be the extension's number instead of its id: run `callcast extensions` to see the ids"
+_NO_ACCOUNT = 'no such account on this server: set account = "~", or to its id'
 
 
 class _Fault(msgspec.Struct, frozen=True):
@@ -87,7 +87,7 @@ class _Body(_Fault, frozen=True):
 
 
 class _Refusal:
-    """What an answer's body says; empty texts where it says nothing."""
+    """The error information in an answer's body; empty strings where it is missing."""
 
     def __init__(self, answer: Answer) -> None:
         body = _body(answer)
@@ -107,9 +107,9 @@ class _Refusal:
 def poll_failure(
     answer: Answer, *, extension: bool, permission: str = "ReadCallLog", retry_after_s: float | None = None
 ) -> PollFailed:
-    """The failure that an answer to a question of the API stands for; a 401 is one to a token of just now.
+    """Return the failure for an API answer. A 401 here means that a token was rejected right after it was issued.
 
-    extension: whether the path names one. permission: what the question needs, where the answer does not say it.
+    extension: whether the path names an extension. permission: the required one, if the answer does not name it.
     """
     refusal = _Refusal(answer)
     unknown_id = _unknown_id(answer.status, refusal, extension)
@@ -123,7 +123,7 @@ def poll_failure(
 
 
 def token_failure(answer: Answer, *, retry_after_s: float | None = None) -> PollFailed:
-    """The same for the token endpoint, where 4xx means the credential."""
+    """Return the failure for an answer of the token endpoint, where 4xx means that the credential is invalid."""
     refusal = _Refusal(answer)
     reason = _reason(answer.status)
     said = f"the token endpoint answered {refusal}"
@@ -133,7 +133,7 @@ def token_failure(answer: Answer, *, retry_after_s: float | None = None) -> Poll
         remedy = _BY_CODE.get(refusal.code, "").format(permission=refusal.permission)
         remedy = remedy or _BY_WORD.get(refusal.word, _CREDENTIAL)
         if answer.status in (404, 405):
-            remedy = "check server: what answers there has no token endpoint"
+            remedy = "check server: the host has no token endpoint"
         if refusal.code == LOCKED_OUT:
             retry_after_s = max(LOCKED_OUT_S, retry_after_s or 0.0)
     return PollFailed(reason, said, remedy=remedy, retry_after_s=retry_after_s, request_id=answer.request_id)
@@ -147,7 +147,7 @@ def _reason(status: int) -> Reason:
 
 
 def _unknown_id(status: int, refusal: _Refusal, extension: bool) -> str:
-    """What to do about an id that the platform does not know; empty where the refusal is about something else."""
+    """Return the remedy for an id that the platform does not know; empty if the error is about something else."""
     if (status, refusal.code) not in ((404, "CMN-102"), (400, "CMN-101")):
         return ""
     meant = refusal.parameter or ("extensionId" if extension else "accountId")
@@ -155,7 +155,7 @@ def _unknown_id(status: int, refusal: _Refusal, extension: bool) -> str:
 
 
 def _remedy(status: int, refusal: _Refusal, permission: str) -> str:
-    """What to do about it; empty where the code says nothing of that."""
+    """Return the remedy; empty if the error code is unknown."""
     if 300 <= status < 400:
         return _REDIRECT
     remedy = _BY_CODE.get(refusal.code, _REFUSED_AGAIN if status == 401 else "")
@@ -170,7 +170,7 @@ def _body(answer: Answer) -> _Body:
 
 
 def _bracketed(message: str) -> str:
-    """What a message puts in brackets: `user needs to have [ReadCallLog] permission`."""
+    """Return the word in brackets of a message such as `user needs to have [ReadCallLog] permission`."""
     found = re.search(r"\[([A-Za-z]{1,60})\]", message)
     return found.group(1) if found else ""
 

@@ -1,4 +1,4 @@
-"""One request to the platform and its answer, whole, or PollFailed. The only place that opens connections to it."""
+"""Sends one request and returns the complete answer, or raises PollFailed. Opens all connections to the platform."""
 
 import os
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ REQUEST_ID_MAX = 80
 
 
 class Answer:
-    """What came back: any status, the whole body."""
+    """An answer of any status, with its complete body."""
 
     __slots__ = ("body", "headers", "request_id", "status", "took_s")
 
@@ -35,9 +35,9 @@ class Answer:
 
 
 class Exchange:
-    """A platform host; with `trust_env` it is reached through the environment's proxy.
+    """Sends requests to one platform host, through the environment's proxy if `trust_env` is true.
 
-    Raises ValueError for a host that would be spoken to in plain text beyond loopback.
+    Raises ValueError for plain HTTP to a host other than loopback, unless `allow_plaintext` is true.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class Exchange:
         parts = urlsplit(server)
         loopback = is_loopback(parts.hostname or "")
         if parts.scheme != "https" and not (parts.scheme == "http" and (loopback or allow_plaintext)):
-            raise ValueError("the platform is spoken to by https only, unless it is on this machine")
+            raise ValueError("server must be an https URL, unless it is on this machine")
         self._server = server.rstrip("/")
         self._proxy = environment_proxy(URL(self._server)) if trust_env else Proxy()
-        # A proxy for http is shown its login with each request, one for https with CONNECT.
+        # A proxy for http gets its credentials with each request, a proxy for https with CONNECT.
         self._through_plainly = self._proxy.headers or {} if parts.scheme == "http" else {}
         self._session = session
         self._clock = clock
@@ -91,7 +91,7 @@ class Exchange:
         return answer
 
     async def _answer(self, url: URL, authorization: str, form: Mapping[str, str] | None, timeout_s: float) -> Answer:
-        """Raises PollFailed whose text never holds what was sent (the library's own errors can)."""
+        """Raise PollFailed for every error. Its text never contains the request, which aiohttp's errors can quote."""
         try:
             return await self._ask_plainly(url, authorization, form, timeout_s)
         except aiohttp.ConnectionTimeoutError:
@@ -117,7 +117,7 @@ class Exchange:
             middlewares=(_only_once,),
             timeout=_timeout(timeout_s),
         ) as response:
-            # A page that is no JSON comes from somebody in between, whose clock is nobody's business.
+            # An answer that is not JSON comes from a proxy, and so does its Date header.
             date = response.headers.get("Date") if response.content_type == "application/json" else None
             self._platform_clock.heard(date, asked_at=asked_at, answered_at=self._clock.monotonic())
             body = await _read(response)
@@ -130,11 +130,11 @@ def _timeout(total_s: float) -> ClientTimeout:
 
 
 class _Disconnected(aiohttp.ClientError):
-    """The connection broke under a request that it already carried."""
+    """The connection broke after the request was sent on it."""
 
 
 async def _only_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """aiohttp asks again by itself when a kept connection breaks; a request that the budget does not know of."""
+    """Prevent aiohttp's automatic retry on a broken keep-alive connection: the rate limiter would not count it."""
     try:
         return await handler(request)
     except aiohttp.ClientConnectorError:
@@ -145,8 +145,8 @@ async def _only_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHand
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The body, counted as it arrives and as it unpacks, so that no answer fills the memory."""
-    body, size = bytearray(), response.content_length or 0  # one piece: many small ones would leave holes behind
+    """Read the body, with a size limit that also holds for compressed answers."""
+    body, size = bytearray(), response.content_length or 0  # one buffer, to avoid fragmenting the memory
     if size <= RESPONSE_BYTES_MAX:
         size = 0
         while not response.content.at_eof():
@@ -163,28 +163,28 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
-    """RCRequestId: what the platform's support asks for."""
+    """Return the RCRequestId header, which the platform's support asks for."""
     text = headers.get("RCRequestId", "")
     return text[:REQUEST_ID_MAX] if text.isascii() and text.isprintable() and text else None
 
 
 def _what_happened(error: Exception) -> str:
-    """A sentence without the request: type names and the system's own words only."""
+    """Return a description that contains nothing of the request."""
     if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return "the proxy that the environment names cannot be reached (set it right, or trust_env = false)"
+        return "the proxy from the environment is unreachable: correct it, or set trust_env = false"
     if isinstance(error, aiohttp.ClientHttpProxyError):
-        return f"the proxy that the environment names answered {error.status} (set it right, or trust_env = false)"
+        return f"the proxy from the environment answered {error.status}: correct it, or set trust_env = false"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "the host name was not found"
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return "the host's certificate was not accepted"
+        return "the host's certificate is not trusted"
     if isinstance(error, aiohttp.ClientSSLError):
-        return "no TLS connection could be made"
+        return "the TLS connection failed"
     if isinstance(error, aiohttp.ClientConnectorError):
         number = error.os_error.errno
         return f"no connection: {os.strerror(number) if number else type(error.os_error).__name__}"
     if isinstance(error, _Disconnected | ConnectionResetError):
         return "the connection was closed before the answer"
     if isinstance(error, aiohttp.ClientPayloadError):
-        return "the answer ended too early, or was garbled"
-    return f"the exchange failed ({type(error).__name__})"
+        return "the answer is incomplete or corrupted"
+    return f"the request failed ({type(error).__name__})"

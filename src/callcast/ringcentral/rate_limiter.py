@@ -1,11 +1,11 @@
-"""The gate that every request of a source and group goes through: first come, first served, at an even pace.
+"""Limits the requests of a source within one rate limit group: first come, first served, evenly spaced.
 
-    async with budget.turn("poll", url) as turn:
+    async with limiter.slot("poll", url) as slot:
         answer = await ...
-        turn.answered(answer.status, answer.headers)
+        slot.answered(answer.status, answer.headers)
 
-Nothing passes in a penalty, whoever asks, and never two of the same request at once (the platform answers that
-with CMN-304). Waiting ends with the turn or with cancellation; a turn that was not used counts nothing.
+During a penalty no request is sent. The same request is never sent twice at once, because the platform answers that
+with CMN-304. A cancelled wait and an unused slot do not count against the limit.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ ORDER: tuple[Purpose, ...] = ("token", "page", "poll", "call_log")
 
 
 class Slot:
-    """One request's place. `unused()` gives it back; else it counts from now until it has left the window."""
+    """The permission to send one request. It counts against the rate limit unless `unused()` is called."""
 
     __slots__ = ("_limiter", "began_at", "granted", "key", "purpose", "sent", "urgency")
 
@@ -36,7 +36,7 @@ class Slot:
         self.urgency = urgency
         self.sent = True
         self.began_at = 0.0
-        self.granted: asyncio.Future[None] | None = None  # of one that has to wait
+        self.granted: asyncio.Future[None] | None = None  # set while the slot waits
         self._limiter = limiter
 
     async def __aenter__(self) -> "Slot":
@@ -51,17 +51,19 @@ class Slot:
         self.sent = False
 
     def answered(self, status: int, headers: Mapping[str, str]) -> float | None:
-        """Take in what the answer says of the limit. Returns the seconds that the platform wants us to wait."""
+        """Process the answer's rate limit headers. Returns the seconds to wait that the platform asks for, if any."""
         return self._limiter.heard(self.began_at, status, headers)
 
 
 class RateLimiter:
-    """One per source and group.
+    """Limits the requests of one source in one group.
 
-    group: its name, and per_minute: the limit, until the platform says otherwise. ceiling: our own, lower limit.
-    now: the platform's time, for a Retry-After that is a date.
-    keep: called when something changed that must survive a restart: at most once a second, and at once in a penalty.
-    show: called when the platform has said something of the limit, and at once in a penalty of an earlier run.
+    group: the name of the rate limit group, until the platform announces it.
+    per_minute: the limit until the platform announces it. ceiling: a lower limit of our own.
+    now: returns the platform's time, for a Retry-After that is a date.
+    kept: the state of an earlier run, as `dump` returned it.
+    keep: called when state changed that must survive a restart, at most once a second, and at once in a penalty.
+    show: called when the platform announced the limit, and at the start if a penalty of an earlier run continues.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class RateLimiter:
         self._keep = keep
         self._show = show
         self._kept_at = -math.inf
-        self.announced = False  # whether the platform has said what the limit is
+        self.announced = False  # whether the platform has announced its limit
         self._windows = RateWindows(per_minute=per_minute, headroom=headroom, ceiling=ceiling, now=clock.monotonic())
         self._waiting: dict[Purpose, deque[Slot]] = {purpose: deque() for purpose in ORDER}
         self._in_flight: dict[str, Slot] = {}
@@ -101,69 +103,70 @@ class RateLimiter:
 
     @property
     def per_minute(self) -> float:
-        """The limit, as requests a minute whatever its window."""
+        """The limit in requests per minute, whatever its window."""
         return 60 * self._windows.limit / self._windows.window_s
 
     def spacing_s(self) -> float:
-        """Seconds between two polls, in the long run."""
+        """Return the average seconds between two polls."""
         return self._windows.spacing_s
 
     def hold_s(self) -> float:
-        """Seconds until anything may be sent at all; above 0 only in a penalty."""
+        """Return the seconds until any request can be sent; above 0 only in a penalty."""
         return max(0.0, self._windows.silent_until - self._clock.monotonic())
 
     def wait_s(self, purpose: Purpose) -> float:
-        """Seconds until such a request may be sent, if nobody waits before it."""
+        """Return the seconds until a request of this purpose can be sent, if no other is waiting."""
         now = self._clock.monotonic()
         return self._windows.due(purpose, now) - now
 
     @property
     def waits(self) -> bool:
-        """Whether any request waits for its turn."""
+        """Whether any request is waiting for a slot."""
         return any(self._waiting.values())
 
     @property
     def under_way_since(self) -> float | None:
         """When the oldest of the requests under way began; None: there is none."""
-        return min((turn.began_at for turn in self._in_flight.values()), default=None)
+        return min((slot.began_at for slot in self._in_flight.values()), default=None)
 
-    def turn(self, purpose: Purpose, key: str, *, urgency: float = 0.0) -> Slot:
-        """A context: wait for the turn of a request, and hold it while the request is under way.
+    def slot(self, purpose: Purpose, key: str, *, urgency: float = 0.0) -> Slot:
+        """Return a context manager that waits for a slot and holds it while the request is in flight.
 
-        urgency: of two that wait for the same purpose the one with the lower number comes first.
+        key: identifies the request; two with the same key are never in flight together.
+        urgency: of two requests that wait for the same purpose, the one with the lower number goes first.
         """
         return Slot(self, purpose, key, urgency)
 
-    def ahead(self, turn: Slot) -> int | None:
-        """How many of its purpose wait before this one; None: it does not wait."""
-        waiting = self._waiting[turn.purpose]
-        return waiting.index(turn) if turn in waiting else None
+    def ahead(self, slot: Slot) -> int | None:
+        """Return how many slots of the same purpose wait before this one; None if it is not waiting."""
+        waiting = self._waiting[slot.purpose]
+        return waiting.index(slot) if slot in waiting else None
 
-    def passes(self, turn: Slot) -> bool:
-        """Whether it needs not wait, and nobody waits before it; then it is under way."""
+    def passes(self, slot: Slot) -> bool:
+        """Start the slot if it need not wait. Returns whether it was started."""
         now = self._clock.monotonic()
-        if any(self._waiting.values()) or turn.key in self._in_flight or self._windows.due(turn.purpose, now) > now:
+        if any(self._waiting.values()) or slot.key in self._in_flight or self._windows.due(slot.purpose, now) > now:
             return False
-        self._begin(turn, now)
+        self._begin(slot, now)
         return True
 
-    async def wait(self, turn: Slot) -> None:
-        turn.granted = asyncio.get_running_loop().create_future()
-        waiting = self._waiting[turn.purpose]
+    async def wait(self, slot: Slot) -> None:
+        slot.granted = asyncio.get_running_loop().create_future()
+        waiting = self._waiting[slot.purpose]
         place = len(waiting)
-        while place > 0 and waiting[place - 1].urgency > turn.urgency:
+        while place > 0 and waiting[place - 1].urgency > slot.urgency:
             place -= 1
-        waiting.insert(place, turn)
+        waiting.insert(place, slot)
         self._serve()
         try:
-            await turn.granted
+            await slot.granted
         except asyncio.CancelledError:
-            self._withdraw(turn)
+            self._withdraw(slot)
             raise
 
-    def end(self, turn: Slot) -> None:
-        del self._in_flight[turn.key]
-        self._windows.end(turn.purpose, self._clock.monotonic(), sent=turn.sent)
+    def end(self, slot: Slot) -> None:
+        del self._in_flight[slot.key]
+        self._windows.end(slot.purpose, self._clock.monotonic(), sent=slot.sent)
         if any(self._waiting.values()):
             self._serve()
 
@@ -177,7 +180,7 @@ class RateLimiter:
         if group.isidentifier() and len(group) <= 20:
             self.group = group
         if status == 429:
-            remaining = None  # a refused request may count, and may not
+            remaining = None  # unreliable: a rejected request may or may not count
         self._windows.heard(now, asked_at, limit=limit, remaining=remaining, window_s=window_s)
         if status == 429:
             self._windows.refused(now, retry_after_s=retry_after_s, window_s=window_s)
@@ -192,7 +195,7 @@ class RateLimiter:
         return retry_after_s
 
     def dump(self) -> bytes:
-        """What must survive a restart: the penalty and the window, in a few hundred bytes."""
+        """Return the state that must survive a restart, the penalty and the windows, in a few hundred bytes."""
         kept = self._windows.keep(self._clock.monotonic(), self._clock.wall().timestamp())
         return msgspec.json.encode(kept)
 
@@ -202,7 +205,7 @@ class RateLimiter:
         try:
             state = msgspec.json.decode(kept, type=Kept)
         except msgspec.MsgspecError:
-            return  # of another version: the platform's headers will say it again
+            return  # from another version; the platform's headers will announce the limit again
         self._windows.restore(state, self._clock.monotonic(), self._clock.wall().timestamp())
         if self.hold_s() > 0:
             self._show(self)
@@ -219,50 +222,50 @@ class RateLimiter:
                 return None
         return min(max(seconds, 0.0), PENALTY_MAX_S)
 
-    # Who passes, and when
+    # Starting slots
 
     def _serve(self) -> None:
-        """Let everybody through whose time has come; be woken for the next."""
+        """Start all slots that are due, and set a timer for the next one."""
         now = self._clock.monotonic()
         next_due = math.inf
         for purpose in ORDER:
-            while (turn := self._first(purpose)) is not None:
+            while (slot := self._first(purpose)) is not None:
                 due = self._windows.due(purpose, now)
                 if due > now:
                     next_due = min(next_due, due)
                     break
-                self._grant(turn, now)
+                self._grant(slot, now)
         self._set_alarm(next_due, now)
 
     def _first(self, purpose: Purpose) -> Slot | None:
-        """Who is next; not one that is just being cancelled, nor one whose twin is under way."""
-        return next((turn for turn in self._waiting[purpose] if self._may_be_next(turn)), None)
+        """Return the next slot that is neither cancelled nor waiting for the same request in flight."""
+        return next((slot for slot in self._waiting[purpose] if self._may_be_next(slot)), None)
 
-    def _may_be_next(self, turn: Slot) -> bool:
-        return turn.granted is not None and not turn.granted.done() and turn.key not in self._in_flight
+    def _may_be_next(self, slot: Slot) -> bool:
+        return slot.granted is not None and not slot.granted.done() and slot.key not in self._in_flight
 
-    def _grant(self, turn: Slot, now: float) -> None:
-        self._waiting[turn.purpose].remove(turn)
-        self._begin(turn, now)
-        if turn.granted is not None:
-            turn.granted.set_result(None)
+    def _grant(self, slot: Slot, now: float) -> None:
+        self._waiting[slot.purpose].remove(slot)
+        self._begin(slot, now)
+        if slot.granted is not None:
+            slot.granted.set_result(None)
 
-    def _begin(self, turn: Slot, now: float) -> None:
-        self._in_flight[turn.key] = turn
-        turn.began_at = now
-        self._windows.begin(turn.purpose, now)
+    def _begin(self, slot: Slot, now: float) -> None:
+        self._in_flight[slot.key] = slot
+        slot.began_at = now
+        self._windows.begin(slot.purpose, now)
         if now - self._kept_at >= KEEP_EVERY_S:
             self._kept_at = now
             self._keep(self)
 
-    def _withdraw(self, turn: Slot) -> None:
-        """Cancelled while it waited, or in the very moment in which its turn came."""
-        if turn in self._waiting[turn.purpose]:
-            self._waiting[turn.purpose].remove(turn)
+    def _withdraw(self, slot: Slot) -> None:
+        """Remove a slot that was cancelled, either while waiting or just after it was granted."""
+        if slot in self._waiting[slot.purpose]:
+            self._waiting[slot.purpose].remove(slot)
             self._serve()
         else:
-            turn.unused()
-            self.end(turn)
+            slot.unused()
+            self.end(slot)
 
     def _set_alarm(self, at: float, now: float) -> None:
         if at == self._alarm_at:
@@ -279,7 +282,7 @@ class RateLimiter:
 
 
 def _number(text: str | None) -> int | None:
-    """A whole number of a header; None when absent or anything else."""
+    """Parse a header as a whole number. Returns None if it is absent or invalid."""
     if text is None or len(text) > 9 or not text.isascii() or not text.strip().isdecimal():
         return None
     return int(text)

@@ -1,4 +1,4 @@
-"""`[sources.NAME]`: one RingCentral credential and what it watches, and the polling plan that follows from it."""
+"""The settings of `[sources.NAME]`: one RingCentral credential and what it watches, and its polling plan."""
 
 import math
 import re
@@ -40,15 +40,15 @@ def _server(text: str, info: ValidationInfo) -> str:
             "plaintext",
             "{problem}",
             {
-                "problem": f"http towards {host} shows the secrets to everybody on the way",
-                "fix": "write https://, or set allow_plaintext = true",
+                "problem": f"plain http to {host} would expose the secrets to the network",
+                "fix": "use https://, or set allow_plaintext = true",
             },
         )
     return text.rstrip("/")
 
 
 def _server_fix(text: str) -> str:
-    """The same server as it is to be written, when no more than a scheme is missing, or something follows the host."""
+    """Suggest the corrected URL if only the scheme is missing or a path follows the host; else empty."""
     bare = re.fullmatch(r"(https?://)?([A-Za-z0-9.-]+(:[0-9]{1,5})?)(/[^?#@]*)?", text)
     return f'write server = "{bare[1] or "https://"}{bare[2]}"' if bare else ""
 
@@ -72,7 +72,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
 class SourceSettings(BaseModel):
-    """One RingCentral credential and what it watches. The rate limit is counted per source."""
+    """One RingCentral credential and what it watches. Each source has its own rate limit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -88,7 +88,7 @@ class SourceSettings(BaseModel):
         "extensions",
         description='"account": one request sees every extension; needs a permission for the whole company',
     )
-    account: Id = Field("~", description="account id; ~ is the credential's own")
+    account: Id = Field("~", description="account id; ~ is the credential's own account")
     extensions: Annotated[tuple[Id, ...], Field(min_length=1, max_length=10_000)] = Field(
         ("~",), description='ids of the extensions to poll, with watch = "extensions"; ~ is the credential\'s own'
     )
@@ -110,10 +110,10 @@ class SourceSettings(BaseModel):
         allow_inf_nan=False,
         description="share of that budget for polling; one slot in five stays free for the call log",
     )
-    accept_blind_spots: bool = Field(False, description="true: run even where the polling plan can miss calls")
+    accept_blind_spots: bool = Field(False, description="true: accept a polling plan that can miss calls")
     settle_s: Seconds = Field(30, description="a provisional result becomes final after this long")
     call_log_after_s: Seconds = Field(30, description="a vanished call is looked up in the call log after this long")
-    vanished_give_up_s: Seconds = Field(900, description="a call that stays vanished ends as unknown after this long")
+    vanished_give_up_s: Seconds = Field(900, description="time until a vanished call ends with disposition unknown")
     revoke_on_exit: bool = Field(False, description="true: revoke the access token on a clean stop")
     trust_env: bool = Field(False, description="true: use the proxy of HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
 
@@ -128,21 +128,21 @@ class SourceSettings(BaseModel):
         return trust_env
 
     def warnings(self) -> Sequence[tuple[str, str, str]]:
-        """What works and should not stay so: key, problem and remedy, shown by `callcast check`."""
+        """Return questionable settings as key, problem and fix, shown by `callcast check`."""
         found = [
-            (key, "still holds what the example shows", "put your own there")
+            (key, "still has the value from the example", "replace it with your own")
             for key in ("client_id", "client_secret", "jwt")
             if _text(getattr(self, key)) in (type(self).model_fields[key].examples or ())
         ]
         if self.allow_plaintext:
-            problem = "credentials and calls may travel unencrypted"
-            found.append(("allow_plaintext", problem, "encrypt, and remove it"))
+            problem = "credentials and call data may be sent unencrypted"
+            found.append(("allow_plaintext", problem, "use https and remove this key"))
         if self.headroom > POLLING_MAX:
-            problem = f"polling uses {POLLING_MAX:.0%} of the budget at most: the rest stays free for the call log"
+            problem = f"polling uses at most {POLLING_MAX:.0%} of the rate limit; the rest is left for the call log"
             found.append(("headroom", problem, f"set it to {POLLING_MAX} or less"))
         if self.watch == "account" and "extensions" in self.model_fields_set:
-            problem = 'is not used with watch = "account"'
-            found.append(("extensions", problem, "remove it; every sink can filter by extensions"))
+            problem = 'has no effect with watch = "account"'
+            found.append(("extensions", problem, "remove it; sinks can filter by extensions"))
         return found
 
 
@@ -151,11 +151,11 @@ def _text(value: str | Secret) -> str:
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """How often a source looks at each of its targets, by the rate limit that is configured.
+    """How often a source polls each of its targets within the configured rate limit.
 
-    extensions: how many are looked at; None: every extension of the account.
-    cycle_s: seconds between two looks at the same target, and so the longest until a change is seen.
-    requests_per_minute: what polling takes of `polls_per_minute`, which call-log lookups share.
+    extensions: how many are polled; None means all extensions of the account.
+    cycle_s: seconds between two polls of a target, and so the longest time until a change is detected.
+    requests_per_minute: the part of the rate limit (`polls_per_minute`) that polling uses.
     """
 
     source: str
@@ -168,17 +168,17 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def delay_s(self) -> float:
-        """The longest that a change can stay unseen, not counting the platform's own lateness."""
+        """The longest time until a change is detected, not counting the platform's own delay."""
         return self.cycle_s
 
     @property
     def blind(self) -> bool:
-        """True when a call can come and go between two polls without a trace."""
+        """Whether a call can start and disappear again between two polls without being detected."""
         return self.cycle_s > CYCLE_MAX_S
 
 
 def plan(name: str, settings: SourceSettings) -> Plan:
-    """The polling plan of a source (before the platform's headers correct the budget)."""
+    """Return the polling plan of a source, before the platform's headers correct the rate limit."""
     targets = 1 if settings.watch == "account" else len(settings.extensions)
     wish_s = None if settings.poll_interval_s == "auto" else settings.poll_interval_s
     cycle_s = max(targets * _spacing_s(settings), wish_s or 0.0)
@@ -194,7 +194,7 @@ def plan(name: str, settings: SourceSettings) -> Plan:
 
 
 def remedy(settings: SourceSettings) -> tuple[str, str]:
-    """The key that makes the plan miss calls, and what to do about it."""
+    """Return the key that causes the plan to miss calls, and the fix."""
     if settings.poll_interval_s != "auto" and settings.poll_interval_s > CYCLE_MAX_S:
         return "poll_interval_s", f'set it to {CYCLE_MAX_S} or less, or to "auto"'
     most = math.floor(CYCLE_MAX_S / _spacing_s(settings) + 1e-9)
@@ -202,7 +202,7 @@ def remedy(settings: SourceSettings) -> tuple[str, str]:
         return "heavy_per_minute", "raise it" if settings.headroom >= POLLING_MAX else "raise it, or headroom"
     sources = math.ceil(len(settings.extensions) / most)
     fix = (
-        f'set watch = "account" (one request sees every extension), or spread them over {sources} credentials, '
+        f'set watch = "account" (one request covers all extensions), or distribute them over {sources} credentials, '
         f"or watch at most {most} of them"
     )
     return "extensions", fix

@@ -1,7 +1,7 @@
-"""What all sources of a process share for signing in: the tokens, and one budget of token requests per application.
+"""Sign-in state that all sources of a process share: the tokens, and one rate limiter per application.
 
-RingCentral counts token requests per application (server and client id), all its users together, and suspends an
-application that keeps asking too often. So both outlive a restart, in one file that only this user may read.
+RingCentral counts token requests per application (server and client id), across all users, and suspends an application
+that requests tokens too often. Both are therefore stored in a private file and survive a restart.
 """
 
 import asyncio
@@ -25,52 +25,52 @@ from callcast.settings.secret import Secret
 FILE = "tokens.json"
 FILE_BYTES_MAX = 16 * 1024 * 1024
 PER_MINUTE = 5  # documented
-OURS_PER_MINUTE = 4  # other programs may share the application
+OURS_PER_MINUTE = 4  # leaves one for other programs that use the same application
 LIFETIME_MIN_S, LIFETIME_MAX_S = 1.0, 86_400.0
-# When a token is renewed, as a share of its life: each credential at a time of its own, all with time to spare.
+# When a token is renewed, as a fraction of its lifetime. Differs by credential, so that renewals are spread.
 RENEWED_FROM, RENEWED_UNTIL = 0.6, 0.9
 
 
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 
 
-class _KeptToken(Struct, frozen=True):
+class _StoredToken(Struct, frozen=True):
     token: str
     owner_id: str | None
-    granted_at: float  # of the wall clock, seconds since 1970
+    granted_at: float  # wall clock, seconds since 1970
     lifetime_s: float
 
 
-class _Kept(Struct, frozen=True):
-    """The file. Applications and credentials stand under digests."""
+class _StoredState(Struct, frozen=True):
+    """The content of the file. Applications and credentials are keyed by digests."""
 
     applications: dict[Digest, msgspec.Raw] = {}
-    tokens: dict[Digest, _KeptToken] = {}
+    tokens: dict[Digest, _StoredToken] = {}
 
 
 class Held:
-    """A token as long as it may be used. Times are of the clock that only grows."""
+    """A token in use. Times are of the monotonic clock."""
 
     __slots__ = ("expires_at", "kept", "owner_id", "refused", "renew_again_at", "renew_at", "token")
 
-    def __init__(self, kept: _KeptToken, granted_at: float, share: float) -> None:
+    def __init__(self, kept: _StoredToken, granted_at: float, share: float) -> None:
         self.kept = kept
         self.token = Secret(kept.token)
         self.owner_id = kept.owner_id
         self.expires_at = granted_at + kept.lifetime_s
         self.renew_at = granted_at + kept.lifetime_s * (RENEWED_FROM + (RENEWED_UNTIL - RENEWED_FROM) * share)
-        self.refused = False  # a 401, though it was new: it is tried on, and not kept over a restart
+        self.refused = False  # rejected with 401 although new: still used, but not stored over a restart
         self.renew_again_at = 0.0
 
 
 class SignsIn(Protocol):
     def give_up(self) -> None:
-        """Wait no longer: the token endpoint is in trouble."""
+        """Stop waiting: the token endpoint fails."""
         ...
 
 
 class Standing(Struct):
-    """A failure, and until when it stands: to ask again before is of no use. Times of the clock that only grows."""
+    """A failure, and the monotonic time before which retrying is futile."""
 
     failure: PollFailed
     until: float
@@ -79,7 +79,7 @@ class Standing(Struct):
 class Application:
     """The token requests of one app on one server: one at a time, the most urgent first.
 
-    trouble: of the token endpoint, so no fault of one credential. It concerns all who wait: none of them asks it now.
+    trouble: a failure of the token endpoint itself. It applies to all credentials of the application.
     """
 
     def __init__(self, *, clock: Clock, kept: bytes | None, keep: Callable[[], None]) -> None:
@@ -99,7 +99,7 @@ class Application:
         )
 
     def join(self, member: SignsIn, now: Callable[[], datetime], show: Callable[[RateLimiter], None]) -> None:
-        """now: the platform's time. show: called when the platform has said something of the limit."""
+        """Add a credential. now: returns the platform's time. show: called when the platform announced the limit."""
         self._members[member] = now, show
         if self.limiter.hold_s() > 0:
             show(self.limiter)
@@ -116,8 +116,8 @@ class Application:
         for member in tuple(self._members):
             member.give_up()
 
-    def turn(self, path: str, urgency: float) -> Slot:
-        return self.limiter.turn("token", path, urgency=urgency)
+    def slot(self, path: str, urgency: float) -> Slot:
+        return self.limiter.slot("token", path, urgency=urgency)
 
     def _now(self) -> datetime:
         return next((now() for now, _ in self._members.values()), self._clock.now())
@@ -128,10 +128,10 @@ class Application:
 
 
 class SignIns:
-    """One per process.
+    """The tokens and rate limiters of all applications. One instance per process.
 
-    path: the file; None keeps nothing over a restart. writes: whether this process may change the file.
-    failed: called with a sentence when the file cannot be read or written, once until it can.
+    path: the file; None stores nothing. writes: whether this process may change the file.
+    failed: called with a sentence if the file cannot be read or written, once until it works again.
     """
 
     def __init__(
@@ -147,19 +147,19 @@ class SignIns:
         self._writes = writes and path is not None
         self._failed = failed
         self._fault = False
-        self._kept: dict[str, bytes] = {}  # of applications that have not been asked for yet
+        self._kept: dict[str, bytes] = {}  # of applications that are not in use yet
         self._applications: dict[str, Application] = {}
         self._held: dict[str, Held] = {}
         self._changed = False
         self._writing: asyncio.Task[None] | None = None
 
     async def load(self) -> None:
-        """Take over what an earlier run kept; without it every credential signs in."""
+        """Load the state of an earlier run. Without it, every credential signs in."""
         if self._path is None:
             return
         try:
             content = await asyncio.to_thread(_read, self._path)
-            kept = msgspec.json.decode(content, type=_Kept)
+            kept = msgspec.json.decode(content, type=_StoredState)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -182,13 +182,13 @@ class SignIns:
         return self._applications[digest]
 
     def held(self, credential: str) -> Held | None:
-        """The token, while it has not expired."""
+        """Return the token if it has not expired."""
         held = self._held.get(credential)
         return held if held is not None and self._clock.monotonic() < held.expires_at else None
 
     def keep(self, credential: str, token: str, owner_id: str | None, lifetime_s: float) -> Held:
         lifetime_s = min(max(lifetime_s, LIFETIME_MIN_S), LIFETIME_MAX_S)
-        kept = _KeptToken(token, owner_id, self._clock.wall().timestamp(), lifetime_s)
+        kept = _StoredToken(token, owner_id, self._clock.wall().timestamp(), lifetime_s)
         self._held[credential] = held = Held(kept, self._clock.monotonic(), _share(credential))
         self.save()
         return held
@@ -198,13 +198,13 @@ class SignIns:
             self.save()
 
     def refuse(self, held: Held) -> None:
-        """Keep it no longer over a restart; it may be tried on until then."""
+        """Mark a token as rejected: it is used until it expires, but not stored over a restart."""
         if not held.refused:
             held.refused = True
             self.save()
 
     def retain(self, sources: Iterable[SourceSettings]) -> None:
-        """Forget the tokens of all credentials but these, as the configuration does."""
+        """Forget the tokens of all credentials that are not in the configuration."""
         sources = tuple(sources)
         applications = {_digest(one.server, one.client_id) for one in sources}
         self._kept = {digest: raw for digest, raw in self._kept.items() if digest in applications}
@@ -213,18 +213,18 @@ class SignIns:
             self.forget(credential)
 
     def save(self) -> None:
-        """Soon, and not on the loop; what changes meanwhile is written too."""
+        """Write the file soon, in a thread. Changes made meanwhile are written as well."""
         if not self._writes:
             return
         self._changed = True
         if self._writing is not None and self._writing.done():
-            self._writing.result()  # a fault of the program is not kept silent
+            self._writing.result()  # raises an unexpected exception
             self._writing = None
         if self._writing is None:
             self._writing = observed(asyncio.create_task(self._write()))
 
     async def close(self) -> None:
-        """All is on the disk, as far as the disk lets it."""
+        """Write everything that is not written yet."""
         if self._applications:
             self.save()
         if self._writing is not None:
@@ -245,7 +245,7 @@ class SignIns:
         now = self._clock.monotonic()
         budgets: Mapping[str, bytes] = {digest: one.limiter.dump() for digest, one in self._applications.items()}
         return msgspec.json.encode(
-            _Kept(
+            _StoredState(
                 {digest: msgspec.Raw(raw) for digest, raw in {**self._kept, **budgets}.items()},
                 {
                     credential: held.kept
@@ -260,13 +260,13 @@ class SignIns:
         if not self._fault:
             self._failed(
                 f"{self._path} cannot be {what}: {cause}: check free space, permissions and the disk's health; until "
-                "then each start signs in anew"
+                "then, every start signs in again"
             )
         self._fault = True
 
 
 def credential_digest(server: str, client_id: str, client_secret: Secret, jwt: Secret) -> str:
-    """What a token is kept under: a changed credential never uses an old one."""
+    """Return the key of a credential's token. A changed credential never uses an old token."""
     return _digest(server, client_id, client_secret.reveal(), jwt.reveal())
 
 
@@ -275,7 +275,7 @@ def _digest(*parts: str) -> str:
 
 
 def _share(credential: str) -> float:
-    """Between 0 and 1, the same for the same credential."""
+    """Return a number between 0 and 1 that depends only on the credential."""
     return int(credential[:8], 16) / 0xFFFFFFFF
 
 

@@ -1,12 +1,12 @@
-"""How far this machine's clock is from the platform's, for people."""
+"""Describes the difference between this machine's clock and the platform's."""
 
 WARNED_S = 5.0
-MAX_S = 60.0  # webhook receivers accept five minutes, and a clock that is off this far goes on drifting
-FIX = "set this machine's clock, best by NTP: receivers refuse webhooks whose signature is minutes off"
+MAX_S = 60.0  # webhook receivers tolerate five minutes, but a clock that is this far off keeps drifting
+FIX = "synchronize this machine's clock, preferably by NTP: receivers reject webhooks with an old timestamp"
 
 
 def said(skew_s: float) -> str:
-    """`skew_s` above 0: this machine is ahead."""
+    """Return a sentence. A positive `skew_s` means that this machine is ahead."""
     return f"this machine is {_span(abs(skew_s))} {'ahead of' if skew_s > 0 else 'behind'} the platform"
 
 

@@ -1,4 +1,4 @@
-"""What is told to those who count and log what happens between us and the platform."""
+"""The interface through which this package reports requests, rate limits and unknown data."""
 
 from typing import Literal, Protocol
 
@@ -6,20 +6,20 @@ Resource = Literal["active_calls", "call_log", "extensions", "token"]
 
 
 class Observer(Protocol):
-    """Who is told what happens between us and the platform; nothing here may block."""
+    """Receives reports for metrics and logs. No method may block."""
 
     def answered(self, resource: Resource, outcome: str, took_s: float, request_id: str | None, /) -> None:
-        """A request is over. `outcome`: the status of the answer, or the reason why there is none."""
+        """A request is finished. `outcome`: the status of the answer, or the reason why there is none."""
         ...
 
     def rate_limit(self, group: str, limit: int, remaining: int, silent_s: float, /) -> None:
-        """What the platform last said of a group's limit; `silent_s` above 0: a penalty, so long from now."""
+        """The platform announced a group's limit. `silent_s` above 0: requests are paused for that many seconds."""
         ...
 
     def unknown_word(self, field: str, word: str, /) -> None:
-        """A value that the tables do not have; harmless."""
+        """A field has a value that `vocabulary` does not list. Calls are unaffected."""
         ...
 
     def bad_record(self, field: str, record: str, /) -> None:
-        """A record was left out for want of this field; it may be told again for as long as it stays in the list."""
+        """A record was skipped because this field is invalid. Reported again while the record stays in the list."""
         ...

@@ -1,4 +1,4 @@
-"""The access token: exchanged for the JWT, used until it expires, renewed in time, never asked for more than needed.
+"""The access token of a credential: obtained with the JWT, renewed before it expires, requested as rarely as possible.
 
 Sources: developers.ringcentral.com/guide/authentication/jwt-flow, /refresh-tokens, /tokens.
 """
@@ -26,9 +26,9 @@ REVOKE_PATH = "/restapi/oauth/revoke"
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 ASK_TIMEOUT_S = 10.0
 REVOKE_TIMEOUT_S = 5.0
-REFUSED_WAIT_S = 300.0  # a wrong credential does not become right by itself
+REFUSED_WAIT_S = 300.0  # an invalid credential stays invalid until it is changed
 TROUBLE_WAIT_S = 10.0  # documented for 408, 500 and no answer
-NEW_REFUSED_WAIT_S = 60.0  # until a new token that is refused too is renewed; twice as long each time
+NEW_REFUSED_WAIT_S = 60.0  # wait before renewing a new token that is rejected as well; doubles each time
 NEW_REFUSED_WAIT_MAX_S = 300.0
 
 
@@ -41,9 +41,9 @@ class _Granted(msgspec.Struct, frozen=True):
 
 
 class Tokens:
-    """One credential's token. `current()` and `renewed()` raise PollFailed, without a request where one is no use.
+    """The token of one credential. `current()` and `renewed()` raise PollFailed, if futile without a request.
 
-    now: the platform's time. show: called when the platform has said something of the limit of token requests.
+    now: returns the platform's time. show: called when the platform has announced the limit of token requests.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class Tokens:
         self._jwt = jwt
         self._clock = clock
         self._renewal: asyncio.Task[None] | None = None
-        self._turn: Slot | None = None  # of the renewal under way
+        self._slot: Slot | None = None  # of the renewal in progress
         self._refresh: Secret | None = None
         self._refresh_until = 0.0
         self._refusal: Standing | None = None  # of this credential
         self._failing_from_grant: int | None = None  # how many tokens the application had been given when that began
         self._own_trouble = 0  # failures in a row while others were given tokens, at most as many as count
-        self._new_refused = 0  # new tokens in a row that were refused
+        self._new_refused = 0  # consecutive new tokens that were rejected
 
     @property
     def signed_in(self) -> bool:
@@ -88,7 +88,7 @@ class Tokens:
 
     @property
     def may_ask(self) -> bool:
-        """Whether a token request would have its place at once, and take it from no other source."""
+        """Whether a token request could be sent at once, without delaying another source."""
         limiter = self._application.limiter
         return limiter.wait_s("token") <= 0 and not limiter.waits
 
@@ -97,9 +97,9 @@ class Tokens:
 
         None: it has a token, does not wait for its place, or the token endpoint is in trouble.
         """
-        if self._turn is None or self._application.trouble or self._sign_ins.held(self._credential):
+        if self._slot is None or self._application.trouble or self._sign_ins.held(self._credential):
             return None
-        return self._application.limiter.ahead(self._turn)
+        return self._application.limiter.ahead(self._slot)
 
     def waits_until(self) -> float | None:
         """Until when it only waits for its place; None where `ahead` is none. A request that hangs is no such wait."""
@@ -109,10 +109,10 @@ class Tokens:
         return self._clock.monotonic() if under_way_since is None else under_way_since
 
     def _waits_for_place(self) -> bool:
-        return self._turn is not None and self._application.limiter.ahead(self._turn) is not None
+        return self._slot is not None and self._application.limiter.ahead(self._slot) is not None
 
     def failing(self) -> tuple[PollFailed, float] | None:
-        """Why the token could not be renewed in time, and for how many seconds it is still good."""
+        """Return why the token could not be renewed in time, and for how many seconds it remains valid."""
         held, now = self._sign_ins.held(self._credential), self._clock.monotonic()
         standing = self._refusal or self._application.trouble
         if held is None or standing is None or now < held.renew_at:
@@ -120,28 +120,28 @@ class Tokens:
         return standing.failure, held.expires_at - now
 
     async def current(self) -> Secret:
-        """A token that has not expired, as far as is known; where there is none, once its place has come."""
+        """Return a valid token. Waits for a slot and signs in if there is none."""
         held = self._sign_ins.held(self._credential)
         if held is None:
             held = await self._given()
         elif self._clock.monotonic() >= held.renew_at and not self._silent_s():
-            self._renew(held)  # beside the requests, which the token serves until it expires
+            self._renew(held)  # in the background: requests use the old token until it expires
         return held.token
 
     async def renewed(self, refused: Secret) -> bool:
-        """After a 401: whether there is another token now. A new one that was refused too is given time."""
+        """After a 401: get another token and return true. Returns false if a new token was rejected as well."""
         held = self._sign_ins.held(self._credential)
         if held is not None and held.token == refused:
             if self._clock.monotonic() < held.renew_again_at:
                 return False
             self._sign_ins.forget(self._credential)
             if self._waits_for_place():
-                await self._stop_renewal()  # its place is among those that still have a token
+                await self._stop_renewal()  # it waits with the priority of a credential that still has a token
         await self._given()
         return True
 
     def heard(self, token: Secret, *, refused: bool) -> None:
-        """What the last answer to this token was."""
+        """Note whether the platform accepted a token."""
         held = self._sign_ins.held(self._credential)
         if held is None or held.token != token:
             return
@@ -154,13 +154,13 @@ class Tokens:
             self._sign_ins.refuse(held)
 
     async def revoke(self) -> None:
-        """End the platform's session. Where that fails, it ends by itself at the token's end."""
+        """End the platform's session. If that fails, it ends when the token expires."""
         held = self._sign_ins.held(self._credential)
         if held is None:
             return
         self._sign_ins.forget(self._credential)
         with suppress(PollFailed, TimeoutError):
-            async with asyncio.timeout(REVOKE_TIMEOUT_S), self._application.turn(REVOKE_PATH, math.inf):
+            async with asyncio.timeout(REVOKE_TIMEOUT_S), self._application.slot(REVOKE_PATH, math.inf):
                 await self._post(REVOKE_PATH, {"token": held.token.reveal()}, REVOKE_TIMEOUT_S)
 
     async def close(self) -> None:
@@ -174,7 +174,7 @@ class Tokens:
     # Renewal
 
     async def _given(self) -> Held:
-        """The token that there is, or a new one; all who come while it is asked for get the same."""
+        """Return the current token, or a new one. Concurrent callers share one request."""
         while (held := self._sign_ins.held(self._credential)) is None:
             if silent_s := self._silent_s():
                 raise self._failed(silent_s)
@@ -182,7 +182,7 @@ class Tokens:
         return held
 
     def _silent_s(self) -> float:
-        """Seconds until asking again is of use."""
+        """Return the seconds until another token request makes sense."""
         now = self._clock.monotonic()
         standing = [one.until - now for one in (self._refusal, self._application.trouble) if one]
         return max(0.0, self._application.limiter.hold_s(), *standing)
@@ -199,10 +199,10 @@ class Tokens:
                     retry_after_s=silent_s,
                     request_id=failure.request_id,
                 )
-        return PollFailed("rate_limited", "the token endpoint wants silence", retry_after_s=silent_s)
+        return PollFailed("rate_limited", "rate limited; token requests paused", retry_after_s=silent_s)
 
     def _renew(self, old: Held | None) -> asyncio.Task[None]:
-        """The renewal under way, or a new one. A fault of the program in the last one is raised here."""
+        """Return the renewal in progress, or start one. Raises unexpected exceptions of the previous one."""
         if self._renewal is not None and self._renewal.done():
             renewal, self._renewal = self._renewal, None
             if not renewal.cancelled():
@@ -218,9 +218,9 @@ class Tokens:
             await asyncio.wait((renewal,))
 
     async def _sign_in(self, old: Held | None) -> None:
-        """Another token than `old`; or a failure that stands for a while."""
+        """Get a token other than `old`, or record a failure that applies for some time."""
         if self._silent_s():
-            return  # the endpoint got into trouble before this began
+            return  # the endpoint failed before this task started
         try:
             if not await self._refreshed(old):
                 await self._grant(old, {"grant_type": JWT_BEARER, "assertion": self._jwt.reveal()})
@@ -251,7 +251,7 @@ class Tokens:
             application.troubled(standing(TROUBLE_WAIT_S))
 
     async def _refreshed(self, old: Held | None) -> bool:
-        """Whether the refresh token did, where the app issues them; it is good for one use only."""
+        """Try the refresh token, if the app issues them. It is valid for one use. Returns whether it worked."""
         refresh, self._refresh = self._refresh, None
         if refresh is None or self._clock.monotonic() >= self._refresh_until:
             return False
@@ -264,17 +264,18 @@ class Tokens:
         return True
 
     async def _grant(self, old: Held | None, form: dict[str, str]) -> None:
-        self._turn = self._application.turn(TOKEN_PATH, old.expires_at if old else -math.inf)
+        self._slot = self._application.slot(TOKEN_PATH, old.expires_at if old else -math.inf)
         try:
-            async with self._turn as turn:
-                quicker = self._sign_ins.held(self._credential) not in (old, None)  # one with the same credential
-                if quicker or self._silent_s():
-                    turn.unused()
+            async with self._slot as slot:
+                # Another source with the same credential may have signed in meanwhile.
+                renewed = self._sign_ins.held(self._credential) not in (old, None)
+                if renewed or self._silent_s():
+                    slot.unused()
                     return
                 answer = await self._post(TOKEN_PATH, form, ASK_TIMEOUT_S)
-                retry_after_s = turn.answered(answer.status, answer.headers)
+                retry_after_s = slot.answered(answer.status, answer.headers)
         finally:
-            self._turn = None
+            self._slot = None
         if answer.status != 200:
             raise token_failure(answer, retry_after_s=retry_after_s)
         try:

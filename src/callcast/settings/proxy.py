@@ -45,7 +45,7 @@ def environment_proxy(url: URL) -> Proxy:
         usable = False
     if not usable:
         fix = f"write {name} as http://HOST:PORT or HOST:PORT, the port from 1 to 65535"
-        raise ProxyFault(f"{name} is not a valid proxy address", fix)
+        raise ProxyFault(f"{name} is not the address of a proxy", fix)
     if proxy.user is None:
         return Proxy(proxy)
     login = base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()

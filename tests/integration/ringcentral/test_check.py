@@ -74,8 +74,8 @@ async def test_all_is_well() -> None:
         ("rate limit", "good"),
     ]
     assert platform.scenario.extension_ids()[0] in told["token"].said
-    assert "the own extension" in told["permission"].said
-    assert "10 requests a minute, 9 are left" in told["rate limit"].said
+    assert "the credential's extension" in told["permission"].said
+    assert "10 requests per minute, 9 left" in told["rate limit"].said
     assert [request.path.rpartition("/")[2] for request in platform.requests] == ["token", "active-calls", "revoke"]
 
 
@@ -160,8 +160,8 @@ async def test_one_wrong_extension_among_good_ones() -> None:
     ("heavy", "extensions", "settings", "verdict", "words"),
     [
         (10, 1, {}, "good", "each target every 7.5 s"),
-        (40, 1, {}, "good", "40 requests a minute"),
-        (5, 1, {}, "warning", "not 10: each target is looked at every 15 s, not every 7.5 s"),
+        (40, 1, {}, "good", "40 requests per minute"),
+        (5, 1, {}, "warning", "not 10: each target is polled every 15 s, not every 7.5 s"),
         (5, 10, {}, "failed", "every 150 s; above 100 s calls can be missed"),
         (5, 10, {"accept_blind_spots": True}, "warning", "every 150 s, not every 75 s"),
     ],
@@ -247,7 +247,7 @@ async def test_a_token_that_the_service_keeps_is_used(tmp_path: Path) -> None:
         await command.load()
         await check_source("acme", settings, first.append, session=session, sign_ins=command, clock=clock, version="1")
     told = by_subject(first)
-    assert told["token"] == ConnectivityResult("good", "of extension 7, kept by the service", about="token")
+    assert told["token"] == ConnectivityResult("good", "the service's token, extension 7", about="token")
     assert {one.status for one in first} == {"good"}
     assert [request.path.rpartition("/")[2] for request in platform.requests] == ["active-calls"]
 

@@ -51,7 +51,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     [
         (ssl.TLSVersion.TLSv1_2, True, "the token endpoint answered 503"),
         (ssl.TLSVersion.TLSv1_1, True, "failed     source acme: token  no "),  # TLS connection, or none at all
-        (ssl.TLSVersion.TLSv1_2, False, "the host's certificate was not accepted"),
+        (ssl.TLSVersion.TLSv1_2, False, "the host's certificate is not trusted"),
     ],
 )
 async def test_the_platform_hears_nothing_over_a_weak_connection(

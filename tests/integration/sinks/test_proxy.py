@@ -59,12 +59,12 @@ def test_a_login_is_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 FAULTS = [
-    ("proxy.example.com:99999", "no address of a proxy"),
-    ("http://proxy.example.com:99999", "no address of a proxy"),
-    ("proxy.example.com:0", "no address of a proxy"),
-    ("http://user:secret-word@proxy:port", "no address of a proxy"),
-    ("http://", "no address of a proxy"),
-    ("http://[fd00::1", "no address of a proxy"),
+    ("proxy.example.com:99999", "not the address of a proxy"),
+    ("http://proxy.example.com:99999", "not the address of a proxy"),
+    ("proxy.example.com:0", "not the address of a proxy"),
+    ("http://user:secret-word@proxy:port", "not the address of a proxy"),
+    ("http://", "not the address of a proxy"),
+    ("http://[fd00::1", "not the address of a proxy"),
     ("socks5://user:secret-word@proxy:1080", "SOCKS"),
     ("socks4a://proxy:1080", "SOCKS"),
     ("ftp://proxy:21", "neither http nor https"),

@@ -14,7 +14,7 @@ def answer(status: int, code: str = "", message: str = "no", **facts: Any) -> An
     return Answer(status, {}, json.dumps(body).encode(), 0.1)
 
 
-NUMBER = "this may be the extension's number, not its id; run `callcast extensions`"
+NUMBER = "this may be the extension's number instead of its id"
 
 POLLS = [
     (404, "CMN-102", {}, "permission", NUMBER),
@@ -25,19 +25,19 @@ POLLS = [
     (400, "CMN-101", {"parameterName": "view"}, "server", ""),
     (403, "CMN-109", {}, "permission", "plan does not include"),
     (403, "CMN-401", {}, "permission", "the app lacks the permission ReadCallLog"),
-    (403, "CMN-402", {}, "permission", "no administrator"),
+    (403, "CMN-402", {}, "permission", "not an administrator"),
     (403, "CMN-403", {}, "permission", "remove it from extensions"),
-    (403, "CMN-404", {}, "permission", "only the own extension"),
+    (403, "CMN-404", {}, "permission", "only their own extension"),
     (403, "CMN-408", {"permissionName": "ReadCompanyCallLog"}, "permission", "user lacks the permission ReadCompanyC"),
-    (403, "CMN-419", {"permissionsName": "ReadCallLogX"}, "permission", "permission ReadCallLogX for the own"),
-    (403, "CMN-419", {"permissionsName": ["ReadA", "ReadB"]}, "permission", "permission ReadA, ReadB for the own"),
-    (403, "CMN-419", {"message": "user needs to have [ReadC] permission"}, "permission", "permission ReadC for"),
+    (403, "CMN-419", {"permissionsName": "ReadCallLogX"}, "permission", "permission ReadCallLogX only for their own"),
+    (403, "CMN-419", {"permissionsName": ["ReadA", "ReadB"]}, "permission", "permission ReadA, ReadB only for their own"),
+    (403, "CMN-419", {"message": "user needs to have [ReadC] permission"}, "permission", "permission ReadC only for"),
     (401, "CMN-405", {}, "auth", "client_id, client_secret and jwt are not the cause"),
     (401, "OAU-142", {}, "auth", "client_id, client_secret and jwt are not the cause"),
     (401, "OAU-151", {}, "auth", "client_id, client_secret and jwt are not the cause"),
     (401, "OAU-141", {}, "auth", "extension is disabled"),
-    (401, "AGW-402", {}, "auth", "refuses a token that it has just issued"),
-    (401, "", {"error": "invalid_token"}, "auth", "refuses a token that it has just issued"),
+    (401, "AGW-402", {}, "auth", "rejects a token that it has just issued"),
+    (401, "", {"error": "invalid_token"}, "auth", "rejects a token that it has just issued"),
 ]
 
 
@@ -74,7 +74,7 @@ TOKENS = [
     (401, "OAU-123", {}, "check client_id and client_secret"),
     (400, "", {"error": "unauthorized_client"}, "JWT auth flow"),
     (400, "", {"error": "invalid_grant"}, "check jwt"),
-    (400, "", {}, "check client_id, client_secret, jwt"),
+    (400, "", {}, "check client_id, client_secret and jwt"),
 ]
 
 

@@ -58,7 +58,7 @@ class Asker:
         held: asyncio.Event | None = None,
     ) -> asyncio.Task[None]:
         async def one() -> None:
-            async with self.limiter.turn(purpose, key or name) as turn:
+            async with self.limiter.slot(purpose, key or name) as turn:
                 self.passed.append((self.clock.monotonic(), name))
                 if held is not None:
                     await held.wait()
@@ -292,7 +292,7 @@ async def test_a_waiter_that_is_cancelled_as_its_turn_comes_frees_it(
 ) -> None:
     """The turn was granted and never used: its key and its place are free again, however often that happens."""
     for i in range(20):
-        async with limiter.turn("page", "url") as turn:
+        async with limiter.slot("page", "url") as turn:
             turn.unused()
             cancelled = asker.ask(f"x{i}", "page", key="url")
             await clock.settle()
@@ -307,7 +307,7 @@ async def test_a_waiter_that_is_cancelled_as_its_turn_comes_frees_it(
 async def test_an_unused_turn_counts_nothing(limiter: RateLimiter, clock: TurnedClock) -> None:
     """Whoever finds that it has no token sends nothing, and takes nothing from the others."""
     for i in range(30):
-        async with limiter.turn("page", str(i)) as turn:
+        async with limiter.slot("page", str(i)) as turn:
             turn.unused()
     assert clock.monotonic() == 0
 
@@ -606,6 +606,6 @@ async def test_nothing_is_left_running_when_nobody_waits(asker: Asker, clock: Tu
 @pytest.mark.parametrize("wish", ["99999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
 async def test_no_wish_is_granted_for_longer_than_an_hour(limiter: RateLimiter, status: int, wish: str) -> None:
     """Whatever the answer that carries it: an absurd Retry-After must not blind a source until a restart."""
-    async with limiter.turn("poll", "a") as slot:
+    async with limiter.slot("poll", "a") as slot:
         wait_s = slot.answered(status, {"Retry-After": wish})
     assert wait_s == PENALTY_MAX_S

@@ -29,7 +29,7 @@ def make_budget(clock: TurnedClock, kept: bytes | None = None) -> RateLimiter:
 async def request(
     limiter: RateLimiter, model: PlatformModel, purpose: Purpose, key: str, there_s: float, back_s: float
 ) -> None:
-    async with limiter.turn(purpose, key) as turn:
+    async with limiter.slot(purpose, key) as turn:
         await model.clock.sleep(there_s)
         status, headers = model.ask()
         await model.clock.sleep(back_s)
@@ -223,7 +223,7 @@ class Story:
         self.under_way: list[str] = []
 
     async def ask(self, purpose: Purpose, key: str, there_s: float, back_s: float) -> None:
-        async with self.limiter.turn(purpose, key) as turn:
+        async with self.limiter.slot(purpose, key) as turn:
             sent_at = self.clock.monotonic()
             assert not any(begin < sent_at < end for begin, end in self.silent), "sent in a penalty"
             assert key not in self.under_way, "the same request twice at once"
@@ -300,7 +300,7 @@ def test_each_purpose_is_served_in_its_order(asks: list[tuple[Purpose, float]]) 
         served: dict[str, list[int]] = {}
 
         async def ask(number: int, purpose: Purpose, took_s: float) -> None:
-            async with limiter.turn(purpose, str(number)):
+            async with limiter.slot(purpose, str(number)):
                 served.setdefault(purpose, []).append(number)
                 await clock.sleep(took_s)
 
