@@ -85,7 +85,7 @@ async def test_1_a_wrong_jwt(tmp_path: Path) -> None:
     async with seen(platform_of(credentials=[other]), tmp_path) as town:
         await told(town, "reasons", "source acme", "JWT is not valid", "check jwt")
         told_by_check = await asked(town, "--online")
-    assert "failed     source acme: token  the token endpoint answered 400" in told_by_check
+    assert "failed   source acme: token  the token endpoint answered 400" in told_by_check
     assert "fix: check jwt" in told_by_check
 
 
@@ -95,7 +95,7 @@ async def test_2_a_missing_permission(tmp_path: Path) -> None:
     async with seen(platform_of(credentials=[poor]), tmp_path) as town:
         await told(town, "reasons", "source acme", "403", "lacks the permission ReadCallLog", "developer console")
         told_by_check = await asked(town, "--online")
-    assert "failed     source acme: permission" in told_by_check
+    assert "failed   source acme: permission" in told_by_check
     assert "fix: the app lacks the permission ReadCallLog: add it to the app" in told_by_check
 
 
@@ -117,7 +117,7 @@ async def test_3_the_rate_limit(tmp_path: Path) -> None:
         told_by_check = await asked(town, "--online")
     assert line["detail"].startswith("requests are paused for ")
     assert "another program" in line["fix"]
-    assert "failed     source acme: rate limit  429" in told_by_check
+    assert "failed   source acme: rate limit  429" in told_by_check
 
 
 async def test_4_a_dead_receiver(town: Town) -> None:
@@ -130,7 +130,7 @@ async def test_4_a_dead_receiver(town: Town) -> None:
     line = await logged(town, "sink_failed")
     assert (line["sink"], line["reason"], line["fix"]) == ("crm", "connect", fix)
     told_by_check = await asked(town, "--online")
-    assert "failed     sink crm" in told_by_check
+    assert "failed   sink crm" in told_by_check
     assert (
         "connection refused\n    fix: check host and port in url, and that the service there is running"
         in told_by_check
@@ -145,7 +145,7 @@ async def test_5_a_receiver_with_another_secret(town: Town, hook: Hook) -> None:
         town.call()
     await told(town, "warnings", "sink crm is failing since", "answered 401", "check secrets and headers")
     told_by_check = await asked(town, "--send")
-    assert "failed     sink crm" in told_by_check
+    assert "failed   sink crm" in told_by_check
     assert "fix: the receiver rejects the authentication: check secrets" in told_by_check
 
 
@@ -165,7 +165,7 @@ async def test_6_a_broker_that_refuses_a_topic(town: Town) -> None:
             town, "warnings", "sink wall is failing since", refused, "/events/call.", "the broker's access rules"
         )
         told_by_check = await asked(town, "--send")
-    assert "failed     sink wall" in told_by_check
+    assert "failed   sink wall" in told_by_check
     assert "fix: allow callcast to publish to all topics below topic in the broker's access rules" in told_by_check
 
 
@@ -188,7 +188,7 @@ async def test_8_a_clock_that_is_off(tmp_path: Path) -> None:
     async with seen(platform_of(clock=ahead), tmp_path) as town:
         await told(town, "warnings", "source acme: this machine is 10 minutes behind the platform", "NTP")
         told_by_check = await asked(town, "--online")
-    assert "failed     source acme: clock       this machine is 10 minutes behind the platform" in told_by_check
+    assert "failed   source acme: clock       this machine is 10 minutes behind the platform" in told_by_check
     assert "fix: set this machine's clock, best by NTP" in told_by_check
 
 

@@ -1,4 +1,4 @@
-"""`callcast simulate`: the fake RingCentral on a port, for tests of other programs."""
+"""`callcast simulate`: run the RingCentral simulator on a port, for testing other programs."""
 
 import argparse
 import asyncio
@@ -7,44 +7,44 @@ import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the command line must not pay for the web server before it is wanted
+if TYPE_CHECKING:  # imported late: starting other commands must not load the web server
     from callcast.simulator import Credential, Fault, Platform, Scenario
     from callcast.simulator.story import Listing
 
 DESCRIPTION = """\
-A fake RingCentral: the token exchange, active calls and the call log of extensions and of the account, the list
-of extensions, telephony sessions, rate limits, and every fault on order. Nothing leaves this machine.
+Run a RingCentral simulator: tokens, active calls and the call log of extensions and of the account, the list of
+extensions, telephony sessions, rate limits, and faults on demand. It does not use the network.
 
 scenarios
-  office       six desks, two queues; one call of each kind within a minute, then calls by chance (default)
-  seed         the six recorded answers of a direct and a queue call, one further with every look
-  seed-timed   the same as time goes by
-  busy         --extensions desks with --calls-per-minute calls by chance
-  quiet        two desks, and nobody calls
-  PATH.toml    your own, written as callcast/simulator/scenarios/office.toml is
+  office       six extensions and two queues; one call of each kind in the first minute, then random calls (default)
+  seed         six recorded answers of a direct and a queue call; each poll returns the next one
+  seed-timed   the same, advancing with time
+  busy         --extensions extensions with --calls-per-minute random calls
+  quiet        two extensions without calls
+  PATH.toml    your own scenario, in the format of callcast/simulator/scenarios/office.toml
 
 rate limits (--rate-limit)
-  For each credential and group, requests in the last 60 seconds; the next one gets 429, Retry-After and a penalty of
-  60 seconds, which every request during it starts again. Every answer has the X-Rate-Limit headers of its group.
+  Requests per 60 seconds for each credential and group. A request above the limit gets 429 with Retry-After and starts
+  a penalty of 60 seconds, which every further request restarts. Answers have the X-Rate-Limit headers of their group.
   heavy 10     active calls and the call log, together (--heavy-per-minute)
   medium 40    the list of extensions
   light 50     telephony sessions
-  auth 5       tokens, all credentials of an app together; a sixth session of a credential ends its oldest (401 OAU-213)
-  The same request twice at once is refused too (CMN-304).
+  auth 5       tokens, for all credentials of an app; a sixth session of a credential ends its oldest (401 OAU-213)
+  Two identical requests at the same time are rejected as well (CMN-304).
 """
 EPILOG = """\
-while it runs (no token wanted)
-  POST   /simulator/calls      a call now: {"kind":"inbound","extension":"101","number":"+15550100299","talks_s":9}
-  POST   /simulator/faults     a fault, or a list of them; DELETE takes one (/ID) or all away, GET shows them
-  GET    /simulator/requests   what was asked and answered (?path=call-log); DELETE forgets
-  GET    /simulator/truth      what really happened, for a checker
-  POST   /simulator/clock      {"turn_s": 60} turns the platform's clock
-  PUT    /simulator/limits     {"heavy": 10}: other rate limits; null: none
-  DELETE /simulator/tokens     revokes every token
+control (no token needed)
+  POST   /simulator/calls      start a call: {"kind":"inbound","extension":"101","number":"+15550100299","talks_s":9}
+  POST   /simulator/faults     add a fault or a list of faults; GET lists them, DELETE removes one (/ID) or all
+  GET    /simulator/requests   list requests and answers (?path=call-log); DELETE clears the list
+  GET    /simulator/truth      list what really happened, for verification
+  POST   /simulator/clock      {"turn_s": 60} moves the platform's clock
+  PUT    /simulator/limits     {"heavy": 10} sets rate limits; null removes them
+  DELETE /simulator/tokens     revoke all tokens
 
 faults
   {"kind":"status","status":503,"retry_after":5,"count":3}      500, 502, 503, 504, 403, 404 ...; "code":"CMN-211"
-  {"kind":"status","status":429,"headers":false}                a limit that says nothing
+  {"kind":"status","status":429,"headers":false}                without rate limit headers
   {"kind":"slow","delay_s":8,"path":"*-calls"}                  also hang, reset, truncated, huge, html, not_json,
   {"kind":"half","from_s":30,"for_s":60}                        charset, redirect, empty, bad_records
 
@@ -53,7 +53,7 @@ example
 """
 UNLIMITED = """\
 poll_interval_s = 1
-heavy_per_minute = 10000              # the fake has no rate limit now
+heavy_per_minute = 10000              # the simulator enforces no rate limit
 """
 
 
@@ -62,28 +62,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
-    add("--port", type=int, default=8078, help="0: a free one (default: %(default)s)")
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    add("--port", type=int, default=8078, help="port to listen on; 0 for any free port (default: %(default)s)")
     add("--scenario", default="office", metavar="NAME", help="see above (default: %(default)s)")
-    add("--speed", type=_positive, default=1.0, metavar="X", help="calls go X times as fast; the clock stays true")
-    add("--seed", type=int, default=1, metavar="N", help="the same N, the same calls by chance (default: 1)")
-    add("--rate-limit", action=argparse.BooleanOptionalAction, default=False, help="the documented rate limits")
-    add("--heavy-per-minute", type=int, default=10, metavar="N", help="of the rate limits (default: %(default)s)")
+    add("--speed", type=_positive, default=1.0, metavar="X", help="run calls X times as fast; the clock is unaffected")
+    add("--seed", type=int, default=1, metavar="N", help="random seed; the same seed gives the same calls (default: 1)")
+    add("--rate-limit", action=argparse.BooleanOptionalAction, default=False, help="enforce the documented rate limits")
+    add("--heavy-per-minute", type=int, default=10, metavar="N", help="limit of the heavy group (default: %(default)s)")
     add(
         "--lateness",
         type=_span,
         default=(0, 0),
         metavar="S[-S]",
-        help="the list of live calls lags so much; really 3-10",
+        help="delay of the list of live calls; 3-10 on the real platform",
     )
-    add("--linger", type=float, default=120, metavar="S", help="ended calls stay listed so long; 302 was measured")
-    add("--log-delay", type=_span, default=(15, 30), metavar="S[-S]", help="until the call log has a call")
-    add("--skew", type=float, default=0, metavar="S", help="the platform's clock is so far ahead")
-    add("--token-ttl", type=float, default=3600, metavar="S", help="life of an access token (default: %(default)s)")
-    add("--refresh-tokens", action="store_true", help="give refresh tokens too")
-    add("--extensions", type=int, default=50, metavar="N", help="of busy (default: %(default)s)")
-    add("--calls-per-minute", type=_positive, default=60, metavar="N", help="of busy (default: %(default)s)")
-    add("--fault", action="append", default=[], metavar="JSON", help="a fault from the start; may be repeated")
+    add(
+        "--linger",
+        type=float,
+        default=120,
+        metavar="S",
+        help="how long ended calls stay listed; up to 302 s was measured",
+    )
+    add("--log-delay", type=_span, default=(15, 30), metavar="S[-S]", help="time until a call is in the call log")
+    add("--skew", type=float, default=0, metavar="S", help="how far the platform's clock is ahead")
+    add("--token-ttl", type=float, default=3600, metavar="S", help="lifetime of access tokens (default: %(default)s)")
+    add("--refresh-tokens", action="store_true", help="issue refresh tokens, too")
+    add("--extensions", type=int, default=50, metavar="N", help="for busy: extensions (default: %(default)s)")
+    add("--calls-per-minute", type=_positive, default=60, metavar="N", help="for busy: calls (default: %(default)s)")
+    add("--fault", action="append", default=[], metavar="JSON", help="a fault to start with; may be repeated")
 
 
 async def run(args: argparse.Namespace) -> int:
@@ -165,11 +171,11 @@ def _fault(text: str) -> "Fault":
 
 
 def _snippet(url: str, credential: "Credential", platform: "Platform") -> str:
-    """A configuration that fits: valid TOML, comments included."""
+    """Return a matching source configuration, as valid TOML."""
     limited = platform.limits.limits is not None
     shown = ", ".join(json.dumps(extension) for extension in platform.scenario.extension_ids()[:12])
     return f"""\
-# A fake RingCentral listens on {url}
+# The RingCentral simulator listens on {url}
 [sources.simulated]
 server = "{url}"
 client_id = "{credential.client_id}"
@@ -188,9 +194,9 @@ def _positive(text: str) -> float:
 
 
 def _span(text: str) -> tuple[float, float]:
-    """`3-10`, or one number for both ends."""
+    """Parse a range such as `3-10`, or a single number."""
     least, _, most = text.partition("-")
     span = float(least), float(most or least)
     if not 0 <= span[0] <= span[1]:
-        raise argparse.ArgumentTypeError(f"{text} is not a span of seconds such as 3-10")
+        raise argparse.ArgumentTypeError(f"{text} is not a range of seconds such as 3-10")
     return span

@@ -125,7 +125,7 @@ class _Platform:
         except TimeoutError:
             if (ahead := self._tokens.ahead()) is None:
                 raise
-            said = f"{ahead} sign-ins are ahead; all sources of an app share {OURS_PER_MINUTE} per minute"
+            said = f"waiting to sign in, {ahead} ahead: {OURS_PER_MINUTE} sign-ins per minute for all sources of an app"
             tell(ConnectivityResult("unasked", said, "run the check again in a minute", about="token"))
             return False
         if self.kept:

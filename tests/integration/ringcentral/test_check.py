@@ -93,7 +93,7 @@ async def test_without_an_announced_limit_the_configured_one_counts() -> None:
     told = by_subject(await answers(platform, extensions=tuple(platform.scenario.extension_ids())))
     assert "2 extensions" in told["permission"].said
     assert told["rate limit"].status == "good"
-    assert "heavy_per_minute = 10 counts" in told["rate limit"].said
+    assert "heavy_per_minute = 10 applies" in told["rate limit"].said
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ async def test_the_announced_limit_against_the_plan(
 @pytest.mark.parametrize(
     ("skew_s", "verdict", "words"),
     [
-        (0, "good", "agrees"),
+        (0, "good", "in sync"),
         (20, "warning", "s behind"),
         (-20, "warning", "s ahead of"),
         (300, "failed", "5 minutes behind"),
@@ -203,10 +203,14 @@ async def test_the_clock(skew_s: float, verdict: str, words: str) -> None:
         (Fault(kind="status", status=404, path="*/token"), "token", "check server"),
         (Fault(kind="html", path="*/token"), "token", "check server"),
         (Fault(kind="redirect", path="*/token"), "token", "set server"),
-        (Fault(kind="reset", path="*/token"), "token", "check server, and whether this machine reaches it"),
-        (Fault(kind="status", status=503, path="*/token"), "token", "try again later"),
-        (Fault(kind="status", status=429, path=LISTS), "rate limit", "does another program use the same credential"),
-        (Fault(kind="status", status=429, headers=False, path="*/token"), "token", "does another program"),
+        (Fault(kind="reset", path="*/token"), "token", "check server, and that this machine can reach it"),
+        (Fault(kind="status", status=503, path="*/token"), "token", "retries automatically"),
+        (
+            Fault(kind="status", status=429, path=LISTS),
+            "rate limit",
+            "check whether another program uses the same credential",
+        ),
+        (Fault(kind="status", status=429, headers=False, path="*/token"), "token", "another program"),
         (Fault(kind="status", status=503, code="CMN-211", path=LISTS), "permission", "limited mode"),
         (Fault(kind="reset", path=LISTS), "permission", "check server"),
     ],
@@ -274,5 +278,5 @@ async def test_of_many_sources_of_one_app_those_that_wait_are_not_asked(monkeypa
         )
     waiting = [one for one in told if one.status == "unasked"]
     assert [one.said.partition(":")[0] for one in waiting] == [f"waiting to sign in, {n} ahead" for n in range(2)]
-    assert waiting[0].remedy == "run it again in a minute"
+    assert waiting[0].remedy == "run the check again in a minute"
     assert 429 not in {request.status for request in platform.requests}

@@ -50,7 +50,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     ("newest", "trusted", "said"),
     [
         (ssl.TLSVersion.TLSv1_2, True, "the token endpoint answered 503"),
-        (ssl.TLSVersion.TLSv1_1, True, "failed     source acme: token  no "),  # TLS connection, or none at all
+        (ssl.TLSVersion.TLSv1_1, True, "failed   source acme: token  no "),  # TLS connection, or none at all
         (ssl.TLSVersion.TLSv1_2, False, "the host's certificate is not trusted"),
     ],
 )

@@ -128,7 +128,7 @@ def test_a_network_that_is_none_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> N
     """Else a host would be reached through the proxy that must not be."""
     monkeypatch.setenv("HTTPS_PROXY", "proxy:3128")
     monkeypatch.setenv("NO_PROXY", "10.0.0.0/33")
-    with pytest.raises(ValidationError, match=re.escape("NO_PROXY holds 10.0.0.0/33")):
+    with pytest.raises(ValidationError, match=re.escape("NO_PROXY contains 10.0.0.0/33")):
         settings(str(HTTPS), trust_env=True)
 
 
