@@ -189,7 +189,7 @@ async def test_8_a_clock_that_is_off(tmp_path: Path) -> None:
         await told(town, "warnings", "source acme: this machine is 10 minutes behind the platform", "NTP")
         told_by_check = await asked(town, "--online")
     assert "failed   source acme: clock       this machine is 10 minutes behind the platform" in told_by_check
-    assert "fix: set this machine's clock, best by NTP" in told_by_check
+    assert "fix: synchronize this machine's clock" in told_by_check
 
 
 async def test_9_a_typo_in_a_key(town: Town) -> None:
