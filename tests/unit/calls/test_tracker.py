@@ -119,7 +119,7 @@ def test_what_merely_goes_away_is_no_update() -> None:
 
 def test_what_no_consumer_sees_is_no_event_and_in_no_id() -> None:
     """That a side is an extension, or that a queue is confirmed, is remembered, without an event."""
-    named = msgspec.structs.replace(CALLED, name="Front desk")
+    named = msgspec.structs.replace(CALLED, name="Reception")
     ids = []
     for extension_id, confirmed in ((None, False), ("101", True)):
         watch = Watch()
