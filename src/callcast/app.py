@@ -28,7 +28,7 @@ from callcast.ports.clock import Clock
 from callcast.ports.outbox import Outbox, OutboxRefused
 from callcast.service import ReadConfig, Service, zone
 
-EXIT_UNAVAILABLE = 69  # something that the service needs is unreachable (contract 2)
+EXIT_UNAVAILABLE = 69  # something that the service needs is unreachable
 
 
 NAP_S = 5.0  # timers of the event loop stop during suspend, so a sleep may end this much late after it
