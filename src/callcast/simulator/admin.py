@@ -1,4 +1,4 @@
-"""The door for whoever runs the fake: faults, the request log, the truth, the clock. Not part of RingCentral."""
+"""The control interface of the simulator: faults, the request log, the truth, the clock. Not part of RingCentral."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol

@@ -154,7 +154,7 @@ class _Staged:
         talks_s: float | None,
         ends: str | None,
     ) -> Part:
-        """`ends` is for a part that nobody answers."""
+        """`ends` applies to a part that is not answered."""
         call = self._call
         rung = self._after(begins, rings_s)
         answered = talks_s is not None

@@ -208,7 +208,7 @@ class Platform:
         records = {record["id"]: record for record in self.scenario.log(self._extension(request), self.clock.now())}
         wanted = request.match_info["record"].split(",")
         if len(wanted) > 1:
-            raise not_found("callRecordId")  # the bulk form answers 207 multipart, which nobody here asks for
+            raise not_found("callRecordId")  # the bulk form answers 207 multipart and is not simulated
         if wanted[0] not in records:
             raise not_found("callRecordId")
         return json_answer(lists.as_viewed(records[wanted[0]], lists.view(request.query, "Detailed")))

@@ -10,7 +10,7 @@ Record = dict[str, Any]
 
 
 class Truth(Struct, frozen=True, kw_only=True):
-    """What really happened in one extension's part of one session, for whoever checks a program.
+    """What really happened in one extension's part of one session, for verification.
 
     `disposition` is one of callcast's words. Times that have not come yet are given as planned.
     `session_id` is the telephony session id, or where the records have none the plain session id.

@@ -7,7 +7,7 @@ extension = "101"              # short number of the desk (queue: see below)
 number = "+15550100201"        # the other side; or `to = "102"` for an internal call
 name = "WIRELESS CALLER"
 rings_s = 4
-talks_s = 30                   # left out: nobody answers
+talks_s = 30                   # without it: not answered
 ends = "missed"                # of an unanswered one; the words of `calls.ENDINGS`
 """
 

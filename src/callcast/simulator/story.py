@@ -103,7 +103,7 @@ class Story:
         """Looks change nothing here."""
 
     def place(self, call: Call, now: datetime) -> Sequence[Session]:
-        """A call that nobody planned: it begins `at_s` from now. Raises ScriptFault."""
+        """Add a call to the scenario: it starts `at_s` from now. Raises ScriptFault."""
         self._placed += 1
         sessions = self._director.starting(now).sessions(call, 5_000_000 + self._placed)
         for session in sessions:

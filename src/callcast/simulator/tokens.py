@@ -30,7 +30,7 @@ class Credential(Struct, frozen=True, kw_only=True):
     """
 
     client_id: str = "simulated-client"
-    client_secret: str = "simulated-secret"  # noqa: S105 (it is printed for whoever uses the fake)
+    client_secret: str = "simulated-secret"  # noqa: S105 (not a real secret; printed for users)
     jwt: str = "simulated.jwt.assertion"
     extension_id: str | None = None  # None: the scenario's first extension
     admin: bool = True

@@ -3,7 +3,7 @@
 seed, seed-timed   the recorded answers, one further with each poll, or as time goes by
 office             six desks, two queues, one call of each kind within a minute, then calls by chance
 busy               many desks, calls by chance at a given rate
-quiet              two desks, nobody calls
+quiet              two extensions without calls
 PATH.toml          your own, written as `script` says (see office.toml)
 """
 
