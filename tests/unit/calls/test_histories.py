@@ -5,7 +5,7 @@ import pytest
 from tests.effort import tries
 from tests.unit.calls.fuzz import play
 
-HISTORIES = tries(1_000, 10_000)
+HISTORIES = tries(200, 10_000)
 CHUNKS = 4
 
 

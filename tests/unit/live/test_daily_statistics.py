@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -100,8 +101,9 @@ def test_any_history_counts_as_its_conversations(steps: list[tuple[str, str, str
         assert found(statistics, source, extension_id) == expected(own)
 
 
-def test_memory_is_bounded_and_what_was_counted_stays() -> None:
+def test_memory_is_bounded_and_what_was_counted_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy day's older conversations are forgotten, the live ones never."""
+    monkeypatch.setattr(today, "CONVERSATIONS_MAX", 500)
     statistics = DailyStatistics(TurnedClock(START), UTC, 20.0)
     statistics.count([replace(fresh("101", "live"), sequence=1)])
     for n in range(today.CONVERSATIONS_MAX + 100):

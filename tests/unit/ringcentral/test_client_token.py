@@ -176,7 +176,7 @@ async def test_a_platform_that_refuses_every_new_token_is_asked_ever_less_often(
         before = len(grants(answers))
         assert (await failure_of(client)).reason == "auth"
         times += [clock.monotonic()] * (len(grants(answers)) - before)
-        await clock.turn(1)
+        await clock.turn(5)
     assert 10 <= len(times) <= 16
     assert all(times[i + 4] - times[i] > 60 for i in range(len(times) - 4))
 
