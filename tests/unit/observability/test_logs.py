@@ -4,13 +4,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
-from callcast.calls.model import CallObservation, ChangeSet, Direction, Provider, State, Target
+from callcast.calls.model import ChangeSet, Target
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability import logs
 from callcast.observability.metrics import Metrics
@@ -18,7 +17,6 @@ from callcast.polling.telemetry import SourceTelemetry
 from callcast.ports.upstream import PollFailed
 from tests.builders import event
 from tests.clock import TurnedClock
-from tests.integration.polling.test_poller import Bench
 
 HOUR_S = 3600
 
@@ -187,40 +185,6 @@ def test_a_failed_poll_says_where_and_why(capfd: pytest.CaptureFixture[str]) -> 
         "detail": f"answered 503: {failed.remedy}",
         "request_id": "r-1",
     }
-
-
-async def test_a_healthy_hour_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """An hour of polls, with a call every five minutes: nothing at info, and every event at debug."""
-    logs.configure("info", "json")
-    bench = Bench(tmp_path)
-    bench.far.spacing = 30.0
-    observer = observer_of(bench.clock)
-    bench.notes = observer  # type: ignore[assignment]
-    bench._told = observer.change_recorded  # type: ignore[method-assign]
-    began = bench.clock.now()
-
-    def rings(_: Target) -> list[CallObservation]:
-        number, phase = divmod(int(bench.clock.monotonic()), 300)
-        return [ringing(f"s-{number}", began)] if phase < 60 else []
-
-    bench.far.list_of = rings
-    async with bench.polling():
-        await bench.clock.turn(HOUR_S)
-    assert observer.polls > 100
-    assert said(capfd) == []
-
-
-def ringing(session: str, began: Any) -> CallObservation:
-    return CallObservation(
-        extension_id="101",
-        session_id=session,
-        account_id="1",
-        record_id=session,
-        direction=Direction.INBOUND,
-        state=State.RINGING,
-        started_at=began,
-        provider=Provider(name="ringcentral", record_id=session),
-    )
 
 
 def test_events_are_lines_at_debug_only(capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,48 @@
+"""What the log says while all is well."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from callcast.calls.model import CallObservation, Direction, Provider, State, Target
+from callcast.observability import logs
+from tests.integration.polling.test_poller import Bench
+from tests.unit.observability.test_logs import fresh_logs, observer_of, said
+
+__all__ = ["fresh_logs"]  # a fixture
+HOUR_S = 3600
+
+
+async def test_a_healthy_hour_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """An hour of polls, with a call every five minutes: nothing at info, and every event at debug."""
+    logs.configure("info", "json")
+    bench = Bench(tmp_path)
+    bench.far.spacing = 30.0
+    observer = observer_of(bench.clock)
+    bench.notes = observer  # type: ignore[assignment]
+    bench._told = observer.change_recorded  # type: ignore[method-assign]
+    began = bench.clock.now()
+
+    def rings(_: Target) -> list[CallObservation]:
+        number, phase = divmod(int(bench.clock.monotonic()), 300)
+        return [ringing(f"s-{number}", began)] if phase < 60 else []
+
+    bench.far.list_of = rings
+    async with bench.polling():
+        await bench.clock.turn(HOUR_S)
+    assert observer.polls > 100
+    assert said(capfd) == []
+
+
+def ringing(session: str, began: Any) -> CallObservation:
+    return CallObservation(
+        extension_id="101",
+        session_id=session,
+        account_id="1",
+        record_id=session,
+        direction=Direction.INBOUND,
+        state=State.RINGING,
+        started_at=began,
+        provider=Provider(name="ringcentral", record_id=session),
+    )
