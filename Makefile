@@ -1,8 +1,8 @@
-# Everything runs from .venv, which has exactly the versions of requirements-dev.lock.
+# Everything runs from VENV (.venv), which has exactly the versions of requirements-dev.lock.
 .DEFAULT_GOAL := help
 PYTHON ?= python3.11
 PYTHON := $(or $(shell command -v $(PYTHON)),$(shell command -v python3))
-VENV := .venv
+VENV ?= .venv
 FUZZ ?= 200000
 KILLS ?= 3000
 SOAK ?= 3600

@@ -10,14 +10,9 @@ from callcast.web import listener as door
 from callcast.web import server as admin
 from tests.integration.web.http_side import Room, room
 
+# The service's own loop, whose transports are of other classes, and the one of the other tests.
+LOOP_FACTORIES = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 LIMIT_S = 5.0  # in which a closed connection is surely noticed
-
-
-@pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"])
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    """The service's own loop, whose transports are of other classes, and the one of the other tests."""
-    made: asyncio.AbstractEventLoopPolicy = request.param()
-    return made
 
 
 @pytest.fixture
