@@ -76,14 +76,14 @@ async def test_a_token_in_a_broken_request_is_not_logged(here: Room, caplog: pyt
     def fails() -> list[str]:
         raise RuntimeError("a fault of ours")
 
-    here.admin._pages._health.reasons = fails  # type: ignore[union-attr,method-assign]
+    here.admin._routes._health.reasons = fails  # type: ignore[union-attr,method-assign]
     assert b" 500 " in await answer(here, request(path="/readyz"))
     assert "a fault of ours" in caplog.text
 
 
 async def test_a_body_is_bounded_however_it_comes(here: Room) -> None:
     """In chunks too, where no length says so beforehand."""
-    here.admin._guard.token = ""  # type: ignore[union-attr]
+    here.admin._access.token = ""  # type: ignore[union-attr]
     chunk = b"8000\r\n" + b" " * 0x8000 + b"\r\n"
     head = request("Transfer-Encoding: chunked", "Content-Type: application/json", method="POST", path="/-/reload")
     assert (await answer(here, head + chunk * 4 + b"0\r\n\r\n")).startswith(b"HTTP/1.1 413 ")
@@ -93,7 +93,7 @@ async def test_a_body_is_bounded_however_it_comes(here: Room) -> None:
 async def test_a_body_that_does_not_come_is_not_waited_for(here: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """408, and nothing was reloaded."""
     monkeypatch.setattr(admin, "BODY_S", 0.05)
-    here.admin._guard.token = ""  # type: ignore[union-attr]
+    here.admin._access.token = ""  # type: ignore[union-attr]
     head = request("Content-Length: 100", "Content-Type: application/json", method="POST", path="/-/reload")
     assert (await answer(here, head)).startswith(b"HTTP/1.1 408 ")
     assert here.reloads == 0
