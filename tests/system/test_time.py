@@ -97,6 +97,8 @@ async def test_nothing_live_is_delivered_after_a_suspend(town: Town, hook: Hook,
     await town.start(town.head(), town.source(), hook.sink("crm"))
     town.call("101")
     await until(lambda: len(hook.headers) == 1, "a refusal")
+    # Not before the service has read the answer, or its 30 s would begin after the suspend.
+    await counted(town, 'callcast_delivery_seconds_count{sink="crm"}', 1)
     hook.status = 204
     suspended.write_text(str(8 * HOUR_S))
     town.call("102")
