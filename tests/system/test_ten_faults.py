@@ -112,7 +112,7 @@ async def test_3_the_rate_limit(tmp_path: Path) -> None:
     """They name the source, the limit, and the likely rival; the log says how long nothing is sent."""
     fault = Fault(kind="status", status=429, path="*active-calls")
     async with seen(platform_of(faults=[fault]), tmp_path) as town:
-        await told(town, "reasons", "source acme", "429", "Request rate exceeded", "another program use the same")
+        await told(town, "reasons", "source acme", "429", "Request rate exceeded", "another program uses the same")
         line = await logged(town, "rate_limited")
         told_by_check = await asked(town, "--online")
     assert line["detail"].startswith("requests are paused for ")
