@@ -1,6 +1,6 @@
 """A fake RingCentral for the demo, the tests and other people's tests.
 
-    async with Platform(seed.by_look()).serve() as url:
+    async with Platform(seed.by_poll()).serve() as url:
         ...  # url is what a source's `server` wants; Credential() holds the default id, secret and JWT
 
 What happens is a scenario (`callcast.simulator.scenarios`), when it happens is a clock (`SimulatedClock`), what

@@ -16,7 +16,7 @@ INBOUND: frozenset[Shape] = frozenset({"direct", "queue", "internal_in", "ringou
 
 
 class Extension(Struct, frozen=True, kw_only=True):
-    """One desk: id, short number, name and direct number."""
+    """One phone: id, short number, name and direct number."""
 
     id: str
     number: str

@@ -32,11 +32,11 @@ ANSWERED_SHARE = 0.75
 
 
 def random_calls(account: Account, chance: Chance, seed: int, scripted: Iterable[Call] = ()) -> Iterator[Call]:
-    """Endlessly many calls in order of their beginning; a desk that talks, in `scripted` too, is not called."""
+    """Endlessly many calls in order of their beginning; a phone that talks, in `scripted` too, is not called."""
     dice = Random(seed)  # noqa: S311 (chance, not secrecy)
     busy = {phone: call.at_s + _lasts_s(call) for call in scripted for phone in _phones(call)}
     free_at = [(busy.get(phone.number, 0.0), dice.random(), phone.number) for phone in account.extensions]
-    heapify(free_at)  # the desk that has been free the longest comes first
+    heapify(free_at)  # the phone that has been free the longest comes first
     at_s = chance.from_s
     for number in count(1):
         at_s += dice.expovariate(chance.calls_per_minute / 60)

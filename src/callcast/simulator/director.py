@@ -97,7 +97,7 @@ class _Staged:
         return self._session((out, into), out.ended_at, out.ending)
 
     def ringout(self) -> list[Session]:
-        """The desk rings first; when it is picked up, the other side is called. Two records, 1,000 apart."""
+        """The phone rings first; when it is picked up, the other side is called. Two records, 1,000 apart."""
         call = self._call
         own, other = self._phone(call.extension), self._outside()
         begun = self._after(self._at, call.rings_s)
@@ -128,7 +128,7 @@ class _Staged:
         return self._session(tuple(parts), ended_at, ending(ends), queue=self._director.account.queue(call.queue))
 
     def _offer(self, key: str, phone: str, begins: datetime, last: bool) -> Part:
-        """One desk's ring: the one that answers talks, the others stop ringing then."""
+        """One phone's ring: the one that answers talks, the others stop ringing then."""
         call = self._call
         own = self._phone(phone)
         if not last:

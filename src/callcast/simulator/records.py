@@ -281,7 +281,7 @@ def _without_extension(record: Record) -> Record:
 
 
 def _phone(moment: Moment) -> tuple[Record, Record]:
-    """To and from of the ring at the desk: the extension itself on both sides."""
+    """To and from of the ring at the phone: the extension itself on both sides."""
     own = moment.part.extension
     to = _filled(phoneNumber=own.direct, extensionNumber=own.number, location=own.location)
     return to, {"name": own.name, "extensionNumber": own.number, **moment.device()}

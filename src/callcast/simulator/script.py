@@ -3,7 +3,7 @@
 [[calls]]
 at_s = 0.5                     # after the start
 kind = "inbound"               # inbound, queue, outbound, internal, ringout, conference
-extension = "101"              # short number of the desk (queue: see below)
+extension = "101"              # short number of the phone (queue: see below)
 number = "+15550100201"        # the other side; or `to = "102"` for an internal call
 name = "WIRELESS CALLER"
 rings_s = 4
@@ -26,7 +26,7 @@ class ScriptFault(ValueError):
 
 
 class Handover(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A blind transfer: the session goes on at another desk."""
+    """A blind transfer: the session goes on at another phone."""
 
     to: str
     rings_s: float = 4
@@ -37,8 +37,8 @@ class Handover(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Call(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One call of a scenario. All `_s` are seconds; a speed divides them.
 
-    queue: waits_s before the first ring; `offers` are the desks that ring together, round by round, rings_s each
-    (the same desk twice is a second offer); `extension` answers in the last round after answers_after_s.
+    queue: waits_s before the first ring; `offers` are the phones that ring together, round by round, rings_s each
+    (the same phone twice is a second offer); `extension` answers in the last round after answers_after_s.
     records_s: how long a voicemail takes. id_changes: the ended record has another id and starts 1 s later.
     hidden_s: from-to pairs after the beginning in which the list lacks the record. marks_answer false: an outbound
     record does not show the answer. provisional: a queue call reads Stopped while it goes on. rewritten: after so

@@ -245,7 +245,7 @@ def _newest_first(records: Iterable[Record]) -> list[Record]:
 
 
 def _telephony(account_id: str, session: Session, now: datetime) -> Record:
-    """`telephony/sessions/{id}`: the outside party first, then each desk's."""
+    """`telephony/sessions/{id}`: the outside party first, then each phone's."""
     token = (session.telephony_session_id or "")[2:]
     parties = [_party(account_id, f"p-{token}-{number}", part, now) for number, part in enumerate(session.parts, 2)]
     outside = {

@@ -62,7 +62,7 @@ def test_polls_are_counted_since_the_last_mark(platform: Child) -> None:
     assert platform.ask("least") == 0
 
 
-def test_whoever_is_not_answered_is_told_in_one_line(platform: Child) -> None:
+def test_anyone_who_is_not_answered_is_told_in_one_line(platform: Child) -> None:
     """The bench ends with a sentence, not with a wait."""
     with pytest.raises(BenchFailed, match=r"bench\.platform did not answer within 0 s"):
         platform.ask("mark", late_s=0.0, timeout_s=0.0)

@@ -310,7 +310,7 @@ def test_healthcheck_by_configuration(service: str, tmp_path: Path, monkeypatch:
 
 
 def test_healthcheck_without_a_service(service: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """69, and where it was asked, when nobody listens; 2 when the question makes no sense."""
+    """69, and where it was asked, when no one listens; 2 when the question makes no sense."""
     with HTTPServer(("127.0.0.1", 0), Answers) as closed:
         port = closed.server_port
     assert main(["healthcheck", "--url", f"http://127.0.0.1:{port}"]) == 69

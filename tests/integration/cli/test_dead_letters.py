@@ -32,7 +32,7 @@ Callcast = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 async def folder(tmp_path: Path) -> Path:
-    """Three calls: a was delivered at the second attempt, b's end is a dead letter, c is owed. And a source's event."""
+    """Three calls: a was delivered at the second attempt, b's end is a dead letter, c is pending. And a source's event."""
     clock = TurnedClock()
     limits = {"retention_h": 72.0, "outbox_max_mb": 100.0, "dead_letter_days": 30.0}
     async with open_outbox(tmp_path / "data", clock, **limits) as outbox:
@@ -85,7 +85,7 @@ def objects(out: str) -> list[dict[str, Any]]:
 
 
 def pending(folder: Path) -> dict[str, list[str]]:
-    """Per call: which sinks are owed something."""
+    """Per call: which sinks have a pending delivery."""
     with open_admin(folder / "data") as admin:
         stories = [admin.story(call) for name in ("a", "b", "c") for call in admin.find(name)]
     return {
@@ -160,8 +160,8 @@ def test_dead_letters_are_chosen(callcast: Callcast, action: str, choice: list[s
     assert len(objects(callcast("dead", "list")[1])) == (1 if action == "list" else 1 - count)
 
 
-def test_dead_retry_owes_the_same_event_again(callcast: Callcast, folder: Path) -> None:
-    """A retried letter is owed, and a letter no longer; a dropped one is neither."""
+def test_dead_retry_makes_the_same_event_pending_again(callcast: Callcast, folder: Path) -> None:
+    """A retried dead letter is pending, and no dead letter any more; a dropped one is neither."""
     assert pending(folder)["b"] == []
     assert callcast("dead", "retry", ENDED.id) == (0, '{"retried":1}\n', "")
     assert pending(folder)["b"] == ["crm"]
@@ -212,7 +212,7 @@ def test_dead_for_people(callcast: Callcast, folder: Path, monkeypatch: pytest.M
 
 
 def test_replay(callcast: Callcast, folder: Path) -> None:
-    """What is settled is owed again, what is owed is not doubled, and the number is said."""
+    """What is settled is pending again, what is pending is not doubled, and the number is printed."""
     assert callcast("replay", "--sink", "crm", "--since", "2026-03-02T08:00:00Z") == (0, '{"replayed":2}\n', "")
     assert pending(folder) == {"a": ["crm"], "b": ["crm"], "c": ["crm"]}
     assert callcast("replay", "--sink", "crm", "--since", "2026-03-02T08:00:00Z")[1] == '{"replayed":0}\n'

@@ -38,13 +38,13 @@ async def test_ids_numbers_names_and_types_and_a_names_table(tmp_path: Path) -> 
     """The table that is printed is TOML as [names] wants it; the token goes back."""
     fake = platform()
     assert isinstance(fake.scenario, Story)
-    desks = fake.scenario.account.extensions
+    phones = fake.scenario.account.extensions
     code, out, err = await listed(tmp_path, fake)
     assert (code, err) == (0, "")
     shown, _, names = out.partition("\n\n")
     assert shown.splitlines()[0].split() == ["id", "number", "name", "type", "status"]
-    assert [line.split()[:2] for line in shown.splitlines()[1:]] == [[one.id, one.number] for one in desks]
-    assert tomllib.loads(names) == {"names": {one.id: one.name for one in desks}}
+    assert [line.split()[:2] for line in shown.splitlines()[1:]] == [[one.id, one.number] for one in phones]
+    assert tomllib.loads(names) == {"names": {one.id: one.name for one in phones}}
     assert [one.path.rpartition("/")[2] for one in fake.requests] == ["token", "extension", "revoke"]
 
 

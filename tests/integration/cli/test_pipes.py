@@ -1,4 +1,4 @@
-"""A reader that leaves ends any command quietly: exit code 0, nothing on standard error, nobody else blamed."""
+"""A reader that leaves ends any command quietly: exit code 0, nothing on standard error, no one else blamed."""
 
 import http.client
 import os
@@ -90,7 +90,7 @@ def test_a_receiver_whose_reader_leaves() -> None:
 
 
 def post(url: str) -> None:
-    """The second one may find nobody there any more."""
+    """The second one may find no one there any more."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
     with suppress(OSError, http.client.HTTPException):
         connection.request("POST", "/", b"{}", {"webhook-id": "x", "webhook-timestamp": "1"})

@@ -24,7 +24,7 @@ LISTS = "*/active-calls"
 
 
 def crowd(extensions: int, *, ahead_s: float = 0, **settings: Any) -> Platform:
-    """A platform with so many desks, whose clock is so far ahead."""
+    """A platform with so many phones, whose clock is so far ahead."""
     clock = SimulatedClock()
     clock.turn(ahead_s)
     return Platform(busy(clock.now(), extensions, 1), clock=clock, **settings)
@@ -100,7 +100,7 @@ async def test_without_an_announced_limit_the_configured_one_counts() -> None:
     ("wrong", "remedy"),
     [
         ({"client_secret": Secret("no-such-secret")}, "check client_id and client_secret"),
-        ({"client_id": "nobody"}, "check client_id and client_secret"),
+        ({"client_id": "no one"}, "check client_id and client_secret"),
         ({"jwt": Secret("forged-assertion")}, "check jwt"),
     ],
 )

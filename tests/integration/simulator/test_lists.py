@@ -181,7 +181,7 @@ async def test_the_call_log_by_session_and_by_id(clock: SimulatedClock) -> None:
 
 
 async def test_a_telephony_session_tells_its_parties(clock: SimulatedClock) -> None:
-    """The session of a transferred call shows the first desk disconnected and the second one answered."""
+    """The session of a transferred call shows the first phone disconnected and the second one answered."""
     async with calling(Platform(office(START), clock=clock)) as caller:
         clock.turn(30)
         record = next(

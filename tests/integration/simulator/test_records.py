@@ -27,7 +27,7 @@ ACCOUNT = Account(
 CALLER = {"number": "+16504306662", "name": "WIRELESS CALLER", "location": "San Mateo, CA"}
 DIRECT = Call(kind="inbound", extension="11115", rings_s=4, talks_s=6, **CALLER)
 QUEUE = Call(kind="queue", extension="11115", waits_s=0, answers_after_s=5, talks_s=13, **CALLER)
-# What differs between the recording and any other call: ids, addresses, and the number of the desk's phone.
+# What differs between the recording and any other call: ids, addresses, and the number of the phone's phone.
 OWN_FACTS = {"uri", "id", "sessionId", "telephonySessionId"}
 
 
@@ -71,7 +71,7 @@ def test_the_recorded_calls_come_out_as_recorded(call: Call, name: str, at_s: fl
     "name", ["derived-queue-missed", "derived-queue-voicemail", "derived-queue-caller-hangup-ringing"]
 )
 def test_a_queue_call_in_the_companys_log_reads_as_the_production_ones(name: str) -> None:
-    """One record for the whole call: the caller's leg leads, and each desk that rang has a Stopped leg."""
+    """One record for the whole call: the caller's leg leads, and each phone that rang has a Stopped leg."""
     recorded = json.loads((SAMPLES / "call-log" / f"{name}.json").read_text())
     ends = {"Missed": "missed", "Voicemail": "voicemail", "Hang Up": "hung_up"}[recorded["result"]]
     call = Call(kind="queue", offers=(("1001", "1002"),), rings_s=8, ends=ends)

@@ -26,7 +26,7 @@ def after(seconds: float) -> datetime:
 
 
 def results(story: Story, *seconds: float) -> list[str | None]:
-    """The result of the desk's one record at these times; None where the list is empty."""
+    """The result of the phone's one record at these times; None where the list is empty."""
     shown = [story.active(DESK, after(at_s)) for at_s in seconds]
     return [records[0]["result"] if records else None for records in shown]
 
@@ -121,7 +121,7 @@ def test_a_call_in_a_browser_ends_as_if_it_were_placed(talks_s: float | None, wo
 
 
 def test_ring_all_with_one_answering() -> None:
-    """The desk that answers is accepted, the others read missed, and the truth says where it was answered."""
+    """The phone that answers is accepted, the others read missed, and the truth says where it was answered."""
     offers = (("1001", "1002", "1003"),)
     story = told(START, Call(kind="queue", extension="1002", offers=offers, talks_s=20))
     assert {truth.extension_id: truth.disposition for truth in story.truth(after(60))} == {
@@ -133,7 +133,7 @@ def test_ring_all_with_one_answering() -> None:
 
 
 def test_a_second_offer_is_another_record() -> None:
-    """A desk that is offered the call again has two records of one session, the later one newer."""
+    """A phone that is offered the call again has two records of one session, the later one newer."""
     offers = (("1001",), ("1002",), ("1001",))
     story = told(START, Call(kind="queue", extension="1001", offers=offers, rings_s=5, talks_s=20))
     second, first = story.active(DESK, after(20))
@@ -145,7 +145,7 @@ def test_a_second_offer_is_another_record() -> None:
 
 
 def test_a_provisional_end_lasts_as_long_as_the_session() -> None:
-    """A desk that no longer rings reads Stopped and Outbound while another one talks, and missed after that."""
+    """A phone that no longer rings reads Stopped and Outbound while another one talks, and missed after that."""
     offers = (("1001",), ("1002",))
     call = Call(kind="queue", extension="1002", offers=offers, rings_s=5, talks_s=20, provisional=True)
     story = told(START, call)
@@ -154,7 +154,7 @@ def test_a_provisional_end_lasts_as_long_as_the_session() -> None:
 
 
 def test_the_companys_list_has_a_waiting_caller_without_an_extension() -> None:
-    """Before any desk rings, the record of a queue call names no extension, not in its legs either."""
+    """Before any phone rings, the record of a queue call names no extension, not in its legs either."""
     story = told(START, Call(kind="queue", extension="1001", waits_s=5, talks_s=20))
     (record,) = story.active(None, after(3))
     assert "extension" not in record
@@ -163,7 +163,7 @@ def test_the_companys_list_has_a_waiting_caller_without_an_extension() -> None:
 
 
 def test_a_call_can_be_placed_at_any_time() -> None:
-    """A call nobody planned begins now, and shows in its place among the others."""
+    """A call no one planned begins now, and shows in its place among the others."""
     story = told(START, Call(kind="inbound", extension="1001", at_s=50))
     story.place(Call(kind="outbound", extension="1001", number="+15550101234"), after(10))
     (later,) = story.place(Call(kind="inbound", extension="1002", at_s=30), after(10))
@@ -206,7 +206,7 @@ def test_a_reader_finds_the_truth(call: Call) -> None:
 
 
 def test_a_busy_house_stays_busy_and_small() -> None:
-    """Over half an hour of load every desk gets calls, about as many as asked for, and the past is forgotten."""
+    """Over half an hour of load every phone gets calls, about as many as asked for, and the past is forgotten."""
     story = busy(START, 40, 120, talks_s=10)
     begun = set()
     for minute in range(30):
@@ -266,17 +266,17 @@ def test_a_wrong_scenario_file_says_what_is_wrong(text: bytes, said: str) -> Non
     [
         Call(kind="inbound", extension="9"),
         Call(kind="inbound", extension="1001", ends="eaten"),
-        Call(kind="queue", extension="1001", queue="Nobody"),
+        Call(kind="queue", extension="1001", queue="No one"),
         Call(kind="queue", extension="1001", offers=(("1002",),), talks_s=5),
     ],
 )
 def test_a_call_that_cannot_be_played_is_refused_at_once(call: Call) -> None:
-    """An unknown desk, ending or queue, and an answer from a desk that does not ring, are faults of the file."""
+    """An unknown phone, ending or queue, and an answer from a phone that does not ring, are faults of the file."""
     with pytest.raises(ScriptFault):
         told(START, call)
 
 
 def test_a_crowd_has_as_many_desks_as_asked_for() -> None:
-    """Ids and numbers of 2,000 desks are all different."""
+    """Ids and numbers of 2,000 phones are all different."""
     phones = crowd(2000).extensions
     assert len({phone.id for phone in phones}) == len({phone.number for phone in phones}) == 2000

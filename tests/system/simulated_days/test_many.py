@@ -39,7 +39,7 @@ async def fifty() -> None:
     credentials = [ours(number) for number in range(51)]
     async with Stage(51, credentials=credentials).open() as stage, asyncio.TaskGroup() as tasks:
         every = {f"phone_{n}": stage.source("~", credential=one) for n, one in enumerate(credentials)}
-        first = {name: settings for name, settings in every.items() if name != "admin_50"}
+        first = {name: settings for name, settings in every.items() if name != "phone_50"}
         sources = stage.house.sources
         supervisor = TaskSupervisor(tasks, sources.run, sources.end)
         stage.platform.strike(Fault(kind="hang", path=f"*/{FIRST + 1}/*"))
@@ -48,8 +48,8 @@ async def fifty() -> None:
         await supervisor.apply(first, patience_s=0.5)
         await stage.clock.sleep(60)
         shown(stage)
-        changed = {"admin_7": stage.source("~", credential=credentials[7], poll_interval_s=30)}
-        wanted = {name: settings for name, settings in every.items() if name != "admin_8"} | changed
+        changed = {"phone_7": stage.source("~", credential=credentials[7], poll_interval_s=30)}
+        wanted = {name: settings for name, settings in every.items() if name != "phone_8"} | changed
         await supervisor.apply(wanted, patience_s=0.5)
         await stage.clock.sleep(120)
         judge_fifty(stage)
@@ -73,7 +73,7 @@ def shown(stage: Stage) -> None:
     for number, reason in ((1, "timeout"), (2, "rate_limited"), (3, "permission")):
         assert (stage.value("polls_failed_total", source=f"phone_{number}", reason=reason) or 0) >= 1
         assert (stage.value("poll_staleness_seconds", source=f"phone_{number}") or 0) >= 50
-    penalty = stage.value("rate_limit_penalty_until_timestamp_seconds", source="admin_2", group="heavy") or 0
+    penalty = stage.value("rate_limit_penalty_until_timestamp_seconds", source="phone_2", group="heavy") or 0
     assert 25 <= penalty - stage.clock.wall().timestamp() <= 90 + 1
 
 

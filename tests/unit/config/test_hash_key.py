@@ -32,7 +32,7 @@ def settings(folder: Path, *, service: str = "", sink: str = "") -> Settings:
 
 @pytest.mark.parametrize("where", ["service", "sink"])
 def test_made_once_for_this_user_alone(tmp_path: Path, where: str) -> None:
-    """The same key after a restart, in a file that nobody else may read."""
+    """The same key after a restart, in a file that no one else may read."""
     hashing = settings(tmp_path, **{where: 'numbers = "hash"'})
     key = hash_key(hashing)
     assert len(key) == 64

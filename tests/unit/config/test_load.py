@@ -249,7 +249,7 @@ def test_listening_beyond_loopback_wants_a_token_or_consent(tmp_path: Path) -> N
 
 
 def test_a_sink_may_ask_for_any_extension_where_all_may_be_watched(tmp_path: Path) -> None:
-    """With an account watch, or the credential's own extension, nobody can know which ids will come."""
+    """With an account watch, or the credential's own extension, no one can know which ids will come."""
     sink = STDOUT + 'extensions = ["101", "unassigned"]\n'
     assert report(tmp_path, SOURCE + sink) == ""
     assert report(tmp_path, SOURCE + 'watch = "account"\n' + sink) == ""
@@ -274,7 +274,7 @@ def test_extensions_with_an_account_watch_are_warned_of(tmp_path: Path) -> None:
 
 def test_names_that_nothing_shows(tmp_path: Path) -> None:
     """A name for an extension that no source watches is a warning, most likely a typing mistake."""
-    named = '[names]\n62264425017 = "Desk"\n62264425016 = "Reception"\n5 = "Nobody"\n'
+    named = '[names]\n62264425017 = "Desk"\n62264425016 = "Reception"\n5 = "No one"\n'
     found = verdict(tmp_path, SOURCE + 'extensions = ["62264425016"]\n' + STDOUT + named)
     assert [(one.key, one.fix) for one in found.warnings] == [
         ("names.62264425017", "did you mean 62264425016?"),

@@ -43,7 +43,7 @@ def test_made_anew_it_is_the_same(name: str) -> None:
 
 
 def test_the_example_passes() -> None:
-    """As it is delivered, with no secret from elsewhere; that the credential is nobody's is said."""
+    """As it is delivered, with no secret from elsewhere; that the credential is no one's is said."""
     found = validate(EXAMPLE, {})
     assert found.errors == ()
     assert [one.key for one in found.warnings] == PLACEHOLDERS

@@ -124,7 +124,7 @@ async def test_a_kept_owner_that_cannot_be_read_is_asked_for_again(
 
 
 async def test_a_token_without_owner_is_a_failure(client: Client, answers: aioresponses) -> None:
-    """Nobody is made up where the platform does not say who we are."""
+    """No one is made up where the platform does not say who we are."""
     answers.post(TOKEN_URL, payload={k: v for k, v in TOKEN.items() if k != "owner_id"})
     with pytest.raises(PollFailed, match="owner_id"):
         await client.identify()
@@ -218,7 +218,7 @@ async def test_a_poll_of_several_pages_is_paced_as_several_requests(
 async def test_a_target_that_is_not_polled_any_more_costs_the_others_nothing(
     client: Client, answers: aioresponses
 ) -> None:
-    """One extension with nine pages beside one with one: removed by a reload, or refused, it slows nobody."""
+    """One extension with nine pages beside one with one: removed by a reload, or refused, it slows no one."""
     other = Target(source="acme", extension_id="102")
     other_url = re.compile(rf"^{SERVER}/restapi/v1.0/account/~/extension/102/active-calls")
     base = f"{SERVER}/restapi/v1.0/account/~/extension/102/active-calls?page="

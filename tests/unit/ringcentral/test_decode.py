@@ -228,7 +228,7 @@ def test_half_an_emoji_does_not_spoil_the_page() -> None:
 
 
 def test_the_account_is_in_the_address() -> None:
-    """Digits after /account/; `~` is nobody's number."""
+    """Digits after /account/; `~` is no one's number."""
     assert account_in("https://x/restapi/v1.0/account/809646016/extension/1/call-log/L") == "809646016"
     assert account_in("https://x/restapi/v1.0/account/809646016") == "809646016"
     assert account_in("https://x/restapi/v1.0/account/~/call-log/L") is None

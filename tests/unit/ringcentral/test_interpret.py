@@ -66,7 +66,7 @@ def test_answered_by_a_reason_on_the_record_or_on_any_leg(reason: str, where: st
 
 @pytest.mark.parametrize("where", ["record", "leg"])
 def test_connected_is_no_answer(where: str) -> None:
-    """The reason says: answered, but nobody said how to handle the call. A voice mail did (cases/A1-1)."""
+    """The reason says: answered, but no one said how to handle the call. A voice mail did (cases/A1-1)."""
     word = {"reason": "Connected"}
     shown = only(live(legs=[leg("FindMe", **(word if where == "leg" else {}))], **(word if where == "record" else {})))
     assert (shown.state, [one.accepted for one in shown.legs]) == (State.RINGING, [False])
@@ -195,7 +195,7 @@ def test_a_queue_call_turns_round_at_the_end() -> None:
     ],
 )
 def test_a_ring_out_is_an_offer(fields: dict[str, Any]) -> None:
-    """Own side on both, or a PstnToSip leg with the caller or nobody on the other."""
+    """Own side on both, or a PstnToSip leg with the caller or no one on the other."""
     shown = only(live(direction="Outbound", **{**fields, "action": "voip call"}))
     assert (shown.direction, shown.state) == (Direction.INBOUND, State.RINGING)
     caller = fields.get("from", {}).get("phoneNumber")
@@ -214,7 +214,7 @@ def test_a_ring_out_is_an_offer(fields: dict[str, Any]) -> None:
     ],
 )
 def test_the_caller_of_an_offer(from_: Any, to: Any, caller: Party | None) -> None:
-    """Whoever has a number and is not the extension itself; a missing side does no harm."""
+    """Anyone who has a number and is not the extension itself; a missing side does no harm."""
     shown = only(live(direction="Outbound", action="VoIP Call", legs=[leg("PstnToSip")], **{"from": from_, "to": to}))
     assert (shown.direction, shown.from_party) == (Direction.INBOUND, caller)
 
@@ -374,7 +374,7 @@ def test_every_record_of_an_extensions_list_is_its_own() -> None:
     ],
 )
 def test_the_extension_of_a_record_of_the_account(fields: dict[str, Any], expected: str) -> None:
-    """The record's, else that of its legs, else that of our own side, else nobody's."""
+    """The record's, else that of its legs, else that of our own side, else no one's."""
     shown = only(record(**fields), ACCOUNT)
     assert (shown.extension_id, shown.rings_alone) == (expected, True)
 
@@ -468,14 +468,14 @@ def test_legs_are_told_apart_by_type_and_start() -> None:
 
 @pytest.mark.parametrize("target", [EXTENSION, ACCOUNT])
 def test_an_own_leg_is_one_that_names_the_extensions_phone(target: Target) -> None:
-    """The leg to the line is accepted whoever takes the call, and one without an owner may be another's."""
+    """The leg to the line is accepted anyone who takes the call, and one without an owner may be another's."""
     legs = [leg("Accept", 101), leg("PstnToSip", 101), leg("PstnToSip"), leg("Accept", 101, master=False)]
     shown = only(live(extension={"id": 101}, legs=legs), target)
     assert [one.own for one in shown.legs] == [False, True, False, True]
 
 
 def test_the_platforms_words_are_kept() -> None:
-    """For whoever must ask its support."""
+    """For anyone who must ask its support."""
     provider = only(record(result="Missed", reason="No Answer")).provider
     words = (provider.name, provider.record_id, provider.session_id, provider.action, provider.result, provider.reason)
     assert words == ("ringcentral", "L1", "5", "Phone Call", "Missed", "No Answer")
@@ -662,7 +662,7 @@ def test_a_provisional_part_reads_as_its_leg() -> None:
 
 
 def test_parts_of_a_live_record() -> None:
-    """Each is as its own legs are; whose turn is over while nobody has answered may be rung again."""
+    """Each is as its own legs are; whose turn is over while no one has answered may be rung again."""
     base = {"result": "In Progress", "duration": None}
     shown = rung(
         leg("PstnToSip", 300, result="Stopped", **LATER),
@@ -773,7 +773,7 @@ def test_who_listens_takes_no_call(listener: str) -> None:
 
 
 def test_the_line_is_not_answered_where_another_extensions_phone_was_taken() -> None:
-    """The leg to what was called is accepted whoever takes the call (cases/X1-1)."""
+    """The leg to what was called is accepted anyone who takes the call (cases/X1-1)."""
     line = leg("Accept", 900, direction="Inbound", result="Accepted", master=True, **ACCEPTED)
     taken, rang = leg("PstnToSip", 102, result="Accepted", **ACCEPTED), leg("PstnToSip", 103, result="Stopped")
     base = {"extension": {"id": 900}, "result": "Accepted", "reason": "Accepted"}

@@ -13,7 +13,7 @@ def source(count: int = 1, **more: object) -> SourceSettings:
     )
 
 
-def test_an_account_watch_looks_every_seven_and_a_half_seconds() -> None:
+def test_an_account_watch_polls_every_seven_and_a_half_seconds() -> None:
     """Eight of ten requests a minute, one request for everything."""
     got = plan("acme", source(50, watch="account"))
     assert got == Plan(

@@ -32,7 +32,7 @@ def limiter(clock: TurnedClock) -> RateLimiter:
 
 
 def make_budget(clock: TurnedClock, **settings: Any) -> RateLimiter:
-    """One that has run for a while, and knows that nobody else uses its credential."""
+    """One that has run for a while, and knows that no one else uses its credential."""
     made = RateLimiter("heavy", clock=clock, now=clock.now, **{"per_minute": 10, "headroom": 0.8, **settings})
     made._windows._born = clock.monotonic() - 121
     return made
@@ -239,7 +239,7 @@ async def test_pages_follow_at_once_and_are_paid_for(asker: Asker, clock: Turned
     assert sorted(asker.passed) == [(0, "a"), (0, "a2"), (0, "a3"), (22.5, "b"), (30, "c")]
 
 
-async def test_never_more_than_the_limit_whoever_asks(asker: Asker, clock: TurnedClock) -> None:
+async def test_never_more_than_the_limit_anyone_who_asks(asker: Asker, clock: TurnedClock) -> None:
     """Twenty pages at once: ten pass, the others when the first have left the window."""
     for i in range(20):
         asker.ask(str(i), "page")
@@ -305,7 +305,7 @@ async def test_a_waiter_that_is_cancelled_as_its_turn_comes_frees_it(
 
 
 async def test_an_unused_turn_counts_nothing(limiter: RateLimiter, clock: TurnedClock) -> None:
-    """Whoever finds that it has no token sends nothing, and takes nothing from the others."""
+    """Anyone who finds that it has no token sends nothing, and takes nothing from the others."""
     for i in range(30):
         async with limiter.slot("page", str(i)) as turn:
             turn.unused()
@@ -313,7 +313,7 @@ async def test_an_unused_turn_counts_nothing(limiter: RateLimiter, clock: Turned
 
 
 async def test_all_who_wait_may_be_cancelled_at_once(asker: Asker, clock: TurnedClock) -> None:
-    """A service that stops: nobody is granted a turn that nobody takes any more."""
+    """A service that stops: no one is granted a turn that no one takes any more."""
     held = asyncio.Event()
     for name in "abcde":
         asker.ask(name, "page", held=held, key="url" if name in "ab" else name)
@@ -405,7 +405,7 @@ PENALTIES: list[tuple[Callable[[TurnedClock], dict[str, str]], float]] = [
 
 
 @pytest.mark.parametrize(("headers", "seconds"), PENALTIES)
-async def test_nothing_is_sent_in_a_penalty_whoever_asks(
+async def test_nothing_is_sent_in_a_penalty_anyone_who_asks(
     asker: Asker, clock: TurnedClock, headers: Callable[[TurnedClock], dict[str, str]], seconds: float
 ) -> None:
     """A 429 silences polls, pages and the call log alike until its time has passed; then all go on."""
@@ -550,7 +550,7 @@ async def test_the_window_is_remembered_over_a_restart(clock: TurnedClock) -> No
 
 
 async def test_what_was_under_way_when_it_was_killed_counts(clock: TurnedClock) -> None:
-    """A request whose answer nobody was left to hear has been counted by the platform."""
+    """A request whose answer no one was left to hear has been counted by the platform."""
     asker = Asker(make_budget(clock), clock)
     for i in range(10):
         asker.ask(str(i), "page", held=asyncio.Event())

@@ -151,7 +151,7 @@ async def test_another_program_on_the_same_credential(share: float) -> None:
 
 
 async def watched(model: PlatformModel, stops_at_s: float) -> None:
-    """Nobody is refused beside the other program, and the pace is back soon after it has stopped."""
+    """No one is refused beside the other program, and the pace is back soon after it has stopped."""
     clock = model.clock
     await clock.turn(stops_at_s - clock.monotonic())
     assert len([at for at in model.refused if at > 6 * MINUTE_S]) <= 2  # its requests may come closer than ever before
@@ -278,7 +278,7 @@ class Story:
 @settings(max_examples=tries(40, 2000))
 @given(steps)
 def test_no_story_ends_in_a_penalty_of_our_own_doing(story: list[Any]) -> None:
-    """Any mixture of askers, latencies, cancellations, restarts, penalties: silent when told, nobody forgotten,
+    """Any mixture of askers, latencies, cancellations, restarts, penalties: silent when told, no one forgotten,
     and no refusal but those that were injected or came with a limit that was lowered behind our back.
     """
     played = Story()

@@ -219,7 +219,7 @@ async def test_who_waits_when_the_trouble_comes_waits_no_longer(
 async def test_a_wrong_credential_is_no_trouble_of_the_others(
     office: Office, answers: aioresponses, clock: TurnedClock
 ) -> None:
-    """A refused JWT keeps nobody else from signing in."""
+    """A refused JWT keeps no one else from signing in."""
     answers.post(TOKEN_URL, status=400, payload=sample_error("400-token-expired-OAU-210"))
     answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
     results = await asyncio.gather(*[office.client(n).identify() for n in range(3)], return_exceptions=True)

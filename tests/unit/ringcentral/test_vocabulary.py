@@ -104,7 +104,7 @@ def test_every_result_has_its_disposition() -> None:
 
 
 def test_every_result_off_the_list_is_known() -> None:
-    """Words that were seen in replies or have left the list are counted by nobody, and have their row."""
+    """Words that were seen in replies or have left the list are counted by no one, and have their row."""
     assert {kind.value: words for kind, words in RESULTS_OFF_LIST.items()} == OFF_LIST
     for kind, words in OFF_LIST.items():
         assert {DISPOSITIONS[word.lower()] for word in words} == {Disposition(kind)}

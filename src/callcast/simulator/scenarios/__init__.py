@@ -1,8 +1,8 @@
 """What happens behind the fake platform.
 
 seed, seed-timed   the recorded answers, one further with each poll, or as time goes by
-office             six desks, two queues, one call of each kind within a minute, then calls by chance
-busy               many desks, calls by chance at a given rate
+office             six phones, two queues, one call of each kind within a minute, then calls by chance
+busy               many phones, calls by chance at a given rate
 quiet              two extensions without calls
 PATH.toml          your own, written as `script` says (see office.toml)
 """
@@ -79,7 +79,7 @@ def played(
 
 
 def crowd(extensions: int) -> Account:
-    """An account with so many desks."""
+    """An account with so many phones."""
     phones = tuple(
         Extension(
             id=str(400_200_000 + number),
