@@ -32,7 +32,7 @@ Callcast = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 async def folder(tmp_path: Path) -> Path:
-    """Three calls: a was delivered at the second attempt, b's end is a dead letter, c is pending. And a source's event."""
+    """Three calls: a was delivered at attempt two, b's end is a dead letter, c is pending; and a source's event."""
     clock = TurnedClock()
     limits = {"retention_h": 72.0, "outbox_max_mb": 100.0, "dead_letter_days": 30.0}
     async with open_outbox(tmp_path / "data", clock, **limits) as outbox:

@@ -224,7 +224,7 @@ async def test_trouble_of_every_kind_has_its_remedy(fault: Fault, about: str, re
     assert len([request for request in platform.requests if request.path.endswith("active-calls")]) <= 1
 
 
-async def test_nobody_there() -> None:
+async def test_no_one_there() -> None:
     """The system's own words, and where to look."""
     async with crowd(1).serve() as url:
         pass

@@ -124,7 +124,7 @@ async def test_a_large_list_is_decoded_whole(session: ClientSession, heard: Hear
     assert second.observations is first.observations
 
 
-async def test_nobody_listens(session: ClientSession, heard: Heard) -> None:
+async def test_no_one_listens(session: ClientSession, heard: Heard) -> None:
     """A refused connection is `network`, with the system's own word."""
     with pytest.raises(PollFailed) as failed:
         await at(f"http://127.0.0.1:{free_port()}", session, heard).poll(TARGET)

@@ -276,7 +276,7 @@ def test_a_call_that_cannot_be_played_is_refused_at_once(call: Call) -> None:
         told(START, call)
 
 
-def test_a_crowd_has_as_many_desks_as_asked_for() -> None:
+def test_a_crowd_has_as_many_phones_as_asked_for() -> None:
     """Ids and numbers of 2,000 phones are all different."""
     phones = crowd(2000).extensions
     assert len({phone.id for phone in phones}) == len({phone.number for phone in phones}) == 2000

@@ -41,7 +41,7 @@ def test_made_once_for_this_user_alone(tmp_path: Path, where: str) -> None:
     assert not (tmp_path / "hash.key.new").exists()
 
 
-def test_nobody_hashes(tmp_path: Path) -> None:
+def test_no_one_hashes(tmp_path: Path) -> None:
     """Then there is no key, and no file."""
     assert hash_key(settings(tmp_path)) == b""
     assert not (tmp_path / "hash.key").exists()

@@ -162,7 +162,7 @@ def test_provisional_although_one_of_its_phones_took_it() -> None:
 # Which way
 
 
-def test_a_queue_call_is_inbound_from_nobody_while_it_lives() -> None:
+def test_a_queue_call_is_inbound_from_no_one_while_it_lives() -> None:
     """seed-queue-1, -2: Outbound, VoIP Call, a ring-out, own side on both; the own name stands on the other side."""
     for name, state in (("1-ringing", State.RINGING), ("2-answered", State.CONNECTED)):
         (one,) = sample(f"active-calls/seed-queue-{name}")["records"]

@@ -342,7 +342,7 @@ async def test_a_cancelled_request_counts(asker: Asker, clock: TurnedClock) -> N
     assert len(asker.passed) == 10
 
 
-async def test_nobody_is_left_waiting_when_the_limit_rises(asker: Asker, clock: TurnedClock) -> None:
+async def test_no_one_is_left_waiting_when_the_limit_rises(asker: Asker, clock: TurnedClock) -> None:
     """The pace of those who already wait follows what the platform announces."""
     held = asyncio.Event()
     asker.ask("a", headers={**HEADERS, "X-Rate-Limit-Limit": "100", "X-Rate-Limit-Remaining": "99"}, held=held)
@@ -592,7 +592,7 @@ async def test_what_is_kept_is_small(clock: TurnedClock) -> None:
     assert len(limiter.dump()) < 1000
 
 
-async def test_nothing_is_left_running_when_nobody_waits(asker: Asker, clock: TurnedClock) -> None:
+async def test_nothing_is_left_running_when_no_one_waits(asker: Asker, clock: TurnedClock) -> None:
     """The alarm exists only while somebody waits: a client that is dropped leaves no task."""
     asker.ask("a")
     waiting = asker.ask("b")
