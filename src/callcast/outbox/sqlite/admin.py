@@ -192,10 +192,16 @@ class OutboxAdmin:
             self._execute(
                 "INSERT OR IGNORE INTO deliveries (sink, seq, ordering_key, state, live, fresh, replayed,"
                 " pending_at, due_at, attempts)"
-                " SELECT ?1, ?2, ?3, ?4, 0, 0, 1, ?5, ?5,"
-                " (SELECT coalesce(max(n), 0) FROM attempts WHERE seq = ?2 AND sink = ?1)"
-                " WHERE EXISTS (SELECT 1 FROM events WHERE seq = ?2)",
-                (sink, seq, own_ordering_key, READY if first is None else BEHIND, now_us),
+                " SELECT :sink, :seq, :ordering_key, :state, 0, 0, 1, :now, :now,"
+                " (SELECT coalesce(max(n), 0) FROM attempts WHERE seq = :seq AND sink = :sink)"
+                " WHERE EXISTS (SELECT 1 FROM events WHERE seq = :seq)",
+                {
+                    "sink": sink,
+                    "seq": seq,
+                    "ordering_key": own_ordering_key,
+                    "state": READY if first is None else BEHIND,
+                    "now": now_us,
+                },
             ).rowcount
         )
 
@@ -206,7 +212,7 @@ class OutboxAdmin:
         if len(what) == 4 and what.isdigit():
             found = [call for call in self._calls() if _has_digits(call, what) or what == call.session_id]
         else:
-            rows = self._execute("SELECT body FROM calls WHERE call_id = ?1 OR session_id = ?1", (what,))
+            rows = self._execute("SELECT body FROM calls WHERE call_id = :name OR session_id = :name", {"name": what})
             found = [call_of(body) for (body,) in rows]
         return sorted(found, key=lambda call: (call.started_at, call.call_id))
 

@@ -63,8 +63,8 @@ FROM (
 _ADD_DELIVERIES = """
 INSERT INTO deliveries (sink, seq, ordering_key, state, live, fresh, pending_at, due_at)
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-  json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'), ?2, ?2
-FROM json_each(?1)
+  json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'), :now, :now
+FROM json_each(:rows)
 """
 _FOLLOWED = """
 SELECT json_group_array(json_array(sink, ordering_key)) FROM followed WHERE (ordering_key, sink) IN (
@@ -95,13 +95,13 @@ RETURNING sink
 # The wall clock may have been ahead when these times were written. Then recorded events count as new, and waiting
 # deliveries are due at the latest after their longest delay from now. The times of earlier attempts are discarded.
 _CORRECT_TIMES = (
-    "UPDATE events SET recorded_at = ?1 WHERE recorded_at > ?1",
-    "UPDATE dead SET dead_at = ?1 WHERE dead_at > ?1",
-    "UPDATE calls SET touched_at = ?1 WHERE open = 0 AND touched_at > ?1",
-    "UPDATE sinks SET removed_at = ?1 WHERE removed_at > ?1",
-    "UPDATE deliveries SET pending_at = min(pending_at, ?1),"
-    " due_at = min(due_at - max(0, pending_at - ?1), ?1 + longest_wait_us(attempts, live, state))"
-    " WHERE pending_at > ?1 OR state > 1 AND due_at > ?1",
+    "UPDATE events SET recorded_at = :now WHERE recorded_at > :now",
+    "UPDATE dead SET dead_at = :now WHERE dead_at > :now",
+    "UPDATE calls SET touched_at = :now WHERE open = 0 AND touched_at > :now",
+    "UPDATE sinks SET removed_at = :now WHERE removed_at > :now",
+    "UPDATE deliveries SET pending_at = min(pending_at, :now),"
+    " due_at = min(due_at - max(0, pending_at - :now), :now + longest_wait_us(attempts, live, state))"
+    " WHERE pending_at > :now OR state > 1 AND due_at > :now",
     "UPDATE deliveries SET first_tried_at = NULL WHERE first_tried_at IS NOT NULL",
 )
 
@@ -143,7 +143,7 @@ class Deliveries:
         """Correct times in the future, once after opening, because the clock may have been wrong."""
         self.connection.create_function("longest_wait_us", 3, _longest_wait_us, deterministic=True)
         for statement in _CORRECT_TIMES:
-            self._execute(statement, (now_us,) if "?1" in statement else ())
+            self._execute(statement, {"now": now_us})
 
     # Sinks
 
@@ -207,7 +207,7 @@ class Deliveries:
         if not rows:
             return []
         positions = self._execute(_POSITIONS, (encode_rows(rows),)).fetchone()[0]
-        self._execute(_ADD_DELIVERIES, (positions, now_us))
+        self._execute(_ADD_DELIVERIES, {"rows": positions, "now": now_us})
         names, events, at = self._names(), {seq: event for seq, _, event in new}, time_of(now_us)
         return [
             DueDelivery(ordering_key, _first_attempt(names[sink], seq, events[seq], at), bool(fresh))
@@ -257,12 +257,12 @@ class Deliveries:
     def claim_probe(
         self, sink: str, after_seq: int, fresh: bool, in_flight: Collection[int], now_us: int
     ) -> tuple[int, Delivery] | None:
-        which = "INDEXED BY deliveries_fresh WHERE sink = ?1 AND seq > ?2 AND fresh = 1 AND state = 1"
+        which = "INDEXED BY deliveries_fresh WHERE sink = :sink AND seq > :after AND fresh = 1 AND state = 1"
         if not fresh:
-            which = "WHERE sink = ?1 AND seq > ?2 AND (state IN (1, 2) OR state = 3 AND due_at <= ?4)"
+            which = "WHERE sink = :sink AND seq > :after AND (state IN (1, 2) OR state = 3 AND due_at <= :now)"
         rows = self._execute(
-            f"{_CLAIMED} {which} ORDER BY seq LIMIT ?3",
-            (self.id_of(sink), after_seq, 1 + len(in_flight)) + (() if fresh else (now_us,)),
+            f"{_CLAIMED} {which} ORDER BY seq LIMIT :most",
+            {"sink": self.id_of(sink), "after": after_seq, "most": 1 + len(in_flight), "now": now_us},
         )
         free = [row for row in rows.fetchall() if row[1] not in in_flight]
         return (free[0][1], self._delivery(sink, free[0])) if free else None
@@ -288,14 +288,16 @@ class Deliveries:
 
     def _promote(self, sink: int, now_us: int, *, held: bool = True) -> int:
         """Make waiting deliveries ready that are due; writes only if there are any."""
-        due = "FROM deliveries INDEXED BY deliveries_waiting WHERE sink = ?1 AND state > 1 AND due_at <= ?2"
+        due = "FROM deliveries INDEXED BY deliveries_waiting WHERE sink = :sink AND state > 1 AND due_at <= :now"
         if not held:
             due += f" AND state <> {HELD}"
-        if self._execute(f"SELECT 1 {due} LIMIT 1", (sink, now_us)).fetchone() is None:
+        given = {"sink": sink, "now": now_us, "most": _SLICE}
+        if self._execute(f"SELECT 1 {due} LIMIT 1", given).fetchone() is None:
             return 0
         return self._execute(
-            f"UPDATE deliveries SET state = 1 WHERE sink = ?1 AND seq IN (SELECT seq {due} ORDER BY due_at LIMIT ?3)",  # noqa: S608
-            (sink, now_us, _SLICE),
+            f"UPDATE deliveries SET state = 1 WHERE sink = :sink AND seq IN"  # noqa: S608
+            f" (SELECT seq {due} ORDER BY due_at LIMIT :most)",
+            given,
         ).rowcount
 
     def make_due(self, sink: str, *, held: bool) -> bool:

@@ -17,8 +17,8 @@ _MEMORY_MIN_US = _HOUR_US  # an ended call is kept at least this long, because i
 _BLIND_MAX_US = 30 * _DAY_US  # and until a later poll or the call log has covered it, but no longer than this
 # The last poll of an extension or of its account, and whether its source has gaps to fill.
 _LAST_POLL_AND_GAPS = """
-SELECT (SELECT max(taken_at) FROM polls WHERE source = ?1 AND extension_id IN (?2, '')),
-  (SELECT count(*) FROM notes WHERE source = ?1 AND name = 'gaps')
+SELECT (SELECT max(taken_at) FROM polls WHERE source = :source AND extension_id IN (:extension, '')),
+  (SELECT count(*) FROM notes WHERE source = :source AND name = 'gaps')
 """
 
 
@@ -215,10 +215,10 @@ class _Work:
 
     def _free(self, seq: int) -> None:
         pending = (
-            "SELECT 1 FROM sinks s WHERE EXISTS (SELECT 1 FROM deliveries d WHERE d.sink = s.id AND d.seq = ?1)"
-            " OR EXISTS (SELECT 1 FROM dead d WHERE d.sink = s.id AND d.seq = ?1) LIMIT 1"
+            "SELECT 1 FROM sinks s WHERE EXISTS (SELECT 1 FROM deliveries d WHERE d.sink = s.id AND d.seq = :seq)"
+            " OR EXISTS (SELECT 1 FROM dead d WHERE d.sink = s.id AND d.seq = :seq) LIMIT 1"
         )
-        if not self._any(pending, seq):
+        if not self._any(pending, {"seq": seq}):
             self.execute("DELETE FROM attempts WHERE seq = ?", (seq,))
             self.execute("DELETE FROM events WHERE seq = ?", (seq,))
             self.events += 1
@@ -230,7 +230,7 @@ class _Work:
         self._forget(event.source, event.key, ordering_key_of(event), self.now_us - _MEMORY_MIN_US)
 
     def _forget(self, source: str, call_id: str, ordering_key: int, before_us: int) -> None:
-        if not self._any("SELECT 1 FROM events WHERE ordering_key = ? LIMIT 1", ordering_key):
+        if not self._any("SELECT 1 FROM events WHERE ordering_key = :key LIMIT 1", {"key": ordering_key}):
             self.calls += self.execute(
                 "DELETE FROM calls WHERE source = ? AND call_id = ? AND open = 0 AND touched_at < ?",
                 (source, call_id, before_us),
@@ -239,9 +239,9 @@ class _Work:
     def _is_past(self, source: str, call_id: str, touched_us: int) -> bool:
         """Whether its extension was polled long after the call ended, and its source has no gaps to fill."""
         extension_id = call_id.partition("/")[0]
-        polled_us, gaps = self.execute(_LAST_POLL_AND_GAPS, (source, extension_id)).fetchone()
+        polled_us, gaps = self.execute(_LAST_POLL_AND_GAPS, {"source": source, "extension": extension_id}).fetchone()
         seen_past = not gaps and (polled_us is None or touched_us < polled_us - _MEMORY_MIN_US)
         return seen_past or touched_us < self.now_us - _BLIND_MAX_US
 
-    def _any(self, statement: str, value: int) -> bool:
-        return self.execute(statement, (value,)).fetchone() is not None
+    def _any(self, statement: str, values: Mapping[str, int]) -> bool:
+        return self.execute(statement, values).fetchone() is not None
