@@ -29,20 +29,20 @@ from callcast.sinks.mqtt import sink as mqtt
 # Each of these has two points: before and after.
 STEPS: dict[str, tuple[Any, str]] = {
     "subscribe": (sqlite.SqliteOutbox, "subscribe"),
-    "look": (client.Client, "look"),
+    "poll": (client.Client, "poll"),
     "record": (sqlite.SqliteOutbox, "record"),
     "claim": (sqlite.SqliteOutbox, "claim"),
     "webhook": (webhook._Webhook, "send"),
     "mqtt": (mqtt.MqttSink, "send"),
     "stdout": (stdout._Lines, "send"),
-    "done": (sqlite.SqliteOutbox, "done"),
-    "again": (sqlite.SqliteOutbox, "again"),
+    "ack": (sqlite.SqliteOutbox, "ack"),
+    "retry": (sqlite.SqliteOutbox, "retry"),
 }
 # The process dies right after these: written but not committed; committed but not reported.
 IN_THREAD: dict[str, tuple[Any, str]] = {
     "recording": (deliveries.Deliveries, "record"),
     "settling": (deliveries.Deliveries, "settle"),
-    "postponing": (deliveries.Deliveries, "again"),
+    "postponing": (deliveries.Deliveries, "retry"),
     "committed": (worker.WriterThread, "_commit"),
 }
 POINTS = tuple(f"{step}.{side}" for step in STEPS for side in ("before", "after")) + tuple(IN_THREAD)

@@ -127,7 +127,7 @@ async def kill(folder: Path, kills: int, seed: int, points: Sequence[str] = POIN
                 await _random_life(service, calls, chance)
             else:
                 point = points[number // 2 % len(points)]
-                receiver.refuse_next = 1 if point.startswith(("again", "postponing")) else 0
+                receiver.refuse_next = 1 if point.startswith(("retry", "postponing")) else 0
                 await service.begin(f"{point} {chance.randint(1, 1 if point.startswith('subscribe') else 3)}")
                 assert await service.died() == -signal.SIGKILL, point
         calls.restarted()

@@ -176,7 +176,8 @@ async def test_7_a_full_disk(town: Town) -> None:
     resource.prlimit(town.service.pid, resource.RLIMIT_FSIZE, (4096, before[1]))
     town.call()
     data = str(town.folder / "data")
-    await told(town, "reasons", f"the outbox in {data} cannot be used", "full", "check free space", "tried again")
+    said = (f"the outbox in {data} cannot be used", "full", "check free space", "retries automatically")
+    await told(town, "reasons", *said)
     assert data in (await logged(town, "outbox_failed"))["detail"]
     resource.prlimit(town.service.pid, resource.RLIMIT_FSIZE, before)
     await town.ready()

@@ -343,7 +343,7 @@ def test_faults_elsewhere_do_not_matter(callcast: Callcast, folder: Path, comman
     [
         ("[service]\ndata_dir = 3\n[sinks.crm]\n", 78, "service.data_dir: given the number 3, expected"),
         ("data_dir = \n", 78, "invalid TOML"),
-        ('[service]\ndata_dir = "elsewhere"\n[sinks.crm]\n', 69, "elsewhere: is data_dir right"),
+        ('[service]\ndata_dir = "elsewhere"\n[sinks.crm]\n', 69, "elsewhere: check data_dir"),
         ('[service]\ndata_dir = "callcast.toml"\n[sinks.crm]\n', 69, "callcast.toml"),
     ],
 )

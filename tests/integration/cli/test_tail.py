@@ -23,7 +23,7 @@ def lines(tail: Program) -> list[dict[str, Any]]:
 
 async def listening(here: Room) -> None:
     """Until a reader has joined: events from now on are surely seen."""
-    await until(lambda: bool(here.feed._readers))
+    await until(lambda: bool(here.broadcaster._clients))
 
 
 async def test_json_lines_on_a_pipe() -> None:
