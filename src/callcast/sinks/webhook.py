@@ -40,7 +40,7 @@ _CONTENT_TYPES = {
 }
 _RESERVED = re.compile(
     r"webhook-.*|x-callcast-.*|content-type|content-length|content-encoding|transfer-encoding|"
-    r"user-agent|host|connection|expect|upgrade|te|trailer",
+    r"user-agent|host|connection|expect|upgrade|te|trailer|accept-encoding",
     re.IGNORECASE,
 )
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")

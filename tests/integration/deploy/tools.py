@@ -10,7 +10,6 @@ import pytest
 
 from tests import ROOT
 
-ROOT = ROOT
 DEPLOY = ROOT / "deploy"
 DOCS = ROOT / "docs"
 

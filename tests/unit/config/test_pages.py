@@ -19,12 +19,11 @@ from tests import ROOT
 from tests.unit.config.files import verdict
 from tests.unit.config.test_broken import BROKEN, NAMES
 
-ROOT = ROOT
 PLACEHOLDERS = ["sources.acme.client_id", "sources.acme.client_secret", "sources.acme.jwt"]
 EXAMPLE = ROOT / "config.example.toml"
 # What the schema cannot know: other files, other tables, the environment, arithmetic.
 BEYOND_A_SCHEMA = re.compile(
-    r"secret_(variable|file|credential|empty)|signing_secret|server_|webhook_|mqtt_|tls_|header_of_ours|timezone|event_|"
+    r"secret_(variable|file|credential|empty)|signing_secret|server_|webhook_|mqtt_|tls_|header_of_|timezone|event_|"
     r"events_none|listen_|extension_|sink_of_unwatched|plan_too|plan_no|variable_|toml_|infinite|name_too_long|extensions_none|authorization_twice"
 )
 

@@ -16,7 +16,6 @@ from callcast.formats.cloudevents import Wire
 from tests import TESTS
 from tests.unit.ringcentral.decoded import decode_page, observations_of, snapshot
 
-TESTS = TESTS
 SAMPLES = TESTS / "samples"
 GOLDEN = TESTS / "golden"
 Story = Callable[[], list[Event]]
