@@ -1,6 +1,7 @@
 """Many sources of one application: the real process against a platform that counts token requests per application."""
 
 import asyncio
+import json
 import stat
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from callcast.simulator import Credential, Limits, Platform, SimulatedClock
 from callcast.simulator.scenarios import busy
 from tests.effort import tries
 from tests.ports import free_port
-from tests.system.world import WAIT_S, Service
+from tests.system.world import WAIT_S, Service, until
 
 SOURCES = tries(5, 12)  # each four take a minute
 READY_S = 60.0 * (SOURCES // 4) + WAIT_S
@@ -96,6 +97,8 @@ async def test_many_sources_start_without_a_refusal_and_restarts_blind_none(tmp_
         waited = {reason.partition(": ")[2] for reason in reasons if "waiting" in reason}
         assert {f"waiting to sign in, {ahead} ahead" for ahead in range(SOURCES - 4)} <= waited
         assert here.token_requests() == SOURCES
+        # A token that is granted and not yet on the disk is asked for again after a kill.
+        await until(lambda: len(json.loads(here.tokens.read_bytes())["tokens"]) == SOURCES, "all tokens on the disk")
         assert stat.S_IMODE(here.tokens.stat().st_mode) == 0o600
         for _ in range(3):
             await here.service.kill()

@@ -277,6 +277,8 @@ async def test_of_many_sources_of_one_app_those_that_wait_are_not_asked(monkeypa
             ]
         )
     waiting = [one for one in told if one.status == "unasked"]
-    assert [one.said.partition(":")[0] for one in waiting] == [f"waiting to sign in, {n} ahead" for n in range(2)]
+    # The first of the two may give up before the second counts those ahead of it.
+    said = [one.said.partition(":")[0] for one in waiting]
+    assert said in ([f"waiting to sign in, {n} ahead" for n in ahead] for ahead in ((0, 1), (1, 0), (0, 0)))
     assert waiting[0].remedy == "run the check again in a minute"
     assert 429 not in {request.status for request in platform.requests}
