@@ -148,7 +148,7 @@ def _is_delegated_by_queue(record: Record) -> bool:
 
 
 def _caller_of_offer(view: View) -> Party | None:
-    """Nobody, where both sides are the extension itself (seed-queue-1)."""
+    """None where both sides are the extension itself (seed-queue-1)."""
     if view.from_ is None or view.from_.phone_number is None or _same_side(view.from_, view.to):
         return None
     return _party(view.from_)

@@ -265,9 +265,9 @@ class RateWindows:
             self._strikes = 0
 
     def refused(self, now: float, *, retry_after_s: float | None, window_s: float | None) -> None:
-        """A 429. The second in a row is waited out longer than told.
+        """A 429. The second in a row is waited out longer than its Retry-After says.
 
-        Two programs that both wait just as long as they were told keep each other in the penalty for ever: each
+        Two programs that both wait just as long as Retry-After says keep each other in the penalty for ever: each
         one's first request after it falls into the penalty that the other's has begun.
         """
         if now >= self.silent_until:

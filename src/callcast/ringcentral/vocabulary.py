@@ -119,7 +119,7 @@ ACTIONS = (
     "VoiceChat Call",
 )
 
-# Nobody talks to anybody: these make no call.
+# These actions connect no two parties, so they make no call.
 ACTIONS_WITHOUT_CALL = ("E911 Update", "Incoming Fax", "Outgoing Fax", "Paging", "Phone Login")
 
 REASONS = (

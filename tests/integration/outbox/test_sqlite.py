@@ -140,7 +140,7 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
 async def test_a_directory_of_no_use_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, step: str, call: str
 ) -> None:
-    """Nobody may write there, or never can: said with place, cause and next step, instead of trying for ever."""
+    """No one may write there, or never can: said with place, cause and next step, instead of trying for ever."""
     place = tmp_path / "data"
     place.mkdir()
 

@@ -101,7 +101,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(here: Room, monkeypat
 
 @pytest.mark.parametrize("sent", [b"", b"GET /hea", request()[:-2], request()], ids=["nothing", "a", "most", "whole"])
 async def test_an_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    """Whoever says nothing, drips a request, or says nothing more after one."""
+    """Anyone who says nothing, drips a request, or says nothing more after one."""
     monkeypatch.setattr(admin, "IDLE_S", 0.1)
     async with room() as made:
         reader, writer = await connect(made)

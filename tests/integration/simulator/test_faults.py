@@ -64,7 +64,7 @@ async def test_an_answer_that_does_not_come(clock: SimulatedClock, kind: str) ->
 
 
 async def test_a_slow_answer_is_a_good_one(clock: SimulatedClock) -> None:
-    """Whoever waits gets the whole list."""
+    """Anyone who waits gets the whole list."""
     async with calling(struck(clock, kind="slow", delay_s=0.01)) as caller:
         assert await caller.records(LIST)
 

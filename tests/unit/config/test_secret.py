@@ -147,7 +147,7 @@ def test_a_broken_package_is_a_fault_and_no_traceback(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("telltale")
 def test_a_type_that_two_packages_offer(tmp_path: Path) -> None:
-    """Nobody can quietly take the place of a sink of ours."""
+    """No one can quietly take the place of a sink of ours."""
     metadata = tmp_path / "site" / "rival-1.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: rival\nVersion: 1\n")
@@ -157,7 +157,7 @@ def test_a_type_that_two_packages_offer(tmp_path: Path) -> None:
 
 
 def test_settings_log_no_secret(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever logs the whole configuration tells nothing."""
+    """Anyone who logs the whole configuration tells nothing."""
     with caplog.at_level(logging.INFO):
         logging.getLogger().info("%r", settings(tmp_path, GOOD.replace("jwt-of-the-user", CANARY)))
     assert "acme" in caplog.text
