@@ -9,6 +9,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import aiohttp
+from msgspec import structs
 
 from callcast import __version__
 from callcast.config import Settings
@@ -398,5 +399,5 @@ def zone(name: str) -> ZoneInfo | None:
 
 def _log_facts(sink: SinkSettings) -> dict[str, object]:
     """What a sink does, for the log."""
-    shown = {key: list(value) for key in ("events", "directions", "extensions") if (value := getattr(sink, key))}
+    shown = {key: list(value) for key, value in structs.asdict(sink.filter()).items() if value}
     return {"type": sink.type, "numbers": sink.numbers, **shown}

@@ -202,6 +202,16 @@ class SinkContract(ABC):
 
         self._ask(question)
 
+    def test_takes_only_the_events_of_its_sources(self) -> None:
+        """`sources` is one of the filters that every sink has; it applies to calls and to the source's own events."""
+
+        async def question(bench: Bench) -> None:
+            for source, wanted in (("acme", True), ("globex", False)):
+                one = bench.far.settings.model_copy(update={"events": ("*",), "sources": (source,)}).filter()
+                assert [one.wants(each.event) for each in deliveries()] == [wanted] * len(deliveries())
+
+        self._ask(question)
+
     def test_keeps_secrets_to_itself(self) -> None:
         """No secret appears in a representation, an outcome or a log, in any mode."""
         shown: list[str] = []

@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from callcast import testing
-from callcast.ports.sink import Delivered, Delivery, Outcome, Rejected, Retry, Sink, SinkContext
+from callcast.ports.sink import Delivered, Delivery, Filter, Outcome, Rejected, Retry, Sink, SinkContext
 from callcast.settings.secret import Secret
 from callcast.sinks import SinkSettings
 from callcast.testing import Mode, RemoteSide, SinkContract
@@ -25,13 +25,18 @@ class Settings(SinkSettings):
         raise NotImplementedError  # the remote side knows which sink is meant
 
 
+class Unfiltered(Settings):
+    def filter(self) -> Filter:
+        return Filter(events=self.events)
+
+
 class OutboxAdmin(RemoteSide):
     """Takes events by hand, in this very process."""
 
     secrets = (KEY,)
 
     def __init__(self, kind: type["Honest"]) -> None:
-        self.settings = Settings(timeout_s=0.5)
+        self.settings = kind.settings(timeout_s=0.5)
         self.taken: list[str] = []
         self._kind = kind
         self._mode: Mode = "accepting"
@@ -69,6 +74,8 @@ class OutboxAdmin(RemoteSide):
 
 
 class Honest:
+    settings: type[Settings] = Settings
+
     def __init__(self, admin: OutboxAdmin, context: SinkContext) -> None:
         self.admin = admin
         self.context = context
@@ -198,6 +205,12 @@ class Gossip(Honest):
         return await super().send(delivery)
 
 
+class Greedy(Honest):
+    """Leaves a filter out."""
+
+    settings = Unfiltered
+
+
 class Blabbing(Honest):
     """Shows the key in its representation."""
 
@@ -220,6 +233,7 @@ BROKEN_WORDS: Sequence[tuple[type[Honest], str, type[Exception]]] = [
     (Flustered, "test_delivers_at_the_same_time", AssertionError),
     (Littering, "test_can_be_closed_while_the_remote_side_is_silent", TimeoutError),
     (Haunting, "test_can_be_closed_while_the_remote_side_is_silent", AssertionError),
+    (Greedy, "test_takes_only_the_events_of_its_sources", AssertionError),
     (Telltale, "test_keeps_secrets_to_itself", AssertionError),
     (Gossip, "test_keeps_secrets_to_itself", AssertionError),
     (Blabbing, "test_keeps_secrets_to_itself", AssertionError),

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Send recorded events to a sink again, with the same ids, oldest first, after all new events. The sink's "
-        "filters (events, directions, extensions) apply. Works whether or not the service is running; a running "
-        "service starts sending within a second."
+        "filters (events, directions, extensions, sources) apply. Works whether or not the service is running; a "
+        "running service starts sending within a second."
     )
     parser.epilog = "example: callcast replay --sink crm --since 2h --type 'call.ended'"
     parser.add_argument("--sink", metavar="NAME", required=True, help="the sink to send to")

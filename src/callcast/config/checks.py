@@ -72,6 +72,7 @@ class Validator:
         names = self._names()
         self._at_least_one()
         self._extensions()
+        self._sources_of_sinks()
         for name, table in self._document.table("sources").items():
             self._plan(name, table)
         self._exclusive_resources(sinks)
@@ -234,6 +235,18 @@ class Validator:
             self._error(path, problem, fix)
         for path, problem, fix in watched.idle(self._document.table("names")):
             self._warn(path, problem, fix)
+
+    def _sources_of_sinks(self) -> None:
+        """Report sources that a sink filters by but that the configuration does not have."""
+        known = self._document.table("sources")
+        for name, table in self._document.table("sinks").items():
+            given = table.get("sources", [])
+            for number, source in enumerate(given if isinstance(given, list) and known else []):
+                if isinstance(source, str) and source not in known:
+                    meant = nearest(source, known)
+                    fix = f'did you mean "{meant}"?' if meant else f"name one of the sources: {', '.join(known)}"
+                    path = ("sinks", name, "sources", number)
+                    self._error(path, f"given {shown(source)}, expected the name of a source", fix)
 
     def _plan(self, name: str, table: Mapping[str, Any]) -> None:
         given = {key: plain(value) for key, value in table.items() if key in PLAN_KEYS}

@@ -29,7 +29,7 @@ def _some_of(model: type[BaseModel], *keys: str) -> type[BaseModel]:
 
 
 _Folder = _some_of(ServiceSettings, "data_dir")
-_Filter = _some_of(SinkSettings, "events", "directions", "extensions")
+_Filter = _some_of(SinkSettings, *Filter.__struct_fields__)
 
 
 def data_dir(path: Path, environ: Mapping[str, str]) -> Path:

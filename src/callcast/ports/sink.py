@@ -148,27 +148,33 @@ class SinkSettings(Protocol):
 
 
 class Filter(Struct, frozen=True, kw_only=True):
-    """Which events a sink gets. `extensions`: empty means all. Source events are filtered by type only.
+    """Which events a sink gets. `extensions` and `sources`: empty means all.
 
-    A call's direction may change, so `directions` applies only until one event of the call was recorded for the sink.
+    Source events are filtered by type and source only. A call's direction may change, so `directions` applies only
+    until one event of the call was recorded for the sink.
     """
 
     events: tuple[str, ...] = ("*",)
     directions: tuple[str, ...] = ("inbound", "outbound")
     extensions: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
     def wants(self, event: Event, /, *, followed: bool = False) -> bool:
         """`followed`: an earlier event of the same call was recorded for the sink."""
         if not any(fnmatchcase(event.type, glob) for glob in self.events):
             return False
         if not isinstance(event, CallEvent):
-            return True
-        return (followed or event.call.direction in self.directions) and self._has(event.call.extension_id)
+            return self.has_source(event.source)
+        call = event.call
+        return (followed or call.direction in self.directions) and self.has(call.source, call.extension_id)
 
     def shows(self, call: Call, /) -> bool:
         """Whether a sink that shows live calls shows this one; it stays shown when the direction changes."""
         directions = {call.direction, *call.emitted_directions}
-        return not directions.isdisjoint(self.directions) and self._has(call.extension_id)
+        return not directions.isdisjoint(self.directions) and self.has(call.source, call.extension_id)
 
-    def _has(self, extension_id: str) -> bool:
-        return not self.extensions or extension_id in self.extensions
+    def has(self, source: str, extension_id: str, /) -> bool:
+        return self.has_source(source) and (not self.extensions or extension_id in self.extensions)
+
+    def has_source(self, source: str, /) -> bool:
+        return not self.sources or source in self.sources

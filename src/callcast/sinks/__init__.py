@@ -63,7 +63,7 @@ Lax = Strict(strict=False)  # TOML and JSON have lists only; a tuple is immutabl
 
 
 class SinkSettings(BaseModel, ABC):
-    """The keys that every sink has. Of the filters, only `events` applies to source events.
+    """The keys that every sink has. Of the filters, only `events` and `sources` apply to source events.
 
     Times to live count from when an event was recorded.
     """
@@ -79,6 +79,9 @@ class SinkSettings(BaseModel, ABC):
     )
     extensions: Annotated[tuple[ExtensionId, ...], Lax] = Field(
         default=(), description="ids of the extensions whose events the sink gets; empty: all"
+    )
+    sources: Annotated[tuple[str, ...], Lax] = Field(
+        default=(), description="names of the sources whose events the sink gets; empty: all"
     )
     numbers: Numbers = Field(default="full", description="how phone numbers are sent: full, last4, hash, drop")
     timeout_s: float = Field(default=15.0, gt=0, le=600, description="time limit of one attempt")
@@ -108,7 +111,7 @@ class SinkSettings(BaseModel, ABC):
         return globs
 
     def filter(self) -> Filter:
-        return Filter(events=self.events, directions=self.directions, extensions=self.extensions)
+        return Filter(**{key: getattr(self, key) for key in Filter.__struct_fields__})
 
     def warnings(self) -> Sequence[tuple[str, str, str]]:
         """Settings that work but should be changed: key, problem and remedy, shown by `callcast check`."""

@@ -28,6 +28,7 @@ class HandBoard:
     def __init__(self, extensions: Sequence[str] = ("101",)) -> None:
         self.live: list[Call] = []
         self.ids = extensions
+        self.sources = ["acme"]
         self.ringing = 0
         self.as_of = NOW
 
@@ -40,7 +41,7 @@ class HandBoard:
     def summaries(self) -> Sequence[Summary]:
         return [
             Summary(
-                source="acme",
+                source=source,
                 ringing=self.ringing,
                 dialing=0,
                 connected=0,
@@ -49,6 +50,7 @@ class HandBoard:
                 as_of=self.as_of,
                 complete=True,
             )
+            for source in self.sources
         ]
 
     async def changed(self, since: int, /) -> LiveChange:
@@ -226,6 +228,20 @@ def test_filters_of_extension_and_direction_apply_and_those_of_events_do_not() -
     }
     assert b"6504306662" not in b"".join(retained.wanted.values())
     assert json.loads(retained.wanted["callcast/acme/101/state"])["calls"] == 1
+
+
+def test_only_the_sources_of_the_filter_have_topics() -> None:
+    """Calls, states and summary of other sources are left out, also when the summaries are counted again."""
+    live_calls, retained = HandBoard(), mirror(Filter(sources=("globex",)))
+    live_calls.sources = ["acme", "globex"]
+    live_calls.live = [made(), structs.replace(made(session="s-2"), source="globex")]
+    retained.mirror(live_calls, 0)
+    retained.count(live_calls.summaries())
+    assert retained.wanted.keys() == {
+        "callcast/globex/101/calls/s-2",
+        "callcast/globex/101/state",
+        "callcast/globex/summary",
+    }
 
 
 def test_a_call_that_was_shown_is_shown_to_its_end() -> None:

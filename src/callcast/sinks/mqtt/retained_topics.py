@@ -78,12 +78,12 @@ class RetainedTopics:
         """Apply the changed calls, or all calls (None). Ended calls that were not known are not added."""
         calls = tuple(live_calls.calls() if changed is None else changed)
         shown = [c for c in calls if self._shows(c)]
-        summaries = live_calls.summaries()
+        summaries = [each for each in live_calls.summaries() if self._show.has_source(each.source)]
         watched = {
             (each.source, extension_id)
             for each in summaries
             for extension_id in live_calls.extensions(each.source)
-            if not self._show.extensions or extension_id in self._show.extensions
+            if self._show.has(each.source, extension_id)
         }
         changed_owners = watched ^ self._watched
         changed_owners |= self._forget({self._topics.call(call) for call in calls if not self._shows(call)})
@@ -99,7 +99,7 @@ class RetainedTopics:
 
     def count(self, summaries: Iterable[Summary]) -> None:
         """Update all summaries. Call it every few seconds, because their times change without a call."""
-        self._count(summaries)
+        self._count(each for each in summaries if self._show.has_source(each.source))
 
     def _count(self, summaries: Iterable[Summary]) -> None:
         for each in summaries:
