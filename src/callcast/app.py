@@ -18,6 +18,7 @@ import aiohttp
 from callcast import __version__
 from callcast.config import Settings
 from callcast.config.service import ServiceSettings
+from callcast.exit_codes import ExitCode
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability import fatal, logs
 from callcast.observability import standard_streams as stdio
@@ -27,9 +28,6 @@ from callcast.outbox.sqlite.store import open_outbox
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import Outbox, OutboxRefused
 from callcast.service import ReadConfig, Service, zone
-
-EXIT_UNAVAILABLE = 69  # something that the service needs is unreachable
-
 
 NAP_S = 5.0  # timers of the event loop stop during suspend, so a sleep may end this much late after it
 
@@ -123,7 +121,7 @@ async def _run(
         log.info("stop_requested")
         await running.stop()
     log.info("service_stopped")
-    return 0
+    return ExitCode.DONE
 
 
 def _say_what_is_closed(log: Any) -> None:
@@ -166,7 +164,7 @@ def _outbox(service: ServiceSettings, clock: Clock) -> AbstractAsyncContextManag
 
 def _cannot_start(log: Any, reason: str, why: str) -> int:
     log.error("start_refused", reason=reason, detail=f"cannot start: {why}")
-    return EXIT_UNAVAILABLE
+    return ExitCode.UNAVAILABLE
 
 
 def _cause(error: OSError) -> str:

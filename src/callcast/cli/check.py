@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from callcast.exit_codes import ExitCode
+
 if TYPE_CHECKING:
     from callcast.config import Settings
     from callcast.config.diagnostics import Finding
     from callcast.outbox.sqlite.summary import PendingDeliveries
     from callcast.ringcentral.settings import Plan
-
-EXIT_CONFIG = 78
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,13 +44,13 @@ def run(args: argparse.Namespace) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     if result.settings is None:
         print(report(result.errors), file=sys.stderr)
-        return EXIT_CONFIG
+        return ExitCode.CONFIG
     for warning_text in removed_sinks(result.settings):
         print(f"warning: {warning_text}", file=sys.stderr)
     print(f"{args.config} is valid: {_summary(result.settings)}\n")
     print(plan_table(result.settings))
     if not (args.online or args.send):
-        return 0
+        return ExitCode.DONE
     from callcast.cli.check_online import run as check_online
 
     print()

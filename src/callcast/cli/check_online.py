@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from callcast import __version__
 from callcast.app import SystemClock
+from callcast.exit_codes import ExitCode
 from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
 from callcast.ringcentral.check import check_source
 from callcast.ringcentral.settings import SourceSettings
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from callcast.config import Settings
 
 TIMEOUT_S = 7.0  # with start-up and closing the connections, the command takes less than ten seconds
-EXIT_UNAVAILABLE = 69
 
 
 Report = Callable[[ConnectivityResult], None]
@@ -45,7 +45,7 @@ def run(settings: "Settings", *, send: bool) -> int:
         print(table(results))
         if failed:
             print(f"\n{failed} failed")
-        code = EXIT_UNAVAILABLE if failed else 0
+        code = ExitCode.UNAVAILABLE if failed else ExitCode.DONE
         if any(check.timed_out for check in checks):
             sys.stdout.flush()
             os._exit(code)  # a name look-up in a thread cannot be cancelled and would delay the exit

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from callcast.exit_codes import ExitCode
+
 EPILOG = """\
 examples
   callcast completion bash > ~/.local/share/bash-completion/completions/callcast
@@ -22,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     scripts: Mapping[str, Callable[[Sequence[Command]], str]] = {"bash": bash, "zsh": zsh, "fish": fish}
     print(scripts[args.shell]([_command(*one) for one in args.described()]), end="")
-    return 0
+    return ExitCode.DONE
 
 
 @dataclass(frozen=True)

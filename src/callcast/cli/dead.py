@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from callcast.cli.store_commands import EXIT_DONE, age, for_people, number_of, print_json, refuse, table, with_admin
+from callcast.cli.store_commands import age, for_people, number_of, print_json, refuse, table, with_admin
+from callcast.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from callcast.formats.cloudevents import Wire
@@ -87,7 +88,7 @@ def _list(args: argparse.Namespace) -> int:
         else:
             for row in rows:
                 print_json(row)
-        return EXIT_DONE
+        return ExitCode.DONE
 
     return with_admin(args, work)
 
@@ -102,7 +103,7 @@ def _show(args: argparse.Namespace) -> int:
             return refuse(_no_dead_letter(sorted(missing)))
         for dead_letter in dead_letters:
             _print(dead_letter, wire)
-        return EXIT_DONE
+        return ExitCode.DONE
 
     return with_admin(args, work)
 
@@ -142,7 +143,7 @@ def _change(args: argparse.Namespace, done: str, act: "Act") -> int:
             print(f"{count} dead {'letter' if count == 1 else 'letters'} {done}")
         else:
             print_json({done: count})
-        return EXIT_DONE
+        return ExitCode.DONE
 
     return with_admin(args, work)
 

@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from callcast.cli.store_commands import EXIT_DONE, for_people, number_of, print_json, refuse, table, with_admin
+from callcast.cli.store_commands import for_people, number_of, print_json, refuse, table, with_admin
+from callcast.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from callcast.calls.model import Call
@@ -59,7 +60,7 @@ def _list(calls: "Sequence[Call]", wire: "Wire") -> int:
     else:
         for row in rows:
             print_json({"call": row})
-    return EXIT_DONE
+    return ExitCode.DONE
 
 
 def _row(call: dict[str, Any]) -> tuple[str, ...]:
@@ -86,7 +87,7 @@ def _show(history: "CallHistory", wire: "Wire") -> int:
         print("\n".join(_lines(facts)))
     else:
         print_json(facts)
-    return EXIT_DONE
+    return ExitCode.DONE
 
 
 def _facts(history: "CallHistory", wire: "Wire") -> dict[str, Any]:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from callcast.cli.event_line import plain
-from callcast.cli.store_commands import EXIT_CONFIG, EXIT_DONE, EXIT_UNAVAILABLE, print_json, refuse, table
+from callcast.cli.store_commands import print_json, refuse, table
+from callcast.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,21 +41,21 @@ async def run(args: argparse.Namespace) -> int:
     try:
         names = partly.sources(args.config)
         if not names:
-            return refuse(f"callcast: {args.config} has no source: add a table [sources.NAME]", EXIT_CONFIG)
+            return refuse(f"callcast: {args.config} has no source: add a table [sources.NAME]", ExitCode.CONFIG)
         name = args.source or names[0]
         if name not in names:
             return refuse(f"callcast: {args.config} has no source {name}: use one of {', '.join(names)}")
         settings, folder = partly.source(args.config, os.environ, name), partly.data_dir(args.config, os.environ)
     except ConfigError as faults:
-        return refuse(str(faults), EXIT_CONFIG)
+        return refuse(str(faults), ExitCode.CONFIG)
     if args.source is None and len(names) > 1:
         print(f"using the credential of source {name}; use --source to choose another of {len(names)}", file=sys.stderr)
     try:
         found = await _found(settings, folder)
     except PollFailed as failure:
-        return refuse(f"callcast: source {name}: {failure.said}\n    fix: {failure.remedy}", EXIT_UNAVAILABLE)
+        return refuse(f"callcast: source {name}: {failure.said}\n    fix: {failure.remedy}", ExitCode.UNAVAILABLE)
     _show(found, args)
-    return EXIT_DONE
+    return ExitCode.DONE
 
 
 async def _found(settings: "SourceSettings", folder: "Path") -> "Sequence[Extension]":

@@ -6,8 +6,8 @@ import sys
 from urllib.parse import urlsplit
 
 from callcast.cli import running_service as running
+from callcast.exit_codes import ExitCode
 
-EXIT_USAGE, EXIT_UNAVAILABLE = 2, 69  # 1 would mean a bug; for container runtimes every code except 0 is unhealthy
 TIMEOUT_S = 5.0
 ANSWER_BYTES_MAX = 65_536
 
@@ -27,17 +27,17 @@ def run(args: argparse.Namespace) -> int:
         host, port = _address(args.url) if args.url else running.address(args.config)
     except ValueError as error:
         print(error, file=sys.stderr)
-        return EXIT_USAGE
+        return ExitCode.USAGE
     path = "/readyz" if args.ready else "/healthz"
     try:
         status, answer = _ask(host, port, path)
     except (OSError, http.client.HTTPException) as error:
         print(f"{path}: no answer from {host}:{port}: {_why(error)}", file=sys.stderr)
-        return EXIT_UNAVAILABLE
+        return ExitCode.UNAVAILABLE
     if status == http.client.OK:
-        return 0
+        return ExitCode.DONE
     print(f"{path}: {status} {answer.strip()}", file=sys.stderr)
-    return EXIT_UNAVAILABLE
+    return ExitCode.UNAVAILABLE
 
 
 def _address(url: str) -> tuple[str, int]:

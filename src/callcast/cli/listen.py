@@ -16,12 +16,12 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from callcast.cli.event_line import Painter, plain
+from callcast.exit_codes import ExitCode
 from callcast.formats.standard_webhooks import SignatureCheck, SignatureChecker
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-EXIT_USAGE, EXIT_UNAVAILABLE = 2, 69
 BODY_BYTES_MAX = 1024 * 1024
 IDS_MAX = 10_000  # event ids remembered to detect duplicates
 SLOW_S = 20.0  # longer than the default timeout_s of a sink
@@ -90,20 +90,20 @@ def _answers(text: str) -> tuple[Answer, ...]:
 async def run(args: argparse.Namespace) -> int:
     if args.code:
         print(_snippet(args.code), end="")
-        return 0
+        return ExitCode.DONE
     secrets = args.secret or ([] if args.unsigned else [_new_secret()])
     try:
         receiver = Receiver(args, SignatureChecker(secrets))
     except ValueError as error:
         print(f"callcast listen: --secret: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        return ExitCode.USAGE
     try:
         return await _listen(receiver, args, secrets)
     except OSError as error:
         where = f"{args.host} port {args.port}"
         why = (error.strerror or str(error)).lower()
         print(f"callcast listen: cannot listen on {where}: {why}; choose another --port", file=sys.stderr)
-        return EXIT_UNAVAILABLE
+        return ExitCode.UNAVAILABLE
 
 
 def _snippet(language: str) -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from callcast import __version__
+from callcast.exit_codes import ExitCode
 
-EXIT_DONE, EXIT_USAGE = 0, 2
 CONFIG_HELP = "configuration file (default: $CALLCAST_CONFIG, then ./callcast.toml, then /etc/callcast/config.toml)"
 LOCAL_FILE, SYSTEM_FILE = Path("callcast.toml"), Path("/etc/callcast/config.toml")
 Run = int | Coroutine[Any, Any, int]
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     if name not in COMMANDS:
         parser.parse_args(arguments)  # handles --help and --version, and exits with 2 on anything else
         parser.print_help(sys.stderr)
-        return EXIT_USAGE
+        return ExitCode.USAGE
     module = import_module(f"callcast.cli.{COMMANDS[name].module}")
     module.add_arguments(commands[name])
     args = parser.parse_args(arguments)
@@ -103,7 +103,7 @@ def _finish(run: Callable[[argparse.Namespace], Run], args: argparse.Namespace) 
         result = run(args)
         return result if isinstance(result, int) else _loop(result)
     except KeyboardInterrupt:
-        return EXIT_DONE
+        return ExitCode.DONE
 
 
 def _loop(result: Coroutine[Any, Any, int]) -> int:

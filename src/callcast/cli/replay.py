@@ -5,7 +5,8 @@ import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from callcast.cli.store_commands import EXIT_CONFIG, EXIT_DONE, for_people, moment, print_json, refuse, with_admin
+from callcast.cli.store_commands import for_people, moment, print_json, refuse, with_admin
+from callcast.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from callcast.outbox.sqlite.admin import OutboxAdmin
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         filters = sink_filters(args.config, os.environ)
     except ConfigError as faults:
-        return refuse(str(faults), EXIT_CONFIG)
+        return refuse(str(faults), ExitCode.CONFIG)
     now = datetime.now(UTC)
     until = args.until or now
     if until < args.since:
@@ -56,4 +57,4 @@ def _replay(admin: "OutboxAdmin", args: argparse.Namespace, now: datetime, until
         print(f"{count} {'event' if count == 1 else 'events'} queued for {args.sink}")
     else:
         print_json({"replayed": count})
-    return EXIT_DONE
+    return ExitCode.DONE

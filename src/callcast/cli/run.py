@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from callcast.exit_codes import ExitCode
+
 if TYPE_CHECKING:
     from callcast.config import ValidationResult
 
@@ -29,7 +31,7 @@ async def run(args: argparse.Namespace) -> int:
     result = validate(path, os.environ)
     _report(result)
     if result.settings is None:
-        return 78
+        return ExitCode.CONFIG
     gc.freeze()  # modules and settings are never freed; collecting them would block the event loop for 30 ms
     return await app.run(result.settings, read_config=lambda: load(path, os.environ))
 

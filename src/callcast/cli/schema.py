@@ -5,6 +5,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from callcast.exit_codes import ExitCode
+
 EPILOG = """\
 examples
   callcast schema config > callcast.schema.json      # then start callcast.toml with: #:schema ./callcast.schema.json
@@ -27,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     print(json.dumps(_DOCUMENTS[args.what](), indent=2))
-    return 0
+    return ExitCode.DONE
 
 
 def _config() -> Mapping[str, Any]:

@@ -7,6 +7,8 @@ import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from callcast.exit_codes import ExitCode
+
 if TYPE_CHECKING:  # imported late: starting other commands must not load the web server
     from callcast.simulator import Credential, Fault, Platform, Scenario
     from callcast.simulator.story import Listing
@@ -102,7 +104,7 @@ async def run(args: argparse.Namespace) -> int:
         scenario, faults = _scenario(args, clock.now()), [_fault(text) for text in args.fault]
     except (ScriptFault, OSError) as fault:
         print(f"callcast simulate: {fault}", file=sys.stderr)
-        return 2
+        return ExitCode.USAGE
     platform = Platform(
         scenario,
         clock=clock,
@@ -123,8 +125,8 @@ async def _listen(platform: "Platform", credential: "Credential", host: str, por
             await stopped.wait()
     except OSError as fault:
         print(f"callcast simulate: cannot listen on {host} port {port}: {fault.strerror}", file=sys.stderr)
-        return 2
-    return 0
+        return ExitCode.USAGE
+    return ExitCode.DONE
 
 
 def _stop_on_signal() -> asyncio.Event:

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from callcast.exit_codes import ExitCode
+
 if TYPE_CHECKING:
     from callcast.outbox.sqlite.admin import OutboxAdmin
 
-EXIT_DONE, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_CONFIG = 0, 2, 69, 78
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -50,12 +51,12 @@ def with_admin(args: argparse.Namespace, work: "Callable[[OutboxAdmin], int]") -
         with open_admin(data_dir(args.config, os.environ)) as admin:
             return work(admin)
     except ConfigError as faults:
-        return refuse(str(faults), EXIT_CONFIG)
+        return refuse(str(faults), ExitCode.CONFIG)
     except (OutboxRefused, OutboxUnavailable) as error:
-        return refuse(f"callcast: {error}", EXIT_UNAVAILABLE)
+        return refuse(f"callcast: {error}", ExitCode.UNAVAILABLE)
 
 
-def refuse(message: str, code: int = EXIT_USAGE) -> int:
+def refuse(message: str, code: int = ExitCode.USAGE) -> int:
     """Print an error and return the exit code."""
     print(message, file=sys.stderr)
     return code

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 from callcast.cli import running_service as running
 from callcast.cli.event_line import Painter
+from callcast.exit_codes import ExitCode
 
-EXIT_USAGE, EXIT_UNAVAILABLE = 2, 69
 SILENCE_S = 30.0  # read timeout; the service sends a keep-alive every 10 s
 LINE_BYTES_MAX = 1024 * 1024
 PAUSES_S = (0.5, 1.0, 2.0, 5.0)
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         tail = Tail(_service(args), args.last)
     except ValueError as error:
         print(f"callcast tail: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        return ExitCode.USAGE
     show = _shower(sys.stdout)
     try:
         for raw in tail.events(lambda: _is_read(sys.stdout)):
@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
                 show(raw, event)
     except Unavailable as error:
         print(f"callcast tail: {error}", file=sys.stderr)
-        return EXIT_UNAVAILABLE
-    return 0
+        return ExitCode.UNAVAILABLE
+    return ExitCode.DONE
 
 
 class Unavailable(Exception):

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 import aiohttp
 
+from callcast.exit_codes import ExitCode
 from callcast.observability import logs
 
-EXIT_FAULT = 1
 F = TypeVar("F", bound=asyncio.Future[Any])
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ def end(error: BaseException) -> None:
         logs.show_trace(type(error), error, error.__traceback__)
         logs.flush()
     finally:
-        os._exit(EXIT_FAULT)
+        os._exit(ExitCode.BUG)
 
 
 def watch(loop: asyncio.AbstractEventLoop) -> None:

@@ -5,7 +5,8 @@ import os
 import sys
 from typing import NoReturn, TextIO
 
-EXIT_DONE, EXIT_UNAVAILABLE = 0, 69
+from callcast.exit_codes import ExitCode
+
 STANDARD_OUTPUT = 1
 NAMES = {0: "standard input", 1: "standard output", 2: "standard error"}
 
@@ -48,11 +49,11 @@ class _StandardOutput(io.FileIO):
         try:
             return super().write(data)
         except BrokenPipeError:
-            self._leave(EXIT_DONE)
+            self._leave(ExitCode.DONE)
         except OSError as error:
             why = (error.strerror or str(error)).lower()
             print(f"callcast: standard output cannot be written: {why}", file=sys.stderr)  # noqa: T201
-            self._leave(EXIT_UNAVAILABLE)
+            self._leave(ExitCode.UNAVAILABLE)
 
     def _leave(self, code: int) -> NoReturn:
         """Exit, without the interpreter writing the remaining output."""
