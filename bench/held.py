@@ -16,7 +16,6 @@ import time
 from asyncio.events import Handle
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,7 +28,7 @@ from bench.decode import ended, page
 from callcast import __version__
 from callcast.app import SystemClock
 from callcast.calls.model import Target
-from callcast.calls.tracker import CallIndex, Rules, compare
+from callcast.calls.tracker import CallIndex, Rules
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability import logs
 from callcast.observability.metrics import Metrics
@@ -192,13 +191,12 @@ async def source(server: str, folder: Path) -> AsyncIterator[Callable[[], Any]]:
             notes={},
         )
         upstream = OwnedUpstream(SOURCE, client, ExtensionOwnership(), lambda _: None)
-        index, rules = CallIndex(SOURCE), Rules()
-        recorder = ChangeRecorder(index, outbox, observer.change_recorded)
+        recorder = ChangeRecorder(CallIndex(SOURCE), outbox, Rules(), observer.change_recorded)
 
         async def poll() -> None:
             snapshot = await upstream.poll(TARGET)
             observer.poll_succeeded(snapshot, 0.0)
-            await recorder.record_poll(snapshot, partial(compare, index, snapshot, rules))
+            await recorder.record_poll(snapshot)
 
         yield poll
 

@@ -7,7 +7,7 @@ platform's list; if it reappears, it is loaded again with `Outbox.recall`.
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from callcast.calls.model import Call, CallObservation, ChangeSet, Known, PollRecord, Snapshot, Target
+from callcast.calls.model import Call, CallObservation, ChangeSet, Known, PollRecord, Target
 from callcast.calls.shared_answers import SharedAnswers
 
 
@@ -42,14 +42,13 @@ class CallIndex:
         return bool(self._partly_loaded)
 
     def sessions_to_recall(
-        self, observed: Snapshot | Iterable[CallObservation] = (), sessions: Iterable[str] = ()
+        self, observations: Iterable[CallObservation] = (), sessions: Iterable[str] = ()
     ) -> set[str]:
-        """Return the sessions to load before `observed` is compared.
+        """Return the sessions to load before these observations and sessions are compared.
 
-        They are the sessions of `observed` and `sessions` that are not in the index, and those that were live at
-        start and whose ended parts have not been loaded.
+        They are those that are not in the index, and those that were live at start and whose ended parts have not been
+        loaded.
         """
-        observations = observed.observations if isinstance(observed, Snapshot) else observed
         unknown = [observation for observation in observations if observation.session_id not in self._by_session]
         names = {name for observation in unknown for name in (observation.session_id, *older_names(observation))}
         names.update(sessions)

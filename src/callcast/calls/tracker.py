@@ -109,7 +109,6 @@ def fill_gap(
     observations: Iterable[CallObservation],
     at: datetime,
     rules: Rules,
-    *,
     after: datetime | None = None,
 ) -> ChangeSet:
     """Apply the call log's finished calls of a time without polls. `after`: the last successful poll before it."""

@@ -7,15 +7,14 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
-from functools import partial
 from itertools import groupby
 from typing import Protocol
 
 import msgspec
 
 from callcast.calls.index import is_open
-from callcast.calls.model import Call, CallObservation, ChangeSet, Target
-from callcast.calls.tracker import Rules, correct_missed, due_lookups, fill_gap, give_up, refuse, resolve
+from callcast.calls.model import Call, CallObservation, Target
+from callcast.calls.tracker import correct_missed, due_lookups, fill_gap, give_up, refuse, resolve
 from callcast.polling.recorder import ChangeRecorder
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import OutboxUnavailable
@@ -60,7 +59,6 @@ class Backfill:
         self,
         recorder: ChangeRecorder,
         upstream: Upstream,
-        rules: Rules,
         clock: Clock,
         telemetry: BackfillTelemetry,
         *,
@@ -69,7 +67,7 @@ class Backfill:
     ) -> None:
         self._recorder = recorder
         self._upstream = upstream
-        self._rules = rules
+        self._rules = recorder.rules
         self._clock = clock
         self._telemetry = telemetry
         # At most two per target: one whose due time is fixed, and a later one that is extended by every further gap.
@@ -110,12 +108,7 @@ class Backfill:
         left_s = self._rules.vanished_give_up_s - (now - refusal.since).total_seconds()
         if left_s > 0:
             return left_s
-
-        def end() -> ChangeSet:
-            still = self._refused.get(target.extension_id) is refusal
-            return refuse(index, target, refusal.since, now) if still else ChangeSet()
-
-        await self._recorder.record_change((), end)
+        await self._recorder.record_change(refuse, target, refusal.since, now)
         return math.inf
 
     def allow(self, target: Target) -> None:
@@ -139,11 +132,10 @@ class Backfill:
 
         A successful poll in this run must have shown that the call is gone: an earlier run proves nothing about now.
         """
-        index = self._recorder.index
         for call in self._pending():
             polled = not self._polled.isdisjoint((call.extension_id, None))
             if polled and call.vanished_at is not None and self._seconds_until_given_up(call) <= 0:
-                await self._recorder.record_change((), lambda: give_up(index, call.call_id, self._upstream.now()))  # noqa: B023
+                await self._recorder.record_change(give_up, call.call_id, self._upstream.now())
 
     async def store_refusals(self) -> None:
         """Store since when the platform denies access, so that a restart does not extend the wait."""
@@ -157,8 +149,9 @@ class Backfill:
         for session_id in index.answers.due(index.source):
             index.answers.corrected(index.source, session_id)  # removed first: it may become due again meanwhile
             try:
-                change = partial(correct_missed, index, session_id, self._upstream.now())
-                await self._recorder.record_change((), change, sessions=(session_id,))
+                await self._recorder.record_change(
+                    correct_missed, session_id, self._upstream.now(), sessions=(session_id,)
+                )
             except BaseException:
                 index.answers.make_due(index.source, session_id)
                 raise
@@ -201,17 +194,16 @@ class Backfill:
         missed = [s for s in found if s.ended_at is None or s.ended_at >= gap.after - LATENESS]
         try:
             for part in whole_sessions(missed):
-                await self._recorder.record_change(part, lambda: self._fill(target, gap, part))  # noqa: B023 (awaited)
+                now = self._upstream.now()
+                await self._recorder.record_change(
+                    fill_gap, target, part, now, self._rules, gap.after, observations=part
+                )
         except OutboxUnavailable:
             self._postpone(gap)
             raise
         self._gaps = [one for one in self._gaps if one is not gap]
         await self._store_gaps()
         self._telemetry.gap_filled(target, gap.after, len(missed))
-
-    def _fill(self, target: Target, gap: Gap, part: Sequence[CallObservation]) -> ChangeSet:
-        index = self._recorder.index
-        return fill_gap(index, target, part, self._upstream.now(), self._rules, after=gap.after)
 
     def _postpone(self, gap: Gap, *, at_least_s: float = 0.0) -> None:
         pause_s = max(BACKOFF_S[min(gap.failures, len(BACKOFF_S) - 1)], at_least_s)
@@ -233,10 +225,8 @@ class Backfill:
         except PollFailed as error:
             self._telemetry.lookup_failed(error)
             return
-        await self._recorder.record_change(found, lambda: self._resolved(call, found))
-
-    def _resolved(self, call: Call, found: Sequence[CallObservation]) -> ChangeSet:
-        return resolve(self._recorder.index, call.call_id, found, self._upstream.now(), self._rules)
+        now = self._upstream.now()
+        await self._recorder.record_change(resolve, call.call_id, found, now, self._rules, observations=found)
 
     def _seconds_until_given_up(self, call: Call) -> float:
         """Seconds until a vanished call ends without a final record."""

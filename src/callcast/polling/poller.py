@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import Protocol
 
 from callcast.calls.freshness import WHOLE, Freshness
-from callcast.calls.model import ChangeSet, Snapshot, SourceEvent, Target
-from callcast.calls.tracker import Rules, compare, unwatch
+from callcast.calls.model import Snapshot, SourceEvent, Target
+from callcast.calls.tracker import unwatch
 from callcast.polling.backfill import Backfill
 from callcast.polling.recorder import ChangeRecorder
 from callcast.ports.clock import Clock
@@ -72,7 +72,6 @@ class Poller:
         recorder: ChangeRecorder,
         backfill: Backfill,
         freshness: Freshness,
-        rules: Rules,
         clock: Clock,
         telemetry: PollerTelemetry,
         acquire: Callable[[str], bool],
@@ -86,7 +85,6 @@ class Poller:
         self._recorder = recorder
         self._backfill = backfill
         self._freshness = freshness
-        self._rules = rules
         self._clock = clock
         self._telemetry = telemetry
         self._acquire = acquire
@@ -164,7 +162,7 @@ class Poller:
         index = self._recorder.index
         while gone := {call.extension_id for call in index.live_calls()} - watched:
             try:
-                await self._recorder.record_change((), lambda: unwatch(index, gone, self._upstream.now()))
+                await self._recorder.record_change(unwatch, gone, self._upstream.now())
             except OutboxUnavailable as error:
                 self._telemetry.store_failed(error)
                 await self._clock.sleep(STORE_RETRY_S)
@@ -250,8 +248,7 @@ class Poller:
         self._unrecorded += self._freshness.poll_succeeded(target.extension_id or WHOLE, snapshot.taken_at, steady_s)
         try:
             await self._note_gap(target, snapshot.taken_at)
-            index, rules = self._recorder.index, self._rules
-            await self._recorder.record_poll(snapshot, lambda: compare(index, snapshot, rules))
+            await self._recorder.record_poll(snapshot)
             self._backfill.polled(target)
             await self._record_source_events()
         except OutboxUnavailable as error:
@@ -320,7 +317,7 @@ class Poller:
         async with self._source_events_lock:
             if events := tuple(self._unrecorded):
                 await self._recorder.note("freshness", self._freshness.dump(events))
-                await self._recorder.record_change((), lambda: ChangeSet(events=events))
+                await self._recorder.record_source_events(events)
                 self._unrecorded = [event for event in self._unrecorded if event not in events]
                 await self._recorder.note("freshness", self._freshness.dump(self._unrecorded))
 

@@ -134,7 +134,7 @@ class Sources:
             call_log_after_s=settings.call_log_after_s,
             vanished_give_up_s=settings.vanished_give_up_s,
         )
-        recorder = self._recorder(name, known)
+        recorder = self._recorder(name, known, rules)
         poller = Poller(
             name,
             settings.extensions if settings.watch == "extensions" else None,
@@ -142,12 +142,11 @@ class Sources:
             upstream=upstream,
             recorder=recorder,
             backfill=Backfill(
-                *(recorder, upstream, rules, self._clock, telemetry),
+                *(recorder, upstream, self._clock, telemetry),
                 gaps=known.notes.get("gaps"),
                 refused=known.notes.get("refused"),
             ),
             freshness=Freshness(name, known.notes.get("freshness")),
-            rules=rules,
             clock=self._clock,
             telemetry=telemetry,
             acquire=lambda extension_id: self.ownership.acquire(name, extension_id),
@@ -160,9 +159,9 @@ class Sources:
         """Remove a source: its calls end as unwatched. If the outbox is unavailable, the next start does this."""
         try:
             known = (await self._outbox.known()).get(name, NOTHING_KNOWN)
-            recorder = self._recorder(name, known)
+            recorder = self._recorder(name, known, Rules())
             live = {call.extension_id for call in recorder.index.live_calls()}
-            await recorder.record_change((), lambda: unwatch(recorder.index, live, self._clock.now()))
+            await recorder.record_change(unwatch, live, self._clock.now())
         except OutboxUnavailable as error:
             self._outbox_health.record_failure(error)
         self._live_calls.unwatch(name)
@@ -212,7 +211,7 @@ class Sources:
             self._telemetry_of(name).sign_ins_ahead = client.sign_ins_ahead
         return self._clients[name][1]
 
-    def _recorder(self, name: str, known: Known) -> ChangeRecorder:
+    def _recorder(self, name: str, known: Known, rules: Rules) -> ChangeRecorder:
         def publish(change: ChangeSet) -> None:
             if telemetry := self.telemetry.get(name):  # None: the source was removed while the service was down
                 telemetry.change_recorded(change)
@@ -222,7 +221,7 @@ class Sources:
             if telemetry := self.telemetry.get(name):
                 telemetry.poll_stored(poll)
 
-        return ChangeRecorder(CallIndex(name, known, self._answers), self._outbox, publish, poll_stored)
+        return ChangeRecorder(CallIndex(name, known, self._answers), self._outbox, rules, publish, poll_stored)
 
     def _note_later(self, source: str, name: str, value: bytes) -> None:
         task = observed(asyncio.create_task(self._note(source, name, value)))

@@ -116,9 +116,9 @@ class Bench:
 
     def _poller(self, outbox: SqliteOutbox, extensions: Sequence[str] | None, known: Any, **options: Any) -> Poller:
         mine = known.get("acme", NOTHING)
-        recorder = ChangeRecorder(CallIndex("acme", mine), outbox, self._told)
+        recorder = ChangeRecorder(CallIndex("acme", mine), outbox, self.rules, self._told)
         backfill = Backfill(
-            *(recorder, self.far, self.rules, self.clock, self.notes),
+            *(recorder, self.far, self.clock, self.notes),
             gaps=mine.notes.get("gaps"),
             refused=mine.notes.get("refused"),
         )
@@ -130,7 +130,6 @@ class Bench:
             recorder=recorder,
             backfill=backfill,
             freshness=Freshness("acme", mine.notes.get("freshness")),
-            rules=self.rules,
             clock=self.clock,
             telemetry=self.notes,
             acquire=self.claim,

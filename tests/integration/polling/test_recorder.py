@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from callcast.calls.model import CallEvent, CallObservation, ChangeSet, PollRecord, Snapshot, Target
 from callcast.calls.tracker import CallIndex, Rules, compare, unwatch
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
+from callcast.polling import recorder
 from callcast.polling.recorder import COMPARED_ON_LOOP_MAX, PUBLISHED_AT_ONCE, ChangeRecorder
 from callcast.ports.outbox import OutboxUnavailable
 from tests.clock import TurnedClock
@@ -17,28 +18,36 @@ from tests.unit.calls.snapshots import ACCOUNT, at, observation
 
 
 class EventHistory:
-    """A recorder on a real outbox, and what it told, part by part."""
+    """A recorder on a real outbox, and what it published, part by part."""
 
     def __init__(self, outbox: SqliteOutbox) -> None:
         self.outbox = outbox
         self.index = CallIndex("acme")
         self.parts: list[ChangeSet] = []
-        self.threads: list[bool] = []  # of each comparison: whether it was made in the loop's own
-        self.recorder = ChangeRecorder(self.index, outbox, self.parts.append)
+        self.threads: list[bool] = []  # of each comparison: whether it ran in the loop's thread
+        self.before_comparing: Callable[[], object] = lambda: None
+        self.recorder = self.recorder_to(self.parts.append)
+
+    def recorder_to(
+        self, publish: Callable[[ChangeSet], None], poll_stored: Callable[[PollRecord], None] = lambda _: None
+    ) -> ChangeRecorder:
+        return ChangeRecorder(self.index, self.outbox, Rules(), publish, poll_stored)
 
     async def poll(self, t: float, *seen: CallObservation) -> None:
-        snapshot = Snapshot(target=ACCOUNT, taken_at=at(t), observations=seen)
-        await self.recorder.record_poll(snapshot, lambda: self.compared(snapshot))
+        await self.recorder.record_poll(Snapshot(target=ACCOUNT, taken_at=at(t), observations=seen))
 
-    def compared(self, snapshot: Snapshot) -> ChangeSet:
+    def compare(self, index: CallIndex, snapshot: Snapshot, rules: Rules) -> ChangeSet:
+        self.before_comparing()
         self.threads.append(threading.current_thread() is threading.main_thread())
-        return compare(self.index, snapshot, Rules())
+        return compare(index, snapshot, rules)
 
 
 @pytest.fixture
-async def told(tmp_path: Path) -> AsyncIterator[EventHistory]:
+async def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EventHistory]:
     async with open_outbox(tmp_path, TurnedClock(), retention_h=72, outbox_max_mb=64, dead_letter_days=30) as outbox:
-        yield EventHistory(outbox)
+        history = EventHistory(outbox)
+        monkeypatch.setattr(recorder, "compare", history.compare)
+        yield history
 
 
 def calls(count: int, state: str = "ringing") -> list[CallObservation]:
@@ -69,7 +78,7 @@ async def test_a_large_change_is_told_in_parts_and_recorded_as_one(told: EventHi
 async def test_others_have_their_turn_between_the_parts(told: EventHistory) -> None:
     """A page that is served, a sink that answers: no one of them waits until all of it is published."""
     turns: list[int] = []
-    told.recorder = ChangeRecorder(told.index, told.outbox, lambda _: turns.append(0))
+    told.recorder = told.recorder_to(lambda _: turns.append(0))
 
     async def another() -> None:
         while True:
@@ -89,11 +98,11 @@ async def test_what_concerns_all_calls_is_compared_beside_the_loop_too(told: Eve
     await told.poll(0, *calls(COMPARED_ON_LOOP_MAX + 1))
     there: list[bool] = []
 
-    def gone() -> ChangeSet:
+    def gone(index: CallIndex, extension_ids: Collection[str]) -> ChangeSet:
         there.append(threading.current_thread() is threading.main_thread())
-        return unwatch(told.index, {f"{n}" for n in range(COMPARED_ON_LOOP_MAX + 1)}, at(5))
+        return unwatch(index, extension_ids, at(5))
 
-    await told.recorder.record_change((), gone)
+    await told.recorder.record_change(gone, {f"{n}" for n in range(COMPARED_ON_LOOP_MAX + 1)})
     assert there == [False]
     assert not told.index.live_calls()
 
@@ -101,14 +110,13 @@ async def test_what_concerns_all_calls_is_compared_beside_the_loop_too(told: Eve
 async def test_who_gives_up_waiting_for_a_comparison_leaves_nothing_half_done(told: EventHistory) -> None:
     """The thread reads what is known: until it is done no other task changes that, and its result is dropped."""
     begun, may_end = threading.Event(), threading.Event()
-    seen = Snapshot(target=ACCOUNT, taken_at=at(0), observations=tuple(calls(COMPARED_ON_LOOP_MAX + 1)))
 
-    def slow() -> ChangeSet:
+    def wait() -> None:
         begun.set()
         may_end.wait(30)
-        return told.compared(seen)
 
-    leaving = asyncio.create_task(told.recorder.record_poll(seen, slow))
+    told.before_comparing = wait
+    leaving = asyncio.create_task(told.poll(0, *calls(COMPARED_ON_LOOP_MAX + 1)))
     await asyncio.to_thread(begun.wait, 30)
     leaving.cancel()
     following = asyncio.create_task(told.poll(1, *calls(1)))
@@ -129,6 +137,7 @@ class Slow(EventHistory):
 
     def __init__(self, outbox: SqliteOutbox, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(outbox)
+        monkeypatch.setattr(recorder, "compare", self.compare)
         self.may_record = asyncio.Event()
         record = outbox.record
 
@@ -142,7 +151,7 @@ class Slow(EventHistory):
     def polls(self, extension_id: str, *seen: CallObservation) -> asyncio.Task[None]:
         target = Target(source="acme", extension_id=extension_id)
         snapshot = Snapshot(target=target, taken_at=at(1), observations=seen)
-        return asyncio.create_task(self.recorder.record_poll(snapshot, lambda: self.compared(snapshot)))
+        return asyncio.create_task(self.recorder.record_poll(snapshot))
 
     def told_of(self) -> list[str]:
         return [call.call_id for part in self.parts for call in part.calls]
@@ -184,7 +193,7 @@ async def test_what_may_concern_all_calls_waits_for_all(slow: Slow) -> None:
     """A change that names no observations begins when nothing is under way, and what comes later waits for it."""
     first = slow.polls("1", ringing("1", "s-1"))
     await asyncio.sleep(0)
-    everything = asyncio.create_task(slow.recorder.record_change((), lambda: unwatch(slow.index, {"1"}, at(2))))
+    everything = asyncio.create_task(slow.recorder.record_change(unwatch, {"1"}, at(2)))
     later = slow.polls("2", ringing("2", "s-2"))
     for _ in range(20):
         await asyncio.sleep(0.01)
@@ -236,7 +245,7 @@ async def test_a_poll_that_shows_nothing_waits_for_who_is_at_work(told: EventHis
 async def test_a_poll_is_stored_with_its_commit(told: EventHistory) -> None:
     """Said when it is on the disk and not before; an unchanged one at the latest 20 s after the last."""
     stored: list[PollRecord] = []
-    told.recorder = ChangeRecorder(told.index, told.outbox, told.parts.append, stored.append)
+    told.recorder = told.recorder_to(told.parts.append, stored.append)
     for t in (0, 10, 19, 21, 30):
         await told.poll(t)
     await told.poll(31, *calls(1))
@@ -246,7 +255,7 @@ async def test_a_poll_is_stored_with_its_commit(told: EventHistory) -> None:
 async def test_a_poll_that_cannot_be_stored_is_not_stored(told: EventHistory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is what it shows known; the next one that can be stored brings both."""
     stored: list[PollRecord] = []
-    told.recorder = ChangeRecorder(told.index, told.outbox, told.parts.append, stored.append)
+    told.recorder = told.recorder_to(told.parts.append, stored.append)
 
     async def full(*_: object) -> None:
         raise OutboxUnavailable("disk full")

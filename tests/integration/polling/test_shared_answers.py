@@ -58,16 +58,15 @@ class Account:
 
     def _poller(self, source: str, outbox: SqliteOutbox, known: Any, answers: SharedAnswers) -> Poller:
         mine = known.get(source, Known(calls={}, polls={}, notes={}))
-        recorder = ChangeRecorder(CallIndex(source, mine, answers), outbox, self._told)
+        recorder = ChangeRecorder(CallIndex(source, mine, answers), outbox, Rules(), self._told)
         return Poller(
             source,
             [EXTENSIONS[source]],
             interval_s=5.0,
             upstream=self.far[source],
             recorder=recorder,
-            backfill=Backfill(recorder, self.far[source], Rules(), self.clock, Notes()),
+            backfill=Backfill(recorder, self.far[source], self.clock, Notes()),
             freshness=Freshness(source),
-            rules=Rules(),
             clock=self.clock,
             telemetry=Notes(),
             acquire=lambda _: True,

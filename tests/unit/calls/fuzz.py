@@ -5,6 +5,7 @@
 
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from random import Random
@@ -23,7 +24,6 @@ from callcast.calls.model import (
     Known,
     Observation,
     PollRecord,
-    Snapshot,
     State,
     Target,
 )
@@ -67,7 +67,7 @@ class Disk:
         if poll:
             self.polls[poll.target] = poll.taken_at
 
-    def recall(self, index: CallIndex, seen: Snapshot | list[CallObservation] | tuple[()] = (), *sessions: str) -> None:
+    def recall(self, index: CallIndex, seen: Sequence[CallObservation] = (), *sessions: str) -> None:
         """What is stored of the sessions that must be known before `seen` is compared."""
         names = index.sessions_to_recall(seen, sessions)
         calls = [self.call(id_) for session_id in names for id_ in sorted(self.sessions.get(session_id, ()))]
@@ -182,7 +182,7 @@ class Play:
             assert not page.bad_fields
             shot = snapshot(target, [page], at(t + skew))
             index = self.pictures[target.source]
-            self.disk.recall(index, shot)
+            self.disk.recall(index, shot.observations)
             change = compare(index, shot, RULES)
             poll = PollRecord(target=target, taken_at=index.clamped(target, shot.taken_at))
             self.commit(index, poll, change)

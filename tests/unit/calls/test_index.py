@@ -23,8 +23,6 @@ def test_after_a_restart_open_calls_go_on() -> None:
     assert watch.index.call("101/s-3") is None
     seen = [ended(session_id="s-3", record_id="L3")]
     assert watch.index.sessions_to_recall(seen) == {"s-1", "s-2", "s-3", "L3"}
-    shot = Snapshot(target=EXTENSION, taken_at=at(2), observations=tuple(seen))
-    assert watch.index.sessions_to_recall(shot) == {"s-1", "s-2", "s-3", "L3"}
     watch.index.learn(calls)
     assert watch.index.sessions_to_recall(seen) == set()
     assert watch.poll(2, observation("connected"), *seen, stopped(session_id="s-2", record_id="L2")) == [
