@@ -111,7 +111,7 @@ async def measure(folder: Path, events: int, hang_s: float, *, late: bool) -> st
     async with open_outbox(folder / "data", SystemClock(), **LIMITS) as outbox:
         await outbox.subscribe({"crm": Filter()})
         for number in range(FIRST, FIRST + events):
-            await outbox.record(None, ended(number))
+            await outbox.record("acme", None, ended(number))
     story = played(Script(account=crowd(1)), SystemClock().now())
     async with server, Platform(story).serve() as upstream:
         config = folder / "callcast.toml"

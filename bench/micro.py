@@ -129,7 +129,7 @@ async def _outbox(folder: Path, together: int) -> float:
         for turn in range(ROUNDS):
             changes = [stored.ended(turn * together + number) for number in range(together)]
             began = time.perf_counter()
-            await asyncio.gather(*(outbox.record(None, change) for change in changes))
+            await asyncio.gather(*(outbox.record("acme", None, change) for change in changes))
             taken.append(time.perf_counter() - began)
     return together / statistics.median(taken)
 

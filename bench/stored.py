@@ -67,7 +67,7 @@ def keys(count: int) -> Iterator[int]:
 async def _record(outbox: SqliteOutbox, count: int) -> None:
     for start in range(FIRST, FIRST + count, 1000):
         numbers = range(start, min(start + 1000, FIRST + count))
-        await asyncio.gather(*(outbox.record(None, ended(number)) for number in numbers))
+        await asyncio.gather(*(outbox.record("acme", None, ended(number)) for number in numbers))
 
 
 async def _pending(data: Path, count: int) -> None:

@@ -22,7 +22,7 @@ from callcast.live.live_calls import SERVICE, InMemoryLiveCalls, catch_up, store
 from callcast.observability import logs
 from callcast.observability.metrics import Metrics
 from callcast.observability.outbox_health import OutboxFailure, OutboxHealth
-from callcast.polling.sources import NOTHING_KNOWN, Sources
+from callcast.polling.sources import Sources
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import Outbox, OutboxUnavailable
 from callcast.ports.retry import RetryPolicy
@@ -133,14 +133,14 @@ class Service:
         """Restore the state of an earlier run. Raises OutboxUnavailable; may be repeated."""
         self._hash_key = await asyncio.to_thread(hash_key, settings)
         self._update_web(settings)  # with the hash key, before the first call is shown
-        known = await self._outbox.known()
-        self._installation = await self._installation_id(known.get(SERVICE, NOTHING_KNOWN).notes)
-        self._live_calls.restore(known.get(SERVICE, NOTHING_KNOWN).notes)
+        notes = (await self._outbox.known(SERVICE)).notes
+        self._installation = await self._installation_id(notes)
+        self._live_calls.restore(notes)
         for source in settings.sources:
-            self._live_calls.load(source, known.get(source, NOTHING_KNOWN))
+            self._live_calls.load(source, await self._outbox.known(source))
         await catch_up(self._live_calls, self._outbox)
         await self._subscribe(settings)
-        for source in known.keys() - settings.sources.keys() - {SERVICE}:
+        for source in {*await self._outbox.sources()} - settings.sources.keys() - {SERVICE}:
             await self._pollers.end(source)
 
     async def stop(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import pytest
 from msgspec.structs import replace
 
-from callcast.calls.model import CallEvent, ChangeSet, Direction, PollRecord, State, Target
+from callcast.calls.model import CallEvent, ChangeSet, Direction, Known, PollRecord, State, Target
 from callcast.outbox.sqlite.store import open_outbox
 from callcast.ports.outbox import Acked, Outbox, Overdue
 from callcast.ports.sink import Delivery, Filter
@@ -65,8 +65,8 @@ async def pending(outbox: Outbox) -> dict[str, int]:
 
 async def life(outbox: Outbox, name: str = "a") -> None:
     """Record a whole call: ringing, answered, ended."""
-    await outbox.record(None, change(event(name, "call.ringing", 1)))
-    await outbox.record(None, change(event(name, "call.answered", 2), event(name, "call.ended", 3)))
+    await outbox.record("acme", None, change(event(name, "call.ringing", 1)))
+    await outbox.record("acme", None, change(event(name, "call.answered", 2), event(name, "call.ended", 3)))
 
 
 # What is known
@@ -77,35 +77,39 @@ async def test_known_comes_back(context: SinkContext) -> None:
     target = Target(source="acme", extension_id="101")
     account = Target(source="beta")
     async with context.open() as outbox:
-        await outbox.record(PollRecord(target=target, taken_at=context.clock.now()), change(event("a")))
-        await outbox.record(PollRecord(target=account, taken_at=context.clock.now()), change())
+        await outbox.record("acme", PollRecord(target=target, taken_at=context.clock.now()), change(event("a")))
+        await outbox.record("beta", PollRecord(target=account, taken_at=context.clock.now()), change())
         await outbox.note("acme", "penalty", b"later")
         await outbox.note("acme", "gone", b"x")
         await outbox.note("acme", "gone", None)
     async with context.open() as outbox:
-        known = await outbox.known()
-    assert known["acme"].calls == {"101/a": call("a")}
-    assert known["acme"].polls == {target: context.clock.now()}
-    assert known["beta"].polls == {account: context.clock.now()}
-    assert known["acme"].notes == {"penalty": b"later"}
+        await outbox.note("gamma", "penalty", b"later")
+    async with context.open() as outbox:
+        assert set(await outbox.sources()) == {"acme", "beta", "gamma"}
+        acme, beta = await outbox.known("acme"), await outbox.known("beta")
+        assert await outbox.known("unheard_of") == Known(calls={}, polls={}, notes={})
+    assert acme.calls == {"101/a": call("a")}
+    assert acme.polls == {target: context.clock.now()}
+    assert beta.polls == {account: context.clock.now()}
+    assert acme.notes == {"penalty": b"later"}
 
 
 async def test_the_ended_are_recalled_by_session(outbox: Outbox) -> None:
     """Ended calls are not among the known, but the memory of their session gives them back, newest state only."""
     await life(outbox, "a")
-    await outbox.record(None, change(event("b")))
-    assert set((await outbox.known())["acme"].calls) == {"101/b"}
+    await outbox.record("acme", None, change(event("b")))
+    assert set((await outbox.known("acme")).calls) == {"101/b"}
     assert await outbox.recall("acme", ["a", "unknown"]) == [call("a", state=State.ENDED, sequence=3)]
     assert await outbox.recall("beta", ["a"]) == []
 
 
 async def test_the_latest_calls_of_all_sources(context: SinkContext, outbox: Outbox) -> None:
     """All that are open, and of the ended ones those that ended last, as many as are wanted."""
-    await outbox.record(None, change(event("open")))
+    await outbox.record("acme", None, change(event("open")))
     for name in "abc":
         await context.clock.turn(1)
         ended = call(name, state=State.ENDED, source=f"source_{name}")
-        await outbox.record(None, ChangeSet(calls=(ended,)))
+        await outbox.record(ended.source, None, ChangeSet(calls=(ended,)))
     assert {one.session_id for one in await outbox.latest(2)} == {"open", "b", "c"}
     assert {one.source for one in await outbox.latest(10)} == {"acme", "source_a", "source_b", "source_c"}
 
@@ -113,8 +117,8 @@ async def test_the_latest_calls_of_all_sources(context: SinkContext, outbox: Out
 async def test_what_has_not_settled_is_known(outbox: Outbox) -> None:
     """A call that reads ended but has not settled is among the known, so that the poller settles it."""
     unsettled = replace(call("a", state=State.ENDED, sequence=0), provisional_since=call().started_at)
-    await outbox.record(None, ChangeSet(calls=(unsettled,)))
-    assert (await outbox.known())["acme"].calls == {"101/a": unsettled}
+    await outbox.record("acme", None, ChangeSet(calls=(unsettled,)))
+    assert (await outbox.known("acme")).calls == {"101/a": unsettled}
 
 
 async def test_history_in_order(context: SinkContext, outbox: Outbox) -> None:
@@ -145,7 +149,7 @@ async def test_a_sink_that_waits_gets_one_per_call_too(outbox: Outbox) -> None:
     """What is recorded while a sink has nothing else due comes as it would otherwise: in order, one of each call."""
     assert await claimed(outbox) == []
     await outbox.record(
-        None, change(event("b", "call.ringing"), event("a", "call.ringing"), event("b", "call.ended", 2))
+        "acme", None, change(event("b", "call.ringing"), event("a", "call.ringing"), event("b", "call.ended", 2))
     )
     assert await claimed(outbox, limit=1) == [("b", "call.ringing")]
     assert await claimed(outbox) == [("a", "call.ringing")]
@@ -170,12 +174,12 @@ async def test_settling_brings_the_next(outbox: Outbox) -> None:
 
 async def test_the_same_id_twice_is_nothing(outbox: Outbox) -> None:
     """An event that is recorded again is not pending again, neither before nor after its delivery."""
-    await outbox.record(None, change(event("a")))
-    await outbox.record(None, change(event("a"), event("b")))
+    await outbox.record("acme", None, change(event("a")))
+    await outbox.record("acme", None, change(event("a"), event("b")))
     assert await pending(outbox) == {"crm": 2}
     for delivery in await outbox.claim("crm", limit=9):
         await outbox.ack([Acked(delivery, 0)])
-    await outbox.record(None, change(event("a")))
+    await outbox.record("acme", None, change(event("a")))
     assert await pending(outbox) == {"crm": 0}
     assert len(await outbox.history(after_seq=0, limit=9)) == 2
 
@@ -186,7 +190,7 @@ async def test_again_waits_for_its_time(context: SinkContext, outbox: Outbox) ->
     (first,) = await outbox.claim("crm", limit=9)
     at = context.clock.now() + timedelta(seconds=30)
     await outbox.retry(first, at=at, reason="timeout", detail="no answer", took_s=15)
-    await outbox.record(None, change(event("b")))
+    await outbox.record("acme", None, change(event("b")))
     assert await claimed(outbox) == [("b", "call.ringing")]
     await context.clock.turn(29.9)
     assert await claimed(outbox) == []
@@ -200,17 +204,17 @@ async def test_again_waits_for_its_time(context: SinkContext, outbox: Outbox) ->
 async def test_due_again_comes_before_the_younger(context: SinkContext, outbox: Outbox) -> None:
     """Among what is due the oldest event comes first, also when its time came later than the others'."""
     for name in ("a", "b"):
-        await outbox.record(None, change(event(name)))
+        await outbox.record("acme", None, change(event(name)))
     (first, _) = await outbox.claim("crm", limit=2)
     await outbox.retry(first, at=context.clock.now() + timedelta(seconds=1), reason="503", detail="", took_s=0)
-    await outbox.record(None, change(event("c")))
+    await outbox.record("acme", None, change(event("c")))
     await context.clock.turn(1)
     assert await claimed(outbox) == [("a", "call.ringing"), ("c", "call.ringing")]
 
 
 async def test_release_counts_nothing(outbox: Outbox) -> None:
     """A delivery that is given back is claimed again as the same attempt."""
-    await outbox.record(None, change(event("a")))
+    await outbox.record("acme", None, change(event("a")))
     (first,) = await outbox.claim("crm", limit=9)
     await outbox.release(first)
     (second,) = await outbox.claim("crm", limit=9)
@@ -221,7 +225,7 @@ async def test_a_restart_sends_what_was_in_flight(context: SinkContext) -> None:
     """What was claimed and not settled is pending after a restart: same id, same attempt; reasons and times stay."""
     async with context.open() as outbox:
         await outbox.subscribe({"crm": Filter()})
-        await outbox.record(None, change(event("a"), event("b")))
+        await outbox.record("acme", None, change(event("a"), event("b")))
         in_flight, tried = await outbox.claim("crm", limit=9)
         at = context.clock.now() + timedelta(seconds=5)
         await outbox.retry(tried, at=at, reason="timeout", detail="", took_s=1)
@@ -237,7 +241,7 @@ async def test_sinks_do_not_touch_each_other(outbox: Outbox) -> None:
     """Each sink has its own pending deliveries: one that claims, waits or is done changes nothing for another."""
     await outbox.subscribe({"crm": Filter(), "lines": Filter(events=("call.ended", "source.*"))})
     await life(outbox)
-    await outbox.record(None, change(source_event()))
+    await outbox.record("acme", None, change(source_event()))
     assert await pending(outbox) == {"crm": 4, "lines": 2}
     assert await claimed(outbox) == [("a", "call.ringing"), ("acme", "source.degraded")]
     assert await claimed(outbox, "lines") == [("a", "call.ended"), ("acme", "source.degraded")]
@@ -245,7 +249,7 @@ async def test_sinks_do_not_touch_each_other(outbox: Outbox) -> None:
 
 async def test_a_cancelled_claim_takes_nothing(outbox: Outbox) -> None:
     """A claim whose caller is cancelled leaves nothing in flight."""
-    await outbox.record(None, change(event("a")))
+    await outbox.record("acme", None, change(event("a")))
     claim = asyncio.ensure_future(outbox.claim("crm", limit=9))
     await asyncio.sleep(0)
     claim.cancel()
@@ -289,7 +293,7 @@ async def test_probes_go_round(context: SinkContext, outbox: Outbox) -> None:
 
 async def test_no_probe_of_what_the_remote_side_holds(context: SinkContext, outbox: Outbox) -> None:
     """An event that the remote side asked to hold back is no probe before its time."""
-    await outbox.record(None, change(event("a")))
+    await outbox.record("acme", None, change(event("a")))
     (one,) = await outbox.claim("crm", limit=1)
     at = context.clock.now() + timedelta(seconds=60)
     await outbox.retry(one, at=at, reason="408", detail="", took_s=0, held=True)
@@ -304,9 +308,9 @@ async def test_fresh_is_the_first_of_a_new_call(context: SinkContext, outbox: Ou
     (one,) = await outbox.claim("crm", limit=1)
     await outbox.retry(one, at=context.clock.now(), reason="503", detail="", took_s=0)
     mark = await outbox.last_seq()
-    await outbox.record(None, change(event("old", "call.corrected", 4), source_event()))
+    await outbox.record("acme", None, change(event("old", "call.corrected", 4), source_event()))
     assert await outbox.claim_probe("crm", after_seq=0, fresh=True) is None
-    await outbox.record(None, change(event("new"), event("new", "call.answered", 2)))
+    await outbox.record("acme", None, change(event("new"), event("new", "call.answered", 2)))
     fresh = await outbox.claim_probe("crm", after_seq=mark, fresh=True)
     assert fresh is not None
     assert named([fresh]) == [("new", "call.ringing")]
@@ -319,17 +323,17 @@ async def test_fresh_is_the_first_of_a_new_call(context: SinkContext, outbox: Ou
 async def test_fresh_goes_by_what_the_sink_hears(outbox: Outbox) -> None:
     """For a sink that wants only ends, a call's end is its first event; for one that had its ringing, it is not."""
     await outbox.subscribe({"crm": Filter(), "ends": Filter(events=("call.ended",))})
-    await outbox.record(None, change(event("a")))
+    await outbox.record("acme", None, change(event("a")))
     (ringing,) = await outbox.claim("crm", limit=1)
     await outbox.ack([Acked(ringing, 0)])
-    await outbox.record(None, change(event("a", "call.ended", 2)))
+    await outbox.record("acme", None, change(event("a", "call.ended", 2)))
     assert await outbox.claim_probe("crm", after_seq=0, fresh=True) is None
     assert await outbox.claim_probe("ends", after_seq=0, fresh=True) is not None
 
 
 async def test_make_due(context: SinkContext, outbox: Outbox) -> None:
     """After a recovery everything that waits is due at once, however much it is."""
-    await outbox.record(None, change(*(event(f"c{n}") for n in range(700))))
+    await outbox.record("acme", None, change(*(event(f"c{n}") for n in range(700))))
     later = context.clock.now() + timedelta(hours=5)
     deliveries = await outbox.claim("crm", limit=700)
     await asyncio.gather(*(outbox.retry(one, at=later, reason="503", detail="", took_s=0) for one in deliveries))
@@ -343,7 +347,7 @@ async def test_make_due(context: SinkContext, outbox: Outbox) -> None:
 async def test_make_due_leaves_what_is_held(context: SinkContext, outbox: Outbox) -> None:
     """What the remote side asked to hold back waits on where that is wanted."""
     later = context.clock.now() + timedelta(hours=1)
-    await outbox.record(None, change(event("ours"), event("theirs")))
+    await outbox.record("acme", None, change(event("ours"), event("theirs")))
     for one in await outbox.claim("crm", limit=2):
         held = one.event.key == "101/theirs"
         await outbox.retry(one, at=later, reason="408", detail="", took_s=0, held=held)
@@ -359,7 +363,7 @@ async def test_lapse(context: SinkContext, outbox: Outbox) -> None:
     (flying,) = await outbox.claim("crm", limit=1)
     await life(outbox, "a")
     await context.clock.turn(61)
-    await outbox.record(None, change(event("young")))
+    await outbox.record("acme", None, change(event("young")))
     minute_ago = context.clock.now() - timedelta(seconds=60)
     long_ago = context.clock.now() - timedelta(hours=75)
     assert await outbox.expire_overdue("crm", live_before=minute_ago, final_before=long_ago) == Overdue(expired=2)
@@ -377,7 +381,7 @@ async def test_lapse(context: SinkContext, outbox: Outbox) -> None:
 async def test_nothing_final_lapses_untried(context: SinkContext, outbox: Outbox) -> None:
     """However old: a sink that was never tried with it cannot have refused it. Others behind it lapse all the same."""
     for name in ("untried", "tried"):
-        await outbox.record(None, change(event(name, "call.ended", 1)))
+        await outbox.record("acme", None, change(event(name, "call.ended", 1)))
     (untried, tried) = await outbox.claim("crm", limit=9)
     await outbox.retry(tried, at=context.clock.now(), reason="503", detail="", took_s=0)
     await outbox.release(untried)
@@ -389,7 +393,7 @@ async def test_nothing_final_lapses_untried(context: SinkContext, outbox: Outbox
 
 async def test_giving_up_keeps_the_reason(outbox: Outbox) -> None:
     """A final event whose time to live is over becomes a dead letter."""
-    await outbox.record(None, change(event("a", "call.ended", 1)))
+    await outbox.record("acme", None, change(event("a", "call.ended", 1)))
     (ended,) = await outbox.claim("crm", limit=1)
     await outbox.expire(ended)
     (stats,) = (await outbox.stats()).sinks
@@ -415,12 +419,12 @@ async def test_nothing_is_due_hours_after_a_clock_that_was_ahead(context: SinkCo
     clock = Hours(context)
     async with context.open() as outbox:
         await outbox.subscribe({"crm": Filter()})
-        await outbox.record(None, change(event("old", "call.ended", 1)))
+        await outbox.record("acme", None, change(event("old", "call.ended", 1)))
     now = clock.use_timezone(2)
     async with context.open() as outbox:
         await outbox.subscribe({"crm": Filter()})
         await outbox.record(
-            None, change(event("live"), event("final", "call.ended", 1), event("held", "call.ended", 1))
+            "acme", None, change(event("live"), event("final", "call.ended", 1), event("held", "call.ended", 1))
         )
         for delivery in await outbox.claim("crm", limit=9):
             held = delivery.event.key == "101/held"
@@ -444,7 +448,7 @@ async def test_a_live_event_waits_no_longer_than_it_lives(context: SinkContext) 
     now = clock.use_timezone(2)
     async with context.open() as outbox:
         await outbox.subscribe({"crm": Filter()})
-        await outbox.record(None, change(event("live")))
+        await outbox.record("acme", None, change(event("live")))
         (live,) = await outbox.claim("crm", limit=9)
         at = now + timedelta(seconds=60)
         await outbox.retry(live, at=at, reason="408", detail="", took_s=0, held=True)
@@ -461,7 +465,7 @@ async def test_due_times_survive_a_restart(context: SinkContext) -> None:
     clock = Hours(context)
     async with context.open() as outbox:
         await outbox.subscribe({"crm": Filter()})
-        await outbox.record(None, change(event("a", "call.ended", 1)))
+        await outbox.record("acme", None, change(event("a", "call.ended", 1)))
         for wait_s in (1, 5, 30):
             (one,) = await outbox.claim("crm", limit=9)
             at = context.clock.now() + timedelta(seconds=wait_s)
@@ -481,7 +485,7 @@ async def test_what_an_earlier_run_tried_is_tried_once_more(context: SinkContext
     clock = Hours(context)
     async with context.open() as outbox:
         await outbox.subscribe({"crm": Filter()})
-        await outbox.record(None, change(event("a"), event("b", "call.ended", 1)))
+        await outbox.record("acme", None, change(event("a"), event("b", "call.ended", 1)))
         for one in await outbox.claim("crm", limit=9):
             await outbox.retry(one, at=context.clock.now(), reason="503", detail="", took_s=0)
     now = clock.use_timezone(24 * 10)
@@ -508,20 +512,20 @@ async def test_wait_ends_when_something_is_recorded(context: SinkContext, outbox
     """Who waits hears of a new event without any time passing."""
     task = await waiting(context, outbox)
     assert not task.done()
-    await outbox.record(None, change(event("a")))
+    await outbox.record("acme", None, change(event("a")))
     await context.clock.settle()
     assert task.done()
 
 
 async def test_wait_ends_at_once_when_something_is_due(context: SinkContext, outbox: Outbox) -> None:
     """A wait for what is there already is none, also when it was brought in just now."""
-    await outbox.record(None, change(event("a")))
+    await outbox.record("acme", None, change(event("a")))
     assert (await waiting(context, outbox)).done()
 
 
 async def test_wait_ends_when_a_pause_is_over(context: SinkContext, outbox: Outbox) -> None:
     """A wait lasts until the next event's time has come, not longer, and not shorter."""
-    await outbox.record(None, change(event("a")))
+    await outbox.record("acme", None, change(event("a")))
     (one,) = await outbox.claim("crm", limit=1)
     task = await waiting(context, outbox)
     at = context.clock.now() + timedelta(seconds=30)
@@ -559,10 +563,10 @@ async def test_wait_for_new_calls_only(context: SinkContext, outbox: Outbox) -> 
     """Who waits for a new call is not woken by another event of an old one."""
     await life(outbox, "old")
     task = await waiting(context, outbox, fresh_after=await outbox.last_seq())
-    await outbox.record(None, change(source_event()))
+    await outbox.record("acme", None, change(source_event()))
     await context.clock.settle()
     assert not task.done()
-    await outbox.record(None, change(event("new")))
+    await outbox.record("acme", None, change(event("new")))
     await context.clock.settle()
     assert task.done()
 
@@ -574,7 +578,7 @@ async def test_a_new_sink_starts_now(outbox: Outbox) -> None:
     """A sink that is added gets what is recorded from then on, nothing of before."""
     await life(outbox, "before")
     await outbox.subscribe({"crm": Filter(), "late": Filter()})
-    await outbox.record(None, change(event("after")))
+    await outbox.record("acme", None, change(event("after")))
     assert await claimed(outbox, "late") == [("after", "call.ringing")]
 
 
@@ -582,9 +586,9 @@ async def test_a_removed_sink_keeps_its_deliveries(context: SinkContext) -> None
     """The backlog of a removed sink stays and shows; when the name comes back, also after a restart, it resumes."""
     async with context.open() as outbox:
         await outbox.subscribe({"crm": Filter()})
-        await outbox.record(None, change(event("a")))
+        await outbox.record("acme", None, change(event("a")))
         await outbox.subscribe({})
-        await outbox.record(None, change(event("b")))
+        await outbox.record("acme", None, change(event("b")))
         assert await pending(outbox) == {"crm": 1}
     async with context.open() as outbox:
         await outbox.subscribe({"crm": Filter()})
@@ -629,7 +633,7 @@ async def test_the_settled_go_after_the_retention(context: SinkContext, outbox: 
     await life(outbox, "pending")
     (one,) = await outbox.claim("crm", limit=1)
     await outbox.dead_letter(one, reason="413", detail="", took_s=0)
-    await outbox.record(None, change(event("live")))
+    await outbox.record("acme", None, change(event("live")))
     await context.clock.turn(3600 * 71)
     assert (await outbox.prune(context.clock.now())).events == 0
     assert len(await outbox.recall("acme", ["settled"])) == 1
@@ -638,14 +642,14 @@ async def test_the_settled_go_after_the_retention(context: SinkContext, outbox: 
     assert (pruned.events, pruned.calls, pruned.dropped) == (3, 1, {})
     assert await outbox.recall("acme", ["settled"]) == []
     assert len(await outbox.recall("acme", ["pending"])) == 1
-    assert set((await outbox.known())["acme"].calls) == {"101/live"}
+    assert set((await outbox.known("acme")).calls) == {"101/live"}
     assert len(await outbox.history(after_seq=0, limit=9)) == 4
 
 
 async def test_a_call_is_remembered_for_an_hour_whatever_the_retention(context: SinkContext) -> None:
     """Its record lingers upstream, and may come back: its events may go before, the memory of its end may not."""
     async with context.open(retention_h=0.1) as outbox:
-        await outbox.record(None, change(event("a", "call.ended", 1)))
+        await outbox.record("acme", None, change(event("a", "call.ended", 1)))
         await context.clock.turn(3500)
         pruned = await outbox.prune(context.clock.now())
         assert (pruned.events, pruned.calls) == (1, 0)
@@ -667,7 +671,7 @@ async def test_what_settles_late_goes_too(context: SinkContext, outbox: Outbox) 
 
 async def test_dead_letters_go_after_their_days(context: SinkContext, outbox: Outbox) -> None:
     """A dead letter is kept for its days, and then goes with its event."""
-    await outbox.record(None, change(event("a", "call.ended", 1)))
+    await outbox.record("acme", None, change(event("a", "call.ended", 1)))
     (one,) = await outbox.claim("crm", limit=1)
     await outbox.dead_letter(one, reason="413", detail="", took_s=0)
     await context.clock.turn(3600 * 24 * 29)
@@ -681,7 +685,7 @@ async def test_dead_letters_go_after_their_days(context: SinkContext, outbox: Ou
 
 async def test_many_are_pruned_in_one_go(context: SinkContext, outbox: Outbox) -> None:
     """One call of prune forgets all that is old, in as many slices as it takes."""
-    await outbox.record(None, change(*(event(f"c{n}", "call.ended", 1) for n in range(1000))))
+    await outbox.record("acme", None, change(*(event(f"c{n}", "call.ended", 1) for n in range(1000))))
     await settle_all(outbox)
     await context.clock.turn(3600 * 73)
     pruned = await outbox.prune(context.clock.now())
@@ -692,10 +696,10 @@ async def test_the_cap_takes_the_settled_first(context: SinkContext) -> None:
     """At the cap settled events go before their retention is over, oldest first, and nothing that is pending."""
     async with context.open(outbox_max_mb=5) as outbox:
         await outbox.subscribe({"crm": Filter()})
-        await outbox.record(None, change(*(event(f"s{n}", "call.ended", 1) for n in range(2000))))
+        await outbox.record("acme", None, change(*(event(f"s{n}", "call.ended", 1) for n in range(2000))))
         await settle_all(outbox)
         await context.clock.turn(3601)
-        await outbox.record(None, change(*(event(f"b{n}", "call.ended", 1) for n in range(1000))))
+        await outbox.record("acme", None, change(*(event(f"b{n}", "call.ended", 1) for n in range(1000))))
         pruned = await outbox.prune(context.clock.now())
         assert (0 < pruned.events < 2000, pruned.dropped) == (True, {})
         oldest_left = (await outbox.history(after_seq=0, limit=1))[0]
@@ -707,10 +711,10 @@ async def test_the_cap_drops_of_the_sink_furthest_behind(context: SinkContext) -
     """When nothing settled is left, the oldest of the sink furthest behind are dropped, counted, and no more."""
     async with context.open(outbox_max_mb=3) as outbox:
         await outbox.subscribe({"crm": Filter(), "slow": Filter()})
-        await outbox.record(None, change(*(event(f"s{n}", "call.ended", 1) for n in range(2500))))
+        await outbox.record("acme", None, change(*(event(f"s{n}", "call.ended", 1) for n in range(2500))))
         await settle_all(outbox)
         await context.clock.turn(3601)
-        await outbox.record(None, change(event("new", "call.ended", 1)))
+        await outbox.record("acme", None, change(event("new", "call.ended", 1)))
         pruned = await outbox.prune(context.clock.now())
         after = await pending(outbox)
         assert pruned.dropped == {"slow": 2501 - after["slow"]}
@@ -723,12 +727,12 @@ async def test_the_cap_drops_of_the_sink_furthest_behind(context: SinkContext) -
 async def test_numbers_are_never_used_again(context: SinkContext) -> None:
     """The number of a forgotten event is never given to another, also after a restart."""
     async with context.open() as outbox:
-        await outbox.record(None, change(event("a", "call.ended", 1)))
+        await outbox.record("acme", None, change(event("a", "call.ended", 1)))
         last = await outbox.last_seq()
         await context.clock.turn(3600 * 73)
         assert (await outbox.prune(context.clock.now())).events == 1
     async with context.open() as outbox:
-        await outbox.record(None, change(event("b")))
+        await outbox.record("acme", None, change(event("b")))
         assert await outbox.last_seq() > last
 
 
@@ -737,7 +741,7 @@ async def test_numbers_are_never_used_again(context: SinkContext) -> None:
 
 async def test_a_failing_operation_fails_alone(outbox: Outbox) -> None:
     """Of operations that share a commit, one that cannot be done takes no other with it."""
-    good = [outbox.record(None, change(event(f"c{n}"))) for n in range(5)]
+    good = [outbox.record("acme", None, change(event(f"c{n}"))) for n in range(5)]
     bad = outbox.note("acme", "name", object())  # type: ignore[arg-type]
     results = await asyncio.gather(*good[:3], bad, *good[3:], return_exceptions=True)
     assert [type(one).__name__ for one in results if one is not None] == ["ProgrammingError"]
@@ -748,9 +752,9 @@ async def test_a_failed_recording_leaves_nothing(outbox: Outbox) -> None:
     """A change that cannot be kept whole is not kept at all, and what comes next is not taken for it."""
     half = ChangeSet(calls=(), events=(event("a"), object()))  # type: ignore[arg-type]
     with pytest.raises(AttributeError):
-        await outbox.record(None, half)
+        await outbox.record("acme", None, half)
     assert await pending(outbox) == {"crm": 0}
-    await outbox.record(None, change(event("b")))
+    await outbox.record("acme", None, change(event("b")))
     assert await claimed(outbox) == [("b", "call.ringing")]
 
 
@@ -774,15 +778,17 @@ ONE_WAY = {"in": Filter(directions=("inbound",)), "out": Filter(directions=("out
 async def test_a_sink_gets_all_of_a_call_once_it_got_some(outbox: Outbox) -> None:
     """A call that turns inbound: who got its first event gets its end, who did not gets what is inbound."""
     await outbox.subscribe(ONE_WAY)
-    await outbox.record(None, change(outbound("a", "call.dialing", 1)))
-    await outbox.record(None, change(event("a", "call.ended", 2)))
+    await outbox.record("acme", None, change(outbound("a", "call.dialing", 1)))
+    await outbox.record("acme", None, change(event("a", "call.ended", 2)))
     assert await pending(outbox) == {"in": 1, "out": 2}
 
 
 async def test_a_direction_that_changes_within_one_change(outbox: Outbox) -> None:
     """The same where both events are recorded together."""
     await outbox.subscribe(ONE_WAY)
-    await outbox.record(None, change(event("a"), outbound("a", "call.ended", 2), outbound("b", "call.ended", 1)))
+    await outbox.record(
+        "acme", None, change(event("a"), outbound("a", "call.ended", 2), outbound("b", "call.ended", 1))
+    )
     assert await pending(outbox) == {"in": 2, "out": 2}
 
 
@@ -790,11 +796,11 @@ async def test_the_globs_and_extensions_of_a_filter_hold_all_along(outbox: Outbo
     """Only the direction decides once: of the later events the sink gets those that the rest of its filter admits."""
     ends = Filter(events=("call.ended",), directions=("outbound",))
     await outbox.subscribe({"ends": ends, "other": Filter(directions=("outbound",), extensions=("102",))})
-    await outbox.record(None, change(outbound("a", "call.dialing", 1)))
-    await outbox.record(None, change(event("a", "call.ended", 2)))
+    await outbox.record("acme", None, change(outbound("a", "call.dialing", 1)))
+    await outbox.record("acme", None, change(event("a", "call.ended", 2)))
     assert await pending(outbox) == {"ends": 0, "other": 0}
-    await outbox.record(None, change(outbound("b", "call.ended", 1)))
-    await outbox.record(None, change(event("b", "call.corrected", 2)))
+    await outbox.record("acme", None, change(outbound("b", "call.ended", 1)))
+    await outbox.record("acme", None, change(event("b", "call.corrected", 2)))
     assert await pending(outbox) == {"ends": 1, "other": 0}
 
 
@@ -811,17 +817,17 @@ async def test_what_a_sink_follows_survives(context: SinkContext) -> None:
     """A delivery, a restart, a pruning and another filter by a reload change nothing for a call that goes on."""
     async with context.open() as outbox:
         await outbox.subscribe({"wall": Filter(directions=("outbound",))})
-        await outbox.record(None, change(outbound("a", "call.dialing", 1)))
+        await outbox.record("acme", None, change(outbound("a", "call.dialing", 1)))
         await outbox.ack([Acked(one, 0) for one in await outbox.claim("wall", limit=9)])
     await context.clock.turn(3600 * 100)
     async with context.open() as outbox:
         await outbox.subscribe({})
         await outbox.subscribe({"wall": Filter(directions=("outbound",))})
         assert (await outbox.prune(context.clock.now())).events == 1
-        await outbox.record(None, change(event("a", "call.answered", 2)))
+        await outbox.record("acme", None, change(event("a", "call.answered", 2)))
         await outbox.subscribe({"wall": Filter(events=("call.ended",), directions=("outbound",))})
-        await outbox.record(None, change(event("a", "call.ended", 3)))
+        await outbox.record("acme", None, change(event("a", "call.ended", 3)))
         assert await claimed(outbox, "wall") == [("a", "call.answered")]
         assert await pending(outbox) == {"wall": 2}
-        await outbox.record(None, change(event("b", "call.ended", 1)))
+        await outbox.record("acme", None, change(event("b", "call.ended", 1)))
         assert await pending(outbox) == {"wall": 2}

@@ -74,7 +74,7 @@ class OutboxMachine(RuleBasedStateMachine):
         for type_ in types:
             self.sequences[call] += 1
             events.append(event(call, type_, self.sequences[call]))
-        self.run(self.outbox.record(None, change(*events)))
+        self.run(self.outbox.record("acme", None, change(*events)))
         for one in events:
             self.recorded.append(one)
             for sink, wish in FILTERS.items():
@@ -85,7 +85,7 @@ class OutboxMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def record_again(self, data: st.DataObject) -> None:
         if self.recorded:
-            self.run(self.outbox.record(None, change(data.draw(st.sampled_from(self.recorded)))))
+            self.run(self.outbox.record("acme", None, change(data.draw(st.sampled_from(self.recorded)))))
 
     @rule(seconds=st.sampled_from([0.5, 1, 30, 61]))
     def time_passes(self, seconds: float) -> None:

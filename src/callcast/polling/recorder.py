@@ -132,7 +132,7 @@ class ChangeRecorder:
             self.index.learn(await self._outbox.recall(self.index.source, sessions))
 
     async def _record(self, poll: PollRecord | None, change: ChangeSet) -> None:
-        await self._outbox.record(poll, change)
+        await self._outbox.record(self.index.source, poll, change)
         if poll is not None:
             self._stored_polls[poll.target] = poll.taken_at
             self._poll_stored(poll)

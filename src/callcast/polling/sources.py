@@ -37,7 +37,6 @@ CLIENT_KEYS = (
 ANSWERS_MAX = 20_000  # ended calls
 ANSWERS_AT_ONCE = 500
 LOGGED_EXTENSIONS_MAX = 20  # extensions in a log line
-NOTHING_KNOWN = Known(calls={}, polls={}, notes={})
 
 
 class Sources:
@@ -124,7 +123,7 @@ class Sources:
         if len(self.telemetry) > 1:
             async with self._learning:
                 await self._outbox_health.until_stored(lambda: share_answers(self._answers, self._outbox))
-        known = (await self._outbox_health.until_stored(self._outbox.known)).get(name, NOTHING_KNOWN)
+        known = await self._outbox_health.until_stored(lambda: self._outbox.known(name))
         telemetry = self._telemetry_of(name)
         upstream: Upstream = self._client(name, settings, known)
         if settings.watch == "account":
@@ -158,7 +157,7 @@ class Sources:
     async def end(self, name: str) -> None:
         """Remove a source: its calls end as unwatched. If the outbox is unavailable, the next start does this."""
         try:
-            known = (await self._outbox.known()).get(name, NOTHING_KNOWN)
+            known = await self._outbox.known(name)
             recorder = self._recorder(name, known, Rules())
             live = {call.extension_id for call in recorder.index.live_calls()}
             await recorder.record_change(unwatch, live, self._clock.now())

@@ -115,8 +115,12 @@ class Acked(Struct, frozen=True):
 
 
 class Outbox(Protocol):
-    async def known(self) -> Mapping[str, Known]:
-        """Return what is known of each source, by name. Read at start."""
+    async def sources(self) -> Collection[str]:
+        """Return the names of all sources of which anything is stored that `known` returns."""
+        ...
+
+    async def known(self, source: str, /) -> Known:
+        """Return what is stored of a source, for its start; nothing for an unknown one."""
         ...
 
     async def recall(self, source: str, session_ids: Collection[str], /) -> Sequence[Call]:
@@ -127,8 +131,10 @@ class Outbox(Protocol):
         """Return all open calls of all sources, and up to `limit` ended ones, the most recent."""
         ...
 
-    async def record(self, poll: PollRecord | None, change: ChangeSet, /) -> None:
+    async def record(self, source: str, poll: PollRecord | None, change: ChangeSet, /) -> None:
         """Store the poll, the calls, the events and a pending delivery for each subscribed sink, in one transaction.
+
+        All of them belong to `source`.
 
         An event whose id is already stored is ignored.
         """

@@ -114,7 +114,7 @@ async def test_check_warns_of_deliveries_for_a_removed_sink(tmp_path: Path) -> N
     """A sink was renamed: check says what the outbox holds, how to deliver it, and when it is deleted; exit code 0."""
     async with outbox_of(tmp_path) as outbox:
         await bury(outbox, "a")
-        await outbox.record(None, change(event("b", "call.ringing", 1), event("c", "call.ringing", 1)))
+        await outbox.record("acme", None, change(event("b", "call.ringing", 1), event("c", "call.ringing", 1)))
     write(tmp_path, f'[service]\ndata_dir = "{tmp_path}"\n' + GOOD)
     before = await asyncio.to_thread(callcast, "check", cwd=tmp_path)
     async with outbox_of(tmp_path) as outbox:

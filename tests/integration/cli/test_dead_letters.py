@@ -37,15 +37,15 @@ async def folder(tmp_path: Path) -> Path:
     limits = {"retention_h": 72.0, "outbox_max_mb": 100.0, "dead_letter_days": 30.0}
     async with open_outbox(tmp_path / "data", clock, **limits) as outbox:
         await outbox.subscribe({"crm": Filter(events=("call.*",)), "lines": Filter(events=("source.*",))})
-        await outbox.record(None, change(event("a")))
+        await outbox.record("acme", None, change(event("a")))
         (one,) = await outbox.claim("crm", limit=1)
         await outbox.retry(one, at=clock.now(), reason="http_503", detail="answered 503", took_s=0.5)
         (one,) = await outbox.claim("crm", limit=1)
         await outbox.ack([Acked(one, 0.012, "answered 204")])
-        await outbox.record(None, change(event("b", "call.ended", 1), source_event()))
+        await outbox.record("acme", None, change(event("b", "call.ended", 1), source_event()))
         (one,) = await outbox.claim("crm", limit=1)
         await outbox.dead_letter(one, reason="http_413", detail="answered 413", took_s=0.25)
-        await outbox.record(None, change(event("c")))
+        await outbox.record("acme", None, change(event("c")))
     (tmp_path / "callcast.toml").write_text(CONFIG)
     return tmp_path
 

@@ -131,7 +131,7 @@ class Bench:
             self.task = None
 
     async def record(self, *events: Event) -> None:
-        await self.outbox.record(None, change(*events))
+        await self.outbox.record("acme", None, change(*events))
         await self.clock.settle()
 
     async def pending(self) -> int:
@@ -1116,7 +1116,7 @@ async def test_a_stop_while_the_disk_is_full_keeps_no_claim(
     for way in ("retry", "dead_letter", "expire"):
         monkeypatch.setattr(bench.outbox, way, refusing(getattr(bench.outbox, way)))
     if answer == "expired":
-        await bench.outbox.record(None, change(event("a")))
+        await bench.outbox.record("acme", None, change(event("a")))
         await bench.clock.turn(61)
     bench.far.answer = hang if isinstance(answer, str) else answer
     await bench.start(shutdown_s=None)

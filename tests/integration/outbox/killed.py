@@ -27,7 +27,7 @@ async def record(outbox: SqliteOutbox, life: str, ordering_key: int, say: Say) -
     while True:
         for sequence, type_ in enumerate(TYPES, start=1):
             one = event(f"{life}-{ordering_key}-{call}", type_, sequence)
-            await outbox.record(None, change(one))
+            await outbox.record("acme", None, change(one))
             say(f"recorded {one.id}")
         call += 1
 

@@ -30,7 +30,7 @@ async def service(path: Path, clock: TurnedClock | None = None) -> AsyncIterator
 
 async def bury(outbox: SqliteOutbox, *names: str) -> None:
     """Make each of these calls' ends a dead letter."""
-    await outbox.record(None, change(*(event(name, "call.ended", 1) for name in names)))
+    await outbox.record("acme", None, change(*(event(name, "call.ended", 1) for name in names)))
     for delivery in await outbox.claim("crm", limit=len(names)):
         await outbox.dead_letter(delivery, reason="413", detail="too large", took_s=0.25)
 
@@ -80,12 +80,12 @@ async def test_ten_thousand_dead_letters_do_not_block_the_service(tmp_path: Path
     """Ten thousand retried dead letters wait behind every new event, and hold up none of their own calls."""
     async with service(tmp_path) as outbox:
         names = [f"c{n}" for n in range(10_000)]
-        await outbox.record(None, change(*(event(name, "call.ended", 1) for name in names)))
+        await outbox.record("acme", None, change(*(event(name, "call.ended", 1) for name in names)))
         deliveries = await outbox.claim("crm", limit=10_000)
         await asyncio.gather(*(outbox.dead_letter(one, reason="413", detail="", took_s=0) for one in deliveries))
         with open_admin(tmp_path) as admin:
             assert admin.retry(NINE) == 10_000
-        await outbox.record(None, change(event("c0", "call.corrected", 2), event("new")))
+        await outbox.record("acme", None, change(event("c0", "call.corrected", 2), event("new")))
         claimed = await outbox.claim("crm", limit=4)
         assert [(one.event.key, one.event.type) for one in claimed] == [
             ("101/c0", "call.corrected"),
@@ -112,12 +112,12 @@ async def test_replay(tmp_path: Path) -> None:
     """Recorded events of a period and type become pending again in order, with their ids; live ones do not expire."""
     clock = TurnedClock()
     async with service(tmp_path, clock) as outbox:
-        await outbox.record(None, change(event("before")))
+        await outbox.record("acme", None, change(event("before")))
         await clock.turn(3600)
-        await outbox.record(None, change(event("a"), event("a", "call.ended", 2), source_event()))
-        await outbox.record(None, change(event("b")))
+        await outbox.record("acme", None, change(event("a"), event("a", "call.ended", 2), source_event()))
+        await outbox.record("acme", None, change(event("b")))
         await clock.turn(3600)
-        await outbox.record(None, change(event("after")))
+        await outbox.record("acme", None, change(event("after")))
         await settle_all(outbox)
         with open_admin(tmp_path) as admin:
             since, until = NINE + HOUR / 2, NINE + 1.5 * HOUR
@@ -144,8 +144,8 @@ async def test_replay_goes_by_what_the_sink_got(tmp_path: Path) -> None:
     outbound = structs.replace(dialing, call=structs.replace(dialing.call, direction=Direction.OUTBOUND))
     async with service(tmp_path) as outbox:
         await outbox.subscribe({"in": wish, "out": Filter(directions=("outbound",))})
-        await outbox.record(None, change(outbound))
-        await outbox.record(None, change(event("a", "call.ended", 2)))
+        await outbox.record("acme", None, change(outbound))
+        await outbox.record("acme", None, change(event("a", "call.ended", 2)))
         for sink in ("in", "out", "out"):
             await outbox.ack([Acked(one, 0) for one in await outbox.claim(sink, limit=9)])
         with open_admin(tmp_path) as admin:
@@ -158,13 +158,13 @@ async def test_replay_goes_by_what_the_sink_got(tmp_path: Path) -> None:
 async def test_story(tmp_path: Path) -> None:
     """A call is found by its id, session, an event's id or a number's end; its story says what became of what."""
     async with service(tmp_path) as outbox:
-        await outbox.record(None, change(event("a")))
+        await outbox.record("acme", None, change(event("a")))
         (ringing,) = await outbox.claim("crm", limit=1)
         await outbox.retry(ringing, at=NINE, reason="503", detail="unavailable", took_s=0.5)
         (ringing,) = await outbox.claim("crm", limit=1)
         await outbox.ack([Acked(ringing, 0.25, "answered 204")])
         await bury(outbox, "a")
-        await outbox.record(None, change(event("a", "call.corrected", 3)))
+        await outbox.record("acme", None, change(event("a", "call.corrected", 3)))
     with open_admin(tmp_path) as admin:
         for what in ("101/a", "a", "0100"):
             (call,) = admin.find(what)

@@ -110,12 +110,12 @@ async def test_everything_is_written_again(tmp_path: Path, trouble: Callable[[Pa
     folder = tmp_path / "data"
     async with opened(folder) as outbox:
         await outbox.note("acme", "gaps", b"kept")
-        await outbox.record(None, change(*(event(name) for name in "abcd")))
+        await outbox.record("acme", None, change(*(event(name) for name in "abcd")))
         flying, dead = (await outbox.claim("crm", limit=99))[:2]
         await outbox.dead_letter(dead, reason="413", detail="", took_s=0)
         trouble(folder)
         await reset(outbox)
-        await outbox.record(None, change(event("later")))
+        await outbox.record("acme", None, change(event("later")))
         await outbox.ack([Acked(flying, 0)])
         (said,) = outbox.warnings()
         assert "was deleted or replaced while the service ran" in said
@@ -130,7 +130,7 @@ async def test_everything_is_written_again(tmp_path: Path, trouble: Callable[[Pa
     for place in (tmp_path / "killed", folder):
         async with opened(place) as outbox:
             assert await pending(outbox) == ["c", "d", "later"]
-            assert (await outbox.known())["acme"].notes == {"gaps": b"kept"}
+            assert (await outbox.known("acme")).notes == {"gaps": b"kept"}
             assert outbox.resets == 0
             assert outbox.warnings() == ()
 
@@ -139,7 +139,7 @@ async def test_again_and_again(tmp_path: Path) -> None:
     """Each time the file is restored; one warning gives the latest time."""
     async with opened(tmp_path / "data") as outbox:
         for number, trouble in enumerate((delete_all, put_a_backup, delete_wal, delete_folder, delete_all), 1):
-            await outbox.record(None, change(event(f"c{number}")))
+            await outbox.record("acme", None, change(event(f"c{number}")))
             trouble(tmp_path / "data")
             await reset(outbox, number)
         assert await pending(outbox) == [f"c{number}" for number in range(1, 6)]
@@ -150,9 +150,9 @@ async def test_what_is_recorded_before_it_is_noticed_is_not_lost(tmp_path: Path)
     """It went to files without a name, and from there to the new one."""
     folder = tmp_path / "data"
     async with opened(folder) as outbox:
-        await outbox.record(None, change(event("before")))
+        await outbox.record("acme", None, change(event("before")))
         delete_all(folder)
-        await asyncio.gather(*(outbox.record(None, change(event(f"c{n}"))) for n in range(20)))
+        await asyncio.gather(*(outbox.record("acme", None, change(event(f"c{n}"))) for n in range(20)))
         await reset(outbox)
         shutil.copytree(folder, tmp_path / "killed")
     async with opened(tmp_path / "killed") as outbox:
@@ -162,7 +162,7 @@ async def test_what_is_recorded_before_it_is_noticed_is_not_lost(tmp_path: Path)
 async def test_a_close_writes_it_again_too(tmp_path: Path) -> None:
     """Deleted in the very last moment."""
     async with opened(tmp_path / "data") as outbox:
-        await outbox.record(None, change(event("a")))
+        await outbox.record("acme", None, change(event("a")))
         delete_all(tmp_path / "data")
     async with opened(tmp_path / "data") as outbox:
         assert await pending(outbox) == ["a"]
@@ -173,7 +173,7 @@ async def test_no_room_to_write_it_again(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(worker, "REPLACED_PAUSE_S", 0.01)
     with small_disk(tmp_path / "disk") as disk:
         async with opened(disk.path) as outbox:
-            await outbox.record(None, change(event("a")))
+            await outbox.record("acme", None, change(event("a")))
             delete_all(disk.path)
             disk.fill()
             said = await failing(outbox, "deleted or replaced while the service runs, and cannot be restored")
@@ -181,7 +181,7 @@ async def test_no_room_to_write_it_again(tmp_path: Path, monkeypatch: pytest.Mon
             assert outbox.resets == 0
             disk.free()
             await working(outbox)
-            await outbox.record(None, change(event("b")))
+            await outbox.record("acme", None, change(event("b")))
             shutil.copytree(disk.path, tmp_path / "killed")
         async with opened(tmp_path / "killed") as outbox:
             assert await pending(outbox) == ["a", "b"]
@@ -200,7 +200,7 @@ async def test_what_the_old_disk_does_not_give_back(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(replaced, "write_copy", unread)
     folder = tmp_path / "data"
     async with opened(folder) as outbox:
-        await outbox.record(None, change(event("lost")))
+        await outbox.record("acme", None, change(event("lost")))
         (flying,) = await outbox.claim("crm", limit=9)
         delete_all(folder)
         async with asyncio.timeout(WAIT_S):
@@ -208,7 +208,7 @@ async def test_what_the_old_disk_does_not_give_back(tmp_path: Path, monkeypatch:
                 with suppress(OutboxUnavailable):
                     await outbox.check()
         await working(outbox)
-        await outbox.record(None, change(event("new")))
+        await outbox.record("acme", None, change(event("new")))
         await outbox.ack([Acked(flying, 0)])
         assert await pending(outbox) == ["new"]
         (said,) = outbox.warnings()
@@ -220,7 +220,7 @@ async def test_another_service_in_its_place(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(worker, "REPLACED_PAUSE_S", 0.01)
     folder = tmp_path / "data"
     async with opened(folder) as outbox:
-        await outbox.record(None, change(event("a")))
+        await outbox.record("acme", None, change(event("a")))
         delete_folder(folder)
         folder.mkdir()
         other = Lock(folder)
@@ -248,7 +248,7 @@ async def test_a_copy_that_was_not_installed(tmp_path: Path, there: bool) -> Non
     """Killed between writing the copy and giving it the name: the next start goes on with it."""
     folder = tmp_path / "data"
     async with opened(folder) as outbox:
-        await outbox.record(None, change(event("a")))
+        await outbox.record("acme", None, change(event("a")))
         await outbox._writer.submit(lambda deliveries: replaced.write_copy(deliveries.connection, folder), reads=True)
         shutil.copytree(folder, tmp_path / "killed")
     if there:
@@ -271,7 +271,7 @@ async def test_nothing_is_done_while_nothing_happens(tmp_path: Path) -> None:
             await outbox.note("acme", "big", os.urandom(500_000))
             with open_admin(tmp_path) as admin:
                 assert admin.drop() == 0
-            await outbox.record(None, change(event(f"c{number}")))
+            await outbox.record("acme", None, change(event(f"c{number}")))
             await asyncio.sleep(worker.POLL_S / 10)
         await outbox.check()
         assert outbox.resets == 0
@@ -305,7 +305,7 @@ async def test_replaced_again_while_it_is_opened(
         return kept
 
     async with opened(folder) as outbox:
-        await outbox.record(None, change(*(event(name) for name in "ab")))
+        await outbox.record("acme", None, change(*(event(name) for name in "ab")))
         (flying,) = await outbox.claim("crm", limit=1)
         monkeypatch.setattr(replaced, "install_copy", install_and_lose)
         delete_all(folder)
@@ -313,7 +313,7 @@ async def test_replaced_again_while_it_is_opened(
         await working(outbox)
         assert left == 0
         await outbox.ack([Acked(flying, 0)])
-        await outbox.record(None, change(event("later")))
+        await outbox.record("acme", None, change(event("later")))
         assert not any("not delivered" in said for said in outbox.warnings())
         shutil.copytree(folder, tmp_path / "killed")  # as kill -9 would leave it
     for place in (tmp_path / "killed", folder):
@@ -338,7 +338,7 @@ async def test_replaced_while_it_is_opened_as_late_as_possible(tmp_path: Path, m
 
     monkeypatch.setattr(schema, "connect", lose_and_connect)
     async with opened(folder) as outbox:
-        await outbox.record(None, change(event("a")))
+        await outbox.record("acme", None, change(event("a")))
         left = 1
         delete_all(folder)
         await reset(outbox)
@@ -357,7 +357,7 @@ async def test_a_folder_that_is_deleted_while_nothing_is_open(tmp_path: Path, mo
         await outbox._writer.submit(lambda _: outbox._writer._close(), reads=True)
         delete_folder(folder)
         await working(outbox)
-        await outbox.record(None, change(event("a")))
+        await outbox.record("acme", None, change(event("a")))
         assert await pending(outbox) == ["a"]
         with pytest.raises(OutboxRefused, match="in use by another callcast service"):
             Lock(folder)

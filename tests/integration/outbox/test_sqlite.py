@@ -40,7 +40,7 @@ async def opened(path: Path) -> AsyncIterator[SqliteOutbox]:
 
 async def with_deliveries(outbox: SqliteOutbox) -> None:
     await outbox.subscribe({"crm": Filter()})
-    await outbox.record(None, change(event("a"), event("b")))
+    await outbox.record("acme", None, change(event("a"), event("b")))
 
 
 async def pending(outbox: SqliteOutbox) -> int:
@@ -201,8 +201,8 @@ async def test_an_unreadable_file_is_set_aside(tmp_path: Path, harm: str) -> Non
         for _ in range(2):  # a file that only turns out to be unreadable in use fails that one operation
             try:
                 await outbox.subscribe({"crm": Filter()})
-                await outbox.known()
-                await outbox.record(None, change(event("c")))
+                await outbox.known("acme")
+                await outbox.record("acme", None, change(event("c")))
                 break
             except OutboxUnavailable:
                 continue
@@ -226,7 +226,7 @@ async def test_a_file_that_spoils_in_use_is_set_aside(tmp_path: Path) -> None:
 
         with pytest.raises(OutboxUnavailable, match="malformed"):
             await outbox._writer.submit(spoil)
-        await outbox.record(None, change(event("c")))
+        await outbox.record("acme", None, change(event("c")))
         await outbox.ack([Acked(flying, 0)])
         await outbox.dead_letter(other, reason="413", detail="", took_s=0)
         assert [one.event.key for one in await outbox.claim("crm", limit=9)] == ["101/c"]
@@ -245,7 +245,7 @@ async def test_a_full_disk(tmp_path: Path) -> None:
         with full_disk((tmp_path / "outbox.db-wal").stat().st_size):
             for _ in range(3):
                 with pytest.raises(OutboxUnavailable, match="free space"):
-                    await outbox.record(None, change(event("c")))
+                    await outbox.record("acme", None, change(event("c")))
             with pytest.raises(OutboxUnavailable):
                 await outbox.ack([Acked(first, 0)])
             with pytest.raises(OutboxUnavailable):
@@ -254,7 +254,7 @@ async def test_a_full_disk(tmp_path: Path) -> None:
             assert await outbox.claim("crm", limit=9) == [], "a settlement that failed leaves the event in flight"
         await outbox.check()
         await outbox.ack([Acked(first, 0)])
-        await outbox.record(None, change(event("c")))
+        await outbox.record("acme", None, change(event("c")))
         assert [one.event.key for one in await outbox.claim("crm", limit=9)] == ["101/c"]
         assert await pending(outbox) == 2
         assert second.event.key == "101/b"
@@ -266,9 +266,9 @@ async def test_a_full_disk_fails_no_reader(tmp_path: Path) -> None:
         await with_deliveries(outbox)
         with full_disk((tmp_path / "outbox.db-wal").stat().st_size):
             results = await asyncio.gather(
-                outbox.record(None, change(event("c"))),
+                outbox.record("acme", None, change(event("c"))),
                 outbox.claim("crm", limit=9),
-                outbox.record(None, change(event("d"))),
+                outbox.record("acme", None, change(event("d"))),
                 return_exceptions=True,
             )
         assert [type(one) for one in results] == [OutboxUnavailable, list, OutboxUnavailable]
@@ -285,7 +285,7 @@ async def test_trouble_halfway_leaves_nothing(tmp_path: Path) -> None:
 
         with pytest.raises(OutboxUnavailable):
             await outbox._writer.submit(half)
-        assert await outbox.known() == {}
+        assert not (await outbox.known("acme")).notes
 
 
 async def test_two_kinds_of_trouble_in_one_commit_keep_nothing_from_a_sink(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ async def test_two_kinds_of_trouble_in_one_commit_keep_nothing_from_a_sink(tmp_p
             raise ValueError("a fault")
 
         results = await asyncio.gather(
-            outbox.record(None, change(event("a"))),
+            outbox.record("acme", None, change(event("a"))),
             outbox._writer.submit(falls),
             outbox._writer.submit(fails_when_alone),
             return_exceptions=True,
@@ -321,9 +321,9 @@ async def test_a_disk_that_is_full_from_the_start(tmp_path: Path) -> None:
         opening = opened(tmp_path)
         outbox = await opening.__aenter__()
         with pytest.raises(OutboxUnavailable):
-            await outbox.known()
+            await outbox.known("acme")
     try:
-        assert await outbox.known() == {}
+        assert not (await outbox.known("acme")).notes
         await with_deliveries(outbox)
         assert await pending(outbox) == 2
     finally:
@@ -338,12 +338,12 @@ async def test_a_read_only_disk(tmp_path: Path) -> None:
             lambda deliveries: deliveries.connection.execute("PRAGMA query_only = 1") and None, reads=True
         )
         with pytest.raises(OutboxUnavailable, match="readonly"):
-            await outbox.record(None, change(event("c")))
+            await outbox.record("acme", None, change(event("c")))
         assert await pending(outbox) == 2
         await outbox._writer.submit(
             lambda deliveries: deliveries.connection.execute("PRAGMA query_only = 0") and None, reads=True
         )
-        await outbox.record(None, change(event("c")))
+        await outbox.record("acme", None, change(event("c")))
         assert await pending(outbox) == 3
 
 
@@ -353,7 +353,7 @@ async def test_a_refused_filter_change_changes_nothing(tmp_path: Path) -> None:
         await with_deliveries(outbox)
         with full_disk((tmp_path / "outbox.db-wal").stat().st_size), pytest.raises(OutboxUnavailable):
             await outbox.subscribe({"new": Filter()})
-        await outbox.record(None, change(event("c")))
+        await outbox.record("acme", None, change(event("c")))
         assert [(one.sink, one.pending) for one in (await outbox.stats()).sinks] == [("crm", 3)]
 
 
@@ -390,7 +390,7 @@ async def test_the_loop_is_never_blocked(tmp_path: Path) -> None:
         await with_deliveries(outbox)
         other = sqlite3.connect(tmp_path / "outbox.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
-        recording = asyncio.ensure_future(outbox.record(None, change(event("c"))))
+        recording = asyncio.ensure_future(outbox.record("acme", None, change(event("c"))))
         for _ in range(50):
             await asyncio.sleep(0.001)
         assert not recording.done()
@@ -407,10 +407,10 @@ async def test_many_share_one_commit(tmp_path: Path) -> None:
         await outbox._writer.submit(
             lambda deliveries: deliveries.connection.set_trace_callback(commits.append), reads=True
         )
-        await asyncio.gather(*(outbox.record(None, change(event(f"c{n}"))) for n in range(100)))
+        await asyncio.gather(*(outbox.record("acme", None, change(event(f"c{n}"))) for n in range(100)))
         assert 1 <= commits.count("COMMIT") <= 3
         commits.clear()
-        await outbox.record(None, change(event("alone")))
+        await outbox.record("acme", None, change(event("alone")))
         assert commits.count("COMMIT") == 1
 
 
@@ -418,7 +418,7 @@ async def test_sessions_of_any_name_and_number_are_recalled(tmp_path: Path) -> N
     """More than one statement takes, and names that JSON or SQL could trip over."""
     calls = [call(name) for name in ("a\0b", 'x"\\', "'", "é", *(f"s-{n}" for n in range(100)))]
     async with opened(tmp_path) as outbox:
-        await outbox.record(None, ChangeSet(calls=tuple(calls)))
+        await outbox.record("acme", None, ChangeSet(calls=tuple(calls)))
         found = await outbox.recall("acme", [one.session_id for one in calls])
         assert sorted(one.call_id for one in found) == sorted(one.call_id for one in calls)
         assert await outbox.recall("acme", ["a"]) == []
@@ -431,7 +431,7 @@ async def test_every_read_is_by_an_index(tmp_path: Path) -> None:
         await with_deliveries(outbox)
         said: set[str] = set()
         await outbox._writer.submit(lambda deliveries: deliveries.connection.set_trace_callback(said.add), reads=True)
-        await outbox.record(None, change(event("a", "call.answered", 2)))
+        await outbox.record("acme", None, change(event("a", "call.answered", 2)))
         first, second = await outbox.claim("crm", limit=2)
         now = TurnedClock().now()
         await outbox.retry(first, at=now, reason="503", detail="", took_s=0)

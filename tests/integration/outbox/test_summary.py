@@ -21,7 +21,7 @@ async def test_what_is_pending_beside_the_service(tmp_path: Path) -> None:
     """Deliveries and dead letters of every sink, also of one that the service does not know any more."""
     async with service(tmp_path) as outbox:
         await bury(outbox, "a")
-        await outbox.record(None, change(event("b", "call.ringing", 1), event("c", "call.ringing", 1)))
+        await outbox.record("acme", None, change(event("b", "call.ringing", 1), event("c", "call.ringing", 1)))
         await outbox.subscribe({"lines": Filter()})
         assert [(one.sink, one.pending, one.dead, one.removed_at) for one in pending(tmp_path)] == [
             ("crm", 2, 1, NINE),
@@ -32,7 +32,7 @@ async def test_what_is_pending_beside_the_service(tmp_path: Path) -> None:
 async def test_a_stopped_outbox_is_not_touched(tmp_path: Path) -> None:
     """No file is created or changed, because the command may run as another user than the service."""
     async with service(tmp_path) as outbox:
-        await outbox.record(None, change(event("a", "call.ringing", 1)))
+        await outbox.record("acme", None, change(event("a", "call.ringing", 1)))
     before = files(tmp_path)
     assert [one.pending for one in pending(tmp_path)] == [1, 0]
     assert files(tmp_path) == before

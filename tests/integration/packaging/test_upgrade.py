@@ -32,7 +32,7 @@ async def fill(path: Path) -> list[str]:
     """Two sinks with pending deliveries of fifty calls each, and one dead letter; returns the pending ids in order."""
     async with opened(path) as outbox:
         await outbox.subscribe({"crm": Filter(), "wall": Filter()})
-        await outbox.record(None, change(*(event(name) for name in NAMES)))
+        await outbox.record("acme", None, change(*(event(name) for name in NAMES)))
         (first,) = await outbox.claim("crm", limit=1)
         await outbox.dead_letter(first, reason="http_413", detail="answered 413", took_s=0.1)
     return [event(name).id for name in NAMES]
@@ -125,7 +125,7 @@ async def test_within_a_schema_a_newer_versions_fields_are_no_trouble(tmp_path: 
         connection.commit()
     assert await taken(tmp_path, "crm") == ids[1:]
     async with opened(tmp_path) as outbox:
-        await outbox.known()
+        await outbox.known("acme")
 
 
 def with_more(body: bytes) -> bytes:

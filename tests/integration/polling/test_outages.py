@@ -78,7 +78,7 @@ class House:
 
     async def call(self, number: int, types: Iterable[str] = TYPES) -> None:
         for sequence, type_ in enumerate(types, start=1):
-            await self.outbox.record(None, change(event(f"c{number}", type_, sequence)))
+            await self.outbox.record("acme", None, change(event(f"c{number}", type_, sequence)))
         await self.clock.settle()
 
     async def pending(self) -> dict[str, tuple[int, int]]:

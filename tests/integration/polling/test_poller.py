@@ -102,7 +102,7 @@ class Bench:
         async with open_outbox(self.path, self.clock, retention_h=72, outbox_max_mb=64, dead_letter_days=30) as outbox:
             self.clock.busy = lambda: bool(outbox.queued)
             self.task = task = asyncio.create_task(
-                self._poller(outbox, extensions, await outbox.known(), **options).run()
+                self._poller(outbox, extensions, await outbox.known("acme"), **options).run()
             )
             await self.clock.settle()
             try:
@@ -114,8 +114,7 @@ class Bench:
                 if not task.cancelled() and task.exception():
                     raise task.exception()  # type: ignore[misc]
 
-    def _poller(self, outbox: SqliteOutbox, extensions: Sequence[str] | None, known: Any, **options: Any) -> Poller:
-        mine = known.get("acme", NOTHING)
+    def _poller(self, outbox: SqliteOutbox, extensions: Sequence[str] | None, mine: Known, **options: Any) -> Poller:
         recorder = ChangeRecorder(CallIndex("acme", mine), outbox, self.rules, self._told)
         backfill = Backfill(
             *(recorder, self.far, self.clock, self.notes),
@@ -324,7 +323,7 @@ async def test_a_failed_poll_is_never_an_empty_list(bench: Bench) -> None:
         bench.far.list_of = lambda _: PollFailed(next(turns), "as the test says")
         await bench.clock.turn(200)
         assert bench.types == ["call.ringing", "source.degraded"]
-        assert len((await outbox.known())["acme"].calls) == 1
+        assert len((await outbox.known("acme")).calls) == 1
         bench.far.list_of = lambda _: [over(start, 210)]
         await bench.clock.turn(40)
     assert bench.types == ["call.ringing", "source.degraded", "call.ended", "source.recovered"]
@@ -668,16 +667,16 @@ async def test_a_commit_under_way_at_the_end_is_told_too(bench: Bench) -> None:
         bench.far.list_of = lambda _: [observation(start)]
         real = outbox.record
 
-        async def slow(poll: Any, change: ChangeSet, /) -> None:
+        async def slow(source: str, poll: Any, change: ChangeSet, /) -> None:
             bench.task.cancel()
             await asyncio.sleep(0)
-            await real(poll, change)
+            await real(source, poll, change)
 
         outbox.record = slow  # type: ignore[method-assign]
         await bench.clock.turn(2)
         outbox.record = real  # type: ignore[method-assign]
     async with open_outbox(bench.path, bench.clock, retention_h=72, outbox_max_mb=64, dead_letter_days=30) as outbox:
-        assert len((await outbox.known())["acme"].calls) == 1
+        assert len((await outbox.known("acme")).calls) == 1
     assert bench.types == ["call.ringing"]
 
 
@@ -693,13 +692,13 @@ async def test_a_bounded_number_of_polls_is_recorded_at_a_time(bench: Bench) -> 
     async with bench.polling([]) as outbox:
         real = outbox.record
 
-        async def slow(poll: Any, change: ChangeSet, /) -> None:
+        async def slow(source: str, poll: Any, change: ChangeSet, /) -> None:
             under_way.append(poll.target.extension_id)
             await gate.wait()
-            await real(poll, change)
+            await real(source, poll, change)
 
         outbox.record = slow  # type: ignore[method-assign]
-        poller = asyncio.create_task(bench._poller(outbox, extensions, {}, interval_s=600.0).run())
+        poller = asyncio.create_task(bench._poller(outbox, extensions, NOTHING, interval_s=600.0).run())
         await bench.clock.turn(600)
         assert len(under_way) == RECORDED_AT_ONCE
         gate.set()
@@ -1047,14 +1046,14 @@ async def test_the_last_poll_is_kept_every_20_s_and_on_a_clean_stop(bench: Bench
     """Unchanging looks are not written one by one, and the last one is."""
     async with bench.polling() as outbox:
         await bench.clock.turn(15)
-        kept = (await outbox.known())["acme"].polls[Target(source="acme", extension_id="101")]
+        kept = (await outbox.known("acme")).polls[Target(source="acme", extension_id="101")]
         assert kept < bench.clock.now() - timedelta(seconds=10)
         await bench.clock.turn(10)
-        kept = (await outbox.known())["acme"].polls[Target(source="acme", extension_id="101")]
+        kept = (await outbox.known("acme")).polls[Target(source="acme", extension_id="101")]
         assert kept > bench.clock.now() - timedelta(seconds=10)
         last = bench.far.polls[-1][0]
     async with open_outbox(bench.path, bench.clock, retention_h=72, outbox_max_mb=64, dead_letter_days=30) as outbox:
-        kept = (await outbox.known())["acme"].polls[Target(source="acme", extension_id="101")]
+        kept = (await outbox.known("acme")).polls[Target(source="acme", extension_id="101")]
     assert kept == bench.clock._start + timedelta(seconds=last)
 
 

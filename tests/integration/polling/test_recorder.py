@@ -141,10 +141,10 @@ class Slow(EventHistory):
         self.may_record = asyncio.Event()
         record = outbox.record
 
-        async def slowly(poll: PollRecord | None, change: ChangeSet, /) -> None:
+        async def slowly(source: str, poll: PollRecord | None, change: ChangeSet, /) -> None:
             if poll is not None and poll.target.extension_id == "1":
                 await self.may_record.wait()
-            await record(poll, change)
+            await record(source, poll, change)
 
         monkeypatch.setattr(outbox, "record", slowly)
 
@@ -222,7 +222,7 @@ async def test_a_poll_that_shows_nothing_where_nothing_is_known_is_not_compared(
     assert told.threads == [True]  # the very first poll is kept, and so goes the long way
     assert told.index.polls[ACCOUNT] == at(10)
     await told.poll(60)
-    assert (await told.outbox.known())["acme"].polls[ACCOUNT] == at(60)
+    assert (await told.outbox.known("acme")).polls[ACCOUNT] == at(60)
     await told.poll(61, *calls(1))
     await told.poll(62)  # which misses a known call
     await told.poll(63)

@@ -42,8 +42,8 @@ class Account:
             self.clock.busy = lambda: bool(outbox.queued)
             answers = SharedAnswers()
             await share_answers(answers, outbox)
-            known = await outbox.known()
-            tasks = [asyncio.create_task(self._poller(source, outbox, known, answers).run()) for source in EXTENSIONS]
+            pollers = [self._poller(source, outbox, await outbox.known(source), answers) for source in EXTENSIONS]
+            tasks = [asyncio.create_task(poller.run()) for poller in pollers]
             await self.clock.settle()
             try:
                 yield outbox
@@ -56,8 +56,7 @@ class Account:
                     if not task.cancelled() and task.exception():
                         raise task.exception()  # type: ignore[misc]
 
-    def _poller(self, source: str, outbox: SqliteOutbox, known: Any, answers: SharedAnswers) -> Poller:
-        mine = known.get(source, Known(calls={}, polls={}, notes={}))
+    def _poller(self, source: str, outbox: SqliteOutbox, mine: Known, answers: SharedAnswers) -> Poller:
         recorder = ChangeRecorder(CallIndex(source, mine, answers), outbox, Rules(), self._told)
         return Poller(
             source,
@@ -147,10 +146,10 @@ async def corrected_id(account: Account, *, killed: bool) -> str:
         real = outbox.record
         if killed:
 
-            async def only_two(poll: Any, change: ChangeSet, /) -> None:
+            async def only_two(source: str, poll: Any, change: ChangeSet, /) -> None:
                 if any(call.source == "one" for call in change.calls):
                     raise OutboxUnavailable("killed here")
-                await real(poll, change)
+                await real(source, poll, change)
 
             outbox.record = only_two  # type: ignore[method-assign]
         account.shows("two", "talking", session_id="s-2", record_id="r-2")
@@ -180,10 +179,10 @@ async def test_while_the_store_fails_a_correction_waits(account: Account) -> Non
         await account.clock.turn(10)
         real = outbox.record
 
-        async def fails(poll: Any, change: ChangeSet, /) -> None:
+        async def fails(source: str, poll: Any, change: ChangeSet, /) -> None:
             if any(event.type == "call.corrected" for event in change.events):
                 raise OutboxUnavailable("the disk is full")
-            await real(poll, change)
+            await real(source, poll, change)
 
         outbox.record = fails  # type: ignore[method-assign]
         account.shows("two", "talking")

@@ -1,8 +1,8 @@
 """Statements for the stored calls, polls and notes of sources."""
 
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from callcast.calls.model import Call, Known, PollRecord, Target
 from callcast.outbox.sqlite.codec import batched, call_of, encode, ordering_key, time_of, us_of
@@ -19,22 +19,27 @@ _KEEP_CALLS = (
 )
 
 
-def known(connection: sqlite3.Connection) -> Mapping[str, Known]:
-    calls: dict[str, dict[str, Call]] = {}
-    polls: dict[str, dict[Target, datetime]] = {}
-    notes: dict[str, dict[str, bytes]] = {}
-    for source, body in connection.execute("SELECT source, body FROM calls INDEXED BY calls_open WHERE open = 1"):
-        call = call_of(body)
-        calls.setdefault(source, {})[call.call_id] = call
-    for source, extension_id, taken_at in connection.execute("SELECT source, extension_id, taken_at FROM polls"):
-        target = Target(source=source, extension_id=extension_id or None)
-        polls.setdefault(source, {})[target] = time_of(taken_at)
-    for source, name, value in connection.execute("SELECT source, name, value FROM notes"):
-        notes.setdefault(source, {})[name] = value
-    return {
-        source: Known(calls=calls.get(source, {}), polls=polls.get(source, {}), notes=notes.get(source, {}))
-        for source in calls.keys() | polls.keys() | notes.keys()
-    }
+def sources(connection: sqlite3.Connection) -> Collection[str]:
+    rows = connection.execute(
+        "SELECT source FROM calls INDEXED BY calls_open WHERE open = 1"
+        " UNION SELECT source FROM polls UNION SELECT source FROM notes"
+    )
+    return [source for (source,) in rows]
+
+
+def known(connection: sqlite3.Connection, source: str) -> Known:
+    def read(statement: str) -> list[Any]:
+        return connection.execute(statement, (source,)).fetchall()
+
+    calls = (
+        call_of(body) for (body,) in read("SELECT body FROM calls INDEXED BY calls_open WHERE open = 1 AND source = ?")
+    )
+    polls = read("SELECT extension_id, taken_at FROM polls WHERE source = ?")
+    return Known(
+        calls={call.call_id: call for call in calls},
+        polls={Target(source=source, extension_id=one or None): time_of(taken_at) for one, taken_at in polls},
+        notes=dict(read("SELECT name, value FROM notes WHERE source = ?")),
+    )
 
 
 def recall(connection: sqlite3.Connection, source: str, session_ids: Collection[str]) -> Sequence[Call]:
@@ -52,21 +57,21 @@ def latest(connection: sqlite3.Connection, limit: int) -> Sequence[Call]:
     return [call_of(body) for (body,) in (*opened, *ended)]
 
 
-def keep_calls(connection: sqlite3.Connection, calls: Sequence[Call], now_us: int) -> None:
+def keep_calls(connection: sqlite3.Connection, source: str, calls: Sequence[Call], now_us: int) -> None:
     for some in batched(calls, ROWS):
-        rows = ",".join(["(?, ?, ?, ?, ?, ?, ?)"] * len(some))
-        connection.execute(_KEEP_CALLS.format(rows), [value for call in some for value in _row(call, now_us)])
+        values: list[object] = []
+        for call in some:
+            of_call = ordering_key(source, call.call_id)
+            # Open: the poller needs it at the start, because it is live or its end is still provisional.
+            is_open = call.live or call.provisional_since is not None
+            values += (source, call.call_id, call.session_id, of_call, is_open, now_us, encode(call))
+        connection.execute(_KEEP_CALLS.format(",".join(["(?, ?, ?, ?, ?, ?, ?)"] * len(some))), values)
 
 
-def _row(call: Call, now_us: int) -> tuple[object, ...]:
-    of_call = ordering_key(call.source, call.call_id)
-    return (call.source, call.call_id, call.session_id, of_call, _is_open(call), now_us, encode(call))
-
-
-def keep_poll(connection: sqlite3.Connection, poll: PollRecord) -> None:
+def keep_poll(connection: sqlite3.Connection, source: str, poll: PollRecord) -> None:
     connection.execute(
         "INSERT OR REPLACE INTO polls VALUES (?, ?, ?)",
-        (poll.target.source, poll.target.extension_id or "", us_of(poll.taken_at)),
+        (source, poll.target.extension_id or "", us_of(poll.taken_at)),
     )
 
 
@@ -75,8 +80,3 @@ def keep_note(connection: sqlite3.Connection, source: str, name: str, value: byt
         connection.execute("DELETE FROM notes WHERE source = ? AND name = ?", (source, name))
     else:
         connection.execute("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", (source, name, value))
-
-
-def _is_open(call: Call) -> bool:
-    """Whether the poller needs the call at the start: it is live, or its end is still provisional."""
-    return call.live or call.provisional_since is not None

@@ -173,10 +173,10 @@ class Deliveries:
 
     # Recording
 
-    def record(self, poll: PollRecord | None, change: ChangeSet, now_us: int) -> Sequence[DueDelivery]:
+    def record(self, source: str, poll: PollRecord | None, change: ChangeSet, now_us: int) -> Sequence[DueDelivery]:
         if poll is not None:
-            calls.keep_poll(self.connection, poll)
-        calls.keep_calls(self.connection, change.calls, now_us)
+            calls.keep_poll(self.connection, source, poll)
+        calls.keep_calls(self.connection, source, change.calls, now_us)
         return [
             due
             for some in batched(change.events, calls.ROWS)

@@ -158,8 +158,13 @@ class SqliteOutbox(Outbox):
 
     # Calls and polls
 
-    async def known(self) -> Mapping[str, Known]:
-        return await self._writer.submit(lambda deliveries: stored_calls.known(deliveries.connection), reads=True)
+    async def sources(self) -> Collection[str]:
+        return await self._writer.submit(lambda deliveries: stored_calls.sources(deliveries.connection), reads=True)
+
+    async def known(self, source: str, /) -> Known:
+        return await self._writer.submit(
+            lambda deliveries: stored_calls.known(deliveries.connection, source), reads=True
+        )
 
     async def recall(self, source: str, session_ids: Collection[str], /) -> Sequence[Call]:
         wanted = tuple(session_ids)
@@ -172,9 +177,9 @@ class SqliteOutbox(Outbox):
             lambda deliveries: stored_calls.latest(deliveries.connection, limit), reads=True
         )
 
-    async def record(self, poll: PollRecord | None, change: ChangeSet, /) -> None:
+    async def record(self, source: str, poll: PollRecord | None, change: ChangeSet, /) -> None:
         now_us = self._now_us()
-        await self._writer.submit(lambda deliveries: deliveries.record(poll, change, now_us), after=self._offer)
+        await self._writer.submit(lambda deliveries: deliveries.record(source, poll, change, now_us), after=self._offer)
 
     async def note(self, source: str, name: str, value: bytes | None, /) -> None:
         await self._writer.submit(lambda deliveries: stored_calls.keep_note(deliveries.connection, source, name, value))
