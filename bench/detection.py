@@ -31,7 +31,7 @@ async def measure(targets: int, hours: float) -> tuple[list[float], int]:
 
     async def poll(target: int) -> None:
         while True:
-            async with limiter.slot("poll", str(target)) as turn:
+            async with limiter.acquire("poll", str(target)) as turn:
                 asked_at = clock.monotonic()
                 await clock.sleep(ANSWER_S)
                 turn.answered(*model.ask())

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 
 from callcast.calls.model import Call, CallObservation, Snapshot, Target
-from callcast.ports.upstream import Identity, PollFailed
+from callcast.ports.upstream import Identity, Places, PollFailed
 from tests.clock import TurnedClock
 
 Answer = Sequence[CallObservation] | PollFailed
@@ -36,6 +36,9 @@ class ScriptedUpstream:
     def spacing_s(self) -> float:
         return self.spacing
 
+    def places(self) -> Places:
+        return Places(used=0, limit=1, spacing_s=self.spacing)
+
     def hold_s(self) -> float:
         return self.hold
 
@@ -53,7 +56,7 @@ class ScriptedUpstream:
     def watch(self, targets: Collection[Target], /) -> None:
         self.watched = list(targets)
 
-    async def poll(self, target: Target, /) -> Snapshot:
+    async def poll(self, target: Target, /, *, paced: bool = True) -> Snapshot:
         self.polls.append((self.clock.monotonic(), target.extension_id))
         if took_s := self.took_s(target):
             await self.clock.sleep(took_s)

@@ -9,7 +9,7 @@ from datetime import datetime
 import msgspec
 
 from callcast.calls.model import UNASSIGNED, Call, CallObservation, Snapshot, Target
-from callcast.ports.upstream import Identity, Upstream
+from callcast.ports.upstream import Identity, Places, Upstream
 
 
 class ExtensionOwnership:
@@ -71,6 +71,9 @@ class OwnedUpstream:
     def spacing_s(self) -> float:
         return self._upstream.spacing_s()
 
+    def places(self) -> Places:
+        return self._upstream.places()
+
     def hold_s(self) -> float:
         return self._upstream.hold_s()
 
@@ -83,8 +86,8 @@ class OwnedUpstream:
     def watch(self, targets: Collection[Target], /) -> None:
         self._upstream.watch(targets)
 
-    async def poll(self, target: Target, /) -> Snapshot:
-        snapshot = await self._upstream.poll(target)
+    async def poll(self, target: Target, /, *, paced: bool = True) -> Snapshot:
+        snapshot = await self._upstream.poll(target, paced=paced)
         mine = self._mine(snapshot.observations)
         return (
             snapshot

@@ -54,6 +54,19 @@ class Identity(Struct, frozen=True, kw_only=True):
     extension_id: str
 
 
+class Places(Struct, frozen=True, kw_only=True):
+    """The places in the rate limit's window that polls may use: a scheduler paces itself by them.
+
+    used: by requests in flight, by answered ones that the platform still counts, and by other programs. May exceed
+        `limit`, because it includes what the call log uses beyond its reserve.
+    limit: at least 1. spacing_s: seconds between two polls on average, as `Upstream.spacing_s`.
+    """
+
+    used: int
+    limit: int
+    spacing_s: float
+
+
 class Upstream(Protocol):
     def now(self) -> datetime:
         """The platform's time: this machine's time corrected by the measured skew. Never goes back."""
@@ -61,6 +74,10 @@ class Upstream(Protocol):
 
     def spacing_s(self) -> float:
         """Seconds between two polls of this source that the rate limit allows on average."""
+        ...
+
+    def places(self) -> Places:
+        """The places for polls in the window that is the fullest."""
         ...
 
     def hold_s(self) -> float:
@@ -82,8 +99,11 @@ class Upstream(Protocol):
         """Set the targets that will be polled; cached data of others is dropped."""
         ...
 
-    async def poll(self, target: Target, /) -> Snapshot:
-        """Poll a target: returns all its pages, or raises PollFailed."""
+    async def poll(self, target: Target, /, *, paced: bool = True) -> Snapshot:
+        """Poll a target: returns all its pages, or raises PollFailed.
+
+        paced: wait for the even grid of polls; otherwise only for a free place.
+        """
         ...
 
     async def find(self, call: Call, /) -> Sequence[CallObservation]:

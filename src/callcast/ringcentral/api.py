@@ -12,8 +12,7 @@ from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.errors import poll_failure
 from callcast.ringcentral.http import Answer, Exchange
 from callcast.ringcentral.interpret import BadPage, ListPage, Rows, read_page
-from callcast.ringcentral.rate_limiter import RateLimiter
-from callcast.ringcentral.rate_window import Purpose
+from callcast.ringcentral.rate_limiter import Purpose, RateLimiter
 from callcast.ringcentral.telemetry import Observer, Resource
 from callcast.ringcentral.token import Tokens
 from callcast.settings.secret import Secret
@@ -57,7 +56,7 @@ class Reader:
         self, resource: Resource, url: URL, purpose: Purpose, timeout_s: float
     ) -> tuple[Answer, Secret, float | None]:
         await self._tokens.current()  # without a token, fail before waiting for a slot
-        async with self._limiter.slot(purpose, str(url)) as slot:
+        async with self._limiter.acquire(purpose, str(url)) as slot:
             try:
                 token = await self._tokens.current()
             except PollFailed:

@@ -20,8 +20,7 @@ from callcast.ringcentral.api import Reader
 from callcast.ringcentral.client import API, LIVE_LIST
 from callcast.ringcentral.http import Exchange
 from callcast.ringcentral.platform_clock import PlatformClock
-from callcast.ringcentral.rate_limiter import RateLimiter
-from callcast.ringcentral.rate_window import assumed, polls
+from callcast.ringcentral.rate_limiter import RateLimiter, assumed, polls
 from callcast.ringcentral.settings import CYCLE_MAX_S, SourceSettings, plan, remedy
 from callcast.ringcentral.sign_in import OURS_PER_MINUTE, SignIns
 from callcast.ringcentral.telemetry import Resource

@@ -12,13 +12,13 @@ from yarl import URL
 
 from callcast.calls.model import UNASSIGNED, Call, CallObservation, Snapshot, Target
 from callcast.ports.clock import Clock
-from callcast.ports.upstream import Identity, PollFailed
+from callcast.ports.upstream import Identity, Places, PollFailed
 from callcast.ringcentral.api import Reader, Walk, listed
 from callcast.ringcentral.call_log import CallLog
 from callcast.ringcentral.http import RESPONSE_BYTES_MAX, Answer, Exchange
 from callcast.ringcentral.interpret import ListPage, Rows, snapshot
 from callcast.ringcentral.platform_clock import PlatformClock
-from callcast.ringcentral.rate_limiter import RateLimiter
+from callcast.ringcentral.rate_limiter import Group, Purpose, RateLimiter
 from callcast.ringcentral.sign_in import SignIns
 from callcast.ringcentral.telemetry import Observer
 from callcast.ringcentral.token import Tokens
@@ -28,7 +28,8 @@ API = "/restapi/v1.0"
 LIVE_LIST = {"view": "Detailed", "type": "Voice", "perPage": "1000"}
 POLL_TIMEOUT_S = 10.0
 PAGES_MAX = 20
-HEAVY_NOTE = "budget.heavy"
+PER_MINUTE: Mapping[Group, float] = {"light": 50, "medium": 40}  # documented
+PRESENCE_SHARE = 0.5  # of the light group
 OWN_NOTE = "own_extension"
 EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -79,6 +80,7 @@ class Client:
     note: called with a name and a few hundred bytes when state changed that must survive a restart: at most
         once a second, and at once in a penalty.
     notes: the last values that `note` was called with in an earlier run, by name.
+    limiters: one for each group of requests, for the push connection and presence.
     Raises ValueError for a server that is neither https nor on this machine.
     """
 
@@ -122,16 +124,21 @@ class Client:
             allow_plaintext=allow_plaintext,
             trust_env=trust_env,
         )
-        self._heavy = RateLimiter(
-            "heavy",
-            per_minute=heavy_per_minute,
-            headroom=headroom,
-            clock=clock,
-            now=self.now,
-            kept=notes.get(HEAVY_NOTE),
-            keep=lambda limiter: note(HEAVY_NOTE, limiter.dump()),
-            show=self._show,
-        )
+        self.limiters: dict[str, RateLimiter] = {}
+        per_minute: Mapping[Group, float] = {"heavy": heavy_per_minute, **PER_MINUTE}
+        for group in per_minute:
+            self.limiters[group] = RateLimiter(
+                group,
+                per_minute=per_minute[group],
+                headroom=headroom if group == "heavy" else PRESENCE_SHARE,
+                clock=clock,
+                now=self.now,
+                groups=self.limiters,
+                kept=notes.get(f"budget.{group}"),
+                keep=self._keep_limiter,
+                show=self._show,
+            )
+        self._heavy = self.limiters["heavy"]
         self._tokens = Tokens(
             exchange,
             sign_ins,
@@ -160,6 +167,9 @@ class Client:
         """Return the seconds between two polls, taking into account that each page of a poll is a request."""
         return self._heavy.spacing_s() * (self._pages / len(self._seen) if self._seen else 1.0)
 
+    def places(self) -> Places:
+        return msgspec.structs.replace(self._heavy.places(), spacing_s=self.spacing_s())
+
     def hold_s(self) -> float:
         return self._heavy.hold_s()
 
@@ -183,11 +193,11 @@ class Client:
         if seen := self._seen.pop(target, None):
             self._pages -= len(seen.digests)
 
-    async def poll(self, target: Target, /) -> Snapshot:
+    async def poll(self, target: Target, /, *, paced: bool = True) -> Snapshot:
         """Read all pages of a target. Raises PollFailed. An unchanged list is not decoded again."""
         seen = self._seen.get(target, _Seen())
         try:
-            reading = await self._read(target, seen)
+            reading = await self._read(target, seen, "poll" if paced else "hint")
         except PollFailed as failure:
             if failure.reason == "permission":
                 self._forget(target)
@@ -208,14 +218,14 @@ class Client:
             self._lists[target] = self._exchange.url(f"{self._root(target.extension_id)}/active-calls", LIVE_LIST)
         return self._lists[target]
 
-    async def _read(self, target: Target, seen: _Seen) -> _Reading:
+    async def _read(self, target: Target, seen: _Seen, purpose: Purpose) -> _Reading:
         """Read all pages. While pages are the same as in the last poll, their next links are reused."""
         reading = _Reading()
         walk = Walk(
             self._reader,
             "active_calls",
             self._list(target),
-            purpose="poll",
+            purpose=purpose,
             next_purpose="page",
             timeout_s=POLL_TIMEOUT_S,
             page_timeout_s=POLL_TIMEOUT_S,
@@ -264,7 +274,9 @@ class Client:
 
     async def close(self) -> None:
         """Store the rate limit windows, and revoke the token if `revoke_on_exit` is set."""
-        self._note(HEAVY_NOTE, self._heavy.dump())
+        for limiter in self.limiters.values():
+            if limiter is self._heavy or limiter.announced:
+                self._keep_limiter(limiter)
         await self._tokens.close()
         if self._revoke_on_exit:
             await self._tokens.revoke()
@@ -272,6 +284,9 @@ class Client:
     def _root(self, extension_id: str | None) -> str:
         account = f"{API}/account/{self._account}"
         return account if extension_id is None else f"{account}/extension/{extension_id}"
+
+    def _keep_limiter(self, limiter: RateLimiter) -> None:
+        self._note(f"budget.{limiter.group}", limiter.dump())
 
     def _show(self, limiter: RateLimiter) -> None:
         self._observer.rate_limit(limiter.group, limiter.limit, limiter.remaining, limiter.hold_s())

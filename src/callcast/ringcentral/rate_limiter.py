@@ -1,32 +1,157 @@
-"""Limits the requests of a source within one rate limit group: first come, first served, evenly spaced.
+"""Limits the requests of one credential in one rate limit group (heavy, medium, light, auth) of the platform.
 
-    async with limiter.slot("poll", url) as slot:
+    async with limiter.acquire("poll", url) as slot:
         answer = await ...
         slot.answered(answer.status, answer.headers)
 
-During a penalty no request is sent. The same request is never sent twice at once, because the platform answers that
-with CMN-304. A cancelled wait and an unused slot do not count against the limit.
+Facts: RingCentral counts the requests of a user and an app per group within the last X-Rate-Limit-Window seconds. A
+group may have several windows (3 in 18 s beside 10 in 60 s), and an answer announces one of them. Each request during
+a penalty starts the penalty again (developers.ringcentral.com/guide/basics/rate-limits).
+
+Every request takes a place in every window, from when it is sent until the window's length and `SLACK_S` after its
+answer, because the platform may count a slow request as late as its answer. Places that other programs take show in
+the answers: limit - remaining - own. All windows that were announced in the last two hours count. Polls and hint polls
+use only a share of each window (`headroom`); polls are also spaced evenly, on a grid that a late poll does not move.
+The rest of the window is left for the call log, or in the auth group for the tokens of push connections.
+
+Requests that must wait are served first come, first served within their purpose. The same request is never sent twice
+at once, because the platform answers that with CMN-304. A cancelled wait and an unused slot take no place.
 """
 
 import asyncio
 import math
+from array import array
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from typing import Literal
 
 import msgspec
 
 from callcast.observability.fatal import observed
 from callcast.ports.clock import Clock
-from callcast.ringcentral.rate_window import LIMIT_MAX, PENALTY_MAX_S, Kept, Purpose, RateWindows
+from callcast.ports.upstream import Places
 
+# What a request is for, in the order of service.
+#   token     an access token
+#   page      the rest of something already begun: a further page, or a repeat with a new token
+#   hint      a poll as soon as a place of the share is free
+#   poll      a poll on the even grid
+#   call_log, push_token   only what the share leaves
+Purpose = Literal["token", "page", "hint", "poll", "call_log", "push_token"]
+ORDER: tuple[Purpose, ...] = ("token", "page", "hint", "poll", "call_log", "push_token")
+POLLING: tuple[Purpose, ...] = ("page", "hint", "poll")
+REST: tuple[Purpose, ...] = ("call_log", "push_token")
+Group = Literal["heavy", "medium", "light", "auth"]
+
+SLACK_S = 1.0  # the platform may count in whole seconds
+POLLING_MAX = 0.8  # one place in five is left to the call log, whatever `headroom` says
+EVENNESS = 0.9  # the poll after a late one comes at least this much of a spacing later
+TOGETHER_S = 0.02  # polls that lie closer together than this may be sent together
+PENALTY_DEFAULT_S = 30.0  # documented: wait at least 30 s after a 429 without Retry-After
+PENALTY_MAX_S = 3600.0
+LIMIT_MAX = 1_000_000  # also bounds what is remembered: eight bytes each
+WINDOW_MAX_S = 3600.0
+WINDOWS_MAX = 8
+ANNOUNCED_FOR_S = 2 * WINDOW_MAX_S  # a window that was not announced for so long no longer counts
+OTHERS_HOLD = 3  # windows for which the highest use by other programs is remembered
+UNKNOWN_FOR = 2  # windows after the start
+OTHERS_GUARD = 0.5  # so much more is left free, because they may be growing
 KEEP_EVERY_S = 1.0
-ORDER: tuple[Purpose, ...] = ("token", "page", "poll", "call_log")
+IN_FLIGHT_KEPT_S = 2  # a request in flight when the state is kept is assumed to arrive within this
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """The state over a restart, in seconds relative to the moment of keeping; bounded in size."""
+
+    at: float  # of the wall clock, seconds since 1970
+    windows: list[tuple[int, float, float]]  # the announced ones: limit, length, seconds since the announcement
+    silent_s: float
+    strikes: int
+    spent: list[tuple[int, int, int]]  # whole seconds ago, requests other than for the rest, requests for the rest
+
+
+def assumed(per_minute: float) -> tuple[int, float]:
+    """The window that holds until the platform announces one: requests, and seconds."""
+    limit = max(1, math.floor(per_minute))
+    return limit, min(60 * limit / per_minute, WINDOW_MAX_S)
+
+
+def polls(usable: int, headroom: float) -> float:
+    """How many of a window's requests polling may use: a share of them, and never the last one of several."""
+    share = usable * min(headroom, POLLING_MAX)
+    return min(share, usable - 1) if usable > 1 else share
+
+
+def _whole(share: float) -> int:
+    return max(1, math.floor(share + 1e-9))
+
+
+class _Taken:
+    """Places taken: requests in flight, and the sorted times of others. Counting is a bisection."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.times = array("d")
+
+    def add(self, at: float, count: int = 1) -> None:
+        """Not earlier than the last one: what was kept over a restart may lie a moment ahead."""
+        at = max(at, self.times[-1]) if self.times else at
+        self.times.extend([at] * count)
+
+    def remove(self, at: float) -> None:
+        del self.times[bisect_left(self.times, at)]
+
+    def since(self, at: float) -> int:
+        return self.in_flight + len(self.times) - bisect_right(self.times, at)
+
+    def free_at(self, room: int, length_s: float, now: float) -> float:
+        """When one more has room; infinity while only the end of a request in flight can tell."""
+        first = bisect_right(self.times, now - length_s)
+        too_many = self.in_flight + len(self.times) - first + 1 - room
+        if too_many <= 0:
+            return -math.inf
+        last = first + too_many - 1
+        return self.times[last] + length_s if last < len(self.times) else math.inf
+
+    def forget(self, until: float) -> None:
+        gone = bisect_right(self.times, until)
+        if gone > len(self.times) / 2:  # many at a time
+            del self.times[:gone]
+
+
+class _Window:
+    """So many requests within so many seconds, and what others use of them."""
+
+    def __init__(self, limit: int, length_s: float, heard_at: float) -> None:
+        self.limit = limit
+        self.length_s = length_s
+        self.heard_at = heard_at
+        self.remaining = limit
+        self.densest = 0  # the most requests of polling that were ever in it
+        self._others: deque[tuple[float, int]] = deque()  # when others were noticed, and how many places they took
+
+    def others(self, now: float) -> int:
+        """The most places that others took lately."""
+        while self._others and self._others[0][0] + OTHERS_HOLD * self.length_s <= now:
+            self._others.popleft()
+        if not self._others:
+            return 0
+        others = self._others[0][1]  # the most: later ones are there only if they are fewer
+        return others + math.ceil(others * OTHERS_GUARD)
+
+    def notice_others(self, now: float, others: int) -> None:
+        others = min(max(0, others), self.limit)
+        while self._others and self._others[-1][1] <= others:
+            self._others.pop()
+        if others:
+            self._others.append((now, others))
 
 
 class Slot:
-    """The permission to send one request. It counts against the rate limit unless `unused()` is called."""
+    """The permission to send one request. It takes a place unless `unused()` is called."""
 
     __slots__ = ("_limiter", "began_at", "granted", "key", "purpose", "sent", "urgency")
 
@@ -40,7 +165,7 @@ class Slot:
         self._limiter = limiter
 
     async def __aenter__(self) -> "Slot":
-        if not self._limiter.passes(self):
+        if not self._limiter.begun_at_once(self):
             await self._limiter.wait(self)
         return self
 
@@ -52,15 +177,17 @@ class Slot:
 
     def answered(self, status: int, headers: Mapping[str, str]) -> float | None:
         """Process the answer's rate limit headers. Returns the seconds to wait that the platform asks for, if any."""
-        return self._limiter.heard(self.began_at, status, headers)
+        return self._limiter.answered(self.began_at, status, headers)
 
 
 class RateLimiter:
-    """Limits the requests of one source in one group.
+    """Limits the requests of one credential in one group.
 
-    group: the name of the rate limit group, until the platform announces it.
-    per_minute: the limit until the platform announces it. ceiling: a lower limit of our own.
+    per_minute: the limit until the platform announces it. ceiling: a lower limit per minute of our own.
+    headroom: the share of the limit that polls and hint polls may use.
     now: returns the platform's time, for a Retry-After that is a date.
+    groups: the credential's limiters by group. An answer that names one of them counts there, too: its window, and a
+        penalty. A 503 with Retry-After silences all of them.
     kept: the state of an earlier run, as `dump` returned it.
     keep: called when state changed that must survive a restart, at most once a second, and at once in a penalty.
     show: called when the platform announced the limit, and at the start if a penalty of an earlier run continues.
@@ -68,25 +195,39 @@ class RateLimiter:
 
     def __init__(
         self,
-        group: str,
+        group: Group,
         *,
         per_minute: float,
         headroom: float = 1.0,
-        ceiling: int = LIMIT_MAX,
+        ceiling: int | None = None,
         clock: Clock,
         now: Callable[[], datetime],
+        groups: "Mapping[str, RateLimiter] | None" = None,
         kept: bytes | None = None,
         keep: Callable[["RateLimiter"], None] = lambda _: None,
         show: Callable[["RateLimiter"], None] = lambda _: None,
     ) -> None:
-        self.group = group
+        self.group: Group = group
+        self.announced = False  # whether the platform has announced a limit
+        self._headroom = headroom
         self._clock = clock
         self._now = now
+        self._groups: Mapping[str, RateLimiter] = {} if groups is None else groups
         self._keep = keep
         self._show = show
         self._kept_at = -math.inf
-        self.announced = False  # whether the platform has announced its limit
-        self._windows = RateWindows(per_minute=per_minute, headroom=headroom, ceiling=ceiling, now=clock.monotonic())
+        self._started_at = started_at = clock.monotonic()
+        self._windows = [_Window(*assumed(per_minute), started_at)]
+        self._last = self._windows[0]  # announced last; an answer may give a limit without its window
+        self._windows_known = False  # whether the platform has announced a window's length
+        self._own = [] if ceiling is None else [_Window(ceiling, 60.0, started_at)]
+        self._all = _Taken()
+        self._rest = _Taken()
+        self._polling = _Taken()  # by the time of sending: a share that we set ourselves needs no slack
+        self._silent_until = started_at
+        self._strikes = 0  # penalties in a row
+        self._grid = -math.inf  # when the last poll was due; the next ones follow from there
+        self._pages = 0  # requests that the last poll took beside its first
         self._waiting: dict[Purpose, deque[Slot]] = {purpose: deque() for purpose in ORDER}
         self._in_flight: dict[str, Slot] = {}
         self._alarm: asyncio.Task[None] | None = None
@@ -95,29 +236,50 @@ class RateLimiter:
 
     @property
     def limit(self) -> int:
-        return self._windows.limit
+        return self._tightest().limit
 
     @property
     def remaining(self) -> int:
-        return self._windows.remaining
+        return self._tightest().remaining
 
     @property
     def per_minute(self) -> float:
         """The limit in requests per minute, whatever its window."""
-        return 60 * self._windows.limit / self._windows.window_s
+        window = self._tightest()
+        return 60 * window.limit / window.length_s
+
+    def _limits(self) -> list[_Window]:
+        return [*self._windows, *self._own]
+
+    def _tightest(self) -> _Window:
+        """The window that allows the fewest requests in the long run."""
+        return max(self._windows, key=lambda window: window.length_s / window.limit)
 
     def spacing_s(self) -> float:
         """Return the average seconds between two polls."""
-        return self._windows.spacing_s
+        now = self._clock.monotonic()
+        return max(window.length_s / polls(self._usable(window, now), self._headroom) for window in self._limits())
+
+    def places(self) -> Places:
+        """Return the places of polling's share in the window that is the fullest."""
+        now, fullest = self._clock.monotonic(), Places(used=0, limit=1, spacing_s=self.spacing_s())
+        for window in self._limits():
+            share = _whole(polls(window.limit, self._headroom))
+            since = now - window.length_s - SLACK_S
+            taken, rest = self._all.since(since), self._rest.since(since)
+            used = taken - min(rest, window.limit - share) + window.others(now)
+            if used * fullest.limit >= fullest.used * share:
+                fullest = Places(used=used, limit=share, spacing_s=fullest.spacing_s)
+        return fullest
 
     def hold_s(self) -> float:
         """Return the seconds until any request can be sent; above 0 only in a penalty."""
-        return max(0.0, self._windows.silent_until - self._clock.monotonic())
+        return max(0.0, self._silent_until - self._clock.monotonic())
 
     def wait_s(self, purpose: Purpose) -> float:
         """Return the seconds until a request of this purpose can be sent, if no other is waiting."""
         now = self._clock.monotonic()
-        return self._windows.due(purpose, now) - now
+        return self._due(purpose, now) - now
 
     @property
     def waits(self) -> bool:
@@ -129,7 +291,12 @@ class RateLimiter:
         """When the oldest of the requests under way began; None: there is none."""
         return min((slot.began_at for slot in self._in_flight.values()), default=None)
 
-    def slot(self, purpose: Purpose, key: str, *, urgency: float = 0.0) -> Slot:
+    def ahead(self, slot: Slot) -> int | None:
+        """Return how many slots of the same purpose wait before this one; None if it is not waiting."""
+        waiting = self._waiting[slot.purpose]
+        return waiting.index(slot) if slot in waiting else None
+
+    def acquire(self, purpose: Purpose, key: str, *, urgency: float = 0.0) -> Slot:
         """Return a context manager that waits for a slot and holds it while the request is in flight.
 
         key: identifies the request; two with the same key are never in flight together.
@@ -137,15 +304,88 @@ class RateLimiter:
         """
         return Slot(self, purpose, key, urgency)
 
-    def ahead(self, slot: Slot) -> int | None:
-        """Return how many slots of the same purpose wait before this one; None if it is not waiting."""
-        waiting = self._waiting[slot.purpose]
-        return waiting.index(slot) if slot in waiting else None
+    # When a request may be sent
 
-    def passes(self, slot: Slot) -> bool:
-        """Start the slot if it need not wait. Returns whether it was started."""
+    def _due(self, purpose: Purpose, now: float) -> float:
+        """When such a request may be sent; infinity while only the end of another one can tell."""
+        if self._strikes and self._in_flight:
+            return math.inf  # after a penalty one goes ahead
+        due = max(now, self._silent_until)
+        for window in self._limits():
+            kept_s = window.length_s + SLACK_S
+            usable = self._usable(window, now, first=True)
+            due = max(due, self._all.free_at(usable, kept_s, now))
+            if purpose in REST:
+                due = max(due, self._rest.free_at(self._left(purpose, window, usable, now), kept_s, now))
+            elif purpose in ("hint", "poll"):
+                share = _whole(polls(self._usable(window, now), self._headroom))
+                due = max(due, self._polling.free_at(share, window.length_s, now))
+        return max(due, self._poll_due()) if purpose == "poll" else due
+
+    def _poll_due(self) -> float:
+        return self._grid + (1 + self._pages) * self.spacing_s()
+
+    def _usable(self, window: _Window, now: float, *, first: bool = False) -> int:
+        """How many places of a window are ours.
+
+        first: one less in the first windows, because use by others shows only in the answers.
+        """
+        unknown = first and window in self._windows and now - self._started_at < UNKNOWN_FOR * window.length_s
+        return max(1, window.limit - window.others(now) - unknown)
+
+    def _left(self, purpose: Purpose, window: _Window, usable: int, now: float) -> int:
+        """What the share leaves; for the call log more where polling leaves more, once a whole window has shown it.
+
+        What polling leaves only because it pauses (in an outage, a penalty) is not used: it would be late afterwards.
+        """
+        left = usable - math.ceil(polls(self._usable(window, now), self._headroom) - 1e-9)
+        if purpose == "call_log" and now - self._started_at > window.length_s + SLACK_S:
+            left = max(left, usable - window.densest)
+        return max(1, left)
+
+    def _begin(self, slot: Slot, now: float) -> None:
+        slot.began_at = now
+        self._in_flight[slot.key] = slot
+        self._all.in_flight += 1
+        self._rest.in_flight += slot.purpose in REST
+        for window in self._windows:
+            since = now - window.length_s - SLACK_S
+            window.densest = max(window.densest, self._all.since(since) - self._rest.since(since))
+        if slot.purpose in POLLING:
+            self._polling.add(now)
+        if slot.purpose == "poll":
+            late_at_most = now - max((1 - EVENNESS) * self.spacing_s(), TOGETHER_S)
+            self._grid = max(self._poll_due(), late_at_most) if self._grid > -math.inf else now
+            self._pages = 0
+        elif slot.purpose == "page":
+            self._pages += 1
+        if now - self._kept_at >= KEEP_EVERY_S:
+            self._kept_at = now
+            self._keep(self)
+
+    def end(self, slot: Slot) -> None:
+        """The request was answered or given up, or never sent."""
+        now, rest = self._clock.monotonic(), slot.purpose in REST
+        del self._in_flight[slot.key]
+        self._all.in_flight -= 1
+        self._rest.in_flight -= rest
+        if slot.sent:
+            self._all.add(now)
+            self._rest.add(now, rest)
+        elif slot.purpose in POLLING:
+            self._polling.remove(slot.began_at)
+        longest_s = max(window.length_s for window in self._limits())
+        for taken in (self._all, self._rest, self._polling):
+            taken.forget(now - longest_s - SLACK_S)
+        if self.waits:
+            self._serve()
+
+    # Waiting
+
+    def begun_at_once(self, slot: Slot) -> bool:
+        """Begin if no wait is needed. Returns whether it has begun."""
         now = self._clock.monotonic()
-        if any(self._waiting.values()) or slot.key in self._in_flight or self._windows.due(slot.purpose, now) > now:
+        if self.waits or slot.key in self._in_flight or self._due(slot.purpose, now) > now:
             return False
         self._begin(slot, now)
         return True
@@ -161,111 +401,36 @@ class RateLimiter:
         try:
             await slot.granted
         except asyncio.CancelledError:
-            self._withdraw(slot)
+            if slot in waiting:
+                waiting.remove(slot)
+                self._serve()
+            else:  # granted just before
+                slot.unused()
+                self.end(slot)
             raise
 
-    def end(self, slot: Slot) -> None:
-        del self._in_flight[slot.key]
-        self._windows.end(slot.purpose, self._clock.monotonic(), sent=slot.sent)
-        if any(self._waiting.values()):
-            self._serve()
-
-    def heard(self, asked_at: float, status: int, headers: Mapping[str, str]) -> float | None:
-        now = self._clock.monotonic()
-        retry_after_s = self._retry_after_s(headers.get("Retry-After"))
-        window_s = _number(headers.get("X-Rate-Limit-Window"))
-        limit, remaining = _number(headers.get("X-Rate-Limit-Limit")), _number(headers.get("X-Rate-Limit-Remaining"))
-        self.announced = self.announced or limit is not None
-        group = headers.get("X-Rate-Limit-Group", "").strip().lower()
-        if group.isidentifier() and len(group) <= 20:
-            self.group = group
-        if status == 429:
-            remaining = None  # unreliable: a rejected request may or may not count
-        self._windows.heard(now, asked_at, limit=limit, remaining=remaining, window_s=window_s)
-        if status == 429:
-            self._windows.refused(now, retry_after_s=retry_after_s, window_s=window_s)
-            retry_after_s = self.hold_s()
-        elif status == 503 and retry_after_s is not None:
-            self._windows.silence(now, retry_after_s)
-        elif status < 400:
-            self._windows.succeeded(now)
-        self._show(self)
-        if self.hold_s() > 0:
-            self._keep(self)
-        return retry_after_s
-
-    def dump(self) -> bytes:
-        """Return the state that must survive a restart, the penalty and the windows, in a few hundred bytes."""
-        kept = self._windows.keep(self._clock.monotonic(), self._clock.wall().timestamp())
-        return msgspec.json.encode(kept)
-
-    def _restore(self, kept: bytes | None) -> None:
-        if not kept:
-            return
-        try:
-            state = msgspec.json.decode(kept, type=Kept)
-        except msgspec.MsgspecError:
-            return  # from another version; the platform's headers will announce the limit again
-        self._windows.restore(state, self._clock.monotonic(), self._clock.wall().timestamp())
-        if self.hold_s() > 0:
-            self._show(self)
-
-    def _retry_after_s(self, text: str | None) -> float | None:
-        """Seconds, or a date by the platform's clock; at most an hour. None when absent or unreadable."""
-        if text is None:
-            return None
-        seconds: float | None = _number(text)
-        if seconds is None:
-            try:
-                seconds = (parsedate_to_datetime(text) - self._now()).total_seconds()
-            except (ValueError, TypeError, OverflowError):
-                return None
-        return min(max(seconds, 0.0), PENALTY_MAX_S)
-
-    # Starting slots
-
     def _serve(self) -> None:
-        """Start all slots that are due, and set a timer for the next one."""
+        """Begin all slots that are due, and set a timer for the next one."""
         now = self._clock.monotonic()
         next_due = math.inf
         for purpose in ORDER:
             while (slot := self._first(purpose)) is not None:
-                due = self._windows.due(purpose, now)
+                due = self._due(purpose, now)
                 if due > now:
                     next_due = min(next_due, due)
                     break
-                self._grant(slot, now)
+                self._waiting[purpose].remove(slot)
+                self._begin(slot, now)
+                if slot.granted is not None:
+                    slot.granted.set_result(None)
         self._set_alarm(next_due, now)
 
     def _first(self, purpose: Purpose) -> Slot | None:
         """Return the next slot that is neither cancelled nor waiting for the same request in flight."""
-        return next((slot for slot in self._waiting[purpose] if self._may_be_next(slot)), None)
-
-    def _may_be_next(self, slot: Slot) -> bool:
-        return slot.granted is not None and not slot.granted.done() and slot.key not in self._in_flight
-
-    def _grant(self, slot: Slot, now: float) -> None:
-        self._waiting[slot.purpose].remove(slot)
-        self._begin(slot, now)
-        if slot.granted is not None:
-            slot.granted.set_result(None)
-
-    def _begin(self, slot: Slot, now: float) -> None:
-        self._in_flight[slot.key] = slot
-        slot.began_at = now
-        self._windows.begin(slot.purpose, now)
-        if now - self._kept_at >= KEEP_EVERY_S:
-            self._kept_at = now
-            self._keep(self)
-
-    def _withdraw(self, slot: Slot) -> None:
-        """Remove a slot that was cancelled, either while waiting or just after it was granted."""
-        if slot in self._waiting[slot.purpose]:
-            self._waiting[slot.purpose].remove(slot)
-            self._serve()
-        else:
-            slot.unused()
-            self.end(slot)
+        for slot in self._waiting[purpose]:
+            if slot.granted is not None and not slot.granted.done() and slot.key not in self._in_flight:
+                return slot
+        return None
 
     def _set_alarm(self, at: float, now: float) -> None:
         if at == self._alarm_at:
@@ -279,6 +444,143 @@ class RateLimiter:
         await self._clock.sleep(seconds)
         self._alarm_at = math.inf
         self._serve()
+
+    # What the platform answers
+
+    def answered(self, began_at: float, status: int, headers: Mapping[str, str]) -> float | None:
+        retry_after_s = self._retry_after_s(headers.get("Retry-After"))
+        limit, remaining, window_s = (
+            _number(headers.get(f"X-Rate-Limit-{name}")) for name in ("Limit", "Remaining", "Window")
+        )
+        if status == 429:
+            remaining = None  # unreliable: a rejected request may or may not count
+        named = self._groups.get(headers.get("X-Rate-Limit-Group", "").strip().lower(), self)
+        concerned = {self, named}
+        for limiter in concerned:
+            limiter.announce(began_at, limit, remaining, window_s)
+            if status == 429:
+                limiter.refused(retry_after_s, window_s)
+        if status == 503 and retry_after_s is not None:
+            concerned |= set(self._groups.values())
+            for limiter in concerned:
+                limiter.silence(retry_after_s)
+        elif status < 400 and self.hold_s() == 0:
+            self._strikes = 0
+        for limiter in concerned:
+            limiter.report()
+        return self.hold_s() if status == 429 else retry_after_s
+
+    def announce(self, began_at: float, limit: int | None, remaining: int | None, window_s: float | None) -> None:
+        """The headers of an answer; what is missing or absurd is left as it was."""
+        if limit is None or not 0 < limit <= LIMIT_MAX:
+            return
+        self.announced = True
+        now = self._clock.monotonic()
+        window = self._keep_window(now, limit, window_s)
+        if remaining is not None and 0 <= remaining <= limit:
+            window.remaining = remaining
+            # Ours can be all that is in flight, and all that was still in the window when the request was sent.
+            window.notice_others(now, limit - remaining - self._all.since(began_at - window.length_s))
+
+    def _keep_window(self, now: float, limit: int, length_s: float | None) -> _Window:
+        """Return the window that an answer describes. All announced ones are kept; the assumed one is replaced."""
+        if length_s is not None and 0 < length_s <= WINDOW_MAX_S:
+            if not self._windows_known:
+                self._windows_known = True
+                self._windows = [window for window in self._windows if window.length_s == length_s]
+            found = next((window for window in self._windows if window.length_s == length_s), None)
+            if found is None:
+                found = _Window(limit, length_s, now)
+                self._windows.append(found)
+            self._last = found
+        self._last.limit, self._last.heard_at = limit, now
+        kept = [window for window in self._windows if now - window.heard_at < ANNOUNCED_FOR_S]
+        self._windows = sorted(kept, key=lambda window: window.heard_at)[-WINDOWS_MAX:]
+        return self._last
+
+    def refused(self, retry_after_s: float | None, window_s: float | None) -> None:
+        """A 429. The second in a row is waited out longer than its Retry-After says.
+
+        Two programs that both wait just as long as Retry-After says keep each other in the penalty for ever: each
+        one's first request after it falls into the penalty that the other's has begun.
+        """
+        if self.hold_s() == 0:
+            self._strikes += 1
+        wish_s = max(PENALTY_DEFAULT_S, window_s or 0.0) if retry_after_s is None else retry_after_s
+        growth = 2 ** min(self._strikes - 1, 2 if retry_after_s is None else 1)
+        for window in self._windows:
+            window.remaining = 0
+        self.silence(wish_s * growth)
+
+    def silence(self, seconds: float) -> None:
+        """Send nothing for so long (at most an hour)."""
+        until = self._clock.monotonic() + min(max(seconds, 0.0), PENALTY_MAX_S) + SLACK_S
+        self._silent_until = max(self._silent_until, until)
+
+    def report(self) -> None:
+        self._show(self)
+        if self.hold_s() > 0:
+            self._keep(self)
+
+    def _retry_after_s(self, text: str | None) -> float | None:
+        """Seconds, or a date by the platform's clock; at most an hour. None when absent or unreadable."""
+        if text is None:
+            return None
+        seconds: float | None = _number(text)
+        if seconds is None:
+            try:
+                seconds = (parsedate_to_datetime(text) - self._now()).total_seconds()
+            except (ValueError, TypeError, OverflowError):
+                return None
+        return min(max(seconds, 0.0), PENALTY_MAX_S)
+
+    # Over a restart
+
+    def dump(self) -> bytes:
+        """Return the state that must survive a restart, the penalty and the windows, in a few hundred bytes."""
+        now, spent = self._clock.monotonic(), []
+        longest_s = max(window.length_s for window in self._limits()) + SLACK_S
+        first = bisect_right(self._all.times, now - longest_s)
+        oldest_s = math.ceil(now - self._all.times[first]) if first < len(self._all.times) else -1
+        for ago_s in range(oldest_s, -1, -1):
+            all_, rest = (
+                bisect_right(taken.times, now - ago_s) - bisect_right(taken.times, now - ago_s - 1)
+                for taken in (self._all, self._rest)
+            )
+            spent.append((ago_s, all_ - rest, rest))
+        spent.append((-IN_FLIGHT_KEPT_S, self._all.in_flight - self._rest.in_flight, self._rest.in_flight))
+        kept = Kept(
+            at=self._clock.wall().timestamp(),
+            windows=[(one.limit, one.length_s, now - one.heard_at) for one in self._windows if self._windows_known],
+            silent_s=self.hold_s(),
+            strikes=self._strikes,
+            spent=[one for one in spent if one[1] or one[2]],
+        )
+        return msgspec.json.encode(kept)
+
+    def _restore(self, kept: bytes | None) -> None:
+        """Whatever the wall clock did meanwhile, never more careless than what was kept, nor silent for longer."""
+        try:
+            state = msgspec.json.decode(kept or b"", type=Kept)
+        except msgspec.MsgspecError:
+            return  # none, or from another version; the platform's headers will announce the limit again
+        now = self._clock.monotonic()
+        passed_s = max(0.0, self._clock.wall().timestamp() - state.at)
+        self._strikes = state.strikes
+        for limit, length_s, ago_s in state.windows:
+            if 0 < limit <= LIMIT_MAX and passed_s + ago_s < ANNOUNCED_FOR_S:
+                self._keep_window(now - passed_s - ago_s, limit, length_s)
+        for ago_s, polling, rest in state.spent:
+            if not (ago_s >= -IN_FLIGHT_KEPT_S and 0 <= polling <= LIMIT_MAX and 0 <= rest <= LIMIT_MAX):
+                continue  # not what was kept
+            at = now - passed_s - ago_s
+            self._all.add(at, polling + rest)
+            self._rest.add(at, rest)
+            self._polling.add(at, polling)
+            self._grid = at if polling else self._grid
+        if state.silent_s > passed_s:
+            self._silent_until = now + min(state.silent_s - passed_s, PENALTY_MAX_S)
+            self._show(self)
 
 
 def _number(text: str | None) -> int | None:

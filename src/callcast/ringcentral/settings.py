@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from pydantic_core import PydanticCustomError
 from yarl import URL
 
-from callcast.ringcentral.rate_window import POLLING_MAX, assumed, polls
+from callcast.ringcentral.rate_limiter import POLLING_MAX, assumed, polls
 from callcast.settings.loopback import is_loopback
 from callcast.settings.proxy import ProxyFault, environment_proxy
 from callcast.settings.secret import Secret

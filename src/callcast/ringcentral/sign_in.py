@@ -90,6 +90,7 @@ class Application:
         self.limiter = RateLimiter(
             "auth",
             per_minute=PER_MINUTE,
+            headroom=0.5,  # the rest is for push connections, at most
             ceiling=OURS_PER_MINUTE,
             clock=clock,
             now=self._now,
@@ -116,8 +117,8 @@ class Application:
         for member in tuple(self._members):
             member.give_up()
 
-    def slot(self, path: str, urgency: float) -> Slot:
-        return self.limiter.slot("token", path, urgency=urgency)
+    def acquire(self, path: str, urgency: float) -> Slot:
+        return self.limiter.acquire("token", path, urgency=urgency)
 
     def _now(self) -> datetime:
         return next((now() for now, _ in self._members.values()), self._clock.now())

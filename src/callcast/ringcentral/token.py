@@ -160,7 +160,7 @@ class Tokens:
             return
         self._sign_ins.forget(self._credential)
         with suppress(PollFailed, TimeoutError):
-            async with asyncio.timeout(REVOKE_TIMEOUT_S), self._application.slot(REVOKE_PATH, math.inf):
+            async with asyncio.timeout(REVOKE_TIMEOUT_S), self._application.acquire(REVOKE_PATH, math.inf):
                 await self._post(REVOKE_PATH, {"token": held.token.reveal()}, REVOKE_TIMEOUT_S)
 
     async def close(self) -> None:
@@ -264,7 +264,7 @@ class Tokens:
         return True
 
     async def _grant(self, old: Held | None, form: dict[str, str]) -> None:
-        self._slot = self._application.slot(TOKEN_PATH, old.expires_at if old else -math.inf)
+        self._slot = self._application.acquire(TOKEN_PATH, old.expires_at if old else -math.inf)
         try:
             async with self._slot as slot:
                 # Another source with the same credential may have signed in meanwhile.

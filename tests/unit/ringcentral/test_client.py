@@ -12,7 +12,7 @@ from aioresponses import CallbackResult, aioresponses
 from yarl import URL
 
 from callcast.calls.model import State, Target
-from callcast.ports.upstream import Identity, PollFailed
+from callcast.ports.upstream import Identity, Places, PollFailed
 from callcast.ringcentral import client as client_module
 from callcast.ringcentral import token as token_module
 from callcast.ringcentral.client import Client
@@ -213,6 +213,21 @@ async def test_a_poll_of_several_pages_is_paced_as_several_requests(
     assert client.spacing_s() == 15
     await client.poll(ACCOUNT)
     assert clock.monotonic() == pytest.approx(began + 15)
+
+
+async def test_an_unpaced_poll_does_not_wait_for_the_grid(
+    client: Client, answers: aioresponses, clock: TurnedClock
+) -> None:
+    """It is sent at once while a place is free, and shows in the places of the source with each of its pages."""
+    answers.post(TOKEN_URL, payload=TOKEN)
+    for _ in range(2):
+        answers.get(ACCOUNT_URL, payload=page(record(2), next_page=next_url(2)))
+        answers.get(ACCOUNT_URL, payload=page(record(1)))
+    began = clock.monotonic()
+    await client.poll(ACCOUNT)
+    await client.poll(ACCOUNT, paced=False)
+    assert clock.monotonic() == began
+    assert client.places() == Places(used=4, limit=8, spacing_s=15)
 
 
 async def test_a_target_that_is_not_polled_any_more_costs_the_others_nothing(

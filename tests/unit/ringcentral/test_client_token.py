@@ -10,8 +10,8 @@ from aiohttp import ClientSession
 from aioresponses import aioresponses
 
 from callcast.ports.upstream import PollFailed
-from callcast.ringcentral.client import HEAVY_NOTE, Client
-from callcast.ringcentral.rate_window import PENALTY_MAX_S
+from callcast.ringcentral.client import Client
+from callcast.ringcentral.rate_limiter import PENALTY_MAX_S
 from callcast.ringcentral.sign_in import SignIns
 from tests.clock import TurnedClock
 from tests.unit.ringcentral.recording import CLIENT_SECRET, JWT, Heard, make_client
@@ -309,7 +309,7 @@ async def test_a_turn_without_a_token_takes_nothing_from_the_budget(
     answers.post(TOKEN_URL, status=400, payload={})
     assert (await failure_of(client)).reason == "auth"
     await client.close()
-    kept = json.loads(heard.notes[HEAVY_NOTE])
+    kept = json.loads(heard.notes["budget.heavy"])
     assert sum(polls for _, polls, _ in kept["spent"]) == 1
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from callcast.ringcentral.rate_window import RateWindows
+from callcast.ringcentral.rate_limiter import RateLimiter
 from callcast.ringcentral.settings import Plan, SourceSettings, plan, remedy
+from tests.clock import TurnedClock
 
 
 def source(count: int = 1, **more: object) -> SourceSettings:
@@ -47,10 +48,11 @@ def test_an_interval_is_slowed_down_by_the_budget() -> None:
 
 def test_one_place_in_five_is_never_planned_for_polls() -> None:
     """Whatever `headroom` says; of a small limit it is one place at least. The plan says what the budget will do."""
+    clock = TurnedClock()
     for limit in (1, 2, 3, 5, 10, 100):
         planned = plan("acme", source(headroom=1.0, heavy_per_minute=limit))
-        limiter = RateWindows(per_minute=limit, headroom=1.0, now=0.0)
-        assert planned.cycle_s == pytest.approx(limiter.spacing_s)
+        limiter = RateLimiter("heavy", per_minute=limit, headroom=1.0, clock=clock, now=clock.now)
+        assert planned.cycle_s == pytest.approx(limiter.spacing_s())
         assert planned.requests_per_minute <= 0.8 * limit + 1e-9
         assert limit == 1 or planned.requests_per_minute <= limit - 1 + 1e-9
 

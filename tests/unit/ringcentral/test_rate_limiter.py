@@ -1,4 +1,4 @@
-"""The gate: who passes when, what a penalty means, what is remembered."""
+"""The rate limiter: which request is sent when, what a penalty means, what is kept over a restart."""
 
 import asyncio
 from collections import Counter
@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from callcast.ringcentral.rate_limiter import RateLimiter
-from callcast.ringcentral.rate_window import PENALTY_MAX_S, Purpose
+from callcast.ports.upstream import Places
+from callcast.ringcentral.rate_limiter import PENALTY_MAX_S, Purpose, RateLimiter
 from tests.clock import TurnedClock
 
 HEADERS = {
@@ -33,8 +33,9 @@ def limiter(clock: TurnedClock) -> RateLimiter:
 
 def make_budget(clock: TurnedClock, **settings: Any) -> RateLimiter:
     """One that has run for a while, and knows that no one else uses its credential."""
-    made = RateLimiter("heavy", clock=clock, now=clock.now, **{"per_minute": 10, "headroom": 0.8, **settings})
-    made._windows._born = clock.monotonic() - 121
+    settings = {"group": "heavy", "per_minute": 10, "headroom": 0.8, **settings}
+    made = RateLimiter(clock=clock, now=clock.now, **settings)
+    made._started_at = clock.monotonic() - 121
     return made
 
 
@@ -58,7 +59,7 @@ class Asker:
         held: asyncio.Event | None = None,
     ) -> asyncio.Task[None]:
         async def one() -> None:
-            async with self.limiter.slot(purpose, key or name) as turn:
+            async with self.limiter.acquire(purpose, key or name) as turn:
                 self.passed.append((self.clock.monotonic(), name))
                 if held is not None:
                     await held.wait()
@@ -292,7 +293,7 @@ async def test_a_waiter_that_is_cancelled_as_its_turn_comes_frees_it(
 ) -> None:
     """The turn was granted and never used: its key and its place are free again, however often that happens."""
     for i in range(20):
-        async with limiter.slot("page", "url") as turn:
+        async with limiter.acquire("page", "url") as turn:
             turn.unused()
             cancelled = asker.ask(f"x{i}", "page", key="url")
             await clock.settle()
@@ -307,7 +308,7 @@ async def test_a_waiter_that_is_cancelled_as_its_turn_comes_frees_it(
 async def test_an_unused_turn_counts_nothing(limiter: RateLimiter, clock: TurnedClock) -> None:
     """Anyone who finds that it has no token sends nothing, and takes nothing from the others."""
     for i in range(30):
-        async with limiter.slot("page", str(i)) as turn:
+        async with limiter.acquire("page", str(i)) as turn:
             turn.unused()
     assert clock.monotonic() == 0
 
@@ -606,6 +607,136 @@ async def test_nothing_is_left_running_when_no_one_waits(asker: Asker, clock: Tu
 @pytest.mark.parametrize("wish", ["99999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
 async def test_no_wish_is_granted_for_longer_than_an_hour(limiter: RateLimiter, status: int, wish: str) -> None:
     """Whatever the answer that carries it: an absurd Retry-After must not blind a source until a restart."""
-    async with limiter.slot("poll", "a") as slot:
+    async with limiter.acquire("poll", "a") as slot:
         wait_s = slot.answered(status, {"Retry-After": wish})
     assert wait_s == PENALTY_MAX_S
+
+
+async def test_a_hint_poll_is_sent_at_once_while_a_place_is_free(asker: Asker, clock: TurnedClock) -> None:
+    """It does not wait for the grid nor move it; of polls and hint polls together eight pass in a minute."""
+    asker.ask("poll 0")
+    for i in range(9):
+        asker.ask(f"hint {i}", "hint")
+    await clock.settle()
+    assert asker.names == ["poll 0", *[f"hint {i}" for i in range(7)]]
+    asker.ask("log 0", "call_log")
+    asker.ask("log 1", "call_log")
+    asker.ask("poll 1")
+    await clock.turn(59)
+    assert asker.names[8:] == ["log 0", "log 1"]  # the reserve of the call log is untouched
+    await clock.turn(2)
+    assert asker.names[10:] == ["hint 7", "hint 8", "poll 1"]
+
+
+async def test_hint_polls_go_before_polls_on_the_grid(asker: Asker, clock: TurnedClock) -> None:
+    """Under even polling all places are taken: a hint poll gets the next one that becomes free."""
+    for i in range(40):
+        asker.ask(f"poll {i}")
+    await clock.turn(76)
+    asker.ask("hint", "hint")
+    await clock.turn(6.5)
+    assert asker.passed[-1] == (82.5, "hint")
+    await clock.turn(7.5)
+    assert asker.passed[-1] == (90, "poll 11")
+
+
+async def test_places_count_what_is_in_flight_and_what_the_platform_still_counts(
+    asker: Asker, clock: TurnedClock
+) -> None:
+    """A place is taken when a request is sent, and freed 61 s after its answer; the call log has its own."""
+    held = asyncio.Event()
+    assert asker.limiter.places() == Places(used=0, limit=8, spacing_s=7.5)
+    asker.ask("a", "hint", held=held)
+    asker.ask("b", "page")
+    asker.ask("log", "call_log")
+    await clock.turn(30)
+    assert asker.limiter.places().used == 2
+    held.set()
+    await clock.turn(31)
+    assert asker.limiter.places().used == 1
+    await clock.turn(30)
+    assert asker.limiter.places().used == 0
+
+
+async def test_places_count_other_programs(asker: Asker, clock: TurnedClock) -> None:
+    """What others took, and half as much again because they may take more."""
+    asker.ask("a", headers={**HEADERS, "X-Rate-Limit-Remaining": "7"})
+    await clock.settle()
+    assert asker.limiter.places().used == 1 + 2 + 1
+
+
+async def test_places_are_those_of_the_fullest_window(asker: Asker, clock: TurnedClock) -> None:
+    """3 in 18 s beside 10 in 60 s: one request takes half of what polls may use of the small one."""
+    asker.ask("a", headers=HEADERS)
+    asker.ask("b", "hint", headers={**HEADERS, "X-Rate-Limit-Limit": "3", "X-Rate-Limit-Window": "18"})
+    await clock.turn(20)
+    assert asker.limiter.places() == Places(used=2, limit=8, spacing_s=9)
+    asker.ask("c", "hint")
+    await clock.settle()
+    assert asker.limiter.places() == Places(used=1, limit=2, spacing_s=9)
+
+
+@pytest.fixture
+def groups(clock: TurnedClock) -> dict[str, RateLimiter]:
+    limiters: dict[str, RateLimiter] = {}
+    limiters["heavy"] = make_budget(clock, groups=limiters)
+    limiters["light"] = make_budget(clock, group="light", per_minute=50, headroom=0.5, groups=limiters)
+    return limiters
+
+
+async def test_hint_polls_of_another_group_use_at_most_their_share(
+    groups: dict[str, RateLimiter], clock: TurnedClock
+) -> None:
+    """Half of the light window, whatever the others use of it."""
+    asker = Asker(groups["light"], clock)
+    for i in range(60):
+        asker.ask(str(i), "hint")
+    await clock.settle()
+    assert len(asker.names) == 25
+    assert groups["heavy"].places().used == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "silent"),
+    [
+        (429, {"Retry-After": "60"}, {"light"}),
+        (429, {"Retry-After": "60", "X-Rate-Limit-Group": "heavy"}, {"light", "heavy"}),
+        (429, {"Retry-After": "60", "X-Rate-Limit-Group": "unheard of"}, {"light"}),
+        (503, {"Retry-After": "60"}, {"light", "heavy"}),
+    ],
+)
+async def test_a_penalty_covers_the_group_that_the_answer_names(
+    groups: dict[str, RateLimiter], clock: TurnedClock, status: int, headers: dict[str, str], silent: set[str]
+) -> None:
+    """A request may be counted in another group than assumed: neither group sends anything. A 503 covers all."""
+    Asker(groups["light"], clock).ask("a", "hint", status=status, headers=headers)
+    await clock.settle()
+    assert {group for group, limiter in groups.items() if limiter.hold_s() > 0} == silent
+
+
+async def test_a_request_that_is_counted_in_another_group_obeys_both(
+    groups: dict[str, RateLimiter], clock: TurnedClock
+) -> None:
+    """A light request that the answer counts as heavy learns that limit, and shows as used there."""
+    asker = Asker(groups["light"], clock)
+    asker.ask("a", "hint", headers=HEADERS)
+    for i in range(10):
+        asker.ask(str(i), "hint")
+    await clock.settle()
+    assert len(asker.names) == 5
+    assert groups["heavy"].places().used == 2
+
+
+async def test_tokens_of_push_connections_leave_places_for_access_tokens(clock: TurnedClock) -> None:
+    """Two a minute at most, however few access tokens are requested, and never before one that waits."""
+    asker = Asker(make_budget(clock, group="auth", per_minute=5, headroom=0.5, ceiling=4), clock)
+    await clock.turn(100)
+    for i in range(4):
+        asker.ask(f"push {i}", "push_token")
+    asker.ask("a", "token")
+    asker.ask("b", "token")
+    await clock.settle()
+    assert sorted(asker.names) == ["a", "b", "push 0", "push 1"]
+    asker.ask("c", "token")
+    await clock.turn(61)
+    assert sorted(asker.names[4:]) == ["c", "push 2", "push 3"]

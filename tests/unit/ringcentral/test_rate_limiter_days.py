@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from callcast.ringcentral.rate_limiter import RateLimiter
-from callcast.ringcentral.rate_window import Purpose
+from callcast.ringcentral.rate_limiter import Purpose, RateLimiter
 from tests.clock import TurnedClock
 from tests.effort import tries
 from tests.unit.ringcentral.platform_model import PlatformModel, another_program
@@ -29,7 +28,7 @@ def make_budget(clock: TurnedClock, kept: bytes | None = None) -> RateLimiter:
 async def request(
     limiter: RateLimiter, model: PlatformModel, purpose: Purpose, key: str, there_s: float, back_s: float
 ) -> None:
-    async with limiter.slot(purpose, key) as turn:
+    async with limiter.acquire(purpose, key) as turn:
         await model.clock.sleep(there_s)
         status, headers = model.ask()
         await model.clock.sleep(back_s)
@@ -187,8 +186,8 @@ async def test_a_penalty_in_a_busy_hour(bare: bool) -> None:
         await clock.turn(1800)
         model.punish()
         await clock.turn(1800)
-    assert len(model.refused) == 1
-    refused_at = model.refused[0]
+    refused_at = model.refused[-1]
+    assert refused_at - model.refused[0] < 0.6  # the others were in flight when the first was refused
     after = next(at for at in model.arrived if at > refused_at)
     assert after - refused_at >= model.penalty_s
     assert len([at for at in model.arrived if at > after]) >= 0.95 * 8 * 28
@@ -223,7 +222,7 @@ class Story:
         self.under_way: list[str] = []
 
     async def ask(self, purpose: Purpose, key: str, there_s: float, back_s: float) -> None:
-        async with self.limiter.slot(purpose, key) as turn:
+        async with self.limiter.acquire(purpose, key) as turn:
             sent_at = self.clock.monotonic()
             assert not any(begin < sent_at < end for begin, end in self.silent), "sent in a penalty"
             assert key not in self.under_way, "the same request twice at once"
@@ -300,7 +299,7 @@ def test_each_purpose_is_served_in_its_order(asks: list[tuple[Purpose, float]]) 
         served: dict[str, list[int]] = {}
 
         async def ask(number: int, purpose: Purpose, took_s: float) -> None:
-            async with limiter.slot(purpose, str(number)):
+            async with limiter.acquire(purpose, str(number)):
                 served.setdefault(purpose, []).append(number)
                 await clock.sleep(took_s)
 
