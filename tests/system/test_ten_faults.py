@@ -223,6 +223,6 @@ def test_10_a_stale_source() -> None:
 def test_whatever_a_poll_failed_for_something_is_to_be_done(reason: str) -> None:
     """Where the platform's answer says nothing better, the log and /readyz still name the next step."""
     failure = PollFailed(reason, "it failed")  # type: ignore[arg-type]
-    assert failure.remedy
-    assert failure.detail == f"it failed: {failure.remedy}"
-    assert PollFailed(reason, "it failed", remedy="mend it").detail == "it failed: mend it"  # type: ignore[arg-type]
+    assert failure.fix
+    assert failure.detail == f"it failed: {failure.fix}"
+    assert PollFailed(reason, "it failed", fix="mend it").detail == "it failed: mend it"  # type: ignore[arg-type]

@@ -113,5 +113,5 @@ def table(results: list[Checked]) -> str:
 
 
 def _line(subject: str, result: ConnectivityResult) -> str:
-    fix = f"\n    fix: {result.remedy}" if result.remedy else ""
-    return f"{OUTCOMES[result.status]:<7}  {subject}  {result.said}{fix}"
+    fix = f"\n    fix: {result.fix}" if result.fix else ""
+    return f"{OUTCOMES[result.status]:<7}  {subject}  {result.detail}{fix}"

@@ -53,7 +53,7 @@ async def run(args: argparse.Namespace) -> int:
     try:
         found = await _found(settings, folder)
     except PollFailed as failure:
-        return refuse(f"callcast: source {name}: {failure.said}\n    fix: {failure.remedy}", ExitCode.UNAVAILABLE)
+        return refuse(f"callcast: source {name}: {failure.cause}\n    fix: {failure.fix}", ExitCode.UNAVAILABLE)
     _show(found, args)
     return ExitCode.DONE
 

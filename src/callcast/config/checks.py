@@ -16,7 +16,7 @@ from callcast.config.sink_types import SinkTypeBroken, installed, settings_class
 from callcast.config.toml_lines import KeyPath
 from callcast.config.watched import Watched
 from callcast.outbox.sqlite.schema import try_directory
-from callcast.ringcentral.settings import CYCLE_MAX_S, SourceSettings, plan, remedy
+from callcast.ringcentral.settings import CYCLE_MAX_S, SourceSettings, plan, plan_fix
 from callcast.settings.secret import PLACES, Keyring, Secret
 from callcast.sinks import SinkSettings
 
@@ -258,7 +258,7 @@ class Validator:
         cycle_s = plan(name, source).cycle_s
         if cycle_s <= CYCLE_MAX_S:
             return
-        key, fix = remedy(source)
+        key, fix = plan_fix(source)
         problem = f"each target would be polled every {cycle_s:.0f} s; above {CYCLE_MAX_S} s calls can be missed"
         if source.accept_blind_spots:
             self._warn(("sources", name, key), f"{problem} (accepted by accept_blind_spots)", fix)

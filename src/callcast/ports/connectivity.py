@@ -25,11 +25,11 @@ class ConnectivityRequest(Struct, frozen=True, kw_only=True):
 class ConnectivityResult(Struct, frozen=True):
     """The result of a connectivity check.
 
-    said: what was found, as a sentence. remedy: what to do about a failure. Neither may hold a secret.
+    detail: what was found, as a sentence. fix: what to do about a failure. Neither may hold a secret.
     about: what was checked, in a word, where one remote side has several checks.
     """
 
     status: Status
-    said: str
-    remedy: str = ""
+    detail: str
+    fix: str = ""
     about: str = ""

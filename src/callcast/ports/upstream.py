@@ -9,7 +9,7 @@ from msgspec import Struct
 from callcast.calls.model import Call, CallObservation, Reason, Snapshot, Target
 
 # The next step for each reason, used when the response does not suggest a better one. Polling retries on its own.
-REMEDIES: Mapping[Reason, str] = {
+FIXES: Mapping[Reason, str] = {
     "network": "check server, and that this machine can reach it: DNS, firewall, certificate",
     "timeout": "check server, and whether a firewall drops the connection",
     "auth": "check client_id, client_secret and jwt",
@@ -24,7 +24,7 @@ class PollFailed(Exception):
     """A poll failed or returned only some of its pages. It never yields an empty snapshot.
 
     reason: one word for metrics.
-    said, remedy: what happened and what to do about it, without secrets. `remedy` defaults to `REMEDIES[reason]`.
+    cause, fix: what happened and what to do about it, without secrets. `fix` defaults to `FIXES[reason]`.
     detail: both as one sentence for the log.
     retry_after_s: the delay in seconds that the platform asked for.
     request_id: the id that the platform's support asks for.
@@ -33,16 +33,16 @@ class PollFailed(Exception):
     def __init__(
         self,
         reason: Reason,
-        said: str,
+        cause: str,
         *,
-        remedy: str = "",
+        fix: str = "",
         retry_after_s: float | None = None,
         request_id: str | None = None,
     ) -> None:
         self.reason: Reason = reason
-        self.said = said
-        self.remedy = remedy or REMEDIES[reason]
-        self.detail = f"{said}: {self.remedy}"
+        self.cause = cause
+        self.fix = fix or FIXES[reason]
+        self.detail = f"{cause}: {self.fix}"
         super().__init__(f"{reason}: {self.detail}")
         self.retry_after_s = retry_after_s
         self.request_id = request_id

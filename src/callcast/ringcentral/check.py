@@ -21,7 +21,7 @@ from callcast.ringcentral.client import API, LIVE_LIST
 from callcast.ringcentral.http import Exchange
 from callcast.ringcentral.platform_clock import PlatformClock
 from callcast.ringcentral.rate_limiter import RateLimiter, assumed, polls
-from callcast.ringcentral.settings import CYCLE_MAX_S, SourceSettings, plan, remedy
+from callcast.ringcentral.settings import CYCLE_MAX_S, SourceSettings, plan, plan_fix
 from callcast.ringcentral.sign_in import OURS_PER_MINUTE, SignIns
 from callcast.ringcentral.telemetry import Resource
 from callcast.ringcentral.token import Tokens
@@ -124,8 +124,10 @@ class _Platform:
         except TimeoutError:
             if (ahead := self._tokens.ahead()) is None:
                 raise
-            said = f"waiting to sign in, {ahead} ahead: {OURS_PER_MINUTE} sign-ins per minute for all sources of an app"
-            tell(ConnectivityResult("unasked", said, "run the check again in a minute", about="token"))
+            detail = (
+                f"waiting to sign in, {ahead} ahead: {OURS_PER_MINUTE} sign-ins per minute for all sources of an app"
+            )
+            tell(ConnectivityResult("unasked", detail, "run the check again in a minute", about="token"))
             return False
         if self.kept:
             tell(ConnectivityResult("good", f"the service's token, extension {self._tokens.owner_id}", about="token"))
@@ -203,8 +205,8 @@ class _Platform:
     def limit(self, name: str) -> ConnectivityResult:
         """Compare the announced limit with the configured one, and report its effect on the polling plan."""
         if not self._heavy.announced:
-            said = f"not announced by the platform; heavy_per_minute = {self._settings.heavy_per_minute:g} applies"
-            return ConnectivityResult("good", said, about="rate limit")
+            detail = f"not announced by the platform; heavy_per_minute = {self._settings.heavy_per_minute:g} applies"
+            return ConnectivityResult("good", detail, about="rate limit")
         real = self._settings.model_copy(update={"heavy_per_minute": self._heavy.per_minute})
         planned, now = plan(name, self._settings), plan(name, real)
         allows = f"the platform allows {now.polls_per_minute:g} requests per minute"
@@ -213,17 +215,17 @@ class _Platform:
             return ConnectivityResult(
                 "good", f"{allows}, {left}: each target every {now.cycle_s:.3g} s", about="rate limit"
             )
-        said = f"{allows}, not {planned.polls_per_minute:g}: each target is polled every {now.cycle_s:.3g} s"
+        detail = f"{allows}, not {planned.polls_per_minute:g}: each target is polled every {now.cycle_s:.3g} s"
         if now.blind and not self._settings.accept_blind_spots:
-            said += f"; above {CYCLE_MAX_S} s calls can be missed"
-            return ConnectivityResult("failed", said, remedy(real)[1], "rate limit")
+            detail += f"; above {CYCLE_MAX_S} s calls can be missed"
+            return ConnectivityResult("failed", detail, plan_fix(real)[1], "rate limit")
         fix = f"set heavy_per_minute = {now.polls_per_minute:g}, so that the polling plan is correct"
-        return ConnectivityResult("warning", f"{said}, not every {planned.cycle_s:.3g} s", fix, "rate limit")
+        return ConnectivityResult("warning", f"{detail}, not every {planned.cycle_s:.3g} s", fix, "rate limit")
 
 
 def _failed(about: str, failure: PollFailed, *, whose: str = "") -> ConnectivityResult:
-    said = f"{whose}: {failure.said}" if whose else failure.said
-    return ConnectivityResult("failed", said, failure.remedy, about)
+    detail = f"{whose}: {failure.cause}" if whose else failure.cause
+    return ConnectivityResult("failed", detail, failure.fix, about)
 
 
 def _named(target: str | None) -> str:

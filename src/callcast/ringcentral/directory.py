@@ -116,8 +116,8 @@ async def _all(walk: Walk) -> Sequence[Extension]:
         try:
             page = await asyncio.to_thread(msgspec.json.decode, answer.body, type=_Page)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            said = "the list of extensions cannot be read"
-            raise PollFailed("parse", said, request_id=answer.request_id) from None
+            cause = "the list of extensions cannot be read"
+            raise PollFailed("parse", cause, request_id=answer.request_id) from None
         for one in page.records:
             found[str(one.id)] = Extension(str(one.id), one.extensionNumber, one.name, one.type, one.status)
         following = page.navigation.nextPage if page.navigation else None

@@ -116,7 +116,7 @@ def poll_failure(
     return PollFailed(
         "permission" if unknown_id else _reason(answer.status),
         str(refusal),
-        remedy=unknown_id or _remedy(answer.status, refusal, permission),
+        fix=unknown_id or _fix(answer.status, refusal, permission),
         retry_after_s=retry_after_s,
         request_id=answer.request_id,
     )
@@ -126,17 +126,17 @@ def token_failure(answer: Answer, *, retry_after_s: float | None = None) -> Poll
     """Return the failure for an answer of the token endpoint, where 4xx means that the credential is invalid."""
     refusal = _Refusal(answer)
     reason = _reason(answer.status)
-    said = f"the token endpoint answered {refusal}"
-    remedy = _REDIRECT if 300 <= answer.status < 400 else ""
+    cause = f"the token endpoint answered {refusal}"
+    fix = _REDIRECT if 300 <= answer.status < 400 else ""
     if 400 <= answer.status < 500 and reason not in ("rate_limited", "timeout"):
         reason = "auth"
-        remedy = _BY_CODE.get(refusal.code, "").format(permission=refusal.permission)
-        remedy = remedy or _BY_WORD.get(refusal.word, _CREDENTIAL)
+        fix = _BY_CODE.get(refusal.code, "").format(permission=refusal.permission)
+        fix = fix or _BY_WORD.get(refusal.word, _CREDENTIAL)
         if answer.status in (404, 405):
-            remedy = "check server: the host has no token endpoint"
+            fix = "check server: the host has no token endpoint"
         if refusal.code == LOCKED_OUT:
             retry_after_s = max(LOCKED_OUT_S, retry_after_s or 0.0)
-    return PollFailed(reason, said, remedy=remedy, retry_after_s=retry_after_s, request_id=answer.request_id)
+    return PollFailed(reason, cause, fix=fix, retry_after_s=retry_after_s, request_id=answer.request_id)
 
 
 def _reason(status: int) -> Reason:
@@ -147,19 +147,19 @@ def _reason(status: int) -> Reason:
 
 
 def _unknown_id(status: int, refusal: _Refusal, extension: bool) -> str:
-    """Return the remedy for an id that the platform does not know; empty if the error is about something else."""
+    """Return the fix for an id that the platform does not know; empty if the error is about something else."""
     if (status, refusal.code) not in ((404, "CMN-102"), (400, "CMN-101")):
         return ""
     meant = refusal.parameter or ("extensionId" if extension else "accountId")
     return {"extensionId": _NO_EXTENSION, "accountId": _NO_ACCOUNT}.get(meant, "")
 
 
-def _remedy(status: int, refusal: _Refusal, permission: str) -> str:
-    """Return the remedy; empty if the error code is unknown."""
+def _fix(status: int, refusal: _Refusal, permission: str) -> str:
+    """Return the fix; empty if the error code is unknown."""
     if 300 <= status < 400:
         return _REDIRECT
-    remedy = _BY_CODE.get(refusal.code, _REFUSED_AGAIN if status == 401 else "")
-    return remedy.format(permission=refusal.permission or permission)
+    fix = _BY_CODE.get(refusal.code, _REFUSED_AGAIN if status == 401 else "")
+    return fix.format(permission=refusal.permission or permission)
 
 
 def _body(answer: Answer) -> _Body:

@@ -193,7 +193,7 @@ def plan(name: str, settings: SourceSettings) -> Plan:
     )
 
 
-def remedy(settings: SourceSettings) -> tuple[str, str]:
+def plan_fix(settings: SourceSettings) -> tuple[str, str]:
     """Return the key that causes the plan to miss calls, and the fix."""
     if settings.poll_interval_s != "auto" and settings.poll_interval_s > CYCLE_MAX_S:
         return "poll_interval_s", f'set it to {CYCLE_MAX_S} or less, or to "auto"'

@@ -194,8 +194,8 @@ class Tokens:
                 failure = standing.failure
                 return PollFailed(
                     failure.reason,
-                    failure.said,
-                    remedy=failure.remedy,
+                    failure.cause,
+                    fix=failure.fix,
                     retry_after_s=silent_s,
                     request_id=failure.request_id,
                 )

@@ -53,7 +53,7 @@ async def answers_of(url: str, **settings: Any) -> list[ConnectivityResult]:
         )
     secrets = [source.client_secret.reveal(), source.jwt.reveal()]
     assert not [secret for secret in secrets for one in told if secret in repr(one)]
-    assert all(one.remedy for one in told if one.status in ("failed", "warning")), "trouble without a remedy"
+    assert all(one.fix for one in told if one.status in ("failed", "warning")), "a failure without a fix"
     return told
 
 
@@ -73,9 +73,9 @@ async def test_all_is_well() -> None:
         ("permission", "good"),
         ("rate limit", "good"),
     ]
-    assert platform.scenario.extension_ids()[0] in told["token"].said
-    assert "the credential's extension" in told["permission"].said
-    assert "10 requests per minute, 9 left" in told["rate limit"].said
+    assert platform.scenario.extension_ids()[0] in told["token"].detail
+    assert "the credential's extension" in told["permission"].detail
+    assert "10 requests per minute, 9 left" in told["rate limit"].detail
     assert [request.path.rpartition("/")[2] for request in platform.requests] == ["token", "active-calls", "revoke"]
 
 
@@ -83,7 +83,7 @@ async def test_half_of_the_rate_limit_stays_free() -> None:
     """A service may run on the same credential: of a dozen extensions only five are asked for, and that is said."""
     platform = crowd(12, limits=Limits())
     told = by_subject(await answers(platform, extensions=tuple(platform.scenario.extension_ids())))
-    assert told["permission"].said.startswith("the active calls of 5 extensions can be read (7 more")
+    assert told["permission"].detail.startswith("the active calls of 5 extensions can be read (7 more")
     assert len([request for request in platform.requests if request.group == "heavy"]) == 5
 
 
@@ -91,9 +91,9 @@ async def test_without_an_announced_limit_the_configured_one_counts() -> None:
     """Then only what polling leaves of it is used: two of ten."""
     platform = crowd(12)
     told = by_subject(await answers(platform, extensions=tuple(platform.scenario.extension_ids())))
-    assert "2 extensions" in told["permission"].said
+    assert "2 extensions" in told["permission"].detail
     assert told["rate limit"].status == "good"
-    assert "heavy_per_minute = 10 applies" in told["rate limit"].said
+    assert "heavy_per_minute = 10 applies" in told["rate limit"].detail
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ async def test_a_wrong_credential(wrong: dict[str, Any], remedy: str) -> None:
     platform = crowd(1)
     told = await answers(platform, **wrong)
     assert [(one.about, one.status) for one in told] == [("token", "failed")]
-    assert told[0].remedy.startswith(remedy)
+    assert told[0].fix.startswith(remedy)
     assert platform.requests.count == 1
 
 
@@ -133,7 +133,7 @@ async def test_a_missing_permission_is_named(
         settings = {"extensions": tuple(other if one == "OTHER" else one for one in settings["extensions"])}
     permission = by_subject(await answers(platform, **settings))["permission"]
     assert permission.status == "failed"
-    assert named in permission.remedy
+    assert named in permission.fix
 
 
 async def test_anothers_extension_is_asked_for_before_the_own() -> None:
@@ -142,7 +142,7 @@ async def test_anothers_extension_is_asked_for_before_the_own() -> None:
     own, other = platform.scenario.extension_ids()
     for mine in (own, "~"):
         permission = by_subject(await answers(platform, extensions=(mine, other)))["permission"]
-        assert permission.said.startswith(f"extension {other}: 403"), permission
+        assert permission.detail.startswith(f"extension {other}: 403"), permission
         platform.limits.limits = Limits(heavy=3)
 
 
@@ -152,7 +152,7 @@ async def test_one_wrong_extension_among_good_ones() -> None:
     told = await answers(platform, extensions=("999999", *platform.scenario.extension_ids()))
     permissions = [one for one in told if one.about == "permission"]
     assert [one.status for one in permissions] == ["failed"]
-    assert permissions[0].said.startswith("extension 999999: 404")
+    assert permissions[0].detail.startswith("extension 999999: 404")
     assert len([request for request in platform.requests if request.group == "heavy"]) == 4
 
 
@@ -173,11 +173,11 @@ async def test_the_announced_limit_against_the_plan(
     platform = crowd(extensions, limits=Limits(heavy=heavy))
     told = await answers(platform, extensions=tuple(platform.scenario.extension_ids()), **settings)
     limit = by_subject(told)["rate limit"]
-    assert (limit.status, words in limit.said) == (verdict, True), limit
+    assert (limit.status, words in limit.detail) == (verdict, True), limit
     if verdict == "warning":
-        assert limit.remedy.startswith("set heavy_per_minute = 5,")
+        assert limit.fix.startswith("set heavy_per_minute = 5,")
     if verdict == "failed":
-        assert 'watch = "account"' in limit.remedy
+        assert 'watch = "account"' in limit.fix
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ async def test_the_clock(skew_s: float, verdict: str, words: str) -> None:
     """This machine's clock against the platform's Date header; a few seconds are nothing."""
     platform = crowd(1, ahead_s=skew_s)
     clock = by_subject(await answers(platform))["clock"]
-    assert (clock.status, words in clock.said) == (verdict, True), clock
+    assert (clock.status, words in clock.detail) == (verdict, True), clock
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ async def test_trouble_of_every_kind_has_its_remedy(fault: Fault, about: str, re
     platform = crowd(2, faults=[fault])
     told = await answers(platform, extensions=tuple(platform.scenario.extension_ids()))
     (failed,) = [one for one in told if one.status == "failed"]
-    assert (failed.about, remedy in failed.remedy) == (about, True), failed
+    assert (failed.about, remedy in failed.fix) == (about, True), failed
     assert len([request for request in platform.requests if request.path.endswith("active-calls")]) <= 1
 
 
@@ -229,8 +229,8 @@ async def test_no_one_there() -> None:
     async with crowd(1).serve() as url:
         pass
     (token,) = await answers_of(url)
-    assert "onnection refused" in token.said
-    assert "check server" in token.remedy
+    assert "onnection refused" in token.detail
+    assert "check server" in token.fix
 
 
 async def test_a_token_that_the_service_keeps_is_used(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ async def test_of_many_sources_of_one_app_those_that_wait_are_not_asked(monkeypa
         )
     waiting = [one for one in told if one.status == "unasked"]
     # The first of the two may give up before the second counts those ahead of it.
-    said = [one.said.partition(":")[0] for one in waiting]
+    said = [one.detail.partition(":")[0] for one in waiting]
     assert said in ([f"waiting to sign in, {n} ahead" for n in ahead] for ahead in ((0, 1), (1, 0), (0, 0)))
-    assert waiting[0].remedy == "run the check again in a minute"
+    assert waiting[0].fix == "run the check again in a minute"
     assert 429 not in {request.status for request in platform.requests}

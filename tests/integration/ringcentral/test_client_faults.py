@@ -177,7 +177,7 @@ async def test_the_connection_is_given_up_after_its_own_time(
             for other in others:
                 other.close()
     assert failed.value.reason == "timeout"
-    assert failed.value.said == "no connection within 0.2 s"
+    assert failed.value.cause == "no connection within 0.2 s"
 
 
 async def test_a_request_is_never_repeated_behind_our_back(session: ClientSession, heard: Heard) -> None:

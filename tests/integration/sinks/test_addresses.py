@@ -59,8 +59,8 @@ async def test_an_mqtt_sink_reaches_the_address_that_works(
         settings = mqtt.Settings(url=f"{scheme}://{HOST}:{broker.port}", timeout_s=5, **keys)
         if tls:
             result = await settings.check_connectivity(ConnectivityRequest(name="crm", version="1", clock=RealClock()))
-            assert "certificate" in result.said
-            assert "mismatch" in result.said
+            assert "certificate" in result.detail
+            assert "mismatch" in result.detail
             return
         async with settings.open(context()) as sink:
             assert await sink.send(delivery()) == Delivered()

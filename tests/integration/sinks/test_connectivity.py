@@ -31,7 +31,7 @@ async def asked(settings: SinkSettings, *, send: bool = False) -> ConnectivityRe
     result = await settings.check_connectivity(
         ConnectivityRequest(name="crm", version="1.2.3", clock=RealClock(), send=send)
     )
-    assert result.status == "good" or result.status == "unasked" or result.remedy, "trouble without a remedy"
+    assert result.status == "good" or result.status == "unasked" or result.fix, "a failure without a fix"
     for secret in (SIGNING_SECRET, URL_TOKEN, HEADER_TOKEN, PASSWORD):
         assert secret not in repr(result)
     return result
@@ -93,7 +93,7 @@ async def test_a_webhook_is_reached_and_nothing_is_said() -> None:
         result = await asked(hook(f"http://127.0.0.1:{far.port}"))
         await until(lambda: bool(far.heard))
     assert (result.status, far.heard) == ("good", [b""])
-    assert "--send" in result.said
+    assert "--send" in result.detail
 
 
 async def test_a_webhooks_certificate_that_is_trusted(certificates: Certificates) -> None:
@@ -109,8 +109,8 @@ async def test_a_webhooks_certificate_that_is_not_trusted(certificates: Certific
     async with listener(certificates.server_context()) as far:
         result = await asked(hook(f"https://localhost:{far.port}"))
     assert result.status == "failed"
-    assert "https://localhost: unable to get local issuer certificate" in result.said
-    assert "tls_ca" in result.remedy
+    assert "https://localhost: unable to get local issuer certificate" in result.detail
+    assert "tls_ca" in result.fix
 
 
 async def test_a_remote_side_that_wants_our_certificate(tmp_path: Path, certificates: Certificates) -> None:
@@ -124,7 +124,7 @@ async def test_a_remote_side_that_wants_our_certificate(tmp_path: Path, certific
                 without = await asked(hook(url, tls_ca=certificates.ca))
                 shown = await asked(hook(url, tls_ca=certificates.ca, **pair))
                 assert (without.status, shown.status) == ("failed", "good")
-                assert "tls_cert" in without.remedy
+                assert "tls_cert" in without.fix
 
 
 async def test_a_webhooks_certificate_for_another_name(certificates: Certificates, monkeypatch: Any) -> None:
@@ -133,7 +133,7 @@ async def test_a_webhooks_certificate_for_another_name(certificates: Certificate
         elsewhere(monkeypatch, "other.example")
         result = await asked(hook(f"https://other.example:{far.port}", tls_ca=certificates.ca))
     assert result.status == "failed"
-    assert result.remedy == "use a host name in url that the certificate is valid for"
+    assert result.fix == "use a host name in url that the certificate is valid for"
 
 
 def elsewhere(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -150,7 +150,7 @@ async def test_a_webhook_without_tls_where_https_was_said(send: bool) -> None:
     async with receiver() as far:
         result = await asked(hook(f"https://127.0.0.1:{far.port}"), send=send)
     assert result.status == "failed"
-    assert "scheme" in result.remedy
+    assert "scheme" in result.fix
 
 
 @pytest.mark.parametrize("send", [False, True])
@@ -158,8 +158,8 @@ async def test_no_webhook_there(send: bool) -> None:
     """The system's own words, without an address."""
     result = await asked(hook(f"http://127.0.0.1:{free_port()}"), send=send)
     assert result.status == "failed"
-    assert result.said == "http://127.0.0.1: connection refused"
-    assert "the service there is running" in result.remedy
+    assert result.detail == "http://127.0.0.1: connection refused"
+    assert "the service there is running" in result.fix
 
 
 @pytest.mark.parametrize("send", [False, True])
@@ -172,8 +172,8 @@ async def test_an_unknown_host(send: bool, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     result = await asked(hook("https://crm.example.com"), send=send)
     assert result.status == "failed"
-    assert "cannot be resolved" in result.said
-    assert "check the host in url" in result.remedy
+    assert "cannot be resolved" in result.detail
+    assert "check the host in url" in result.fix
 
 
 async def test_a_webhook_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ async def test_a_webhook_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None
         result = await asked(hook("https://crm.example.com", trust_env=True))
         await until(lambda: bool(proxy.heard))
     assert result.status == "good"
-    assert "the proxy 127.0.0.1" in result.said
+    assert "the proxy 127.0.0.1" in result.detail
 
 
 # Webhook, with a request
@@ -232,8 +232,8 @@ async def test_a_check_that_is_refused(status: int, remedy: str) -> None:
     """Each answer has its remedy."""
     async with receiver(accepts_with=status) as far:
         result = await asked(hook(f"http://127.0.0.1:{far.port}"), send=True)
-    assert (result.status, result.said) == ("failed", f"http://127.0.0.1: answered {status}")
-    assert remedy in result.remedy
+    assert (result.status, result.detail) == ("failed", f"http://127.0.0.1: answered {status}")
+    assert remedy in result.fix
 
 
 async def test_a_check_over_tls_that_is_not_trusted(certificates: Certificates) -> None:
@@ -241,7 +241,7 @@ async def test_a_check_over_tls_that_is_not_trusted(certificates: Certificates) 
     async with listener(certificates.server_context()) as far:
         result = await asked(hook(f"https://localhost:{far.port}"), send=True)
     assert result.status == "failed"
-    assert "tls_ca" in result.remedy
+    assert "tls_ca" in result.fix
 
 
 # MQTT
@@ -286,7 +286,7 @@ async def test_the_login_is_tried(locked: Broker, protocol: str) -> None:
         result = await asked(broker_settings(locked, protocol=protocol, **login))
         assert result.status == verdict, result
         if verdict == "failed":
-            assert "check username and password" in result.remedy
+            assert "check username and password" in result.fix
 
 
 @pytest.mark.parametrize("client_id", ["", "wallboard-1"])
@@ -315,8 +315,8 @@ async def test_a_probe_leaves_no_trace(tmp_path: Path, client_id: str) -> None:
 async def test_no_broker_there() -> None:
     """The system's own words, without an address."""
     result = await asked(broker_settings(free_port()))
-    assert (result.status, result.said) == ("failed", "mqtt://127.0.0.1: connection refused")
-    assert "the service there is running" in result.remedy
+    assert (result.status, result.detail) == ("failed", "mqtt://127.0.0.1: connection refused")
+    assert "the service there is running" in result.fix
 
 
 async def test_a_broker_that_is_not_trusted(tmp_path: Path, certificates: Certificates) -> None:
@@ -328,9 +328,9 @@ async def test_a_broker_that_is_not_trusted(tmp_path: Path, certificates: Certif
         trusted = await asked(broker_settings(broker, url=url, tls_ca=certificates.ca))
         plain = await asked(broker_settings(broker, timeout_s=2))
     assert (distrusted.status, trusted.status) == ("failed", "good")
-    assert "tls_ca" in distrusted.remedy
+    assert "tls_ca" in distrusted.fix
     assert plain.status == "failed"
-    assert "mqtts" in plain.remedy
+    assert "mqtts" in plain.fix
 
 
 async def test_a_broker_of_another_protocol(tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ async def test_a_broker_of_another_protocol(tmp_path: Path) -> None:
         old = await asked(broker_settings(broker, timeout_s=2))
         right = await asked(broker_settings(broker, protocol="3.1.1"))
     assert (old.status, right.status) == ("failed", "good")
-    assert 'protocol = "3.1.1"' in old.remedy
+    assert 'protocol = "3.1.1"' in old.fix
 
 
 async def test_what_answers_is_no_broker() -> None:
@@ -353,7 +353,7 @@ async def test_what_answers_is_no_broker() -> None:
     finally:
         await app_runner.cleanup()
     assert result.status == "failed"
-    assert "url" in result.remedy
+    assert "url" in result.fix
 
 
 # Others
@@ -374,4 +374,4 @@ async def test_a_sink_that_does_not_say_how() -> None:
             raise AssertionError("a probe opens nothing")
 
     result = await asked(Quiet())
-    assert (result.status, result.said) == ("unasked", "sinks of type quiet have no connectivity check")
+    assert (result.status, result.detail) == ("unasked", "sinks of type quiet have no connectivity check")

@@ -221,8 +221,8 @@ async def test_the_check_finds_a_broker_without_retained_messages(protocol: str,
         result = await asked(broker, protocol, send=send)
         accepted = await asked(broker, protocol, send=send, retain=False)
     assert (result.status, accepted.status) == ("warning", "good")
-    assert "does not support retained messages" in result.said
-    assert "retain = false" in result.remedy
+    assert "does not support retained messages" in result.detail
+    assert "retain = false" in result.fix
 
 
 async def test_the_check_finds_a_broker_without_qos_1(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ async def test_the_check_finds_a_broker_without_qos_1(tmp_path: Path) -> None:
             for send in (True, False):
                 result = await asked(broker, "5", send=send, retain=retain)
                 assert result.status == "failed"
-                assert "QoS 1" in result.remedy
+                assert "QoS 1" in result.fix
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -258,5 +258,5 @@ async def test_the_check_sees_that_state_is_refused(tmp_path: Path) -> None:
     with mosquitto(tmp_path, f"acl_file {acl}") as broker:
         result = await asked(broker, "5", username="callcast")
     assert result.status == "warning"
-    assert "callcast/check/check/state" in result.said
-    assert "access rules" in result.remedy
+    assert "callcast/check/check/state" in result.detail
+    assert "access rules" in result.fix

@@ -182,7 +182,7 @@ def test_a_failed_poll_says_where_and_why(capfd: pytest.CaptureFixture[str]) -> 
         "source": "acme",
         "extension": "101",
         "reason": "server",
-        "detail": f"answered 503: {failed.remedy}",
+        "detail": f"answered 503: {failed.fix}",
         "request_id": "r-1",
     }
 

@@ -57,7 +57,7 @@ def test_missed_turns_are_one_line_that_names_the_worst() -> None:
 def test_what_the_platform_refuses_is_named_until_it_is_shown() -> None:
     """With the fix; however many there are, the list stays short."""
     observer = watching(1.0)
-    refused = PollFailed("permission", "403", remedy="check the permissions")
+    refused = PollFailed("permission", "403", fix="check the permissions")
     for number in range(100, 122):
         observer.poll_failed(Target(source="acme", extension_id=str(number)), refused, 0.1)
     observer.poll_failed(Target(source="acme", extension_id="99"), PollFailed("server", "500"), 0.1)

@@ -55,7 +55,7 @@ async def test_requests_go_through_the_proxy_and_its_login_to_nothing_else(
     assert b"CONNECT platform.invalid:443" in proxy.heads[0]
     assert base64.b64encode(b"user:password") in proxy.heads[0]
     assert failed.value.reason == "network"
-    assert "the proxy from the environment answered 407" in failed.value.said
+    assert "the proxy from the environment answered 407" in failed.value.cause
     assert "password" not in failed.value.detail
 
 
@@ -97,7 +97,7 @@ async def test_a_proxy_that_cannot_be_reached_is_named_as_the_cause(
     client = make_client(session, TurnedClock(), heard, server="https://platform.invalid", trust_env=True)
     with pytest.raises(PollFailed) as failed:
         await client.identify()
-    assert "the proxy from the environment is unreachable" in failed.value.said
+    assert "the proxy from the environment is unreachable" in failed.value.cause
 
 
 def test_a_proxy_that_cannot_be_used_is_a_fault_of_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ async def test_a_good_token_stays_in_use_while_it_cannot_be_renewed(
     assert len(grants(answers)) > 2, "it is tried again"
     trouble = client.renewal_trouble()
     assert trouble is not None
-    assert str(status) in trouble[0].said
+    assert str(status) in trouble[0].cause
     assert 0 < trouble[1] < 60
     await clock.turn(60)
     assert (await failure_of(client)).reason == ("auth" if status == 400 else "server")
@@ -214,8 +214,8 @@ async def test_a_wrong_credential_is_tried_every_five_minutes(
     for _ in range(29):
         failure = await failure_of(client)
         assert failure.reason == "auth"
-        assert remedy in failure.remedy
-        assert failure.remedy in failure.detail
+        assert remedy in failure.fix
+        assert failure.fix in failure.detail
         assert failure.retry_after_s is None or failure.retry_after_s <= 300
         await clock.turn(10)
     assert len(grants(answers)) == 1

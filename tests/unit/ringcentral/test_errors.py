@@ -54,21 +54,21 @@ def test_each_refusal_of_a_list_has_its_next_step(
     """Reason and remedy follow from status and code; the code is shown."""
     failure = poll_failure(answer(status, code, **facts), extension=True)
     assert failure.reason == reason
-    assert remedy in failure.remedy
-    assert (code or facts["error"]) in failure.said
+    assert remedy in failure.fix
+    assert (code or facts["error"]) in failure.cause
 
 
 def test_an_unknown_id_of_the_account_is_not_taken_for_an_extension() -> None:
     """A path without an extension: what is unknown is the account."""
     for status, code in ((404, "CMN-102"), (400, "CMN-101")):
         failure = poll_failure(answer(status, code), extension=False)
-        assert (failure.reason, "no such account" in failure.remedy) == ("permission", True)
+        assert (failure.reason, "no such account" in failure.fix) == ("permission", True)
 
 
 def test_what_the_question_needs_is_named_where_the_answer_does_not() -> None:
     """A 403 that names no permission."""
     failure = poll_failure(answer(403, "CMN-401"), extension=False, permission="ReadAccounts")
-    assert "the app lacks the permission ReadAccounts" in failure.remedy
+    assert "the app lacks the permission ReadAccounts" in failure.fix
 
 
 TOKENS = [
@@ -90,7 +90,7 @@ def test_each_refusal_of_the_token_endpoint_has_its_next_step(
 ) -> None:
     """Always `auth`; the code says more than the OAuth word."""
     failure = token_failure(answer(status, code, **facts))
-    assert (failure.reason, remedy in failure.remedy) == ("auth", True)
+    assert (failure.reason, remedy in failure.fix) == ("auth", True)
 
 
 def test_a_locked_user_is_left_alone_for_half_an_hour() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from callcast.ringcentral.rate_limiter import RateLimiter
-from callcast.ringcentral.settings import Plan, SourceSettings, plan, remedy
+from callcast.ringcentral.settings import Plan, SourceSettings, plan, plan_fix
 from tests.clock import TurnedClock
 
 
@@ -65,24 +65,24 @@ def test_more_headroom_than_polling_may_use_is_warned_of() -> None:
     assert source(headroom=0.8).warnings() == []
 
 
-def test_the_remedy_fits_the_cause() -> None:
+def test_the_fix_fits_the_cause() -> None:
     """Too many extensions, too slow a wish, too small a budget: each is told by the key that causes it."""
-    key, fix = remedy(source(40))
+    key, fix = plan_fix(source(40))
     assert key == "extensions"
     assert 'watch = "account"' in fix
     assert "over 4 credentials" in fix
     assert "at most 13" in fix
-    assert "headroom" in remedy(source(heavy_per_minute=0.5, headroom=0.5))[1]
-    assert "headroom" not in remedy(source(heavy_per_minute=0.5))[1]
-    assert remedy(source(poll_interval_s=101))[0] == "poll_interval_s"
-    assert remedy(source(heavy_per_minute=0.5))[0] == "heavy_per_minute"
-    assert remedy(source(watch="account", heavy_per_minute=0.5))[0] == "heavy_per_minute"
+    assert "headroom" in plan_fix(source(heavy_per_minute=0.5, headroom=0.5))[1]
+    assert "headroom" not in plan_fix(source(heavy_per_minute=0.5))[1]
+    assert plan_fix(source(poll_interval_s=101))[0] == "poll_interval_s"
+    assert plan_fix(source(heavy_per_minute=0.5))[0] == "heavy_per_minute"
+    assert plan_fix(source(watch="account", heavy_per_minute=0.5))[0] == "heavy_per_minute"
 
 
 @pytest.mark.parametrize("count", [14, 27, 100, 999])
 def test_the_remedy_helps(count: int) -> None:
-    """A source with as many extensions as the remedy allows misses no call, and so many sources hold them all."""
-    words = remedy(source(count))[1].split()
+    """A source with as many extensions as the fix allows misses no call, and so many sources hold them all."""
+    words = plan_fix(source(count))[1].split()
     most, sources = int(words[words.index("most") + 1]), int(words[words.index("over") + 1])
     assert not plan("acme", source(most)).blind
     assert plan("acme", source(most + 1)).blind
