@@ -2,7 +2,9 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
@@ -14,22 +16,29 @@ async def connect(host: str, port: int) -> socket.socket:
 
     Raises OSError. The caller sets the time limit.
     """
+    return await start_connection(await _look_up(host, port), happy_eyeballs_delay=_NEXT_AFTER_S, interleave=1)
+
+
+async def _look_up(host: str, port: int) -> Sequence[AddrInfoType]:
+    """In a daemon thread: a slow name server must not delay the end of the process."""
     loop = asyncio.get_running_loop()
-    return await _first(await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    found: asyncio.Future[Sequence[AddrInfoType] | OSError] = loop.create_future()
 
+    def finish(addresses: Sequence[AddrInfoType] | OSError) -> None:
+        if not found.done():
+            found.set_result(addresses)
 
-def connect_blocking(host: str, port: int, timeout_s: float) -> socket.socket:
-    """Like `connect`, for use in a thread. Raises OSError. The time limit does not cover the name lookup."""
-    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    def look_up() -> None:
+        addresses: Sequence[AddrInfoType] | OSError
+        try:
+            addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            addresses = error
+        with suppress(RuntimeError):  # the event loop is closed
+            loop.call_soon_threadsafe(finish, addresses)
 
-    async def within_limit() -> socket.socket:
-        async with asyncio.timeout(timeout_s):
-            return await _first(addresses)
-
-    sock = asyncio.run(within_limit())
-    sock.settimeout(timeout_s)
-    return sock
-
-
-async def _first(addresses: Sequence[AddrInfoType]) -> socket.socket:
-    return await start_connection(addresses, happy_eyeballs_delay=_NEXT_AFTER_S, interleave=1)
+    threading.Thread(target=look_up, name="name-lookup", daemon=True).start()
+    addresses = await found
+    if isinstance(addresses, OSError):
+        raise addresses
+    return addresses

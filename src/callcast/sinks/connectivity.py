@@ -18,12 +18,12 @@ CONNECTION_FAILURES = ("dns", "connect", "tls", "timeout", "disconnected", "prox
 
 
 class Unreachable(Exception):
-    """The remote side cannot be reached. `reason` is a label for metrics; `said` describes it, without addresses."""
+    """The remote side cannot be reached. `reason` is a label for metrics; `detail` describes it, without addresses."""
 
-    def __init__(self, reason: str, said: str) -> None:
-        super().__init__(f"{reason}: {said}")
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
         self.reason = reason
-        self.said = said
+        self.detail = detail
 
 
 async def try_connecting(host: str, port: int, tls: ssl.SSLContext | None, *, timeout_s: float) -> None:
@@ -32,7 +32,7 @@ async def try_connecting(host: str, port: int, tls: ssl.SSLContext | None, *, ti
         async with asyncio.timeout(timeout_s):
             await _try_connecting(host, port, tls)
     except OSError as error:
-        raise _why(error) from None
+        raise unreachable(error) from None
 
 
 async def _try_connecting(host: str, port: int, tls: ssl.SSLContext | None) -> None:
@@ -59,7 +59,8 @@ async def _closes_at_once(reader: asyncio.StreamReader) -> bool:
         return True
 
 
-def _why(error: OSError) -> Unreachable:
+def unreachable(error: OSError) -> Unreachable:
+    """Why a connection or its TLS handshake failed."""
     match error:
         case socket.gaierror():
             return Unreachable("dns", "the name cannot be resolved")
@@ -70,27 +71,27 @@ def _why(error: OSError) -> Unreachable:
     return Unreachable("connect", os.strerror(error.errno).lower() if error.errno else "no connection")
 
 
-def remedy(reason: str, said: str) -> str:
-    """How to fix an unreachable remote side, in terms of the configuration keys."""
+def fix_of(reason: str, detail: str) -> str:
+    """How to reach an unreachable remote side, in terms of the configuration keys."""
     if reason == "tls":
-        return _tls_remedy(said.lower())
-    remedies = {
+        return _tls_fix(detail.lower())
+    fixes = {
         "dns": "check the host in url, and the DNS configuration of this machine",
         "connect": "check host and port in url, and that the service there is running",
         "timeout": "check host and port in url, and whether a firewall drops the packets",
         "disconnected": "check the log of the remote side; it may require a client certificate (tls_cert, tls_key)",
         "proxy": "check the proxy that the environment variables name, or set trust_env = false",
     }
-    return remedies.get(reason, "check host and port in url: the service there uses another protocol")
+    return fixes.get(reason, "check host and port in url: the service there uses another protocol")
 
 
-def _tls_remedy(said: str) -> str:
-    if "expired" in said or "not yet valid" in said:
+def _tls_fix(detail: str) -> str:
+    if "expired" in detail or "not yet valid" in detail:
         return "renew the certificate of the remote side; check this machine's clock too"
-    if "mismatch" in said:
+    if "mismatch" in detail:
         return "use a host name in url that the certificate is valid for"
-    if "alert" in said:
+    if "alert" in detail:
         return "the remote side requires a client certificate: set tls_cert and tls_key to one that it accepts"
-    if "version" in said or "record layer" in said:
+    if "version" in detail or "record layer" in detail:
         return "the service there does not use TLS, or only an old version: check scheme and port in url"
     return "set tls_ca to the certificate authority of the remote side, or add it to this machine's trust store"

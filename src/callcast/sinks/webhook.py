@@ -27,7 +27,7 @@ from callcast.settings.loopback import is_loopback
 from callcast.settings.proxy import Proxy, ProxyFault, environment_proxy
 from callcast.settings.secret import Secret
 from callcast.sinks import Lax
-from callcast.sinks.connectivity import Unreachable, remedy, try_connecting
+from callcast.sinks.connectivity import Unreachable, fix_of, try_connecting
 from callcast.sinks.posting import Client, open_client
 from callcast.sinks.tls import TlsSettings, tls_fault
 
@@ -165,7 +165,7 @@ class Settings(TlsSettings):
                 there.host or "", there.port or 80, tls if there.scheme == "https" else None, timeout_s=self.timeout_s
             )
         except Unreachable as error:
-            return ConnectivityResult("failed", f"{what}: {error.said}", remedy(error.reason, error.said))
+            return ConnectivityResult("failed", f"{what}: {error.detail}", fix_of(error.reason, error.detail))
         return ConnectivityResult("good", f"{what} is reachable; add --send to post a test event")
 
     def _client(self) -> AbstractAsyncContextManager[Client]:
@@ -265,7 +265,7 @@ def _remedy(outcome: Retry | Rejected) -> str:
             return "the receiver is rate limiting requests: try again later"
     if outcome.reason.startswith("http_"):
         return "the receiver reports an error of its own: check its log"
-    return remedy(outcome.reason, outcome.detail)
+    return fix_of(outcome.reason, outcome.detail)
 
 
 def _signature(key: bytes, signed: bytes) -> str:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -295,7 +294,7 @@ async def test_the_will_says_offline_when_the_sink_is_lost(stage: Stage) -> None
 
 def _drop_connection(sink: Any) -> None:
     """The network is gone: no packet says so."""
-    sink._connection._client.socket().shutdown(socket.SHUT_RDWR)
+    sink._connection._transport.abort()
 
 
 async def test_stale_topics_of_its_own_are_removed(stage: Stage) -> None:
@@ -350,7 +349,7 @@ async def test_without_permission_to_read_it_says_so_and_works(tmp_path: Path, p
         live_calls_logged: list[tuple[str, dict[str, object]]] = []
         settings = Settings(url=f"mqtt://127.0.0.1:{broker.port}", protocol=protocol, username="callcast", timeout_s=5)  # type: ignore[arg-type]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("callcast.sinks.mqtt.stale_topics._READ_S", 0.3)
+            patch.setattr("callcast.sinks.mqtt.retained_topics._READ_S", 0.3)
             async with settings.open(context(live_calls_logged)) as sink:
                 assert await sink.send(delivery()) == Delivered()
                 await until(lambda: bool(live_calls_logged))
@@ -489,8 +488,8 @@ async def test_what_mqtt_cannot_tell_is_rejected_and_takes_nobodys_place(stage: 
         assert await sink.send(delivery()) == Delivered()
 
 
-async def test_once_connected_there_is_no_thread(stage: Stage) -> None:
-    """Sending, acknowledging and keeping the connection alive happen on the loop."""
+async def test_once_the_name_is_resolved_there_is_no_thread(stage: Stage) -> None:
+    """Sending, acknowledging and keeping the connection alive happen on the event loop."""
     threads = threading.active_count()
     async with stage.sink() as sink:
         assert await sink.send(delivery()) == Delivered()
@@ -679,28 +678,21 @@ def _backoffs(clock: Notes) -> Sequence[float]:
     return [pause for pause in clock.pauses_s if pause not in (0.25, 10.0)]
 
 
-def _connecting() -> bool:
-    return any(thread.name == "mqtt-connect" for thread in threading.enumerate())
-
-
 def _open_files() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
 
-async def test_closed_while_connecting_it_leaves_as_soon_as_it_is_connected(
-    tmp_path: Path, certificates: Certificates
-) -> None:
-    """Stopping does not wait for a slow handshake, and no connection nor thread comes of it afterwards."""
-    port = free_port()
-    lines = (f"listener {port} 127.0.0.1", f"certfile {certificates.server}", f"keyfile {certificates.server_key}")
+async def test_closed_while_connecting_it_leaves_nothing_open(tmp_path: Path, certificates: Certificates) -> None:
+    """Stopping does not wait for a slow TLS handshake, and closes its socket."""
+    lines = (f"certfile {certificates.server}", f"keyfile {certificates.server_key}")
     with mosquitto(tmp_path, *lines) as broker:
-        held = _open_files()
+        before = _open_files()
         broker.freeze()
-        settings = Settings(url=f"mqtts://127.0.0.1:{port}", tls_ca=certificates.ca, timeout_s=20)
+        settings = Settings(url=f"mqtts://127.0.0.1:{broker.port}", tls_ca=certificates.ca, timeout_s=20)
         async with settings.open(context()):
-            await until(_connecting)
+            await until(lambda: _open_files() > before)
+        await until(lambda: _open_files() <= before)
         broker.thaw()
-        await until(lambda: not _connecting() and _open_files() <= held)
 
 
 async def test_no_answer_leads_to_a_new_connection(stage: Stage) -> None:

@@ -1,16 +1,12 @@
 """What no broker lets itself be caught at: the order of a topic's messages, and who closes the socket."""
 
 import asyncio
-import socket
-from collections.abc import Callable
-from typing import Any, cast
-
-from paho.mqtt import client as paho
+from typing import cast
 
 from callcast.sinks.mqtt import Settings
-from callcast.sinks.mqtt.connection import Connection, Message
-from callcast.sinks.mqtt.loop_adapter import LoopAdapter
+from callcast.sinks.mqtt.connection import Connection
 from callcast.sinks.mqtt.sink import MqttSink
+from callcast.sinks.mqtt.wire import Message
 from callcast.testing import context, until
 
 TOPIC = "callcast/acme/9/state"
@@ -41,7 +37,7 @@ async def test_a_topics_next_message_waits_for_the_answer_to_its_last() -> None:
     settings = Settings.model_validate({"type": "mqtt", "url": "mqtt://127.0.0.1:1", "timeout_s": 5})
     async with settings.open(context([])) as opened:
         sink, link = cast("MqttSink", opened), SlowLink()
-        telling = asyncio.create_task(sink._publish_one_state(cast("Connection", link)))
+        telling = asyncio.create_task(sink._publish_changes(cast("Connection", link)))
         for number in range(5):
             sink._retained._set(TOPIC, b"%d" % number)
             sink._dirty.set()
@@ -53,47 +49,3 @@ async def test_a_topics_next_message_waits_for_the_answer_to_its_last() -> None:
         await asyncio.wait([telling])
     assert link.sent == [b"0", b"4"], "the newest alone, of those that came meanwhile"
     assert link.most == 1
-
-
-class Client:
-    """As much of paho as a ride needs; its remote side never says a word."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self.on_socket_close: Callable[..., object] | None = None
-        self.on_socket_register_write: Callable[..., object] | None = None
-
-    def socket(self) -> socket.socket:
-        return self._sock
-
-    def disconnect(self) -> None: ...
-    def loop_misc(self) -> None: ...
-    def loop_read(self) -> None: ...
-    def loop_write(self) -> None: ...
-
-
-async def test_a_connection_that_is_over_closes_its_socket_itself() -> None:
-    """Not the collector some time: also when paho has not noticed that it is over."""
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    over: list[Any] = []
-    with theirs:
-        ride = LoopAdapter(cast("paho.Client", Client(ours)), lambda: None, over.append)
-        await until(lambda: ride._poll is not None)
-        ride.leave()
-    assert over == [None]
-    assert ours.fileno() == -1
-
-
-async def test_a_failed_connection_closes_the_socket_that_it_had() -> None:
-    ours, theirs = socket.socketpair()
-    over: list[Any] = []
-
-    def fail() -> None:
-        raise ConnectionResetError("in the middle of the greeting")
-
-    with theirs:
-        LoopAdapter(cast("paho.Client", Client(ours)), fail, over.append)
-        await until(lambda: bool(over))
-    assert isinstance(over[0], ConnectionResetError)
-    assert ours.fileno() == -1

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from callcast.sinks.mqtt.properties import EncodedProperties, correlation, expiry, user_properties
+from callcast.sinks.mqtt.wire import EncodedProperties, correlation, expiry, user_properties
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=300)
 

@@ -13,7 +13,7 @@ from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
 from callcast.ports.sink import Delivered
 from callcast.sinks.mqtt import Settings
 from callcast.sinks.mqtt.connection import LOST, RETAIN_NOT_SUPPORTED, Failure
-from callcast.sinks.mqtt.retain_support import ConnectionOutcome, RetainSupport
+from callcast.sinks.mqtt.retained_topics import ConnectionOutcome, RetainSupport
 from callcast.testing import RealClock, context, delivery, until
 from tests.integration.sinks.brokers import Broker, mosquitto
 from tests.integration.sinks.test_mqtt import PROTOCOLS, HurriedClock, InMemoryLiveCalls, Stage, in_ringing
@@ -155,10 +155,10 @@ def test_no_state_is_left_out_for_one_closed_connection() -> None:
     support = RetainSupport(wanted=True)
     assert not support.learn(ConnectionOutcome.FAILED, LOST)
     assert not support.try_next
-    assert not support.is_final(ConnectionOutcome.EVENTS_ONLY, said=False), "nothing is proven yet"
+    assert not support.is_final(ConnectionOutcome.EVENTS_ONLY, reported=False), "nothing is proven yet"
     assert support.learn(ConnectionOutcome.EVENTS_ONLY, LOST)
     assert support.try_next
-    assert support.is_final(ConnectionOutcome.RETAINING, said=False)
+    assert support.is_final(ConnectionOutcome.RETAINING, reported=False)
     assert not support.to_announce()
 
 
@@ -175,7 +175,7 @@ def test_connections_are_never_tried_in_a_tight_loop() -> None:
         pauses = []
         for greeting, failure in path:
             if greeting is not ConnectionOutcome.FAILED:
-                support.is_final(greeting, said=False)
+                support.is_final(greeting, reported=False)
             pauses.append(not support.learn(greeting, failure))
         return pauses
 
@@ -196,7 +196,7 @@ def _can_happen(path: list[tuple[ConnectionOutcome, Failure]]) -> bool:
         if greeting is (ConnectionOutcome.EVENTS_ONLY if support.try_next else ConnectionOutcome.RETAINING):
             return False
         if greeting is not ConnectionOutcome.FAILED:
-            support.is_final(greeting, said=False)
+            support.is_final(greeting, reported=False)
         support.learn(greeting, failure)
     return True
 

@@ -13,7 +13,8 @@ from callcast.calls.summary import Summary
 from callcast.formats.cloudevents import Wire
 from callcast.ports.live_calls import LiveChange
 from callcast.ports.sink import Filter
-from callcast.sinks.mqtt.retained_topics import RetainedTopics, Topics, encoded
+from callcast.sinks.mqtt.retained_topics import RetainedTopics
+from callcast.sinks.mqtt.wire import Topics, encoded
 from callcast.testing import call, event
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)

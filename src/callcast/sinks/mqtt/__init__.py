@@ -1,6 +1,7 @@
 """The MQTT sink: publishes events, and the current state as retained topics.
 
-`sink` is the sink itself, `connection` one connection to a broker, `retained_topics` the retained state.
+`sink` is the sink itself and its connectivity check, `connection` one connection to a broker, `retained_topics` the
+retained state, `wire` what is sent. They are imported when a sink is opened, because importing paho takes long.
 """
 
 import asyncio
@@ -91,7 +92,7 @@ class Settings(TlsSettings):
 
     async def check_connectivity(self, request: ConnectivityRequest, /) -> ConnectivityResult:
         """Connects with a will, and disconnects; with `send`, also publishes test messages."""
-        from callcast.sinks.mqtt.connect_options import check_connectivity
+        from callcast.sinks.mqtt.sink import check_connectivity
 
         return await check_connectivity(self, request)
 

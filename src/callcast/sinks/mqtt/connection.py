@@ -1,45 +1,39 @@
 """One connection to a broker, with a paho client of its own that is discarded when the connection ends.
 
 Therefore paho never queues, resends or reconnects, and a late acknowledgement cannot be mistaken for that of a later
-message.
+message. paho encodes and decodes packets; the bytes go through an asyncio transport, so that connecting, TLS and
+everything else run on the event loop.
 """
 
 import asyncio
 import math
-import os
 import re
-import socket
 import ssl
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from msgspec import Struct
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from callcast.sinks.mqtt.client import BrokerClient, puback_name
-from callcast.sinks.mqtt.loop_adapter import LoopAdapter
-from callcast.sinks.mqtt.properties import EncodedProperties
+from callcast.sinks.addresses import connect
+from callcast.sinks.connectivity import CONNECTION_FAILURES, fix_of, unreachable
+from callcast.sinks.mqtt import Settings
+from callcast.sinks.mqtt.wire import Message
 from callcast.sinks.tls import tls_fault
 
 RETAIN_NOT_SUPPORTED = 0x9A
-QOS_NOT_SUPPORTED = 0x9B
 PACKET_TOO_LARGE = 0x95
 SESSION_TAKEN_OVER = 0x8E
 _FIRST_FAILURE = 0x80
 _KEEPALIVE_S = 30
-
-
-class Message(Struct, frozen=True):
-    """What to publish, always with QoS 1. `properties` is for MQTT 5 only."""
-
-    topic: str
-    payload: bytes
-    retain: bool = False
-    properties: EncodedProperties | None = None
+_CHECK_EVERY_S = 1.0  # how often paho checks its keepalive pings
+_GOODBYE_S = 2.0
 
 
 class Failure(Struct, frozen=True):
@@ -50,94 +44,141 @@ class Failure(Struct, frozen=True):
     code: int = 0
 
 
-PublishResult = Failure | None  # None: acknowledged
 LOST = Failure("disconnected", "the connection was lost")
 _OVERDUE = Failure("timeout", "the broker did not acknowledge in time")
-_NO_QOS_1 = Failure("qos_not_supported", "the broker does not support QoS 1", QOS_NOT_SUPPORTED)
+_NO_QOS_1 = Failure("qos_not_supported", "the broker does not support QoS 1", 0x9B)
+_TOO_LARGE = Failure("packet_too_large", "larger than the maximum packet size of the broker", PACKET_TOO_LARGE)
+_FIXES = {
+    "bad_user_name_or_password": "check username and password",
+    "unsupported_protocol_version": 'set protocol = "3.1.1"',
+    "disconnected": 'check scheme and port in url: a TLS listener needs mqtts, an old broker needs protocol = "3.1.1"',
+    "qos_not_supported": "callcast needs QoS 1: allow it in the broker (mosquitto: max_qos), or use another broker",
+    "retain_not_supported": "set retain = false, or allow retained messages (mosquitto: retain_available true)",
+    "topic_name_invalid": "set topic to one that the broker accepts",
+    "packet_too_large": "raise the message size limit of the broker",
+}
 
 
-class ConnectOptions(Struct, frozen=True, kw_only=True):
-    """How to connect to the broker. `will` is published when the connection is lost; None: no will."""
-
-    host: str
-    port: int
-    version_5: bool
-    client_id: str
-    username: str
-    password: str
-    tls: ssl.SSLContext | None
-    timeout_s: float
-    in_flight_max: int
-    will: Message | None
+def fix_of_failure(failure: Failure, client_id: str) -> str:
+    """How to fix a failed connection or a rejected message."""
+    if failure.reason in ("not_authorized", "topic_name_invalid") and "(to " in failure.detail:
+        return "allow callcast to publish to all topics below topic in the broker's access rules, or change topic"
+    if failure.reason in ("not_authorized", "client_identifier_not_valid"):
+        return f"check username and password, and that the broker allows the client id {client_id}"
+    if failure.reason in _FIXES:
+        return _FIXES[failure.reason]
+    if failure.code or failure.reason not in CONNECTION_FAILURES:
+        return "the broker rejected the request: check its log"
+    return fix_of(failure.reason, failure.detail)
 
 
 class _Ack(Struct):
     size: int
-    answer: asyncio.Future[PublishResult]
+    result: asyncio.Future[Failure | None]
     due_s: float
 
 
-class Connection:
-    """One connection to a broker. Every method runs on the event loop."""
+class Connection(asyncio.Protocol):
+    """One connection to a broker. Every method runs on the event loop.
 
-    def __init__(self, options: ConnectOptions) -> None:
-        self._client = _client(options)
+    over: set when the connection has ended or is given up; `failure` says why. takes_retained: false if the broker says
+    that it does not support retained messages (with MQTT 3.1.1 a broker cannot say so).
+    """
+
+    def __init__(self, settings: Settings, client_id: str, will: Message | None, *, in_flight_max: int) -> None:
+        self.over = asyncio.Event()
+        self.failure = LOST
+        self.takes_retained = True
+        self.on_message_received: Callable[[str, bytes, bool], None] = ignore
+        self._settings = settings
+        self._in_flight_max = in_flight_max
         self._loop = asyncio.get_running_loop()
+        self._client = _Paho(settings, client_id, will, self)
+        self._transport: asyncio.Transport | None = None
+        self._accepted = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._misc: asyncio.TimerHandle | None = None
         self._acks: dict[int, _Ack] = {}  # in the order in which they are due
         self._overdue: asyncio.TimerHandle | None = None
         self._subscribed: dict[int, asyncio.Future[Sequence[ReasonCode]]] = {}
-        self._in_flight_max = options.in_flight_max
-        self._timeout_s = options.timeout_s
         self._packet_bytes_max = math.inf
-        self._slots = asyncio.Semaphore(options.in_flight_max)
-        self.on_message_received: Callable[[str, bytes, bool], None] = ignore
-        self.opened = asyncio.Event()
-        self.over = asyncio.Event()  # set when the connection has ended; `failure` says why
-        self.gone = asyncio.Event()  # set when the socket is closed
-        self.failure = LOST
-        self.takes_retained = True  # known once `opened`; a broker with MQTT 3.1.1 cannot say
-        self.abandoned = False
-        _set_callbacks(self._client, self)
-        self._adapter = LoopAdapter(
-            self._client, lambda: self._client.connect(options.host, options.port, _KEEPALIVE_S), self.ended
-        )
+        self._slots = asyncio.Semaphore(in_flight_max)
+
+    async def open(self) -> None:
+        """Return when the broker has accepted the connection, or when it is `over`. The caller sets the time limit."""
+        host, port, encrypted = self._settings.address()
+        tls = self._settings.tls_context() if encrypted else None
+        try:
+            sock = await connect(host, port)
+            await self._loop.create_connection(lambda: self, sock=sock, ssl=tls, server_hostname=host if tls else None)
+        except OSError as error:
+            failed = unreachable(error)
+            return self.give_up(Failure(failed.reason, failed.detail))
+        self._step(lambda: self._client.connect(host, port, _KEEPALIVE_S))
+        self._keep_alive()
+        await self._accepted.wait()
+        return None
+
+    async def close(self) -> None:
+        """Give up, and disconnect properly if the broker still responds."""
+        self.give_up(self.failure)
+        if self._transport is None:
+            return
+        try:
+            self._step(self._client.disconnect)
+            self._step(self._client.loop_write)
+            self._transport.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_GOODBYE_S):
+                    await self._closed.wait()
+        finally:
+            self._transport.abort()
 
     def give_up(self, failure: Failure) -> None:
-        """Disconnect without waiting; while still connecting, as soon as that has finished."""
+        """Wake all waiting callers with this failure, unless the connection is over already."""
+        if self.over.is_set():
+            return
         self.failure = failure
-        self.abandoned = True
-        self._adapter.leave()
-        self._close()
+        self.over.set()
+        self._accepted.set()
+        for timer in (self._misc, self._overdue):
+            if timer is not None:
+                timer.cancel()
+        for ack in self._acks.values():
+            self._slots.release()
+            if not ack.result.done():
+                ack.result.set_result(failure if failure.code != PACKET_TOO_LARGE else LOST)
+        for granted in self._subscribed.values():
+            if not granted.done():
+                granted.set_result(())
+        self._acks.clear()
+        self._subscribed.clear()
 
     def has_room(self) -> bool:
         """Whether `publish` takes no longer than `timeout_s`."""
         return not self._slots.locked()
 
-    async def publish(self, message: Message) -> PublishResult:
-        """Returns when the broker has acknowledged the message, or when the connection has ended."""
+    async def publish(self, message: Message) -> Failure | None:
+        """Return None when the broker has acknowledged the message, or why it failed."""
         size = len(message.payload) + 3 * len(message.topic) + 512
-        if size > self._packet_bytes_max and _packet_bytes(message) > self._packet_bytes_max:
-            return Failure("packet_too_large", "larger than the maximum packet size of the broker", PACKET_TOO_LARGE)
+        if size > self._packet_bytes_max and message.packet_bytes() > self._packet_bytes_max:
+            return _TOO_LARGE
         await self._slots.acquire()
         mid = None
         try:
-            mid = self._pass_to_paho(message)
+            if not self.over.is_set():
+                info = self._client.publish(message.topic, message.payload, 1, message.retain, message.properties)
+                mid = info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
         finally:
             if mid is None:
                 self._slots.release()
         if mid is None:
             return self.failure
-        ack = self._acks[mid] = _Ack(size, self._loop.create_future(), self._loop.time() + self._timeout_s)
+        due_s = self._loop.time() + self._settings.timeout_s
+        ack = self._acks[mid] = _Ack(size, self._loop.create_future(), due_s)
         if self._overdue is None:
-            self._overdue = self._loop.call_at(ack.due_s, self._check_overdue)
-        return await ack.answer
-
-    def _pass_to_paho(self, message: Message) -> int | None:
-        """Pass the message to paho, which sends it at once. Returns the message id, or None."""
-        if self.over.is_set():
-            return None
-        info = self._client.publish(message.topic, message.payload, 1, message.retain, message.properties)
-        return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
+            self._overdue = self._loop.call_at(due_s, self._check_overdue)
+        return await ack.result
 
     def _check_overdue(self) -> None:
         """A missing acknowledgement ends the connection, because MQTT resends only on a new one."""
@@ -155,146 +196,173 @@ class Connection:
         topics: Any = [(each, 0) for each in filters]
         if self._client.protocol == MQTTProtocolVersion.MQTTv5:
             topics = [(each, SubscribeOptions(qos=0)) for each in filters]
-        answer: asyncio.Future[Sequence[ReasonCode]] = self._loop.create_future()
+        granted: asyncio.Future[Sequence[ReasonCode]] = self._loop.create_future()
         result, mid = self._client.subscribe(topics)
         if result != MQTTErrorCode.MQTT_ERR_SUCCESS or mid is None:
-            answer.set_result(())
+            granted.set_result(())
         else:
-            self._subscribed[mid] = answer
-        return answer
+            self._subscribed[mid] = granted
+        return granted
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
         self._client.unsubscribe(list(filters))
 
-    # Callbacks from paho:
+    # Callbacks of the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        received = self._client.pipe.received
+        received += data
+        self._step(self._client.read)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._closed.set()
+        self.give_up(Failure("tls", tls_fault(error)) if isinstance(error, ssl.SSLError) else LOST)
+
+    # paho
+
+    def write_soon(self) -> None:
+        """Once for everything that is published in this iteration of the event loop."""
+        self._loop.call_soon(self._step, self._client.loop_write)
+
+    def _step(self, work: Callable[[], object]) -> None:
+        """Let paho work, and write what it has to send."""
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 (paho raises various errors for data that is not MQTT)
+            self.give_up(Failure("bad_answer", f"the response is not MQTT ({type(error).__name__})"))
+        if self._client.pipe.to_send and self._transport is not None:
+            self._transport.write(bytes(self._client.pipe.to_send))
+            self._client.pipe.to_send.clear()
+        if self._client.socket() is None:
+            self.give_up(LOST)
+
+    def _keep_alive(self) -> None:
+        self._step(self._client.loop_misc)
+        if not self.over.is_set():
+            self._misc = self._loop.call_later(_CHECK_EVERY_S, self._keep_alive)
 
     def connected(self, reason: ReasonCode, properties: Properties) -> None:
         if reason.is_failure:
-            self.failure = _refusal(reason.value, reason.getName())
-            return
-        self._slots = asyncio.Semaphore(
-            min(self._in_flight_max, getattr(properties, "ReceiveMaximum", self._in_flight_max))
-        )
+            return self.give_up(_refusal(reason.value, reason.getName()))
+        if getattr(properties, "MaximumQoS", 2) == 0:
+            return self.give_up(_NO_QOS_1)
+        in_flight_max = min(self._in_flight_max, getattr(properties, "ReceiveMaximum", self._in_flight_max))
+        self._slots = asyncio.Semaphore(in_flight_max)
         self._packet_bytes_max = getattr(properties, "MaximumPacketSize", math.inf)
         self.takes_retained = getattr(properties, "RetainAvailable", 1) != 0
-        if getattr(properties, "MaximumQoS", 2) == 0:
-            self.failure = _NO_QOS_1
-            self._loop.call_soon(self.give_up, _NO_QOS_1)
-            return
-        self.opened.set()
+        self._accepted.set()
+        return None
 
     def acknowledged(self, mid: int, code: int) -> None:
         ack = self._acks.pop(mid, None)
         if ack is None:
             return
         self._slots.release()
-        if not ack.answer.done():
-            ack.answer.set_result(_refusal(code, puback_name(code)) if code >= _FIRST_FAILURE else None)
+        if not ack.result.done():
+            ack.result.set_result(_refusal(code, _puback_name(code)) if code >= _FIRST_FAILURE else None)
 
     def subscribed(self, mid: int, reasons: Sequence[ReasonCode]) -> None:
-        answer = self._subscribed.pop(mid, None)
-        if answer is not None and not answer.done():
-            answer.set_result(reasons)
+        granted = self._subscribed.pop(mid, None)
+        if granted is not None and not granted.done():
+            granted.set_result(reasons)
 
-    def left(self, reason: ReasonCode, by_broker: bool) -> None:
-        if by_broker and not self.abandoned:
-            self.failure = _refusal(reason.value, reason.getName())
-            if reason.value == PACKET_TOO_LARGE and self._acks:
-                self._refuse_largest()
-
-    def ended(self, error: Exception | None) -> None:
-        if error is not None and not self.abandoned:
-            self.failure = _why(error)
-        self.gone.set()
-        self._close()
-
-    def _close(self) -> None:
-        """Wake all waiting callers, because the connection has ended."""
-        self.over.set()
-        self.opened.set()
-        for ack in self._acks.values():
-            self._slots.release()
-            if not ack.answer.done():
-                ack.answer.set_result(self.failure if self.failure.code != PACKET_TOO_LARGE else LOST)
-        if self._overdue is not None:
-            self._overdue.cancel()
-        for answer in self._subscribed.values():
-            if not answer.done():
-                answer.set_result(())
-        self._acks.clear()
-        self._subscribed.clear()
-
-    def _refuse_largest(self) -> None:
-        """The broker does not say which message was too large; it must be the largest."""
-        largest = max(self._acks.values(), key=lambda ack: ack.size)
-        if not largest.answer.done():
-            largest.answer.set_result(self.failure)
+    def disconnected_by_broker(self, reason: ReasonCode) -> None:
+        failure = _refusal(reason.value, reason.getName())
+        if failure.code == PACKET_TOO_LARGE and self._acks:
+            # The broker does not say which message was too large; it must be the largest.
+            largest = max(self._acks.values(), key=lambda ack: ack.size)
+            if not largest.result.done():
+                largest.result.set_result(failure)
+        self.give_up(failure)
 
 
 def ignore(_topic: str, _payload: bytes, _retained: bool) -> None:
     """Ignore a received message."""
 
 
-def _set_callbacks(client: BrokerClient, connection: Connection) -> None:
-    def on_connect(_client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, properties: Any) -> None:
-        connection.connected(reason, properties)
+class _Pipe:
+    """Stands in for the socket that paho reads from and writes to."""
 
-    def on_subscribe(_client: paho.Client, _data: Any, mid: int, reasons: Any, _properties: Any) -> None:
-        connection.subscribed(mid, reasons)
+    def __init__(self) -> None:
+        self.received = bytearray()
+        self.to_send = bytearray()
 
-    def on_message(_client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
-        connection.on_message_received(message.topic, bytes(message.payload), message.retain)
+    def recv(self, size: int) -> bytes:
+        if not self.received:
+            raise BlockingIOError
+        data = bytes(self.received[:size])
+        del self.received[:size]
+        return data
 
-    def on_disconnect(_client: paho.Client, _data: Any, flags: Any, reason: ReasonCode, _props: Any) -> None:
-        connection.left(reason, flags.is_disconnect_packet_from_server)
+    def send(self, data: bytes) -> int:
+        self.to_send += data
+        return len(data)
 
-    client.on_socket_open = _disable_nagle
-    client.on_connect = on_connect
-    client.on_acknowledged = connection.acknowledged
-    client.on_subscribe = on_subscribe
-    client.on_message = on_message
-    client.on_disconnect = on_disconnect
+    def setblocking(self, _: bool) -> None: ...
 
-
-def _disable_nagle(_client: paho.Client, _data: Any, sock: Any) -> None:
-    """Disable Nagle's algorithm, which with delayed acknowledgements costs 40 ms for each small packet."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def close(self) -> None: ...
 
 
-def _client(options: ConnectOptions) -> BrokerClient:
-    version = MQTTProtocolVersion.MQTTv5 if options.version_5 else MQTTProtocolVersion.MQTTv311
-    client = BrokerClient(CallbackAPIVersion.VERSION2, options.client_id, protocol=version, reconnect_on_failure=False)
-    client.connect_timeout = options.timeout_s
-    client.max_inflight_messages_set(
-        0
-    )  # `Connection` counts; with a limit paho searches all messages at each acknowledgement
-    client.max_queued_messages_set(options.in_flight_max)  # includes those in flight, so none is ever queued
-    if options.username:
-        client.username_pw_set(options.username, options.password or None)
-    if options.tls is not None:
-        client.tls_set_context(options.tls)
-    if (will := options.will) is not None:
-        client.will_set(will.topic, will.payload, 1, will.retain, will.properties)
-    return client
+class _Paho(paho.Client):
+    """paho's client on a pipe, with acknowledgements decoded here.
+
+    paho builds tables of property names for each acknowledgement, which takes longer than publishing the message. And
+    mosquitto acknowledges a message above its message_size_limit with a code that MQTT 5 defines for other packets
+    only; paho treats that as a malformed packet and closes the connection, with all other messages on it.
+    """
+
+    def __init__(self, settings: Settings, client_id: str, will: Message | None, connection: Connection) -> None:
+        version = MQTTProtocolVersion.MQTTv5 if settings.protocol == "5" else MQTTProtocolVersion.MQTTv311
+        super().__init__(CallbackAPIVersion.VERSION2, client_id, protocol=version, reconnect_on_failure=False)
+        self.pipe = _Pipe()
+        self._connection = connection
+        # `Connection` counts; with a limit paho searches all messages at each acknowledgement.
+        self.max_inflight_messages_set(0)
+        if settings.username:
+            self.username_pw_set(settings.username, settings.password.reveal() if settings.password else None)
+        if will is not None:
+            self.will_set(will.topic, will.payload, 1, will.retain, will.properties)
+        self.on_socket_register_write = lambda *_: connection.write_soon()
+        self.on_connect = lambda _c, _d, _flags, reason, properties: connection.connected(reason, properties)
+        self.on_subscribe = lambda _c, _d, mid, reasons, _properties: connection.subscribed(mid, reasons)
+        self.on_message = lambda _c, _d, message: connection.on_message_received(
+            message.topic, bytes(message.payload), message.retain
+        )
+        self.on_disconnect = self._disconnected
+
+    def read(self) -> None:
+        while self.pipe.received and self.socket() is not None:
+            self.loop_read()
+
+    def _disconnected(self, _client: Any, _data: Any, flags: Any, reason: ReasonCode, _properties: Any) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self._connection.disconnected_by_broker(reason)
+
+    def _create_socket_connection(self) -> Any:
+        return self.pipe
+
+    def _handle_pubackcomp(self, cmd: Any) -> MQTTErrorCode:
+        packet = self._in_packet["packet"]
+        if cmd != "PUBACK" or len(packet) < 2:
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL  # only QoS 1 is ever sent
+        message_id = int.from_bytes(packet[:2], "big")
+        if self._out_messages.pop(message_id, None) is not None:
+            self._inflight_messages -= 1
+            self._connection.acknowledged(message_id, packet[2] if len(packet) > 2 else 0)
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
-def _packet_bytes(message: Message) -> int:
-    properties = message.properties.pack() if message.properties else b""
-    return 5 + 2 + len(message.topic.encode()) + 2 + len(properties) + len(message.payload)
+def _puback_name(code: int) -> str:
+    """The name of a reason code for acknowledgements, or else for other packets."""
+    names = ReasonCode.names.get(code, {})
+    for name, packets in names.items():
+        if PacketTypes.PUBACK in packets:
+            return str(name)
+    return str(next(iter(names), f"Reason code {code}"))
 
 
 def _refusal(code: int, name: str) -> Failure:
     return Failure(re.sub(r"[^a-z0-9]+", "_", name.lower()), f"the broker reports: {name}", code)
-
-
-def _why(error: Exception) -> Failure:
-    match error:
-        case socket.gaierror():
-            return Failure("dns", "the name cannot be resolved")
-        case ssl.SSLError():
-            return Failure("tls", tls_fault(error))
-        case TimeoutError():
-            return Failure("timeout", "no connection in time")
-        case OSError():
-            return Failure("connect", os.strerror(error.errno).lower() if error.errno else "no connection")
-    return Failure("bad_answer", f"the response is not MQTT ({type(error).__name__})")

@@ -10,23 +10,27 @@ from msgspec import json, structs
 
 from callcast.calls.model import CallEvent
 from callcast.formats.cloudevents import attributes, rfc3339
+from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
 from callcast.ports.live_calls import LiveChange
 from callcast.ports.sink import Delivered, Delivery, Outcome, Rejected, Retry, SinkContext
 from callcast.sinks.mqtt import Settings
-from callcast.sinks.mqtt.connect_options import connect_options, remedy_of
 from callcast.sinks.mqtt.connection import (
     LOST,
     PACKET_TOO_LARGE,
+    RETAIN_NOT_SUPPORTED,
     SESSION_TAKEN_OVER,
     Connection,
     Failure,
-    Message,
-    PublishResult,
+    fix_of_failure,
 )
-from callcast.sinks.mqtt.properties import EncodedProperties, correlation, expiry, user_properties
-from callcast.sinks.mqtt.retain_support import ConnectionOutcome, RetainSupport
-from callcast.sinks.mqtt.retained_topics import RetainedTopics, Topics
-from callcast.sinks.mqtt.stale_topics import StaleTopics, UnreadableError
+from callcast.sinks.mqtt.retained_topics import (
+    ConnectionOutcome,
+    RetainedTopics,
+    RetainSupport,
+    StaleTopics,
+    UnreadableError,
+)
+from callcast.sinks.mqtt.wire import EncodedProperties, Message, Topics, correlation, expiry, user_properties
 
 _STATE_AT_ONCE = 8  # concurrent retained messages, in addition to events
 _MIRROR_EVERY_S = 0.25  # the first change is published at once; of many in a row only the newest
@@ -34,7 +38,7 @@ _SUMMARY_EVERY_S = 10.0  # `as_of` and `complete` change without a call
 _BACKOFF_MAX_S = 60.0
 _STEADY_S = 30.0  # a connection that lasted this long counts as successful
 _SHORT_IN_A_ROW = 3
-_GOODBYE_S = 2.0
+_GOODBYE_S = 2.0  # for the offline status
 _PERMANENT = (0x90, 0x99)  # topic name invalid, payload format invalid
 _EVENT_TYPE = "application/cloudevents+json; charset=utf-8"
 _STATE_PROPERTIES = EncodedProperties("application/json")
@@ -45,6 +49,9 @@ _NO_STATE = (
     "allow retained messages in the broker, or set retain = false"
 )
 _OFFLINE = b'{"state":"offline"}'
+_CHECK_EVENT = "check/events/callcast.check"
+_CHECK_STATE = "check/check/state"
+_NO_RETAINED = Failure("retain_not_supported", "the broker does not support retained messages", RETAIN_NOT_SUPPORTED)
 
 
 class MqttSink:
@@ -54,16 +61,12 @@ class MqttSink:
     """
 
     def __init__(self, settings: Settings, context: SinkContext) -> None:
+        self._settings = settings
         self._context = context
-        self._timeout_s = settings.timeout_s
         self._version_5 = settings.protocol == "5"
         self._topics = Topics(settings.topic)
         self._retained = RetainedTopics(self._topics, context.wire, settings.filter(), settings.tombstone_s)
         self._client_id = settings.client_id or f"callcast-{context.installation}-{context.name}"
-        will = self._state_message(self._topics.status, _OFFLINE)
-        self._options = connect_options(
-            settings, self._client_id, will, in_flight_max=settings.concurrency + _STATE_AT_ONCE
-        )
         self._retaining = RetainSupport(wanted=settings.retain)
         self._connection: Connection | None = None
         self._failure = Failure("disconnected", "not connected yet")
@@ -79,7 +82,7 @@ class MqttSink:
         try:
             if self._connection is not None and self._connection.has_room():  # then `publish` has its own time limit
                 return await self._publish(self._connection, delivery)
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self._settings.timeout_s):
                 await self._tried.wait()
                 if self._connection is None:
                     return Retry(self._failure.reason, self._failure.detail)
@@ -90,21 +93,25 @@ class MqttSink:
             return Rejected("malformed", str(error))
 
     async def _publish(self, connection: Connection, delivery: Delivery) -> Outcome:
-        message = self._event_message(delivery)
-        answer = await connection.publish(message)
-        return _outcome(answer, refused="" if connection.over.is_set() else message.topic)
+        event = delivery.event
+        properties = self._event_properties(delivery) if self._version_5 else None
+        message = Message(self._topics.event(event), self._context.wire.event(event), properties=properties)
+        failure = await connection.publish(message)
+        if failure is None:
+            return Delivered()
+        if failure.code == PACKET_TOO_LARGE:
+            return Rejected(failure.reason, failure.detail)
+        detail = failure.detail if connection.over.is_set() else f"{failure.detail} (to {message.topic})"
+        if failure.code in _PERMANENT:
+            return Rejected(failure.reason, detail, unless_alone=True)
+        return Retry(failure.reason, detail)
 
     def advice(self, outcome: Retry | Rejected, /) -> str:
-        return remedy_of(Failure(outcome.reason, outcome.detail), self._client_id)
+        return fix_of_failure(Failure(outcome.reason, outcome.detail), self._client_id)
 
     async def reconnected(self) -> None:
         await self._back.wait()
         self._back.clear()
-
-    def _event_message(self, delivery: Delivery) -> Message:
-        event = delivery.event
-        properties = self._event_properties(delivery) if self._version_5 else None
-        return Message(self._topics.event(event), self._context.wire.event(event), properties=properties)
 
     def _event_properties(self, delivery: Delivery) -> EncodedProperties:
         event = delivery.event
@@ -134,14 +141,11 @@ class MqttSink:
             self._tried.set()
             steady = self._context.clock.monotonic() - began_s >= _STEADY_S
             failures = 1 if steady else failures + 1
-            self._report(failures)
-            await self._context.clock.sleep(self._backoff_s(failures))
+            self._report(failure, failures)
+            backoff_s = min(_BACKOFF_MAX_S, 2.0 ** min(failures - 1, 16)) * self._jitter.uniform(0.5, 1.0)
+            await self._context.clock.sleep(backoff_s)
 
-    def _backoff_s(self, failures: int) -> float:
-        return min(_BACKOFF_MAX_S, 2.0 ** min(failures - 1, 16)) * self._jitter.uniform(0.5, 1.0)
-
-    def _report(self, failures: int) -> None:
-        failure = self._failure
+    def _report(self, failure: Failure, failures: int) -> None:
         if failure.code == SESSION_TAKEN_OVER:
             self._context.log("mqtt_session_taken_over", client_id=self._client_id, hint=_SAME_ID)
         elif failures == _SHORT_IN_A_ROW and failure == LOST:  # not every broker gives a reason
@@ -152,74 +156,60 @@ class MqttSink:
     async def _one_connection(self, *, again: bool) -> tuple[ConnectionOutcome, Failure]:
         """Run one connection until it ends. Returns how far it got, and why it ended."""
         retaining = self._retaining.try_next
-        connection = Connection(self._options if retaining else structs.replace(self._options, will=None))
-        outcome = ConnectionOutcome.FAILED
+        will = self._state_message(self._topics.status, _OFFLINE) if retaining else None
+        in_flight_max = self._settings.concurrency + _STATE_AT_ONCE
+        connection = Connection(self._settings, self._client_id, will, in_flight_max=in_flight_max)
+        outcome, stale = ConnectionOutcome.FAILED, None
         try:
-            async with asyncio.timeout(self._timeout_s):
-                await connection.opened.wait()
+            async with asyncio.timeout(self._settings.timeout_s):
+                await connection.open()
                 retaining = retaining and connection.takes_retained
-                own = await self._announce(connection) if retaining and not connection.over.is_set() else None
+                if retaining and not connection.over.is_set():
+                    stale = await self._announce(connection)
             if not connection.over.is_set():
                 outcome = ConnectionOutcome.RETAINING if retaining else ConnectionOutcome.EVENTS_ONLY
-                if self._retaining.is_final(outcome, said=not connection.takes_retained):
-                    await self._stay(connection, own, again=again)
+                if self._retaining.is_final(outcome, reported=not connection.takes_retained):
+                    await self._use(connection, stale, again=again)
         except TimeoutError:
             connection.give_up(Failure("timeout", "the broker did not respond in time"))
         finally:
             self._connection = None
-            await self._leave(connection, retaining=retaining)
+            if retaining and not connection.over.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_GOODBYE_S):
+                        await connection.publish(self._state_message(self._topics.status, _OFFLINE))
+            await connection.close()
         return outcome, connection.failure
 
-    async def _stay(self, connection: Connection, own: StaleTopics | None, *, again: bool) -> None:
+    async def _use(self, connection: Connection, stale: StaleTopics | None, *, again: bool) -> None:
+        """Send events and state until the connection is over. `stale` is None if it has no retained topics."""
         self._connection = connection
         self._tried.set()
         if again:
             self._back.set()
         if self._retaining.to_announce():
             self._context.log("mqtt_state_left_out", hint=_NO_STATE)
-        await self._work_while_up(connection, own)
-
-    async def _announce(self, connection: Connection) -> StaleTopics:
-        """Subscribe to the retained topics, then publish the online status; in this order on the connection."""
-        birth = json.encode(
-            {
-                "state": "online",
-                "since": rfc3339(self._context.clock.wall()),
-                "version": self._context.version,
-                "client_id": self._client_id,
-            }
-        )
-        own = StaleTopics(connection, self._topics, birth, self._client_id)
-        refusal = await connection.publish(self._state_message(self._topics.status, birth))
-        if refusal is not None and not connection.over.is_set():
-            self._context.log("mqtt_state_refused", topic=self._topics.status, detail=refusal.detail)
-        return own
-
-    async def _work_while_up(self, connection: Connection, own: StaleTopics | None) -> None:
         async with asyncio.TaskGroup() as tasks:
-            if own is not None:
+            if stale is not None:
                 work = [
-                    tasks.create_task(self._publish_one_state(connection)),
-                    tasks.create_task(self._sweep(connection, own)),
+                    tasks.create_task(self._publish_changes(connection)),
+                    tasks.create_task(self._remove_stale(connection, stale)),
                 ]
             else:
-                work = [tasks.create_task(self._drop_state())]
+                work = [tasks.create_task(self._discard_changes())]
             await connection.over.wait()
             for task in work:
                 task.cancel()
 
-    async def _leave(self, connection: Connection, *, retaining: bool) -> None:
-        if not connection.opened.is_set():
-            connection.give_up(connection.failure)
-            return
-        if retaining:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_GOODBYE_S):
-                    await connection.publish(self._state_message(self._topics.status, _OFFLINE))
-        connection.give_up(connection.failure)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_GOODBYE_S):
-                await connection.gone.wait()
+    async def _announce(self, connection: Connection) -> StaleTopics:
+        """Subscribe to the retained topics, then publish the online status; in this order on the connection."""
+        since, version = rfc3339(self._context.clock.wall()), self._context.version
+        birth = json.encode({"state": "online", "since": since, "version": version, "client_id": self._client_id})
+        stale = StaleTopics(connection, self._topics, birth, self._client_id)
+        failure = await connection.publish(self._state_message(self._topics.status, birth))
+        if failure is not None and not connection.over.is_set():
+            self._context.log("mqtt_state_refused", topic=self._topics.status, detail=failure.detail)
+        return stale
 
     # The retained state
 
@@ -253,7 +243,7 @@ class MqttSink:
             changed.cancel()
             slept.cancel()
 
-    async def _publish_one_state(self, connection: Connection) -> None:
+    async def _publish_changes(self, connection: Connection) -> None:
         self._retained.publish_all()
         self._dirty.set()
         while True:
@@ -261,8 +251,8 @@ class MqttSink:
             self._dirty.clear()
             await self._publish_state(connection, self._retained.take_dirty())
 
-    async def _drop_state(self) -> None:
-        """Discard changes of state, because this broker does not support retained messages."""
+    async def _discard_changes(self) -> None:
+        """Used with a broker that does not support retained messages."""
         while True:
             self._retained.take_dirty()
             self._dirty.clear()
@@ -275,36 +265,78 @@ class MqttSink:
 
         async def publish() -> None:
             for topic, payload in left:
-                refusal = await connection.publish(self._state_message(topic, payload))
-                if refusal is not None:
-                    refused[topic] = refusal
+                failure = await connection.publish(self._state_message(topic, payload))
+                if failure is not None:
+                    refused[topic] = failure
 
         async with asyncio.TaskGroup() as tasks:
             for _ in range(min(_STATE_AT_ONCE, len(state))):
                 tasks.create_task(publish())
         if refused and not connection.over.is_set():
-            topic, refusal = next(iter(refused.items()))
-            self._context.log("mqtt_state_refused", topic=topic, detail=refusal.detail, topics=len(refused))
+            topic, failure = next(iter(refused.items()))
+            self._context.log("mqtt_state_refused", topic=topic, detail=failure.detail, topics=len(refused))
 
-    async def _sweep(self, connection: Connection, own: StaleTopics) -> None:
+    async def _remove_stale(self, connection: Connection, stale: StaleTopics) -> None:
         """Remove retained topics of calls that are no longer live, such as calls that ended while disconnected."""
         try:
-            stale = await own.read() - self._retained.wanted.keys()
+            found = await stale.read()
         except UnreadableError as error:
             if not connection.over.is_set():
                 self._context.log("mqtt_stale_state_kept", detail=str(error))
             return
-        self._retained.dirty.update(stale)
+        self._retained.dirty.update(found - self._retained.wanted.keys())
         self._dirty.set()
 
 
-def _outcome(answer: PublishResult, *, refused: str) -> Outcome:
-    """`refused`: the topic of a rejected message; empty if the connection has ended."""
-    if answer is None:
-        return Delivered()
-    if answer.code == PACKET_TOO_LARGE:
-        return Rejected(answer.reason, answer.detail)
-    detail = f"{answer.detail} (to {refused})" if refused else answer.detail
-    if answer.code in _PERMANENT:
-        return Rejected(answer.reason, detail, unless_alone=True)
-    return Retry(answer.reason, detail)
+# The connectivity check
+
+
+async def check_connectivity(settings: Settings, request: ConnectivityRequest) -> ConnectivityResult:
+    """Do what the sink does, with a separate client id and separate topics, and leave nothing behind.
+
+    Without `send`, only connect with a will. The broker never publishes the will, because the check disconnects
+    properly.
+    """
+    host, _, encrypted = settings.address()
+    where = f"{'mqtts' if encrypted else 'mqtt'}://{host}"
+    client_id = f"{settings.client_id or f'callcast-{request.name}'}-check"
+    failure = await _try(settings, client_id, send=request.send, retain=settings.retain)
+    if settings.retain and failure is not None and failure.reason in ("retain_not_supported", LOST.reason):
+        # With MQTT 3.1.1 a broker without retained messages just closes the connection.
+        without = await _try(settings, client_id, send=request.send, retain=False)
+        if without is None:
+            detail = "does not support retained messages: events are sent without retained state and without a will"
+            return ConnectivityResult("warning", f"{where} {detail}", fix_of_failure(_NO_RETAINED, client_id))
+        failure = without
+    if failure is not None:
+        only_state = f"{settings.topic}/{_CHECK_STATE}" in failure.detail  # events can still be published
+        fix = fix_of_failure(failure, client_id)
+        return ConnectivityResult("warning" if only_state else "failed", f"{where}: {failure.detail}", fix)
+    if request.send:
+        return ConnectivityResult("good", f"{where} accepted a message to {settings.topic}/{_CHECK_EVENT}")
+    return ConnectivityResult("good", f"{where} authenticated (MQTT {settings.protocol})")
+
+
+async def _try(settings: Settings, client_id: str, *, send: bool, retain: bool) -> Failure | None:
+    will = Message(f"{settings.topic}/check/status", _OFFLINE, retain=True) if retain else None
+    messages = [Message(f"{settings.topic}/{_CHECK_EVENT}", b'{"type":"callcast.check"}')]
+    if retain:
+        idle = b'{"state":"idle","calls":0,"since":null}'
+        messages += [Message(f"{settings.topic}/{_CHECK_STATE}", each, retain=True) for each in (idle, b"")]
+    connection = Connection(settings, client_id, will, in_flight_max=1)
+    try:
+        async with asyncio.timeout(settings.timeout_s):
+            await connection.open()
+            if connection.over.is_set():
+                return connection.failure
+            if retain and not connection.takes_retained:
+                return _NO_RETAINED
+            for message in messages if send else ():
+                failure = await connection.publish(message)
+                if failure is not None:
+                    return structs.replace(failure, detail=f"{failure.detail} (to {message.topic})")
+            return None
+    except TimeoutError:
+        return Failure("timeout", "the broker did not respond in time")
+    finally:
+        await connection.close()
