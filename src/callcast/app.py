@@ -24,7 +24,7 @@ from callcast.observability import fatal, logs
 from callcast.observability import standard_streams as stdio
 from callcast.observability.metrics import Metrics
 from callcast.observability.systemd import Heartbeat, Supervisor
-from callcast.outbox.sqlite.store import open_outbox
+from callcast.outbox.opening import open_outbox
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import Outbox, OutboxRefused
 from callcast.service import ReadConfig, Service, zone

@@ -12,7 +12,7 @@ from callcast.exit_codes import ExitCode
 if TYPE_CHECKING:
     from callcast.config import Settings
     from callcast.config.diagnostics import Finding
-    from callcast.outbox.sqlite.summary import PendingDeliveries
+    from callcast.ports.outbox import SinkStats
     from callcast.ringcentral.settings import Plan
 
 
@@ -73,11 +73,15 @@ def removed_sinks(settings: "Settings") -> Iterator[str]:
 
     Only reads the outbox.
     """
-    from callcast.outbox.sqlite.summary import pending
+    from callcast.outbox.opening import open_admin
     from callcast.ports.outbox import OutboxRefused, OutboxUnavailable
+    from callcast.ports.outbox_admin import OutboxMissing
 
     try:
-        found = pending(settings.service.data_dir)
+        with open_admin(settings.service.data_dir, read_only=True) as admin:
+            found = admin.sinks()
+    except OutboxMissing:
+        return
     except (OutboxRefused, OutboxUnavailable) as error:
         yield f"service.data_dir: {error}\n    fix: run this as the user that runs the service, or correct data_dir"
         return
@@ -87,7 +91,7 @@ def removed_sinks(settings: "Settings") -> Iterator[str]:
             yield _removed_sink(one, new, settings.service.retention_h)
 
 
-def _removed_sink(one: "PendingDeliveries", new: Sequence[str], retention_h: float) -> str:
+def _removed_sink(one: "SinkStats", new: Sequence[str], retention_h: float) -> str:
     events, dead_letters = _count(one.pending, "event"), _count(one.dead, "dead letter")
     what = " and ".join(text for text, n in ((events, one.pending), (dead_letters, one.dead)) if n)
     deadline = f"{retention_h:g} h after the next start or reload"

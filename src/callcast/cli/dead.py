@@ -11,10 +11,9 @@ from callcast.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from callcast.formats.cloudevents import Wire
-    from callcast.outbox.sqlite.admin import OutboxAdmin, Which
-    from callcast.ports.outbox import DeadLetter
+    from callcast.ports.outbox_admin import DeadLetter, OutboxAdmin, Selection
 
-    Act = Callable[[OutboxAdmin, Which], int]
+    Act = Callable[[OutboxAdmin, Selection], int]
 
 _FILTERS = ("sink", "type", "reason", "older_than", "newer_than")
 _TITLES = ("died", "sink", "type", "call", "from", "to", "reason", "attempts", "event")
@@ -82,7 +81,7 @@ def _list(args: argparse.Namespace) -> int:
         from callcast.formats.cloudevents import Wire
 
         wire = Wire("full" if args.full else "last4")
-        rows = (_facts(dead_letter, wire) for dead_letter in admin.dead_letters(_which(args)))
+        rows = (_facts(dead_letter, wire) for dead_letter in admin.dead_letters(_selection(args)))
         if for_people():
             print(_as_table(rows))
         else:
@@ -98,7 +97,7 @@ def _show(args: argparse.Namespace) -> int:
         from callcast.formats.cloudevents import Wire
 
         wire = Wire("full" if args.full else "last4")
-        dead_letters = list(admin.dead_letters(_which(args)))
+        dead_letters = list(admin.dead_letters(_selection(args)))
         if missing := set(args.ids) - {dead_letter.event.id for dead_letter in dead_letters}:
             return refuse(_no_dead_letter(sorted(missing)))
         for dead_letter in dead_letters:
@@ -119,11 +118,11 @@ def _print(dead_letter: "DeadLetter", wire: "Wire") -> None:
 
 
 def _retry(args: argparse.Namespace) -> int:
-    return _change(args, "retried", lambda admin, which: admin.retry(datetime.now(UTC), which))
+    return _change(args, "retried", lambda admin, selection: admin.retry(datetime.now(UTC), selection))
 
 
 def _drop(args: argparse.Namespace) -> int:
-    return _change(args, "dropped", lambda admin, which: admin.drop(which))
+    return _change(args, "dropped", lambda admin, selection: admin.drop(selection))
 
 
 def _change(args: argparse.Namespace, done: str, act: "Act") -> int:
@@ -131,14 +130,14 @@ def _change(args: argparse.Namespace, done: str, act: "Act") -> int:
         return refuse(f"callcast dead {args.action}: {problem}")
 
     def work(admin: "OutboxAdmin") -> int:
-        which = _which(args)
+        selection = _selection(args)
         if unknown := _unknown_sink(admin, args.sink):
             return refuse(unknown)
         if args.ids and (
-            missing := which.event_ids - {dead_letter.event.id for dead_letter in admin.dead_letters(which)}
+            missing := selection.event_ids - {dead_letter.event.id for dead_letter in admin.dead_letters(selection)}
         ):
             return refuse(_no_dead_letter(sorted(missing)))
-        count = act(admin, which)
+        count = act(admin, selection)
         if for_people():
             print(f"{count} dead {'letter' if count == 1 else 'letters'} {done}")
         else:
@@ -160,12 +159,12 @@ def _selection_problem(args: argparse.Namespace) -> str:
     return ""
 
 
-def _which(args: argparse.Namespace) -> "Which":
-    from callcast.outbox.sqlite.admin import Which
+def _selection(args: argparse.Namespace) -> "Selection":
+    from callcast.ports.outbox_admin import Selection
 
     now, given = datetime.now(UTC), vars(args)
     older, newer = given.get("older_than"), given.get("newer_than")
-    return Which(
+    return Selection(
         sink=args.sink,
         event_ids=frozenset(given.get("ids") or ()),
         type_=given.get("type") or "*",
@@ -176,7 +175,7 @@ def _which(args: argparse.Namespace) -> "Which":
 
 
 def _unknown_sink(admin: "OutboxAdmin", name: str | None) -> str:
-    known = admin.sinks()
+    known = [one.sink for one in admin.sinks()]
     if name is None or name in known:
         return ""
     return f"unknown sink {name!r}: the outbox has {', '.join(known) or 'none'}"

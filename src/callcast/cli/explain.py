@@ -10,8 +10,7 @@ from callcast.exit_codes import ExitCode
 if TYPE_CHECKING:
     from callcast.calls.model import Call
     from callcast.formats.cloudevents import Wire
-    from callcast.outbox.sqlite.admin import OutboxAdmin
-    from callcast.ports.outbox import Attempt, CallHistory, EventHistory
+    from callcast.ports.outbox_admin import Attempt, CallHistory, EventHistory, OutboxAdmin
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,12 +34,12 @@ def run(args: argparse.Namespace) -> int:
 
         wire = Wire("full" if args.full else "last4")
         if args.call.startswith("evt_"):
-            history = admin.story_of(args.call)
+            history = admin.history_around(args.call)
             return _not_found(args.call) if history is None else _show(history, wire)
         calls = admin.find(args.call)
         if not calls:
             return _not_found(args.call)
-        return _show(admin.story(calls[0]), wire) if len(calls) == 1 else _list(calls, wire)
+        return _show(admin.history_of(calls[0]), wire) if len(calls) == 1 else _list(calls, wire)
 
     return with_admin(args, work)
 

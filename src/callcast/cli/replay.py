@@ -9,7 +9,7 @@ from callcast.cli.store_commands import for_people, moment, print_json, refuse, 
 from callcast.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from callcast.outbox.sqlite.admin import OutboxAdmin
+    from callcast.ports.outbox_admin import OutboxAdmin
     from callcast.ports.sink import Filter
 
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _replay(admin: "OutboxAdmin", args: argparse.Namespace, now: datetime, until: datetime, wish: "Filter") -> int:
-    if args.sink not in admin.sinks():
+    if args.sink not in [one.sink for one in admin.sinks()]:
         return refuse(f"the service has not run with a sink {args.sink!r} yet: start it, or reload its configuration")
     count = admin.replay(now, sink=args.sink, since=args.since, until=until, type_=args.type, wish=wish)
     if for_people():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from callcast.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from callcast.outbox.sqlite.admin import OutboxAdmin
+    from callcast.ports.outbox_admin import OutboxAdmin
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -44,7 +44,7 @@ def with_admin(args: argparse.Namespace, work: "Callable[[OutboxAdmin], int]") -
     """Open the outbox of a running or stopped service, run `work` with it, and return the exit code."""
     from callcast.config.diagnostics import ConfigError
     from callcast.config.partial import data_dir
-    from callcast.outbox.sqlite.admin import open_admin
+    from callcast.outbox.opening import open_admin
     from callcast.ports.outbox import OutboxRefused, OutboxUnavailable
 
     try:

@@ -15,7 +15,7 @@ from callcast.config.service import ServiceSettings
 from callcast.config.sink_types import SinkTypeBroken, installed, settings_class
 from callcast.config.toml_lines import KeyPath
 from callcast.config.watched import Watched
-from callcast.outbox.sqlite.schema import try_directory
+from callcast.outbox.opening import try_location
 from callcast.ringcentral.settings import CYCLE_MAX_S, SourceSettings, plan, plan_fix
 from callcast.settings.secret import PLACES, Keyring, Secret
 from callcast.sinks import SinkSettings
@@ -288,7 +288,7 @@ class Validator:
 
     def _folder(self, data_dir: Path) -> None:
         try:
-            try_directory(data_dir)
+            try_location(data_dir)
         except PermissionError as error:
             problem = f"this user cannot create or write to {data_dir}: {(error.strerror or str(error)).lower()}"
             fix = "run this as the user that runs the service, create the folder for that user, or choose another one"

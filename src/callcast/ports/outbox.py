@@ -26,12 +26,13 @@ class OutboxUnavailable(Exception):
 
 
 class SinkStats(Struct, frozen=True, kw_only=True):
-    """The backlog and the dead letters of one sink."""
+    """The backlog and the dead letters of one sink. `removed_at`: when it was removed from the configuration."""
 
     sink: str
     pending: int
     oldest_recorded_at: datetime | None
     dead: int
+    removed_at: datetime | None = None
 
 
 class Stats(Struct, frozen=True, kw_only=True):
@@ -58,44 +59,6 @@ class Pruned(Struct, frozen=True, kw_only=True):
     calls: int = 0
     dropped: Mapping[str, int] = {}
     orphaned: Mapping[str, int] = {}
-
-
-class DeadLetter(Struct, frozen=True, kw_only=True):
-    """A dead letter: an event that was given up for one sink after `attempts`; the last one failed for `reason`."""
-
-    sink: str
-    event: Event
-    dead_at: datetime
-    attempts: int
-    reason: str
-    detail: str
-
-
-class Attempt(Struct, frozen=True, kw_only=True):
-    """The result of one attempt. `word`: `delivered`, `expired` or a failure's reason. `took_s`: None if not sent."""
-
-    sink: str
-    number: int
-    at: datetime
-    word: str
-    detail: str
-    took_s: float | None
-
-
-class EventHistory(Struct, frozen=True, kw_only=True):
-    """An event and its deliveries. `pending`: the sinks it is pending for; `dead`: those it is a dead letter of."""
-
-    stored: "Stored"
-    attempts: tuple[Attempt, ...]
-    pending: tuple[str, ...]
-    dead: tuple[str, ...]
-
-
-class CallHistory(Struct, frozen=True, kw_only=True):
-    """Everything the store holds of one call. `call`: None if it was pruned, or for the events of a source."""
-
-    call: Call | None
-    events: tuple[EventHistory, ...]
 
 
 class Stored(Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from callcast.cli.main import main
-from callcast.outbox.sqlite.admin import open_admin
+from callcast.outbox.opening import open_admin
 from callcast.outbox.sqlite.store import open_outbox
 from callcast.ports.outbox import Acked
 from callcast.ports.sink import Filter
@@ -87,7 +87,7 @@ def objects(out: str) -> list[dict[str, Any]]:
 def pending(folder: Path) -> dict[str, list[str]]:
     """Per call: which sinks have a pending delivery."""
     with open_admin(folder / "data") as admin:
-        stories = [admin.story(call) for name in ("a", "b", "c") for call in admin.find(name)]
+        stories = [admin.history_of(call) for name in ("a", "b", "c") for call in admin.find(name)]
     return {
         story.call.session_id: [sink for told in story.events for sink in told.pending]
         for story in stories

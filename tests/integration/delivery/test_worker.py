@@ -11,7 +11,7 @@ import pytest
 
 from callcast.calls.model import Event
 from callcast.delivery.worker import CLAIM_AHEAD_MAX, DEFAULT_FIX, DeliveryWorker, SinkTrouble
-from callcast.outbox.sqlite.admin import open_admin
+from callcast.outbox.opening import open_admin
 from callcast.outbox.sqlite.pruning import Limits
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
 from callcast.ports.outbox import Acked, OutboxUnavailable
@@ -1142,5 +1142,5 @@ async def test_what_was_answered_is_kept_of_a_success_too(bench: Bench) -> None:
     await bench.stop()
     with open_admin(bench.path) as admin:
         (call,) = admin.find("a")
-        (told,) = admin.story(call).events
+        (told,) = admin.history_of(call).events
     assert [(one.word, one.detail) for one in told.attempts] == [("delivered", "answered 202")]

@@ -10,9 +10,10 @@ import pytest
 from msgspec import structs
 
 from callcast.calls.model import Direction
-from callcast.outbox.sqlite.admin import Which, open_admin
+from callcast.outbox.opening import open_admin
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
 from callcast.ports.outbox import Acked, OutboxRefused, Overdue
+from callcast.ports.outbox_admin import Selection
 from callcast.ports.sink import Delivery, Filter
 from tests.builders import NINE, change, event, source_event
 from tests.clock import TurnedClock
@@ -53,9 +54,9 @@ async def test_dead_letters(tmp_path: Path) -> None:
             ("crm", "101/a", "413", 1, NINE),
             ("crm", "101/b", "413", 1, NINE),
         ]
-        assert list(admin.dead_letters(Which(sink="lines"))) == []
-        assert list(admin.dead_letters(Which(event_ids=frozenset({dead_letters[1].event.id})))) == [dead_letters[1]]
-        assert admin.sinks() == ["crm", "lines"]
+        assert list(admin.dead_letters(Selection(sink="lines"))) == []
+        assert list(admin.dead_letters(Selection(event_ids=frozenset({dead_letters[1].event.id})))) == [dead_letters[1]]
+        assert [one.sink for one in admin.sinks()] == ["crm", "lines"]
 
 
 async def test_retry_beside_the_service(tmp_path: Path) -> None:
@@ -66,7 +67,7 @@ async def test_retry_beside_the_service(tmp_path: Path) -> None:
         waiting = asyncio.ensure_future(outbox.wait("crm", timeout_s=3600))
         with open_admin(tmp_path) as admin:
             (first, second) = admin.dead_letters()
-            assert admin.retry(NINE + HOUR, Which(event_ids=frozenset({first.event.id}))) == 1
+            assert admin.retry(NINE + HOUR, Selection(event_ids=frozenset({first.event.id}))) == 1
             assert list(admin.dead_letters()) == [second]
         await asyncio.wait_for(waiting, 5)
         (again,) = await outbox.claim("crm", limit=9)
@@ -101,8 +102,8 @@ async def test_drop(tmp_path: Path) -> None:
         await bury(outbox, "a", "b", "c")
         with open_admin(tmp_path) as admin:
             (first, *_) = admin.dead_letters()
-            assert admin.drop(Which(sink="lines")) == 0
-            assert admin.drop(Which(event_ids=frozenset({first.event.id}))) == 1
+            assert admin.drop(Selection(sink="lines")) == 0
+            assert admin.drop(Selection(event_ids=frozenset({first.event.id}))) == 1
             assert admin.drop() == 2
         (crm, _) = (await outbox.stats()).sinks
         assert (crm.pending, crm.dead) == (0, 0)
@@ -171,9 +172,9 @@ async def test_story(tmp_path: Path) -> None:
             assert call.call_id == "101/a"
         assert admin.find("0199") == []
         assert admin.find("nothing") == []
-        story = admin.story(call)
-        assert admin.story_of(event("a").id) == story
-        assert admin.story_of("evt_nothing") is None
+        story = admin.history_of(call)
+        assert admin.history_around(event("a").id) == story
+        assert admin.history_around("evt_nothing") is None
     told = [(one.stored.event.type, one.pending, one.dead) for one in story.events]
     assert told == [("call.ringing", (), ()), ("call.ended", (), ("crm",)), ("call.corrected", ("crm",), ())]
     attempts = [(one.number, one.word, one.detail, one.took_s) for one in story.events[0].attempts]

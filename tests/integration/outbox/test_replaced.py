@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from callcast.outbox.opening import open_admin
 from callcast.outbox.sqlite import replaced, schema
 from callcast.outbox.sqlite import writer as worker
-from callcast.outbox.sqlite.admin import open_admin
 from callcast.outbox.sqlite.schema import FILE, LOCK, Lock
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
 from callcast.ports.outbox import Acked, OutboxRefused, OutboxUnavailable

@@ -1,7 +1,7 @@
 """Statements for events and pending deliveries. Every access uses an index, however large the file is."""
 
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
 from typing import Any
@@ -457,16 +457,8 @@ class Deliveries:
         return row[0] if row else 0
 
     def stats(self, bytes_used: int) -> Stats:
-        rows = self._execute(
-            "SELECT name, pending, dead, (SELECT pending_at FROM deliveries WHERE sink = id ORDER BY seq LIMIT"
-            " 1) FROM sinks"
-            " WHERE removed_at IS NULL OR pending > 0 OR dead > 0 ORDER BY name"
-        )
-        sinks = tuple(
-            SinkStats(sink=name, pending=pending, dead=dead, oldest_recorded_at=None if at is None else time_of(at))
-            for name, pending, dead, at in rows
-        )
-        return Stats(sinks=sinks, bytes_used=bytes_used)
+        shown = (one for one in sink_stats(self._execute) if one.removed_at is None or one.pending or one.dead)
+        return Stats(sinks=tuple(shown), bytes_used=bytes_used)
 
     def number_from(self, seq: int) -> None:
         """Give the next event a higher number than this."""
@@ -490,6 +482,24 @@ class Deliveries:
         if len(self._events) >= _EVENTS_KEPT:
             del self._events[next(iter(self._events))]
         self._events[seq] = (event, recorded_at)
+
+
+def sink_stats(execute: Callable[[str], Iterable[Any]]) -> list[SinkStats]:
+    """All sinks that ever existed."""
+    rows = execute(
+        "SELECT name, pending, dead, removed_at,"
+        " (SELECT pending_at FROM deliveries WHERE sink = id ORDER BY seq LIMIT 1) FROM sinks ORDER BY name"
+    )
+    return [
+        SinkStats(
+            sink=name,
+            pending=pending,
+            dead=dead,
+            removed_at=None if removed_at is None else time_of(removed_at),
+            oldest_recorded_at=None if oldest is None else time_of(oldest),
+        )
+        for name, pending, dead, removed_at, oldest in rows
+    ]
 
 
 def _first_attempt(sink: str, seq: int, event: Event, at: datetime) -> Delivery:

@@ -1,16 +1,23 @@
-"""The summary reads the outbox without changing it, whether or not the service runs."""
+"""A command that only reads changes nothing in the outbox, whether or not the service runs."""
 
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from callcast.outbox.opening import open_admin
 from callcast.outbox.sqlite.schema import FILE
-from callcast.outbox.sqlite.summary import pending
-from callcast.ports.outbox import OutboxRefused, OutboxUnavailable
+from callcast.ports.outbox import OutboxRefused, OutboxUnavailable, SinkStats
+from callcast.ports.outbox_admin import OutboxMissing
 from callcast.ports.sink import Filter
 from tests.builders import NINE, change, event
 from tests.integration.outbox.test_admin import bury, service
+
+
+def sinks(folder: Path) -> Sequence[SinkStats]:
+    with open_admin(folder, read_only=True) as admin:
+        return admin.sinks()
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -23,7 +30,7 @@ async def test_what_is_pending_beside_the_service(tmp_path: Path) -> None:
         await bury(outbox, "a")
         await outbox.record("acme", None, change(event("b", "call.ringing", 1), event("c", "call.ringing", 1)))
         await outbox.subscribe({"lines": Filter()})
-        assert [(one.sink, one.pending, one.dead, one.removed_at) for one in pending(tmp_path)] == [
+        assert [(one.sink, one.pending, one.dead, one.removed_at) for one in sinks(tmp_path)] == [
             ("crm", 2, 1, NINE),
             ("lines", 0, 0, None),
         ]
@@ -34,26 +41,27 @@ async def test_a_stopped_outbox_is_not_touched(tmp_path: Path) -> None:
     async with service(tmp_path) as outbox:
         await outbox.record("acme", None, change(event("a", "call.ringing", 1)))
     before = files(tmp_path)
-    assert [one.pending for one in pending(tmp_path)] == [1, 0]
+    assert [one.pending for one in sinks(tmp_path)] == [1, 0]
     assert files(tmp_path) == before
 
 
 def test_no_outbox_yet(tmp_path: Path) -> None:
     """Before the first start there is nothing, and nothing is made."""
-    assert pending(tmp_path / "nowhere") == []
-    assert pending(tmp_path) == []
+    for folder in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(OutboxMissing, match="has run"):
+            sinks(folder)
     assert files(tmp_path) == {}
 
 
 async def test_an_outbox_that_cannot_be_read(tmp_path: Path) -> None:
-    """Rubbish and newer versions are told apart."""
+    """An unreadable file and one of a newer version are reported differently."""
     async with service(tmp_path):
         pass
     with sqlite3.connect(tmp_path / FILE) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
     with pytest.raises(OutboxRefused, match="newer callcast"):
-        pending(tmp_path)
+        sinks(tmp_path)
     (tmp_path / FILE).write_bytes(b"no database at all" * 100)
     with pytest.raises(OutboxUnavailable, match="not a database"):
-        pending(tmp_path)
+        sinks(tmp_path)
