@@ -174,7 +174,7 @@ async def source(server: str, folder: Path) -> AsyncIterator[Callable[[], Any]]:
         )
         session = await stack.enter_async_context(aiohttp.ClientSession())
         live_calls = InMemoryLiveCalls(clock)
-        observer = SourceTelemetry(SOURCE, live_calls, Metrics(live_calls, clock, __version__), clock, log)
+        telemetry = SourceTelemetry(SOURCE, live_calls, Metrics(live_calls, clock, __version__), clock, log)
         client = Client(
             server=server,
             client_id="id",
@@ -186,16 +186,16 @@ async def source(server: str, folder: Path) -> AsyncIterator[Callable[[], Any]]:
             sign_ins=SignIns(clock),
             clock=clock,
             version=__version__,
-            observer=observer,
+            telemetry=telemetry,
             note=lambda *_: None,
             notes={},
         )
         upstream = OwnedUpstream(SOURCE, client, ExtensionOwnership(), lambda _: None)
-        recorder = ChangeRecorder(CallIndex(SOURCE), outbox, Rules(), observer.change_recorded)
+        recorder = ChangeRecorder(CallIndex(SOURCE), outbox, Rules(), telemetry)
 
         async def poll() -> None:
             snapshot = await upstream.poll(TARGET)
-            observer.poll_succeeded(snapshot, 0.0)
+            telemetry.poll_succeeded(snapshot, 0.0)
             await recorder.record_poll(snapshot)
 
         yield poll

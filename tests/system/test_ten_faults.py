@@ -206,14 +206,14 @@ def test_10_a_stale_source() -> None:
     """/readyz names the source, for how long it has seen nothing, why, and what to do."""
     clock = TurnedClock()
     live_calls = InMemoryLiveCalls(clock)
-    observer = SourceTelemetry("acme", live_calls, Metrics(live_calls, clock, "1"), clock, bound())
+    telemetry = SourceTelemetry("acme", live_calls, Metrics(live_calls, clock, "1"), clock, bound())
     target = Target(source="acme")
-    observer.watching(None, 7.5)
-    observer.poll_succeeded(Snapshot(target=target, taken_at=clock.now(), observations=()), 0.1)
-    assert observer.unready() is None
-    observer.poll_failed(target, PollFailed("network", "no connection: Connection refused"), 0.1)
+    telemetry.watching(None, 7.5)
+    telemetry.poll_succeeded(Snapshot(target=target, taken_at=clock.now(), observations=()), 0.1)
+    assert telemetry.unready() is None
+    telemetry.poll_failed(target, PollFailed("network", "no connection: Connection refused"), 0.1)
     clock._passed_s += 45
-    assert observer.unready() == (
+    assert telemetry.unready() == (
         "source acme: no successful poll for 45 s: no connection: Connection refused: "
         "check server, and that this machine can reach it: DNS, firewall, certificate"
     )

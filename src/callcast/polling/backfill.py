@@ -8,7 +8,6 @@ import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
-from typing import Protocol
 
 import msgspec
 
@@ -18,6 +17,7 @@ from callcast.calls.tracker import correct_missed, due_lookups, fill_gap, give_u
 from callcast.polling.recorder import ChangeRecorder
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import OutboxUnavailable
+from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import PollFailed, Upstream
 
 STEP_EVERY_S = 1.0
@@ -28,12 +28,6 @@ BACKOFF_S = (30, 60, 120, 300)  # between lookups of the same call; the last one
 LONGEST_WAIT = timedelta(hours=1)
 # The list may lag by 3-10 s (documented), so a call that ended this long before the last poll may not have been seen.
 LATENESS = timedelta(seconds=15)
-
-
-class BackfillTelemetry(Protocol):
-    def lookup_failed(self, error: PollFailed, /) -> None: ...
-    def store_failed(self, error: OutboxUnavailable, /) -> None: ...
-    def gap_filled(self, target: Target, after: datetime, calls: int, /) -> None: ...
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -60,7 +54,7 @@ class Backfill:
         recorder: ChangeRecorder,
         upstream: Upstream,
         clock: Clock,
-        telemetry: BackfillTelemetry,
+        telemetry: Telemetry,
         *,
         gaps: bytes | None = None,
         refused: bytes | None = None,

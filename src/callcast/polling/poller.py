@@ -8,9 +8,8 @@ import asyncio
 import heapq
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Protocol
 
 from callcast.calls.freshness import WHOLE, Freshness
 from callcast.calls.model import Snapshot, SourceEvent, Target
@@ -19,6 +18,7 @@ from callcast.polling.backfill import Backfill
 from callcast.polling.recorder import ChangeRecorder
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import OutboxUnavailable
+from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import PollFailed, Upstream
 
 CHUNK_S = 1.0  # the longest sleep: freshness is checked at least this often
@@ -31,27 +31,6 @@ STORE_RETRY_S = 30.0
 GAP_S = 5.0  # after an interval plus this long without a successful poll, whole calls may have been missed
 RECORDED_AT_ONCE = 16  # snapshots compared and recorded at a time; more would starve the deliveries on the loop
 REFUSED_EVERY_S = 300.0  # a target that the platform denies access to is polled every 5 min
-
-
-class PollerTelemetry(Protocol):
-    """What the poller of one source reports. Methods must not block."""
-
-    def watching(self, extension_ids: Sequence[str] | None, interval_s: float, /) -> None:
-        """The watched extensions. None: the whole account; empty: other sources own all of them."""
-        ...
-
-    def watched_twice(self, extension_id: str, /) -> None: ...
-    def paced(self, interval_s: float, /) -> None: ...
-    def poll_succeeded(self, snapshot: Snapshot, took_s: float, /) -> None: ...
-    def poll_failed(self, target: Target, error: PollFailed, took_s: float, /) -> None: ...
-    def polls_missed(self, counts: Mapping[Target, int], /) -> None:
-        """The number of skipped polls by target, in the last second."""
-        ...
-
-    def store_failed(self, error: OutboxUnavailable, /) -> None: ...
-    def stepped(self) -> None:
-        """The scheduler is running; called every second, also during a penalty."""
-        ...
 
 
 class Poller:
@@ -73,7 +52,7 @@ class Poller:
         backfill: Backfill,
         freshness: Freshness,
         clock: Clock,
-        telemetry: PollerTelemetry,
+        telemetry: Telemetry,
         acquire: Callable[[str], bool],
         start_after_s: float = 0.0,
     ) -> None:

@@ -16,6 +16,7 @@ from callcast.calls.index import CallIndex
 from callcast.calls.model import CallObservation, ChangeSet, PollRecord, Snapshot, SourceEvent, Target
 from callcast.calls.tracker import Rules, compare
 from callcast.ports.outbox import Outbox, OutboxUnavailable
+from callcast.ports.telemetry import Telemetry
 
 # Calls; more are compared in a thread. On the loop, a poll of an account with 1,000 calls would block it for 47 ms
 # instead of 10 ms (`python -m bench.held`).
@@ -29,8 +30,7 @@ Facts = TypeVarTuple("Facts")
 class ChangeRecorder:
     """Keeps the index of one source in step with the outbox.
 
-    publish: called after each commit with the recorded change, a large one in several parts; must not block.
-    poll_stored: called after each commit of a poll.
+    committed: called after each commit; must not block.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class ChangeRecorder:
         index: CallIndex,
         outbox: Outbox,
         rules: Rules,
-        publish: Callable[[ChangeSet], None],
-        poll_stored: Callable[[PollRecord], None] = lambda _: None,
+        telemetry: Telemetry,
+        committed: Callable[[], None] = lambda: None,
     ) -> None:
         self.index = index
         self.rules = rules
         self._outbox = outbox
-        self._publish = publish
-        self._poll_stored = poll_stored
+        self._telemetry = telemetry
+        self._committed = committed
         self._locks = _SessionLocks()
         self._stored_polls: dict[Target, datetime] = dict(index.polls)
 
@@ -135,13 +135,14 @@ class ChangeRecorder:
         await self._outbox.record(self.index.source, poll, change)
         if poll is not None:
             self._stored_polls[poll.target] = poll.taken_at
-            self._poll_stored(poll)
+            self._telemetry.poll_stored(poll)
         self.index.apply(poll, change)
         self.index.answers.learn(change.calls)
+        self._committed()
         for n, part in enumerate(_parts(change)):
             if n:
                 await asyncio.sleep(0)
-            self._publish(part)
+            self._telemetry.change_recorded(part)
 
     def _must_be_stored(self, poll: PollRecord) -> bool:
         stored_at = self._stored_polls.get(poll.target)

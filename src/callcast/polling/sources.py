@@ -10,7 +10,7 @@ import aiohttp
 from callcast import __version__
 from callcast.calls.freshness import Freshness
 from callcast.calls.index import CallIndex
-from callcast.calls.model import ChangeSet, Known, PollRecord
+from callcast.calls.model import Known
 from callcast.calls.shared_answers import SharedAnswers
 from callcast.calls.tracker import Rules, unwatch
 from callcast.live.live_calls import InMemoryLiveCalls
@@ -24,6 +24,7 @@ from callcast.polling.recorder import ChangeRecorder
 from callcast.polling.telemetry import SourceTelemetry
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import Outbox, OutboxUnavailable
+from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import Upstream
 from callcast.ringcentral import skew
 from callcast.ringcentral.client import Client
@@ -202,7 +203,7 @@ class Sources:
                 sign_ins=self._sign_ins,
                 clock=self._clock,
                 version=__version__,
-                observer=self._telemetry_of(name),
+                telemetry=self._telemetry_of(name),
                 note=lambda key, value: self._note_later(name, key, value),
                 notes=known.notes,
             )
@@ -211,16 +212,9 @@ class Sources:
         return self._clients[name][1]
 
     def _recorder(self, name: str, known: Known, rules: Rules) -> ChangeRecorder:
-        def publish(change: ChangeSet) -> None:
-            if telemetry := self.telemetry.get(name):  # None: the source was removed while the service was down
-                telemetry.change_recorded(change)
-            self._wake()
-
-        def poll_stored(poll: PollRecord) -> None:
-            if telemetry := self.telemetry.get(name):
-                telemetry.poll_stored(poll)
-
-        return ChangeRecorder(CallIndex(name, known, self._answers), self._outbox, rules, publish, poll_stored)
+        telemetry = self.telemetry.get(name, Telemetry())  # none if the source was removed while the service was down
+        index = CallIndex(name, known, self._answers)
+        return ChangeRecorder(index, self._outbox, rules, telemetry, self._wake)
 
     def _note_later(self, source: str, name: str, value: bytes) -> None:
         task = observed(asyncio.create_task(self._note(source, name, value)))

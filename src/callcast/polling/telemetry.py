@@ -17,6 +17,7 @@ from callcast.observability.metrics import Metrics
 from callcast.observability.outbox_health import OutboxFailure
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import OutboxUnavailable
+from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import PollFailed
 
 FAILURE_LOGGED_EVERY_S = 30.0
@@ -26,7 +27,7 @@ RATE_LIMIT_FIX = "if this repeats, check whether another program uses the same c
 UNKNOWN_WORDS_MAX = 200  # unknown words of one source that are logged; all are counted
 
 
-class SourceTelemetry:
+class SourceTelemetry(Telemetry):
     """Telemetry of one source, for its poller, backfill, recorder and client."""
 
     def __init__(self, source: str, live_calls: InMemoryLiveCalls, metrics: Metrics, clock: Clock, log: Any) -> None:
@@ -52,7 +53,7 @@ class SourceTelemetry:
 
     # For the poller.
 
-    def watching(self, extension_ids: Sequence[str] | None, interval_s: float, /) -> None:
+    def watching(self, extension_ids: Sequence[str] | None, interval_s: float) -> None:
         self._extensions = extension_ids
         self._failing = {}
         self._refused = {}
@@ -62,7 +63,7 @@ class SourceTelemetry:
         if shown == []:
             self._log.error("source_switched_off", detail="other sources already watch every extension of this one")
 
-    def paced(self, interval_s: float, /) -> None:
+    def paced(self, interval_s: float) -> None:
         if isclose(interval_s, self._interval_s, rel_tol=0.05):
             return
         log = self._log.warning if interval_s > self._interval_s else self._log.info
@@ -78,7 +79,7 @@ class SourceTelemetry:
         self._live_calls.watch(self.source, self._extensions, interval_s)
         self._metrics.poll_interval(self.source, interval_s)
 
-    def poll_succeeded(self, snapshot: Snapshot, took_s: float, /) -> None:
+    def poll_succeeded(self, snapshot: Snapshot, took_s: float) -> None:
         self._last_poll_s = self._clock.monotonic()
         self.polls += 1
         self._failing.pop(snapshot.target.extension_id, None)
@@ -86,11 +87,11 @@ class SourceTelemetry:
         self._live_calls.polled(snapshot.target, snapshot.taken_at)
         self._metrics.poll_finished(self.source, None, took_s)
 
-    def poll_stored(self, poll: PollRecord, /) -> None:
+    def poll_stored(self, poll: PollRecord) -> None:
         self.unstored = None
         self._live_calls.stored(poll.target, poll.taken_at)
 
-    def poll_failed(self, target: Target, error: PollFailed, took_s: float, /) -> None:
+    def poll_failed(self, target: Target, error: PollFailed, took_s: float) -> None:
         self._last_failure = error.detail
         if error.reason == "permission":
             self._refused[target.extension_id] = error.detail
@@ -117,10 +118,10 @@ class SourceTelemetry:
         self._failing[extension_id] = (reason, now)
         return True
 
-    def watched_twice(self, extension_id: str, /) -> None:
+    def watched_twice(self, extension_id: str) -> None:
         self._log.warning("extension_watched_twice", extension=extension_id, detail="another source watches it already")
 
-    def polls_missed(self, counts: Mapping[Target, int], /) -> None:
+    def polls_missed(self, counts: Mapping[Target, int]) -> None:
         """Log one line for all targets: an overloaded machine must not be loaded further by logging."""
         worst = max(counts, key=lambda target: counts[target])
         self._log.warning(
@@ -135,24 +136,24 @@ class SourceTelemetry:
         self.stepped_at = self._clock.monotonic()
         self._live_calls.signs_in(self.source, self.sign_ins_ahead())
 
-    def store_failed(self, error: OutboxUnavailable, /) -> None:
+    def store_failed(self, error: OutboxUnavailable) -> None:
         self.unstored = OutboxFailure(self.unstored.since if self.unstored else self._clock.wall(), str(error))
         self._log.error("outbox_failed", reason="outbox", detail=str(error))
 
     # For the backfill.
 
-    def lookup_failed(self, error: PollFailed, /) -> None:
+    def lookup_failed(self, error: PollFailed) -> None:
         self._log.warning("lookup_failed", reason=error.reason, detail=error.detail, request_id=error.request_id)
 
-    def gap_filled(self, target: Target, after: datetime, calls: int, /) -> None:
+    def gap_filled(self, target: Target, after: datetime, calls: int) -> None:
         self._log.info("gap_filled", extension=target.extension_id, after=after.isoformat(), calls=calls)
 
     # For the client.
 
-    def answered(self, resource: str, outcome: Reason | str, took_s: float, request_id: str | None, /) -> None:
+    def answered(self, resource: str, outcome: str, took_s: float, request_id: str | None) -> None:
         self._log.debug("request_answered", resource=resource, outcome=outcome, took_s=took_s, request_id=request_id)
 
-    def rate_limit(self, group: str, limit: int, remaining: int, silent_s: float, /) -> None:
+    def rate_limit(self, group: str, limit: int, remaining: int, silent_s: float) -> None:
         self._metrics.rate_limit(self.source, group, limit=limit, remaining=remaining)
         if silent_s > 0:
             until = datetime.fromtimestamp(self._clock.wall().timestamp() + silent_s, self._clock.wall().tzinfo)
@@ -161,13 +162,13 @@ class SourceTelemetry:
                 "rate_limited", reason=group, detail=f"requests are paused for {silent_s:.0f} s", fix=RATE_LIMIT_FIX
             )
 
-    def unknown_word(self, field: str, word: str, /) -> None:
+    def unknown_word(self, field: str, word: str) -> None:
         self._metrics.unknown_value(field)
         if (field, word) not in self._unknown_words and len(self._unknown_words) < UNKNOWN_WORDS_MAX:
             self._unknown_words.add((field, word))
             self._log.warning("unknown_word_seen", reason=field, detail=word)
 
-    def bad_record(self, field: str, record: str, /) -> None:
+    def bad_record(self, field: str, record: str) -> None:
         """Count and log a bad record once, although every poll shows it. Remembers a limited number of records."""
         known = self._bad_records.pop((field, record), False)
         self._bad_records[field, record] = True
@@ -180,7 +181,7 @@ class SourceTelemetry:
 
     # For the recorder, after each commit.
 
-    def change_recorded(self, change: ChangeSet, /) -> None:
+    def change_recorded(self, change: ChangeSet) -> None:
         self.unstored = None
         self._live_calls.apply(change)
         for event in change.events:

@@ -8,12 +8,12 @@ from urllib.parse import parse_qsl, urlsplit
 from yarl import URL
 
 from callcast.calls.model import Target
+from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.errors import poll_failure
-from callcast.ringcentral.http import Answer, Exchange
+from callcast.ringcentral.http import Answer, Exchange, Resource
 from callcast.ringcentral.interpret import BadPage, ListPage, Rows, read_page
 from callcast.ringcentral.rate_limiter import Purpose, RateLimiter
-from callcast.ringcentral.telemetry import Observer, Resource
 from callcast.ringcentral.token import Tokens
 from callcast.settings.secret import Secret
 
@@ -126,7 +126,7 @@ class Walk:
         self.more = True
 
 
-async def listed(answer: Answer, target: Target, observer: Observer, known: Rows | None = None) -> ListPage:
+async def listed(answer: Answer, target: Target, telemetry: Telemetry, known: Rows | None = None) -> ListPage:
     """Decode a page, and report unknown words and bad records in new rows. Raises PollFailed if it is not a page."""
     try:
         page = await off_loop(len(answer.body), lambda: read_page(answer.body, target, known))
@@ -134,11 +134,11 @@ async def listed(answer: Answer, target: Target, observer: Observer, known: Rows
         raise PollFailed("parse", str(error), request_id=answer.request_id) from None
     for row in page.fresh:
         for field, word in row.unknown:
-            observer.unknown_word(field, word)
+            telemetry.unknown_word(field, word)
         for field in row.bad_fields:
-            observer.unknown_word(field, WRONG_TYPE)
+            telemetry.unknown_word(field, WRONG_TYPE)
         if row.shown is None:
-            observer.bad_record(row.bad, row.bad_id)
+            telemetry.bad_record(row.bad, row.bad_id)
     return page
 
 

@@ -13,10 +13,10 @@ import msgspec
 from yarl import URL
 
 from callcast.calls.model import Call, CallObservation, State, Target
+from callcast.ports.telemetry import Telemetry
 from callcast.ringcentral.api import Reader, Walk, listed
 from callcast.ringcentral.http import Answer
 from callcast.ringcentral.interpret import ListPage, snapshot
-from callcast.ringcentral.telemetry import Observer
 
 PER_PAGE = "1000"
 PAGES_MAX = 40
@@ -32,16 +32,16 @@ class CallLog:
     The methods take `root`, the path of a target, such as `/restapi/v1.0/account/~/extension/101`.
     """
 
-    def __init__(self, reader: Reader, url: Callable[[str, Mapping[str, str]], URL], observer: Observer) -> None:
+    def __init__(self, reader: Reader, url: Callable[[str, Mapping[str, str]], URL], telemetry: Telemetry) -> None:
         self._reader = reader
         self._url = url
-        self._observer = observer
+        self._telemetry = telemetry
 
     async def find(self, call: Call, target: Target, root: str) -> Sequence[CallObservation]:
         """Return all observations of the call's session, using the first search key that finds any."""
         for query in _keys(call):
             answer = await self._get(f"{root}/call-log", query)
-            observations = _observations([await listed(answer, target, self._observer)], target)
+            observations = _observations([await listed(answer, target, self._telemetry)], target)
             found = _under_its_name(observations, call)
             if any(observation.session_id == call.session_id for observation in found):
                 return found
@@ -73,7 +73,7 @@ class CallLog:
         pages: list[ListPage] = []
         while walk.more:
             answer = await walk.page()
-            pages.append(await listed(answer, target, self._observer))
+            pages.append(await listed(answer, target, self._telemetry))
             walk.follow(pages[-1].next_page)
         return [s for s in _observations(pages, target) if s.state is State.ENDED and not s.provisional]
 
@@ -83,7 +83,7 @@ class CallLog:
         if answer.status == 404:
             return ()
         enveloped = Answer(200, answer.headers, b'{"records":[' + answer.body + b"]}", answer.took_s)
-        found = _observations([await listed(enveloped, target, self._observer)], target)
+        found = _observations([await listed(enveloped, target, self._telemetry)], target)
         return _under_its_name(found, call)
 
     async def _get(self, path: str, query: Mapping[str, str], *, absent_is_fine: bool = False) -> Answer:

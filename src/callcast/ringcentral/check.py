@@ -14,6 +14,7 @@ from aiohttp import ClientSession
 
 from callcast.ports.clock import Clock
 from callcast.ports.connectivity import ConnectivityResult, Status
+from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import PollFailed
 from callcast.ringcentral import skew
 from callcast.ringcentral.api import Reader
@@ -23,7 +24,6 @@ from callcast.ringcentral.platform_clock import PlatformClock
 from callcast.ringcentral.rate_limiter import RateLimiter, assumed, polls
 from callcast.ringcentral.settings import CYCLE_MAX_S, SourceSettings, plan, plan_fix
 from callcast.ringcentral.sign_in import OURS_PER_MINUTE, SignIns
-from callcast.ringcentral.telemetry import Resource
 from callcast.ringcentral.token import Tokens
 
 ASK_TIMEOUT_S = 8.0
@@ -72,15 +72,6 @@ class _Clock(PlatformClock):
         super().heard(date, asked_at=asked_at, answered_at=answered_at)
 
 
-class SilentObserver:
-    """Ignores all reports: commands keep no metrics and no log."""
-
-    def answered(self, resource: Resource, outcome: str, took_s: float, request_id: str | None, /) -> None: ...
-    def rate_limit(self, group: str, limit: int, remaining: int, silent_s: float, /) -> None: ...
-    def unknown_word(self, field: str, word: str, /) -> None: ...
-    def bad_record(self, field: str, record: str, /) -> None: ...
-
-
 class _Platform:
     def __init__(
         self, settings: SourceSettings, session: ClientSession, sign_ins: SignIns, clock: Clock, version: str
@@ -94,7 +85,7 @@ class _Platform:
             clock=clock,
             platform_clock=self._platform_clock,
             version=version,
-            observer=SilentObserver(),
+            telemetry=Telemetry(),
             allow_plaintext=settings.allow_plaintext,
             trust_env=settings.trust_env,
         )

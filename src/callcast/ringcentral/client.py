@@ -12,6 +12,7 @@ from yarl import URL
 
 from callcast.calls.model import UNASSIGNED, Call, CallObservation, Snapshot, Target
 from callcast.ports.clock import Clock
+from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import Identity, Places, PollFailed
 from callcast.ringcentral.api import Reader, Walk, listed
 from callcast.ringcentral.call_log import CallLog
@@ -20,7 +21,6 @@ from callcast.ringcentral.interpret import ListPage, Rows, snapshot
 from callcast.ringcentral.platform_clock import PlatformClock
 from callcast.ringcentral.rate_limiter import Group, Purpose, RateLimiter
 from callcast.ringcentral.sign_in import SignIns
-from callcast.ringcentral.telemetry import Observer
 from callcast.ringcentral.token import Tokens
 from callcast.settings.secret import Secret
 
@@ -102,14 +102,14 @@ class Client:
         sign_ins: SignIns,
         clock: Clock,
         version: str,
-        observer: Observer,
+        telemetry: Telemetry,
         note: Callable[[str, bytes], None],
         notes: Mapping[str, bytes],
     ) -> None:
         self._watch = watch
         self._account = account
         self._revoke_on_exit = revoke_on_exit
-        self._observer = observer
+        self._telemetry = telemetry
         self._note = note
         self._credential = _digest(server, client_id, jwt.reveal())
         self._own = _kept_own(notes.get(OWN_NOTE), self._credential)
@@ -120,7 +120,7 @@ class Client:
             clock=clock,
             platform_clock=self._platform_clock,
             version=version,
-            observer=observer,
+            telemetry=telemetry,
             allow_plaintext=allow_plaintext,
             trust_env=trust_env,
         )
@@ -151,7 +151,7 @@ class Client:
             show=self._show,
         )
         self._reader = Reader(exchange, self._tokens, self._heavy)
-        self._call_log = CallLog(self._reader, exchange.url, observer)
+        self._call_log = CallLog(self._reader, exchange.url, telemetry)
         self._lists: dict[Target, URL] = {}
         self._seen: dict[Target, _Seen] = {}
         self._pages = 0  # in `_seen`, all targets together
@@ -237,14 +237,14 @@ class Client:
             if reading.digests == list(seen.digests[: number + 1]):
                 reading.nexts.append(seen.nexts[number])
             else:
-                reading.pages[number] = await listed(answer, target, self._observer, seen.rows)
+                reading.pages[number] = await listed(answer, target, self._telemetry, seen.rows)
                 reading.nexts.append(reading.pages[number].next_page)
             walk.follow(reading.nexts[number])
         return reading
 
     async def _understood(self, target: Target, reading: _Reading, seen: _Seen) -> _Seen:
         pages = [
-            reading.pages.get(number) or await listed(answer, target, self._observer, seen.rows)
+            reading.pages.get(number) or await listed(answer, target, self._telemetry, seen.rows)
             for number, answer in enumerate(reading.answers)
         ]
         rows = {row.raw: row for page in pages for row in page.rows}
@@ -289,7 +289,7 @@ class Client:
         self._note(f"budget.{limiter.group}", limiter.dump())
 
     def _show(self, limiter: RateLimiter) -> None:
-        self._observer.rate_limit(limiter.group, limiter.limit, limiter.remaining, limiter.hold_s())
+        self._telemetry.rate_limit(limiter.group, limiter.limit, limiter.remaining, limiter.hold_s())
 
 
 def _digest(*parts: str) -> str:

@@ -9,9 +9,9 @@ from aiohttp import ClientSession
 from msgspec import Struct
 
 from callcast.ports.clock import Clock
+from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.api import Reader, Walk
-from callcast.ringcentral.check import SilentObserver
 from callcast.ringcentral.client import API
 from callcast.ringcentral.http import Exchange
 from callcast.ringcentral.platform_clock import PlatformClock
@@ -73,7 +73,7 @@ async def extensions(
         clock=clock,
         platform_clock=platform_clock,
         version=version,
-        observer=SilentObserver(),
+        telemetry=Telemetry(),
         allow_plaintext=settings.allow_plaintext,
         trust_env=settings.trust_env,
     )

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Literal
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -10,11 +11,13 @@ from aiohttp import ClientSession, ClientTimeout
 from yarl import URL
 
 from callcast.ports.clock import Clock
+from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.platform_clock import PlatformClock
-from callcast.ringcentral.telemetry import Observer, Resource
 from callcast.settings.loopback import is_loopback
 from callcast.settings.proxy import Proxy, environment_proxy
+
+Resource = Literal["active_calls", "call_log", "extensions", "token"]
 
 CONNECT_TIMEOUT_S = 5.0
 RESPONSE_BYTES_MAX = 32 * 1024 * 1024
@@ -48,7 +51,7 @@ class Exchange:
         clock: Clock,
         platform_clock: PlatformClock,
         version: str,
-        observer: Observer,
+        telemetry: Telemetry,
         allow_plaintext: bool = False,
         trust_env: bool = False,
     ) -> None:
@@ -63,7 +66,7 @@ class Exchange:
         self._session = session
         self._clock = clock
         self._platform_clock = platform_clock
-        self._observer = observer
+        self._telemetry = telemetry
         self._headers = {"User-Agent": f"callcast/{version}", "Accept": "application/json"}
 
     def url(self, path: str, query: Mapping[str, str] | None = None) -> URL:
@@ -85,9 +88,9 @@ class Exchange:
             answer = await self._answer(url, authorization, form, timeout_s)
         except PollFailed as failure:
             took_s = self._clock.monotonic() - asked_at
-            self._observer.answered(resource, failure.reason, took_s, failure.request_id)
+            self._telemetry.answered(resource, failure.reason, took_s, failure.request_id)
             raise
-        self._observer.answered(resource, str(answer.status), answer.took_s, answer.request_id)
+        self._telemetry.answered(resource, str(answer.status), answer.took_s, answer.request_id)
         return answer
 
     async def _answer(self, url: URL, authorization: str, form: Mapping[str, str] | None, timeout_s: float) -> Answer:

@@ -8,7 +8,7 @@ import pytest
 from callcast.calls.model import CallObservation, Direction, Provider, State, Target
 from callcast.observability import logs
 from tests.integration.polling.test_poller import Bench
-from tests.unit.observability.test_logs import fresh_logs, observer_of, said
+from tests.unit.observability.test_logs import fresh_logs, said, telemetry_of
 
 __all__ = ["fresh_logs"]  # a fixture
 HOUR_S = 3600
@@ -19,9 +19,8 @@ async def test_a_healthy_hour_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixt
     logs.configure("info", "json")
     bench = Bench(tmp_path)
     bench.far.spacing = 30.0
-    observer = observer_of(bench.clock)
-    bench.notes = observer  # type: ignore[assignment]
-    bench._told = observer.change_recorded  # type: ignore[method-assign]
+    telemetry = telemetry_of(bench.clock)
+    bench.notes = telemetry  # type: ignore[assignment]
     began = bench.clock.now()
 
     def rings(_: Target) -> list[CallObservation]:
@@ -31,7 +30,7 @@ async def test_a_healthy_hour_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixt
     bench.far.list_of = rings
     async with bench.polling():
         await bench.clock.turn(HOUR_S)
-    assert observer.polls > 100
+    assert telemetry.polls > 100
     assert said(capfd) == []
 
 

@@ -24,7 +24,6 @@ from callcast.calls.model import (
     Party,
     Provider,
     Reason,
-    Snapshot,
     SourceEvent,
     State,
     Target,
@@ -35,6 +34,7 @@ from callcast.polling.backfill import OBSERVATIONS_AT_ONCE, Backfill, whole_sess
 from callcast.polling.poller import ANSWER_WAIT_S, RECORDED_AT_ONCE, REFUSED_EVERY_S, SENT_AT_ONCE, SLOT_S, Poller
 from callcast.polling.recorder import ChangeRecorder
 from callcast.ports.outbox import OutboxUnavailable
+from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import PollFailed
 from tests.builders import NINE
 from tests.clock import TurnedClock
@@ -43,10 +43,11 @@ from tests.remote_side import ScriptedUpstream
 NOTHING = Known(calls={}, polls={}, notes={})
 
 
-class Notes:
-    """Implements the observers by writing down what they are told."""
+class Notes(Telemetry):
+    """Keeps what is reported."""
 
     def __init__(self) -> None:
+        self.events: list[Event] = []
         self.failures: list[Reason] = []
         self.missed = self.missed_said = 0
         self.steps = 0
@@ -55,34 +56,33 @@ class Notes:
         self.watched: Sequence[str] | None = ()
         self.interval_s = 0.0
 
-    def watching(self, extension_ids: Sequence[str] | None, interval_s: float, /) -> None:
+    def watching(self, extension_ids: Sequence[str] | None, interval_s: float) -> None:
         self.watched, self.interval_s = extension_ids, interval_s
 
-    def watched_twice(self, extension_id: str, /) -> None:
+    def watched_twice(self, extension_id: str) -> None:
         self.twice.append(extension_id)
 
-    def paced(self, interval_s: float, /) -> None:
+    def paced(self, interval_s: float) -> None:
         self.interval_s = interval_s
 
-    def poll_succeeded(self, snapshot: Snapshot, took_s: float, /) -> None: ...
-
-    def poll_failed(self, target: Target, error: PollFailed, took_s: float, /) -> None:
+    def poll_failed(self, target: Target, error: PollFailed, took_s: float) -> None:
         self.failures.append(error.reason)
 
-    def polls_missed(self, counts: Mapping[Target, int], /) -> None:
+    def polls_missed(self, counts: Mapping[Target, int]) -> None:
         self.missed += sum(counts.values())
         self.missed_said += 1
 
-    def store_failed(self, error: OutboxUnavailable, /) -> None:
+    def store_failed(self, error: OutboxUnavailable) -> None:
         self.store_faults += 1
 
     def stepped(self) -> None:
         self.steps += 1
 
-    def lookup_failed(self, error: PollFailed, /) -> None:
+    def lookup_failed(self, error: PollFailed) -> None:
         self.failures.append(error.reason)
 
-    def gap_filled(self, target: Target, after: datetime, calls: int, /) -> None: ...
+    def change_recorded(self, change: ChangeSet) -> None:
+        self.events += change.events
 
 
 class Bench:
@@ -93,7 +93,7 @@ class Bench:
         self.clock = clock or TurnedClock()
         self.far = ScriptedUpstream(self.clock)
         self.notes = Notes()
-        self.events: list[Event] = []
+        self.events = self.notes.events
         self.rules = Rules()
         self.claim: Callable[[str], bool] = lambda _: True
 
@@ -115,7 +115,7 @@ class Bench:
                     raise task.exception()  # type: ignore[misc]
 
     def _poller(self, outbox: SqliteOutbox, extensions: Sequence[str] | None, mine: Known, **options: Any) -> Poller:
-        recorder = ChangeRecorder(CallIndex("acme", mine), outbox, self.rules, self._told)
+        recorder = ChangeRecorder(CallIndex("acme", mine), outbox, self.rules, self.notes)
         backfill = Backfill(
             *(recorder, self.far, self.clock, self.notes),
             gaps=mine.notes.get("gaps"),
@@ -134,9 +134,6 @@ class Bench:
             acquire=self.claim,
             **options,
         )
-
-    def _told(self, change: ChangeSet) -> None:
-        self.events += change.events
 
     @property
     def types(self) -> list[str]:

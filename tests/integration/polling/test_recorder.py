@@ -13,11 +13,12 @@ from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
 from callcast.polling import recorder
 from callcast.polling.recorder import COMPARED_ON_LOOP_MAX, PUBLISHED_AT_ONCE, ChangeRecorder
 from callcast.ports.outbox import OutboxUnavailable
+from callcast.ports.telemetry import Telemetry
 from tests.clock import TurnedClock
 from tests.unit.calls.snapshots import ACCOUNT, at, observation
 
 
-class EventHistory:
+class EventHistory(Telemetry):
     """A recorder on a real outbox, and what it published, part by part."""
 
     def __init__(self, outbox: SqliteOutbox) -> None:
@@ -26,12 +27,14 @@ class EventHistory:
         self.parts: list[ChangeSet] = []
         self.threads: list[bool] = []  # of each comparison: whether it ran in the loop's thread
         self.before_comparing: Callable[[], object] = lambda: None
-        self.recorder = self.recorder_to(self.parts.append)
+        self.stored: list[PollRecord] = []
+        self.recorder = ChangeRecorder(self.index, outbox, Rules(), self)
 
-    def recorder_to(
-        self, publish: Callable[[ChangeSet], None], poll_stored: Callable[[PollRecord], None] = lambda _: None
-    ) -> ChangeRecorder:
-        return ChangeRecorder(self.index, self.outbox, Rules(), publish, poll_stored)
+    def change_recorded(self, change: ChangeSet) -> None:
+        self.parts.append(change)
+
+    def poll_stored(self, poll: PollRecord) -> None:
+        self.stored.append(poll)
 
     async def poll(self, t: float, *seen: CallObservation) -> None:
         await self.recorder.record_poll(Snapshot(target=ACCOUNT, taken_at=at(t), observations=seen))
@@ -75,10 +78,10 @@ async def test_a_large_change_is_told_in_parts_and_recorded_as_one(told: EventHi
     assert len(set(ids)) == count
 
 
-async def test_others_have_their_turn_between_the_parts(told: EventHistory) -> None:
+async def test_others_have_their_turn_between_the_parts(told: EventHistory, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that is served, a sink that answers: no one of them waits until all of it is published."""
     turns: list[int] = []
-    told.recorder = told.recorder_to(lambda _: turns.append(0))
+    monkeypatch.setattr(told, "change_recorded", lambda _: turns.append(0))
 
     async def another() -> None:
         while True:
@@ -244,18 +247,14 @@ async def test_a_poll_that_shows_nothing_waits_for_who_is_at_work(told: EventHis
 
 async def test_a_poll_is_stored_with_its_commit(told: EventHistory) -> None:
     """Said when it is on the disk and not before; an unchanged one at the latest 20 s after the last."""
-    stored: list[PollRecord] = []
-    told.recorder = told.recorder_to(told.parts.append, stored.append)
     for t in (0, 10, 19, 21, 30):
         await told.poll(t)
     await told.poll(31, *calls(1))
-    assert [poll.taken_at for poll in stored] == [at(0), at(21), at(31)]
+    assert [poll.taken_at for poll in told.stored] == [at(0), at(21), at(31)]
 
 
 async def test_a_poll_that_cannot_be_stored_is_not_stored(told: EventHistory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is what it shows known; the next one that can be stored brings both."""
-    stored: list[PollRecord] = []
-    told.recorder = told.recorder_to(told.parts.append, stored.append)
 
     async def full(*_: object) -> None:
         raise OutboxUnavailable("disk full")
@@ -264,6 +263,6 @@ async def test_a_poll_that_cannot_be_stored_is_not_stored(told: EventHistory, mo
         patch.setattr(told.outbox, "record", full)
         with pytest.raises(OutboxUnavailable):
             await told.poll(0, *calls(1))
-    assert (stored, told.parts) == ([], [])
+    assert (told.stored, told.parts) == ([], [])
     await told.poll(5, *calls(1))
-    assert [poll.taken_at for poll in stored] == [at(5)]
+    assert [poll.taken_at for poll in told.stored] == [at(5)]

@@ -34,7 +34,7 @@ class Account:
         self.clock = TurnedClock()
         self.start = self.clock.now()
         self.far = {source: ScriptedUpstream(self.clock) for source in EXTENSIONS}
-        self.events: list[CallEvent] = []
+        self.notes = Notes()
 
     @asynccontextmanager
     async def polling(self) -> AsyncIterator[SqliteOutbox]:
@@ -57,22 +57,19 @@ class Account:
                         raise task.exception()  # type: ignore[misc]
 
     def _poller(self, source: str, outbox: SqliteOutbox, mine: Known, answers: SharedAnswers) -> Poller:
-        recorder = ChangeRecorder(CallIndex(source, mine, answers), outbox, Rules(), self._told)
+        recorder = ChangeRecorder(CallIndex(source, mine, answers), outbox, Rules(), self.notes)
         return Poller(
             source,
             [EXTENSIONS[source]],
             interval_s=5.0,
             upstream=self.far[source],
             recorder=recorder,
-            backfill=Backfill(recorder, self.far[source], self.clock, Notes()),
+            backfill=Backfill(recorder, self.far[source], self.clock, self.notes),
             freshness=Freshness(source),
             clock=self.clock,
-            telemetry=Notes(),
+            telemetry=self.notes,
             acquire=lambda _: True,
         )
-
-    def _told(self, change: ChangeSet) -> None:
-        self.events += [event for event in change.events if isinstance(event, CallEvent)]
 
     def shows(self, source: str, what: str, **facts: Any) -> None:
         extension_id = EXTENSIONS[source]
@@ -88,6 +85,10 @@ class Account:
 
     def told_of(self, source: str) -> list[tuple[str, Disposition | None]]:
         return [(event.type, event.call.disposition) for event in self.events if event.source == source]
+
+    @property
+    def events(self) -> list[CallEvent]:
+        return [event for event in self.notes.events if isinstance(event, CallEvent)]
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ def test_a_logger_in_use_follows_a_changed_level(capfd: pytest.CaptureFixture[st
     assert [(line["event"], line["source"], line["level"]) for line in said(capfd)] == [("heard", "acme", "debug")]
 
 
-def observer_of(clock: TurnedClock) -> SourceTelemetry:
+def telemetry_of(clock: TurnedClock) -> SourceTelemetry:
     live_calls = InMemoryLiveCalls(clock)
     return SourceTelemetry("acme", live_calls, Metrics(live_calls, clock, "0"), clock, logs.bound())
 
@@ -149,9 +149,9 @@ def observer_of(clock: TurnedClock) -> SourceTelemetry:
 def test_an_unknown_word_is_said_once(capfd: pytest.CaptureFixture[str]) -> None:
     """Not again an hour later; another word has its own line."""
     logs.configure("info", "json")
-    observer = observer_of(TurnedClock())
+    telemetry = telemetry_of(TurnedClock())
     for word in ("Teleported", "Teleported", "Beamed"):
-        observer.unknown_word("result", word)
+        telemetry.unknown_word("result", word)
         logs._flood._facts.clear()  # as if a minute had passed
     assert [line["detail"] for line in said(capfd)] == ["Teleported", "Beamed"]
 
@@ -162,18 +162,18 @@ def test_a_bad_record_is_counted_and_said_once_while_it_lingers(
     """Though every changed page shows it again; another one counts for itself, and the memory is bounded."""
     monkeypatch.setattr("callcast.polling.telemetry.BAD_RECORDS_MAX", 3)
     logs.configure("info", "json")
-    observer = observer_of(TurnedClock())
+    telemetry = telemetry_of(TurnedClock())
     for record in ("a", "b", "a", "b", "c", "a", "d", "e", "b"):  # b is forgotten when d comes
-        observer.bad_record("startTime", record)
-    assert b'callcast_bad_records_total{source="acme"} 6.0' in observer._metrics.exposition()
-    assert len(observer._bad_records) == 3
+        telemetry.bad_record("startTime", record)
+    assert b'callcast_bad_records_total{source="acme"} 6.0' in telemetry._metrics.exposition()
+    assert len(telemetry._bad_records) == 3
 
 
 def test_a_failed_poll_says_where_and_why(capfd: pytest.CaptureFixture[str]) -> None:
     """With the keys that every line has, and the request's id for the platform's support."""
     logs.configure("info", "json")
     failed = PollFailed("server", "answered 503", request_id="r-1")
-    observer_of(TurnedClock()).poll_failed(Target(source="acme", extension_id="101"), failed, 0.1)
+    telemetry_of(TurnedClock()).poll_failed(Target(source="acme", extension_id="101"), failed, 0.1)
     (line,) = said(capfd)
     del line["timestamp"]
     assert line == {
@@ -190,10 +190,10 @@ def test_a_failed_poll_says_where_and_why(capfd: pytest.CaptureFixture[str]) -> 
 def test_events_are_lines_at_debug_only(capfd: pytest.CaptureFixture[str]) -> None:
     """At info a busy service writes no line per call; at debug each event has one, with its call and its ids."""
     logs.configure("info", "json")
-    observer = observer_of(TurnedClock())
+    telemetry = telemetry_of(TurnedClock())
     for level in ("info", "debug"):
         logs.configure(level, "json")
-        observer.change_recorded(ChangeSet(events=(event(),)))
+        telemetry.change_recorded(ChangeSet(events=(event(),)))
     (line,) = said(capfd)
     assert (line["event"], line["source"], line["call"], line["event_type"]) == (
         "event_recorded",

@@ -21,19 +21,19 @@ from tests.clock import TurnedClock
 def watching(interval_s: float, clock: TurnedClock | None = None) -> SourceTelemetry:
     clock = clock or TurnedClock()
     live_calls = InMemoryLiveCalls(clock)
-    observer = SourceTelemetry("acme", live_calls, Metrics(live_calls, clock, "1"), clock, bound())
-    observer.watching(None, interval_s)
-    return observer
+    telemetry = SourceTelemetry("acme", live_calls, Metrics(live_calls, clock, "1"), clock, bound())
+    telemetry.watching(None, interval_s)
+    return telemetry
 
 
 @pytest.mark.parametrize(("now_s", "level"), [(15.0, "warning"), (4.0, "info")])
 def test_another_pace_is_told_once(now_s: float, level: str) -> None:
     """A lowered limit slows a running plan: the log says to what, and from what; a slower one is a warning."""
-    observer = watching(7.5)
+    telemetry = watching(7.5)
     with capture_logs() as said:
-        observer.paced(7.6)  # what wavers a little is the same pace
-        observer.paced(now_s)
-        observer.paced(now_s)
+        telemetry.paced(7.6)  # what wavers a little is the same pace
+        telemetry.paced(now_s)
+        telemetry.paced(now_s)
     (line,) = said
     told: dict[str, Any] = {key: line[key] for key in ("event", "log_level", "source", "detail")}
     assert told == {
@@ -47,38 +47,38 @@ def test_another_pace_is_told_once(now_s: float, level: str) -> None:
 
 def test_missed_turns_are_one_line_that_names_the_worst() -> None:
     counts = {Target(source="acme", extension_id=extension): count for extension, count in (("1", 2), ("2", 7))}
-    observer = watching(1.0)
+    telemetry = watching(1.0)
     with capture_logs() as said:
-        observer.polls_missed(counts)
+        telemetry.polls_missed(counts)
     line = said[-1]
     assert (line["event"], line["extension"], line["count"], line["others"]) == ("polls_missed", "2", 7, 1)
 
 
 def test_what_the_platform_refuses_is_named_until_it_is_shown() -> None:
     """With the fix; however many there are, the list stays short."""
-    observer = watching(1.0)
+    telemetry = watching(1.0)
     refused = PollFailed("permission", "403", fix="check the permissions")
     for number in range(100, 122):
-        observer.poll_failed(Target(source="acme", extension_id=str(number)), refused, 0.1)
-    observer.poll_failed(Target(source="acme", extension_id="99"), PollFailed("server", "500"), 0.1)
-    warnings = observer.refusals()
+        telemetry.poll_failed(Target(source="acme", extension_id=str(number)), refused, 0.1)
+    telemetry.poll_failed(Target(source="acme", extension_id="99"), PollFailed("server", "500"), 0.1)
+    warnings = telemetry.refusals()
     assert warnings[0] == "source acme: extension 100 is refused: 403: check the permissions"
     assert warnings[20:] == ["source acme: 2 more extensions are refused"]
     for number in range(100, 122):
         target = Target(source="acme", extension_id=str(number))
-        observer.poll_succeeded(Snapshot(target=target, taken_at=NINE, observations=()), 0.1)
-    assert observer.refusals() == []
+        telemetry.poll_succeeded(Snapshot(target=target, taken_at=NINE, observations=()), 0.1)
+    assert telemetry.refusals() == []
 
 
 async def test_what_fails_on_is_said_every_half_minute() -> None:
     """Polled every second, an outage fills no log; another reason, another target, a new outage are said at once."""
     clock = TurnedClock()
-    observer = watching(1.0, clock)
+    telemetry = watching(1.0, clock)
     one, two = (Target(source="acme", extension_id=extension) for extension in ("1", "2"))
 
     def said(target: Target, reason: Reason) -> bool:
         with capture_logs() as lines:
-            observer.poll_failed(target, PollFailed(reason, "as the test says"), 0.1)
+            telemetry.poll_failed(target, PollFailed(reason, "as the test says"), 0.1)
         return bool(lines)
 
     assert said(one, "network")
@@ -87,7 +87,7 @@ async def test_what_fails_on_is_said_every_half_minute() -> None:
     assert said(one, "server")
     await clock.turn(30)
     assert said(one, "server")
-    observer.poll_succeeded(Snapshot(target=one, taken_at=clock.now(), observations=()), 0.1)
+    telemetry.poll_succeeded(Snapshot(target=one, taken_at=clock.now(), observations=()), 0.1)
     assert said(one, "server")
 
 
@@ -105,34 +105,34 @@ def test_a_source_that_waits_to_sign_in_says_how_many_are_ahead() -> None:
     """In `/readyz` and on the page; a source that is seen is ready, whatever it waits for."""
     clock = TurnedClock()
     live_calls = InMemoryLiveCalls(clock)
-    observer = SourceTelemetry("acme", live_calls, Metrics(live_calls, clock, "1"), clock, bound())
-    observer.sign_ins_ahead = lambda: 3
-    assert observer.unready() == "source acme: waiting to sign in, 3 ahead"
-    observer.stepped()
+    telemetry = SourceTelemetry("acme", live_calls, Metrics(live_calls, clock, "1"), clock, bound())
+    telemetry.sign_ins_ahead = lambda: 3
+    assert telemetry.unready() == "source acme: waiting to sign in, 3 ahead"
+    telemetry.stepped()
     assert live_calls.summaries()[0].sign_ins_ahead == 3
     version = live_calls.version
-    observer.stepped()
+    telemetry.stepped()
     assert live_calls.version == version
-    observer.watching(None, 7.5)
+    telemetry.watching(None, 7.5)
     target = Target(source="acme")
-    observer.poll_succeeded(Snapshot(target=target, taken_at=clock.now(), observations=()), 0.1)
-    assert observer.unready() is None
-    observer.sign_ins_ahead = lambda: None
-    observer.stepped()
+    telemetry.poll_succeeded(Snapshot(target=target, taken_at=clock.now(), observations=()), 0.1)
+    assert telemetry.unready() is None
+    telemetry.sign_ins_ahead = lambda: None
+    telemetry.stepped()
     assert live_calls.summaries()[0].sign_ins_ahead is None
 
 
 async def test_polls_that_cannot_be_stored_are_known_until_one_is() -> None:
     """Since the first of them, with the newest cause; what is shown stays as of the last one that was stored."""
     clock = TurnedClock(NINE)
-    observer, target = watching(6.0, clock), Target(source="acme")
-    assert observer.unstored is None
-    observer.store_failed(OutboxUnavailable("disk full"))
+    telemetry, target = watching(6.0, clock), Target(source="acme")
+    assert telemetry.unstored is None
+    telemetry.store_failed(OutboxUnavailable("disk full"))
     await clock.turn(6)
-    observer.store_failed(OutboxUnavailable("still full"))
-    assert observer.unstored is not None
-    assert (observer.unstored.since, observer.unstored.detail) == (NINE, "still full")
-    observer.poll_succeeded(Snapshot(target=target, taken_at=clock.now(), observations=()), 0.1)
-    assert observer.unstored is not None
-    observer.poll_stored(PollRecord(target=target, taken_at=clock.now()))
-    assert observer.unstored is None
+    telemetry.store_failed(OutboxUnavailable("still full"))
+    assert telemetry.unstored is not None
+    assert (telemetry.unstored.since, telemetry.unstored.detail) == (NINE, "still full")
+    telemetry.poll_succeeded(Snapshot(target=target, taken_at=clock.now(), observations=()), 0.1)
+    assert telemetry.unstored is not None
+    telemetry.poll_stored(PollRecord(target=target, taken_at=clock.now()))
+    assert telemetry.unstored is None

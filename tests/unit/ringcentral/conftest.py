@@ -1,4 +1,4 @@
-"""What the tests of this room share: aioresponses made to work, a client against it, an observer that listens."""
+"""What these tests share: aioresponses made to work, a client against it, and telemetry that keeps every report."""
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Any

@@ -1,9 +1,10 @@
-"""An observer that writes everything down, and a client that tells it."""
+"""Telemetry that keeps every report, and a client that reports to it."""
 
 from typing import Any
 
 from aiohttp import ClientSession
 
+from callcast.ports.telemetry import Telemetry
 from callcast.ringcentral.client import Client
 from callcast.ringcentral.sign_in import SignIns
 from callcast.settings.secret import Secret
@@ -14,7 +15,7 @@ CLIENT_SECRET = "client-secret-9f3a"
 JWT = "jwt-assertion-b71c"
 
 
-class Heard:
+class Heard(Telemetry):
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, str | None]] = []
         self.limits: list[tuple[str, int, int, float]] = []
@@ -23,17 +24,17 @@ class Heard:
         self.bad_records: list[str] = []
         self.notes: dict[str, bytes] = {}
 
-    def answered(self, resource: str, outcome: str, took_s: float, request_id: str | None, /) -> None:
+    def answered(self, resource: str, outcome: str, took_s: float, request_id: str | None) -> None:
         assert took_s >= 0
         self.requests.append((resource, outcome, request_id))
 
-    def rate_limit(self, group: str, limit: int, remaining: int, silent_s: float, /) -> None:
+    def rate_limit(self, group: str, limit: int, remaining: int, silent_s: float) -> None:
         self.limits.append((group, limit, remaining, silent_s))
 
-    def unknown_word(self, field: str, word: str, /) -> None:
+    def unknown_word(self, field: str, word: str) -> None:
         self.words.append((field, word))
 
-    def bad_record(self, field: str, record: str, /) -> None:
+    def bad_record(self, field: str, record: str) -> None:
         self.bad.append(field)
         self.bad_records.append(record)
 
@@ -54,7 +55,7 @@ def make_client(session: ClientSession, clock: TurnedClock, heard: Heard, **sett
         "sign_ins": SignIns(clock),
         "clock": clock,
         "version": "1.2.3",
-        "observer": heard,
+        "telemetry": heard,
         "note": heard.note,
         "notes": {},
     }

@@ -1,0 +1,62 @@
+"""What the parts of one source (client, poller, backfill, recorder) report, for metrics, logs and live calls."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from callcast.calls.model import ChangeSet, PollRecord, Snapshot, Target
+from callcast.ports.outbox import OutboxUnavailable
+from callcast.ports.upstream import PollFailed
+
+
+class Telemetry:
+    """Ignores every report, as commands need it; the service overrides the methods. None may block."""
+
+    # From the client.
+
+    def answered(self, resource: str, outcome: str, took_s: float, request_id: str | None) -> None:
+        """A request is finished. `outcome`: the status of the response, or the reason why there is none."""
+
+    def rate_limit(self, group: str, limit: int, remaining: int, silent_s: float) -> None:
+        """The platform announced a group's limit. `silent_s` above 0: requests are paused for that many seconds."""
+
+    def unknown_word(self, field: str, word: str) -> None:
+        """A field has a value that is not listed in the vocabulary. Calls are unaffected."""
+
+    def bad_record(self, field: str, record: str) -> None:
+        """A record was skipped because this field is invalid. Reported again while the record stays in the list."""
+
+    # From the poller.
+
+    def watching(self, extension_ids: Sequence[str] | None, interval_s: float) -> None:
+        """The watched extensions. None: the whole account; empty: other sources own all of them."""
+
+    def watched_twice(self, extension_id: str) -> None:
+        """Another source owns this extension."""
+
+    def paced(self, interval_s: float) -> None:
+        """The interval between two polls of a target, as the rate limit currently allows."""
+
+    def stepped(self) -> None:
+        """The scheduler is running; called every second, also during a penalty."""
+
+    def poll_succeeded(self, snapshot: Snapshot, took_s: float) -> None: ...
+
+    def poll_failed(self, target: Target, error: PollFailed, took_s: float) -> None: ...
+
+    def polls_missed(self, counts: Mapping[Target, int]) -> None:
+        """The number of skipped polls by target, in the last second."""
+
+    def store_failed(self, error: OutboxUnavailable) -> None: ...
+
+    # From the backfill.
+
+    def lookup_failed(self, error: PollFailed) -> None: ...
+
+    def gap_filled(self, target: Target, after: datetime, calls: int) -> None: ...
+
+    # From the recorder, after each commit.
+
+    def poll_stored(self, poll: PollRecord) -> None: ...
+
+    def change_recorded(self, change: ChangeSet) -> None:
+        """A large change is reported in several parts."""
