@@ -24,9 +24,8 @@ class CallIndex:
         self._by_session: dict[str, dict[str, None]] = {}
         self._by_extension: dict[str, dict[str, None]] = {}
         self._pending: dict[str, None] = {}
-        self.polls: dict[Target, datetime] = (
-            dict(known.polls) if known else {}
-        )  # the last successful poll of each target
+        # The last successful poll of each target.
+        self.polls: dict[Target, datetime] = dict(known.polls) if known else {}
         for call in known.calls.values() if known else ():
             if is_open(call):
                 self._put(call)
@@ -76,12 +75,16 @@ class CallIndex:
 
     def clamped(self, target: Target, taken_at: datetime) -> datetime:
         """Return `taken_at`, or the time of the target's last poll if that is later: poll times never go back."""
-        last = self._covered_until(target)
+        last = self.last_poll_at(target.extension_id)
         return taken_at if last is None else max(last, taken_at)
 
-    def last_poll_at(self, extension_id: str) -> datetime | None:
-        """The last successful poll that could have shown this extension's calls."""
-        return self._covered_until(Target(source=self.source, extension_id=extension_id))
+    def last_poll_at(self, extension_id: str | None) -> datetime | None:
+        """The last successful poll that could have shown this extension's calls, or calls of the account if None."""
+        if extension_id is None:
+            return max(self.polls.values(), default=None)
+        own = self.polls.get(Target(source=self.source, extension_id=extension_id))
+        whole = self.polls.get(Target(source=self.source))
+        return max(own, whole) if own and whole else own or whole
 
     def call(self, call_id: str) -> Call | None:
         return self._calls.get(call_id)
@@ -107,13 +110,6 @@ class CallIndex:
     def pending(self) -> Sequence[Call]:
         """The open calls that vanished from the list or whose record is provisional."""
         return [self._calls[call_id] for call_id in self._pending]
-
-    def _covered_until(self, target: Target) -> datetime | None:
-        """The last successful poll of what the target shows: of the extension itself, or of the whole account."""
-        if target.extension_id is None:
-            return max(self.polls.values(), default=None)
-        own, whole = self.polls.get(target), self.polls.get(Target(source=self.source))
-        return max(own, whole) if own and whole else own or whole
 
     def _put(self, call: Call) -> None:
         call_id = call.call_id

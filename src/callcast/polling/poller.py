@@ -57,7 +57,6 @@ class Poller:
         start_after_s: float = 0.0,
     ) -> None:
         self._source = source
-        self._whole = Target(source=source)
         self._extensions = extensions
         self._interval_s = interval_s
         self._upstream = upstream
@@ -127,7 +126,7 @@ class Poller:
     async def _own_extension(self) -> str:
         """Resolve `~` to an extension id; retries until it succeeds. Meanwhile the whole source may be degraded."""
         target = Target(source=self._source, extension_id="~")
-        self._freshness.watch_whole(max(self._recorder.index.polls.values(), default=None), self._clock.monotonic())
+        self._freshness.watch_whole(self._recorder.index.last_poll_at(None), self._clock.monotonic())
         while True:
             started = self._clock.monotonic()
             try:
@@ -235,17 +234,10 @@ class Poller:
 
     async def _note_gap(self, target: Target, taken_at: datetime) -> None:
         """Have the call log read if the target was not polled for longer than planned."""
-        last = self._covered_until(target)
+        last = self._recorder.index.last_poll_at(target.extension_id)
         planned_s = max(self.interval_s, self._planned_s.get(target, 0.0))
         if last is not None and (taken_at - last).total_seconds() > planned_s + GAP_S:
             await self._backfill.add_gap(target, last, taken_at)
-
-    def _covered_until(self, target: Target) -> datetime | None:
-        """The last successful poll that covered this target: its own, or one of the whole account."""
-        polls = self._recorder.index.polls
-        whole = self._whole
-        covering = polls.values() if target == whole else [at for t in (target, whole) if (at := polls.get(t))]
-        return max(covering, default=None)
 
     async def _failed(self, target: Target, error: PollFailed, took_s: float) -> float:
         """Handle a failed poll. Returns the seconds until the target may be polled again; 0: as scheduled."""
