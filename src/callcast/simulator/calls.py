@@ -16,13 +16,14 @@ INBOUND: frozenset[Shape] = frozenset({"direct", "queue", "internal_in", "ringou
 
 
 class Extension(Struct, frozen=True, kw_only=True):
-    """One phone: id, short number, name and direct number."""
+    """One phone: id, short number, name and direct number. `presence_hidden`: nobody else sees its presence."""
 
     id: str
     number: str
     name: str
     direct: str
     location: str | None = None
+    presence_hidden: bool = False
 
 
 class Outside(Struct, frozen=True, kw_only=True):
@@ -34,9 +35,12 @@ class Outside(Struct, frozen=True, kw_only=True):
 
 
 class CallQueue(Struct, frozen=True, kw_only=True):
+    """A queue; telephony events name it by its extension id, where it has one."""
+
     name: str
     number: str
     location: str | None = None
+    id: str | None = None
 
 
 class Ending(Struct, frozen=True, kw_only=True):
@@ -79,6 +83,7 @@ class Part(Struct, frozen=True, kw_only=True):
     hidden: times in which the list of active calls lacks the record.
     marks_answer: false: an outbound record does not show the answer before its end.
     in_browser: the ended record reads Outbound towards the caller, and has no legs.
+    holds: when it was on hold. voicemail_at: when a voicemail began.
     """
 
     extension: Extension
@@ -95,6 +100,8 @@ class Part(Struct, frozen=True, kw_only=True):
     marks_answer: bool = True
     rewrite: Rewrite | None = None
     in_browser: bool = False
+    holds: tuple[tuple[datetime, datetime], ...] = ()
+    voicemail_at: datetime | None = None
 
     def ending_at(self, moment: datetime) -> Ending:
         return self.rewrite.ending if self.rewrite and moment >= self.rewrite.at else self.ending

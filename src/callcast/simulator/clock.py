@@ -24,6 +24,7 @@ class SimulatedClock:
         self._monotonic = monotonic
         self._zero = monotonic()
         self._turned_s = 0.0
+        self.on_turn: list[Callable[[], None]] = []
 
     def now(self) -> datetime:
         passed_s = (self._monotonic() - self._zero) * self.speed + self._turned_s
@@ -32,9 +33,8 @@ class SimulatedClock:
     def turn(self, seconds: float) -> None:
         """Move the hands; backwards too, as a platform whose clock is set."""
         self._turned_s += seconds
-
-    def use_timezone(self, moment: datetime) -> None:
-        self.turn((moment - self.now()).total_seconds())
+        for turned in self.on_turn:
+            turned()
 
 
 def iso(moment: datetime) -> str:

@@ -177,7 +177,13 @@ class _Staged:
             marks_answer=call.marks_answer,
             rewrite=self._rewrite(ended_at),
             in_browser=call.in_browser and shape == "direct",
+            holds=self._holds(rung, ended_at) if answered and shape != "internal_in" else (),
+            voicemail_at=rung if records_s and not answered else None,
         )
+
+    def _holds(self, answered_at: datetime, ended_at: datetime) -> tuple[tuple[datetime, datetime], ...]:
+        pairs = ((self._after(answered_at, a), self._after(answered_at, b)) for a, b in self._call.holds_s)
+        return tuple((begins, ends) for begins, ends in pairs if answered_at < begins < ends < ended_at)
 
     def _rewrite(self, ended_at: datetime) -> Rewrite | None:
         if self._call.rewritten is None:

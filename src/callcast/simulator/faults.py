@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from itertools import count
+from random import Random
 from typing import Any, Literal
 
 import msgspec
@@ -30,7 +31,20 @@ Kind = Literal[
     "half",
     "empty",
     "bad_records",
+    "ws_drop",
+    "ws_silence",
+    "ws_deaf",
+    "ws_lose",
+    "ws_duplicate",
+    "ws_reorder",
+    "ws_delay",
+    "ws_refuse",
+    "ws_expire",
+    "ws_unrecoverable",
+    "ws_garbage",
+    "ws_huge",
 ]
+ONCE = ("ws_drop", "ws_expire", "ws_garbage", "ws_huge")
 Answer = Callable[[], Awaitable[web.StreamResponse]]
 
 MESSAGES = {
@@ -52,7 +66,14 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     from_s, for_s: from when, after the platform's start (or the admin call), and how long, on its clock.
     status, code, headers, retry_after: for `status`; `headers` false: a bare 429 or 503 as global limits send it;
     retry_after: seconds, or "date" for a date 30 s ahead. location: for `redirect`.
-    delay_s: for `slow`, in seconds of this machine. size_mb: for `huge`.
+    delay_s: for `slow`, in seconds of this machine. size_mb: for `huge` and `ws_huge`.
+    p: the share of the requests, or notifications, that are hit.
+
+    Those of the WebSocket: ws_drop (RST), ws_expire (`code` WSG-902 or WSG-903), ws_garbage and ws_huge happen once to
+    each connection that is open when they begin, and until `for_s` is over to each later one. ws_refuse answers new
+    connections with `status` 401, 403, 503, 4400 (the close code), or 0 (never). ws_silence sends nothing at all, no
+    pongs either; ws_unrecoverable fails each recovery. ws_deaf, ws_lose, ws_duplicate, ws_reorder and ws_delay
+    (`delay_s`, to `delay_most_s`) hit notifications; for them `path` is that of the event.
     """
 
     kind: Kind
@@ -67,7 +88,9 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     retry_after: int | str | None = None
     location: str = "/elsewhere"
     delay_s: float = 5
+    delay_most_s: float | None = None
     size_mb: int = 40
+    p: float = 1
 
 
 class _Armed(Struct, kw_only=True):
@@ -75,15 +98,18 @@ class _Armed(Struct, kw_only=True):
     fault: Fault
     begins: datetime
     met: int = 0
+    once: set[int] = msgspec.field(default_factory=set)
 
-    def strikes(self, path: str, now: datetime) -> bool:
+    def strikes(self, path: str, now: datetime, dice: Random) -> bool:
         fault = self.fault
-        if not fnmatchcase(path, fault.path) or now < self.begins or self._over(now):
+        if not fnmatchcase(path, fault.path) or now < self.begins or self.over(now):
+            return False
+        if fault.p < 1 and dice.random() >= fault.p:
             return False
         self.met += 1
         return self.met > fault.skip
 
-    def _over(self, now: datetime) -> bool:
+    def over(self, now: datetime) -> bool:
         fault = self.fault
         spent = bool(fault.count) and self.met >= fault.skip + fault.count
         return spent or (fault.for_s is not None and now >= self.begins + timedelta(seconds=fault.for_s))
@@ -94,6 +120,7 @@ class Faults:
 
     def __init__(self) -> None:
         self._armed: list[_Armed] = []
+        self._dice = Random(1)  # noqa: S311 (chance, not secrecy)
         self._numbers = count(1)
 
     def add(self, fault: Fault, now: datetime) -> int:
@@ -116,7 +143,31 @@ class Faults:
             yield {"id": armed.number, "met": armed.met, **msgspec.to_builtins(armed.fault)}
 
     def strike(self, path: str, now: datetime) -> Fault | None:
-        return next((armed.fault for armed in self._armed if armed.strikes(path, now)), None)
+        """The first that hits a request."""
+        armed = (one for one in self._armed if not one.fault.kind.startswith("ws_"))
+        return next((one.fault for one in armed if one.strikes(path, now, self._dice)), None)
+
+    def striking(self, kind: Kind, path: str, now: datetime) -> Iterator[Fault]:
+        """Those of one kind that hit a connection or a notification."""
+        armed = (one for one in self._armed if one.fault.kind == kind)
+        return (one.fault for one in armed if one.strikes(path, now, self._dice))
+
+    def once(self, connection: int, opened_at: datetime, now: datetime) -> Iterator[Fault]:
+        """Those that happen once to each connection, and have not yet to this one."""
+        for one in self._armed:
+            fault = one.fault
+            last = one.begins + timedelta(seconds=fault.for_s or 0)
+            due = fault.kind in ONCE and connection not in one.once and opened_at <= last
+            if due and one.strikes("/ws", now, self._dice):
+                one.once.add(connection)
+                yield fault
+
+    def next_begins_at(self, now: datetime) -> datetime | None:
+        return min((one.begins for one in self._armed if one.begins > now), default=None)
+
+    def delay_s(self, fault: Fault) -> float:
+        most_s = fault.delay_s if fault.delay_most_s is None else fault.delay_most_s
+        return self._dice.uniform(fault.delay_s, most_s)
 
 
 async def perform(fault: Fault, request: web.Request, now: datetime, answer: Answer) -> web.StreamResponse:
@@ -125,7 +176,8 @@ async def perform(fault: Fault, request: web.Request, now: datetime, answer: Ans
         case "status":
             return _status(fault, now)
         case "reset":
-            return _reset(request)
+            reset(request.transport)
+            return web.Response(status=500)
         case "truncated":
             return await _truncated(request, await answer())
         case "huge":
@@ -147,6 +199,8 @@ async def perform(fault: Fault, request: web.Request, now: datetime, answer: Ans
             return web.Response(status=302, headers={"Location": fault.location})
         case "half" | "empty" | "bad_records":
             return _spoilt(fault.kind, request, await answer())
+        case _:
+            raise AssertionError(fault.kind)  # those of the WebSocket happen elsewhere
 
 
 def _status(fault: Fault, now: datetime) -> web.Response:
@@ -164,14 +218,13 @@ def _status(fault: Fault, now: datetime) -> web.Response:
     return api_refusal(fault.status, fault.code or code, message, headers=headers).response()
 
 
-def _reset(request: web.Request) -> web.Response:
-    transport = request.transport
+def reset(transport: asyncio.Transport | None) -> None:
+    """End a connection with a RST."""
     if transport is not None:
         sock = transport.get_extra_info("socket")
         if sock is not None:  # linger 0 makes the close a RST
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
-    return web.Response(status=500)
 
 
 async def _truncated(request: web.Request, good: web.StreamResponse) -> web.StreamResponse:

@@ -8,14 +8,16 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
+import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from multidict import MultiMapping
 
-from callcast.simulator import admin, lists
+from callcast.simulator import admin, events, lists
 from callcast.simulator.answers import (
     Refusal,
     another_extension,
+    api_refusal,
     app_permission_missing,
     json_answer,
     not_found,
@@ -26,18 +28,24 @@ from callcast.simulator.clock import SimulatedClock, Time, http_date
 from callcast.simulator.faults import Fault, Faults, perform
 from callcast.simulator.limits import Group, Limits, RateLimits
 from callcast.simulator.paging import page_body, wanted_page
+from callcast.simulator.push import Gateway, Push
 from callcast.simulator.requests import Request, RequestLog
 from callcast.simulator.scenario import Record, Scenario, Truth
 from callcast.simulator.scenarios import seed
+from callcast.simulator.story import Story
 from callcast.simulator.tokens import Credential, Tokens
+from callcast.simulator.tokens import Session as SignIn
 
 TOKEN_PATH = "/restapi/oauth/token"  # noqa: S105 (a path)
 ACCOUNT = "/restapi/v1.0/account/{account}"
 EXTENSION = ACCOUNT + "/extension/{extension}"
 BODY_BYTES_MAX = 1_048_576
+PRESENCE_MAX = 30  # extensions in one request
+MULTIPART_JSON = "application/vnd.ringcentral.multipart+json"
 
 REQUEST: web.RequestKey[Request] = web.RequestKey("callcast_request", Request)
 CREDENTIAL: web.RequestKey[Credential] = web.RequestKey("callcast_credential", Credential)
+SIGN_IN: web.RequestKey[SignIn] = web.RequestKey("callcast_sign_in", SignIn)
 
 
 class Platform:
@@ -47,6 +55,7 @@ class Platform:
     clock: what `Date`, windows, token lives and the scenario run on; default this machine's.
     limits: None lets everything pass and sends no rate limit headers.
     refresh_tokens: the app's setting to issue them (off on the real platform unless asked for).
+    push: the numbers of the WebSocket gateway; a credential without the permission `WebSocket` cannot use it.
     """
 
     def __init__(
@@ -60,6 +69,7 @@ class Platform:
         token_ttl_s: float = 3600,
         refresh_tokens: bool = False,
         sessions_max: int = 5,
+        push: Push | None = None,
     ) -> None:
         self.scenario: Scenario = scenario or seed.by_poll()
         self.clock: Time = clock or SimulatedClock()
@@ -67,8 +77,12 @@ class Platform:
         self.limits = RateLimits(limits)
         self.requests = RequestLog()
         self.faults = Faults()
-        for fault in faults:
-            self.faults.add(fault, self.clock.now())
+        self.story = self.scenario if isinstance(self.scenario, Story) else None  # a recording has no push events
+        self.push = Gateway(self, push or Push())
+        if isinstance(self.clock, SimulatedClock):
+            self.clock.on_turn.append(self.push.wake)
+        for fault in [*(self.story.faults if self.story else ()), *faults]:
+            self.strike(fault)
 
     def truth(self) -> Sequence[Truth]:
         """What really happened so far, and is going on."""
@@ -76,7 +90,9 @@ class Platform:
 
     def strike(self, fault: Fault) -> int:
         """Arm a fault from now on."""
-        return self.faults.add(fault, self.clock.now())
+        number = self.faults.add(fault, self.clock.now())
+        self.push.wake()
+        return number
 
     def app(self) -> web.Application:
         """A fresh application; all of them share this platform's state."""
@@ -87,10 +103,14 @@ class Platform:
             app.router.add_get(level + "/active-calls", self._active_calls)
             app.router.add_get(level + "/call-log", self._call_log)
             app.router.add_get(level + "/call-log/{record}", self._call_log_record)
+        app.router.add_get(EXTENSION + "/presence", self._presence)
+        app.router.add_post("/restapi/oauth/wstoken", self._ws_token)
+        app.router.add_get("/ws", self.push.connect)
         app.router.add_get(ACCOUNT + "/extension", self._extensions)
         app.router.add_get(ACCOUNT + "/telephony/sessions/{session}", self._telephony_session)
         admin.add_routes(app.router, self)
         app.on_response_prepare.append(self._stamp)
+        app.on_shutdown.append(self.push.close)
         return app
 
     @asynccontextmanager
@@ -118,7 +138,7 @@ class Platform:
             self.clock.now(),
             request.method,
             request.path,
-            request.query_string,
+            "" if request.path == "/ws" else request.query_string,  # holds a token
             request.headers.get("User-Agent", ""),
         )
         request[REQUEST] = noted
@@ -139,8 +159,12 @@ class Platform:
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            if request.path.startswith("/restapi/oauth/"):
-                return await self._counted(request, handler, self.tokens.client, "auth")
+            if request.path == "/ws":
+                return await handler(request)
+            if request.path in (TOKEN_PATH, "/restapi/oauth/revoke"):
+                return await self._counted(
+                    request, handler, lambda asked: self.tokens.client(asked.headers.get("Authorization")), "auth"
+                )
             return await self._counted(request, handler, self._holder, _group(request.path))
         except Refusal as refusal:
             return refusal.response()
@@ -151,10 +175,10 @@ class Platform:
         self,
         request: web.Request,
         handler: Handler,
-        who: Callable[[str | None], Credential],
+        who: Callable[[web.Request], Credential],
         group: Group,
     ) -> web.StreamResponse:
-        credential = who(request.headers.get("Authorization"))
+        credential = who(request)
         noted = request[REQUEST]
         noted.client_id, noted.group = credential.client_id, group
         request[CREDENTIAL] = credential
@@ -170,8 +194,9 @@ class Platform:
         response.headers.update(self.limits.headers(counted, group, noted.at))
         return response
 
-    def _holder(self, authorization: str | None) -> Credential:
-        return self.tokens.holder(authorization, self.clock.now())
+    def _holder(self, request: web.Request) -> Credential:
+        request[SIGN_IN] = self.tokens.holder(request.headers.get("Authorization"), self.clock.now())
+        return request[SIGN_IN].credential
 
     # The token endpoint
 
@@ -181,12 +206,73 @@ class Platform:
         form = {name: str(value) for name, value in (await request.post()).items()}
         now = self.clock.now()
         session = self.tokens.exchange(request[CREDENTIAL], form, now)
-        return json_answer(self.tokens.answer(session, self._own(session.credential), now))
+        return json_answer(self.tokens.answer(session, self.own(session.credential), now))
 
     async def _revoke(self, request: web.Request) -> web.Response:
         form = await request.post()
         self.tokens.revoke(str(form.get("token", request.query.get("token", ""))))
         return web.Response()
+
+    async def _ws_token(self, request: web.Request) -> web.Response:
+        return json_answer(self.push.issue(request[SIGN_IN], str(request.url.origin())))
+
+    # Presence
+
+    async def _presence(self, request: web.Request) -> web.Response:
+        """One extension's, or of up to 30 as one answer in parts."""
+        self._of_account(request)
+        if "ReadPresence" not in request[CREDENTIAL].permissions:
+            raise app_permission_missing("ReadPresence")
+        wanted = request.match_info["extension"].split(",")
+        if len(wanted) > PRESENCE_MAX:
+            message = f"Extension Presence Info multipart request is limited to {PRESENCE_MAX} extensions"
+            raise api_refusal(400, "InvalidMultipartRequest", message)
+        if len(wanted) == 1:
+            return json_answer(self._presence_of(request, wanted[0]))
+        parts = []
+        for asked in wanted:
+            try:
+                parts.append({"resourceId": asked, "status": 200, "body": self._presence_of(request, asked)})
+            except Refusal as refusal:
+                parts.append({"resourceId": asked, "status": refusal.status, "body": dict(refusal.body)})
+        if MULTIPART_JSON in request.headers.get("Accept", ""):
+            return json_answer(parts, 207, {"Content-Type": MULTIPART_JSON})
+        summary = {"response": [{"href": "", "status": part["status"]} for part in parts]}
+        texts = [msgspec.json.encode(part).decode() for part in (summary, *(part["body"] for part in parts))]
+        body = "".join(f"--Boundary\r\nContent-Type: application/json\r\n\r\n{text}\r\n" for text in texts)
+        return web.Response(
+            text=body + "--Boundary--\r\n",
+            status=207,
+            headers={"Content-Type": 'multipart/mixed; boundary="Boundary"'},
+        )
+
+    def _presence_of(self, request: web.Request, asked: str) -> Record:
+        own = self.own(request[CREDENTIAL])
+        extension_id = own if asked == "~" else asked
+        place = f"{request.url.origin()}/restapi/v1.0/account/{self.scenario.account_id}/extension/{extension_id}"
+        extension: Record = {"uri": place, "id": int(extension_id)}
+        head: Record = {"uri": f"{place}/presence", "extension": extension}
+        if extension_id in self.queue_ids():
+            return {**head, "presenceStatus": "Offline", "allowSeeMyPresence": True}
+        if extension_id not in self.scenario.extension_ids():
+            raise not_found("extensionId")
+        listed = lists.directory(self.scenario, "")
+        extension["extensionNumber"] = next(one["extensionNumber"] for one in listed if one["id"] == extension["id"])
+        if self.hides_presence(extension_id, own):
+            return {**head, "presenceStatus": "Offline", "allowSeeMyPresence": False}
+        now = self.clock.now()
+        sessions = self.story.sessions_of(extension_id, now) if self.story else []
+        shown = events.presence(extension_id, sessions, now, ended_since=now)
+        if request.query.get("detailedTelephonyState") != "true":
+            shown.pop("activeCalls", None)
+        return {**head, **shown}
+
+    def queue_ids(self) -> set[str]:
+        return {queue.id for queue in self.story.account.queues if queue.id} if self.story else set()
+
+    def hides_presence(self, extension_id: str, asked_by: str) -> bool:
+        phones = self.story.account.extensions if self.story else ()
+        return extension_id != asked_by and any(one.presence_hidden for one in phones if one.id == extension_id)
 
     # The lists and what belongs to them
 
@@ -239,11 +325,11 @@ class Platform:
     def _resolved(self, request: web.Request) -> str:
         """The path as the platform repeats it: with the ids that `~` stands for."""
         path = request.path.replace("/account/~", f"/account/{self.scenario.account_id}")
-        return path.replace("/extension/~", f"/extension/{self._own(request[CREDENTIAL])}")
+        return path.replace("/extension/~", f"/extension/{self.own(request[CREDENTIAL])}")
 
     # Who may see what
 
-    def _own(self, credential: Credential) -> str:
+    def own(self, credential: Credential) -> str:
         return credential.extension_id or self.scenario.extension_ids()[0]
 
     def _of_account(self, request: web.Request) -> None:
@@ -266,8 +352,8 @@ class Platform:
             if "ReadCompanyCallLog" not in credential.permissions:
                 raise user_permission_missing("ReadCompanyCallLog")
             return None
-        extension = self._own(credential) if asked == "~" else asked
-        if extension != self._own(credential) and not credential.admin:
+        extension = self.own(credential) if asked == "~" else asked
+        if extension != self.own(credential) and not credential.admin:
             raise another_extension()
         if extension not in self.scenario.extension_ids():
             raise not_found("extensionId")
@@ -275,4 +361,7 @@ class Platform:
 
 
 def _group(path: str) -> Group:
-    return "light" if "/telephony/" in path else "medium" if path.endswith("/extension") else "heavy"
+    if path.startswith("/restapi/oauth/"):
+        return "auth"
+    light = "/telephony/" in path or path.endswith("/presence")
+    return "light" if light else "medium" if path.endswith("/extension") else "heavy"

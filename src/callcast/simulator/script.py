@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from callcast.simulator.calls import CallQueue, Extension
+from callcast.simulator.faults import Fault
 
 Kind = Literal["inbound", "queue", "outbound", "internal", "ringout", "conference"]
 
@@ -43,7 +44,7 @@ class Call(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     hidden_s: from-to pairs after the beginning in which the list lacks the record. marks_answer false: an outbound
     record does not show the answer. provisional: a queue call reads Stopped while it goes on. rewritten: after so
     many seconds the ended record reads as another ending. in_browser: an inbound call is taken, or not, in a browser;
-    its ended record reads Outbound towards the caller.
+    its ended record reads Outbound towards the caller. holds_s: from-to pairs after the answer in which it is on hold.
     """
 
     at_s: float = 0
@@ -68,6 +69,7 @@ class Call(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     provisional: bool = False
     rewritten: tuple[float, str] | None = None
     in_browser: bool = False
+    holds_s: tuple[tuple[float, float], ...] = ()
 
 
 class Account(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,6 +101,7 @@ class Script(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     account: Account
     calls: tuple[Call, ...] = ()
     random: Chance | None = None
+    faults: tuple[Fault, ...] = ()
 
 
 def read(text: bytes) -> Script:

@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 from msgspec import Struct
 
 from callcast.simulator.calls import Part, Session
-from callcast.simulator.clock import iso
 from callcast.simulator.director import Director
+from callcast.simulator.events import telephony_session
+from callcast.simulator.faults import Fault
 from callcast.simulator.records import company_records, record_of
 from callcast.simulator.scenario import Record, Truth
 from callcast.simulator.script import Account, Call
@@ -95,6 +96,8 @@ class Story:
         self._recent: list[Playing] = []
         self._recent_of: dict[str, list[tuple[Playing, Part]]] = defaultdict(list)
         self._tidied_at = start
+        self.faults: Sequence[Fault] = ()  # of the scenario file
+        self.on_begin: Callable[[Session], None] | None = None  # called when one begins, or is placed
 
     def extension_ids(self) -> Sequence[str]:
         return self._extension_ids
@@ -111,7 +114,7 @@ class Story:
         return sessions
 
     def active(self, extension_id: str | None, now: datetime, /) -> list[Record]:
-        self._advance(now)
+        self.advance(now)
         if extension_id is None:
             return _newest_first(self._company_active(now))
         shown = []
@@ -131,7 +134,7 @@ class Story:
         since: datetime | None = None,
     ) -> list[Record]:
         """What has ended and arrived in the call log; also a queue call that reads Stopped while it goes on."""
-        self._advance(now)
+        self.advance(now)
         shown: list[Record] = []
         for playing in self._begun:
             session = playing.session
@@ -151,14 +154,14 @@ class Story:
         ]
 
     def session(self, session_id: str, now: datetime, /) -> Record | None:
-        self._advance(now)
+        self.advance(now)
         for session in (playing.session for playing in reversed(self._begun)):
             if session.telephony_session_id == session_id and session.began_at <= now:
-                return _telephony(self.account_id, session, now)
+                return telephony_session(self.account_id, session, now)
         return None
 
     def truth(self, now: datetime, /) -> Sequence[Truth]:
-        self._advance(now)
+        self.advance(now)
         begun = [truth for playing in self._begun for truth in playing.session.truths() if truth.started_at <= now]
         return sorted(begun, key=lambda truth: truth.started_at)
 
@@ -190,7 +193,8 @@ class Story:
             return []
         return [record for record in playing.company(at) if "duration" in record and record["result"] != "In Progress"]
 
-    def _advance(self, now: datetime) -> None:
+    def advance(self, now: datetime) -> None:
+        """Let begin what begins until now."""
         while self._next is not None and self._next[0].began_at <= now:
             for session in self._next:
                 self._begin(session)
@@ -209,12 +213,29 @@ class Story:
             kept = [(playing, part) for playing, part in recent if playing.session.ended_at >= limit]
             self._recent_of[extension_id] = kept
 
+    def next_begins_at(self) -> datetime | None:
+        return self._next[0].began_at if self._next else None
+
+    def begun(self, now: datetime) -> list[Session]:
+        """The sessions that have begun, or were placed, and have not ended."""
+        self.advance(now)
+        return [playing.session for playing in self._recent if playing.session.ended_at > now]
+
+    def sessions_of(self, extension_id: str, now: datetime) -> list[Session]:
+        """The sessions in which an extension has, or just had, a part."""
+        self.advance(now)
+        since = now - timedelta(seconds=5)
+        known = {id(one.session): one.session for one, part in self._recent_of[extension_id] if part.ended_at > since}
+        return [session for session in known.values() if session.began_at <= now]
+
     def _begin(self, session: Session) -> None:
         playing = Playing(self.account_id, session)
         self._begun.append(playing)
         self._recent.append(playing)
         for part in session.parts:
             self._recent_of[part.extension.id].append((playing, part))
+        if self.on_begin is not None:
+            self.on_begin(session)
 
     def _late(self, session: Session) -> timedelta:
         return _between(self.listing.lateness_s, session, "late")
@@ -242,38 +263,3 @@ def _reads_stopped(session: Session, at: datetime) -> bool:
 
 def _newest_first(records: Iterable[Record]) -> list[Record]:
     return sorted(records, key=lambda record: str(record["startTime"]), reverse=True)
-
-
-def _telephony(account_id: str, session: Session, now: datetime) -> Record:
-    """`telephony/sessions/{id}`: the outside party first, then each phone's."""
-    token = (session.telephony_session_id or "")[2:]
-    parties = [_party(account_id, f"p-{token}-{number}", part, now) for number, part in enumerate(session.parts, 2)]
-    outside = {
-        "id": f"p-{token}-1",
-        "direction": "Inbound",
-        "status": {"code": "Disconnected" if now >= session.ended_at else "Answered"},
-        "muted": False,
-        "standAlone": False,
-    }
-    return {
-        "id": session.telephony_session_id,
-        "creationTime": iso(session.began_at)[:19] + "Z",
-        "origin": {"type": "Call"},
-        "parties": [outside, *(party for party in parties if party is not None)],
-    }
-
-
-def _party(account_id: str, party_id: str, part: Part, now: datetime) -> Record | None:
-    if now < part.began_at:
-        return None
-    answered = part.answered_at is not None and now >= part.answered_at
-    code = "Disconnected" if now >= part.ended_at else ("Answered" if answered else "Proceeding")
-    return {
-        "id": party_id,
-        "accountId": account_id,
-        "extensionId": part.extension.id,
-        "direction": "Inbound" if part.shape in ("direct", "queue", "internal_in", "ringout_in") else "Outbound",
-        "status": {"code": code},
-        "muted": False,
-        "standAlone": False,
-    }

@@ -20,7 +20,10 @@ REFRESH_TTL = timedelta(days=7)
 REUSE_AFTER_USE = timedelta(seconds=10)
 REUSE_AT_MOST = timedelta(minutes=60)
 
-ALL_PERMISSIONS = frozenset({"ReadCallLog", "ReadCompanyCallLog", "CallControl", "ReadAccounts"})
+ALL_PERMISSIONS = frozenset(
+    {"ReadCallLog", "ReadCompanyCallLog", "CallControl", "ReadAccounts", "ReadPresence", "SubscriptionWebSocket"}
+    | {"WebSocket"}
+)
 
 
 class Credential(Struct, frozen=True, kw_only=True):
@@ -93,8 +96,8 @@ class Tokens:
             return self._renew(app, form.get("refresh_token", ""), now)
         raise oauth_refusal("unsupported_grant_type", "OAU-250", "Unsupported grant type")
 
-    def holder(self, authorization: str | None, now: datetime) -> Credential:
-        """Whose access token this is."""
+    def holder(self, authorization: str | None, now: datetime) -> Session:
+        """The session of an access token."""
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise api_refusal(401, "OAU-149", "Unparsable access token", legacy_code="TokenInvalid")
@@ -104,7 +107,12 @@ class Tokens:
         if now >= session.expires_at:
             raise token_expired()
         session.first_used_at = session.first_used_at or now
-        return session.credential
+        return session
+
+    def alive(self, session: Session, now: datetime) -> bool:
+        """A session lasts as long as its token, or the refresh token that can renew it."""
+        until = session.refresh_until if session.refresh_token else session.expires_at
+        return now < until and any(one is session for one in self._sessions)
 
     def revoke(self, token: str) -> None:
         """End the whole session that an access or refresh token belongs to."""

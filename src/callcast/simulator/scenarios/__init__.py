@@ -75,7 +75,9 @@ def played(
     director = Director(script.account, start)
     for call in script.calls:
         director.sessions(call, 0)
-    return Story(script.account, _in_order(script, seed), start, seed=seed, speed=speed, listing=listing)
+    story = Story(script.account, _in_order(script, seed), start, seed=seed, speed=speed, listing=listing)
+    story.faults = script.faults
+    return story
 
 
 def crowd(extensions: int) -> Account:
@@ -89,7 +91,8 @@ def crowd(extensions: int) -> Account:
         )
         for number in range(1, extensions + 1)
     )
-    return Account(id="400100300", extensions=phones, queues=(CallQueue(name="Support", number="+15550100180"),))
+    queue = CallQueue(name="Support", number="+15550100180", id="400300001")
+    return Account(id="400100300", extensions=phones, queues=(queue,))
 
 
 def _in_order(script: Script, seed: int) -> Iterator[Call]:
