@@ -1,8 +1,9 @@
-"""For every test: hypothesis measures no time (a busy machine is no fault of the code), and tries few examples; the
-user's own data directory is not touched.
+"""Settings of every test: hypothesis has no deadline (a busy machine is not a fault) and tries few examples, the user's
+data directory is not touched, and Ctrl-C reaches the processes that tests start.
 """
 
 import os
+import signal
 import tempfile
 
 from hypothesis import settings
@@ -14,3 +15,7 @@ settings.load_profile("callcast")
 
 # Of each worker process, and inherited by the processes that tests start.
 os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="callcast-tests-")
+
+# A shell starts background jobs with SIGINT ignored, and child processes inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
