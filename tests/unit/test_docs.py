@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from callcast.cli.main import COMMANDS
+from callcast.cli.parser import COMMANDS
 from tests import ROOT
 
 PAGES = sorted(

@@ -5,78 +5,52 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
+from callcast.cli.output import counted, table
+from callcast.config import Settings, validate
+from callcast.config.diagnostics import Finding
 from callcast.exit_codes import ExitCode
-
-if TYPE_CHECKING:
-    from callcast.config import Settings
-    from callcast.config.diagnostics import Finding
-    from callcast.ports.outbox import SinkStats
-    from callcast.ringcentral.settings import Plan
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Read the configuration as `run` does and report all errors at once, each with file, line, key, the value "
-        "given, the value expected and a likely fix. Without errors, print the polling plan. No network access "
-        "unless --online is given. Exit codes: 78 if the configuration has errors, 69 if an online check fails."
-    )
-    parser.epilog = "example: callcast check --online --config /etc/callcast/config.toml"
-    parser.add_argument(
-        "--online",
-        action="store_true",
-        help="also check the remote sides, within ten seconds: token, permission, rate limit and clock of each "
-        "source, and whether each sink is reachable; delivers nothing",
-    )
-    parser.add_argument(
-        "--send",
-        action="store_true",
-        help="like --online, and also send a message of type callcast.check to each webhook and broker",
-    )
+from callcast.outbox.opening import open_admin
+from callcast.ports.outbox import OutboxRefused, OutboxUnavailable, SinkStats
+from callcast.ports.outbox_admin import OutboxMissing
+from callcast.ringcentral.settings import Plan, plan
 
 
 def run(args: argparse.Namespace) -> int:
-    from callcast.config import validate
-
     result = validate(args.config, os.environ, check_folders=True)
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if result.settings is None:
         print(report(result.errors), file=sys.stderr)
         return ExitCode.CONFIG
-    for warning_text in removed_sinks(result.settings):
+    for warning_text in _removed_sinks(result.settings):
         print(f"warning: {warning_text}", file=sys.stderr)
     print(f"{args.config} is valid: {_summary(result.settings)}\n")
-    print(plan_table(result.settings))
+    print(_plan_table(result.settings))
     if not (args.online or args.send):
         return ExitCode.DONE
-    from callcast.cli.check_online import run as check_online
+    from callcast.cli.check_online import check_online  # imported here because the check itself needs no HTTP client
 
     print()
     return check_online(result.settings, send=args.send)
 
 
-def report(errors: "Sequence[Finding]") -> str:
+def report(errors: Sequence[Finding]) -> str:
     """Return all errors as text, with their number on the last line."""
-    return "\n".join(map(str, errors)) + f"\n{_count(len(errors), 'error')}"
+    return "\n".join(map(str, errors)) + f"\n{counted(len(errors), 'error')}"
 
 
-def _summary(settings: "Settings") -> str:
+def _summary(settings: Settings) -> str:
     sources = [f"{name} ({source.watch})" for name, source in settings.sources.items()]
     sinks = [f"{name} ({sink.type})" for name, sink in settings.sinks.items()]
     return f"from {', '.join(sources)} to {', '.join(sinks)}"
 
 
-def removed_sinks(settings: "Settings") -> Iterator[str]:
+def _removed_sinks(settings: Settings) -> Iterator[str]:
     """Yield a warning for each sink that was removed from the configuration while the outbox holds events for it.
 
     Only reads the outbox.
     """
-    from callcast.outbox.opening import open_admin
-    from callcast.ports.outbox import OutboxRefused, OutboxUnavailable
-    from callcast.ports.outbox_admin import OutboxMissing
-
     try:
         with open_admin(settings.service.data_dir, read_only=True) as admin:
             found = admin.sinks()
@@ -91,8 +65,8 @@ def removed_sinks(settings: "Settings") -> Iterator[str]:
             yield _removed_sink(one, new, settings.service.retention_h)
 
 
-def _removed_sink(one: "SinkStats", new: Sequence[str], retention_h: float) -> str:
-    events, dead_letters = _count(one.pending, "event"), _count(one.dead, "dead letter")
+def _removed_sink(one: SinkStats, new: Sequence[str], retention_h: float) -> str:
+    events, dead_letters = counted(one.pending, "event"), counted(one.dead, "dead letter")
     what = " and ".join(text for text, n in ((events, one.pending), (dead_letters, one.dead)) if n)
     deadline = f"{retention_h:g} h after the next start or reload"
     if one.removed_at is not None:
@@ -104,24 +78,14 @@ def _removed_sink(one: "SinkStats", new: Sequence[str], retention_h: float) -> s
     )
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def plan_table(settings: "Settings") -> str:
+def _plan_table(settings: Settings) -> str:
     """Return the polling plan as a table: how often each source polls its targets."""
-    from callcast.ringcentral.settings import plan
-
     plans = [plan(name, source) for name, source in settings.sources.items()]
-    rows = [("source", "watch", "extensions", "polled every", "changes detected within", "requests per minute")]
-    rows += [_row(one) for one in plans]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    titles = ("source", "watch", "extensions", "polled every", "changes detected within", "requests per minute")
+    return table([titles, *map(_row, plans)])
 
 
-def _row(one: "Plan") -> tuple[str, str, str, str, str, str]:
+def _row(one: Plan) -> tuple[str, str, str, str, str, str]:
     return (
         one.source,
         one.watch,

@@ -3,115 +3,86 @@
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
-
-import aiohttp
-from msgspec import Struct
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 from callcast import __version__
 from callcast.app import SystemClock
+from callcast.cli.platform import platform_access
+from callcast.config import Settings
 from callcast.exit_codes import ExitCode
 from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
 from callcast.ringcentral.check import check_source
-from callcast.ringcentral.settings import SourceSettings
-from callcast.ringcentral.sign_in import FILE, SignIns
 from callcast.sinks import SinkSettings
 
-if TYPE_CHECKING:
-    from callcast.config import Settings
-
 TIMEOUT_S = 7.0  # with start-up and closing the connections, the command takes less than ten seconds
-
-
-Report = Callable[[ConnectivityResult], None]
 # The words that are printed for each outcome.
 OUTCOMES = {"good": "ok", "warning": "warning", "failed": "failed", "unasked": "skipped"}
 
-
-class Checked(Struct, frozen=True):
-    """One result. `subject` is `source acme` or `sink crm`."""
-
-    subject: str
-    result: ConnectivityResult
+Report = Callable[[ConnectivityResult], None]
 
 
-def run(settings: "Settings", *, send: bool) -> int:
+def check_online(settings: Settings, *, send: bool) -> ExitCode:
     """Print the results and return the exit code."""
+    results: dict[str, list[ConnectivityResult]] = {}
     with asyncio.Runner() as runner:
-        checks = runner.run(_run_checks(settings, send))
-        results = [result for check in checks for result in check.results]
-        failed = sum(one.result.status == "failed" for one in results)
-        print(table(results))
+        timed_out = runner.run(_run_checks(settings, send, results))
+        failed = sum(one.status == "failed" for found in results.values() for one in found)
+        print(_report(results))
         if failed:
             print(f"\n{failed} failed")
         code = ExitCode.UNAVAILABLE if failed else ExitCode.DONE
-        if any(check.timed_out for check in checks):
+        if timed_out:
             sys.stdout.flush()
             os._exit(code)  # a name look-up in a thread cannot be cancelled and would delay the exit
     return code
 
 
-class _Check:
-    """The check of one source or sink. Results that arrived before the timeout are kept."""
+async def _run_checks(settings: Settings, send: bool, results: dict[str, list[ConnectivityResult]]) -> bool:
+    """Fill in the results of each source and sink. Returns whether one of them did not answer in time."""
+    async with platform_access(settings.service.data_dir) as access, asyncio.TaskGroup() as tasks:
 
-    def __init__(self, subject: str, check: Callable[[Report], Awaitable[None]]) -> None:
-        self.results: list[Checked] = []
-        self.timed_out = False
-        self._subject = subject
-        self._check = check
+        def start(subject: str, check: Callable[[Report], Awaitable[None]]) -> asyncio.Task[bool]:
+            results[subject] = []
+            return tasks.create_task(_check(check, results[subject].append))
 
-    async def run(self) -> None:
-        try:
-            async with asyncio.timeout(TIMEOUT_S):
-                await self._check(self._add)
-        except TimeoutError:
-            self.timed_out = True
-            problem = f"no answer within {TIMEOUT_S:g} s"
-            fix = "check the address, and whether a firewall drops the packets"
-            self._add(ConnectivityResult("failed", problem, fix))
-
-    def _add(self, result: ConnectivityResult) -> None:
-        self.results.append(Checked(self._subject, result))
+        started = [
+            start(f"source {name}", partial(check_source, name, source, **access))
+            for name, source in settings.sources.items()
+        ]
+        started += [
+            start(f"sink {name}", partial(_check_sink, sink, _request(name, send)))
+            for name, sink in settings.sinks.items()
+        ]
+    return any(task.result() for task in started)
 
 
-async def _run_checks(settings: "Settings", send: bool) -> list[_Check]:
-    clock = SystemClock()
-    sign_ins = SignIns(clock, path=settings.service.data_dir / FILE, writes=False)
-    await sign_ins.load()
-    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session, asyncio.TaskGroup() as tasks:
-        checks = [_source_check(name, one, session, sign_ins, clock) for name, one in settings.sources.items()]
-        checks += [_sink_check(name, one, clock, send) for name, one in settings.sinks.items()]
-        for check in checks:
-            tasks.create_task(check.run())
-    return checks
+async def _check(check: Callable[[Report], Awaitable[None]], report: Report) -> bool:
+    """Run one check. Results that arrived before the timeout are kept."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            await check(report)
+    except TimeoutError:
+        fix = "check the address, and whether a firewall drops the packets"
+        report(ConnectivityResult("failed", f"no answer within {TIMEOUT_S:g} s", fix))
+        return True
+    return False
 
 
-def _source_check(
-    name: str, settings: SourceSettings, session: aiohttp.ClientSession, sign_ins: SignIns, clock: SystemClock
-) -> _Check:
-    async def check(report: Report) -> None:
-        await check_source(name, settings, report, session=session, sign_ins=sign_ins, clock=clock, version=__version__)
-
-    return _Check(f"source {name}", check)
+def _request(name: str, send: bool) -> ConnectivityRequest:
+    return ConnectivityRequest(name=name, version=__version__, clock=SystemClock(), send=send)
 
 
-def _sink_check(name: str, settings: SinkSettings, clock: SystemClock, send: bool) -> _Check:
-    request = ConnectivityRequest(name=name, version=__version__, clock=clock, send=send)
-
-    async def check(report: Report) -> None:
-        report(await settings.check_connectivity(request))
-
-    return _Check(f"sink {name}", check)
+async def _check_sink(sink: SinkSettings, request: ConnectivityRequest, report: Report) -> None:
+    report(await sink.check_connectivity(request))
 
 
-def table(results: list[Checked]) -> str:
+def _report(results: Mapping[str, Sequence[ConnectivityResult]]) -> str:
     """Return one line for each result, followed by its fix if it has one."""
-    subjects = [f"{one.subject}: {one.result.about}".removesuffix(": ") for one in results]
-    width = max(map(len, subjects), default=0)
-    return "\n".join(_line(subject.ljust(width), one.result) for subject, one in zip(subjects, results, strict=True))
-
-
-def _line(subject: str, result: ConnectivityResult) -> str:
-    fix = f"\n    fix: {result.fix}" if result.fix else ""
-    return f"{OUTCOMES[result.status]:<7}  {subject}  {result.detail}{fix}"
+    rows = [(f"{subject}: {one.about}".removesuffix(": "), one) for subject, found in results.items() for one in found]
+    width = max((len(subject) for subject, _ in rows), default=0)
+    return "\n".join(
+        f"{OUTCOMES[one.status]:<7}  {subject.ljust(width)}  {one.detail}"
+        + (f"\n    fix: {one.fix}" if one.fix else "")
+        for subject, one in rows
+    )

@@ -4,27 +4,13 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from callcast.exit_codes import ExitCode
-
-EPILOG = """\
-examples
-  callcast completion bash > ~/.local/share/bash-completion/completions/callcast
-  callcast completion zsh  > ~/.zfunc/_callcast        # with: fpath+=~/.zfunc; autoload -Uz compinit; compinit
-  callcast completion fish > ~/.config/fish/completions/callcast.fish
-"""
+from callcast.cli.parser import COMMANDS, build, subparsers
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = "Print a completion script for your shell. It covers the commands and options of this version."
-    parser.epilog = EPILOG
-    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell to print a script for")
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     scripts: Mapping[str, Callable[[Sequence[Command]], str]] = {"bash": bash, "zsh": zsh, "fish": fish}
-    print(scripts[args.shell]([_command(*one) for one in args.described()]), end="")
-    return ExitCode.DONE
+    commands = [_command(name, COMMANDS[name].summary, parser) for name, parser in build()[1].items()]
+    print(scripts[args.shell](commands), end="")
 
 
 @dataclass(frozen=True)
@@ -50,21 +36,13 @@ def _command(name: str, summary: str, parser: argparse.ArgumentParser) -> Comman
     """Return a command with all its options, including those of its subcommands."""
     words: dict[str, None] = {}
     options: dict[tuple[str, ...], Option] = {}
-    for one in _with_subcommands(parser):
+    for one in subparsers(parser):
         for action in one._actions:  # noqa: SLF001 (argparse has no public way to list options)
             if action.option_strings:
                 options.setdefault(tuple(action.option_strings), _option(one, action))
             else:
                 words.update(dict.fromkeys(map(str, action.choices or ())))
     return Command(name, summary, tuple(words), tuple(options.values()))
-
-
-def _with_subcommands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
-    found = [parser]
-    for action in parser._actions:  # noqa: SLF001
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
-            found += action.choices.values()
-    return found
 
 
 def _option(parser: argparse.ArgumentParser, action: argparse.Action) -> Option:

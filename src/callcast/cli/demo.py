@@ -1,11 +1,20 @@
 """`callcast demo`: run the service against a built-in RingCentral simulator, without credentials or network."""
 
 import argparse
+import asyncio
 import socket
 import sys
 import tempfile
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+
+from callcast import app
+from callcast.cli.failure import CommandFailed
+from callcast.config import load
+from callcast.exit_codes import ExitCode
+from callcast.simulator import Credential, Platform
+from callcast.simulator.scenarios import office
 
 HTTP_PORT = 9469
 CONFIG = """\
@@ -42,51 +51,9 @@ Events follow on standard output, one JSON object per line.
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Run the service against a built-in RingCentral simulator with scripted and random calls. Events go to "
-        f"standard output; the wallboard is on http://127.0.0.1:{HTTP_PORT}/. Needs no configuration, keeps no data "
-        "and does not use the network."
-    )
-    parser.epilog = "example: callcast demo --for 60 --seed 7 --speed 2 | jq -r .type"
-    parser.add_argument("--for", dest="for_s", type=_positive, metavar="S", help="stop after S seconds")
-    parser.add_argument(
-        "--seed", type=int, default=1, metavar="N", help="random seed; the same seed gives the same calls (default: 1)"
-    )
-    parser.add_argument("--speed", type=_positive, default=1.0, metavar="X", help="run the calls X times as fast")
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
-
-
-def _port() -> int:
-    """Return the default port, or a free one if the default is in use."""
-    for port in (HTTP_PORT, 0):
-        with socket.socket() as test_socket:
-            test_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                test_socket.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(test_socket.getsockname()[1])
-    raise OSError("no free port on 127.0.0.1")
-
-
 async def run(args: argparse.Namespace) -> int:
-    import asyncio
-    from datetime import UTC, datetime
-
-    from callcast import app
-    from callcast.config import load
-    from callcast.simulator import Platform
-    from callcast.simulator.scenarios import office
-
+    port = _port(args.port)
     story = office(datetime.now(UTC), seed=args.seed, speed=args.speed)
-    port = _port()
     with tempfile.TemporaryDirectory(prefix="callcast-demo-") as folder:
         async with Platform(story).serve() as url:
             path = _write(Path(folder), url, port, {one.id: one.name for one in story.account.extensions})
@@ -97,9 +64,23 @@ async def run(args: argparse.Namespace) -> int:
             return await app.run(load(path, {}), read_config=lambda: load(path, {}), stop=stop)
 
 
-def _write(folder: Path, url: str, port: int, names: Mapping[str, str]) -> Path:
-    from callcast.simulator import Credential
+def _port(wanted: int | None) -> int:
+    """Return the port that was asked for, else 9469, else a free one."""
+    for port in (HTTP_PORT, 0) if wanted is None else (wanted,):
+        with socket.socket() as test_socket:
+            test_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                test_socket.bind(("127.0.0.1", port))
+            except OSError as error:
+                why = (error.strerror or str(error)).lower()
+            else:
+                return int(test_socket.getsockname()[1])
+        if port == HTTP_PORT and wanted is None:
+            print(f"callcast demo: port {HTTP_PORT} is in use, so the wallboard gets a free one", file=sys.stderr)
+    raise CommandFailed(f"cannot listen on 127.0.0.1 port {port}: {why}; choose another --port", ExitCode.UNAVAILABLE)
 
+
+def _write(folder: Path, url: str, port: int, names: Mapping[str, str]) -> Path:
     credential = Credential()
     path = folder / "callcast.toml"
     path.write_text(

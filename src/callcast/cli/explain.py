@@ -2,56 +2,36 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from callcast.cli.store_commands import for_people, number_of, print_json, refuse, table, with_admin
-from callcast.exit_codes import ExitCode
-
-if TYPE_CHECKING:
-    from callcast.calls.model import Call
-    from callcast.formats.cloudevents import Wire
-    from callcast.ports.outbox_admin import Attempt, CallHistory, EventHistory, OutboxAdmin
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Show everything known about a call: its events with the poll that detected each, every sink's delivery "
-        "attempts with outcome and duration, and pending deliveries. If several calls match, list them instead. Works "
-        "whether or not the service is running. Prints one JSON object per line if standard output is not a terminal."
-    )
-    parser.epilog = "example: callcast explain 6662"
-    parser.add_argument(
-        "call", metavar="CALL", help="a call id, a session id, an event id, or the last four digits of a phone number"
-    )
-    parser.add_argument(
-        "--full", action="store_true", help="show complete phone numbers, not only the last four digits"
-    )
+from callcast.calls.model import Call
+from callcast.cli.failure import CommandFailed
+from callcast.cli.outbox import opened_outbox, wire_of
+from callcast.cli.output import for_people, number_of, print_json, table
+from callcast.formats.cloudevents import Wire, rfc3339
+from callcast.ports.outbox_admin import Attempt, CallHistory, EventHistory
 
 
-def run(args: argparse.Namespace) -> int:
-    def work(admin: "OutboxAdmin") -> int:
-        from callcast.formats.cloudevents import Wire
-
-        wire = Wire("full" if args.full else "last4")
+def run(args: argparse.Namespace) -> None:
+    wire = wire_of(args)
+    with opened_outbox(args) as admin:
         if args.call.startswith("evt_"):
-            history = admin.history_around(args.call)
-            return _not_found(args.call) if history is None else _show(history, wire)
-        calls = admin.find(args.call)
-        if not calls:
-            return _not_found(args.call)
-        return _show(admin.history_of(calls[0]), wire) if len(calls) == 1 else _list(calls, wire)
-
-    return with_admin(args, work)
-
-
-def _not_found(what: str) -> int:
-    return refuse(
-        f"no call or event matches {what!r}: give a call id, a session id, an event id, or the last four digits of a "
-        "phone number; delivered events are kept for service.retention_h"
-    )
+            calls, history = [], admin.history_around(args.call)
+        else:
+            calls = list(admin.find(args.call))
+            history = admin.history_of(calls[0]) if len(calls) == 1 else None
+        if history is not None:
+            _show(history, wire)
+        elif calls:
+            _list(calls, wire)
+        else:
+            raise CommandFailed(
+                f"no call or event matches {args.call!r}: give a call id, a session id, an event id, or the last four "
+                "digits of a phone number; delivered events are kept for service.retention_h"
+            )
 
 
-def _list(calls: "Sequence[Call]", wire: "Wire") -> int:
+def _list(calls: Sequence[Call], wire: Wire) -> None:
     rows = [wire.call_dict(call) for call in calls]
     if for_people():
         print(table([("started", "call", "direction", "state", "from", "to"), *map(_row, rows)]))
@@ -59,7 +39,6 @@ def _list(calls: "Sequence[Call]", wire: "Wire") -> int:
     else:
         for row in rows:
             print_json({"call": row})
-    return ExitCode.DONE
 
 
 def _row(call: dict[str, Any]) -> tuple[str, ...]:
@@ -80,16 +59,15 @@ def _state(call: dict[str, Any]) -> str:
 # The history of one call
 
 
-def _show(history: "CallHistory", wire: "Wire") -> int:
+def _show(history: CallHistory, wire: Wire) -> None:
     facts = _facts(history, wire)
     if for_people():
         print("\n".join(_lines(facts)))
     else:
         print_json(facts)
-    return ExitCode.DONE
 
 
-def _facts(history: "CallHistory", wire: "Wire") -> dict[str, Any]:
+def _facts(history: CallHistory, wire: Wire) -> dict[str, Any]:
     events = history.events
     return {
         "call": None if history.call is None else wire.call_dict(history.call),
@@ -98,9 +76,7 @@ def _facts(history: "CallHistory", wire: "Wire") -> dict[str, Any]:
     }
 
 
-def _event(history: "EventHistory", wire: "Wire") -> dict[str, Any]:
-    from callcast.formats.cloudevents import rfc3339
-
+def _event(history: EventHistory, wire: Wire) -> dict[str, Any]:
     event = wire.event_dict(history.stored.event)
     names = dict.fromkeys([*(attempt.sink for attempt in history.attempts), *history.pending, *history.dead])
     return {
@@ -111,12 +87,12 @@ def _event(history: "EventHistory", wire: "Wire") -> dict[str, Any]:
     }
 
 
-def _sink(name: str, history: "EventHistory") -> dict[str, Any]:
+def _sink(name: str, history: EventHistory) -> dict[str, Any]:
     attempts = [attempt for attempt in history.attempts if attempt.sink == name]
     return {"sink": name, "state": _state_at(name, history, attempts), "attempts": [_attempt(one) for one in attempts]}
 
 
-def _state_at(name: str, history: "EventHistory", attempts: "Sequence[Attempt]") -> str:
+def _state_at(name: str, history: EventHistory, attempts: Sequence[Attempt]) -> str:
     if name in history.pending:
         return "pending"
     if name in history.dead:
@@ -125,9 +101,7 @@ def _state_at(name: str, history: "EventHistory", attempts: "Sequence[Attempt]")
     return last if last in ("delivered", "expired") else "dropped"
 
 
-def _attempt(attempt: "Attempt") -> dict[str, Any]:
-    from callcast.formats.cloudevents import rfc3339
-
+def _attempt(attempt: Attempt) -> dict[str, Any]:
     return {
         "number": attempt.number,
         "at": rfc3339(attempt.at),

@@ -15,8 +15,9 @@ from threading import Thread
 import pytest
 
 from callcast import __version__
-from callcast.cli.main import COMMANDS, LOCAL_FILE, SYSTEM_FILE, default_config, main
-from callcast.cli.running_service import _reachable
+from callcast.cli.main import LOCAL_FILE, SYSTEM_FILE, default_config, main
+from callcast.cli.parser import COMMANDS, parse
+from callcast.cli.running_service import service_of
 from callcast.ports.sink import Filter
 from tests.builders import NINE, change, event
 from tests.disks import small_disk
@@ -297,7 +298,8 @@ def test_healthcheck_by_url(service: str, capsys: pytest.CaptureFixture[str]) ->
     """0 when it is alive; 69 with the service's own reason when it is not ready."""
     assert main(["healthcheck", "--url", f"http://{service}"]) == 0
     assert main(["healthcheck", "--ready", "--url", f"http://{service}/"]) == 69
-    assert capsys.readouterr().err == "/readyz: 503 source acme: no successful poll for 45 s\n"
+    reason = f"http://{service}/readyz: 503 source acme: no successful poll for 45 s"
+    assert capsys.readouterr().err == f"callcast healthcheck: {reason}\n"
 
 
 def test_healthcheck_by_configuration(service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,10 +316,16 @@ def test_healthcheck_without_a_service(service: str, capsys: pytest.CaptureFixtu
     with HTTPServer(("127.0.0.1", 0), Answers) as closed:
         port = closed.server_port
     assert main(["healthcheck", "--url", f"http://127.0.0.1:{port}"]) == 69
-    assert f"no answer from 127.0.0.1:{port}: connection refused\n" in capsys.readouterr().err
+    assert (
+        f"http://127.0.0.1:{port}/healthz: connection refused: check that the service is running"
+        in capsys.readouterr().err
+    )
     assert main(["healthcheck", "--url", service]) == 2
 
 
-def test_healthcheck_of_a_service_that_listens_everywhere() -> None:
-    """An address that means all addresses is asked for on this machine."""
-    assert [_reachable(host) for host in ("0.0.0.0", "::", "10.0.0.5")] == ["127.0.0.1", "::1", "10.0.0.5"]
+@pytest.mark.parametrize(("listen", "host"), [("0.0.0.0", "127.0.0.1"), ("[::]", "::1"), ("10.0.0.5", "10.0.0.5")])
+def test_healthcheck_of_a_service_that_listens_everywhere(tmp_path: Path, listen: str, host: str) -> None:
+    """A wildcard address is reached on this machine."""
+    path = write(tmp_path, f'[service]\nhttp_listen = "{listen}:9469"\n')
+    service = service_of(parse(["healthcheck", "--config", str(path)]))
+    assert (service.host, service.port) == (host, 9469)

@@ -11,25 +11,28 @@ from collections.abc import Iterator
 import aiohttp
 import pytest
 
-from callcast.cli import simulate
+from callcast.cli.main import main
+from callcast.cli.parser import parse
 from tests.integration.simulator.caller import JWT_GRANT
-
-PROGRAM = """
-import argparse, asyncio, sys
-from callcast.cli import simulate
-parser = argparse.ArgumentParser()
-simulate.add_arguments(parser)
-arguments = parser.parse_args()
-assert "aiohttp" not in sys.modules
-sys.exit(asyncio.run(simulate.run(arguments)))
-"""
 
 
 @pytest.fixture
 def served() -> Iterator[subprocess.Popen[str]]:
     """The command in a process of its own, with a fault ordered on its command line."""
     fault = '{"kind":"status","status":503,"path":"*/active-calls","skip":1,"count":1}'
-    command = [sys.executable, "-c", PROGRAM, "--port", "0", "--scenario", "seed", "--rate-limit", "--fault", fault]
+    command = [
+        sys.executable,
+        "-m",
+        "callcast",
+        "simulate",
+        "--port",
+        "0",
+        "--scenario",
+        "seed",
+        "--rate-limit",
+        "--fault",
+        fault,
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         yield process
         process.kill()
@@ -56,36 +59,44 @@ async def test_the_printed_source_works(served: subprocess.Popen[str]) -> None:
 
 
 def parsed(*arguments: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    simulate.add_arguments(parser)
-    return parser.parse_args(arguments)
+    return parse(["simulate", *arguments])
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "code", "words"),
     [
-        ("--scenario", "nowhere"),
-        ("--scenario", "/nowhere.toml"),
-        ("--fault", '{"kind":"eaten"}'),
-        ("--host", "192.0.2.1"),
+        (("--scenario", "nowhere"), 2, "--scenario nowhere: there is no scenario 'nowhere'; there are seed, "),
+        (("--scenario", "/nowhere.toml"), 2, "--scenario /nowhere.toml: no such file or directory"),
+        (("--fault", '{"kind":"eaten"}'), 2, """--fault {"kind":"eaten"}: unknown kind 'eaten': use one of status, """),
+        (
+            ("--fault", '{"kind":"stats"}'),
+            2,
+            """--fault {"kind":"stats"}: unknown kind 'stats': did you mean 'status'?""",
+        ),
+        (
+            ("--fault", '{"status":500}'),
+            2,
+            '--fault {"status":500}: the kind is missing: add "kind":"status", or another',
+        ),
+        (("--fault", '{"kind":"slow","delay":1}'), 2, "unknown key 'delay': did you mean 'delay_s'?"),
+        (("--fault", '{"kind":"slow","delay_s":"1"}'), 2, "delay_s: expected a number"),
+        (("--fault", "slow"), 2, """--fault slow: is not JSON: write it as '{"kind":"reset"}'"""),
+        (("--fault", "[]"), 2, "--fault []: the fault: expected a JSON object"),
+        (("--host", "192.0.2.1"), 69, "cannot listen on 192.0.2.1 port 8078: "),
     ],
 )
-async def test_what_cannot_be_done_is_said(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    """An unknown scenario, a missing file, a wrong fault and a foreign address end with 2 and a sentence."""
-    assert await simulate.run(parsed(*arguments)) == 2
+def test_what_cannot_be_done_is_said(
+    arguments: tuple[str, ...], code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The option, what is wrong with it and what to write instead."""
+    assert main(["simulate", *arguments]) == code
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("callcast simulate: ")
+    assert words in err
 
 
-@pytest.mark.parametrize("arguments", [("--speed", "0"), ("--lateness", "9-3"), ("--log-delay", "soon")])
-def test_wrong_arguments_are_refused(arguments: tuple[str, ...]) -> None:
-    """Numbers that make no sense are wrong usage."""
-    with pytest.raises(SystemExit):
-        parsed(*arguments)
-
-
-def test_spans() -> None:
-    """One number or two."""
-    assert parsed("--lateness", "3-10").lateness == (3, 10)
+def test_ranges() -> None:
+    """One duration or two."""
+    assert parsed("--lateness", "3s-10s").lateness == (3, 10)
     assert parsed("--log-delay", "20").log_delay == (20, 20)
