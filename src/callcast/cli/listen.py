@@ -10,6 +10,7 @@ import time
 from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
@@ -20,7 +21,7 @@ from aiohttp import web
 
 from callcast.cli.event_line import Painter, plain
 from callcast.cli.failure import CommandFailed
-from callcast.cli.output import in_colour
+from callcast.cli.output import has_reader, in_colour
 from callcast.cli.server import listening_on, set_on_signal
 from callcast.formats.standard_webhooks import SignatureCheck, SignatureChecker
 
@@ -73,7 +74,10 @@ class Receiver:
     async def stopped(self) -> int:
         """Wait for Ctrl-C, SIGTERM or a closed standard output, and return the exit code."""
         set_on_signal(self._stopped)
-        await self._stopped.wait()
+        while has_reader() and not self._stopped.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), 0.5)
+        self._stopped.set()
         return self._code
 
     async def receive(self, request: web.Request) -> web.StreamResponse:

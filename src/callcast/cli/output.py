@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,6 +15,13 @@ def for_people() -> bool:
 
 def in_colour() -> bool:
     return for_people() and not os.environ.get("NO_COLOR")
+
+
+def has_reader() -> bool:
+    """Whether standard output is still being read. While nothing is written, no write fails."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return not any(what & (select.POLLERR | select.POLLHUP) for _, what in poll.poll(0))
 
 
 def print_json(value: Mapping[str, Any]) -> None:

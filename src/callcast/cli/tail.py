@@ -3,18 +3,17 @@
 import argparse
 import http.client
 import json
-import select
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from fnmatch import fnmatchcase
-from typing import Any, TextIO
+from typing import Any
 
 from callcast.cli.event_line import Painter
 from callcast.cli.failure import CommandFailed
-from callcast.cli.output import for_people, in_colour
+from callcast.cli.output import for_people, has_reader, in_colour
 from callcast.cli.running_service import TOKEN_VARIABLE, RunningService, cause_of, service_of
 from callcast.exit_codes import ExitCode
 
@@ -26,7 +25,7 @@ PAUSES_S = (0.5, 1.0, 2.0, 5.0)
 def run(args: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     tail, painter, lines = Tail(service_of(args, with_token=True), args.last), Painter(colour=in_colour()), for_people()
-    for raw in tail.events(lambda: _is_read(sys.stdout)):
+    for raw in tail.events(has_reader):
         event = json.loads(raw)
         if _is_wanted(event, args):
             print(painter.line(event) if lines else raw.decode(), flush=True)
@@ -100,10 +99,3 @@ class Tail:
 def _is_wanted(event: dict[str, Any], args: argparse.Namespace) -> bool:
     extension = (event.get("data") or {}).get("extension_id")
     return fnmatchcase(str(event.get("type")), args.type) and (not args.extension or extension in args.extension)
-
-
-def _is_read(out: TextIO) -> bool:
-    """Whether our output is still being read. Without events nothing is written, so no write would fail."""
-    poll = select.poll()
-    poll.register(out.fileno(), 0)
-    return not any(what & (select.POLLERR | select.POLLHUP) for _, what in poll.poll(0))
