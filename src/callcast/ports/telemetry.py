@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Literal
 
 from callcast.calls.model import ChangeSet, PollRecord, Snapshot, Target
+from callcast.ports.hints import Via
 from callcast.ports.outbox import OutboxUnavailable
 from callcast.ports.upstream import PollFailed
 
@@ -53,6 +55,28 @@ class Telemetry:
     def lookup_failed(self, error: PollFailed) -> None: ...
 
     def gap_filled(self, target: Target, after: datetime, calls: int) -> None: ...
+
+    # From the ways of hints.
+
+    def hints_up(self, via: Via, *, up: bool) -> None:
+        """Whether hints come this way now."""
+
+    def hints_ignored(self, reason: str, count: int) -> None: ...
+
+    def push_connected(self, outcome: Literal["subscribed", "recovered", "refused", "failed"]) -> None:
+        """An attempt to connect is finished, or a connection is lost (`failed`)."""
+
+    def push_subscribed(self, count: int, refused: Mapping[str, str]) -> None:
+        """There is a new subscription with so many filters. refused: what to allow, by extension id."""
+
+    def push_refused(self, detail: str) -> None:
+        """The platform does not permit push at all. Reported after each attempt, every hour."""
+
+    def push_lost(self, reason: str, detail: str, wait_s: float) -> None:
+        """There is no connection; the next attempt is made after `wait_s` seconds."""
+
+    def presence_refused(self, detail: str) -> None:
+        """Presence cannot be read. Reported after each attempt, every hour."""
 
     # From the recorder, after each commit.
 

@@ -1,7 +1,7 @@
 """Reads the platform's lists with a token and within the rate limit: all pages, or PollFailed."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 # Larger pages are decoded in a thread. Decoding half a mebibyte takes about 4 ms; the loop must not block for 20 ms.
 DECODED_ON_LOOP_MAX = 512 * 1024
+PERMISSIONS: Mapping[Resource, str] = {"extensions": "ReadAccounts", "presence": "ReadPresence"}
 WRONG_TYPE = "(of a wrong type)"
 
 
@@ -39,21 +40,25 @@ class Reader:
         *,
         purpose: Purpose,
         timeout_s: float,
+        accept: str | None = None,
         absent_is_fine: bool = False,
     ) -> Answer:
-        """Return a 200 answer, or a 404 if `absent_is_fine`. Raises PollFailed. Renews the token once after a 401."""
-        answer, token, wait_s = await self._ask(resource, url, purpose, timeout_s)
+        """Return a good answer, or a 404 if `absent_is_fine`. Raises PollFailed. Renews the token once after a 401.
+
+        accept: the media type of the answer, if not plain JSON.
+        """
+        answer, token, wait_s = await self._ask(resource, url, purpose, timeout_s, accept)
         if answer.status == 401 and await self._tokens.renewed(token):
-            answer, token, wait_s = await self._ask(resource, url, "page", timeout_s)
+            answer, token, wait_s = await self._ask(resource, url, "page", timeout_s, accept)
         self._tokens.heard(token, refused=answer.status == 401)
-        if answer.status == 200 or (absent_is_fine and answer.status == 404):
+        if answer.status in (200, 207) or (absent_is_fine and answer.status == 404):
             return answer
-        permission = "ReadAccounts" if resource == "extensions" else "ReadCallLog"
+        permission = PERMISSIONS.get(resource, "ReadCallLog")
         extension = "/extension/" in url.path
         raise poll_failure(answer, extension=extension, permission=permission, retry_after_s=wait_s)
 
     async def _ask(
-        self, resource: Resource, url: URL, purpose: Purpose, timeout_s: float
+        self, resource: Resource, url: URL, purpose: Purpose, timeout_s: float, accept: str | None
     ) -> tuple[Answer, Secret, float | None]:
         await self._tokens.current()  # without a token, fail before waiting for a slot
         async with self._limiter.acquire(purpose, str(url)) as slot:
@@ -63,7 +68,9 @@ class Reader:
                 slot.unused()
                 raise
             authorization = f"Bearer {token.reveal()}"
-            answer = await self._exchange.get(resource, url, authorization=authorization, timeout_s=timeout_s)
+            answer = await self._exchange.get(
+                resource, url, authorization=authorization, timeout_s=timeout_s, accept=accept
+            )
             return answer, token, slot.answered(answer.status, answer.headers)
 
 

@@ -12,13 +12,17 @@ from yarl import URL
 
 from callcast.calls.model import UNASSIGNED, Call, CallObservation, Snapshot, Target
 from callcast.ports.clock import Clock
+from callcast.ports.hints import Hints, Via
 from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import Identity, Places, PollFailed
 from callcast.ringcentral.api import Reader, Walk, listed
 from callcast.ringcentral.call_log import CallLog
+from callcast.ringcentral.hints import PlatformHints
 from callcast.ringcentral.http import RESPONSE_BYTES_MAX, Answer, Exchange
 from callcast.ringcentral.interpret import ListPage, Rows, snapshot
 from callcast.ringcentral.platform_clock import PlatformClock
+from callcast.ringcentral.presence import PresenceReader
+from callcast.ringcentral.push import Connector, Push, push_session
 from callcast.ringcentral.rate_limiter import Group, Purpose, RateLimiter
 from callcast.ringcentral.sign_in import SignIns
 from callcast.ringcentral.token import Tokens
@@ -106,6 +110,10 @@ class Client:
         note: Callable[[str, bytes], None],
         notes: Mapping[str, bytes],
     ) -> None:
+        self._session = session
+        self._push_session: ClientSession | None = None
+        self._clock = clock
+        self._allow_plaintext = allow_plaintext
         self._watch = watch
         self._account = account
         self._revoke_on_exit = revoke_on_exit
@@ -261,6 +269,28 @@ class Client:
         root = self._root(target.extension_id)
         return await self._call_log.ended_since(target, root, after=after, until=self.now())
 
+    def hints(self, source: str, ways: Collection[Via], random: Callable[[], float]) -> Hints:
+        """Return the hints of this source by these ways. random: returns a number from 0 to 1."""
+        if self._push_session is None:
+            self._push_session = push_session(self._session)
+        connector = Connector(
+            self._exchange,
+            self._tokens,
+            self.limiters["medium"],
+            self._push_session,
+            self._clock,
+            account=self._account,
+            allow_plaintext=self._allow_plaintext,
+        )
+        light = self.limiters["light"]
+        reader = Reader(self._exchange, self._tokens, light)
+        return PlatformHints(
+            Push(source, connector, self._clock, self._telemetry, random) if "push" in ways else None,
+            PresenceReader(reader, light, self._exchange.url, self._clock, self._telemetry, account=self._account)
+            if "presence" in ways
+            else None,
+        )
+
     def sign_ins_ahead(self) -> int | None:
         """Return how many sign-ins are ahead of this source; None if it is not waiting."""
         return self._tokens.ahead()
@@ -277,6 +307,8 @@ class Client:
         for limiter in self.limiters.values():
             if limiter is self._heavy or limiter.announced:
                 self._keep_limiter(limiter)
+        if self._push_session is not None:
+            await self._push_session.close()
         await self._tokens.close()
         if self._revoke_on_exit:
             await self._tokens.revoke()

@@ -195,7 +195,10 @@ class _Item(Struct, frozen=True):
 
 
 class PartyStep(Struct, frozen=True):
-    """A step of one party of a session. extension_id: None if the party is outside the account."""
+    """A step of one party of a session.
+
+    extension_id: None if the party is outside the account. party: empty if the platform does not name it.
+    """
 
     extension_id: str | None
     session: str
@@ -243,10 +246,10 @@ class Steps:
         path_id, session_id = extension_of(event.event), str(session.telephonySessionId)
         found = []
         for party in session.parties:
-            step = STEP_OF_PARTY.get(party.status.code.lower())
-            if self._leads_further(session_id, str(party.id), step, session.sequence) and step:
+            step, party_id = STEP_OF_PARTY.get(party.status.code.lower()), str(party.id or "")
+            if self._leads_further(session_id, party_id, step, session.sequence) and step:
                 extension_id = str(party.extensionId) if party.extensionId else path_id
-                found.append(PartyStep(extension_id, session_id, str(party.id), step))
+                found.append(PartyStep(extension_id, session_id, party_id, step))
         return found
 
     def of_presence(self, extension_id: str, presence: Presence) -> list[PartyStep]:
@@ -259,7 +262,7 @@ class Steps:
         for call in presence.activeCalls:
             ended = call.telephonyStatus == "NoCall" and call.terminationType == "final"
             step = "ended" if ended else STEP_OF_CALL.get(call.telephonyStatus.lower())
-            key = str(call.telephonySessionId), str(call.partyId)
+            key = str(call.telephonySessionId), str(call.partyId or "")
             if call.telephonySessionId and step:
                 steps[key] = step
             elif key in before:

@@ -17,7 +17,7 @@ from callcast.ringcentral.platform_clock import PlatformClock
 from callcast.settings.loopback import is_loopback
 from callcast.settings.proxy import Proxy, environment_proxy
 
-Resource = Literal["active_calls", "call_log", "extensions", "token"]
+Resource = Literal["active_calls", "call_log", "extensions", "presence", "token", "push_token"]
 
 CONNECT_TIMEOUT_S = 5.0
 RESPONSE_BYTES_MAX = 32 * 1024 * 1024
@@ -60,6 +60,7 @@ class Exchange:
         if parts.scheme != "https" and not (parts.scheme == "http" and (loopback or allow_plaintext)):
             raise ValueError("server must be an https URL, unless it is on this machine")
         self._server = server.rstrip("/")
+        self._trust_env = trust_env
         self._proxy = environment_proxy(URL(self._server)) if trust_env else Proxy()
         # A proxy for http gets its credentials with each request, a proxy for https with CONNECT.
         self._through_plainly = self._proxy.headers or {} if parts.scheme == "http" else {}
@@ -69,23 +70,34 @@ class Exchange:
         self._telemetry = telemetry
         self._headers = {"User-Agent": f"callcast/{version}", "Accept": "application/json"}
 
+    @property
+    def user_agent(self) -> Mapping[str, str]:
+        return {"User-Agent": self._headers["User-Agent"]}
+
+    def proxy_for(self, url: URL) -> Proxy:
+        """Return the proxy for a WebSocket to another host. Raises ValueError if the environment's is unusable."""
+        scheme = "https" if url.scheme == "wss" else "http"
+        return environment_proxy(url.with_scheme(scheme)) if self._trust_env else Proxy()
+
     def url(self, path: str, query: Mapping[str, str] | None = None) -> URL:
         return URL(self._server + path, encoded=False).update_query(query or {})
 
-    async def get(self, resource: Resource, url: URL, *, authorization: str, timeout_s: float) -> Answer:
-        return await self._ask(resource, url, authorization, None, timeout_s)
+    async def get(
+        self, resource: Resource, url: URL, *, authorization: str, timeout_s: float, accept: str | None = None
+    ) -> Answer:
+        return await self._ask(resource, url, _headers(authorization, accept), None, timeout_s)
 
     async def post(
         self, resource: Resource, url: URL, *, authorization: str, form: Mapping[str, str], timeout_s: float
     ) -> Answer:
-        return await self._ask(resource, url, authorization, form, timeout_s)
+        return await self._ask(resource, url, _headers(authorization), form, timeout_s)
 
     async def _ask(
-        self, resource: Resource, url: URL, authorization: str, form: Mapping[str, str] | None, timeout_s: float
+        self, resource: Resource, url: URL, headers: Mapping[str, str], form: Mapping[str, str] | None, timeout_s: float
     ) -> Answer:
         asked_at = self._clock.monotonic()
         try:
-            answer = await self._answer(url, authorization, form, timeout_s)
+            answer = await self._answer(url, headers, form, timeout_s)
         except PollFailed as failure:
             took_s = self._clock.monotonic() - asked_at
             self._telemetry.answered(resource, failure.reason, took_s, failure.request_id)
@@ -93,27 +105,29 @@ class Exchange:
         self._telemetry.answered(resource, str(answer.status), answer.took_s, answer.request_id)
         return answer
 
-    async def _answer(self, url: URL, authorization: str, form: Mapping[str, str] | None, timeout_s: float) -> Answer:
+    async def _answer(
+        self, url: URL, headers: Mapping[str, str], form: Mapping[str, str] | None, timeout_s: float
+    ) -> Answer:
         """Raise PollFailed for every error. Its text never contains the request, which aiohttp's errors can quote."""
         try:
-            return await self._ask_plainly(url, authorization, form, timeout_s)
+            return await self._ask_plainly(url, headers, form, timeout_s)
         except aiohttp.ConnectionTimeoutError:
             failure = PollFailed("timeout", f"no connection within {CONNECT_TIMEOUT_S:.3g} s")
         except TimeoutError:
             failure = PollFailed("timeout", f"no complete answer within {timeout_s:.3g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            failure = PollFailed("network", _what_happened(error))
+            failure = PollFailed("network", what_happened(error))
         raise failure
 
     async def _ask_plainly(
-        self, url: URL, authorization: str, form: Mapping[str, str] | None, timeout_s: float
+        self, url: URL, headers: Mapping[str, str], form: Mapping[str, str] | None, timeout_s: float
     ) -> Answer:
         asked_at = self._clock.monotonic()
         async with self._session.request(
             "GET" if form is None else "POST",
             url,
             data=form,
-            headers={**self._headers, **self._through_plainly, "Authorization": authorization},
+            headers={**self._headers, **self._through_plainly, **headers},
             proxy=self._proxy.url,
             proxy_headers=self._proxy.headers,
             allow_redirects=False,
@@ -125,6 +139,10 @@ class Exchange:
             self._platform_clock.heard(date, asked_at=asked_at, answered_at=self._clock.monotonic())
             body = await _read(response)
             return Answer(response.status, response.headers, body, self._clock.monotonic() - asked_at)
+
+
+def _headers(authorization: str, accept: str | None = None) -> Mapping[str, str]:
+    return {"Authorization": authorization} | ({"Accept": accept} if accept else {})
 
 
 @lru_cache(maxsize=16)
@@ -171,7 +189,7 @@ def request_id(headers: Mapping[str, str]) -> str | None:
     return text[:REQUEST_ID_MAX] if text.isascii() and text.isprintable() and text else None
 
 
-def _what_happened(error: Exception) -> str:
+def what_happened(error: Exception) -> str:
     """Return a description that contains nothing of the request."""
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         return "the proxy from the environment is unreachable: correct it, or set trust_env = false"

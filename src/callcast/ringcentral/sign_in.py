@@ -6,6 +6,7 @@ that requests tokens too often. Both are therefore stored in a private file and 
 
 import asyncio
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -49,14 +50,15 @@ class _StoredState(Struct, frozen=True):
 
 
 class Held:
-    """A token in use. Times are of the monotonic clock."""
+    """A token in use. Times are of the monotonic clock. session: the number of its OAuth session, in this run."""
 
-    __slots__ = ("expires_at", "kept", "owner_id", "refused", "renew_again_at", "renew_at", "token")
+    __slots__ = ("expires_at", "kept", "owner_id", "refused", "renew_again_at", "renew_at", "session", "token")
 
-    def __init__(self, kept: _StoredToken, granted_at: float, share: float) -> None:
+    def __init__(self, kept: _StoredToken, granted_at: float, share: float, session: int) -> None:
         self.kept = kept
         self.token = Secret(kept.token)
         self.owner_id = kept.owner_id
+        self.session = session
         self.expires_at = granted_at + kept.lifetime_s
         self.renew_at = granted_at + kept.lifetime_s * (RENEWED_FROM + (RENEWED_UNTIL - RENEWED_FROM) * share)
         self.refused = False  # rejected with 401 although new: still used, but not stored over a restart
@@ -120,6 +122,9 @@ class Application:
     def acquire(self, path: str, urgency: float) -> Slot:
         return self.limiter.acquire("token", path, urgency=urgency)
 
+    def acquire_for_push(self, path: str) -> Slot:
+        return self.limiter.acquire("push_token", path)
+
     def _now(self) -> datetime:
         return next((now() for now, _ in self._members.values()), self._clock.now())
 
@@ -151,6 +156,7 @@ class SignIns:
         self._kept: dict[str, bytes] = {}  # of applications that are not in use yet
         self._applications: dict[str, Application] = {}
         self._held: dict[str, Held] = {}
+        self._sessions = itertools.count(1)
         self._changed = False
         self._writing: asyncio.Task[None] | None = None
 
@@ -173,7 +179,9 @@ class SignIns:
         for credential, token in kept.tokens.items():
             passed_s = max(0.0, self._clock.wall().timestamp() - token.granted_at)
             if passed_s < token.lifetime_s <= LIFETIME_MAX_S:
-                self._held[credential] = Held(token, self._clock.monotonic() - passed_s, _share(credential))
+                self._held[credential] = Held(
+                    token, self._clock.monotonic() - passed_s, _share(credential), next(self._sessions)
+                )
 
     def application(self, server: str, client_id: str) -> Application:
         digest = _digest(server, client_id)
@@ -187,10 +195,14 @@ class SignIns:
         held = self._held.get(credential)
         return held if held is not None and self._clock.monotonic() < held.expires_at else None
 
-    def keep(self, credential: str, token: str, owner_id: str | None, lifetime_s: float) -> Held:
+    def keep(
+        self, credential: str, token: str, owner_id: str | None, lifetime_s: float, *, refreshed: Held | None = None
+    ) -> Held:
+        """Keep a new token. refreshed: the one that it continues, in the same OAuth session."""
         lifetime_s = min(max(lifetime_s, LIFETIME_MIN_S), LIFETIME_MAX_S)
         kept = _StoredToken(token, owner_id, self._clock.wall().timestamp(), lifetime_s)
-        self._held[credential] = held = Held(kept, self._clock.monotonic(), _share(credential))
+        session = refreshed.session if refreshed else next(self._sessions)
+        self._held[credential] = held = Held(kept, self._clock.monotonic(), _share(credential), session)
         self.save()
         return held
 

@@ -87,6 +87,16 @@ class Tokens:
         return held.owner_id if held else None
 
     @property
+    def oauth_session(self) -> int | None:
+        """The number of the OAuth session of the current token, none without a token. A refresh keeps the session."""
+        held = self._sign_ins.held(self._credential)
+        return held.session if held else None
+
+    def push_slot(self, path: str) -> Slot:
+        """Return a slot for a wstoken: from what the application's access tokens leave."""
+        return self._application.acquire_for_push(path)
+
+    @property
     def may_ask(self) -> bool:
         """Whether a token request could be sent at once, without delaying another source."""
         limiter = self._application.limiter
@@ -288,7 +298,8 @@ class Tokens:
         self._own_trouble = 0
         self._application.grants += 1
         owner_id = None if granted.owner_id is None else str(granted.owner_id)
-        self._sign_ins.keep(self._credential, granted.access_token, owner_id, granted.expires_in)
+        refreshed = old if form["grant_type"] == "refresh_token" else None
+        self._sign_ins.keep(self._credential, granted.access_token, owner_id, granted.expires_in, refreshed=refreshed)
         if granted.refresh_token:
             self._refresh = Secret(granted.refresh_token)
             self._refresh_until = self._clock.monotonic() + (granted.refresh_token_expires_in or LIFETIME_MAX_S)

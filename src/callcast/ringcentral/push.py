@@ -1,0 +1,664 @@
+"""Push: a WebSocket on which the platform announces the calls of one source. It only yields hints, never events.
+
+Sources: developers.ringcentral.com/guide/notifications/websockets (subscribing, session recovery, heart-beats). What
+matters here:
+
+* A connection needs a token of its own (wstoken), valid for one connection and for a short time. It is part of the URL,
+  so no URL, no text of aiohttp's exceptions and no exception chain may reach a log.
+* One subscription per connection, alive as long as the connection, and silent once the OAuth session ends whose token
+  opened it. So with each new OAuth session a second connection is opened before the first is closed.
+* A lost connection can be continued within 180 s by its recovery token, if the OAuth session is the same.
+"""
+
+import asyncio
+import math
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Literal
+
+import aiohttp
+import msgspec
+from aiohttp import ClientSession, ClientWebSocketResponse, ClientWSTimeout, WSMsgType
+from msgspec import Struct
+from yarl import URL
+
+from callcast.calls.model import Target
+from callcast.observability.fatal import observed
+from callcast.ports.clock import Clock
+from callcast.ports.hints import Hint, HintsChange, Report
+from callcast.ports.telemetry import Telemetry
+from callcast.ports.upstream import PollFailed
+from callcast.ringcentral import frames
+from callcast.ringcentral.errors import poll_failure
+from callcast.ringcentral.frames import Frame, Steps
+from callcast.ringcentral.http import CONNECT_TIMEOUT_S, Answer, Exchange, what_happened
+from callcast.ringcentral.rate_limiter import RateLimiter
+from callcast.ringcentral.token import Tokens
+from callcast.settings.loopback import is_loopback
+
+TOKEN_PATH = "/restapi/oauth/wstoken"  # noqa: S105 - an address
+SUBSCRIPTION_PATH = "/restapi/v1.0/subscription"
+TOKEN_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 10.0
+PING_S = 20.0  # a connection that stays silent for one and a half times this long is lost
+HEARTBEAT_S = 60.0
+TICK_S = 5.0
+FRAME_BYTES_MAX = 1024 * 1024
+YIELD_EVERY = 20  # frames: a burst must not hold the event loop
+CLOSE_TIMEOUT_S = 0.3
+GARBAGE_MAX, GARBAGE_WITHIN_S = 3, 60.0
+LIFETIME_S = 23 * 3600.0  # the platform closes a connection after 24 h
+OVERLAP_S = 2.0  # how long the old connection stays open beside its replacement
+PAUSES_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+JITTER = 0.2
+STEADY_S = 60.0  # a connection that lasted this long starts the pauses anew
+REFUSED_EVERY_S = 3600.0
+FILTERS_MAX = 500
+ASKS_MAX = 10  # subscription requests on one connection: each can lead to another one without the refused filters
+ONE_BY_ONE_MAX = 5  # of them leave out only the filters that the platform names; later ones all filters of that kind
+
+Kind = Literal["telephony", "presence"]
+PERMISSION: Mapping[Kind, str] = {"telephony": "CallControl", "presence": "ReadPresence"}
+PUSH_PERMISSION = "WebSocket Subscriptions"
+TOO_MANY = "SUB-505"
+
+
+class Lost(Exception):
+    """There is no connection; the next attempt follows by itself. The text contains no URL and no token.
+
+    reason: one word.
+    """
+
+    def __init__(self, reason: str, detail: str, *, retry_after_s: float = 0.0) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+
+
+class Refused(Exception):
+    """The platform does not permit push. The text says what to allow."""
+
+
+class _Granted(Struct, frozen=True):
+    uri: str
+    ws_access_token: str
+
+
+class Connector:
+    """Opens connections with the source's credential.
+
+    medium: the rate limiter of subscriptions. account: in the paths of filters.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        tokens: Tokens,
+        medium: RateLimiter,
+        session: ClientSession,
+        clock: Clock,
+        *,
+        account: str,
+        allow_plaintext: bool,
+    ) -> None:
+        self._exchange = exchange
+        self._tokens = tokens
+        self._medium = medium
+        self._session = session
+        self._clock = clock
+        self._account = account
+        self._allow_plaintext = allow_plaintext
+
+    @property
+    def oauth_session(self) -> int | None:
+        """The number of the OAuth session in use; none without a valid token."""
+        return self._tokens.oauth_session
+
+    async def connect(self, notified: Callable[[frames.Event], None], continued: "Socket | None" = None) -> "Socket":
+        """Open a connection, as the continuation of a lost one if given. Raises PollFailed, Lost or Refused."""
+        granted = await self._token()
+        oauth_session = self._tokens.oauth_session
+        if continued is not None and not continued.can_continue(oauth_session):
+            continued = None
+        ws = await self._open(self._url(granted, continued.recovery if continued else None))
+        socket = Socket(ws, self._clock, oauth_session, notified, continued)
+        try:
+            await socket.begin()
+        except BaseException:
+            await socket.close()
+            raise
+        return socket
+
+    async def _token(self) -> _Granted:
+        """Return a new wstoken. Each is valid for one connection."""
+        token = await self._tokens.current()
+        answer, wait_s = await self._ask(token.reveal())
+        if answer.status == 401 and await self._tokens.renewed(token):
+            token = await self._tokens.current()
+            answer, wait_s = await self._ask(token.reveal())
+        self._tokens.heard(token, refused=answer.status == 401)
+        if answer.status in (403, 404):
+            raise Refused(_refusal(answer, PUSH_PERMISSION))
+        if answer.status != 200:
+            raise poll_failure(answer, extension=False, retry_after_s=wait_s)
+        try:
+            return msgspec.json.decode(answer.body, type=_Granted)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            pass
+        raise PollFailed("parse", "the answer with the push token cannot be read", request_id=answer.request_id)
+
+    async def _ask(self, token: str) -> tuple[Answer, float | None]:
+        async with self._tokens.push_slot(TOKEN_PATH) as slot:
+            answer = await self._exchange.post(
+                "push_token",
+                self._exchange.url(TOKEN_PATH),
+                authorization=f"Bearer {token}",
+                form={},
+                timeout_s=TOKEN_TIMEOUT_S,
+            )
+            return answer, slot.answered(answer.status, answer.headers)
+
+    def _url(self, granted: _Granted, recovery: tuple[int, str] | None) -> URL:
+        try:
+            url = URL(granted.uri)
+            usable = url.host is not None and (
+                url.scheme == "wss" or (url.scheme == "ws" and (self._allow_plaintext or is_loopback(url.host)))
+            )
+        except ValueError:
+            usable = False
+        if not usable:
+            raise Lost("server", "the platform named an address for push that is not wss://: check server")
+        query = {"access_token": granted.ws_access_token}
+        if recovery:
+            query["wsc"] = recovery[1]
+        return url.update_query(query)
+
+    async def _open(self, url: URL) -> ClientWebSocketResponse[Literal[False]]:
+        try:
+            proxy = self._exchange.proxy_for(url)
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                return await self._session.ws_connect(
+                    url,
+                    heartbeat=PING_S,
+                    timeout=ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S),
+                    max_msg_size=FRAME_BYTES_MAX,
+                    decode_text=False,
+                    headers=self._exchange.user_agent,
+                    proxy=proxy.url,
+                    proxy_headers=proxy.headers,
+                )
+        except aiohttp.WSServerHandshakeError as error:
+            detail = f"the push server answered {error.status}"
+            lost = Lost("handshake", f"{detail}: check that firewalls and proxies let WebSocket connections through")
+        except TimeoutError:
+            lost = Lost("timeout", f"no connection to the push server within {CONNECT_TIMEOUT_S:.3g} s")
+        except _Redirected as error:
+            lost = Lost("handshake", str(error))
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            lost = Lost("network", what_happened(error))
+        raise lost  # outside of the handler: the exception that it replaces can contain the URL
+
+    # Subscribing
+
+    async def subscribe(self, socket: "Socket", keys: Sequence[str]) -> tuple[Mapping[str, Kind], Mapping[str, str]]:
+        """Subscribe to these extensions, or to the account (an empty key), with one filter each.
+
+        Where the platform refuses a kind of filter, the next kind is asked for. Returns the kind of each key that is
+        subscribed, and for the others what to allow. Raises PollFailed, Lost or Refused if none is subscribed.
+        """
+        kinds: dict[str, Kind] = dict.fromkeys(keys, "telephony")
+        refused: dict[str, str] = {}
+        for number in range(ASKS_MAX):
+            answer = await self._subscribe(socket, [self._filter(key, kind) for key, kind in kinds.items()])
+            missing = self._missing(answer, kinds)
+            again = answer.status != 200
+            if again and number >= ONE_BY_ONE_MAX:  # one by one would take too many requests
+                worst = {kinds[key]: why for key, why in missing.items()}
+                missing = {key: worst[kind] for key, kind in kinds.items() if kind in worst}
+            for key, why in missing.items():
+                refused[key] = f"{refused[key]}; {why}" if key in refused else why
+                if kinds.pop(key) == "telephony" and key:  # presence of the whole account does not name its calls
+                    kinds[key] = "presence"
+                    again = True
+            if not kinds:
+                raise Refused("; ".join(dict.fromkeys(refused.values())))
+            if not again:
+                return kinds, {key: why for key, why in refused.items() if key not in kinds}
+        raise Lost("server", "the platform accepts no subscription: callcast retries automatically")
+
+    def _filter(self, key: str, kind: Kind) -> str:
+        root = f"/restapi/v1.0/account/{self._account}" + (f"/extension/{key}" if key else "")
+        return f"{root}/telephony/sessions" if kind == "telephony" else f"{root}/presence?detailedTelephonyState=true"
+
+    async def _subscribe(self, socket: "Socket", filters: Sequence[str]) -> Frame:
+        body = {"eventFilters": filters, "deliveryMode": {"transportType": "WebSocket"}}
+        async with self._medium.acquire("page", SUBSCRIPTION_PATH) as slot:
+            frame = await socket.ask("POST", SUBSCRIPTION_PATH, body)
+            retry_after_s = slot.answered(frame.status, frame.headers)
+        if frame.status not in (200, 400, 403):
+            raise poll_failure(_as_answer(frame), extension=False, retry_after_s=retry_after_s)
+        return frame
+
+    def _missing(self, answer: Frame, asked: Mapping[str, Kind]) -> Mapping[str, str]:
+        """Return the keys that the platform left out or refused, and why. Raises Lost."""
+        if answer.status == 200:
+            found = frames.subscription(answer.body)
+            if found is None:
+                raise Lost("parse", "the answer to the subscription cannot be read")
+            good = {_key_and_kind(one) for one in found.eventFilters}
+            good -= {_key_and_kind(one.filter) for one in found.disabledFilters}
+            return {
+                key: f"no {kind} events of it: the permission {PERMISSION[kind]} is missing in the app or its user"
+                for key, kind in asked.items()
+                if (key, kind) not in good
+            }
+        text = answer.body.decode(errors="replace").replace("\\/", "/")
+        if TOO_MANY in text:
+            raise Lost("server", "this user and app have too many subscriptions: end other programs that use them")
+        named = [key for key in asked if key and re.search(rf"/extension/{key}\b", text)]
+        return {key: _refusal(_as_answer(answer), PERMISSION[asked[key]]) for key in named or asked}
+
+
+def _key_and_kind(event_filter: str) -> tuple[str, Kind]:
+    path = event_filter.partition("?")[0]
+    return frames.extension_of(path) or "", "telephony" if path.endswith("/telephony/sessions") else "presence"
+
+
+def _refusal(answer: Answer, permission: str) -> str:
+    """Return why the platform refuses it, and what to allow. A 400 to a subscription means that, too."""
+    failure = poll_failure(answer, extension=False, permission=permission)
+    if answer.status == 400:
+        as_refused = Answer(403, answer.headers, answer.body, 0.0)
+        return f"{failure.cause}: {poll_failure(as_refused, extension=False, permission=permission).fix}"
+    return failure.detail
+
+
+def _as_answer(frame: Frame) -> Answer:
+    return Answer(frame.status, frame.headers, frame.body, 0.0)
+
+
+class _Redirected(aiohttp.ClientError):
+    """The push server answered with a redirect, which is not followed."""
+
+
+def push_session(session: ClientSession) -> ClientSession:
+    """Return a session for WebSockets, on the connector of `session`. `ws_connect` would follow redirects otherwise."""
+    return ClientSession(
+        connector=session.connector,
+        connector_owner=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        middlewares=(_no_redirect,),
+    )
+
+
+async def _no_redirect(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    response = await handler(request)
+    if 300 <= response.status < 400:
+        response.close()
+        raise _Redirected(f"the push server answered {response.status}: redirects are not followed; check server")
+    return response
+
+
+class Socket:
+    """One WebSocket, read by one task until it is lost.
+
+    notified: called with each event of this connection's subscription.
+    continued: the lost one that it is asked to continue.
+    """
+
+    def __init__(
+        self,
+        ws: ClientWebSocketResponse[Literal[False]],
+        clock: Clock,
+        oauth_session: int | None,
+        notified: Callable[[frames.Event], None],
+        continued: "Socket | None" = None,
+    ) -> None:
+        self.oauth_session = oauth_session
+        self.opened_at = clock.monotonic()
+        self.lost_at = math.inf
+        self.recovery: tuple[int, str] | None = None
+        self.recovered = False  # continues a lost connection: its subscription, without a gap
+        self.kinds: Mapping[str, Kind] = {}  # what is subscribed, by key
+        self.subscriptions: set[str] = set()
+        self._recovery_s = 0.0
+        self._continued = continued
+        self._ws = ws
+        self._clock = clock
+        self._notified = notified
+        self._active_at = clock.monotonic()
+        self._code = ""  # of the last Error frame
+        self._garbage: list[float] = []
+        self._awaited: dict[str, asyncio.Future[Frame]] = {"ConnectionDetails": asyncio.Future()}
+        self.reader = observed(asyncio.create_task(self._read()))  # ends with the reason of the loss
+
+    def can_continue(self, oauth_session: int | None) -> bool:
+        """Whether a new connection could continue this lost one without losing an event."""
+        within = self._clock.monotonic() - self.lost_at < self._recovery_s
+        return bool(self.subscriptions and self.recovery and within and oauth_session == self.oauth_session)
+
+    async def begin(self) -> None:
+        """Wait for the first frame: nothing may be sent before it. Raises Lost."""
+        await self._frame("ConnectionDetails")
+
+    async def ask(self, method: str, path: str, body: Any) -> Frame:
+        """Send a request and return its answer. Raises Lost."""
+        key = str(uuid.uuid4())
+        self._awaited[key] = asyncio.Future()
+        await self._send([{"type": "ClientRequest", "messageId": key, "method": method, "path": path}, body])
+        return await self._frame(key)
+
+    async def heartbeat(self) -> None:
+        """Send a frame after a minute of quiet: the platform closes idle connections. Raises Lost."""
+        if self._clock.monotonic() - self._active_at >= HEARTBEAT_S:
+            await self._send([{"type": "Heartbeat", "messageId": str(uuid.uuid4())}])
+
+    async def close(self) -> None:
+        """Close the connection; the subscription ends with it."""
+        with suppress(aiohttp.ClientError, OSError, TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._ws.close()
+        await asyncio.wait((self.reader,), timeout=CLOSE_TIMEOUT_S)
+        self.reader.cancel()
+
+    def lost(self) -> Lost:
+        """Why the connection is lost, after `reader` has ended."""
+        return self.reader.result()
+
+    async def _send(self, frame: Any) -> None:
+        self._active_at = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await self._ws.send_str(msgspec.json.encode(frame).decode())
+            return
+        except TimeoutError:
+            lost = Lost("timeout", "the push server accepts no data")
+        except (aiohttp.ClientError, OSError):
+            lost = Lost("network", "the push connection was closed")
+        raise lost
+
+    async def _frame(self, key: str) -> Frame:
+        awaited = self._awaited[key]
+        try:
+            await asyncio.wait((awaited, self.reader), timeout=ANSWER_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            del self._awaited[key]
+        if awaited.done():
+            return awaited.result()
+        if self.reader.done():
+            raise self.lost()
+        raise Lost("timeout", f"the push server did not answer within {ANSWER_TIMEOUT_S:.3g} s")
+
+    # Reading
+
+    async def _read(self) -> Lost:
+        """Read until the connection is lost. Nothing here waits for anything but the next frame."""
+        count = 0
+        try:
+            while True:
+                message = await self._ws.receive()
+                if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+                    return self._lost(message.type)
+                if not self._take(message.data):
+                    return Lost("garbage", "the push server sends what is no frame: a proxy may be in between")
+                count += 1
+                if count % YIELD_EVERY == 0:
+                    await asyncio.sleep(0)
+        except (aiohttp.ClientError, OSError):
+            return Lost("network", "the push connection broke")
+        finally:
+            self.lost_at = self._clock.monotonic()
+
+    def _lost(self, kind: WSMsgType) -> Lost:
+        code = self._ws.close_code
+        if kind is WSMsgType.ERROR or code == aiohttp.WSCloseCode.ABNORMAL_CLOSURE:
+            too_big = code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
+            return Lost("garbage", "a frame is too large") if too_big else Lost("network", "the push connection broke")
+        why = f", code {self._code}" if self._code else ""
+        return Lost("closed", f"the push server closed the connection ({code}{why})")
+
+    def _take(self, data: bytes) -> bool:
+        """Handle a frame. Returns false if the connection brings garbage."""
+        now = self._active_at = self._clock.monotonic()
+        frame = frames.read_frame(data)
+        if frame is None:
+            self._garbage = [at for at in self._garbage if now - at < GARBAGE_WITHIN_S] + [now]
+            return len(self._garbage) < GARBAGE_MAX
+        if frame.recovery and (frame.type == "ConnectionDetails" or frame.recovery > (self.recovery or (-1, ""))):
+            self.recovery = frame.recovery
+        if frame.type == "ServerNotification":
+            if (event := frames.event(frame.body)) and event.subscriptionId in self.subscriptions:
+                self._notified(event)
+        elif frame.type == "ConnectionDetails":
+            self._details(frames.connection(frame.body))
+        elif frame.type == "ClientRequest":
+            if subscription := frames.subscription(frame.body):
+                self.subscriptions.add(subscription.id)  # before the next frame, which can be its first event
+        elif frame.type == "Error":
+            self._code = frames.error_code(frame.body)
+        key = frame.message_id if frame.type == "ClientRequest" else frame.type
+        if (awaited := self._awaited.get(key)) and not awaited.done():
+            awaited.set_result(frame)
+        return True
+
+    def _details(self, details: frames.Connection) -> None:
+        self._recovery_s = details.recovery_s
+        if self._continued is not None and details.recovered:
+            self.recovered = True
+            self.kinds = self._continued.kinds
+            self.subscriptions |= self._continued.subscriptions
+        self._continued = None
+
+
+class _Line:
+    """Keeps one connection with its subscription open, and replaces it without a gap when that is due."""
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        connector: Connector,
+        receiver: "Receiver",
+        report: Report,
+        clock: Clock,
+        telemetry: Telemetry,
+        random: Callable[[], float],
+    ) -> None:
+        self.kinds: Mapping[str, Kind] = {}  # what is subscribed now, by key
+        self._keys = keys
+        self._connector = connector
+        self._receiver = receiver
+        self._report = report
+        self._clock = clock
+        self._telemetry = telemetry
+        self._random = random
+        self._failures = 0  # since a connection lasted for some time
+        self._sockets: set[Socket] = set()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def keep_open(self, *, until_refused: bool = False) -> None:
+        """Keep the subscription until cancelled. until_refused: raises Refused instead of trying again every hour."""
+        lost: Socket | None = None
+        try:
+            while True:
+                socket = await self._opened(lost, until_refused)
+                self._now("recovered" if socket.recovered else "up", socket.kinds)
+                lost = await self._until_lost(socket)
+                self._now("lost", {})
+                if lost.lost_at - lost.opened_at >= STEADY_S:
+                    self._failures = 0
+                await self._clock.sleep(self._failed(lost.lost()))
+        finally:
+            for closing in self._closing:
+                closing.cancel()
+            await asyncio.gather(*map(self._close, tuple(self._sockets)))
+
+    def _now(self, state: Literal["up", "recovered", "lost"], kinds: Mapping[str, Kind]) -> None:
+        self.kinds = kinds
+        self._telemetry.hints_up("push", up=state != "lost")
+        self._report(HintsChange(via="push", state=state, at=self._clock.monotonic()))
+
+    async def _opened(self, lost: Socket | None, until_refused: bool) -> Socket:
+        """Return a subscribed connection, after as many attempts as it takes."""
+        while True:
+            try:
+                return await self._connect(lost)
+            except Refused as error:
+                if until_refused:
+                    raise
+                wait_s = self._refused(error)
+            except (Lost, PollFailed) as error:
+                wait_s = self._failed(error)
+            await self._clock.sleep(wait_s)
+
+    async def _until_lost(self, socket: Socket) -> Socket:
+        """Return the last connection once it is lost. Replaces one that is due, and closes it a little later."""
+        not_before = 0.0
+        while await self._is_due(socket, not_before):
+            try:
+                following = await self._connect(None)
+            except Refused as error:
+                not_before = self._clock.monotonic() + self._refused(error)
+                continue
+            except (Lost, PollFailed) as error:
+                not_before = self._clock.monotonic() + self._failed(error)
+                continue
+            if socket.reader.done():  # meanwhile: events may be missing
+                self._now("lost", {})
+                self._now("up", following.kinds)
+            self.kinds = following.kinds
+            closing = observed(asyncio.create_task(self._close(socket, after_s=OVERLAP_S)))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            socket = following
+        await self._close(socket)
+        return socket
+
+    async def _is_due(self, socket: Socket, not_before: float) -> bool:
+        """Wait until the connection must be replaced, and return true; false if it is lost."""
+        while True:
+            tick = asyncio.ensure_future(self._clock.sleep(TICK_S))
+            try:
+                await asyncio.wait((socket.reader, tick), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                tick.cancel()
+            if socket.reader.done():
+                return False
+            with suppress(Lost):  # its reader will end as well
+                await socket.heartbeat()
+            now, oauth_session = self._clock.monotonic(), self._connector.oauth_session
+            is_new = oauth_session is not None and oauth_session != socket.oauth_session
+            if now >= not_before and (is_new or now - socket.opened_at >= LIFETIME_S):
+                return True
+
+    async def _connect(self, lost: Socket | None) -> Socket:
+        socket = await self._connector.connect(self._receiver.notified, lost)
+        self._sockets.add(socket)
+        try:
+            if not socket.recovered:
+                socket.kinds, refused = await self._connector.subscribe(socket, self._keys)
+                self._receiver.resubscribed()
+                self._telemetry.push_subscribed(len(socket.kinds), refused)
+        except BaseException:
+            await self._close(socket)
+            raise
+        self._telemetry.push_connected("recovered" if socket.recovered else "subscribed")
+        return socket
+
+    async def _close(self, socket: Socket, after_s: float = 0.0) -> None:
+        if after_s:
+            await self._clock.sleep(after_s)
+        await socket.close()
+        self._sockets.discard(socket)
+
+    def _refused(self, error: Refused) -> float:
+        """Report it. Returns the seconds to wait."""
+        self._telemetry.push_connected("refused")
+        self._telemetry.push_refused(str(error))
+        return REFUSED_EVERY_S
+
+    def _failed(self, error: Lost | PollFailed) -> float:
+        """Report it. Returns the seconds to wait."""
+        pause_s = PAUSES_S[min(self._failures, len(PAUSES_S) - 1)] * (1 + JITTER * (2 * self._random() - 1))
+        self._failures += 1
+        wait_s = max(pause_s, error.retry_after_s or 0.0)
+        self._telemetry.push_connected("failed")
+        self._telemetry.push_lost(error.reason, error.detail, wait_s)
+        return wait_s
+
+
+class Push:
+    """The hints of one source that the platform pushes.
+
+    source: its name, in targets. telemetry: receives what the operator should know.
+    random: returns a number from 0 to 1.
+    """
+
+    def __init__(
+        self, source: str, connector: Connector, clock: Clock, telemetry: Telemetry, random: Callable[[], float]
+    ) -> None:
+        self._source = source
+        self._connector = connector
+        self._clock = clock
+        self._telemetry = telemetry
+        self._random = random
+        self._lines: list[_Line] = []
+
+    def covers(self, target: Target) -> bool:
+        return any((target.extension_id or "") in line.kinds or "" in line.kinds for line in self._lines)
+
+    async def run(self, targets: Sequence[Target], report: Report) -> None:
+        """Report hints until cancelled, whatever the platform and the network do."""
+        receiver = Receiver(targets, report, self._clock, self._telemetry)
+        keys = [target.extension_id or "" for target in targets]
+
+        def line(of: Sequence[str]) -> _Line:
+            shared = self._connector, receiver, report, self._clock, self._telemetry, self._random
+            self._lines.append(_Line(of, *shared))
+            return self._lines[-1]
+
+        self._lines = []
+        if len(keys) > FILTERS_MAX:  # one filter for the whole account; if that is refused, several connections
+            with suppress(Refused):
+                await line([""]).keep_open(until_refused=True)
+        async with asyncio.TaskGroup() as tasks:
+            for first in range(0, len(keys), FILTERS_MAX):
+                tasks.create_task(line(keys[first : first + FILTERS_MAX]).keep_open())
+
+
+class Receiver:
+    """Turns events into hints of the watched targets."""
+
+    def __init__(self, targets: Sequence[Target], report: Report, clock: Clock, telemetry: Telemetry) -> None:
+        self._targets = {target.extension_id: target for target in targets}
+        self._report = report
+        self._clock = clock
+        self._telemetry = telemetry
+        self._steps = Steps()
+
+    def resubscribed(self) -> None:
+        self._steps.resubscribed()
+
+    def notified(self, event: frames.Event) -> None:
+        for one in self._steps.of_event(event):
+            # A party outside the account has no call of its own in a list: the other party's event announces it.
+            target = self._targets.get(one.extension_id) or self._targets.get(None)
+            if target is None or one.extension_id is None:
+                self._steps.ignored["unwatched"] += 1
+                continue
+            self._report(
+                Hint(
+                    target=target,
+                    session_id=one.session,
+                    party_id=one.party or None,
+                    extension_id=one.extension_id,
+                    step=one.step,
+                    via="push",
+                    at=self._clock.monotonic(),
+                )
+            )
+        for reason, count in self._steps.ignored.items():
+            self._telemetry.hints_ignored(reason, count)
+        self._steps.ignored.clear()
