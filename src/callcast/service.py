@@ -18,7 +18,8 @@ from callcast.config.hash_key import hash_key
 from callcast.delivery.reminders import Reminders
 from callcast.delivery.worker import DeliveryWorker, SinkTrouble
 from callcast.formats.cloudevents import Numbers, Wire
-from callcast.live.live_calls import SERVICE, InMemoryLiveCalls, catch_up, store_counts
+from callcast.live.live_calls import InMemoryLiveCalls
+from callcast.live.stored_counts import SERVICE, restore, store_counts
 from callcast.observability import logs
 from callcast.observability.metrics import Metrics
 from callcast.observability.outbox_health import OutboxFailure, OutboxHealth
@@ -135,10 +136,7 @@ class Service:
         self._update_web(settings)  # with the hash key, before the first call is shown
         notes = (await self._outbox.known(SERVICE)).notes
         self._installation = await self._installation_id(notes)
-        self._live_calls.restore(notes)
-        for source in settings.sources:
-            self._live_calls.load(source, await self._outbox.known(source))
-        await catch_up(self._live_calls, self._outbox)
+        await restore(self._live_calls, self._outbox, notes, settings.sources)
         await self._subscribe(settings)
         for source in {*await self._outbox.sources()} - settings.sources.keys() - {SERVICE}:
             await self._pollers.end(source)
@@ -246,7 +244,7 @@ class Service:
         self._settings = wanted
         service = wanted.service
         logs.configure(service.log_level, service.log_format)
-        self._live_calls.count_by(zone(service.timezone), service.sla_seconds)
+        self._live_calls.statistics.configure(zone(service.timezone), service.sla_seconds)
         self._outbox.keep(
             retention_h=service.retention_h,
             outbox_max_mb=service.outbox_max_mb,

@@ -15,30 +15,36 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from callcast.calls.model import UNASSIGNED, Call, Direction, Disposition, State
-from callcast.calls.sessions import Session, session_of
+from callcast.calls.sessions import session_of
+from callcast.calls.summary import Counts
 from callcast.ports.clock import Clock
 
 CONVERSATIONS_MAX = 5_000  # ended ones in memory; a change of an older one is counted as a new conversation
 RECENT_MAX = 500  # recently ended conversations that are counted again after a restart, because they may still change
 RECENT = timedelta(minutes=30)
-
-Scope = tuple[str, str]  # source and extension; "" means all of them
-EVERYTHING: Scope = ("", "")
 MISSED = (Disposition.MISSED, Disposition.VOICEMAIL, Disposition.DECLINED, Disposition.BUSY)
 
 _Key = tuple[str, str]  # account (or source, where it is not known) and session
-_Detail = tuple[str, str, str]  # a scope, and in an extension's scope the part
+_Part = tuple[str, str]  # source and call id
+_Scope = tuple[str, str]  # source and extension; "" means all of them
+_Detail = tuple[str, str, str]  # a scope, and in an extension's scope the call id
 
 
-class Outcome(Struct, frozen=True, gc=False):
-    """What a conversation counts as. wait_s: seconds from its start to the answer or the end; None: not known."""
+class _Share(Struct, frozen=True, gc=False):
+    """What a conversation, or a part of it, adds to a scope.
 
-    kind: Literal["answered", "missed", "abandoned"]
-    wait_s: float | None
+    outcome: what it counts as; None: it is not counted, not today, or not yet.
+    wait_s: seconds from its start to the answer or the end; None: not known.
+    """
+
+    state: State
+    waiting_since: datetime | None = None
+    outcome: Literal["answered", "missed", "abandoned"] | None = None
+    wait_s: float | None = None
 
 
-class Counts(Struct, frozen=True, array_like=True):
-    """Counts since midnight.
+class _DayCounts(Struct, frozen=True, array_like=True):
+    """Counts since midnight, as they are stored.
 
     timed: answers with a known wait; speed_sum_s: the sum of these waits, in seconds.
     within: answered within the service level's limit. late: abandoned after it.
@@ -52,56 +58,31 @@ class Counts(Struct, frozen=True, array_like=True):
     within: int = 0
     late: int = 0
 
-    def plus(self, outcome: Outcome, sign: int, sla_s: float) -> "Counts":
-        kind, wait_s = outcome.kind, outcome.wait_s
-        timed = kind == "answered" and wait_s is not None
+    def plus(self, share: _Share, sign: int, sla_s: float) -> "_DayCounts":
+        outcome, wait_s = share.outcome, share.wait_s
+        if outcome is None:
+            return self
+        timed = outcome == "answered" and wait_s is not None
         in_time = wait_s is not None and wait_s <= sla_s
-        return Counts(
-            answered=self.answered + sign * (kind == "answered"),
-            missed=self.missed + sign * (kind == "missed"),
-            abandoned=self.abandoned + sign * (kind == "abandoned"),
+        return _DayCounts(
+            answered=self.answered + sign * (outcome == "answered"),
+            missed=self.missed + sign * (outcome == "missed"),
+            abandoned=self.abandoned + sign * (outcome == "abandoned"),
             timed=self.timed + sign * timed,
             speed_sum_s=self.speed_sum_s + sign * ((wait_s or 0.0) if timed else 0.0),
             within=self.within + sign * (timed and in_time),
-            late=self.late + sign * (kind == "abandoned" and not in_time),
+            late=self.late + sign * (outcome == "abandoned" and not in_time),
         )
 
     def __bool__(self) -> bool:
         return bool(self.answered or self.missed or self.abandoned)
-
-    @property
-    def average_speed_s(self) -> float | None:
-        return max(0.0, self.speed_sum_s / self.timed) if self.timed else None
-
-    @property
-    def service_level(self) -> float | None:
-        of = self.answered + self.missed + self.late
-        return self.within / of if of else None
-
-
-class Now(Struct, frozen=True, kw_only=True):
-    """The live conversations of one scope, by state, and the callers that wait for an answer."""
-
-    ringing: int = 0
-    dialing: int = 0
-    connected: int = 0
-    waiting: int = 0
-    longest_waiting_since: datetime | None = None
-
-
-class _Share(Struct, frozen=True, gc=False):
-    """What a conversation, or a part of it, adds to a scope."""
-
-    state: State
-    waiting_since: datetime | None
-    outcome: Outcome | None
 
 
 class _Tally:
     """The sums of one scope."""
 
     def __init__(self) -> None:
-        self.counts = Counts()
+        self.counts = _DayCounts()
         self.states: Counter[State] = Counter()
         self.waiting: dict[tuple[_Key, str], datetime] = {}
 
@@ -112,22 +93,12 @@ class _Tally:
                 self.waiting[key] = share.waiting_since
             else:
                 del self.waiting[key]
-        if share.outcome is not None:
-            self.counts = self.counts.plus(share.outcome, sign, sla_s)
-
-    def now(self) -> Now:
-        return Now(
-            ringing=self.states[State.RINGING],
-            dialing=self.states[State.DIALING],
-            connected=self.states[State.CONNECTED],
-            waiting=len(self.waiting),
-            longest_waiting_since=min(self.waiting.values(), default=None),
-        )
+        self.counts = self.counts.plus(share, sign, sla_s)
 
 
 class _Conversation:
     def __init__(self) -> None:
-        self.parts: dict[tuple[str, str], Call] = {}  # by source and call id
+        self.parts: dict[_Part, Call] = {}
         self.shares: dict[_Detail, _Share] = {}
         self.live = False
         self.changed_at = datetime.min.replace(tzinfo=UTC)
@@ -143,7 +114,7 @@ class _StoredCounts(Struct, array_like=True):
 
     seq: int
     day: date
-    counts: list[tuple[str, str, Counts]]
+    counts: list[tuple[str, str, _DayCounts]]
     recent: list[tuple[str, str]]
 
 
@@ -159,16 +130,16 @@ class DailyStatistics:
         self._timezone = timezone
         self._sla_s = sla_s
         self._day = self._date(clock.wall())
-        self._tallies: dict[Scope, _Tally] = {}
+        self._tallies: dict[_Scope, _Tally] = {}
         self._conversations: dict[_Key, _Conversation] = {}  # the last changed at the end
-        self._over = 0
+        self._ended = 0  # conversations in memory that have ended
 
     # Updates.
 
     def count(self, calls: Iterable[Call]) -> None:
         """Count calls in their newest state."""
         self._reset_at_midnight()
-        touched: dict[_Key, set[tuple[str, str]]] = {}
+        touched: dict[_Key, set[_Part]] = {}
         for call in calls:
             if not call.sequence:  # without an event: it ended before the first poll, or its record is provisional
                 continue
@@ -197,25 +168,37 @@ class DailyStatistics:
         """Set timezone and service level. If this changes the day, only conversations in memory are counted."""
         self._timezone = timezone
         self._reset_at_midnight()
-        if sla_s == self._sla_s:
-            return
-        for conversation in self._conversations.values():
-            for (source, extension_id, _), share in conversation.shares.items():
-                if share.outcome is not None:
-                    tally = self._tallies[source, extension_id]
-                    tally.counts = tally.counts.plus(share.outcome, -1, self._sla_s).plus(share.outcome, +1, sla_s)
-        self._sla_s = sla_s
+        if sla_s != self._sla_s:
+            for conversation in self._conversations.values():
+                for detail, share in conversation.shares.items():
+                    tally = self._tallies[detail[:2]]
+                    tally.counts = tally.counts.plus(share, -1, self._sla_s).plus(share, +1, sla_s)
+            self._sla_s = sla_s
 
     # Reading.
 
-    def counts(self, source: str = "", extension_id: str = "") -> Counts:
+    def counts(self, now: datetime, source: str = "", extension_id: str = "") -> Counts:
+        """The counts of one scope. `now`: the platform's time, for the longest wait."""
         self._reset_at_midnight()
         tally = self._tallies.get((source, extension_id))
-        return tally.counts if tally else Counts()
-
-    def now(self, source: str = "", extension_id: str = "") -> Now:
-        tally = self._tallies.get((source, extension_id))
-        return tally.now() if tally else Now()
+        if tally is None:
+            return Counts()
+        today = tally.counts
+        since = min(tally.waiting.values(), default=None)
+        answerable = today.answered + today.missed + today.late
+        return Counts(
+            ringing=tally.states[State.RINGING],
+            dialing=tally.states[State.DIALING],
+            connected=tally.states[State.CONNECTED],
+            waiting=len(tally.waiting),
+            longest_waiting_since=since,
+            longest_wait_s=_seconds(since, now) if since else None,
+            answered_today=today.answered,
+            missed_today=today.missed,
+            abandoned_today=today.abandoned,
+            average_speed_of_answer_s=max(0.0, today.speed_sum_s / today.timed) if today.timed else None,
+            service_level=today.within / answerable if answerable else None,
+        )
 
     def extensions(self, source: str) -> list[str]:
         """The extensions of a source with counts since midnight."""
@@ -228,23 +211,20 @@ class DailyStatistics:
         self._reset_at_midnight()
         recent = self._recent()
         rest = {scope: tally.counts for scope, tally in self._tallies.items()}
+        sessions: set[tuple[str, str]] = set()
         for key, conversation in self._conversations.items():
-            if conversation.live or key in recent:
-                for (source, extension_id, _), share in conversation.shares.items():
-                    if share.outcome is not None:
-                        scope = source, extension_id
-                        rest[scope] = rest[scope].plus(share.outcome, -1, self._sla_s)
+            if not (conversation.live or key in recent):
+                continue
+            for detail, share in conversation.shares.items():
+                rest[detail[:2]] = rest[detail[:2]].plus(share, -1, self._sla_s)
+            sources = {source for source, _ in conversation.parts}
+            if key in recent or len(sources) > 1:
+                sessions |= {(source, key[1]) for source in sources}
         counts = [(*scope, counts) for scope, counts in rest.items() if counts]
-        sessions = {
-            (source, key[1])
-            for key, conversation in self._conversations.items()
-            if key in recent or (conversation.live and len({source for source, _ in conversation.parts}) > 1)
-            for source, _ in conversation.parts
-        }
         return msgspec.msgpack.encode(_StoredCounts(seq, self._day, counts, sorted(sessions)))
 
     def restore(self, raw: bytes) -> tuple[int, Collection[tuple[str, str]]]:
-        """Load stored counts. Returns their `seq`, and the sessions whose calls must be counted again."""
+        """Load stored counts. Returns their `seq`, and source and session of the calls to count again."""
         try:
             stored = msgspec.msgpack.decode(raw, type=_StoredCounts)
         except msgspec.MsgspecError:
@@ -252,7 +232,7 @@ class DailyStatistics:
         self._reset_at_midnight()
         self._conversations.clear()
         self._tallies.clear()
-        self._over = 0
+        self._ended = 0
         if stored.day == self._day:
             for source, extension_id, counts in stored.counts:
                 self._tally((source, extension_id)).counts = counts
@@ -260,74 +240,61 @@ class DailyStatistics:
 
     # One conversation.
 
-    def _recount(self, key: _Key, changed: Collection[tuple[str, str]]) -> None:
+    def _recount(self, key: _Key, changed: Collection[_Part]) -> None:
         """Evaluate a conversation again. `changed`: its parts that have changed."""
         conversation = self._conversations.pop(key)
-        self._over -= bool(conversation.shares) and not conversation.live
-        shares = {detail: share for detail, share in conversation.shares.items() if self._is_unchanged(detail, changed)}
+        self._ended -= bool(conversation.shares) and not conversation.live
+        before = conversation.shares
+        # The shares of unchanged parts stay; those of sources and of the total are always made again.
+        after = {detail: one for detail, one in before.items() if detail[1] and (detail[0], detail[2]) not in changed}
         if conversation.parts:
-            shares |= self._shares(conversation.parts, changed)
+            after |= self._shares(conversation.parts, changed)
             self._conversations[key] = conversation  # at the end
-        for detail, share in conversation.shares.items():
-            if shares.get(detail) != share:
-                self._tally(detail[:2]).add((key, detail[2]), share, -1, self._sla_s)
-        for detail, share in shares.items():
-            if conversation.shares.get(detail) != share:
-                self._tally(detail[:2]).add((key, detail[2]), share, +1, self._sla_s)
-        conversation.shares = shares
+        for shares, others, sign in ((before, after, -1), (after, before, +1)):
+            for detail, share in shares.items():
+                if others.get(detail) != share:
+                    self._tally(detail[:2]).add((key, detail[2]), share, sign, self._sla_s)
+        conversation.shares = after
         conversation.live = any(call.live for call in conversation.parts.values())
         conversation.changed_at = self._clock.wall()
-        self._over += bool(conversation.parts) and not conversation.live
+        self._ended += bool(conversation.parts) and not conversation.live
 
-    @staticmethod
-    def _is_unchanged(detail: _Detail, changed: Collection[tuple[str, str]]) -> bool:
-        """True for the share of an unchanged part; shares of sources and of the total are always made again."""
-        source, extension_id, call_id = detail
-        return bool(extension_id) and (source, call_id) not in changed
-
-    def _shares(
-        self, parts: Mapping[tuple[str, str], Call], changed: Collection[tuple[str, str]]
-    ) -> dict[_Detail, _Share]:
+    def _shares(self, parts: Mapping[_Part, Call], changed: Collection[_Part]) -> dict[_Detail, _Share]:
         by_source: dict[str, list[Call]] = {}
         for (source, _), call in parts.items():
             by_source.setdefault(source, []).append(call)
-        shares = {(source, "", ""): self._share(session_of(calls)) for source, calls in by_source.items()}
+        shares = {(source, "", ""): self._share(calls) for source, calls in by_source.items()}
         first, *others = by_source
-        shares["", "", ""] = self._share(session_of(parts.values())) if others else shares[first, "", ""]
+        shares["", "", ""] = self._share(parts.values()) if others else shares[first, "", ""]
         for source, call_id in changed:
             part = parts.get((source, call_id))
             if part is not None and part.extension_id != UNASSIGNED:
-                shares[source, part.extension_id, call_id] = self._share(session_of([part]))
+                shares[source, part.extension_id, call_id] = self._share([part])
         return shares
 
-    def _share(self, session: Session) -> _Share:
-        counts = session.direction is Direction.INBOUND and not session.internal
-        waits = counts and session.state is State.RINGING and not session.answered
+    def _share(self, parts: Iterable[Call]) -> _Share:
+        session = session_of(parts)
+        if session.direction is not Direction.INBOUND or session.internal:
+            return _Share(session.state)
+        outcome: Literal["answered", "missed", "abandoned"] | None = None
+        at = session.ended_at
+        if session.answered:
+            outcome, at = "answered", session.answered_at or session.started_at
+        elif session.disposition is Disposition.ABANDONED:
+            outcome = "abandoned"
+        elif session.disposition in MISSED:
+            outcome = "missed"
+        is_known = not session.answered or session.answer_known
         return _Share(
             state=session.state,
-            waiting_since=session.started_at if waits else None,
-            outcome=self._outcome(session) if counts else None,
+            waiting_since=session.started_at if session.state is State.RINGING and not session.answered else None,
+            outcome=outcome if at is not None and self._date(at) == self._day else None,
+            wait_s=_seconds(session.started_at, at) if at is not None and is_known else None,
         )
-
-    def _outcome(self, session: Session) -> Outcome | None:
-        """What a conversation counts as; None: not counted, not today, or not yet."""
-        if session.answered:
-            at = session.answered_at or session.started_at
-            wait_s = _seconds(session.started_at, at) if session.answer_known else None
-            outcome = Outcome("answered", wait_s)
-        elif session.ended_at is None:
-            return None
-        elif session.disposition is Disposition.ABANDONED or session.disposition in MISSED:
-            at = session.ended_at
-            abandoned = session.disposition is Disposition.ABANDONED
-            outcome = Outcome("abandoned" if abandoned else "missed", _seconds(session.started_at, at))
-        else:
-            return None
-        return outcome if self._date(at) == self._day else None
 
     # All conversations.
 
-    def _tally(self, scope: Scope) -> _Tally:
+    def _tally(self, scope: _Scope) -> _Tally:
         tally = self._tallies.get(scope)
         if tally is None:
             tally = self._tallies[scope] = _Tally()
@@ -335,12 +302,12 @@ class DailyStatistics:
 
     def _forget_oldest(self) -> None:
         """Drop the oldest ended conversations; their counts stay."""
-        if self._over <= CONVERSATIONS_MAX:
+        if self._ended <= CONVERSATIONS_MAX:
             return
         for key in [key for key, one in self._conversations.items() if not one.live][: CONVERSATIONS_MAX // 10]:
             for detail, share in self._conversations.pop(key).shares.items():
                 self._tally(detail[:2]).add((key, detail[2]), replace(share, outcome=None), -1, self._sla_s)
-            self._over -= 1
+            self._ended -= 1
 
     def _recent(self) -> set[_Key]:
         since = self._clock.wall() - RECENT
@@ -359,22 +326,17 @@ class DailyStatistics:
             return
         self._day = today
         for tally in self._tallies.values():
-            tally.counts = Counts()
+            tally.counts = _DayCounts()
         for key, conversation in list(self._conversations.items()):
-            conversation.shares = {
-                detail: replace(share, outcome=None) for detail, share in conversation.shares.items()
-            }
-            if any(self._date(_latest(call)) == today for call in conversation.parts.values()):
+            conversation.shares = {one: replace(share, outcome=None) for one, share in conversation.shares.items()}
+            times = (call.ended_at or call.answered_at or call.started_at for call in conversation.parts.values())
+            if any(self._date(at) == today for at in times):
                 changed_at = conversation.changed_at
                 self._recount(key, list(conversation.parts))
                 conversation.changed_at = changed_at
 
     def _date(self, at: datetime) -> date:
         return at.astimezone(self._timezone).date()
-
-
-def _latest(call: Call) -> datetime:
-    return call.ended_at or call.answered_at or call.started_at
 
 
 def _seconds(start: datetime, end: datetime) -> float:

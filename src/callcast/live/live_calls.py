@@ -6,7 +6,7 @@ on the event loop's thread.
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, tzinfo
 from itertools import islice
 from operator import attrgetter
@@ -18,7 +18,6 @@ from callcast.calls.freshness import stale_after_s
 from callcast.calls.model import (
     UNASSIGNED,
     Call,
-    CallEvent,
     ChangeSet,
     Direction,
     Known,
@@ -29,24 +28,17 @@ from callcast.calls.summary import Counts, Summary
 from callcast.live.daily_statistics import DailyStatistics
 from callcast.ports.clock import Clock
 from callcast.ports.live_calls import LiveChange
-from callcast.ports.outbox import Outbox, OutboxUnavailable, Stored
 
-SERVICE = ""  # the source name under which the service stores its own notes
-COUNTS_NOTE = "counts"  # the note in the outbox that holds the counts across a restart
 SLA_S = 20.0
 
 _CHANGES_MAX = 1024
 _CHANGED_CALLS_MAX = 2048  # in all changes together: a poll of a busy account may change a hundred calls
-_STORE_EVERY_S = 10.0  # also the longest time between recording an event and applying it
-_STORE_AGAIN_S = 900.0  # the calls that were recent in the last note stay in the outbox for an hour
-_REPLAY_EVENTS_MAX = 100_000
-_REPLAY_PAGE = 500
 
 CallGroup = tuple[str, State, Direction]
 
 
 class InMemoryLiveCalls:
-    """Implements `ports.live_calls.Statistics`.
+    """Implements `ports.live_calls.LiveCalls`.
 
     timezone: decides when midnight is; None: this machine's timezone.
     sla_s: calls answered within this many seconds count for the service level.
@@ -54,9 +46,7 @@ class InMemoryLiveCalls:
 
     def __init__(self, clock: Clock, timezone: tzinfo | None = None, sla_s: float = SLA_S) -> None:
         self._clock = clock
-        self._statistics = DailyStatistics(clock, timezone, sla_s)
-        self._counted_seq: int | None = None
-        self._recent: Collection[tuple[str, str]] = ()  # sources and sessions to count again
+        self.statistics = DailyStatistics(clock, timezone, sla_s)
         self._sources: dict[str, _Source] = {}
         self._changes: deque[tuple[Call, ...]] = deque()
         self._changed_calls = 0
@@ -66,15 +56,10 @@ class InMemoryLiveCalls:
 
     # Updates.
 
-    def restore(self, notes: Mapping[str, bytes]) -> None:
-        """Start from the counts that an earlier run kept in the service's notes; before every `load`."""
-        self._counted_seq, self._recent = self._statistics.restore(notes.get(COUNTS_NOTE, b""))
-
     def load(self, source: str, known: Known) -> None:
         """Start from what the outbox holds: live calls and last polls."""
-        source_view = self._source(source)
-        source_view.load(known)
-        self._statistics.count(known.calls.values())
+        self._source(source).load(known)
+        self.statistics.count(known.calls.values())
         self._reset()
 
     def watch(self, source: str, extension_ids: Sequence[str] | None, interval_s: float) -> None:
@@ -104,22 +89,14 @@ class InMemoryLiveCalls:
             return
         for call in change.calls:
             self._source(call.source).put(call)
-        self._statistics.count(change.calls)
+        self.statistics.count(change.calls)
         self._publish(change.calls)
 
     def unwatch(self, source: str) -> None:
         """Remove a source."""
         if self._sources.pop(source, None) is not None:
-            self._statistics.forget_source(source)
+            self.statistics.forget_source(source)
             self._reset()
-
-    def recount(self, calls: Iterable[Call]) -> None:
-        """Count calls that the stored counts may not include; calls of unknown sources are ignored."""
-        self._statistics.count(call for call in calls if call.source in self._sources)
-
-    def count_by(self, timezone: tzinfo | None, sla_s: float) -> None:
-        """Set the timezone that decides midnight, and the service level's limit in seconds."""
-        self._statistics.configure(timezone, sla_s)
 
     # Reading.
 
@@ -152,46 +129,28 @@ class InMemoryLiveCalls:
         return source_view.staleness_s() if source_view else 0.0
 
     def summaries(self) -> Sequence[Summary]:
-        return [self._summary(source_view) for source_view in self._sources.values()]
+        return [
+            Summary(**msgspec.structs.asdict(self._counts(source_view)), **source_view.freshness())
+            for source_view in self._sources.values()
+        ]
 
     def total(self) -> Counts:
-        waits = [summary.longest_wait_s for summary in self.summaries() if summary.longest_wait_s is not None]
-        return Counts(**self._totals(), longest_wait_s=max(waits, default=None))
+        """Counts over all sources. A conversation that several sources of one account see counts once."""
+        waits = [self._counts(source_view).longest_wait_s for source_view in self._sources.values()]
+        counts = self.statistics.counts(self._clock.now())
+        return msgspec.structs.replace(counts, longest_wait_s=max((s for s in waits if s is not None), default=None))
 
     def extension_counts(self, source: str, /) -> Mapping[str, Counts]:
+        """By extension id, for each extension of `extensions` and each that had a call today."""
         source_view = self._sources.get(source)
         if source_view is None:
             return {}
-        extensions = dict.fromkeys((*source_view.extensions, *self._statistics.extensions(source)))
-        return {one: self._counts(source_view, extension_id=one) for one in extensions}
-
-    def dump_counts(self, *, seq: int) -> bytes:
-        """The counts since midnight, to be stored. `seq`: the newest event that they certainly include."""
-        return self._statistics.dump(seq)
-
-    def uncounted(self) -> tuple[int | None, Collection[tuple[str, str]]]:
-        """The event after which the stored counts may be incomplete (None: there is no source), and the sessions."""
-        return (self._counted_seq or 0) if self._sources else None, self._recent
-
-    def _summary(self, source_view: "_Source") -> Summary:
-        return Summary(**msgspec.structs.asdict(self._counts(source_view)), **source_view.freshness())
+        extensions = dict.fromkeys((*source_view.extensions, *self.statistics.extensions(source)))
+        return {one: self._counts(source_view, one) for one in extensions}
 
     def _counts(self, source_view: "_Source", extension_id: str = "") -> Counts:
-        totals = self._totals(source_view.name, extension_id)
-        since = totals["longest_waiting_since"]
-        wait_s = None if since is None else max(0.0, ((source_view.now() or self._clock.now()) - since).total_seconds())
-        return Counts(**totals, longest_wait_s=wait_s)
-
-    def _totals(self, source: str = "", extension_id: str = "") -> dict[str, Any]:
-        counts = self._statistics.counts(source, extension_id)
-        return {
-            **msgspec.structs.asdict(self._statistics.now(source, extension_id)),
-            "answered_today": counts.answered,
-            "missed_today": counts.missed,
-            "abandoned_today": counts.abandoned,
-            "average_speed_of_answer_s": counts.average_speed_s,
-            "service_level": counts.service_level,
-        }
+        now = source_view.now() or self._clock.now()
+        return self.statistics.counts(now, source_view.name, extension_id)
 
     async def changed(self, since: int, /) -> LiveChange:
         while self._version <= since:
@@ -272,15 +231,17 @@ class _Source:
         return overdue
 
     def put(self, call: Call) -> None:
-        self._remove(call.call_id)
+        if before := self.calls.pop(call.call_id, None):
+            self.groups[_group(before)] -= 1
         self._add(call)
 
     def freshness(self) -> dict[str, Any]:
         """The fields of a summary other than the counts."""
-        overdue = self._overdue()
+        overdue = [one for one in self._watched if self._is_overdue(one)]
+        all_are_stored = self._watched and self._watched.keys() <= self.stored.keys()
         return {
             "source": self.name,
-            "as_of": self._as_of(),
+            "as_of": min(self.stored[one] for one in self._watched) if all_are_stored else None,
             "complete": bool(self._watched) and not overdue,
             "overdue": tuple(one for one in overdue if one and len(overdue) < len(self._watched)),
             "sign_ins_ahead": self.sign_ins_ahead,
@@ -289,27 +250,14 @@ class _Source:
 
     def staleness_s(self) -> float:
         monotonic = self._clock.monotonic()
-        return max((monotonic - self._last_good(one) for one in self._watched), default=0.0)
+        return max((monotonic - self._polls.get(one, since) for one, since in self._watched.items()), default=0.0)
 
     def _add(self, call: Call) -> None:
         if call.extension_id != UNASSIGNED:
             self.extensions.setdefault(call.extension_id)
-        if not (call.live and call.sequence):  # a call without an event is not shown
-            return
-        self.calls[call.call_id] = call
-        self._tally(call, +1)
-
-    def _remove(self, call_id: str) -> None:
-        if call := self.calls.pop(call_id, None):
-            self._tally(call, -1)
-
-    def _tally(self, call: Call, step: int) -> None:
-        self.groups[call.extension_id, call.state, call.direction] += step
-
-    def _as_of(self) -> datetime | None:
-        if not self._watched or not self._watched.keys() <= self.stored.keys():
-            return None
-        return min(self.stored[one] for one in self._watched)
+        if call.live and call.sequence:  # a call without an event is not shown
+            self.calls[call.call_id] = call
+            self.groups[_group(call)] += 1
 
     def now(self) -> datetime | None:
         """The platform's time, derived from the newest poll: this machine's clock may be wrong."""
@@ -318,74 +266,10 @@ class _Source:
         taken_at, monotonic = self._newest_poll
         return taken_at + timedelta(seconds=self._clock.monotonic() - monotonic)
 
-    def _overdue(self) -> Sequence[str | None]:
-        due = self._clock.monotonic() - self._overdue_after_s
-        polls = self._polls
-        return [one for one in self._watched if one not in polls or polls[one] < due]
-
     def _is_overdue(self, extension_id: str | None) -> bool:
         poll = self._polls.get(extension_id)
         return poll is None or poll < self._clock.monotonic() - self._overdue_after_s
 
-    def _last_good(self, extension_id: str | None) -> float:
-        if extension_id in self._polls:
-            return self._polls[extension_id]
-        return self._watched[extension_id]
 
-
-async def catch_up(live_calls: InMemoryLiveCalls, outbox: Outbox) -> None:
-    """Count what may have changed since the counts were last stored. Called once, at start, after every `load`.
-
-    Each session is counted as a whole, with all its stored calls. Raises OutboxUnavailable.
-    """
-    counted, recent = live_calls.uncounted()
-    if counted is None:
-        return
-    live = {(call.source, call.session_id) for call in live_calls.calls()}
-    await _count_again(live_calls, outbox, {*recent, *live})
-    newest = await outbox.last_seq()
-    after = max(counted, newest - _REPLAY_EVENTS_MAX)
-    while page := await outbox.history(after_seq=after, limit=_REPLAY_PAGE):
-        calls = _calls_of(page)
-        await _count_again(live_calls, outbox, {(call.source, call.session_id) for call in calls})
-        live_calls.recount(calls)  # includes calls that have been pruned
-        after = page[-1].seq
-
-
-async def _count_again(live_calls: InMemoryLiveCalls, outbox: Outbox, sessions: Collection[tuple[str, str]]) -> None:
-    by_source: dict[str, list[str]] = {}
-    for source, session_id in sorted(sessions):
-        by_source.setdefault(source, []).append(session_id)
-    for source, names in by_source.items():
-        for first in range(0, len(names), _REPLAY_PAGE):
-            live_calls.recount(await outbox.recall(source, names[first : first + _REPLAY_PAGE]))
-
-
-def _calls_of(page: Sequence[Stored]) -> Sequence[Call]:
-    """The calls of these events, each in its newest state."""
-    newest: dict[tuple[str, str], Call] = {}
-    for stored in page:
-        if isinstance(stored.event, CallEvent):
-            newest[stored.event.source, stored.event.key] = stored.event.call
-    return tuple(newest.values())
-
-
-async def store_counts(live_calls: InMemoryLiveCalls, outbox: Outbox, clock: Clock) -> None:
-    """Store the counts every few seconds if they have changed, until cancelled.
-
-    Events are recorded before they are counted, so each note claims only the events recorded one round earlier.
-    `catch_up` counts the rest again; counting a call twice has no effect.
-    """
-    seq = noted = -1
-    noted_at_s = clock.monotonic()
-    while True:
-        try:
-            newest = await outbox.last_seq()
-            is_old = clock.monotonic() - noted_at_s >= _STORE_AGAIN_S
-            if seq >= 0 and (noted != newest or is_old):
-                await outbox.note(SERVICE, COUNTS_NOTE, live_calls.dump_counts(seq=seq))
-                noted, noted_at_s = seq, clock.monotonic()
-            seq = newest
-        except OutboxUnavailable:
-            pass  # reported by the recorder; the next round stores these counts too
-        await clock.sleep(_STORE_EVERY_S)
+def _group(call: Call) -> CallGroup:
+    return call.extension_id, call.state, call.direction

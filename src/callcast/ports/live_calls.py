@@ -1,12 +1,12 @@
-"""Read access to the live calls and the statistics since midnight."""
+"""Read access to the live calls, as sinks have it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from msgspec import Struct
 
 from callcast.calls.model import Call
-from callcast.calls.summary import Counts, Summary
+from callcast.calls.summary import Summary
 
 
 class LiveChange(Struct, frozen=True, kw_only=True):
@@ -37,16 +37,4 @@ class LiveCalls(Protocol):
 
     async def changed(self, since: int, /) -> LiveChange:
         """Wait until `version` is above `since`; return at once if it is. The caller sets the time limit."""
-        ...
-
-
-class Statistics(LiveCalls, Protocol):
-    """What the web server reads in addition."""
-
-    def total(self) -> Counts:
-        """Counts over all sources. A conversation that several sources of one account see counts once."""
-        ...
-
-    def extension_counts(self, source: str, /) -> Mapping[str, Counts]:
-        """By extension id, for each extension of `extensions` and each that had a call today."""
         ...

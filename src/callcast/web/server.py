@@ -12,8 +12,8 @@ from aiohttp import HttpVersion11, hdrs, web
 
 from callcast.calls.summary import Summary
 from callcast.formats.cloudevents import Wire, counts_dict, rfc3339, summary_dict
+from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.ports.clock import Clock
-from callcast.ports.live_calls import Statistics
 from callcast.ports.outbox import OutboxUnavailable
 from callcast.web.auth import AccessControl, add_headers
 from callcast.web.listener import LOGGER, listen
@@ -70,7 +70,7 @@ async def serve(
     host: str,
     port: int,
     *,
-    live_calls: Statistics,
+    live_calls: InMemoryLiveCalls,
     metrics: Exposition,
     broadcaster: Broadcaster,
     health: Health,
@@ -111,7 +111,7 @@ class _Routes:
 
     def __init__(
         self,
-        live_calls: Statistics,
+        live_calls: InMemoryLiveCalls,
         metrics: Exposition,
         broadcaster: Broadcaster,
         health: Health,

@@ -15,8 +15,8 @@ import msgspec
 
 from callcast.calls.model import Call
 from callcast.formats.cloudevents import counts_dict, rfc3339, summary_dict
+from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.ports.clock import Clock
-from callcast.ports.live_calls import Statistics
 from callcast.ports.outbox import OutboxUnavailable, Stored
 from callcast.web.serializers import CallSerializer
 
@@ -101,7 +101,7 @@ class Broadcaster:
 
     def __init__(
         self,
-        live_calls: Statistics,
+        live_calls: InMemoryLiveCalls,
         history: History,
         clock: Clock,
         serializer: CallSerializer,
@@ -224,7 +224,7 @@ class _Round:
 
     def __init__(
         self,
-        live_calls: Statistics,
+        live_calls: InMemoryLiveCalls,
         clock: Clock,
         encoded: "_EncodedCalls",
         events: Sequence[tuple[int, bytes]],

@@ -71,8 +71,8 @@ def expected(calls: list[Call]) -> tuple[int, int, int, int]:
 
 
 def found(statistics: DailyStatistics, source: str = "", extension_id: str = "") -> tuple[int, int, int, int]:
-    counts = statistics.counts(source, extension_id)
-    return counts.answered, counts.missed, counts.abandoned, statistics.now(source, extension_id).waiting
+    counts = statistics.counts(START, source, extension_id)
+    return counts.answered_today, counts.missed_today, counts.abandoned_today, counts.waiting
 
 
 @given(STEPS)

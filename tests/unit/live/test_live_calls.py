@@ -27,7 +27,8 @@ from callcast.calls.model import (
     Target,
 )
 from callcast.calls.summary import Counts, Summary
-from callcast.live.live_calls import COUNTS_NOTE, SERVICE, InMemoryLiveCalls, catch_up, store_counts
+from callcast.live.live_calls import InMemoryLiveCalls
+from callcast.live.stored_counts import COUNTS_NOTE, SERVICE, restore, store_counts
 from callcast.ports.outbox import OutboxUnavailable, Stored
 from tests.clock import TurnedClock
 
@@ -403,9 +404,9 @@ def test_service_level(live_calls: InMemoryLiveCalls) -> None:
     )
     assert (summary(live_calls).abandoned_today, summary(live_calls).missed_today) == (2, 1)
     assert summary(live_calls).service_level == pytest.approx(2 / 5)
-    live_calls.count_by(UTC, 5.0)
+    live_calls.statistics.configure(UTC, 5.0)
     assert summary(live_calls).service_level == pytest.approx(1 / 6)
-    live_calls.count_by(UTC, 60.0)
+    live_calls.statistics.configure(UTC, 60.0)
     assert summary(live_calls).service_level == pytest.approx(3 / 4)
 
 
@@ -507,6 +508,10 @@ class Outbox:
         self.broken = False
         self.pruned = 0  # so many of the first are kept no longer
 
+    async def known(self, source: str) -> Known:
+        newest = {one.call.call_id: one.call for one in self.events if one.call.source == source}
+        return Known(calls={key: call for key, call in newest.items() if call.live}, polls={}, notes={})
+
     async def last_seq(self) -> int:
         if self.broken:
             raise OutboxUnavailable("disk full")
@@ -541,11 +546,7 @@ class Outbox:
     async def reborn(self, clock: TurnedClock, *sources: str) -> InMemoryLiveCalls:
         """The live calls of the next run."""
         live_calls = InMemoryLiveCalls(clock, UTC)
-        live_calls.restore(self.notes)
-        for source in sources or ("acme",):
-            live = {one.call.call_id: one.call for one in self.events if one.call.source == source}
-            live_calls.load(source, Known(calls={k: v for k, v in live.items() if v.live}, polls={}, notes={}))
-        await catch_up(live_calls, self)  # type: ignore[arg-type]
+        await restore(live_calls, self, self.notes, sources or ("acme",))  # type: ignore[arg-type]
         return live_calls
 
 
@@ -617,7 +618,7 @@ async def test_a_correction_after_the_restart_still_moves_the_count(clock: Turne
     missed = ended(call(), Disposition.MISSED)
     put(live_calls, missed)
     outbox.record(missed)
-    outbox.notes[COUNTS_NOTE] = live_calls.dump_counts(seq=1)
+    outbox.notes[COUNTS_NOTE] = live_calls.statistics.dump(1)
     reborn = await outbox.reborn(clock)
     assert summary(reborn).missed_today == 1
     put(reborn, ended(missed, Disposition.ANSWERED_ELSEWHERE))
@@ -643,7 +644,7 @@ async def test_a_conversation_is_the_same_after_a_restart_at_any_step(clock: Tur
     ]
     outbox.record(*steps[:noted])
     put(live_calls, *steps[:noted])
-    outbox.notes[COUNTS_NOTE] = live_calls.dump_counts(seq=noted)
+    outbox.notes[COUNTS_NOTE] = live_calls.statistics.dump(noted)
     outbox.record(*steps[noted:])
     put(live_calls, *steps[noted:])
     reborn = await outbox.reborn(clock, "acme", "other")
@@ -663,7 +664,7 @@ async def test_yesterdays_counts_are_not_todays(clock: TurnedClock) -> None:
     rings, missed = call(), ended(call("102", "s-2"), Disposition.MISSED)
     outbox.record(rings, missed)
     put(live_calls, rings, missed)
-    outbox.notes[COUNTS_NOTE] = live_calls.dump_counts(seq=2)
+    outbox.notes[COUNTS_NOTE] = live_calls.statistics.dump(2)
     await clock.turn(24 * 3600)
     reborn = await outbox.reborn(clock)
     assert (counted(reborn.total()), reborn.total().waiting) == ((0, 0, 0), 1)
@@ -690,4 +691,4 @@ def test_kept_counts_stay_small(clock: TurnedClock) -> None:
     live_calls = InMemoryLiveCalls(clock, UTC)
     for n in range(5000):
         put(live_calls, ended(call(session_id=f"s-{n}"), Disposition.MISSED))
-    assert len(live_calls.dump_counts(seq=1)) < 32_000
+    assert len(live_calls.statistics.dump(1)) < 32_000
