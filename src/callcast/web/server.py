@@ -3,12 +3,12 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import hdrs, web
 
 from callcast.calls.summary import Summary
 from callcast.formats.cloudevents import Wire, counts_dict, rfc3339, summary_dict
@@ -18,7 +18,7 @@ from callcast.ports.outbox import OutboxUnavailable
 from callcast.web.auth import AccessControl, add_headers
 from callcast.web.listener import LOGGER, listen
 from callcast.web.serializers import CallSerializer
-from callcast.web.sse import Broadcaster, StreamClient
+from callcast.web.sse import Broadcaster, Client
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BODY_BYTES_MAX = 64 * 1024
@@ -192,25 +192,19 @@ class _Routes:
         response = web.StreamResponse(
             headers={hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
         )
-        transport = request.transport
-        if transport is None:
-            return response  # the client has disconnected
-        chunked = request.version >= HttpVersion11  # as aiohttp does for a response without a length
-        client = StreamClient(transport, live_calls=request.query.get("board") == "1", chunked=chunked)
         self._streaming += 1
         try:
-            client.after_seq = await self._start_seq(request)
+            client = Client(await self._start_seq(request), live_calls=request.query.get("board") == "1")
             await response.prepare(request)
             await _write(response, self._hello() if client.live_calls else b"retry: 1000\n\n")
-            while chunk := await self._broadcaster.catch_up(client):
-                await _write(response, chunk)
-            self._broadcaster.join(client)
-            await client.ended()
+            async with aclosing(self._broadcaster.stream(client)) as messages:
+                async for message in messages:
+                    await _write(response, message)
         except (TimeoutError, ConnectionError, OutboxUnavailable):
-            transport.abort()  # the client reconnects with Last-Event-ID
+            if request.transport is not None:
+                request.transport.abort()  # the client reconnects with Last-Event-ID
         finally:
             self._streaming -= 1
-            self._broadcaster.leave(client)
         return response
 
     def _hello(self) -> bytes:

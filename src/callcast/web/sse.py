@@ -1,15 +1,16 @@
 """Server-sent events of `/api/events`: recorded events and, for the wallboard, changes of the live calls.
 
-Polling and delivery have priority: changes are collected and sent in rounds of `ROUND_S`, in small batches between
-which the event loop is free. Everything is encoded once; clients at the same position get the same bytes, written
-directly to their connections. No client is waited for: one that falls behind is disconnected, and reconnects with
-`Last-Event-ID`.
+Once per round of `ROUND_S` the broadcaster encodes what is new and puts it into the bounded queue of every client; the
+client's handler writes it. No client delays another: one whose queue is full is disconnected, and reconnects with
+`Last-Event-ID`. A new client joins first and then reads the past from the outbox, so that it misses nothing; `Client`
+leaves out what it has already.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -21,16 +22,15 @@ from callcast.ports.outbox import OutboxUnavailable, Stored
 from callcast.web.serializers import CallSerializer
 
 ROUND_S = 0.25
-QUEUED_BYTES_MAX = 1024 * 1024  # per client, in addition to the message that is being sent
+BURST_ROUND_S = 0.025  # while more events wait than one round sends
+QUEUED_ROUNDS_MAX = 100  # per client: 25 s, or 2.5 s of a burst of 4,000 events a second
 PAGE = 100  # events read from the outbox at once
 
-_AT_ONCE = 8  # clients to write to, or calls and events to encode, before the event loop gets control
-_BYTES_AT_ONCE = 256 * 1024  # the same limit for bytes written to clients
-_YIELD_S = 0.002  # for how long the event loop gets control
-_READS_MAX = 2  # new clients that read the outbox at once
+_AT_ONCE = 8  # clients to wake, or calls and events to encode, before the event loop gets control
+_READS_MAX = 2  # new clients that read the outbox at once: it also serves sinks and sources
 _SUMMARY_EVERY_S = 2.0
 _HEARTBEAT_S = 10.0
-_NO_LIVE_CALLS = -1  # no version sent yet: all live calls come next
+_HEARTBEAT = b":\n\n"
 
 _encode = msgspec.json.Encoder().encode
 
@@ -53,44 +53,64 @@ class History(Protocol):
     async def last_seq(self) -> int: ...
 
 
-class StreamClient:
-    """One connected client and its position.
+class Round(msgspec.Struct, frozen=True):
+    """What all clients get at once.
 
-    live_calls: it also gets the live calls. chunked: the response body is chunked.
+    events: as (seq, frame), oldest first; events_bytes: their frames joined. version: of the live calls; calls: their
+    frame, empty without a change. A heartbeat is due if the round has nothing else for a client.
     """
 
-    def __init__(self, transport: asyncio.Transport, *, live_calls: bool, chunked: bool) -> None:
-        self.live_calls = live_calls
-        self.chunked = chunked
-        self.after_seq = 0  # the newest event sent to it
-        self.version = _NO_LIVE_CALLS
-        self.encoded: _EncodedCalls | None = None  # the encoding that `version` refers to
-        self.written_at = 0.0  # monotonic
-        self._waiting_max = QUEUED_BYTES_MAX
-        self._transport = transport
-        self._ended = asyncio.Event()
+    events: Sequence[tuple[int, bytes]] = ()
+    events_bytes: bytes = b""
+    version: int = -1
+    calls: bytes = b""
+    heartbeat: bool = False
 
-    def write(self, chunk: bytes) -> None:
-        """Write without waiting. Ends the client if it has disconnected or its buffer is full."""
-        if self._ended.is_set():  # the connection may serve another request by now
-            return
-        if self._transport.is_closing():
+
+class Client:
+    """One connected client: its position in both streams and the rounds that wait for it."""
+
+    def __init__(self, after_seq: int, *, live_calls: bool) -> None:
+        self.after_seq = after_seq  # the newest event that it has
+        self.live_calls = live_calls
+        self.version = -1  # of the live calls that it has
+        self._rounds: deque[Round] = deque()
+        self._changed = asyncio.Event()
+        self._ended = False
+
+    def put(self, round_: Round) -> None:
+        """Queue a round; ends the client if its queue is full."""
+        if len(self._rounds) >= QUEUED_ROUNDS_MAX:
             self.end()
-            return
-        waiting = self._transport.get_write_buffer_size()
-        if not waiting:  # one message may exceed the limit: all calls of a large account
-            self._waiting_max = len(chunk) + QUEUED_BYTES_MAX
-        if waiting + len(chunk) > self._waiting_max:
-            self._transport.abort()
-            self.end()
-        elif chunk:
-            self._transport.write(chunk)
+        self._rounds.append(round_)
+        self._changed.set()
 
     def end(self) -> None:
-        self._ended.set()
+        self._ended = True
+        self._changed.set()
 
-    async def ended(self) -> None:
-        await self._ended.wait()
+    async def messages(self) -> AsyncGenerator[bytes, None]:
+        """Yield what to write, until the client is ended."""
+        while not self._ended:
+            if not self._rounds:
+                self._changed.clear()
+                await self._changed.wait()
+            elif message := self._message(self._rounds.popleft()):
+                yield message
+
+    def _message(self, round_: Round) -> bytes:
+        """A round without what the client has already."""
+        body = b""
+        if round_.events:
+            first, last = round_.events[0][0], round_.events[-1][0]
+            body = round_.events_bytes
+            if first <= self.after_seq:
+                body = b"".join([frame for seq, frame in round_.events if seq > self.after_seq])
+            self.after_seq = max(self.after_seq, last)
+        if self.live_calls and round_.version >= self.version:
+            self.version = round_.version
+            body += round_.calls
+        return body or (_HEARTBEAT if round_.heartbeat else b"")
 
 
 class Broadcaster:
@@ -112,11 +132,14 @@ class Broadcaster:
         self._history = history
         self._clock = clock
         self._serializer = serializer
-        self._encoded = _EncodedCalls(serializer)
-        self._clients: dict[StreamClient, None] = {}
+        self._encoded: dict[tuple[str, str], tuple[Call, msgspec.Raw]] = {}
+        self._clients: set[Client] = set()
         self._wanted = asyncio.Event()  # set while there are clients
-        self._reads = asyncio.Semaphore(_READS_MAX)  # the outbox also serves sinks and sources
-        self._recorded = False  # an event that some client may not have yet
+        self._reads = asyncio.Semaphore(_READS_MAX)
+        self._recorded = False  # an event that was not sent yet
+        self._after_seq = 0  # the newest event that was sent
+        self._version = -1  # of the live calls that were sent; -1: all of them come next
+        self._calls_sent_at = self._round_sent_at = 0.0  # monotonic
         self._closed = False
 
     def wake(self) -> None:
@@ -124,24 +147,10 @@ class Broadcaster:
         self._recorded = True
 
     def use(self, serializer: CallSerializer) -> None:
-        """Use this serializer from the next round on."""
+        """Use this serializer from the next round on; all live calls are sent again."""
         self._serializer = serializer
-
-    def join(self, client: StreamClient) -> None:
-        """Send the client all events after `client.after_seq`; first all live calls, if it asked for them."""
-        if self._closed:
-            client.end()
-            return
-        client.written_at = self._clock.monotonic()
-        self._clients[client] = None
-        self._wanted.set()
-        self.wake()
-
-    def leave(self, client: StreamClient) -> None:
-        client.end()
-        self._clients.pop(client, None)
-        if not self._clients:
-            self._wanted.clear()
+        self._encoded = {}
+        self._version = -1
 
     @property
     def clients(self) -> int:
@@ -157,184 +166,145 @@ class Broadcaster:
         """Send events and changes until cancelled."""
         while True:
             await self._wanted.wait()
-            while await self._send_round():
-                pass
-            await asyncio.sleep(ROUND_S)
-
-    async def catch_up(self, client: StreamClient) -> bytes:
-        """The next page of past events for a client that has not joined yet; empty when there are no more."""
-        async with self._reads:
-            page = await self._history.history(after_seq=client.after_seq, limit=PAGE)
-        if page:
-            client.after_seq = page[-1].seq
-        return b"".join([frame for _, frame in await _event_frames(page, self._serializer)])
+            await asyncio.sleep(BURST_ROUND_S if await self._send_round() else ROUND_S)
 
     async def last_seq(self) -> int:
+        """The newest event's seq. Raises OutboxUnavailable."""
         async with self._reads:
             return await self._history.last_seq()
 
+    async def stream(self, client: Client) -> AsyncGenerator[bytes, None]:
+        """Yield what the client does not have yet: all live calls, past events, and then each round."""
+        async for page in self._past(client):
+            yield page
+        now = self._clock.monotonic()
+        if not self._clients:
+            self._after_seq, self._round_sent_at = client.after_seq, now
+        if client.live_calls and not self._has_pages():
+            self._version, self._calls_sent_at = self._live_calls.version, now
+        self._clients.add(client)
+        self._wanted.set()
+        self.wake()
+        if self._closed:
+            client.end()
+        try:
+            async for page in self._past(client):  # recorded between the last read and joining
+                yield page
+            if client.live_calls:
+                client.version = self._live_calls.version
+                yield await self._frame(self._live_calls.calls(), whole=True)
+            async for message in client.messages():
+                yield message
+        finally:
+            self._clients.discard(client)
+            if not self._clients:
+                self._wanted.clear()
+
+    async def _past(self, client: Client) -> AsyncGenerator[bytes, None]:
+        page: Sequence[Stored] = ()
+        while not page or len(page) == PAGE:
+            async with self._reads:
+                page = await self._history.history(after_seq=client.after_seq, limit=PAGE)
+            if not page:
+                return
+            client.after_seq = page[-1].seq
+            yield b"".join([frame for _, frame in await self._event_frames(page)])
+
     async def _send_round(self) -> bool:
-        """Run one round; true when more events wait than one round sends."""
-        if self._encoded.serializer is not self._serializer:
-            self._encoded = _EncodedCalls(self._serializer)
+        """Send one round; true when more events wait than one round sends."""
+        now = self._clock.monotonic()
         page = await self._new_events()
-        events = await _event_frames(page, self._serializer)
-        round_ = _Round(self._live_calls, self._clock, self._encoded, events, self._failure)
-        batch_bytes = 0
-        for client in tuple(self._clients):
-            if size := await round_.serve(client):
-                batch_bytes += max(size, _BYTES_AT_ONCE // _AT_ONCE)
-            if batch_bytes >= _BYTES_AT_ONCE:
-                batch_bytes = 0
-                await asyncio.sleep(_YIELD_S)
+        events = await self._event_frames(page)
+        calls = await self._changed_calls(now)
+        heartbeat = now - self._round_sent_at >= _HEARTBEAT_S
+        if events or calls or heartbeat:
+            events_bytes = b"".join([frame for _, frame in events])
+            round_ = Round(events, events_bytes, self._version, calls, heartbeat)
+            self._round_sent_at = now if events or heartbeat else self._round_sent_at
+            for count, client in enumerate(tuple(self._clients), 1):
+                client.put(round_)
+                if count % _AT_ONCE == 0:
+                    await asyncio.sleep(0)
         return len(page) == PAGE
 
     async def _new_events(self) -> Sequence[Stored]:
-        """Events after the position of the last client; none while the outbox is unavailable."""
-        if not self._recorded or not self._clients:
+        """Events that were not sent yet; none while the outbox is unavailable."""
+        if not self._recorded:
             return ()
-        start = min(client.after_seq for client in self._clients)
         self._recorded = False  # set again by what is recorded during this read
         try:
-            page = await self._history.history(after_seq=start, limit=PAGE)
+            page = await self._history.history(after_seq=self._after_seq, limit=PAGE)
         except OutboxUnavailable:
             self._recorded = True
             return ()
+        if page:
+            self._after_seq = page[-1].seq
         self._recorded |= len(page) == PAGE
         return page
 
+    async def _changed_calls(self, now: float) -> bytes:
+        """The frame of the live calls that changed since the last round; only the totals if nothing has changed."""
+        if not self._has_pages():
+            return b""
+        if self._live_calls.version == self._version:
+            if now - self._calls_sent_at < _SUMMARY_EVERY_S:
+                return b""
+            calls: Sequence[Call] | None = ()
+        else:
+            change = await self._live_calls.changed(self._version)  # returns at once, because the version differs
+            self._version, calls = change.version, change.calls
+        self._calls_sent_at = now
+        return await self._frame(self._live_calls.calls() if calls is None else calls, whole=calls is None)
 
-class _Position(NamedTuple):
-    """The position and kind of a client: clients with equal positions get the same bytes."""
+    def _has_pages(self) -> bool:
+        return any(client.live_calls for client in self._clients)
 
-    after_seq: int
-    version: int | None  # None: without live calls
-    chunked: bool
-    silent: bool  # nothing was sent for so long that a heartbeat is due
-
-
-class _Message(NamedTuple):
-    chunk: bytes
-    after_seq: int
-    version: int
-
-
-class _Round:
-    """The messages of one round: each is made for the first client at a position, then shared."""
-
-    def __init__(
-        self,
-        live_calls: InMemoryLiveCalls,
-        clock: Clock,
-        encoded: "_EncodedCalls",
-        events: Sequence[tuple[int, bytes]],
-        failure: Callable[[], OutboxFailure | None],
-    ) -> None:
-        self._live_calls = live_calls
-        self._failure = failure
-        self._clock = clock
-        self._encoded = encoded
-        self._events = events
-        self._messages: dict[_Position, _Message] = {}
-
-    async def serve(self, client: StreamClient) -> int:
-        """Send what the client does not have yet; returns the number of bytes."""
-        now = self._clock.monotonic()
-        position = self._position(client, now)
-        message = self._messages.get(position)
-        if message is None:
-            message = self._messages[position] = await self._message(position)
-        client.after_seq, client.version, client.encoded = message.after_seq, message.version, self._encoded
-        if message.chunk:
-            client.written_at = now
-        client.write(message.chunk)
-        return len(message.chunk)
-
-    def _position(self, client: StreamClient, now: float) -> _Position:
-        version = client.version if client.encoded is self._encoded else _NO_LIVE_CALLS
-        heartbeat_s = _SUMMARY_EVERY_S if client.live_calls else _HEARTBEAT_S
-        silent = now - client.written_at >= heartbeat_s
-        return _Position(client.after_seq, version if client.live_calls else None, client.chunked, silent)
-
-    async def _message(self, position: _Position) -> _Message:
-        body = b"".join([frame for seq, frame in self._events if seq > position.after_seq])
-        after_seq = max(position.after_seq, self._events[-1][0]) if self._events else position.after_seq
-        version = _NO_LIVE_CALLS
-        if position.version is not None:
-            version, changed = await self._changed(position.version, position.silent)
-            body += changed
-        if position.silent and not body:
-            body = b":\n\n"
-        return _Message(_chunk(body) if position.chunked and body else body, after_seq, version)
-
-    async def _changed(self, version: int, silent: bool) -> tuple[int, bytes]:
-        """The live calls that changed since a version, and the new version; only the totals if nothing changed."""
-        if self._live_calls.version == version:
-            return version, self._frame((), whole=False) if silent else b""
-        change = await self._live_calls.changed(version)  # returns at once, because the version differs
-        if change.calls is None:
-            return change.version, self._frame(await self._encoded.of_all(self._live_calls.calls()), whole=True)
-        return change.version, self._frame(await self._encoded.of(change.calls), whole=False)
-
-    def _frame(self, calls: Sequence[msgspec.Raw], *, whole: bool) -> bytes:
+    async def _frame(self, calls: Sequence[Call], *, whole: bool) -> bytes:
+        serializer = self._serializer
+        if whole:
+            live = {(call.source, call.call_id) for call in calls}
+            self._encoded = {key: cached for key, cached in self._encoded.items() if key in live}
         data: dict[str, Any] = {
             "now": rfc3339(self._clock.wall()),
             "whole": whole,
-            "calls": calls,
+            "calls": await self._encoded_calls(calls),
             "total": counts_dict(self._live_calls.total()),
             "unstored": _unstored(self._failure()),
             "sources": [summary_dict(summary) for summary in self._live_calls.summaries()],
         }
         if whole:
-            data["names"] = self._encoded.serializer.names
+            data["names"] = serializer.names
         return b"event: board\ndata: %b\n\n" % _encode(data)
 
-
-def _unstored(failure: "OutboxFailure | None") -> dict[str, str] | None:
-    return None if failure is None else {"since": rfc3339(failure.since), "detail": failure.detail}
-
-
-class _EncodedCalls:
-    """Calls as the page gets them, encoded again only when they change."""
-
-    def __init__(self, serializer: CallSerializer) -> None:
-        self.serializer = serializer
-        self._cached: dict[tuple[str, str], tuple[Call, msgspec.Raw]] = {}
-
-    async def of(self, calls: Sequence[Call]) -> Sequence[msgspec.Raw]:
-        encoded = []
+    async def _encoded_calls(self, calls: Sequence[Call]) -> Sequence[msgspec.Raw]:
+        """Calls as the page gets them, encoded again only when they have changed."""
+        serializer, cache = self._serializer, self._encoded
+        encoded: list[msgspec.Raw] = []
         for call in calls:
-            encoded.append(self._encoding(call))
-            if len(encoded) % _AT_ONCE == 0:
-                await asyncio.sleep(0)
+            key = (call.source, call.call_id)
+            cached = cache.get(key)
+            if cached is None or cached[0] is not call:
+                cached = (call, msgspec.Raw(_encode(serializer.page_call(call))))
+                if len(encoded) % _AT_ONCE == 0:
+                    await asyncio.sleep(0)
+            if call.live:
+                cache[key] = cached
+            else:
+                cache.pop(key, None)
+            encoded.append(cached[1])
         return encoded
 
-    async def of_all(self, calls: Sequence[Call]) -> Sequence[msgspec.Raw]:
-        """All live calls; the encodings of other calls are discarded."""
-        live = {(call.source, call.call_id) for call in calls}
-        self._cached = {key: cached for key, cached in self._cached.items() if key in live}
-        return await self.of(calls)
-
-    def _encoding(self, call: Call) -> msgspec.Raw:
-        key = (call.source, call.call_id)
-        cached = self._cached.get(key)
-        if cached is not None and cached[0] is call:
-            return cached[1]
-        encoding = msgspec.Raw(_encode(self.serializer.page_call(call)))
-        if call.live:
-            self._cached[key] = (call, encoding)
-        else:
-            self._cached.pop(key, None)
-        return encoding
+    async def _event_frames(self, page: Sequence[Stored]) -> Sequence[tuple[int, bytes]]:
+        frames = []
+        for stored in page:
+            frames.append((stored.seq, _event_frame(stored, self._serializer)))
+            if len(frames) % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return frames
 
 
-async def _event_frames(page: Sequence[Stored], serializer: CallSerializer) -> Sequence[tuple[int, bytes]]:
-    frames = []
-    for stored in page:
-        frames.append((stored.seq, _event_frame(stored, serializer)))
-        if len(frames) % _AT_ONCE == 0:
-            await asyncio.sleep(0)
-    return frames
+def _unstored(failure: OutboxFailure | None) -> dict[str, str] | None:
+    return None if failure is None else {"since": rfc3339(failure.since), "detail": failure.detail}
 
 
 def _event_frame(stored: Stored, serializer: CallSerializer) -> bytes:
@@ -343,8 +313,3 @@ def _event_frame(stored: Stored, serializer: CallSerializer) -> bytes:
         stored.event.type.encode(),
         serializer.wire.event(stored.event),
     )
-
-
-def _chunk(body: bytes) -> bytes:
-    """A chunk of the chunked transfer encoding of HTTP/1.1."""
-    return b"%x\r\n%b\r\n" % (len(body), body)

@@ -226,8 +226,8 @@ async def _no_disk(**_: int) -> Sequence[Stored]:
 async def test_a_client_that_does_not_read_is_disconnected(
     here: Room, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stalled client is disconnected once its buffer is full; other clients miss nothing."""
-    monkeypatch.setattr(broadcaster, "QUEUED_BYTES_MAX", 50_000)
+    """A stalled client is disconnected once a write takes too long; other clients miss nothing."""
+    monkeypatch.setattr("callcast.web.server._WRITE_S", 0.5)
     stalled = await client.get(here.url + "/api/events")
     quick = Stream(await client.get(here.url + "/api/events"))
     await _joined(here, 2)

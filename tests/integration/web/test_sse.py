@@ -1,78 +1,70 @@
-"""Many clients of the event stream: events are encoded once, and the event loop is free between batches."""
+"""Many clients of the event stream: what is new is encoded once, and no client delays another."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, cast
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 
 import msgspec
 import pytest
 
 from callcast.ports.outbox import Stored
 from callcast.web import sse
-from callcast.web.sse import QUEUED_BYTES_MAX, StreamClient
+from callcast.web.sse import QUEUED_ROUNDS_MAX, Client, Round
 from tests.integration.web.http_side import Room, until
 
 CLIENTS = 50
 
 
-class FakeConnection:
-    """A transport that records what is written; `iterations` holds the event loop iteration of each write."""
+class Connection:
+    """A client whose messages are collected; `pause` keeps it from taking any."""
 
-    def __init__(self, iteration: "LoopIterations") -> None:
-        self.chunks: list[bytes] = []
-        self.iterations: list[int] = []
-        self.waiting = 0
-        self.aborted = False
-        self._iterations = iteration
+    def __init__(self, here: Room, *, live_calls: bool = False, after_seq: int = 0) -> None:
+        self.client = Client(after_seq, live_calls=live_calls)
+        self.messages: list[bytes] = []
+        self._reads = asyncio.Event()
+        self._reads.set()
+        self._task = asyncio.create_task(self._collect(here))
 
-    def write(self, chunk: bytes) -> None:
-        self.chunks.append(chunk)
-        self.iterations.append(self._iterations.number)
+    async def _collect(self, here: Room) -> None:
+        async with aclosing(here.broadcaster.stream(self.client)) as messages:
+            async for message in messages:
+                self.messages.append(message)
+                await self._reads.wait()
 
-    def get_write_buffer_size(self) -> int:
-        return self.waiting
+    def pause(self) -> None:
+        self._reads.clear()
 
-    def is_closing(self) -> bool:
-        return self.aborted
+    @property
+    def ended(self) -> bool:
+        return self._task.done()
 
-    def abort(self) -> None:
-        self.aborted = True
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.wait((self._task,))
 
 
-class LoopIterations:
-    """Counts the iterations of the event loop."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        self._loop = asyncio.get_running_loop()
-        self._handle = self._loop.call_soon(self._next)
-
-    def _next(self) -> None:
-        self.number += 1
-        self._handle = self._loop.call_soon(self._next)
-
-    def stop(self) -> None:
-        self._handle.cancel()
+Connect = Callable[..., Connection]
 
 
 @pytest.fixture
-async def iterations() -> AsyncIterator[LoopIterations]:
-    counting = LoopIterations()
-    yield counting
-    counting.stop()
+async def connect(here: Room) -> AsyncIterator[Connect]:
+    connections = []
 
+    def connected(**how: object) -> Connection:
+        connections.append(Connection(here, **how))  # type: ignore[arg-type]
+        return connections[-1]
 
-def join(here: Room, iterations: LoopIterations, count: int = 1, **how: Any) -> list[FakeConnection]:
-    connections = [FakeConnection(iterations) for _ in range(count)]
+    yield connected
     for connection in connections:
-        here.broadcaster.join(
-            StreamClient(cast("asyncio.Transport", connection), **{"live_calls": False, "chunked": True, **how})
-        )
-    return connections
+        await connection.close()
+
+
+async def joined(here: Room, count: int) -> None:
+    await until(lambda: here.broadcaster.clients == count)
 
 
 async def test_all_clients_get_the_same_bytes_encoded_once(
-    here: Room, iterations: LoopIterations, monkeypatch: pytest.MonkeyPatch
+    here: Room, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Clients at the same position get the same object, and each event is encoded once."""
     encoded = []
@@ -80,94 +72,103 @@ async def test_all_clients_get_the_same_bytes_encoded_once(
     monkeypatch.setattr(
         here.broadcaster._serializer.wire, "event", lambda event: encoded.append(event) or original(event)
     )
-    connections = join(here, iterations, CLIENTS)
-    updated = here.tell(here.ring("101"), "call.updated")
-    await until(lambda: all(connection.chunks for connection in connections))
-    assert len({id(chunk) for connection in connections for chunk in connection.chunks}) == 1
-    assert [event.type for event in encoded] == ["call.ringing", updated.type]
+    connections = [connect() for _ in range(CLIENTS)]
+    await joined(here, CLIENTS)
+    here.tell(here.ring("101"), "call.updated")
+    await until(lambda: all(connection.messages for connection in connections))
+    assert len({id(message) for connection in connections for message in connection.messages}) == 1
+    assert [event.type for event in encoded] == ["call.ringing", "call.updated"]
 
 
-async def test_the_event_loop_is_free_between_batches(here: Room, iterations: LoopIterations) -> None:
-    """Each batch writes to a few clients only, however many there are."""
-    connections = join(here, iterations, CLIENTS, live_calls=True)
+async def test_the_event_loop_is_free_between_batches(here: Room, connect: Connect) -> None:
+    """One iteration of the event loop queues a round for a few clients only, however many there are."""
+    connections = [connect() for _ in range(CLIENTS)]
+    await joined(here, CLIENTS)
+    iteration = 0
+    queued: list[int] = []
+    for connection in connections:
+        put = connection.client.put
+        connection.client.put = lambda round_, put=put: queued.append(iteration) or put(round_)  # type: ignore[method-assign, misc]
     here.ring("101")
-    await until(lambda: all(connection.chunks for connection in connections))
-    first = [connection.iterations[0] for connection in connections]
-    assert max(first.count(iteration) for iteration in first) <= sse._AT_ONCE < CLIENTS / 4
+    while len(queued) < CLIENTS:
+        await asyncio.sleep(0)
+        iteration += 1
+    assert max(map(queued.count, queued)) <= sse._AT_ONCE < CLIENTS / 4
 
 
-async def test_large_messages_come_in_smaller_batches(
-    here: Room, iterations: LoopIterations, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Batches are limited in bytes too, since writing many calls takes longer."""
-    monkeypatch.setattr(sse, "_BYTES_AT_ONCE", 20_000)
-    for number in range(20):
-        here.ring("101", f"s-{number}")
-    connections = join(here, iterations, CLIENTS, live_calls=True)
-    await until(lambda: all(connection.chunks for connection in connections))
-    assert len(connections[0].chunks[0]) > 10_000
-    first = [connection.iterations[0] for connection in connections]
-    assert max(first.count(iteration) for iteration in first) <= 2
-
-
-async def test_a_disconnected_client_is_detected_without_an_event(here: Room, iterations: LoopIterations) -> None:
-    """A closed connection frees its place in the next round."""
-    connection = join(here, iterations)[0]
-    client = next(iter(here.broadcaster._clients))
-    connection.aborted = True
-    async with asyncio.timeout(5):
-        await client.ended()
-    assert connection.chunks == []
-
-
-async def test_changes_of_one_round_are_one_message(here: Room, iterations: LoopIterations) -> None:
+async def test_changes_of_one_round_are_one_message(here: Room, connect: Connect) -> None:
     """Ten changes of one round are one write for each client: events and live calls together."""
-    (plain,) = join(here, iterations)
-    (page,) = join(here, iterations, live_calls=True)
-    await until(lambda: len(page.chunks) == 1)  # all live calls
+    plain, page = connect(), connect(live_calls=True)
+    await joined(here, 2)
+    await until(lambda: bool(page.messages))  # all live calls
+    plain_before, page_before = len(plain.messages), len(page.messages)
     for number in range(10):
         here.ring("101", f"s-{number}")
-    await until(lambda: len(page.chunks) == 2 and len(plain.chunks) == 1)
-    assert plain.chunks[0].count(b"event: call.ringing") == 10
-    assert page.chunks[1].count(b"event: call.ringing") == 10
-    live_calls = msgspec.json.decode(page.chunks[1].split(b"event: board\ndata: ")[1].split(b"\n")[0])
+    await until(lambda: len(plain.messages) > plain_before and b"call.ringing" in page.messages[-1])
+    assert plain.messages[plain_before].count(b"event: call.ringing") == 10
+    message = next(message for message in page.messages[page_before:] if b"call.ringing" in message)
+    assert message.count(b"event: call.ringing") == 10
+    live_calls = msgspec.json.decode(message.split(b"event: board\ndata: ")[1].split(b"\n")[0])
     assert len(live_calls["calls"]) == 10
 
 
-async def test_a_client_with_a_full_buffer_is_disconnected(here: Room, iterations: LoopIterations) -> None:
+async def test_a_client_with_a_full_queue_is_disconnected(here: Room, connect: Connect) -> None:
     """Only the client that does not read; the others are not affected."""
-    stalled, quick = join(here, iterations, 2)
-    stalled.waiting = QUEUED_BYTES_MAX
-    here.ring("101")
-    await until(lambda: bool(quick.chunks))
-    assert (stalled.aborted, stalled.chunks, quick.aborted) == (True, [], False)
+    stalled, quick = connect(), connect()
+    await joined(here, 2)
+    stalled.pause()
+    for number in range(QUEUED_ROUNDS_MAX + 2):
+        seen = len(quick.messages)
+        here.ring("101", f"s-{number}")
+        await here.broadcaster._send_round()
+        await until(lambda seen=seen: len(quick.messages) > seen)  # type: ignore[misc]
+    assert stalled.client._ended
+    assert not quick.client._ended
+    stalled._reads.set()
+    await until(lambda: stalled.ended)
+    assert here.broadcaster.clients == 1
+    assert len(stalled.messages) == 1  # what was queued is in the outbox: the client comes back for it
 
 
-async def test_one_message_may_exceed_the_buffer_limit(iterations: LoopIterations) -> None:
-    """Otherwise a client of a very large account would be disconnected again at each connection."""
-    connection = FakeConnection(iterations)
-    client = StreamClient(cast("asyncio.Transport", connection), live_calls=True, chunked=True)
-    client.write(b"b" * 3 * QUEUED_BYTES_MAX)
-    connection.waiting = 3 * QUEUED_BYTES_MAX
-    client.write(b"")
-    client.write(b"t" * QUEUED_BYTES_MAX)
-    assert not connection.aborted
-    connection.waiting = 4 * QUEUED_BYTES_MAX
-    client.write(b"t")
-    assert connection.aborted
+async def test_a_client_that_joins_late_gets_each_event_once(here: Room, connect: Connect) -> None:
+    """Recorded before, while and after it joins, and whatever other clients have already got."""
+    first = connect()
+    for number in range(250):
+        here.ring("101", f"s-{number}")
+    late = [connect(after_seq=after) for after in (0, 100, 249)]
+    for number in range(250, 300):
+        here.ring("101", f"s-{number}")
+        await asyncio.sleep(0)
+    for connection, after in ((first, 0), *zip(late, (0, 100, 249), strict=True)):
+        await until(lambda c=connection, n=300 - after: len(ids(c)) >= n)  # type: ignore[misc]
+        assert ids(connection) == list(range(after + 1, 301))
 
 
-async def test_a_client_that_left_gets_nothing_more(here: Room, iterations: LoopIterations) -> None:
-    """Its connection may serve another request by then."""
-    connection = FakeConnection(iterations)
-    client = StreamClient(cast("asyncio.Transport", connection), live_calls=False, chunked=True)
-    here.broadcaster.join(client)
-    here.broadcaster.leave(client)
-    client.write(b"late")
-    assert connection.chunks == []
+def ids(connection: Connection) -> list[int]:
+    lines = b"".join(connection.messages).splitlines()
+    return [int(line.removeprefix(b"id: ")) for line in lines if line.startswith(b"id: ")]
 
 
-async def test_new_clients_take_turns_at_the_outbox(here: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_round_does_not_replace_newer_calls() -> None:
+    """A round that was queued while the client got all live calls is older than these: only its events are new."""
+    client = Client(5, live_calls=True)
+    client.version = 8
+    assert client._message(Round(((5, b"five"), (6, b"six")), b"fivesix", 7, b"calls")) == b"six"
+    assert client._message(Round(((7, b"seven"),), b"seven", 8, b"calls")) == b"sevencalls"
+    assert client._message(Round(heartbeat=True, version=8)) == b":\n\n"
+
+
+async def test_an_ended_client_gets_nothing_more() -> None:
+    """A stopping service ends every stream."""
+    client = Client(0, live_calls=False)
+    client.put(Round(((1, b"late"),), b"late"))
+    client.end()
+    assert [message async for message in client.messages()] == []
+
+
+async def test_new_clients_take_turns_at_the_outbox(
+    here: Room, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Few new clients read the outbox at once, so polls and deliveries wait little; each client gets all events."""
     for number in range(3):
         here.ring("101", f"s-{number}")
@@ -182,7 +183,6 @@ async def test_new_clients_take_turns_at_the_outbox(here: Room, monkeypatch: pyt
         return await original(**where)
 
     monkeypatch.setattr(here.memory, "history", history)
-    clients = [StreamClient(cast("asyncio.Transport", None), live_calls=False, chunked=True) for _ in range(CLIENTS)]
-    caught_up = await asyncio.gather(*map(here.broadcaster.catch_up, clients))
-    assert [got.count(b"event: call.ringing") for got in caught_up] == [3] * CLIENTS
-    assert most == sse._READS_MAX
+    connections = [connect() for _ in range(CLIENTS)]
+    await until(lambda: all(len(ids(connection)) == 3 for connection in connections))
+    assert most <= sse._READS_MAX + 1  # and the broadcaster
