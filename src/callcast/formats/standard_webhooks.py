@@ -1,4 +1,4 @@
-"""Checks a webhook's signature (Standard Webhooks, symmetric), and explains what is wrong with it."""
+"""Signs webhooks (Standard Webhooks, symmetric), checks signatures, and explains what is wrong with one."""
 
 import base64
 import binascii
@@ -36,6 +36,11 @@ def key_of(secret: str) -> bytes:
     if not secret.startswith("whsec_") or not 24 <= len(key) <= 64:
         raise ValueError("expected whsec_ and base64 of 24 to 64 bytes")
     return key
+
+
+def signature(key: bytes, signed: bytes) -> str:
+    """Sign `ID.TIMESTAMP.BODY`. Without the version, `v1,`."""
+    return base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
 
 
 class SignatureChecker:
@@ -96,7 +101,7 @@ class SignatureChecker:
 
 
 def _fits(keys: Iterable[bytes], signed: bytes, given: Sequence[str]) -> bool:
-    wanted = [base64.b64encode(hmac.digest(key, signed, hashlib.sha256)) for key in keys]
+    wanted = [signature(key, signed).encode() for key in keys]
     return any(hmac.compare_digest(one, text.encode()) for one in wanted for text in given)
 
 

@@ -20,9 +20,11 @@ from aiohttp.tracing import Trace
 from msgspec import Struct
 from yarl import URL
 
+from callcast.settings.proxy import Proxy
+
 REST_S = 1.0  # how long to wait for the rest of a response after its status line
 RESPONSE_BYTES_MAX = 64 * 1024  # of the body, and of one header
-ANSWER_BYTES_MAX = 4 * RESPONSE_BYTES_MAX  # of the whole response, so that endless headers cannot fill the memory
+RECEIVED_BYTES_MAX = 4 * RESPONSE_BYTES_MAX  # of the whole response, so that endless headers cannot fill the memory
 HEADERS_MAX = 1000
 
 _STATUS_LINE = re.compile(rb"[\r\n]*HTTP/\d(?:\.\d)?[ \t]+(\d{3})(?=[ \t\r\n])")
@@ -35,20 +37,15 @@ class Response(Struct, frozen=True):
 
 
 class Client:
-    def __init__(self, session: aiohttp.ClientSession, connector: aiohttp.TCPConnector, timeout_s: float) -> None:
+    """Posts to one URL."""
+
+    def __init__(self, session: aiohttp.ClientSession, connector: aiohttp.TCPConnector, url: URL, proxy: Proxy) -> None:
         self._session = session
         self._connector = connector
-        self._timeout_s = timeout_s
+        self._url = url
+        self._proxy = proxy
 
-    async def post(
-        self,
-        url: URL,
-        body: bytes,
-        headers: Mapping[str, str],
-        *,
-        proxy: URL | None = None,
-        proxy_headers: Mapping[str, str] | None = None,
-    ) -> Response:
+    async def post(self, body: bytes, headers: Mapping[str, str], *, timeout_s: float) -> Response:
         """Raises aiohttp.ClientError, OSError or TimeoutError when no status line arrives.
 
         If a reused connection is lost before the first byte of the response, the request is sent again on another
@@ -56,13 +53,12 @@ class Client:
         """
         renewed = False
         exchange = _Exchange()
-        request = {"data": body, "headers": headers, "proxy": proxy, "proxy_headers": proxy_headers}
         try:
-            async with asyncio.timeout(self._timeout_s) as limit:
+            async with asyncio.timeout(timeout_s) as limit:
                 while True:
                     exchange = _Exchange(limit)
                     try:
-                        return await self._once(exchange, url, **request)
+                        return await self._post_once(exchange, body, headers)
                     except aiohttp.ClientConnectorError:
                         self._connector.clear_dns_cache()
                         if renewed or not exchange.cached_address:
@@ -72,31 +68,34 @@ class Client:
                         if exchange.received or not exchange.reused:
                             raise
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            if exchange.answer is not None:
-                return exchange.answer
+            if exchange.response is not None:
+                return exchange.response
             if isinstance(error, TimeoutError) and exchange.protocol is None:
                 self._connector.clear_dns_cache()
                 raise aiohttp.ConnectionTimeoutError from None
             raise
 
-    async def _once(self, exchange: "_Exchange", url: URL, **request: Any) -> Response:
+    async def _post_once(self, exchange: "_Exchange", body: bytes, headers: Mapping[str, str]) -> Response:
         _current.set(exchange)
+        proxy, proxy_headers = self._proxy.url, self._proxy.headers
         try:
-            async with self._session.post(url, allow_redirects=False, **request) as response:
-                answer = exchange.answered(Response(response.status, response.headers.get("retry-after")))
+            async with self._session.post(
+                self._url, data=body, headers=headers, proxy=proxy, proxy_headers=proxy_headers, allow_redirects=False
+            ) as response:
+                result = exchange.respond(Response(response.status, response.headers.get("retry-after")))
                 try:
                     await _drain(response)
                 except BaseException:
                     response.close()
                     raise
-                return answer
+                return result
         finally:
             exchange.end()
 
 
 @asynccontextmanager
 async def open_client(
-    *, timeout_s: float, connections: int, headers: Mapping[str, str], **settings: Any
+    url: URL, proxy: Proxy, *, connections: int, headers: Mapping[str, str], **settings: Any
 ) -> AsyncIterator[Client]:
     """`settings` are those of aiohttp's connector."""
     connector = _Connector(limit=connections, **settings)
@@ -113,7 +112,7 @@ async def open_client(
         max_headers=HEADERS_MAX,
         trace_configs=[tracing],
     ) as session:
-        yield Client(session, connector, timeout_s)
+        yield Client(session, connector, url, proxy)
 
 
 class _Exchange:
@@ -124,7 +123,7 @@ class _Exchange:
     """
 
     def __init__(self, limit: asyncio.Timeout | None = None) -> None:
-        self.answer: Response | None = None
+        self.response: Response | None = None
         self.cached_address = False
         self.protocol: _Protocol | None = None
         self.reused = False
@@ -142,25 +141,25 @@ class _Exchange:
 
     def receive(self, data: bytes) -> None:
         self.received += len(data)
-        if self.answer is not None or len(self._head) > RESPONSE_BYTES_MAX:
+        if self.response is not None or len(self._head) > RESPONSE_BYTES_MAX:
             return
         self._head += data
         while line := _STATUS_LINE.match(self._head):
             status = int(line[1])
             if status >= 200 or status == 101:
-                self.answered(Response(status))
+                self.respond(Response(status))
                 return
             if not (end := _HEAD_END.search(self._head, line.end())):
                 return
             self._head = self._head[end.end() :]
 
-    def answered(self, answer: Response) -> Response:
+    def respond(self, response: Response) -> Response:
         """Store the response; its rest must arrive within `REST_S`."""
-        if self.answer is None and self._limit is not None and not self._limit.expired():
+        if self.response is None and self._limit is not None and not self._limit.expired():
             rest_until = asyncio.get_running_loop().time() + REST_S
             self._limit.reschedule(min(rest_until, self._limit.when() or rest_until))
-        self.answer = answer
-        return answer
+        self.response = response
+        return response
 
 
 _current: ContextVar[_Exchange] = ContextVar("exchange")
@@ -175,7 +174,7 @@ class _Protocol(ResponseHandler):
     def data_received(self, data: bytes) -> None:
         if self.exchange is not None:
             self.exchange.receive(data)
-            if self.exchange.received > ANSWER_BYTES_MAX and self.transport is not None:
+            if self.exchange.received > RECEIVED_BYTES_MAX and self.transport is not None:
                 self.transport.abort()
                 return
         elif self.used and data:  # no request is pending; this must not become the response to the next one

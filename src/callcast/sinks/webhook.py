@@ -1,13 +1,8 @@
-"""Events as HTTP POSTs, signed as Standard Webhooks say, judged by the status of the answer."""
+"""Posts events over HTTP, signed according to Standard Webhooks; the status of the response decides the outcome."""
 
-import base64
-import binascii
 import email.utils
-import hashlib
-import hmac
-import os
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -18,8 +13,8 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from yarl import URL
 
-from callcast.calls.model import Event
-from callcast.formats.cloudevents import rfc3339
+from callcast.formats.cloudevents import Wire, rfc3339
+from callcast.formats.standard_webhooks import key_of, signature
 from callcast.ports.clock import Clock
 from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
 from callcast.ports.sink import Delivered, Delivery, Outcome, Rejected, Retry, Sink, SinkContext
@@ -27,8 +22,8 @@ from callcast.settings.loopback import is_loopback
 from callcast.settings.proxy import Proxy, ProxyFault, environment_proxy
 from callcast.settings.secret import Secret
 from callcast.sinks import Lax
-from callcast.sinks.connectivity import Unreachable, fix_of, try_connecting
-from callcast.sinks.posting import Client, open_client
+from callcast.sinks.connectivity import Unreachable, fix_of, try_connecting, unreachable
+from callcast.sinks.posting import Client, Response, open_client
 from callcast.sinks.tls import TlsSettings, tls_fault
 
 RETRY_AFTER_MAX_S = 3600.0
@@ -43,26 +38,30 @@ _RESERVED = re.compile(
     r"user-agent|host|connection|expect|upgrade|te|trailer|accept-encoding",
     re.IGNORECASE,
 )
+_FIXES = {
+    "redirect": "set url to the address that it redirects to",
+    "gone": "the receiver has removed this address (410): set url to its new address",
+    **dict.fromkeys(
+        ("http_401", "http_403"), "the receiver rejects the authentication: check secrets and headers on both sides"
+    ),
+    **dict.fromkeys(("http_404", "http_405"), "check the path of url: it must accept POST"),
+    **dict.fromkeys(
+        ("http_400", "http_422"),
+        "check format and secrets; the receiver must respond with 2xx to event types that it does not know",
+    ),
+    **dict.fromkeys(("http_413", "http_415"), "check format, and the size and content types that the receiver accepts"),
+    "http_429": "the receiver is rate limiting requests: try again later",
+}
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e\x80-\xff]([\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?")
 
 
-def _key(secret: Secret) -> bytes:
-    """The signing key. Raises ValueError; the message contains no part of the secret."""
-    text = secret.reveal()
-    with suppress(binascii.Error):
-        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
-        if text.startswith("whsec_") and 24 <= len(key) <= 64:
-            return key
-    raise ValueError("expected whsec_ and base64 of 24 to 64 bytes")
-
-
 def _signing(secret: Secret) -> Secret:
     try:
-        _key(secret)
+        key_of(secret.reveal())
     except ValueError as error:
-        made = 'generate one with: echo "whsec_$(openssl rand -base64 32)"'
-        raise PydanticCustomError("signing", "{expected}", {"expected": str(error), "fix": made}) from None
+        fix = 'generate one with: echo "whsec_$(openssl rand -base64 32)"'
+        raise PydanticCustomError("signing", "{expected}", {"expected": str(error), "fix": fix}) from None
     return secret
 
 
@@ -136,98 +135,79 @@ class Settings(TlsSettings):
 
     @asynccontextmanager
     async def open(self, context: SinkContext, /) -> AsyncIterator[Sink]:
-        body = context.wire.event if self.format == "cloudevents" else context.wire.standard
         async with self._client() as client:
-            yield _Webhook(_Poster(self, client, context.clock, context.version), body)
+            yield _Webhook(self, client, context.wire, context.clock, context.version)
 
     async def check_connectivity(self, request: ConnectivityRequest, /) -> ConnectivityResult:
         """Connects and performs the TLS handshake; with `send`, posts a signed `callcast.check`."""
         if not request.send:
             return await self._reach()
         async with self._client() as client:
-            poster = _Poster(self, client, request.clock, request.version)
+            webhook = _Webhook(self, client, Wire(), request.clock, request.version)
             at = request.clock.wall()
             event_id = f"evt_check{at.timestamp() * 1000:.0f}"
-            outcome = await poster.post(event_id, _check(event_id, request.name, at, self.format), attempt=1)
+            outcome = await webhook.post(event_id, _check(event_id, request.name, at, self.format), attempt=1)
         if isinstance(outcome, Delivered):
-            return ConnectivityResult("good", f"{poster.where} accepted a callcast.check")
-        said = outcome.detail if outcome.detail.startswith(poster.where) else f"{poster.where}: {outcome.detail}"
-        return ConnectivityResult("failed", said, _remedy(outcome))
+            return ConnectivityResult("good", f"{webhook.where} accepted a callcast.check")
+        detail = outcome.detail if outcome.detail.startswith(webhook.where) else f"{webhook.where}: {outcome.detail}"
+        return ConnectivityResult("failed", detail, webhook.advice(outcome))
 
     async def _reach(self) -> ConnectivityResult:
-        url = URL(self.url.reveal())
-        proxy = self.proxy().url
-        there = proxy or url
-        what = f"the proxy {there.host}" if proxy else f"{url.scheme}://{url.host}"
-        tls = self.tls_context()
+        url, proxy = URL(self.url.reveal()), self.proxy().url
+        peer = proxy or url
+        where = f"the proxy {proxy.host}" if proxy else f"{url.scheme}://{url.host}"
+        tls = self.tls_context() if peer.scheme == "https" else None
         try:
-            await try_connecting(
-                there.host or "", there.port or 80, tls if there.scheme == "https" else None, timeout_s=self.timeout_s
-            )
+            await try_connecting(peer.host or "", peer.port or 80, tls, timeout_s=self.timeout_s)
         except Unreachable as error:
-            return ConnectivityResult("failed", f"{what}: {error.detail}", fix_of(error.reason, error.detail))
-        return ConnectivityResult("good", f"{what} is reachable; add --send to post a test event")
+            return ConnectivityResult("failed", f"{where}: {error.detail}", fix_of(error.reason, error.detail))
+        return ConnectivityResult("good", f"{where} is reachable; add --send to post a test event")
 
     def _client(self) -> AbstractAsyncContextManager[Client]:
-        return open_client(
-            timeout_s=self.timeout_s,
-            connections=self.concurrency,
-            headers={name: value.reveal() for name, value in self.headers.items()},
-            ssl=self.tls_context(),
-        )
+        headers = {name: value.reveal() for name, value in self.headers.items()}
+        url, tls = URL(self.url.reveal()), self.tls_context()
+        return open_client(url, self.proxy(), connections=self.concurrency, headers=headers, ssl=tls)
 
 
 class _Webhook:
-    def __init__(self, poster: "_Poster", body: Callable[[Event], bytes]) -> None:
-        self._poster = poster
-        self._body = body
-
-    async def send(self, delivery: Delivery, /) -> Outcome:
-        return await self._poster.post(delivery.event.id, self._body(delivery.event), attempt=delivery.attempt)
-
-    def advice(self, outcome: Retry | Rejected, /) -> str:
-        return _remedy(outcome)
-
-
-class _Poster:
-    def __init__(self, settings: Settings, client: Client, clock: Clock, version: str) -> None:
-        self._url = URL(settings.url.reveal())
-        self._keys = [_key(secret) for secret in settings.secrets]
-        self._proxy = settings.proxy()
-        plain_proxy_headers = (
-            self._proxy.headers if self._url.scheme == "http" else None
-        )  # a request over http has no CONNECT to carry them
-        self._fixed_headers = {
+    def __init__(self, settings: Settings, client: Client, wire: Wire, clock: Clock, version: str) -> None:
+        url = URL(settings.url.reveal())
+        self.where = f"{url.scheme}://{url.host}"
+        self._client = client
+        self._timeout_s = settings.timeout_s
+        self._clock = clock
+        self._encode = wire.event if settings.format == "cloudevents" else wire.standard
+        self._keys = [key_of(secret.reveal()) for secret in settings.secrets]
+        self._headers = {
             "content-type": _CONTENT_TYPES[settings.format],
             "user-agent": f"callcast/{version}",
             "accept-encoding": "identity",
-        } | (plain_proxy_headers or {})
-        self._clock = clock
-        self._client = client
-        self.where = f"{self._url.scheme}://{self._url.host}"
+        }
+        if url.scheme == "http":  # without a CONNECT to carry them
+            self._headers |= settings.proxy().headers or {}
+
+    async def send(self, delivery: Delivery, /) -> Outcome:
+        return await self.post(delivery.event.id, self._encode(delivery.event), attempt=delivery.attempt)
 
     async def post(self, event_id: str, body: bytes, *, attempt: int) -> Outcome:
-        headers = self._headers(event_id, body, attempt)
+        at = str(int(self._clock.wall().timestamp()))
+        headers = {"webhook-id": event_id, "webhook-timestamp": at, "x-callcast-attempt": str(attempt)}
+        if self._keys:
+            signed = f"{event_id}.{at}.".encode() + body
+            headers["webhook-signature"] = " ".join(f"v1,{signature(key, signed)}" for key in self._keys)
         try:
-            answer = await self._client.post(
-                self._url, body, headers, proxy=self._proxy.url, proxy_headers=self._proxy.headers
-            )
+            response = await self._client.post(body, self._headers | headers, timeout_s=self._timeout_s)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             reason, what = _describe(error)
             return Retry(reason, f"{self.where}: {what}")
-        return outcome_of(answer.status, answer.retry_after, self._clock)
+        return outcome_of(response, self._clock)
 
-    def _headers(self, event_id: str, body: bytes, attempt: int) -> Mapping[str, str]:
-        at = int(self._clock.wall().timestamp())
-        headers = self._fixed_headers | {
-            "webhook-id": event_id,
-            "webhook-timestamp": str(at),
-            "x-callcast-attempt": str(attempt),
-        }
-        if self._keys:
-            signed = b"%b.%d.%b" % (event_id.encode(), at, body)
-            headers["webhook-signature"] = " ".join(_signature(key, signed) for key in self._keys)
-        return headers
+    def advice(self, outcome: Retry | Rejected, /) -> str:
+        if outcome.reason in _FIXES:
+            return _FIXES[outcome.reason]
+        if outcome.reason.startswith("http_"):
+            return "the receiver reports an error of its own: check its log"
+        return fix_of(outcome.reason, outcome.detail)
 
 
 def _check(event_id: str, sink: str, at: datetime, form: str) -> bytes:
@@ -246,47 +226,22 @@ def _check(event_id: str, sink: str, at: datetime, form: str) -> bytes:
     return json.encode({**attributes, "data": {"sink": sink}})
 
 
-def _remedy(outcome: Retry | Rejected) -> str:
-    """How to fix a rejected or failed request."""
-    match outcome.reason:
-        case "redirect":
-            return "set url to the address that it redirects to"
-        case "gone":
-            return "the receiver has removed this address (410): set url to its new address"
-        case "http_401" | "http_403":
-            return "the receiver rejects the authentication: check secrets and headers on both sides"
-        case "http_404" | "http_405":
-            return "check the path of url: it must accept POST"
-        case "http_400" | "http_422":
-            return "check format and secrets; the receiver must respond with 2xx to event types that it does not know"
-        case "http_413" | "http_415":
-            return "check format, and the size and content types that the receiver accepts"
-        case "http_429":
-            return "the receiver is rate limiting requests: try again later"
-    if outcome.reason.startswith("http_"):
-        return "the receiver reports an error of its own: check its log"
-    return fix_of(outcome.reason, outcome.detail)
-
-
-def _signature(key: bytes, signed: bytes) -> str:
-    return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
-
-
-def outcome_of(status: int, retry_after: str | None, clock: Clock) -> Outcome:
+def outcome_of(response: Response, clock: Clock) -> Outcome:
     """The outcome of a response. Only permanent errors are rejected; a wrong secret, for example, is retried."""
-    said = f"answered {status}"
+    status = response.status
+    detail = f"answered {status}"
     match status:
         case _ if 200 <= status < 300:
-            return Delivered(said)
+            return Delivered(detail)
         case 413 | 415:
-            return Rejected(f"http_{status}", said)
+            return Rejected(f"http_{status}", detail)
         case 400 | 422:
-            return Rejected(f"http_{status}", said, unless_alone=True)
+            return Rejected(f"http_{status}", detail, unless_alone=True)
         case 410:
-            return Retry("gone", said, gone=True)
-    delay_s = _retry_after_s(retry_after, clock)
+            return Retry("gone", detail, gone=True)
+    delay_s = _retry_after_s(response.retry_after, clock)
     reason = "redirect" if 300 <= status < 400 else f"http_{status}"
-    return Retry(reason, said, after_s=delay_s, holds_sink=delay_s is not None and status in (429, 503))
+    return Retry(reason, detail, after_s=delay_s, holds_sink=delay_s is not None and status in (429, 503))
 
 
 def _retry_after_s(value: str | None, clock: Clock) -> float | None:
@@ -298,12 +253,10 @@ def _retry_after_s(value: str | None, clock: Clock) -> float | None:
         delay_s = float(value)
     else:
         with suppress(ValueError, OverflowError):
-            delay_s = (_aware(email.utils.parsedate_to_datetime(value)) - clock.wall()).total_seconds()
+            at = email.utils.parsedate_to_datetime(value)
+            at = at if at.tzinfo else at.replace(tzinfo=UTC)
+            delay_s = (at - clock.wall()).total_seconds()
     return min(delay_s, RETRY_AFTER_MAX_S) if delay_s > 0 else None
-
-
-def _aware(at: datetime) -> datetime:
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _describe(error: Exception) -> tuple[str, str]:
@@ -316,20 +269,15 @@ def _describe(error: Exception) -> tuple[str, str]:
         case aiohttp.ClientHttpProxyError():
             return "proxy", f"the proxy answered {error.status}"
         case aiohttp.ClientConnectorCertificateError():
-            return "tls", _cause(error.certificate_error)
-        case aiohttp.ClientSSLError():
-            return "tls", _cause(error.os_error)
+            cause = error.certificate_error
+            return "tls", tls_fault(cause) if isinstance(cause, OSError) else "the certificate does not match"
+        case aiohttp.ClientConnectorError():
+            failed = unreachable(error.os_error)
+            return failed.reason, failed.detail
         case aiohttp.ConnectionTimeoutError():
             return "timeout", "no connection in time"
         case TimeoutError():
             return "timeout", "no response in time"
-        case aiohttp.ClientConnectorError():
-            number = error.os_error.errno
-            return "connect", os.strerror(number).lower() if number else "no connection"
         case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
             return "bad_answer", "the response is not HTTP"
     return "disconnected", "the connection was lost before the response"
-
-
-def _cause(error: Exception) -> str:
-    return tls_fault(error) if isinstance(error, OSError) else "the certificate does not match"

@@ -25,7 +25,7 @@ from callcast.calls.model import Party
 from callcast.formats.cloudevents import Wire
 from callcast.ports.sink import Delivered, Outcome, Rejected, Retry, Sink
 from callcast.settings.secret import Secret
-from callcast.sinks.posting import RESPONSE_BYTES_MAX
+from callcast.sinks.posting import RESPONSE_BYTES_MAX, Response
 from callcast.sinks.webhook import Settings, outcome_of
 from callcast.testing import RealClock, context, delivery, event
 from tests import TESTS
@@ -263,7 +263,7 @@ WISHES = [
 @pytest.mark.parametrize(("value", "after_s"), WISHES)
 def test_retry_after_is_seconds_or_a_date_and_an_hour_at_most(value: str, after_s: float | None) -> None:
     """What makes no sense, or is over, is no wish."""
-    assert outcome_of(503, value, TurnedClock(NOW)) == Retry(
+    assert outcome_of(Response(503, value), TurnedClock(NOW)) == Retry(
         "http_503", "answered 503", after_s=after_s, holds_sink=after_s is not None
     )
 
@@ -271,7 +271,7 @@ def test_retry_after_is_seconds_or_a_date_and_an_hour_at_most(value: str, after_
 @given(st.integers(100, 999), st.none() | st.text(max_size=40))
 def test_any_answer_means_something(status: int, retry_after: str | None) -> None:
     """No status and no header makes the sink stumble, and a wish is never longer than an hour."""
-    outcome = outcome_of(status, retry_after, TurnedClock(NOW))
+    outcome = outcome_of(Response(status, retry_after), TurnedClock(NOW))
     if isinstance(outcome, Retry) and outcome.after_s is not None:
         assert 0 < outcome.after_s <= 3600
 

@@ -327,4 +327,4 @@ async def test_a_status_is_read_however_the_bytes_are_cut(
     for begin, end in itertools.pairwise([0, *sorted(cuts), len(answer)]):
         exchange.receive(answer[begin:end])
     if status >= 200 or status == 101:
-        assert exchange.answer == Response(status)
+        assert exchange.response == Response(status)
