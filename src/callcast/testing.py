@@ -24,6 +24,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import uvloop
 from msgspec.structs import replace
 
 from callcast.calls.model import (
@@ -245,8 +246,9 @@ class SinkContract(ABC):
                 await until(lambda: asyncio.all_tasks() <= before)
                 return far.secrets
 
+        uvloop.run(asyncio.sleep(0))  # the first event loop opens files that libuv keeps for later ones
         before = _belongings()
-        secrets = asyncio.run(ask())
+        secrets = uvloop.run(ask())  # as the service does
         _nothing_left(before)
         return secrets
 

@@ -132,7 +132,8 @@ class Connection(asyncio.Protocol):
                 async with asyncio.timeout(_GOODBYE_S):
                     await self._closed.wait()
         finally:
-            self._transport.abort()
+            if self._transport is not None:
+                self._transport.abort()
 
     def give_up(self, failure: Failure) -> None:
         """Wake all waiting callers with this failure, unless the connection is over already."""
@@ -218,6 +219,7 @@ class Connection(asyncio.Protocol):
         self._step(self._client.read)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
         self._closed.set()
         self.give_up(Failure("tls", tls_fault(error)) if isinstance(error, ssl.SSLError) else LOST)
 
