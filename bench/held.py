@@ -33,7 +33,7 @@ from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability import logs
 from callcast.observability.metrics import Metrics
 from callcast.outbox.sqlite.store import open_outbox
-from callcast.polling.ownership import ExtensionOwnership, OwnedUpstream
+from callcast.polling.ownership import ExtensionOwnership
 from callcast.polling.recorder import ChangeRecorder
 from callcast.polling.telemetry import SourceTelemetry
 from callcast.ringcentral.client import Client
@@ -190,11 +190,12 @@ async def source(server: str, folder: Path) -> AsyncIterator[Callable[[], Any]]:
             note=lambda *_: None,
             notes={},
         )
-        upstream = OwnedUpstream(SOURCE, client, ExtensionOwnership(), lambda _: None)
         recorder = ChangeRecorder(CallIndex(SOURCE), outbox, Rules(), telemetry)
+        ownership = ExtensionOwnership()
+        recorder.is_own = lambda seen: ownership.acquire_part(SOURCE, seen, telemetry.watched_twice)
 
         async def poll() -> None:
-            snapshot = await upstream.poll(TARGET)
+            snapshot = await client.poll(TARGET)
             telemetry.poll_succeeded(snapshot, 0.0)
             await recorder.record_poll(snapshot)
 

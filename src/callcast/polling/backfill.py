@@ -185,7 +185,8 @@ class Backfill:
             self._telemetry.lookup_failed(error)
             self._postpone(gap, at_least_s=REFUSED_RETRY_S if error.reason == "permission" else 0.0)
             return
-        missed = [s for s in found if s.ended_at is None or s.ended_at >= gap.after - LATENESS]
+        is_own = self._recorder.is_own
+        missed = [s for s in found if is_own(s) and (s.ended_at is None or s.ended_at >= gap.after - LATENESS)]
         try:
             for part in whole_sessions(missed):
                 now = self._upstream.now()
@@ -219,6 +220,8 @@ class Backfill:
         except PollFailed as error:
             self._telemetry.lookup_failed(error)
             return
+        # Records of the call's own extension count even if another source owns it by now.
+        found = [s for s in found if s.extension_id == call.extension_id or self._recorder.is_own(s)]
         now = self._upstream.now()
         await self._recorder.record_change(resolve, call.call_id, found, now, self._rules, observations=found)
 

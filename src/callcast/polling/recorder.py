@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any, TypeVarTuple
 
+import msgspec
+
 from callcast.calls.index import CallIndex
 from callcast.calls.model import CallObservation, ChangeSet, PollRecord, Snapshot, SourceEvent, Target
 from callcast.calls.tracker import Rules, compare
@@ -31,6 +33,7 @@ class ChangeRecorder:
     """Keeps the index of one source in step with the outbox.
 
     committed: called after each commit; must not block.
+    is_own: false for an observation that another source records; it is left out of polls.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class ChangeRecorder:
     ) -> None:
         self.index = index
         self.rules = rules
+        self.is_own: Callable[[CallObservation], bool] = lambda _: True
         self._outbox = outbox
         self._telemetry = telemetry
         self._committed = committed
@@ -54,6 +58,9 @@ class ChangeRecorder:
 
         Raises OutboxUnavailable; then nothing has changed.
         """
+        own = tuple(filter(self.is_own, snapshot.observations))
+        if len(own) < len(snapshot.observations):
+            snapshot = msgspec.structs.replace(snapshot, observations=own)
         if self._is_idle(snapshot):
             self.index.apply(PollRecord(target=snapshot.target, taken_at=snapshot.taken_at), ChangeSet())
             return

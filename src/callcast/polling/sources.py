@@ -18,14 +18,13 @@ from callcast.observability.fatal import observed
 from callcast.observability.metrics import Metrics
 from callcast.observability.outbox_health import OutboxFailure, OutboxHealth
 from callcast.polling.backfill import Backfill
-from callcast.polling.ownership import ExtensionOwnership, OwnedUpstream
+from callcast.polling.ownership import ExtensionOwnership
 from callcast.polling.poller import Poller
 from callcast.polling.recorder import ChangeRecorder
 from callcast.polling.telemetry import SourceTelemetry
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import Outbox, OutboxUnavailable
 from callcast.ports.telemetry import Telemetry
-from callcast.ports.upstream import Upstream
 from callcast.ringcentral import skew
 from callcast.ringcentral.client import Client
 from callcast.ringcentral.settings import SourceSettings, plan
@@ -126,15 +125,15 @@ class Sources:
                 await self._outbox_health.until_stored(lambda: share_answers(self._answers, self._outbox))
         known = await self._outbox_health.until_stored(lambda: self._outbox.known(name))
         telemetry = self._telemetry_of(name)
-        upstream: Upstream = self._client(name, settings, known)
-        if settings.watch == "account":
-            upstream = OwnedUpstream(name, upstream, self.ownership, telemetry.watched_twice)
+        upstream = self._client(name, settings, known)
         rules = Rules(
             settle_s=settings.settle_s,
             call_log_after_s=settings.call_log_after_s,
             vanished_give_up_s=settings.vanished_give_up_s,
         )
         recorder = self._recorder(name, known, rules)
+        if settings.watch == "account":  # which learns its extensions only from the polls
+            recorder.is_own = lambda seen: self.ownership.acquire_part(name, seen, telemetry.watched_twice)
         poller = Poller(
             name,
             settings.extensions if settings.watch == "extensions" else None,

@@ -29,18 +29,14 @@ class Unwritten:
         self.polls: dict[str, dict[Target, datetime]] = {}
         self.notes: dict[str, dict[str, bytes]] = {}
 
-    async def known(self) -> Mapping[str, Known]:
-        sources = self.notes.keys() | self.calls.keys() | self.polls.keys()
-        return {
-            source: Known(
-                calls=dict(self.calls.get(source, {})),
-                polls=dict(self.polls.get(source, {})),
-                notes=dict(self.notes.get(source, {})),
-            )
-            for source in sources
-        }
+    async def known(self, source: str) -> Known:
+        return Known(
+            calls=dict(self.calls.get(source, {})),
+            polls=dict(self.polls.get(source, {})),
+            notes=dict(self.notes.get(source, {})),
+        )
 
-    async def record(self, poll: PollRecord | None, change: ChangeSet) -> None:
+    async def record(self, _source: str, poll: PollRecord | None, change: ChangeSet) -> None:
         self.events += change.events
         if poll is not None:
             self.polls.setdefault(poll.target.source, {})[poll.target] = poll.taken_at
