@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     for warning_text in _removed_sinks(result.settings):
         print(f"warning: {warning_text}", file=sys.stderr)
     print(f"{args.config} is valid: {_summary(result.settings)}\n")
-    print(_plan_table(result.settings))
+    print(_plans(result.settings))
     if not (args.online or args.send):
         return ExitCode.DONE
     from callcast.cli.check_online import check_online  # imported here because the check itself needs no HTTP client
@@ -78,11 +78,31 @@ def _removed_sink(one: SinkStats, new: Sequence[str], retention_h: float) -> str
     )
 
 
-def _plan_table(settings: Settings) -> str:
-    """Return the polling plan as a table: how often each source polls its targets."""
+def _plans(settings: Settings) -> str:
+    """Return how often each source polls its targets, without hints and with them, as tables."""
     plans = [plan(name, source) for name, source in settings.sources.items()]
     titles = ("source", "watch", "extensions", "polled every", "changes detected within", "requests per minute")
-    return table([titles, *map(_row, plans)])
+    text = table([titles, *map(_row, plans)])
+    hinted = [one for one in plans if one.ways]
+    if hinted:
+        titles_hinted = ("source", "hints by", "otherwise polled every", "where presence is read")
+        rows = table([titles_hinted, *map(_hinted_row, hinted)])
+        text = f"{text}\n\nwith hints (where RingCentral permits them) at once when something happens:\n{rows}"
+    return text
+
+
+def _hinted_row(one: Plan) -> tuple[str, str, str, str]:
+    presence = "-"
+    if one.witnessed_s is not None:
+        presence = f"{_late(one.witnessed_s)}, read every {_seconds(one.presence_s)}"
+    elif "presence" in one.ways:
+        presence = f"not read: {one.extensions} extensions are too many"
+    return one.source, " and ".join(one.ways), _late(one.quiet_s), presence
+
+
+def _late(due_s: float) -> str:
+    """A poll that no hint asks for may wait for others."""
+    return f"{due_s:.0f} to {1.5 * due_s:.0f} s"
 
 
 def _row(one: Plan) -> tuple[str, str, str, str, str, str]:

@@ -14,6 +14,9 @@ from callcast.calls.model import Target
 Step = Literal["started", "answered", "ended"]  # in the order in which a party goes through them
 STEPS: tuple[Step, ...] = ("started", "answered", "ended")
 Via = Literal["push", "presence"]
+# With hints, a target at which nothing happens is polled after this many seconds.
+KEEP_ALIVE_S = 95.0  # below the 120 s for which the list shows a call that ended
+WITNESSED_S = 300.0  # where presence is read
 
 
 class Hint(Struct, frozen=True, kw_only=True, gc=False):

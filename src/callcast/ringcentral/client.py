@@ -24,6 +24,7 @@ from callcast.ringcentral.platform_clock import PlatformClock
 from callcast.ringcentral.presence import PresenceReader
 from callcast.ringcentral.push import Connector, Push, push_session
 from callcast.ringcentral.rate_limiter import Group, Purpose, RateLimiter
+from callcast.ringcentral.settings import LIGHT_PER_MINUTE, PRESENCE_SHARE
 from callcast.ringcentral.sign_in import SignIns
 from callcast.ringcentral.token import Tokens
 from callcast.settings.secret import Secret
@@ -32,8 +33,7 @@ API = "/restapi/v1.0"
 LIVE_LIST = {"view": "Detailed", "type": "Voice", "perPage": "1000"}
 POLL_TIMEOUT_S = 10.0
 PAGES_MAX = 20
-PER_MINUTE: Mapping[Group, float] = {"light": 50, "medium": 40}  # documented
-PRESENCE_SHARE = 0.5  # of the light group
+PER_MINUTE: Mapping[Group, float] = {"light": LIGHT_PER_MINUTE, "medium": 40}  # documented
 OWN_NOTE = "own_extension"
 EPOCH = datetime.fromtimestamp(0, UTC)
 

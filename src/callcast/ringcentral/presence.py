@@ -18,23 +18,21 @@ from callcast.ringcentral.api import Reader
 from callcast.ringcentral.frames import Steps, read_presences
 from callcast.ringcentral.http import Answer
 from callcast.ringcentral.rate_limiter import RateLimiter
+from callcast.ringcentral.settings import (
+    PRESENCE_MAX_S,
+    PRESENCE_S,
+    PRESENCE_SHARE,
+    PRESENCE_TOGETHER,
+    presence_interval_s,
+)
 
-TOGETHER_MAX = 30  # extensions in one request; the platform's limit
-INTERVAL_S = 5.0
-INTERVAL_MAX_S = 30.0  # a longer interval would be no better than polling
 WITNESS_GAP_S = 15.0
 READ_TIMEOUT_S = 10.0
-SHARE = 0.5  # of the light group
 REFUSED_EVERY_S = 3600.0
 FAILURES_MAX = 2  # failed readings in a row after which hints may be missing
 # Makes the answer about several extensions one JSON document; otherwise it is multipart.
 BULK = "application/vnd.ringcentral.multipart+json"
 DETAILED = {"detailedTelephonyState": "true"}
-
-
-def interval_s(extensions: int, spacing_s: float) -> float:
-    """Seconds between two readings of all extensions, where a request takes `spacing_s` on average."""
-    return max(INTERVAL_S, -(-extensions // TOGETHER_MAX) * spacing_s)
 
 
 class _Charge:
@@ -82,7 +80,7 @@ class PresenceReader:
         self._clock = clock
         self._telemetry = telemetry
         self._account = account
-        self._interval_s = INTERVAL_S
+        self._interval_s = PRESENCE_S
         self._read: dict[str, tuple[float, float]] = {}  # by extension: since when without a gap, and the last time
         self._failures = 0  # in a row
         self._up = False
@@ -114,7 +112,7 @@ class PresenceReader:
     async def _keep_reading(self, watched: Mapping[str, Target], report: Report) -> None:
         """Read on a grid of equal intervals. Raises PollFailed if that is not permitted, or not worth its requests."""
         ids = list(watched)
-        batches = [ids[first : first + TOGETHER_MAX] for first in range(0, len(ids), TOGETHER_MAX)]
+        batches = [ids[first : first + PRESENCE_TOGETHER] for first in range(0, len(ids), PRESENCE_TOGETHER)]
         steps, charge = Steps(), _Charge(self._clock)
         due = self._clock.monotonic()
         while True:
@@ -131,10 +129,10 @@ class PresenceReader:
             await self._clock.sleep(due - self._clock.monotonic())
 
     def _next_interval_s(self, extensions: int, charge: _Charge) -> float:
-        seconds = interval_s(extensions, self._light.spacing_s())
+        seconds = presence_interval_s(extensions, self._light.spacing_s())
         if charge.per_extension:
-            seconds = max(seconds, 60 * extensions / (SHARE * self._light.per_minute))
-        if seconds > INTERVAL_MAX_S:
+            seconds = max(seconds, 60 * extensions / (PRESENCE_SHARE * self._light.per_minute))
+        if seconds > PRESENCE_MAX_S:
             detail = f"presence of {extensions} extensions could be read only every {seconds:.0f} s"
             raise PollFailed("rate_limited", detail, fix="the hints come by push only")
         return seconds

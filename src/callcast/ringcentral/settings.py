@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from pydantic_core import PydanticCustomError
 from yarl import URL
 
+from callcast.ports.hints import KEEP_ALIVE_S, WITNESSED_S, Via
 from callcast.ringcentral.rate_limiter import POLLING_MAX, assumed, polls
 from callcast.settings.loopback import is_loopback
 from callcast.settings.proxy import ProxyFault, environment_proxy
@@ -18,6 +19,11 @@ from callcast.settings.secret import Secret
 
 # A record stays in the list for at least 120 s after its end; a longer gap between two polls can miss a call.
 CYCLE_MAX_S = 100
+LIGHT_PER_MINUTE = 50  # documented
+PRESENCE_SHARE = 0.5  # of the light group
+PRESENCE_TOGETHER = 30  # extensions in one request; the platform's limit
+PRESENCE_S = 5.0
+PRESENCE_MAX_S = 30.0  # a longer interval would be hardly better than polling
 
 
 def _server(text: str, info: ValidationInfo) -> str:
@@ -96,6 +102,10 @@ class SourceSettings(BaseModel):
         "auto",
         description="seconds between two polls of the same target; auto: as fast as the rate limit allows",
     )
+    hints: Literal["auto", "push", "presence", "off"] = Field(
+        "auto",
+        description="what makes callcast poll at once: push (a WebSocket), presence, both (auto) or nothing (off)",
+    )
     heavy_per_minute: float = Field(
         10,
         gt=0,
@@ -127,6 +137,12 @@ class SourceSettings(BaseModel):
                 raise PydanticCustomError("proxy", "{problem}", {"problem": str(fault), "fix": fault.fix}) from None
         return trust_env
 
+    @property
+    def ways(self) -> Sequence[Via]:
+        """The ways of hints that these settings permit. Presence of a whole account does not name its calls."""
+        ways: Sequence[Via] = ("push",) if self.watch == "account" else ("push", "presence")
+        return tuple(way for way in ways if self.hints in ("auto", way))
+
     def warnings(self) -> Sequence[tuple[str, str, str]]:
         """Return questionable settings as key, problem and fix, shown by `callcast check`."""
         found = [
@@ -143,6 +159,12 @@ class SourceSettings(BaseModel):
         if self.watch == "account" and "extensions" in self.model_fields_set:
             problem = 'has no effect with watch = "account"'
             found.append(("extensions", problem, "remove it; sinks can filter by extensions"))
+        if self.hints == "presence" and self.watch == "account":
+            problem = 'presence is not read with watch = "account", so no hints come'
+            found.append(("hints", problem, 'set it to "push" or "auto"'))
+        elif self.hints == "presence" and presence_interval_s(len(self.extensions)) > PRESENCE_MAX_S:
+            problem = f"presence of {len(self.extensions)} extensions is not read, so no hints come"
+            found.append(("hints", problem, 'set it to "push" or "auto"'))
         return found
 
 
@@ -156,6 +178,10 @@ class Plan(Struct, frozen=True, kw_only=True):
     extensions: how many are polled; None means all extensions of the account.
     cycle_s: seconds between two polls of a target, and so the longest time until a change is detected.
     requests_per_minute: the part of the rate limit (`polls_per_minute`) that polling uses.
+    ways: how hints come, if the platform permits it. All other fields are about polling without hints.
+    quiet_s: with hints, the seconds until a target is polled although nothing happens.
+    witnessed_s: the same for a target whose presence is read; none where it is not.
+    presence_s: seconds between two readings of presence; more than `PRESENCE_MAX_S`: it is not read.
     """
 
     source: str
@@ -165,6 +191,10 @@ class Plan(Struct, frozen=True, kw_only=True):
     cycle_s: float
     requests_per_minute: float
     polls_per_minute: float
+    ways: Sequence[Via]
+    quiet_s: float
+    witnessed_s: float | None
+    presence_s: float
 
     @property
     def delay_s(self) -> float:
@@ -182,6 +212,9 @@ def plan(name: str, settings: SourceSettings) -> Plan:
     targets = 1 if settings.watch == "account" else len(settings.extensions)
     wish_s = None if settings.poll_interval_s == "auto" else settings.poll_interval_s
     cycle_s = max(targets * _spacing_s(settings), wish_s or 0.0)
+    presence_s = presence_interval_s(targets)
+    read = "presence" in settings.ways and presence_s <= PRESENCE_MAX_S
+    longest_s = math.inf if wish_s is None else wish_s
     return Plan(
         source=name,
         watch=settings.watch,
@@ -190,7 +223,16 @@ def plan(name: str, settings: SourceSettings) -> Plan:
         cycle_s=cycle_s,
         requests_per_minute=60 * targets / cycle_s,
         polls_per_minute=settings.heavy_per_minute,
+        ways=settings.ways,
+        quiet_s=max(cycle_s, min(KEEP_ALIVE_S, longest_s)),
+        witnessed_s=max(cycle_s, min(WITNESSED_S, longest_s)) if read else None,
+        presence_s=presence_s,
     )
+
+
+def presence_interval_s(extensions: int, spacing_s: float = 60 / (LIGHT_PER_MINUTE * PRESENCE_SHARE)) -> float:
+    """Seconds between two readings of the presence of all extensions, where a request takes `spacing_s` on average."""
+    return max(PRESENCE_S, math.ceil(extensions / PRESENCE_TOGETHER) * spacing_s)
 
 
 def plan_fix(settings: SourceSettings) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from callcast.calls.model import Target
 from callcast.ringcentral import presence
-from callcast.ringcentral.presence import interval_s
+from callcast.ringcentral.settings import PRESENCE_MAX_S, presence_interval_s
 from tests.integration.ringcentral.push_server import TARGETS, World, presence_answer, world
 from tests.unit.ringcentral.test_frames import call
 
@@ -77,10 +77,9 @@ async def test_extensions_are_read_thirty_at_a_time(stage: World) -> None:
 
 
 def test_interval() -> None:
-    spacing_s = 60 / 25  # half of the light group
-    assert [interval_s(n, spacing_s) for n in (1, 60)] == [5, 5]
-    assert interval_s(90, spacing_s) == pytest.approx(7.2)
-    assert interval_s(360, spacing_s) < presence.INTERVAL_MAX_S < interval_s(361, spacing_s)
+    assert [presence_interval_s(n) for n in (1, 60)] == [5, 5]
+    assert presence_interval_s(90) == pytest.approx(7.2)
+    assert presence_interval_s(360) < PRESENCE_MAX_S < presence_interval_s(361)
 
 
 async def test_at_most_half_of_the_light_group_is_used(stage: World) -> None:

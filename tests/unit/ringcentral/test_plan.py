@@ -25,7 +25,42 @@ def test_an_account_watch_polls_every_seven_and_a_half_seconds() -> None:
         cycle_s=7.5,
         requests_per_minute=8,
         polls_per_minute=10,
+        ways=("push",),
+        quiet_s=95,
+        witnessed_s=None,
+        presence_s=5,
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "watch", "ways"),
+    [
+        ("auto", "extensions", ("push", "presence")),
+        ("auto", "account", ("push",)),
+        ("push", "extensions", ("push",)),
+        ("presence", "extensions", ("presence",)),
+        ("presence", "account", ()),
+        ("off", "extensions", ()),
+    ],
+)
+def test_ways_of_hints(given: str, watch: str, ways: tuple[str, ...]) -> None:
+    assert source(hints=given, watch=watch).ways == ways
+
+
+def test_with_hints_a_quiet_target_is_polled_less_often() -> None:
+    """Never more often than the rate limit allows, nor less often than the interval that is asked for."""
+    shown = [plan("acme", source(n, **more)) for n, more in ((1, {}), (13, {}), (18, {"accept_blind_spots": True}))]
+    assert [(one.quiet_s, one.witnessed_s) for one in shown] == [(95, 300), (97.5, 300), (135, 300)]
+    slow, fast = plan("acme", source(poll_interval_s=200)), plan("acme", source(poll_interval_s=20))
+    assert [(one.quiet_s, one.witnessed_s) for one in (slow, fast)] == [(200, 200), (20, 20)]
+
+
+def test_presence_of_too_many_extensions_is_not_read() -> None:
+    planned = [plan("acme", source(n)) for n in (60, 61, 360, 361)]
+    assert [one.presence_s for one in planned] == pytest.approx([5, 7.2, 28.8, 31.2])
+    assert [one.witnessed_s is None for one in planned] == [False, False, False, True]
+    assert "361 extensions" in source(361, hints="presence").warnings()[0][1]
+    assert source(1, watch="account", hints="presence").warnings()[-1][0] == "hints"
 
 
 @pytest.mark.parametrize(
