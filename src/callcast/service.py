@@ -28,8 +28,7 @@ from callcast.ports.clock import Clock
 from callcast.ports.outbox import Outbox, OutboxUnavailable
 from callcast.ports.retry import RetryPolicy
 from callcast.ports.sink import Sink, SinkContext
-from callcast.ringcentral.settings import SourceSettings, plan
-from callcast.ringcentral.sign_in import FILE, SignIns
+from callcast.provider import Provider, SourceSettings, plan
 from callcast.sinks import SinkSettings
 from callcast.supervisor import TaskSupervisor
 from callcast.web.serializers import CallSerializer
@@ -81,9 +80,9 @@ class Service:
         self._broadcaster = Broadcaster(live_calls, outbox, clock, self._serializer(settings), self.trouble)
         self.admin: WebServer
         self._tasks: asyncio.TaskGroup
-        sign_ins = SignIns(clock, path=settings.service.data_dir / FILE, failed=self._tokens_failed)
+        provider = Provider(session, clock, data_dir=settings.service.data_dir, failed=self._tokens_failed)
         self._pollers = Sources(
-            outbox, live_calls, metrics, session, clock, log, self._outbox_health, self._broadcaster.wake, sign_ins
+            outbox, live_calls, metrics, clock, log, self._outbox_health, self._broadcaster.wake, provider
         )
         metrics.watch_service(
             ready=lambda: not self.reasons(),

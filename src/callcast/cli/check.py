@@ -13,7 +13,7 @@ from callcast.exit_codes import ExitCode
 from callcast.outbox.opening import open_admin
 from callcast.ports.outbox import OutboxRefused, OutboxUnavailable, SinkStats
 from callcast.ports.outbox_admin import OutboxMissing
-from callcast.ringcentral.settings import Plan, plan
+from callcast.provider import Plan, plan
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,7 +12,6 @@ from callcast.cli.platform import platform_access
 from callcast.config import Settings
 from callcast.exit_codes import ExitCode
 from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
-from callcast.ringcentral.check import check_source
 from callcast.sinks import SinkSettings
 
 TIMEOUT_S = 7.0  # with start-up and closing the connections, the command takes less than ten seconds
@@ -40,15 +39,14 @@ def check_online(settings: Settings, *, send: bool) -> ExitCode:
 
 async def _run_checks(settings: Settings, send: bool, results: dict[str, list[ConnectivityResult]]) -> bool:
     """Fill in the results of each source and sink. Returns whether one of them did not answer in time."""
-    async with platform_access(settings.service.data_dir) as access, asyncio.TaskGroup() as tasks:
+    async with platform_access(settings.service.data_dir) as provider, asyncio.TaskGroup() as tasks:
 
         def start(subject: str, check: Callable[[Report], Awaitable[None]]) -> asyncio.Task[bool]:
             results[subject] = []
             return tasks.create_task(_check(check, results[subject].append))
 
         started = [
-            start(f"source {name}", partial(check_source, name, source, **access))
-            for name, source in settings.sources.items()
+            start(f"source {name}", partial(provider.check, name, source)) for name, source in settings.sources.items()
         ]
         started += [
             start(f"sink {name}", partial(_check_sink, sink, _request(name, send)))

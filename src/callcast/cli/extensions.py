@@ -13,7 +13,7 @@ from callcast.cli.platform import platform_access
 from callcast.config.partial import data_dir, source, sources
 from callcast.exit_codes import ExitCode
 from callcast.ports.upstream import PollFailed
-from callcast.ringcentral.directory import Extension, extensions
+from callcast.provider import Extension
 
 HEADER = ("id", "number", "name", "type", "status")
 
@@ -29,8 +29,8 @@ async def run(args: argparse.Namespace) -> None:
     if args.source is None and len(names) > 1:
         print(f"using the credential of source {name}; use --source to choose another of {len(names)}", file=sys.stderr)
     try:
-        async with platform_access(folder) as access:
-            found = await extensions(settings, **access)
+        async with platform_access(folder) as provider:
+            found = await provider.extensions(settings)
     except PollFailed as failure:
         problem = f"source {name}: {failure.cause}\n    fix: {failure.fix}"
         raise CommandFailed(problem, ExitCode.UNAVAILABLE) from failure

@@ -15,7 +15,7 @@ from callcast.config.checks import Validator
 from callcast.config.diagnostics import ConfigError, Finding
 from callcast.config.service import ServiceSettings
 from callcast.config.toml_file import read
-from callcast.ringcentral.settings import SourceSettings
+from callcast.provider import SourceSettings
 from callcast.settings.secret import Secret
 from callcast.sinks import SinkSettings
 

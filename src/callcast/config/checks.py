@@ -16,7 +16,7 @@ from callcast.config.sink_types import SinkTypeBroken, installed, settings_class
 from callcast.config.toml_lines import KeyPath
 from callcast.config.watched import Watched
 from callcast.outbox.opening import try_location
-from callcast.ringcentral.settings import CYCLE_MAX_S, SourceSettings, plan, plan_fix
+from callcast.provider import CYCLE_MAX_S, SourceSettings, plan, plan_fix
 from callcast.settings.secret import PLACES, Keyring, Secret
 from callcast.sinks import SinkSettings
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from callcast.config.checks import LABEL_MAX, NAME, NAME_MAX
 from callcast.config.service import ServiceSettings
 from callcast.config.sink_types import installed, settings_class
-from callcast.ringcentral.settings import SourceSettings
+from callcast.provider import SourceSettings
 
 NAMES = {"type": "string", "pattern": f"^{NAME}$", "maxLength": NAME_MAX}
 

@@ -16,7 +16,7 @@ from callcast.config.env import Overlay, keys_of
 from callcast.config.service import ServiceSettings
 from callcast.config.toml_file import read
 from callcast.ports.sink import Filter
-from callcast.ringcentral.settings import SourceSettings
+from callcast.provider import SourceSettings
 from callcast.settings.secret import Keyring
 from callcast.sinks import SinkSettings
 

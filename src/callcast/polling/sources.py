@@ -5,9 +5,6 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import aiohttp
-
-from callcast import __version__
 from callcast.calls.freshness import Freshness
 from callcast.calls.index import CallIndex
 from callcast.calls.model import Known
@@ -25,15 +22,8 @@ from callcast.polling.telemetry import SourceTelemetry
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import Outbox, OutboxUnavailable
 from callcast.ports.telemetry import Telemetry
-from callcast.ringcentral import skew
-from callcast.ringcentral.client import Client
-from callcast.ringcentral.settings import SourceSettings, plan
-from callcast.ringcentral.sign_in import SignIns
+from callcast.provider import Client, Provider, SourceSettings, plan
 
-CLIENT_KEYS = (
-    *("server", "client_id", "client_secret", "jwt", "watch", "account"),
-    *("heavy_per_minute", "headroom", "revoke_on_exit", "allow_plaintext", "trust_env"),
-)
 ANSWERS_MAX = 20_000  # ended calls
 ANSWERS_AT_ONCE = 500
 LOGGED_EXTENSIONS_MAX = 20  # extensions in a log line
@@ -51,24 +41,22 @@ class Sources:
         outbox: Outbox,
         live_calls: InMemoryLiveCalls,
         metrics: Metrics,
-        session: aiohttp.ClientSession,
         clock: Clock,
         log: Any,
         outbox_health: OutboxHealth,
         wake: Callable[[], None],
-        sign_ins: SignIns,
+        provider: Provider,
     ) -> None:
         self.telemetry: dict[str, SourceTelemetry] = {}
         self.ownership = ExtensionOwnership()
         self._outbox = outbox
         self._live_calls = live_calls
         self._metrics = metrics
-        self._session = session
         self._clock = clock
         self._log = log
         self._outbox_health = outbox_health
         self._wake = wake
-        self._sign_ins = sign_ins
+        self._provider = provider
         self._wanted: Collection[SourceSettings] = ()
         self._clients: dict[str, tuple[SourceSettings, Client]] = {}
         self._answers = SharedAnswers()
@@ -77,7 +65,7 @@ class Sources:
 
     async def load(self) -> None:
         """Load the tokens of an earlier run."""
-        await self._sign_ins.load()
+        await self._provider.load()
 
     def set_ownership(self, wanted: Mapping[str, SourceSettings]) -> None:
         """Assign extensions to the sources that list them, before any source polls.
@@ -99,8 +87,8 @@ class Sources:
 
     def skewed(self) -> Sequence[str]:
         """A sentence for each source whose platform clock differs from this machine's clock."""
-        skews = self.skews().items()
-        return [f"source {name}: {skew.said(by_s)}: {skew.FIX}" for name, by_s in skews if abs(by_s) > skew.MAX_S]
+        clients = self._clients.items()
+        return [f"source {name}: {trouble}" for name, (_, client) in clients if (trouble := client.clock_trouble())]
 
     def unrenewed(self) -> Sequence[str]:
         """A sentence for each source whose valid token could not be renewed."""
@@ -118,7 +106,7 @@ class Sources:
 
     async def run(self, name: str, settings: SourceSettings, *, start_after_s: float = 0.0) -> None:
         """Run one source until cancelled."""
-        if name in self._clients and _access(self._clients[name][0]) != _access(settings):
+        if name in self._clients and self._clients[name][0].access() != settings.access():
             await self.close(name)
         if len(self.telemetry) > 1:
             async with self._learning:
@@ -183,11 +171,11 @@ class Sources:
 
     async def close_all(self) -> None:
         await asyncio.gather(*map(self.close, tuple(self._clients)))
-        await self._sign_ins.close()
+        await self._provider.close()
 
     def _retain_tokens(self) -> None:
         """Forget the tokens that no source uses. A client that is still open may want to revoke its own."""
-        self._sign_ins.retain([*self._wanted, *(settings for settings, _ in self._clients.values())])
+        self._provider.retain([*self._wanted, *(settings for settings, _ in self._clients.values())])
 
     def _telemetry_of(self, name: str) -> SourceTelemetry:
         if name not in self.telemetry:
@@ -196,12 +184,8 @@ class Sources:
 
     def _client(self, name: str, settings: SourceSettings, known: Known) -> Client:
         if name not in self._clients:
-            client = Client(
-                **_access(settings),
-                session=self._session,
-                sign_ins=self._sign_ins,
-                clock=self._clock,
-                version=__version__,
+            client = self._provider.client(
+                settings,
                 telemetry=self._telemetry_of(name),
                 note=lambda key, value: self._note_later(name, key, value),
                 notes=known.notes,
@@ -240,11 +224,6 @@ async def share_answers(answers: SharedAnswers, outbox: Outbox) -> None:
     for first in range(0, len(calls), ANSWERS_AT_ONCE):
         answers.learn(calls[first : first + ANSWERS_AT_ONCE])
         await asyncio.sleep(0)
-
-
-def _access(settings: SourceSettings) -> dict[str, Any]:
-    """The settings that a client is made from."""
-    return {key: getattr(settings, key) for key in CLIENT_KEYS}
 
 
 def _log_facts(name: str, settings: SourceSettings) -> dict[str, object]:

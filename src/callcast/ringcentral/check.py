@@ -16,11 +16,10 @@ from callcast.ports.clock import Clock
 from callcast.ports.connectivity import ConnectivityResult, Status
 from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import PollFailed
-from callcast.ringcentral import skew
 from callcast.ringcentral.api import Reader
 from callcast.ringcentral.client import API, LIVE_LIST
 from callcast.ringcentral.http import Exchange
-from callcast.ringcentral.platform_clock import PlatformClock
+from callcast.ringcentral.platform_clock import SKEW_FIX, SKEW_MAX_S, SKEW_WARNED_S, PlatformClock, skew_detail
 from callcast.ringcentral.rate_limiter import RateLimiter, assumed, polls
 from callcast.ringcentral.settings import CYCLE_MAX_S, SourceSettings, plan, plan_fix
 from callcast.ringcentral.sign_in import OURS_PER_MINUTE, SignIns
@@ -35,13 +34,13 @@ ONE_RECORD = {
     "perPage": "1",
 }  # differs from a running service's request: the platform rejects two identical ones at once
 
-Tell = Callable[[ConnectivityResult], None]
+Report = Callable[[ConnectivityResult], None]
 
 
 async def check_source(
     name: str,
     settings: SourceSettings,
-    tell: Tell,
+    report: Report,
     *,
     session: ClientSession,
     sign_ins: SignIns,
@@ -51,15 +50,15 @@ async def check_source(
     """Run the check and report each result as soon as it is known. Network and platform errors are results, too."""
     platform = _Platform(settings, session, sign_ins, clock, version)
     try:
-        if not await platform.sign_in(tell):
+        if not await platform.sign_in(report):
             return
-        await platform.poll(tell)
+        await platform.poll(report)
     except PollFailed as failure:
-        tell(_failed("rate limit", failure))
+        report(_failed("rate limit", failure))
     else:
         if platform.kept:
-            tell(platform.skew())  # without a sign-in, only now has an answer carried the platform's time
-        tell(platform.limit(name))
+            report(platform.skew())  # without a sign-in, only now has an answer carried the platform's time
+        report(platform.limit(name))
     finally:
         await platform.leave()
 
@@ -104,13 +103,13 @@ class _Platform:
         self.kept = self._tokens.signed_in
         self._reader = Reader(self._exchange, self._tokens, self._heavy)
 
-    async def sign_in(self, tell: Tell) -> bool:
+    async def sign_in(self, report: Report) -> bool:
         """Get a token and report it. Returns whether there is one."""
         try:
             async with asyncio.timeout(SIGN_IN_TIMEOUT_S):
                 await self._tokens.current()
         except PollFailed as failure:
-            tell(_failed("token", failure))
+            report(_failed("token", failure))
             return False
         except TimeoutError:
             if (ahead := self._tokens.ahead()) is None:
@@ -118,13 +117,13 @@ class _Platform:
             detail = (
                 f"waiting to sign in, {ahead} ahead: {OURS_PER_MINUTE} sign-ins per minute for all sources of an app"
             )
-            tell(ConnectivityResult("unasked", detail, "run the check again in a minute", about="token"))
+            report(ConnectivityResult("unasked", detail, "run the check again in a minute", about="token"))
             return False
         if self.kept:
-            tell(ConnectivityResult("good", f"the service's token, extension {self._tokens.owner_id}", about="token"))
+            report(ConnectivityResult("good", f"the service's token, extension {self._tokens.owner_id}", about="token"))
         else:
-            tell(ConnectivityResult("good", f"issued to extension {self._tokens.owner_id}", about="token"))
-            tell(self.skew())
+            report(ConnectivityResult("good", f"issued to extension {self._tokens.owner_id}", about="token"))
+            report(self.skew())
         return True
 
     async def leave(self) -> None:
@@ -139,12 +138,12 @@ class _Platform:
         if not self._platform_clock.dated:
             return ConnectivityResult("unasked", "the platform sent no time", about="clock")
         skew_s = self._platform_clock.skew_s
-        if abs(skew_s) <= skew.WARNED_S:
+        if abs(skew_s) <= SKEW_WARNED_S:
             return ConnectivityResult("good", "in sync with the platform", about="clock")
-        verdict: Status = "failed" if abs(skew_s) > skew.MAX_S else "warning"
-        return ConnectivityResult(verdict, skew.said(skew_s), skew.FIX, "clock")
+        verdict: Status = "failed" if abs(skew_s) > SKEW_MAX_S else "warning"
+        return ConnectivityResult(verdict, skew_detail(skew_s), SKEW_FIX, "clock")
 
-    async def poll(self, tell: Tell) -> None:
+    async def poll(self, report: Report) -> None:
         """Poll as many targets as the rate limit allows. Raises PollFailed if it allows none."""
         targets = self._targets()
         refused, asked = 0, 0
@@ -158,11 +157,11 @@ class _Platform:
                 if failure.reason == "rate_limited":
                     raise
                 refused += 1
-                tell(_failed("permission", failure, whose=_named(target)))
+                report(_failed("permission", failure, whose=_named(target)))
                 if failure.reason != "permission":
                     break  # a problem of the platform, which the next request would meet too
         if not refused:
-            tell(ConnectivityResult("good", self._granted(targets[:asked], len(targets)), about="permission"))
+            report(ConnectivityResult("good", self._granted(targets[:asked], len(targets)), about="permission"))
 
     def _targets(self) -> Sequence[str | None]:
         """Return the targets, other extensions first: they need more permission than the credential's own."""

@@ -20,7 +20,7 @@ from callcast.ringcentral.call_log import CallLog
 from callcast.ringcentral.hints import PlatformHints
 from callcast.ringcentral.http import RESPONSE_BYTES_MAX, Answer, Exchange
 from callcast.ringcentral.interpret import ListPage, Rows, snapshot
-from callcast.ringcentral.platform_clock import PlatformClock
+from callcast.ringcentral.platform_clock import SKEW_FIX, SKEW_MAX_S, PlatformClock, skew_detail
 from callcast.ringcentral.presence import PresenceReader
 from callcast.ringcentral.push import Connector, Push, push_session
 from callcast.ringcentral.rate_limiter import Group, Purpose, RateLimiter
@@ -170,6 +170,11 @@ class Client:
     def skew_s(self) -> float:
         """Return how far this machine's clock is ahead of the platform's, in seconds."""
         return self._platform_clock.skew_s
+
+    def clock_trouble(self) -> str | None:
+        """Return a sentence if this machine's clock is far from the platform's."""
+        skew_s = self.skew_s()
+        return f"{skew_detail(skew_s)}: {SKEW_FIX}" if abs(skew_s) > SKEW_MAX_S else None
 
     def spacing_s(self) -> float:
         """Return the seconds between two polls, taking into account that each page of a poll is a request."""

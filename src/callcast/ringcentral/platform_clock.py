@@ -6,6 +6,9 @@ from email.utils import parsedate_to_datetime
 from callcast.ports.clock import Clock
 
 DATE_RESOLUTION_S = 1.0  # a Date header holds whole seconds, rounded down
+SKEW_WARNED_S = 5.0
+SKEW_MAX_S = 60.0  # webhook receivers tolerate five minutes, but a clock that is this far off keeps drifting
+SKEW_FIX = "synchronize this machine's clock, preferably by NTP: receivers reject webhooks with an old timestamp"
 SLOWED = 0.5  # rate at which time passes while this clock is ahead of the platform's
 JUMP_S = 300.0  # a larger change between two answers counts only if the next Date confirms it
 FIRST_JUMP_S = 2 * 86_400.0  # the same for the first Date, because this machine's clock may be set wrong
@@ -70,6 +73,15 @@ class PlatformClock:
         confirmed = self._unconfirmed_s is not None and abs(offset_s - self._unconfirmed_s) <= JUMP_S
         self._unconfirmed_s = None if likely or confirmed else offset_s
         return likely or confirmed
+
+
+def skew_detail(skew_s: float) -> str:
+    """Return a sentence about this machine's clock. A positive `skew_s` means that it is ahead of the platform's."""
+    span = f"{abs(skew_s):.0f} s"
+    for unit_s, unit in ((60, "minutes"), (3600, "hours"), (86_400, "days")):
+        if abs(skew_s) >= 2 * unit_s:
+            span = f"{abs(skew_s) / unit_s:.0f} {unit}"
+    return f"this machine is {span} {'ahead of' if skew_s > 0 else 'behind'} the platform"
 
 
 def _seconds(date: str | None) -> float | None:

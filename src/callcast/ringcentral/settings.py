@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -24,6 +24,10 @@ PRESENCE_SHARE = 0.5  # of the light group
 PRESENCE_TOGETHER = 30  # extensions in one request; the platform's limit
 PRESENCE_S = 5.0
 PRESENCE_MAX_S = 30.0  # a longer interval would be hardly better than polling
+CLIENT_KEYS = (
+    *("server", "client_id", "client_secret", "jwt", "watch", "account"),
+    *("heavy_per_minute", "headroom", "revoke_on_exit", "allow_plaintext", "trust_env"),
+)
 
 
 def _server(text: str, info: ValidationInfo) -> str:
@@ -142,6 +146,10 @@ class SourceSettings(BaseModel):
         """The ways of hints that these settings permit. Presence of a whole account does not name its calls."""
         ways: Sequence[Via] = ("push",) if self.watch == "account" else ("push", "presence")
         return tuple(way for way in ways if self.hints in ("auto", way))
+
+    def access(self) -> dict[str, Any]:
+        """Return the settings that a client is made from. Any other can change without a new client."""
+        return {key: getattr(self, key) for key in CLIENT_KEYS}
 
     def warnings(self) -> Sequence[tuple[str, str, str]]:
         """Return questionable settings as key, problem and fix, shown by `callcast check`."""

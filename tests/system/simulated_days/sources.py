@@ -16,8 +16,7 @@ from callcast.observability.outbox_health import OutboxHealth
 from callcast.polling.sources import Sources
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import Outbox
-from callcast.ringcentral.settings import SourceSettings, plan
-from callcast.ringcentral.sign_in import SignIns
+from callcast.provider import Provider, SourceSettings, plan
 
 
 class Unwritten:
@@ -64,12 +63,11 @@ class House:
             cast("Outbox", self.outbox),
             self.live_calls,
             self.metrics,
-            cast("ClientSession", session),
             clock,
             log,
             OutboxHealth(clock, log),
             lambda: None,
-            SignIns(clock),
+            Provider(cast("ClientSession", session), clock),
         )
 
     @asynccontextmanager

@@ -1,0 +1,88 @@
+"""What the rest of callcast uses of this package, through `callcast.provider`."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from aiohttp import ClientSession
+
+from callcast import __version__
+from callcast.ports.clock import Clock
+from callcast.ports.telemetry import Telemetry
+from callcast.ringcentral.check import Report, check_source
+from callcast.ringcentral.client import Client
+from callcast.ringcentral.directory import Extension, extensions
+from callcast.ringcentral.settings import SourceSettings
+from callcast.ringcentral.sign_in import FILE, SignIns
+
+
+class RingCentral:
+    """Access to the platform. One per process, because sources share tokens and the rate limit of sign-ins.
+
+    session: should not keep cookies (`DummyCookieJar`), so that sources share only connections.
+    data_dir: where tokens are stored; None stores nothing. writes: whether this process may change the file.
+    failed: called with a sentence if the file cannot be read or written, once until it works again.
+    """
+
+    def __init__(
+        self,
+        session: ClientSession,
+        clock: Clock,
+        *,
+        data_dir: Path | None = None,
+        writes: bool = True,
+        failed: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._session = session
+        self._clock = clock
+        path = None if data_dir is None else data_dir / FILE
+        self._sign_ins = SignIns(clock, path=path, writes=writes, failed=failed)
+
+    async def load(self) -> None:
+        """Load the tokens of an earlier run. Without them, every source signs in."""
+        await self._sign_ins.load()
+
+    def retain(self, sources: Iterable[SourceSettings]) -> None:
+        """Forget the tokens of all other sources."""
+        self._sign_ins.retain(sources)
+
+    async def close(self) -> None:
+        """Store the tokens."""
+        await self._sign_ins.close()
+
+    def client(
+        self,
+        settings: SourceSettings,
+        *,
+        telemetry: Telemetry,
+        note: Callable[[str, bytes], None],
+        notes: Mapping[str, bytes],
+    ) -> Client:
+        """Return the client of one source. note, notes: as in `Client`."""
+        return Client(
+            **settings.access(),
+            session=self._session,
+            sign_ins=self._sign_ins,
+            clock=self._clock,
+            version=__version__,
+            telemetry=telemetry,
+            note=note,
+            notes=notes,
+        )
+
+    async def check(self, name: str, settings: SourceSettings, report: Report) -> None:
+        """Check a source's credential, clock, permissions and rate limit; report each result as soon as it is known."""
+        await check_source(
+            name,
+            settings,
+            report,
+            session=self._session,
+            sign_ins=self._sign_ins,
+            clock=self._clock,
+            version=__version__,
+        )
+
+    async def extensions(self, settings: SourceSettings) -> Sequence[Extension]:
+        """Return all extensions that a source's credential can see. Raises PollFailed."""
+        return await extensions(
+            settings, session=self._session, sign_ins=self._sign_ins, clock=self._clock, version=__version__
+        )
