@@ -72,10 +72,10 @@ class EventHistory:
         self.truths: Sequence[Truth] = ()
         record = house.outbox.record
 
-        async def noting(poll: Any, change: Any) -> None:
+        async def noting(source: str, poll: Any, change: Any) -> None:
             now = platform.clock.now()
             self.ends += [(event.call.call_id, now) for event in change.events if event.type == "call.ended"]
-            await record(poll, change)
+            await record(source, poll, change)
 
         house.outbox.record = noting  # type: ignore[method-assign]
 
