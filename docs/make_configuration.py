@@ -4,7 +4,9 @@ Run it after a change of a setting: python docs/make_configuration.py
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +17,22 @@ from callcast.config.service import ServiceSettings
 from callcast.ringcentral.settings import SourceSettings
 from callcast.settings.secret import Secret
 from callcast.sinks import SinkSettings
-from callcast.sinks.mqtt import Settings as Mqtt
-from callcast.sinks.stdout import Settings as Stdout
-from callcast.sinks.webhook import Settings as Webhook
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "config.example.toml"
 PAGE = ROOT / "docs" / "configuration.md"
 TEMPLATE = ROOT / "docs" / "configuration.in.md"
 
+# The built-in sink types: first the one that works without settings, then the webhook.
+SINKS: list[type[SinkSettings]] = sorted(
+    (entry.load() for entry in distribution("callcast").entry_points.select(group="callcast.sinks")),
+    key=lambda model: (all(not field.is_required() for field in model.model_fields.values()), model.__module__),
+    reverse=True,
+)
 # What the example shows where the default says little. All of it passes the check.
 SHOWN = {
-    "service.data_dir": '"/var/lib/callcast"',
-    "service.http_token": '{ env = "CALLCAST_HTTP_TOKEN" }',
-    "webhook.type": '"webhook"',
-    "webhook.secrets": '[{ env = "CRM_SIGNING_SECRET" }]',
-    "webhook.headers": '{ "X-Team" = "support" }',
-    "mqtt.type": '"mqtt"',
-    "mqtt.username": '"callcast"',
-    "mqtt.password": '{ env = "MQTT_PASSWORD" }',
-    "stdout.type": '"stdout"',
+    "data_dir": '"/var/lib/callcast"',
+    "http_token": '{ env = "CALLCAST_HTTP_TOKEN" }',
 }
 HEAD = """\
 # callcast: every key, with one line of explanation. `callcast check` reports faults and how to fix them.
@@ -46,31 +44,28 @@ HEAD = """\
 
 def example() -> str:
     """The text of config.example.toml."""
-    common = "# all keys of [sinks.crm] from `events` on can be used here too"
+    first, *others = SINKS
+    common = f"# all keys of [sinks.{others[0].example_name}] from `events` on can be used here too"
     parts = [
         HEAD,
         "[service]",
-        *_keys("service", ServiceSettings),
+        *_keys(ServiceSettings),
         "",
         "# A RingCentral credential and what it watches. For several, add tables with other names.",
         "[sources.acme]",
-        *_keys("source", SourceSettings),
+        *_keys(SourceSettings),
         "",
         "# Where events are delivered. For several, add tables with other names. This one writes one line per event.",
-        "[sinks.lines]",
-        'type = "stdout"',
+        f"[sinks.{first.example_name}]",
+        f'type = "{_type(first)}"',
         common,
         "",
-        "# Events as HTTP POST requests, signed according to Standard Webhooks.",
-        "#[sinks.crm]",
-        *_commented(_keys("webhook", Webhook, own=True)),
-        *_commented(_keys("sink", SinkSettings, skip="type")),
-        "",
-        "# Events, and the current state of calls and extensions, on an MQTT broker.",
-        "#[sinks.wallboard]",
-        *_commented(_keys("mqtt", Mqtt, own=True)),
-        common,
-        "",
+    ]
+    for model in others:
+        parts += [f"# {model.__doc__}", f"#[sinks.{model.example_name}]", *_commented(_keys(model, own=True))]
+        parts += [*_commented(_keys(SinkSettings, skip="type"))] if model is others[0] else [common]
+        parts.append("")
+    parts += [
         "# Names of extension ids, for the wallboard and /api.",
         "[names]",
         '#62264425016 = "Reception"',
@@ -78,11 +73,15 @@ def example() -> str:
     return "\n".join(parts) + "\n"
 
 
-def _keys(kind: str, model: type[BaseModel], *, own: bool = False, skip: str = "") -> Iterator[str]:
+def _type(model: type[SinkSettings]) -> str:
+    return str(model.model_fields["type"].default)
+
+
+def _keys(model: type[BaseModel], *, own: bool = False, skip: str = "") -> Iterator[str]:
     for name, field in _fields(model, own=own):
         if name == skip:
             continue
-        value = SHOWN.get(f"{kind}.{name}") or _toml(_value(field))
+        value = SHOWN.get(name) or _toml(field.examples[0] if field.examples else _value(field))
         yield f"# {field.description or 'the type of the sink'}"
         yield f"{'' if field.is_required() else '#'}{name} = {value}"
 
@@ -117,10 +116,13 @@ def _toml(value: Any) -> str:
     if isinstance(value, Secret):
         return '""'
     if isinstance(value, dict):
-        return "{}"
+        pairs = (f"{key if re.fullmatch('[A-Za-z0-9_-]+', key) else _toml(key)} = {_toml(value[key])}" for key in value)
+        return f"{{ {', '.join(pairs)} }}" if value else "{}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def page() -> str:
@@ -130,13 +132,17 @@ def page() -> str:
         "service": _table(ServiceSettings),
         "source": _table(SourceSettings),
         "sink": _table(SinkSettings),
-        "webhook": _table(Webhook, own=True),
-        "mqtt": _table(Mqtt, own=True),
-        "stdout": _table(Stdout, own=True),
     }
     for name, table in tables.items():
         text = text.replace(f"<!-- keys of {name} -->", table)
-    return text
+    return text.replace("<!-- sink types -->", "\n\n".join(_section(model) for model in SINKS))
+
+
+def _section(model: type[SinkSettings]) -> str:
+    name = _type(model)
+    own = [field for field, _ in _fields(model, own=True) if field != "type"]
+    table = _table(model, own=True) if own else "It has no further keys."
+    return f'### `type = "{name}"`\n\n{model.__doc__} See [sinks.md](sinks.md#{name}).\n\n{table}'
 
 
 def _table(model: type[BaseModel], *, own: bool = False) -> str:

@@ -1,81 +1,41 @@
-"""Every sink that comes with callcast keeps the contract, against real remote sides."""
+"""Every sink that comes with callcast keeps the contract, against real remote sides. Found by their entry points."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from importlib import import_module
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 
 from callcast.testing import RemoteSide, SinkContract
-from tests.integration.sinks.brokers import Broker, iotcore, mosquitto
-from tests.integration.sinks.remote_sides import (
-    FifoReader,
-    MqttFarSide,
-    Protocol,
-    fifo_remote_side,
-    webhook_remote_side,
-)
+from tests import ROOT
+
+TYPES = [entry.name for entry in distribution("callcast").entry_points.select(group="callcast.sinks")]
+MAKERS = {
+    f"{type_}-{name}": maker
+    for type_ in TYPES
+    for name, maker in import_module(f"tests.contract.sinks.{type_}").REMOTE_SIDES.items()
+}
 
 
-class TestWebhook(SinkContract):
-    def remote_side(self) -> AbstractAsyncContextManager[RemoteSide]:
-        return webhook_remote_side()
-
-
-class InAFolder(SinkContract):
+class TestSink(SinkContract):
+    maker: Callable[[Path], AbstractAsyncContextManager[RemoteSide]]
     folder: Path
 
-    @pytest.fixture(autouse=True)
-    def _folder(self, tmp_path: Path) -> None:
-        self.folder = tmp_path
+    @pytest.fixture(autouse=True, params=MAKERS.values(), ids=MAKERS)
+    def _remote_side(self, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+        self.maker, self.folder = request.param, tmp_path
+
+    def remote_side(self) -> AbstractAsyncContextManager[RemoteSide]:
+        return self.maker(self.folder)
 
 
-class TestStdout(InAFolder):
-    def remote_side(self) -> AbstractAsyncContextManager[FifoReader]:
-        return fifo_remote_side(self.folder)
-
-
-class TestMqtt5OnMosquitto(InAFolder):
-    @asynccontextmanager
-    async def remote_side(self) -> AsyncIterator[RemoteSide]:
-        with mosquitto(self.folder) as broker:
-            far = MqttFarSide(broker, "5")
-            yield far
-            await far.close()
-
-
-class TestMqtt311OnMosquitto(InAFolder):
-    @asynccontextmanager
-    async def remote_side(self) -> AsyncIterator[RemoteSide]:
-        with mosquitto(self.folder) as broker:
-            far = MqttFarSide(broker, "3.1.1")
-            yield far
-            await far.close()
-
-
-class OnIotcore(SinkContract):
-    """One broker for the whole class, since it is slow to start; a question that needs it down starts it again."""
-
-    protocol: Protocol
-    broker: Broker
-
-    @pytest.fixture(autouse=True, scope="class")
-    @classmethod
-    def _broker(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-        with iotcore(tmp_path_factory.mktemp("iotcore"), cls.protocol) as cls.broker:
-            yield
-
-    @asynccontextmanager
-    async def remote_side(self) -> AsyncIterator[RemoteSide]:
-        far = MqttFarSide(self.broker, self.protocol)
-        yield far
-        self.broker.thaw()
-        far.stop_watching()
-
-
-class TestMqtt5OnIotcore(OnIotcore):
-    protocol = "5"
-
-
-class TestMqtt311OnIotcore(OnIotcore):
-    protocol = "3.1.1"
+def test_every_sink_is_documented() -> None:
+    """A section of docs/sinks.md, and its keys in docs/configuration.md and config.example.toml."""
+    sections = [line.removeprefix("## ").lower() for line in (ROOT / "docs" / "sinks.md").read_text().splitlines()]
+    for page in ("docs/configuration.md", "config.example.toml"):
+        text = (ROOT / page).read_text()
+        assert [type_ for type_ in TYPES if f'type = "{type_}"' not in text] == []
+    assert [type_ for type_ in TYPES if type_ not in sections] == []
+    assert len(TYPES) >= 3

@@ -13,7 +13,7 @@ from aiohttp import web
 from callcast.sinks import SinkSettings
 from callcast.testing import RemoteSide, SinkContract
 from tests import ROOT, TESTS
-from tests.integration.sinks.remote_sides import HttpFarSide
+from tests.integration.sinks.remote_sides import HttpRemoteSide
 
 PACKAGE = TESTS / "thirdparty" / "callcast_sink_ntfy"
 MODULE = PACKAGE / "src" / "callcast_sink_ntfy.py"
@@ -41,7 +41,7 @@ def ntfy_settings(**values: Any) -> SinkSettings:
     return settings
 
 
-class NtfyRemoteSide(HttpFarSide):
+class NtfyRemoteSide(HttpRemoteSide):
     """A web server in the place of ntfy."""
 
     accepts_with = 200

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, field_validator
 
@@ -69,6 +69,8 @@ class SinkSettings(BaseModel, ABC):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+    example_name: ClassVar[str] = "my_sink"  # of its table in config.example.toml
 
     type: str = Field(description="the type of the sink")
     events: Annotated[tuple[str, ...], Lax] = Field(

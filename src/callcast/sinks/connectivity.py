@@ -1,14 +1,18 @@
-"""Connectivity check without application data: connects, performs the TLS handshake, and disconnects."""
+"""Connects to remote sides, says why one is unreachable and how to fix it, and checks without application data."""
 
 import asyncio
 import os
 import socket
 import ssl
+import threading
+from collections.abc import Sequence
 from contextlib import suppress
 
-from callcast.sinks.addresses import connect
+from aiohappyeyeballs import AddrInfoType, start_connection
+
 from callcast.sinks.tls import tls_fault
 
+NEXT_ADDRESS_S = 0.25  # RFC 8305: the delay before the next address is tried in parallel
 ALERT_S = 0.3  # with TLS 1.3 a rejected client certificate is reported after the handshake
 GOODBYE_S = 0.5
 
@@ -26,27 +30,55 @@ class Unreachable(Exception):
         self.detail = detail
 
 
+async def connect(host: str, port: int) -> socket.socket:
+    """Connect to the first address of `host` that responds, like the HTTP client of the webhook sink.
+
+    Raises OSError. The caller sets the time limit.
+    """
+    return await start_connection(await _look_up(host, port), happy_eyeballs_delay=NEXT_ADDRESS_S, interleave=1)
+
+
+async def _look_up(host: str, port: int) -> Sequence[AddrInfoType]:
+    """In a daemon thread: a slow name server must not delay the end of the process."""
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[Sequence[AddrInfoType] | OSError] = loop.create_future()
+
+    def finish(addresses: Sequence[AddrInfoType] | OSError) -> None:
+        if not found.done():
+            found.set_result(addresses)
+
+    def look_up() -> None:
+        addresses: Sequence[AddrInfoType] | OSError
+        try:
+            addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            addresses = error
+        with suppress(RuntimeError):  # the event loop is closed
+            loop.call_soon_threadsafe(finish, addresses)
+
+    threading.Thread(target=look_up, name="name-lookup", daemon=True).start()
+    addresses = await found
+    if isinstance(addresses, OSError):
+        raise addresses
+    return addresses
+
+
 async def try_connecting(host: str, port: int, tls: ssl.SSLContext | None, *, timeout_s: float) -> None:
-    """Raises Unreachable."""
+    """Connect, perform the TLS handshake, and disconnect. Raises Unreachable."""
     try:
         async with asyncio.timeout(timeout_s):
-            await _try_connecting(host, port, tls)
+            sock = await connect(host, port)
+            reader, writer = await asyncio.open_connection(sock=sock, ssl=tls, server_hostname=host if tls else None)
+            try:
+                if tls is not None and await _closes_at_once(reader):
+                    raise Unreachable("disconnected", "the connection was closed right after the TLS handshake")
+            finally:
+                writer.close()
+                with suppress(OSError):
+                    async with asyncio.timeout(GOODBYE_S):
+                        await writer.wait_closed()
     except OSError as error:
         raise unreachable(error) from None
-
-
-async def _try_connecting(host: str, port: int, tls: ssl.SSLContext | None) -> None:
-    name = host if tls is not None else None
-    sock = await connect(host, port)
-    reader, writer = await asyncio.open_connection(sock=sock, ssl=tls, server_hostname=name)
-    try:
-        if tls is not None and await _closes_at_once(reader):
-            raise Unreachable("disconnected", "the connection was closed right after the TLS handshake")
-    finally:
-        writer.close()
-        with suppress(OSError):
-            async with asyncio.timeout(GOODBYE_S):
-                await writer.wait_closed()
 
 
 async def _closes_at_once(reader: asyncio.StreamReader) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from threading import Event
-from typing import BinaryIO, Literal
+from typing import BinaryIO, ClassVar, Literal
 
 from pydantic import Field
 
@@ -26,7 +26,9 @@ _STALLED = Retry("timeout", "the reader of standard output has stopped reading")
 
 
 class Settings(SinkSettings):
-    """`[sinks.NAME] type = "stdout"`. Writes one line at a time."""
+    """One line of JSON per event on standard output."""
+
+    example_name: ClassVar[str] = "lines"
 
     type: Literal["stdout"] = "stdout"
     concurrency: int = Field(default=1, ge=1, le=1, description="always 1: lines are written one at a time")

@@ -4,10 +4,10 @@ import asyncio
 import json
 import os
 import select
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from aiohttp import web
 from paho.mqtt import client as paho
@@ -22,12 +22,13 @@ from tests.integration.sinks.brokers import Broker
 from tests.ports import free_port
 
 Protocol = Literal["5", "3.1.1"]
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 SIGNING_SECRET = "whsec_" + "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0"
 URL_TOKEN = "token-in-the-url"
 HEADER_TOKEN = "token-in-a-header"
 
 
-class HttpFarSide(RemoteSide):
+class HttpRemoteSide(RemoteSide):
     """A web server that records requests. `answers` holds the response status of each mode."""
 
     accepts_with = 204
@@ -89,8 +90,8 @@ class HttpFarSide(RemoteSide):
 
 
 @asynccontextmanager
-async def webhook_remote_side() -> AsyncIterator[HttpFarSide]:
-    far = HttpFarSide()
+async def webhook_remote_side() -> AsyncIterator[HttpRemoteSide]:
+    far = HttpRemoteSide()
     far.settings = webhook.Settings(
         url=Secret(f"http://127.0.0.1:{far.port}/hooks/{URL_TOKEN}?key={URL_TOKEN}"),
         secrets=(Secret(SIGNING_SECRET),),
@@ -104,7 +105,7 @@ async def webhook_remote_side() -> AsyncIterator[HttpFarSide]:
         await far.become("down")
 
 
-class MqttFarSide(RemoteSide):
+class MqttRemoteSide(RemoteSide):
     """A broker, and a subscriber that records event ids."""
 
     def __init__(self, broker: Broker, protocol: Protocol) -> None:
@@ -129,7 +130,7 @@ class MqttFarSide(RemoteSide):
             return self.broker.freeze()
         self.broker.thaw()
         if mode in ("down", "refusing"):
-            await self.stop()
+            self._stop()
         if mode == "refusing" and self.broker.refuse is not None:
             self.broker.refuse()
         if mode != "down" and self._watcher is None:
@@ -139,20 +140,24 @@ class MqttFarSide(RemoteSide):
             await until(self._watcher.ready)
         return None
 
-    async def stop(self) -> None:
-        self.stop_watching()
-        self.broker.stop()
-
-    def stop_watching(self) -> None:
+    def _stop(self) -> None:
         if self._watcher is not None:
             self._watcher.close()
             self._watcher = None
-
-    async def close(self) -> None:
-        await self.become("down")
+        self.broker.stop()
 
     def _note(self, message: paho.MQTTMessage) -> None:
         self._ids.append(json.loads(message.payload)["id"])
+
+
+@asynccontextmanager
+async def mqtt_remote_side(
+    running: Callable[[Path], AbstractContextManager[Broker]], protocol: Protocol, folder: Path
+) -> AsyncIterator[MqttRemoteSide]:
+    with running(folder) as broker:
+        remote_side = MqttRemoteSide(broker, protocol)
+        yield remote_side
+        await remote_side.become("down")
 
 
 class Watcher:

@@ -12,11 +12,11 @@ from callcast.ports.connectivity import ConnectivityRequest
 from callcast.ports.sink import Delivered
 from callcast.settings.secret import Secret
 from callcast.sinks import mqtt, webhook
-from callcast.sinks.addresses import connect
+from callcast.sinks.connectivity import connect
 from callcast.testing import RealClock, context, delivery
 from tests.integration.sinks.brokers import mosquitto
 from tests.integration.sinks.certificates import Certificates
-from tests.integration.sinks.remote_sides import HttpFarSide
+from tests.integration.sinks.remote_sides import HttpRemoteSide
 
 HOST = "two-addresses.example"
 Hole = Callable[[int], None]
@@ -73,7 +73,7 @@ async def test_an_mqtt_sink_reaches_the_address_that_works(
 @pytest.mark.parametrize("send", [False, True])
 async def test_a_webhook_that_works_passes_its_connectivity_check(send: bool, hole: Hole) -> None:
     """`check --online` reaches what the sink reaches."""
-    far = HttpFarSide()
+    far = HttpRemoteSide()
     await far.become("accepting")
     try:
         hole(far.port)

@@ -21,7 +21,7 @@ from callcast.sinks import SinkSettings, mqtt, stdout, webhook
 from callcast.testing import RealClock, context, delivery, until
 from tests.integration.sinks.brokers import Broker, iotcore, mosquitto
 from tests.integration.sinks.certificates import Certificates
-from tests.integration.sinks.remote_sides import HEADER_TOKEN, SIGNING_SECRET, URL_TOKEN, HttpFarSide, Watcher
+from tests.integration.sinks.remote_sides import HEADER_TOKEN, SIGNING_SECRET, URL_TOKEN, HttpRemoteSide, Watcher
 from tests.ports import free_port
 
 PASSWORD = "password-of-the-broker"
@@ -73,8 +73,8 @@ def hook(url: str, **settings: Any) -> webhook.Settings:
 
 
 @asynccontextmanager
-async def receiver(**modes: Any) -> AsyncIterator[HttpFarSide]:
-    far = HttpFarSide()
+async def receiver(**modes: Any) -> AsyncIterator[HttpRemoteSide]:
+    far = HttpRemoteSide()
     for name, value in modes.items():
         setattr(far, name, value)
     await far.become("accepting")

@@ -25,8 +25,8 @@ from callcast.calls.model import Party
 from callcast.formats.cloudevents import Wire
 from callcast.ports.sink import Delivered, Outcome, Rejected, Retry, Sink
 from callcast.settings.secret import Secret
-from callcast.sinks.posting import RESPONSE_BYTES_MAX, Response
 from callcast.sinks.webhook import Settings, outcome_of
+from callcast.sinks.webhook.posting import RESPONSE_BYTES_MAX, Response
 from callcast.testing import RealClock, context, delivery, event
 from tests import TESTS
 from tests.clock import TurnedClock

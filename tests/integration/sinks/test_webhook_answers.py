@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callcast.ports.sink import Delivered, Outcome, Retry
-from callcast.sinks.posting import Response, _Exchange
+from callcast.sinks.webhook.posting import Response, _Exchange
 from callcast.testing import delivery
 from tests.integration.sinks.test_webhook import opened
 from tests.ports import free_port

@@ -7,7 +7,7 @@ retained state, `wire` what is sent. They are imported when a sink is opened, be
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Literal
+from typing import ClassVar, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -22,12 +22,16 @@ _PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 
 class Settings(TlsSettings):
-    """`[sinks.NAME] type = "mqtt"`. The topics under `topic` belong to this sink alone."""
+    """Events, and the current state of calls and extensions, on an MQTT broker."""
+
+    example_name: ClassVar[str] = "wallboard"
 
     type: Literal["mqtt"] = "mqtt"
     url: str = Field(description="URL of the broker", examples=["mqtts://broker.example.com:8883"])
-    username: str = Field(default="", description="user name at the broker; empty: no login")
-    password: Secret | None = Field(default=None, validate_default=True, description="password of that user")
+    username: str = Field(default="", description="user name at the broker; empty: no login", examples=["callcast"])
+    password: Secret | None = Field(
+        default=None, validate_default=True, description="password of that user", examples=[{"env": "MQTT_PASSWORD"}]
+    )
     client_id: str = Field(
         default="",
         max_length=200,

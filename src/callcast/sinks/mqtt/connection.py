@@ -21,8 +21,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from callcast.sinks.addresses import connect
-from callcast.sinks.connectivity import CONNECTION_FAILURES, fix_of, unreachable
+from callcast.sinks.connectivity import CONNECTION_FAILURES, connect, fix_of, unreachable
 from callcast.sinks.mqtt import Settings
 from callcast.sinks.mqtt.wire import Message
 from callcast.sinks.tls import tls_fault

@@ -5,7 +5,7 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import aiohttp
 from msgspec import json
@@ -23,8 +23,8 @@ from callcast.settings.proxy import Proxy, ProxyFault, environment_proxy
 from callcast.settings.secret import Secret
 from callcast.sinks import Lax
 from callcast.sinks.connectivity import Unreachable, fix_of, try_connecting, unreachable
-from callcast.sinks.posting import Client, Response, open_client
 from callcast.sinks.tls import TlsSettings, tls_fault
+from callcast.sinks.webhook.posting import Client, Response, open_client
 
 RETRY_AFTER_MAX_S = 3600.0
 CHECK_TYPE = "callcast.check"
@@ -69,18 +69,23 @@ SigningSecret = Annotated[Secret, AfterValidator(_signing)]
 
 
 class Settings(TlsSettings):
-    """`[sinks.NAME] type = "webhook"`."""
+    """Events as HTTP POST requests, signed according to Standard Webhooks."""
+
+    example_name: ClassVar[str] = "crm"
 
     type: Literal["webhook"] = "webhook"
     url: Secret = Field(description="URL to which events are posted", examples=["https://crm.example.com/hooks/calls"])
     secrets: Annotated[tuple[SigningSecret, ...], Lax] = Field(
         default=(),
         description="signing secrets: whsec_ and base64 of 24 to 64 bytes; each signs; none: unsigned",
+        examples=[[{"env": "CRM_SIGNING_SECRET"}]],
     )
     format: Literal["cloudevents", "standard"] = Field(
         default="cloudevents", description="standard: {type, timestamp, data} instead of a CloudEvent"
     )
-    headers: Mapping[str, Secret] = Field(default_factory=dict, description="sent with every request")
+    headers: Mapping[str, Secret] = Field(
+        default_factory=dict, description="sent with every request", examples=[{"X-Team": "support"}]
+    )
     trust_env: bool = Field(default=False, description="true: use the proxy of HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
 
     @field_validator("url")
