@@ -205,7 +205,7 @@ class Service:
                 wanted = await asyncio.to_thread(self._read_config)
                 if fixed := _needs_restart(self._settings, wanted):
                     return self._refused("configuration", fixed)
-                key = await asyncio.to_thread(hash_key, wanted)
+                key = await asyncio.to_thread(hash_key, wanted, self._hash_key)
                 await self._subscribe(wanted)
             except ConfigError as error:
                 return self._refused("configuration", [str(finding) for finding in error.findings])

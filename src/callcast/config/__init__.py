@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict
 
 from callcast.config.checks import Validator
 from callcast.config.diagnostics import ConfigError, Finding
@@ -22,28 +22,16 @@ from callcast.sinks import SinkSettings
 __all__ = ["ConfigError", "Settings", "ValidationResult", "load", "validate"]
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The complete, valid configuration. Its parts compare by value, so that a reload can find what changed."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     service: ServiceSettings
     sources: dict[str, SourceSettings]
     sinks: dict[str, SinkSettings]
     names: dict[str, str]
     credentials: dict[str, Secret] = {}
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Use only the arguments: `load` has already merged and validated the file and the environment."""
-        return (init_settings,)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,22 +2,23 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from callcast.config.diagnostics import Document, Finding, findings_of, kind, nearest, plain, redacted, shown
-from callcast.config.env import Overlay, keys_of, variable
+from callcast.config.diagnostics import Document, Finding, Model, kind, plain, redacted, shown, validated
+from callcast.config.env import apply_variables, unknown_variables, variable
 from callcast.config.service import ServiceSettings
 from callcast.config.sink_types import SinkTypeBroken, installed, settings_class
 from callcast.config.toml_lines import KeyPath
-from callcast.config.watched import Watched
+from callcast.config.watched import unwatched, watched_twice
 from callcast.outbox.opening import try_location
 from callcast.provider import CYCLE_MAX_S, SourceSettings, plan, plan_fix
-from callcast.settings.secret import PLACES, Keyring, Secret
+from callcast.settings.nearest import nearest
+from callcast.settings.secret import PLACES, Keyring
 from callcast.sinks import SinkSettings
 
 HEADERS = {"service": "[service]", "sources": "[sources.NAME]", "sinks": "[sinks.NAME]", "names": "[names]"}
@@ -31,18 +32,6 @@ HOMES = {
     **dict.fromkeys(SourceSettings.model_fields, HEADERS["sources"]),
     **dict.fromkeys(ServiceSettings.model_fields, HEADERS["service"]),
 }
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-class Parts(TypedDict):
-    """The parts of a valid configuration."""
-
-    service: ServiceSettings
-    sources: dict[str, SourceSettings]
-    sinks: dict[str, SinkSettings]
-    names: dict[str, str]
-    credentials: dict[str, Secret]
 
 
 class Validator:
@@ -61,14 +50,18 @@ class Validator:
     def warnings(self) -> tuple[Finding, ...]:
         return tuple(sorted(redacted(self._warnings, self._keyring.seen), key=_position))
 
-    def validate(self, *, check_folders: bool = False) -> Parts | None:
+    def validate(self, *, check_folders: bool = False) -> dict[str, Any] | None:
         """Run all checks. Returns None if there are errors."""
         self._sections()
         classes = self._sink_classes()
-        self._variables(classes)
+        tables: dict[tuple[str, ...], type[BaseModel]] = {("service",): ServiceSettings}
+        tables |= {("sources", name): SourceSettings for name in self._document.table("sources")}
+        tables |= {("sinks", name): model for name, model in classes.items()}
+        self._errors += apply_variables(self._document, self._environ, tables)
+        self._warnings += unknown_variables(self._document, self._environ, tables)
         service = self._table(ServiceSettings, ("service",))
-        sources = self._tables("sources", lambda _: SourceSettings)
-        sinks = self._tables("sinks", classes.get)
+        sources = self._tables("sources", dict.fromkeys(self._document.table("sources"), SourceSettings))
+        sinks = self._tables("sinks", classes)
         names = self._names()
         self._at_least_one()
         self._extensions()
@@ -82,7 +75,13 @@ class Validator:
             self._folder(service.data_dir)
         if self._errors or service is None:
             return None
-        return Parts(service=service, sources=sources, sinks=sinks, names=names, credentials=self._keyring.credentials)
+        return {
+            "service": service,
+            "sources": sources,
+            "sinks": sinks,
+            "names": names,
+            "credentials": self._keyring.credentials,
+        }
 
     def _error(self, path: KeyPath, problem: str, fix: str = "", *, at: KeyPath | None = None) -> None:
         self._errors.append(self._document.finding(path, problem, fix, at=at))
@@ -178,34 +177,16 @@ class Validator:
         fix = f'did you mean "{meant}"?' if meant else "correct it, or install the package that provides it"
         self._error(path, f"given {shown(wanted)}, expected an installed type: {known}", fix)
 
-    def _variables(self, classes: Mapping[str, type[SinkSettings]]) -> None:
-        keys = keys_of(ServiceSettings, "service")
-        for name in self._document.table("sources"):
-            keys |= keys_of(SourceSettings, "sources", name)
-        for name, model in classes.items():
-            keys |= keys_of(model, "sinks", name)
-        overlay = Overlay(self._document, keys)
-        self._errors += overlay.apply(self._environ)
-        self._warnings += overlay.unknown_variables(self._environ)
-
     # Each table on its own
 
     def _table(self, model: type[Model], path: tuple[str, ...]) -> Model | None:
-        text = json.dumps(plain(self._document.table(*path)))
-        try:
-            return model.model_validate_json(text, strict=True, context=self._keyring)
-        except ValidationError as error:
-            self._errors += findings_of(error, self._document, path, model, HOMES)
-            return None
+        settings, findings = validated(model, self._document, path, self._keyring, homes=HOMES)
+        self._errors += findings
+        return settings
 
-    def _tables(self, section: str, model_of: Callable[[str], type[Model] | None]) -> dict[str, Model]:
-        valid: dict[str, Model] = {}
-        for name in self._document.table(section):
-            model = model_of(name)
-            checked = self._table(model, (section, name)) if model else None
-            if checked is not None:
-                valid[name] = checked
-        return valid
+    def _tables(self, section: str, models: Mapping[str, type[Model]]) -> dict[str, Model]:
+        checked = {name: self._table(model, (section, name)) for name, model in models.items()}
+        return {name: settings for name, settings in checked.items() if settings is not None}
 
     def _names(self) -> dict[str, str]:
         names = self._document.table("names")
@@ -230,27 +211,35 @@ class Validator:
             self._error(("sinks",), "no sink configured", fix)
 
     def _extensions(self) -> None:
-        watched = Watched(self._document.table("sources"))
-        for path, problem, fix in (*watched.twice(), *watched.unseen(self._document.table("sinks"))):
+        sources = self._document.table("sources")
+        add = "add it to the extensions of a source, or remove it here"
+        for path, problem, fix in (*watched_twice(sources), *unwatched(sources, self._filtered_by("extensions"), add)):
             self._error(path, problem, fix)
-        for path, problem, fix in watched.idle(self._document.table("names")):
+        named: dict[KeyPath, object] = {("names", extension): extension for extension in self._document.table("names")}
+        for path, problem, fix in unwatched(sources, named, "remove it, or add the extension to a source"):
             self._warn(path, problem, fix)
 
     def _sources_of_sinks(self) -> None:
         """Report sources that a sink filters by but that the configuration does not have."""
         known = self._document.table("sources")
-        for name, table in self._document.table("sinks").items():
-            given = table.get("sources", [])
-            for number, source in enumerate(given if isinstance(given, list) and known else []):
-                if isinstance(source, str) and source not in known:
-                    meant = nearest(source, known)
-                    fix = f'did you mean "{meant}"?' if meant else f"name one of the sources: {', '.join(known)}"
-                    path = ("sinks", name, "sources", number)
-                    self._error(path, f"given {shown(source)}, expected the name of a source", fix)
+        for path, source in self._filtered_by("sources").items() if known else ():
+            if isinstance(source, str) and source not in known:
+                meant = nearest(source, known)
+                fix = f'did you mean "{meant}"?' if meant else f"name one of the sources: {', '.join(known)}"
+                self._error(path, f"given {shown(source)}, expected the name of a source", fix)
+
+    def _filtered_by(self, key: str) -> dict[KeyPath, object]:
+        """Return each element of the sinks' lists under this key."""
+        return {
+            ("sinks", name, key, number): value
+            for name, sink in self._document.table("sinks").items()
+            if isinstance(values := sink.get(key), list)
+            for number, value in enumerate(values)
+        }
 
     def _plan(self, name: str, table: Mapping[str, Any]) -> None:
         given = {key: plain(value) for key, value in table.items() if key in PLAN_KEYS}
-        credential = {"client_id": "-", "client_secret": "-", "jwt": "-"}
+        credential = {"client_id": "-", "client_secret": "-", "jwt": "-"}  # it does not matter here
         try:
             source = SourceSettings.model_validate_json(json.dumps(credential | given), strict=True)
         except ValidationError:
@@ -289,13 +278,12 @@ class Validator:
     def _folder(self, data_dir: Path) -> None:
         try:
             try_location(data_dir)
-        except PermissionError as error:
-            problem = f"this user cannot create or write to {data_dir}: {(error.strerror or str(error)).lower()}"
-            fix = "run this as the user that runs the service, create the folder for that user, or choose another one"
-            self._warn(("service", "data_dir"), problem, fix)
         except OSError as error:
             problem = f"cannot create or write to the folder {data_dir}: {(error.strerror or str(error)).lower()}"
-            self._error(("service", "data_dir"), problem, "choose a folder that can be created and written to")
+            fix = "choose a folder that can be created and written to"
+            if isinstance(error, PermissionError):
+                fix = "run this as the user that runs the service, create the folder for that user, or choose another"
+            self._error(("service", "data_dir"), problem, fix)
 
     def _model_warnings(self, sources: Mapping[str, SourceSettings], sinks: Mapping[str, SinkSettings]) -> None:
         for name, source in sources.items():

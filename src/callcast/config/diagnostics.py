@@ -4,16 +4,14 @@ pydantic reports which value it rejected. This module adds the file and line, th
 what to write instead. Findings never contain the value of a secret.
 """
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, time
-from itertools import islice
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
@@ -22,6 +20,9 @@ from pydantic_core import ErrorDetails
 from callcast.calls.model import EVENT_TYPES
 from callcast.config.field_types import alternatives, holds_secret
 from callcast.config.toml_lines import KeyPath
+from callcast.settings.nearest import nearest
+
+Model = TypeVar("Model", bound=BaseModel)
 
 SHOWN_MAX = 60  # characters; a longer text may be a secret in the wrong place
 SECRET_MIN = 4  # characters; masking shorter secrets would make the report unreadable
@@ -97,13 +98,6 @@ def clipped(text: str) -> str:
     return text if len(text) <= SHOWN_MAX else text[:20] + "..."
 
 
-def nearest(word: str, words: Iterable[str]) -> str | None:
-    """Return the word that was probably meant, if any. Only the first 1000 words are compared, for speed."""
-    by_small = {one.lower(): one for one in islice(words, 1000)}
-    close = difflib.get_close_matches(word.lower()[:100], by_small, n=1, cutoff=0.6)
-    return by_small[close[0]] if close else None
-
-
 def redacted(findings: Iterable[Finding], secrets: Iterable[str]) -> list[Finding]:
     """Return the findings with every secret masked: a safeguard against third-party checks that quote a secret."""
     words = sorted((word for word in secrets if len(word) >= SECRET_MIN), key=len, reverse=True)
@@ -122,20 +116,31 @@ def redacted(findings: Iterable[Finding], secrets: Iterable[str]) -> list[Findin
     ]
 
 
-def findings_of(
-    error: ValidationError, document: Document, base: KeyPath, model: type[BaseModel], homes: Mapping[str, str]
-) -> list[Finding]:
-    """Return the errors of one table, one for each key even if several members of a union rejected its value.
+def validated(
+    model: type[Model],
+    document: Document,
+    base: tuple[str, ...],
+    context: object,
+    *,
+    keys: Iterable[str] | None = None,
+    homes: Mapping[str, str] = {},
+) -> tuple[Model | None, list[Finding]]:
+    """Validate one table. Returns its settings, or None with an error for each invalid key.
 
-    homes: the header of the table that each known key belongs to, to suggest moving a misplaced key.
+    context: of pydantic; keys: those to validate (default: all); homes: the header of the table that each known key
+    belongs to, to suggest moving a misplaced key.
     """
-    table = document.table(*map(str, base))
-    groups: dict[KeyPath, list[ErrorDetails]] = {}
-    for detail in error.errors(include_url=False):
-        path = _path_in(table, detail)
-        if not _follows_from_elements(detail, _value_at(table, path)):
-            groups.setdefault(path, []).append(detail)
-    return [_finding(document, base, path, details, model, homes) for path, details in groups.items()]
+    table = document.table(*base)
+    text = json.dumps(plain(table if keys is None else {key: table[key] for key in keys}))
+    try:
+        return model.model_validate_json(text, strict=True, context=context), []
+    except ValidationError as error:
+        groups: dict[KeyPath, list[ErrorDetails]] = {}  # several members of a union may reject the same value
+        for detail in error.errors(include_url=False):
+            path = _path_in(table, detail)
+            if not _follows_from_elements(detail, _value_at(table, path)):
+                groups.setdefault(path, []).append(detail)
+        return None, [_finding(document, base, path, details, model, homes) for path, details in groups.items()]
 
 
 def _path_in(table: dict[str, Any], detail: ErrorDetails) -> KeyPath:

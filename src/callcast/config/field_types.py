@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -37,7 +38,7 @@ def _parts(annotation: Any, seen: set[type]) -> Iterator[Any]:
                 yield from _parts(argument, seen)
 
 
-def typed(text: str, annotation: Any) -> object:
+def decoded(text: str, annotation: Any) -> object:
     """Convert a variable's text to the type of its key. Raises ValueError if a list or table is not valid JSON.
 
     Text that cannot be converted is returned unchanged: validation then reports what the key expects.
@@ -45,42 +46,19 @@ def typed(text: str, annotation: Any) -> object:
     kinds = alternatives(annotation)
     if any(get_origin(kind) is Literal and text in get_args(kind) for kind in kinds):
         return text
-    if Secret in kinds:
-        return _table(text) or text
-    if bool in kinds and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    if int in kinds or float in kinds:
-        return _number(text)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = text
+    if Secret in kinds:  # a reference to a secret is a table
+        return value if isinstance(value, dict) else text
     if any(_is_collection(kind) for kind in kinds):
-        return _collection(text)
-    return text
+        if not isinstance(value, list | dict):
+            raise ValueError("expected a list or a table")
+        return value
+    return value if isinstance(value, int | float) and str not in kinds and Path not in kinds else text
 
 
 def _is_collection(kind: Any) -> bool:
     plain = get_origin(kind) or kind
     return isinstance(plain, type) and (hasattr(plain, "__len__") or issubclass(plain, BaseModel)) and plain is not str
-
-
-def _collection(text: str) -> object:
-    value = json.loads(text)
-    if not isinstance(value, list | dict):
-        raise ValueError("expected a list or a table")
-    return value
-
-
-def _table(text: str) -> dict[str, object] | None:
-    if not text.lstrip().startswith("{"):
-        return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _number(text: str) -> object:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else text

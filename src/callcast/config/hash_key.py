@@ -4,23 +4,36 @@ import secrets
 from pathlib import Path
 
 from callcast.config import Settings
+from callcast.observability import logs
 from callcast.ports.outbox import OutboxUnavailable
 from callcast.settings.private_file import write_private
 
 FILE = "hash.key"
 
 
-def hash_key(settings: Settings) -> bytes:
-    """Return the key, or b"" if no numbers are hashed. Blocks on disk I/O. Raises OutboxUnavailable."""
+def hash_key(settings: Settings, current: bytes = b"") -> bytes:
+    """Return the key, or b"" if no numbers are hashed. Blocks on disk I/O. Raises OutboxUnavailable.
+
+    current: the key that the running service uses. A key file that was deleted meanwhile is written again, because a
+    new key would change the hashes of all numbers.
+    """
     if "hash" not in {settings.service.numbers, *(sink.numbers for sink in settings.sinks.values())}:
         return b""
-    return settings.service.hash_key.reveal().encode() or _stored_key(settings.service.data_dir / FILE)
+    key = settings.service.hash_key.reveal().encode() or _stored_key(settings.service.data_dir / FILE, current)
+    if current and key != current:
+        detail = "the key for hashed numbers has changed, so the same number has another hash from now on"
+        fix = "if that is not intended, restore service.hash_key or hash.key, and reload"
+        logs.bound().warning("hash_key_changed", detail=detail, fix=fix)
+    return key
 
 
-def _stored_key(path: Path) -> bytes:
+def _stored_key(path: Path, current: bytes) -> bytes:
     try:
         if not path.exists():
-            write_private(path, secrets.token_hex(32).encode())
+            write_private(path, current or secrets.token_hex(32).encode())
+            if current:
+                detail = f"{path} was missing, and has been written again with the key in use"
+                logs.bound().warning("hash_key_restored", detail=detail, fix="keep this file, also in backups")
         key = path.read_bytes().strip()
     except OSError as error:
         cause = (error.strerror or str(error)).lower()

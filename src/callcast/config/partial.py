@@ -4,15 +4,14 @@ Errors elsewhere in the file do not matter to these commands, and they may lack 
 that only the service's user can read.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError, create_model
+from pydantic import BaseModel, create_model
 
-from callcast.config.diagnostics import ConfigError, Document, findings_of, plain
-from callcast.config.env import Overlay, keys_of
+from callcast.config.diagnostics import ConfigError, Document, validated
+from callcast.config.env import apply_variables, variable
 from callcast.config.service import ServiceSettings
 from callcast.config.toml_file import read
 from callcast.ports.sink import Filter
@@ -56,11 +55,11 @@ def sink_filters(path: Path, environ: Mapping[str, str]) -> Mapping[str, Filter]
 
 
 def _checked(model: type[Model], document: Document, base: tuple[str, ...], environ: Mapping[str, str]) -> Model:
-    keys = keys_of(model, *base)
-    Overlay(document, keys).apply({name: environ[name] for name in keys if name in environ})
-    table = {key: value for key, value in document.table(*base).items() if key in model.model_fields}
-    try:
-        keyring = Keyring(environ, document.path.parent)
-        return model.model_validate_json(json.dumps(plain(table)), strict=True, context=keyring)
-    except ValidationError as error:
-        raise ConfigError(findings_of(error, document, base, model, {})) from None
+    own = {name: environ[name] for key in model.model_fields if (name := variable(*base, key)) in environ}
+    findings = apply_variables(document, own, {base: model})
+    keyring = Keyring(environ, document.path.parent)
+    keys = [key for key in document.table(*base) if key in model.model_fields]
+    checked, more = validated(model, document, base, keyring, keys=keys)
+    if checked is None or findings:
+        raise ConfigError([*findings, *more])
+    return checked

@@ -12,9 +12,10 @@ from platformdirs import user_data_path
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from callcast.config.diagnostics import nearest, shown
+from callcast.config.diagnostics import shown
 from callcast.formats.cloudevents import Numbers
 from callcast.settings.loopback import is_loopback
+from callcast.settings.nearest import nearest
 from callcast.settings.secret import Secret, located
 
 _NO_HOME = "\0"  # marks a missing default; not a valid path

@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 import pytest
+import structlog
 
 from callcast.config import Settings, load
 from callcast.config.hash_key import hash_key
@@ -72,3 +73,25 @@ def test_an_empty_key_is_refused(tmp_path: Path) -> None:
     (tmp_path / "hash.key").write_bytes(b"\n")
     with pytest.raises(OutboxUnavailable, match="is empty"):
         hash_key(settings(tmp_path, sink='numbers = "hash"'))
+
+
+def test_a_deleted_key_is_written_again(tmp_path: Path) -> None:
+    """At a reload of a running service the key stays the same, and the log says what happened."""
+    hashing = settings(tmp_path, sink='numbers = "hash"')
+    key = hash_key(hashing)
+    (tmp_path / "hash.key").unlink()
+    with structlog.testing.capture_logs() as logged:
+        assert hash_key(hashing, key) == key
+        assert hash_key(hashing, key) == key
+    assert (tmp_path / "hash.key").read_bytes() == key
+    assert [line["event"] for line in logged] == ["hash_key_restored"]
+
+
+def test_a_changed_key_is_logged(tmp_path: Path) -> None:
+    """Then the hashes of all numbers change, which may not be intended."""
+    hashing = settings(tmp_path, sink='numbers = "hash"')
+    key = hash_key(hashing)
+    (tmp_path / "hash.key").write_bytes(b"another")
+    with structlog.testing.capture_logs() as logged:
+        assert hash_key(hashing, key) == b"another"
+    assert [line["event"] for line in logged] == ["hash_key_changed"]

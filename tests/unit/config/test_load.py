@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from callcast.calls.model import EVENT_TYPES
-from callcast.config import ConfigError, load
+from callcast.config import ConfigError, load, validate
 from callcast.settings.secret import Secret
 from callcast.sinks.webhook import Settings as Webhook
 from tests.unit.config.files import GOOD, SOURCE, STDOUT, WEBHOOK, report, settings, verdict, write
@@ -277,7 +277,7 @@ def test_names_that_nothing_shows(tmp_path: Path) -> None:
     named = '[names]\n62264425017 = "Desk"\n62264425016 = "Reception"\n5 = "No one"\n'
     found = verdict(tmp_path, SOURCE + 'extensions = ["62264425016"]\n' + STDOUT + named)
     assert [(one.key, one.fix) for one in found.warnings] == [
-        ("names.62264425017", "did you mean 62264425016?"),
+        ("names.62264425017", 'did you mean "62264425016"?'),
         ("names.5", "remove it, or add the extension to a source"),
     ]
     assert verdict(tmp_path, SOURCE + STDOUT + named).warnings == (), "~ may be anybody"
@@ -298,3 +298,24 @@ def test_mqtt_sinks_side_by_side(tmp_path: Path) -> None:
     live_calls = '[sinks.{}]\ntype = "mqtt"\nurl = "mqtts://{}"\ntopic = "{}"\n'
     sinks = live_calls.format("a", "x.example", "callcast") + live_calls.format("b", "x.example", "other")
     assert verdict(tmp_path, SOURCE + sinks + live_calls.format("c", "y.example", "callcast")).errors == ()
+
+
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [
+        (PermissionError(13, "Permission denied"), "run this as the user that runs the service, create the folder"),
+        (OSError(30, "Read-only file system"), "choose a folder that can be created and written to"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, fix: str
+) -> None:
+    """`run` would not start there, so `check` refuses it too."""
+
+    def refuse(_: Path) -> None:
+        raise error
+
+    monkeypatch.setattr("callcast.config.checks.try_location", refuse)
+    (found,) = validate(write(tmp_path, GOOD), {}, check_folders=True).errors
+    assert found.key == "service.data_dir"
+    assert found.fix.startswith(fix)
