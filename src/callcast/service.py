@@ -328,7 +328,6 @@ class Service:
             timeout_s=settings.timeout_s,
             random=self._random.random,
             log=self._log,
-            shutdown_s=None,  # the supervisor sets the limit
         )
 
     def _tokens_failed(self, detail: str) -> None:

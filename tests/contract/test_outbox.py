@@ -807,9 +807,10 @@ async def test_the_globs_and_extensions_of_a_filter_hold_all_along(outbox: Outbo
 async def test_a_sink_gets_the_events_of_its_sources_only(outbox: Outbox) -> None:
     """Events of calls and of the source's health, from the first event of a call on."""
     await outbox.subscribe({"all": Filter(), "acme": Filter(sources=("acme",)), "none": Filter(sources=("globex",))})
-    await outbox.record(None, change(event("a"), source_event()))
-    await outbox.record(None, change(event("b", source="initech"), source_event(2, source="initech")))
-    await outbox.record(None, change(event("a", "call.ended", 2), event("b", "call.ended", 2, source="initech")))
+    await outbox.record("acme", None, change(event("a"), source_event()))
+    await outbox.record("initech", None, change(event("b", source="initech"), source_event(2, source="initech")))
+    await outbox.record("acme", None, change(event("a", "call.ended", 2)))
+    await outbox.record("initech", None, change(event("b", "call.ended", 2, source="initech")))
     assert await pending(outbox) == {"all": 6, "acme": 3, "none": 0}
 
 

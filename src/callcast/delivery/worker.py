@@ -4,8 +4,7 @@ The rule: an outcome is kept until the outbox has stored it, so that a full disk
 """
 
 import asyncio
-import heapq
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Protocol, assert_never
@@ -31,9 +30,7 @@ OUTBOX_RETRY_S = 1.0  # between two attempts to use an unavailable outbox
 IDLE_S = 60.0
 # For a cause for which the sink gives no advice.
 DEFAULT_FIX = "run callcast check --send: it tests the connection and says what to do"
-# Deliveries claimed ahead, so that no sink waits for the disk. Few for a slow sink, so that new events do not wait
-# behind many replayed ones; more for a sink that keeps running out, because a claim takes long on a busy machine.
-CLAIM_AHEAD_MIN, CLAIM_AHEAD_MAX = 8, 512
+UNSTORED_MAX = 512  # acknowledgments that are not stored yet; at more, nothing else is sent
 
 
 class DeliveryTelemetry(Protocol):
@@ -76,10 +73,9 @@ class Log(Protocol):
 
 
 class DeliveryWorker:
-    """Delivers the backlog of one sink until cancelled; then lets attempts in flight finish.
+    """Delivers the backlog of one sink until cancelled; then lets attempts in flight finish, until cancelled again.
 
     timeout_s: the sink's own limit for one attempt; an attempt that exceeds it by a second is cancelled.
-    shutdown_s: how long attempts in flight may take after cancellation; None: until cancelled again.
     random: returns a number in [0, 1) for the jitter of each delay.
     `run` ends by itself only with an exception: a bug in the worker or in the sink.
     """
@@ -97,7 +93,6 @@ class DeliveryWorker:
         timeout_s: float,
         random: Callable[[], float],
         log: Log,
-        shutdown_s: float | None = 10.0,
     ) -> None:
         self.name = name
         self._sink = sink
@@ -109,12 +104,9 @@ class DeliveryWorker:
         self._timeout_s = timeout_s
         self._random = random
         self._log = log
-        self._shutdown_s = shutdown_s
         self._breaker = CircuitBreaker()
-        self._claim_ahead = CLAIM_AHEAD_MIN
-        self._waiting: list[tuple[bool, int, Delivery]] = []  # a heap: replayed deliveries come last
         self._senders: set[asyncio.Task[None]] = set()
-        self._probes: set[asyncio.Task[None]] = set()  # the senders of recovery probes
+        self._probes: set[int] = set()  # the numbers of the deliveries that are sent as recovery probes
         self._acked: list[Acked] = []  # acknowledged, and not yet being stored
         self._acks_in_flight: list[Acked] = []  # being stored
         self._ack_added = asyncio.Event()
@@ -147,22 +139,14 @@ class DeliveryWorker:
         except asyncio.CancelledError:
             self._stopping = True
             await _cancel(loops)
-            await self._release_waiting()
-            await self._drain()
+            while self._is_busy():  # until all attempts have ended and their outcomes are stored
+                await self._wait_for_room()
             raise
         finally:
             self._stopping = True
             await _cancel(loops)
-            await self._release_waiting()
             await _cancel((*self._senders, acking))
             await self._store_remaining_acks()
-
-    async def _drain(self) -> None:
-        """Wait until all attempts in flight have ended and their outcomes are stored, at most `shutdown_s`."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._shutdown_s):
-                while self._is_busy():
-                    await self._wait_for_room()
 
     def _is_busy(self) -> bool:
         return bool(self._senders or self._acked or self._acks_in_flight)
@@ -174,9 +158,7 @@ class DeliveryWorker:
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         self._senders.discard(task)
-        self._probes.discard(task)
         self._freed.set()
-        self._send_waiting()
         if not task.cancelled() and (error := task.exception()) and self._fault and not self._fault.done():
             self._fault.set_exception(error)
 
@@ -191,8 +173,6 @@ class DeliveryWorker:
                 await self._outbox_failed(error)
 
     async def _step(self) -> None:
-        if self._is_paused():
-            await self._release_waiting()
         held_s = self._breaker.held_for_s(self._clock.now())
         if held_s > 0:
             await self._expire_overdue()
@@ -204,17 +184,13 @@ class DeliveryWorker:
             await self._deliver()
 
     async def _deliver(self) -> None:
-        if (room := self._claim_limit()) <= 0:
+        room = self._concurrency - len(self._senders)
+        if room <= 0 or not self._may_send():
             await self._wait_for_room()
             return
-        claimed = await self._outbox.claim(self.name, limit=room)
-        ran_dry = not self._waiting and len(claimed) == room
-        self._claim_ahead = (
-            min(2 * self._claim_ahead, CLAIM_AHEAD_MAX) if ran_dry else max(self._claim_ahead // 2, CLAIM_AHEAD_MIN)
-        )
+        claimed = await self._claim(room)
         for delivery in claimed:
-            heapq.heappush(self._waiting, (delivery.replayed, delivery.seq, delivery))
-        self._send_waiting()
+            self._begin(self._send_on(delivery))
         if len(claimed) < room and not self._is_paused():
             await self._wait_for_due()
 
@@ -232,35 +208,27 @@ class DeliveryWorker:
             left_s = min(left_s, (self._probe_at - now).total_seconds())
         await self._outbox.wait(self.name, timeout_s=left_s)
 
-    def _claim_limit(self) -> int:
-        """How many deliveries to claim; 0 while enough are waiting, because a claim costs the same for any number."""
-        if 2 * len(self._waiting) > self._claim_ahead:
-            return 0
-        wanted = self._concurrency - len(self._senders) + self._claim_ahead - len(self._waiting)
-        in_flight = len(self._senders) + len(self._acked) + len(self._acks_in_flight)
-        return min(wanted, self._concurrency + CLAIM_AHEAD_MAX - in_flight - len(self._waiting))
-
-    def _send_waiting(self) -> None:
-        """Start senders for waiting deliveries, up to the concurrency limit."""
+    async def _claim(self, limit: int) -> Sequence[Delivery]:
+        claimed = await self._outbox.claim(self.name, limit=limit)
         if self._may_send():
-            for _ in range(min(len(self._waiting), self._concurrency - len(self._senders))):
-                self._begin(self._send_on())
+            return claimed
+        for delivery in claimed:  # the sink has begun to fail meanwhile
+            await self._outbox.release(delivery)
+        return ()
 
-    async def _send_on(self) -> None:
-        """Send waiting deliveries one after another: a task for each would cost more than the send of some sinks."""
-        while self._waiting and self._may_send():
-            *_, delivery = heapq.heappop(self._waiting)
-            self._freed.set()
-            await self._attempt(delivery)
+    async def _send_on(self, delivery: Delivery) -> None:
+        """Send a delivery, and others while any is due: a task for each would cost more than the send of some sinks."""
+        claimed: Sequence[Delivery] = (delivery,)
+        while claimed:
+            await self._attempt(claimed[0])
+            claimed = ()
+            if self._may_send():
+                with suppress(OutboxUnavailable):  # the next claim reports it
+                    claimed = await self._claim(1)
 
     def _may_send(self) -> bool:
-        return not (self._stopping or self._is_paused())
-
-    async def _release_waiting(self) -> None:
-        """Release claimed deliveries that must not be sent now."""
-        while self._waiting:
-            *_, delivery = self._waiting.pop()
-            await self._outbox.release(delivery)
+        unstored = len(self._acked) + len(self._acks_in_flight)
+        return not (self._stopping or self._is_paused()) and unstored < UNSTORED_MAX
 
     async def _recovery_probe(self) -> None:
         """Send recovery probes on schedule, each for another call, and at once for a new call."""
@@ -285,7 +253,8 @@ class DeliveryWorker:
         if self._breaker.held_for_s(self._clock.now()) > 0:  # since it was claimed
             await self._outbox.release(delivery)
         else:
-            self._probes.add(self._begin(self._attempt(delivery)))
+            self._probes.add(delivery.seq)
+            self._begin(self._attempt(delivery))
 
     def _may_probe(self) -> bool:
         most = 1 if self._breaker.gone else RECOVERY_PROBES_MAX
@@ -336,10 +305,8 @@ class DeliveryWorker:
 
     # One attempt
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._start(work)
-        self._senders.add(task)
-        return task
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        self._senders.add(self._start(work))
 
     async def _attempt(self, delivery: Delivery) -> None:
         """Attempt a delivery. It is released if anything ends the attempt before its outcome is stored."""
@@ -348,6 +315,8 @@ class DeliveryWorker:
         except BaseException:
             await self._outbox.release(delivery)
             raise
+        finally:
+            self._probes.discard(delivery.seq)
 
     async def _try(self, delivery: Delivery) -> None:
         expires_at = self._policy.expires_at(delivery.pending_since, live=delivery.live)
@@ -358,6 +327,7 @@ class DeliveryWorker:
         # The age may come from a wall clock that was wrong, so a delivery that is not live is attempted at least once.
         overdue = self._clock.now() >= expires_at and (delivery.live or delivery.first_tried_at is not None)
         outcome = None if overdue else self._retry_unless_alone(delivery, await self._send(delivery))
+        self._probes.discard(delivery.seq)  # before its outcome is stored, which lets the next step begin
         took_s = self._clock.monotonic() - began_s
         if outcome is None:
             await self._expire(delivery)

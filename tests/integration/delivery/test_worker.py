@@ -1,4 +1,4 @@
-"""the delivery worker against the real outbox, with a clock turned by hand and a remote side that answers as told."""
+"""The delivery worker against the real outbox, with a clock turned by hand and a remote side that answers as told."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from callcast.calls.model import Event
-from callcast.delivery.worker import CLAIM_AHEAD_MAX, DEFAULT_FIX, DeliveryWorker, SinkTrouble
+from callcast.delivery.worker import DEFAULT_FIX, UNSTORED_MAX, DeliveryWorker, SinkTrouble
 from callcast.outbox.opening import open_admin
 from callcast.outbox.sqlite.pruning import Limits
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
@@ -86,6 +86,15 @@ class EventHistory:
     warning = error = info
 
 
+async def cancelled_twice(*tasks: asyncio.Task[None]) -> None:
+    """Stop workers; what has not ended then is cancelled, as by the supervisor after `service.shutdown_s`."""
+    for _ in range(2):
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=0.2)
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 class Bench:
     """One delivery worker, its outbox, its remote side, and the clock that moves them all."""
 
@@ -103,7 +112,6 @@ class Bench:
         self,
         concurrency: int = 8,
         timeout_s: float = 15,
-        shutdown_s: float | None = 10,
         policy: RetryPolicy | None = None,
     ) -> DeliveryWorker:
         return DeliveryWorker(
@@ -117,7 +125,6 @@ class Bench:
             timeout_s=timeout_s,
             random=lambda: 0.5,
             log=self.told,
-            shutdown_s=shutdown_s,
         )
 
     async def start(self, **settings: Any) -> None:
@@ -126,8 +133,7 @@ class Bench:
 
     async def stop(self) -> None:
         if self.task is not None:
-            self.task.cancel()
-            await asyncio.gather(self.task, return_exceptions=True)
+            await cancelled_twice(self.task)
             self.task = None
 
     async def record(self, *events: Event) -> None:
@@ -285,14 +291,12 @@ async def test_a_serial_sink_does_not_wait_for_the_disk(bench: Bench, monkeypatc
 
     monkeypatch.setattr(bench.outbox, "ack", slowly)
     await bench.start(concurrency=1)
-    await bench.record(*(event(f"c{n}") for n in range(CLAIM_AHEAD_MAX + 50)))
+    await bench.record(*(event(f"c{n}") for n in range(UNSTORED_MAX + 50)))
     await settled()
-    assert [key for _, key, _, _ in bench.far.sent] == [f"c{n}" for n in range(1 + CLAIM_AHEAD_MAX)], (
-        "no more unsettled"
-    )
+    assert [key for _, key, _, _ in bench.far.sent] == [f"c{n}" for n in range(UNSTORED_MAX)], "no more unsettled"
     gate.set()
     await settled()
-    assert len(bench.far.sent) == CLAIM_AHEAD_MAX + 50
+    assert len(bench.far.sent) == UNSTORED_MAX + 50
     assert bench.far.most_open == 1
     assert await bench.pending() == 0
 
@@ -967,14 +971,14 @@ async def test_a_stop_lets_the_flying_land(bench: Bench) -> None:
 
 
 async def test_a_stop_has_an_end(bench: Bench) -> None:
-    """After `shutdown_s` what still flies is cancelled and given back: it is pending, and counts no attempt."""
+    """Cancelled twice, what still flies is cancelled and released: it is pending, and counts no attempt."""
 
     async def hang(_: Delivery) -> Outcome:
         await asyncio.Event().wait()
         raise AssertionError
 
     bench.far.answer = hang
-    await bench.start(shutdown_s=0.01)
+    await bench.start()
     await bench.record(event("a"))
     await bench.stop()
     assert bench.far.open == 0
@@ -991,7 +995,7 @@ async def test_an_impatient_stop_leaves_nothing_in_flight(bench: Bench, monkeypa
         raise OutboxUnavailable("full")
 
     monkeypatch.setattr(bench.outbox, "ack", ack)
-    await bench.start(shutdown_s=None)
+    await bench.start()
     await bench.record(event("a"), event("a", "call.ended", 2))
     assert bench.task is not None
     for _ in range(2):
@@ -1016,7 +1020,7 @@ async def test_an_impatient_stop_settles_what_the_disk_takes(bench: Bench, monke
         await works(taken)
 
     monkeypatch.setattr(bench.outbox, "ack", ack)
-    await bench.start(shutdown_s=None)
+    await bench.start()
     await bench.record(event("a"), event("b"))
     assert bench.task is not None
     for _ in range(2):
@@ -1079,7 +1083,7 @@ async def test_one_sinks_trouble_is_its_own(bench: Bench) -> None:
     for name, answer in (("hangs", hang), ("fails", lambda _: answering(DOWN))):
         far = RemoteSide(bench.clock)
         far.answer = answer
-        one = bench.delivery_worker(shutdown_s=0.01)
+        one = bench.delivery_worker()
         one.name, one._sink = name, far
         others.append(asyncio.create_task(one.run()))
     await bench.start()
@@ -1087,9 +1091,7 @@ async def test_one_sinks_trouble_is_its_own(bench: Bench) -> None:
         await bench.record(event(f"c{n}", "call.ended", 1))
         await bench.clock.turn(1)
     assert [at_s for at_s, *_ in bench.far.sent] == [float(n) for n in range(20)]
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    await cancelled_twice(*others)
 
 
 @pytest.mark.parametrize("answer", [DOWN, Rejected("413"), "expired", "hangs"])
@@ -1119,7 +1121,7 @@ async def test_a_stop_while_the_disk_is_full_keeps_no_claim(
         await bench.outbox.record("acme", None, change(event("a")))
         await bench.clock.turn(61)
     bench.far.answer = hang if isinstance(answer, str) else answer
-    await bench.start(shutdown_s=None)
+    await bench.start()
     await bench.record(event("a"), event("a", "call.ended", 2))
     assert bench.task is not None
     for _ in range(2):

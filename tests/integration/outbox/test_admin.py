@@ -129,6 +129,7 @@ async def test_replay(tmp_path: Path) -> None:
         await clock.turn(120)
         minute_ago, long_ago = clock.now() - HOUR / 60, clock.now() - 75 * HOUR
         assert await outbox.expire_overdue("crm", live_before=minute_ago, final_before=long_ago) == Overdue()
+        await asyncio.wait_for(outbox.wait("crm", timeout_s=3600), 5)
         first = await outbox.claim("crm", limit=9)
         assert [one.event.id for one in first] == [event("a").id, event("b").id]
         assert [(one.live, one.attempt, one.replayed) for one in first] == [(False, 2, True)] * 2

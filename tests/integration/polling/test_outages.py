@@ -22,7 +22,7 @@ from callcast.sinks.webhook import Settings
 from callcast.testing import context
 from tests.builders import change, event
 from tests.clock import TurnedClock
-from tests.integration.delivery.test_worker import EventHistory
+from tests.integration.delivery.test_worker import EventHistory, cancelled_twice
 
 HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
@@ -41,6 +41,7 @@ class Acked:
 
     async def send(self, delivery: Delivery, /) -> Outcome:
         self.attempts.append(self._clock.monotonic())
+        await asyncio.sleep(0)  # as every remote side: the loop turns before its answer
         outcome = await self._far(delivery)
         if isinstance(outcome, Delivered):
             self.taken.append((self._clock.monotonic(), delivery.event.key, delivery.event.type))
@@ -66,15 +67,12 @@ class House:
                 timeout_s=15,
                 random=lambda: 0.5,
                 log=self.told[name],
-                shutdown_s=0.01,
             )
             self._tasks.append(asyncio.create_task(one.run()))
         await self.clock.settle()
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancelled_twice(*self._tasks)
 
     async def call(self, number: int, types: Iterable[str] = TYPES) -> None:
         for sequence, type_ in enumerate(types, start=1):

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import msgspec
 
 from callcast.calls.model import Call, Event
-from callcast.ports.sink import Delivery
 
 T = TypeVar("T")
 
@@ -67,11 +66,6 @@ def ordering_key(source: str, key: str) -> int:
 def replay_ordering_key(ordering_key: int) -> int:
     """A separate ordering key for replayed events, so that they do not delay new events of their call."""
     return ordering_key ^ _REPLAYED
-
-
-def ordering_key_of_delivery(delivery: Delivery) -> int:
-    ordering_key = ordering_key_of(delivery.event)
-    return replay_ordering_key(ordering_key) if delivery.replayed else ordering_key
 
 
 def ordering_key_of(event: Event) -> int:

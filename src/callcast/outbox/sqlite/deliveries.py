@@ -2,13 +2,11 @@
 
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
-from msgspec import Struct
-
 from callcast.calls.model import CallEvent, ChangeSet, Event, PollRecord
+from callcast.outbox.claims import Due, Front
 from callcast.outbox.sqlite import calls
 from callcast.outbox.sqlite.codec import (
     batched,
@@ -16,7 +14,6 @@ from callcast.outbox.sqlite.codec import (
     encode_rows,
     event_of,
     ordering_key_of,
-    ordering_key_of_delivery,
     rows_of,
     time_of,
 )
@@ -74,23 +71,24 @@ _PENDING = """
 SELECT json_group_array(json_array(sink, seq, ordering_key)) FROM deliveries WHERE (sink, seq) IN (
   SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))
 """
-_SETTLE = """
+_REMOVE = """
 DELETE FROM deliveries WHERE (sink, seq) IN (
   SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))
 """
-_ATTEMPTED = """
+_ADD_ATTEMPTS = """
 INSERT OR REPLACE INTO attempts (sink, seq, n, at, word, detail, took_us)
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-  json_extract(value, '$[3]'), 'delivered', json_extract(value, '$[5]'), json_extract(value, '$[4]') FROM json_each(?)
+  json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]')
+FROM json_each(?)
 """
-_TO_THE_FRONT = """
+_TO_THE_FRONT = f"""
 UPDATE deliveries SET state = 1 WHERE state = 0 AND (sink, seq) IN (
   SELECT sink, (SELECT d.seq FROM deliveries d INDEXED BY deliveries_by_ordering_key WHERE d.sink = settled.sink
     AND d.ordering_key = settled.ordering_key ORDER BY d.seq LIMIT 1)
   FROM (SELECT json_extract(value, '$[0]') AS sink, json_extract(value, '$[2]') AS ordering_key FROM
     json_each(?)) settled)
-RETURNING sink
-"""
+RETURNING {_COLUMNS}, (SELECT name FROM sinks WHERE id = sink)
+"""  # noqa: S608
 
 # The wall clock may have been ahead when these times were written. Then recorded events count as new, and waiting
 # deliveries are due at the latest after their longest delay from now. The times of earlier attempts are discarded.
@@ -104,24 +102,6 @@ _CORRECT_TIMES = (
     " WHERE pending_at > :now OR state > 1 AND due_at > :now",
     "UPDATE deliveries SET first_tried_at = NULL WHERE first_tried_at IS NOT NULL",
 )
-
-
-_New = tuple[int, int, Event]  # number, ordering key, event
-
-
-class DueDelivery(Struct, frozen=True):
-    """A new delivery that is due now; `fresh` if it is the first event of its call for the sink."""
-
-    ordering_key: int
-    delivery: Delivery
-    fresh: bool
-
-
-class Claimed(Struct, frozen=True):
-    """Deliveries with their ordering keys, and when more may be claimed: None if that needs another change."""
-
-    found: Sequence[tuple[int, Delivery]]
-    due_us: int | None
 
 
 class Deliveries:
@@ -173,118 +153,98 @@ class Deliveries:
 
     # Recording
 
-    def record(self, source: str, poll: PollRecord | None, change: ChangeSet, now_us: int) -> Sequence[DueDelivery]:
+    def record(self, source: str, poll: PollRecord | None, change: ChangeSet, now_us: int) -> Sequence[Due]:
+        """Returns the new deliveries that are due."""
         if poll is not None:
             calls.keep_poll(self.connection, source, poll)
         calls.keep_calls(self.connection, source, change.calls, now_us)
-        return [
-            due
-            for some in batched(change.events, calls.ROWS)
-            for due in self._add_deliveries(self._put(some, now_us), now_us)
-        ]
+        wishes = [(self.id_of(name), wish) for name, wish in self.filters.items() if wish.has_source(source)]
+        due: list[Due] = []
+        for some in batched(change.events, calls.ROWS):
+            new = self._put_events(some, now_us)
+            if rows := self._wanted(new, wishes):
+                positions = self._execute(_POSITIONS, (encode_rows(rows),)).fetchone()[0]
+                self._execute(_ADD_DELIVERIES, {"rows": positions, "now": now_us})
+                due += self._first_attempts(rows_of(positions), now_us)
+        return due
 
-    def _put(self, events: Sequence[Event], now_us: int) -> list[_New]:
-        """Store the events that are not stored yet, numbered in order."""
+    def _put_events(self, events: Sequence[Event], now_us: int) -> list[tuple[int, int, Event]]:
+        """Store the events that are not stored yet. Returns them with their numbers, in order, and ordering keys."""
         given = {event.id: event for event in events}
         last, known = self._execute(_KNOWN, (encode_rows(list(given)),)).fetchone()
         for event_id in rows_of(known):
             del given[event_id]
         new = [(seq, ordering_key_of(event), event) for seq, event in enumerate(given.values(), last + 1)]
-        if new:
-            row = ",".join(["(?, ?, ?, ?, ?)"] * len(new))
-            values = [
-                value
-                for seq, ordering_key, event in new
-                for value in (seq, event.id, ordering_key, now_us, encode(event))
-            ]
-            self._execute(_PUT_EVENTS.format(row), values)
-        for seq, _, event in new:
+        values: list[object] = []
+        for seq, ordering_key, event in new:
+            values += (seq, event.id, ordering_key, now_us, encode(event))
             self._keep_event(seq, event, now_us)
+        if new:
+            self._execute(_PUT_EVENTS.format(",".join(["(?, ?, ?, ?, ?)"] * len(new))), values)
         return new
 
-    def _add_deliveries(self, new: Sequence[_New], now_us: int) -> list[DueDelivery]:
-        rows = self._pending(new)
-        if not rows:
-            return []
-        positions = self._execute(_POSITIONS, (encode_rows(rows),)).fetchone()[0]
-        self._execute(_ADD_DELIVERIES, {"rows": positions, "now": now_us})
-        names, events, at = self._names(), {seq: event for seq, _, event in new}, time_of(now_us)
-        return [
-            DueDelivery(ordering_key, _first_attempt(names[sink], seq, events[seq], at), bool(fresh))
-            for sink, seq, ordering_key, state, _, fresh in sorted(rows_of(positions), key=itemgetter(1))
-            if state == READY
+    def _wanted(
+        self, new: Sequence[tuple[int, int, Event]], wishes: Sequence[tuple[int, Filter]]
+    ) -> list[tuple[int, int, int, bool, int | None, bool]]:
+        """A row for each event and sink that gets it; the last value: an earlier row is of the same call."""
+        undecided = [  # sinks that get the event only if they got an earlier one of the call
+            (sink, ordering_key)
+            for _, ordering_key, event in new
+            for sink, wish in wishes
+            if wish.wants(event, followed=True) and not wish.wants(event)
         ]
-
-    def _pending(self, new: Sequence[_New]) -> list[tuple[int, int, int, bool, int | None, bool]]:
-        """A row for each event and sink that gets it; `behind` if an earlier row is of the same call."""
-        rows, earlier, followed = [], set(), self._followed(new)
+        followed, earlier, rows = set(), set(), []
+        if undecided:
+            found = self._execute(_FOLLOWED, (encode_rows(undecided),)).fetchone()[0]
+            followed = {(sink, ordering_key) for sink, ordering_key in rows_of(found)}
         for seq, ordering_key, event in new:
             first = int(event.sequence == 1) if isinstance(event, CallEvent) else None
-            for name, wish in self.filters.items():
-                key = (self.id_of(name), ordering_key)
+            for sink, wish in wishes:
+                key = (sink, ordering_key)
                 if wish.wants(event, followed=key in followed or key in earlier):
-                    rows.append((key[0], seq, ordering_key, event.live, first, key in earlier))
+                    rows.append((sink, seq, ordering_key, event.live, first, key in earlier))
                     earlier.add(key)
         return rows
 
-    def _followed(self, new: Sequence[_New]) -> set[tuple[int, int]]:
-        """Sinks and calls (as ordering keys) with an earlier event, where that makes a difference."""
-        undecided = {
-            (self.id_of(name), ordering_key)
-            for _, ordering_key, event in new
-            for name, wish in self.filters.items()
-            if wish.wants(event, followed=True) and not wish.wants(event)
-        }
-        if not undecided:
-            return set()
-        found = self._execute(_FOLLOWED, (encode_rows(list(undecided)),)).fetchone()[0]
-        return {(sink, ordering_key) for sink, ordering_key in rows_of(found)}
-
-    def _names(self) -> Mapping[int, str]:
-        return {self.id_of(name): name for name in self.filters}
+    def _first_attempts(self, rows: Sequence[tuple[int, int, int, int, bool, int]], now_us: int) -> list[Due]:
+        at, names = time_of(now_us), {self.id_of(name): name for name in self.filters}
+        return [
+            Due(
+                ordering_key,
+                Delivery(
+                    sink=names[sink], seq=seq, event=self._event(seq)[0], attempt=1, recorded_at=at, pending_at=at
+                ),
+                bool(fresh),
+            )
+            for sink, seq, ordering_key, state, _, fresh in rows
+            if state == READY
+        ]
 
     # Claiming
 
-    def claim(self, sink: str, limit: int, in_flight: Collection[int], now_us: int) -> Claimed:
+    def front(self, sink: str, limit: int, claimed: int, now_us: int) -> Front:
+        """The first due deliveries. `claimed`: how many of the sink are claimed, which are found too."""
         sink_id = self.id_of(sink)
         self._promote(sink_id, now_us)
-        rows = rows_of(self._execute(_READY, (sink_id, limit + len(in_flight))).fetchone()[0])
+        rows = rows_of(self._execute(_READY, (sink_id, limit + claimed)).fetchone()[0])
         rows.sort(key=itemgetter(5, 0))  # by replayed, seq, because json_group_array does not keep the order
-        found = [(row[1], self._delivery(sink, row)) for row in rows if row[1] not in in_flight][:limit]
-        busy = in_flight if not found else {*in_flight, *(ordering_key for ordering_key, _ in found)}
-        return Claimed(found, self._waiting_until_us(sink_id, busy) if len(found) < limit else 0)
+        waiting = self._execute(
+            "SELECT ordering_key, due_at FROM deliveries INDEXED BY deliveries_waiting WHERE sink = ? AND state > 1"
+            " ORDER BY due_at LIMIT ?",
+            (sink_id, 1 + claimed),
+        ).fetchall()
+        return Front([self._due(sink, row) for row in rows], len(rows) < limit + claimed, waiting)
 
-    def claim_probe(
-        self, sink: str, after_seq: int, fresh: bool, in_flight: Collection[int], now_us: int
-    ) -> tuple[int, Delivery] | None:
+    def probe(self, sink: str, after_seq: int, fresh: bool, claimed: Collection[int], now_us: int) -> Due | None:
+        """A delivery for a recovery probe. `claimed`: ordering keys."""
         which = "INDEXED BY deliveries_fresh WHERE sink = :sink AND seq > :after AND fresh = 1 AND state = 1"
         if not fresh:
             which = "WHERE sink = :sink AND seq > :after AND (state IN (1, 2) OR state = 3 AND due_at <= :now)"
         rows = self._execute(
             f"{_CLAIMED} {which} ORDER BY seq LIMIT :most",
-            {"sink": self.id_of(sink), "after": after_seq, "most": 1 + len(in_flight), "now": now_us},
+            {"sink": self.id_of(sink), "after": after_seq, "most": 1 + len(claimed), "now": now_us},
         )
-        free = [row for row in rows.fetchall() if row[1] not in in_flight]
-        return (free[0][1], self._delivery(sink, free[0])) if free else None
-
-    def next_due_us(self, sink: str, in_flight: Collection[int]) -> int | None:
-        """When a delivery may be claimed: 0 for now, None if that needs another change."""
-        sink_id, enough = self.id_of(sink), 1 + len(in_flight)
-        ready = self._execute(
-            "SELECT ordering_key FROM deliveries INDEXED BY deliveries_ready WHERE sink = ? AND state = 1 LIMIT ?",
-            (sink_id, enough),
-        )
-        if any(ordering_key not in in_flight for (ordering_key,) in ready.fetchall()):
-            return 0
-        return self._waiting_until_us(sink_id, in_flight)
-
-    def _waiting_until_us(self, sink: int, in_flight: Collection[int]) -> int | None:
-        waiting = self._execute(
-            "SELECT ordering_key, due_at FROM deliveries INDEXED BY deliveries_waiting WHERE sink = ? AND state > 1"
-            " ORDER BY due_at LIMIT ?",
-            (sink, 1 + len(in_flight)),
-        )
-        return next((due_at for ordering_key, due_at in waiting.fetchall() if ordering_key not in in_flight), None)
+        return next((self._due(sink, row) for row in rows.fetchall() if row[1] not in claimed), None)
 
     def _promote(self, sink: int, now_us: int, *, held: bool = True) -> int:
         """Make waiting deliveries ready that are due; writes only if there are any."""
@@ -304,10 +264,10 @@ class Deliveries:
         """Process one slice; true while there are more."""
         return self._promote(self.id_of(sink), 1 << 62, held=held) == _SLICE
 
-    def _delivery(self, sink: str, row: tuple[int, int, int, int, int | None, int]) -> Delivery:
-        seq, _, attempts, pending_at, first_tried_at, replayed = row
+    def _due(self, sink: str, row: Sequence[Any]) -> Due:
+        seq, ordering_key, attempts, pending_at, first_tried_at, replayed = row
         event, recorded_at = self._event(seq)
-        return Delivery(
+        delivery = Delivery(
             sink=sink,
             seq=seq,
             event=event,
@@ -317,75 +277,74 @@ class Deliveries:
             first_tried_at=None if first_tried_at is None else time_of(first_tried_at),
             replayed=bool(replayed),
         )
+        return Due(ordering_key, delivery)
 
-    # Settling. Deliveries that were dropped while in flight are ignored
+    # Settling. Deliveries that were dropped while claimed are ignored. Returns the deliveries that are due now instead
 
-    def settle(self, batch: Sequence[Acked], now_us: int) -> frozenset[str]:
-        """Acknowledge deliveries. Returns the sinks for which the next event of a call is due now."""
-        taken = {(self.id_of(one.delivery.sink), one.delivery.seq): one for one in batch}
-        found = self._execute(_PENDING, (encode_rows(list(taken)),)).fetchone()[0]
-        pending = rows_of(found)
-        if not pending:
-            return frozenset()
-        self._execute(_SETTLE, (found,))
-        attempts = [(sink, seq, *_attempt(taken[sink, seq], now_us)) for sink, seq, _ in pending]
-        self._execute(_ATTEMPTED, (encode_rows(attempts),))
-        for sink, seq, number, *_ in attempts:
-            self._forget_attempts(seq, sink, number)
-        names = {sink: taken[sink, seq].delivery.sink for sink, seq, _ in pending}
-        followed = self._execute(_TO_THE_FRONT, (found,)).fetchall()
-        return frozenset(names[sink] for (sink,) in followed)
+    def settle(self, batch: Sequence[Acked], now_us: int) -> Sequence[Due]:
+        """Acknowledge deliveries."""
+        acked = {(self.id_of(one.delivery.sink), one.delivery.seq): one for one in batch}
+        pending = self._pending(list(acked))
+        attempts = []
+        for sink, seq, _ in pending:
+            one = acked[sink, seq]
+            took_us = round(one.took_s * 1e6)
+            attempts.append((sink, seq, one.delivery.attempt, now_us, "delivered", one.detail, took_us))
+        self._add_attempts(attempts)
+        return self.remove(pending)
 
     def retry(
         self, delivery: Delivery, due_at: int, held: bool, reason: str, detail: str, took_s: float, now_us: int
     ) -> None:
-        if not self._is_pending(delivery):
-            return
-        self._record_attempt(delivery, reason, detail, took_s, now_us)
-        state = HELD if held else WAITING
-        self._execute(
-            "UPDATE deliveries SET state = ?, due_at = ?, attempts = ?, fresh = 0, reason = ?, detail = ?,"
-            " first_tried_at = coalesce(first_tried_at, ?) WHERE sink = ? AND seq = ?",
-            (state, due_at, delivery.attempt, reason, detail, now_us, self.id_of(delivery.sink), delivery.seq),
-        )
+        for sink, seq, _ in self._pending([(self.id_of(delivery.sink), delivery.seq)]):
+            self._add_attempts([(sink, seq, delivery.attempt, now_us, reason, detail, round(took_s * 1e6))])
+            self._execute(
+                "UPDATE deliveries SET state = ?, due_at = ?, attempts = ?, fresh = 0, reason = ?, detail = ?,"
+                " first_tried_at = coalesce(first_tried_at, ?) WHERE sink = ? AND seq = ?",
+                (HELD if held else WAITING, due_at, delivery.attempt, reason, detail, now_us, sink, seq),
+            )
 
-    def dead_letter(self, delivery: Delivery, reason: str, detail: str, took_s: float, now_us: int) -> None:
-        if not self._is_pending(delivery):
-            return
-        self._record_attempt(delivery, reason, detail, took_s, now_us)
-        self._add_dead_letter(self.id_of(delivery.sink), delivery.seq, delivery.attempt, reason, detail, now_us)
-        self._settled(delivery)
+    def dead_letter(self, delivery: Delivery, reason: str, detail: str, took_s: float, now_us: int) -> Sequence[Due]:
+        pending = self._pending([(self.id_of(delivery.sink), delivery.seq)])
+        for sink, seq, _ in pending:
+            self._add_attempts([(sink, seq, delivery.attempt, now_us, reason, detail, round(took_s * 1e6))])
+            self._add_dead_letter(sink, seq, delivery.attempt, reason, detail, now_us)
+        return self.remove(pending)
 
-    def expire(self, sink: str, seq: int, now_us: int) -> bool:
-        """Expire a delivery. True if it was a live event, false if it became a dead letter or was settled."""
-        sink_id = self.id_of(sink)
-        row = self._execute(
-            "SELECT ordering_key, live, attempts, reason, detail FROM deliveries WHERE sink = ? AND seq = ?",
-            (sink_id, seq),
+    def expire(self, delivery: Delivery, now_us: int) -> Sequence[Due]:
+        pending = self._pending([(self.id_of(delivery.sink), delivery.seq)])
+        for sink, seq, _ in pending:
+            self._expire(sink, seq, now_us)
+        return self.remove(pending)
+
+    def _expire(self, sink: int, seq: int, now_us: int) -> bool:
+        """Note that a delivery expires. True if it is a live event, false if it becomes a dead letter."""
+        live, attempts, reason, detail = self._execute(
+            "SELECT live, attempts, reason, detail FROM deliveries WHERE sink = ? AND seq = ?", (sink, seq)
         ).fetchone()
-        if row is None:
-            return False
-        ordering_key, live, attempts, reason, detail = row
         if live:
-            self._put_attempt(seq, sink_id, attempts, now_us, "expired", "", None)
+            self._add_attempts([(sink, seq, attempts, now_us, "expired", "", None)])
         else:
             why = detail or reason or "never tried"
-            self._add_dead_letter(sink_id, seq, attempts, reason or "never_tried", f"given up: {why}", now_us)
-        self.drop(sink_id, seq, ordering_key)
+            self._add_dead_letter(sink, seq, attempts, reason or "never_tried", f"given up: {why}", now_us)
         return bool(live)
 
     def expire_overdue(
-        self, sink: str, live_before_us: int, final_before_us: int, in_flight: Collection[int], now_us: int
+        self, sink: str, live_before_us: int, final_before_us: int, claimed: Collection[int], now_us: int
     ) -> Overdue:
         sink_id = self.id_of(sink)
         live = self._overdue(sink_id, "INDEXED BY deliveries_live WHERE sink = ? AND live = 1", live_before_us)
         tried = "INDEXED BY deliveries_tried WHERE sink = ? AND first_tried_at IS NOT NULL AND live = 0"
-        final = self._overdue(sink_id, tried, final_before_us)
-        outcomes = [
-            self.expire(sink, seq, now_us)
-            for seq, ordering_key in live + final
-            if ordering_key not in in_flight and self._first_of(sink_id, ordering_key) == seq
-        ]
+        outcomes = []
+        for seq, ordering_key in live + self._overdue(sink_id, tried, final_before_us):
+            first = self._execute(
+                "SELECT seq FROM deliveries INDEXED BY deliveries_by_ordering_key WHERE sink = ? AND ordering_key = ?"
+                " ORDER BY seq LIMIT 1",
+                (sink_id, ordering_key),
+            ).fetchone()
+            if ordering_key not in claimed and first == (seq,):
+                outcomes.append(self._expire(sink_id, seq, now_us))
+                self.remove([(sink_id, seq, ordering_key)])
         return Overdue(expired=sum(outcomes), dead=len(outcomes) - sum(outcomes))
 
     def _overdue(self, sink: int, which: str, before_us: int) -> list[tuple[int, int]]:
@@ -401,19 +360,17 @@ class Deliveries:
                 break
         return overdue
 
-    def drop(self, sink: int, seq: int, ordering_key: int) -> None:
-        """Delete a delivery, and make the next one of its call ready."""
-        self._execute("DELETE FROM deliveries WHERE sink = ? AND seq = ?", (sink, seq))
-        following = self._first_of(sink, ordering_key)
-        if following is not None:
-            self._execute("UPDATE deliveries SET state = 1 WHERE sink = ? AND seq = ? AND state = 0", (sink, following))
+    def _pending(self, keys: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
+        """Those of these deliveries (sink, seq) that are still pending, with their ordering keys."""
+        return rows_of(self._execute(_PENDING, (encode_rows(keys),)).fetchone()[0])
 
-    def _settled(self, delivery: Delivery) -> None:
-        self.drop(self.id_of(delivery.sink), delivery.seq, ordering_key_of_delivery(delivery))
-
-    def _is_pending(self, delivery: Delivery) -> bool:
-        key = (self.id_of(delivery.sink), delivery.seq)
-        return self._execute("SELECT 1 FROM deliveries WHERE sink = ? AND seq = ?", key).fetchone() is not None
+    def remove(self, rows: Sequence[tuple[int, int, int]]) -> Sequence[Due]:
+        """Delete deliveries (sink, seq, ordering key), and make the next one of each call ready. Returns these."""
+        if not rows:
+            return ()
+        given = (encode_rows(rows),)
+        self._execute(_REMOVE, given)
+        return [self._due(sink, row) for *row, sink in self._execute(_TO_THE_FRONT, given).fetchall()]
 
     def _add_dead_letter(self, sink: int, seq: int, attempts: int, reason: str, detail: str, now_us: int) -> None:
         self._execute(
@@ -421,28 +378,14 @@ class Deliveries:
             (sink, seq, now_us, attempts, reason, detail),
         )
 
-    def _record_attempt(self, delivery: Delivery, word: str, detail: str, took_s: float, now_us: int) -> None:
-        sink = self.id_of(delivery.sink)
-        self._put_attempt(delivery.seq, sink, delivery.attempt, now_us, word, detail, round(took_s * 1e6))
-        self._forget_attempts(delivery.seq, sink, delivery.attempt)
-
-    def _forget_attempts(self, seq: int, sink: int, number: int) -> None:
-        if number > _ATTEMPTS_KEPT:
-            self._execute(
-                "DELETE FROM attempts WHERE seq = ? AND sink = ? AND n <= ?", (seq, sink, number - _ATTEMPTS_KEPT)
-            )
-
-    def _put_attempt(self, *row: Any) -> None:
-        self._execute("INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-
-    def _first_of(self, sink: int, ordering_key: int) -> int | None:
-        """The oldest pending event of a call."""
-        row = self._execute(
-            "SELECT seq FROM deliveries INDEXED BY deliveries_by_ordering_key WHERE sink = ? AND ordering_key ="
-            " ? ORDER BY seq LIMIT 1",
-            (sink, ordering_key),
-        ).fetchone()
-        return None if row is None else int(row[0])
+    def _add_attempts(self, rows: Sequence[tuple[int, int, int, int, str, str, int | None]]) -> None:
+        """Store attempts (sink, seq, number, at, word, detail, took_us), and delete old ones of the same events."""
+        self._execute(_ADD_ATTEMPTS, (encode_rows(rows),))
+        for sink, seq, number, *_ in rows:
+            if number > _ATTEMPTS_KEPT:
+                self._execute(
+                    "DELETE FROM attempts WHERE seq = ? AND sink = ? AND n <= ?", (seq, sink, number - _ATTEMPTS_KEPT)
+                )
 
     # Reading
 
@@ -502,13 +445,5 @@ def sink_stats(execute: Callable[[str], Iterable[Any]]) -> list[SinkStats]:
     ]
 
 
-def _first_attempt(sink: str, seq: int, event: Event, at: datetime) -> Delivery:
-    return Delivery(sink=sink, seq=seq, event=event, attempt=1, recorded_at=at, pending_at=at)
-
-
 def _longest_wait_us(attempts: int, live: int, state: int) -> int:
     return round(longest_wait_s(attempts, live=bool(live), held=state == HELD) * 1e6)
-
-
-def _attempt(taken: Acked, now_us: int) -> tuple[int, int, int, str]:
-    return taken.delivery.attempt, now_us, round(taken.took_s * 1e6), taken.detail

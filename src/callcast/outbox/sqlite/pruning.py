@@ -206,9 +206,9 @@ class _Work:
             "SELECT seq, ordering_key FROM deliveries WHERE sink = ? ORDER BY seq LIMIT ?",
             (sink, SLICE + len(in_flight)),
         ).fetchall()
-        idle = [(seq, ordering_key) for seq, ordering_key in rows if ordering_key not in in_flight]
-        for seq, ordering_key in idle:
-            self._deliveries.drop(sink, seq, ordering_key)
+        idle = [(sink, seq, ordering_key) for seq, ordering_key in rows if ordering_key not in in_flight]
+        self._deliveries.remove(idle)
+        for _, seq, _ in idle:
             if free:
                 self._free_with_call(seq)
         return len(idle)
