@@ -256,8 +256,10 @@ def _simulate(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="limit of the heavy group (default: %(default)s)",
     )
-    late = "delay of the list of live calls; 3s-10s on the real platform"
+    late = "delay of new and answered calls in the list of live calls; assumed of the real platform: 0.5s-1s"
     add("--lateness", type=duration_range, default=(0.0, 0.0), metavar="D[-D]", help=late)
+    end_late = "delay of ended calls there; 3s-10s on the real platform (default: as --lateness)"
+    add("--end-lateness", type=duration_range, metavar="D[-D]", help=end_late)
     linger = "how long ended calls stay listed; up to 302 s was measured (default: 120s)"
     add("--linger", type=duration, default=120.0, metavar="D", help=linger)
     delay = "time until a call is in the call log (default: 15s-30s)"

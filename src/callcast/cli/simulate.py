@@ -66,7 +66,13 @@ async def run(args: argparse.Namespace) -> None:
 
 def _listing(args: argparse.Namespace) -> Listing:
     kept_s = scenarios.LOG_KEPT_BUSY_S if args.scenario == "busy" else Listing().log_kept_s
-    return Listing(lateness_s=args.lateness, linger_s=args.linger, log_delay_s=args.log_delay, log_kept_s=kept_s)
+    return Listing(
+        start_lateness_s=args.lateness,
+        end_lateness_s=args.end_lateness or args.lateness,
+        linger_s=args.linger,
+        log_delay_s=args.log_delay,
+        log_kept_s=kept_s,
+    )
 
 
 def _fault(text: str) -> Fault:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from math import ceil
 
+from msgspec import Struct
+
 from callcast.simulator.calls import ENDINGS, CallQueue, Ending, Extension, Outside, Part, Session, Shape
 from callcast.simulator.clock import iso
 from callcast.simulator.scenario import Record
@@ -28,17 +30,24 @@ DESCRIPTIONS = {
 }
 
 
+class Known(Struct, frozen=True, kw_only=True):
+    """What a list shows: calls and answers up to one moment, ends up to another."""
+
+    starts: datetime
+    ends: datetime
+
+
 class Moment:
     """One part of a session as of a time: how far it has come, and who is on both sides."""
 
-    def __init__(self, account_id: str, session: Session, part: Part, at: datetime) -> None:
+    def __init__(self, account_id: str, session: Session, part: Part, at: Known) -> None:
         self.account = SERVER + account_id
         self.session = session
         self.part = part
         self.at = at
-        self.ended = at >= part.ended_at
-        self.answered = part.answered_at is not None and at >= part.answered_at
-        self.session_over = at >= session.ended_at
+        self.ended = at.ends >= part.ended_at
+        self.answered = part.answered_at is not None and (self.ended or at.starts >= part.answered_at)
+        self.session_over = at.ends >= session.ended_at
 
     @property
     def start(self) -> datetime:
@@ -53,7 +62,7 @@ class Moment:
     def word(self, answered: Ending) -> Ending:
         """The result and reason now; `answered` is what a live, answered one reads."""
         if self.ended:
-            return self.part.ending_at(self.at)
+            return self.part.ending_at(self.at.ends)
         return answered if self.answered else LIVE
 
     def extension(self) -> Record:
@@ -67,7 +76,7 @@ class Moment:
         return {"device": {"uri": f"{self.account}/device/{number}", "id": number}}
 
 
-def record_of(account_id: str, session: Session, part: Part, at: datetime) -> Record:
+def record_of(account_id: str, session: Session, part: Part, at: Known) -> Record:
     """The Detailed record of one extension's part, as that extension's own list shows it."""
     moment = Moment(account_id, session, part, at)
     body, legs = SHAPES[part.shape](moment)
@@ -127,7 +136,7 @@ def _queue(moment: Moment) -> tuple[Record, list[Record]]:
         ring |= _words(STOPPED)
         if session.provisional and not moment.session_over:
             return ring, [leg(ring, "PstnToSip", master=True)]
-    word = part.ending_at(moment.at)
+    word = part.ending_at(moment.at.ends)
     own = party(session.queue, name=part.extension.name)
     top = body(moment, "Inbound", "Phone Call", word, own, queue_caller(session), moment.start, moment.end())
     return top, [leg(top, "Accept", master=True), leg(ring, "PstnToSip", master=False)]
@@ -177,17 +186,17 @@ SHAPES: Mapping[Shape, Callable[[Moment], tuple[Record, list[Record]]]] = {
 }
 
 
-def company_records(account_id: str, session: Session, at: datetime) -> list[Record]:
+def company_records(account_id: str, session: Session, at: Known) -> list[Record]:
     """The same session in the company's list: extensions stand in the legs, and a queue call is one record."""
     if session.queue is not None:
         return [_company_queue(account_id, session, at)]
-    shown = [record_of(account_id, session, part, at) for part in session.parts if at >= part.began_at]
+    shown = [record_of(account_id, session, part, at) for part in session.parts if at.starts >= part.began_at]
     return [_without_extension(record) for record in shown]
 
 
-def _company_queue(account_id: str, session: Session, at: datetime) -> Record:
-    rings = [Moment(account_id, session, part, at) for part in session.parts if at >= part.began_at]
-    over, answered = at >= session.ended_at, any(ring.answered for ring in rings)
+def _company_queue(account_id: str, session: Session, at: Known) -> Record:
+    rings = [Moment(account_id, session, part, at) for part in session.parts if at.starts >= part.began_at]
+    over, answered = at.ends >= session.ended_at, any(ring.answered for ring in rings)
     whole = rings[0] if rings else Moment(account_id, session, session.parts[0], at)
     stopped = [ring for ring in rings if ring.ended and not ring.answered]
     if session.provisional and stopped and not over:

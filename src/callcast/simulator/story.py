@@ -12,7 +12,7 @@ from callcast.simulator.calls import Part, Session
 from callcast.simulator.director import Director
 from callcast.simulator.events import telephony_session
 from callcast.simulator.faults import Fault
-from callcast.simulator.records import company_records, record_of
+from callcast.simulator.records import Known, company_records, record_of
 from callcast.simulator.scenario import Record, Truth
 from callcast.simulator.script import Account, Call
 
@@ -23,18 +23,19 @@ TIDIED_EVERY = timedelta(minutes=1)
 class Listing(Struct, frozen=True, kw_only=True):
     """How the lists lag behind what is true. Each pair is the least and the most; each call has its own value.
 
-    lateness_s: until a change shows in active-calls (documented: 3 to 10). linger_s: how long an ended record
-    stays there (documented: 120; measured: 302). log_delay_s: until the call log has it (documented: 15 to 30).
-    log_kept_s: how long it keeps it.
+    start_lateness_s: until a call, or its answer, shows in active-calls (assumed: 0.5 to 1). end_lateness_s: until an
+    end does (documented: 3 to 10). linger_s: how long an ended record stays there (documented: 120; measured: 302).
+    log_delay_s: until the call log has it (documented: 15 to 30). log_kept_s: how long it keeps it.
     """
 
-    lateness_s: tuple[float, float] = (0, 0)
+    start_lateness_s: tuple[float, float] = (0, 0)
+    end_lateness_s: tuple[float, float] = (0, 0)
     linger_s: float = 120
     log_delay_s: tuple[float, float] = (15, 30)
     log_kept_s: float = 86_400
 
 
-REAL = Listing(lateness_s=(3, 10))
+REAL = Listing(start_lateness_s=(0.5, 1), end_lateness_s=(3, 10))
 
 
 class Playing:
@@ -44,19 +45,19 @@ class Playing:
         self.session = session
         self._account_id = account_id
         self._turns = sorted(_turns(session))
-        self._rendered: dict[str | None, tuple[int, list[Record]]] = {}
+        self._rendered: dict[str | None, tuple[tuple[int, int], list[Record]]] = {}
 
-    def part(self, part: Part, at: datetime) -> Record:
+    def part(self, part: Part, at: Known) -> Record:
         return self._at(part.record_id, at, lambda: [record_of(self._account_id, self.session, part, at)])[0]
 
-    def company(self, at: datetime) -> list[Record]:
+    def company(self, at: Known) -> list[Record]:
         return self._at(None, at, lambda: company_records(self._account_id, self.session, at))
 
-    def _at(self, key: str | None, at: datetime, render: Callable[[], list[Record]]) -> list[Record]:
-        turn = bisect_right(self._turns, at)
+    def _at(self, key: str | None, at: Known, render: Callable[[], list[Record]]) -> list[Record]:
+        turns = bisect_right(self._turns, at.starts), bisect_right(self._turns, at.ends)
         known = self._rendered.get(key)
-        if known is None or known[0] != turn:
-            known = self._rendered[key] = turn, render()
+        if known is None or known[0] != turns:
+            known = self._rendered[key] = turns, render()
         return known[1]
 
 
@@ -119,8 +120,8 @@ class Story:
             return _newest_first(self._company_active(now))
         shown = []
         for playing, part in self._recent_of[extension_id]:
-            at = now - self._late(playing.session)
-            if part.began_at <= at and now < part.ended_at + self._linger and not _hidden(part, now):
+            at = self._listed(playing.session, now)
+            if at.starts >= part.began_at and now < part.ended_at + self._linger and not _hidden(part, now):
                 shown.append(playing.part(part, at))
         return _newest_first(shown)
 
@@ -141,16 +142,17 @@ class Story:
             if session_id not in (None, session.telephony_session_id, session.session_id):
                 continue
             if since is None or session.ended_at >= since:
-                shown += self._logged(playing, extension_id, now - self._log_delay(session))
+                at = now - _between(self.listing.log_delay_s, session, "log")
+                shown += self._logged(playing, extension_id, Known(starts=at, ends=at))
         return _newest_first(shown)
 
-    def _logged(self, playing: Playing, extension_id: str | None, at: datetime) -> list[Record]:
+    def _logged(self, playing: Playing, extension_id: str | None, at: Known) -> list[Record]:
         if extension_id is None:
             return self._company_logged(playing, at)
         return [
             playing.part(part, at)
             for part in playing.session.parts
-            if part.extension.id == extension_id and at >= part.ended_at
+            if part.extension.id == extension_id and at.ends >= part.ended_at
         ]
 
     def session(self, session_id: str, now: datetime, /) -> Record | None:
@@ -173,9 +175,9 @@ class Story:
         shown: dict[str, Record] = {}
         for playing in self._recent:
             session = playing.session
-            at = now - self._late(session)
+            at = self._listed(session, now)
             if session.queue is not None:
-                if session.began_at <= at and now < session.ended_at + self._linger:
+                if session.began_at <= at.starts and now < session.ended_at + self._linger:
                     shown |= {record["id"]: record for record in playing.company(at)}
                 continue
             gone = {
@@ -187,9 +189,9 @@ class Story:
             shown |= {record["id"]: record for record in playing.company(at) if record["id"] not in gone}
         return list(shown.values())
 
-    def _company_logged(self, playing: Playing, at: datetime) -> list[Record]:
+    def _company_logged(self, playing: Playing, at: Known) -> list[Record]:
         session = playing.session
-        if session.queue is not None and at < session.ended_at and not _reads_stopped(session, at):
+        if session.queue is not None and at.ends < session.ended_at and not _reads_stopped(session, at.ends):
             return []
         return [record for record in playing.company(at) if "duration" in record and record["result"] != "In Progress"]
 
@@ -237,11 +239,10 @@ class Story:
         if self.on_begin is not None:
             self.on_begin(session)
 
-    def _late(self, session: Session) -> timedelta:
-        return _between(self.listing.lateness_s, session, "late")
-
-    def _log_delay(self, session: Session) -> timedelta:
-        return _between(self.listing.log_delay_s, session, "log")
+    def _listed(self, session: Session, now: datetime) -> Known:
+        """What active-calls knows of a session."""
+        starts = now - _between(self.listing.start_lateness_s, session, "late")
+        return Known(starts=starts, ends=now - _between(self.listing.end_lateness_s, session, "late"))
 
 
 def _between(bounds: tuple[float, float], session: Session, salt: str) -> timedelta:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import aiohttp
 import pytest
 
+from callcast.cli import simulate
 from callcast.cli.main import main
 from callcast.cli.parser import parse
 from tests.integration.simulator.caller import JWT_GRANT
@@ -100,3 +101,15 @@ def test_ranges() -> None:
     """One duration or two."""
     assert parsed("--lateness", "3s-10s").lateness == (3, 10)
     assert parsed("--log-delay", "20").log_delay == (20, 20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "starts", "ends"),
+    [(("--lateness", "3s-10s"), (3, 10), (3, 10)), (("--lateness", "1s", "--end-lateness", "3s-10s"), (1, 1), (3, 10))],
+)
+def test_starts_and_ends_can_be_late_by_different_times(
+    arguments: tuple[str, ...], starts: tuple[float, float], ends: tuple[float, float]
+) -> None:
+    """Ends are as late as starts unless they have a range of their own."""
+    listing = simulate._listing(parsed(*arguments))
+    assert (listing.start_lateness_s, listing.end_lateness_s) == (starts, ends)

@@ -12,7 +12,7 @@ from callcast.simulator.answers import json_answer
 from callcast.simulator.scenario import Truth
 from callcast.simulator.scenarios import NAMES, busy, crowd, load, office
 from callcast.simulator.script import Call, ScriptFault, read
-from callcast.simulator.story import Listing, Story
+from callcast.simulator.story import REAL, Listing, Story
 from tests.integration.simulator.conftest import START
 from tests.integration.simulator.plots import calls, moments, told
 from tests.unit.ringcentral.decoded import decode_page, observations_of
@@ -68,12 +68,17 @@ def test_an_ended_record_lingers() -> None:
 
 
 def test_lists_are_late() -> None:
-    """A change shows 3 to 10 s after it happened, by the same delay for all of a call."""
-    story = told(START, ANSWERED, listing=Listing(lateness_s=(3, 10)))
-    appears = next(at_s for at_s in range(200) if results(story, at_s / 10) != [None]) / 10
-    assert 3 <= appears <= 10.1
-    ends = next(at_s for at_s in range(340, 600) if results(story, at_s / 10) == ["Accepted"]) / 10
-    assert ends == pytest.approx(34 + appears, abs=0.11)
+    """Starts and answers show 0.5 to 1 s after they happened, ends 3 to 10 s, by a delay that is the call's own."""
+    story = told(START, ANSWERED, listing=REAL)
+    tenths = [at_s / 10 for at_s in range(600)]
+    shown = [story.active(DESK, after(at_s)) for at_s in tenths]
+    appears, answered, ends = (
+        next(at_s for at_s, records in zip(tenths, shown, strict=True) if records and reached(records[0]))
+        for reached in (bool, lambda record: len(record["legs"]) == 2, lambda record: record["result"] == "Accepted")
+    )
+    assert 0.5 <= appears <= 1.1
+    assert answered == pytest.approx(4 + appears, abs=0.11)
+    assert 37 <= ends <= 44.1
 
 
 def test_the_call_log_is_later_still() -> None:
