@@ -273,6 +273,8 @@ def _simulate(parser: argparse.ArgumentParser) -> None:
         help="lifetime of access tokens (default: 1h)",
     )
     add("--refresh-tokens", action="store_true", help="issue refresh tokens, too")
+    push = "grant push over a WebSocket, and presence (default: yes)"
+    add("--push", action=argparse.BooleanOptionalAction, default=True, help=push)
     add("--extensions", type=count, default=50, metavar="N", help="for busy: extensions (default: %(default)s)")
     add("--calls-per-minute", type=factor, default=60.0, metavar="N", help="for busy: calls (default: 60)")
     _repeatable(parser, "--fault", "JSON", "a fault to start with; may be repeated")
@@ -393,8 +395,8 @@ examples
         "run the RingCentral simulator, for testing other programs",
         """\
 Run a RingCentral simulator: tokens, active calls and the call log of extensions and of the
-account, the list of extensions, telephony sessions, rate limits, and faults on demand. It does
-not use the network.
+account, the list of extensions, telephony sessions, presence, push over a WebSocket, rate
+limits, and faults on demand. It does not use the network.
 
 scenarios
   office       six extensions and two queues; one call of each kind in the first minute, then
@@ -410,8 +412,8 @@ rate limits (--rate-limit)
   Retry-After and starts a penalty of 60 seconds, which every further request restarts. Answers
   have the X-Rate-Limit headers of their group.
   heavy 10     active calls and the call log, together (--heavy-per-minute)
-  medium 40    the list of extensions
-  light 50     telephony sessions
+  medium 40    the list of extensions, subscriptions
+  light 50     telephony sessions, presence (up to 30 extensions in one request)
   auth 5       tokens, for all credentials of an app; a sixth session of a credential ends its
                oldest (401 OAU-213)
   Two identical requests at the same time are rejected as well (CMN-304).
@@ -436,6 +438,17 @@ faults
   {"kind":"slow","delay_s":8,"path":"*-calls"}
                                also hang, reset, truncated, huge, html, not_json, charset,
   {"kind":"half","from_s":30,"for_s":60}                        redirect, empty, bad_records
+  {"kind":"ws_drop","from_s":20}
+                               also ws_expire, ws_garbage, ws_huge: once to each open connection,
+                               with for_s to later ones, too
+  {"kind":"ws_refuse","status":503,"count":3}
+                               401, 403, 503, 4400 (the close code), 0 (no answer)
+  {"kind":"ws_silence","for_s":60}
+                               neither frames nor pongs; also ws_unrecoverable
+  {"kind":"ws_lose","p":0.3,"path":"*/extension/400100101/*"}
+                               also ws_deaf, ws_duplicate, ws_reorder, and ws_delay with delay_s
+                               and delay_most_s
+  A scenario file may have faults, too: [[faults]] with the same keys.
 
 example
   callcast simulate --port 8080 --speed 2 --fault '{"kind":"reset","from_s":20,"for_s":10}'

@@ -17,6 +17,7 @@ from callcast.simulator import Credential, Fault, Limits, Platform, SimulatedClo
 from callcast.simulator.faults import Kind
 from callcast.simulator.script import ScriptFault
 from callcast.simulator.story import Listing
+from callcast.simulator.tokens import ALL_PERMISSIONS, PUSH_PERMISSIONS
 
 _TYPES = {
     "int": "a whole number",
@@ -32,7 +33,7 @@ heavy_per_minute = 10000              # the simulator enforces no rate limit
 
 
 async def run(args: argparse.Namespace) -> None:
-    credential = Credential()
+    credential = Credential() if args.push else Credential(permissions=ALL_PERMISSIONS - PUSH_PERMISSIONS)
     clock = SimulatedClock(datetime.now(UTC) + timedelta(seconds=args.skew))
     faults = [_fault(text) for text in args.fault]
     try:

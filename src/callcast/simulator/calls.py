@@ -16,7 +16,7 @@ INBOUND: frozenset[Shape] = frozenset({"direct", "queue", "internal_in", "ringou
 
 
 class Extension(Struct, frozen=True, kw_only=True):
-    """One phone: id, short number, name and direct number. `presence_hidden`: nobody else sees its presence."""
+    """One phone: id, short number, name and direct number. `presence_hidden`: others do not see its presence."""
 
     id: str
     number: str

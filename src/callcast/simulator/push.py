@@ -240,6 +240,7 @@ class Gateway:
                 await line.ws.pong(message.data)
             elif message.type is WSMsgType.TEXT:
                 line.heard_at = self._now()
+                self._catch_up()
                 self._answer(line, message.data)
 
     def _answer(self, line: Line, text: str) -> None:
@@ -372,18 +373,22 @@ class Gateway:
     async def _run(self) -> None:
         while self.lines:
             self._woken.clear()
-            now = self._now()
-            self._strike(now)
-            self._end_what_is_over(now)
-            if self._platform.story is not None:
-                self._platform.story.advance(now)
-            while self._due and self._due[0][0] <= now:
-                self._notify(heappop(self._due)[2])
+            self._catch_up()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), self._pause_s(now))
+                await asyncio.wait_for(self._woken.wait(), self._pause_s(self._now()))
         if self._platform.story is not None:
             self._platform.story.on_begin = None
         self._due.clear()
+
+    def _catch_up(self) -> None:
+        """Do what is due by now."""
+        now = self._now()
+        self._strike(now)
+        self._end_what_is_over(now)
+        if self._platform.story is not None:
+            self._platform.story.advance(now)
+        while self._due and self._due[0][0] <= now:
+            self._notify(heappop(self._due)[2])
 
     def _pause_s(self, now: datetime) -> float:
         """Until the next notification or beginning, a second of the platform's time at the longest."""

@@ -20,10 +20,8 @@ REFRESH_TTL = timedelta(days=7)
 REUSE_AFTER_USE = timedelta(seconds=10)
 REUSE_AT_MOST = timedelta(minutes=60)
 
-ALL_PERMISSIONS = frozenset(
-    {"ReadCallLog", "ReadCompanyCallLog", "CallControl", "ReadAccounts", "ReadPresence", "SubscriptionWebSocket"}
-    | {"WebSocket"}
-)
+PUSH_PERMISSIONS = frozenset({"ReadPresence", "SubscriptionWebSocket", "WebSocket"})
+ALL_PERMISSIONS = PUSH_PERMISSIONS | {"ReadCallLog", "ReadCompanyCallLog", "CallControl", "ReadAccounts"}
 
 
 class Credential(Struct, frozen=True, kw_only=True):

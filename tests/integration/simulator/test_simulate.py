@@ -7,13 +7,17 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from itertools import takewhile
+from typing import Any
 
 import aiohttp
 import pytest
 
 from callcast.cli import simulate
+from callcast.cli.failure import CommandFailed
 from callcast.cli.main import main
 from callcast.cli.parser import parse
+from callcast.simulator import Platform
 from tests.integration.simulator.caller import JWT_GRANT
 
 
@@ -41,9 +45,7 @@ def served() -> Iterator[subprocess.Popen[str]]:
 
 async def test_the_printed_source_works(served: subprocess.Popen[str]) -> None:
     """The snippet is TOML; what it names opens the list; SIGTERM ends the command with 0."""
-    assert served.stdout is not None
-    lines = iter(served.stdout.readline, "\n")
-    printed = "".join(await asyncio.to_thread(lambda: list(lines)))
+    printed = await asyncio.to_thread(lambda: "".join(takewhile(str.strip, served.stdout or ())))
     source = tomllib.loads(printed)["sources"]["simulated"]
     login = aiohttp.encode_basic_auth(source["client_id"], source["client_secret"])
     async with aiohttp.ClientSession(source["server"]) as http:
@@ -113,3 +115,32 @@ def test_starts_and_ends_can_be_late_by_different_times(
     """Ends are as late as starts unless they have a range of their own."""
     listing = simulate._listing(parsed(*arguments))
     assert (listing.start_lateness_s, listing.end_lateness_s) == (starts, ends)
+
+
+@pytest.fixture
+def platforms(monkeypatch: pytest.MonkeyPatch) -> list[Platform]:
+    """The platforms that the command would serve."""
+    made: list[Platform] = []
+
+    class Made(Platform):
+        def serve(self, *_: Any, **__: Any) -> Any:
+            made.append(self)
+            raise CommandFailed("not served in this test")
+
+    monkeypatch.setattr(simulate, "Platform", Made)
+    return made
+
+
+def test_push_can_be_refused(platforms: list[Platform]) -> None:
+    """With `--no-push` the credential lacks the permissions; by default it has them."""
+    for arguments in ((), ("--no-push",)):
+        main(["simulate", *arguments])
+    granted, refused = (platform.tokens.credentials[0].permissions for platform in platforms)
+    assert granted - refused == {"ReadPresence", "SubscriptionWebSocket", "WebSocket"}
+
+
+def test_faults_of_the_socket_are_ordered_by_a_flag(platforms: list[Platform]) -> None:
+    """`--fault` takes those of the WebSocket as any other."""
+    main(["simulate", "--fault", '{"kind":"ws_delay","delay_s":1,"delay_most_s":5,"p":0.2}'])
+    (fault,) = platforms[0].faults
+    assert (fault["kind"], fault["delay_most_s"], fault["p"]) == ("ws_delay", 5, 0.2)
