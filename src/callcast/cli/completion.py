@@ -1,154 +1,72 @@
-"""`callcast completion`: print shell completion for commands, options and their values."""
+"""`callcast completion`: shell completion for commands, options and their values.
+
+The script for a shell runs this command again, with the words typed so far, and is given what may follow.
+"""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from callcast.cli.parser import COMMANDS, build, subparsers
 
-
-def run(args: argparse.Namespace) -> None:
-    scripts: Mapping[str, Callable[[Sequence[Command]], str]] = {"bash": bash, "zsh": zsh, "fish": fish}
-    commands = [_command(name, COMMANDS[name].summary, parser) for name, parser in build()[1].items()]
-    print(scripts[args.shell](commands), end="")
-
-
-@dataclass(frozen=True)
-class Option:
-    """An option. `names` include their dashes; `words` are the possible values; `path`: the value is a file name."""
-
-    names: tuple[str, ...]
-    help: str
-    takes_value: bool
-    words: tuple[str, ...]
-    path: bool
-
-
-@dataclass(frozen=True)
-class Command:
-    name: str
-    help: str
-    words: tuple[str, ...]
-    options: tuple[Option, ...]
-
-
-def _command(name: str, summary: str, parser: argparse.ArgumentParser) -> Command:
-    """Return a command with all its options, including those of its subcommands."""
-    words: dict[str, None] = {}
-    options: dict[tuple[str, ...], Option] = {}
-    for one in subparsers(parser):
-        for action in one._actions:  # noqa: SLF001 (argparse has no public way to list options)
-            if action.option_strings:
-                options.setdefault(tuple(action.option_strings), _option(one, action))
-            else:
-                words.update(dict.fromkeys(map(str, action.choices or ())))
-    return Command(name, summary, tuple(words), tuple(options.values()))
-
-
-def _option(parser: argparse.ArgumentParser, action: argparse.Action) -> Option:
-    help_text = parser._get_formatter()._expand_help(action) if action.help else ""  # noqa: SLF001
-    takes_value = action.nargs != 0
-    path = takes_value and action.metavar in ("PATH", "FILE")
-    words = tuple(map(str, action.choices or ()))
-    return Option(tuple(action.option_strings), _line(help_text), takes_value, words, path)
-
-
-def _line(text: str) -> str:
-    """Return the first sentence on one line."""
-    line = " ".join(text.split())
-    return line.split(". ")[0].rstrip(".")[:100]
-
-
-BASH = """\
+SCRIPTS = {
+    "bash": """\
 # Completion of callcast for bash.
-_callcast() {{
-    local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} words=""
-    COMPREPLY=()
-    if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "{commands} --help --version" -- "$word"))
-        return
-    fi
-    case "${{COMP_WORDS[1]}} $before" in
-{values}
-    esac
-    case "${{COMP_WORDS[1]}}" in
-{options}
-    esac
-    COMPREPLY=($(compgen -W "$words" -- "$word"))
-}}
+_callcast() {
+    local IFS=$'\\n' word=${COMP_WORDS[COMP_CWORD]}
+    local found=$("${COMP_WORDS[0]}" completion bash -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null | cut -f1)
+    COMPREPLY=($(compgen -W "$found" -- "$word"))
+    [ -n "$found" ] || COMPREPLY=($(compgen -f -- "$word"))
+}
 complete -o bashdefault -F _callcast callcast
-"""
-
-
-def bash(commands: Sequence[Command]) -> str:
-    values, options = [], []
-    for command in commands:
-        for option in (option for option in command.options if option.takes_value):
-            patterns = "|".join(f'"{command.name} {name}"' for name in option.names)
-            answer = "compgen -f" if option.path else f'compgen -W "{" ".join(option.words)}"'
-            values.append(f'        {patterns}) COMPREPLY=($({answer} -- "$word")); return ;;')
-        flags = [name for option in command.options for name in option.names]
-        options.append(f'        {command.name}) words="{" ".join([*command.words, *flags])}" ;;')
-    names = " ".join(command.name for command in commands)
-    return BASH.format(commands=names, values="\n".join(values), options="\n".join(options))
-
-
-ZSH = """\
+""",
+    "zsh": """\
 #compdef callcast
 # Completion of callcast for zsh.
-_callcast() {{
+_callcast() {
     local -a found
-    if (( CURRENT == 2 )); then
-        found=({commands})
-        _describe command found
-        return
-    fi
-    case "$words[2] $words[CURRENT-1]" in
-{values}
-    esac
-    case "$words[2]" in
-{options}
-    esac
-    _describe -o argument found
-}}
+    found=("${(@f)$($words[1] completion zsh -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+    found=("${(@)found/$'\\t'/:}")
+    if [ -n "$found" ]; then _describe -o argument found; else _files; fi
+}
 if [ "$funcstack[1]" = _callcast ]; then _callcast "$@"; else compdef _callcast callcast; fi
-"""
+""",
+    "fish": """\
+# Completion of callcast for fish.
+function __callcast
+    set -l words (commandline -opc)
+    set -l word (commandline -ct)
+    set -l found ($words[1] completion fish -- $words[2..-1] "$word" 2>/dev/null)
+    if set -q found[1]
+        printf '%s\\n' $found
+    else
+        __fish_complete_path "$word"
+    end
+end
+complete -c callcast -f -a '(__callcast)'
+""",
+}
 
 
-def zsh(commands: Sequence[Command]) -> str:
-    values, options = [], []
-    for command in commands:
-        for option in (option for option in command.options if option.takes_value):
-            patterns = "|".join(f'"{command.name} {name}"' for name in option.names)
-            answer = "_files" if option.path else f"compadd -- {' '.join(option.words)}".rstrip(" -")
-            values.append(f"        {patterns}) {answer if option.path or option.words else ':'}; return ;;")
-        shown = [_quoted(f"{word}") for word in command.words]
-        shown += [
-            _quoted(f"{name}:{option.help.replace(':', '')}") for option in command.options for name in option.names
-        ]
-        options.append(f"        {command.name}) found=({' '.join(shown)}) ;;")
-    shown_all = " ".join(_quoted(f"{command.name}:{command.help.replace(':', '')}") for command in commands)
-    return ZSH.format(commands=shown_all, values="\n".join(values), options="\n".join(options))
+def run(args: argparse.Namespace) -> None:
+    if args.words:
+        print("".join(f"{word}\t{text}\n" for word, text in _following(args.words)), end="")
+    else:
+        print(SCRIPTS[args.shell], end="")
 
 
-def fish(commands: Sequence[Command]) -> str:
-    lines = ["# Completion of callcast for fish.", "complete -c callcast -f"]
-    for command in commands:
-        lines.append(f"complete -c callcast -n __fish_use_subcommand -a {command.name} -d {_quoted(command.help)}")
-        here = f"complete -c callcast -n '__fish_seen_subcommand_from {command.name}'"
-        lines += [f"{here} -a {_quoted(' '.join(command.words))}"] if command.words else []
-        lines += [f"{here} {_fish_option(option)}" for option in command.options]
-    return "\n".join(lines) + "\n"
-
-
-def _fish_option(option: Option) -> str:
-    names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names)
-    value = "-r" if option.takes_value else ""
-    value += " -F" if option.path else ""
-    value += f" -a {_quoted(' '.join(option.words))}" if option.words else ""
-    return f"{names} {value} -d {_quoted(option.help)}".replace("  ", " ")
-
-
-def _quoted(text: str) -> str:
-    """Quote text for a shell."""
-    return "'" + text.replace("\\", "").replace("'", "’") + "'"
+def _following(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield what the last of the words may become, with a description; nothing where a file name belongs."""
+    root, parsers = build()
+    if len(words) == 1:
+        yield from ((name, command.summary) for name, command in COMMANDS.items())
+    found = [root] if len(words) == 1 else subparsers(parsers[words[0]]) if words[0] in parsers else []
+    actions = [action for parser in found for action in parser._actions]  # noqa: SLF001 (argparse has no public way)
+    options = {name: action for action in actions for name in action.option_strings}
+    before = options.get(words[-2]) if len(words) > 1 else None
+    if before is not None and before.nargs != 0:
+        yield from ((str(word), "") for word in before.choices or ())
+        return
+    if len(words) > 1:
+        yield from ((str(word), "") for action in actions if not action.option_strings for word in action.choices or ())
+    for name, action in options.items():
+        yield name, " ".join((action.help or "").split()).split(". ")[0].replace("%(default)s", str(action.default))

@@ -291,6 +291,7 @@ def _schema(parser: argparse.ArgumentParser) -> None:
 
 def _completion(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell to print a script for")
+    parser.add_argument("words", nargs="*", default=[], help=argparse.SUPPRESS)  # those of a command line to complete
 
 
 def _healthcheck(parser: argparse.ArgumentParser) -> None:

@@ -23,10 +23,15 @@ def needed(shell: str) -> str:
     pytest.skip(f"{shell} is not installed")
 
 
+ENVIRON = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # with callcast
+
+
 def in_bash(path: Path, *words: str) -> set[str]:
     line = " ".join(f"'{word}'" for word in words)
     ask = f'. {path}; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _callcast; printf "%s\\n" "${{COMPREPLY[@]}}"'
-    answer = subprocess.run([needed("bash"), "-c", ask], capture_output=True, text=True, check=True, cwd=path.parent)
+    answer = subprocess.run(
+        [needed("bash"), "-c", ask], capture_output=True, text=True, check=True, cwd=path.parent, env=ENVIRON
+    )
     assert answer.stderr == ""
     return set(answer.stdout.split())
 
@@ -39,7 +44,7 @@ def in_zsh(path: Path, *words: str) -> set[str]:
         "_describe() { local name=${@[-1]}; print -l -- ${(P)name%%:*}; };"
         f". {path}; words=({line}); CURRENT={len(words)}; _callcast"
     )
-    answer = subprocess.run([needed("zsh"), "-f", "-c", ask], capture_output=True, text=True, check=True)
+    answer = subprocess.run([needed("zsh"), "-f", "-c", ask], capture_output=True, text=True, check=True, env=ENVIRON)
     assert answer.stderr == ""
     return set(answer.stdout.split())
 
@@ -47,7 +52,7 @@ def in_zsh(path: Path, *words: str) -> set[str]:
 def in_fish(path: Path, *words: str) -> set[str]:
     ask = f"source {path}; complete -C '{' '.join(words)}'"
     command = [needed("fish"), "--no-config", "-c", ask]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True, cwd=path.parent)
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, cwd=path.parent, env=ENVIRON)
     assert answer.stderr == ""
     return {line.split("\t")[0] for line in answer.stdout.splitlines()}
 
@@ -67,3 +72,5 @@ def test_commands_options_and_words_are_completed(tmp_path: Path, shell: str) ->
     assert "--ready" in ask(path, "callcast", "healthcheck", "--r")
     assert ask(path, "callcast", "run", "--config", "") & {"callcast.toml", "FILES"}
     assert {"python", "javascript", "php"} <= ask(path, "callcast", "listen", "--code", "")
+    assert {"list", "show", "--config"} <= ask(path, "callcast", "dead", "")
+    assert "--older-than" in ask(path, "callcast", "dead", "list", "--o")
