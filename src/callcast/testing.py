@@ -21,6 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +45,7 @@ from callcast.calls.model import (
 from callcast.calls.summary import Summary
 from callcast.formats.cloudevents import Wire
 from callcast.ports.live_calls import LiveChange
-from callcast.ports.sink import Delivered, Delivery, Rejected, Retry, Sink, SinkContext
+from callcast.ports.sink import Delivered, Delivery, Outcome, Rejected, Retry, Sink, SinkContext
 from callcast.sinks import SinkSettings
 
 PATIENCE_S = 30.0  # a correct sink never needs this long
@@ -87,177 +88,11 @@ class RemoteSide(ABC):
         return self.settings.open(context)
 
 
-class SinkContract(ABC):
-    """The tests. Derive a class whose name starts with `Test`, and implement `remote_side`."""
-
-    @abstractmethod
-    def remote_side(self) -> AbstractAsyncContextManager[RemoteSide]: ...
-
-    def test_delivers_every_kind_of_event(self) -> None:
-        """Every event is delivered, and its id is on the wire, once."""
-
-        async def question(bench: Bench) -> None:
-            for delivery in deliveries():
-                assert await bench.sink.send(delivery) == Delivered()
-            ids = [delivery.event.id for delivery in deliveries()]
-            await until(lambda: len(bench.far.received()) >= len(ids))
-            assert list(bench.far.received()) == ids
-
-        self._ask(question)
-
-    def test_delivers_at_the_same_time(self) -> None:
-        """As many deliveries as `concurrency` says may be under way at once."""
-
-        async def question(bench: Bench) -> None:
-            many = [delivery(number) for number in range(bench.far.settings.concurrency)]
-            outcomes = await asyncio.gather(*(bench.sink.send(each) for each in many))
-            assert outcomes == [Delivered()] * len(many)
-            await until(lambda: len(bench.far.received()) >= len(many))
-            assert sorted(bench.far.received()) == sorted(each.event.id for each in many)
-
-        self._ask(question)
-
-    def test_returns_only_after_the_answer(self) -> None:
-        """While the remote side has not answered, the sink has not either."""
-
-        async def question(bench: Bench) -> None:
-            await bench.delivered(delivery(1))
-            await bench.far.become("holding")
-            sending = asyncio.create_task(bench.sink.send(delivery()))
-            await bench.far.reached()
-            await asyncio.wait([sending], timeout=_A_MOMENT_S)
-            assert not sending.done(), "answered before the remote side did"
-            await bench.far.become("accepting")
-            assert await sending == Delivered()
-
-        self._ask(question)
-
-    def test_says_retry_when_the_remote_side_is_down_and_delivers_when_it_is_back(self) -> None:
-        """An outage gives a retry, not a rejection or an exception, and the same sink delivers afterwards."""
-
-        async def question(bench: Bench) -> None:
-            await bench.far.become("down")
-            outcome = await bench.sink.send(delivery())
-            assert isinstance(outcome, Retry)
-            assert outcome.reason
-            await bench.far.become("accepting")
-            await bench.delivered(delivery())
-
-        self._ask(question)
-
-    def test_can_be_opened_while_the_remote_side_is_down(self) -> None:
-        """A sink opens although its remote side is down, and delivers once it is up."""
-
-        async def question(bench: Bench) -> None:
-            assert isinstance(await bench.sink.send(delivery()), Retry)
-            await bench.far.become("accepting")
-            await bench.delivered(delivery())
-
-        self._ask(question, mode="down")
-
-    def test_says_rejected_on_a_permanent_no(self) -> None:
-        """A permanent rejection is not retried."""
-
-        async def question(bench: Bench) -> None:
-            if bench.far.can_refuse:
-                await bench.far.become("refusing")
-                assert isinstance(await bench.settled(delivery()), Rejected)
-
-        self._ask(question)
-
-    def test_says_retry_when_no_answer_comes_in_time(self) -> None:
-        """`timeout_s` holds, and the sink can be used afterwards."""
-
-        async def question(bench: Bench) -> None:
-            await bench.far.become("holding")
-            assert isinstance(await bench.sink.send(delivery()), Retry)
-            await bench.far.become("accepting")
-            await bench.delivered(delivery(1))
-
-        self._ask(question)
-
-    def test_can_be_cancelled(self) -> None:
-        """A cancelled attempt ends at once, and the sink can be used afterwards."""
-
-        async def question(bench: Bench) -> None:
-            await bench.far.become("holding")
-            sending = asyncio.create_task(bench.sink.send(delivery()))
-            await bench.far.reached()
-            sending.cancel()
-            await asyncio.wait([sending])
-            assert sending.cancelled()
-            await bench.far.become("accepting")
-            await bench.delivered(delivery(1))
-
-        self._ask(question)
-
-    def test_can_be_closed_while_the_remote_side_is_silent(self) -> None:
-        """Closing does not wait for a response."""
-
-        async def question(bench: Bench) -> None:
-            await bench.far.become("holding")
-            sending = asyncio.create_task(bench.sink.send(delivery()))
-            await bench.far.reached()
-            sending.cancel()
-            await asyncio.wait([sending])
-
-        self._ask(question)
-
-    def test_takes_only_the_events_of_its_sources(self) -> None:
-        """`sources` is one of the filters that every sink has; it applies to calls and to the source's own events."""
-
-        async def question(bench: Bench) -> None:
-            for source, wanted in (("acme", True), ("globex", False)):
-                one = bench.far.settings.model_copy(update={"events": ("*",), "sources": (source,)}).filter()
-                assert [one.wants(each.event) for each in deliveries()] == [wanted] * len(deliveries())
-
-        self._ask(question)
-
-    def test_keeps_secrets_to_itself(self) -> None:
-        """No secret appears in a representation, an outcome or a log, in any mode."""
-        shown: list[str] = []
-
-        async def question(bench: Bench) -> None:
-            shown.extend(map(repr, (bench.far.settings, str(bench.far.settings), bench.sink, vars(bench.far.settings))))
-            modes: tuple[Mode, ...] = ("accepting", "refusing", "down")
-            for mode in modes if bench.far.can_refuse else ("accepting", "down"):
-                await bench.far.become(mode)
-                shown.append(repr(await bench.sink.send(delivery())))
-            shown.append(repr(bench.logged))
-
-        with _logs() as logs:
-            secrets = self._ask(question)
-        for secret in secrets:
-            assert not any(secret in text for text in (*shown, *logs))
-
-    def _ask(
-        self, question: Callable[["Bench"], Coroutine[Any, Any, None]], *, mode: Mode = "accepting"
-    ) -> Sequence[str]:
-        """Run one test with a new sink, and check that it leaves nothing open. Returns the secrets."""
-
-        async def ask() -> Sequence[str]:
-            async with asyncio.timeout(PATIENCE_S):
-                before = asyncio.all_tasks()
-                async with self.remote_side() as far:
-                    await far.become(mode)
-                    logged: list[tuple[str, dict[str, object]]] = []
-                    async with far.open(context(logged)) as sink:
-                        await question(Bench(far, sink, logged))
-                await until(lambda: asyncio.all_tasks() <= before)
-                return far.secrets
-
-        uvloop.run(asyncio.sleep(0))  # the first event loop opens files that libuv keeps for later ones
-        before = _belongings()
-        secrets = uvloop.run(ask())  # as the service does
-        _nothing_left(before)
-        return secrets
-
-
 class Bench:
-    """One sink and its remote side."""
+    """One open sink, its remote side, and what it logged."""
 
-    def __init__(self, far: RemoteSide, sink: Sink, logged: list[tuple[str, dict[str, object]]]) -> None:
-        self.far = far
+    def __init__(self, remote_side: RemoteSide, sink: Sink, logged: list[tuple[str, dict[str, object]]]) -> None:
+        self.remote_side = remote_side
         self.sink = sink
         self.logged = logged
 
@@ -270,7 +105,145 @@ class Bench:
     async def delivered(self, wanted: Delivery) -> None:
         """Send until the event is delivered and received."""
         assert await self.settled(wanted) == Delivered()
-        await until(lambda: wanted.event.id in self.far.received())
+        await until(lambda: wanted.event.id in self.remote_side.received())
+
+    async def held(self) -> asyncio.Task[Outcome]:
+        """Start a delivery whose response the remote side holds back."""
+        await self.remote_side.become("holding")
+        sending = asyncio.create_task(self.sink.send(delivery()))
+        await self.remote_side.reached()
+        return sending
+
+
+_Test = Callable[["SinkContract", Bench], Coroutine[Any, Any, None]]
+
+
+def _with_sink(test: _Test, *, mode: Mode = "accepting") -> Callable[["SinkContract"], None]:
+    """Run a test with a new sink, and check that no secret is logged and nothing stays open."""
+
+    async def use(suite: "SinkContract", logs: list[str]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            before = asyncio.all_tasks()
+            async with suite.remote_side() as remote_side:
+                await remote_side.become(mode)
+                logged: list[tuple[str, dict[str, object]]] = []
+                async with remote_side.open(context(logged)) as sink:
+                    await test(suite, Bench(remote_side, sink, logged))
+            await until(lambda: asyncio.all_tasks() <= before)
+        shown = [*logs, repr(logged)]
+        assert not any(secret in text for secret in remote_side.secrets for text in shown), "a secret was logged"
+
+    def run(suite: "SinkContract") -> None:
+        uvloop.run(asyncio.sleep(0))  # the first event loop opens files that libuv keeps for later ones
+        before = _belongings()
+        with _logs() as logs:
+            uvloop.run(use(suite, logs))  # as the service does
+        _nothing_left(before)
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__  # not `wraps`: pytest would ask for a fixture `bench`
+    return run
+
+
+class SinkContract(ABC):
+    """The tests. Derive a class whose name starts with `Test`, and implement `remote_side`."""
+
+    @abstractmethod
+    def remote_side(self) -> AbstractAsyncContextManager[RemoteSide]: ...
+
+    @_with_sink
+    async def test_delivers_every_kind_of_event(self, bench: Bench) -> None:
+        """Every event is delivered, and its id is on the wire, once."""
+        for each in deliveries():
+            assert await bench.sink.send(each) == Delivered()
+        ids = [each.event.id for each in deliveries()]
+        await until(lambda: len(bench.remote_side.received()) >= len(ids))
+        assert list(bench.remote_side.received()) == ids
+
+    @_with_sink
+    async def test_delivers_at_the_same_time(self, bench: Bench) -> None:
+        """As many deliveries as `concurrency` says may be under way at once."""
+        many = [delivery(number) for number in range(bench.remote_side.settings.concurrency)]
+        outcomes = await asyncio.gather(*(bench.sink.send(each) for each in many))
+        assert outcomes == [Delivered()] * len(many)
+        await until(lambda: len(bench.remote_side.received()) >= len(many))
+        assert sorted(bench.remote_side.received()) == sorted(each.event.id for each in many)
+
+    @_with_sink
+    async def test_returns_only_after_the_response(self, bench: Bench) -> None:
+        """While the remote side has not responded, the sink does not return."""
+        await bench.delivered(delivery(1))
+        sending = await bench.held()
+        await asyncio.wait([sending], timeout=_A_MOMENT_S)
+        assert not sending.done(), "returned before the remote side responded"
+        await bench.remote_side.become("accepting")
+        assert await sending == Delivered()
+
+    @_with_sink
+    async def test_returns_retry_during_an_outage_and_delivers_afterwards(self, bench: Bench) -> None:
+        """An outage gives a retry, not a rejection or an exception, and the same sink delivers afterwards."""
+        await bench.remote_side.become("down")
+        outcome = await bench.sink.send(delivery())
+        assert isinstance(outcome, Retry)
+        assert outcome.reason
+        await bench.remote_side.become("accepting")
+        await bench.delivered(delivery())
+
+    @partial(_with_sink, mode="down")
+    async def test_can_be_opened_while_the_remote_side_is_down(self, bench: Bench) -> None:
+        """A sink opens although its remote side is down, and delivers once it is up."""
+        assert isinstance(await bench.sink.send(delivery()), Retry)
+        await bench.remote_side.become("accepting")
+        await bench.delivered(delivery())
+
+    @_with_sink
+    async def test_returns_rejected_on_a_permanent_rejection(self, bench: Bench) -> None:
+        """A permanent rejection is not retried."""
+        if bench.remote_side.can_refuse:
+            await bench.remote_side.become("refusing")
+            assert isinstance(await bench.settled(delivery()), Rejected)
+
+    @_with_sink
+    async def test_returns_retry_when_no_response_comes_in_time(self, bench: Bench) -> None:
+        """`timeout_s` holds, and the sink can be used afterwards."""
+        await bench.remote_side.become("holding")
+        assert isinstance(await bench.sink.send(delivery()), Retry)
+        await bench.remote_side.become("accepting")
+        await bench.delivered(delivery(1))
+
+    @_with_sink
+    async def test_can_be_cancelled(self, bench: Bench) -> None:
+        """A cancelled attempt ends at once, and the sink can be used afterwards."""
+        sending = await bench.held()
+        sending.cancel()
+        await asyncio.wait([sending])
+        assert sending.cancelled()
+        await bench.remote_side.become("accepting")
+        await bench.delivered(delivery(1))
+
+    @_with_sink
+    async def test_can_be_closed_while_the_remote_side_is_silent(self, bench: Bench) -> None:
+        """Closing does not wait for a response."""
+        sending = await bench.held()
+        sending.cancel()
+        await asyncio.wait([sending])
+
+    @_with_sink
+    async def test_takes_only_the_events_of_its_sources(self, bench: Bench) -> None:
+        """`sources` is one of the filters that every sink has; it applies to calls and to the source's own events."""
+        for source, wanted in (("acme", True), ("globex", False)):
+            one = bench.remote_side.settings.model_copy(update={"events": ("*",), "sources": (source,)}).filter()
+            assert [one.wants(each.event) for each in deliveries()] == [wanted] * len(deliveries())
+
+    @_with_sink
+    async def test_shows_no_secret(self, bench: Bench) -> None:
+        """No secret appears in a representation or an outcome, in any mode. (No test may log one.)"""
+        settings = bench.remote_side.settings
+        shown = [repr(settings), str(settings), repr(vars(settings)), repr(bench.sink)]
+        modes: tuple[Mode, ...] = ("accepting", "refusing", "down")
+        for mode in modes if bench.remote_side.can_refuse else ("accepting", "down"):
+            await bench.remote_side.become(mode)
+            shown.append(repr(await bench.sink.send(delivery())))
+        assert not any(secret in text for secret in bench.remote_side.secrets for text in shown)
 
 
 def call(number: int = 0, *, state: State = State.RINGING, source: str = "acme") -> Call:
