@@ -18,7 +18,7 @@ from callcast.observability.fatal import observed
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import Acked, Outbox, OutboxUnavailable, Overdue
 from callcast.ports.retry import RetryPolicy, granted_s
-from callcast.ports.sink import Advising, Delivered, Delivery, Outcome, Reconnecting, Rejected, Retry, Sink
+from callcast.ports.sink import Delivered, Delivery, Outcome, Reconnecting, Rejected, Retry, Sink, SuggestsFix
 
 RECOVERY_PROBE_AFTER_S = (1.0, 2.0, 5.0, 10.0, 20.0)  # the first recovery probes of a failing sink; then
 RECOVERY_PROBE_EVERY_S = 30.0
@@ -28,7 +28,7 @@ EXPIRE_EVERY_S = 5.0  # how often overdue deliveries expire while nothing is cla
 GRACE_S = 1.0  # beyond the sink's own timeout, so that the sink reports its timeout first, with more detail
 OUTBOX_RETRY_S = 1.0  # between two attempts to use an unavailable outbox
 IDLE_S = 60.0
-# For a cause for which the sink gives no advice.
+# For a cause for which the sink suggests no fix.
 DEFAULT_FIX = "run callcast check --send: it tests the connection and says what to do"
 UNSTORED_MAX = 512  # acknowledgments that are not stored yet; at more, nothing else is sent
 
@@ -474,7 +474,7 @@ class DeliveryWorker:
         self._telemetry.sink_up(self.name, False)
 
     def _fix(self, outcome: Retry | Rejected) -> str:
-        return (self._sink.advice(outcome) if isinstance(self._sink, Advising) else "") or DEFAULT_FIX
+        return (self._sink.fix(outcome) if isinstance(self._sink, SuggestsFix) else "") or DEFAULT_FIX
 
     async def _recovered(self, how: str, trouble: SinkTrouble | None) -> None:
         self._telemetry.sink_up(self.name, True)

@@ -119,10 +119,10 @@ class Reconnecting(Protocol):
 
 
 @runtime_checkable
-class Advising(Protocol):
+class SuggestsFix(Protocol):
     """Implemented by a sink that can say how to fix its failures, in terms of configuration keys."""
 
-    def advice(self, outcome: Retry | Rejected, /) -> str:
+    def fix(self, outcome: Retry | Rejected, /) -> str:
         """Return the next step for this outcome; "" if it has to be found at the remote side."""
         ...
 

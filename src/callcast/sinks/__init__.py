@@ -19,7 +19,6 @@ from callcast.calls.model import EVENT_TYPES
 from callcast.formats.cloudevents import Numbers
 from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
 from callcast.ports.sink import (
-    Advising,
     Delivered,
     Delivery,
     Filter,
@@ -29,11 +28,11 @@ from callcast.ports.sink import (
     Retry,
     Sink,
     SinkContext,
+    SuggestsFix,
 )
 from callcast.settings.secret import Secret
 
 __all__ = [
-    "Advising",
     "ConnectivityRequest",
     "ConnectivityResult",
     "Delivered",
@@ -46,6 +45,7 @@ __all__ = [
     "Sink",
     "SinkContext",
     "SinkSettings",
+    "SuggestsFix",
 ]
 
 Direction = Literal["inbound", "outbound"]

@@ -54,7 +54,7 @@ class Settings(SinkSettings):
             lines.close()
 
 
-_ADVICE = {
+_FIXES = {
     "closed": "restart callcast together with the program that reads its standard output",
     "timeout": "check why the program that reads standard output has stopped, or restart it together with callcast",
     "write_failed": "check the file that standard output is redirected to: its disk may be full",
@@ -67,7 +67,7 @@ class _Closed:
     async def send(self, _delivery: Delivery, /) -> Outcome:
         return Retry("closed", "standard output was closed when callcast started")
 
-    def advice(self, _outcome: Retry | Rejected, /) -> str:
+    def fix(self, _outcome: Retry | Rejected, /) -> str:
         return "start callcast with standard output open, or remove this sink"
 
 
@@ -101,8 +101,8 @@ class _Lines:
             job.result()  # raises only programming errors
             raise
 
-    def advice(self, outcome: Retry | Rejected, /) -> str:
-        return _ADVICE.get(outcome.reason, "")
+    def fix(self, outcome: Retry | Rejected, /) -> str:
+        return _FIXES.get(outcome.reason, "")
 
 
 class _WholeLines:

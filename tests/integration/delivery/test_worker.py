@@ -372,14 +372,14 @@ async def test_five_in_a_row_make_a_sink_failing(bench: Bench) -> None:
     assert bench.told.logged == ["sink_failed"]
 
 
-class AdvisingFarSide(RemoteSide):
-    def advice(self, outcome: Retry | Rejected, /) -> str:
+class FixSuggestingFarSide(RemoteSide):
+    def fix(self, outcome: Retry | Rejected, /) -> str:
         return "check secrets" if outcome.reason == "http_401" else ""
 
 
 async def test_a_failing_sink_says_what_to_do_about_this_cause(bench: Bench) -> None:
-    """The sink's own advice, the general one where it has none; since when it fails, and at last how long it did."""
-    bench.far = AdvisingFarSide(bench.clock)
+    """The fix that the sink suggests, else the general one; since when it fails, and at last how long it did."""
+    bench.far = FixSuggestingFarSide(bench.clock)
     bench.far.answer = Retry("http_401", "answered 401")
     delivery_worker = bench.delivery_worker()
     bench.task = asyncio.create_task(delivery_worker.run())

@@ -106,7 +106,7 @@ class MqttSink:
             return Rejected(failure.reason, detail, unless_alone=True)
         return Retry(failure.reason, detail)
 
-    def advice(self, outcome: Retry | Rejected, /) -> str:
+    def fix(self, outcome: Retry | Rejected, /) -> str:
         return fix_of_failure(Failure(outcome.reason, outcome.detail), self._client_id)
 
     async def reconnected(self) -> None:

@@ -155,7 +155,7 @@ class Settings(TlsSettings):
         if isinstance(outcome, Delivered):
             return ConnectivityResult("good", f"{webhook.where} accepted a callcast.check")
         detail = outcome.detail if outcome.detail.startswith(webhook.where) else f"{webhook.where}: {outcome.detail}"
-        return ConnectivityResult("failed", detail, webhook.advice(outcome))
+        return ConnectivityResult("failed", detail, webhook.fix(outcome))
 
     async def _reach(self) -> ConnectivityResult:
         url, proxy = URL(self.url.reveal()), self.proxy().url
@@ -207,7 +207,7 @@ class _Webhook:
             return Retry(reason, f"{self.where}: {what}")
         return outcome_of(response, self._clock)
 
-    def advice(self, outcome: Retry | Rejected, /) -> str:
+    def fix(self, outcome: Retry | Rejected, /) -> str:
         if outcome.reason in _FIXES:
             return _FIXES[outcome.reason]
         if outcome.reason.startswith("http_"):
