@@ -1,6 +1,7 @@
-"""What one record says of one extension: live, provisional or ended, which way, since when. Pure.
+"""What a record shows for one extension: live, provisional or ended, in which direction, since when. Pure.
 
-The rules are those of contract 5; each names the recording or sample (tests/samples, tests/cases) that shows it.
+The words of a record and its legs are folded once (`RecordFacts`); views for several extensions share them. Each rule
+names the recording or sample (tests/samples, tests/cases) that shows it.
 """
 
 import re
@@ -35,17 +36,10 @@ _LISTENING: Final = folded(LISTENING_LEGS)
 UNANSWERED = {Direction.INBOUND: State.RINGING, Direction.OUTBOUND: State.DIALING}
 
 
-class Outcome(Struct, frozen=True, gc=False):
-    """disposition: how it ended; of one that lives, how it did if it turns out to be over."""
-
-    state: State
-    provisional: bool = False
-    disposition: Disposition | None = None
-
-
 class View(Struct, frozen=True, gc=False):
-    """One extension's view of a record.
+    """What a record shows for one extension.
 
+    disposition: how the call ended; of a live one, how it ended if it turns out to be over.
     offered: the record reads Outbound, but the phone is rung.
     rings_alone: its legs ring no other extension.
     taken_by_another: another extension's leg was accepted, and none of this one's.
@@ -54,7 +48,9 @@ class View(Struct, frozen=True, gc=False):
     """
 
     direction: Direction
-    outcome: Outcome
+    state: State
+    provisional: bool
+    disposition: Disposition | None
     offered: bool
     rings_alone: bool
     taken_by_another: bool
@@ -66,126 +62,318 @@ class View(Struct, frozen=True, gc=False):
     to: Side | None
 
 
-class _Answer(Struct, frozen=True, gc=False):
-    """Who took the call: this extension, by its legs or the record's word; another, by its legs; another, by a
-    record that does not speak for this extension.
+class LegFacts(Struct, gc=False):
+    """A leg with its words folded.
+
+    owner: the id of the extension that it names. accepted: the two sides talk, or talked.
+    rings: the platform placed it towards a phone of the company.
+    is_line: it is the leg to what was called, which is accepted when any phone takes the call.
+    rings_own_phone: it is the leg of a RingOut to the phone of the extension that asked for the call.
     """
 
-    own: bool
-    leg_of_another: bool
-    word_of_another: bool
+    leg: RecordLeg
+    kind: str
+    owner: str | None
+    result: str
+    accepted: bool
+    is_inbound: bool
+    rings: bool
+    is_line: bool
+    rings_own_phone: bool
+    is_live: bool
 
-    @property
-    def elsewhere(self) -> bool:
-        return not self.own and (self.leg_of_another or self.word_of_another)
 
-
-def view(record: Record, extension_id: str, *, listed: bool) -> View:
-    """listed: the record stands in the extension's own list."""
-    legs = record.legs or ()
-    stated = stated_extension(record)
-    named = [owner_of(leg) for leg in legs]
-    if listed and extension_id not in named:  # in its own list the record is its own, however it is named
-        extension_id = stated or extension_id
-    owners = {name for name in named if name is not None}
-    strange = bool(owners - {extension_id})
-    is_own = listed or stated == extension_id or (stated is None and not owners)
-    own, others = _sorted(record, legs, extension_id, is_own=is_own, rung_alone=not strange or stated == extension_id)
-    in_whole = not own or (is_own and not strange) or not (strange or None in named)
-
-    outbound = record.direction.lower() == "outbound"
-    offered = is_offer(record) if in_whole else False
-    if in_whole:
-        direction = Direction.OUTBOUND if outbound and not offered else Direction.INBOUND
-    else:
-        direction = _share_direction(record, own)
-        offered = outbound and direction is Direction.INBOUND
-    speaks = not legs or stated == extension_id or (stated is None and (listed or not strange))
-    answer = _answer(record, own, others, speaks=speaks, inbound=direction is Direction.INBOUND)
-    outcome = _whole(record, legs, direction, answer) if in_whole else _share(record, legs, own, direction, answer)
-
-    started_at, ended_at, ended_exact = record.start_time, None, True
-    from_, to = record.from_, record.to
-    if outcome.state is State.ENDED:
-        ended_at, ended_exact = (end_of(record, record.start_time), True) if in_whole else _share_end(record, own)
-    if not in_whole:
-        started_at = min(leg.start_time or record.start_time for leg in own)
-        first = own[0]
-        from_, to = (first.from_, first.to) if offered else (from_ or first.from_, to or first.to)
-    return View(
-        direction=direction,
-        outcome=outcome,
-        offered=offered,
-        rings_alone=len(owners) <= 1 and (not outcome.provisional or _rings_one_number(legs)),
-        taken_by_another=answer.leg_of_another and not answer.own,
-        legs=tuple([_leg(leg, started_at, extension_id) for leg in own]),
-        started_at=started_at,
-        ended_at=ended_at,
-        ended_exact=ended_exact,
-        from_=from_,
-        to=to,
+def _leg_facts(leg: RecordLeg) -> LegFacts:
+    kind, result = (leg.leg_type or "").lower(), (leg.result or "").lower()
+    is_inbound = (leg.direction or "").lower() == "inbound"
+    return LegFacts(
+        leg,
+        kind,
+        str(leg.extension.id) if leg.extension is not None and leg.extension.id else None,
+        result,
+        _is_accepted(leg, result),
+        is_inbound,
+        kind in _RING_OUT and not is_inbound,
+        kind == LINE_LEG and leg.master is not False,
+        kind.startswith(RINGOUT) and kind.endswith(RINGOUT_OWN_PHONE),
+        _goes_on(leg, result),
     )
 
 
-def view_of_unnamed(record: Record) -> View:
-    """What a record shows of an extension that it named before, and does not name now: its phone's turn is over, as if
-    its leg had stopped. A live record may come back to it, unless another extension's leg was accepted.
+class RecordFacts:
+    """A record with its words folded, and what follows from them for any extension.
+
+    extension: the record's own, or the one in its address (slate-account-ringout-2legs).
+    owners: the extensions that its legs name.
+    is_offer: it reads Outbound, but rings the extension (seed-queue-1, seed-queue-2).
+    is_provisional: nothing but phones that were rung (derived-queue-snapshot-ip-phone-offline): the call may go on.
+    says_accepted: it reads as accepted. That of a RingOut says nothing before it has a duration, or where the leg to
+        the other side says that it was not taken (cases/B1-1).
     """
-    legs = record.legs or ()
-    _, others = _sorted(record, legs, "", is_own=False, rung_alone=False)
-    offered = is_offer(record)
-    outbound = record.direction.lower() == "outbound" and not offered
-    direction = Direction.OUTBOUND if outbound else Direction.INBOUND
-    live = _is_live(record)
-    answer = _answer(record, (), others, speaks=False, inbound=not outbound)
-    if live and not answer.leg_of_another:
-        outcome = Outcome(UNANSWERED[direction])
-    else:
-        outcome = _share(record, legs, (), direction, answer)
-    return View(
-        direction=direction,
-        outcome=outcome,
-        offered=offered,
-        rings_alone=False,
-        taken_by_another=answer.leg_of_another,
-        legs=(),
-        started_at=record.start_time,
-        ended_at=None if live else end_of(record, record.start_time),
-        ended_exact=not answer.elsewhere,
-        from_=record.from_,
-        to=record.to,
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.legs = legs = [_leg_facts(leg) for leg in record.legs or ()]
+        self.owners = {leg.owner for leg in legs if leg.owner is not None}
+        self.result = result = (record.result or "").lower()
+        self.is_outbound = record.direction.lower() == "outbound"
+        self.is_live = not record.finished and _goes_on(record, result)
+        self.is_offer = self.is_outbound and _is_offered(record, legs)
+        self.is_provisional = (
+            result in PROVISIONAL
+            and not record.finished
+            and (all(leg.rings for leg in legs) if legs else self.is_outbound)
+        )
+        self._is_ringout = record.action.lower().startswith(RINGOUT) or any(leg.rings_own_phone for leg in legs)
+        self.says_accepted = _is_accepted(record, result)
+        if self._is_ringout:
+            says_connected = result in CONNECTED and bool(_duration_ms(record))
+            self.says_accepted = says_connected and not self._other_sides_failure()
+        self.extension: str | None
+        if record.extension is not None and record.extension.id:
+            self.extension = str(record.extension.id)
+        else:
+            found = _EXTENSION.search(record.uri or "")
+            self.extension = found[1] if found else None
+
+    def view(self, extension_id: str, *, listed: bool) -> View:
+        """Return what the record shows for this extension. listed: the record is in the extension's own list."""
+        record, legs, stated, owners = self.record, self.legs, self.extension, self.owners
+        if listed and extension_id not in owners:  # in its own list the record is its own, whatever its name
+            extension_id = stated or extension_id
+        names_others = bool(owners - {extension_id})
+        is_own = listed or stated == extension_id or (stated is None and not owners)
+        own, others = self._sorted(extension_id, is_own=is_own, rung_alone=not names_others or stated == extension_id)
+        in_whole = (
+            not own or (is_own and not names_others) or not (names_others or any(leg.owner is None for leg in legs))
+        )
+        if in_whole:
+            offered = self.is_offer
+            direction = Direction.OUTBOUND if self.is_outbound and not offered else Direction.INBOUND
+        else:
+            direction = self._share_direction(own)
+            offered = self.is_outbound and direction is Direction.INBOUND
+
+        # Who answered. Where another extension's phone took the call, the line's leg and the record only say that it
+        # was taken (cases/X1-1). The leg of a RingOut to the own phone says nothing (cases/B1-1).
+        is_inbound = direction is Direction.INBOUND
+        taken = [leg for leg in others if is_inbound and leg.accepted and leg.kind not in _LISTENING]
+        by_phone = any(not leg.is_line for leg in taken)
+        speaks = not legs or stated == extension_id or (stated is None and (listed or not names_others))
+        answered = (self.says_accepted and speaks and not by_phone) or any(
+            leg.accepted and not leg.rings_own_phone and not (by_phone and leg.is_line) for leg in own
+        )
+        elsewhere = not answered and (bool(taken) or (is_inbound and self.says_accepted and not speaks))
+
+        outcome = self._whole if in_whole else self._share
+        state, provisional, ended_as = outcome(own, direction, answered=answered, elsewhere=elsewhere)
+        started_at, ended_at, ended_exact = record.start_time, None, True
+        from_, to = record.from_, record.to
+        if state is State.ENDED:
+            ended_at, ended_exact = (_end(record, record.start_time), True) if in_whole else self._share_end(own)
+        if not in_whole:
+            first = own[0].leg
+            started_at = min(leg.leg.start_time or record.start_time for leg in own)
+            from_, to = (first.from_, first.to) if offered else (from_ or first.from_, to or first.to)
+        return View(
+            direction=direction,
+            state=state,
+            provisional=provisional,
+            disposition=ended_as,
+            offered=offered,
+            rings_alone=len(owners) <= 1 and (not provisional or _rings_one_number(legs)),
+            taken_by_another=bool(taken) and not answered,
+            legs=tuple([_leg(leg, started_at, extension_id) for leg in own]),
+            started_at=started_at,
+            ended_at=ended_at,
+            ended_exact=ended_exact,
+            from_=from_,
+            to=to,
+        )
+
+    def view_of_unnamed(self) -> View:
+        """Return what the record shows for an extension that it named before, and does not name now.
+
+        Its phone's turn is over, as if its leg had stopped. A live record may come back to it, unless another
+        extension's leg was accepted.
+        """
+        record = self.record
+        is_inbound = not self.is_outbound or self.is_offer
+        direction = Direction.INBOUND if is_inbound else Direction.OUTBOUND
+        taken = is_inbound and any(
+            leg.accepted and leg.owner is not None and leg.kind not in _LISTENING for leg in self.legs
+        )
+        elsewhere = taken or (is_inbound and self.says_accepted)
+        if self.is_live and not taken:
+            state, provisional, ended_as = UNANSWERED[direction], False, None
+        else:
+            state, provisional, ended_as = self._share((), direction, answered=False, elsewhere=elsewhere)
+        return View(
+            direction=direction,
+            state=state,
+            provisional=provisional,
+            disposition=ended_as,
+            offered=self.is_offer,
+            rings_alone=False,
+            taken_by_another=taken,
+            legs=(),
+            started_at=record.start_time,
+            ended_at=None if self.is_live else _end(record, record.start_time),
+            ended_exact=not elsewhere,
+            from_=record.from_,
+            to=record.to,
+        )
+
+    def _sorted(
+        self, extension_id: str, *, is_own: bool, rung_alone: bool
+    ) -> tuple[Sequence[LegFacts], Sequence[LegFacts]]:
+        """Return the extension's legs, and those of others.
+
+        In its own record those that name no extension are its own, too; where others are rung as well, the leg to the
+        line that was called is not one of these. A transfer to another extension is that one's leg (cases/R1-1).
+        """
+        own: list[LegFacts] = []
+        others: list[LegFacts] = []
+        for leg in self.legs:
+            mine = is_own and (rung_alone or not leg.is_line) if leg.owner is None else leg.owner == extension_id
+            if mine and leg.kind == TRANSFER_LEG and self._leaves(leg.leg, extension_id, is_own=is_own):
+                others.append(leg)
+            elif mine:
+                own.append(leg)
+            elif leg.owner is not None:
+                others.append(leg)
+        return own, others
+
+    def _leaves(self, leg: RecordLeg, extension_id: str, *, is_own: bool) -> bool:
+        """Whether a transfer goes from this extension to another.
+
+        Where neither id nor number is known to be its own, one that is in the extension's own record does.
+        """
+        to = leg.to
+        if to is None or not (to.extension_id or to.extension_number):
+            return False
+        if to.extension_id:
+            return str(to.extension_id) != extension_id
+        own_side = self.record.to if self.record.direction.lower() == "inbound" else self.record.from_
+        return is_own and (own_side is None or to.extension_number != own_side.extension_number)
+
+    def _share_direction(self, own: Sequence[LegFacts]) -> Direction:
+        inbound = any(leg.is_inbound for leg in own)
+        if not all(leg.kind in _LISTENING for leg in own):  # derived-monitoring
+            inbound = inbound or not self.is_outbound or any(_is_offered(leg.leg, [leg]) for leg in own)
+        return Direction.INBOUND if inbound else Direction.OUTBOUND
+
+    def _whole(
+        self, _own: Sequence[LegFacts], direction: Direction, *, answered: bool, elsewhere: bool
+    ) -> tuple[State, bool, Disposition | None]:
+        """The outcome where the record is the extension's own."""
+        taken_by = Disposition.ANSWERED if answered else Disposition.ANSWERED_ELSEWHERE if elsewhere else None
+        if self.is_live:
+            state = State.CONNECTED if answered else UNANSWERED[direction]
+            return state, False, taken_by if self.result in CONNECTED else None
+        return State.ENDED, self.is_provisional, taken_by or self._meaning(self.result, direction)
+
+    def _share(
+        self, own: Sequence[LegFacts], direction: Direction, *, answered: bool, elsewhere: bool
+    ) -> tuple[State, bool, Disposition | None]:
+        """The outcome of a record that rings or joins several extensions: its own legs say more than the record.
+
+        The leg's word counts where it has one; "Stopped" leaves it to the record (derived-queue-missed, -voicemail).
+        """
+        if self.is_live and any(leg.is_live for leg in own):
+            return (State.CONNECTED if answered else UNANSWERED[direction]), False, None
+        if answered:
+            return State.ENDED, self.is_provisional, Disposition.ANSWERED
+        word = _last_result([leg for leg in own if not leg.is_line])
+        if self.is_provisional or word not in (STOPPED, ""):
+            ended_as = self._meaning(word or self.result, direction)
+            if ended_as is Disposition.MISSED and elsewhere:
+                ended_as = Disposition.ANSWERED_ELSEWHERE
+            return State.ENDED, self.is_provisional, ended_as
+        if elsewhere:
+            return State.ENDED, False, Disposition.ANSWERED_ELSEWHERE
+        if self.is_live:  # this phone's turn is over, but others are rung, and this one may be again
+            return UNANSWERED[direction], False, None
+        return State.ENDED, False, self._meaning(self.result, direction)
+
+    def _share_end(self, own: Sequence[LegFacts]) -> tuple[datetime | None, bool]:
+        """Return the end of the last leg, and whether it is exact.
+
+        A leg that is over, and does not say since when, ended no later than the record.
+        """
+        start = self.record.start_time
+        ends = [end for leg in own if (end := _end(leg.leg, leg.leg.start_time or start))]
+        if ends:
+            return max(ends), True
+        return _end(self.record, start), all(leg.is_live for leg in own)
+
+    def _meaning(self, word: str, direction: Direction) -> Disposition:
+        """Return how the call ended.
+
+        Of a RingOut a word of success that is no answer is the own phone's: the leg to the other side says what became
+        of the call, if anything does.
+        """
+        if self._is_ringout and word in CONNECTED:
+            word = self._other_sides_failure()
+        return disposition(word, inbound=direction is Direction.INBOUND)
+
+    def _other_sides_failure(self) -> str:
+        """The result of a RingOut's last leg to the other side; empty where that side took the call, or has none."""
+        legs = [leg for leg in self.legs if leg.kind.startswith(RINGOUT) and not leg.rings_own_phone]
+        word = "" if any(leg.accepted for leg in legs) else _last_result(legs)
+        return "" if word == STOPPED else word
+
+
+def _is_accepted(one: Record | RecordLeg, result: str) -> bool:
+    """seed-direct-2 says so by a reason, a record with several rung phones by its result alone (cases/G2-1)."""
+    return result in CONNECTED or (one.reason or "").lower() == ACCEPTED
+
+
+def _goes_on(one: Record | RecordLeg, result: str) -> bool:
+    """Connected, without a duration, is a call that goes on (jswidgets-activeCalls)."""
+    return not result or result in IN_PROGRESS or (result in CONNECTED and not _duration_ms(one))
+
+
+def _is_offered(one: Record | RecordLeg, legs: Sequence[LegFacts]) -> bool:
+    """Whether an Outbound VoIP Call rings this extension, and is not placed by it (seed-queue-1, seed-queue-2).
+
+    While a queue call is live the platform shows the leg that it places towards the agent's phone: every leg a
+    ring-out, and the extension's own number on both sides. What an extension places has other legs
+    (SipToPstn..., RingOut...), or a SipToSip leg towards another extension (derived-ext-to-ext). A PstnToSip
+    leg comes from outside, so there the other side may also be the caller, or unknown
+    (derived-queue-midcall-snapshot). Without legs only two equal extension numbers show it.
+    """
+    if (one.action or "").lower() != "voip call" or not all(leg.rings for leg in legs):
+        return False
+    own = one.to.extension_number if one.to else None
+    other = one.from_.extension_number if one.from_ else None
+    if own and other:
+        return own == other
+    return bool(legs) and all(leg.kind == "pstntosip" for leg in legs)
+
+
+def _leg(leg: LegFacts, started_at: datetime, extension_id: str) -> Leg:
+    """A transfer begins when people talk already: its start is not the answer's (derived-outbound-results)."""
+    return Leg(
+        kind=leg.leg.leg_type,
+        started_at=leg.leg.start_time or started_at,
+        accepted=leg.accepted and leg.kind != TRANSFER_LEG and not leg.rings_own_phone,
+        own=leg.owner == extension_id and not leg.is_line,
     )
 
 
-def stated_extension(record: Record) -> str | None:
-    """The record's own word: its extension, or the one in its address (slate-account-ringout-2legs)."""
-    if record.extension is not None and record.extension.id:
-        return str(record.extension.id)
-    found = _EXTENSION.search(record.uri or "")
-    return found[1] if found else None
+def _rings_one_number(legs: Sequence[LegFacts]) -> bool:
+    """Where several phones are rung, some legs only say which number they ring."""
+    return len({leg.leg.to.extension_number for leg in legs if leg.leg.to is not None and leg.rings} - {None}) <= 1
 
 
-def owner_of(leg: RecordLeg) -> str | None:
-    return str(leg.extension.id) if leg.extension is not None and leg.extension.id else None
+def _last_result(legs: Sequence[LegFacts]) -> str:
+    word = legs[-1].result if legs else ""
+    return "" if word in IN_PROGRESS else word
 
 
-def accepted(one: Record | RecordLeg) -> bool:
-    """The two sides talk, or talked: seed-direct-2 says so by a reason, a fan-out by its result alone (cases/G2-1)."""
-    return (one.reason or "").lower() == ACCEPTED or (one.result or "").lower() in CONNECTED
-
-
-def rings_out(leg: RecordLeg) -> bool:
-    """The platform placed this leg towards a phone of the company."""
-    return _kind(leg) in _RING_OUT and (leg.direction or "").lower() != "inbound"
-
-
-def is_offer(record: Record) -> bool:
-    """The record reads Outbound, but rings the extension (seed-queue-1, seed-queue-2)."""
-    return record.direction.lower() == "outbound" and _offered(record, record.legs or ())
-
-
-def end_of(one: Record | RecordLeg, start: datetime) -> datetime | None:
-    """Start plus duration; no record tells its end. Milliseconds where given: 18706 ms reads 19 s."""
+def _end(one: Record | RecordLeg, start: datetime) -> datetime | None:
+    """Start plus duration; no record gives its end. Milliseconds where given: 18706 ms reads 19 s."""
     duration_ms = _duration_ms(one)
     return None if duration_ms is None else start + timedelta(milliseconds=duration_ms)
 
@@ -194,213 +382,3 @@ def _duration_ms(one: Record | RecordLeg) -> int | None:
     if one.duration_ms is not None:
         return one.duration_ms
     return None if one.duration is None else one.duration * 1000
-
-
-def _kind(leg: RecordLeg) -> str:
-    return (leg.leg_type or "").lower()
-
-
-# Whose legs
-
-
-def _sorted(
-    record: Record, legs: Sequence[RecordLeg], extension_id: str, *, is_own: bool, rung_alone: bool
-) -> tuple[list[RecordLeg], list[RecordLeg]]:
-    """The extension's legs, and those of others. In its own record it has those too that name no extension; where
-    others are rung as well, the leg to the line that was called is not one of these. A transfer to another extension
-    is that one's leg (cases/R1-1).
-    """
-    own: list[RecordLeg] = []
-    others: list[RecordLeg] = []
-    for leg in legs:
-        owner = owner_of(leg)
-        mine = (is_own and (rung_alone or not _is_line(leg))) if owner is None else owner == extension_id
-        handed_on = mine and _leaves(leg, record, extension_id, is_own=is_own)
-        if mine and not handed_on:
-            own.append(leg)
-        elif owner is not None or handed_on:
-            others.append(leg)
-    return own, others
-
-
-def _leaves(leg: RecordLeg, record: Record, extension_id: str, *, is_own: bool) -> bool:
-    """A transfer away from the extension to another. Where neither id nor number is known to be its own, one that
-    stands in the extension's own record leaves it.
-    """
-    to = leg.to
-    if to is None or not (to.extension_id or to.extension_number) or _kind(leg) != TRANSFER_LEG:
-        return False
-    if to.extension_id:
-        return str(to.extension_id) != extension_id
-    own_side = record.to if record.direction.lower() == "inbound" else record.from_
-    return is_own and (own_side is None or to.extension_number != own_side.extension_number)
-
-
-def _is_line(leg: RecordLeg) -> bool:
-    """The leg to what was called, which is accepted when any phone takes the call."""
-    return _kind(leg) == LINE_LEG and leg.master is not False
-
-
-def _leg(leg: RecordLeg, started_at: datetime, extension_id: str) -> Leg:
-    """A transfer begins when people talk already: its start is not the answer's (derived-outbound-results)."""
-    is_answer = accepted(leg) and _kind(leg) != TRANSFER_LEG and not _rings_own_phone(leg)
-    is_own = owner_of(leg) == extension_id and not _is_line(leg)
-    return Leg(kind=leg.leg_type, started_at=leg.start_time or started_at, accepted=is_answer, own=is_own)
-
-
-def _rings_one_number(legs: Sequence[RecordLeg]) -> bool:
-    """Of a fan-out some legs only say which number they ring."""
-    return len({leg.to.extension_number for leg in legs if leg.to is not None and rings_out(leg)} - {None}) <= 1
-
-
-# Which way
-
-
-def _offered(one: Record | RecordLeg, legs: Sequence[RecordLeg]) -> bool:
-    """An Outbound VoIP Call that rings this extension, not one that it places (seed-queue-1, seed-queue-2).
-
-    While a queue call is live the platform shows the leg that it places towards the agent's phone: every leg a
-    ring-out, and the extension's own number on both sides. What an extension places has other legs
-    (SipToPstn..., RingOut...), or a SipToSip leg towards another extension (derived-ext-to-ext). A PstnToSip
-    leg comes from outside, so there the other side may also be the caller, or unknown
-    (derived-queue-midcall-snapshot). Without legs only two equal extension numbers tell.
-    """
-    if (one.action or "").lower() != "voip call" or not all(map(rings_out, legs)):
-        return False
-    own = one.to.extension_number if one.to else None
-    other = one.from_.extension_number if one.from_ else None
-    if own and other:
-        return own == other
-    return bool(legs) and all(_kind(leg) == "pstntosip" for leg in legs)
-
-
-def _share_direction(record: Record, own: Sequence[RecordLeg]) -> Direction:
-    came_in = any((leg.direction or "").lower() == "inbound" for leg in own)
-    if all(_kind(leg) in _LISTENING for leg in own):  # derived-monitoring
-        inbound = came_in
-    else:
-        inbound = came_in or record.direction.lower() != "outbound" or any(_offered(leg, [leg]) for leg in own)
-    return Direction.INBOUND if inbound else Direction.OUTBOUND
-
-
-# Who answered, and how it ended
-
-
-def _answer(
-    record: Record, own: Sequence[RecordLeg], others: Sequence[RecordLeg], *, speaks: bool, inbound: bool
-) -> _Answer:
-    """Contract 5, "Answered". Where another extension's phone took the call, the line's leg and the record only say
-    that it was taken (cases/X1-1). Of a RingOut the leg to the own phone says nothing (cases/B1-1), nor does the
-    record before it has a duration, or where the leg to the other side says that it was not taken.
-    """
-    taken = [leg for leg in others if inbound and accepted(leg) and _kind(leg) not in _LISTENING]
-    by_phone = any(not _is_line(leg) for leg in taken)
-    is_ringout = _is_ringout(record)
-    said = accepted(record)
-    if is_ringout:
-        said = bool(_duration_ms(record)) and _word(record) in CONNECTED and not _other_sides_failure(record)
-    answers = [leg for leg in own if not (by_phone and _is_line(leg)) and not _rings_own_phone(leg)]
-    return _Answer(
-        own=any(map(accepted, answers)) or (said and speaks and not by_phone),
-        leg_of_another=bool(taken),
-        word_of_another=inbound and said and not speaks,
-    )
-
-
-def _whole(record: Record, legs: Sequence[RecordLeg], direction: Direction, answer: _Answer) -> Outcome:
-    """The record is the extension's own."""
-    word = _word(record)
-    if _is_live(record):
-        ends_as = None if word not in CONNECTED else _taken_by(answer)
-        return Outcome(State.CONNECTED if answer.own else UNANSWERED[direction], disposition=ends_as)
-    provisional = _is_provisional(record, legs)
-    return Outcome(State.ENDED, provisional, _taken_by(answer) or _meaning(record, word, direction))
-
-
-def _share(
-    record: Record, legs: Sequence[RecordLeg], own: Sequence[RecordLeg], direction: Direction, answer: _Answer
-) -> Outcome:
-    """One extension's share of a record that rings or joins several: its own legs say more than the record.
-
-    The leg's word where it has one; "Stopped" leaves it to the record (derived-queue-missed, -voicemail).
-    """
-    live = _is_live(record)
-    if live and any(map(_is_live, own)):
-        return Outcome(State.CONNECTED if answer.own else UNANSWERED[direction])
-    provisional = _is_provisional(record, legs)
-    if answer.own:
-        return Outcome(State.ENDED, provisional, Disposition.ANSWERED)
-    phones = [leg for leg in own if not _is_line(leg)]
-    word = _last_result(phones)
-    if provisional or word not in (STOPPED, ""):
-        said = _meaning(record, word or _word(record), direction)
-        taken = said is Disposition.MISSED and answer.elsewhere
-        return Outcome(State.ENDED, provisional, Disposition.ANSWERED_ELSEWHERE if taken else said)
-    if answer.elsewhere:
-        return Outcome(State.ENDED, disposition=Disposition.ANSWERED_ELSEWHERE)
-    if live:  # this phone's turn is over, but the hunt goes on and may come back
-        return Outcome(UNANSWERED[direction])
-    return Outcome(State.ENDED, disposition=_meaning(record, _word(record), direction))
-
-
-def _taken_by(answer: _Answer) -> Disposition | None:
-    if answer.own:
-        return Disposition.ANSWERED
-    return Disposition.ANSWERED_ELSEWHERE if answer.elsewhere else None
-
-
-def _is_live(one: Record | RecordLeg) -> bool:
-    """Contract 5, "Ended". jswidgets-activeCalls: connected, with duration 0, is a call that goes on."""
-    if isinstance(one, Record) and one.finished:
-        return False
-    word = _word(one)
-    return not word or word in IN_PROGRESS or (word in CONNECTED and not _duration_ms(one))
-
-
-def _is_provisional(record: Record, legs: Sequence[RecordLeg]) -> bool:
-    """Nothing but phones that were rung (derived-queue-snapshot-ip-phone-offline): the call may go on."""
-    if record.finished or _word(record) not in PROVISIONAL:
-        return False
-    return all(map(rings_out, legs)) if legs else record.direction.lower() == "outbound"
-
-
-def _meaning(record: Record, word: str, direction: Direction) -> Disposition:
-    """Of a RingOut a word of success that is no answer is the own phone's: the leg to the other side says what became
-    of the call, if anything does.
-    """
-    if word in CONNECTED and _is_ringout(record):
-        word = _other_sides_failure(record)
-    return disposition(word, inbound=direction is Direction.INBOUND)
-
-
-def _is_ringout(record: Record) -> bool:
-    return record.action.lower().startswith(RINGOUT) or any(map(_rings_own_phone, record.legs or ()))
-
-
-def _rings_own_phone(leg: RecordLeg) -> bool:
-    kind = _kind(leg)
-    return kind.startswith(RINGOUT) and kind.endswith(RINGOUT_OWN_PHONE)
-
-
-def _other_sides_failure(record: Record) -> str:
-    """The word of a RingOut's last leg to the other side; empty where that side took the call, or says nothing."""
-    legs = [leg for leg in record.legs or () if _kind(leg).startswith(RINGOUT) and not _rings_own_phone(leg)]
-    word = "" if any(map(accepted, legs)) else _last_result(legs)
-    return "" if word == STOPPED else word
-
-
-def _word(one: Record | RecordLeg) -> str:
-    return (one.result or "").lower()
-
-
-def _last_result(own: Sequence[RecordLeg]) -> str:
-    word = _word(own[-1]) if own else ""
-    return "" if word in IN_PROGRESS else word
-
-
-def _share_end(record: Record, own: Sequence[RecordLeg]) -> tuple[datetime | None, bool]:
-    """The end of the last leg. A leg that is over, and does not say since when, ended no later than the record."""
-    ends = [end for leg in own if (end := end_of(leg, leg.start_time or record.start_time))]
-    if ends:
-        return max(ends), True
-    return end_of(record, record.start_time), all(map(_is_live, own))
