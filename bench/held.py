@@ -32,6 +32,7 @@ from callcast.calls.tracker import CallIndex, Rules
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability import logs
 from callcast.observability.metrics import Metrics
+from callcast.observability.outbox_health import OutboxHealth
 from callcast.outbox.sqlite.store import open_outbox
 from callcast.polling.ownership import ExtensionOwnership
 from callcast.polling.recorder import ChangeRecorder
@@ -174,7 +175,9 @@ async def source(server: str, folder: Path) -> AsyncIterator[Callable[[], Any]]:
         )
         session = await stack.enter_async_context(aiohttp.ClientSession())
         live_calls = InMemoryLiveCalls(clock)
-        telemetry = SourceTelemetry(SOURCE, live_calls, Metrics(live_calls, clock, __version__), clock, log)
+        telemetry = SourceTelemetry(
+            SOURCE, live_calls, Metrics(live_calls, clock, __version__), clock, log, OutboxHealth(clock, log)
+        )
         client = Client(
             server=server,
             client_id="id",

@@ -118,12 +118,12 @@ class Service:
         self._sources = TaskSupervisor(tasks, self._run_source, self._pollers.end)
         self._sinks = TaskSupervisor(tasks, self._run_sink, self._end_sink, cancel_twice=True)
         await self._pollers.load()
-        await self._outbox_health.until_stored(lambda: self._restore(self._settings))
+        await self._outbox_health.service.until_available(lambda: self._restore(self._settings))
         await self._apply(self._settings)
         self._metrics.config_reloaded(True)
         for work in (
             self._broadcaster.run(),
-            store_counts(self._live_calls, self._outbox, self._clock),
+            store_counts(self._live_calls, self._outbox, self._outbox_health.service, self._clock),
             self._housekeeping(),
         ):
             self._background.append(tasks.create_task(work))
@@ -173,9 +173,8 @@ class Service:
         return [*sources, *([trouble.detail] if trouble else [])]
 
     def trouble(self) -> OutboxFailure | None:
-        """Since when the outbox, or the polls of a source, cannot be stored."""
-        found = [*filter(None, [self._outbox_health.failure]), *self._pollers.storage_troubles()]
-        return min(found, key=lambda one: one.since, default=None)
+        """Since when the outbox cannot be used, and why."""
+        return self._outbox_health.failure
 
     def warnings(self) -> Sequence[str]:
         """Problems that need attention but do not make the service unready."""
@@ -324,6 +323,7 @@ class Service:
             self._clock,
             RetryPolicy(live_ttl_s=settings.live_ttl_s, give_up_after_h=settings.give_up_after_h),
             self._metrics,
+            outbox_user=self._outbox_health.user(sink=name),
             concurrency=settings.concurrency,
             timeout_s=settings.timeout_s,
             random=self._random.random,
@@ -338,7 +338,7 @@ class Service:
     async def _housekeeping(self) -> None:
         """Update the outbox metrics and prune the outbox, every few seconds."""
         while True:
-            try:
+            with self._outbox_health.service.reporting():
                 await self._outbox.check()
                 stats = await self._outbox.stats()
                 self._metrics.outbox_stats(stats)
@@ -348,9 +348,7 @@ class Service:
                 self._dropped("outbox_max_mb", pruned.dropped)
                 self._dropped("sink_removed", pruned.orphaned)
                 self._log_outbox_warnings()
-                self._outbox_health.record_success()
-            except OutboxUnavailable as error:
-                self._outbox_health.record_failure(error)
+                self._outbox_health.service.works()
             await self._clock.sleep(HOUSEKEEPING_S)
 
     def _dropped(self, reason: str, counts: Mapping[str, int]) -> None:

@@ -20,6 +20,7 @@ from callcast.calls.model import Snapshot, Target
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability.logs import bound
 from callcast.observability.metrics import Metrics
+from callcast.observability.outbox_health import OutboxHealth
 from callcast.polling.telemetry import SourceTelemetry
 from callcast.ports.upstream import PollFailed
 from callcast.simulator import Credential, Fault, Platform, SimulatedClock
@@ -206,7 +207,9 @@ def test_10_a_stale_source() -> None:
     """/readyz names the source, for how long it has seen nothing, why, and what to do."""
     clock = TurnedClock()
     live_calls = InMemoryLiveCalls(clock)
-    telemetry = SourceTelemetry("acme", live_calls, Metrics(live_calls, clock, "1"), clock, bound())
+    telemetry = SourceTelemetry(
+        "acme", live_calls, Metrics(live_calls, clock, "1"), clock, bound(), OutboxHealth(clock, bound())
+    )
     target = Target(source="acme")
     telemetry.watching(None, 7.5)
     telemetry.poll_succeeded(Snapshot(target=target, taken_at=clock.now(), observations=()), 0.1)

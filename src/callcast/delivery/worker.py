@@ -4,7 +4,7 @@ The rule: an outcome is kept until the outbox has stored it, so that a full disk
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Protocol, assert_never
@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from callcast.delivery.circuit_breaker import CircuitBreaker
 from callcast.formats.durations import span
 from callcast.observability.fatal import observed
+from callcast.observability.outbox_health import OutboxUser
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import Acked, Outbox, OutboxUnavailable, Overdue
 from callcast.ports.retry import RetryPolicy, granted_s
@@ -26,7 +27,6 @@ RECOVERY_PROBES_MAX = 2  # the second finds that the receiver has recovered whil
 RECOVERY_PROBE_GONE_EVERY_S = 3600.0
 EXPIRE_EVERY_S = 5.0  # how often overdue deliveries expire while nothing is claimed
 GRACE_S = 1.0  # beyond the sink's own timeout, so that the sink reports its timeout first, with more detail
-OUTBOX_RETRY_S = 1.0  # between two attempts to use an unavailable outbox
 IDLE_S = 60.0
 # For a cause for which the sink suggests no fix.
 DEFAULT_FIX = "run callcast check --send: it tests the connection and says what to do"
@@ -89,6 +89,7 @@ class DeliveryWorker:
         policy: RetryPolicy,
         telemetry: DeliveryTelemetry,
         *,
+        outbox_user: OutboxUser,
         concurrency: int,
         timeout_s: float,
         random: Callable[[], float],
@@ -97,6 +98,7 @@ class DeliveryWorker:
         self.name = name
         self._sink = sink
         self._outbox = outbox
+        self._outbox_user = outbox_user
         self._clock = clock
         self._policy = policy
         self._telemetry = telemetry
@@ -119,7 +121,6 @@ class DeliveryWorker:
         self._recoveries = 0
         self._troubled_since_s = 0.0
         self._fresh_after: int | None = None  # while failing: the newest event that does not belong to a new call
-        self._outbox_trouble = False
         self._trouble: SinkTrouble | None = None
 
     @property
@@ -147,6 +148,7 @@ class DeliveryWorker:
             await _cancel(loops)
             await _cancel((*self._senders, acking))
             await self._store_remaining_acks()
+            self._outbox_user.ended()
 
     def _is_busy(self) -> bool:
         return bool(self._senders or self._acked or self._acks_in_flight)
@@ -166,11 +168,7 @@ class DeliveryWorker:
 
     async def _claim_and_send(self) -> None:
         while True:
-            try:
-                await self._step()
-                self._outbox_works()
-            except OutboxUnavailable as error:
-                await self._outbox_failed(error)
+            await self._outbox_user.until_available(self._step)
 
     async def _step(self) -> None:
         held_s = self._breaker.held_for_s(self._clock.now())
@@ -385,7 +383,7 @@ class DeliveryWorker:
             await self._ack_added.wait()
             self._ack_added.clear()
             self._acks_in_flight, self._acked = self._acked, []
-            await self._until_stored(lambda: self._outbox.ack(self._acks_in_flight))
+            await self._outbox_user.until_available(lambda: self._outbox.ack(self._acks_in_flight))
             self._acks_in_flight = []
             self._freed.set()
 
@@ -416,20 +414,20 @@ class DeliveryWorker:
             delay_s = max(delay_s, granted_s(retry.after_s))
         at = min(now + timedelta(seconds=delay_s), expires_at)
         held = retry.after_s is not None and not retry.holds_sink
-        await self._until_stored(
+        await self._outbox_user.until_available(
             lambda: self._outbox.retry(
                 delivery, at=at, reason=retry.reason, detail=retry.detail, took_s=took_s, held=held
             )
         )
 
     async def _dead_letter(self, delivery: Delivery, rejected: Rejected, took_s: float) -> None:
-        await self._until_stored(
+        await self._outbox_user.until_available(
             lambda: self._outbox.dead_letter(delivery, reason=rejected.reason, detail=rejected.detail, took_s=took_s)
         )
         self._log_dead_letter(delivery, rejected.reason)
 
     async def _expire(self, delivery: Delivery) -> None:
-        await self._until_stored(lambda: self._outbox.expire(delivery))
+        await self._outbox_user.until_available(lambda: self._outbox.expire(delivery))
         if delivery.live:
             self._telemetry.event_expired(self.name)
         else:
@@ -439,16 +437,6 @@ class DeliveryWorker:
         self._telemetry.event_dead_lettered(self.name)
         event = delivery.event
         self._log.warning("event_dead_lettered", sink=self.name, call=event.key, event_id=event.id, reason=reason)
-
-    async def _until_stored(self, store: Callable[[], Awaitable[None]]) -> None:
-        """Retry until the outbox accepts the write, so that nothing is sent twice because of the disk."""
-        while True:
-            try:
-                await store()
-                self._outbox_works()
-                return
-            except OutboxUnavailable as error:
-                await self._outbox_failed(error)
 
     # Failing and recovering
 
@@ -486,7 +474,7 @@ class DeliveryWorker:
     async def _make_due(self, *, held: bool) -> None:
         """Make the whole backlog due, including deliveries in flight that fail later."""
         self._recoveries += 1
-        await self._until_stored(lambda: self._outbox.make_due(self.name, held=held))
+        await self._outbox_user.until_available(lambda: self._outbox.make_due(self.name, held=held))
 
     async def _watch_reconnects(self, sink: Reconnecting) -> None:
         while True:
@@ -494,17 +482,6 @@ class DeliveryWorker:
             trouble = self.trouble
             self._breaker.reset()
             await self._recovered("reconnected", trouble)
-
-    async def _outbox_failed(self, error: OutboxUnavailable) -> None:
-        if not self._outbox_trouble:
-            self._log.error("outbox_failed", sink=self.name, reason="outbox", detail=str(error))
-        self._outbox_trouble = True
-        await self._clock.sleep(OUTBOX_RETRY_S)
-
-    def _outbox_works(self) -> None:
-        if self._outbox_trouble:
-            self._log.info("outbox_recovered", sink=self.name)
-        self._outbox_trouble = False
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:

@@ -4,8 +4,9 @@ from collections.abc import Collection, Mapping
 
 from callcast.calls.model import Call, CallEvent
 from callcast.live.live_calls import InMemoryLiveCalls
+from callcast.observability.outbox_health import OutboxUser
 from callcast.ports.clock import Clock
-from callcast.ports.outbox import Outbox, OutboxUnavailable
+from callcast.ports.outbox import Outbox
 
 SERVICE = ""  # the source name under which the service stores its own notes
 COUNTS_NOTE = "counts"  # the note in the outbox that holds the counts
@@ -51,7 +52,7 @@ async def _count_again(
             live_calls.statistics.count(await outbox.recall(source, names[first : first + _REPLAY_PAGE]))
 
 
-async def store_counts(live_calls: InMemoryLiveCalls, outbox: Outbox, clock: Clock) -> None:
+async def store_counts(live_calls: InMemoryLiveCalls, outbox: Outbox, outbox_user: OutboxUser, clock: Clock) -> None:
     """Store the counts every few seconds if they have changed, until cancelled.
 
     Events are recorded before they are counted, so each note claims only the events recorded one round earlier.
@@ -60,13 +61,11 @@ async def store_counts(live_calls: InMemoryLiveCalls, outbox: Outbox, clock: Clo
     seq = noted = -1
     noted_at_s = clock.monotonic()
     while True:
-        try:
+        with outbox_user.reporting():  # the next round stores these counts too
             newest = await outbox.last_seq()
             is_old = clock.monotonic() - noted_at_s >= _STORE_AGAIN_S
             if seq >= 0 and (noted != newest or is_old):
                 await outbox.note(SERVICE, COUNTS_NOTE, live_calls.statistics.dump(seq))
                 noted, noted_at_s = seq, clock.monotonic()
             seq = newest
-        except OutboxUnavailable:
-            pass  # reported by the recorder; the next round stores these counts too
         await clock.sleep(_STORE_EVERY_S)

@@ -1,6 +1,12 @@
-"""Whether the last write to the outbox succeeded; logs each failure, and the recovery once."""
+"""What every part of the service does when the outbox is unavailable: report it here, and try again.
 
-from collections.abc import Awaitable, Callable
+Each part is a user of the outbox. It either waits until the outbox works (`until_available`), or gives up what it was
+doing, because it will do it again anyway (`reporting`). Users fail and recover on their own: on a full disk a small
+write may succeed while a large one does not.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -15,34 +21,67 @@ T = TypeVar("T")
 
 
 class OutboxFailure(Struct, frozen=True):
-    """Since when (by this machine's clock) the outbox cannot be written, and why."""
+    """Since when (by this machine's clock) the outbox cannot be used, and why."""
 
     since: datetime
     detail: str
 
 
 class OutboxHealth:
-    """Tracks failures of the outbox. `failure` is None while it works."""
+    """Whether the outbox works for all of its users."""
 
     def __init__(self, clock: Clock, log: Any) -> None:
-        self.failure: OutboxFailure | None = None
+        self.failures: dict[OutboxUser, OutboxFailure] = {}
         self._clock = clock
         self._log = log
+        self.service = self.user()  # for the service as a whole, which tests every few seconds whether it can write
 
-    def record_failure(self, error: OutboxUnavailable) -> None:
-        self.failure = OutboxFailure(self.failure.since if self.failure else self._clock.wall(), str(error))
-        self._log.error("outbox_failed", reason="outbox", detail=str(error))
+    @property
+    def failure(self) -> OutboxFailure | None:
+        """The failure that lasts longest; None while the outbox works."""
+        return min(self.failures.values(), key=lambda one: one.since, default=None)
 
-    def record_success(self) -> None:
-        if self.failure:
-            self._log.info("outbox_recovered")
-        self.failure = None
+    def user(self, **facts: str) -> "OutboxUser":
+        """Add a user. `facts`: who it is, for the log."""
+        return OutboxUser(self, self._clock, self._log, facts)
 
-    async def until_stored(self, do: Callable[[], Awaitable[T]]) -> T:
-        """Call `do` until the outbox accepts it."""
+
+class OutboxUser:
+    """A part of the service that uses the outbox. Logs when it fails, and once when it recovers."""
+
+    def __init__(self, health: OutboxHealth, clock: Clock, log: Any, facts: Mapping[str, str]) -> None:
+        self._health = health
+        self._clock = clock
+        self._log = log
+        self._facts = facts
+
+    def failed(self, error: OutboxUnavailable) -> None:
+        before = self._health.failures.get(self)
+        self._health.failures[self] = OutboxFailure(before.since if before else self._clock.wall(), str(error))
+        if before is None:
+            self._log.error("outbox_failed", **self._facts, reason="outbox", detail=str(error))
+
+    def works(self) -> None:
+        """What this user has to store was stored."""
+        if self._health.failures.pop(self, None):
+            self._log.info("outbox_recovered", **self._facts)
+
+    def ended(self) -> None:
+        self._health.failures.pop(self, None)
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Report that the outbox is unavailable instead of raising it."""
+        try:
+            yield
+        except OutboxUnavailable as error:
+            self.failed(error)
+
+    async def until_available(self, do: Callable[[], Awaitable[T]]) -> T:
+        """Call `do` until the outbox is available."""
         while True:
-            try:
-                return await do()
-            except OutboxUnavailable as error:
-                self.record_failure(error)
-                await self._clock.sleep(PAUSE_S)
+            with self.reporting():
+                done = await do()
+                self.works()
+                return done
+            await self._clock.sleep(PAUSE_S)

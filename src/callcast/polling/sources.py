@@ -13,14 +13,14 @@ from callcast.calls.tracker import Rules, unwatch
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability.fatal import observed
 from callcast.observability.metrics import Metrics
-from callcast.observability.outbox_health import OutboxFailure, OutboxHealth
+from callcast.observability.outbox_health import OutboxHealth
 from callcast.polling.backfill import Backfill
 from callcast.polling.ownership import ExtensionOwnership
 from callcast.polling.poller import Poller
 from callcast.polling.recorder import ChangeRecorder
 from callcast.polling.telemetry import SourceTelemetry
 from callcast.ports.clock import Clock
-from callcast.ports.outbox import Outbox, OutboxUnavailable
+from callcast.ports.outbox import Outbox
 from callcast.ports.telemetry import Telemetry
 from callcast.provider import Client, Provider, SourceSettings, plan
 
@@ -100,19 +100,15 @@ class Sources:
             if trouble is not None
         ]
 
-    def storage_troubles(self) -> Sequence[OutboxFailure]:
-        """The sources whose last poll could not be stored: since when, and why."""
-        return [one.unstored for one in self.telemetry.values() if one.unstored is not None]
-
     async def run(self, name: str, settings: SourceSettings, *, start_after_s: float = 0.0) -> None:
         """Run one source until cancelled."""
         if name in self._clients and self._clients[name][0].access() != settings.access():
             await self.close(name)
+        telemetry = self._telemetry_of(name)
         if len(self.telemetry) > 1:
             async with self._learning:
-                await self._outbox_health.until_stored(lambda: share_answers(self._answers, self._outbox))
-        known = await self._outbox_health.until_stored(lambda: self._outbox.known(name))
-        telemetry = self._telemetry_of(name)
+                await telemetry.outbox_user.until_available(lambda: share_answers(self._answers, self._outbox))
+        known = await telemetry.outbox_user.until_available(lambda: self._outbox.known(name))
         upstream = self._client(name, settings, known)
         rules = Rules(
             settle_s=settings.settle_s,
@@ -144,16 +140,15 @@ class Sources:
 
     async def end(self, name: str) -> None:
         """Remove a source: its calls end as unwatched. If the outbox is unavailable, the next start does this."""
-        try:
+        with self._outbox_health.service.reporting():
             known = await self._outbox.known(name)
             recorder = self._recorder(name, known, Rules())
             live = {call.extension_id for call in recorder.index.live_calls()}
             await recorder.record_change(unwatch, live, self._clock.now())
-        except OutboxUnavailable as error:
-            self._outbox_health.record_failure(error)
         self._live_calls.unwatch(name)
         self._answers.forget(name)
-        if self.telemetry.pop(name, None):
+        if telemetry := self.telemetry.pop(name, None):
+            telemetry.outbox_user.ended()
             self._log.info("polling_stopped", source=name)
         await self.close(name)  # last: closing may still report a response
         self._metrics.forget_source(name)
@@ -179,7 +174,9 @@ class Sources:
 
     def _telemetry_of(self, name: str) -> SourceTelemetry:
         if name not in self.telemetry:
-            self.telemetry[name] = SourceTelemetry(name, self._live_calls, self._metrics, self._clock, self._log)
+            self.telemetry[name] = SourceTelemetry(
+                name, self._live_calls, self._metrics, self._clock, self._log, self._outbox_health
+            )
         return self.telemetry[name]
 
     def _client(self, name: str, settings: SourceSettings, known: Known) -> Client:
@@ -205,10 +202,8 @@ class Sources:
         task.add_done_callback(self._notes[source].discard)
 
     async def _note(self, source: str, name: str, value: bytes) -> None:
-        try:
+        with self._outbox_health.service.reporting():
             await self._outbox.note(source, name, value)
-        except OutboxUnavailable as error:
-            self._outbox_health.record_failure(error)
 
 
 async def share_answers(answers: SharedAnswers, outbox: Outbox) -> None:

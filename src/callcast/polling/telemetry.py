@@ -14,7 +14,7 @@ from callcast.calls.model import CallEvent, ChangeSet, Event, PollRecord, Reason
 from callcast.formats.durations import span
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability.metrics import Metrics
-from callcast.observability.outbox_health import OutboxFailure
+from callcast.observability.outbox_health import OutboxHealth
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import OutboxUnavailable
 from callcast.ports.telemetry import Telemetry
@@ -30,7 +30,15 @@ UNKNOWN_WORDS_MAX = 200  # unknown words of one source that are logged; all are 
 class SourceTelemetry(Telemetry):
     """Telemetry of one source, for its poller, backfill, recorder and client."""
 
-    def __init__(self, source: str, live_calls: InMemoryLiveCalls, metrics: Metrics, clock: Clock, log: Any) -> None:
+    def __init__(
+        self,
+        source: str,
+        live_calls: InMemoryLiveCalls,
+        metrics: Metrics,
+        clock: Clock,
+        log: Any,
+        outbox_health: OutboxHealth,
+    ) -> None:
         self.source = source
         self._live_calls = live_calls
         self._metrics = metrics
@@ -48,7 +56,7 @@ class SourceTelemetry(Telemetry):
         self.sign_ins_ahead: Callable[[], int | None] = lambda: None  # set with the client
         self.stepped_at = clock.monotonic()
         self.polls = 0  # successful ones
-        self.unstored: OutboxFailure | None = None  # set while the last poll could not be stored
+        self.outbox_user = outbox_health.user(source=source)
         metrics.watch_source(source)
 
     # For the poller.
@@ -88,7 +96,7 @@ class SourceTelemetry(Telemetry):
         self._metrics.poll_finished(self.source, None, took_s)
 
     def poll_stored(self, poll: PollRecord) -> None:
-        self.unstored = None
+        self.outbox_user.works()
         self._live_calls.stored(poll.target, poll.taken_at)
 
     def poll_failed(self, target: Target, error: PollFailed, took_s: float) -> None:
@@ -137,8 +145,7 @@ class SourceTelemetry(Telemetry):
         self._live_calls.signs_in(self.source, self.sign_ins_ahead())
 
     def store_failed(self, error: OutboxUnavailable) -> None:
-        self.unstored = OutboxFailure(self.unstored.since if self.unstored else self._clock.wall(), str(error))
-        self._log.error("outbox_failed", reason="outbox", detail=str(error))
+        self.outbox_user.failed(error)
 
     # For the backfill.
 
@@ -182,7 +189,7 @@ class SourceTelemetry(Telemetry):
     # For the recorder, after each commit.
 
     def change_recorded(self, change: ChangeSet) -> None:
-        self.unstored = None
+        self.outbox_user.works()
         self._live_calls.apply(change)
         for event in change.events:
             self._metrics.event_recorded(event)

@@ -11,6 +11,7 @@ import pytest
 
 from callcast.calls.model import Event
 from callcast.delivery.worker import DEFAULT_FIX, UNSTORED_MAX, DeliveryWorker, SinkTrouble
+from callcast.observability.outbox_health import OutboxHealth
 from callcast.outbox.opening import open_admin
 from callcast.outbox.sqlite.pruning import Limits
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
@@ -121,6 +122,7 @@ class Bench:
             self.clock,
             policy or RetryPolicy(),
             self.told,
+            outbox_user=OutboxHealth(self.clock, self.told).user(sink="crm"),
             concurrency=concurrency,
             timeout_s=timeout_s,
             random=lambda: 0.5,

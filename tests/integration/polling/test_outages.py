@@ -14,6 +14,7 @@ from msgspec import structs
 from standardwebhooks import Webhook
 
 from callcast.delivery.worker import DeliveryWorker
+from callcast.observability.outbox_health import OutboxHealth
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
 from callcast.ports.retry import RetryPolicy
 from callcast.ports.sink import Delivered, Delivery, Filter, Outcome, Retry, Sink
@@ -63,6 +64,7 @@ class House:
             self.told[name] = EventHistory()
             one = DeliveryWorker(
                 *(name, sink, self.outbox, self.clock, RetryPolicy(), self.told[name]),
+                outbox_user=OutboxHealth(self.clock, self.told[name]).user(sink=name),
                 concurrency=8,
                 timeout_s=15,
                 random=lambda: 0.5,

@@ -29,6 +29,8 @@ from callcast.calls.model import (
 from callcast.calls.summary import Counts, Summary
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.live.stored_counts import COUNTS_NOTE, SERVICE, restore, store_counts
+from callcast.observability.logs import bound
+from callcast.observability.outbox_health import OutboxHealth
 from callcast.ports.outbox import OutboxUnavailable, Stored
 from tests.clock import TurnedClock
 
@@ -556,7 +558,7 @@ async def test_counts_survive_a_kill_at_any_moment(clock: TurnedClock, applied: 
     outbox: Any = Outbox()
     live_calls = InMemoryLiveCalls(clock, UTC)
     live_calls.watch("acme", ["101"], 6.0)
-    keeping = asyncio.create_task(store_counts(live_calls, outbox, clock))
+    keeping = asyncio.create_task(store_counts(live_calls, outbox, OutboxHealth(clock, bound()).service, clock))
     calls = [answered(call(session_id=f"s-{n}"), after_s=3.0) for n in range(3)]
     await clock.turn(1)
     outbox.record(*calls)
@@ -575,7 +577,7 @@ async def test_counts_survive_their_events(clock: TurnedClock) -> None:
     outbox: Any = Outbox()
     live_calls = InMemoryLiveCalls(clock, UTC)
     live_calls.watch("acme", ["101"], 6.0)
-    keeping = asyncio.create_task(store_counts(live_calls, outbox, clock))
+    keeping = asyncio.create_task(store_counts(live_calls, outbox, OutboxHealth(clock, bound()).service, clock))
     await clock.turn(1)
     calls = [ended(call(session_id=f"s-{n}"), Disposition.MISSED) for n in range(3)]
     outbox.record(*calls)
@@ -592,7 +594,7 @@ async def test_a_note_claims_only_what_is_surely_in_it(clock: TurnedClock) -> No
     outbox: Any = Outbox()
     live_calls = InMemoryLiveCalls(clock, UTC)
     live_calls.watch("acme", ["101"], 6.0)
-    keeping = asyncio.create_task(store_counts(live_calls, outbox, clock))
+    keeping = asyncio.create_task(store_counts(live_calls, outbox, OutboxHealth(clock, bound()).service, clock))
     await clock.turn(1)
     outbox.record(answered(call()))
     await clock.turn(10)
@@ -677,7 +679,7 @@ async def test_keeping_counts_outlives_a_full_disk(clock: TurnedClock) -> None:
     put(live_calls, answered(call()))
     outbox.record(answered(call()))
     outbox.broken = True
-    keeping = asyncio.create_task(store_counts(live_calls, outbox, clock))
+    keeping = asyncio.create_task(store_counts(live_calls, outbox, OutboxHealth(clock, bound()).service, clock))
     await clock.turn(25)
     assert not keeping.done()
     outbox.broken = False

@@ -13,6 +13,7 @@ from callcast.calls.model import ChangeSet, Target
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability import logs
 from callcast.observability.metrics import Metrics
+from callcast.observability.outbox_health import OutboxHealth
 from callcast.polling.telemetry import SourceTelemetry
 from callcast.ports.upstream import PollFailed
 from tests.builders import event
@@ -143,7 +144,9 @@ def test_a_logger_in_use_follows_a_changed_level(capfd: pytest.CaptureFixture[st
 
 def telemetry_of(clock: TurnedClock) -> SourceTelemetry:
     live_calls = InMemoryLiveCalls(clock)
-    return SourceTelemetry("acme", live_calls, Metrics(live_calls, clock, "0"), clock, logs.bound())
+    return SourceTelemetry(
+        "acme", live_calls, Metrics(live_calls, clock, "0"), clock, logs.bound(), OutboxHealth(clock, logs.bound())
+    )
 
 
 def test_an_unknown_word_is_said_once(capfd: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from callcast.calls.model import ChangeSet, PollRecord, Reason, Snapshot, Target
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability.logs import bound
 from callcast.observability.metrics import Metrics
+from callcast.observability.outbox_health import OutboxFailure, OutboxHealth
 from callcast.polling.telemetry import SourceTelemetry
 from callcast.ports.outbox import OutboxUnavailable
 from callcast.ports.upstream import PollFailed
@@ -21,7 +22,9 @@ from tests.clock import TurnedClock
 def watching(interval_s: float, clock: TurnedClock | None = None) -> SourceTelemetry:
     clock = clock or TurnedClock()
     live_calls = InMemoryLiveCalls(clock)
-    telemetry = SourceTelemetry("acme", live_calls, Metrics(live_calls, clock, "1"), clock, bound())
+    telemetry = SourceTelemetry(
+        "acme", live_calls, Metrics(live_calls, clock, "1"), clock, bound(), OutboxHealth(clock, bound())
+    )
     telemetry.watching(None, interval_s)
     return telemetry
 
@@ -105,7 +108,9 @@ def test_a_source_that_waits_to_sign_in_says_how_many_are_ahead() -> None:
     """In `/readyz` and on the page; a source that is seen is ready, whatever it waits for."""
     clock = TurnedClock()
     live_calls = InMemoryLiveCalls(clock)
-    telemetry = SourceTelemetry("acme", live_calls, Metrics(live_calls, clock, "1"), clock, bound())
+    telemetry = SourceTelemetry(
+        "acme", live_calls, Metrics(live_calls, clock, "1"), clock, bound(), OutboxHealth(clock, bound())
+    )
     telemetry.sign_ins_ahead = lambda: 3
     assert telemetry.unready() == "source acme: waiting to sign in, 3 ahead"
     telemetry.stepped()
@@ -126,13 +131,13 @@ async def test_polls_that_cannot_be_stored_are_known_until_one_is() -> None:
     """Since the first of them, with the newest cause; what is shown stays as of the last one that was stored."""
     clock = TurnedClock(NINE)
     telemetry, target = watching(6.0, clock), Target(source="acme")
-    assert telemetry.unstored is None
+    health = telemetry.outbox_user._health
     telemetry.store_failed(OutboxUnavailable("disk full"))
     await clock.turn(6)
     telemetry.store_failed(OutboxUnavailable("still full"))
-    assert telemetry.unstored is not None
-    assert (telemetry.unstored.since, telemetry.unstored.detail) == (NINE, "still full")
+    assert health.failure == OutboxFailure(NINE, "still full")
     telemetry.poll_succeeded(Snapshot(target=target, taken_at=clock.now(), observations=()), 0.1)
-    assert telemetry.unstored is not None
+    health.service.works()  # a small write of another part
+    assert health.failure is not None
     telemetry.poll_stored(PollRecord(target=target, taken_at=clock.now()))
-    assert telemetry.unstored is None
+    assert health.failure is None
