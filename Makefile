@@ -13,11 +13,16 @@ BIN := $(VENV)/bin
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-$(VENV)/.installed: requirements-dev.lock pyproject.toml
+# What callcast itself needs, without the packages for development.
+$(VENV)/.runtime: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "callcast needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --require-hashes --requirement requirements-dev.lock
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements.lock
 	$(BIN)/pip install --quiet --no-deps --editable .
+	@touch $@
+
+$(VENV)/.installed: requirements-dev.lock $(VENV)/.runtime
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements-dev.lock
 	@touch $@
 
 # What the peers of the bench need; `make test` does not need it.
@@ -25,7 +30,7 @@ $(VENV)/.bench: bench/requirements.lock $(VENV)/.installed
 	$(BIN)/pip install --quiet --require-hashes --requirement bench/requirements.lock
 	@touch $@
 
-demo: $(VENV)/.installed  ## run the service against the built-in fake RingCentral
+demo: $(VENV)/.runtime  ## run the service against the built-in fake RingCentral
 	$(BIN)/callcast demo $(DEMO)
 
 test: $(VENV)/.installed  ## run all tests; those that need a missing program are skipped, unless CI=true

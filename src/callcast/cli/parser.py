@@ -64,7 +64,8 @@ class Parser(argparse.ArgumentParser):
 
 def _suggestion(word: str, words: Sequence[str]) -> str:
     meant = nearest(word, words)
-    return f": did you mean {meant}?" if meant else f": use {', '.join(words[:-1])} or {words[-1]}"
+    *first, last = words
+    return f": did you mean {meant}?" if meant else f": use {', '.join(first)}{' or ' if first else ''}{last}"
 
 
 def subparsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
@@ -313,6 +314,13 @@ COMMANDS = {
         "and does not use the network.",
         "example: callcast demo --for 60s --seed 7 --speed 2 | jq -r .type",
         _demo,
+        config=False,
+    ),
+    "init": Command(
+        "write a commented starter configuration",
+        "Write a commented starter configuration to ./callcast.toml, readable by you only. An existing file is never "
+        "overwritten.",
+        "example: callcast init",
         config=False,
     ),
     "check": Command(

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from callcast.sinks import SinkSettings
 HEADERS = {"service": "[service]", "sources": "[sources.NAME]", "sinks": "[sinks.NAME]", "names": "[names]"}
 NAME = r"[a-z][a-z0-9]*(_[a-z0-9]+)*"
 NAME_MAX = 40
+PLACEHOLDER = re.compile(r".*\.\.\.|<.*>|x{3,}|to-?do|change-?me|your[-_ ].*", re.IGNORECASE)
 LABEL_MAX = 80  # characters of an extension's name
 # The keys that the polling plan depends on.
 PLAN_KEYS = ("watch", "extensions", "poll_interval_s", "heavy_per_minute", "headroom", "accept_blind_spots")
@@ -70,6 +71,7 @@ class Validator:
             self._plan(name, table)
         self._exclusive_resources(sinks)
         self._credentials(sources)
+        self._placeholders()
         self._model_warnings(sources, sinks)
         if check_folders and service is not None:
             self._folder(service.data_dir)
@@ -255,6 +257,13 @@ class Validator:
             fix = f"{fix}, or set accept_blind_spots = true to accept this"
             self._error(("sources", name, key), problem, fix)
 
+    def _placeholders(self) -> None:
+        """Warn about values that were copied from an example."""
+        for section in ("sources", "sinks"):
+            for path, value in _strings((section,), self._document.table(section)):
+                if PLACEHOLDER.fullmatch(value):
+                    self._warn(path, "is a placeholder", "replace it with your own")
+
     def _exclusive_resources(self, sinks: Mapping[str, SinkSettings]) -> None:
         """Report two sinks that use the same exclusive resource, such as an MQTT client id."""
         first: dict[str, str] = {}
@@ -292,6 +301,15 @@ class Validator:
         for name, sink in sinks.items():
             for key, problem, fix in sink.warnings():
                 self._warn(("sinks", name, key), problem, fix)
+
+
+def _strings(path: KeyPath, value: object) -> Iterator[tuple[KeyPath, str]]:
+    """Yield all strings at any depth, with their paths."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict | list):
+        for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _strings((*path, key), one)
 
 
 def _is_reference(table: Mapping[str, Any]) -> bool:

@@ -21,6 +21,7 @@ from callcast.calls.model import EVENT_TYPES
 from callcast.config.field_types import alternatives, holds_secret
 from callcast.config.toml_lines import KeyPath
 from callcast.settings.nearest import nearest
+from callcast.settings.secret import PLACES
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -184,7 +185,7 @@ def _finding(
     expected = " or ".join(dict.fromkeys(_expected(detail, value) for detail in details))
     if first["type"] == "value_error" and not expected.startswith("expected "):
         return document.finding(whole, expected, _events_fix(path, value))
-    given = kind(value) if secret else shown(value)
+    given = _kind_of_secret(value) if secret else shown(value)
     fix = str(context.get("fix", "")) or _type_fix(
         _chief(details),
         "" if whole in document.variables else path[-1] if path else 0,
@@ -259,6 +260,15 @@ def kind(value: object) -> str:
     if isinstance(value, dict):
         return "a table"
     return "a date or time" if isinstance(value, date | time) else "no value"
+
+
+def _kind_of_secret(value: object) -> str:
+    """Return where a secret was read, or else the kind of value that was given in its place."""
+    if isinstance(value, dict) and len(value) == 1:
+        ((place, name),) = value.items()
+        if place in PLACES and isinstance(name, str):
+            return f"the content of the {'variable' if place == 'env' else place} {clipped(name)}"
+    return kind(value)
 
 
 def _origin(url: str) -> str:

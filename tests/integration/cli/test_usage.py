@@ -20,7 +20,7 @@ WRONG = [
     ("chek", "callcast: error: argument COMMAND: 'chek' is unknown: did you mean check?"),
     (
         "xyz",
-        "callcast: error: argument COMMAND: 'xyz' is unknown: use run, demo, check, extensions, explain, dead, "
+        "callcast: error: argument COMMAND: 'xyz' is unknown: use run, demo, init, check, extensions, explain, dead, "
         "replay, tail, listen, simulate, schema, completion or healthcheck",
     ),
     ("--versoin", "callcast: error: unknown option --versoin: did you mean --version?"),
@@ -37,6 +37,7 @@ WRONG = [
     ("demo --speed 0", "callcast demo: error: argument --speed: '0' is not a number above 0: write it as 2 or 0.5"),
     ("demo --speed nan", "callcast demo: error: argument --speed: 'nan' is not a number above 0: write it as 2 or 0.5"),
     ("demo --port 99999", f"callcast demo: error: argument --port: '99999' {NOT_A_PORT}"),
+    ("init --force", "callcast init: error: unknown option --force: use --help"),
     ("check --onlin", "callcast check: error: unknown option --onlin: did you mean --online?"),
     ("extensions --name", "callcast extensions: error: unknown option --name: did you mean --names?"),
     ("extensions --names --json", "callcast extensions: error: argument --json: not allowed with argument --names"),

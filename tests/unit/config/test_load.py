@@ -79,7 +79,7 @@ def test_the_contracts_example(tmp_path: Path) -> None:
         "X-Key": "from-the-environment",
     }
     assert got.names == {"62264425016": "Reception"}
-    assert [warning.key for warning in found.warnings] == ["sinks.crm.secrets"]
+    assert [warning.key for warning in found.warnings] == ["sources.acme.client_id", "sinks.crm.secrets"]
 
 
 @pytest.mark.parametrize(
@@ -319,3 +319,31 @@ def test_a_folder_that_cannot_be_written_to(
     (found,) = validate(write(tmp_path, GOOD), {}, check_folders=True).errors
     assert found.key == "service.data_dir"
     assert found.fix.startswith(fix)
+
+
+PLACEHOLDERS = ["...", "whsec_...", "<client id>", "changeme", "CHANGE-ME", "your-client-id", "xxxx", "TODO"]
+
+
+@pytest.mark.parametrize("text", PLACEHOLDERS)
+def test_placeholders_are_warned_of(tmp_path: Path, text: str) -> None:
+    """A value that was copied from an example is most likely forgotten; its text is not shown."""
+    found = verdict(tmp_path, SOURCE.replace('"app"', f'"{text}"') + STDOUT)
+    assert [(one.key, one.problem, one.fix) for one in found.warnings] == [
+        ("sources.acme.client_id", "is a placeholder", "replace it with your own")
+    ]
+
+
+def test_placeholders_in_lists_and_tables(tmp_path: Path) -> None:
+    """Also of a variable, in which case it is named."""
+    text = SOURCE + WEBHOOK + 'headers = { "X-Key" = "<key>" }\n'
+    found = verdict(tmp_path, text, {"CALLCAST_SOURCES__ACME__CLIENT_ID": "..."})
+    assert [(one.where, one.key) for one in found.warnings] == [
+        (f"{tmp_path}/callcast.toml:11", "sinks.crm.headers.X-Key"),
+        ("CALLCAST_SOURCES__ACME__CLIENT_ID", "sources.acme.client_id"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["app", "x", "a.b", "xx1", "todos", "~"])
+def test_ordinary_values_are_no_placeholders(tmp_path: Path, text: str) -> None:
+    """Short and odd values are left alone."""
+    assert verdict(tmp_path, SOURCE.replace('"app"', f'"{text}"') + STDOUT).warnings == ()
