@@ -1,18 +1,22 @@
 """How long a change stays unseen, for one credential and so many targets, at the pace that the rate limit allows.
 
-    python -m bench.detection [--hours N]
+    python -m bench.detection [--hours N] [--hints]
 
 A clock that is turned, the budget of the service, and a model that counts as the platform does. Changes come at
 random times at random targets; the delay is counted to the answer of the first poll that was asked after the
 change. The platform's own lateness (3-10 s documented for the end of a call) is not in it.
+
+With --hints: the table of `bench.hinted`, mean seconds after something happened, with that lateness.
 """
 
 import argparse
 import asyncio
 import statistics
+import sys
 from bisect import bisect_left
 from random import Random
 
+from bench import hinted
 from callcast.ringcentral.rate_limiter import RateLimiter
 from tests.clock import TurnedClock
 from tests.unit.ringcentral.platform_model import PlatformModel
@@ -67,4 +71,9 @@ async def main(hours: float) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=float, default=24, help="of simulated time (24)")
-    asyncio.run(main(parser.parse_args().hours))
+    parser.add_argument("--hints", action="store_true", help="with push and presence")
+    parser.add_argument("--row", default="", help="only rows whose name contains this")
+    arguments = parser.parse_args()
+    if arguments.hints:
+        sys.exit(hinted.print_table(arguments.hours, arguments.row))
+    asyncio.run(main(arguments.hours))
