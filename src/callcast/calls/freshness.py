@@ -115,10 +115,18 @@ class Freshness:
         """Start all intervals anew at `steady_s`: until then the source was queued to sign in, which is no outage."""
         self._since = {target: max(since, steady_s) for target, since in self._since.items()}
 
-    def check(self, at: datetime, steady_s: float, interval_s: float) -> list[SourceEvent]:
-        """Return the events of what has become degraded by now."""
+    def check(
+        self, at: datetime, steady_s: float, interval_s: float, waiting: Mapping[str, float] | None = None
+    ) -> list[SourceEvent]:
+        """Return the events of what has become degraded by now.
+
+        interval_s: between two polls of a target without hints.
+        waiting: with hints: the targets of which a good poll is missing, and since when; the others are quiet by plan.
+        """
         limit_s = stale_after_s(interval_s)
         silent_s = {target: steady_s - since for target, since in self._since.items()}
+        if waiting is not None:
+            silent_s = {t: min(s, steady_s - waiting.get(t, steady_s)) for t, s in silent_s.items()}
         stale = {t: at - timedelta(seconds=s) for t, s in silent_s.items() if t in self._refused or s > limit_s}
         if WHOLE in self._state.spells or not stale:
             return []

@@ -5,6 +5,7 @@ on the event loop's thread.
 """
 
 import asyncio
+import math
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, tzinfo
@@ -66,6 +67,12 @@ class InMemoryLiveCalls:
         """Set the source's watched extensions (None: the whole account) and its poll interval in seconds."""
         self._source(source).watch(extension_ids, interval_s)
         self._publish(())
+
+    def waiting(self, source: str, since: Mapping[str | None, float] | None) -> None:
+        """Set from when on a good poll of a target is missing (monotonic); the others are quiet by plan. None: without
+        hints, where the time since the last poll counts.
+        """
+        self._source(source).waiting = since
 
     def signs_in(self, source: str, ahead: int | None) -> None:
         """Set how many sources sign in before this one; None: it is not queued to sign in."""
@@ -203,6 +210,7 @@ class _Source:
         self._newest_poll: tuple[datetime, float] | None = None  # of all polls since the start
         self._overdue_after_s = stale_after_s(0.0)
         self.sign_ins_ahead: int | None = None
+        self.waiting: Mapping[str | None, float] | None = None
 
     def load(self, known: Known) -> None:
         for call in known.calls.values():
@@ -267,8 +275,12 @@ class _Source:
         return taken_at + timedelta(seconds=self._clock.monotonic() - monotonic)
 
     def _is_overdue(self, extension_id: str | None) -> bool:
-        poll = self._polls.get(extension_id)
-        return poll is None or poll < self._clock.monotonic() - self._overdue_after_s
+        since = self._polls.get(extension_id)
+        if since is None:
+            return True
+        if self.waiting is not None:
+            since = max(since, self.waiting.get(extension_id, math.inf))
+        return since < self._clock.monotonic() - self._overdue_after_s
 
 
 def _group(call: Call) -> CallGroup:

@@ -51,6 +51,9 @@ GROUPS: tuple[tuple[State, Direction], ...] = (
 )
 RATE_GROUPS = ("heavy", "auth")
 DELIVERY_REASONS = ("timeout", "network", "dns", "tls")
+HINT_WAYS = ("push", "presence")
+HINTS_IGNORED = ("duplicate", "old", "unwatched", "no_change")
+POLL_CAUSES = ("hint", "follow_up", "keep_alive", "poll")
 FIELDS = ("type", "direction", "action", "result", "reason", "legType", "delegationType")
 LABEL_VALUES_MAX = 50  # of a label with values from outside; further values become "other"
 
@@ -117,8 +120,18 @@ class Metrics:
             self._poll_duration.labels(source, outcome)
         for reason in REASONS:
             self._polls_failed.labels(source, reason)
+        one: Counter | Gauge | Histogram
         for one in (self._last_success, self._interval, self._bad_records, self._detection):
             one.labels(source)
+        for one in (self._hints_missed, self._hint_to_seen):
+            one.labels(source)
+        for via in HINT_WAYS:
+            self._hints.labels(source, via)
+            self._hints_up.labels(source, via)
+        for ignored in HINTS_IGNORED:
+            self._hints_ignored.labels(source, ignored)
+        for cause in POLL_CAUSES:
+            self._polls_by_cause.labels(source, cause)
         for group in RATE_GROUPS:
             for rate in (self._rate_limit, self._rate_remaining, self._penalty_until):
                 rate.labels(source, self._label_value("group", group))
@@ -165,6 +178,24 @@ class Metrics:
         else:
             polls.duration.observe(took_s)
             polls.last_success.set(self._clock.wall().timestamp())
+
+    def poll_sent(self, source: str, cause: str) -> None:
+        self._polls_by_cause.labels(source, cause).inc()
+
+    def hint_reported(self, source: str, via: str) -> None:
+        self._hints.labels(source, via).inc()
+
+    def hints_up(self, source: str, via: str, *, up: bool) -> None:
+        self._hints_up.labels(source, via).set(up)
+
+    def hints_ignored(self, source: str, reason: str, count: int) -> None:
+        self._hints_ignored.labels(source, self._label_value("reason", reason)).inc(count)
+
+    def hint_missed(self, source: str) -> None:
+        self._hints_missed.labels(source).inc()
+
+    def hint_seen(self, source: str, after_s: float) -> None:
+        self._hint_to_seen.labels(source).observe(after_s)
 
     def poll_interval(self, source: str, interval_s: float) -> None:
         self._interval.labels(source).set(interval_s)
@@ -269,7 +300,23 @@ class Metrics:
             "poll_last_success_timestamp_seconds", "Time of the last successful poll; 0 before the first one.", "source"
         )
         self._interval = self._gauge(
-            "poll_interval_seconds", "Planned interval between two polls of the same target.", "source"
+            "poll_interval_seconds",
+            "Longest time until a target is polled again, as now planned; longer while hints say when to poll.",
+            "source",
+        )
+        self._polls_by_cause = self._counter(
+            "polls_by_cause",
+            "Polls by cause: a hint, a repeat because the list did not show it yet, a keep-alive, or the even plan.",
+            *("source", "cause"),
+        )
+        self._hints = self._counter("hints", "Hints that something happens, by way.", "source", "via")
+        self._hints_up = self._gauge("hints_up", "1 while hints come this way.", "source", "via")
+        self._hints_ignored = self._counter("hints_ignored", "Hints that caused no poll.", "source", "reason")
+        self._hints_missed = self._counter(
+            "hints_missed", "Steps of calls that a poll showed and no hint announced.", "source"
+        )
+        self._hint_to_seen = self._histogram(
+            "hint_to_seen_seconds", "Time from a hint to the poll that showed it.", _DETECTION_S, "source"
         )
         self._rate_limit = self._gauge(
             "rate_limit_limit", "Requests per window that the API allows.", "source", "group"
@@ -338,6 +385,8 @@ class Metrics:
             *(self._poll_duration, self._polls, self._polls_failed, self._last_success, self._interval),
             *(self._rate_limit, self._rate_remaining, self._penalty_until, self._bad_records),
             *(self._calls_started, self._calls_ended, self._ring, self._talk, self._detection),
+            *(self._polls_by_cause, self._hints, self._hints_up, self._hints_ignored, self._hints_missed),
+            self._hint_to_seen,
         )
 
     @property

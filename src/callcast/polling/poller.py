@@ -1,14 +1,13 @@
-"""Schedules the polls of one source, and passes each successful poll to the recorder.
+"""Sends the polls of one source as its scheduler decides, and passes each successful poll to the recorder.
 
-The polls of all targets are spread evenly over the interval. Several targets may be polled at once, with one request
-each, so that a slow target delays no other. A slow target skips polls; these are counted and not made up for.
+Several targets may be polled at once, with one request each, so that a slow target delays no other. A slow target skips
+polls; these are counted and not made up for.
 """
 
 import asyncio
-import heapq
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from callcast.calls.freshness import WHOLE, Freshness
@@ -16,10 +15,12 @@ from callcast.calls.model import Snapshot, SourceEvent, Target
 from callcast.calls.tracker import unwatch
 from callcast.polling.backfill import Backfill
 from callcast.polling.recorder import ChangeRecorder
+from callcast.polling.scheduler import Poll, Scheduler
 from callcast.ports.clock import Clock
+from callcast.ports.hints import Hint, Hints, HintsChange
 from callcast.ports.outbox import OutboxUnavailable
 from callcast.ports.telemetry import Telemetry
-from callcast.ports.upstream import PollFailed, Upstream
+from callcast.ports.upstream import Places, PollFailed, Upstream
 
 CHUNK_S = 1.0  # the longest sleep: freshness is checked at least this often
 SLOT_S = 0.02  # polls due within this time start together: waking up for each costs as much as the poll
@@ -29,6 +30,7 @@ ANSWER_WAIT_S = (
 )
 STORE_RETRY_S = 30.0
 GAP_S = 5.0  # after an interval plus this long without a successful poll, whole calls may have been missed
+LISTED_S = 115.0  # a list shows a call that ended for 120 s: with hints, polls may be that far apart
 RECORDED_AT_ONCE = 16  # snapshots compared and recorded at a time; more would starve the deliveries on the loop
 REFUSED_EVERY_S = 300.0  # a target that the platform denies access to is polled every 5 min
 
@@ -37,6 +39,7 @@ class Poller:
     """Polls one source.
 
     interval_s: seconds between two polls of a target; None: as short as the rate limit allows.
+    hints: None: every target is polled evenly.
     acquire: called once per extension id; returns false when another source owns the extension.
     start_after_s: delay before the first poll, in seconds.
     """
@@ -54,6 +57,7 @@ class Poller:
         clock: Clock,
         telemetry: Telemetry,
         acquire: Callable[[str], bool],
+        hints: Hints | None = None,
         start_after_s: float = 0.0,
     ) -> None:
         self._source = source
@@ -68,18 +72,15 @@ class Poller:
         self._acquire = acquire
         self._recording = asyncio.Semaphore(RECORDED_AT_ONCE)
         self._start_after_s = start_after_s
-        self._due: list[tuple[float, int, Target]] = []  # a heap: monotonic time, tie-break, target
+        self._hints = hints
         wanted = [None] if extensions is None else extensions
-        self._targets = [Target(source=source, extension_id=one) for one in wanted]
-        self._refused: set[Target] = set()  # the platform denies access to them
-        self._planned_s: dict[Target, float] = {}  # the interval at the time when the target's next poll was scheduled
+        self._scheduler = self._scheduler_of([Target(source=source, extension_id=one) for one in wanted])
         self._sleep: asyncio.Task[None] | None = None
         self._wakes_at = math.inf
         self._missed: Counter[Target] = Counter()
         self._awaited = 0  # responses outstanding of the last batch
         self._unrecorded: list[SourceEvent] = list(freshness.unrecorded)
         self._source_events_lock = asyncio.Lock()  # only one task at a time records source events
-        self._sequence = 0
 
     async def run(self) -> None:
         """Poll until cancelled. Failures of the platform or the disk do not end it."""
@@ -87,9 +88,11 @@ class Poller:
         try:
             async with asyncio.TaskGroup() as tasks:
                 stepping = tasks.create_task(self._step_until_cancelled())
-                await self._find_targets()
+                targets = await self._find_targets()
                 stepping.cancel()
                 tasks.create_task(self._backfill.run())
+                if self._hints is not None:
+                    tasks.create_task(self._hints.run(targets, self._report))
                 await self._schedule(tasks)
         finally:
             await self._stop()
@@ -97,25 +100,28 @@ class Poller:
     @property
     def interval_s(self) -> float:
         """Seconds between two polls of a target, as the rate limit currently allows."""
-        shown = len(self._targets) - len(self._refused)
-        return max(self._interval_s or 0.0, self._upstream.spacing_s() * max(1, shown))
+        return self._scheduler.plan_s(self._upstream.spacing_s())
 
-    async def _find_targets(self) -> None:
+    def _scheduler_of(self, targets: Sequence[Target]) -> Scheduler:
+        return Scheduler(targets, interval_s=self._interval_s, hints=self._hints, telemetry=self._telemetry)
+
+    async def _find_targets(self) -> Sequence[Target]:
+        targets = [Target(source=self._source)]
         if self._extensions is not None:
             own = await self._own_extension() if "~" in self._extensions else ""
             wanted = dict.fromkeys(own if e == "~" else e for e in self._extensions)
-            self._targets = [Target(source=self._source, extension_id=e) for e in wanted if self._acquired(e)]
-            await self._end_unwatched(frozenset(t.extension_id for t in self._targets if t.extension_id))
-        self._backfill.watch([t.extension_id for t in self._targets])
-        self._upstream.watch(self._targets)
-        polls = {t.extension_id or WHOLE: at for t in self._targets if (at := self._recorder.index.polls.get(t))}
+            targets = [Target(source=self._source, extension_id=e) for e in wanted if self._acquired(e)]
+            await self._end_unwatched(frozenset(t.extension_id for t in targets if t.extension_id))
+        self._backfill.watch([t.extension_id for t in targets])
+        self._upstream.watch(targets)
+        polls = {t.extension_id or WHOLE: at for t in targets if (at := self._recorder.index.polls.get(t))}
         start = self._clock.monotonic()
-        self._freshness.watch([t.extension_id or WHOLE for t in self._targets], polls, start)
-        watched = [t.extension_id for t in self._targets if t.extension_id]
+        self._freshness.watch([t.extension_id or WHOLE for t in targets], polls, start)
+        self._scheduler = self._scheduler_of(targets)
+        watched = [t.extension_id for t in targets if t.extension_id]
         self._telemetry.watching(None if self._extensions is None else watched, self.interval_s)
-        gap_s = self.interval_s / max(1, len(self._targets))
-        self._due = [(start + i * gap_s, i, target) for i, target in enumerate(self._targets)]
-        self._sequence = len(self._due)  # a tie-break for polls that are due at the same time
+        self._scheduler.start(start, self._upstream.spacing_s())
+        return targets
 
     def _acquired(self, extension_id: str) -> bool:
         acquired = self._acquire(extension_id)
@@ -149,21 +155,40 @@ class Poller:
         next_step = self._clock.monotonic()
         while True:
             now = self._clock.monotonic()
+            places = self._places()
             if now >= next_step:
                 next_step = now + CHUNK_S
-                self._telemetry.paced(self.interval_s)
-                await self._step()
-            wait_s = max(self._due[0][0] - now, self._upstream.hold_s()) if self._due else CHUNK_S
-            if wait_s <= 0 and self._awaited >= SENT_AT_ONCE:
-                await self._await_answers(now + ANSWER_WAIT_S)
-            elif wait_s <= 0:
+                self._scheduler.review(now, places)
+                self._telemetry.paced(self._scheduler.plan_s(places.spacing_s), self._scheduler.promised_s)
+                await self._step(self._scheduler.waiting_since(now))
+            found = self._scheduler.next(now, places, self._upstream.hold_s())
+            if isinstance(found, Poll):
+                if self._awaited >= SENT_AT_ONCE:
+                    await self._await_answers(now + ANSWER_WAIT_S)
                 self._awaited += 1
-                due, _, target = heapq.heappop(self._due)
-                tasks.create_task(self._poll_and_reschedule(target, due))
-            elif wait_s <= SLOT_S:
+                tasks.create_task(self._poll_and_reschedule(found))
+            elif found <= SLOT_S:
                 await self._clock.sleep(SLOT_S)
             else:
-                await self._sleep_until(now + min(wait_s, CHUNK_S))
+                await self._sleep_until(now + min(found, CHUNK_S))
+
+    def _places(self) -> Places:
+        """The places of the rate limit. Without hints only the spacing counts."""
+        if self._hints is None:
+            return Places(used=0, limit=1, spacing_s=self._upstream.spacing_s())
+        return self._upstream.places()
+
+    def _report(self, reported: Hint | HintsChange) -> None:
+        if isinstance(reported, Hint):
+            self._scheduler.hint(reported)
+        else:
+            self._scheduler.change(reported, self._places())
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have the schedule examined now."""
+        if self._sleep is not None:
+            self._sleep.cancel()
 
     async def _step_until_cancelled(self) -> None:
         """Run `_step` every second while the targets are not known yet."""
@@ -171,13 +196,13 @@ class Poller:
             await self._step()
             await self._clock.sleep(CHUNK_S)
 
-    async def _step(self) -> None:
-        """The work of every second, also during a penalty."""
-        self._telemetry.stepped()
+    async def _step(self, waiting: Mapping[Target, float] | None = None) -> None:
+        """The work of every second, also during a penalty. `waiting`: see `Scheduler.waiting_since`."""
+        self._telemetry.stepped(waiting)
         if self._missed:
             self._telemetry.polls_missed(self._missed)
             self._missed = Counter()
-        await self._check_freshness()
+        await self._check_freshness(waiting)
 
     async def _sleep_until(self, at: float) -> bool:
         """Sleep until `at`. Returns false if woken early, for example by a poll that is due sooner."""
@@ -195,31 +220,35 @@ class Poller:
         if await self._sleep_until(until):
             self._awaited = 0
 
-    async def _poll_and_reschedule(self, target: Target, due: float) -> None:
+    async def _poll_and_reschedule(self, poll: Poll) -> None:
         """Poll a target once, and schedule its next poll."""
         started = self._clock.monotonic()
+        self._telemetry.poll_sent(poll.cause)
         wait_s = 0.0
         try:
-            snapshot = await self._poll(target)
+            snapshot = await self._poll(poll)
         except PollFailed as error:
-            wait_s = await self._failed(target, error, self._clock.monotonic() - started)
+            wait_s = await self._failed(poll, error, self._clock.monotonic() - started)
         else:
-            took_s = self._clock.monotonic() - started
+            now = self._clock.monotonic()
+            self._scheduler.succeeded(poll, snapshot, now)
             async with self._recording:  # entered after the response: a slow target does not block others
-                await self._succeeded(snapshot, took_s)
-        self._reschedule(target, due, wait_s)
+                await self._succeeded(snapshot, now - started)
+        if skipped := self._scheduler.reschedule(poll, self._clock.monotonic(), self._places(), wait_s=wait_s):
+            self._missed[poll.target] += skipped
+        if self._hints is not None or self._scheduler.due(poll.target) + SLOT_S < self._wakes_at:
+            self._wake()
 
-    async def _poll(self, target: Target) -> Snapshot:
+    async def _poll(self, poll: Poll) -> Snapshot:
         try:
-            return await self._upstream.poll(target)
+            return await self._upstream.poll(poll.target, paced=poll.paced)
         finally:
             self._awaited = max(0, self._awaited - 1)
-            if self._awaited == SENT_AT_ONCE // 2 and self._sleep is not None:
-                self._sleep.cancel()
+            if self._awaited == SENT_AT_ONCE // 2:
+                self._wake()
 
     async def _succeeded(self, snapshot: Snapshot, took_s: float) -> None:
         target = snapshot.target
-        self._refused.discard(target)
         self._backfill.allow(target)
         self._telemetry.poll_succeeded(snapshot, took_s)
         steady_s = self._clock.monotonic()
@@ -233,19 +262,23 @@ class Poller:
             self._telemetry.store_failed(error)
 
     async def _note_gap(self, target: Target, taken_at: datetime) -> None:
-        """Have the call log read if the target was not polled for longer than planned."""
+        """Have the call log read if the target was seen for longer than planned neither by polls nor by presence."""
         last = self._recorder.index.last_poll_at(target.extension_id)
-        planned_s = max(self.interval_s, self._planned_s.get(target, 0.0))
-        if last is not None and (taken_at - last).total_seconds() > planned_s + GAP_S:
+        if last is None:
+            return
+        passed_s = (taken_at - last).total_seconds()
+        unseen_s = max(self.interval_s, self._scheduler.planned_s(target)) + GAP_S
+        if self._hints is not None:
+            unseen_s = max(self.interval_s + GAP_S, LISTED_S)
+            if (since := self._hints.witnessed_since(target)) is not None:
+                passed_s -= self._clock.monotonic() - since
+        if passed_s > unseen_s:
             await self._backfill.add_gap(target, last, taken_at)
 
-    async def _failed(self, target: Target, error: PollFailed, took_s: float) -> float:
+    async def _failed(self, poll: Poll, error: PollFailed, took_s: float) -> float:
         """Handle a failed poll. Returns the seconds until the target may be polled again; 0: as scheduled."""
-        refused = error.reason == "permission"
-        if refused:
-            self._refused.add(target)
-        else:
-            self._refused.discard(target)
+        target, refused = poll.target, error.reason == "permission"
+        self._scheduler.failed(poll, self._clock.monotonic(), refused=refused)
         self._freshness.poll_failed(target.extension_id or WHOLE, error.reason, refused=refused)
         self._telemetry.poll_failed(target, error, took_s)
         if not refused:
@@ -256,24 +289,12 @@ class Poller:
             self._telemetry.store_failed(fault)
             return STORE_RETRY_S
 
-    def _reschedule(self, target: Target, due: float, wait_s: float) -> None:
-        """Schedule the target's next poll, at the same offset in the interval."""
-        now = self._clock.monotonic()
-        interval_s = self.interval_s
-        missed = int(max(0.0, now + wait_s - due) // interval_s)
-        next_due = now + wait_s if target in self._refused else due + (missed + 1) * interval_s
-        if missed and not wait_s:
-            self._missed[target] += missed
-        self._planned_s[target] = interval_s
-        self._sequence += 1
-        heapq.heappush(self._due, (next_due, self._sequence, target))
-        if self._sleep is not None and next_due + SLOT_S < self._wakes_at:
-            self._sleep.cancel()
-
-    async def _check_freshness(self) -> None:
+    async def _check_freshness(self, waiting: Mapping[Target, float] | None) -> None:
         if (until := self._upstream.waits_to_sign_in_until()) is not None:
             self._freshness.restart_timers(until)
-        self._unrecorded += self._freshness.check(self._upstream.now(), self._clock.monotonic(), self.interval_s)
+        missing = None if waiting is None else {t.extension_id or WHOLE: since for t, since in waiting.items()}
+        now = self._clock.monotonic()
+        self._unrecorded += self._freshness.check(self._upstream.now(), now, self.interval_s, missing)
         try:
             await self._record_source_events()
         except OutboxUnavailable as error:

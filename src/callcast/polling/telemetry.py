@@ -16,8 +16,9 @@ from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability.metrics import Metrics
 from callcast.observability.outbox_health import OutboxHealth
 from callcast.ports.clock import Clock
+from callcast.ports.hints import Hint, Via
 from callcast.ports.outbox import OutboxUnavailable
-from callcast.ports.telemetry import Telemetry
+from callcast.ports.telemetry import Cause, Telemetry
 from callcast.ports.upstream import PollFailed
 
 FAILURE_LOGGED_EVERY_S = 30.0
@@ -48,6 +49,7 @@ class SourceTelemetry(Telemetry):
         self._extensions: Sequence[str] | None = None
         self._started = clock.monotonic()
         self._last_poll_s: float | None = None
+        self._waiting: Mapping[Target, float] | None = None  # for a good poll, since when; None: there are no hints
         self._last_failure = ""
         self._refused: dict[str | None, str] = {}  # targets that the platform denies access to, and its message
         self._failing: dict[str | None, tuple[Reason, float]] = {}  # targets: why, and when it was logged
@@ -66,12 +68,14 @@ class SourceTelemetry(Telemetry):
         self._failing = {}
         self._refused = {}
         self._set_interval(interval_s)
+        self._metrics.poll_interval(self.source, interval_s)
         shown = "account" if extension_ids is None else list(extension_ids)
         self._log.debug("targets_found", extensions=shown, interval_s=round(interval_s, 1))
         if shown == []:
             self._log.error("source_switched_off", detail="other sources already watch every extension of this one")
 
-    def paced(self, interval_s: float) -> None:
+    def paced(self, interval_s: float, promised_s: float) -> None:
+        self._metrics.poll_interval(self.source, promised_s)
         if isclose(interval_s, self._interval_s, rel_tol=0.05):
             return
         log = self._log.warning if interval_s > self._interval_s else self._log.info
@@ -85,7 +89,9 @@ class SourceTelemetry(Telemetry):
     def _set_interval(self, interval_s: float) -> None:
         self._interval_s = interval_s
         self._live_calls.watch(self.source, self._extensions, interval_s)
-        self._metrics.poll_interval(self.source, interval_s)
+
+    def poll_sent(self, cause: Cause) -> None:
+        self._metrics.poll_sent(self.source, cause)
 
     def poll_succeeded(self, snapshot: Snapshot, took_s: float) -> None:
         self._last_poll_s = self._clock.monotonic()
@@ -140,12 +146,39 @@ class SourceTelemetry(Telemetry):
             reason="polls are slow",
         )
 
-    def stepped(self) -> None:
+    def stepped(self, waiting: Mapping[Target, float] | None = None) -> None:
         self.stepped_at = self._clock.monotonic()
+        self._waiting = waiting
+        self._live_calls.waiting(
+            self.source, None if waiting is None else {target.extension_id: at for target, at in waiting.items()}
+        )
         self._live_calls.signs_in(self.source, self.sign_ins_ahead())
 
     def store_failed(self, error: OutboxUnavailable) -> None:
         self.outbox_user.failed(error)
+
+    # For the scheduler.
+
+    def hint_reported(self, hint: Hint) -> None:
+        self._metrics.hint_reported(self.source, hint.via)
+
+    def hints_up(self, via: Via, *, up: bool) -> None:
+        self._metrics.hints_up(self.source, via, up=up)
+
+    def hints_ignored(self, reason: str, count: int = 1) -> None:
+        self._metrics.hints_ignored(self.source, reason, count)
+
+    def hint_seen(self, after_s: float) -> None:
+        self._metrics.hint_seen(self.source, after_s)
+
+    def hint_missed(self) -> None:
+        self._metrics.hint_missed(self.source)
+
+    def hints_trusted(self, *, trusted: bool, deaf: bool) -> None:
+        if trusted:
+            self._log.info("hints_trusted", detail="targets are polled when hints say that something happens")
+        elif deaf:
+            self._log.warning("push_deaf", detail="polls show calls that no hint announced: polling as before")
 
     # For the backfill.
 
@@ -222,8 +255,11 @@ class SourceTelemetry(Telemetry):
         """Why this source is not ready, or None. A source without extensions of its own is ready."""
         if self._extensions is not None and not self._extensions:
             return None
+        now = self._clock.monotonic()
         since = self._started if self._last_poll_s is None else self._last_poll_s
-        silent_s = self._clock.monotonic() - since
+        if self._waiting is not None:
+            since = max(since, min(self._waiting.values(), default=now))
+        silent_s = now - since
         if self._last_poll_s is not None and silent_s <= stale_after_s(self._interval_s):
             return None
         if (ahead := self.sign_ins_ahead()) is not None:

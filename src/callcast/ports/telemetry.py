@@ -5,9 +5,11 @@ from datetime import datetime
 from typing import Literal
 
 from callcast.calls.model import ChangeSet, PollRecord, Snapshot, Target
-from callcast.ports.hints import Via
+from callcast.ports.hints import Hint, Via
 from callcast.ports.outbox import OutboxUnavailable
 from callcast.ports.upstream import PollFailed
+
+Cause = Literal["hint", "follow_up", "keep_alive", "poll"]  # why a target is polled
 
 
 class Telemetry:
@@ -35,11 +37,19 @@ class Telemetry:
     def watched_twice(self, extension_id: str) -> None:
         """Another source owns this extension."""
 
-    def paced(self, interval_s: float) -> None:
-        """The interval between two polls of a target, as the rate limit currently allows."""
+    def paced(self, interval_s: float, promised_s: float) -> None:
+        """Seconds between two polls of a target, as the rate limit currently allows, and as now promised: with hints
+        a target is polled less often while nothing happens.
+        """
 
-    def stepped(self) -> None:
-        """The scheduler is running; called every second, also during a penalty."""
+    def stepped(self, waiting: Mapping[Target, float] | None = None) -> None:
+        """The scheduler is running; called every second, also during a penalty.
+
+        waiting: the targets that are not quiet by plan, each with the time from when on a good poll is missing
+        (monotonic). None: the source has no hints, and the time since the last successful poll counts.
+        """
+
+    def poll_sent(self, cause: Cause) -> None: ...
 
     def poll_succeeded(self, snapshot: Snapshot, took_s: float) -> None: ...
 
@@ -49,6 +59,19 @@ class Telemetry:
         """The number of skipped polls by target, in the last second."""
 
     def store_failed(self, error: OutboxUnavailable) -> None: ...
+
+    # From the scheduler, where the source has hints.
+
+    def hint_reported(self, hint: Hint) -> None: ...
+
+    def hint_seen(self, after_s: float) -> None:
+        """A poll shows what a hint announced."""
+
+    def hint_missed(self) -> None:
+        """A poll shows a step that no hint announced."""
+
+    def hints_trusted(self, *, trusted: bool, deaf: bool) -> None:
+        """From now on the source is polled by its hints, or evenly as without. `deaf`: they are lost too often."""
 
     # From the backfill.
 
@@ -61,7 +84,8 @@ class Telemetry:
     def hints_up(self, via: Via, *, up: bool) -> None:
         """Whether hints come this way now."""
 
-    def hints_ignored(self, reason: str, count: int) -> None: ...
+    def hints_ignored(self, reason: str, count: int = 1) -> None:
+        """Hints that cause no poll: they say nothing new, or what the list shows already."""
 
     def push_connected(self, outcome: Literal["subscribed", "recovered", "refused", "failed"]) -> None:
         """An attempt to connect is finished, or a connection is lost (`failed`)."""

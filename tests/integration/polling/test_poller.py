@@ -62,7 +62,7 @@ class Notes(Telemetry):
     def watched_twice(self, extension_id: str) -> None:
         self.twice.append(extension_id)
 
-    def paced(self, interval_s: float) -> None:
+    def paced(self, interval_s: float, promised_s: float) -> None:
         self.interval_s = interval_s
 
     def poll_failed(self, target: Target, error: PollFailed, took_s: float) -> None:
@@ -75,7 +75,7 @@ class Notes(Telemetry):
     def store_failed(self, error: OutboxUnavailable) -> None:
         self.store_faults += 1
 
-    def stepped(self) -> None:
+    def stepped(self, waiting: Mapping[Target, float] | None = None) -> None:
         self.steps += 1
 
     def lookup_failed(self, error: PollFailed) -> None:

@@ -69,6 +69,12 @@ CONTRACT = {
     "clock_skew_seconds": {"source"},
     "unknown_values_total": {"field"},
     "bad_records_total": {"source"},
+    "hints_total": {"source", "via"},
+    "hints_up": {"source", "via"},
+    "hints_ignored_total": {"source", "reason"},
+    "hints_missed_total": {"source"},
+    "hint_to_seen_seconds": {"source"},
+    "polls_by_cause_total": {"source", "cause"},
 }
 
 

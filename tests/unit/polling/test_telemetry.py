@@ -34,9 +34,9 @@ def test_another_pace_is_told_once(now_s: float, level: str) -> None:
     """A lowered limit slows a running plan: the log says to what, and from what; a slower one is a warning."""
     telemetry = watching(7.5)
     with capture_logs() as said:
-        telemetry.paced(7.6)  # what wavers a little is the same pace
-        telemetry.paced(now_s)
-        telemetry.paced(now_s)
+        telemetry.paced(7.6, 7.6)  # what wavers a little is the same pace
+        telemetry.paced(now_s, now_s)
+        telemetry.paced(now_s, now_s)
     (line,) = said
     told: dict[str, Any] = {key: line[key] for key in ("event", "log_level", "source", "detail")}
     assert told == {
