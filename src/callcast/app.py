@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,16 +17,18 @@ import aiohttp
 
 from callcast import __version__
 from callcast.config import Settings
-from callcast.config.service import ServiceSettings
+from callcast.delivery.workers import DeliveryWorkers
 from callcast.exit_codes import ExitCode
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability import fatal, logs
 from callcast.observability import standard_streams as stdio
 from callcast.observability.metrics import Metrics
+from callcast.observability.outbox_health import OutboxHealth
 from callcast.observability.systemd import Heartbeat, Supervisor
 from callcast.outbox.opening import open_outbox
-from callcast.ports.clock import Clock
-from callcast.ports.outbox import Outbox, OutboxRefused
+from callcast.polling.sources import Sources
+from callcast.ports.outbox import OutboxRefused
+from callcast.provider import Provider
 from callcast.service import ReadConfig, Service, zone
 
 NAP_S = 5.0  # timers of the event loop stop during suspend, so a sleep may end this much late after it
@@ -94,15 +96,41 @@ async def _run(
     _say_what_is_closed(log)
     async with AsyncExitStack() as stack:
         try:
-            outbox = await stack.enter_async_context(_outbox(service, clock))
+            outbox = await stack.enter_async_context(
+                open_outbox(
+                    service.data_dir,
+                    clock,
+                    retention_h=service.retention_h,
+                    outbox_max_mb=service.outbox_max_mb,
+                    dead_letter_days=service.dead_letter_days,
+                )
+            )
         except OutboxRefused as error:
             return _cannot_start(log, "outbox", str(error))
+        outbox_health = OutboxHealth(clock, log)
         live_calls = InMemoryLiveCalls(clock, zone(service.timezone), service.sla_seconds)
         metrics = Metrics(live_calls, clock, __version__, lines_dropped=logs.lines_dropped)
         session = await stack.enter_async_context(
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), connector=aiohttp.TCPConnector(limit=0))
         )
-        running = Service(settings, outbox, live_calls, metrics, session, clock, log, read_config)
+        provider = Provider(
+            session,
+            clock,
+            data_dir=service.data_dir,
+            failed=lambda detail: log.error("tokens_not_kept", reason="disk", detail=detail),
+        )
+        running = Service(
+            settings,
+            outbox=outbox,
+            outbox_health=outbox_health,
+            live_calls=live_calls,
+            metrics=metrics,
+            sources=Sources(outbox, live_calls, metrics, clock, log, outbox_health, provider),
+            workers=DeliveryWorkers(outbox, outbox_health, live_calls, metrics, clock, log),
+            clock=clock,
+            log=log,
+            read_config=read_config,
+        )
         try:
             running.admin = await stack.enter_async_context(running.serve())
         except OSError as error:
@@ -111,7 +139,12 @@ async def _run(
         if await _started(running, tasks, signals.stop):
             heartbeat = Heartbeat(Supervisor.of(os.environ), running, clock)
             beating = tasks.create_task(heartbeat.run())
-            signals.reload_by(lambda: tasks.create_task(_reload(running, heartbeat)))
+
+            async def reload() -> None:
+                with heartbeat.reloading():
+                    await running.reload()
+
+            signals.reload_by(lambda: tasks.create_task(reload()))
             log.info("service_started", version=__version__, url=running.admin.url, data_dir=str(service.data_dir))
             if started is not None:
                 started(running.admin.url)
@@ -145,21 +178,6 @@ async def _started(running: Service, tasks: asyncio.TaskGroup, stop: asyncio.Eve
     starting.cancel()
     await asyncio.wait((starting,))
     return False
-
-
-async def _reload(running: Service, heartbeat: Heartbeat) -> None:
-    with heartbeat.reloading():
-        await running.reload()
-
-
-def _outbox(service: ServiceSettings, clock: Clock) -> AbstractAsyncContextManager[Outbox]:
-    return open_outbox(
-        service.data_dir,
-        clock,
-        retention_h=service.retention_h,
-        outbox_max_mb=service.outbox_max_mb,
-        dead_letter_days=service.dead_letter_days,
-    )
 
 
 def _cannot_start(log: Any, reason: str, why: str) -> int:

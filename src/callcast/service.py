@@ -1,35 +1,28 @@
-"""The running service: its sources and sinks by name, its background tasks, and the reload of the configuration."""
+"""The running service: start and stop, the reload of the configuration, readiness, and housekeeping."""
 
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from random import SystemRandom
 from typing import Any
 from zoneinfo import ZoneInfo
-
-import aiohttp
-from msgspec import structs
 
 from callcast import __version__
 from callcast.config import Settings
 from callcast.config.diagnostics import ConfigError
 from callcast.config.hash_key import hash_key
 from callcast.delivery.reminders import Reminders
-from callcast.delivery.worker import DeliveryWorker, SinkTrouble
-from callcast.formats.cloudevents import Numbers, Wire
+from callcast.delivery.workers import DeliveryWorkers, Subscriber
+from callcast.formats.cloudevents import Wire
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.live.stored_counts import SERVICE, restore, store_counts
 from callcast.observability import logs
 from callcast.observability.metrics import Metrics
-from callcast.observability.outbox_health import OutboxFailure, OutboxHealth
+from callcast.observability.outbox_health import OutboxHealth
 from callcast.polling.sources import Sources
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import Outbox, OutboxUnavailable
-from callcast.ports.retry import RetryPolicy
-from callcast.ports.sink import Sink, SinkContext
-from callcast.provider import Provider, SourceSettings, plan
-from callcast.sinks import SinkSettings
+from callcast.provider import SourceSettings, plan
 from callcast.supervisor import TaskSupervisor
 from callcast.web.serializers import CallSerializer
 from callcast.web.server import WebServer, serve
@@ -40,36 +33,36 @@ HOUSEKEEPING_S = 10.0
 STOP_PATIENCE_S = 0.5
 
 ReadConfig = Callable[[], Settings]
-SinkPart = tuple[SinkSettings, bytes]  # with the key of numbers = "hash", where it is used
 
 
 class Service:
-    """The running service: starts, reloads and stops sources and sinks."""
+    """Starts, reloads and stops sources and sinks. What it works with is built in `app`."""
 
     def __init__(
         self,
         settings: Settings,
+        *,
         outbox: Outbox,
+        outbox_health: OutboxHealth,
         live_calls: InMemoryLiveCalls,
         metrics: Metrics,
-        session: aiohttp.ClientSession,
+        sources: Sources,
+        workers: DeliveryWorkers,
         clock: Clock,
         log: Any,
         read_config: ReadConfig,
     ) -> None:
         self._settings = settings
         self._outbox = outbox
+        self._outbox_health = outbox_health
         self._live_calls = live_calls
         self._metrics = metrics
-        self._session = session
+        self._sources = sources
+        self._workers = workers
         self._clock = clock
         self._log = log
         self._read_config = read_config
-        self._random = SystemRandom()
         self._hash_key = b""
-        self._installation = ""
-        self._wires: dict[Numbers, Wire] = {}
-        self._outbox_health = OutboxHealth(clock, log)
         self._warnings_logged: Sequence[str] = ()  # those of the outbox
         self._reminders = Reminders(clock, log)
         self._pending = 0  # the backlog of all sinks together
@@ -77,22 +70,20 @@ class Service:
         self._started = asyncio.Event()
         self._stopping = False
         self._background: list[asyncio.Task[None]] = []
-        self._broadcaster = Broadcaster(live_calls, outbox, clock, self._serializer(settings), self.trouble)
+        self._broadcaster = Broadcaster(
+            live_calls, outbox, clock, self._serializer(settings), lambda: outbox_health.failure
+        )
+        sources.committed = self._broadcaster.wake
         self.admin: WebServer
         self._tasks: asyncio.TaskGroup
-        provider = Provider(session, clock, data_dir=settings.service.data_dir, failed=self._tokens_failed)
-        self._pollers = Sources(
-            outbox, live_calls, metrics, clock, log, self._outbox_health, self._broadcaster.wake, provider
-        )
+        self._source_tasks: TaskSupervisor[SourceSettings]
+        self._sink_tasks: TaskSupervisor[Subscriber]
         metrics.watch_service(
             ready=lambda: not self.reasons(),
-            outbox_writable=lambda: self._started.is_set() and self.trouble() is None,
+            outbox_writable=lambda: self._started.is_set() and outbox_health.failure is None,
             outbox_resets=lambda: outbox.resets,
-            clock_skews=self._pollers.skews,
+            clock_skews=sources.skews,
         )
-        self._sources: TaskSupervisor[SourceSettings]
-        self._sinks: TaskSupervisor[SinkPart]
-        self._delivery_workers: dict[str, DeliveryWorker] = {}
 
     def serve(self) -> AbstractAsyncContextManager[WebServer]:
         """Open the web server. Until `start` has finished it reports that the service is not ready."""
@@ -115,17 +106,14 @@ class Service:
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         self._tasks = tasks
-        self._sources = TaskSupervisor(tasks, self._run_source, self._pollers.end)
-        self._sinks = TaskSupervisor(tasks, self._run_sink, self._end_sink, cancel_twice=True)
-        await self._pollers.load()
+        self._source_tasks = TaskSupervisor(tasks, self._run_source, self._sources.end)
+        self._sink_tasks = TaskSupervisor(tasks, self._workers.run, self._workers.end, cancel_twice=True)
+        await self._sources.load()
         await self._outbox_health.service.until_available(lambda: self._restore(self._settings))
         await self._apply(self._settings)
         self._metrics.config_reloaded(True)
-        for work in (
-            self._broadcaster.run(),
-            store_counts(self._live_calls, self._outbox, self._outbox_health.service, self._clock),
-            self._housekeeping(),
-        ):
+        counting = store_counts(self._live_calls, self._outbox, self._outbox_health.service, self._clock)
+        for work in (self._broadcaster.run(), counting, self._housekeeping()):
             self._background.append(tasks.create_task(work))
         self._started.set()
 
@@ -134,31 +122,31 @@ class Service:
         self._hash_key = await asyncio.to_thread(hash_key, settings)
         self._update_web(settings)  # with the hash key, before the first call is shown
         notes = (await self._outbox.known(SERVICE)).notes
-        self._installation = await self._installation_id(notes)
+        installation = notes.get("installation") or secrets.token_hex(6).encode()
+        await self._outbox.note(SERVICE, "installation", installation)
+        self._workers.installation = installation.decode()
         await restore(self._live_calls, self._outbox, notes, settings.sources)
         await self._subscribe(settings)
         for source in {*await self._outbox.sources()} - settings.sources.keys() - {SERVICE}:
-            await self._pollers.end(source)
+            await self._sources.end(source)
 
     async def stop(self) -> None:
         """Stop polling, let deliveries in flight finish, then stop the rest. Waits for a reload in progress."""
         self._stopping = True
         async with self._reloading:
-            await self._sources.stop(patience_s=STOP_PATIENCE_S)
-            await self._pollers.close_all()
-            await self._sinks.stop(patience_s=self._settings.service.shutdown_s)
+            await self._source_tasks.stop(patience_s=STOP_PATIENCE_S)
+            await self._sources.close_all()
+            await self._sink_tasks.stop(patience_s=self._settings.service.shutdown_s)
         for task in self._background:
             task.cancel()
 
     # For the systemd heartbeat.
 
     def stepped_at(self) -> float:
-        return min(
-            (telemetry.stepped_at for telemetry in self._pollers.telemetry.values()), default=self._clock.monotonic()
-        )
+        return min((one.stepped_at for one in self._sources.telemetry.values()), default=self._clock.monotonic())
 
     def status(self) -> str:
-        polls = sum(telemetry.polls for telemetry in self._pollers.telemetry.values())
+        polls = sum(telemetry.polls for telemetry in self._sources.telemetry.values())
         sources, calls = len(self._settings.sources), len(self._live_calls.calls())
         facts = f"sources {sources}, polls {polls}, calls {calls}, backlog {self._pending}"
         return "; ".join([facts, *self.reasons(), *self.warnings()])
@@ -168,23 +156,13 @@ class Service:
     def reasons(self) -> Sequence[str]:
         if not self._started.is_set():
             return ["the service is starting"]
-        sources = [why for telemetry in self._pollers.telemetry.values() if (why := telemetry.unready())]
-        trouble = self.trouble()
-        return [*sources, *([trouble.detail] if trouble else [])]
-
-    def trouble(self) -> OutboxFailure | None:
-        """Since when the outbox cannot be used, and why."""
-        return self._outbox_health.failure
+        sources = [why for telemetry in self._sources.telemetry.values() if (why := telemetry.unready())]
+        failure = self._outbox_health.failure
+        return [*sources, *([failure.detail] if failure else [])]
 
     def warnings(self) -> Sequence[str]:
         """Problems that need attention but do not make the service unready."""
-        sinks = [_warning(name, trouble) for name, trouble in self._failing().items()]
-        refused = [line for telemetry in self._pollers.telemetry.values() for line in telemetry.refusals()]
-        sources = [*self._pollers.ownership.conflicts(), *self._pollers.skewed(), *self._pollers.unrenewed(), *refused]
-        return [*self._outbox.warnings(), *sources, *sinks]
-
-    def _failing(self) -> Mapping[str, SinkTrouble]:
-        return {name: trouble for name, one in self._delivery_workers.items() if (trouble := one.trouble)}
+        return [*self._outbox.warnings(), *self._sources.warnings(), *self._workers.warnings()]
 
     async def reload(self) -> Sequence[str]:
         """Read the configuration again and apply it. Returns its faults; if there are any, nothing has changed.
@@ -200,33 +178,30 @@ class Service:
         async with self._reloading:
             if self._stopping:
                 return ["the service is stopping"]
+            before = self._settings
             try:
                 wanted = await asyncio.to_thread(self._read_config)
-                if fixed := _needs_restart(self._settings, wanted):
+                if fixed := _needs_restart(before, wanted):
                     return self._refused("configuration", fixed)
                 key = await asyncio.to_thread(hash_key, wanted, self._hash_key)
-                await self._subscribe(wanted)
+                await self._subscribe(wanted)  # the only step that can fail from here on, so it comes first
             except ConfigError as error:
                 return self._refused("configuration", [str(finding) for finding in error.findings])
             except OutboxUnavailable as error:
                 return self._refused("outbox", [str(error)])
             self._hash_key = key
-            self._log_unchanged_credentials(self._settings, wanted)
+            same = [name for name, secret in wanted.credentials.items() if before.credentials.get(name) == secret]
+            if same:
+                self._log.info(
+                    "credentials_unchanged",
+                    credentials=sorted(same),
+                    detail="systemd passes credentials only when it starts the service",
+                    fix="after replacing a credential, run systemctl restart callcast",
+                )
             await self._apply(wanted)
             self._metrics.config_reloaded(True)
             self._log.info("configuration_reloaded")
             return []
-
-    def _log_unchanged_credentials(self, before: Settings, now: Settings) -> None:
-        """Log credentials that a reload cannot change, because systemd passes them only when it starts the service."""
-        same = [name for name, secret in now.credentials.items() if before.credentials.get(name) == secret]
-        if same:
-            self._log.info(
-                "credentials_unchanged",
-                credentials=sorted(same),
-                detail="systemd passes credentials only when it starts the service",
-                fix="after replacing a credential, run systemctl restart callcast",
-            )
 
     def _refused(self, reason: str, faults: Sequence[str]) -> Sequence[str]:
         self._metrics.config_reloaded(False)
@@ -234,7 +209,6 @@ class Service:
         return faults
 
     async def _subscribe(self, wanted: Settings) -> None:
-        """Subscribe these sinks to events. The only step of a reload that can fail, so it comes first."""
         await self._outbox.subscribe({name: sink.filter() for name, sink in wanted.sinks.items()})
 
     async def _apply(self, wanted: Settings) -> None:
@@ -249,24 +223,19 @@ class Service:
             dead_letter_days=service.dead_letter_days,
         )
         self._update_web(wanted)
-        denied = self._to_restart(wanted)
-        self._pollers.set_ownership(wanted.sources)
+        restart: frozenset[str] = frozenset()
+        if self._source_tasks.outdated(wanted.sources):  # then others may acquire an extension that one owned
+            listed = {name for name, source in wanted.sources.items() if source.watch == "extensions"}
+            restart = self._sources.ownership.denied() & listed
+        self._sources.set_ownership(wanted.sources)
+        subscribers = {
+            name: Subscriber(sink, self._hash_key if sink.numbers == "hash" else b"")
+            for name, sink in wanted.sinks.items()
+        }
         await asyncio.gather(
-            self._sinks.apply(
-                {name: self._part(sink) for name, sink in wanted.sinks.items()}, patience_s=STOP_PATIENCE_S
-            ),
-            self._sources.apply(wanted.sources, patience_s=STOP_PATIENCE_S, restart=denied),
+            self._sink_tasks.apply(subscribers, patience_s=STOP_PATIENCE_S),
+            self._source_tasks.apply(wanted.sources, patience_s=STOP_PATIENCE_S, restart=restart),
         )
-
-    def _to_restart(self, wanted: Settings) -> frozenset[str]:
-        """If any source changes: the sources that may now acquire an extension that another one owned."""
-        if not self._sources.outdated(wanted.sources):
-            return frozenset()
-        listed = {name for name, source in wanted.sources.items() if source.watch == "extensions"}
-        return self._pollers.ownership.denied() & listed
-
-    def _part(self, sink: SinkSettings) -> SinkPart:
-        return sink, self._hash_key if sink.numbers == "hash" else b""
 
     def _update_web(self, settings: Settings) -> None:
         serializer, service = self._serializer(settings), settings.service
@@ -279,61 +248,11 @@ class Service:
         shown = "drop" if numbers == "hash" and not self._hash_key else numbers  # hashing needs the key
         return CallSerializer(Wire(shown, self._hash_key, "http"), settings.names)
 
-    # One source or sink each; runs until cancelled.
-
     async def _run_source(self, name: str, settings: SourceSettings) -> None:
-        """Run one source. At start the sources begin one after another within one interval."""
+        """Run one source until cancelled. At start the sources begin one after another within one interval."""
         names = list(self._settings.sources)
         stagger_s = min(plan(name, settings).cycle_s, 10.0) * names.index(name) / len(names)
-        await self._pollers.run(name, settings, start_after_s=0.0 if self._started.is_set() else stagger_s)
-
-    async def _run_sink(self, name: str, part: SinkPart) -> None:
-        settings, hash_key = part
-        context = SinkContext(
-            name=name,
-            installation=self._installation,
-            version=__version__,
-            live_calls=self._live_calls,
-            wire=self._wire(name, settings.numbers, hash_key),
-            clock=self._clock,
-            log=self._log.bind(sink=name).warning,
-        )
-        self._metrics.watch_sink(name)
-        async with settings.open(context) as sink:
-            self._log.info("delivery_started", sink=name, **_log_facts(settings))
-            self._delivery_workers[name] = self._delivery_worker(name, sink, settings)
-            await self._delivery_workers[name].run()
-
-    def _wire(self, sink: str, numbers: Numbers, hash_key: bytes) -> Wire:
-        """One `Wire` for sinks with the same policy, so that each event is encoded once; hashes differ by sink."""
-        if numbers == "hash":
-            return Wire(numbers, hash_key, sink)
-        return self._wires.setdefault(numbers, Wire(numbers))
-
-    async def _end_sink(self, name: str) -> None:
-        self._delivery_workers.pop(name, None)
-        self._metrics.forget_sink(name)
-        self._log.info("delivery_stopped", sink=name)
-
-    def _delivery_worker(self, name: str, sink: Sink, settings: SinkSettings) -> DeliveryWorker:
-        return DeliveryWorker(
-            name,
-            sink,
-            self._outbox,
-            self._clock,
-            RetryPolicy(live_ttl_s=settings.live_ttl_s, give_up_after_h=settings.give_up_after_h),
-            self._metrics,
-            outbox_user=self._outbox_health.user(sink=name),
-            concurrency=settings.concurrency,
-            timeout_s=settings.timeout_s,
-            random=self._random.random,
-            log=self._log,
-        )
-
-    def _tokens_failed(self, detail: str) -> None:
-        self._log.error("tokens_not_kept", reason="disk", detail=detail)
-
-    # Background tasks.
+        await self._sources.run(name, settings, start_after_s=0.0 if self._started.is_set() else stagger_s)
 
     async def _housekeeping(self) -> None:
         """Update the outbox metrics and prune the outbox, every few seconds."""
@@ -343,7 +262,7 @@ class Service:
                 stats = await self._outbox.stats()
                 self._metrics.outbox_stats(stats)
                 self._pending = sum(sink.pending for sink in stats.sinks)
-                self._reminders.remind(self._failing(), stats)
+                self._reminders.remind(self._workers.failing(), stats)
                 pruned = await self._outbox.prune(self._clock.now())
                 self._dropped("outbox_max_mb", pruned.dropped)
                 self._dropped("sink_removed", pruned.orphaned)
@@ -364,19 +283,6 @@ class Service:
                 self._log.error("outbox_doubted", reason="outbox", detail=warning)
         self._warnings_logged = warnings
 
-    async def _installation_id(self, notes: Mapping[str, bytes]) -> str:
-        """The id of this installation, generated once. MQTT client ids contain it."""
-        name = notes.get("installation") or secrets.token_hex(6).encode()
-        await self._outbox.note(SERVICE, "installation", name)
-        return name.decode()
-
-
-def _warning(name: str, trouble: SinkTrouble) -> str:
-    since = f"{trouble.since:%Y-%m-%d %H:%M:%S} UTC"
-    return (
-        f"sink {name} is failing since {since}, its events are kept: {trouble.reason}: {trouble.detail}: {trouble.fix}"
-    )
-
 
 def _needs_restart(running: Settings, wanted: Settings) -> list[str]:
     return [
@@ -389,9 +295,3 @@ def _needs_restart(running: Settings, wanted: Settings) -> list[str]:
 def zone(name: str) -> ZoneInfo | None:
     """The timezone of a name; None for `local`, this machine's timezone."""
     return None if name == "local" else ZoneInfo(name)
-
-
-def _log_facts(sink: SinkSettings) -> dict[str, object]:
-    """What a sink does, for the log."""
-    shown = {key: list(value) for key, value in structs.asdict(sink.filter()).items() if value}
-    return {"type": sink.type, "numbers": sink.numbers, **shown}

@@ -30,7 +30,7 @@ LOGGED_EXTENSIONS_MAX = 20  # extensions in a log line
 
 
 class Sources:
-    """All sources. `run` and `end` are for a `TaskSupervisor`. wake: called after each commit.
+    """All sources. `run` and `end` are for a `TaskSupervisor`. committed: called after each commit.
 
     A source's telemetry is kept while its name is configured, and its client until one of the client's keys changes.
     So any other change needs no new token, and resets neither the rate limit nor readiness.
@@ -44,7 +44,6 @@ class Sources:
         clock: Clock,
         log: Any,
         outbox_health: OutboxHealth,
-        wake: Callable[[], None],
         provider: Provider,
     ) -> None:
         self.telemetry: dict[str, SourceTelemetry] = {}
@@ -55,7 +54,7 @@ class Sources:
         self._clock = clock
         self._log = log
         self._outbox_health = outbox_health
-        self._wake = wake
+        self.committed: Callable[[], None] = lambda: None
         self._provider = provider
         self._wanted: Collection[SourceSettings] = ()
         self._clients: dict[str, tuple[SourceSettings, Client]] = {}
@@ -85,20 +84,18 @@ class Sources:
         """By source, how many seconds this machine's clock is ahead of the platform's."""
         return {name: client.skew_s() for name, (_, client) in self._clients.items()}
 
-    def skewed(self) -> Sequence[str]:
-        """A sentence for each source whose platform clock differs from this machine's clock."""
-        clients = self._clients.items()
-        return [f"source {name}: {trouble}" for name, (_, client) in clients if (trouble := client.clock_trouble())]
-
-    def unrenewed(self) -> Sequence[str]:
-        """A sentence for each source whose valid token could not be renewed."""
-        clients = ((name, client.renewal_trouble()) for name, (_, client) in self._clients.items())
-        return [
-            f"source {name}: the access token ends in {trouble[1] / 60:.0f} min and could not be renewed yet: "
-            f"{trouble[0].detail}"
-            for name, trouble in clients
-            if trouble is not None
+    def warnings(self) -> Sequence[str]:
+        """A sentence for each problem that needs attention but does not make a source unready."""
+        clients = [(name, client) for name, (_, client) in self._clients.items()]
+        skewed = [f"source {name}: {trouble}" for name, client in clients if (trouble := client.clock_trouble())]
+        unrenewed = [
+            f"source {name}: the access token ends in {failed[1] / 60:.0f} min and could not be renewed yet: "
+            f"{failed[0].detail}"
+            for name, client in clients
+            if (failed := client.renewal_trouble()) is not None
         ]
+        refused = [line for telemetry in self.telemetry.values() for line in telemetry.refusals()]
+        return [*self.ownership.conflicts(), *skewed, *unrenewed, *refused]
 
     async def run(self, name: str, settings: SourceSettings, *, start_after_s: float = 0.0) -> None:
         """Run one source until cancelled."""
@@ -194,7 +191,7 @@ class Sources:
     def _recorder(self, name: str, known: Known, rules: Rules) -> ChangeRecorder:
         telemetry = self.telemetry.get(name, Telemetry())  # none if the source was removed while the service was down
         index = CallIndex(name, known, self._answers)
-        return ChangeRecorder(index, self._outbox, rules, telemetry, self._wake)
+        return ChangeRecorder(index, self._outbox, rules, telemetry, self.committed)
 
     def _note_later(self, source: str, name: str, value: bytes) -> None:
         task = observed(asyncio.create_task(self._note(source, name, value)))

@@ -66,7 +66,6 @@ class House:
             clock,
             log,
             OutboxHealth(clock, log),
-            lambda: None,
             Provider(cast("ClientSession", session), clock),
         )
 
