@@ -25,7 +25,7 @@ _REFUSED_AGAIN = (
     "the platform rejects a token that it has just issued: check server, and whether the user and the account are "
     "active; callcast signs in again automatically"
 )
-_NOT_PERMITTED = "add the permission {permission} to the app in the developer console, and check the role of its user"
+NOT_PERMITTED = "add the permission {permission} to the app in the developer console, and check the role of its user"
 _ACCOUNT_STATE = (
     "the account does not allow this sign-in (it may be suspended, unconfirmed or of an unsupported type): an "
     "administrator must check its state or contact RingCentral; client_id, client_secret and jwt are not the cause"
@@ -159,7 +159,7 @@ def _fix(status: int, refusal: _Refusal, permission: str) -> str:
     """Return the fix; empty if the error code is unknown."""
     if 300 <= status < 400:
         return _REDIRECT
-    fix = _BY_CODE.get(refusal.code, {401: _REFUSED_AGAIN, 403: _NOT_PERMITTED}.get(status, ""))
+    fix = _BY_CODE.get(refusal.code, {401: _REFUSED_AGAIN, 403: NOT_PERMITTED}.get(status, ""))
     return fix.format(permission=refusal.permission or permission)
 
 

@@ -31,7 +31,7 @@ from callcast.ports.hints import Hint, HintsChange, Report
 from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import PollFailed
 from callcast.ringcentral import frames
-from callcast.ringcentral.errors import poll_failure
+from callcast.ringcentral.errors import NOT_PERMITTED, poll_failure
 from callcast.ringcentral.frames import Frame, Steps
 from callcast.ringcentral.http import CONNECT_TIMEOUT_S, Answer, Exchange, what_happened
 from callcast.ringcentral.rate_limiter import RateLimiter
@@ -79,7 +79,15 @@ class Lost(Exception):
 
 
 class Refused(Exception):
-    """The platform does not permit push. The text says what to allow."""
+    """The platform does not permit push, or a filter. cause, fix: why, and what to allow. Another kind may be tried."""
+
+    def __init__(self, cause: str, fix: str) -> None:
+        super().__init__(f"{cause}: {fix}")
+        self.cause = cause
+        self.fix = fix
+
+    def __add__(self, other: "Refused") -> "Refused":
+        return Refused(f"{self.cause}; {other.cause}", f"{self.fix}; or {other.fix}")
 
 
 class _Granted(Struct, frozen=True):
@@ -141,7 +149,7 @@ class Connector:
             answer, wait_s = await self._ask(token.reveal())
         self._tokens.heard(token, refused=answer.status == 401)
         if answer.status in (403, 404):
-            raise Refused(_refusal(answer, PUSH_PERMISSION))
+            raise _refusal(answer, PUSH_PERMISSION)
         if answer.status != 200:
             raise poll_failure(answer, extension=False, retry_after_s=wait_s)
         try:
@@ -203,14 +211,16 @@ class Connector:
 
     # Subscribing
 
-    async def subscribe(self, socket: "Socket", keys: Sequence[str]) -> tuple[Mapping[str, Kind], Mapping[str, str]]:
+    async def subscribe(
+        self, socket: "Socket", keys: Sequence[str]
+    ) -> tuple[Mapping[str, Kind], Mapping[str, Refused]]:
         """Subscribe to these extensions, or to the account (an empty key), with one filter each.
 
         Where the platform refuses a kind of filter, the next kind is asked for. Returns the kind of each key that is
-        subscribed, and for the others what to allow. Raises PollFailed, Lost or Refused if none is subscribed.
+        subscribed, and why the others are not. Raises PollFailed, Lost or Refused if none is subscribed.
         """
         kinds: dict[str, Kind] = dict.fromkeys(keys, "telephony")
-        refused: dict[str, str] = {}
+        refused: dict[str, Refused] = {}
         for number in range(ASKS_MAX):
             answer = await self._subscribe(socket, [self._filter(key, kind) for key, kind in kinds.items()])
             missing = self._missing(answer, kinds)
@@ -219,12 +229,12 @@ class Connector:
                 worst = {kinds[key]: why for key, why in missing.items()}
                 missing = {key: worst[kind] for key, kind in kinds.items() if kind in worst}
             for key, why in missing.items():
-                refused[key] = f"{refused[key]}; {why}" if key in refused else why
+                refused[key] = refused[key] + why if key in refused else why
                 if kinds.pop(key) == "telephony" and key:  # presence of the whole account does not name its calls
                     kinds[key] = "presence"
                     again = True
             if not kinds:
-                raise Refused("; ".join(dict.fromkeys(refused.values())))
+                raise next(iter(refused.values()))
             if not again:
                 return kinds, {key: why for key, why in refused.items() if key not in kinds}
         raise Lost("server", "the platform accepts no subscription: callcast retries automatically")
@@ -242,7 +252,7 @@ class Connector:
             raise poll_failure(_as_answer(frame), extension=False, retry_after_s=retry_after_s)
         return frame
 
-    def _missing(self, answer: Frame, asked: Mapping[str, Kind]) -> Mapping[str, str]:
+    def _missing(self, answer: Frame, asked: Mapping[str, Kind]) -> Mapping[str, Refused]:
         """Return the keys that the platform left out or refused, and why. Raises Lost."""
         if answer.status == 200:
             found = frames.subscription(answer.body)
@@ -250,10 +260,10 @@ class Connector:
                 raise Lost("parse", "the answer to the subscription cannot be read")
             good = {_key_and_kind(one) for one in found.eventFilters}
             good -= {_key_and_kind(one.filter) for one in found.disabledFilters}
+            left_out = {key: kind for key, kind in asked.items() if (key, kind) not in good}
             return {
-                key: f"no {kind} events of it: the permission {PERMISSION[kind]} is missing in the app or its user"
-                for key, kind in asked.items()
-                if (key, kind) not in good
+                key: Refused(f"no {kind} events", NOT_PERMITTED.format(permission=PERMISSION[kind]))
+                for key, kind in left_out.items()
             }
         text = answer.body.decode(errors="replace").replace("\\/", "/")
         if TOO_MANY in text:
@@ -267,13 +277,10 @@ def _key_and_kind(event_filter: str) -> tuple[str, Kind]:
     return frames.extension_of(path) or "", "telephony" if path.endswith("/telephony/sessions") else "presence"
 
 
-def _refusal(answer: Answer, permission: str) -> str:
-    """Return why the platform refuses it, and what to allow. A 400 to a subscription means that, too."""
+def _refusal(answer: Answer, permission: str) -> Refused:
+    """Return why the platform refuses it. A 400 to a subscription means a missing permission, too."""
     failure = poll_failure(answer, extension=False, permission=permission)
-    if answer.status == 400:
-        as_refused = Answer(403, answer.headers, answer.body, 0.0)
-        return f"{failure.cause}: {poll_failure(as_refused, extension=False, permission=permission).fix}"
-    return failure.detail
+    return Refused(failure.cause, failure.fix if answer.status == 403 else NOT_PERMITTED.format(permission=permission))
 
 
 def _as_answer(frame: Frame) -> Answer:
@@ -560,7 +567,7 @@ class _Line:
             if not socket.recovered:
                 socket.kinds, refused = await self._connector.subscribe(socket, self._keys)
                 self._receiver.resubscribed()
-                self._telemetry.push_subscribed(len(socket.kinds), refused)
+                self._telemetry.push_subscribed(len(socket.kinds), {key: str(why) for key, why in refused.items()})
         except BaseException:
             await self._close(socket)
             raise
