@@ -1,8 +1,8 @@
 """The online check of one source for `callcast check --online`: token, clock, permission and rate limit.
 
-It uses little of the rate limit, because a service may be running with the same credential: one request, and more only
-from what is left. It uses the service's token if there is one. Otherwise it signs in, and revokes the token afterwards,
-because the platform ends a user's oldest session if there are more than five.
+It uses little of the rate limit, because a service may be running with the same credential: one request of each group,
+and more only from what is left. It uses the service's token if there is one. Otherwise it signs in, and revokes the
+token afterwards, because the platform ends a user's oldest session if there are more than five.
 """
 
 import asyncio
@@ -17,9 +17,11 @@ from callcast.ports.connectivity import ConnectivityResult, Status
 from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.api import Reader
-from callcast.ringcentral.client import API, LIVE_LIST
+from callcast.ringcentral.check_hints import check_presence, check_push
+from callcast.ringcentral.client import API, LIVE_LIST, PER_MINUTE
 from callcast.ringcentral.http import Exchange
 from callcast.ringcentral.platform_clock import SKEW_FIX, SKEW_MAX_S, SKEW_WARNED_S, PlatformClock, skew_detail
+from callcast.ringcentral.push import Connector, push_session
 from callcast.ringcentral.rate_limiter import RateLimiter, assumed, polls
 from callcast.ringcentral.settings import CYCLE_MAX_S, SourceSettings, plan, plan_fix
 from callcast.ringcentral.sign_in import OURS_PER_MINUTE, SignIns
@@ -50,8 +52,18 @@ async def check_source(
     """Run the check and report each result as soon as it is known. Network and platform errors are results, too."""
     platform = _Platform(settings, session, sign_ins, clock, version)
     try:
-        if not await platform.sign_in(report):
-            return
+        if await platform.sign_in(report):
+            async with asyncio.TaskGroup() as tasks:
+                hints = tasks.create_task(platform.hints(session))
+                await _check_polls(name, platform, report)
+            for result in hints.result():
+                report(result)
+    finally:
+        await platform.leave()
+
+
+async def _check_polls(name: str, platform: "_Platform", report: Report) -> None:
+    try:
         await platform.poll(report)
     except PollFailed as failure:
         report(_failed("rate limit", failure))
@@ -59,8 +71,6 @@ async def check_source(
         if platform.kept:
             report(platform.skew())  # without a sign-in, only now has an answer carried the platform's time
         report(platform.limit(name))
-    finally:
-        await platform.leave()
 
 
 class _Clock(PlatformClock):
@@ -88,7 +98,7 @@ class _Platform:
             allow_plaintext=settings.allow_plaintext,
             trust_env=settings.trust_env,
         )
-        now = self._platform_clock.now
+        self._now = now = self._platform_clock.now
         self._heavy = RateLimiter("heavy", per_minute=settings.heavy_per_minute, clock=clock, now=now)
         self._tokens = Tokens(
             self._exchange,
@@ -125,6 +135,31 @@ class _Platform:
             report(ConnectivityResult("good", f"issued to extension {self._tokens.owner_id}", about="token"))
             report(self.skew())
         return True
+
+    async def hints(self, session: ClientSession) -> Sequence[ConnectivityResult]:
+        """Check the ways of hints, all at once."""
+        settings, own_id = self._settings, self._tokens.owner_id or ""
+        medium, light = (
+            RateLimiter(group, per_minute=per_minute, clock=self._clock, now=self._now)
+            for group, per_minute in PER_MINUTE.items()
+        )
+        checks = []
+        async with push_session(session) as sockets:
+            connector = Connector(
+                self._exchange,
+                self._tokens,
+                medium,
+                sockets,
+                self._clock,
+                account=settings.account,
+                allow_plaintext=settings.allow_plaintext,
+            )
+            if "push" in settings.ways:
+                checks.append(check_push(connector, settings, own_id))
+            if "presence" in settings.ways:
+                reader = Reader(self._exchange, self._tokens, light)
+                checks.append(check_presence(reader, self._exchange.url, settings, own_id))
+            return [result for results in await asyncio.gather(*checks) for result in results]
 
     async def leave(self) -> None:
         """Revoke the token, unless it is the service's or revoking would have to wait; it then expires on its own."""

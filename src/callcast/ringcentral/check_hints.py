@@ -24,6 +24,9 @@ async def check_push(connector: Connector, settings: SourceSettings, own_id: str
     """Connect and subscribe as the service does. own_id: the credential's own extension."""
     ids = _ids(settings, own_id)
     keys = [""] if settings.watch == "account" or len(ids) > FILTERS_MAX else ids
+    if connector.wait_s() > TIMEOUT_S:
+        detail = "this minute's token requests of the app are used up"
+        return [ConnectivityResult("unasked", detail, "run the check again in a minute", "push")]
     try:
         async with asyncio.timeout(TIMEOUT_S):
             socket = await connector.connect(lambda _: None)

@@ -125,6 +125,10 @@ class Connector:
         """The number of the OAuth session in use; none without a valid token."""
         return self._tokens.oauth_session
 
+    def wait_s(self) -> float:
+        """Return the seconds until a connection can be opened, because tokens for it are limited."""
+        return self._tokens.push_wait_s()
+
     async def connect(self, notified: Callable[[frames.Event], None], continued: "Socket | None" = None) -> "Socket":
         """Open a connection, as the continuation of a lost one if given. Raises PollFailed, Lost or Refused."""
         granted = await self._token()
@@ -159,7 +163,7 @@ class Connector:
         raise PollFailed("parse", "the answer with the push token cannot be read", request_id=answer.request_id)
 
     async def _ask(self, token: str) -> tuple[Answer, float | None]:
-        async with self._tokens.push_slot(TOKEN_PATH) as slot:
+        async with self._tokens.push_slot() as slot:
             answer = await self._exchange.post(
                 "push_token",
                 self._exchange.url(TOKEN_PATH),

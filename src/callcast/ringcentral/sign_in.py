@@ -122,9 +122,6 @@ class Application:
     def acquire(self, path: str, urgency: float) -> Slot:
         return self.limiter.acquire("token", path, urgency=urgency)
 
-    def acquire_for_push(self, path: str) -> Slot:
-        return self.limiter.acquire("push_token", path)
-
     def _now(self) -> datetime:
         return next((now() for now, _ in self._members.values()), self._clock.now())
 

@@ -92,9 +92,13 @@ class Tokens:
         held = self._sign_ins.held(self._credential)
         return held.session if held else None
 
-    def push_slot(self, path: str) -> Slot:
-        """Return a slot for a wstoken: from what the application's access tokens leave."""
-        return self._application.acquire_for_push(path)
+    def push_wait_s(self) -> float:
+        """Return the seconds until a wstoken can be requested, if no other source waits for one."""
+        return self._application.limiter.wait_s("push_token")
+
+    def push_slot(self) -> Slot:
+        """Return a slot for a wstoken: from what the application's access tokens leave, and never beside one."""
+        return self._application.limiter.acquire("push_token", TOKEN_PATH)
 
     @property
     def may_ask(self) -> bool:

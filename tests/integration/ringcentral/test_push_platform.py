@@ -177,7 +177,7 @@ async def test_a_silent_connection_is_replaced(monkeypatch: pytest.MonkeyPatch) 
         assert stage.noted.lost[0][0] == "network"
 
 
-async def test_a_deaf_connection_looks_good_and_hints_nothing() -> None:
+async def test_a_deaf_connection_stays_up_and_hints_nothing() -> None:
     """Only polls can show that: the scheduler measures it."""
     async with running() as stage:
         await stage.up()
