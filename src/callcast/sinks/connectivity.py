@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
+import aiohttp
 from aiohappyeyeballs import AddrInfoType, start_connection
 
 from callcast.sinks.tls import tls_fault
@@ -94,8 +95,13 @@ async def _closes_at_once(reader: asyncio.StreamReader) -> bool:
 def unreachable(error: OSError) -> Unreachable:
     """Why a connection or its TLS handshake failed."""
     match error:
-        case socket.gaierror():
+        case socket.gaierror() | aiohttp.ClientConnectorDNSError():
             return Unreachable("dns", "the name cannot be resolved")
+        case aiohttp.ClientConnectorCertificateError():
+            cause = error.certificate_error
+            return Unreachable("tls", tls_fault(cause) if isinstance(cause, OSError) else "certificate verify failed")
+        case aiohttp.ClientConnectorError():
+            return unreachable(error.os_error)
         case ssl.SSLError():
             return Unreachable("tls", tls_fault(error))
         case TimeoutError():

@@ -18,7 +18,7 @@ from callcast.settings.secret import Secret
 from callcast.sinks import mqtt as mqtt_sink
 from callcast.sinks import stdout, webhook
 from callcast.testing import Mode, RemoteSide, until
-from tests.integration.sinks.brokers import Broker
+from tests.integration.sinks.brokers import Broker, mosquitto
 from tests.ports import free_port
 
 Protocol = Literal["5", "3.1.1"]
@@ -108,11 +108,11 @@ async def webhook_remote_side() -> AsyncIterator[HttpRemoteSide]:
 class MqttRemoteSide(RemoteSide):
     """A broker, and a subscriber that records event ids."""
 
-    def __init__(self, broker: Broker, protocol: Protocol) -> None:
+    def __init__(self, broker: Broker, protocol: Protocol, url: str = "") -> None:
         self.broker = broker
         self.can_refuse = protocol == "5" and broker.refuse is not None  # 3.1.1 has no reason codes
         self.settings = mqtt_sink.Settings(
-            url=f"mqtt://127.0.0.1:{broker.port}",
+            url=url or f"mqtt://127.0.0.1:{broker.port}",
             username="callcast",
             password=Secret("password-of-the-broker"),
             protocol=protocol,
@@ -156,6 +156,16 @@ async def mqtt_remote_side(
 ) -> AsyncIterator[MqttRemoteSide]:
     with running(folder) as broker:
         remote_side = MqttRemoteSide(broker, protocol)
+        yield remote_side
+        await remote_side.become("down")
+
+
+@asynccontextmanager
+async def websocket_remote_side(folder: Path) -> AsyncIterator[MqttRemoteSide]:
+    """A broker that the sink reaches over WebSocket."""
+    port = free_port()
+    with mosquitto(folder, f"listener {port} 127.0.0.1", "protocol websockets") as broker:
+        remote_side = MqttRemoteSide(broker, "5", f"ws://127.0.0.1:{port}/mqtt")
         yield remote_side
         await remote_side.become("down")
 

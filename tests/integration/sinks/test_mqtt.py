@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import test_utils, web
 from cloudevents.v1.http import from_http
 from msgspec import structs
 from paho.mqtt import client as paho
@@ -22,7 +23,7 @@ from callcast.ports.clock import Clock
 from callcast.ports.live_calls import LiveChange
 from callcast.ports.sink import Delivered, Delivery, Outcome, Reconnecting, Rejected, Retry, Sink
 from callcast.settings.secret import Secret
-from callcast.sinks.mqtt import Settings
+from callcast.sinks.mqtt import Settings, port_of
 from callcast.testing import RealClock, call, context, delivery, event, until
 from tests.integration.sinks.brokers import Broker, iotcore, mosquitto
 from tests.integration.sinks.certificates import Certificates
@@ -789,6 +790,45 @@ async def test_no_such_host() -> None:
     assert outcome.reason == "dns"
 
 
+# WebSocket
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+async def test_a_websocket_carries_everything(
+    scheme: str, protocol: str, tmp_path: Path, certificates: Certificates
+) -> None:
+    """Events, retained state, the will and the offline status, over mosquitto's WebSocket listener."""
+    port = free_port()
+    tls = (f"certfile {certificates.server}", f"keyfile {certificates.server_key}") if scheme == "wss" else ()
+    with mosquitto(tmp_path, f"listener {port} 127.0.0.1", "protocol websockets", *tls) as broker:
+        stage = Stage(broker, protocol)
+        keys = {"url": f"{scheme}://127.0.0.1:{port}/mqtt"} | ({"tls_ca": certificates.ca} if tls else {})
+        async with stage.sink(**keys) as sink:
+            many = await asyncio.gather(*(sink.send(delivery(number)) for number in range(200)))
+            assert set(many) == {Delivered()}
+            await stage.shows("callcast/status", lambda shown: shown["state"] == "online")
+            _drop_connection(sink)
+            await stage.shows("callcast/status", lambda shown: shown["state"] == "offline")
+            await stage.shows("callcast/status", lambda shown: shown["state"] == "online")
+            assert await _settled(sink, delivery(1)) == Delivered()
+        await stage.shows("callcast/status", lambda shown: shown["state"] == "offline")
+        stage.watcher.close()
+
+
+async def test_a_web_server_that_opens_no_websocket() -> None:
+    """Its answer is a reason of its own."""
+
+    async def no_websocket(_request: web.BaseRequest) -> web.Response:
+        return web.Response(status=404)
+
+    server = test_utils.RawTestServer(no_websocket, host="127.0.0.1")
+    await server.start_server()
+    async with Settings(url=f"ws://127.0.0.1:{server.port}/mqtt", timeout_s=5).open(context()) as sink:
+        outcome = await sink.send(delivery())
+    await server.close()
+    assert outcome == Retry("websocket_refused", "the response to the request was 404")
+
+
 # Another broker
 
 
@@ -816,7 +856,9 @@ FAULTS = [
     ({"url": f"mqtts://{'a' * 64}.example.com"}, "mqtts://HOST"),
     ({"url": "mqtts://broker.example.com/path"}, "mqtts://HOST"),
     ({"url": "mqtts://user:password@broker.example.com"}, "username and password"),
-    ({"url": "mqtt://broker.example.com"}, "allow_plaintext"),
+    ({"url": "mqtt://broker.example.com"}, "use mqtts, or set allow_plaintext"),
+    ({"url": "ws://broker.example.com"}, "use wss, or set allow_plaintext"),
+    ({"url": "wss://broker.example.com/mqtt?token=x"}, "wss://HOST"),
     ({"password": "x"}, "without username"),
     ({"topic": ""}, "topic prefix"),
     ({"topic": "a/"}, "topic prefix"),
@@ -841,9 +883,14 @@ def test_a_fault_in_the_settings_is_said_at_once(keys: dict[str, Any], says: str
 def test_defaults_are_those_of_the_contract() -> None:
     """Port by scheme, prefix, protocol, tombstones."""
     settings = Settings(url="mqtts://broker.example.com")
-    assert settings.address() == ("broker.example.com", 8883, True)
-    assert Settings(url="mqtt://localhost").address() == ("localhost", 1883, False)
-    assert Settings(url="mqtt://[::1]:1").address() == ("::1", 1, False)
+    ports = {
+        "mqtts://h": 8883,
+        "mqtt://localhost": 1883,
+        "mqtt://[::1]:1": 1,
+        "wss://h/mqtt": 443,
+        "ws://localhost": 80,
+    }
+    assert {url: port_of(Settings(url=url).address()) for url in ports} == ports
     assert (settings.topic, settings.protocol, settings.tombstone_s) == ("callcast", "5", 60)
     assert settings == Settings(url="mqtts://broker.example.com")
     assert Settings(url="mqtts://h", username="a", password=Secret("b")) != Settings(url="mqtts://h", username="a")

@@ -18,7 +18,8 @@ from callcast.settings.loopback import is_loopback
 from callcast.settings.secret import Secret
 from callcast.sinks.tls import TlsSettings
 
-_PORTS = {"mqtt": 1883, "mqtts": 8883}
+_PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
+_ENCRYPTED = {"mqtt": "mqtts", "ws": "wss"}
 
 
 class Settings(TlsSettings):
@@ -27,7 +28,9 @@ class Settings(TlsSettings):
     example_name: ClassVar[str] = "wallboard"
 
     type: Literal["mqtt"] = "mqtt"
-    url: str = Field(description="URL of the broker", examples=["mqtts://broker.example.com:8883"])
+    url: str = Field(
+        description="URL of the broker; wss:// for MQTT over WebSocket", examples=["mqtts://broker.example.com:8883"]
+    )
     username: str = Field(default="", description="user name at the broker; empty: no login", examples=["callcast"])
     password: Secret | None = Field(
         default=None, validate_default=True, description="password of that user", examples=[{"env": "MQTT_PASSWORD"}]
@@ -53,8 +56,9 @@ class Settings(TlsSettings):
         url = _split(text)
         if url.username is not None or url.password is not None:
             raise ValueError("must not contain a user or password: use username and password")
-        if url.scheme == "mqtt" and not is_loopback(url.hostname or "") and not info.data.get("allow_plaintext"):
-            raise ValueError("mqtt is not encrypted: use mqtts, or set allow_plaintext = true")
+        better = _ENCRYPTED.get(url.scheme)
+        if better and not is_loopback(url.hostname or "") and not info.data.get("allow_plaintext"):
+            raise ValueError(f"{url.scheme} is not encrypted: use {better}, or set allow_plaintext = true")
         return text
 
     @field_validator("topic")
@@ -88,11 +92,11 @@ class Settings(TlsSettings):
                     task.cancel()
 
     def exclusive_resources(self) -> Sequence[tuple[str, str]]:
-        host, port, _ = self.address()
-        exclusive_resources = [("topic", f"the topic {self.topic} on {host}:{port}")]
+        url = self.address()
+        resources = [("topic", f"the topic {self.topic} on {url.hostname}:{port_of(url)}")]
         if self.client_id:
-            exclusive_resources.append(("client_id", f"the client id {self.client_id} on {host}:{port}"))
-        return exclusive_resources
+            resources.append(("client_id", f"the client id {self.client_id} on {url.hostname}:{port_of(url)}"))
+        return resources
 
     async def check_connectivity(self, request: ConnectivityRequest, /) -> ConnectivityResult:
         """Connects with a will, and disconnects; with `send`, also publishes test messages."""
@@ -100,18 +104,21 @@ class Settings(TlsSettings):
 
         return await check_connectivity(self, request)
 
-    def address(self) -> tuple[str, int, bool]:
-        """Host, port, and whether to use TLS."""
-        url = _split(self.url)
-        return url.hostname or "", url.port or _PORTS[url.scheme], url.scheme == "mqtts"
+    def address(self) -> SplitResult:
+        return _split(self.url)
+
+
+def port_of(url: SplitResult) -> int:
+    return url.port or _PORTS[url.scheme]
 
 
 def _split(text: str) -> SplitResult:
+    problem = "expected mqtts://HOST[:PORT] or wss://HOST[:PORT][/PATH]"
     try:
         url = urlsplit(text)
         fits = url.scheme in _PORTS and bool((url.hostname or "").encode("idna")) and url.port != 0
     except ValueError:
-        fits = False
-    if not fits or url.path.strip("/") or url.query or url.fragment:
-        raise ValueError("expected mqtts://HOST[:PORT]")
+        raise ValueError(problem) from None
+    if not fits or url.query or url.fragment or (url.path.strip("/") and url.scheme in ("mqtt", "mqtts")):
+        raise ValueError(problem)
     return url

@@ -11,8 +11,9 @@ import re
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
+import aiohttp
 from msgspec import Struct
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
@@ -21,8 +22,9 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from callcast.observability.fatal import observed
 from callcast.sinks.connectivity import CONNECTION_FAILURES, connect, fix_of, unreachable
-from callcast.sinks.mqtt import Settings
+from callcast.sinks.mqtt import Settings, port_of
 from callcast.sinks.mqtt.wire import Message
 from callcast.sinks.tls import tls_fault
 
@@ -53,6 +55,7 @@ _FIXES = {
     "disconnected": 'check scheme and port in url: a TLS listener needs mqtts, an old broker needs protocol = "3.1.1"',
     "qos_not_supported": "callcast needs QoS 1: allow it in the broker (mosquitto: max_qos), or use another broker",
     "retain_not_supported": "set retain = false, or allow retained messages (mosquitto: retain_available true)",
+    "websocket_refused": "check the path in url, and that this listener of the broker is one for MQTT over WebSocket",
     "topic_name_invalid": "set topic to one that the broker accepts",
     "packet_too_large": "raise the message size limit of the broker",
 }
@@ -84,16 +87,19 @@ class Connection(asyncio.Protocol):
     that it does not support retained messages (with MQTT 3.1.1 a broker cannot say so).
     """
 
-    def __init__(self, settings: Settings, client_id: str, will: Message | None, *, in_flight_max: int) -> None:
+    def __init__(
+        self, settings: Settings, tls: ssl.SSLContext, client_id: str, will: Message | None, *, in_flight_max: int
+    ) -> None:
         self.over = asyncio.Event()
         self.failure = LOST
         self.takes_retained = True
         self.on_message_received: Callable[[str, bytes, bool], None] = ignore
         self._settings = settings
+        self._tls = tls
         self._in_flight_max = in_flight_max
         self._loop = asyncio.get_running_loop()
         self._client = _Paho(settings, client_id, will, self)
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport | _WebSocket | None = None
         self._accepted = asyncio.Event()
         self._closed = asyncio.Event()
         self._misc: asyncio.TimerHandle | None = None
@@ -105,14 +111,22 @@ class Connection(asyncio.Protocol):
 
     async def open(self) -> None:
         """Return when the broker has accepted the connection, or when it is `over`. The caller sets the time limit."""
-        host, port, encrypted = self._settings.address()
-        tls = self._settings.tls_context() if encrypted else None
+        url = self._settings.address()
+        host, port = url.hostname or "", port_of(url)
+        tls = self._tls if url.scheme in ("mqtts", "wss") else None
         try:
-            sock = await connect(host, port)
-            await self._loop.create_connection(lambda: self, sock=sock, ssl=tls, server_hostname=host if tls else None)
+            if url.scheme in ("ws", "wss"):
+                await _WebSocket.open(url.geturl(), tls, self)
+            else:
+                sock, name = await connect(host, port), host if tls else None
+                await self._loop.create_connection(lambda: self, sock=sock, ssl=tls, server_hostname=name)
+        except aiohttp.WSServerHandshakeError as error:
+            return self.give_up(Failure("websocket_refused", f"the response to the request was {error.status}"))
         except OSError as error:
             failed = unreachable(error)
             return self.give_up(Failure(failed.reason, failed.detail))
+        except aiohttp.ClientError:
+            return self.give_up(LOST)
         self._step(lambda: self._client.connect(host, port, _KEEPALIVE_S))
         self._keep_alive()
         await self._accepted.wait()
@@ -209,8 +223,8 @@ class Connection(asyncio.Protocol):
 
     # Callbacks of the transport
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
+    def connection_made(self, transport: "asyncio.BaseTransport | _WebSocket") -> None:
+        self._transport = cast("asyncio.Transport | _WebSocket", transport)
 
     def data_received(self, data: bytes) -> None:
         received = self._client.pipe.received
@@ -282,6 +296,51 @@ class Connection(asyncio.Protocol):
 
 def ignore(_topic: str, _payload: bytes, _retained: bool) -> None:
     """Ignore a received message."""
+
+
+class _WebSocket:
+    """Carries the bytes in the messages of a WebSocket, in the place of a transport."""
+
+    @classmethod
+    async def open(cls, url: str, tls: ssl.SSLContext | None, connection: Connection) -> None:
+        """Raises OSError or aiohttp.ClientError."""
+        session = aiohttp.ClientSession()
+        try:
+            websocket = await session.ws_connect(url, protocols=("mqtt",), ssl=tls or True)
+        except BaseException:
+            await session.close()
+            raise
+        cls(session, websocket, connection)
+
+    def __init__(
+        self, session: aiohttp.ClientSession, websocket: aiohttp.ClientWebSocketResponse, connection: Connection
+    ) -> None:
+        self._session = session
+        self._websocket = websocket
+        self._receiving = observed(asyncio.ensure_future(self._receive(connection)))
+        connection.connection_made(self)
+
+    async def _receive(self, connection: Connection) -> None:
+        try:
+            async for message in self._websocket:
+                if message.type is aiohttp.WSMsgType.BINARY:
+                    connection.data_received(message.data)
+        finally:
+            connection.connection_lost(None)
+            await self._session.close()
+
+    def write(self, data: bytes) -> None:
+        observed(asyncio.ensure_future(self._write(data)))  # in order: the data is written before the first await
+
+    async def _write(self, data: bytes) -> None:
+        with suppress(OSError):  # `_receive` ends then
+            await self._websocket.send_bytes(data)
+
+    def close(self) -> None:
+        observed(asyncio.ensure_future(self._websocket.close()))
+
+    def abort(self) -> None:
+        self._receiving.cancel()
 
 
 class _Pipe:

@@ -62,6 +62,7 @@ class MqttSink:
 
     def __init__(self, settings: Settings, context: SinkContext) -> None:
         self._settings = settings
+        self._tls = settings.tls_context()
         self._context = context
         self._version_5 = settings.protocol == "5"
         self._topics = Topics(settings.topic)
@@ -158,7 +159,7 @@ class MqttSink:
         retaining = self._retaining.try_next
         will = self._state_message(self._topics.status, _OFFLINE) if retaining else None
         in_flight_max = self._settings.concurrency + _STATE_AT_ONCE
-        connection = Connection(self._settings, self._client_id, will, in_flight_max=in_flight_max)
+        connection = Connection(self._settings, self._tls, self._client_id, will, in_flight_max=in_flight_max)
         outcome, stale = ConnectionOutcome.FAILED, None
         try:
             async with asyncio.timeout(self._settings.timeout_s):
@@ -297,8 +298,8 @@ async def check_connectivity(settings: Settings, request: ConnectivityRequest) -
     Without `send`, only connect with a will. The broker never publishes the will, because the check disconnects
     properly.
     """
-    host, _, encrypted = settings.address()
-    where = f"{'mqtts' if encrypted else 'mqtt'}://{host}"
+    url = settings.address()
+    where = f"{url.scheme}://{url.hostname}"
     client_id = f"{settings.client_id or f'callcast-{request.name}'}-check"
     failure = await _try(settings, client_id, send=request.send, retain=settings.retain)
     if settings.retain and failure is not None and failure.reason in ("retain_not_supported", LOST.reason):
@@ -323,7 +324,7 @@ async def _try(settings: Settings, client_id: str, *, send: bool, retain: bool) 
     if retain:
         idle = b'{"state":"idle","calls":0,"since":null}'
         messages += [Message(f"{settings.topic}/{_CHECK_STATE}", each, retain=True) for each in (idle, b"")]
-    connection = Connection(settings, client_id, will, in_flight_max=1)
+    connection = Connection(settings, settings.tls_context(), client_id, will, in_flight_max=1)
     try:
         async with asyncio.timeout(settings.timeout_s):
             await connection.open()

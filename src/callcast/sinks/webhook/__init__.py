@@ -23,7 +23,7 @@ from callcast.settings.proxy import Proxy, ProxyFault, environment_proxy
 from callcast.settings.secret import Secret
 from callcast.sinks import Lax
 from callcast.sinks.connectivity import Unreachable, fix_of, try_connecting, unreachable
-from callcast.sinks.tls import TlsSettings, tls_fault
+from callcast.sinks.tls import TlsSettings
 from callcast.sinks.webhook.posting import Client, Response, open_client
 
 RETRY_AFTER_MAX_S = 3600.0
@@ -267,17 +267,12 @@ def _retry_after_s(value: str | None, clock: Clock) -> float | None:
 def _describe(error: Exception) -> tuple[str, str]:
     """A label for metrics and a description. Never the library's own text, which may contain the whole URL."""
     match error:
-        case aiohttp.ClientConnectorDNSError():
-            return "dns", "the name cannot be resolved"
         case aiohttp.ClientProxyConnectionError():
             return "proxy", "the proxy is unreachable"
         case aiohttp.ClientHttpProxyError():
             return "proxy", f"the proxy answered {error.status}"
-        case aiohttp.ClientConnectorCertificateError():
-            cause = error.certificate_error
-            return "tls", tls_fault(cause) if isinstance(cause, OSError) else "the certificate does not match"
         case aiohttp.ClientConnectorError():
-            failed = unreachable(error.os_error)
+            failed = unreachable(error)
             return failed.reason, failed.detail
         case aiohttp.ConnectionTimeoutError():
             return "timeout", "no connection in time"
