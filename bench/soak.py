@@ -36,7 +36,7 @@ from aiohttp import web
 
 from callcast.outbox.sqlite.schema import BEHIND
 from callcast.simulator import Credential, Fault, Platform
-from callcast.simulator.scenario import Record, Truth
+from callcast.simulator.calls import Record, Truth
 from callcast.simulator.scenarios.seed import ACCOUNT_ID, EXTENSION_ID, answers
 from tests.faketime import WallClock, library
 from tests.integration.sinks.brokers import mosquitto

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from callcast.calls.ids import event_id
-from callcast.simulator.scenario import Record, Truth
+from callcast.simulator.calls import Record, Truth
 from callcast.simulator.scenarios.seed import ACCOUNT_ID, EXTENSION_ID, answers
 
 TYPES = ("call.ringing", "call.answered", "call.ended")

@@ -10,7 +10,7 @@ import aiohttp
 import msgspec
 
 from callcast.simulator import Credential, Limits, Platform, SimulatedClock
-from callcast.simulator.requests import Request
+from callcast.simulator.platform import Request
 from callcast.simulator.scenarios import load
 from tests.ports import free_port
 from tests.system.world import WAIT_S, Service, until

@@ -1,4 +1,4 @@
-"""Answers as JSON, and every way the platform says no in its own words (shapes: tests/samples/errors)."""
+"""Answers as JSON, and the platform's errors (shapes: tests/samples/errors)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ def json_answer(body: object, status: int = 200, headers: Mapping[str, str] | No
 
 
 class Refusal(Exception):
-    """An answer that is an error: status, body and headers as the platform sends them."""
+    """An error of the platform: status, body and headers of the answer."""
 
     def __init__(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
         super().__init__(f"{status} {body.get('errorCode', body.get('error', ''))}")
@@ -37,7 +37,7 @@ def api_refusal(
     headers: Mapping[str, str] | None = None,
     **facts: str,
 ) -> Refusal:
-    """The API's own errors: the first of `errors` is repeated at the top, as old programs want it."""
+    """An error of the API. The first of `errors` is repeated at the top, for old programs."""
     body = {
         "errorCode": legacy_code or code,
         "message": message,
@@ -48,19 +48,11 @@ def api_refusal(
 
 
 def oauth_refusal(error: str, code: str, message: str, *, status: int = 400) -> Refusal:
-    """The token endpoint's errors: RFC 6749 with the platform's codes beside it."""
+    """An error of the token endpoint: RFC 6749, and the platform's codes."""
     return Refusal(
         status,
         {"error": error, "errors": [{"errorCode": code, "message": message}], "error_description": message},
     )
-
-
-def token_missing(message: str = "Token not found", code: str = "OAU-213") -> Refusal:
-    return api_refusal(401, code, message, legacy_code="TokenInvalid")
-
-
-def token_expired() -> Refusal:
-    return api_refusal(401, "OAU-128", "Access token expired", legacy_code="TokenExpired")
 
 
 def app_permission_missing(permission: str) -> Refusal:
@@ -92,14 +84,3 @@ def invalid_parameter(parameter: str, value: str) -> Refusal:
         parameterName=parameter,
         parameterValue=value,
     )
-
-
-def rate_exceeded(headers: Mapping[str, str], code: str = "CMN-301") -> Refusal:
-    return api_refusal(429, code, RATE_MESSAGES[code], headers=headers)
-
-
-RATE_MESSAGES = {
-    "CMN-301": "Request rate exceeded",
-    "CMN-304": "Duplicate concurrent request",
-    "CMN-310": "Global request rate exceeded",
-}

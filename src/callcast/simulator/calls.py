@@ -1,22 +1,67 @@
-"""What truly happens: people, sessions and each extension's part in them, with the times of every turn.
+"""What truly happens: people, sessions, and each extension's part in them with all its times.
 
-A session is planned whole, with its end; what the platform shows of it at a moment is `records`' business.
+A session is planned as a whole, with its end; `records` and `events` render what the platform shows of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
-from callcast.simulator.scenario import Truth
-
+Record = dict[str, Any]
 Shape = Literal["direct", "queue", "outbound", "internal_out", "internal_in", "ringout_in", "ringout_out", "conference"]
 INBOUND: frozenset[Shape] = frozenset({"direct", "queue", "internal_in", "ringout_in"})
 
 
+class Truth(Struct, frozen=True, kw_only=True):
+    """What really happens in one extension's part of one session, for verification.
+
+    `disposition` is one of callcast's words. Times in the future are given as planned. `session_id` is the telephony
+    session id, or where the records have none the plain session id.
+    """
+
+    extension_id: str
+    session_id: str
+    direction: str
+    started_at: datetime
+    answered_at: datetime | None
+    ended_at: datetime
+    disposition: str
+
+
+class Scenario(Protocol):
+    """What the platform serves. Records are Detailed, newest first; `extension_id` None is the account's list.
+
+    `poll` is called for each request of a list's first page. The first extension is the default credential's own.
+    `log` may return more than `session_id` and `since` (a session's end) ask for.
+    """
+
+    account_id: str
+
+    def extension_ids(self) -> Sequence[str]: ...
+
+    def poll(self, extension_id: str | None, /) -> None: ...
+
+    def active(self, extension_id: str | None, now: datetime, /) -> list[Record]: ...
+
+    def log(
+        self,
+        extension_id: str | None,
+        now: datetime,
+        /,
+        *,
+        session_id: str | None = None,
+        since: datetime | None = None,
+    ) -> list[Record]: ...
+
+    def session(self, session_id: str, now: datetime, /) -> Record | None: ...
+
+    def truth(self, now: datetime, /) -> Sequence[Truth]: ...
+
+
 class Extension(Struct, frozen=True, kw_only=True):
-    """One phone: id, short number, name and direct number. `presence_hidden`: others do not see its presence."""
+    """A phone. `presence_hidden`: others do not see its presence."""
 
     id: str
     number: str
@@ -25,9 +70,13 @@ class Extension(Struct, frozen=True, kw_only=True):
     location: str | None = None
     presence_hidden: bool = False
 
+    @property
+    def device_id(self) -> str:
+        return str(803_000_000_000 + int(self.id) % 1_000_000_000)
+
 
 class Outside(Struct, frozen=True, kw_only=True):
-    """Somebody who is not in the account; an anonymous caller has no number."""
+    """A person outside the account; an anonymous caller has no number."""
 
     number: str | None = None
     name: str | None = None
@@ -44,7 +93,7 @@ class CallQueue(Struct, frozen=True, kw_only=True):
 
 
 class Ending(Struct, frozen=True, kw_only=True):
-    """How a part ends: the platform's words, and the disposition that is true."""
+    """How a part ends: the platform's words, and the true disposition."""
 
     result: str
     reason: str | None
@@ -70,14 +119,14 @@ ENDINGS: Mapping[str, Ending] = {
 
 
 class Rewrite(Struct, frozen=True, kw_only=True):
-    """The platform thinks again: from `at` on, the ended record reads as another ending."""
+    """From `at` on the ended record has another ending."""
 
     at: datetime
     ending: Ending
 
 
 class Part(Struct, frozen=True, kw_only=True):
-    """One extension's part. What is odd about its record stands in the last fields.
+    """One extension's part of a session. The last fields are oddities of its record.
 
     final_record_id, final_shift_s: the ended record has another id, and starts so much later (recorded in 2014).
     hidden: times in which the list of active calls lacks the record.
@@ -108,7 +157,7 @@ class Part(Struct, frozen=True, kw_only=True):
 
 
 class Session(Struct, frozen=True, kw_only=True):
-    """One conversation. `record_id` and `ending` are the company list's, where it has one record for the whole.
+    """One conversation. `record_id` and `ending` are those of the account's list, where it has one record for all.
 
     provisional: the platform lists a queue call as Stopped while it goes on (seen in production, 2026).
     """

@@ -11,9 +11,8 @@ from itertools import pairwise
 
 from msgspec import Struct
 
-from callcast.simulator.calls import INBOUND, CallQueue, Extension, Part, Session
+from callcast.simulator.calls import INBOUND, CallQueue, Extension, Part, Record, Session
 from callcast.simulator.clock import iso
-from callcast.simulator.scenario import Record
 
 SENT_AFTER_MS = (14, 113)  # from the event to its notification; all recorded ones lie in between
 ACTIVE_CALLS_MAX = 7

@@ -1,54 +1,43 @@
-"""The platform's rate limits: a sliding window for each user, app and group, and a penalty that restarts.
+"""Rate limits: a sliding window for each user, app and group, and a penalty that each further request restarts.
 
-Sign-ins (`auth`) are counted per app, all its users together; the platform says who is counted.
-
-Numbers and headers as documented (developers.ringcentral.com/guide/basics/rate-limits); real ones vary by app.
+Tokens (group `auth`) are counted per app. Numbers and headers are the documented ones
+(developers.ringcentral.com/guide/basics/rate-limits); real ones vary by app.
 """
 
 from collections import deque
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from callcast.simulator.answers import rate_exceeded
+from callcast.simulator.answers import api_refusal
 
 Group = Literal["light", "medium", "heavy", "auth"]
 
-DOCUMENTED: Mapping[Group, int] = {"light": 50, "medium": 40, "heavy": 10, "auth": 5}
-
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """Requests per window of each group; `headers` false: the answers do not tell."""
+    """Requests per window of each group. `forbid_twins`: the same request twice at once is CMN-304."""
 
-    light: int = DOCUMENTED["light"]
-    medium: int = DOCUMENTED["medium"]
-    heavy: int = DOCUMENTED["heavy"]
-    auth: int = DOCUMENTED["auth"]
+    light: int = 50
+    medium: int = 40
+    heavy: int = 10
+    auth: int = 5
     window_s: float = 60
     penalty_s: float = 60
     headers: bool = True
-    forbid_twins: bool = True  # the same request twice at once: CMN-304
+    forbid_twins: bool = True
 
     def of(self, group: Group) -> int:
-        limits: dict[Group, int] = {
-            "light": self.light,
-            "medium": self.medium,
-            "heavy": self.heavy,
-            "auth": self.auth,
-        }
-        return limits[group]
+        return int(getattr(self, group))
 
 
-class _Bucket:
-    def __init__(self) -> None:
-        self.taken: deque[datetime] = deque()
-        self.penalty_until: datetime | None = None
+class _Bucket(Struct):
+    taken: deque[datetime] = field(default_factory=deque)
+    penalty_until: datetime | None = None
 
 
 class RateLimits:
-    """Counts every request; `limits` None lets all pass and sends no headers. May be exchanged at any time."""
+    """Counts requests. `limits` may be replaced at any time; None lets all pass and sends no headers."""
 
     def __init__(self, limits: Limits | None) -> None:
         self.limits = limits
@@ -56,18 +45,19 @@ class RateLimits:
         self._twins: set[tuple[str, str]] = set()
 
     def count(self, who: str, group: Group, now: datetime) -> None:
-        """Take one of the window, or raise the 429. A request in a penalty restarts it."""
+        """Count a request, or raise the 429."""
         if self.limits is None:
             return
         bucket = self._bucket(who, group, now)
         penalised = bucket.penalty_until is not None
         if penalised or len(bucket.taken) >= self.limits.of(group):
             bucket.penalty_until = now + timedelta(seconds=self.limits.penalty_s)
-            raise rate_exceeded({"Retry-After": _whole(self.limits.penalty_s), **self.headers(who, group, now)})
+            headers = {"Retry-After": str(round(self.limits.penalty_s)), **self.headers(who, group, now)}
+            raise api_refusal(429, "CMN-301", "Request rate exceeded", headers=headers)
         bucket.taken.append(now)
 
     def headers(self, who: str, group: Group, now: datetime) -> dict[str, str]:
-        """What every answer says of the group's window."""
+        """The headers of each answer."""
         if self.limits is None or not self.limits.headers:
             return {}
         bucket = self._bucket(who, group, now)
@@ -76,20 +66,20 @@ class RateLimits:
             "X-Rate-Limit-Group": group,
             "X-Rate-Limit-Limit": str(self.limits.of(group)),
             "X-Rate-Limit-Remaining": str(max(left, 0)),
-            "X-Rate-Limit-Window": _whole(self.limits.window_s),
+            "X-Rate-Limit-Window": str(round(self.limits.window_s)),
         }
 
     def use(self, who: str, group: Group, now: datetime, requests: int) -> None:
-        """Somebody else uses up requests of the same budget."""
+        """Count requests of another program with the same credential."""
         if self.limits is not None:
             self._bucket(who, group, now).taken.extend([now] * requests)
 
     def enter(self, who: str, request: str) -> None:
-        """A request begins; raise the 429 if its twin is still under way."""
+        """A request begins. Raises the 429 while the same one is under way."""
         if self.limits is None or not self.limits.forbid_twins:
             return
         if (who, request) in self._twins:
-            raise rate_exceeded({}, "CMN-304")
+            raise api_refusal(429, "CMN-304", "Duplicate concurrent request")
         self._twins.add((who, request))
 
     def leave(self, who: str, request: str) -> None:
@@ -103,7 +93,3 @@ class RateLimits:
         if bucket.penalty_until and bucket.penalty_until <= now:
             bucket.penalty_until = None
         return bucket
-
-
-def _whole(seconds: float) -> str:
-    return str(round(seconds))

@@ -1,12 +1,13 @@
-"""The filters of active-calls and the call log, and the two views."""
+"""The lists: filters, the two views, pages."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlencode
 
 from multidict import MultiMapping
 
 from callcast.simulator.answers import api_refusal, invalid_parameter
-from callcast.simulator.scenario import Record, Scenario
+from callcast.simulator.calls import Record, Scenario
 from callcast.simulator.story import Story
 
 CHOICES = {
@@ -14,9 +15,45 @@ CHOICES = {
     "type": ("Voice", "Fax"),
     "transport": ("PSTN", "VoIP"),
 }
+PER_PAGE = 100
+PER_PAGE_MAX = 1000
 LOG_SPAN = timedelta(hours=24)  # dateFrom's default, counted back from dateTo
 # The plain sessionId filter stands alone; these may go with it.
 BESIDE_SESSION_ID = {"sessionId", "view", "page", "perPage"}
+
+
+def page(url: str, query: MultiMapping[str], records: Sequence[Record]) -> Record:
+    """The page of `records` that `query` asks for, without totals, as the platform sends it.
+
+    `url` is the list's own, without a query. `perPage` is 1,000 at most, which `max` means too.
+    """
+    number = _positive(query, "page", query.get("page", "1"))
+    wanted = query.get("perPage", str(PER_PAGE))
+    size = min(_positive(query, "perPage", str(PER_PAGE_MAX) if wanted.lower() == "max" else wanted), PER_PAGE_MAX)
+    first = (number - 1) * size
+    shown = records[first : first + size]
+    others = [(name, value) for name, value in query.items() if name not in ("page", "perPage")]
+
+    def link(number: int) -> dict[str, str]:
+        return {"uri": f"{url}?{urlencode([*others, ('page', number), ('perPage', size)], safe=',:')}"}
+
+    paging = {"page": number, "perPage": size}
+    navigation = {}
+    if first + size < len(records):
+        navigation["nextPage"] = link(number + 1)
+    if number > 1:
+        navigation["previousPage"] = link(number - 1)
+    navigation["firstPage"] = link(1)
+    if shown:
+        paging |= {"pageStart": first, "pageEnd": first + len(shown) - 1}
+        navigation["lastPage"] = link(-(-len(records) // size))
+    return {**link(number), "records": list(shown), "paging": paging, "navigation": navigation}
+
+
+def _positive(query: MultiMapping[str], name: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise invalid_parameter(name, query.get(name, text))
+    return int(text)
 
 
 def view(query: MultiMapping[str], default: str = "Simple") -> str:
@@ -27,7 +64,7 @@ def view(query: MultiMapping[str], default: str = "Simple") -> str:
 
 
 def as_viewed(record: Record, wanted: str) -> Record:
-    """A Detailed record in the wanted view: Simple has no legs, and says so in its own address."""
+    """A Detailed record in the wanted view: Simple has no legs, and its own address has the view."""
     if wanted == "Detailed":
         return record
     simple = {key: value for key, value in record.items() if key not in ("legs", "lastModifiedTime", "billing")}
@@ -36,9 +73,13 @@ def as_viewed(record: Record, wanted: str) -> Record:
 
 
 def chosen(records: Iterable[Record], query: MultiMapping[str]) -> list[Record]:
-    """The records that pass direction, type and transport (repeatable each), in the wanted view."""
+    """The records that pass direction, type and transport (each may be repeated), in the wanted view."""
     wanted = view(query)
-    filters = {name: _values(query, name) for name in CHOICES if name in query}
+    filters = {name: query.getall(name) for name in CHOICES if name in query}
+    for name, values in filters.items():
+        for value in values:
+            if value not in CHOICES[name]:
+                raise invalid_parameter(name, value)
     return [
         as_viewed(record, wanted)
         for record in records
@@ -47,9 +88,11 @@ def chosen(records: Iterable[Record], query: MultiMapping[str]) -> list[Record]:
 
 
 def in_log(records: Iterable[Record], query: MultiMapping[str], now: datetime) -> list[Record]:
-    """The call log's own filters. Dates look at when a call began, not when it ended."""
+    """The call log's own filters. Dates are compared with the start of a call, not with its end."""
     if "sessionId" in query:
-        return _of_session(records, query)
+        if set(query) - BESIDE_SESSION_ID:
+            raise api_refusal(400, "CLG-110", "Parameter [sessionId] is not allowed for usage along with other filters")
+        return [record for record in records if record["sessionId"] == query["sessionId"]]
     date_to = moment(query, "dateTo") or now + timedelta(seconds=1)
     date_from = moment(query, "dateFrom") or date_to - LOG_SPAN
     session = query.get("telephonySessionId")
@@ -79,20 +122,6 @@ def directory(scenario: Scenario, url: str) -> list[Record]:
         }
         for extension_id, number, name in known
     ]
-
-
-def _of_session(records: Iterable[Record], query: MultiMapping[str]) -> list[Record]:
-    if set(query) - BESIDE_SESSION_ID:
-        raise api_refusal(400, "CLG-110", "Parameter [sessionId] is not allowed for usage along with other filters")
-    return [record for record in records if record["sessionId"] == query["sessionId"]]
-
-
-def _values(query: MultiMapping[str], name: str) -> list[str]:
-    values = query.getall(name)
-    for value in values:
-        if value not in CHOICES[name]:
-            raise invalid_parameter(name, value)
-    return values
 
 
 def moment(query: MultiMapping[str], name: str) -> datetime | None:

@@ -5,15 +5,18 @@ test that turns the hands. Facts: developers.ringcentral.com/guide, and the reco
 """
 
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from multidict import MultiMapping
+from msgspec import Struct
 
-from callcast.simulator import admin, events, lists
+from callcast.simulator import events, lists
+from callcast.simulator.admin import Admin
 from callcast.simulator.answers import (
     Refusal,
     another_extension,
@@ -24,13 +27,11 @@ from callcast.simulator.answers import (
     oauth_refusal,
     user_permission_missing,
 )
+from callcast.simulator.calls import Record, Scenario, Truth
 from callcast.simulator.clock import SimulatedClock, Time, http_date
 from callcast.simulator.faults import Fault, Faults, perform
 from callcast.simulator.limits import Group, Limits, RateLimits
-from callcast.simulator.paging import page_body, wanted_page
 from callcast.simulator.push import Gateway, Push
-from callcast.simulator.requests import Request, RequestLog
-from callcast.simulator.scenario import Record, Scenario, Truth
 from callcast.simulator.scenarios import seed
 from callcast.simulator.story import Story
 from callcast.simulator.tokens import Credential, Tokens
@@ -42,6 +43,52 @@ EXTENSION = ACCOUNT + "/extension/{extension}"
 BODY_BYTES_MAX = 1_048_576
 PRESENCE_MAX = 30  # extensions in one request
 MULTIPART_JSON = "application/vnd.ringcentral.multipart+json"
+
+
+class Request(Struct, kw_only=True):
+    """A request. `status` is 0 where no answer was sent (reset, hang); `fault` is the kind that it met."""
+
+    number: int
+    at: datetime
+    method: str
+    path: str
+    query: str
+    client_id: str | None = None
+    user_agent: str = ""
+    group: str | None = None
+    status: int = 0
+    fault: str | None = None
+    request_id: str = ""
+
+
+class RequestLog:
+    """The last 10,000 requests, and how many there were in all. Holds no secret."""
+
+    def __init__(self) -> None:
+        self._requests: deque[Request] = deque(maxlen=10_000)
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self._requests)
+
+    def begin(self, at: datetime, method: str, path: str, query: str, user_agent: str) -> Request:
+        self.count += 1
+        request = Request(
+            number=self.count,
+            at=at,
+            method=method,
+            path=path,
+            query=query,
+            user_agent=user_agent,
+            request_id=f"simulated-{self.count:08d}",
+        )
+        self._requests.append(request)
+        return request
+
+    def clear(self) -> None:
+        self._requests.clear()
+        self.count = 0
+
 
 REQUEST: web.RequestKey[Request] = web.RequestKey("callcast_request", Request)
 CREDENTIAL: web.RequestKey[Credential] = web.RequestKey("callcast_credential", Credential)
@@ -108,7 +155,7 @@ class Platform:
         app.router.add_get("/ws", self.push.connect)
         app.router.add_get(ACCOUNT + "/extension", self._extensions)
         app.router.add_get(ACCOUNT + "/telephony/sessions/{session}", self._telephony_session)
-        admin.add_routes(app.router, self)
+        app.router.add_routes(Admin(self).routes())
         app.on_response_prepare.append(self._stamp)
         app.on_shutdown.append(self.push.close)
         return app
@@ -305,7 +352,7 @@ class Platform:
             raise app_permission_missing("ReadAccounts")
         url = f"{request.url.origin()}{self._resolved(request)}"
         records = lists.directory(self.scenario, url)
-        return json_answer(page_body(url, request.query, records, wanted_page(request.query)))
+        return json_answer(lists.page(url, request.query, records))
 
     async def _telephony_session(self, request: web.Request) -> web.Response:
         self._account(request)
@@ -317,10 +364,8 @@ class Platform:
         return json_answer(session)
 
     def _list(self, request: web.Request, records: Iterable[Record]) -> web.Response:
-        query: MultiMapping[str] = request.query
-        page = wanted_page(query)
         url = f"{request.url.origin()}{self._resolved(request)}"
-        return json_answer(page_body(url, query, lists.chosen(records, query), page))
+        return json_answer(lists.page(url, request.query, lists.chosen(records, request.query)))
 
     def _resolved(self, request: web.Request) -> str:
         """The path as the platform repeats it: with the ids that `~` stands for."""

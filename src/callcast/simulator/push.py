@@ -28,13 +28,11 @@ from callcast.simulator.answers import (
     app_permission_missing,
     invalid_parameter,
     not_found,
-    token_missing,
 )
-from callcast.simulator.calls import Session
+from callcast.simulator.calls import Record, Session
 from callcast.simulator.clock import http_date, iso
 from callcast.simulator.events import Event
 from callcast.simulator.faults import Fault, Kind, reset
-from callcast.simulator.scenario import Record
 from callcast.simulator.tokens import Session as SignIn
 
 if TYPE_CHECKING:
@@ -264,7 +262,7 @@ class Gateway:
         headers: dict[str, str] = {}
         try:
             if not platform.tokens.alive(line.sign_in, now):
-                raise token_missing()
+                raise api_refusal(401, "OAU-213", "Token not found", legacy_code="TokenInvalid")
             platform.limits.count(credential.user, "medium", now)
             if method == "POST" and path == SUBSCRIPTION:
                 noted.status, answer = 200, self._subscribe(line, body)

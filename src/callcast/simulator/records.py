@@ -11,9 +11,8 @@ from math import ceil
 
 from msgspec import Struct
 
-from callcast.simulator.calls import ENDINGS, CallQueue, Ending, Extension, Outside, Part, Session, Shape
+from callcast.simulator.calls import ENDINGS, CallQueue, Ending, Extension, Outside, Part, Record, Session, Shape
 from callcast.simulator.clock import iso
-from callcast.simulator.scenario import Record
 
 SERVER = "https://platform.ringcentral.com/restapi/v1.0/account/"
 LIVE = Ending(result="In Progress", reason=None, disposition="")

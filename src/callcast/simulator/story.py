@@ -8,12 +8,11 @@ from datetime import datetime, timedelta
 
 from msgspec import Struct
 
-from callcast.simulator.calls import Part, Session
-from callcast.simulator.director import Director
+from callcast.simulator.calls import Part, Record, Session, Truth
 from callcast.simulator.events import telephony_session
 from callcast.simulator.faults import Fault
+from callcast.simulator.planner import plan
 from callcast.simulator.records import Known, company_records, record_of
-from callcast.simulator.scenario import Record, Truth
 from callcast.simulator.script import Account, Call
 
 BACKWARDS = timedelta(minutes=10)  # how far a clock may be turned back and still find the lists as they were
@@ -84,9 +83,10 @@ class Story:
         self.account_id = account.id
         self.account = account
         self._extension_ids = tuple(extension.id for extension in account.extensions)
-        self._director = Director(account, start, seed=seed, speed=speed)
+        self._seed = seed
+        self._speed = speed
         self._planned: Iterator[Sequence[Session]] = (
-            self._director.sessions(call, number) for number, call in enumerate(planned, 1)
+            plan(account, call, number, start, seed=seed, speed=speed) for number, call in enumerate(planned, 1)
         )
         self._next = next(self._planned, None)
         self._placed = 0
@@ -109,7 +109,7 @@ class Story:
     def place(self, call: Call, now: datetime) -> Sequence[Session]:
         """Add a call to the scenario: it starts `at_s` from now. Raises ScriptFault."""
         self._placed += 1
-        sessions = self._director.starting(now).sessions(call, 5_000_000 + self._placed)
+        sessions = plan(self.account, call, 5_000_000 + self._placed, now, seed=self._seed, speed=self._speed)
         for session in sessions:
             self._begin(session)
         return sessions

@@ -1,4 +1,4 @@
-"""Who may come in: credentials, the token exchange, and the limit of five sessions."""
+"""Credentials, the token exchange, and the limit of five sessions."""
 
 import base64
 import binascii
@@ -8,12 +8,11 @@ from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from callcast.simulator.answers import Refusal, api_refusal, oauth_refusal, token_expired, token_missing
+from callcast.simulator.answers import api_refusal, oauth_refusal
 
 JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-SESSIONS_MAX = 5
 REFRESH_TTL = timedelta(days=7)
 # A refresh token that was used gives the same successor again: until ten seconds after that one was first
 # used, for an hour at the longest (the platform's guide on refresh tokens).
@@ -44,20 +43,19 @@ class Credential(Struct, frozen=True, kw_only=True):
 
 
 class Session(Struct, kw_only=True):
-    """One log-in: its token now, and the refresh token that renews it."""
+    """An OAuth session: its present token, and the refresh token that renews it (empty: none)."""
 
     credential: Credential
-    access_token: str
+    access_token: str = ""
     expires_at: datetime
-    refresh_token: str | None
+    refresh_token: str = ""
     refresh_until: datetime
-    issued_at: datetime
     first_used_at: datetime | None = None
-    used_refresh: dict[str, datetime] = {}
+    used_refresh: dict[str, datetime] = field(default_factory=dict)
 
 
 class Tokens:
-    """The token endpoint's memory. All methods raise `Refusal` with the platform's own answer."""
+    """The sessions of all credentials. Methods raise `Refusal`."""
 
     def __init__(
         self,
@@ -65,7 +63,7 @@ class Tokens:
         *,
         ttl_s: float = 3600,
         refresh: bool = False,
-        sessions_max: int = SESSIONS_MAX,
+        sessions_max: int = 5,
     ) -> None:
         self.credentials = list(credentials)
         self._ttl = timedelta(seconds=ttl_s)
@@ -101,9 +99,9 @@ class Tokens:
             raise api_refusal(401, "OAU-149", "Unparsable access token", legacy_code="TokenInvalid")
         session = next((one for one in self._sessions if one.access_token == token), None)
         if session is None:
-            raise token_missing()
+            raise api_refusal(401, "OAU-213", "Token not found", legacy_code="TokenInvalid")
         if now >= session.expires_at:
-            raise token_expired()
+            raise api_refusal(401, "OAU-128", "Access token expired", legacy_code="TokenExpired")
         session.first_used_at = session.first_used_at or now
         return session
 
@@ -113,11 +111,11 @@ class Tokens:
         return now < until and any(one is session for one in self._sessions)
 
     def revoke(self, token: str) -> None:
-        """End the whole session that an access or refresh token belongs to."""
+        """End the session of an access or refresh token."""
         self._sessions = [one for one in self._sessions if token not in (one.access_token, one.refresh_token)]
 
     def revoke_all(self) -> None:
-        """What a changed password does: every token is gone."""
+        """Revoke every token, as a changed password does."""
         self._sessions.clear()
 
     def answer(self, session: Session, owner_id: str, now: datetime) -> dict[str, Any]:
@@ -137,15 +135,7 @@ class Tokens:
         return body
 
     def _open(self, credential: Credential, now: datetime) -> Session:
-        session = Session(
-            credential=credential,
-            access_token="",
-            expires_at=now,
-            refresh_token=None,
-            refresh_until=now,
-            issued_at=now,
-            used_refresh={},
-        )
+        session = Session(credential=credential, expires_at=now, refresh_until=now)
         self._fill(session, now)
         mine = [one for one in self._sessions if one.credential is credential]
         if len(mine) >= self._sessions_max:
@@ -157,32 +147,22 @@ class Tokens:
         number = str(next(self._count))
         session.access_token = _opaque("access", number)
         session.expires_at = now + self._ttl
-        session.issued_at = now
         session.first_used_at = None
-        session.refresh_token = _opaque("refresh", number) if self._refresh else None
+        session.refresh_token = _opaque("refresh", number) if self._refresh else ""
         session.refresh_until = now + REFRESH_TTL
 
     def _renew(self, app: Credential, token: str, now: datetime) -> Session:
         for session in self._sessions:
             if session.credential.client_id != app.client_id:
                 continue
-            if token == session.refresh_token and now < session.refresh_until:
+            if token and token == session.refresh_token and now < session.refresh_until:
                 session.used_refresh = {token: now}
                 self._fill(session, now)
                 return session
-            if token in session.used_refresh and self._reusable(session, session.used_refresh[token], now):
+            used_at = session.used_refresh.get(token, now - 2 * REUSE_AT_MOST)
+            if now - used_at <= REUSE_AT_MOST and now - (session.first_used_at or now) <= REUSE_AFTER_USE:
                 return session
-        raise refresh_gone()
-
-    @staticmethod
-    def _reusable(session: Session, used_at: datetime, now: datetime) -> bool:
-        if now - used_at > REUSE_AT_MOST:
-            return False
-        return session.first_used_at is None or now - session.first_used_at <= REUSE_AFTER_USE
-
-
-def refresh_gone() -> Refusal:
-    return oauth_refusal("invalid_grant", "OAU-210", "Token expired")
+        raise oauth_refusal("invalid_grant", "OAU-210", "Token expired")
 
 
 def basic(authorization: str | None) -> tuple[str, str]:

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from callcast.simulator.calls import CallQueue, Extension
-from callcast.simulator.scenario import Record
+from callcast.simulator.calls import CallQueue, Extension, Record
 from callcast.simulator.scenarios import played
 from callcast.simulator.script import Account, Call, Script
 from tests import TESTS

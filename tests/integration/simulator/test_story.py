@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from callcast.calls.model import State, Target
 from callcast.simulator.answers import json_answer
-from callcast.simulator.scenario import Truth
+from callcast.simulator.calls import Truth
 from callcast.simulator.scenarios import NAMES, busy, crowd, load, office
 from callcast.simulator.script import Call, ScriptFault, read
 from callcast.simulator.story import REAL, Listing, Story

@@ -9,7 +9,7 @@ import aiohttp
 
 from callcast.ringcentral.settings import SourceSettings
 from callcast.simulator import Credential, Limits, Platform, SimulatedClock, Truth
-from callcast.simulator.requests import Request
+from callcast.simulator.platform import Request
 from callcast.simulator.scenarios import crowd, played
 from callcast.simulator.script import Call, Script
 from callcast.simulator.story import Listing, Story

@@ -13,7 +13,7 @@ import pytest
 from callcast.calls.model import CallEvent, SourceEvent
 from callcast.ringcentral import http as exchange
 from callcast.simulator import Fault, Platform, Truth
-from callcast.simulator.requests import Request
+from callcast.simulator.platform import Request
 from callcast.simulator.script import Call
 from tests.system.simulated_days.connections import Stage
 from tests.system.simulated_days.simulated_time_loop import run

@@ -13,8 +13,8 @@ from callcast.calls.model import CallEvent
 from callcast.observability import logs
 from callcast.ringcentral import client
 from callcast.simulator import Credential, Fault, Limits
-from callcast.simulator.requests import Request
-from callcast.simulator.scenario import Record
+from callcast.simulator.calls import Record
+from callcast.simulator.platform import Request
 from callcast.simulator.script import Call
 from callcast.supervisor import TaskSupervisor
 from tests.system.simulated_days.connections import Stage

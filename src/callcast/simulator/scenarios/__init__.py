@@ -13,10 +13,9 @@ from heapq import merge
 from importlib.resources import files
 from pathlib import Path
 
-from callcast.simulator.calls import CallQueue, Extension
+from callcast.simulator.calls import CallQueue, Extension, Scenario
 from callcast.simulator.chance import random_calls
-from callcast.simulator.director import Director
-from callcast.simulator.scenario import Scenario
+from callcast.simulator.planner import plan
 from callcast.simulator.scenarios import seed as recorded
 from callcast.simulator.script import Account, Call, Chance, Script, ScriptFault, read
 from callcast.simulator.story import Listing, Story
@@ -72,9 +71,8 @@ def played(
     script: Script, start: datetime, *, seed: int = 0, speed: float = 1.0, listing: Listing | None = None
 ) -> Story:
     """The story that a script tells from `start` on. Raises ScriptFault at once if it names what is not there."""
-    director = Director(script.account, start)
     for call in script.calls:
-        director.sessions(call, 0)
+        plan(script.account, call, 0, start)
     story = Story(script.account, _in_order(script, seed), start, seed=seed, speed=speed, listing=listing)
     story.faults = script.faults
     return story

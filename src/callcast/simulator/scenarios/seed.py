@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.resources import files
 
-from callcast.simulator.scenario import Record, Truth
+from callcast.simulator.calls import Record, Truth
 
 ACCOUNT_ID = "809646016"
 EXTENSION_ID = "62264425016"
