@@ -38,6 +38,7 @@ from callcast.polling.ownership import ExtensionOwnership
 from callcast.polling.recorder import ChangeRecorder
 from callcast.polling.telemetry import SourceTelemetry
 from callcast.ringcentral.client import Client
+from callcast.ringcentral.settings import SourceSettings
 from callcast.ringcentral.sign_in import SignIns
 from callcast.settings.secret import Secret
 
@@ -179,16 +180,17 @@ async def source(server: str, folder: Path) -> AsyncIterator[Callable[[], Any]]:
             SOURCE, live_calls, Metrics(live_calls, clock, __version__), clock, log, OutboxHealth(clock, log)
         )
         client = Client(
-            server=server,
-            client_id="id",
-            client_secret=Secret("secret"),
-            jwt=Secret("jwt"),
-            watch="account",
-            heavy_per_minute=100_000,
+            SourceSettings.model_construct(  # as fast as it can
+                server=server,
+                client_id="id",
+                client_secret=Secret("secret"),
+                jwt=Secret("jwt"),
+                watch="account",
+                heavy_per_minute=100_000,
+            ),
             session=session,
             sign_ins=SignIns(clock),
             clock=clock,
-            version=__version__,
             telemetry=telemetry,
             note=lambda *_: None,
             notes={},

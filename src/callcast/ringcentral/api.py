@@ -2,18 +2,24 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
+from aiohttp import ClientSession
 from yarl import URL
 
 from callcast.calls.model import Target
+from callcast.ports.clock import Clock
 from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.errors import poll_failure
 from callcast.ringcentral.http import Answer, Exchange, Resource
 from callcast.ringcentral.interpret import BadPage, ListPage, Rows, read_page
+from callcast.ringcentral.platform_clock import PlatformClock
 from callcast.ringcentral.rate_limiter import Purpose, RateLimiter
+from callcast.ringcentral.settings import SourceSettings
+from callcast.ringcentral.sign_in import SignIns
 from callcast.ringcentral.token import Tokens
 from callcast.settings.secret import Secret
 
@@ -22,7 +28,38 @@ T = TypeVar("T")
 # Larger pages are decoded in a thread. Decoding half a mebibyte takes about 4 ms; the loop must not block for 20 ms.
 DECODED_ON_LOOP_MAX = 512 * 1024
 PERMISSIONS: Mapping[Resource, str] = {"extensions": "ReadAccounts", "presence": "ReadPresence"}
+REVOKE_TIMEOUT_S = 1.0
 WRONG_TYPE = "(of a wrong type)"
+
+
+class Access:
+    """A credential's connection, clock and tokens. show: called when the platform announced a limit of sign-ins."""
+
+    def __init__(
+        self,
+        settings: SourceSettings,
+        *,
+        session: ClientSession,
+        sign_ins: SignIns,
+        clock: Clock,
+        telemetry: Telemetry,
+        show: Callable[[RateLimiter], None] = lambda _: None,
+    ) -> None:
+        self.clock = platform_clock = PlatformClock(clock)
+        self.exchange = Exchange(
+            settings, session=session, clock=clock, platform_clock=platform_clock, telemetry=telemetry
+        )
+        self.tokens = Tokens(self.exchange, sign_ins, settings, clock=clock, now=platform_clock.now, show=show)
+
+    async def leave(self, *, keep: bool) -> None:
+        """End a command's use. The token is revoked, unless it is the service's (`keep`) or revoking would have to
+        wait; it then expires on its own.
+        """
+        await self.tokens.close()
+        if not keep and self.tokens.may_ask:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REVOKE_TIMEOUT_S):
+                    await self.tokens.revoke()
 
 
 class Reader:
@@ -68,7 +105,7 @@ class Reader:
                 slot.unused()
                 raise
             authorization = f"Bearer {token.reveal()}"
-            answer = await self._exchange.get(
+            answer = await self._exchange.ask(
                 resource, url, authorization=authorization, timeout_s=timeout_s, accept=accept
             )
             return answer, token, slot.answered(answer.status, answer.headers)
@@ -89,7 +126,6 @@ class Walk:
         url: URL,
         *,
         purpose: Purpose,
-        next_purpose: Purpose,
         timeout_s: float,
         page_timeout_s: float,
         pages_max: int,
@@ -99,7 +135,6 @@ class Walk:
         self._resource: Resource = resource
         self._url = url
         self._purpose: Purpose = purpose
-        self._next_purpose: Purpose = next_purpose
         self._left_s = timeout_s
         self._page_timeout_s = page_timeout_s
         self._pages_max = pages_max
@@ -109,7 +144,7 @@ class Walk:
         """Return the next page. Raises PollFailed. The timeout covers all pages, not counting the wait for slots."""
         if self._left_s <= 0:
             raise PollFailed("timeout", f"page {len(self._seen) + 1} did not arrive in time")
-        purpose = self._next_purpose if self._seen else self._purpose
+        purpose: Purpose = self._purpose if self._purpose == "call_log" or not self._seen else "page"
         timeout_s = min(self._left_s, self._page_timeout_s)
         answer = await self._reader.get(self._resource, self._url, purpose=purpose, timeout_s=timeout_s)
         self._left_s -= answer.took_s

@@ -65,7 +65,6 @@ class CallLog:
             "call_log",
             self._url(f"{root}/call-log", query),
             purpose="call_log",
-            next_purpose="call_log",
             timeout_s=PAGE_TIMEOUT_S * PAGES_MAX,
             page_timeout_s=PAGE_TIMEOUT_S,
             pages_max=PAGES_MAX,

@@ -8,7 +8,6 @@ token afterwards, because the platform ends a user's oldest session if there are
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from aiohttp import ClientSession
 
@@ -16,20 +15,17 @@ from callcast.ports.clock import Clock
 from callcast.ports.connectivity import ConnectivityResult, Status
 from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import PollFailed
-from callcast.ringcentral.api import Reader
+from callcast.ringcentral.api import Access, Reader
 from callcast.ringcentral.check_hints import check_presence, check_push
 from callcast.ringcentral.client import API, LIVE_LIST, PER_MINUTE
-from callcast.ringcentral.http import Exchange
-from callcast.ringcentral.platform_clock import SKEW_FIX, SKEW_MAX_S, SKEW_WARNED_S, PlatformClock, skew_detail
+from callcast.ringcentral.platform_clock import SKEW_FIX, SKEW_MAX_S, SKEW_WARNED_S, skew_detail
 from callcast.ringcentral.push import Connector, push_session
 from callcast.ringcentral.rate_limiter import RateLimiter, assumed, polls
 from callcast.ringcentral.settings import CYCLE_MAX_S, SourceSettings, plan, plan_fix
 from callcast.ringcentral.sign_in import OURS_PER_MINUTE, SignIns
-from callcast.ringcentral.token import Tokens
 
 ASK_TIMEOUT_S = 8.0
 SIGN_IN_TIMEOUT_S = 5.0  # includes waiting for a slot
-REVOKE_TIMEOUT_S = 1.0
 ASKED_MAX = 20
 ONE_RECORD = {
     **LIVE_LIST,
@@ -47,10 +43,9 @@ async def check_source(
     session: ClientSession,
     sign_ins: SignIns,
     clock: Clock,
-    version: str,
 ) -> None:
     """Run the check and report each result as soon as it is known. Network and platform errors are results, too."""
-    platform = _Platform(settings, session, sign_ins, clock, version)
+    platform = _Platform(settings, session, sign_ins, clock)
     try:
         if await platform.sign_in(report):
             async with asyncio.TaskGroup() as tasks:
@@ -73,43 +68,14 @@ async def _check_polls(name: str, platform: "_Platform", report: Report) -> None
         report(platform.limit(name))
 
 
-class _Clock(PlatformClock):
-    dated = False
-
-    def heard(self, date: str | None, *, asked_at: float, answered_at: float) -> None:
-        self.dated = self.dated or date is not None
-        super().heard(date, asked_at=asked_at, answered_at=answered_at)
-
-
 class _Platform:
-    def __init__(
-        self, settings: SourceSettings, session: ClientSession, sign_ins: SignIns, clock: Clock, version: str
-    ) -> None:
+    def __init__(self, settings: SourceSettings, session: ClientSession, sign_ins: SignIns, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
-        self._platform_clock = _Clock(clock)
-        self._exchange = Exchange(
-            settings.server,
-            session=session,
-            clock=clock,
-            platform_clock=self._platform_clock,
-            version=version,
-            telemetry=Telemetry(),
-            allow_plaintext=settings.allow_plaintext,
-            trust_env=settings.trust_env,
-        )
+        self._access = access = Access(settings, session=session, sign_ins=sign_ins, clock=clock, telemetry=Telemetry())
+        self._exchange, self._tokens, self._platform_clock = access.exchange, access.tokens, access.clock
         self._now = now = self._platform_clock.now
         self._heavy = RateLimiter("heavy", per_minute=settings.heavy_per_minute, clock=clock, now=now)
-        self._tokens = Tokens(
-            self._exchange,
-            sign_ins,
-            server=settings.server,
-            client_id=settings.client_id,
-            client_secret=settings.client_secret,
-            jwt=settings.jwt,
-            clock=clock,
-            now=now,
-        )
         self.kept = self._tokens.signed_in
         self._reader = Reader(self._exchange, self._tokens, self._heavy)
 
@@ -139,16 +105,16 @@ class _Platform:
     async def hints(self, session: ClientSession) -> Sequence[ConnectivityResult]:
         """Check the ways of hints, all at once."""
         settings, own_id = self._settings, self._tokens.owner_id or ""
-        medium, light = (
-            RateLimiter(group, per_minute=per_minute, clock=self._clock, now=self._now)
+        limiters = {
+            group: RateLimiter(group, per_minute=per_minute, clock=self._clock, now=self._now)
             for group, per_minute in PER_MINUTE.items()
-        )
+        }
         checks = []
         async with push_session(session) as sockets:
             connector = Connector(
                 self._exchange,
                 self._tokens,
-                medium,
+                limiters["medium"],
                 sockets,
                 self._clock,
                 account=settings.account,
@@ -157,17 +123,12 @@ class _Platform:
             if "push" in settings.ways:
                 checks.append(check_push(connector, settings, own_id))
             if "presence" in settings.ways:
-                reader = Reader(self._exchange, self._tokens, light)
+                reader = Reader(self._exchange, self._tokens, limiters["light"])
                 checks.append(check_presence(reader, self._exchange.url, settings, own_id))
             return [result for results in await asyncio.gather(*checks) for result in results]
 
     async def leave(self) -> None:
-        """Revoke the token, unless it is the service's or revoking would have to wait; it then expires on its own."""
-        await self._tokens.close()
-        if not self.kept and self._tokens.may_ask:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(REVOKE_TIMEOUT_S):
-                    await self._tokens.revoke()
+        await self._access.leave(keep=self.kept)
 
     def skew(self) -> ConnectivityResult:
         if not self._platform_clock.dated:

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Literal
 
 import msgspec
 from aiohttp import ClientSession
@@ -15,19 +14,17 @@ from callcast.ports.clock import Clock
 from callcast.ports.hints import Hints, Via
 from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import Identity, Places, PollFailed
-from callcast.ringcentral.api import Reader, Walk, listed
+from callcast.ringcentral.api import Access, Reader, Walk, listed
 from callcast.ringcentral.call_log import CallLog
 from callcast.ringcentral.hints import PlatformHints
-from callcast.ringcentral.http import RESPONSE_BYTES_MAX, Answer, Exchange
+from callcast.ringcentral.http import RESPONSE_BYTES_MAX, Answer
 from callcast.ringcentral.interpret import ListPage, Rows, snapshot
-from callcast.ringcentral.platform_clock import SKEW_FIX, SKEW_MAX_S, PlatformClock, skew_detail
+from callcast.ringcentral.platform_clock import SKEW_FIX, SKEW_MAX_S, skew_detail
 from callcast.ringcentral.presence import PresenceReader
 from callcast.ringcentral.push import Connector, Push, push_session
 from callcast.ringcentral.rate_limiter import Group, Purpose, RateLimiter
-from callcast.ringcentral.settings import LIGHT_PER_MINUTE, PRESENCE_SHARE
+from callcast.ringcentral.settings import LIGHT_PER_MINUTE, PRESENCE_SHARE, SourceSettings
 from callcast.ringcentral.sign_in import SignIns
-from callcast.ringcentral.token import Tokens
-from callcast.settings.secret import Secret
 
 API = "/restapi/v1.0"
 LIVE_LIST = {"view": "Detailed", "type": "Voice", "perPage": "1000"}
@@ -77,7 +74,7 @@ class _Reading:
 
 
 class Client:
-    """Implements `ports.upstream.Upstream`. The arguments up to `trust_env` are the settings of `[sources.NAME]`.
+    """Implements `ports.upstream.Upstream` for one source.
 
     session: should not keep cookies (`DummyCookieJar`), so that sources share only connections.
     sign_ins: shared by all sources of a process.
@@ -90,55 +87,32 @@ class Client:
 
     def __init__(
         self,
+        settings: SourceSettings,
         *,
-        server: str,
-        client_id: str,
-        client_secret: Secret,
-        jwt: Secret,
-        watch: Literal["extensions", "account"] = "extensions",
-        account: str = "~",
-        heavy_per_minute: float = 10,
-        headroom: float = 0.8,
-        revoke_on_exit: bool = False,
-        allow_plaintext: bool = False,
-        trust_env: bool = False,
         session: ClientSession,
         sign_ins: SignIns,
         clock: Clock,
-        version: str,
         telemetry: Telemetry,
         note: Callable[[str, bytes], None],
         notes: Mapping[str, bytes],
     ) -> None:
+        self._settings = settings
         self._session = session
         self._push_session: ClientSession | None = None
         self._clock = clock
-        self._allow_plaintext = allow_plaintext
-        self._watch = watch
-        self._account = account
-        self._revoke_on_exit = revoke_on_exit
         self._telemetry = telemetry
         self._note = note
-        self._credential = _digest(server, client_id, jwt.reveal())
+        self._credential = _digest(settings.server, settings.client_id, settings.jwt.reveal())
         self._own = _kept_own(notes.get(OWN_NOTE), self._credential)
-        self._platform_clock = PlatformClock(clock)
-        self._exchange = exchange = Exchange(
-            server,
-            session=session,
-            clock=clock,
-            platform_clock=self._platform_clock,
-            version=version,
-            telemetry=telemetry,
-            allow_plaintext=allow_plaintext,
-            trust_env=trust_env,
-        )
+        access = Access(settings, session=session, sign_ins=sign_ins, clock=clock, telemetry=telemetry, show=self._show)
+        self._exchange, self._tokens, self._platform_clock = access.exchange, access.tokens, access.clock
         self.limiters: dict[str, RateLimiter] = {}
-        per_minute: Mapping[Group, float] = {"heavy": heavy_per_minute, **PER_MINUTE}
+        per_minute: Mapping[Group, float] = {"heavy": settings.heavy_per_minute, **PER_MINUTE}
         for group in per_minute:
             self.limiters[group] = RateLimiter(
                 group,
                 per_minute=per_minute[group],
-                headroom=headroom if group == "heavy" else PRESENCE_SHARE,
+                headroom=settings.headroom if group == "heavy" else PRESENCE_SHARE,
                 clock=clock,
                 now=self.now,
                 groups=self.limiters,
@@ -147,19 +121,8 @@ class Client:
                 show=self._show,
             )
         self._heavy = self.limiters["heavy"]
-        self._tokens = Tokens(
-            exchange,
-            sign_ins,
-            server=server,
-            client_id=client_id,
-            client_secret=client_secret,
-            jwt=jwt,
-            clock=clock,
-            now=self.now,
-            show=self._show,
-        )
-        self._reader = Reader(exchange, self._tokens, self._heavy)
-        self._call_log = CallLog(self._reader, exchange.url, telemetry)
+        self._reader = Reader(access.exchange, access.tokens, self._heavy)
+        self._call_log = CallLog(self._reader, access.exchange.url, telemetry)
         self._lists: dict[Target, URL] = {}
         self._seen: dict[Target, _Seen] = {}
         self._pages = 0  # in `_seen`, all targets together
@@ -239,7 +202,6 @@ class Client:
             "active_calls",
             self._list(target),
             purpose=purpose,
-            next_purpose="page",
             timeout_s=POLL_TIMEOUT_S,
             page_timeout_s=POLL_TIMEOUT_S,
             pages_max=PAGES_MAX,
@@ -265,7 +227,7 @@ class Client:
         return _Seen(tuple(reading.digests), tuple(reading.nexts), rows, shown)
 
     async def find(self, call: Call, /) -> Sequence[CallObservation]:
-        by_extension = self._watch == "extensions" and call.extension_id != UNASSIGNED
+        by_extension = self._settings.watch == "extensions" and call.extension_id != UNASSIGNED
         extension_id = call.extension_id if by_extension else None
         target = Target(source=call.source, extension_id=extension_id)
         return await self._call_log.find(call, target, self._root(extension_id))
@@ -284,14 +246,16 @@ class Client:
             self.limiters["medium"],
             self._push_session,
             self._clock,
-            account=self._account,
-            allow_plaintext=self._allow_plaintext,
+            account=self._settings.account,
+            allow_plaintext=self._settings.allow_plaintext,
         )
         light = self.limiters["light"]
         reader = Reader(self._exchange, self._tokens, light)
         return PlatformHints(
             Push(source, connector, self._clock, self._telemetry, random) if "push" in ways else None,
-            PresenceReader(reader, light, self._exchange.url, self._clock, self._telemetry, account=self._account)
+            PresenceReader(
+                reader, light, self._exchange.url, self._clock, self._telemetry, account=self._settings.account
+            )
             if "presence" in ways
             else None,
         )
@@ -315,11 +279,11 @@ class Client:
         if self._push_session is not None:
             await self._push_session.close()
         await self._tokens.close()
-        if self._revoke_on_exit:
+        if self._settings.revoke_on_exit:
             await self._tokens.revoke()
 
     def _root(self, extension_id: str | None) -> str:
-        account = f"{API}/account/{self._account}"
+        account = f"{API}/account/{self._settings.account}"
         return account if extension_id is None else f"{account}/extension/{extension_id}"
 
     def _keep_limiter(self, limiter: RateLimiter) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 
 import msgspec
 from aiohttp import ClientSession
@@ -11,21 +10,17 @@ from msgspec import Struct
 from callcast.ports.clock import Clock
 from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import PollFailed
-from callcast.ringcentral.api import Reader, Walk
+from callcast.ringcentral.api import Access, Reader, Walk
 from callcast.ringcentral.client import API
-from callcast.ringcentral.http import Exchange
-from callcast.ringcentral.platform_clock import PlatformClock
 from callcast.ringcentral.rate_limiter import RateLimiter
 from callcast.ringcentral.settings import SourceSettings
 from callcast.ringcentral.sign_in import SignIns
-from callcast.ringcentral.token import Tokens
 
 MEDIUM_PER_MINUTE = 40  # documented
 PER_PAGE = "1000"
 PAGES_MAX = 100
 TIMEOUT_S = 60.0
 PAGE_TIMEOUT_S = 20.0
-REVOKE_TIMEOUT_S = 1.0
 
 
 class Extension(Struct, frozen=True):
@@ -60,41 +55,20 @@ class _Page(Struct, frozen=True):
 
 
 async def extensions(
-    settings: SourceSettings, *, session: ClientSession, sign_ins: SignIns, clock: Clock, version: str
+    settings: SourceSettings, *, session: ClientSession, sign_ins: SignIns, clock: Clock
 ) -> Sequence[Extension]:
     """Return all extensions. Raises PollFailed.
 
     Uses the service's token if there is one. Otherwise signs in, and revokes the token afterwards.
     """
-    platform_clock = PlatformClock(clock)
-    exchange = Exchange(
-        settings.server,
-        session=session,
-        clock=clock,
-        platform_clock=platform_clock,
-        version=version,
-        telemetry=Telemetry(),
-        allow_plaintext=settings.allow_plaintext,
-        trust_env=settings.trust_env,
-    )
-    tokens = Tokens(
-        exchange,
-        sign_ins,
-        server=settings.server,
-        client_id=settings.client_id,
-        client_secret=settings.client_secret,
-        jwt=settings.jwt,
-        clock=clock,
-        now=platform_clock.now,
-    )
-    kept = tokens.signed_in
-    limiter = RateLimiter("medium", per_minute=MEDIUM_PER_MINUTE, clock=clock, now=platform_clock.now)
+    access = Access(settings, session=session, sign_ins=sign_ins, clock=clock, telemetry=Telemetry())
+    is_services = access.tokens.signed_in
+    limiter = RateLimiter("medium", per_minute=MEDIUM_PER_MINUTE, clock=clock, now=access.clock.now)
     walk = Walk(
-        Reader(exchange, tokens, limiter),
+        Reader(access.exchange, access.tokens, limiter),
         "extensions",
-        exchange.url(f"{API}/account/{settings.account}/extension", {"perPage": PER_PAGE}),
+        access.exchange.url(f"{API}/account/{settings.account}/extension", {"perPage": PER_PAGE}),
         purpose="page",
-        next_purpose="page",
         timeout_s=TIMEOUT_S,
         page_timeout_s=PAGE_TIMEOUT_S,
         pages_max=PAGES_MAX,
@@ -102,11 +76,7 @@ async def extensions(
     try:
         return await _all(walk)
     finally:
-        await tokens.close()
-        if not kept and tokens.may_ask:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(REVOKE_TIMEOUT_S):
-                    await tokens.revoke()
+        await access.leave(keep=is_services)
 
 
 async def _all(walk: Walk) -> Sequence[Extension]:

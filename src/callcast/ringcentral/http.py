@@ -10,10 +10,12 @@ import aiohttp
 from aiohttp import ClientSession, ClientTimeout
 from yarl import URL
 
+from callcast import __version__
 from callcast.ports.clock import Clock
 from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.platform_clock import PlatformClock
+from callcast.ringcentral.settings import SourceSettings
 from callcast.settings.loopback import is_loopback
 from callcast.settings.proxy import Proxy, environment_proxy
 
@@ -45,19 +47,17 @@ class Exchange:
 
     def __init__(
         self,
-        server: str,
+        settings: SourceSettings,
         *,
         session: ClientSession,
         clock: Clock,
         platform_clock: PlatformClock,
-        version: str,
         telemetry: Telemetry,
-        allow_plaintext: bool = False,
-        trust_env: bool = False,
     ) -> None:
+        server, trust_env = settings.server, settings.trust_env
         parts = urlsplit(server)
         loopback = is_loopback(parts.hostname or "")
-        if parts.scheme != "https" and not (parts.scheme == "http" and (loopback or allow_plaintext)):
+        if parts.scheme != "https" and not (parts.scheme == "http" and (loopback or settings.allow_plaintext)):
             raise ValueError("server must be an https URL, unless it is on this machine")
         self._server = server.rstrip("/")
         self._trust_env = trust_env
@@ -68,7 +68,7 @@ class Exchange:
         self._clock = clock
         self._platform_clock = platform_clock
         self._telemetry = telemetry
-        self._headers = {"User-Agent": f"callcast/{version}", "Accept": "application/json"}
+        self._headers = {"User-Agent": f"callcast/{__version__}", "Accept": "application/json"}
 
     @property
     def user_agent(self) -> Mapping[str, str]:
@@ -82,44 +82,38 @@ class Exchange:
     def url(self, path: str, query: Mapping[str, str] | None = None) -> URL:
         return URL(self._server + path, encoded=False).update_query(query or {})
 
-    async def get(
-        self, resource: Resource, url: URL, *, authorization: str, timeout_s: float, accept: str | None = None
+    async def ask(
+        self,
+        resource: Resource,
+        url: URL,
+        *,
+        authorization: str,
+        timeout_s: float,
+        accept: str | None = None,
+        form: Mapping[str, str] | None = None,
     ) -> Answer:
-        return await self._ask(resource, url, _headers(authorization, accept), None, timeout_s)
+        """Send a GET request, or a POST request with a form.
 
-    async def post(
-        self, resource: Resource, url: URL, *, authorization: str, form: Mapping[str, str], timeout_s: float
-    ) -> Answer:
-        return await self._ask(resource, url, _headers(authorization), form, timeout_s)
-
-    async def _ask(
-        self, resource: Resource, url: URL, headers: Mapping[str, str], form: Mapping[str, str] | None, timeout_s: float
-    ) -> Answer:
+        Raises PollFailed for every error. Its text never contains the request, which aiohttp's errors can quote.
+        """
         asked_at = self._clock.monotonic()
         try:
-            answer = await self._answer(url, headers, form, timeout_s)
-        except PollFailed as failure:
-            took_s = self._clock.monotonic() - asked_at
-            self._telemetry.answered(resource, failure.reason, took_s, failure.request_id)
-            raise
-        self._telemetry.answered(resource, str(answer.status), answer.took_s, answer.request_id)
-        return answer
-
-    async def _answer(
-        self, url: URL, headers: Mapping[str, str], form: Mapping[str, str] | None, timeout_s: float
-    ) -> Answer:
-        """Raise PollFailed for every error. Its text never contains the request, which aiohttp's errors can quote."""
-        try:
-            return await self._ask_plainly(url, headers, form, timeout_s)
+            answer = await self._ask(url, _headers(authorization, accept), form, timeout_s)
         except aiohttp.ConnectionTimeoutError:
             failure = PollFailed("timeout", f"no connection within {CONNECT_TIMEOUT_S:.3g} s")
         except TimeoutError:
             failure = PollFailed("timeout", f"no complete answer within {timeout_s:.3g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             failure = PollFailed("network", what_happened(error))
+        except PollFailed as error:
+            failure = error
+        else:
+            self._telemetry.answered(resource, str(answer.status), answer.took_s, answer.request_id)
+            return answer
+        self._telemetry.answered(resource, failure.reason, self._clock.monotonic() - asked_at, failure.request_id)
         raise failure
 
-    async def _ask_plainly(
+    async def _ask(
         self, url: URL, headers: Mapping[str, str], form: Mapping[str, str] | None, timeout_s: float
     ) -> Answer:
         asked_at = self._clock.monotonic()

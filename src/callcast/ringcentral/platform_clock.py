@@ -62,6 +62,11 @@ class PlatformClock:
         self._offset_s = offset_s
 
     @property
+    def dated(self) -> bool:
+        """Whether an answer has carried a date."""
+        return self._date[0] is not None
+
+    @property
     def skew_s(self) -> float:
         """How far this machine's clock is ahead of the last Date, including one that is not confirmed yet."""
         deviation_s = 0.0 if self._unconfirmed_s is None else self._unconfirmed_s - self._offset_s

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from aiohttp import ClientSession
 
-from callcast import __version__
 from callcast.ports.clock import Clock
 from callcast.ports.telemetry import Telemetry
 from callcast.ringcentral.check import Report, check_source
@@ -59,11 +58,10 @@ class RingCentral:
     ) -> Client:
         """Return the client of one source. note, notes: as in `Client`."""
         return Client(
-            **settings.access(),
+            settings,
             session=self._session,
             sign_ins=self._sign_ins,
             clock=self._clock,
-            version=__version__,
             telemetry=telemetry,
             note=note,
             notes=notes,
@@ -78,11 +76,8 @@ class RingCentral:
             session=self._session,
             sign_ins=self._sign_ins,
             clock=self._clock,
-            version=__version__,
         )
 
     async def extensions(self, settings: SourceSettings) -> Sequence[Extension]:
         """Return all extensions that a source's credential can see. Raises PollFailed."""
-        return await extensions(
-            settings, session=self._session, sign_ins=self._sign_ins, clock=self._clock, version=__version__
-        )
+        return await extensions(settings, session=self._session, sign_ins=self._sign_ins, clock=self._clock)

@@ -164,7 +164,7 @@ class Connector:
 
     async def _ask(self, token: str) -> tuple[Answer, float | None]:
         async with self._tokens.push_slot() as slot:
-            answer = await self._exchange.post(
+            answer = await self._exchange.ask(
                 "push_token",
                 self._exchange.url(TOKEN_PATH),
                 authorization=f"Bearer {token}",

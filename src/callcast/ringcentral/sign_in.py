@@ -180,8 +180,8 @@ class SignIns:
                     token, self._clock.monotonic() - passed_s, _share(credential), next(self._sessions)
                 )
 
-    def application(self, server: str, client_id: str) -> Application:
-        digest = _digest(server, client_id)
+    def application(self, settings: SourceSettings) -> Application:
+        digest = _digest(settings.server, settings.client_id)
         if digest not in self._applications:
             kept = self._kept.pop(digest, None)
             self._applications[digest] = Application(clock=self._clock, kept=kept, keep=self.save)
@@ -218,7 +218,7 @@ class SignIns:
         sources = tuple(sources)
         applications = {_digest(one.server, one.client_id) for one in sources}
         self._kept = {digest: raw for digest, raw in self._kept.items() if digest in applications}
-        credentials = {credential_digest(one.server, one.client_id, one.client_secret, one.jwt) for one in sources}
+        credentials = {credential_digest(one) for one in sources}
         for credential in self._held.keys() - credentials:
             self.forget(credential)
 
@@ -275,9 +275,9 @@ class SignIns:
         self._fault = True
 
 
-def credential_digest(server: str, client_id: str, client_secret: Secret, jwt: Secret) -> str:
+def credential_digest(settings: SourceSettings) -> str:
     """Return the key of a credential's token. A changed credential never uses an old token."""
-    return _digest(server, client_id, client_secret.reveal(), jwt.reveal())
+    return _digest(settings.server, settings.client_id, settings.client_secret.reveal(), settings.jwt.reveal())
 
 
 def _digest(*parts: str) -> str:

@@ -18,6 +18,7 @@ from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.errors import token_failure
 from callcast.ringcentral.http import Answer, Exchange
 from callcast.ringcentral.rate_limiter import RateLimiter, Slot
+from callcast.ringcentral.settings import SourceSettings
 from callcast.ringcentral.sign_in import LIFETIME_MAX_S, Held, SignIns, Standing, credential_digest
 from callcast.settings.secret import Secret
 
@@ -50,23 +51,18 @@ class Tokens:
         self,
         exchange: Exchange,
         sign_ins: SignIns,
+        settings: SourceSettings,
         *,
-        server: str,
-        client_id: str,
-        client_secret: Secret,
-        jwt: Secret,
         clock: Clock,
         now: Callable[[], datetime],
         show: Callable[[RateLimiter], None] = lambda _: None,
     ) -> None:
         self._exchange = exchange
         self._sign_ins = sign_ins
-        self._application = sign_ins.application(server, client_id)
+        self._application = sign_ins.application(settings)
         self._application.join(self, now, show)
-        self._credential = credential_digest(server, client_id, client_secret, jwt)
-        self._client_id = client_id
-        self._client_secret = client_secret
-        self._jwt = jwt
+        self._credential = credential_digest(settings)
+        self._settings = settings
         self._clock = clock
         self._renewal: asyncio.Task[None] | None = None
         self._slot: Slot | None = None  # of the renewal in progress
@@ -237,7 +233,7 @@ class Tokens:
             return  # the endpoint failed before this task started
         try:
             if not await self._refreshed(old):
-                await self._grant(old, {"grant_type": JWT_BEARER, "assertion": self._jwt.reveal()})
+                await self._grant(old, {"grant_type": JWT_BEARER, "assertion": self._settings.jwt.reveal()})
         except PollFailed as failure:
             self._sign_in_failed(failure)
 
@@ -309,8 +305,8 @@ class Tokens:
             self._refresh_until = self._clock.monotonic() + (granted.refresh_token_expires_in or LIFETIME_MAX_S)
 
     async def _post(self, path: str, form: dict[str, str], timeout_s: float) -> Answer:
-        pair = f"{self._client_id}:{self._client_secret.reveal()}"
+        pair = f"{self._settings.client_id}:{self._settings.client_secret.reveal()}"
         basic = "Basic " + b64encode(pair.encode()).decode()
-        return await self._exchange.post(
+        return await self._exchange.ask(
             "token", self._exchange.url(path), authorization=basic, form=form, timeout_s=timeout_s
         )

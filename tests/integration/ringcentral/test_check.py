@@ -49,9 +49,7 @@ async def answers_of(url: str, **settings: Any) -> list[ConnectivityResult]:
         source = SourceSettings(**{**given, **settings})
         clock = RealClock()
         sign_ins = SignIns(clock)
-        await check_source(
-            "acme", source, told.append, session=session, sign_ins=sign_ins, clock=clock, version="1.2.3"
-        )
+        await check_source("acme", source, told.append, session=session, sign_ins=sign_ins, clock=clock)
     secrets = [source.client_secret.reveal(), source.jwt.reveal()]
     assert not [secret for secret in secrets for one in told if secret in repr(one)]
     assert all(one.fix for one in told if one.status in ("failed", "warning")), "a failure without a fix"
@@ -247,12 +245,12 @@ async def test_a_token_that_the_service_keeps_is_used(tmp_path: Path) -> None:
         first: list[ConnectivityResult] = []
         form = {"grant_type": JWT_GRANT, "assertion": credential.jwt}
         tokens = platform.tokens.exchange(credential, form, datetime.now(UTC))
-        digest = credential_digest(url, credential.client_id, settings.client_secret, settings.jwt)
+        digest = credential_digest(settings)
         service.keep(digest, tokens.access_token, "7", 3600)
         await service.close()
         command = SignIns(clock, path=tmp_path / FILE, writes=False)
         await command.load()
-        await check_source("acme", settings, first.append, session=session, sign_ins=command, clock=clock, version="1")
+        await check_source("acme", settings, first.append, session=session, sign_ins=command, clock=clock)
     told = by_subject(first)
     assert told["token"] == ConnectivityResult("good", "the service's token, extension 7", about="token")
     assert {one.status for one in first} == {"good"}
@@ -275,7 +273,7 @@ async def test_of_many_sources_of_one_app_those_that_wait_are_not_asked(monkeypa
         ]
         await asyncio.gather(
             *[
-                check_source("acme", one, told.append, session=session, sign_ins=sign_ins, clock=clock, version="1")
+                check_source("acme", one, told.append, session=session, sign_ins=sign_ins, clock=clock)
                 for one in sources
             ]
         )

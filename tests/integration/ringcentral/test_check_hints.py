@@ -40,9 +40,7 @@ async def results(
             **{"extensions": tuple(platform.scenario.extension_ids()), **more},
         )
         real = RealClock()
-        await check_source(
-            "acme", settings, found.append, session=session, sign_ins=SignIns(real), clock=real, version="1"
-        )
+        await check_source("acme", settings, found.append, session=session, sign_ins=SignIns(real), clock=real)
     assert all(one.fix for one in found if one.status == "warning")
     groups = [one.group for one in platform.requests]
     assert groups.count("medium") <= 2

@@ -6,6 +6,7 @@ from aiohttp import ClientSession
 
 from callcast.ports.telemetry import Telemetry
 from callcast.ringcentral.client import Client
+from callcast.ringcentral.settings import SourceSettings
 from callcast.ringcentral.sign_in import SignIns
 from callcast.settings.secret import Secret
 from tests.clock import TurnedClock
@@ -51,12 +52,14 @@ def make_client(session: ClientSession, clock: TurnedClock, heard: Heard, **sett
         "client_id": "client-id",
         "client_secret": Secret(CLIENT_SECRET),
         "jwt": Secret(JWT),
+    }
+    kept: dict[str, Any] = {
         "session": session,
         "sign_ins": SignIns(clock),
         "clock": clock,
-        "version": "1.2.3",
         "telemetry": heard,
         "note": heard.note,
         "notes": {},
     }
-    return Client(**{**given, **settings})
+    kept |= {key: settings.pop(key) for key in tuple(settings) if key in kept}
+    return Client(SourceSettings.model_construct(**{**given, **settings}), **kept)

@@ -11,6 +11,7 @@ from aiohttp import ClientSession
 from aioresponses import CallbackResult, aioresponses
 from yarl import URL
 
+from callcast import __version__
 from callcast.calls.model import State, Target
 from callcast.ports.upstream import Identity, Places, PollFailed
 from callcast.ringcentral import client as client_module
@@ -79,7 +80,7 @@ async def test_a_poll_asks_for_what_is_needed(client: Client, answers: aiorespon
     [(url, sent)] = asked(answers, "GET", "/active-calls")
     assert dict(url.query) == {"view": "Detailed", "type": "Voice", "perPage": "1000"}
     assert sent["headers"]["Authorization"] == "Bearer token-1"
-    assert sent["headers"]["User-Agent"] == "callcast/1.2.3"
+    assert sent["headers"]["User-Agent"] == f"callcast/{__version__}"
     assert sent["allow_redirects"] is False
     assert sent["timeout"].total == 10
 
