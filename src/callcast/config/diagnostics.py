@@ -21,7 +21,7 @@ from callcast.calls.model import EVENT_TYPES
 from callcast.config.field_types import alternatives, holds_secret
 from callcast.config.toml_lines import KeyPath
 from callcast.settings.nearest import nearest
-from callcast.settings.secret import PLACES
+from callcast.settings.secret import HIDDEN, PLACES
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -110,8 +110,8 @@ def redacted(findings: Iterable[Finding], secrets: Iterable[str]) -> list[Findin
             where=one.where,
             line=one.line,
             key=one.key,
-            problem=pattern.sub("**********", one.problem),
-            fix=pattern.sub("**********", one.fix),
+            problem=pattern.sub(HIDDEN, one.problem),
+            fix=pattern.sub(HIDDEN, one.fix),
         )
         for one in findings
     ]

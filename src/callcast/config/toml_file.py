@@ -76,40 +76,38 @@ def _end(text: str) -> tuple[int, int]:
 def _fix(problem: str, line: str) -> str:
     if line.lstrip().startswith("{"):
         return "this looks like JSON: write key = value below [section] headers, as in config.example.toml"
-    if problem.startswith("Cannot overwrite a value"):
-        return "this key appears twice: keep one of them"
-    if problem.startswith("Cannot declare"):
-        return "this table appears twice: merge its keys"
-    if "hex value" in problem or "Unescaped '\\\\'" in problem or "Unescaped '\\'" in problem:
-        return "write paths with backslashes in single quotes: 'C:\\path'"
-    if problem.startswith(("Unterminated string", "Expected \"'''\"", "Illegal character '\\n'")):
-        return "close the string with the quote it starts with"
-    if problem.startswith("Unclosed"):
-        return "close the list with ], a table with }"
     if problem.startswith("Expected '='"):
         return "write key = value" + (", with = instead of :" if ":" in line else "")
-    if "table declaration" in problem:
-        return "write a table header as [section.name], without spaces in the name"
     if "key part" in problem and "{" in line:
         return "write an inline table on one line, without a comma at the end"
-    return _value_fix(line)
-
-
-def _value_fix(line: str) -> str:
+    for words, fix in _FIXES.items():
+        if any(word in problem for word in words):
+            return fix
     _, equals, value = line.partition("=")
     value = value.strip()
-    if value.startswith(tuple("“”„‘’«»")):
-        return 'use straight quotes: "..."'
     if equals and (not value or value.startswith("#")):
         return "give the key a value, or remove it to use the default"
-    if re.match(r"(?i)(none|null|nil)\b", value):
-        return "remove the key to use its default"
-    if re.match(r"(?i)(true|false|yes|no|on|off)\b", value):
-        return "write true or false, in lowercase and without quotes"
-    if re.match(r"[A-Za-z/~*+@.$<]", value):
-        return "put the string in double quotes"
-    if re.match(r"[0-9.]+ *[A-Za-z]", value):
-        return "write the number without a unit: the unit is part of the key's name"
-    if re.match(r"0[0-9]", value):
-        return "write the number without leading zeros, or put an id in double quotes"
+    for pattern, fix in _VALUE_FIXES.items():
+        if re.match(pattern, value):
+            return fix
     return "write one key = value per line, with strings in double quotes"
+
+
+# What a message of `tomllib` contains, and the fix.
+_FIXES = {
+    ("Cannot overwrite a value",): "this key appears twice: keep one of them",
+    ("Cannot declare",): "this table appears twice: merge its keys",
+    ("hex value", "Unescaped '\\"): r"write paths with backslashes in single quotes: 'C:\path'",
+    ("Unterminated", "Expected \"'''\"", r"character '\n'"): "close the string with the quote it starts with",
+    ("Unclosed",): "close the list with ], a table with }",
+    ("table declaration",): "write a table header as [section.name], without spaces in the name",
+}
+# How a value that is not valid begins, and the fix.
+_VALUE_FIXES = {
+    "[“”„‘’«»]": 'use straight quotes: "..."',
+    r"(?i)(none|null|nil)\b": "remove the key to use its default",
+    r"(?i)(true|false|yes|no|on|off)\b": "write true or false, in lowercase and without quotes",
+    r"[A-Za-z/~*+@.$<]": "put the string in double quotes",
+    r"[0-9.]+ *[A-Za-z]": "write the number without a unit: the unit is part of the key's name",
+    r"0[0-9]": "write the number without leading zeros, or put an id in double quotes",
+}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, cast
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SecretStr, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 HIDDEN = "**********"
@@ -98,31 +98,11 @@ def unreadable(problem: str, fix: str) -> PydanticCustomError:
     return PydanticCustomError("secret_unreadable", "{problem}", {"problem": problem, "fix": fix})
 
 
-class Secret:
+class Secret(SecretStr):
     """A string that repr, str, JSON and errors never show. Secrets compare by their text."""
 
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
     def reveal(self) -> str:
-        return self._text
-
-    def __bool__(self) -> bool:
-        return bool(self._text)
-
-    def __repr__(self) -> str:
-        return f"Secret('{HIDDEN if self._text else ''}')"
-
-    def __str__(self) -> str:
-        return HIDDEN if self._text else ""
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and self._text == other._text
-
-    def __hash__(self) -> int:
-        return hash((Secret, self._text))
+        return self.get_secret_value()
 
     @classmethod
     def _validate(cls, value: object, info: ValidationInfo) -> Self:
