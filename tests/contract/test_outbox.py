@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from callcast.calls.model import CallEvent, ChangeSet, Direction, Known, PollRecord, State, Target
 from callcast.outbox.sqlite.store import open_outbox
-from callcast.ports.outbox import Acked, Outbox, Overdue
+from callcast.ports.outbox import Acked, Outbox, Overdue, Pruned
 from callcast.ports.sink import Delivery, Filter
 from tests.builders import NINE, call, change, event, source_event
 from tests.clock import TurnedClock
@@ -644,6 +644,23 @@ async def test_the_settled_go_after_the_retention(context: SinkContext, outbox: 
     assert len(await outbox.recall("acme", ["pending"])) == 1
     assert set((await outbox.known("acme")).calls) == {"101/live"}
     assert len(await outbox.history(after_seq=0, limit=9)) == 4
+
+
+async def test_a_clock_that_is_weeks_ahead_deletes_nothing_early(context: SinkContext) -> None:
+    """The time of the last poll is the platform's: nothing is older than a day after it."""
+    poll = PollRecord(target=Target(source="acme"), taken_at=context.clock.now())
+    async with context.open() as outbox:
+        await outbox.subscribe({"crm": Filter()})
+        await outbox.record("acme", poll, change(event("a", "call.ended", 1), event("b", "call.ended", 1)))
+        dead, settled = await outbox.claim("crm", limit=9)
+        await outbox.dead_letter(dead, reason="413", detail="", took_s=0)
+        await outbox.ack([Acked(settled, 0)])
+        await context.clock.turn(40 * 86400)
+        assert await outbox.prune(context.clock.now()) == Pruned()
+        assert (await outbox.stats()).sinks[0].dead == 1
+        await outbox.record("acme", replace(poll, taken_at=context.clock.now()), change())
+        assert (await outbox.prune(context.clock.now())).events == 2
+        assert (await outbox.stats()).sinks[0].dead == 0
 
 
 async def test_a_call_is_remembered_for_an_hour_whatever_the_retention(context: SinkContext) -> None:

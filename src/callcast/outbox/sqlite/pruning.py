@@ -29,7 +29,11 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class Pruner:
-    """Works through the file in slices and keeps its position. Starts again every hour, for rows that were pending."""
+    """Works through the file in slices and keeps its position. Starts again every hour, for rows that were pending.
+
+    This machine's clock may be weeks ahead. So nothing is older than a day after the last stored poll, whose time is
+    the platform's.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -56,9 +60,10 @@ class Pruner:
             self._started_us = now_us
             self._events_after, self._calls_after = (-1, 0), (-1, "", "")
         work = _Work(deliveries, now_us, in_flight)
-        kept_us = now_us - round(self._limits.retention_h * _HOUR_US)
+        aged_us = min(now_us, work.last_poll_us(default=now_us) + _DAY_US)
+        kept_us = aged_us - round(self._limits.retention_h * _HOUR_US)
         more = (  # in this order: a call is kept as long as its events, and those as long as they are pending
-            self._old_dead_letters(work, now_us - round(self._limits.dead_letter_days * _DAY_US))
+            self._old_dead_letters(work, aged_us - round(self._limits.dead_letter_days * _DAY_US))
             or self._removed_sinks(work, kept_us)
             or self._settled_events(work, kept_us)
             or self._ended_calls(work, kept_us)
@@ -162,6 +167,10 @@ class _Work:
     def used_bytes(self) -> int:
         pages = self._deliveries.pragma("page_count") - self._deliveries.pragma("freelist_count")
         return pages * self._deliveries.pragma("page_size")
+
+    def last_poll_us(self, *, default: int) -> int:
+        polled_us: int | None = self.execute("SELECT max(taken_at) FROM polls").fetchone()[0]
+        return default if polled_us is None else polled_us
 
     def settled_events(self, after: tuple[int, int], before_us: int) -> list[tuple[int, int]]:
         rows: list[tuple[int, int]] = self.execute(
