@@ -12,16 +12,17 @@ from callcast.config import Settings
 from callcast.config.diagnostics import ConfigError
 from callcast.config.hash_key import hash_key
 from callcast.delivery.reminders import Reminders
+from callcast.delivery.worker import HOLD_NOTE
 from callcast.delivery.workers import DeliveryWorkers, Subscriber
 from callcast.formats.cloudevents import Wire
 from callcast.live.live_calls import InMemoryLiveCalls
-from callcast.live.stored_counts import SERVICE, restore, store_counts
+from callcast.live.stored_counts import restore, store_counts
 from callcast.observability import logs
 from callcast.observability.metrics import Metrics
 from callcast.observability.outbox_health import OutboxHealth
 from callcast.polling.sources import Sources
 from callcast.ports.clock import Clock
-from callcast.ports.outbox import Outbox, OutboxUnavailable
+from callcast.ports.outbox import SERVICE, Outbox, OutboxUnavailable
 from callcast.provider import SourceSettings, plan
 from callcast.supervisor import TaskSupervisor
 from callcast.web.serializers import CallSerializer
@@ -125,6 +126,7 @@ class Service:
         installation = notes.get("installation") or secrets.token_hex(6).encode()
         await self._outbox.note(SERVICE, "installation", installation)
         self._workers.installation = installation.decode()
+        self._workers.holds = {one: notes[note] for one in settings.sinks if (note := f"{HOLD_NOTE}{one}") in notes}
         await restore(self._live_calls, self._outbox, notes, settings.sources)
         await self._subscribe(settings)
         for source in {*await self._outbox.sources()} - settings.sources.keys() - {SERVICE}:

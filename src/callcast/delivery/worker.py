@@ -17,8 +17,8 @@ from callcast.formats.durations import span
 from callcast.observability.fatal import observed
 from callcast.observability.outbox_health import OutboxUser
 from callcast.ports.clock import Clock
-from callcast.ports.outbox import Acked, Outbox, OutboxUnavailable, Overdue
-from callcast.ports.retry import RetryPolicy, granted_s
+from callcast.ports.outbox import SERVICE, Acked, Outbox, OutboxUnavailable, Overdue
+from callcast.ports.retry import RETRY_AFTER_MAX_S, RetryPolicy, granted_s
 from callcast.ports.sink import Delivered, Delivery, Outcome, Reconnecting, Rejected, Retry, Sink, SuggestsFix
 
 RECOVERY_PROBE_AFTER_S = (1.0, 2.0, 5.0, 10.0, 20.0)  # the first recovery probes of a failing sink; then
@@ -28,6 +28,7 @@ RECOVERY_PROBE_GONE_EVERY_S = 3600.0
 EXPIRE_EVERY_S = 5.0  # how often overdue deliveries expire while nothing is claimed
 GRACE_S = 1.0  # beyond the sink's own timeout, so that the sink reports its timeout first, with more detail
 IDLE_S = 60.0
+HOLD_NOTE = "held_until."  # with the sink's name: the service's note of until when the remote side asked for a pause
 # For a cause for which the sink suggests no fix.
 DEFAULT_FIX = "run callcast check --send: it tests the connection and says what to do"
 UNSTORED_MAX = 512  # acknowledgments that are not stored yet; at more, nothing else is sent
@@ -76,6 +77,7 @@ class DeliveryWorker:
     """Delivers the backlog of one sink until cancelled; then lets attempts in flight finish, until cancelled again.
 
     timeout_s: the sink's own limit for one attempt; an attempt that exceeds it by a second is cancelled.
+    hold: the note of a pause that the remote side asked for before the restart.
     random: returns a number in [0, 1) for the jitter of each delay.
     `run` ends by itself only with an exception: a bug in the worker or in the sink.
     """
@@ -94,6 +96,7 @@ class DeliveryWorker:
         timeout_s: float,
         random: Callable[[], float],
         log: Log,
+        hold: bytes | None = None,
     ) -> None:
         self.name = name
         self._sink = sink
@@ -107,6 +110,9 @@ class DeliveryWorker:
         self._random = random
         self._log = log
         self._breaker = CircuitBreaker()
+        if hold:
+            longest = clock.now() + timedelta(seconds=RETRY_AFTER_MAX_S)
+            self._breaker.hold(min(datetime.fromisoformat(hold.decode()), longest))
         self._senders: set[asyncio.Task[None]] = set()
         self._probes: set[int] = set()  # the numbers of the deliveries that are sent as recovery probes
         self._acked: list[Acked] = []  # acknowledged, and not yet being stored
@@ -409,7 +415,11 @@ class DeliveryWorker:
         delay_s = 0.0 if recovered else own_s
         if retry.holds_sink:
             delay_s = own_s if retry.after_s is None else granted_s(retry.after_s)
-            self._breaker.hold(now + timedelta(seconds=granted_s(delay_s)))
+            until = now + timedelta(seconds=granted_s(delay_s))
+            self._breaker.hold(until)
+            await self._outbox_user.until_available(
+                lambda: self._outbox.note(SERVICE, f"{HOLD_NOTE}{self.name}", until.isoformat().encode())
+            )
         elif retry.after_s is not None:
             delay_s = max(delay_s, granted_s(retry.after_s))
         at = min(now + timedelta(seconds=delay_s), expires_at)

@@ -29,7 +29,8 @@ class Subscriber(Struct, frozen=True):
 class DeliveryWorkers:
     """The workers of all sinks. `run` and `end` are for a `TaskSupervisor`.
 
-    installation: the id of this installation; set before the first `run`.
+    installation: the id of this installation. holds: the notes of pauses that remote sides asked for, by sink, for the
+    first worker of each; both are set before the first `run`.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class DeliveryWorkers:
         log: Any,
     ) -> None:
         self.installation = ""
+        self.holds: dict[str, bytes] = {}
         self._outbox = outbox
         self._outbox_health = outbox_health
         self._live_calls = live_calls
@@ -79,6 +81,7 @@ class DeliveryWorkers:
                 timeout_s=settings.timeout_s,
                 random=SystemRandom().random,
                 log=self._log,
+                hold=self.holds.pop(name, None),
             )
             await self._workers[name].run()
 

@@ -6,9 +6,8 @@ from callcast.calls.model import Call, CallEvent
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability.outbox_health import OutboxUser
 from callcast.ports.clock import Clock
-from callcast.ports.outbox import Outbox
+from callcast.ports.outbox import SERVICE, Outbox
 
-SERVICE = ""  # the source name under which the service stores its own notes
 COUNTS_NOTE = "counts"  # the note in the outbox that holds the counts
 
 _STORE_EVERY_S = 10.0  # also the longest time between recording an event and applying it

@@ -16,6 +16,8 @@ from msgspec import Struct
 from callcast.calls.model import Call, ChangeSet, Event, Known, PollRecord
 from callcast.ports.sink import Delivery, Filter
 
+SERVICE = ""  # the source name under which the service stores its own notes
+
 
 class OutboxRefused(Exception):
     """The store cannot be opened: another process uses it, or its version is not supported. Says what to do."""

@@ -15,7 +15,7 @@ from callcast.observability.outbox_health import OutboxHealth
 from callcast.outbox.opening import open_admin
 from callcast.outbox.sqlite.pruning import Limits
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
-from callcast.ports.outbox import Acked, OutboxUnavailable
+from callcast.ports.outbox import SERVICE, Acked, OutboxUnavailable
 from callcast.ports.retry import RetryPolicy
 from callcast.ports.sink import Delivered, Delivery, Filter, Outcome, Rejected, Retry
 from tests.builders import NINE, change, event
@@ -114,6 +114,7 @@ class Bench:
         concurrency: int = 8,
         timeout_s: float = 15,
         policy: RetryPolicy | None = None,
+        hold: bytes | None = None,
     ) -> DeliveryWorker:
         return DeliveryWorker(
             "crm",
@@ -127,6 +128,7 @@ class Bench:
             timeout_s=timeout_s,
             random=lambda: 0.5,
             log=self.told,
+            hold=hold,
         )
 
     async def start(self, **settings: Any) -> None:
@@ -807,6 +809,29 @@ async def test_a_hold_of_the_sink(bench: Bench) -> None:
     assert bench.told.expired == 1
     await bench.clock.turn(1)
     assert bench.far.sent[1:] == [(90.0, "a", "call.ended", 2), (90.0, "b", "call.ended", 1)]
+
+
+async def test_a_hold_of_the_sink_is_kept_over_a_restart(bench: Bench) -> None:
+    """The remote side asked for a pause, and gets it; one that a wrong clock made longer ends after an hour."""
+    bench.far.answer = Retry("429", "slow down", after_s=90, holds_sink=True)
+    await bench.start()
+    await bench.record(event("a", "call.ended", 1))
+    await bench.stop()
+    bench.far.answer = Delivered()
+    hold = (await bench.outbox.known(SERVICE)).notes["held_until.crm"]
+    await bench.start(hold=hold)
+    await bench.record(event("b", "call.ended", 1))
+    await bench.clock.turn(89)
+    assert len(bench.far.sent) == 1
+    await bench.clock.turn(1)
+    assert len(bench.far.sent) == 3
+    await bench.stop()
+    await bench.start(hold=b"2099-01-01T00:00:00+00:00")
+    await bench.record(event("c", "call.ended", 1))
+    await bench.clock.turn(3599)
+    assert len(bench.far.sent) == 3
+    await bench.clock.turn(1)
+    assert len(bench.far.sent) == 4
 
 
 async def test_a_hold_is_an_hour_at_most(bench: Bench) -> None:

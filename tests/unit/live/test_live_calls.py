@@ -28,10 +28,10 @@ from callcast.calls.model import (
 )
 from callcast.calls.summary import Counts, Summary
 from callcast.live.live_calls import InMemoryLiveCalls
-from callcast.live.stored_counts import COUNTS_NOTE, SERVICE, restore, store_counts
+from callcast.live.stored_counts import COUNTS_NOTE, restore, store_counts
 from callcast.observability.logs import bound
 from callcast.observability.outbox_health import OutboxHealth
-from callcast.ports.outbox import OutboxUnavailable, Stored
+from callcast.ports.outbox import SERVICE, OutboxUnavailable, Stored
 from tests.clock import TurnedClock
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
