@@ -10,6 +10,13 @@ from typing import Any, Literal, Protocol
 from msgspec import Struct
 
 Record = dict[str, Any]
+
+
+def filled(**facts: Any) -> Record:
+    """The facts that are known."""
+    return {name: value for name, value in facts.items() if value is not None}
+
+
 Shape = Literal["direct", "queue", "outbound", "internal_out", "internal_in", "ringout_in", "ringout_out", "conference"]
 INBOUND: frozenset[Shape] = frozenset({"direct", "queue", "internal_in", "ringout_in"})
 

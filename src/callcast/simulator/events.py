@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from msgspec import Struct
 
-from callcast.simulator.calls import INBOUND, CallQueue, Extension, Part, Record, Session
+from callcast.simulator.calls import INBOUND, CallQueue, Extension, Part, Record, Session, filled
 from callcast.simulator.clock import iso
 
 SENT_AFTER_MS = (14, 113)  # from the event to its notification; all recorded ones lie in between
@@ -102,7 +102,7 @@ def telephony_session(account_id: str, session: Session, now: datetime) -> Recor
     }
 
 
-def presence(extension_id: str, sessions: Iterable[Session], now: datetime, *, ended_since: datetime) -> Record:
+def presence(extension_id: str | None, sessions: Iterable[Session], now: datetime, *, ended_since: datetime) -> Record:
     """An extension's telephony state. Calls that ended after `ended_since` are among them as NoCall."""
     calls = []
     for session in sessions:
@@ -143,7 +143,7 @@ def _active_call(session: Session, party: Party, status: str) -> Record:
         "telephonySessionId": session.telephony_session_id,
         "terminationType": "final" if status == "NoCall" else None,
     }
-    return _filled(call)
+    return filled(**call)
 
 
 def parties_of(session: Session) -> list[Party]:
@@ -176,7 +176,7 @@ def _inbound(session: Session) -> list[Party]:
 
 def _queue(session: Session, queue: CallQueue) -> list[Party]:
     """Party 2 is the queue's own, which ends when an agent answers."""
-    to = _filled({"phoneNumber": queue.number, "name": queue.name, "extensionId": queue.id})
+    to = filled(phoneNumber=queue.number, name=queue.name, extensionId=queue.id)
     answered_at = min((part.answered_at for part in session.parts if part.answered_at), default=None)
     ends = Step(at=session.ended_at, code="Disconnected")
     if answered_at is not None:
@@ -201,7 +201,7 @@ def _queue(session: Session, queue: CallQueue) -> list[Party]:
 def _internal(placing: Part, called: Part) -> list[Party]:
     caller, phone = placing.extension, called.extension
     to = _known(phone, phone.number)
-    from_ = _known(caller, caller.number) | {"deviceId": device_id(caller)}
+    from_ = _known(caller, caller.number) | {"deviceId": caller.device_id}
     steps = _steps(called, (20, "Setup"), (80, "Proceeding"), pickup=True, end_ms=10)
     return [
         _party(
@@ -219,7 +219,7 @@ def _internal(placing: Part, called: Part) -> list[Party]:
 def _outbound(part: Part) -> list[Party]:
     """The other side rings and answers a moment before the own phone shows it."""
     own = part.extension
-    to = _filled({"phoneNumber": part.other.number}) if part.other.number else {}
+    to = filled(phoneNumber=part.other.number)
     away = _steps(part, (36, "Proceeding"), end_ms=14, holds=False)
     return [
         _party(1, own, "Outbound", to, _device(own), _steps(part, (0, "Setup"), (60, "Proceeding"), answer_ms=28)),
@@ -320,12 +320,8 @@ def _party_id(session: Session, party: Party) -> str:
     return f"p-{(session.telephony_session_id or session.session_id)[2:]}-{party.number}"
 
 
-def device_id(extension: Extension) -> str:
-    return str(803_000_000_000 + int(extension.id) % 1_000_000_000)
-
-
 def _device(extension: Extension) -> Record:
-    return {"phoneNumber": extension.direct, "extensionId": extension.id, "deviceId": device_id(extension)}
+    return {"phoneNumber": extension.direct, "extensionId": extension.id, "deviceId": extension.device_id}
 
 
 def _known(extension: Extension, number: str) -> Record:
@@ -334,11 +330,7 @@ def _known(extension: Extension, number: str) -> Record:
 
 def _outside(session: Session) -> Record:
     caller = session.caller
-    return _filled({"phoneNumber": caller.number, "name": caller.name}) if caller else {}
-
-
-def _filled(facts: Record) -> Record:
-    return {name: value for name, value in facts.items() if value is not None}
+    return filled(phoneNumber=caller.number, name=caller.name) if caller else {}
 
 
 def _number(text: str) -> int:

@@ -296,7 +296,7 @@ class Platform:
     def _presence_of(self, request: web.Request, asked: str) -> Record:
         own = self.own(request[CREDENTIAL])
         extension_id = own if asked == "~" else asked
-        place = f"{request.url.origin()}/restapi/v1.0/account/{self.scenario.account_id}/extension/{extension_id}"
+        place = f"{request.url.origin()}{self.path_of(extension_id)}"
         extension: Record = {"uri": place, "id": int(extension_id)}
         head: Record = {"uri": f"{place}/presence", "extension": extension}
         if extension_id in self.queue_ids():
@@ -313,6 +313,11 @@ class Platform:
         if request.query.get("detailedTelephonyState") != "true":
             shown.pop("activeCalls", None)
         return {**head, **shown}
+
+    def path_of(self, extension_id: str | None) -> str:
+        """The path of an extension, or of the account."""
+        account = f"/restapi/v1.0/account/{self.scenario.account_id}"
+        return f"{account}/extension/{extension_id}" if extension_id else account
 
     def queue_ids(self) -> set[str]:
         return {queue.id for queue in self.story.account.queues if queue.id} if self.story else set()

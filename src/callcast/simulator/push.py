@@ -7,9 +7,8 @@ sent when the scenario's time has come, by the platform's clock.
 import asyncio
 import base64
 import hashlib
-import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
 from heapq import heappop, heappush
@@ -33,6 +32,7 @@ from callcast.simulator.calls import Record, Session
 from callcast.simulator.clock import http_date, iso
 from callcast.simulator.events import Event
 from callcast.simulator.faults import Fault, Kind, reset
+from callcast.simulator.subscriptions import Subscription, subscribe
 from callcast.simulator.tokens import Session as SignIn
 
 if TYPE_CHECKING:
@@ -42,15 +42,13 @@ SUBSCRIPTION = "/restapi/v1.0/subscription"
 UNAUTHORIZED = 4400  # close code
 WSC_RENEWED_EVERY = 20  # notifications
 WAKES_S = 1.0
-FILTER = re.compile(
-    r"/restapi/v1\.0/account/(?P<account>~|\d+)(?:/extension/(?P<extension>~|\d+))?"
-    r"/(?P<what>telephony/sessions|presence)(?:\?(?P<query>.*))?"
-)
+CLOSES_WITHIN_S = 1.0
+MOMENT = timedelta(milliseconds=1)
 TIMEOUTS = {"WSG-902": "Idle timeout expired", "WSG-903": "Absolute timeout expired"}
 
 
 class Push(Struct, frozen=True, kw_only=True):
-    """What the gateway promises; numbers as documented. A ping is answered within half of `ping_s`."""
+    """The gateway's times and limits, as documented. A ping must be answered within half of `ping_s`."""
 
     token_life_s: float = 60
     idle_s: float = 1800
@@ -62,22 +60,8 @@ class Push(Struct, frozen=True, kw_only=True):
     subscriptions_max: int = 30
 
 
-class Filter(Struct, frozen=True, kw_only=True):
-    """An event filter with the ids that `~` stands for; `extension_id` None: the account's."""
-
-    text: str
-    what: str
-    extension_id: str | None
-    detailed: bool
-
-
-class Subscription(Struct, frozen=True, kw_only=True):
-    id: str
-    filters: tuple[Filter, ...]
-
-
-class Line:
-    """One connection, and what is kept of it for recovery after it was lost."""
+class Connection:
+    """A connection, and after its loss what is kept for recovery."""
 
     def __init__(self, ws: web.WebSocketResponse, request: web.Request, sign_in: SignIn, now: datetime) -> None:
         self.ws = ws
@@ -93,7 +77,7 @@ class Line:
         self.frames: asyncio.Queue[str | None] = asyncio.Queue()  # None: close
 
     async def write(self) -> None:
-        """Write the frames in order; a client that does not read holds up its own only."""
+        """Write the frames in order. A client that does not read delays its own frames only."""
         with suppress(ConnectionError):
             while (frame := await self.frames.get()) is not None:
                 await self.ws.send_str(frame)
@@ -104,11 +88,11 @@ class Gateway:
     def __init__(self, platform: "Platform", rules: Push) -> None:
         self._platform = platform
         self.rules = rules
-        self.lines: list[Line] = []  # open ones, and lost ones that can be recovered
+        self.connections: list[Connection] = []  # open ones, and lost ones that can be recovered
         self._tokens: dict[str, tuple[SignIn, datetime]] = {}
         self._due: list[tuple[datetime, int, Event]] = []  # a heap
         self._numbers = count(1)
-        self._presence_sequence: dict[str, int] = {}
+        self._presences = 2000  # the sequence of presence events
         self._pump: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
 
@@ -132,26 +116,26 @@ class Gateway:
         refused = await self._refused(request)
         if isinstance(refused, web.Response):
             return refused
-        ws = web.WebSocketResponse(heartbeat=self.rules.ping_s, autoping=False)
+        ws = web.WebSocketResponse(heartbeat=self.rules.ping_s, autoping=False, timeout=CLOSES_WITHIN_S)
         await ws.prepare(request)
         sign_in, until = self._tokens.pop(request.query.get("access_token", ""), (None, self._now()))
         now = self._now()
-        mine = [line for line in self.lines if line.sign_in is sign_in and line.lost_at is None]
-        if refused or sign_in is None or now >= until or len(mine) >= self.rules.connections_max:
+        theirs = sum(one.sign_in is sign_in for one in self._open())
+        if refused or sign_in is None or now >= until or theirs >= self.rules.connections_max:
             await ws.close(code=UNAUTHORIZED, message=b"Unauthorized")
             return ws
-        line = Line(ws, request, sign_in, now)
-        self._open(line)
-        writer = asyncio.create_task(line.write())
+        connection = Connection(ws, request, sign_in, now)
+        self._add(connection)
+        writer = asyncio.create_task(connection.write())
         try:
-            if self._greet(line, request.query.get("wsc")):
-                await self._listen(line)
+            if self._greet(connection, request.query.get("wsc")):
+                await self._listen(connection)
             else:
-                line.frames.put_nowait(None)
+                connection.frames.put_nowait(None)
                 await writer
         finally:
             writer.cancel()
-            self._lose(line)
+            connection.lost_at = connection.lost_at or self._now()
         return ws
 
     async def _refused(self, request: web.Request) -> web.Response | bool:
@@ -165,39 +149,31 @@ class Gateway:
             return True
         return api_refusal(fault.status, fault.code or "WSG-401", "Connection refused").response()
 
-    def _open(self, line: Line) -> None:
+    def _add(self, connection: Connection) -> None:
         story = self._platform.story
-        if not self.lines and story is not None:
+        if not self.connections and story is not None:
             now = self._now()
             for session in story.begun(now):
                 self._plan(session, after=now)
             story.on_begin = self._plan
-        self.lines.append(line)
+        self.connections.append(connection)
         if self._pump is None or self._pump.done():
             self._woken = asyncio.Event()
             self._pump = asyncio.create_task(self._run())
         self.wake()
 
-    def _lose(self, line: Line) -> None:
-        """The connection is gone; a subscribed one is kept for recovery."""
-        if line not in self.lines:
-            return
-        line.lost_at = self._now()
-        if line.subscription is None and not line.wsc:
-            self.lines.remove(line)
-
-    def _greet(self, line: Line, wsc: str | None) -> bool:
+    def _greet(self, connection: Connection, wsc: str | None) -> bool:
         """Send ConnectionDetails. False: the recovery token is unknown, and the connection ends."""
         state: Record = {}
         if wsc is not None:
-            lost = next((one for one in self.lines if wsc in one.wsc), None)
+            lost = next((one for one in self.connections if wsc in one.wsc), None)
             if lost is None:
-                self._error(line, "WSG-400", "Bad request: wsc is not valid", 400)
+                self._error(connection, "WSG-400", "Bad request: wsc is not valid", 400)
                 return False
-            state = self._recover(line, lost)
+            state = self._recover(connection, lost)
         rules = self.rules
-        meta = self._meta("ConnectionDetails", wsc=self._renewed(line))
-        created = line.opened_at.isoformat(timespec="milliseconds").replace("+00:00", "+0000")
+        meta = self._meta("ConnectionDetails", wsc=self._renewed(connection))
+        created = connection.opened_at.isoformat(timespec="milliseconds").replace("+00:00", "+0000")
         limits = {
             "maxConnectionsPerSession": rules.connections_max,
             "recoveryBufferSize": rules.recovery_buffer,
@@ -206,74 +182,74 @@ class Gateway:
             "absoluteTimeout": round(rules.absolute_s),
             "maxActiveRequests": 10,
         }
-        self._send(line, [meta, {"creationTime": created, **state, **limits}])
-        for frame in list(line.missed):
-            self._send(line, frame)
-        line.missed.clear()
+        self._send(connection, [meta, {"creationTime": created, **state, **limits}])
+        for frame in list(connection.missed):
+            self._send(connection, frame)
+        connection.missed.clear()
         return True
 
-    def _recover(self, line: Line, lost: Line) -> Record:
-        """Take over what a lost connection had; only within its sign-in, in time, and if it was subscribed."""
+    def _recover(self, connection: Connection, lost: Connection) -> Record:
+        """Take over a lost connection's subscription: in the same sign-in, in time, and if it had one."""
         self._end_what_is_over(self._now())
         code = None
-        if lost.sign_in is not line.sign_in or any(self._faults("ws_unrecoverable", "/ws")):
+        if lost.sign_in is not connection.sign_in or any(self._faults("ws_unrecoverable", "/ws")):
             code = "WSG-1003"
         elif lost.subscription is None:
             code = "WSG-1005"
-        if lost in self.lines:
-            self.lines.remove(lost)
+        if lost in self.connections:
+            self.connections.remove(lost)
         if code is not None:
             return {"recoveryState": "Failed", "recoveryErrorCode": code}
-        line.subscription, lost.subscription = lost.subscription, None
-        line.missed = lost.missed
+        connection.subscription, lost.subscription = lost.subscription, None
+        connection.missed = lost.missed
         return {"recoveryState": "Successful"}
 
     # Listening
 
-    async def _listen(self, line: Line) -> None:
-        async for message in line.ws:
+    async def _listen(self, connection: Connection) -> None:
+        async for message in connection.ws:
             if any(self._faults("ws_silence", "/ws")):
                 continue
             if message.type is WSMsgType.PING:
-                await line.ws.pong(message.data)
+                await connection.ws.pong(message.data)
             elif message.type is WSMsgType.TEXT:
-                line.heard_at = self._now()
+                connection.heard_at = self._now()
                 self._catch_up()
-                self._answer(line, message.data)
+                self._answer(connection, message.data)
 
-    def _answer(self, line: Line, text: str) -> None:
+    def _answer(self, connection: Connection, text: str) -> None:
         try:
             meta, *rest = msgspec.json.decode(text, type=list[dict[str, Any]])
         except (msgspec.MsgspecError, ValueError):
-            self._error(line, "WSG-400", "Bad request", 400)
+            self._error(connection, "WSG-400", "Bad request", 400)
             return
         if meta.get("type") == "Heartbeat":
-            self._send(line, [{"type": "Heartbeat", "messageId": meta.get("messageId", "")}])
+            self._send(connection, [{"type": "Heartbeat", "messageId": meta.get("messageId", "")}])
         elif meta.get("type") == "ClientRequest":
-            self._request(line, meta, rest[0] if rest else {})
+            self._request(connection, meta, rest[0] if rest else {})
 
-    def _request(self, line: Line, meta: Record, body: Record) -> None:
-        """Answer a REST request that came over the socket; only those about the subscription are known."""
+    def _request(self, connection: Connection, meta: Record, body: Record) -> None:
+        """Answer a REST request over the socket; only subscriptions are simulated."""
         method, path = str(meta.get("method")), str(meta.get("path", "")).rstrip("/")
-        now, platform, credential = self._now(), self._platform, line.sign_in.credential
-        noted = platform.requests.begin(now, method, path, "", line.request.headers.get("User-Agent", ""))
+        now, platform, credential = self._now(), self._platform, connection.sign_in.credential
+        noted = platform.requests.begin(now, method, path, "", connection.request.headers.get("User-Agent", ""))
         noted.client_id, noted.group = credential.client_id, "medium"
         answer: Record | None = None
         headers: dict[str, str] = {}
         try:
-            if not platform.tokens.alive(line.sign_in, now):
+            if not platform.tokens.alive(connection.sign_in, now):
                 raise api_refusal(401, "OAU-213", "Token not found", legacy_code="TokenInvalid")
             platform.limits.count(credential.user, "medium", now)
             if method == "POST" and path == SUBSCRIPTION:
-                noted.status, answer = 200, self._subscribe(line, body)
+                noted.status, answer = 200, self._subscribe(connection, body)
             elif method == "DELETE" and path.startswith(SUBSCRIPTION + "/"):
-                line.subscription, noted.status = None, 204
+                connection.subscription, noted.status = None, 204
             else:
                 raise not_found("resource")
         except Refusal as refusal:
             noted.status, answer, headers = refusal.status, dict(refusal.body), refusal.headers
-        if line.subscription is not None and noted.status == 200:
-            headers["WSG-SubscriptionId"] = line.subscription.id
+        if connection.subscription is not None and noted.status == 200:
+            headers["WSG-SubscriptionId"] = connection.subscription.id
         headers = {
             "Server": "nginx",
             "Date": http_date(now),
@@ -287,89 +263,48 @@ class Gateway:
         if answer is None:
             del headers["Content-Type"]
         sent = {"type": "ClientRequest", "messageId": meta.get("messageId", ""), "status": noted.status}
-        self._send(line, [{**sent, "headers": headers}, *([] if answer is None else [answer])])
+        self._send(connection, [{**sent, "headers": headers}, *([] if answer is None else [answer])])
 
-    def _subscribe(self, line: Line, body: Record) -> Record:
-        """A new subscription in place of the connection's old one. Raises Refusal."""
+    def _subscribe(self, connection: Connection, body: Record) -> Record:
+        """Replace the connection's subscription. Raises Refusal."""
         now = self._now()
-        wanted = body.get("eventFilters")
-        if body.get("deliveryMode", {}).get("transportType") != "WebSocket":
-            raise invalid_parameter("transportType", str(body.get("deliveryMode", {}).get("transportType")))
-        if not isinstance(wanted, list) or not wanted:
-            raise invalid_parameter("eventFilters", str(wanted))
-        user = line.sign_in.credential.user
-        theirs = [one for one in self.lines if one.subscription and one.sign_in.credential.user == user]
-        if len(theirs) - (line.subscription is not None) >= self.rules.subscriptions_max:
+        mode = body.get("deliveryMode")
+        if not isinstance(mode, dict) or mode.get("transportType") != "WebSocket":
+            raise invalid_parameter("deliveryMode", str(mode))
+        credential = connection.sign_in.credential
+        theirs = [one for one in self._open() if one.subscription and one is not connection]
+        if sum(one.sign_in.credential.user == credential.user for one in theirs) >= self.rules.subscriptions_max:
             raise api_refusal(403, "SUB-505", "Subscriptions limit exceeded")
-        filters, disabled = self._filters(line, wanted)
-        subscription = Subscription(id=self._uuid(), filters=tuple(filters))
-        line.subscription = subscription
+        subscription = subscribe(self._platform, credential, self._uuid(), body.get("eventFilters"))
+        connection.subscription = subscription
         return {
             "uri": f"{SUBSCRIPTION}/{subscription.id}",
             "id": subscription.id,
             "creationTime": iso(now),
             "status": "Active",
-            "eventFilters": [one.text for one in filters],
-            **({"disabledFilters": disabled} if disabled else {}),
+            "eventFilters": [one.text for filters in subscription.filters.values() for one in filters],
+            **({"disabledFilters": subscription.disabled} if subscription.disabled else {}),
             "expirationTime": iso(now + timedelta(days=1)),
             "expiresIn": 86_399,
             "deliveryMode": {"transportType": "WebSocket", "encryption": False},
         }
 
-    def _filters(self, line: Line, wanted: Sequence[str]) -> tuple[list[Filter], list[Record]]:
-        """The filters that are granted, and those that are disabled. Raises Refusal.
-
-        Wrong ones and missing app permissions refuse the whole request. Without admin rights the account's and other
-        extensions' are disabled; where nothing is left, that is a refusal too.
-        """
-        platform, credential = self._platform, line.sign_in.credential
-        own, account_id = platform.own(credential), platform.scenario.account_id
-        parsed = {text: FILTER.fullmatch(str(text)) for text in wanted}
-        known = {*platform.scenario.extension_ids(), *platform.queue_ids(), "~"}
-        good = {text: found for text, found in parsed.items() if found and (found["extension"] or "~") in known}
-        if wrong := [str(text) for text in parsed if text not in good]:
-            raise api_refusal(400, "SUB-508", f"Invalid event filters: [{', '.join(wrong)}]")
-        granted, disabled = [], []
-        for text, found in good.items():
-            if found["account"] not in ("~", account_id):
-                raise api_refusal(403, "SUB-406", "Not allowed subscribe for events to extensions of other account")
-            extension_id = own if found["extension"] == "~" else found["extension"]
-            what, query = found["what"], f"?{found['query']}" if found["query"] else ""
-            needed = "CallControl" if what != "presence" else "ReadPresence" if extension_id else "ReadAccounts"
-            if needed not in credential.permissions:
-                raise app_permission_missing(needed)
-            if what == "presence" and extension_id in platform.queue_ids():
-                message = f"Presence feature is disabled for this extension type (extensionId / {text})"
-                raise api_refusal(403, "SUB-402", message)
-            if what == "presence" and extension_id and platform.hides_presence(extension_id, own):
-                raise api_refusal(403, "SUB-403", "User disallowed to monitor his presence")
-            if extension_id != own and not credential.admin:
-                message = "Attempt to access another extension"
-                disabled.append({"filter": text, "reason": "CMN-404", "message": message})
-                continue
-            place = f"/extension/{extension_id}" if extension_id else ""
-            resolved = f"/restapi/v1.0/account/{account_id}{place}/{what}{query}"
-            detailed = "detailedTelephonyState=true" in query
-            granted.append(Filter(text=resolved, what=what, extension_id=extension_id, detailed=detailed))
-        if not granted:
-            raise api_refusal(403, "CMN-404", "Attempt to access another extension")
-        return granted, disabled
-
     # Notifying
 
     def wake(self) -> None:
-        """Something happened that the next wake would see too late: the clock was turned, a call placed, a fault."""
+        """Deliver what is due now: the clock was turned, a call placed, or a fault armed."""
         self._woken.set()
 
     async def close(self, app: web.Application) -> None:
         """End the connections of an application that shuts down."""
-        for line in [line for line in self.lines if line.request.app is app and line.lost_at is None]:
-            await line.ws.close(code=1001)
+        for connection in self._open():
+            if connection.request.app is app:
+                await connection.ws.close(code=1001)
         if self._pump is not None:
             self._pump.cancel()
 
     async def _run(self) -> None:
-        while self.lines:
+        while self.connections:
             self._woken.clear()
             self._catch_up()
             with suppress(TimeoutError):
@@ -405,59 +340,54 @@ class Gateway:
         self.wake()
 
     def _notify(self, event: Event) -> None:
-        shown = self._presence(event)
-        for line in list(self.lines):
-            if line.subscription is None or not self._platform.tokens.alive(line.sign_in, self._now()):
-                continue  # a subscription whose sign-in has ended stops without a word
-            for one in line.subscription.filters:
-                if one.extension_id not in (None, event.extension_id):
-                    continue
-                path = self._path(event.extension_id)
+        path, shown = self._platform.path_of(event.extension_id), None
+        for connection in list(self.connections):
+            if connection.subscription is None or not self._platform.tokens.alive(connection.sign_in, self._now()):
+                continue  # the worst case: it stops silently when its sign-in ends
+            for one in connection.subscription.taking(event.extension_id):
                 if one.what == "telephony/sessions":
-                    self._deliver(line, f"{path}/{one.what}", event, event.uuid, event.body)
-                elif shown is not None:
+                    self._deliver(connection, f"{path}/{one.what}", event, event.uuid, event.body)
+                elif shown := shown or self._presence(event):
                     hidden = () if one.detailed else ("activeCalls", "totalActiveCalls")
                     body = {key: value for key, value in shown.items() if key not in hidden}
                     query = "?detailedTelephonyState=true" if one.detailed else ""
-                    self._deliver(line, f"{path}/presence{query}", event, str(int(event.uuid) + 1), body)
+                    self._deliver(connection, f"{path}/presence{query}", event, str(int(event.uuid) + 1), body)
 
     def _presence(self, event: Event) -> Record | None:
-        """What presence says of the event's extension just after it; None where it says nothing new."""
+        """The presence of the event's extension just after it; None if the event does not change it."""
         story, extension_id, at = self._platform.story, event.extension_id, event.happened_at
-        if story is None or extension_id is None or extension_id not in story.extension_ids():
+        code = event.body["parties"][0]["status"]["code"]
+        if story is None or extension_id not in story.extension_ids() or code == "Proceeding":
             return None
-        if event.body["parties"][0]["status"]["code"] == "Proceeding":
-            return None
-        sequence = self._presence_sequence[extension_id] = self._presence_sequence.get(extension_id, 2000) + 1
-        sessions = story.sessions_of(extension_id, at)
-        shown = events.presence(extension_id, sessions, at, ended_since=at - timedelta(milliseconds=1))
-        return {"extensionId": extension_id, **shown, "sequence": sequence}
+        self._presences += 1
+        shown = events.presence(extension_id, story.sessions_of(extension_id, at), at, ended_since=at - MOMENT)
+        return {"extensionId": extension_id, **shown, "sequence": self._presences}
 
-    def _deliver(self, line: Line, path: str, event: Event, uuid: str, body: Record) -> None:
-        line.notified += 1
-        wsc = self._renewed(line) if line.notified % WSC_RENEWED_EVERY == 0 else None
+    def _deliver(self, connection: Connection, path: str, event: Event, uuid: str, body: Record) -> None:
+        connection.notified += 1
+        wsc = self._renewed(connection) if connection.notified % WSC_RENEWED_EVERY == 0 else None
         notification = {
             "uuid": uuid,
             "event": path,
             "timestamp": iso(event.at),
-            "subscriptionId": line.subscription.id if line.subscription else "",
-            "ownerId": self._platform.own(line.sign_in.credential),
+            "subscriptionId": connection.subscription.id if connection.subscription else "",
+            "ownerId": self._platform.own(connection.sign_in.credential),
             "body": body,
         }
         frame = [self._meta("ServerNotification", uuid, wsc=wsc), notification]
-        if line.lost_at is not None or any(self._faults("ws_silence", "/ws")):
-            line.missed.append(frame)
-            while len(line.missed) > self.rules.recovery_buffer:
-                line.missed.popleft()
+        if connection.lost_at is not None or any(self._faults("ws_silence", "/ws")):
+            connection.missed.append(frame)
+            while len(connection.missed) > self.rules.recovery_buffer:
+                connection.missed.popleft()
         else:
-            self._spoil(line, path, frame)
+            self._spoil(connection, path, frame)
 
-    def _send(self, line: Line, frame: list[Record]) -> None:
+    def _send(self, connection: Connection, frame: list[Record]) -> None:
         if not any(self._faults("ws_silence", "/ws")):
-            line.frames.put_nowait(msgspec.json.encode(frame).decode())
+            connection.frames.put_nowait(msgspec.json.encode(frame).decode())
 
-    def _error(self, line: Line, code: str, message: str, status: int) -> None:
-        self._send(line, [self._meta("Error", status=status), {"errorCode": code, "message": message}])
+    def _error(self, connection: Connection, code: str, message: str, status: int) -> None:
+        self._send(connection, [self._meta("Error", status=status), {"errorCode": code, "message": message}])
 
     def _meta(
         self, kind: str, message_id: str | None = None, *, status: int = 200, wsc: Record | None = None
@@ -471,82 +401,81 @@ class Gateway:
             "headers": {"RCRequestId": request_id},
         }
 
-    def _renewed(self, line: Line) -> Record:
-        """Another recovery token; the earlier ones of the connection stay good."""
-        line.wsc.append(self._opaque("wsc"))
-        return {"token": line.wsc[-1], "sequence": len(line.wsc)}
+    def _renewed(self, connection: Connection) -> Record:
+        """A further recovery token; the earlier ones of the connection remain valid."""
+        connection.wsc.append(self._opaque("wsc"))
+        return {"token": connection.wsc[-1], "sequence": len(connection.wsc)}
 
     # Ends and faults
 
     def _end_what_is_over(self, now: datetime) -> None:
         rules = self.rules
-        for line in list(self.lines):
-            if line.lost_at is not None:
-                lost = now - line.lost_at
+        for connection in list(self.connections):
+            if connection.lost_at is not None:
+                lost = now - connection.lost_at
                 if lost >= timedelta(seconds=rules.recovery_s):
-                    line.subscription = None
+                    connection.subscription = None
                 if lost >= 2 * timedelta(seconds=rules.recovery_s):
-                    self.lines.remove(line)
-            elif now - line.opened_at >= timedelta(seconds=rules.absolute_s):
-                self._expire(line, "WSG-903")
-            elif now - line.heard_at >= timedelta(seconds=rules.idle_s):
-                self._expire(line, "WSG-902")
+                    self.connections.remove(connection)
+            elif now - connection.opened_at >= timedelta(seconds=rules.absolute_s):
+                self._expire(connection, "WSG-903")
+            elif now - connection.heard_at >= timedelta(seconds=rules.idle_s):
+                self._expire(connection, "WSG-902")
 
-    def _expire(self, line: Line, code: str) -> None:
-        self._error(line, code, TIMEOUTS.get(code, "Connection closed"), 408)
-        line.lost_at = self._now()
-        line.frames.put_nowait(None)
+    def _expire(self, connection: Connection, code: str) -> None:
+        self._error(connection, code, TIMEOUTS.get(code, "Connection closed"), 408)
+        connection.lost_at = self._now()
+        connection.frames.put_nowait(None)
 
     def _strike(self, now: datetime) -> None:
-        """The faults that happen once to each connection."""
-        for line in [line for line in self.lines if line.lost_at is None]:
-            for fault in self._platform.faults.once(id(line), line.opened_at, now):
+        """Apply the faults that happen once to each connection."""
+        for connection in self._open():
+            for fault in self._platform.faults.once(id(connection), connection.opened_at, now):
                 match fault.kind:
                     case "ws_drop":
-                        line.lost_at = now
-                        reset(line.request.transport)
+                        connection.lost_at = now
+                        reset(connection.request.transport)
                     case "ws_expire":
-                        self._expire(line, fault.code or "WSG-903")
+                        self._expire(connection, fault.code or "WSG-903")
                     case "ws_garbage":
-                        line.frames.put_nowait('[{"type":"ServerNotification", and no JSON')
+                        connection.frames.put_nowait('[{"type":"ServerNotification", and no JSON')
                     case "ws_huge":
-                        line.frames.put_nowait(
+                        connection.frames.put_nowait(
                             '[{"type":"ServerNotification"},"' + "x" * (fault.size_mb * 1_048_576) + '"]'
                         )
 
-    def _spoil(self, line: Line, path: str, frame: list[Record]) -> None:
-        """Send a notification, or what the faults make of it."""
+    def _spoil(self, connection: Connection, path: str, frame: list[Record]) -> None:
+        """Send a notification as the faults allow."""
         if any(self._faults("ws_deaf", path)) or any(self._faults("ws_lose", path)):
             return
         copies = [frame] * (2 if any(self._faults("ws_duplicate", path)) else 1)
         delay_s = next((self._platform.faults.delay_s(fault) for fault in self._faults("ws_delay", path)), 0.0)
-        if any(self._faults("ws_reorder", path)) and line.held is None:
-            line.held = frame
-            asyncio.get_running_loop().call_later(1.0, self._release, line)
+        if any(self._faults("ws_reorder", path)) and connection.held is None:
+            connection.held = frame
+            asyncio.get_running_loop().call_later(1.0, self._release, connection)
             return
         for one in copies:
             if delay_s:
-                asyncio.get_running_loop().call_later(delay_s, self._send, line, one)
+                asyncio.get_running_loop().call_later(delay_s, self._send, connection, one)
             else:
-                self._send(line, one)
-        self._release(line)
+                self._send(connection, one)
+        self._release(connection)
 
-    def _release(self, line: Line) -> None:
-        if line.held is not None:
-            self._send(line, line.held)
-            line.held = None
+    def _release(self, connection: Connection) -> None:
+        if connection.held is not None:
+            self._send(connection, connection.held)
+            connection.held = None
 
     def _faults(self, kind: Kind, path: str) -> Iterator[Fault]:
         return self._platform.faults.striking(kind, path, self._now())
 
     # Small things
 
+    def _open(self) -> list[Connection]:
+        return [one for one in self.connections if one.lost_at is None]
+
     def _now(self) -> datetime:
         return self._platform.clock.now()
-
-    def _path(self, extension_id: str | None) -> str:
-        place = f"/extension/{extension_id}" if extension_id else ""
-        return f"/restapi/v1.0/account/{self._platform.scenario.account_id}{place}"
 
     def _opaque(self, kind: str) -> str:
         digest = hashlib.blake2b(f"{kind} {next(self._numbers)}".encode(), digest_size=48).digest()

@@ -5,19 +5,34 @@ Stopped: call log records of a production account (2026). RingOut: the Slate gui
 is the recordings' too.
 """
 
-from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from math import ceil
 
 from msgspec import Struct
 
-from callcast.simulator.calls import ENDINGS, CallQueue, Ending, Extension, Outside, Part, Record, Session, Shape
+from callcast.simulator.calls import (
+    ENDINGS,
+    CallQueue,
+    Ending,
+    Extension,
+    Outside,
+    Part,
+    Record,
+    Session,
+    Shape,
+    filled,
+)
 from callcast.simulator.clock import iso
 
 SERVER = "https://platform.ringcentral.com/restapi/v1.0/account/"
 LIVE = Ending(result="In Progress", reason=None, disposition="")
 ANSWERED = Ending(result="In Progress", reason="Accepted", disposition="")
 STOPPED = Ending(result="Stopped", reason="Stopped", disposition="")
+LEG_TYPES: dict[Shape, str] = {
+    "outbound": "SipToPstnUnmetered",
+    "internal_out": "SipToSip",
+    "conference": "ConferenceCall",
+}
 DESCRIPTIONS = {
     "Accepted": "The call connected to and was accepted by this number.",
     "Connected": "The call was answered, but there was no response on how to handle the call.",
@@ -65,20 +80,29 @@ class Moment:
         return answered if self.answered else LIVE
 
     def extension(self) -> Record:
-        return extension_of(self.account, self.part.extension)
+        own = self.part.extension
+        return {"uri": f"{self.account}/extension/{own.id}", "id": int(own.id)}
 
     def device(self) -> Record:
         """The phone that took the call; shown from the answer on."""
         if not self.answered:
             return {}
-        number = str(803_000_000_000 + int(self.part.extension.id) % 1_000_000_000)
+        number = self.part.extension.device_id
         return {"device": {"uri": f"{self.account}/device/{number}", "id": number}}
 
 
 def record_of(account_id: str, session: Session, part: Part, at: Known) -> Record:
     """The Detailed record of one extension's part, as that extension's own list shows it."""
     moment = Moment(account_id, session, part, at)
-    body, legs = SHAPES[part.shape](moment)
+    match part.shape:
+        case "direct" | "internal_in" | "ringout_in":
+            body, legs = _direct(moment)
+        case "queue":
+            body, legs = _queue(moment)
+        case "ringout_out":
+            body, legs = _ringout_out(moment)
+        case shape:
+            body, legs = _placed(moment, "VoIP Call", LEG_TYPES[shape], ANSWERED if part.marks_answer else LIVE)
     record_id = part.final_record_id if moment.ended and part.final_record_id else part.record_id
     home = f"{moment.account}/extension/{part.extension.id}"
     message = _message(home, record_id) if body["result"] == "Voicemail" else {}
@@ -132,25 +156,15 @@ def _queue(moment: Moment) -> tuple[Record, list[Record]]:
     if not moment.ended:
         return ring, [leg(ring, "PstnToSip", master=True)]
     if part.answered_at is None:
-        ring |= _words(STOPPED)
+        ring |= {"result": STOPPED.result, **_reason(STOPPED)}
         if session.provisional and not moment.session_over:
             return ring, [leg(ring, "PstnToSip", master=True)]
     word = part.ending_at(moment.at.ends)
     own = party(session.queue, name=part.extension.name)
-    top = body(moment, "Inbound", "Phone Call", word, own, queue_caller(session), moment.start, moment.end())
+    names = [one.name for one in (session.queue, session.caller) if one and one.name]
+    caller = party(session.caller or Outside(), name=" - ".join(names))
+    top = body(moment, "Inbound", "Phone Call", word, own, caller, moment.start, moment.end())
     return top, [leg(top, "Accept", master=True), leg(ring, "PstnToSip", master=False)]
-
-
-def _outbound(moment: Moment) -> tuple[Record, list[Record]]:
-    return _placed(moment, "VoIP Call", "SipToPstnUnmetered", ANSWERED if moment.part.marks_answer else LIVE)
-
-
-def _internal_out(moment: Moment) -> tuple[Record, list[Record]]:
-    return _placed(moment, "VoIP Call", "SipToSip", ANSWERED)
-
-
-def _conference(moment: Moment) -> tuple[Record, list[Record]]:
-    return _placed(moment, "VoIP Call", "ConferenceCall", ANSWERED)
 
 
 def _ringout_out(moment: Moment) -> tuple[Record, list[Record]]:
@@ -171,18 +185,6 @@ def _placed(moment: Moment, action: str, leg_type: str, answered: Ending) -> tup
     word = moment.word(answered)
     top = body(moment, "Outbound", action, word, party(part.other), own, moment.start, moment.end())
     return top, [leg(top, leg_type, master=True)]
-
-
-SHAPES: Mapping[Shape, Callable[[Moment], tuple[Record, list[Record]]]] = {
-    "direct": _direct,
-    "queue": _queue,
-    "outbound": _outbound,
-    "internal_out": _internal_out,
-    "internal_in": _direct,
-    "ringout_in": _direct,
-    "ringout_out": _ringout_out,
-    "conference": _conference,
-}
 
 
 def company_records(account_id: str, session: Session, at: Known) -> list[Record]:
@@ -268,20 +270,9 @@ def party(who: Extension | Outside | CallQueue | None, *, direct: bool = False, 
         return {}
     if isinstance(who, Extension):
         if direct:
-            return _filled(name=who.name, phoneNumber=who.direct, location=who.location)
+            return filled(name=who.name, phoneNumber=who.direct, location=who.location)
         return {"extensionId": who.id, "extensionNumber": who.number, "name": who.name}
-    return _filled(name=name or who.name, phoneNumber=who.number, location=who.location)
-
-
-def queue_caller(session: Session) -> Record:
-    """The caller as the agent's ended record names him: behind the queue's name."""
-    caller, queue = session.caller or Outside(), session.queue
-    name = " - ".join(filter(None, (queue.name if queue else None, caller.name)))
-    return _filled(name=name, phoneNumber=caller.number, location=caller.location)
-
-
-def extension_of(account: str, extension: Extension) -> Record:
-    return {"uri": f"{account}/extension/{extension.id}", "id": int(extension.id)}
+    return filled(name=name or who.name, phoneNumber=who.number, location=who.location)
 
 
 def _without_extension(record: Record) -> Record:
@@ -291,7 +282,7 @@ def _without_extension(record: Record) -> Record:
 def _phone(moment: Moment) -> tuple[Record, Record]:
     """To and from of the ring at the phone: the extension itself on both sides."""
     own = moment.part.extension
-    to = _filled(phoneNumber=own.direct, extensionNumber=own.number, location=own.location)
+    to = filled(phoneNumber=own.direct, extensionNumber=own.number, location=own.location)
     return to, {"name": own.name, "extensionNumber": own.number, **moment.device()}
 
 
@@ -305,11 +296,3 @@ def _reason(word: Ending) -> Record:
         return {}
     described = DESCRIPTIONS.get(word.reason)
     return {"reason": word.reason, **({"reasonDescription": described} if described else {})}
-
-
-def _words(word: Ending) -> Record:
-    return {"result": word.result, **_reason(word)}
-
-
-def _filled(**facts: str | None) -> Record:
-    return {name: value for name, value in facts.items() if value is not None}

@@ -223,11 +223,13 @@ class Story:
         self.advance(now)
         return [playing.session for playing in self._recent if playing.session.ended_at > now]
 
-    def sessions_of(self, extension_id: str, now: datetime) -> list[Session]:
+    def sessions_of(self, extension_id: str | None, now: datetime) -> list[Session]:
         """The sessions in which an extension has, or just had, a part."""
         self.advance(now)
         since = now - timedelta(seconds=5)
-        known = {id(one.session): one.session for one, part in self._recent_of[extension_id] if part.ended_at > since}
+        known = {
+            id(one.session): one.session for one, part in self._recent_of[str(extension_id)] if part.ended_at > since
+        }
         return [session for session in known.values() if session.began_at <= now]
 
     def _begin(self, session: Session) -> None:
