@@ -535,6 +535,8 @@ class SmallBroker:
         self.client_ids: list[str] = []
         self.pings = 0
         self.answers_pings = True
+        self.accepts = True
+        self.ended = False
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
@@ -549,7 +551,8 @@ class SmallBroker:
                 kind, body = (await reader.readexactly(1))[0], await self._body(reader)
                 if kind == 0x10:
                     self.client_ids.append(body[13 : 13 + body[12]].decode())  # after name, version, flags, keep-alive
-                    writer.write(bytes([0x20, 6, 0, 0, 3, 0x21]) + self.receive_maximum.to_bytes(2, "big"))
+                    if self.accepts:
+                        writer.write(bytes([0x20, 6, 0, 0, 3, 0x21]) + self.receive_maximum.to_bytes(2, "big"))
                 elif kind == 0x82:
                     writer.write(bytes([0x90, 7, *body[:2], 0, 0, 0, 0, 0]))
                 elif kind & 0xF0 == 0x30:
@@ -557,6 +560,7 @@ class SmallBroker:
                 elif kind == 0xC0:
                     self.pings += 1
                     writer.write(b"\xd0\x00" if self.answers_pings else b"")
+        self.ended = True
         writer.close()
 
     async def _body(self, reader: asyncio.StreamReader) -> bytes:
@@ -572,7 +576,8 @@ class SmallBroker:
         self.waiting += 1
         self.most_waiting = max(self.most_waiting, self.waiting)
         after_topic = 2 + int.from_bytes(body[:2], "big")
-        asyncio.get_running_loop().call_later(0.002, self._acknowledge, body[after_topic : after_topic + 2], writer)
+        if self.accepts:
+            asyncio.get_running_loop().call_later(0.002, self._acknowledge, body[after_topic : after_topic + 2], writer)
 
     def _acknowledge(self, packet_id: bytes, writer: asyncio.StreamWriter) -> None:
         self.waiting -= 1
@@ -694,6 +699,16 @@ async def test_closed_while_connecting_it_leaves_nothing_open(tmp_path: Path, ce
             await until(lambda: _open_files() > before)
         await until(lambda: _open_files() <= before)
         broker.thaw()
+
+
+async def test_closed_before_the_broker_accepts_it_publishes_nothing() -> None:
+    """No offline status on a connection that the broker has not accepted: nothing would acknowledge it."""
+    broker = SmallBroker()
+    broker.accepts = False
+    async with broker.listening() as url, Settings(url=url, timeout_s=20).open(context()):
+        await until(lambda: bool(broker.client_ids))
+    await until(lambda: broker.ended)
+    assert broker.waiting == 0
 
 
 async def test_no_answer_leads_to_a_new_connection(stage: Stage) -> None:

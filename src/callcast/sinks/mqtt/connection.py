@@ -83,13 +83,15 @@ class _Ack(Struct):
 class Connection(asyncio.Protocol):
     """One connection to a broker. Every method runs on the event loop.
 
-    over: set when the connection has ended or is given up; `failure` says why. takes_retained: false if the broker says
-    that it does not support retained messages (with MQTT 3.1.1 a broker cannot say so).
+    accepted: set when the broker has accepted it, or when it is over. over: set when it has ended or is given up;
+    `failure` says why. takes_retained: false if the broker says that it does not support retained messages (with MQTT
+    3.1.1 a broker cannot say so).
     """
 
     def __init__(
         self, settings: Settings, tls: ssl.SSLContext, client_id: str, will: Message | None, *, in_flight_max: int
     ) -> None:
+        self.accepted = asyncio.Event()
         self.over = asyncio.Event()
         self.failure = LOST
         self.takes_retained = True
@@ -100,7 +102,6 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._client = _Paho(settings, client_id, will, self)
         self._transport: asyncio.Transport | _WebSocket | None = None
-        self._accepted = asyncio.Event()
         self._closed = asyncio.Event()
         self._misc: asyncio.TimerHandle | None = None
         self._acks: dict[int, _Ack] = {}  # in the order in which they are due
@@ -129,7 +130,7 @@ class Connection(asyncio.Protocol):
             return self.give_up(LOST)
         self._step(lambda: self._client.connect(host, port, _KEEPALIVE_S))
         self._keep_alive()
-        await self._accepted.wait()
+        await self.accepted.wait()
         return None
 
     async def close(self) -> None:
@@ -154,7 +155,7 @@ class Connection(asyncio.Protocol):
             return
         self.failure = failure
         self.over.set()
-        self._accepted.set()
+        self.accepted.set()
         for timer in (self._misc, self._overdue):
             if timer is not None:
                 timer.cancel()
@@ -268,7 +269,7 @@ class Connection(asyncio.Protocol):
         self._slots = asyncio.Semaphore(in_flight_max)
         self._packet_bytes_max = getattr(properties, "MaximumPacketSize", math.inf)
         self.takes_retained = getattr(properties, "RetainAvailable", 1) != 0
-        self._accepted.set()
+        self.accepted.set()
         return None
 
     def acknowledged(self, mid: int, code: int) -> None:

@@ -175,7 +175,7 @@ class MqttSink:
             connection.give_up(Failure("timeout", "the broker did not respond in time"))
         finally:
             self._connection = None
-            if retaining and not connection.over.is_set():
+            if retaining and connection.accepted.is_set() and not connection.over.is_set():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_GOODBYE_S):
                         await connection.publish(self._state_message(self._topics.status, _OFFLINE))
