@@ -1,4 +1,4 @@
-"""The public suite finds out a sink that does not keep its word, and lets one pass that does."""
+"""The public suite finds each broken promise of a sink, and passes a sink that keeps them."""
 
 import asyncio
 import threading
@@ -30,8 +30,8 @@ class Unfiltered(Settings):
         return Filter(events=self.events)
 
 
-class OutboxAdmin(RemoteSide):
-    """Takes events by hand, in this very process."""
+class InProcessRemoteSide(RemoteSide):
+    """Receives events in the same process."""
 
     secrets = (KEY,)
 
@@ -76,14 +76,14 @@ class OutboxAdmin(RemoteSide):
 class Honest:
     settings: type[Settings] = Settings
 
-    def __init__(self, admin: OutboxAdmin, context: SinkContext) -> None:
-        self.admin = admin
+    def __init__(self, remote_side: InProcessRemoteSide, context: SinkContext) -> None:
+        self.remote_side = remote_side
         self.context = context
 
     async def send(self, delivery: Delivery, /) -> Outcome:
         try:
-            async with asyncio.timeout(self.admin.settings.timeout_s):
-                await self.admin.take(delivery.event.id)
+            async with asyncio.timeout(self.remote_side.settings.timeout_s):
+                await self.remote_side.take(delivery.event.id)
         except TimeoutError:
             return Retry("timeout")
         except ConnectionRefusedError:
@@ -108,12 +108,12 @@ class Stumbling(Honest):
     """Raises what goes wrong outside."""
 
     async def send(self, delivery: Delivery, /) -> Outcome:
-        await self.admin.take(delivery.event.id)
+        await self.remote_side.take(delivery.event.id)
         return Delivered()
 
 
 class Harsh(Honest):
-    """Takes an outage for a no."""
+    """Rejects during an outage."""
 
     async def send(self, delivery: Delivery, /) -> Outcome:
         outcome = await super().send(delivery)
@@ -121,7 +121,7 @@ class Harsh(Honest):
 
 
 class Stubborn(Honest):
-    """Takes a no for an outage."""
+    """Retries a permanent rejection."""
 
     async def send(self, delivery: Delivery, /) -> Outcome:
         outcome = await super().send(delivery)
@@ -132,12 +132,12 @@ class Patient(Honest):
     """Waits for ever."""
 
     async def send(self, delivery: Delivery, /) -> Outcome:
-        await self.admin.take(delivery.event.id)
+        await self.remote_side.take(delivery.event.id)
         return Delivered()
 
 
-class Deaf(Honest):
-    """Does not let itself be cancelled."""
+class Uncancellable(Honest):
+    """Cannot be cancelled."""
 
     async def send(self, delivery: Delivery, /) -> Outcome:
         try:
@@ -150,7 +150,7 @@ class Mumbling(Honest):
     """The id is not on the wire."""
 
     async def send(self, delivery: Delivery, /) -> Outcome:
-        await self.admin.take(delivery.event.key)
+        await self.remote_side.take(delivery.event.key)
         return Delivered()
 
 
@@ -189,19 +189,19 @@ class Haunting(Honest):
         threading.Thread(target=threading.Event().wait, args=(5,), daemon=True).start()
 
 
-class Telltale(Honest):
-    """Tells the key in what it says of an outage."""
+class LeakingInDetail(Honest):
+    """Shows the key in the detail of an outage."""
 
     async def send(self, delivery: Delivery, /) -> Outcome:
         outcome = await super().send(delivery)
-        return Retry(outcome.reason, self.admin.settings.key.reveal()) if isinstance(outcome, Retry) else outcome  # type: ignore[attr-defined]
+        return Retry(outcome.reason, self.remote_side.settings.key.reveal()) if isinstance(outcome, Retry) else outcome  # type: ignore[attr-defined]
 
 
-class Gossip(Honest):
-    """Tells the key in the log."""
+class LeakingInLog(Honest):
+    """Logs the key."""
 
     async def send(self, delivery: Delivery, /) -> Outcome:
-        self.context.log("sent", key=self.admin.settings.key.reveal())  # type: ignore[attr-defined]
+        self.context.log("sent", key=self.remote_side.settings.key.reveal())  # type: ignore[attr-defined]
         return await super().send(delivery)
 
 
@@ -211,15 +211,15 @@ class Greedy(Honest):
     settings = Unfiltered
 
 
-class Blabbing(Honest):
+class LeakingInRepr(Honest):
     """Shows the key in its representation."""
 
     def __repr__(self) -> str:
         return f"<sink with {KEY}>"
 
 
-QUESTIONS = [name for name in dir(SinkContract) if name.startswith("test_")]
-BROKEN_WORDS: Sequence[tuple[type[Honest], str, type[Exception]]] = [
+TESTS = [name for name in dir(SinkContract) if name.startswith("test_")]
+BROKEN_PROMISES: Sequence[tuple[type[Honest], str, type[Exception]]] = [
     (Hasty, "test_returns_only_after_the_response", AssertionError),
     (Stumbling, "test_returns_retry_during_an_outage_and_delivers_afterwards", ConnectionRefusedError),
     (Stumbling, "test_can_be_opened_while_the_remote_side_is_down", ConnectionRefusedError),
@@ -227,16 +227,16 @@ BROKEN_WORDS: Sequence[tuple[type[Honest], str, type[Exception]]] = [
     (Harsh, "test_returns_retry_when_no_response_comes_in_time", AssertionError),
     (Stubborn, "test_returns_rejected_on_a_permanent_rejection", TimeoutError),
     (Patient, "test_returns_retry_when_no_response_comes_in_time", TimeoutError),
-    (Deaf, "test_can_be_cancelled", AssertionError),
+    (Uncancellable, "test_can_be_cancelled", AssertionError),
     (Mumbling, "test_delivers_every_kind_of_event", AssertionError),
     (Stuttering, "test_delivers_every_kind_of_event", AssertionError),
     (Flustered, "test_delivers_at_the_same_time", AssertionError),
     (Littering, "test_can_be_closed_while_the_remote_side_is_silent", TimeoutError),
     (Haunting, "test_can_be_closed_while_the_remote_side_is_silent", AssertionError),
     (Greedy, "test_takes_only_the_events_of_its_sources", AssertionError),
-    (Telltale, "test_shows_no_secret", AssertionError),
-    (Gossip, "test_shows_no_secret", AssertionError),
-    (Blabbing, "test_shows_no_secret", AssertionError),
+    (LeakingInDetail, "test_shows_no_secret", AssertionError),
+    (LeakingInLog, "test_shows_no_secret", AssertionError),
+    (LeakingInRepr, "test_shows_no_secret", AssertionError),
 ]
 HANGING = (Stubborn, Patient, Littering, Haunting)  # found out when patience ends
 
@@ -245,28 +245,28 @@ def ask(kind: type[Honest], question: str) -> None:
     class Suite(SinkContract):
         @asynccontextmanager
         async def remote_side(self) -> AsyncIterator[RemoteSide]:
-            yield OutboxAdmin(kind)
+            yield InProcessRemoteSide(kind)
 
     getattr(Suite(), question)()
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_who_keeps_the_word_passes(question: str) -> None:
+@pytest.mark.parametrize("question", TESTS)
+def test_a_correct_sink_passes(question: str) -> None:
     """The sink that all the others here are made from."""
     ask(Honest, question)
 
 
-@pytest.mark.parametrize(("kind", "question", "by"), BROKEN_WORDS)
-def test_who_breaks_a_promise_is_found_out(
+@pytest.mark.parametrize(("kind", "question", "by"), BROKEN_PROMISES)
+def test_a_broken_promise_is_found(
     kind: type[Honest], question: str, by: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the question that asks for it, and for no other reason."""
+    """By the test of that promise, and for no other reason."""
     if kind in HANGING:
         monkeypatch.setattr(testing, "PATIENCE_S", 2.0)
     with pytest.raises(by):
         ask(kind, question)
 
 
-def test_every_question_finds_somebody_out() -> None:
+def test_every_test_of_the_suite_can_fail() -> None:
     """A test that every sink passes tests nothing."""
-    assert {question for _, question, _ in BROKEN_WORDS} == set(QUESTIONS)
+    assert {question for _, question, _ in BROKEN_PROMISES} == set(TESTS)

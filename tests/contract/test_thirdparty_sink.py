@@ -1,4 +1,4 @@
-"""Somebody else's sink, in a package of its own, is found, configured and keeps the contract."""
+"""A third-party sink in its own package is found, configured and keeps the contract."""
 
 import json
 import sys
@@ -42,7 +42,7 @@ def ntfy_settings(**values: Any) -> SinkSettings:
 
 
 class NtfyRemoteSide(HttpRemoteSide):
-    """A web server in the place of ntfy."""
+    """A web server in place of ntfy."""
 
     accepts_with = 200
 
@@ -53,11 +53,13 @@ class NtfyRemoteSide(HttpRemoteSide):
 class TestNtfy(SinkContract):
     @asynccontextmanager
     async def remote_side(self) -> AsyncIterator[RemoteSide]:
-        far = NtfyRemoteSide()
-        far.settings = ntfy_settings(server=f"http://127.0.0.1:{far.port}", topic="my-secret-topic", timeout_s=0.5)
-        far.secrets = ("my-secret-topic",)
-        yield far
-        await far.become("down")
+        remote_side = NtfyRemoteSide()
+        remote_side.settings = ntfy_settings(
+            server=f"http://127.0.0.1:{remote_side.port}", topic="my-secret-topic", timeout_s=0.5
+        )
+        remote_side.secrets = ("my-secret-topic",)
+        yield remote_side
+        await remote_side.become("down")
 
 
 def test_the_entry_point_is_the_one_of_its_pyproject() -> None:

@@ -91,18 +91,18 @@ class HttpRemoteSide(RemoteSide):
 
 @asynccontextmanager
 async def webhook_remote_side() -> AsyncIterator[HttpRemoteSide]:
-    far = HttpRemoteSide()
-    far.settings = webhook.Settings(
-        url=Secret(f"http://127.0.0.1:{far.port}/hooks/{URL_TOKEN}?key={URL_TOKEN}"),
+    remote_side = HttpRemoteSide()
+    remote_side.settings = webhook.Settings(
+        url=Secret(f"http://127.0.0.1:{remote_side.port}/hooks/{URL_TOKEN}?key={URL_TOKEN}"),
         secrets=(Secret(SIGNING_SECRET),),
         headers={"x-team": Secret(HEADER_TOKEN)},
         timeout_s=0.5,
     )
-    far.secrets = (SIGNING_SECRET, SIGNING_SECRET.removeprefix("whsec_"), URL_TOKEN, HEADER_TOKEN)
+    remote_side.secrets = (SIGNING_SECRET, SIGNING_SECRET.removeprefix("whsec_"), URL_TOKEN, HEADER_TOKEN)
     try:
-        yield far
+        yield remote_side
     finally:
-        await far.become("down")
+        await remote_side.become("down")
 
 
 class MqttRemoteSide(RemoteSide):
@@ -271,8 +271,8 @@ class FifoReader(RemoteSide):
 
 @asynccontextmanager
 async def fifo_remote_side(folder: Path) -> AsyncIterator[FifoReader]:
-    far = FifoReader(folder / "lines")
+    remote_side = FifoReader(folder / "lines")
     try:
-        yield far
+        yield remote_side
     finally:
-        await far.close()
+        await remote_side.close()

@@ -1,4 +1,4 @@
-"""A name with several addresses of which one swallows packets: every sink and its connectivity check connect."""
+"""A name with several addresses of which one is unresponsive: every sink and its connectivity check connect."""
 
 import asyncio
 import socket
@@ -23,8 +23,8 @@ Hole = Callable[[int], None]
 
 
 @pytest.fixture
-def hole(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hole]:
-    """Lets `HOST` stand for 127.0.0.2, where nothing at this port is ever answered, and then for 127.0.0.1."""
+def unresponsive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hole]:
+    """Makes `HOST` resolve to 127.0.0.2, where nothing at this port is ever answered, and then for 127.0.0.1."""
     silent = socket.socket()
     waiting = [socket.socket() for _ in range(4)]
 
@@ -49,12 +49,12 @@ def hole(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hole]:
 
 @pytest.mark.parametrize("scheme", ["mqtt", "mqtts"])
 async def test_an_mqtt_sink_reaches_the_address_that_works(
-    scheme: str, hole: Hole, tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+    scheme: str, unresponsive: Hole, tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Events are delivered and the connectivity check is good; a certificate is still checked against the name."""
     tls = (f"certfile {certificates.server}", f"keyfile {certificates.server_key}") if scheme == "mqtts" else ()
     with mosquitto(tmp_path, *tls) as broker:
-        hole(broker.port)
+        unresponsive(broker.port)
         keys: dict[str, Any] = {"tls_ca": certificates.ca} if tls else {"allow_plaintext": True}
         settings = mqtt.Settings(url=f"{scheme}://{HOST}:{broker.port}", timeout_s=5, **keys)
         if tls:
@@ -71,24 +71,24 @@ async def test_an_mqtt_sink_reaches_the_address_that_works(
 
 
 @pytest.mark.parametrize("send", [False, True])
-async def test_a_webhook_that_works_passes_its_connectivity_check(send: bool, hole: Hole) -> None:
+async def test_a_webhook_that_works_passes_its_connectivity_check(send: bool, unresponsive: Hole) -> None:
     """`check --online` reaches what the sink reaches."""
-    far = HttpRemoteSide()
-    await far.become("accepting")
+    remote_side = HttpRemoteSide()
+    await remote_side.become("accepting")
     try:
-        hole(far.port)
-        settings = webhook.Settings(url=Secret(f"http://{HOST}:{far.port}/"), allow_plaintext=True, timeout_s=5)
+        unresponsive(remote_side.port)
+        settings = webhook.Settings(url=Secret(f"http://{HOST}:{remote_side.port}/"), allow_plaintext=True, timeout_s=5)
         async with settings.open(context()) as sink:
             assert await sink.send(delivery()) == Delivered()
         result = await settings.check_connectivity(
             ConnectivityRequest(name="crm", version="1", clock=RealClock(), send=send)
         )
     finally:
-        await far.become("down")
+        await remote_side.become("down")
     assert result.status == "good", result
 
 
-async def test_where_no_address_works_the_error_has_its_number(hole: Hole) -> None:
+async def test_if_no_address_responds_the_error_has_its_number(unresponsive: Hole) -> None:
     """Refused by each address: the reason stays a reason."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))

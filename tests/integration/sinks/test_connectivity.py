@@ -1,4 +1,4 @@
-"""Whether a sink's remote side is reachable: asked without a trace, and answered in words that help."""
+"""The connectivity checks of sinks: they leave nothing behind, and each failure comes with a fix."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ class Listener:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             self.heard.append(await reader.read())
-        except OSError:  # a client that does not trust us leaves without a word
+        except OSError:  # a client that does not trust the certificate disconnects
             self.heard.append(b"")
         finally:
             writer.close()
@@ -74,47 +74,47 @@ def hook(url: str, **settings: Any) -> webhook.Settings:
 
 @asynccontextmanager
 async def receiver(**modes: Any) -> AsyncIterator[HttpRemoteSide]:
-    far = HttpRemoteSide()
+    remote_side = HttpRemoteSide()
     for name, value in modes.items():
-        setattr(far, name, value)
-    await far.become("accepting")
+        setattr(remote_side, name, value)
+    await remote_side.become("accepting")
     try:
-        yield far
+        yield remote_side
     finally:
-        await far.become("down")
+        await remote_side.become("down")
 
 
-# Webhook, without a word
+# Webhook, without --send
 
 
-async def test_a_webhook_is_reached_and_nothing_is_said() -> None:
+async def test_the_check_connects_to_a_webhook_and_sends_nothing() -> None:
     """A connection, and not a byte on it."""
-    async with listener() as far:
-        result = await asked(hook(f"http://127.0.0.1:{far.port}"))
-        await until(lambda: bool(far.heard))
-    assert (result.status, far.heard) == ("good", [b""])
+    async with listener() as remote_side:
+        result = await asked(hook(f"http://127.0.0.1:{remote_side.port}"))
+        await until(lambda: bool(remote_side.heard))
+    assert (result.status, remote_side.heard) == ("good", [b""])
     assert "--send" in result.detail
 
 
 async def test_a_webhooks_certificate_that_is_trusted(certificates: Certificates) -> None:
-    """TLS is spoken with the authorities of the sink, and nothing is said inside."""
-    async with listener(certificates.server_context()) as far:
-        result = await asked(hook(f"https://localhost:{far.port}", tls_ca=certificates.ca))
-        await until(lambda: bool(far.heard))
-    assert (result.status, far.heard) == ("good", [b""])
+    """The TLS handshake uses the authorities of the sink; no application data is sent."""
+    async with listener(certificates.server_context()) as remote_side:
+        result = await asked(hook(f"https://localhost:{remote_side.port}", tls_ca=certificates.ca))
+        await until(lambda: bool(remote_side.heard))
+    assert (result.status, remote_side.heard) == ("good", [b""])
 
 
 async def test_a_webhooks_certificate_that_is_not_trusted(certificates: Certificates) -> None:
-    """The library's own words, and the key that mends it."""
-    async with listener(certificates.server_context()) as far:
-        result = await asked(hook(f"https://localhost:{far.port}"))
+    """The result has the library's own words, and names the key that fixes it."""
+    async with listener(certificates.server_context()) as remote_side:
+        result = await asked(hook(f"https://localhost:{remote_side.port}"))
     assert result.status == "failed"
     assert "https://localhost: unable to get local issuer certificate" in result.detail
     assert "tls_ca" in result.fix
 
 
-async def test_a_remote_side_that_wants_our_certificate(tmp_path: Path, certificates: Certificates) -> None:
-    """With TLS 1.3 that shows only after the handshake; it shows all the same, with an alert and with silence."""
+async def test_a_remote_side_that_requires_a_client_certificate(tmp_path: Path, certificates: Certificates) -> None:
+    """With TLS 1.3 the rejection comes after the handshake; it is detected with an alert and without one."""
     pair = {"tls_cert": certificates.client, "tls_key": certificates.client_key}
     lines = [f"certfile {certificates.server}", f"keyfile {certificates.server_key}", f"cafile {certificates.ca}"]
     async with listener(certificates.server_context(ask_for_client=True)) as silent:
@@ -129,9 +129,9 @@ async def test_a_remote_side_that_wants_our_certificate(tmp_path: Path, certific
 
 async def test_a_webhooks_certificate_for_another_name(certificates: Certificates, monkeypatch: Any) -> None:
     """The name in url is the one that must stand in the certificate."""
-    async with listener(certificates.server_context()) as far:
+    async with listener(certificates.server_context()) as remote_side:
         elsewhere(monkeypatch, "other.example")
-        result = await asked(hook(f"https://other.example:{far.port}", tls_ca=certificates.ca))
+        result = await asked(hook(f"https://other.example:{remote_side.port}", tls_ca=certificates.ca))
     assert result.status == "failed"
     assert result.fix == "use a host name in url that the certificate is valid for"
 
@@ -145,17 +145,17 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 
 @pytest.mark.parametrize("send", [False, True])
-async def test_a_webhook_without_tls_where_https_was_said(send: bool) -> None:
-    """The scheme is what to look at."""
-    async with receiver() as far:
-        result = await asked(hook(f"https://127.0.0.1:{far.port}"), send=send)
+async def test_an_https_url_for_a_webhook_without_tls(send: bool) -> None:
+    """The fix names the scheme."""
+    async with receiver() as remote_side:
+        result = await asked(hook(f"https://127.0.0.1:{remote_side.port}"), send=send)
     assert result.status == "failed"
     assert "scheme" in result.fix
 
 
 @pytest.mark.parametrize("send", [False, True])
 async def test_no_webhook_there(send: bool) -> None:
-    """The system's own words, without an address."""
+    """The result has the system's own words, without an address."""
     result = await asked(hook(f"http://127.0.0.1:{free_port()}"), send=send)
     assert result.status == "failed"
     assert result.detail == "http://127.0.0.1: connection refused"
@@ -193,22 +193,22 @@ async def test_a_webhook_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("form", ["cloudevents", "standard"])
 async def test_a_check_is_signed_and_shaped_as_an_event(form: str) -> None:
     """The official packages verify it and read it; its type says that it is no event; two have two ids."""
-    async with receiver() as far:
+    async with receiver() as remote_side:
         for _ in range(2):
-            result = await asked(hook(f"http://127.0.0.1:{far.port}", format=form), send=True)
+            result = await asked(hook(f"http://127.0.0.1:{remote_side.port}", format=form), send=True)
             assert result == ConnectivityResult("good", "http://127.0.0.1 accepted a callcast.check")
             await asyncio.sleep(0.002)
-    request, body = far.requests[0], far.bodies[0]
-    told = Webhook(SIGNING_SECRET).verify(body, dict(request.headers))
-    assert (told["type"], told["data"]) == ("callcast.check", {"sink": "crm"})
+    request, body = remote_side.requests[0], remote_side.bodies[0]
+    verified = Webhook(SIGNING_SECRET).verify(body, dict(request.headers))
+    assert (verified["type"], verified["data"]) == ("callcast.check", {"sink": "crm"})
     assert (request.headers["x-team"], request.headers["x-callcast-attempt"]) == (HEADER_TOKEN, "1")
     if form == "cloudevents":
         event = from_http(dict(request.headers), body)
         assert event["id"] == request.headers["webhook-id"]
         assert event["source"] == "/callcast"
     else:
-        assert set(told) == {"type", "timestamp", "data"}
-    ids = set(far.received())
+        assert set(verified) == {"type", "timestamp", "data"}
+    ids = set(remote_side.received())
     assert len(ids) == 2
     assert all(one.startswith("evt_check") and "." not in one for one in ids)
 
@@ -230,16 +230,16 @@ async def test_a_check_is_signed_and_shaped_as_an_event(form: str) -> None:
 )
 async def test_a_check_that_is_refused(status: int, remedy: str) -> None:
     """Each answer has its remedy."""
-    async with receiver(accepts_with=status) as far:
-        result = await asked(hook(f"http://127.0.0.1:{far.port}"), send=True)
+    async with receiver(accepts_with=status) as remote_side:
+        result = await asked(hook(f"http://127.0.0.1:{remote_side.port}"), send=True)
     assert (result.status, result.detail) == ("failed", f"http://127.0.0.1: answered {status}")
     assert remedy in result.fix
 
 
 async def test_a_check_over_tls_that_is_not_trusted(certificates: Certificates) -> None:
-    """The same words as without a request."""
-    async with listener(certificates.server_context()) as far:
-        result = await asked(hook(f"https://localhost:{far.port}"), send=True)
+    """The same result as without a request."""
+    async with listener(certificates.server_context()) as remote_side:
+        result = await asked(hook(f"https://localhost:{remote_side.port}"), send=True)
     assert result.status == "failed"
     assert "tls_ca" in result.fix
 
@@ -254,7 +254,7 @@ def broker_settings(broker: Broker | int, **settings: Any) -> mqtt.Settings:
 
 @pytest.fixture
 def locked(tmp_path: Path) -> Iterator[Broker]:
-    """mosquitto that wants a login."""
+    """mosquitto that requires a login."""
     passwords = tmp_path / "passwords"
     # `callcast` and the password above, as mosquitto_passwd writes it.
     passwords.write_text(f"callcast:{mosquitto_hash(PASSWORD)}\n")
@@ -290,7 +290,7 @@ async def test_the_login_is_tried(locked: Broker, protocol: str) -> None:
 
 
 @pytest.mark.parametrize("client_id", ["", "wallboard-1"])
-async def test_a_probe_leaves_no_trace(tmp_path: Path, client_id: str) -> None:
+async def test_a_check_leaves_no_trace(tmp_path: Path, client_id: str) -> None:
     """Nothing is published, no will is left, and the service's own connection stays, whatever its client id."""
     with mosquitto(tmp_path) as broker:
         settings = broker_settings(broker, client_id=client_id)
@@ -313,14 +313,14 @@ async def test_a_probe_leaves_no_trace(tmp_path: Path, client_id: str) -> None:
 
 
 async def test_no_broker_there() -> None:
-    """The system's own words, without an address."""
+    """The result has the system's own words, without an address."""
     result = await asked(broker_settings(free_port()))
     assert (result.status, result.detail) == ("failed", "mqtt://127.0.0.1: connection refused")
     assert "the service there is running" in result.fix
 
 
 async def test_a_broker_that_is_not_trusted(tmp_path: Path, certificates: Certificates) -> None:
-    """The key that mends it; with it, all is well."""
+    """The fix names tls_ca; with it, the check is good."""
     lines = (f"certfile {certificates.server}", f"keyfile {certificates.server_key}")
     with mosquitto(tmp_path, *lines) as broker:
         url = f"mqtts://localhost:{broker.port}"
@@ -334,7 +334,7 @@ async def test_a_broker_that_is_not_trusted(tmp_path: Path, certificates: Certif
 
 
 async def test_a_broker_of_another_protocol(tmp_path: Path) -> None:
-    """What speaks 3.1.1 only says so, or hangs up; the key to set is named either way."""
+    """A broker for 3.1.1 only reports that or closes the connection; either way the fix names the key to set."""
     with iotcore(tmp_path, "3.1.1") as broker:
         old = await asked(broker_settings(broker, timeout_s=2))
         right = await asked(broker_settings(broker, protocol="3.1.1"))
@@ -360,18 +360,18 @@ async def test_what_answers_is_no_broker() -> None:
 
 
 async def test_stdout_needs_no_connection() -> None:
-    """There is nothing to ask, and that is no trouble."""
+    """There is nothing to check, and that is no failure."""
     assert (await asked(stdout.Settings())).status == "unasked"
 
 
-async def test_a_sink_that_does_not_say_how() -> None:
-    """Somebody else's sink without a probe is not asked, and that is said."""
+async def test_a_sink_without_a_connectivity_check() -> None:
+    """A third-party sink without a check is reported as skipped."""
 
     class Quiet(SinkSettings):
         type: str = "quiet"
 
         def open(self, _context: object, /) -> Any:
-            raise AssertionError("a probe opens nothing")
+            raise AssertionError("a connectivity check opens no sink")
 
     result = await asked(Quiet())
     assert (result.status, result.detail) == ("unasked", "sinks of type quiet have no connectivity check")

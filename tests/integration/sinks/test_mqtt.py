@@ -35,7 +35,7 @@ PROTOCOLS = ("5", "3.1.1")
 
 
 class InMemoryLiveCalls:
-    """A board that the test changes."""
+    """Live calls that the test changes."""
 
     def __init__(self) -> None:
         self.version = 1
@@ -117,8 +117,8 @@ class Stage:
         await until(lambda: any(event_name == name for event_name, _ in self.logged))
         return next(facts for event_name, facts in self.logged if event_name == name)
 
-    def remembered(self) -> dict[str, bytes]:
-        """What the broker would tell somebody who comes now."""
+    def retained_now(self) -> dict[str, bytes]:
+        """The retained messages that the broker has now, by topic."""
         seen: dict[str, bytes] = {}
         fence = threading.Event()
         client = paho.Client(CallbackAPIVersion.VERSION2)
@@ -184,28 +184,28 @@ async def test_an_event_is_on_its_topic(stage: Stage) -> None:
     assert parsed["id"] == event().id
 
 
-async def test_mqtt_5_says_what_the_message_is(stage5: Stage) -> None:
+async def test_mqtt_5_describes_the_message(stage5: Stage) -> None:
     """Content type, payload format, expiry, correlation data and the CloudEvents attributes."""
     async with stage5.sink() as sink:
         assert await sink.send(delivery()) == Delivered()
         await stage5.shows(f"callcast/acme/{EXTENSION}/events/call.ringing")
         await stage5.shows(f"callcast/acme/{EXTENSION}/state")
     messages = {message.topic: message for message in stage5.watcher.seen}
-    told = messages[f"callcast/acme/{EXTENSION}/events/call.ringing"].properties
-    assert told is not None
-    assert told.ContentType == "application/cloudevents+json; charset=utf-8"
-    assert told.PayloadFormatIndicator == 1
-    assert 55 <= told.MessageExpiryInterval <= 60
-    assert told.CorrelationData == event().call.call_id.encode()
-    assert dict(told.UserProperty)["type"] == "call.ringing"
-    assert dict(told.UserProperty)["partitionkey"] == event().call.call_id
-    assert "data" not in dict(told.UserProperty)
+    received = messages[f"callcast/acme/{EXTENSION}/events/call.ringing"].properties
+    assert received is not None
+    assert received.ContentType == "application/cloudevents+json; charset=utf-8"
+    assert received.PayloadFormatIndicator == 1
+    assert 55 <= received.MessageExpiryInterval <= 60
+    assert received.CorrelationData == event().call.call_id.encode()
+    assert dict(received.UserProperty)["type"] == "call.ringing"
+    assert dict(received.UserProperty)["partitionkey"] == event().call.call_id
+    assert "data" not in dict(received.UserProperty)
     state = messages[f"callcast/acme/{EXTENSION}/state"].properties
     assert state is not None
     assert state.ContentType == "application/json"
 
 
-async def test_numbers_leave_as_the_policy_says(stage5: Stage) -> None:
+async def test_numbers_are_redacted_everywhere(stage5: Stage) -> None:
     """Neither body, topic nor property of anything holds a number under `drop`."""
     async with stage5.sink(Wire("drop")) as sink:
         stage5.live_calls.turn(in_ringing())
@@ -219,7 +219,7 @@ async def test_numbers_leave_as_the_policy_says(stage5: Stage) -> None:
 # The state
 
 
-async def test_the_live_calls_is_mirrored_and_the_dead_are_buried(stage: Stage) -> None:
+async def test_live_calls_are_mirrored_and_ended_ones_are_removed(stage: Stage) -> None:
     """A call appears with its state, ends, and is removed `tombstone_s` later; summary and state follow."""
     topic = f"callcast/acme/{EXTENSION}/calls/s-{1:032x}"
     async with stage.sink(tombstone_s=0.2):
@@ -231,7 +231,7 @@ async def test_the_live_calls_is_mirrored_and_the_dead_are_buried(stage: Stage) 
         await stage.shows(topic, lambda shown: shown is None or shown["state"] == "ended")
         await stage.shows(topic, lambda shown: shown is None)
         await stage.shows(f"callcast/acme/{EXTENSION}/state", lambda shown: shown["state"] == "idle")
-        assert topic not in stage.remembered()
+        assert topic not in stage.retained_now()
 
 
 class HeldClock(RealClock):
@@ -244,8 +244,8 @@ class HeldClock(RealClock):
         await (self.go_on.wait() if seconds < 1 else asyncio.sleep(seconds))
 
 
-async def test_of_many_changes_in_a_row_only_the_newest_is_told(stage: Stage) -> None:
-    """The first goes out at once; what follows soon waits a moment, and is overtaken by what follows that."""
+async def test_of_many_changes_in_a_row_only_the_newest_is_published(stage: Stage) -> None:
+    """The first is published at once; of those that follow soon after it, only the newest."""
     clock, topic = HeldClock(), f"callcast/acme/{EXTENSION}/calls/s-{1:032x}"
     stage.live_calls.turn(in_ringing())
     async with stage.sink(clock=clock) as sink:
@@ -260,32 +260,32 @@ async def test_of_many_changes_in_a_row_only_the_newest_is_told(stage: Stage) ->
         await stage.shows(f"callcast/acme/{EXTENSION}/events/call.ringing")
         clock.go_on.set()
         await stage.shows(topic, lambda shown: shown["state"] == "connected")
-    told = [json.loads(m.payload)["queue"] for m in stage.watcher.seen if m.topic == topic]
+    received = [json.loads(m.payload)["queue"] for m in stage.watcher.seen if m.topic == topic]
     states = [json.loads(m.payload)["state"] for m in stage.watcher.seen if m.topic == topic]
     assert states == ["ringing", "ringing", "connected"]
-    assert told == [{"name": "Support"}, None, None]
+    assert received == [{"name": "Support"}, None, None]
 
 
 async def test_replay_and_retry_touch_no_retained_topic(stage5: Stage) -> None:
     """An old event sent again changes nothing but its own topic."""
     async with stage5.sink() as sink:
         await stage5.shows("callcast/acme/summary")
-        before = stage5.remembered()
+        before = stage5.retained_now()
         assert await sink.send(delivery(5, attempt=9)) == Delivered()
         await stage5.shows(f"callcast/acme/{EXTENSION}/events/call.ringing")
-        assert stage5.remembered() == before
+        assert stage5.retained_now() == before
 
 
-async def test_birth_and_goodbye(stage: Stage) -> None:
-    """`status` says online while the sink lives and offline after a clean stop; both are retained."""
+async def test_status_is_online_and_then_offline(stage: Stage) -> None:
+    """`status` says online while the sink is open and offline after a clean stop; both are retained."""
     async with stage.sink():
         status = await stage.shows("callcast/status", lambda shown: shown["state"] == "online")
         assert set(status) == {"state", "since", "version", "client_id"}
-    assert stage.remembered()["callcast/status"] == b'{"state":"offline"}'
+    assert stage.retained_now()["callcast/status"] == b'{"state":"offline"}'
 
 
 async def test_the_will_says_offline_when_the_sink_is_lost(stage: Stage) -> None:
-    """Cut off without a goodbye, the broker speaks for it; reconnected, it is online again."""
+    """When the connection breaks, the broker publishes the will; after the reconnect the sink is online again."""
     async with stage.sink() as sink:
         await sink.send(delivery())
         _drop_connection(sink)
@@ -294,7 +294,7 @@ async def test_the_will_says_offline_when_the_sink_is_lost(stage: Stage) -> None
 
 
 def _drop_connection(sink: Any) -> None:
-    """The network is gone: no packet says so."""
+    """Break the connection without a DISCONNECT."""
     sink._connection._transport.abort()
 
 
@@ -307,9 +307,9 @@ async def test_stale_topics_of_its_own_are_removed(stage: Stage) -> None:
         for topic in left:
             await stage.shows(topic, lambda shown: shown is None)
         await stage.shows(f"callcast/acme/{EXTENSION}/state")
-        remembered = stage.remembered()
-    assert remembered.keys() >= {"callcast/mine/too/deep/for/us", f"callcast/acme/{EXTENSION}/calls/s-{1:032x}"}
-    assert not remembered.keys() & set(left)
+        retained = stage.retained_now()
+    assert retained.keys() >= {"callcast/mine/too/deep/for/us", f"callcast/acme/{EXTENSION}/calls/s-{1:032x}"}
+    assert not retained.keys() & set(left)
 
 
 async def test_a_thousand_stale_topics_are_removed(stage: Stage) -> None:
@@ -317,7 +317,7 @@ async def test_a_thousand_stale_topics_are_removed(stage: Stage) -> None:
     left = {f"callcast/acme/999/calls/s-{number}" for number in range(1500)}
     _publish(stage.broker, *left)
     async with stage.sink():  # not what a watcher sees: a broker may leave out some of so many for a slow one
-        while left & (await asyncio.to_thread(stage.remembered)).keys():  # noqa: ASYNC110 (the broker does not notify)
+        while left & (await asyncio.to_thread(stage.retained_now)).keys():  # noqa: ASYNC110 (the broker does not notify)
             await asyncio.sleep(0.05)
 
 
@@ -332,18 +332,18 @@ def _publish(broker: Broker, *topics: str, payload: str = '{"old":true}') -> Non
     client.loop_stop()
 
 
-async def test_somebody_elses_prefix_is_left_alone(stage: Stage) -> None:
-    """When another client is online under the prefix, nothing of it is removed, and that is said."""
+async def test_the_prefix_of_another_client_is_left_alone(stage: Stage) -> None:
+    """When another client is online under the prefix, nothing is removed, and the sink logs it."""
     _publish(stage.broker, "callcast/acme/999/state")
     _publish(stage.broker, "callcast/status", payload='{"state":"online","client_id":"callcast-other"}')
     async with stage.sink():
         facts = await stage.logs("mqtt_stale_state_kept")
     assert "callcast-other" in str(facts["detail"])
-    assert "callcast/acme/999/state" in stage.remembered()
+    assert "callcast/acme/999/state" in stage.retained_now()
 
 
 async def test_without_permission_to_read_it_says_so_and_works(tmp_path: Path, protocol: str) -> None:
-    """Write-only permission: events and state go out, and only the sweep is skipped, loudly."""
+    """Write-only permission: events and state go out, and only stale topics stay, which is logged."""
     acl = tmp_path / "acl"
     acl.write_text("user callcast\ntopic write callcast/#\n")
     with mosquitto(tmp_path, f"acl_file {acl}", "allow_zero_length_clientid true") as broker:
@@ -383,19 +383,19 @@ async def _settled(sink: Sink, wanted: Delivery) -> object:
     return outcome
 
 
-async def test_after_an_outage_all_state_is_told_again(stage: Stage) -> None:
-    """A broker that lost its memory has all of it back, and the delivery worker is told of the reconnect."""
+async def test_after_an_outage_all_state_is_published_again(stage: Stage) -> None:
+    """A broker that lost its retained messages has all of them again, and `reconnected` returns."""
     async with stage.sink() as sink:
         assert isinstance(sink, Reconnecting)
         stage.live_calls.turn(in_ringing())
         await stage.shows(f"callcast/acme/{EXTENSION}/calls/s-{1:032x}")
-        before = stage.remembered().keys()
+        before = stage.retained_now().keys()
         back = asyncio.create_task(sink.reconnected())
         stage.watcher.close()
         stage.broker.stop()
         stage.broker.start()
         await back
-        await until(lambda: stage.remembered().keys() >= before)
+        await until(lambda: stage.retained_now().keys() >= before)
         stage.watcher = Watcher(stage.broker.port, "5")
 
 
@@ -411,8 +411,8 @@ async def test_a_first_connection_is_no_reconnect(stage5: Stage) -> None:
         back.cancel()
 
 
-async def test_a_session_taken_over_is_said() -> None:
-    """A broker that gives the reason (MQTT 5): the sink says it, and what to do."""
+async def test_a_session_that_is_taken_over_is_logged() -> None:
+    """A broker that gives the reason (MQTT 5): the sink logs it, and what to do."""
 
     async def take_over(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1024)
@@ -437,7 +437,7 @@ class HurriedClock(RealClock):
 
 
 async def test_two_clients_with_one_id_are_suspected(stage: Stage) -> None:
-    """A broker that gives no reason: after three short connections the sink says what it suspects."""
+    """A broker that gives no reason: after three short connections the sink logs what to check."""
     rival = paho.Client(CallbackAPIVersion.VERSION2, "both")
     rival.reconnect_delay_set(0, 0)
     rival.connect_async("127.0.0.1", stage.broker.port)
@@ -453,7 +453,7 @@ async def test_two_clients_with_one_id_are_suspected(stage: Stage) -> None:
 
 
 async def test_too_large_for_the_broker_is_rejected_and_breaks_nothing(tmp_path: Path) -> None:
-    """Mosquitto acknowledges it with a code that paho does not expect; the connection lives and others pass."""
+    """Mosquitto acknowledges it with a code that paho does not expect; other messages are delivered."""
     with mosquitto(tmp_path, "message_size_limit 5000") as broker:
         stage = Stage(broker, "5")
         async with stage.sink() as sink:
@@ -478,8 +478,8 @@ async def test_a_size_that_the_broker_announced_is_respected(tmp_path: Path) -> 
     assert not stage.logged
 
 
-async def test_what_mqtt_cannot_tell_is_rejected_and_takes_nobodys_place(stage: Stage) -> None:
-    """A topic beyond 65,535 bytes can never be right; however many come, others pass."""
+async def test_what_mqtt_cannot_encode_is_rejected_and_frees_its_slot(stage: Stage) -> None:
+    """A topic beyond 65,535 bytes is always invalid; after many of them, others are still delivered."""
     longest = structs.replace(call(), call_id=f"{EXTENSION}/{'s' * 70_000}", extension_id="9" * 70_000)
     async with stage.sink(concurrency=1) as sink:
         for number in range(20):
@@ -498,7 +498,7 @@ async def test_once_the_name_is_resolved_there_is_no_thread(stage: Stage) -> Non
 
 
 async def test_a_refused_message_is_tried_again(tmp_path: Path) -> None:
-    """Not authorised may be mended by the broker's operator: `Retry` with the broker's word (MQTT 5)."""
+    """The broker's operator may fix missing permissions: `Retry` with the broker's reason (MQTT 5)."""
     acl = tmp_path / "acl"
     acl.write_text("user callcast\ntopic readwrite callcast/status\ntopic read callcast/#\n")
     with mosquitto(tmp_path, f"acl_file {acl}") as broker:
@@ -526,7 +526,7 @@ async def test_a_wrong_password_is_a_reason_of_its_own(tmp_path: Path, protocol:
 
 
 class SmallBroker:
-    """Enough of MQTT 5 to say how many messages it takes at once and what it thinks of them, and to see who comes."""
+    """Enough of MQTT 5 to limit messages in flight, to acknowledge with any reason, and to record client ids."""
 
     def __init__(self, receive_maximum: int = 100, reason: int = 0) -> None:
         self.receive_maximum = receive_maximum
@@ -614,20 +614,20 @@ WORDS: Sequence[tuple[int, Outcome]] = [
 
 @pytest.mark.parametrize(("code", "outcome"), WORDS)
 async def test_the_reason_code_decides(code: int, outcome: Outcome) -> None:
-    """What an operator can mend is tried again; what can never be right is rejected (MQTT 5)."""
+    """What an operator can fix is retried; what is always invalid is rejected (MQTT 5)."""
     async with SmallBroker(reason=code).listening() as url, Settings(url=url, timeout_s=5).open(context()) as sink:
         assert await sink.send(delivery()) == outcome
 
 
-async def test_a_word_that_mqtt_does_not_know_is_trouble() -> None:
-    """A reason code that MQTT does not know is failure of this connection, never of the program."""
+async def test_an_unknown_reason_code_is_retried() -> None:
+    """A reason code that MQTT does not define is a failure of this message, not of the program."""
     async with SmallBroker(reason=0xEE).listening() as url, Settings(url=url, timeout_s=5).open(context()) as sink:
         assert isinstance(await sink.send(delivery()), Retry)
 
 
 @pytest.mark.parametrize("answered", [True, False])
 async def test_a_silent_connection_is_kept_alive_or_given_up(answered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With nothing to say the sink pings; a broker that does not answer that is not there any more."""
+    """An idle sink sends pings; it gives up a broker that does not respond to them."""
     monkeypatch.setattr("callcast.sinks.mqtt.connection._KEEPALIVE_S", 1)
     broker = SmallBroker()
     broker.answers_pings = answered
@@ -640,7 +640,7 @@ async def test_a_silent_connection_is_kept_alive_or_given_up(answered: bool, mon
 
 
 async def test_the_client_id_is_the_same_each_time() -> None:
-    """Made of the installation's id and the sink's name, so that a broker knows who comes back."""
+    """Made of the installation's id and the sink's name, so that a broker recognizes it."""
     broker = SmallBroker()
     async with broker.listening() as url:
         for _ in range(2):
@@ -662,8 +662,8 @@ class Notes(RealClock):
         await asyncio.sleep(0.001)
 
 
-async def test_it_comes_back_later_and_later_and_not_with_all_others() -> None:
-    """Half a second to a second at first, twice that each time, a minute at most; every client in a time of its own."""
+async def test_reconnects_are_delayed_exponentially_and_differ_between_clients() -> None:
+    """0.5 to 1 s at first, twice that each time, a minute at most; random for each client."""
     pauses: list[Sequence[float]] = []
     for client_id in ("one", "other"):
         clock = Notes()
@@ -711,8 +711,8 @@ async def test_closed_before_the_broker_accepts_it_publishes_nothing() -> None:
     assert broker.waiting == 0
 
 
-async def test_no_answer_leads_to_a_new_connection(stage: Stage) -> None:
-    """An acknowledgement that does not come costs the connection: MQTT sends again on a new one only."""
+async def test_a_missing_acknowledgement_leads_to_a_new_connection(stage: Stage) -> None:
+    """It ends the connection, because MQTT resends only on a new one."""
     async with stage.sink(timeout_s=0.3) as sink:
         assert await sink.send(delivery()) == Delivered()
         assert isinstance(sink, Reconnecting)
@@ -726,7 +726,7 @@ async def test_no_answer_leads_to_a_new_connection(stage: Stage) -> None:
 
 
 async def test_something_else_listens_there() -> None:
-    """What is no broker is failure, not a crash, and no thread stays behind."""
+    """A server that is no broker is a failure of the delivery, not a crash, and leaves no thread."""
 
     async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
@@ -766,7 +766,7 @@ async def test_tls_with_own_authority_and_client_certificate(tmp_path: Path, cer
 
 
 async def test_a_certificate_for_another_name_is_refused(certificates: Certificates) -> None:
-    """The broker's name is verified, not only who signed."""
+    """The broker's name is verified, not only the signature."""
     broker, tls = SmallBroker(), certificates.of_another().server_context()
     listener = await asyncio.start_server(broker.serve, "127.0.0.1", 0, ssl=tls)
     port = listener.sockets[0].getsockname()[1]
@@ -778,8 +778,8 @@ async def test_a_certificate_for_another_name_is_refused(certificates: Certifica
     assert not broker.client_ids
 
 
-class Chatterer(SmallBroker):
-    """Tells something else before each acknowledgement, in the same record of TLS."""
+class ChattyBroker(SmallBroker):
+    """Sends another message before each acknowledgement, in the same TLS record."""
 
     def _take(self, body: bytes, writer: asyncio.StreamWriter) -> None:
         after_topic = 2 + int.from_bytes(body[:2], "big")
@@ -787,9 +787,9 @@ class Chatterer(SmallBroker):
         writer.write(chatter + bytes([0x40, 2]) + body[after_topic : after_topic + 2])
 
 
-async def test_what_comes_in_one_piece_of_tls_is_read_at_once(certificates: Certificates) -> None:
-    """What is decrypted already no selector tells of: an acknowledgement behind something else is heard too."""
-    broker = Chatterer(receive_maximum=100)
+async def test_all_of_a_tls_record_is_read_at_once(certificates: Certificates) -> None:
+    """An acknowledgement behind another message in one TLS record is read without further data."""
+    broker = ChattyBroker(receive_maximum=100)
     listener = await asyncio.start_server(broker.serve, "127.0.0.1", 0, ssl=certificates.server_context())
     port = listener.sockets[0].getsockname()[1]
     settings = Settings(url=f"mqtts://127.0.0.1:{port}", tls_ca=certificates.ca, timeout_s=2)
@@ -888,8 +888,8 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("keys", "says"), FAULTS)
-def test_a_fault_in_the_settings_is_said_at_once(keys: dict[str, Any], says: str) -> None:
-    """What cannot work is refused when the configuration is read, in words that help."""
+def test_a_fault_in_the_settings_is_found_at_once(keys: dict[str, Any], says: str) -> None:
+    """It is found when the configuration is read, with a message that helps."""
     with pytest.raises(ValidationError, match=says) as error:
         Settings.model_validate({"type": "mqtt", "url": "mqtts://broker.example.com"} | keys)
     assert "password@" not in str(error.value)

@@ -1,4 +1,4 @@
-"""The MQTT library stays as it is for others: a sink of somebody else's may use it in the same process."""
+"""The MQTT library stays unchanged: a third-party sink may use it in the same process."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What no broker lets itself be caught at: the order of a topic's messages, and who closes the socket."""
+"""The order of a topic's messages, which no real broker can show."""
 
 import asyncio
 from typing import cast
@@ -10,11 +10,11 @@ from callcast.sinks.mqtt.wire import Message
 from callcast.testing import context, until
 
 TOPIC = "callcast/acme/9/state"
-TURNS = 20  # of the loop: more than a message needs on its way to the link
+TURNS = 20  # of the event loop: more than a message needs to reach the connection
 
 
-class SlowLink:
-    """Acknowledges when the test says so; knows how many of a topic's messages were ever under way at a time."""
+class SlowConnection:
+    """A connection that acknowledges when the test says so, and counts the messages in flight of a topic."""
 
     def __init__(self) -> None:
         self.over = asyncio.Event()
@@ -32,20 +32,20 @@ class SlowLink:
         self._under_way -= 1
 
 
-async def test_a_topics_next_message_waits_for_the_answer_to_its_last() -> None:
-    """Brokers may take what is in flight in another order: none shall ever have two to choose from."""
+async def test_the_next_message_of_a_topic_waits_for_the_last_acknowledgement() -> None:
+    """Brokers may reorder messages in flight, so a topic has only one."""
     settings = Settings.model_validate({"type": "mqtt", "url": "mqtt://127.0.0.1:1", "timeout_s": 5})
     async with settings.open(context([])) as opened:
-        sink, link = cast("MqttSink", opened), SlowLink()
-        telling = asyncio.create_task(sink._publish_changes(cast("Connection", link)))
+        sink, connection = cast("MqttSink", opened), SlowConnection()
+        publishing = asyncio.create_task(sink._publish_changes(cast("Connection", connection)))
         for number in range(5):
             sink._retained._set(TOPIC, b"%d" % number)
             sink._dirty.set()
             for _ in range(TURNS):
                 await asyncio.sleep(0)
-        link.acknowledged.release()
-        await until(lambda: link.sent[-1] == b"4")
-        telling.cancel()
-        await asyncio.wait([telling])
-    assert link.sent == [b"0", b"4"], "the newest alone, of those that came meanwhile"
-    assert link.most == 1
+        connection.acknowledged.release()
+        await until(lambda: connection.sent[-1] == b"4")
+        publishing.cancel()
+        await asyncio.wait([publishing])
+    assert connection.sent == [b"0", b"4"], "the newest alone, of those that came meanwhile"
+    assert connection.most == 1

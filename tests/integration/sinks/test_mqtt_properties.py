@@ -28,13 +28,13 @@ def test_paho_reads_what_is_packed(kind: str, pairs: dict[str, str], call_id: st
     assert seen.MessageExpiryInterval == left_s
 
 
-@pytest.mark.parametrize(("left_s", "told_s"), [(-5, 1), (0, 1), (1, 1), (2**40, 0xFFFFFFFF)])
-def test_an_expiry_is_what_the_field_can_hold(left_s: int, told_s: int) -> None:
+@pytest.mark.parametrize(("left_s", "expected_s"), [(-5, 1), (0, 1), (1, 1), (2**40, 0xFFFFFFFF)])
+def test_an_expiry_is_what_the_field_can_hold(left_s: int, expected_s: int) -> None:
     """Never 0, which a broker may take for already over, and never more than four bytes."""
-    assert read(EncodedProperties("x", expiry(left_s))).MessageExpiryInterval == told_s
+    assert read(EncodedProperties("x", expiry(left_s))).MessageExpiryInterval == expected_s
 
 
-def test_what_mqtt_cannot_tell_is_said() -> None:
+def test_what_mqtt_cannot_encode_raises() -> None:
     """Two bytes hold the length of a text, and a text has no NUL: a broker would end the connection for it."""
     assert read(EncodedProperties("x", correlation("é" * 32_767))).CorrelationData == ("é" * 32_767).encode()
     for text in ("é" * 32_768, "a\0b", "\ud800"):

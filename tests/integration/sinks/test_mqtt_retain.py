@@ -37,7 +37,7 @@ async def delivered(stage: Stage, **keys: Any) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_a_broker_without_retained_messages_gets_events(protocol: str, tmp_path: Path) -> None:
-    """MQTT 5 says so and 3.1.1 closes the connection; either way it is said once, with the next step."""
+    """MQTT 5 reports it and 3.1.1 closes the connection; either way it is logged once, with the next step."""
     with mosquitto(tmp_path, NO_RETAINED) as broker:
         stage = Stage(broker, protocol)
         try:
@@ -51,8 +51,8 @@ async def test_a_broker_without_retained_messages_gets_events(protocol: str, tmp
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-async def test_said_once_over_reconnects(protocol: str, tmp_path: Path) -> None:
-    """After each outage it goes on without state, and that is not news."""
+async def test_missing_support_is_logged_once_over_reconnects(protocol: str, tmp_path: Path) -> None:
+    """After each outage the sink continues without state, and does not log that again."""
     with mosquitto(tmp_path, NO_RETAINED) as broker:
         stage = Stage(broker, protocol)
         stage.watcher.close()
@@ -67,7 +67,7 @@ async def test_said_once_over_reconnects(protocol: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-async def test_a_broker_that_has_learnt_it_gets_state(protocol: str, tmp_path: Path) -> None:
+async def test_a_reconfigured_broker_gets_state(protocol: str, tmp_path: Path) -> None:
     """No manual step: the next connection after an outage tries retained messages again."""
     with mosquitto(tmp_path, NO_RETAINED) as broker:
         stage = Stage(broker, protocol)
@@ -80,22 +80,22 @@ async def test_a_broker_that_has_learnt_it_gets_state(protocol: str, tmp_path: P
             file.write_text(file.read_text().replace(NO_RETAINED, ""))
             broker.stop()
             broker.start()
-            while "callcast/acme/summary" not in await asyncio.to_thread(stage.remembered):  # noqa: ASYNC110
+            while "callcast/acme/summary" not in await asyncio.to_thread(stage.retained_now):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("broker_says", ["", NO_RETAINED])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_with_retain_false_there_is_no_state_and_no_will(protocol: str, broker_says: str, tmp_path: Path) -> None:
-    """Only events, and not a word in the log, whatever the broker can do."""
+    """Only events, and nothing in the log, whatever the broker supports."""
     with mosquitto(tmp_path, *filter(None, [broker_says])) as broker:
         stage = Stage(broker, protocol)
         try:
             await delivered(stage, retain=False)
-            remembered = {} if broker_says else stage.remembered()
+            retained = {} if broker_says else stage.retained_now()
         finally:
             stage.watcher.close()
-    assert remembered == {}
+    assert retained == {}
     assert stage.logged == []
     assert not [one for one in stage.watcher.seen if "events" not in one.topic]
 
@@ -134,8 +134,10 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @pytest.mark.parametrize("closes", [1, 2, 3])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-async def test_a_proxy_that_hangs_up_is_not_taken_for_such_a_broker(protocol: str, closes: int, tmp_path: Path) -> None:
-    """Connections closed without a word while a broker is down: once it is back, state and will are there."""
+async def test_a_proxy_that_closes_connections_is_not_mistaken_for_such_a_broker(
+    protocol: str, closes: int, tmp_path: Path
+) -> None:
+    """It closes connections while the broker is down; once the broker is back, state and will are there."""
     with mosquitto(tmp_path) as broker:
         stage = Stage(broker, protocol)
         here = structs.replace(context(stage.logged), live_calls=InMemoryLiveCalls(), clock=HurriedClock())
@@ -237,13 +239,13 @@ async def test_the_check_finds_a_broker_without_qos_1(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_the_check_leaves_nothing_behind(protocol: str, tmp_path: Path) -> None:
-    """What it publishes as retained it removes; its will is never seen."""
+    """It removes what it publishes as retained; its will is never published."""
     with mosquitto(tmp_path) as broker:
         stage = Stage(broker, protocol)
         try:
             await until(stage.watcher.ready)
             assert (await asked(broker, protocol)).status == "good"
-            assert stage.remembered() == {}
+            assert stage.retained_now() == {}
             await until(lambda: len(stage.watcher.seen) >= 3)
             topics = {one.topic for one in stage.watcher.seen}
         finally:
@@ -252,7 +254,7 @@ async def test_the_check_leaves_nothing_behind(protocol: str, tmp_path: Path) ->
 
 
 async def test_the_check_sees_that_state_is_refused(tmp_path: Path) -> None:
-    """Permission for events alone: the check names the topic that the sink would not be allowed either."""
+    """Permission for events alone: the check names the topic that the broker does not permit."""
     acl = tmp_path / "acl"
     acl.write_text("user callcast\ntopic write callcast/+/events/#\n")
     with mosquitto(tmp_path, f"acl_file {acl}") as broker:

@@ -75,7 +75,7 @@ FAULTS = [
 def test_what_cannot_be_used_is_a_fault_of_the_configuration(
     monkeypatch: pytest.MonkeyPatch, value: str, says: str
 ) -> None:
-    """It is said when the configuration is read, with the variable's name and without a login; never later."""
+    """It is found when the configuration is read; the message has the variable's name and no login."""
     monkeypatch.setenv("HTTPS_PROXY", value)
     with pytest.raises(ProxyFault, match=says) as fault:
         environment_proxy(HTTPS)
@@ -161,7 +161,7 @@ async def tunnel(tls: Any = None) -> AsyncIterator[tuple[int, list[bytes]]]:
 async def test_events_go_through_a_tunnel(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
-    """Also through a proxy that speaks TLS itself; the tunnel is kept and used again."""
+    """Also through a proxy with TLS; the tunnel is kept and used again."""
     context = certificates.server_context() if scheme == "https://" else None
     async with serving(certificates.server_context()) as server, tunnel(context) as (port, asked):
         monkeypatch.setenv("HTTPS_PROXY", f"{scheme}localhost:{port}")

@@ -21,8 +21,8 @@ NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 TOPICS = Topics("callcast")
 
 
-class HandBoard:
-    """A board that shows what the test puts there."""
+class GivenLiveCalls:
+    """Live calls that the test sets."""
 
     version = 1
 
@@ -81,16 +81,16 @@ def mirror(show: Filter | None = None, numbers: str = "full", tombstone_s: float
     return RetainedTopics(TOPICS, Wire(numbers), show or Filter(), tombstone_s)  # type: ignore[arg-type]
 
 
-def told(retained: RetainedTopics) -> dict[str, object]:
-    """What the broker would be told now, decoded; None removes."""
+def taken(retained: RetainedTopics) -> dict[str, object]:
+    """What would be published now, decoded; None removes the topic."""
     return {topic: json.loads(text) if text else None for topic, text in retained.take_dirty().items()}
 
 
-def test_an_empty_live_calls_has_states_and_a_summary() -> None:
+def test_without_live_calls_there_are_states_and_a_summary() -> None:
     """Every watched extension is idle, since an unknown time, and the source has its totals."""
     retained = mirror()
-    retained.mirror(HandBoard(), 0)
-    assert told(retained) == {
+    retained.mirror(GivenLiveCalls(), 0)
+    assert taken(retained) == {
         "callcast/acme/101/state": {"state": "idle", "calls": 0, "since": None},
         "callcast/acme/summary": {
             "source": "acme",
@@ -114,24 +114,24 @@ def test_an_empty_live_calls_has_states_and_a_summary() -> None:
     }
 
 
-def test_a_summary_in_which_only_time_goes_on_is_not_told_with_every_change() -> None:
-    """Changes of calls come often: then it is told when a count changes, and for the times every few seconds."""
-    live_calls, retained = HandBoard(), mirror()
+def test_a_summary_whose_times_alone_change_is_not_published_with_every_change() -> None:
+    """With changes of calls it is published when a count changes, and for its times every few seconds."""
+    live_calls, retained = GivenLiveCalls(), mirror()
     retained.mirror(live_calls, 0)
     retained.take_dirty()
     live_calls.as_of = NOW + timedelta(seconds=6)
     retained.mirror(live_calls, 1, [])
-    assert "callcast/acme/summary" not in told(retained)
+    assert "callcast/acme/summary" not in taken(retained)
     retained.count(live_calls.summaries())
-    assert told(retained).keys() == {"callcast/acme/summary"}
+    assert taken(retained).keys() == {"callcast/acme/summary"}
     live_calls.ringing, live_calls.as_of = 1, NOW + timedelta(seconds=9)
     retained.mirror(live_calls, 2, [])
-    assert told(retained).keys() == {"callcast/acme/summary"}
+    assert taken(retained).keys() == {"callcast/acme/summary"}
 
 
 def test_a_call_rings_is_answered_ends_and_is_removed() -> None:
     """The life of one call: its own topic and its extension's state follow, and after the end it goes."""
-    live_calls, retained = HandBoard(), mirror()
+    live_calls, retained = GivenLiveCalls(), mirror()
     retained.mirror(live_calls, 0)
     retained.take_dirty()
     for state, word, since in (
@@ -141,26 +141,26 @@ def test_a_call_rings_is_answered_ends_and_is_removed() -> None:
         one = made(state=state)
         live_calls.live = [one]
         retained.mirror(live_calls, 1, [one])
-        changed = told(retained)
+        changed = taken(retained)
         assert changed.keys() == {"callcast/acme/101/calls/s-1", "callcast/acme/101/state"}
         assert changed["callcast/acme/101/calls/s-1"] == json.loads(Wire().call(one))
         assert changed["callcast/acme/101/state"] == {"state": word, "calls": 1, "since": since}
     live_calls.live = []
     retained.mirror(live_calls, 10, [made(state=State.ENDED, ended_at=NOW + timedelta(seconds=9))])
-    changed = told(retained)
+    changed = taken(retained)
     assert changed["callcast/acme/101/state"] == {"state": "idle", "calls": 0, "since": "2026-03-02T09:00:09.000Z"}
     assert changed["callcast/acme/101/calls/s-1"]["state"] == "ended"  # type: ignore[index]
     assert retained.next_removal_s() == 70
     retained.remove_ended(69)
-    assert told(retained) == {}
+    assert taken(retained) == {}
     retained.remove_ended(70)
-    assert told(retained) == {"callcast/acme/101/calls/s-1": None}
+    assert taken(retained) == {"callcast/acme/101/calls/s-1": None}
     assert retained.next_removal_s() is None
 
 
 def test_a_correction_after_its_removal_brings_nothing_back() -> None:
     """What has been removed stays removed; a correction before that is shown and does not delay the burial."""
-    live_calls, retained = HandBoard(), mirror()
+    live_calls, retained = GivenLiveCalls(), mirror()
     live_calls.live = [made()]
     retained.mirror(live_calls, 0)
     ended = made(state=State.ENDED, ended_at=NOW)
@@ -168,38 +168,38 @@ def test_a_correction_after_its_removal_brings_nothing_back() -> None:
     retained.mirror(live_calls, 10, [ended])
     retained.take_dirty()
     retained.mirror(live_calls, 30, [structs.replace(ended, from_party=None)])
-    assert told(retained)["callcast/acme/101/calls/s-1"]["from"] is None  # type: ignore[index]
+    assert taken(retained)["callcast/acme/101/calls/s-1"]["from"] is None  # type: ignore[index]
     retained.remove_ended(70)
     retained.take_dirty()
     retained.mirror(live_calls, 80, [ended])
-    assert told(retained) == {}
+    assert taken(retained) == {}
 
 
 def test_a_call_seen_only_after_its_end_is_not_shown() -> None:
     """The retained topics show what is; an ended call that never was there has no topic."""
     retained = mirror()
-    retained.mirror(HandBoard(), 0)
+    retained.mirror(GivenLiveCalls(), 0)
     retained.take_dirty()
-    retained.mirror(HandBoard(), 1, [made(state=State.ENDED, ended_at=NOW)])
-    assert "callcast/acme/101/calls/s-1" not in told(retained)
+    retained.mirror(GivenLiveCalls(), 1, [made(state=State.ENDED, ended_at=NOW)])
+    assert "callcast/acme/101/calls/s-1" not in taken(retained)
 
 
-def test_reading_afresh_removes_what_is_gone() -> None:
+def test_reading_all_calls_removes_those_that_ended() -> None:
     """After a gap all live calls are read, and a call that ended meanwhile disappears with its state."""
-    live_calls, retained = HandBoard(), mirror()
+    live_calls, retained = GivenLiveCalls(), mirror()
     live_calls.live = [made(), made(session="s-2")]
     retained.mirror(live_calls, 0)
     retained.take_dirty()
     live_calls.live = [made(session="s-2")]
     retained.mirror(live_calls, 5, None)
-    changed = told(retained)
+    changed = taken(retained)
     assert changed["callcast/acme/101/calls/s-1"] is None
     assert changed["callcast/acme/101/state"]["calls"] == 1  # type: ignore[index]
 
 
-def test_the_first_word_that_applies() -> None:
+def test_the_first_state_that_applies() -> None:
     """Ringing comes before dialing, dialing before connected; all calls count."""
-    live_calls, retained = HandBoard(), mirror()
+    live_calls, retained = GivenLiveCalls(), mirror()
     live_calls.live = [
         made(session="s-1", state=State.CONNECTED),
         made(session="s-2", state=State.DIALING, direction=Direction.OUTBOUND),
@@ -219,7 +219,7 @@ def test_the_first_word_that_applies() -> None:
 def test_filters_of_extension_and_direction_apply_and_those_of_events_do_not() -> None:
     """RetainedTopics topics follow `extensions`, `directions` and `numbers`."""
     show = Filter(events=("call.ended",), directions=("inbound",), extensions=("101",))
-    live_calls, retained = HandBoard(("101", "102")), mirror(show, "last4")
+    live_calls, retained = GivenLiveCalls(("101", "102")), mirror(show, "last4")
     live_calls.live = [made(), made("102"), made(session="s-9", direction=Direction.OUTBOUND)]
     retained.mirror(live_calls, 0)
     assert retained.wanted.keys() == {
@@ -233,7 +233,7 @@ def test_filters_of_extension_and_direction_apply_and_those_of_events_do_not() -
 
 def test_only_the_sources_of_the_filter_have_topics() -> None:
     """Calls, states and summary of other sources are left out, also when the summaries are counted again."""
-    live_calls, retained = HandBoard(), mirror(Filter(sources=("globex",)))
+    live_calls, retained = GivenLiveCalls(), mirror(Filter(sources=("globex",)))
     live_calls.sources = ["acme", "globex"]
     live_calls.live = [made(), structs.replace(made(session="s-2"), source="globex")]
     retained.mirror(live_calls, 0)
@@ -249,7 +249,7 @@ def test_a_call_that_was_shown_is_shown_to_its_end() -> None:
     """Whatever its direction becomes, and after a restart too: the call itself says how its events read."""
     outbound_only = Filter(directions=("outbound",))
     first = made(state=State.DIALING, direction=Direction.OUTBOUND)
-    live_calls, retained = HandBoard(), mirror(outbound_only)
+    live_calls, retained = GivenLiveCalls(), mirror(outbound_only)
     live_calls.live = [first]
     retained.mirror(live_calls, 0)
     turned = structs.replace(made(), emitted_directions=(Direction.OUTBOUND, Direction.INBOUND))
@@ -272,20 +272,20 @@ def test_a_call_that_was_shown_is_shown_to_its_end() -> None:
 
 def test_an_extension_that_is_no_longer_watched_goes() -> None:
     """Its state is removed, and a new one gets a state."""
-    live_calls, retained = HandBoard(("101",)), mirror()
+    live_calls, retained = GivenLiveCalls(("101",)), mirror()
     retained.mirror(live_calls, 0)
     retained.take_dirty()
     live_calls.ids = ("102",)
     retained.mirror(live_calls, 1, [])
-    assert told(retained) == {
+    assert taken(retained) == {
         "callcast/acme/101/state": None,
         "callcast/acme/102/state": {"state": "idle", "calls": 0, "since": None},
     }
 
 
-def test_an_unchanged_live_calls_tells_nothing() -> None:
-    """The broker is told of changes only; after a reconnect of everything."""
-    live_calls, retained = HandBoard(), mirror()
+def test_unchanged_live_calls_publish_nothing() -> None:
+    """Only changes are published; after a reconnect everything is."""
+    live_calls, retained = GivenLiveCalls(), mirror()
     live_calls.live = [made()]
     retained.mirror(live_calls, 0)
     first = retained.take_dirty()
@@ -321,7 +321,7 @@ def test_different_parts_have_different_topics(one: str, other: str) -> None:
 @given(st.lists(st.tuples(st.integers(1, 3), st.sampled_from(list(State)), st.booleans()), max_size=30))
 def test_the_mirror_is_the_same_whether_it_saw_changes_or_the_whole(steps: list[tuple[int, State, bool]]) -> None:
     """Applying single changes gives the same result as reading all live calls, ended calls aside."""
-    live_calls, following = HandBoard(), mirror(tombstone_s=0)
+    live_calls, following = GivenLiveCalls(), mirror(tombstone_s=0)
     broker: dict[str, bytes] = {}
     for now_s, (number, state, afresh) in enumerate(steps):
         one = made(session=f"s-{number}", state=state, ended_at=NOW if state is State.ENDED else None)

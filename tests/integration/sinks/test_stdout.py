@@ -22,8 +22,8 @@ from tests.integration.sinks.remote_sides import FifoReader, fifo_remote_side
 
 @pytest.fixture
 async def pipe(tmp_path: Path) -> AsyncIterator[FifoReader]:
-    async with fifo_remote_side(tmp_path) as far:
-        yield far
+    async with fifo_remote_side(tmp_path) as remote_side:
+        yield remote_side
 
 
 def long_delivery(number: int = 0, size: int = 100_000) -> Delivery:
@@ -54,7 +54,7 @@ async def test_a_file_gets_each_line_at_once(tmp_path: Path) -> None:
 
 
 async def test_a_line_longer_than_the_pipe_arrives_whole(pipe: FifoReader) -> None:
-    """Longer lines than a pipe holds pass through it while somebody reads."""
+    """Lines longer than a pipe's buffer are written while the reader reads."""
     await pipe.become("accepting")
     async with pipe.open(context()) as sink:
         assert await sink.send(long_delivery()) == Delivered()
@@ -102,8 +102,8 @@ async def test_a_pipe_that_is_read_needs_no_thread(pipe: FifoReader, monkeypatch
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-async def test_a_full_disk_is_trouble_to_be_tried_again() -> None:
-    """No space left: `Retry`, and the process lives."""
+async def test_a_full_disk_is_retried() -> None:
+    """No space left: `Retry`, and the process continues."""
     with Path("/dev/full").open("wb", buffering=0) as file:  # noqa: ASYNC230
         async with Settings().open_on(file, context()) as sink:
             outcome = await sink.send(delivery())

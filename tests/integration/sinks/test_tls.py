@@ -23,7 +23,7 @@ def test_a_relative_path_starts_from_the_configurations_folder(certificates: Cer
     assert read.tls_context().get_ca_certs()[0]["subject"] == ((("commonName", "Test CA"),),)
 
 
-def test_a_key_that_does_not_fit_is_said_at_once(certificates: Certificates) -> None:
+def test_a_key_that_does_not_match_is_found_at_once(certificates: Certificates) -> None:
     """Key and certificate are tried together when the configuration is read; a missing key too."""
     folder = Path(certificates.ca).parent
     for keys in ({"tls_key": "server.key"}, {}):
@@ -31,7 +31,7 @@ def test_a_key_that_does_not_fit_is_said_at_once(certificates: Certificates) -> 
             settings(folder, tls_cert="client.pem", **keys)
 
 
-def test_what_is_no_certificate_is_said_at_once(tmp_path: Path) -> None:
+def test_a_file_without_a_certificate_is_found_at_once(tmp_path: Path) -> None:
     """A file that holds something else, and a folder."""
     (tmp_path / "ca.pem").write_text("hello")
     with pytest.raises(ValidationError, match="not PEM"):

@@ -277,9 +277,7 @@ def test_any_answer_means_something(status: int, retry_after: str | None) -> Non
 
 
 @pytest.mark.parametrize(("status", "holds_sink"), [(429, True), (503, True), (500, False), (404, False), (301, False)])
-async def test_retry_after_holds_the_sink_only_where_it_speaks_for_it(
-    server: Server, status: int, holds_sink: bool
-) -> None:
+async def test_retry_after_holds_the_sink_only_for_429_and_503(server: Server, status: int, holds_sink: bool) -> None:
     """429 and 503 speak of the endpoint, anything else of the one event."""
     server.answers(status, retry_after="30")
     outcome = await sent(server.url)
@@ -342,7 +340,7 @@ async def test_a_large_answer_costs_its_connection_only(server: Server) -> None:
 
 
 async def test_the_status_stands_when_the_body_never_comes(server: Server) -> None:
-    """2xx and then silence: the remote side has said yes."""
+    """2xx and then silence: the event is delivered."""
     silence = asyncio.Event()
 
     async def only_head(request: web.Request) -> web.StreamResponse:
@@ -397,8 +395,8 @@ async def test_an_answer_that_is_not_http_is_a_reason_of_its_own() -> None:
     assert outcome.reason == "bad_answer"
 
 
-async def test_each_kind_of_trouble_has_its_reason(certificates: Certificates) -> None:
-    """Name, connection, TLS and time are told apart, with the host and nothing more of the URL."""
+async def test_each_kind_of_failure_has_its_reason(certificates: Certificates) -> None:
+    """Name, connection, TLS and time are different reasons; the detail has the host and nothing else of the URL."""
     async with serving(certificates.server_context()) as tls:
         troubles = {
             "dns": await sent("https://no-such-host.invalid/secret-path"),
@@ -426,7 +424,7 @@ async def test_own_authority_and_client_certificate(certificates: Certificates) 
 
 
 async def test_a_certificate_for_another_name_is_refused(certificates: Certificates) -> None:
-    """The host's name is verified, not only who signed."""
+    """The host's name is verified, not only the signature."""
     async with serving(certificates.of_another().server_context()) as server:
         outcome = await sent(server.url, tls_ca=certificates.ca)
     assert isinstance(outcome, Retry)
@@ -436,7 +434,7 @@ async def test_a_certificate_for_another_name_is_refused(certificates: Certifica
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 async def test_old_tls_is_refused(certificates: Certificates) -> None:
-    """A server that speaks TLS 1.1 at most gets nothing."""
+    """A server that supports TLS 1.1 at most gets nothing."""
     async with serving(certificates.server_context(newest=ssl.TLSVersion.TLSv1_1)) as server:
         outcome = await sent(server.url, tls_ca=certificates.ca)
     assert isinstance(outcome, Retry)
@@ -511,8 +509,8 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("keys", "says"), FAULTS)
-def test_a_fault_in_the_settings_is_said_at_once(keys: dict[str, Any], says: str) -> None:
-    """What cannot work is refused when the configuration is read, in words that help."""
+def test_a_fault_in_the_settings_is_found_at_once(keys: dict[str, Any], says: str) -> None:
+    """It is found when the configuration is read, with a message that helps."""
     with pytest.raises(ValidationError, match=says):
         settings(**({"url": "https://example.com/"} | keys))
 
@@ -534,7 +532,7 @@ def test_loopback_needs_no_encryption(url: str) -> None:
 
 
 def test_equal_settings_are_equal() -> None:
-    """A reload can tell whether a sink has changed."""
+    """A reload compares settings to see whether a sink has changed."""
     keys: dict[str, Any] = {"url": "https://example.com/", "secrets": [NEW], "headers": {"x-a": "1"}}
     assert settings(**keys) == settings(**keys)
     assert settings(**keys) != settings(**keys | {"secrets": [OLD]})

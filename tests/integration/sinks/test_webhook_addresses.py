@@ -19,7 +19,7 @@ Points = Callable[..., None]
 
 @pytest.fixture
 def points(monkeypatch: pytest.MonkeyPatch) -> Points:
-    """`points("127.0.0.2")` lets the name stand for these addresses; `points.lookups` counts."""
+    """`points("127.0.0.2")` makes the name resolve to these addresses; `points.lookups` counts."""
     real = socket.getaddrinfo
 
     def point(*addresses: str) -> None:
@@ -33,7 +33,7 @@ def points(monkeypatch: pytest.MonkeyPatch) -> Points:
 
 
 @pytest.fixture
-def swallowing() -> Iterator[tuple[str, int]]:
+def unresponsive() -> Iterator[tuple[str, int]]:
     """An address that does not respond to connections, because its accept queue is full."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.3", free_port()))
@@ -51,10 +51,10 @@ def url_of(port: int) -> str:
     return f"http://{NAME}:{port}/"
 
 
-async def test_an_address_that_swallows_packets_hides_no_other(points: Points, swallowing: tuple[str, int]) -> None:
+async def test_an_unresponsive_address_does_not_block_another(points: Points, unresponsive: tuple[str, int]) -> None:
     """The event goes to the second address, and so does the connectivity check."""
-    swallows, port = swallowing
-    points(swallows, "127.0.0.1")
+    silent, port = unresponsive
+    points(silent, "127.0.0.1")
     receiver = RawReceiver(says(FINE))
     async with receiver.serve(port=port), opened(url_of(port), timeout_s=600, allow_plaintext=True) as sink:
         assert await sink.send(delivery()) == Delivered()

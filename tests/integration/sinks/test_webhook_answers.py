@@ -16,7 +16,7 @@ from tests.integration.sinks.test_webhook import opened
 from tests.ports import free_port
 
 Script = Callable[[asyncio.StreamWriter], Awaitable[None]]
-FOR_EVER_S = 3  # as a time limit: longer than any test may take
+FOREVER_S = 3  # as a time limit: longer than any test may take
 
 
 class RawReceiver:
@@ -153,9 +153,9 @@ SCRIPTS: dict[str, Script] = {
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS.keys())
 async def test_a_2xx_status_line_is_success(script: Script) -> None:
-    """It is said once, and long before the time limit; the next event gets an answer of its own."""
+    """The attempt ends long before the time limit; the next event gets its own response."""
     receiver = RawReceiver(script, says(b"HTTP/1.1 500 Oops\r\n" + EMPTY))
-    async with receiver.serve(), opened(receiver.url, timeout_s=FOR_EVER_S) as sink:
+    async with receiver.serve(), opened(receiver.url, timeout_s=FOREVER_S) as sink:
         assert await sink.send(delivery()) == Delivered()
         assert await sink.send(delivery(1)) == Retry("http_500", "answered 500")
     assert receiver.ids == [delivery().event.id, delivery(1).event.id]
@@ -194,7 +194,7 @@ NO_ANSWERS: dict[str, Script] = {
 @pytest.mark.parametrize("script", NO_ANSWERS.values(), ids=NO_ANSWERS.keys())
 async def test_what_says_no_2xx_is_none(script: Script) -> None:
     """Only a status line says that the event was taken."""
-    async with RawReceiver(script).serve() as receiver, opened(receiver.url, timeout_s=FOR_EVER_S) as sink:
+    async with RawReceiver(script).serve() as receiver, opened(receiver.url, timeout_s=FOREVER_S) as sink:
         assert isinstance(await sink.send(delivery()), Retry)
     assert receiver.ids == [delivery().event.id]
 
@@ -216,7 +216,7 @@ OTHERS: list[tuple[bytes, Outcome]] = [
 @pytest.mark.parametrize(("answer", "outcome"), OTHERS)
 async def test_any_status_counts_whatever_comes_after_it(answer: bytes, outcome: Outcome) -> None:
     """Not success alone: what a receiver says in its first line, and in the headers that can be read, is heard."""
-    async with RawReceiver(says(answer)).serve() as receiver, opened(receiver.url, timeout_s=FOR_EVER_S) as sink:
+    async with RawReceiver(says(answer)).serve() as receiver, opened(receiver.url, timeout_s=FOREVER_S) as sink:
         assert await sink.send(delivery()) == outcome
 
 

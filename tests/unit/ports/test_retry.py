@@ -39,7 +39,7 @@ def test_jitter_reaches_both_sides() -> None:
     assert POLICY.delay_s(3, live=False, chance=0.999999) == pytest.approx(36, abs=0.01)
 
 
-def test_shelf_lives() -> None:
+def test_times_to_live() -> None:
     """Live events are worth a minute, others 75 hours, unless the sink says otherwise; both from the same moment."""
     assert POLICY.expires_at(NINE, live=True) == NINE + timedelta(seconds=60)
     assert POLICY.expires_at(NINE, live=False) == NINE + timedelta(hours=75)
