@@ -66,6 +66,15 @@ class Held:
 
 
 class SignsIn(Protocol):
+    """The tokens of one source. show: called when the platform announced the limit of token requests."""
+
+    credential: str
+    show: Callable[[RateLimiter], None]
+
+    def now(self) -> datetime:
+        """The platform's time."""
+        ...
+
     def give_up(self) -> None:
         """Stop waiting: the token endpoint fails."""
         ...
@@ -85,7 +94,7 @@ class Application:
     """
 
     def __init__(self, *, clock: Clock, kept: bytes | None, keep: Callable[[], None]) -> None:
-        self._members: dict[SignsIn, tuple[Callable[[], datetime], Callable[[RateLimiter], None]]] = {}
+        self._members: list[SignsIn] = []
         self._clock = clock
         self.trouble: Standing | None = None
         self.grants = 0  # tokens that its credentials were given in this run
@@ -101,14 +110,17 @@ class Application:
             show=self._show,
         )
 
-    def join(self, member: SignsIn, now: Callable[[], datetime], show: Callable[[RateLimiter], None]) -> None:
-        """Add a credential. now: returns the platform's time. show: called when the platform announced the limit."""
-        self._members[member] = now, show
+    def join(self, member: SignsIn) -> None:
+        self._members.append(member)
         if self.limiter.hold_s() > 0:
-            show(self.limiter)
+            member.show(self.limiter)
 
     def leave(self, member: SignsIn) -> None:
-        self._members.pop(member, None)
+        if member in self._members:
+            self._members.remove(member)
+
+    def uses(self, credential: str) -> bool:
+        return any(member.credential == credential for member in self._members)
 
     @property
     def is_shared(self) -> bool:
@@ -123,11 +135,11 @@ class Application:
         return self.limiter.acquire("token", path, urgency=urgency)
 
     def _now(self) -> datetime:
-        return next((now() for now, _ in self._members.values()), self._clock.now())
+        return self._members[0].now() if self._members else self._clock.now()
 
     def _show(self, limiter: RateLimiter) -> None:
-        for _, show in tuple(self._members.values()):
-            show(limiter)
+        for member in tuple(self._members):
+            member.show(limiter)
 
 
 class SignIns:

@@ -59,9 +59,9 @@ class Tokens:
     ) -> None:
         self._exchange = exchange
         self._sign_ins = sign_ins
-        self._application = sign_ins.application(settings)
-        self._application.join(self, now, show)
-        self._credential = credential_digest(settings)
+        self.credential = credential_digest(settings)
+        self.now = now
+        self.show = show
         self._settings = settings
         self._clock = clock
         self._renewal: asyncio.Task[None] | None = None
@@ -72,21 +72,26 @@ class Tokens:
         self._failing_from_grant: int | None = None  # how many tokens the application had been given when that began
         self._own_trouble = 0  # failures in a row while others were given tokens, at most as many as count
         self._new_refused = 0  # consecutive new tokens that were rejected
+        self._application = sign_ins.application(settings)
+        self._application.join(self)
+
+    @property
+    def _held(self) -> Held | None:
+        """The token, if it has not expired. Sources with the same credential share it."""
+        return self._sign_ins.held(self.credential)
 
     @property
     def signed_in(self) -> bool:
-        return self._sign_ins.held(self._credential) is not None
+        return self._held is not None
 
     @property
     def owner_id(self) -> str | None:
-        held = self._sign_ins.held(self._credential)
-        return held.owner_id if held else None
+        return self._held.owner_id if self._held else None
 
     @property
     def oauth_session(self) -> int | None:
         """The number of the OAuth session of the current token, none without a token. A refresh keeps the session."""
-        held = self._sign_ins.held(self._credential)
-        return held.session if held else None
+        return self._held.session if self._held else None
 
     def push_wait_s(self) -> float:
         """Return the seconds until a wstoken can be requested, if no other source waits for one."""
@@ -107,7 +112,7 @@ class Tokens:
 
         None: it has a token, does not wait for its place, or the token endpoint is in trouble.
         """
-        if self._slot is None or self._application.trouble or self._sign_ins.held(self._credential):
+        if self._slot is None or self._application.trouble or self._held:
             return None
         return self._application.limiter.ahead(self._slot)
 
@@ -123,7 +128,7 @@ class Tokens:
 
     def failing(self) -> tuple[PollFailed, float] | None:
         """Return why the token could not be renewed in time, and for how many seconds it remains valid."""
-        held, now = self._sign_ins.held(self._credential), self._clock.monotonic()
+        held, now = self._held, self._clock.monotonic()
         standing = self._refusal or self._application.trouble
         if held is None or standing is None or now < held.renew_at:
             return None
@@ -131,7 +136,7 @@ class Tokens:
 
     async def current(self) -> Secret:
         """Return a valid token. Waits for a slot and signs in if there is none."""
-        held = self._sign_ins.held(self._credential)
+        held = self._held
         if held is None:
             held = await self._given()
         elif self._clock.monotonic() >= held.renew_at and not self._silent_s():
@@ -140,11 +145,11 @@ class Tokens:
 
     async def renewed(self, refused: Secret) -> bool:
         """After a 401: get another token and return true. Returns false if a new token was rejected as well."""
-        held = self._sign_ins.held(self._credential)
+        held = self._held
         if held is not None and held.token == refused:
             if self._clock.monotonic() < held.renew_again_at:
                 return False
-            self._sign_ins.forget(self._credential)
+            self._sign_ins.forget(self.credential)
             if self._waits_for_place():
                 await self._stop_renewal()  # it waits with the priority of a credential that still has a token
         await self._given()
@@ -152,7 +157,7 @@ class Tokens:
 
     def heard(self, token: Secret, *, refused: bool) -> None:
         """Note whether the platform accepted a token."""
-        held = self._sign_ins.held(self._credential)
+        held = self._held
         if held is None or held.token != token:
             return
         if not refused:
@@ -164,11 +169,11 @@ class Tokens:
             self._sign_ins.refuse(held)
 
     async def revoke(self) -> None:
-        """End the platform's session. If that fails, it ends when the token expires."""
-        held = self._sign_ins.held(self._credential)
-        if held is None:
+        """End the platform's session, unless another source uses the token. If that fails, it ends when it expires."""
+        held = self._held
+        if held is None or self._application.uses(self.credential):
             return
-        self._sign_ins.forget(self._credential)
+        self._sign_ins.forget(self.credential)
         with suppress(PollFailed, TimeoutError):
             async with asyncio.timeout(REVOKE_TIMEOUT_S), self._application.acquire(REVOKE_PATH, math.inf):
                 await self._post(REVOKE_PATH, {"token": held.token.reveal()}, REVOKE_TIMEOUT_S)
@@ -185,7 +190,7 @@ class Tokens:
 
     async def _given(self) -> Held:
         """Return the current token, or a new one. Concurrent callers share one request."""
-        while (held := self._sign_ins.held(self._credential)) is None:
+        while (held := self._held) is None:
             if silent_s := self._silent_s():
                 raise self._failed(silent_s)
             await asyncio.wait((self._renew(None),))
@@ -278,7 +283,7 @@ class Tokens:
         try:
             async with self._slot as slot:
                 # Another source with the same credential may have signed in meanwhile.
-                renewed = self._sign_ins.held(self._credential) not in (old, None)
+                renewed = self._held not in (old, None)
                 if renewed or self._silent_s():
                     slot.unused()
                     return
@@ -299,7 +304,7 @@ class Tokens:
         self._application.grants += 1
         owner_id = None if granted.owner_id is None else str(granted.owner_id)
         refreshed = old if form["grant_type"] == "refresh_token" else None
-        self._sign_ins.keep(self._credential, granted.access_token, owner_id, granted.expires_in, refreshed=refreshed)
+        self._sign_ins.keep(self.credential, granted.access_token, owner_id, granted.expires_in, refreshed=refreshed)
         if granted.refresh_token:
             self._refresh = Secret(granted.refresh_token)
             self._refresh_until = self._clock.monotonic() + (granted.refresh_token_expires_in or LIFETIME_MAX_S)

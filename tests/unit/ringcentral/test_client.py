@@ -1,5 +1,6 @@
 """The client against answers that are written down: what it asks, what it makes of the answers."""
 
+import asyncio
 import json
 import re
 from base64 import b64encode
@@ -494,3 +495,34 @@ async def test_closing_waits_for_no_turn(
     await clients[0].close()
     assert asked(answers, "POST", "/revoke") == []
     assert set(heard.notes) == {"budget.heavy"}
+
+
+async def test_the_last_source_of_a_credential_revokes_its_token(
+    session: ClientSession, clock: TurnedClock, heard: Heard, answers: aioresponses
+) -> None:
+    """Sources with the same credential share a token: one that is removed does not end it for the others."""
+    answers.post(TOKEN_URL, payload=TOKEN)
+    answers.post(re.compile(".*/revoke"), repeat=True)
+    answers.get(LIST_URL, body=RINGING, repeat=True)
+    sign_ins = SignIns(clock)
+    first, last = (make_client(session, clock, heard, sign_ins=sign_ins, revoke_on_exit=True) for _ in range(2))
+    await first.poll(TARGET)
+    await first.close()
+    assert asked(answers, "POST", "/revoke") == []
+    await last.poll(TARGET)
+    await last.close()
+    assert len(asked(answers, "POST", "/revoke")) == 1
+    assert len(asked(answers, "POST", "/oauth/token")) == 1
+
+
+async def test_sources_that_are_closed_together_revoke_their_token_once(
+    session: ClientSession, clock: TurnedClock, heard: Heard, answers: aioresponses
+) -> None:
+    """As at the end of the service."""
+    answers.post(TOKEN_URL, payload=TOKEN)
+    answers.post(re.compile(".*/revoke"), repeat=True)
+    sign_ins = SignIns(clock)
+    clients = [make_client(session, clock, heard, sign_ins=sign_ins, revoke_on_exit=True) for _ in range(3)]
+    await clients[0].identify()
+    await asyncio.gather(*(client.close() for client in clients))
+    assert len(asked(answers, "POST", "/revoke")) == 1
