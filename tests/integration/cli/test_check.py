@@ -127,16 +127,16 @@ async def test_check_warns_of_deliveries_for_a_removed_sink(tmp_path: Path) -> N
         await outbox.subscribe({"lines": Filter()})
         beside = await asyncio.to_thread(callcast, "check", cwd=tmp_path)
     assert (before.returncode, beside.returncode) == (0, 0)
-    told = (
+    output = (
         "warning: sinks.crm: no longer in the configuration, but the outbox holds 2 events and 1 dead letter for it\n"
     )
     fix = "    fix: add the sink again under this name to deliver them; otherwise they are deleted "
-    assert before.stderr == f"{told}{fix}72 h after the next start or reload\n"
-    assert beside.stderr == f"{told}{fix}at {NINE + timedelta(hours=72):%Y-%m-%d %H:%M} UTC\n"
+    assert before.stderr == f"{output}{fix}72 h after the next start or reload\n"
+    assert beside.stderr == f"{output}{fix}at {NINE + timedelta(hours=72):%Y-%m-%d %H:%M} UTC\n"
 
 
 def test_check_of_an_outbox_that_it_cannot_read(tmp_path: Path) -> None:
-    """That is no fault of the configuration: a warning with the place and the next step."""
+    """That is not a fault of the configuration: a warning with the place and the next step."""
     write(tmp_path, f'[service]\ndata_dir = "{tmp_path}"\n' + GOOD)
     (tmp_path / "outbox.db").write_text("no database at all" * 100)
     done = callcast("check", cwd=tmp_path)
@@ -195,7 +195,7 @@ def test_run_refuses_what_check_refuses(tmp_path: Path) -> None:
 
 
 def test_run_logs_what_check_warns_of(tmp_path: Path) -> None:
-    """A line each, so that a log tells it too: where, which key, what, and the fix. Also of several on one key."""
+    """A line each, so that it is in a log too: where, which key, what, and the fix. Also of several on one key."""
     twins = WEBHOOK.replace("secrets", "# secrets")
     with socket.create_server(("127.0.0.1", 0)) as taken:  # so that it ends at once
         listen = f'[service]\ndata_dir = "data"\nhttp_listen = "127.0.0.1:{taken.getsockname()[1]}"\n'
@@ -203,10 +203,10 @@ def test_run_logs_what_check_warns_of(tmp_path: Path) -> None:
         done = callcast("run", cwd=tmp_path)
     assert done.returncode == 69
     lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
-    told = [line for line in lines if line["event"] == "configuration_warning"]
-    assert [line["key"] for line in told] == ["sinks.crm.secrets", "sinks.erp.secrets"]
-    assert all(line["level"] == "warning" and "callcast.toml:" in line["where"] for line in told)
-    assert all(line["detail"] and line["fix"] for line in told)
+    output = [line for line in lines if line["event"] == "configuration_warning"]
+    assert [line["key"] for line in output] == ["sinks.crm.secrets", "sinks.erp.secrets"]
+    assert all(line["level"] == "warning" and "callcast.toml:" in line["where"] for line in output)
+    assert all(line["detail"] and line["fix"] for line in output)
 
 
 def test_run_where_no_folder_can_be_made(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_healthcheck_by_configuration(service: str, tmp_path: Path, monkeypatch:
 
 
 def test_healthcheck_without_a_service(service: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """69, and where it was asked, when no one listens; 2 when the question makes no sense."""
+    """69, and where it was asked, when nothing listens; 2 when the question makes no sense."""
     with HTTPServer(("127.0.0.1", 0), Answers) as closed:
         port = closed.server_port
     assert main(["healthcheck", "--url", f"http://127.0.0.1:{port}"]) == 69

@@ -84,11 +84,11 @@ async def test_each_failure_is_printed_with_a_fix(tmp_path: Path) -> None:
         )
         done = await checked("--online", "--config", str(config))
     assert done.returncode == 69
-    told = done.stdout.split("\n\n")[-2]
-    failed = [line.split()[1:3] for line in told.splitlines() if line.startswith("failed")]
+    output = done.stdout.split("\n\n")[-2]
+    failed = [line.split()[1:3] for line in output.splitlines() if line.startswith("failed")]
     assert failed == [["source", "acme:"], ["source", "east:"], ["sink", "crm"], ["sink", "wall"]]
-    assert told.count("    fix: ") == 6  # the two ways of hints are skipped with one
-    assert "ReadCallLog" in told
+    assert output.count("    fix: ") == 6  # the two ways of hints are skipped with one
+    assert "ReadCallLog" in output
     assert done.stdout.endswith("\n4 failed\n")
     for secret in (CREDENTIAL.client_secret, CREDENTIAL.jwt, "forged-assertion", "token-in-the-url", SECRET):
         assert secret not in done.stdout + done.stderr

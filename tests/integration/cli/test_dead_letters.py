@@ -1,4 +1,4 @@
-"""`dead`, `replay` and `explain` as a person meets them: on an outbox whose service has stopped."""
+"""`dead`, `replay` and `explain` as a person uses them: on an outbox whose service has stopped."""
 
 import io
 import json
@@ -89,7 +89,7 @@ def pending(folder: Path) -> dict[str, list[str]]:
     with open_admin(folder / "data") as admin:
         stories = [admin.history_of(call) for name in ("a", "b", "c") for call in admin.find(name)]
     return {
-        story.call.session_id: [sink for told in story.events for sink in told.pending]
+        story.call.session_id: [sink for output in story.events for sink in output.pending]
         for story in stories
         if story.call
     }
@@ -98,7 +98,7 @@ def pending(folder: Path) -> dict[str, list[str]]:
 ENDED = event("b", "call.ended", 1)
 
 
-# Dead dead letters
+# Dead letters
 
 
 def test_dead_list_is_one_object_a_line(callcast: Callcast) -> None:
@@ -148,7 +148,7 @@ def test_numbers_are_whole_only_when_asked_for(callcast: Callcast, command: list
 )
 @pytest.mark.parametrize("action", ["list", "retry", "drop"])
 def test_dead_letters_are_chosen(callcast: Callcast, action: str, choice: list[str], count: int) -> None:
-    """By sink, type, reason and age, the same for listing, retrying and dropping; none is no error."""
+    """By sink, type, reason and age, the same for listing, retrying and dropping; none is not an error."""
     code, out, _ = callcast("dead", action, *choice)
     assert code == 0
     answers = objects(out)
@@ -169,7 +169,7 @@ def test_dead_retry_makes_the_same_event_pending_again(callcast: Callcast, folde
 
 
 def test_dead_show_holds_the_event(callcast: Callcast) -> None:
-    """The letter with its event as a sink would get it, numbers aside."""
+    """The dead letter with its event as a sink would get it, except for numbers."""
     _, out, _ = callcast("dead", "show", ENDED.id)
     (shown,) = objects(out)
     assert (shown["event"]["id"], shown["event"]["data"]["state"], shown["reason"]) == (ENDED.id, "ended", "http_413")
@@ -191,7 +191,7 @@ def test_dead_show_holds_the_event(callcast: Callcast) -> None:
     ],
 )
 def test_an_ambiguous_selection_changes_nothing(callcast: Callcast, arguments: list[str], says: str) -> None:
-    """Exit code 2, what is wrong and what to write instead; every letter stays."""
+    """Exit code 2, what is wrong and what to write instead; every dead letter stays."""
     code, out, err = callcast("dead", *arguments)
     assert (code, out) == (2, "")
     assert says in err
@@ -271,10 +271,10 @@ def test_explain_shows_the_history(callcast: Callcast, what: str) -> None:
     (story,) = objects(out)
     assert code == 0
     assert (story["call"]["call_id"], story["pending"]) == ("101/a", [])
-    (told,) = story["events"]
-    assert (told["event"]["id"], told["recorded_at"]) == (event("a").id, "2026-03-02T09:00:00.000Z")
-    assert (told["poll"]["before"], told["poll"]["evidence"]) == ("2026-03-02T09:00:00.000Z", "active_calls")
-    (crm,) = told["sinks"]
+    (output,) = story["events"]
+    assert (output["event"]["id"], output["recorded_at"]) == (event("a").id, "2026-03-02T09:00:00.000Z")
+    assert (output["poll"]["before"], output["poll"]["evidence"]) == ("2026-03-02T09:00:00.000Z", "active_calls")
+    (crm,) = output["sinks"]
     assert (crm["sink"], crm["state"]) == ("crm", "delivered")
     tried = [(one["number"], one["outcome"], one["detail"], one["took_s"]) for one in crm["attempts"]]
     assert tried == [(1, "http_503", "answered 503", 0.5), (2, "delivered", "answered 204", 0.012)]
@@ -366,7 +366,7 @@ def test_a_sinks_own_keys_must_be_readable_to_replay(callcast: Callcast, folder:
     assert "sinks.crm.events" in err
 
 
-def test_the_environment_has_its_say(callcast: Callcast, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_overrides_the_file(callcast: Callcast, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`data_dir` and a sink's filter may come from variables."""
     (folder / "callcast.toml").write_text(CONFIG.replace('data_dir = "data"', 'data_dir = "elsewhere"'))
     monkeypatch.setenv("CALLCAST_SERVICE__DATA_DIR", str(folder / "data"))

@@ -144,7 +144,7 @@ async def typed(shell: Shell, town: Town, documented: str, line: str, port: int)
 
 
 async def calls(town: Town) -> None:
-    """Something to tell for who follows."""
+    """Calls to follow."""
     while True:
         call(town, "102")
         await asyncio.sleep(1)
@@ -178,7 +178,7 @@ async def test_the_check_on_the_page_of_the_configuration(tmp_path: Path) -> Non
 
 
 async def test_the_readmes_configuration_is_good_and_runs(town: Town, hook: Hook) -> None:
-    """Its two commands: the check prints a plan, and the service tells calls, here of the fake platform."""
+    """Its two commands: the check prints a plan, and the service reports calls, here of the fake platform."""
     (text,) = re.findall(r"^```toml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     folder = town.folder / "home"
     shell = Shell(folder, folder / "callcast.toml")

@@ -41,7 +41,7 @@ def word(headers: dict[str, str], body: bytes = BODY, *secrets: str) -> str:
 
 
 def test_why_a_signature_is_wrong() -> None:
-    """Each cause that can be told apart has its own word."""
+    """Each cause that can be distinguished has its own word."""
     good = signed()
     assert word(good) == "ok"
     assert word(good, BODY, OTHER, SECRET) == "ok"
@@ -69,7 +69,7 @@ def test_the_clock_is_told_in_seconds() -> None:
 
 
 def test_secrets_that_fitted_before_speak_for_a_changed_body() -> None:
-    """A wrong signature after a right one is no matter of the secret."""
+    """A wrong signature after a right one is not caused by the secret."""
     judge = SignatureChecker([SECRET])
     assert judge.check(signed(), BODY, time.time()).good
     changed = BODY.replace(b"answered", b"answeres")
@@ -110,7 +110,7 @@ async def post(url: str, headers: dict[str, str] | None = None, body: bytes = BO
 
 
 async def test_it_prints_what_comes_and_answers() -> None:
-    """A good one 204, a wrong one 401 with the reason, and the same id again is told; Ctrl-C ends with 0."""
+    """A good one 204, a wrong one 401 with the reason, and a duplicate is reported; Ctrl-C ends with 0."""
     async with listening("--secret", SECRET) as (listen, url):
         assert await post(url) == 204
         await listen.wrote("signature ok")
@@ -131,9 +131,9 @@ async def test_without_a_secret_it_makes_one_and_shows_the_sink() -> None:
         assert sink["url"] == url
         assert await post(url, signed(secret=sink["secrets"][0])) == 204
         await listen.wrote("\n")
-        told = json.loads(listen.out)
-        assert (told["signature"], told["id"], told["duplicate"]) == ("ok", EVENTS[1]["id"], False)
-        assert told["event"] == EVENTS[1]
+        output = json.loads(listen.out)
+        assert (output["signature"], output["id"], output["duplicate"]) == ("ok", EVENTS[1]["id"], False)
+        assert output["event"] == EVENTS[1]
 
 
 async def test_it_misbehaves_as_told() -> None:

@@ -271,9 +271,9 @@ def test_the_official_parser_takes_the_asyncapi_document() -> None:
     """Without an error or a warning; and it sees every operation."""
     command = [node(), str(NODE / "check_asyncapi.mjs")]
     said = subprocess.run(command, input=json.dumps(asyncapi()), capture_output=True, text=True, check=True)
-    told = json.loads(said.stdout)
-    assert [one for one in told["found"] if "latest version" not in one["message"]] == []
-    assert set(told["operations"]) == set(asyncapi()["operations"])
+    output = json.loads(said.stdout)
+    assert [one for one in output["found"] if "latest version" not in one["message"]] == []
+    assert set(output["operations"]) == set(asyncapi()["operations"])
 
 
 def test_the_lock_of_the_parser_names_no_registry() -> None:

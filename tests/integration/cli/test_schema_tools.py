@@ -57,20 +57,20 @@ def good_files(folder: Path) -> list[Path]:
 
 def test_the_schema_is_one_for_check_jsonschema(schema: Path) -> None:
     """It keeps to the draft that it names."""
-    code, told = says(tool("check-jsonschema"), "--check-metaschema", schema)
-    assert code == 0, told
+    code, output = says(tool("check-jsonschema"), "--check-metaschema", schema)
+    assert code == 0, output
 
 
 @pytest.mark.parametrize("lint", [check_jsonschema, taplo])
 def test_the_example_passes(lint: Lint, schema: Path, tmp_path: Path) -> None:
     """As it is delivered, and with every key in use."""
-    code, told = lint(schema, *good_files(tmp_path))
-    assert code == 0, told
+    code, output = lint(schema, *good_files(tmp_path))
+    assert code == 0, output
 
 
 @pytest.mark.parametrize("lint", [check_jsonschema, taplo])
 def test_mistakes_are_seen(lint: Lint, schema: Path) -> None:
     """What `callcast check` refuses is refused while it is typed."""
     for name in MISTAKES:
-        code, told = lint(schema, BROKEN / f"{name}.toml")
-        assert code == 1, f"{name}: {told}"
+        code, output = lint(schema, BROKEN / f"{name}.toml")
+        assert code == 1, f"{name}: {output}"

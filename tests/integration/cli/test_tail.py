@@ -87,7 +87,7 @@ async def test_a_lost_connection_is_taken_up_where_it_was() -> None:
 
 
 async def test_an_unreachable_service_is_reported_with_the_next_step() -> None:
-    """Place, cause, next step, and exit code 69; on anything that is no callcast, too."""
+    """Place, cause, next step, and exit code 69; on anything that is not callcast, too."""
     async with program("tail", "--url", f"http://127.0.0.1:{free_port()}", *NO_FILE) as tail:
         assert await tail.ended() == 69
         assert "http://127.0.0.1:" in tail.err

@@ -36,7 +36,7 @@ def report_of(name: str) -> str:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_report(name: str) -> None:
-    """Each mistake is told in exactly the words that were reviewed."""
+    """Each mistake is reported in exactly the words that were reviewed."""
     assert report_of(name) == (BROKEN / f"{name}.txt").read_text()
 
 

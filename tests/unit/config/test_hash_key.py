@@ -1,4 +1,4 @@
-"""The key of hashed numbers: made once, whole, only where somebody hashes, and never empty."""
+"""The key of hashed numbers: generated once, stored whole, only if numbers are hashed, and never empty."""
 
 import resource
 import stat
@@ -33,7 +33,7 @@ def settings(folder: Path, *, service: str = "", sink: str = "") -> Settings:
 
 @pytest.mark.parametrize("where", ["service", "sink"])
 def test_made_once_for_this_user_alone(tmp_path: Path, where: str) -> None:
-    """The same key after a restart, in a file that no one else may read."""
+    """The same key after a restart, in a file that only its owner can read."""
     hashing = settings(tmp_path, **{where: 'numbers = "hash"'})
     key = hash_key(hashing)
     assert len(key) == 64
@@ -55,7 +55,7 @@ def test_a_configured_one_needs_no_file(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_no_half_key(tmp_path: Path) -> None:
-    """It is told, and as soon as there is room the key is made whole."""
+    """It is reported, and as soon as there is room a whole key is stored."""
     hashing = settings(tmp_path, sink='numbers = "hash"')
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))

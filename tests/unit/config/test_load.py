@@ -1,4 +1,4 @@
-"""A good configuration becomes typed settings, with secrets read and the environment's say."""
+"""A good configuration becomes typed settings, with secrets read and overrides by the environment."""
 
 from pathlib import Path
 
@@ -100,7 +100,7 @@ def test_the_contracts_example(tmp_path: Path) -> None:
     ],
 )
 def test_a_variable_is_typed_by_its_key(tmp_path: Path, name: str, text: str, expected: object) -> None:
-    """The same characters become a text, a number, a list or a secret, as the key wants."""
+    """The same characters become a text, a number, a list or a secret, as the key requires."""
     got = settings(tmp_path, SOURCE + WEBHOOK, {f"CALLCAST_{name}": text, "HOME": "/home/x"})
     assert callable(expected)
     assert expected(got)
@@ -139,7 +139,7 @@ def test_what_kubernetes_injects_is_harmless(tmp_path: Path) -> None:
     assert all("CALLCAST_" in one.fix and "__" in one.fix for one in found.warnings)
 
 
-def test_a_single_underscore_is_told_with_the_right_name(tmp_path: Path) -> None:
+def test_a_single_underscore_is_reported_with_the_right_name(tmp_path: Path) -> None:
     """The commonest mistake with variables is warned of by the name that was meant."""
     (warning,) = verdict(tmp_path, GOOD, {"CALLCAST_SERVICE_LOG_LEVEL": "debug"}).warnings
     assert warning.fix.endswith("CALLCAST_SERVICE__LOG_LEVEL")
@@ -164,7 +164,7 @@ def test_the_environment_alone_does_not_fill_settings(tmp_path: Path, monkeypatc
 
 
 def test_settings_do_not_change(tmp_path: Path) -> None:
-    """Frozen: a room that is given settings cannot change them for the others."""
+    """Frozen: one part of the service cannot change them for the others."""
     got = settings(tmp_path, GOOD)
     for thing, key in ((got, "names"), (got.service, "shutdown_s"), (got.sources["acme"], "jwt")):
         with pytest.raises(ValueError, match="frozen"):
@@ -182,7 +182,7 @@ def test_settings_do_not_change(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path, content: bytes | None, expected: str) -> None:
-    """Trouble with the file itself is told like every other fault, with its path."""
+    """Trouble with the file itself is reported like every other fault, with its path."""
     path = tmp_path / "callcast.toml"
     if content is not None:
         path.write_bytes(content)
@@ -191,7 +191,7 @@ def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path, content: bytes | 
     assert str(path) in str(caught.value)
 
 
-def test_a_folder_is_no_configuration(tmp_path: Path) -> None:
+def test_a_folder_is_not_a_configuration(tmp_path: Path) -> None:
     """`--config /etc/callcast` is a fault and no traceback."""
     with pytest.raises(ConfigError, match="cannot be read: is a directory"):
         load(tmp_path, {})
@@ -224,7 +224,7 @@ def test_every_event_can_be_asked_for(tmp_path: Path, glob: str) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "127.8.8.8"])
 def test_plaintext_towards_loopback(tmp_path: Path, host: str) -> None:
-    """Nothing need be encrypted that never leaves the machine."""
+    """What never leaves the machine does not need encryption."""
     text = SOURCE + f'server = "http://{host}:8080"\n' + f'[sinks.crm]\ntype = "webhook"\nurl = "http://{host}/"\n'
     assert report(tmp_path, text + f'[sinks.b]\ntype = "mqtt"\nurl = "mqtt://{host}"\n') == ""
 
@@ -240,7 +240,7 @@ def test_plaintext_can_be_allowed_and_is_warned_of(tmp_path: Path) -> None:
     assert keys == ["sources.acme.allow_plaintext", "sinks.crm.allow_plaintext", "sinks.b.allow_plaintext"]
 
 
-def test_listening_beyond_loopback_wants_a_token_or_consent(tmp_path: Path) -> None:
+def test_listening_beyond_loopback_requires_a_token_or_consent(tmp_path: Path) -> None:
     """A token, or `http_open`, opens the page to the network."""
     listen = '[service]\nhttp_listen = "0.0.0.0:9469"\n'
     assert "without http_token" in report(tmp_path, listen + GOOD)
@@ -249,7 +249,7 @@ def test_listening_beyond_loopback_wants_a_token_or_consent(tmp_path: Path) -> N
 
 
 def test_a_sink_may_ask_for_any_extension_where_all_may_be_watched(tmp_path: Path) -> None:
-    """With an account watch, or the credential's own extension, no one can know which ids will come."""
+    """With an account watch, or the credential's own extension, the ids are not known beforehand."""
     sink = STDOUT + 'extensions = ["101", "unassigned"]\n'
     assert report(tmp_path, SOURCE + sink) == ""
     assert report(tmp_path, SOURCE + 'watch = "account"\n' + sink) == ""
@@ -280,7 +280,7 @@ def test_names_that_nothing_shows(tmp_path: Path) -> None:
         ("names.62264425017", 'did you mean "62264425016"?'),
         ("names.5", "remove it, or add the extension to a source"),
     ]
-    assert verdict(tmp_path, SOURCE + STDOUT + named).warnings == (), "~ may be anybody"
+    assert verdict(tmp_path, SOURCE + STDOUT + named).warnings == (), "~ may be any extension"
     assert verdict(tmp_path, SOURCE + 'watch = "account"\n' + STDOUT + named).warnings == ()
 
 

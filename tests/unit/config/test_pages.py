@@ -42,7 +42,7 @@ def test_made_anew_it_is_the_same(name: str) -> None:
 
 
 def test_the_example_passes() -> None:
-    """As it is delivered, with no secret from elsewhere; that the credential is no one's is said."""
+    """As it is delivered, with no secret from elsewhere; with a warning that the credential is a placeholder."""
     found = validate(EXAMPLE, {})
     assert found.errors == ()
     assert [one.key for one in found.warnings] == PLACEHOLDERS
@@ -94,6 +94,6 @@ def test_the_schema_is_one() -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not BEYOND_A_SCHEMA.match(name)])
 def test_the_schema_refuses_what_the_check_refuses(name: str) -> None:
-    """An editor shows the same mistakes, as far as one file alone can tell."""
+    """An editor shows the same mistakes, as far as one file alone can show."""
     data = tomllib.loads((BROKEN / f"{name}.toml").read_text())
     assert list(Draft202012Validator(config_schema()).iter_errors(json.loads(json.dumps(data, default=lambda _: {}))))

@@ -30,7 +30,7 @@ def test_a_secret_is_never_shown() -> None:
 
 
 def test_secrets_compare_by_value() -> None:
-    """A reload can tell whether a secret changed."""
+    """A reload can see whether a secret changed."""
     assert Secret("a") == Secret("a") == copy.deepcopy(Secret("a"))
     assert Secret("a") != Secret("b")
     assert Secret("a") != "a"
@@ -61,9 +61,9 @@ def test_a_reference_is_read_at_load_only() -> None:
 def test_a_file_that_holds_no_secret(tmp_path: Path, content: bytes) -> None:
     """Too much, no text, or nothing: a fault that quotes none of it."""
     (tmp_path / "file").write_bytes(content)
-    told = report(tmp_path, GOOD.replace('"jwt-of-the-user"', '{ file = "file" }'))
-    assert "sources.acme.jwt: " in told
-    assert "xxxx" not in told
+    output = report(tmp_path, GOOD.replace('"jwt-of-the-user"', '{ file = "file" }'))
+    assert "sources.acme.jwt: " in output
+    assert "xxxx" not in output
 
 
 def test_a_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,8 +79,8 @@ def test_a_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_variable_that_is_no_text(tmp_path: Path) -> None:
     """Bytes that are no UTF-8 come from the environment as halves of characters; they are refused."""
-    told = report(tmp_path, GOOD.replace('"jwt-of-the-user"', '{ env = "JWT" }'), {"JWT": "\udcff\udcfe"})
-    assert "sources.acme.jwt: the variable 'JWT' is not valid UTF-8" in told
+    output = report(tmp_path, GOOD.replace('"jwt-of-the-user"', '{ env = "JWT" }'), {"JWT": "\udcff\udcfe"})
+    assert "sources.acme.jwt: the variable 'JWT' is not valid UTF-8" in output
 
 
 SINK_THAT_TELLS = """
@@ -119,30 +119,30 @@ def telltale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("telltale")
 def test_a_careless_sink_cannot_tell_a_secret(tmp_path: Path) -> None:
     """A secret that somebody else's check puts into its message is blacked out."""
-    told = report(tmp_path, f'{SOURCE}[sinks.s]\ntype = "telltale"\ntoken = "{CANARY}"\n')
-    assert f"sinks.s.token: the token {HIDDEN} is bad" in told
-    assert "canary" not in told
+    output = report(tmp_path, f'{SOURCE}[sinks.s]\ntype = "telltale"\ntoken = "{CANARY}"\n')
+    assert f"sinks.s.token: the token {HIDDEN} is bad" in output
+    assert "canary" not in output
 
 
 @pytest.mark.usefixtures("telltale")
 def test_another_ones_sink_is_checked_as_strictly(tmp_path: Path) -> None:
     """Unknown keys, wrong types and missing keys of a third-party sink, in the file and in variables."""
     environ = {"CALLCAST_SINKS__S__PLANE": "x"}
-    told = report(tmp_path, SOURCE + '[sinks.s]\ntype = "telltale"\nplain = 5\ntokn = "x"\ntimeout = 3\n', environ)
-    assert "sinks.s.plain: given the number 5, expected a string in quotes" in told
-    assert "did you mean `token`?" in told
-    assert "did you mean `timeout_s`?" in told
-    assert "sinks.s.token: missing" in told
-    assert "did you mean CALLCAST_SINKS__S__PLAIN?" in told
+    output = report(tmp_path, SOURCE + '[sinks.s]\ntype = "telltale"\nplain = 5\ntokn = "x"\ntimeout = 3\n', environ)
+    assert "sinks.s.plain: given the number 5, expected a string in quotes" in output
+    assert "did you mean `token`?" in output
+    assert "did you mean `timeout_s`?" in output
+    assert "sinks.s.token: missing" in output
+    assert "did you mean CALLCAST_SINKS__S__PLAIN?" in output
 
 
 @pytest.mark.usefixtures("telltale")
 def test_a_broken_package_is_a_fault_and_no_traceback(tmp_path: Path) -> None:
-    """A type that cannot be imported, or is no sink, is told with its entry point."""
-    told = report(tmp_path, SOURCE + '[sinks.a]\ntype = "broken"\n[sinks.b]\ntype = "other"\n[sinks.c]\ntype = "x"\n')
-    assert "sinks.a.type: no_such_module:Settings cannot be imported: ModuleNotFoundError" in told
-    assert "sinks.b.type: telltale:Secret is not a subclass of callcast.sinks.SinkSettings" in told
-    assert '"broken", "mqtt", "other", "stdout", "telltale", "webhook"' in told
+    """A type that cannot be imported, or is not a sink, is reported with its entry point."""
+    output = report(tmp_path, SOURCE + '[sinks.a]\ntype = "broken"\n[sinks.b]\ntype = "other"\n[sinks.c]\ntype = "x"\n')
+    assert "sinks.a.type: no_such_module:Settings cannot be imported: ModuleNotFoundError" in output
+    assert "sinks.b.type: telltale:Secret is not a subclass of callcast.sinks.SinkSettings" in output
+    assert '"broken", "mqtt", "other", "stdout", "telltale", "webhook"' in output
 
 
 @pytest.mark.usefixtures("telltale")
@@ -152,12 +152,12 @@ def test_a_type_that_two_packages_offer(tmp_path: Path) -> None:
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: rival\nVersion: 1\n")
     (metadata / "entry_points.txt").write_text("[callcast.sinks]\nstdout = rival:Settings\n")
-    told = report(tmp_path, GOOD)
-    assert "sinks.lines.type: two packages provide this type: callcast.sinks.stdout:Settings and rival:Settings" in told
+    text = report(tmp_path, GOOD)
+    assert "sinks.lines.type: two packages provide this type: callcast.sinks.stdout:Settings and rival:Settings" in text
 
 
 def test_settings_log_no_secret(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Anyone who logs the whole configuration tells nothing."""
+    """A log of the whole configuration shows no secret."""
     with caplog.at_level(logging.INFO):
         logging.getLogger().info("%r", settings(tmp_path, GOOD.replace("jwt-of-the-user", CANARY)))
     assert "acme" in caplog.text
