@@ -45,6 +45,7 @@ check: $(VENV)/.installed  ## check format, lint, types, import rules and vocabu
 
 fuzz: $(VENV)/.installed  ## try FUZZ random histories of calls and KILLS kill -9, many more than `make test`
 	$(BIN)/python -m tests.unit.calls.fuzz $(FUZZ)
+	$(BIN)/python -m tests.unit.polling.hinted 10000
 	$(BIN)/python -m tests.system.kills $(KILLS)
 	$(BIN)/python -m tests.unit.ringcentral.fuzz_bytes $(FUZZ)
 	THOROUGH=1 $(BIN)/pytest -n auto --timeout 3600 tests/unit tests/integration/simulator

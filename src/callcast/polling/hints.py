@@ -4,6 +4,7 @@ A hint becomes an expectation: a poll, made when the list has probably caught up
 list is, is learned (`Offsets`). Whether hints announce what polls show is measured (`MissRate`).
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -131,7 +132,7 @@ class Party(Struct):
             used_up = counted >= tries_max
             self.due = answered_at + pause_s
         if used_up:
-            self.due = float("inf")
+            self.due = math.inf
 
 
 class Served(Struct, frozen=True):
@@ -155,6 +156,8 @@ class Expectations:
         self._by_session: dict[str, list[Party]] = {}
         self._shown: dict[tuple[str, str], Shown] | None = None  # by the last list; None: there was none
         self.is_live = False  # the last list shows a live call
+        # The oldest hint that no poll followed late enough for the list to show it; and as it was at the last poll.
+        self.unchecked_since = self.unchecked_until_poll = math.inf
 
     # Hints
 
@@ -176,6 +179,7 @@ class Expectations:
         if shown is not None and shown.record_id != party.ignored_record and shown.level >= level:
             self.open.pop(_key(party), None)
             return False
+        self.unchecked_since = min(self.unchecked_since, hint.at)
         if expect:
             self._expect(party, offset_s)
         return True
@@ -237,6 +241,9 @@ class Expectations:
         """
         before, self._shown = self._shown, _shown(observations)
         self.is_live = any(one.level < ENDED for one in self._shown.values())
+        self.unchecked_until_poll = self.unchecked_since
+        if sent_at >= self.unchecked_since + END_SHOWN_S:
+            self.unchecked_since = math.inf
         served = [party for party in self.open.values() if self._is_met(party, before or {})]
         for party in served:
             del self.open[_key(party)]

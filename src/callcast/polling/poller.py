@@ -29,8 +29,6 @@ ANSWER_WAIT_S = (
     0.005  # how long the next batch waits for responses; short, so that a slow platform is not polled less often
 )
 STORE_RETRY_S = 30.0
-GAP_S = 5.0  # after an interval plus this long without a successful poll, whole calls may have been missed
-LISTED_S = 115.0  # a list shows a call that ended for 120 s: with hints, polls may be that far apart
 RECORDED_AT_ONCE = 16  # snapshots compared and recorded at a time; more would starve the deliveries on the loop
 REFUSED_EVERY_S = 300.0  # a target that the platform denies access to is polled every 5 min
 
@@ -262,17 +260,12 @@ class Poller:
             self._telemetry.store_failed(error)
 
     async def _note_gap(self, target: Target, taken_at: datetime) -> None:
-        """Have the call log read if the target was seen for longer than planned neither by polls nor by presence."""
+        """Have the call log read if whole calls may have been missed since the last good poll."""
         last = self._recorder.index.last_poll_at(target.extension_id)
         if last is None:
             return
-        passed_s = (taken_at - last).total_seconds()
-        unseen_s = max(self.interval_s, self._scheduler.planned_s(target)) + GAP_S
-        if self._hints is not None:
-            unseen_s = max(self.interval_s + GAP_S, LISTED_S)
-            if (since := self._hints.witnessed_since(target)) is not None:
-                passed_s -= self._clock.monotonic() - since
-        if passed_s > unseen_s:
+        passed_s, now = (taken_at - last).total_seconds(), self._clock.monotonic()
+        if self._scheduler.is_gap(target, passed_s, now, self._upstream.spacing_s()):
             await self._backfill.add_gap(target, last, taken_at)
 
     async def _failed(self, poll: Poll, error: PollFailed, took_s: float) -> float:

@@ -30,6 +30,8 @@ WISHED_S = 30.0  # while places are free
 WISHED_LIVE_S = 12.0  # with a live call
 WISHED_AGAIN_S = 2.0  # how soon a wish that waits for free places is examined again
 OVERDUE = 0.45  # of its interval: a keep-alive later than this goes first, so that it is sent before half of it passed
+GAP_S = 5.0  # after an interval plus this long without a good poll, whole calls may have been missed
+LISTED_S = 115.0  # a list shows a call that ended for 120 s
 JUDGED_AFTER_S = 3.0  # a hint that comes so long after the poll that showed its step was no miss
 SESSIONS_MAX = 1000  # sessions whose first ringing target is remembered
 
@@ -118,9 +120,17 @@ class Scheduler:
         shown = [state.interval_s for state in self._states.values() if not state.refused]
         return max(shown, default=0.0)
 
-    def planned_s(self, target: Target) -> float:
-        """Seconds between the target's last poll and its next, as planned."""
-        return self._states[target].interval_s
+    def is_gap(self, target: Target, passed_s: float, now: float, spacing_s: float) -> bool:
+        """Whether whole calls may have been missed in the `passed_s` seconds since the target's last good poll: it was
+        not polled for longer than planned. With hints: nor for longer than lists show calls that ended, and presence
+        was not read, or announced something that no poll was made for. Asked of a poll after `succeeded`.
+        """
+        plan_s, state = self.plan_s(spacing_s), self._states[target]
+        if self._hints is None:
+            return passed_s > max(plan_s, state.interval_s) + GAP_S
+        if passed_s > LISTED_S and (since := self._hints.witnessed_since(target)) is not None:
+            passed_s = max(passed_s - (now - since), now - state.expected.unchecked_until_poll)
+        return passed_s > max(plan_s + GAP_S, LISTED_S)
 
     def due(self, target: Target) -> float:
         return self._states[target].due
@@ -171,7 +181,9 @@ class Scheduler:
         level = ENDED if hint.step == "ended" else STARTED if hint.step == "started" else STARTED + 1
         expect = level != STARTED or self._rings_first(hint)
         new = state.expected.hinted(hint, self.offsets[level], expect=expect)
-        if not new:
+        if new:
+            state.due = min(state.due, hint.at + KEEP_ALIVE_S)
+        else:
             self._telemetry.hints_ignored("duplicate" if new is None else "no_change")
 
     def _rings_first(self, hint: Hint) -> bool:
@@ -242,10 +254,11 @@ class Scheduler:
             elif state.covered_since == math.inf:
                 state.covered_since = now
             interval_s = self._keep_alive_s(state, plan_s)
-            if interval_s != state.interval_s and not state.refused and not state.polling:
+            # A poll that failed, or is in flight, decides itself when the next one is due.
+            if interval_s != state.interval_s and state.unanswered == math.inf and not state.refused:
                 moved = state.due + interval_s - state.interval_s
-                state.due = max(moved, state.not_before, min(state.due, now))  # so far it was quiet by plan
-            state.interval_s = interval_s
+                state.due = max(moved, min(state.due, now))  # so far it was quiet by plan
+                state.interval_s = interval_s
 
     # Polls
 

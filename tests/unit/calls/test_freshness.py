@@ -121,6 +121,17 @@ def test_a_clock_that_is_put_right_is_no_silence() -> None:
         assert (event.extension_id, event.since) == ("2", at(skew_s))
 
 
+def test_a_target_that_is_quiet_by_plan_is_not_stale() -> None:
+    """With hints the time counts from when a poll was due that did not succeed."""
+    fresh = watching("1", "2")
+    assert fresh.check(at(300), 300, 5, {}) == []
+    assert fresh.check(at(300), 300, 5, {"1": 280.0}) == []
+    (event,) = fresh.check(at(311), 311, 5, {"1": 280.0})
+    assert event.extension_id == "1"
+    (event,) = fresh.check(at(320), 320, 5, {"1": 280.0, "2": 285.0})
+    assert event.extension_id is None
+
+
 def test_a_target_no_longer_watched_ends_its_spell_silently() -> None:
     """Its events would speak of something that is not configured."""
     fresh = watching("1", "2")

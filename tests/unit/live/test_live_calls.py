@@ -218,6 +218,24 @@ async def test_complete_until_a_poll_is_overdue(live_calls: InMemoryLiveCalls, c
     assert live_calls.staleness_s("acme") == pytest.approx(61.0)
 
 
+async def test_a_target_that_is_quiet_by_plan_is_not_overdue(live_calls: InMemoryLiveCalls, clock: TurnedClock) -> None:
+    """With hints the time counts from when a poll was due that did not succeed."""
+    live_calls.watch("acme", ["101", "102"], 20.0)
+    for extension_id in ("101", "102"):
+        poll(live_calls, Target(source="acme", extension_id=extension_id), clock.now())
+    live_calls.waiting("acme", {})
+    await clock.turn(290)
+    assert summary(live_calls).complete
+    live_calls.waiting("acme", {"101": clock.monotonic()})
+    await clock.turn(59)
+    assert summary(live_calls).complete
+    await clock.turn(2)
+    assert summary(live_calls).overdue == ("101",)
+    live_calls.waiting("acme", None)
+    assert summary(live_calls).overdue == ()
+    assert not summary(live_calls).complete
+
+
 async def test_as_of_moves_with_what_is_stored(live_calls: InMemoryLiveCalls, clock: TurnedClock) -> None:
     """Good polls that cannot be stored are not overdue, and what is shown is not as of them."""
     live_calls.watch("acme", ["101", "102"], 20.0)

@@ -403,6 +403,19 @@ def test_a_failed_poll_is_repeated_no_faster_than_evenly() -> None:
     assert source.scheduler.offsets[1] == 0.8
 
 
+def test_what_failed_is_repeated_whatever_is_learned_of_the_hints_meanwhile() -> None:
+    """Its filter is accepted, presence is read: that makes a target quiet only after a good poll."""
+    source = Source()
+    source.coverage.uncovered = set(source.targets)
+    source.connect()
+    source.fails = set(source.targets)
+    source.run(20)
+    source.coverage.uncovered = set()
+    source.coverage.witnessed = set(source.targets)
+    source.fails = set()
+    assert len(source.run(10)) >= 1
+
+
 def test_in_a_penalty_expectations_wait() -> None:
     source = Source()
     source.connect()

@@ -127,6 +127,34 @@ def test_a_source_that_waits_to_sign_in_says_how_many_are_ahead() -> None:
     assert live_calls.summaries()[0].sign_ins_ahead is None
 
 
+async def test_a_source_that_is_quiet_by_plan_is_ready() -> None:
+    """With hints, no good poll is missing until one is due; then the plan's intervals without hints count."""
+    clock = TurnedClock()
+    telemetry, target = watching(10.0, clock), Target(source="acme")
+    telemetry.poll_succeeded(Snapshot(target=target, taken_at=clock.now(), observations=()), 0.1)
+    await clock.turn(290)
+    telemetry.stepped({})
+    assert telemetry.unready() is None
+    telemetry.stepped({target: clock.monotonic()})
+    await clock.turn(30)
+    assert telemetry.unready() is None
+    await clock.turn(1)
+    assert telemetry.unready() == "source acme: no successful poll for 31 s"
+
+
+def test_the_log_says_when_hints_are_relied_on_and_when_not() -> None:
+    """A source that loses them all with its connection says so itself; one that is deaf needs attention."""
+    telemetry = watching(7.5)
+    with capture_logs() as said:
+        telemetry.hints_trusted(trusted=True, deaf=False)
+        telemetry.hints_trusted(trusted=False, deaf=False)
+        telemetry.hints_trusted(trusted=False, deaf=True)
+    assert [(line["event"], line["log_level"]) for line in said] == [
+        ("hints_trusted", "info"),
+        ("push_deaf", "warning"),
+    ]
+
+
 async def test_polls_that_cannot_be_stored_are_known_until_one_is() -> None:
     """Since the first of them, with the newest cause; what is shown stays as of the last one that was stored."""
     clock = TurnedClock(NINE)
