@@ -10,12 +10,12 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from platformdirs import user_data_path
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
-from pydantic_core import PydanticCustomError
 
 from callcast.config.diagnostics import shown
 from callcast.formats.cloudevents import Numbers
 from callcast.settings.loopback import is_loopback
 from callcast.settings.nearest import nearest
+from callcast.settings.rejection import expected, rejected
 from callcast.settings.secret import Secret, located
 
 _NO_HOME = "\0"  # marks a missing default; not a valid path
@@ -32,12 +32,9 @@ def _users_folder() -> Any:
 def _data_dir(path: Path, info: ValidationInfo) -> Path:
     if str(path) == _NO_HOME:
         problem = f"not set, and there is no default: $HOME is not set, and the user {os.getuid()} has no home"
-        raise PydanticCustomError(
-            "no_home", "{problem}", {"problem": problem, "fix": 'set data_dir = "/var/lib/callcast", or $HOME'}
-        )
+        raise rejected(problem, 'set data_dir = "/var/lib/callcast", or $HOME')
     if "\0" in str(path):
-        problem = f"given {shown(str(path))}, expected the path of a folder"
-        raise PydanticCustomError("path", "{problem}", {"problem": problem, "fix": ""})
+        raise rejected(f"given {shown(str(path))}, expected the path of a folder")
     return located(path, info)
 
 
@@ -50,7 +47,7 @@ def _timezone(name: str) -> str:
             meant = nearest(name, known)
             fix = f'did you mean "{meant}"?' if meant else "" if known else "install the package tzdata"
             problem = f'given {shown(name)}, expected "local" or a name such as "Europe/Berlin"'
-            raise PydanticCustomError("timezone", "{problem}", {"problem": problem, "fix": fix}) from None
+            raise rejected(problem, fix) from None
     return name
 
 
@@ -65,21 +62,15 @@ def split_listen(text: str) -> tuple[str, int]:
 def _host_too(value: object) -> object:
     if isinstance(value, int) and not isinstance(value, bool):
         fix = f'write host and port in quotes: http_listen = "127.0.0.1:{value}"'
-        raise PydanticCustomError("port_alone", "{expected}", {"expected": "a string in quotes", "fix": fix})
+        raise expected("a string in quotes", fix)
     return value
 
 
 def _listen(text: str, info: ValidationInfo) -> str:
     host, _ = split_listen(text)
     if not is_loopback(host) and not info.data.get("http_open", True) and not info.data.get("http_token", "?"):
-        raise PydanticCustomError(
-            "listen",
-            "{problem}",
-            {
-                "problem": f"listening on {host} without http_token would expose every call to the network",
-                "fix": 'set http_token or http_open = true, or listen on "127.0.0.1:9469"',
-            },
-        )
+        problem = f"listening on {host} without http_token would expose every call to the network"
+        raise rejected(problem, 'set http_token or http_open = true, or listen on "127.0.0.1:9469"')
     return text
 
 

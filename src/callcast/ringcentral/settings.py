@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
 from yarl import URL
 
 from callcast.ports.hints import KEEP_ALIVE_S, WITNESSED_S, Via
 from callcast.ringcentral.rate_limiter import POLLING_MAX, assumed, polls
 from callcast.settings.loopback import is_loopback
-from callcast.settings.proxy import ProxyFault, environment_proxy
+from callcast.settings.proxy import environment_proxy
+from callcast.settings.rejection import expected, rejected
 from callcast.settings.secret import Secret
 
 # A record stays in the list for at least 120 s after its end; a longer gap between two polls can miss a call.
@@ -43,17 +43,10 @@ def _server(text: str, info: ValidationInfo) -> str:
         or parts.query
         or "@" in parts.netloc
     ):
-        expected = "scheme and host of the platform, such as https://platform.ringcentral.com"
-        raise PydanticCustomError("server", "{expected}", {"expected": expected, "fix": _server_fix(text)})
+        raise expected("scheme and host of the platform, such as https://platform.ringcentral.com", _server_fix(text))
     if parts.scheme == "http" and not is_loopback(host) and not info.data.get("allow_plaintext", True):
-        raise PydanticCustomError(
-            "plaintext",
-            "{problem}",
-            {
-                "problem": f"plain http to {host} would expose the secrets to the network",
-                "fix": "use https://, or set allow_plaintext = true",
-            },
-        )
+        problem = f"plain http to {host} would expose the secrets to the network"
+        raise rejected(problem, "use https://, or set allow_plaintext = true")
     return text.rstrip("/")
 
 
@@ -65,13 +58,13 @@ def _server_fix(text: str) -> str:
 
 def _not_empty(secret: Secret) -> Secret:
     if not secret.reveal().strip():
-        raise PydanticCustomError("secret_empty", "{expected}", {"expected": "a string that is not empty"})
+        raise expected("a string that is not empty")
     return secret
 
 
 def _id(text: str) -> str:
     if not re.fullmatch(ID, text):
-        raise PydanticCustomError("id", "{expected}", {"expected": 'digits, or "~" for the credential\'s own'})
+        raise expected('digits, or "~" for the credential\'s own')
     return text
 
 
@@ -135,10 +128,7 @@ class SourceSettings(BaseModel):
     @classmethod
     def _proxy_can_be_used(cls, trust_env: bool, info: ValidationInfo) -> bool:
         if trust_env and "server" in info.data:
-            try:
-                environment_proxy(URL(info.data["server"]))
-            except ProxyFault as fault:
-                raise PydanticCustomError("proxy", "{problem}", {"problem": str(fault), "fix": fault.fix}) from None
+            environment_proxy(URL(info.data["server"]))
         return trust_env
 
     @property

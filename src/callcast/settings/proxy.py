@@ -11,6 +11,8 @@ from ipaddress import ip_address, ip_network
 from msgspec import Struct
 from yarl import URL
 
+from callcast.settings.rejection import rejected
+
 
 class Proxy(Struct, frozen=True):
     """A proxy. `url` is None if there is none; `headers` holds the proxy's credentials, if any."""
@@ -19,16 +21,11 @@ class Proxy(Struct, frozen=True):
     headers: dict[str, str] | None = None
 
 
-class ProxyFault(ValueError):
-    """The proxy in the environment cannot be used. Neither the message nor `fix` contains credentials."""
-
-    def __init__(self, problem: str, fix: str) -> None:
-        super().__init__(problem)
-        self.fix = fix
-
-
 def environment_proxy(url: URL) -> Proxy:
-    """Return the proxy for requests to `url`, none if NO_PROXY matches its host. Raises ProxyFault."""
+    """Return the proxy for requests to `url`, none if NO_PROXY matches its host. Raises ValueError.
+
+    The error has a fix, and neither it nor the message contains credentials.
+    """
     proxies, name = urllib.request.getproxies(), f"{url.scheme.upper()}_PROXY"
     text = proxies.get(url.scheme, "").strip()
     if not text or _is_excepted(url, proxies.get("no", "")):
@@ -37,7 +34,7 @@ def environment_proxy(url: URL) -> Proxy:
     if scheme.lower() not in ("http", "https"):
         socks = scheme.lower().startswith("socks")
         problem = f"{name} names a {'SOCKS proxy' if socks else 'proxy that is neither http nor https'}"
-        raise ProxyFault(problem, f"name an http or https proxy in {name}, or set trust_env = false")
+        raise rejected(problem, f"name an http or https proxy in {name}, or set trust_env = false")
     try:
         proxy = URL(f"{scheme.lower()}://{rest}")
         usable = bool(proxy.host and proxy.port)
@@ -45,7 +42,7 @@ def environment_proxy(url: URL) -> Proxy:
         usable = False
     if not usable:
         fix = f"write {name} as http://HOST:PORT or HOST:PORT, the port from 1 to 65535"
-        raise ProxyFault(f"{name} is not the address of a proxy", fix)
+        raise rejected(f"{name} is not the address of a proxy", fix)
     if proxy.user is None:
         return Proxy(proxy)
     login = base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
@@ -70,7 +67,7 @@ def _names(entry: str, url: URL) -> bool:
             network = ip_network(entry, strict=False)
         except ValueError:
             fix = "write it as 10.0.0.0/8 or fd00::/8, or remove it"
-            raise ProxyFault(f"NO_PROXY contains {entry}, which is not a network", fix) from None
+            raise rejected(f"NO_PROXY contains {entry}, which is not a network", fix) from None
         return _is_address(host) and ip_address(host) in network
     if _is_address(entry) or ":" not in entry or entry.endswith("]"):
         return _matches(entry.strip("[]"), host)

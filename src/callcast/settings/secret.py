@@ -7,6 +7,8 @@ from typing import Any, Self, cast
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SecretStr, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from callcast.settings.rejection import rejected
+
 HIDDEN = "**********"
 FILE_BYTES_MAX = 65_536
 PLACES = ("env", "file", "credential")
@@ -31,17 +33,17 @@ class Keyring:
         """Return the secret's text. Raises PydanticCustomError if it cannot be read; the error never quotes it."""
         text = self._variable(name) if place == "env" else self._file(self._path(place, name))
         if not text:
-            raise unreadable(f"{place} {name!r} is empty", "put the secret there, or refer to another place")
+            raise rejected(f"{place} {name!r} is empty", "put the secret there, or refer to another place")
         if place == "credential":
             self.credentials[name] = Secret(text)
         return text
 
     def _variable(self, name: str) -> str:
         if name not in self._environ:
-            raise unreadable(f"the variable {name!r} is not set", f"set {name} where callcast is started")
+            raise rejected(f"the variable {name!r} is not set", f"set {name} where callcast is started")
         text = self._environ[name]
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-            raise unreadable(f"the variable {name!r} is not valid UTF-8", "set it again")
+            raise rejected(f"the variable {name!r} is not valid UTF-8", "set it again")
         return text
 
     def _path(self, place: str, name: str) -> Path:
@@ -49,12 +51,12 @@ class Keyring:
             return beside(self.folder, name)
         folder = self._environ.get("CREDENTIALS_DIRECTORY")
         if not folder:
-            raise unreadable(
+            raise rejected(
                 f"the credential {name!r} is unavailable: $CREDENTIALS_DIRECTORY is not set",
                 f"start callcast with systemd and LoadCredential={name}:/path, or use {{ file = ... }}",
             )
         if Path(name).name != name:
-            raise unreadable(f"the credential {name!r} is not a plain name", "write the name without a path")
+            raise rejected(f"the credential {name!r} is not a plain name", "write the name without a path")
         return Path(folder) / name
 
     def _file(self, path: Path) -> str:
@@ -63,13 +65,13 @@ class Keyring:
                 raw = file.read(FILE_BYTES_MAX + 1)
             if len(raw) > FILE_BYTES_MAX:
                 problem = f"the file {path} is larger than {FILE_BYTES_MAX} bytes"
-                raise unreadable(problem, "check that this is the right file")
+                raise rejected(problem, "check that this is the right file")
             return raw.decode().strip("\r\n")
         except OSError as error:
             reason = (error.strerror or type(error).__name__).lower()
-            raise unreadable(f"the file {path} cannot be read: {reason}", _remedy(error)) from None
+            raise rejected(f"the file {path} cannot be read: {reason}", _remedy(error)) from None
         except ValueError:
-            raise unreadable(f"the file {path} is not valid UTF-8", "check that this is the right file") from None
+            raise rejected(f"the file {path} is not valid UTF-8", "check that this is the right file") from None
 
 
 def _remedy(error: OSError) -> str:
@@ -90,12 +92,7 @@ def beside(folder: Path, path: Path | str) -> Path:
     try:
         return folder / Path(path).expanduser()
     except RuntimeError:
-        raise unreadable(f"{path}: no such user", "write the full path") from None
-
-
-def unreadable(problem: str, fix: str) -> PydanticCustomError:
-    """Return the error for a secret that cannot be read. `config` shows both parts."""
-    return PydanticCustomError("secret_unreadable", "{problem}", {"problem": problem, "fix": fix})
+        raise rejected(f"{path}: no such user", "write the full path") from None
 
 
 class Secret(SecretStr):
@@ -114,7 +111,7 @@ class Secret(SecretStr):
         else:
             place, name = _reference(value)
             if keyring is None:
-                raise unreadable(f"{place} {name!r} can be read only when loading a configuration", "use Secret(...)")
+                raise rejected(f"{place} {name!r} can be read only when loading a configuration", "use Secret(...)")
             text = keyring.read(place, name)
         if keyring is not None:
             keyring.seen.add(text)

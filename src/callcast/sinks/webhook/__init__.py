@@ -10,7 +10,6 @@ from typing import Annotated, ClassVar, Literal
 import aiohttp
 from msgspec import json
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
 from yarl import URL
 
 from callcast.formats.cloudevents import Wire, rfc3339
@@ -19,7 +18,8 @@ from callcast.ports.clock import Clock
 from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
 from callcast.ports.sink import Delivered, Delivery, Outcome, Rejected, Retry, Sink, SinkContext
 from callcast.settings.loopback import is_loopback
-from callcast.settings.proxy import Proxy, ProxyFault, environment_proxy
+from callcast.settings.proxy import Proxy, environment_proxy
+from callcast.settings.rejection import expected
 from callcast.settings.secret import Secret
 from callcast.sinks import Lax
 from callcast.sinks.connectivity import Unreachable, fix_of, try_connecting, unreachable
@@ -61,7 +61,7 @@ def _signing(secret: Secret) -> Secret:
         key_of(secret.reveal())
     except ValueError as error:
         fix = 'generate one with: echo "whsec_$(openssl rand -base64 32)"'
-        raise PydanticCustomError("signing", "{expected}", {"expected": str(error), "fix": fix}) from None
+        raise expected(str(error), fix) from None
     return secret
 
 
@@ -122,10 +122,7 @@ class Settings(TlsSettings):
     @classmethod
     def _proxy_can_be_used(cls, trust_env: bool, info: ValidationInfo) -> bool:
         if trust_env and "url" in info.data:
-            try:
-                environment_proxy(URL(info.data["url"].reveal()))
-            except ProxyFault as fault:
-                raise PydanticCustomError("proxy", "{problem}", {"problem": str(fault), "fix": fault.fix}) from None
+            environment_proxy(URL(info.data["url"].reveal()))
         return trust_env
 
     def proxy(self) -> Proxy:
