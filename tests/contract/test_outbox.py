@@ -16,6 +16,7 @@ from callcast.ports.outbox import Acked, Outbox, Overdue, Pruned
 from callcast.ports.sink import Delivery, Filter
 from tests.builders import NINE, call, change, event, source_event
 from tests.clock import TurnedClock
+from tests.outbox import busy
 
 
 class SinkContext(Protocol):
@@ -502,7 +503,7 @@ async def test_what_an_earlier_run_tried_is_tried_once_more(context: SinkContext
 
 
 async def waiting(context: SinkContext, outbox: Outbox, **how: Any) -> "asyncio.Task[None]":
-    context.clock.busy = lambda: outbox.queued > 0  # type: ignore[attr-defined]
+    context.clock.busy = busy(outbox)
     task = asyncio.ensure_future(outbox.wait("crm", **{"timeout_s": 3600, **how}))
     await context.clock.settle()
     return task

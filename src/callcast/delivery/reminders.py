@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
-from callcast.delivery.worker import Log, SinkTrouble
+from callcast.delivery.worker import SinkTrouble
 from callcast.formats.durations import span
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import Stats
@@ -12,7 +13,7 @@ EVERY = timedelta(hours=1)
 
 
 class Reminders:
-    def __init__(self, clock: Clock, log: Log) -> None:
+    def __init__(self, clock: Clock, log: Any) -> None:
         self._clock = clock
         self._log = log
         self._logged_at: dict[str, datetime] = {}

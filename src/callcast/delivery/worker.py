@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any, Protocol, assert_never
+from typing import Any, assert_never
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from callcast.delivery.circuit_breaker import CircuitBreaker
 from callcast.formats.durations import span
 from callcast.observability.fatal import observed
+from callcast.observability.metrics import Metrics
 from callcast.observability.outbox_health import OutboxUser
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import SERVICE, Acked, Outbox, OutboxUnavailable, Overdue
@@ -34,26 +35,6 @@ DEFAULT_FIX = "run callcast check --send: it tests the connection and says what 
 UNSTORED_MAX = 512  # acknowledgments that are not stored yet; at more, nothing else is sent
 
 
-class DeliveryTelemetry(Protocol):
-    """What the delivery worker reports. Methods must not block or raise."""
-
-    def delivery_attempted(self, sink: str, failed: str | None, took_s: float) -> None:
-        """An attempt ended. `failed`: the reason in one word; None for a success."""
-        ...
-
-    def event_delivered(self, sink: str, latency_s: float) -> None:
-        """An event was delivered. `latency_s`: from recording to acknowledgment. Not called for replayed events."""
-        ...
-
-    def event_replayed(self, sink: str) -> None: ...
-
-    def event_expired(self, sink: str) -> None: ...
-
-    def event_dead_lettered(self, sink: str) -> None: ...
-
-    def sink_up(self, sink: str, up: bool) -> None: ...
-
-
 class SinkTrouble(Struct, frozen=True):
     """Why a sink is failing. `fix`: the next step for this cause."""
 
@@ -61,16 +42,6 @@ class SinkTrouble(Struct, frozen=True):
     reason: str
     detail: str
     fix: str
-
-
-class Log(Protocol):
-    """A structured logger. The facts hold no secret and no phone number."""
-
-    def info(self, event: str, /, **facts: object) -> object: ...
-
-    def warning(self, event: str, /, **facts: object) -> object: ...
-
-    def error(self, event: str, /, **facts: object) -> object: ...
 
 
 class DeliveryWorker:
@@ -89,13 +60,13 @@ class DeliveryWorker:
         outbox: Outbox,
         clock: Clock,
         policy: RetryPolicy,
-        telemetry: DeliveryTelemetry,
+        metrics: Metrics,
         *,
         outbox_user: OutboxUser,
         concurrency: int,
         timeout_s: float,
         random: Callable[[], float],
-        log: Log,
+        log: Any,
         hold: bytes | None = None,
     ) -> None:
         self.name = name
@@ -104,7 +75,7 @@ class DeliveryWorker:
         self._outbox_user = outbox_user
         self._clock = clock
         self._policy = policy
-        self._telemetry = telemetry
+        self._metrics = metrics
         self._concurrency = concurrency
         self._timeout_s = timeout_s
         self._random = random
@@ -136,7 +107,7 @@ class DeliveryWorker:
 
     async def run(self) -> None:
         self._fault = asyncio.get_running_loop().create_future()
-        self._telemetry.sink_up(self.name, True)
+        self._metrics.sink_up(self.name, True)
         loops = [self._start(self._claim_and_send())]
         if isinstance(self._sink, Reconnecting):
             loops.append(self._start(self._watch_reconnects(self._sink)))
@@ -289,9 +260,9 @@ class DeliveryWorker:
         while overdue != Overdue():
             overdue = await self._outbox.expire_overdue(self.name, live_before=live_before, final_before=final_before)
             for _ in range(overdue.expired):
-                self._telemetry.event_expired(self.name)
+                self._metrics.event_expired(self.name)
             for _ in range(overdue.dead):
-                self._telemetry.event_dead_lettered(self.name)
+                self._metrics.event_dead_lettered(self.name)
 
     async def _wait_for_room(self) -> None:
         self._freed.clear()
@@ -337,7 +308,7 @@ class DeliveryWorker:
             await self._expire(delivery)
             return
         failed = None if isinstance(outcome, Delivered) else outcome.reason
-        self._telemetry.delivery_attempted(self.name, failed, took_s)
+        self._metrics.delivery_attempted(self.name, failed, took_s)
         match outcome:
             case Delivered():
                 await self._delivered(delivery, outcome, took_s)
@@ -373,9 +344,9 @@ class DeliveryWorker:
         now, trouble, was_in_doubt = self._clock.now(), self.trouble, self._breaker.in_doubt
         self._breaker.succeeded(delivery, now)
         if delivery.replayed:
-            self._telemetry.event_replayed(self.name)
+            self._metrics.event_replayed(self.name)
         else:
-            self._telemetry.event_delivered(self.name, (now - delivery.recorded_at).total_seconds())
+            self._metrics.event_delivered(self.name, (now - delivery.recorded_at).total_seconds())
         self._acked.append(Acked(delivery, took_s, outcome.detail))
         self._ack_added.set()
         if trouble is not None:
@@ -439,12 +410,12 @@ class DeliveryWorker:
     async def _expire(self, delivery: Delivery) -> None:
         await self._outbox_user.until_available(lambda: self._outbox.expire(delivery))
         if delivery.live:
-            self._telemetry.event_expired(self.name)
+            self._metrics.event_expired(self.name)
         else:
             self._log_dead_letter(delivery, "given_up")
 
     def _log_dead_letter(self, delivery: Delivery, reason: str) -> None:
-        self._telemetry.event_dead_lettered(self.name)
+        self._metrics.event_dead_lettered(self.name)
         event = delivery.event
         self._log.warning("event_dead_lettered", sink=self.name, call=event.key, event_id=event.id, reason=reason)
 
@@ -469,13 +440,13 @@ class DeliveryWorker:
             self._log.error("sink_gone", sink=self.name, **facts)
         elif not before[0]:
             self._log.warning("sink_failed", sink=self.name, **facts)
-        self._telemetry.sink_up(self.name, False)
+        self._metrics.sink_up(self.name, False)
 
     def _fix(self, outcome: Retry | Rejected) -> str:
         return (self._sink.fix(outcome) if isinstance(self._sink, SuggestsFix) else "") or DEFAULT_FIX
 
     async def _recovered(self, how: str, trouble: SinkTrouble | None) -> None:
-        self._telemetry.sink_up(self.name, True)
+        self._metrics.sink_up(self.name, True)
         lasted = {} if trouble is None else {"lasted": span((self._clock.now() - trouble.since).total_seconds())}
         self._log.info("sink_recovered", sink=self.name, how=how, **lasted)
         self._freed.set()  # wakes the task that waits for a probe

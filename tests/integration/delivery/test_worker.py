@@ -20,6 +20,7 @@ from callcast.ports.retry import RetryPolicy
 from callcast.ports.sink import Delivered, Delivery, Filter, Outcome, Rejected, Retry
 from tests.builders import NINE, change, event
 from tests.clock import TurnedClock
+from tests.outbox import busy
 
 Answer = Callable[[Delivery], Awaitable[Outcome]]
 
@@ -152,7 +153,7 @@ class Bench:
 async def bench_in(path: Path) -> AsyncIterator[Bench]:
     clock = TurnedClock()
     async with open_outbox(path, clock, retention_h=72, outbox_max_mb=100, dead_letter_days=30) as outbox:
-        clock.busy = lambda: outbox.queued > 0
+        clock.busy = busy(outbox)
         await outbox.subscribe({"crm": Filter()})
         bench = Bench(path, clock, outbox, RemoteSide(clock), EventHistory())
         try:
@@ -622,7 +623,7 @@ async def restarted(bench: Bench, days: float) -> None:
     bench.clock._start += timedelta(days=days)
     limits = Limits(retention_h=72, outbox_max_mb=100, dead_letter_days=30)
     bench.outbox = SqliteOutbox(bench.path, bench.clock, limits)
-    bench.clock.busy = lambda: bench.outbox.queued > 0
+    bench.clock.busy = busy(bench.outbox)
     await bench.outbox.open()
     await bench.outbox.subscribe({"crm": Filter()})
 

@@ -24,6 +24,7 @@ from callcast.testing import context
 from tests.builders import change, event
 from tests.clock import TurnedClock
 from tests.integration.delivery.test_worker import EventHistory, cancelled_twice
+from tests.outbox import busy
 
 HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
@@ -89,7 +90,7 @@ class House:
 @asynccontextmanager
 async def house_in(path: Path, clock: TurnedClock) -> AsyncIterator[House]:
     async with open_outbox(path, clock, retention_h=200, outbox_max_mb=100, dead_letter_days=30) as outbox:
-        clock.busy = lambda: outbox.queued > 0
+        clock.busy = busy(outbox)
         house = House(clock, outbox)
         try:
             yield house
@@ -271,7 +272,8 @@ async def test_an_hour_of_our_own_fault_costs_nothing(
         settings = Settings(url=Secret(url), secrets=(Secret(RIGHT),), timeout_s=5)
         here = structs.replace(context(), clock=house.clock)
         sink = Counted(await stack.enter_async_context(settings.open(here)))
-        house.clock.busy = lambda: house.outbox.queued > 0 or sink.open > 0
+        queued = busy(house.outbox)
+        house.clock.busy = lambda: queued() or sink.open > 0
         if fault == "secret":
             receiver.secret = WRONG
         else:

@@ -38,6 +38,7 @@ from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import PollFailed
 from tests.builders import NINE
 from tests.clock import TurnedClock
+from tests.outbox import busy
 from tests.remote_side import ScriptedUpstream
 
 NOTHING = Known(calls={}, polls={}, notes={})
@@ -100,7 +101,7 @@ class Bench:
     @asynccontextmanager
     async def polling(self, extensions: Sequence[str] | None = ("101",), **options: Any) -> AsyncIterator[SqliteOutbox]:
         async with open_outbox(self.path, self.clock, retention_h=72, outbox_max_mb=64, dead_letter_days=30) as outbox:
-            self.clock.busy = lambda: bool(outbox.queued)
+            self.clock.busy = busy(outbox)
             self.task = task = asyncio.create_task(
                 self._poller(outbox, extensions, await outbox.known("acme"), **options).run()
             )

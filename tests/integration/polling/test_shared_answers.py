@@ -21,6 +21,7 @@ from callcast.polling.sources import share_answers
 from callcast.ports.outbox import OutboxUnavailable
 from tests.clock import TurnedClock
 from tests.integration.polling.test_poller import Notes, observation, over
+from tests.outbox import busy
 from tests.remote_side import ScriptedUpstream
 
 EXTENSIONS = {"one": "101", "two": "102"}
@@ -39,7 +40,7 @@ class Account:
     @asynccontextmanager
     async def polling(self) -> AsyncIterator[SqliteOutbox]:
         async with open_outbox(self.path, self.clock, retention_h=72, outbox_max_mb=64, dead_letter_days=30) as outbox:
-            self.clock.busy = lambda: bool(outbox.queued)
+            self.clock.busy = busy(outbox)
             answers = SharedAnswers()
             await share_answers(answers, outbox)
             pollers = [self._poller(source, outbox, await outbox.known(source), answers) for source in EXTENSIONS]

@@ -1,7 +1,8 @@
 """Deletes old rows in slices, and the least important ones when the size limit is reached."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -39,10 +40,7 @@ class Pruner:
         self._limits = limits
         self._started_us: int | None = None
         self._shrinking = False
-        self._events_after = (-1, 0)
-        self._calls_after: tuple[int, str, str] = (-1, "", "")
-        self._cap_after = (-1, 0)
-        self._cap_calls_after: tuple[int, str, str] = (-1, "", "")
+        self._after: dict[str, tuple[Any, ...]] = {}  # by kind of rows, the last one that was processed
 
     def change(self, limits: Limits) -> None:
         if limits != self._limits:
@@ -52,47 +50,41 @@ class Pruner:
     def begin_again(self) -> None:
         self._started_us = None
 
-    def slice(
-        self, deliveries: Deliveries, now_us: int, in_flight: Mapping[str, Collection[int]]
-    ) -> tuple[Pruned, bool]:
-        """Delete a limited number of rows. The second value is true while there may be more."""
+    def slice(self, deliveries: Deliveries, now_us: int, claimed: Mapping[str, Collection[int]]) -> tuple[Pruned, bool]:
+        """Delete a limited number of rows. The second value is true while there may be more.
+
+        claimed: the ordering keys of claimed deliveries, by sink.
+        """
         if self._started_us is None or now_us - self._started_us >= _HOUR_US:
             self._started_us = now_us
-            self._events_after, self._calls_after = (-1, 0), (-1, "", "")
-        work = _Work(deliveries, now_us, in_flight)
+            self._forget("events", "calls")
+        work = _Work(deliveries, now_us, claimed)
         aged_us = min(now_us, work.last_poll_us(default=now_us) + _DAY_US)
         kept_us = aged_us - round(self._limits.retention_h * _HOUR_US)
+        dead_us = aged_us - round(self._limits.dead_letter_days * _DAY_US)
+        past_us = min(kept_us, now_us - _MEMORY_MIN_US)
         more = (  # in this order: a call is kept as long as its events, and those as long as they are pending
-            self._old_dead_letters(work, aged_us - round(self._limits.dead_letter_days * _DAY_US))
-            or self._removed_sinks(work, kept_us)
-            or self._settled_events(work, kept_us)
-            or self._ended_calls(work, kept_us)
+            work.dead_letters("INDEXED BY dead_by_age WHERE dead_at < ? ORDER BY dead_at", dead_us) == SLICE
+            or work.removed_sink(kept_us)
+            or self._walk("events", (-1, 0), lambda after: work.settled_events(after, kept_us)) == SLICE
+            or self._walk("calls", (-1, "", ""), lambda after: work.ended_calls(after, past_us, seen_past=True))
+            == SLICE
             or self._shrink(work)
         )
         return work.pruned(), more
 
-    def _settled_events(self, work: "_Work", before_us: int) -> bool:
-        rows = work.settled_events(self._events_after, before_us)
-        self._events_after = rows[-1] if rows else self._events_after
-        return len(rows) == SLICE
+    def _walk(
+        self, kind: str, start: tuple[Any, ...], step: Callable[[tuple[Any, ...]], Sequence[tuple[Any, ...]]]
+    ) -> int:
+        """Process the rows after those that `step` returned the last time. Returns how many there were."""
+        rows = step(self._after.get(kind, start))
+        if rows:
+            self._after[kind] = rows[-1]
+        return len(rows)
 
-    def _ended_calls(self, work: "_Work", before_us: int) -> bool:
-        rows = work.ended_calls(self._calls_after, min(before_us, work.now_us - _MEMORY_MIN_US), seen_past=True)
-        self._calls_after = rows[-1] if rows else self._calls_after
-        return len(rows) == SLICE
-
-    def _old_dead_letters(self, work: "_Work", before_us: int) -> bool:
-        return work.dead_letters("INDEXED BY dead_by_age WHERE dead_at < ? ORDER BY dead_at", before_us) == SLICE
-
-    def _removed_sinks(self, work: "_Work", before_us: int) -> bool:
-        row = work.execute(
-            "SELECT id, name FROM sinks WHERE removed_at < ? AND (pending > 0 OR dead > 0)", (before_us,)
-        ).fetchone()
-        if row is None:
-            return False
-        sink, name = row
-        work.orphaned[name] += work.deliveries_of(sink, ()) + work.dead_letters("WHERE sink = ?", sink)
-        return True
+    def _forget(self, *kinds: str) -> None:
+        for kind in kinds:
+            self._after.pop(kind, None)
 
     def _shrink(self, work: "_Work") -> bool:
         """Shrink towards the limit: settled events, then old calls, then dead letters, and last pending deliveries."""
@@ -100,61 +92,28 @@ class Pruner:
         used = work.used_bytes()
         if not self._shrinking and used > cap:
             self._shrinking = True
-            self._cap_after, self._cap_calls_after = (-1, 0), (-1, "", "")
-        if not self._shrinking or used <= cap * _SHRINK_TO:
-            self._shrinking = False
-            return False
-        steps: tuple[Callable[[_Work], bool], ...] = (
-            self._cap_events,
-            self._cap_calls,
-            self._cap_dead_letters,
-            self._cap_deliveries,
+            self._forget("all events", "all calls")
+        past_us = work.now_us - _MEMORY_MIN_US
+        self._shrinking = (
+            self._shrinking
+            and used > cap * _SHRINK_TO
+            and bool(
+                self._walk("all events", (-1, 0), lambda after: work.settled_events(after, work.now_us))
+                or self._walk("all calls", (-1, "", ""), lambda after: work.ended_calls(after, past_us))
+                or work.drop_dead_letters()
+                or work.drop_deliveries()
+            )
         )
-        self._shrinking = any(step(work) for step in steps)
         return self._shrinking
-
-    def _cap_events(self, work: "_Work") -> bool:
-        rows = work.settled_events(self._cap_after, work.now_us)
-        self._cap_after = rows[-1] if rows else self._cap_after
-        return bool(rows)
-
-    def _cap_calls(self, work: "_Work") -> bool:
-        rows = work.ended_calls(self._cap_calls_after, work.now_us - _MEMORY_MIN_US)
-        self._cap_calls_after = rows[-1] if rows else self._cap_calls_after
-        return bool(rows)
-
-    def _cap_dead_letters(self, work: "_Work") -> bool:
-        row = work.execute(
-            "SELECT d.sink, s.name FROM dead d JOIN sinks s ON s.id = d.sink ORDER BY dead_at LIMIT 1"
-        ).fetchone()
-        if row is None:
-            return False
-        sink, name = row
-        gone = work.dead_letters("INDEXED BY dead_by_age WHERE sink = ? ORDER BY dead_at", sink, free=True)
-        work.dropped[name] += gone
-        return gone > 0
-
-    def _cap_deliveries(self, work: "_Work") -> bool:
-        """Drop the oldest deliveries of the sink that is furthest behind."""
-        row = work.execute(
-            "SELECT id, name, (SELECT pending_at FROM deliveries WHERE sink = id ORDER BY seq LIMIT 1) AS since"
-            " FROM sinks WHERE pending > 0 ORDER BY since LIMIT 1"
-        ).fetchone()
-        if row is None:
-            return False
-        sink, name, _ = row
-        gone = work.deliveries_of(sink, work.in_flight.get(name, ()), free=True)
-        work.dropped[name] += gone
-        return gone > 0
 
 
 class _Work:
     """The deletions of one slice, with counts."""
 
-    def __init__(self, deliveries: Deliveries, now_us: int, in_flight: Mapping[str, Collection[int]]) -> None:
+    def __init__(self, deliveries: Deliveries, now_us: int, claimed: Mapping[str, Collection[int]]) -> None:
         self.execute = deliveries.connection.execute
         self.now_us = now_us
-        self.in_flight = in_flight
+        self.claimed = claimed
         self.events = 0
         self.calls = 0
         self.dropped: Counter[str] = Counter()
@@ -172,8 +131,8 @@ class _Work:
         polled_us: int | None = self.execute("SELECT max(taken_at) FROM polls").fetchone()[0]
         return default if polled_us is None else polled_us
 
-    def settled_events(self, after: tuple[int, int], before_us: int) -> list[tuple[int, int]]:
-        rows: list[tuple[int, int]] = self.execute(
+    def settled_events(self, after: tuple[Any, ...], before_us: int) -> list[tuple[Any, ...]]:
+        rows = self.execute(
             "SELECT recorded_at, seq FROM events INDEXED BY events_by_age"
             " WHERE (recorded_at, seq) > (?, ?) AND recorded_at < ? ORDER BY recorded_at, seq LIMIT ?",
             (*after, before_us, SLICE),
@@ -182,9 +141,7 @@ class _Work:
             self._free(seq)
         return rows
 
-    def ended_calls(
-        self, after: tuple[int, str, str], before_us: int, *, seen_past: bool = False
-    ) -> list[tuple[int, str, str]]:
+    def ended_calls(self, after: tuple[Any, ...], before_us: int, *, seen_past: bool = False) -> list[tuple[Any, ...]]:
         """Delete ended calls of which no event is left.
 
         seen_past: also require that a backfill cannot return them again. After days without a poll, the call log is
@@ -210,15 +167,51 @@ class _Work:
                 self._free_with_call(row[1])
         return len(rows)
 
-    def deliveries_of(self, sink: int, in_flight: Collection[int], *, free: bool = False) -> int:
+    def removed_sink(self, before_us: int) -> bool:
+        """Delete what is left of a sink that was removed from the configuration. False if there is none."""
+        row = self.execute(
+            "SELECT id, name FROM sinks WHERE removed_at < ? AND (pending > 0 OR dead > 0)", (before_us,)
+        ).fetchone()
+        if row is None:
+            return False
+        sink, name = row
+        self.orphaned[name] += self._deliveries_of(sink, ()) + self.dead_letters("WHERE sink = ?", sink)
+        return True
+
+    def drop_dead_letters(self) -> int:
+        """Drop the oldest dead letters of the sink that has the oldest one."""
+        row = self.execute(
+            "SELECT d.sink, s.name FROM dead d JOIN sinks s ON s.id = d.sink ORDER BY dead_at LIMIT 1"
+        ).fetchone()
+        if row is None:
+            return 0
+        sink, name = row
+        dropped = self.dead_letters("INDEXED BY dead_by_age WHERE sink = ? ORDER BY dead_at", sink, free=True)
+        self.dropped[name] += dropped
+        return dropped
+
+    def drop_deliveries(self) -> int:
+        """Drop the oldest deliveries of the sink that is furthest behind."""
+        row = self.execute(
+            "SELECT id, name, (SELECT pending_at FROM deliveries WHERE sink = id ORDER BY seq LIMIT 1) AS since"
+            " FROM sinks WHERE pending > 0 ORDER BY since LIMIT 1"
+        ).fetchone()
+        if row is None:
+            return 0
+        sink, name, _ = row
+        dropped = self._deliveries_of(sink, self.claimed.get(name, ()), free=True)
+        self.dropped[name] += dropped
+        return dropped
+
+    def _deliveries_of(self, sink: int, claimed: Collection[int], *, free: bool = False) -> int:
         rows = self.execute(
             "SELECT seq, ordering_key FROM deliveries WHERE sink = ? ORDER BY seq LIMIT ?",
-            (sink, SLICE + len(in_flight)),
+            (sink, SLICE + len(claimed)),
         ).fetchall()
-        idle = [(sink, seq, ordering_key) for seq, ordering_key in rows if ordering_key not in in_flight]
+        idle = [(sink, seq, ordering_key) for seq, ordering_key in rows if ordering_key not in claimed]
         self._deliveries.remove(idle)
-        for _, seq, _ in idle:
-            if free:
+        if free:
+            for _, seq, _ in idle:
                 self._free_with_call(seq)
         return len(idle)
 

@@ -44,11 +44,6 @@ class SqliteOutbox(Outbox):
         self._queues = Queues()
 
     @property
-    def queued(self) -> int:
-        """Operations that are queued for the writer thread."""
-        return self._writer.queued
-
-    @property
     def resets(self) -> int:
         """How often the file was unreadable, deleted or replaced."""
         return self._writer.resets

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -29,6 +30,7 @@ _OPENINGS_MAX = 3
 PATIENT_S = 0.01  # minimum time between commits that hold patient operations only
 
 
+@dataclass(slots=True, eq=False)
 class Job(Generic[T]):
     """One operation for the thread. `after` runs on the event loop, even if the caller was cancelled.
 
@@ -36,23 +38,13 @@ class Job(Generic[T]):
     run again when another one of its commit failed.
     """
 
-    __slots__ = ("after", "error", "future", "patient", "reads", "result", "run")
-
-    def __init__(
-        self,
-        run: Callable[[Deliveries], T],
-        future: asyncio.Future[T],
-        reads: bool,
-        patient: bool,
-        after: Callable[[T], None] | None,
-    ) -> None:
-        self.run = run
-        self.future = future
-        self.reads = reads
-        self.patient = patient
-        self.after = after
-        self.result: T
-        self.error: BaseException | None = None
+    run: Callable[[Deliveries], T]
+    future: asyncio.Future[T]
+    reads: bool
+    patient: bool
+    after: Callable[[T], None] | None
+    result: Any = None
+    error: BaseException | None = None
 
     def finish(self) -> None:
         if self.error is None and self.after is not None:
@@ -76,7 +68,6 @@ class WriterThread:
     def __init__(self, directory: Path, clock: Clock, written_elsewhere: Callable[[], None]) -> None:
         self.warnings: dict[str, str] = {}  # by kind; the latest of each
         self.resets = 0  # how often the file was found unreadable, deleted or replaced
-        self.queued = 0
         self._filters: Mapping[str, Filter] = {}
         self._directory = directory
         self._clock = clock
@@ -122,7 +113,6 @@ class WriterThread:
         Cancelling the caller does not cancel the operation.
         """
         job: Job[T] = Job(run, self._loop.create_future(), reads, patient, after)
-        self.queued += 1
         self._queue.put(job)
         return job.future
 
@@ -448,7 +438,6 @@ class WriterThread:
     # In the loop
 
     def _finish(self, jobs: Sequence[Job[Any]]) -> None:
-        self.queued -= len(jobs)
         for job in jobs:
             job.finish()
 
