@@ -21,7 +21,7 @@ from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import PollFailed, Upstream
 
 STEP_EVERY_S = 1.0
-OBSERVATIONS_AT_ONCE = 100
+OBSERVATIONS_AT_ONCE = 100  # more in one transaction would delay polls and deliveries after a long gap
 REFUSED_RETRY_S = 3600.0  # retry interval while the platform denies access to the call log: it may be granted later
 BACKOFF_S = (30, 60, 120, 300)  # between lookups of the same call; the last one repeats
 # The call log is searched by start time, and a queued call may begin long before it reaches an extension.

@@ -29,7 +29,6 @@ ANSWER_WAIT_S = (
     0.005  # how long the next batch waits for responses; short, so that a slow platform is not polled less often
 )
 STORE_RETRY_S = 30.0
-RECORDED_AT_ONCE = 16  # snapshots compared and recorded at a time; more would starve the deliveries on the loop
 REFUSED_EVERY_S = 300.0  # a target that the platform denies access to is polled every 5 min
 
 
@@ -68,7 +67,6 @@ class Poller:
         self._clock = clock
         self._telemetry = telemetry
         self._acquire = acquire
-        self._recording = asyncio.Semaphore(RECORDED_AT_ONCE)
         self._start_after_s = start_after_s
         self._hints = hints
         wanted = [None] if extensions is None else extensions
@@ -230,8 +228,7 @@ class Poller:
         else:
             now = self._clock.monotonic()
             self._scheduler.succeeded(poll, snapshot, now)
-            async with self._recording:  # entered after the response: a slow target does not block others
-                await self._succeeded(snapshot, now - started)
+            await self._succeeded(snapshot, now - started)
         if skipped := self._scheduler.reschedule(poll, self._clock.monotonic(), self._places(), wait_s=wait_s):
             self._missed[poll.target] += skipped
         if self._hints is not None or self._scheduler.due(poll.target) + SLOT_S < self._wakes_at:

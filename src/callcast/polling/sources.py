@@ -25,7 +25,7 @@ from callcast.ports.telemetry import Telemetry
 from callcast.provider import Client, Provider, SourceSettings, plan
 
 ANSWERS_MAX = 20_000  # ended calls
-ANSWERS_AT_ONCE = 500
+ANSWERS_AT_ONCE = 500  # learning all of them at once would block the loop for 65 ms
 LOGGED_EXTENSIONS_MAX = 20  # extensions in a log line
 
 
