@@ -15,7 +15,7 @@ from callcast.cli.server import listening_on, set_on_signal
 from callcast.settings.nearest import nearest
 from callcast.simulator import Credential, Fault, Limits, Platform, SimulatedClock, scenarios
 from callcast.simulator.faults import Kind
-from callcast.simulator.script import ScriptFault
+from callcast.simulator.script import ScenarioError
 from callcast.simulator.story import Listing
 from callcast.simulator.tokens import ALL_PERMISSIONS, PUSH_PERMISSIONS
 
@@ -46,7 +46,7 @@ async def run(args: argparse.Namespace) -> None:
             extensions=args.extensions,
             calls_per_minute=args.calls_per_minute,
         )
-    except (ScriptFault, OSError) as error:
+    except (ScenarioError, OSError) as error:
         raise CommandFailed(f"--scenario {args.scenario}: {_cause(error)}") from error
     platform = Platform(
         scenario,

@@ -1,4 +1,4 @@
-"""A fake RingCentral for the demo, the tests and other people's tests.
+"""A simulated RingCentral for the demo, for our tests and for tests of other programs.
 
     async with Platform(seed.by_poll()).serve() as url:
         ...  # url is a source's `server`; Credential() holds the default id, secret and JWT

@@ -10,7 +10,7 @@ from callcast.simulator.answers import json_answer
 from callcast.simulator.clock import SimulatedClock
 from callcast.simulator.faults import Fault
 from callcast.simulator.limits import Limits
-from callcast.simulator.script import Call, ScriptFault
+from callcast.simulator.script import Call, ScenarioError
 
 if TYPE_CHECKING:
     from callcast.simulator.platform import Platform
@@ -77,7 +77,7 @@ class Admin:
         call = await _body(request, Call)
         try:
             sessions = story.place(call, self._platform.clock.now())
-        except ScriptFault as fault:
+        except ScenarioError as fault:
             raise web.HTTPBadRequest(text=str(fault)) from None
         return json_answer([truth for session in sessions for truth in session.truths()], status=201)
 

@@ -1,4 +1,4 @@
-"""Calls by chance: the same seed gives the same day."""
+"""Random calls; the same seed gives the same ones."""
 
 from collections.abc import Iterable, Iterator
 from heapq import heapify, heappop, heappush
@@ -32,7 +32,7 @@ ANSWERED_SHARE = 0.75
 
 
 def random_calls(account: Account, chance: Chance, seed: int, scripted: Iterable[Call] = ()) -> Iterator[Call]:
-    """Endlessly many calls in order of their beginning; a phone that talks, in `scripted` too, is not called."""
+    """An endless sequence of calls, ordered by start. A busy phone, also with a `scripted` call, is not called."""
     dice = Random(seed)  # noqa: S311 (chance, not secrecy)
     busy = {phone: call.at_s + _lasts_s(call) for call in scripted for phone in _phones(call)}
     free_at = [(busy.get(phone.number, 0.0), dice.random(), phone.number) for phone in account.extensions]
@@ -94,5 +94,5 @@ def _lasts_s(call: Call) -> float:
 
 
 def _number(number: int) -> str:
-    """A fictional one: 555-01 is kept free for that."""
+    """A number of the range 555-01, which is reserved for fiction."""
     return f"+1555010{1_000 + number % 9_000}"

@@ -1,4 +1,4 @@
-"""The platform's own time: it runs at any speed, and tests turn it by hand."""
+"""The platform's clock, which runs at any speed and can be turned."""
 
 import time
 from collections.abc import Callable
@@ -8,13 +8,13 @@ from typing import Protocol
 
 
 class Time(Protocol):
-    """All the fake platform wants of a clock; `core.clock.Clock` is one too."""
+    """A clock of the platform; `callcast.ports.clock.Clock` is one, too."""
 
     def now(self) -> datetime: ...
 
 
 class SimulatedClock:
-    """Starts at `start` and runs `speed` times as fast as this machine; at speed 0 only `turn` moves it."""
+    """Starts at `start` and runs `speed` times as fast as this machine's clock; at speed 0 only `turn` moves it."""
 
     def __init__(
         self, start: datetime | None = None, speed: float = 1.0, monotonic: Callable[[], float] = time.monotonic
@@ -31,17 +31,17 @@ class SimulatedClock:
         return self._start + timedelta(seconds=passed_s)
 
     def turn(self, seconds: float) -> None:
-        """Move the hands; backwards too, as a platform whose clock is set."""
+        """Move the clock, forwards or backwards."""
         self._turned_s += seconds
         for turned in self.on_turn:
             turned()
 
 
 def iso(moment: datetime) -> str:
-    """As the platform writes times: UTC with milliseconds and Z."""
+    """A time as the platform writes it: UTC with milliseconds and Z."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def http_date(moment: datetime) -> str:
-    """As the `Date` header writes them: whole seconds."""
+    """A time as in a `Date` header."""
     return format_datetime(moment.astimezone(UTC), usegmt=True)

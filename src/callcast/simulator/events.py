@@ -21,7 +21,7 @@ MISSED = ("missed", "voicemail", "abandoned")
 
 
 class Step(Struct, kw_only=True):
-    """A state of a party. `pickup`: it offers the call to the phone's other devices."""
+    """A state of a party. `pickup`: other devices of the phone can take the call."""
 
     at: datetime
     code: str
@@ -47,7 +47,7 @@ class Party(Struct, kw_only=True):
 
 
 class Event(Struct, frozen=True, kw_only=True):
-    """A notification, sent at `at`, without what belongs to its subscription."""
+    """A notification that is sent at `at`, without the fields of its subscription."""
 
     at: datetime
     happened_at: datetime
@@ -147,7 +147,7 @@ def _active_call(session: Session, party: Party, status: str) -> Record:
 
 
 def parties_of(session: Session) -> list[Party]:
-    """Who takes part, with the sides as they read at the end."""
+    """The parties of a session, with both sides as in their last events."""
     first = session.parts[0]
     if session.queue is not None:
         return _queue(session, session.queue)
@@ -175,7 +175,7 @@ def _inbound(session: Session) -> list[Party]:
 
 
 def _queue(session: Session, queue: CallQueue) -> list[Party]:
-    """Party 2 is the queue's own, which ends when an agent answers."""
+    """Party 2 is the queue, and ends when an agent answers."""
     to = filled(phoneNumber=queue.number, name=queue.name, extensionId=queue.id)
     answered_at = min((part.answered_at for part in session.parts if part.answered_at), default=None)
     ends = Step(at=session.ended_at, code="Disconnected")
@@ -217,7 +217,7 @@ def _internal(placing: Part, called: Part) -> list[Party]:
 
 
 def _outbound(part: Part) -> list[Party]:
-    """The other side rings and answers a moment before the own phone shows it."""
+    """The called side answers and ends first or last by a few milliseconds, as recorded."""
     own = part.extension
     to = filled(phoneNumber=part.other.number)
     away = _steps(part, (36, "Proceeding"), end_ms=14, holds=False)
@@ -265,7 +265,7 @@ def _steps(
 
 
 def _in_order(steps: list[Step]) -> list[Step]:
-    """Where the plan leaves no time between two states, the later one follows after a millisecond."""
+    """Move a state that is not later than the one before it by a millisecond."""
     for earlier, later in pairwise(steps):
         later.at = max(later.at, earlier.at + timedelta(milliseconds=1))
     return steps

@@ -1,4 +1,4 @@
-"""Faults on order: what goes wrong, on which paths, how often, from when and for how long."""
+"""Faults: what goes wrong, on which paths, how often, from when and for how long."""
 
 import asyncio
 import socket
@@ -116,7 +116,7 @@ class _Armed(Struct, kw_only=True):
 
 
 class Faults:
-    """The faults that are armed, oldest first; the first that fits a request strikes it."""
+    """The armed faults, oldest first. The first that matches a request is applied."""
 
     def __init__(self) -> None:
         self._armed: list[_Armed] = []
@@ -124,7 +124,7 @@ class Faults:
         self._numbers = count(1)
 
     def add(self, fault: Fault, now: datetime) -> int:
-        """Arm a fault; its number takes it away again."""
+        """Arm a fault. Returns its number, for `remove`."""
         begins = now + timedelta(seconds=fault.from_s)
         self._armed.append(_Armed(number=next(self._numbers), fault=fault, begins=begins))
         return self._armed[-1].number
@@ -143,17 +143,17 @@ class Faults:
             yield {"id": armed.number, "met": armed.met, **msgspec.to_builtins(armed.fault)}
 
     def strike(self, path: str, now: datetime) -> Fault | None:
-        """The first that hits a request."""
+        """The fault to apply to a request."""
         armed = (one for one in self._armed if not one.fault.kind.startswith("ws_"))
         return next((one.fault for one in armed if one.strikes(path, now, self._dice)), None)
 
     def striking(self, kind: Kind, path: str, now: datetime) -> Iterator[Fault]:
-        """Those of one kind that hit a connection or a notification."""
+        """The faults of one kind to apply to a connection or a notification."""
         armed = (one for one in self._armed if one.fault.kind == kind)
         return (one.fault for one in armed if one.strikes(path, now, self._dice))
 
     def once(self, connection: int, opened_at: datetime, now: datetime) -> Iterator[Fault]:
-        """Those that happen once to each connection, and have not yet to this one."""
+        """The faults that happen once to each connection and have not yet happened to this one."""
         for one in self._armed:
             fault = one.fault
             last = one.begins + timedelta(seconds=fault.for_s or 0)
@@ -171,7 +171,7 @@ class Faults:
 
 
 async def perform(fault: Fault, request: web.Request, now: datetime, answer: Answer) -> web.StreamResponse:
-    """Answer a request as the fault wants it; `answer` gives the good answer."""
+    """Answer a request with a fault; `answer` gives the right answer."""
     match fault.kind:
         case "status":
             return _status(fault, now)
@@ -249,7 +249,7 @@ async def _huge(request: web.Request, size_mb: int) -> web.StreamResponse:
 
 
 def _charset(good: web.StreamResponse) -> web.Response:
-    """Says UTF-8, and is not."""
+    """A body in UTF-16 that claims to be UTF-8."""
     body = _body(good).decode().encode("utf-16")
     return web.Response(body=body, headers={"Content-Type": "application/json;charset=utf-8"})
 
@@ -265,7 +265,7 @@ def _spoilt(kind: Kind, request: web.Request, good: web.StreamResponse) -> web.S
 
 
 def _half(request: web.Request, page: dict[str, Any]) -> web.Response:
-    """Half of the records and the promise of more, which fails."""
+    """Half of the records, and a next page that fails."""
     if request.query.get("page", "1") != "1":
         return api_refusal(502, "CMN-201", "Bad gateway").response()
     page["records"] = page["records"][: len(page["records"]) // 2]
@@ -274,7 +274,7 @@ def _half(request: web.Request, page: dict[str, Any]) -> web.Response:
 
 
 def _bad_records(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Beside the good records: two that lack something, one that is no record at all."""
+    """Add two records that lack a field, and one that is not a record."""
     good = records[0] if records else {"id": "spoilt", "type": "Voice"}
     lacking = [{key: value for key, value in good.items() if key != lost} for lost in ("id", "startTime")]
     return [*lacking, {"id": "spoilt", "type": ["Voice"]}, *records]

@@ -105,7 +105,7 @@ def in_log(records: Iterable[Record], query: MultiMapping[str], now: datetime) -
 
 
 def directory(scenario: Scenario, url: str) -> list[Record]:
-    """The account's extensions, as its list of extensions shows them."""
+    """The records of the account's list of extensions."""
     if isinstance(scenario, Story):
         known = [(one.id, one.number, one.name) for one in scenario.account.extensions]
     else:
@@ -125,7 +125,7 @@ def directory(scenario: Scenario, url: str) -> list[Record]:
 
 
 def moment(query: MultiMapping[str], name: str) -> datetime | None:
-    """A time among the parameters; one without a zone is UTC."""
+    """The time in a parameter; UTC if it has no zone."""
     text = query.get(name)
     if text is None:
         return None

@@ -1,4 +1,4 @@
-"""From a call as it is written to its sessions, with all ids and times."""
+"""Turns a call of a scenario file into sessions with all ids and times."""
 
 import base64
 import hashlib
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from callcast.simulator.calls import ENDINGS, CallQueue, Ending, Extension, Outside, Part, Rewrite, Session, Shape
-from callcast.simulator.script import Account, Call, Kind, ScriptFault
+from callcast.simulator.script import Account, Call, Kind, ScenarioError
 
 UNANSWERED: dict[Kind, str] = {
     "inbound": "missed",
@@ -22,7 +22,7 @@ PLACED: tuple[Shape, ...] = ("outbound", "internal_out", "ringout_out", "confere
 def plan(
     account: Account, call: Call, number: int, start: datetime, *, seed: int = 0, speed: float = 1.0
 ) -> Sequence[Session]:
-    """The sessions of a call (two of a RingOut). The same seed and number give the same ids. Raises ScriptFault."""
+    """The sessions of a call (two of a RingOut). The same seed and number give the same ids. Raises ScenarioError."""
     planned = _Plan(account, call, number, start, seed, speed)
     match call.kind:
         case "inbound":
@@ -101,7 +101,7 @@ class _Plan:
             parts += [self._offer(f"{turn}.{phone}", phone, begins, last) for phone in phones]
             begins = self._after(begins, call.rings_s)
         if answered and not any(part.answered_at for part in parts):
-            raise ScriptFault(f"extension {call.extension!r} answers, but is not among the last of `offers`")
+            raise ScenarioError(f"extension {call.extension!r} answers, but is not among the last of `offers`")
         ended_at = max(part.ended_at for part in parts)
         if not answered:
             ended_at = self._after(ended_at, call.records_s)
@@ -183,10 +183,10 @@ class _Plan:
         for extension in self._account.extensions:
             if extension.number == number:
                 return extension
-        raise ScriptFault(f"there is no extension {number!r}")
+        raise ScenarioError(f"there is no extension {number!r}")
 
     def _after(self, moment: datetime, seconds: float) -> datetime:
-        """In whole milliseconds, as all times of the platform."""
+        """A later time in whole milliseconds, as all times of the platform are."""
         at = moment + timedelta(seconds=seconds / self._speed)
         return at.replace(microsecond=at.microsecond // 1000 * 1000)
 
@@ -199,5 +199,5 @@ class _Plan:
 
 def ending(name: str) -> Ending:
     if name not in ENDINGS:
-        raise ScriptFault(f"there is no ending {name!r}; there are {', '.join(ENDINGS)}")
+        raise ScenarioError(f"there is no ending {name!r}; there are {', '.join(ENDINGS)}")
     return ENDINGS[name]

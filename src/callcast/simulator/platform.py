@@ -1,4 +1,4 @@
-"""The fake RingCentral: an aiohttp application that answers as the platform does, at a time that can be turned.
+"""The simulated RingCentral: an aiohttp application that answers as the platform does, on a clock that can be turned.
 
 What it answers is a function of the scenario and the clock, so it is the same in real time, faster, and in a
 test that turns the hands. Facts: developers.ringcentral.com/guide, and the recordings in tests/samples.
@@ -46,7 +46,7 @@ MULTIPART_JSON = "application/vnd.ringcentral.multipart+json"
 
 
 class Request(Struct, kw_only=True):
-    """A request. `status` is 0 where no answer was sent (reset, hang); `fault` is the kind that it met."""
+    """A request. `status` is 0 if no answer was sent (reset, hang); `fault` is the kind of the applied fault."""
 
     number: int
     at: datetime
@@ -132,7 +132,7 @@ class Platform:
             self.strike(fault)
 
     def truth(self) -> Sequence[Truth]:
-        """What really happened so far, and is going on."""
+        """What has really happened so far."""
         return self.scenario.truth(self.clock.now())
 
     def strike(self, fault: Fault) -> int:
@@ -142,7 +142,7 @@ class Platform:
         return number
 
     def app(self) -> web.Application:
-        """A fresh application; all of them share this platform's state."""
+        """A new application; all of them share this platform's state."""
         app = web.Application(middlewares=[self._gate], client_max_size=BODY_BYTES_MAX)
         app.router.add_post(TOKEN_PATH, self._token)
         app.router.add_post("/restapi/oauth/revoke", self._revoke)
@@ -164,7 +164,7 @@ class Platform:
     async def serve(
         self, host: str = "127.0.0.1", port: int = 0, *, tls: ssl.SSLContext | None = None
     ) -> AsyncIterator[str]:
-        """Listen until the block ends; gives the base URL. Port 0: a free one."""
+        """Listen until the block ends; yields the base URL. Port 0 is any free port."""
         runner = web.AppRunner(self.app(), access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         try:
@@ -199,7 +199,7 @@ class Platform:
         return response
 
     async def _stamp(self, request: web.Request, response: web.StreamResponse) -> None:
-        """What every answer has, also one that is broken off."""
+        """Add the headers of each answer, incomplete ones included."""
         if (noted := request.get(REQUEST)) is not None:
             response.headers["Date"] = http_date(self.clock.now())
             response.headers["RCRequestId"] = noted.request_id
@@ -266,7 +266,7 @@ class Platform:
     # Presence
 
     async def _presence(self, request: web.Request) -> web.Response:
-        """One extension's, or of up to 30 as one answer in parts."""
+        """The presence of one extension, or of up to 30 in one answer."""
         self._of_account(request)
         if "ReadPresence" not in request[CREDENTIAL].permissions:
             raise app_permission_missing("ReadPresence")
@@ -373,7 +373,7 @@ class Platform:
         return json_answer(lists.page(url, request.query, lists.chosen(records, request.query)))
 
     def _resolved(self, request: web.Request) -> str:
-        """The path as the platform repeats it: with the ids that `~` stands for."""
+        """The request's path with the ids that `~` stands for."""
         path = request.path.replace("/account/~", f"/account/{self.scenario.account_id}")
         return path.replace("/extension/~", f"/extension/{self.own(request[CREDENTIAL])}")
 
@@ -392,7 +392,7 @@ class Platform:
             raise app_permission_missing("ReadCallLog")
 
     def _extension(self, request: web.Request) -> str | None:
-        """The extension whose list this is; None for the account's."""
+        """The extension whose list is requested; None for the account's list."""
         self._account(request)
         credential = request[CREDENTIAL]
         if "ReadCallLog" not in credential.permissions:

@@ -52,7 +52,7 @@ class Known(Struct, frozen=True, kw_only=True):
 
 
 class Moment:
-    """One part of a session as of a time: how far it has come, and who is on both sides."""
+    """One part of a session at a time."""
 
     def __init__(self, account_id: str, session: Session, part: Part, at: Known) -> None:
         self.account = SERVER + account_id
@@ -65,7 +65,7 @@ class Moment:
 
     @property
     def start(self) -> datetime:
-        """An ended record may begin later, though never after its own end."""
+        """The start as the record shows it: an ended one may begin later, but never after its end."""
         part = self.part
         shift = timedelta(seconds=part.final_shift_s if self.ended else 0)
         return part.began_at + shift if part.ended_at - part.began_at > shift else part.began_at
@@ -74,7 +74,7 @@ class Moment:
         return self.part.ended_at if self.ended else None
 
     def word(self, answered: Ending) -> Ending:
-        """The result and reason now; `answered` is what a live, answered one reads."""
+        """The result and reason at this time; `answered` is that of a live, answered part."""
         if self.ended:
             return self.part.ending_at(self.at.ends)
         return answered if self.answered else LIVE
@@ -84,7 +84,7 @@ class Moment:
         return {"uri": f"{self.account}/extension/{own.id}", "id": int(own.id)}
 
     def device(self) -> Record:
-        """The phone that took the call; shown from the answer on."""
+        """The phone that answered; empty before the answer."""
         if not self.answered:
             return {}
         number = self.part.extension.device_id
@@ -120,7 +120,7 @@ def record_of(account_id: str, session: Session, part: Part, at: Known) -> Recor
 
 
 def _direct(moment: Moment) -> tuple[Record, list[Record]]:
-    """The caller's leg, and once answered a second one to the phone, which alone says so while the call is live."""
+    """The caller's leg, and after the answer one to the phone, which alone shows the answer of a live call."""
     part = moment.part
     caller, own = party(part.other), party(part.extension, direct=True)
     if moment.ended and part.in_browser:
@@ -138,7 +138,7 @@ def _direct(moment: Moment) -> tuple[Record, list[Record]]:
 
 
 def _transferred(moment: Moment, caller: Record) -> list[Record]:
-    """A blind transfer's onward leg, written when the whole session is over; it outlasts the record's own time."""
+    """The onward leg of a blind transfer, which appears at the session's end and lasts longer than the record."""
     session, part = moment.session, moment.part
     handed_on = session.queue is None and session.parts[0] is part and len(session.parts) > 1
     if not handed_on or not moment.session_over:
@@ -150,7 +150,7 @@ def _transferred(moment: Moment, caller: Record) -> list[Record]:
 
 
 def _queue(moment: Moment) -> tuple[Record, list[Record]]:
-    """Looks like a call of the agent to himself until it ends; then it turns round, and the caller appears."""
+    """Reads as an outbound call of the agent until it ends; then as an inbound call with the caller's number."""
     part, session = moment.part, moment.session
     ring = body(moment, "Outbound", "VoIP Call", moment.word(ANSWERED), *_phone(moment), moment.start, moment.end())
     if not moment.ended:
@@ -168,7 +168,7 @@ def _queue(moment: Moment) -> tuple[Record, list[Record]]:
 
 
 def _ringout_out(moment: Moment) -> tuple[Record, list[Record]]:
-    """Reads connected with no time on it as long as the two talk; the own phone was picked up before it began."""
+    """A live, answered one has the result Call connected and the duration 0; the own phone was answered before."""
     talking = Ending(result="Call connected", reason=None, disposition="")
     top, legs = _placed(moment, "RingOut Web", "RingOutWebToSubscriber", talking)
     own, other = party(moment.part.extension, direct=True), party(moment.part.other)
@@ -187,27 +187,27 @@ def _placed(moment: Moment, action: str, leg_type: str, answered: Ending) -> tup
     return top, [leg(top, leg_type, master=True)]
 
 
-def company_records(account_id: str, session: Session, at: Known) -> list[Record]:
-    """The same session in the company's list: extensions stand in the legs, and a queue call is one record."""
+def account_records(account_id: str, session: Session, at: Known) -> list[Record]:
+    """A session in the account's list: extensions are named in the legs only, and a queue call is one record."""
     if session.queue is not None:
-        return [_company_queue(account_id, session, at)]
+        return [_account_queue(account_id, session, at)]
     shown = [record_of(account_id, session, part, at) for part in session.parts if at.starts >= part.began_at]
     return [_without_extension(record) for record in shown]
 
 
-def _company_queue(account_id: str, session: Session, at: Known) -> Record:
+def _account_queue(account_id: str, session: Session, at: Known) -> Record:
     rings = [Moment(account_id, session, part, at) for part in session.parts if at.starts >= part.began_at]
     over, answered = at.ends >= session.ended_at, any(ring.answered for ring in rings)
     whole = rings[0] if rings else Moment(account_id, session, session.parts[0], at)
     stopped = [ring for ring in rings if ring.ended and not ring.answered]
     if session.provisional and stopped and not over:
-        top, legs = _company_ring(stopped[-1]), [_company_ring(ring) for ring in stopped]
+        top, legs = _account_ring(stopped[-1]), [_account_ring(ring) for ring in stopped]
     else:
         word = session.ending if over else (ANSWERED if answered else LIVE)
         ended_at = session.ended_at if over else None
         caller, own = party(session.caller), party(session.queue)
         top = body(whole, "Inbound", "Phone Call", word, own, caller, session.began_at, ended_at)
-        legs = [_without_extension(leg(top, "Accept", master=True)), *(_company_ring(ring) for ring in rings)]
+        legs = [_without_extension(leg(top, "Accept", master=True)), *(_account_ring(ring) for ring in rings)]
     head = {key: value for key, value in _without_extension(top).items() if key not in ("legType", "master")}
     message = _message(whole.account, session.record_id) if head["result"] == "Voicemail" else {}
     return {
@@ -220,7 +220,7 @@ def _company_queue(account_id: str, session: Session, at: Known) -> Record:
     }
 
 
-def _company_ring(ring: Moment) -> Record:
+def _account_ring(ring: Moment) -> Record:
     part = ring.part
     word = STOPPED if ring.ended and not ring.answered else ring.word(ANSWERED)
     to, own = _phone(ring)
@@ -242,7 +242,7 @@ def body(
     start: datetime,
     end: datetime | None,
 ) -> Record:
-    """What records and legs have in common. A duration is there from the end on, in whole seconds, rounded up."""
+    """The fields that records and legs share. Ended ones have a duration in whole seconds, rounded up."""
     duration = {} if end is None else {"duration": ceil((end - start).total_seconds())}
     telephony = moment.session.telephony_session_id
     return {
@@ -265,7 +265,7 @@ def leg(said: Record, leg_type: str, *, master: bool) -> Record:
 
 
 def party(who: Extension | Outside | CallQueue | None, *, direct: bool = False, name: str | None = None) -> Record:
-    """One side. A colleague is known by the short number, or with `direct` by the direct one."""
+    """One side of a call. A colleague is shown by the extension number, or with `direct` by the direct number."""
     if who is None:
         return {}
     if isinstance(who, Extension):
@@ -280,7 +280,7 @@ def _without_extension(record: Record) -> Record:
 
 
 def _phone(moment: Moment) -> tuple[Record, Record]:
-    """To and from of the ring at the phone: the extension itself on both sides."""
+    """`to` and `from` of the leg to a phone: the extension on both sides."""
     own = moment.part.extension
     to = filled(phoneNumber=own.direct, extensionNumber=own.number, location=own.location)
     return to, {"name": own.name, "extensionNumber": own.number, **moment.device()}

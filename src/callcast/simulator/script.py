@@ -1,4 +1,4 @@
-"""Calls as a scenario file writes them.
+"""The scenario file.
 
 [[calls]]
 at_s = 0.5                     # after the start
@@ -22,8 +22,8 @@ from callcast.simulator.faults import Fault
 Kind = Literal["inbound", "queue", "outbound", "internal", "ringout", "conference"]
 
 
-class ScriptFault(ValueError):
-    """A scenario file says something that cannot be played."""
+class ScenarioError(ValueError):
+    """A scenario file cannot be played."""
 
 
 class Handover(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,7 +73,7 @@ class Call(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Account(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who works here."""
+    """An account with its phones and queues."""
 
     id: str
     extensions: tuple[Extension, ...]
@@ -83,7 +83,7 @@ class Account(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         for queue in self.queues:
             if name in (queue.name, None):
                 return queue
-        raise ScriptFault(f"there is no queue {name!r}")
+        raise ScenarioError(f"there is no queue {name!r}")
 
 
 class Chance(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,8 +105,8 @@ class Script(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def read(text: bytes) -> Script:
-    """A scenario file. Raises ScriptFault with what is wrong and where."""
+    """A scenario file. Raises ScenarioError with what is wrong and where."""
     try:
         return msgspec.toml.decode(text, type=Script)
     except msgspec.MsgspecError as fault:
-        raise ScriptFault(str(fault)) from None
+        raise ScenarioError(str(fault)) from None

@@ -1,4 +1,4 @@
-"""A scenario made of planned sessions: everything that is shown is worked out from them and the time."""
+"""A scenario of planned sessions: what the platform shows is computed from them and the time."""
 
 import hashlib
 from bisect import bisect_right
@@ -12,7 +12,7 @@ from callcast.simulator.calls import Part, Record, Session, Truth
 from callcast.simulator.events import telephony_session
 from callcast.simulator.faults import Fault
 from callcast.simulator.planner import plan
-from callcast.simulator.records import Known, company_records, record_of
+from callcast.simulator.records import Known, account_records, record_of
 from callcast.simulator.script import Account, Call
 
 BACKWARDS = timedelta(minutes=10)  # how far a clock may be turned back and still find the lists as they were
@@ -37,8 +37,8 @@ class Listing(Struct, frozen=True, kw_only=True):
 REAL = Listing(start_lateness_s=(0.5, 1), end_lateness_s=(3, 10))
 
 
-class Playing:
-    """A session that has begun. What it shows changes only at its turns, so it is rendered once for each."""
+class BegunSession:
+    """A session that has begun. Its records change only at certain times, and are rendered once for each."""
 
     def __init__(self, account_id: str, session: Session) -> None:
         self.session = session
@@ -49,8 +49,8 @@ class Playing:
     def part(self, part: Part, at: Known) -> Record:
         return self._at(part.record_id, at, lambda: [record_of(self._account_id, self.session, part, at)])[0]
 
-    def company(self, at: Known) -> list[Record]:
-        return self._at(None, at, lambda: company_records(self._account_id, self.session, at))
+    def account(self, at: Known) -> list[Record]:
+        return self._at(None, at, lambda: account_records(self._account_id, self.session, at))
 
     def _at(self, key: str | None, at: Known, render: Callable[[], list[Record]]) -> list[Record]:
         turns = bisect_right(self._turns, at.starts), bisect_right(self._turns, at.ends)
@@ -68,7 +68,7 @@ def _turns(session: Session) -> Iterator[datetime]:
 
 
 class Story:
-    """Calls in the order in which they begin; there may be endlessly many."""
+    """A scenario of calls in the order of their starts, possibly without an end."""
 
     def __init__(
         self,
@@ -92,10 +92,11 @@ class Story:
         self._placed = 0
         self.listing = listing or Listing()
         self._kept = timedelta(seconds=self.listing.log_kept_s)
-        self._begun: deque[Playing] = deque()  # nearly in order: a RingOut's second session begins later
+        self._linger = timedelta(seconds=self.listing.linger_s)
+        self._begun: deque[BegunSession] = deque()  # nearly in order: a RingOut's second session begins later
         # What active-calls may still show, as a whole and by extension.
-        self._recent: list[Playing] = []
-        self._recent_of: dict[str, list[tuple[Playing, Part]]] = defaultdict(list)
+        self._recent: list[BegunSession] = []
+        self._recent_of: dict[str, list[tuple[BegunSession, Part]]] = defaultdict(list)
         self._tidied_at = start
         self.faults: Sequence[Fault] = ()  # of the scenario file
         self.on_begin: Callable[[Session], None] | None = None  # called when one begins, or is placed
@@ -104,10 +105,10 @@ class Story:
         return self._extension_ids
 
     def poll(self, extension_id: str | None, /) -> None:
-        """Looks change nothing here."""
+        """Polls change nothing."""
 
     def place(self, call: Call, now: datetime) -> Sequence[Session]:
-        """Add a call to the scenario: it starts `at_s` from now. Raises ScriptFault."""
+        """Add a call to the scenario: it starts `at_s` from now. Raises ScenarioError."""
         self._placed += 1
         sessions = plan(self.account, call, 5_000_000 + self._placed, now, seed=self._seed, speed=self._speed)
         for session in sessions:
@@ -117,12 +118,12 @@ class Story:
     def active(self, extension_id: str | None, now: datetime, /) -> list[Record]:
         self.advance(now)
         if extension_id is None:
-            return _newest_first(self._company_active(now))
+            return _newest_first(self._account_active(now))
         shown = []
-        for playing, part in self._recent_of[extension_id]:
-            at = self._listed(playing.session, now)
+        for begun, part in self._recent_of[extension_id]:
+            at = self._listed(begun.session, now)
             if at.starts >= part.began_at and now < part.ended_at + self._linger and not _hidden(part, now):
-                shown.append(playing.part(part, at))
+                shown.append(begun.part(part, at))
         return _newest_first(shown)
 
     def log(
@@ -134,51 +135,49 @@ class Story:
         session_id: str | None = None,
         since: datetime | None = None,
     ) -> list[Record]:
-        """What has ended and arrived in the call log; also a queue call that reads Stopped while it goes on."""
+        """The ended calls, and live queue calls that read Stopped."""
         self.advance(now)
         shown: list[Record] = []
-        for playing in self._begun:
-            session = playing.session
+        for begun in self._begun:
+            session = begun.session
             if session_id not in (None, session.telephony_session_id, session.session_id):
                 continue
             if since is None or session.ended_at >= since:
                 at = now - _between(self.listing.log_delay_s, session, "log")
-                shown += self._logged(playing, extension_id, Known(starts=at, ends=at))
+                shown += self._logged(begun, extension_id, Known(starts=at, ends=at))
         return _newest_first(shown)
 
-    def _logged(self, playing: Playing, extension_id: str | None, at: Known) -> list[Record]:
-        if extension_id is None:
-            return self._company_logged(playing, at)
-        return [
-            playing.part(part, at)
-            for part in playing.session.parts
-            if part.extension.id == extension_id and at.ends >= part.ended_at
-        ]
+    def _logged(self, begun: BegunSession, extension_id: str | None, at: Known) -> list[Record]:
+        session = begun.session
+        if extension_id is not None:
+            parts = [part for part in session.parts if part.extension.id == extension_id and at.ends >= part.ended_at]
+            return [begun.part(part, at) for part in parts]
+        live = session.queue is not None and at.ends < session.ended_at
+        stopped = [part for part in session.parts if at.ends >= part.ended_at and part.answered_at is None]
+        if live and not (session.provisional and stopped):
+            return []
+        return [record for record in begun.account(at) if "duration" in record and record["result"] != "In Progress"]
 
     def session(self, session_id: str, now: datetime, /) -> Record | None:
         self.advance(now)
-        for session in (playing.session for playing in reversed(self._begun)):
+        for session in (begun.session for begun in reversed(self._begun)):
             if session.telephony_session_id == session_id and session.began_at <= now:
                 return telephony_session(self.account_id, session, now)
         return None
 
     def truth(self, now: datetime, /) -> Sequence[Truth]:
         self.advance(now)
-        begun = [truth for playing in self._begun for truth in playing.session.truths() if truth.started_at <= now]
+        begun = [truth for begun in self._begun for truth in begun.session.truths() if truth.started_at <= now]
         return sorted(begun, key=lambda truth: truth.started_at)
 
-    @property
-    def _linger(self) -> timedelta:
-        return timedelta(seconds=self.listing.linger_s)
-
-    def _company_active(self, now: datetime) -> list[Record]:
+    def _account_active(self, now: datetime) -> list[Record]:
         shown: dict[str, Record] = {}
-        for playing in self._recent:
-            session = playing.session
+        for begun in self._recent:
+            session = begun.session
             at = self._listed(session, now)
             if session.queue is not None:
                 if session.began_at <= at.starts and now < session.ended_at + self._linger:
-                    shown |= {record["id"]: record for record in playing.company(at)}
+                    shown |= {record["id"]: record for record in begun.account(at)}
                 continue
             gone = {
                 record_id
@@ -186,17 +185,11 @@ class Story:
                 if now >= part.ended_at + self._linger or _hidden(part, now)
                 for record_id in (part.record_id, part.final_record_id)
             }
-            shown |= {record["id"]: record for record in playing.company(at) if record["id"] not in gone}
+            shown |= {record["id"]: record for record in begun.account(at) if record["id"] not in gone}
         return list(shown.values())
 
-    def _company_logged(self, playing: Playing, at: Known) -> list[Record]:
-        session = playing.session
-        if session.queue is not None and at.ends < session.ended_at and not _reads_stopped(session, at.ends):
-            return []
-        return [record for record in playing.company(at) if "duration" in record and record["result"] != "In Progress"]
-
     def advance(self, now: datetime) -> None:
-        """Let begin what begins until now."""
+        """Begin the sessions that start until now."""
         while self._next is not None and self._next[0].began_at <= now:
             for session in self._next:
                 self._begin(session)
@@ -205,14 +198,14 @@ class Story:
             self._tidy(now)
 
     def _tidy(self, now: datetime) -> None:
-        """Forget what nothing shows any more, so that a long run stays small."""
+        """Forget sessions that no list shows any more, so that a long run needs no more memory."""
         self._tidied_at = now
         while self._begun and self._begun[0].session.ended_at + self._kept + BACKWARDS < now:
             self._begun.popleft()
         limit = now - self._linger - BACKWARDS
-        self._recent = [playing for playing in self._recent if playing.session.ended_at >= limit]
+        self._recent = [begun for begun in self._recent if begun.session.ended_at >= limit]
         for extension_id, recent in self._recent_of.items():
-            kept = [(playing, part) for playing, part in recent if playing.session.ended_at >= limit]
+            kept = [(begun, part) for begun, part in recent if begun.session.ended_at >= limit]
             self._recent_of[extension_id] = kept
 
     def next_begins_at(self) -> datetime | None:
@@ -221,7 +214,7 @@ class Story:
     def begun(self, now: datetime) -> list[Session]:
         """The sessions that have begun, or were placed, and have not ended."""
         self.advance(now)
-        return [playing.session for playing in self._recent if playing.session.ended_at > now]
+        return [begun.session for begun in self._recent if begun.session.ended_at > now]
 
     def sessions_of(self, extension_id: str | None, now: datetime) -> list[Session]:
         """The sessions in which an extension has, or just had, a part."""
@@ -233,22 +226,22 @@ class Story:
         return [session for session in known.values() if session.began_at <= now]
 
     def _begin(self, session: Session) -> None:
-        playing = Playing(self.account_id, session)
-        self._begun.append(playing)
-        self._recent.append(playing)
+        begun = BegunSession(self.account_id, session)
+        self._begun.append(begun)
+        self._recent.append(begun)
         for part in session.parts:
-            self._recent_of[part.extension.id].append((playing, part))
+            self._recent_of[part.extension.id].append((begun, part))
         if self.on_begin is not None:
             self.on_begin(session)
 
     def _listed(self, session: Session, now: datetime) -> Known:
-        """What active-calls knows of a session."""
+        """Up to which times active-calls knows a session."""
         starts = now - _between(self.listing.start_lateness_s, session, "late")
         return Known(starts=starts, ends=now - _between(self.listing.end_lateness_s, session, "late"))
 
 
 def _between(bounds: tuple[float, float], session: Session, salt: str) -> timedelta:
-    """Somewhere between the two, always the same for a session."""
+    """A duration between the two, the same for a session each time."""
     least, most = bounds
     if least == most:
         return timedelta(seconds=least)
@@ -258,10 +251,6 @@ def _between(bounds: tuple[float, float], session: Session, salt: str) -> timede
 
 def _hidden(part: Part, now: datetime) -> bool:
     return any(begins <= now < ends for begins, ends in part.hidden)
-
-
-def _reads_stopped(session: Session, at: datetime) -> bool:
-    return session.provisional and any(at >= part.ended_at and part.answered_at is None for part in session.parts)
 
 
 def _newest_first(records: Iterable[Record]) -> list[Record]:

@@ -24,7 +24,7 @@ ALL_PERMISSIONS = PUSH_PERMISSIONS | {"ReadCallLog", "ReadCompanyCallLog", "Call
 
 
 class Credential(Struct, frozen=True, kw_only=True):
-    """A user and an app; several users of one app share its id and secret, and each has its own JWT.
+    """A user of an app. The users of one app share its id and secret; each has a JWT.
 
     `admin` may look at other extensions; `permissions` are those of user and app.
     """
@@ -38,7 +38,7 @@ class Credential(Struct, frozen=True, kw_only=True):
 
     @property
     def user(self) -> str:
-        """Whose requests the rate limits count together: a user's with an app."""
+        """The name under which rate limits count: a user of an app."""
         return self.client_id if self.extension_id is None else f"{self.client_id}/{self.extension_id}"
 
 
@@ -73,7 +73,7 @@ class Tokens:
         self._count = count(1)
 
     def client(self, authorization: str | None) -> Credential:
-        """A credential of the app whose id and secret the request shows."""
+        """A credential of the app with the id and secret of a Basic header."""
         app = basic(authorization)
         for credential in self.credentials:
             if (credential.client_id, credential.client_secret) == app:

@@ -11,7 +11,7 @@ from callcast.calls.model import State, Target
 from callcast.simulator.answers import json_answer
 from callcast.simulator.calls import Truth
 from callcast.simulator.scenarios import NAMES, busy, crowd, load, office
-from callcast.simulator.script import Call, ScriptFault, read
+from callcast.simulator.script import Call, ScenarioError, read
 from callcast.simulator.story import REAL, Listing, Story
 from tests.integration.simulator.conftest import START
 from tests.integration.simulator.plots import calls, moments, told
@@ -262,7 +262,7 @@ def test_all_numbers_of_the_scenarios_are_fictional() -> None:
 )
 def test_a_wrong_scenario_file_says_what_is_wrong(text: bytes, said: str) -> None:
     """A file that is no TOML, has an unknown key or an unknown word is refused with that in the message."""
-    with pytest.raises(ScriptFault, match=said):
+    with pytest.raises(ScenarioError, match=said):
         read(text)
 
 
@@ -277,7 +277,7 @@ def test_a_wrong_scenario_file_says_what_is_wrong(text: bytes, said: str) -> Non
 )
 def test_a_call_that_cannot_be_played_is_refused_at_once(call: Call) -> None:
     """An unknown phone, ending or queue, and an answer from a phone that does not ring, are faults of the file."""
-    with pytest.raises(ScriptFault):
+    with pytest.raises(ScenarioError):
         told(START, call)
 
 

@@ -1,4 +1,4 @@
-"""What happens behind the fake platform.
+"""What happens on the simulated platform.
 
 seed, seed-timed   the recorded answers, one further with each poll, or as time goes by
 office             six phones, two queues, one call of each kind within a minute, then calls by chance
@@ -17,7 +17,7 @@ from callcast.simulator.calls import CallQueue, Extension, Scenario
 from callcast.simulator.chance import random_calls
 from callcast.simulator.planner import plan
 from callcast.simulator.scenarios import seed as recorded
-from callcast.simulator.script import Account, Call, Chance, Script, ScriptFault, read
+from callcast.simulator.script import Account, Call, Chance, ScenarioError, Script, read
 from callcast.simulator.story import Listing, Story
 
 NAMES = ("seed", "seed-timed", "office", "busy", "quiet")
@@ -34,7 +34,7 @@ def load(
     extensions: int = 50,
     calls_per_minute: float = 60,
 ) -> Scenario:
-    """A scenario by name or path, beginning at `start`. Raises ScriptFault, and OSError for a path.
+    """A scenario by name or path, beginning at `start`. Raises ScenarioError, and OSError for a path.
 
     speed divides every pause and duration; the clock stays true. extensions, calls_per_minute: of `busy`.
     """
@@ -61,7 +61,7 @@ def busy(
     speed: float = 1.0,
     listing: Listing | None = None,
 ) -> Story:
-    """Load for soaks and benches. A call changes about three times: it begins, is answered, ends."""
+    """Random calls of many phones, for soaks and benches. A call changes three times: start, answer, end."""
     chance = Chance(calls_per_minute=calls_per_minute, talks_s=talks_s)
     script = Script(account=crowd(extensions), random=chance)
     return played(script, start, seed=seed, speed=speed, listing=listing or Listing(log_kept_s=LOG_KEPT_BUSY_S))
@@ -70,7 +70,7 @@ def busy(
 def played(
     script: Script, start: datetime, *, seed: int = 0, speed: float = 1.0, listing: Listing | None = None
 ) -> Story:
-    """The story that a script tells from `start` on. Raises ScriptFault at once if it names what is not there."""
+    """A scenario file from `start` on. Raises ScenarioError if a phone, queue or ending does not exist."""
     for call in script.calls:
         plan(script.account, call, 0, start)
     story = Story(script.account, _in_order(script, seed), start, seed=seed, speed=speed, listing=listing)
@@ -79,7 +79,7 @@ def played(
 
 
 def crowd(extensions: int) -> Account:
-    """An account with so many phones."""
+    """An account with a number of phones."""
     phones = tuple(
         Extension(
             id=str(400_200_000 + number),
@@ -103,5 +103,5 @@ def _text(name: str) -> bytes:
     if name in NAMES:
         return files(__package__).joinpath(f"{name}.toml").read_bytes()
     if not name.endswith(".toml"):
-        raise ScriptFault(f"there is no scenario {name!r}; there are {', '.join(NAMES)}, or a path to a .toml file")
+        raise ScenarioError(f"there is no scenario {name!r}; there are {', '.join(NAMES)}, or a path to a .toml file")
     return Path(name).read_bytes()

@@ -54,7 +54,7 @@ def answers() -> Sequence[list[Record]]:
 
 
 class Recording:
-    """Plays the recorded answers; `turn` says which (counting from 0), before and after them the list is empty."""
+    """Plays the recorded answers. `turn` returns which one, from 0; outside their range the list is empty."""
 
     account_id = ACCOUNT_ID
 
@@ -85,7 +85,7 @@ class Recording:
 
 
 def by_poll(*, empty_polls: int = 0, on_turn: Callable[[datetime], None] | None = None) -> Recording:
-    """One answer further with every poll of a list; the last one stays. Each list has its own turn.
+    """The next answer with each poll of a list, up to the last one. Each list counts for itself.
 
     empty_polls: so many polls find nothing first. on_turn: told the moment of the answer that a poll will get,
     so that a test's clock can follow the recording.
@@ -101,7 +101,7 @@ def by_poll(*, empty_polls: int = 0, on_turn: Callable[[datetime], None] | None 
 
 
 def timed(start: datetime, *, speed: float = 1.0) -> Recording:
-    """One answer further as time goes by; the pauses of the recording are shortened, its records are not touched."""
+    """The next answer as time passes. The recording's pauses are shorter; its records are unchanged."""
 
     def turn(_: str | None, now: datetime) -> int:
         passed = (now - start) * speed
