@@ -12,9 +12,9 @@ from yarl import URL
 
 from callcast.ports.hints import KEEP_ALIVE_S, WITNESSED_S, Via
 from callcast.ringcentral.rate_limiter import POLLING_MAX, assumed, polls
-from callcast.settings.loopback import is_loopback
+from callcast.settings.loopback import check_encryption
 from callcast.settings.proxy import environment_proxy
-from callcast.settings.rejection import expected, rejected
+from callcast.settings.rejection import expected
 from callcast.settings.secret import Secret
 
 # A record stays in the list for at least 120 s after its end; a longer gap between two polls can miss a call.
@@ -44,9 +44,7 @@ def _server(text: str, info: ValidationInfo) -> str:
         or "@" in parts.netloc
     ):
         raise expected("scheme and host of the platform, such as https://platform.ringcentral.com", _server_fix(text))
-    if parts.scheme == "http" and not is_loopback(host) and not info.data.get("allow_plaintext", True):
-        problem = f"plain http to {host} would expose the secrets to the network"
-        raise rejected(problem, "use https://, or set allow_plaintext = true")
+    check_encryption(parts.scheme, host, info, encrypted="https")
     return text.rstrip("/")
 
 

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
 from callcast.ports.sink import Sink, SinkContext
-from callcast.settings.loopback import is_loopback
+from callcast.settings.loopback import check_encryption
 from callcast.settings.secret import Secret
 from callcast.sinks.tls import TlsSettings
 
@@ -56,9 +56,7 @@ class Settings(TlsSettings):
         url = _split(text)
         if url.username is not None or url.password is not None:
             raise ValueError("must not contain a user or password: use username and password")
-        better = _ENCRYPTED.get(url.scheme)
-        if better and not is_loopback(url.hostname or "") and not info.data.get("allow_plaintext"):
-            raise ValueError(f"{url.scheme} is not encrypted: use {better}, or set allow_plaintext = true")
+        check_encryption(url.scheme, url.hostname or "", info, encrypted=_ENCRYPTED.get(url.scheme, url.scheme))
         return text
 
     @field_validator("topic")

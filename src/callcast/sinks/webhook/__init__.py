@@ -17,7 +17,7 @@ from callcast.formats.standard_webhooks import key_of, signature
 from callcast.ports.clock import Clock
 from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
 from callcast.ports.sink import Delivered, Delivery, Outcome, Rejected, Retry, Sink, SinkContext
-from callcast.settings.loopback import is_loopback
+from callcast.settings.loopback import check_encryption
 from callcast.settings.proxy import Proxy, environment_proxy
 from callcast.settings.rejection import expected
 from callcast.settings.secret import Secret
@@ -97,9 +97,7 @@ class Settings(TlsSettings):
             raise ValueError("is not a URL; expected https://HOST/PATH") from None
         if url.scheme not in ("http", "https") or not url.host:
             raise ValueError("expected https://HOST/PATH")
-        plain = url.scheme == "http" and not is_loopback(url.host)
-        if plain and not info.data.get("allow_plaintext"):
-            raise ValueError("http is not encrypted: use https, or set allow_plaintext = true")
+        check_encryption(url.scheme, url.host, info, encrypted="https")
         return secret
 
     @field_validator("headers")
