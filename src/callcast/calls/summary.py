@@ -31,6 +31,19 @@ class Counts(Struct, frozen=True, kw_only=True):
     service_level: float | None = None
 
 
+class HintsState(Struct, frozen=True, kw_only=True):
+    """How a source is told when to poll.
+
+    via: the ways by which hints come now. up: whether there is one. since: when `up` last changed.
+    missed: changes since the start that a poll showed and no hint announced.
+    """
+
+    via: tuple[str, ...] = ()
+    up: bool = False
+    since: datetime
+    missed: int = 0
+
+
 class Summary(Counts, frozen=True, kw_only=True):
     """Totals of one source.
 
@@ -38,6 +51,7 @@ class Summary(Counts, frozen=True, kw_only=True):
     complete: false when a poll of any target is overdue.
     overdue: the extensions whose poll is overdue while others are current; empty when the whole source is overdue.
     sign_ins_ahead: how many sources sign in before this one; None when it is not queued to sign in.
+    hints: None when the source is polled without hints.
     now: the platform's present time, derived from the newest poll; None before the first one.
     """
 
@@ -46,4 +60,5 @@ class Summary(Counts, frozen=True, kw_only=True):
     complete: bool
     overdue: tuple[str, ...] = ()
     sign_ins_ahead: int | None = None
+    hints: HintsState | None = None
     now: datetime | None = None

@@ -12,6 +12,16 @@ JSON_CONTENT = "application/json"
 COUNT: Schema = {"type": "integer", "minimum": 0}
 SECONDS: Schema = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "null"}]}
 TIME_OR_NULL: Schema = {"anyOf": [TIME, {"type": "null"}]}
+HINTS: Schema = {
+    "type": "object",
+    "required": ["via", "up", "since", "missed"],
+    "properties": {
+        "via": {"type": "array", "items": {"enum": ["push", "presence"]}},
+        "up": {"type": "boolean"},
+        "since": TIME,
+        "missed": COUNT,
+    },
+}
 SUMMARY: dict[str, Schema] = {
     "source": TEXT,
     **dict.fromkeys(("ringing", "dialing", "connected", "waiting"), COUNT),
@@ -24,6 +34,7 @@ SUMMARY: dict[str, Schema] = {
     "complete": {"type": "boolean"},
     "overdue": {"type": "array", "items": TEXT},
     "sign_ins_ahead": {"anyOf": [COUNT, {"type": "null"}]},
+    "hints": {"anyOf": [HINTS, {"type": "null"}]},
     "now": TIME_OR_NULL,
 }
 PARAMETERS = {

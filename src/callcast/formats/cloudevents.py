@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from callcast.calls.model import Call, CallEvent, Disposition, Event, Observation, Party, Queue, SourceEvent, State
-from callcast.calls.summary import Counts, Summary
+from callcast.calls.summary import Counts, HintsState, Summary
 
 Numbers = Literal["full", "last4", "hash", "drop"]
 NUMBERS: tuple[Numbers, ...] = get_args(Numbers)
@@ -248,8 +248,13 @@ def summary_dict(summary: Summary) -> dict[str, Any]:
         "complete": summary.complete,
         "overdue": summary.overdue,
         "sign_ins_ahead": summary.sign_ins_ahead,
+        "hints": summary.hints and _hints_dict(summary.hints),
         "now": summary.now and rfc3339(summary.now),
     }
+
+
+def _hints_dict(hints: HintsState) -> dict[str, Any]:
+    return {"via": hints.via, "up": hints.up, "since": rfc3339(hints.since), "missed": hints.missed}
 
 
 def counts_dict(counts: Counts) -> dict[str, Any]:

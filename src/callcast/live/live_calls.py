@@ -25,7 +25,7 @@ from callcast.calls.model import (
     State,
     Target,
 )
-from callcast.calls.summary import Counts, Summary
+from callcast.calls.summary import Counts, HintsState, Summary
 from callcast.live.daily_statistics import DailyStatistics
 from callcast.ports.clock import Clock
 from callcast.ports.live_calls import LiveChange
@@ -73,6 +73,13 @@ class InMemoryLiveCalls:
         hints, where the time since the last poll counts.
         """
         self._source(source).waiting = since
+
+    def hints(self, source: str, state: HintsState | None) -> None:
+        """Set how the source's hints come; None: it has none."""
+        source_view = self._source(source)
+        before, source_view.hints = source_view.hints, state
+        if (before and before.via) != (state and state.via):
+            self._publish(())
 
     def signs_in(self, source: str, ahead: int | None) -> None:
         """Set how many sources sign in before this one; None: it is not queued to sign in."""
@@ -210,6 +217,7 @@ class _Source:
         self._newest_poll: tuple[datetime, float] | None = None  # of all polls since the start
         self._overdue_after_s = stale_after_s(0.0)
         self.sign_ins_ahead: int | None = None
+        self.hints: HintsState | None = None
         self.waiting: Mapping[str | None, float] | None = None
 
     def load(self, known: Known) -> None:
@@ -253,6 +261,7 @@ class _Source:
             "complete": bool(self._watched) and not overdue,
             "overdue": tuple(one for one in overdue if one and len(overdue) < len(self._watched)),
             "sign_ins_ahead": self.sign_ins_ahead,
+            "hints": self.hints,
             "now": self.now(),
         }
 

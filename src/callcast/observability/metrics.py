@@ -49,10 +49,11 @@ GROUPS: tuple[tuple[State, Direction], ...] = (
     (State.CONNECTED, Direction.INBOUND),
     (State.CONNECTED, Direction.OUTBOUND),
 )
-RATE_GROUPS = ("heavy", "auth")
+RATE_GROUPS = ("heavy", "auth", "medium", "light")
 DELIVERY_REASONS = ("timeout", "network", "dns", "tls")
 HINT_WAYS = ("push", "presence")
 HINTS_IGNORED = ("duplicate", "old", "unwatched", "no_change")
+PUSH_OUTCOMES = ("subscribed", "recovered", "refused", "failed")
 POLL_CAUSES = ("hint", "follow_up", "keep_alive", "poll")
 FIELDS = ("type", "direction", "action", "result", "reason", "legType", "delegationType")
 LABEL_VALUES_MAX = 50  # of a label with values from outside; further values become "other"
@@ -128,6 +129,8 @@ class Metrics:
         for via in HINT_WAYS:
             self._hints.labels(source, via)
             self._hints_up.labels(source, via)
+        for outcome in PUSH_OUTCOMES:
+            self._push_connects.labels(source, outcome)
         for ignored in HINTS_IGNORED:
             self._hints_ignored.labels(source, ignored)
         for cause in POLL_CAUSES:
@@ -187,6 +190,9 @@ class Metrics:
 
     def hints_up(self, source: str, via: str, *, up: bool) -> None:
         self._hints_up.labels(source, via).set(up)
+
+    def push_connected(self, source: str, outcome: str) -> None:
+        self._push_connects.labels(source, outcome).inc()
 
     def hints_ignored(self, source: str, reason: str, count: int) -> None:
         self._hints_ignored.labels(source, self._label_value("reason", reason)).inc(count)
@@ -311,6 +317,11 @@ class Metrics:
         )
         self._hints = self._counter("hints", "Hints that something happens, by way.", "source", "via")
         self._hints_up = self._gauge("hints_up", "1 while hints come this way.", "source", "via")
+        self._push_connects = self._counter(
+            "push_connects",
+            "Attempts to connect for push, by outcome; failed includes connections that were lost.",
+            *("source", "outcome"),
+        )
         self._hints_ignored = self._counter("hints_ignored", "Hints that caused no poll.", "source", "reason")
         self._hints_missed = self._counter(
             "hints_missed", "Steps of calls that a poll showed and no hint announced.", "source"
@@ -386,6 +397,7 @@ class Metrics:
             *(self._rate_limit, self._rate_remaining, self._penalty_until, self._bad_records),
             *(self._calls_started, self._calls_ended, self._ring, self._talk, self._detection),
             *(self._polls_by_cause, self._hints, self._hints_up, self._hints_ignored, self._hints_missed),
+            self._push_connects,
             self._hint_to_seen,
         )
 

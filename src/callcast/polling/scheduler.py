@@ -19,13 +19,11 @@ from msgspec import Struct
 
 from callcast.calls.model import Snapshot, Target
 from callcast.polling.hints import AGAIN_S, ENDED, STARTED, TOGETHER_S, Expectations, MissRate, Offsets
-from callcast.ports.hints import Hint, Hints, HintsChange, Via
+from callcast.ports.hints import KEEP_ALIVE_S, WITNESSED_S, Hint, Hints, HintsChange, Via
 from callcast.ports.telemetry import Cause, Telemetry
 from callcast.ports.upstream import Places
 
 PLACE_S = 61.0  # how long a request counts, after its answer
-KEEP_ALIVE_S = 95.0  # without a witness; below the 120 s for which the list shows a call that ended
-WITNESSED_S = 300.0  # where presence is read
 WISHED_S = 30.0  # while places are free
 WISHED_LIVE_S = 12.0  # with a live call
 WISHED_AGAIN_S = 2.0  # how soon a wish that waits for free places is examined again

@@ -3,6 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from random import SystemRandom
 from typing import Any
 
 from callcast.calls.freshness import Freshness
@@ -131,7 +132,9 @@ class Sources:
             telemetry=telemetry,
             acquire=lambda extension_id: self.ownership.acquire(name, extension_id),
             start_after_s=start_after_s,
+            hints=upstream.hints(name, settings.ways, SystemRandom().random) if settings.ways else None,
         )
+        telemetry.hints_wanted(settings.ways, chosen=settings.hints != "auto")
         self._log.info("polling_started", source=name, **_log_facts(name, settings))
         await poller.run()
 

@@ -9,8 +9,11 @@ from itertools import islice
 from math import isclose
 from typing import Any
 
+import msgspec
+
 from callcast.calls.freshness import stale_after_s
 from callcast.calls.model import CallEvent, ChangeSet, Event, PollRecord, Reason, Snapshot, SourceEvent, Target
+from callcast.calls.summary import HintsState
 from callcast.formats.durations import span
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability.metrics import Metrics
@@ -58,6 +61,10 @@ class SourceTelemetry(Telemetry):
         self.sign_ins_ahead: Callable[[], int | None] = lambda: None  # set with the client
         self.stepped_at = clock.monotonic()
         self.polls = 0  # successful ones
+        self._ways_up: set[Via] = set()  # the ways by which hints come now
+        self._hints: HintsState | None = None  # None: there are none
+        self._hints_chosen = False  # not only permitted ("auto")
+        self._hint_refusals: set[str] = set()  # already logged: each is logged once
         self.outbox_user = outbox_health.user(source=source)
         metrics.watch_source(source)
 
@@ -162,9 +169,6 @@ class SourceTelemetry(Telemetry):
     def hint_reported(self, hint: Hint) -> None:
         self._metrics.hint_reported(self.source, hint.via)
 
-    def hints_up(self, via: Via, *, up: bool) -> None:
-        self._metrics.hints_up(self.source, via, up=up)
-
     def hints_ignored(self, reason: str, count: int = 1) -> None:
         self._metrics.hints_ignored(self.source, reason, count)
 
@@ -173,12 +177,66 @@ class SourceTelemetry(Telemetry):
 
     def hint_missed(self) -> None:
         self._metrics.hint_missed(self.source)
+        if self._hints is not None:
+            self._show_hints(msgspec.structs.replace(self._hints, missed=self._hints.missed + 1))
 
     def hints_trusted(self, *, trusted: bool, deaf: bool) -> None:
         if trusted:
             self._log.info("hints_trusted", detail="targets are polled when hints say that something happens")
         elif deaf:
             self._log.warning("push_deaf", detail="polls show calls that no hint announced: polling as before")
+
+    # For the ways of hints.
+
+    def hints_wanted(self, ways: Sequence[Via], *, chosen: bool) -> None:
+        """The source starts with these ways of hints, none of which is up yet. chosen: they are not only permitted."""
+        self._hints_chosen = chosen
+        self._hint_refusals.clear()
+        for via in tuple(self._ways_up):
+            self.hints_up(via, up=False)
+        missed = self._hints.missed if self._hints else 0
+        self._show_hints(HintsState(since=self._clock.wall(), missed=missed) if ways else None)
+
+    def hints_up(self, via: Via, *, up: bool) -> None:
+        self._metrics.hints_up(self.source, via, up=up)
+        before = bool(self._ways_up)
+        (self._ways_up.add if up else self._ways_up.discard)(via)
+        if self._hints is not None:
+            since = self._hints.since if before == bool(self._ways_up) else self._clock.wall()
+            via_now = tuple(sorted(self._ways_up, reverse=True))  # push first
+            state = HintsState(via=via_now, up=bool(via_now), since=since, missed=self._hints.missed)
+            self._show_hints(state)
+
+    def _show_hints(self, state: HintsState | None) -> None:
+        self._hints = state
+        self._live_calls.hints(self.source, state)
+
+    def push_connected(self, outcome: str) -> None:
+        self._metrics.push_connected(self.source, outcome)
+
+    def push_subscribed(self, count: int, refused: Mapping[str, str]) -> None:
+        self._log.info("push_up", count=count, others=len(refused))
+        for extension_id, detail in islice(refused.items(), REFUSED_SHOWN_MAX):
+            self._log_refusal("push_refused", detail, extension=extension_id)
+        if not refused:
+            self._hint_refusals.clear()
+
+    def push_refused(self, detail: str) -> None:
+        self._log_refusal("push_refused", detail)
+
+    def presence_refused(self, detail: str) -> None:
+        self._log_refusal("presence_refused", detail)
+
+    def _log_refusal(self, name: str, detail: str, *, extension: str | None = None) -> None:
+        """Log a refusal once. What is only permitted ("auto") may be missing: that is no reason for a warning."""
+        if (known := f"{name} {extension} {detail}") in self._hint_refusals:
+            return
+        self._hint_refusals.add(known)
+        log = self._log.warning if self._hints_chosen else self._log.info
+        log(name, extension=extension, detail=detail, fix='allow it, or set hints to "off" or to the other way')
+
+    def push_lost(self, reason: str, detail: str, wait_s: float) -> None:
+        self._log.info("push_lost", reason=reason, detail=detail, fix=f"the next attempt follows in {wait_s:.0f} s")
 
     # For the backfill.
 

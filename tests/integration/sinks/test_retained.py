@@ -109,6 +109,7 @@ def test_without_live_calls_there_are_states_and_a_summary() -> None:
             "complete": True,
             "overdue": [],
             "sign_ins_ahead": None,
+            "hints": None,
             "now": None,
         },
     }

@@ -63,6 +63,7 @@ async def test_the_fields_of_a_summary_are_documented(here: Room, client: aiohtt
         "complete",
         "overdue",
         "sign_ins_ahead",
+        "hints",
         "now",
         "extensions",
     }

@@ -73,6 +73,7 @@ CONTRACT = {
     "hints_up": {"source", "via"},
     "hints_ignored_total": {"source", "reason"},
     "hints_missed_total": {"source"},
+    "push_connects_total": {"source", "outcome"},
     "hint_to_seen_seconds": {"source"},
     "polls_by_cause_total": {"source", "cause"},
 }
