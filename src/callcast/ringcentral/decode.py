@@ -1,7 +1,7 @@
 """Bytes of an active-calls or call-log page -> typed records. Pure.
 
-Only the fields that are used are decoded. A record without a required field is bad: left out and reported.
-An optional field of the wrong type is treated as absent and reported; it never costs the call.
+Only the fields that are used are decoded. A record without a valid required field is skipped and reported. An optional
+field of the wrong type is treated as absent and reported; the call is not lost.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ _ACCOUNT = re.compile(r"/account/(\d+)(?:/|$)")
 T = TypeVar("T")
 _S = TypeVar("_S", bound=Struct)
 
-# No call lasts longer, and none was made in another age; beyond, sums would leave the calendar.
+# No call lasts longer, and none was made at another time; beyond, sums would exceed the range of datetime.
 _DAYS_MAX = 366
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = datetime(3000, 1, 1, tzinfo=UTC)
@@ -33,9 +33,9 @@ _MALFORMED = (ValueError, RecursionError, OverflowError)
 
 
 class BadPage(Exception):
-    """The answer is no page of records: not JSON, not an object, without `records`, or with a torn navigation.
+    """The answer is not a page of records: not JSON, not an object, without `records`, or with a damaged navigation.
 
-    A look that meets one has failed. The message says what is wrong, never what the page holds.
+    The message says what is wrong, but quotes nothing from the page.
     """
 
 
@@ -67,7 +67,7 @@ class RecordLeg(Struct, rename="camel", frozen=True, gc=False):
 
 
 class Record(Struct, rename="camel", frozen=True, gc=False):
-    """The fields of a call-log record that are used, as the platform names and spells them."""
+    """The fields of a call-log record that are used."""
 
     id: _Text
     session_id: _Text
@@ -90,13 +90,13 @@ class Record(Struct, rename="camel", frozen=True, gc=False):
 
 
 class Row(Struct, Generic[T], frozen=True, kw_only=True, gc=False):
-    """One record as it stands in a page, and what was read of it.
+    """One record of a page, and what was read of it.
 
-    account_id: of the page, for a record that does not tell its own.
-    shown: None where the record is bad; then bad is the field that spoiled it, and bad_id tells it from other bad
-        ones, also when it comes again: a digest.
+    account_id: of the page, for a record that does not contain its own.
+    shown: None for a bad record; then `bad` is the invalid field, and `bad_id` a digest that identifies the record in
+        later polls.
     bad_fields: names of optional fields that had the wrong type and were treated as absent.
-    unknown: words that no table of ours holds, as (field, word).
+    unknown: words that are not in the vocabulary, as (field, word).
     """
 
     raw: bytes
@@ -110,9 +110,9 @@ class Row(Struct, Generic[T], frozen=True, kw_only=True, gc=False):
 
 
 class Page(Struct, Generic[T], frozen=True, kw_only=True):
-    """One page, decoded.
+    """A decoded page.
 
-    next_page: the address of the page after this one, None on the last.
+    next_page: the URL of the next page; None on the last.
     fresh: the rows that were not known before.
     """
 
@@ -136,7 +136,7 @@ class _Envelope(Struct):
 
 
 class _Bad(Exception):
-    """A record that cannot be used; the argument is the name of the field."""
+    """A record that cannot be used. The argument is the name of the invalid field."""
 
 
 _envelope = msgspec.json.Decoder(_Envelope)
@@ -149,12 +149,12 @@ def decode_page(
 ) -> Page[T]:
     """Decode one page. Raises BadPage, and nothing else, whatever the bytes are.
 
-    show: what to keep of a record, given with the page's account id. Called at once, while the record lies in the
-        processor's cache, and so that not all records are held at a time.
-    known: rows of an earlier page by their bytes. A list hardly changes from look to look: what stands in it as it
-        did is not read again.
+    show: returns what to keep of a record, given with the page's account id. Called for each record as it is decoded,
+        so that not all records are in memory at once.
+    known: rows of an earlier page by their bytes. A list changes little from poll to poll: a record whose bytes are the
+        same is not decoded again.
     """
-    envelope = _open(raw)
+    envelope = _decode_envelope(raw)
     account_id = account_in(envelope.uri)
     rows: list[Row[T]] = []
     fresh: list[Row[T]] = []
@@ -173,22 +173,22 @@ def _next_page(envelope: _Envelope) -> str | None:
 
 
 def account_in(uri: object) -> str | None:
-    """The numeric account id in an address of the platform."""
+    """Return the numeric account id in a URL of the platform."""
     found = _ACCOUNT.search(uri) if isinstance(uri, str) else None
     return found[1] if found else None
 
 
-def _open(raw: bytes) -> _Envelope:
+def _decode_envelope(raw: bytes) -> _Envelope:
     try:
         return _envelope.decode(raw)
     except msgspec.ValidationError as error:
         raise BadPage(f"not a page of records: {error}") from None
     except _MALFORMED:
-        return _open_mended(raw)
+        return _decode_mended(raw)
 
 
-def _open_mended(raw: bytes) -> _Envelope:
-    """Half a surrogate pair (a name cut in the middle of an emoji) is bad text, not a bad page."""
+def _decode_mended(raw: bytes) -> _Envelope:
+    """Decode a page with half a surrogate pair (a name cut in the middle of an emoji), which is bad text only."""
     try:
         mended = json.dumps(json.loads(raw.decode("utf-8", "replace")), ensure_ascii=False)
         return _envelope.decode(mended.encode("utf-8", "replace"))
@@ -201,7 +201,7 @@ def _open_mended(raw: bytes) -> _Envelope:
 def _read(raw: bytes, account_id: str | None, show: Callable[[Record, str | None], T]) -> Row[T]:
     bad_fields: list[str] = []
     try:
-        record = _decoded(raw) or _read_forgiving(raw, bad_fields)
+        record = _decode(raw) or _decode_leniently(raw, bad_fields)
     except _Bad as reason:
         return Row(raw=raw, account_id=account_id, bad=str(reason), bad_id=_id_of_bad(raw))
     return Row(
@@ -210,20 +210,20 @@ def _read(raw: bytes, account_id: str | None, show: Callable[[Record, str | None
         record_id=record.id,
         shown=show(record, account_id),
         bad_fields=tuple(bad_fields),
-        unknown=() if _is_familiar(record) else tuple(_unknown_words(record)),
+        unknown=() if _has_known_words(record) else tuple(_unknown_words(record)),
     )
 
 
-def _decoded(raw: bytes) -> Record | None:
+def _decode(raw: bytes) -> Record | None:
     try:
         record = _record.decode(raw)
     except _MALFORMED:
         return None
-    return record if _sound(record) else None
+    return record if _has_usual_times(record) else None
 
 
-def _sound(record: Record) -> bool:
-    """True when every time is UTC and of this age, as almost always: then the record needs no second look."""
+def _has_usual_times(record: Record) -> bool:
+    """Whether every time is in UTC and plausible, as in almost every record."""
     if not _in_utc(record.start_time):
         return False
     for leg in record.legs or ():  # noqa: SIM110 - a generator would take as long again as all of this
@@ -236,8 +236,8 @@ def _in_utc(at: datetime) -> bool:
     return at.tzinfo is UTC and _EARLIEST <= at < _LATEST
 
 
-def _read_forgiving(raw: bytes, bad_fields: list[str]) -> Record:
-    """Field by field: a required one that does not fit spoils the record, another is left out."""
+def _decode_leniently(raw: bytes, bad_fields: list[str]) -> Record:
+    """Decode field by field. Raises _Bad for an invalid required field; any other is left out."""
     try:
         fields = _anything.decode(raw.decode("utf-8", "replace").encode())
     except _MALFORMED:
@@ -248,7 +248,7 @@ def _read_forgiving(raw: bytes, bad_fields: list[str]) -> Record:
 
 
 def _id_of_bad(raw: bytes) -> str:
-    """Its ids, as far as it has any: the rest of it may change from look to look."""
+    """Return a digest of its ids, if it has any, because the rest of it may change from poll to poll."""
     try:
         fields = _anything.decode(raw)
         ids = [fields.get(name) for name in ("id", "sessionId", "telephonySessionId")]
@@ -296,17 +296,17 @@ _FIELDS: dict[type[Struct], tuple[msgspec.structs.FieldInfo, ...]] = {
 _NESTED: dict[type[Struct], tuple[str, ...]] = {Side: ("from_", "to"), Owner: ("extension",)}
 
 
-def _is_familiar(record: Record) -> bool:
-    """True when every word is spelled as in the tables, as almost always."""
-    if record.type not in _TYPES or record.delegation_type not in _DELEGATIONS or not _speaks_plainly(record):
+def _has_known_words(record: Record) -> bool:
+    """Whether every word is spelled as in the vocabulary, as in almost every record."""
+    if record.type not in _TYPES or record.delegation_type not in _DELEGATIONS or not _has_known_result(record):
         return False
     for leg in record.legs or ():  # noqa: SIM110
-        if leg.leg_type not in _LEG_TYPES or not _speaks_plainly(leg):
+        if leg.leg_type not in _LEG_TYPES or not _has_known_result(leg):
             return False
     return True
 
 
-def _speaks_plainly(one: Record | RecordLeg) -> bool:
+def _has_known_result(one: Record | RecordLeg) -> bool:
     return one.direction in _DIRECTIONS and one.action in _ACTIONS and one.result in _RESULTS and one.reason in _REASONS
 
 

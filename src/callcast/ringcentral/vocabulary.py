@@ -1,7 +1,7 @@
-"""The platform's words and what they mean to us: tables, each row to be checked against the API's own list.
+"""The platform's words and what they mean, as tables that can be compared with the API's description.
 
-The words are compared without case: "Hang up" was seen beside "Hang Up". The lists are those of the API
-description of 2026-08-13; words that were only seen in replies, or have left the list, stand apart.
+Words are compared without case: "Hang up" was seen beside "Hang Up". The lists are those of the API description of
+2026-08-13; words that were only seen in answers, or were removed from the list, are listed separately.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,11 +18,11 @@ CONNECTED = frozenset({"accepted", "call connected", "call accepted"})
 # Written at the end of a phone's ringing, and also over a call that goes on elsewhere.
 PROVISIONAL = frozenset({"stopped", "ip phone offline"})
 
-# A phone's ringing is over, for whatever reason; says nothing of the call.
+# A phone's ringing is over, for whatever reason. It says nothing about the call.
 STOPPED = "stopped"
 
-# On a record or a leg: the two sides talk. "Connected" is no such word: the platform writes it when a call was picked
-# up without a choice how to handle it, as by a voice mail.
+# On a record or a leg: the two sides talk. "Connected" does not mean that: the platform writes it when a call was
+# picked up without a choice how to handle it, as by a voice mail.
 ACCEPTED = "accepted"
 
 RESULTS: Mapping[Disposition, tuple[str, ...]] = {
@@ -119,7 +119,7 @@ ACTIONS = (
     "VoiceChat Call",
 )
 
-# These actions connect no two parties, so they make no call.
+# These actions do not connect two parties, so they are not calls.
 ACTIONS_WITHOUT_CALL = ("E911 Update", "Incoming Fax", "Outgoing Fax", "Paging", "Phone Login")
 
 REASONS = (
@@ -167,7 +167,7 @@ REASONS = (
 # Legs that the platform places towards a phone of the company: the phone rings.
 RING_OUT_LEGS = ("PstnToSip", "SipToSip")
 
-# Somebody listens to another's conversation.
+# A person listens to the conversation of others.
 LISTENING_LEGS = ("Monitoring", "SilentMonitoring")
 
 OTHER_LEGS = (
@@ -213,8 +213,8 @@ OTHER_LEGS = (
     "VoiceChat",
 )
 
-# A call that the platform places at an extension's wish, first to its own phone, then to the other side: how its
-# actions and its legs begin, and how a leg to the own phone ends ("RingOutWebToCaller").
+# A call that the platform places for an extension, first to its own phone, then to the other side: how its actions and
+# its legs begin, and how a leg to the own phone ends ("RingOutWebToCaller").
 RINGOUT = "ringout"
 RINGOUT_OWN_PHONE = "tocaller"
 
@@ -228,20 +228,16 @@ DELEGATIONS = ("Coworker", "QueueForwarding", "Unknown")
 
 
 def folded(words: Iterable[str]) -> frozenset[str]:
-    """The words as they are compared."""
+    """Return the words as they are compared."""
     return frozenset(word.lower() for word in words)
 
 
-def _by_word() -> dict[str, Disposition]:
-    return {
-        word.lower(): disposition
-        for table in (RESULTS, RESULTS_OFF_LIST)
-        for disposition, words in table.items()
-        for word in words
-    }
-
-
-DISPOSITIONS: Mapping[str, Disposition] = _by_word()
+DISPOSITIONS: Mapping[str, Disposition] = {
+    word.lower(): disposition
+    for table in (RESULTS, RESULTS_OFF_LIST)
+    for disposition, words in table.items()
+    for word in words
+}
 
 SPELLED: Mapping[str, tuple[str, ...]] = {
     "type": TYPES,
@@ -257,7 +253,7 @@ KNOWN: Mapping[str, frozenset[str]] = {field: folded(words) for field, words in 
 
 
 def disposition(word: str, *, inbound: bool) -> Disposition:
-    """What an end with this (folded) result is to us."""
+    """Return the disposition of a call that ended with this (folded) result."""
     found = DISPOSITIONS.get(word, _D.UNKNOWN)
     if inbound:
         return AS_INBOUND.get(found, found)
