@@ -1,9 +1,9 @@
 """Reads the platform's lists with a token and within the rate limit: all pages, or PollFailed."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from aiohttp import ClientSession
@@ -23,7 +23,13 @@ from callcast.ringcentral.sign_in import SignIns
 from callcast.ringcentral.token import Tokens
 from callcast.settings.secret import Secret
 
-T = TypeVar("T")
+
+class _Page(Protocol):
+    @property
+    def next_page(self) -> str | None: ...
+
+
+P = TypeVar("P", bound=_Page)
 
 # Larger pages are decoded in a thread. Decoding half a mebibyte takes about 4 ms; the loop must not block for 20 ms.
 DECODED_ON_LOOP_MAX = 512 * 1024
@@ -94,6 +100,36 @@ class Reader:
         extension = "/extension/" in url.path
         raise poll_failure(answer, extension=extension, permission=permission, retry_after_s=wait_s)
 
+    async def pages(
+        self,
+        resource: Resource,
+        url: URL,
+        decode: Callable[[Answer], Awaitable[P]],
+        *,
+        purpose: Purpose,
+        timeout_s: float,
+        page_timeout_s: float,
+        pages_max: int,
+    ) -> Sequence[P]:
+        """Return all pages of a list. Raises PollFailed, also for links to other lists, loops and too many pages.
+
+        timeout_s: for all pages together, not counting the wait for slots.
+        """
+        read: dict[URL, P] = {}
+        while url not in read and len(read) < pages_max:
+            if timeout_s <= 0:
+                raise PollFailed("timeout", f"page {len(read) + 1} did not arrive in time")
+            answer = await self.get(resource, url, purpose=purpose, timeout_s=min(timeout_s, page_timeout_s))
+            timeout_s -= answer.took_s
+            read[url] = page = await decode(answer)
+            if page.next_page is None:
+                return list(read.values())
+            url = _next_url(url, page.next_page)
+            purpose = purpose if purpose == "call_log" else "page"
+        if url in read:
+            raise PollFailed("parse", "the URL of the next page leads to an earlier page")
+        raise PollFailed("parse", f"more than {pages_max} pages")
+
     async def _ask(
         self, resource: Resource, url: URL, purpose: Purpose, timeout_s: float, accept: str | None
     ) -> tuple[Answer, Secret, float | None]:
@@ -111,67 +147,25 @@ class Reader:
             return answer, token, slot.answered(answer.status, answer.headers)
 
 
-class Walk:
-    """Reads one list page by page. Rejects links to other paths, loops, and lists with too many pages.
-
-    while walk.more:
-        answer = await walk.page()
-        walk.follow(page.next_page)
-    """
-
-    def __init__(
-        self,
-        reader: Reader,
-        resource: Resource,
-        url: URL,
-        *,
-        purpose: Purpose,
-        timeout_s: float,
-        page_timeout_s: float,
-        pages_max: int,
-    ) -> None:
-        self.more = True
-        self._reader = reader
-        self._resource: Resource = resource
-        self._url = url
-        self._purpose: Purpose = purpose
-        self._left_s = timeout_s
-        self._page_timeout_s = page_timeout_s
-        self._pages_max = pages_max
-        self._seen: list[URL] = []
-
-    async def page(self) -> Answer:
-        """Return the next page. Raises PollFailed. The timeout covers all pages, not counting the wait for slots."""
-        if self._left_s <= 0:
-            raise PollFailed("timeout", f"page {len(self._seen) + 1} did not arrive in time")
-        purpose: Purpose = self._purpose if self._purpose == "call_log" or not self._seen else "page"
-        timeout_s = min(self._left_s, self._page_timeout_s)
-        answer = await self._reader.get(self._resource, self._url, purpose=purpose, timeout_s=timeout_s)
-        self._left_s -= answer.took_s
-        self._seen.append(self._url)
-        self.more = False
-        return answer
-
-    def follow(self, next_page: str | None) -> None:
-        """Continue with the next page, if any. Only the query of its URL is used, on the path of the first page."""
-        if next_page is None:
-            return
-        try:
-            parts = urlsplit(next_page)
-            self._url = self._url.update_query(dict(parse_qsl(parts.query)))
-        except ValueError:
-            raise PollFailed("parse", "the URL of the next page is invalid") from None
-        if parts.path.rpartition("/")[2] != self._url.name or self._url in self._seen:
-            raise PollFailed("parse", "the URL of the next page leads to another list or to an earlier page")
-        if len(self._seen) >= self._pages_max:
-            raise PollFailed("parse", f"more than {self._pages_max} pages")
-        self.more = True
+def _next_url(url: URL, next_page: str) -> URL:
+    """Return the URL of the next page. Only the query of the given one is used, on the path of the first page."""
+    try:
+        parts = urlsplit(next_page)
+        following = url.update_query(dict(parse_qsl(parts.query)))
+    except ValueError:
+        raise PollFailed("parse", "the URL of the next page is invalid") from None
+    if parts.path.rpartition("/")[2] != url.name:
+        raise PollFailed("parse", "the URL of the next page leads to another list")
+    return following
 
 
 async def listed(answer: Answer, target: Target, telemetry: Telemetry, known: Rows | None = None) -> ListPage:
     """Decode a page, and report unknown words and bad records in new rows. Raises PollFailed if it is not a page."""
     try:
-        page = await off_loop(len(answer.body), lambda: read_page(answer.body, target, known))
+        if len(answer.body) > DECODED_ON_LOOP_MAX:
+            page = await asyncio.to_thread(read_page, answer.body, target, known)
+        else:
+            page = read_page(answer.body, target, known)
     except BadPage as error:
         raise PollFailed("parse", str(error), request_id=answer.request_id) from None
     for row in page.fresh:
@@ -182,8 +176,3 @@ async def listed(answer: Answer, target: Target, telemetry: Telemetry, known: Ro
         if row.shown is None:
             telemetry.bad_record(row.bad, row.bad_id)
     return page
-
-
-async def off_loop(size: int, work: Callable[[], T]) -> T:
-    """Run `work` here, or in a thread if `size` is so large that it would block the event loop."""
-    return work() if size <= DECODED_ON_LOOP_MAX else await asyncio.to_thread(work)

@@ -14,7 +14,7 @@ from yarl import URL
 
 from callcast.calls.model import Call, CallObservation, State, Target
 from callcast.ports.telemetry import Telemetry
-from callcast.ringcentral.api import Reader, Walk, listed
+from callcast.ringcentral.api import Reader, listed
 from callcast.ringcentral.http import Answer
 from callcast.ringcentral.interpret import ListPage, snapshot
 
@@ -50,8 +50,9 @@ class CallLog:
     async def ended_since(
         self, target: Target, root: str, *, after: datetime, until: datetime
     ) -> Sequence[CallObservation]:
-        """The finished calls that began between the two times, both counted in. The list stands still: it is
-        bounded at both ends, so that what begins meanwhile does not move its pages.
+        """Return the finished calls that began between the two times, inclusive.
+
+        Both bounds are given so that a call that begins meanwhile does not shift the pages.
         """
         query = {
             "view": "Detailed",
@@ -60,20 +61,15 @@ class CallLog:
             "dateTo": _iso(until),
             "perPage": PER_PAGE,
         }
-        walk = Walk(
-            self._reader,
+        pages = await self._reader.pages(
             "call_log",
             self._url(f"{root}/call-log", query),
+            lambda answer: listed(answer, target, self._telemetry),
             purpose="call_log",
             timeout_s=PAGE_TIMEOUT_S * PAGES_MAX,
             page_timeout_s=PAGE_TIMEOUT_S,
             pages_max=PAGES_MAX,
         )
-        pages: list[ListPage] = []
-        while walk.more:
-            answer = await walk.page()
-            pages.append(await listed(answer, target, self._telemetry))
-            walk.follow(pages[-1].next_page)
         return [s for s in _observations(pages, target) if s.state is State.ENDED and not s.provisional]
 
     async def _single(self, call: Call, target: Target, root: str) -> Sequence[CallObservation]:

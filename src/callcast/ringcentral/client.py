@@ -14,7 +14,7 @@ from callcast.ports.clock import Clock
 from callcast.ports.hints import Hints, Via
 from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import Identity, Places, PollFailed
-from callcast.ringcentral.api import Access, Reader, Walk, listed
+from callcast.ringcentral.api import Access, Reader, listed
 from callcast.ringcentral.call_log import CallLog
 from callcast.ringcentral.hints import PlatformHints
 from callcast.ringcentral.http import RESPONSE_BYTES_MAX, Answer
@@ -22,7 +22,7 @@ from callcast.ringcentral.interpret import ListPage, Rows, snapshot
 from callcast.ringcentral.platform_clock import SKEW_FIX, SKEW_MAX_S, skew_detail
 from callcast.ringcentral.presence import PresenceReader
 from callcast.ringcentral.push import Connector, Push, push_session
-from callcast.ringcentral.rate_limiter import Group, Purpose, RateLimiter
+from callcast.ringcentral.rate_limiter import Group, RateLimiter
 from callcast.ringcentral.settings import LIGHT_PER_MINUTE, PRESENCE_SHARE, SourceSettings
 from callcast.ringcentral.sign_in import SignIns
 
@@ -42,35 +42,14 @@ class _Own(Struct, frozen=True):
     extension_id: str
 
 
-class _Seen(Struct, frozen=True):
-    """The last poll of a target: the digest and next link of each page, rows by their bytes, and observations."""
+class _LastPoll(Struct, frozen=True):
+    """What the next poll of a target uses: the number of its pages, and their rows by their bytes.
 
-    digests: tuple[bytes, ...] = ()
-    nexts: tuple[str | None, ...] = ()
-    rows: Rows | None = None
-    observations: tuple[CallObservation, ...] = ()
+    Comparing a page's rows with those of the last poll costs less than a digest of the page.
+    """
 
-
-class _Reading:
-    """The pages of a poll in progress."""
-
-    def __init__(self) -> None:
-        self.arrived_at = EPOCH  # the last of them
-        self.answers: list[Answer] = []
-        self.digests: list[bytes] = []
-        self.nexts: list[str | None] = []
-        self.pages: dict[int, ListPage] = {}  # pages that had to be decoded to find the next link
-        self.size = 0
-
-    def add(self, answer: Answer, arrived_at: datetime) -> int:
-        """Add a page and return its number, from 0. Raises PollFailed if all pages together are too large."""
-        self.size += len(answer.body)
-        if self.size > RESPONSE_BYTES_MAX:
-            raise PollFailed("parse", "the pages together are too large", request_id=answer.request_id)
-        self.arrived_at = arrived_at
-        self.answers.append(answer)
-        self.digests.append(hashlib.blake2b(answer.body, digest_size=16).digest())
-        return len(self.answers) - 1
+    pages: int = 0
+    rows: Rows = {}
 
 
 class Client:
@@ -124,8 +103,8 @@ class Client:
         self._reader = Reader(access.exchange, access.tokens, self._heavy)
         self._call_log = CallLog(self._reader, access.exchange.url, telemetry)
         self._lists: dict[Target, URL] = {}
-        self._seen: dict[Target, _Seen] = {}
-        self._pages = 0  # in `_seen`, all targets together
+        self._last: dict[Target, _LastPoll] = {}
+        self._pages = 0  # in `_last`, all targets together
 
     def now(self) -> datetime:
         return self._platform_clock.now()
@@ -141,7 +120,7 @@ class Client:
 
     def spacing_s(self) -> float:
         """Return the seconds between two polls, taking into account that each page of a poll is a request."""
-        return self._heavy.spacing_s() * (self._pages / len(self._seen) if self._seen else 1.0)
+        return self._heavy.spacing_s() * (self._pages / len(self._last) if self._last else 1.0)
 
     def places(self) -> Places:
         return msgspec.structs.replace(self._heavy.places(), spacing_s=self.spacing_s())
@@ -166,65 +145,40 @@ class Client:
     def _forget(self, target: Target) -> None:
         """Forget a target, so that its pages no longer count in `spacing_s`."""
         self._lists.pop(target, None)
-        if seen := self._seen.pop(target, None):
-            self._pages -= len(seen.digests)
+        self._pages -= self._last.pop(target, _LastPoll()).pages
 
     async def poll(self, target: Target, /, *, paced: bool = True) -> Snapshot:
-        """Read all pages of a target. Raises PollFailed. An unchanged list is not decoded again."""
-        seen = self._seen.get(target, _Seen())
+        """Read all pages of a target. Raises PollFailed. An unchanged record is not decoded again."""
+        last = self._last.get(target, _LastPoll())
+        size, arrived_at = 0, EPOCH
+
+        async def decode(answer: Answer) -> ListPage:
+            nonlocal size, arrived_at
+            arrived_at = self.now()
+            size += len(answer.body)
+            if size > RESPONSE_BYTES_MAX:
+                raise PollFailed("parse", "the pages together are too large", request_id=answer.request_id)
+            return await listed(answer, target, self._telemetry, last.rows)
+
+        if target not in self._lists:
+            self._lists[target] = self._exchange.url(f"{self._root(target.extension_id)}/active-calls", LIVE_LIST)
         try:
-            reading = await self._read(target, seen, "poll" if paced else "hint")
+            pages = await self._reader.pages(
+                "active_calls",
+                self._lists[target],
+                decode,
+                purpose="poll" if paced else "hint",
+                timeout_s=POLL_TIMEOUT_S,
+                page_timeout_s=POLL_TIMEOUT_S,
+                pages_max=PAGES_MAX,
+            )
         except PollFailed as failure:
             if failure.reason == "permission":
                 self._forget(target)
             raise
-        digests = tuple(reading.digests)
-        if digests != seen.digests:
-            seen = await self._understood(target, reading, seen)
-            self._keep_seen(target, seen)
-        return Snapshot(target=target, taken_at=reading.arrived_at, observations=seen.observations)
-
-    def _keep_seen(self, target: Target, seen: _Seen) -> None:
-        before = self._seen.get(target)
-        self._pages += len(seen.digests) - (len(before.digests) if before else 0)
-        self._seen[target] = seen
-
-    def _list(self, target: Target) -> URL:
-        if target not in self._lists:
-            self._lists[target] = self._exchange.url(f"{self._root(target.extension_id)}/active-calls", LIVE_LIST)
-        return self._lists[target]
-
-    async def _read(self, target: Target, seen: _Seen, purpose: Purpose) -> _Reading:
-        """Read all pages. While pages are the same as in the last poll, their next links are reused."""
-        reading = _Reading()
-        walk = Walk(
-            self._reader,
-            "active_calls",
-            self._list(target),
-            purpose=purpose,
-            timeout_s=POLL_TIMEOUT_S,
-            page_timeout_s=POLL_TIMEOUT_S,
-            pages_max=PAGES_MAX,
-        )
-        while walk.more:
-            answer = await walk.page()
-            number = reading.add(answer, self.now())
-            if reading.digests == list(seen.digests[: number + 1]):
-                reading.nexts.append(seen.nexts[number])
-            else:
-                reading.pages[number] = await listed(answer, target, self._telemetry, seen.rows)
-                reading.nexts.append(reading.pages[number].next_page)
-            walk.follow(reading.nexts[number])
-        return reading
-
-    async def _understood(self, target: Target, reading: _Reading, seen: _Seen) -> _Seen:
-        pages = [
-            reading.pages.get(number) or await listed(answer, target, self._telemetry, seen.rows)
-            for number, answer in enumerate(reading.answers)
-        ]
-        rows = {row.raw: row for page in pages for row in page.rows}
-        shown = snapshot(target, pages, reading.arrived_at).observations
-        return _Seen(tuple(reading.digests), tuple(reading.nexts), rows, shown)
+        self._pages += len(pages) - self._last.get(target, _LastPoll()).pages
+        self._last[target] = _LastPoll(len(pages), {row.raw: row for page in pages for row in page.rows})
+        return snapshot(target, pages, arrived_at)
 
     async def find(self, call: Call, /) -> Sequence[CallObservation]:
         by_extension = self._settings.watch == "extensions" and call.extension_id != UNASSIGNED

@@ -10,8 +10,9 @@ from msgspec import Struct
 from callcast.ports.clock import Clock
 from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import PollFailed
-from callcast.ringcentral.api import Access, Reader, Walk
+from callcast.ringcentral.api import Access, Reader
 from callcast.ringcentral.client import API
+from callcast.ringcentral.http import Answer
 from callcast.ringcentral.rate_limiter import RateLimiter
 from callcast.ringcentral.settings import SourceSettings
 from callcast.ringcentral.sign_in import SignIns
@@ -53,6 +54,10 @@ class _Page(Struct, frozen=True):
     records: list[_Record]
     navigation: _Navigation | None = None
 
+    @property
+    def next_page(self) -> str | None:
+        return self.navigation.nextPage.uri if self.navigation and self.navigation.nextPage else None
+
 
 async def extensions(
     settings: SourceSettings, *, session: ClientSession, sign_ins: SignIns, clock: Clock
@@ -64,32 +69,26 @@ async def extensions(
     access = Access(settings, session=session, sign_ins=sign_ins, clock=clock, telemetry=Telemetry())
     is_services = access.tokens.signed_in
     limiter = RateLimiter("medium", per_minute=MEDIUM_PER_MINUTE, clock=clock, now=access.clock.now)
-    walk = Walk(
-        Reader(access.exchange, access.tokens, limiter),
-        "extensions",
-        access.exchange.url(f"{API}/account/{settings.account}/extension", {"perPage": PER_PAGE}),
-        purpose="page",
-        timeout_s=TIMEOUT_S,
-        page_timeout_s=PAGE_TIMEOUT_S,
-        pages_max=PAGES_MAX,
-    )
+    reader = Reader(access.exchange, access.tokens, limiter)
     try:
-        return await _all(walk)
+        pages = await reader.pages(
+            "extensions",
+            access.exchange.url(f"{API}/account/{settings.account}/extension", {"perPage": PER_PAGE}),
+            _decoded,
+            purpose="page",
+            timeout_s=TIMEOUT_S,
+            page_timeout_s=PAGE_TIMEOUT_S,
+            pages_max=PAGES_MAX,
+        )
     finally:
         await access.leave(keep=is_services)
+    found = {str(one.id): one for page in pages for one in page.records}
+    return [Extension(one_id, one.extensionNumber, one.name, one.type, one.status) for one_id, one in found.items()]
 
 
-async def _all(walk: Walk) -> Sequence[Extension]:
-    found: dict[str, Extension] = {}
-    while walk.more:
-        answer = await walk.page()
-        try:
-            page = await asyncio.to_thread(msgspec.json.decode, answer.body, type=_Page)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            cause = "the list of extensions cannot be read"
-            raise PollFailed("parse", cause, request_id=answer.request_id) from None
-        for one in page.records:
-            found[str(one.id)] = Extension(str(one.id), one.extensionNumber, one.name, one.type, one.status)
-        following = page.navigation.nextPage if page.navigation else None
-        walk.follow(following.uri if following else None)
-    return list(found.values())
+async def _decoded(answer: Answer) -> _Page:
+    try:
+        return await asyncio.to_thread(msgspec.json.decode, answer.body, type=_Page)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        cause = "the list of extensions cannot be read"
+        raise PollFailed("parse", cause, request_id=answer.request_id) from None

@@ -334,7 +334,7 @@ async def test_a_quiet_connection_gets_heartbeats(stage: World) -> None:
 
 
 async def renew(stage: World) -> None:
-    stage.client._tokens._sign_ins.forget(stage.client._tokens._credential)
+    stage.client._tokens._sign_ins.forget(stage.client._tokens.credential)
     await stage.client._tokens.current()
 
 
