@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
-from msgspec import Struct
+from msgspec import Struct, field
 
 from callcast.simulator.answers import api_refusal, json_answer
 from callcast.simulator.clock import http_date
@@ -98,7 +98,7 @@ class _Armed(Struct, kw_only=True):
     fault: Fault
     begins: datetime
     met: int = 0
-    once: set[int] = msgspec.field(default_factory=set)
+    once: set[int] = field(default_factory=set)
 
     def strikes(self, path: str, now: datetime, dice: Random) -> bool:
         fault = self.fault
@@ -178,8 +178,6 @@ async def perform(fault: Fault, request: web.Request, now: datetime, answer: Ans
         case "reset":
             reset(request.transport)
             return web.Response(status=500)
-        case "truncated":
-            return await _truncated(request, await answer())
         case "huge":
             return await _huge(request, fault.size_mb)
         case "html":
@@ -187,8 +185,6 @@ async def perform(fault: Fault, request: web.Request, now: datetime, answer: Ans
             return web.Response(text=page, content_type="text/html")
         case "not_json":
             return web.Response(body=b'{"records": [', content_type="application/json")
-        case "charset":
-            return _charset(await answer())
         case "slow":
             await asyncio.sleep(fault.delay_s)
             return await answer()
@@ -197,10 +193,9 @@ async def perform(fault: Fault, request: web.Request, now: datetime, answer: Ans
             raise AssertionError
         case "redirect":
             return web.Response(status=302, headers={"Location": fault.location})
-        case "half" | "empty" | "bad_records":
-            return _spoilt(fault.kind, request, await answer())
-        case _:
-            raise AssertionError(fault.kind)  # those of the WebSocket happen elsewhere
+        case _:  # those that change an answer; those of a WebSocket are applied by its gateway
+            good = await answer()
+            return await _changed(fault.kind, request, good) if isinstance(good, web.Response) else good
 
 
 def _status(fault: Fault, now: datetime) -> web.Response:
@@ -227,17 +222,6 @@ def reset(transport: asyncio.Transport | None) -> None:
         transport.abort()
 
 
-async def _truncated(request: web.Request, good: web.StreamResponse) -> web.StreamResponse:
-    body = _body(good)
-    response = web.StreamResponse(headers={"Content-Type": good.headers["Content-Type"]})
-    response.content_length = len(body)
-    await response.prepare(request)
-    await response.write(body[: len(body) // 2])
-    if request.transport is not None:
-        request.transport.close()
-    return response
-
-
 async def _huge(request: web.Request, size_mb: int) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     await response.prepare(request)
@@ -248,39 +232,32 @@ async def _huge(request: web.Request, size_mb: int) -> web.StreamResponse:
     return response
 
 
-def _charset(good: web.StreamResponse) -> web.Response:
-    """A body in UTF-16 that claims to be UTF-8."""
-    body = _body(good).decode().encode("utf-16")
-    return web.Response(body=body, headers={"Content-Type": "application/json;charset=utf-8"})
-
-
-def _spoilt(kind: Kind, request: web.Request, good: web.StreamResponse) -> web.StreamResponse:
-    page = msgspec.json.decode(_body(good))
+async def _changed(kind: Kind, request: web.Request, good: web.Response) -> web.StreamResponse:
+    body = good.body if isinstance(good.body, bytes) else b"{}"
+    if kind == "truncated":
+        response = web.StreamResponse(headers={"Content-Type": good.headers["Content-Type"]})
+        response.content_length = len(body)
+        await response.prepare(request)
+        await response.write(body[: len(body) // 2])
+        if request.transport is not None:
+            request.transport.close()
+        return response
+    if kind == "charset":  # UTF-16 that claims to be UTF-8
+        headers = {"Content-Type": "application/json;charset=utf-8"}
+        return web.Response(body=body.decode().encode("utf-16"), headers=headers)
+    page = msgspec.json.decode(body)
     if good.status != 200 or "records" not in page:
         return good
-    if kind == "half":
-        return _half(request, page)
-    page["records"] = [] if kind == "empty" else _bad_records(page["records"])
+    records = page["records"]
+    if kind == "half":  # the next page fails
+        if request.query.get("page", "1") != "1":
+            return api_refusal(502, "CMN-201", "Bad gateway").response()
+        page["navigation"]["nextPage"] = {"uri": str(request.url.update_query(page="2"))}
+        page["records"] = records[: len(records) // 2]
+    elif kind == "empty":
+        page["records"] = []
+    else:  # two records that lack a field, and one that is not a record
+        first = records[0] if records else {"id": "spoilt", "type": "Voice"}
+        lacking = [{key: value for key, value in first.items() if key != lost} for lost in ("id", "startTime")]
+        page["records"] = [*lacking, {"id": "spoilt", "type": ["Voice"]}, *records]
     return json_answer(page)
-
-
-def _half(request: web.Request, page: dict[str, Any]) -> web.Response:
-    """Half of the records, and a next page that fails."""
-    if request.query.get("page", "1") != "1":
-        return api_refusal(502, "CMN-201", "Bad gateway").response()
-    page["records"] = page["records"][: len(page["records"]) // 2]
-    page["navigation"]["nextPage"] = {"uri": str(request.url.update_query(page="2"))}
-    return json_answer(page)
-
-
-def _bad_records(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add two records that lack a field, and one that is not a record."""
-    good = records[0] if records else {"id": "spoilt", "type": "Voice"}
-    lacking = [{key: value for key, value in good.items() if key != lost} for lost in ("id", "startTime")]
-    return [*lacking, {"id": "spoilt", "type": ["Voice"]}, *records]
-
-
-def _body(response: web.StreamResponse) -> bytes:
-    if not isinstance(response, web.Response) or not isinstance(response.body, bytes):
-        return b"{}"
-    return response.body

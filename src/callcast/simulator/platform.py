@@ -6,7 +6,7 @@ test that turns the hands. Facts: developers.ringcentral.com/guide, and the reco
 
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 
@@ -27,7 +27,7 @@ from callcast.simulator.answers import (
     oauth_refusal,
     user_permission_missing,
 )
-from callcast.simulator.calls import Record, Scenario, Truth
+from callcast.simulator.calls import Record, Scenario, Truth, filled
 from callcast.simulator.clock import SimulatedClock, Time, http_date
 from callcast.simulator.faults import Fault, Faults, perform
 from callcast.simulator.limits import Group, Limits, RateLimits
@@ -208,25 +208,20 @@ class Platform:
         try:
             if request.path == "/ws":
                 return await handler(request)
-            if request.path in (TOKEN_PATH, "/restapi/oauth/revoke"):
-                return await self._counted(
-                    request, handler, lambda asked: self.tokens.client(asked.headers.get("Authorization")), "auth"
-                )
-            return await self._counted(request, handler, self._holder, _group(request.path))
+            return await self._counted(request, handler)
         except Refusal as refusal:
             return refusal.response()
         except web.HTTPNotFound:
             return not_found("resource").response()
 
-    async def _counted(
-        self,
-        request: web.Request,
-        handler: Handler,
-        who: Callable[[web.Request], Credential],
-        group: Group,
-    ) -> web.StreamResponse:
-        credential = who(request)
-        noted = request[REQUEST]
+    async def _counted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        authorization, noted = request.headers.get("Authorization"), request[REQUEST]
+        if request.path in (TOKEN_PATH, "/restapi/oauth/revoke"):
+            credential = self.tokens.client(authorization)
+        else:
+            request[SIGN_IN] = self.tokens.holder(authorization, noted.at)
+            credential = request[SIGN_IN].credential
+        group = _group(request.path)
         noted.client_id, noted.group = credential.client_id, group
         request[CREDENTIAL] = credential
         counted = credential.client_id if group == "auth" else credential.user
@@ -240,10 +235,6 @@ class Platform:
             self.limits.leave(credential.user, request.path_qs)
         response.headers.update(self.limits.headers(counted, group, noted.at))
         return response
-
-    def _holder(self, request: web.Request) -> Credential:
-        request[SIGN_IN] = self.tokens.holder(request.headers.get("Authorization"), self.clock.now())
-        return request[SIGN_IN].credential
 
     # The token endpoint
 
@@ -296,17 +287,15 @@ class Platform:
     def _presence_of(self, request: web.Request, asked: str) -> Record:
         own = self.own(request[CREDENTIAL])
         extension_id = own if asked == "~" else asked
-        place = f"{request.url.origin()}{self.path_of(extension_id)}"
-        extension: Record = {"uri": place, "id": int(extension_id)}
-        head: Record = {"uri": f"{place}/presence", "extension": extension}
-        if extension_id in self.queue_ids():
-            return {**head, "presenceStatus": "Offline", "allowSeeMyPresence": True}
-        if extension_id not in self.scenario.extension_ids():
+        numbers = {str(one["id"]): one["extensionNumber"] for one in lists.directory(self.scenario, "")}
+        if extension_id not in {*numbers, *self.queue_ids()}:
             raise not_found("extensionId")
-        listed = lists.directory(self.scenario, "")
-        extension["extensionNumber"] = next(one["extensionNumber"] for one in listed if one["id"] == extension["id"])
-        if self.hides_presence(extension_id, own):
-            return {**head, "presenceStatus": "Offline", "allowSeeMyPresence": False}
+        place = f"{request.url.origin()}{self.path_of(extension_id)}"
+        extension = filled(uri=place, id=int(extension_id), extensionNumber=numbers.get(extension_id))
+        head: Record = {"uri": f"{place}/presence", "extension": extension}
+        hidden = self.hides_presence(extension_id, own)
+        if hidden or extension_id not in numbers:
+            return {**head, "presenceStatus": "Offline", "allowSeeMyPresence": not hidden}
         now = self.clock.now()
         sessions = self.story.sessions_of(extension_id, now) if self.story else []
         shown = events.presence(extension_id, sessions, now, ended_since=now)

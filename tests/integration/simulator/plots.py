@@ -46,7 +46,7 @@ def calls(draw: st.DrawFn) -> Call:
     )
 
 
-def told(start: datetime, *plot: Call, listing: Listing | None = None) -> Story:
+def story_of(start: datetime, *plot: Call, listing: Listing | None = None) -> Story:
     return played(Script(account=ACCOUNT, calls=plot), start, listing=listing)
 
 

@@ -15,7 +15,7 @@ from callcast.simulator.script import Account, Call, Handover, Script
 from tests import TESTS
 from tests.integration.simulator.conftest import START
 from tests.integration.simulator.openapi import faults
-from tests.integration.simulator.plots import ACCOUNT, calls, told
+from tests.integration.simulator.plots import ACCOUNT, calls, story_of
 
 SAMPLES = TESTS / "samples"
 # The recordings' own people.
@@ -146,7 +146,7 @@ def test_a_queue_rings_its_agents_as_parties_of_their_own() -> None:
 @given(call=calls())
 def test_every_event_fits_the_api(call: Call) -> None:
     """Whatever is played: schema, sequences without a gap, sent in order and 14 ms or more after it happened."""
-    for session in told(START).place(call, START):
+    for session in story_of(START).place(call, START):
         made = events_of(ACCOUNT.id, session)
         for event in made:
             assert faults("telephony-sessions", "TelephonySessionsEventBody", event.body) == []
@@ -169,7 +169,7 @@ def test_every_event_fits_the_api(call: Call) -> None:
 @given(call=calls())
 def test_the_same_call_gives_the_same_events(call: Call) -> None:
     """Two stories with one call send the same, `uuid` included."""
-    first, second = ([events_of("1", one) for one in told(START).place(call, START)] for _ in range(2))
+    first, second = ([events_of("1", one) for one in story_of(START).place(call, START)] for _ in range(2))
     assert first == second
 
 

@@ -16,7 +16,7 @@ from tests.integration.simulator.conftest import START
 LIST = OWN + "/active-calls"
 
 
-def told(answer: Answer) -> list[str | None]:
+def rate_headers(answer: Answer) -> list[str | None]:
     return [answer.headers.get(f"X-Rate-Limit-{name}") for name in ("Group", "Limit", "Remaining", "Window")]
 
 
@@ -29,11 +29,11 @@ async def spend(caller: Caller, requests: int) -> Answer:
 async def test_the_eleventh_heavy_request_in_a_minute_is_refused(clock: SimulatedClock) -> None:
     """Ten pass and count down; the eleventh is a 429 with the documented body and headers."""
     async with calling(Platform(office(START), clock=clock, limits=Limits())) as caller:
-        assert told(await caller.get(LIST)) == ["heavy", "10", "9", "60"]
-        assert told(await spend(caller, 9)) == ["heavy", "10", "0", "60"]
+        assert rate_headers(await caller.get(LIST)) == ["heavy", "10", "9", "60"]
+        assert rate_headers(await spend(caller, 9)) == ["heavy", "10", "0", "60"]
         refused = await caller.get(LIST)
         assert (refused.status, refused.code, refused.headers["Retry-After"]) == (429, "CMN-301", "60")
-        assert told(refused) == ["heavy", "10", "0", "60"]
+        assert rate_headers(refused) == ["heavy", "10", "0", "60"]
 
 
 async def test_the_window_slides(clock: SimulatedClock) -> None:
@@ -43,7 +43,7 @@ async def test_the_window_slides(clock: SimulatedClock) -> None:
         clock.turn(30)
         await spend(caller, 5)
         clock.turn(30)
-        assert told(await caller.get(LIST))[2] == "4"
+        assert rate_headers(await caller.get(LIST))[2] == "4"
 
 
 async def test_every_request_in_a_penalty_restarts_it(clock: SimulatedClock) -> None:
@@ -54,7 +54,7 @@ async def test_every_request_in_a_penalty_restarts_it(clock: SimulatedClock) -> 
             clock.turn(59)
             assert (await caller.get(LIST)).status == 429
         clock.turn(60)
-        assert told(await caller.get(LIST))[2] == "9"
+        assert rate_headers(await caller.get(LIST))[2] == "9"
 
 
 async def test_lists_and_call_log_share_one_group_and_sessions_do_not(clock: SimulatedClock) -> None:
@@ -62,8 +62,8 @@ async def test_lists_and_call_log_share_one_group_and_sessions_do_not(clock: Sim
     async with calling(Platform(office(START), clock=clock, limits=Limits())) as caller:
         for path in (LIST, OWN + "/call-log", COMPANY + "/active-calls", COMPANY + "/call-log"):
             answer = await caller.get(path)
-        assert told(answer) == ["heavy", "10", "6", "60"]
-        assert told(await caller.get(COMPANY + "/telephony/sessions/s-1"))[:3] == ["light", "50", "49"]
+        assert rate_headers(answer) == ["heavy", "10", "6", "60"]
+        assert rate_headers(await caller.get(COMPANY + "/telephony/sessions/s-1"))[:3] == ["light", "50", "49"]
 
 
 async def test_token_requests_are_limited_too(clock: SimulatedClock) -> None:
@@ -72,7 +72,7 @@ async def test_token_requests_are_limited_too(clock: SimulatedClock) -> None:
         for _ in range(4):
             await caller.log_in()
         answer = await caller.post_token(Credential(), grant_type="password")
-        assert (answer.status, told(answer)[0]) == (429, "auth")
+        assert (answer.status, rate_headers(answer)[0]) == (429, "auth")
 
 
 async def test_each_credential_has_its_own_budget(clock: SimulatedClock) -> None:
@@ -89,7 +89,7 @@ async def test_another_program_can_use_the_same_budget(clock: SimulatedClock) ->
     platform = Platform(office(START), clock=clock, limits=Limits())
     async with calling(platform) as caller:
         platform.limits.use(Credential().client_id, "heavy", clock.now(), 6)
-        assert told(await caller.get(LIST))[2] == "3"
+        assert rate_headers(await caller.get(LIST))[2] == "3"
 
 
 async def test_twins_are_refused(clock: SimulatedClock) -> None:
@@ -108,11 +108,11 @@ async def test_switched_off_nothing_is_said(clock: SimulatedClock) -> None:
     """Without limits any number passes, and no header speaks of them; they can be switched on at any time."""
     platform = Platform(office(START), clock=clock)
     async with calling(platform) as caller:
-        assert told(await spend(caller, 30)) == [None] * 4
+        assert rate_headers(await spend(caller, 30)) == [None] * 4
         platform.limits.limits = Limits(heavy=2, headers=False)
-        assert told(await spend(caller, 2)) == [None] * 4
+        assert rate_headers(await spend(caller, 2)) == [None] * 4
         refused = await caller.get(LIST)
-        assert (refused.status, told(refused), refused.headers["Retry-After"]) == (429, [None] * 4, "60")
+        assert (refused.status, rate_headers(refused), refused.headers["Retry-After"]) == (429, [None] * 4, "60")
 
 
 @given(gaps=st.lists(st.floats(0, 40), max_size=60), limit=st.integers(1, 5))
@@ -143,4 +143,4 @@ async def test_an_ordered_429(clock: SimulatedClock, headers: bool) -> None:
         platform.strike(Fault(kind="status", status=429, headers=headers, count=1))
         refused = await caller.get(LIST)
         assert ("Retry-After" in refused.headers) is headers
-        assert told(refused) == (["heavy", "10", "0", "60"] if headers else [None] * 4)
+        assert rate_headers(refused) == (["heavy", "10", "0", "60"] if headers else [None] * 4)

@@ -124,7 +124,7 @@ async def test_hidden_presence_and_extensions_without_a_user(clock: SimulatedClo
         assert (refused.status, refused.body["permissionName"]) == (403, "ReadPresence")
 
 
-@pytest.mark.parametrize("path", ["/restapi/v1.0/account/7/extension/~/presence", presence("999")])
+@pytest.mark.parametrize("path", ["/restapi/v1.0/account/7/extension/~/presence", presence("999"), presence("x")])
 async def test_what_does_not_exist(clock: SimulatedClock, path: str) -> None:
     """Another account and an unknown extension are 404."""
     async with calling(Platform(office(START), clock=clock)) as caller:

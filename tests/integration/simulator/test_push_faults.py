@@ -1,6 +1,7 @@
 """What can go wrong with a WebSocket, each as a client sees it."""
 
 import json
+from typing import Any
 
 import aiohttp
 import pytest
@@ -253,3 +254,17 @@ async def test_every_scenario_grants_a_subscription(clock: SimulatedClock, name:
     async with calling(Platform(load(name, START), clock=clock)) as caller, connected(caller) as socket:
         assert (await socket.subscribe())[0]["status"] == 200
         await socket.quiet()
+
+
+@pytest.mark.parametrize("kind", ["truncated", "charset", "half", "empty", "bad_records", "slow"])
+async def test_faults_of_answers_leave_a_connection_alone(clock: SimulatedClock, kind: Any) -> None:
+    """One without a path concerns each answer, and a connection has none."""
+    async with calling(platform(clock)) as caller:
+        token = (await ws_token(caller))["ws_access_token"]
+        caller.platform.strike(Fault(kind=kind, delay_s=0))
+        async with opened(caller, token=token) as socket:
+            assert (await socket.frame())[0]["type"] == "ConnectionDetails"
+            await socket.quiet()
+        caller.platform.faults.clear()
+        async with connected(caller) as socket:
+            await socket.quiet()

@@ -13,10 +13,10 @@ from callcast.simulator.script import Account, Call, Script
 from tests import TESTS
 from tests.integration.simulator.conftest import START
 from tests.integration.simulator.openapi import faults
-from tests.integration.simulator.plots import calls, moments, told
+from tests.integration.simulator.plots import calls, moments, story_of
 
 SAMPLES = TESTS / "samples"
-# The recording's own people, so that the same two calls can be told.
+# The recording's own people, so that the same two calls can be played.
 DESK = Extension(id="62264425016", number="11115", name="Tyler Liu", direct="+16502886382", location="San Mateo, CA")
 ACCOUNT = Account(
     id="809646016",
@@ -58,7 +58,7 @@ def compared(value: Any, key: str = "") -> Any:
     ],
 )
 def test_the_recorded_calls_come_out_as_recorded(call: Call, name: str, at_s: float) -> None:
-    """The recording's two calls, told as a script, are rendered with its keys, order, words, times and names."""
+    """The recording's two calls, as a script, are rendered with its keys, order, words, times and names."""
     recorded = sample(name)
     start = datetime.fromisoformat(recorded["startTime"])
     story = played(Script(account=ACCOUNT, calls=(call,)), start)
@@ -74,7 +74,7 @@ def test_a_queue_call_in_the_companys_log_reads_as_the_production_ones(name: str
     recorded = json.loads((SAMPLES / "call-log" / f"{name}.json").read_text())
     ends = {"Missed": "missed", "Voicemail": "voicemail", "Hang Up": "hung_up"}[recorded["result"]]
     call = Call(kind="queue", offers=(("1001", "1002"),), rings_s=8, ends=ends)
-    (record,) = told(START, call).log(None, START + timedelta(minutes=5))
+    (record,) = story_of(START, call).log(None, START + timedelta(minutes=5))
     assert words(record) == words(recorded)
     assert [words(leg) for leg in record["legs"]] == [words(leg) for leg in recorded["legs"][:2]] + [
         words(recorded["legs"][1])
@@ -89,7 +89,7 @@ def test_a_queue_call_reads_stopped_while_it_goes_on() -> None:
     """A provisional one is Outbound and Stopped with ring-outs only, under the id that later reads Accepted."""
     offers = (("1002", "1003"), ("1001",))
     call = Call(kind="queue", extension="1001", offers=offers, rings_s=5, talks_s=60, provisional=True)
-    story = told(START, call)
+    story = story_of(START, call)
     (live,) = story.log(None, START + timedelta(seconds=50))
     assert words(live) == ("Voice", "Outbound", "VoIP Call", "Stopped", None)
     assert {leg["legType"] for leg in live["legs"]} == {"PstnToSip"}
@@ -100,7 +100,7 @@ def test_a_queue_call_reads_stopped_while_it_goes_on() -> None:
 
 def test_both_records_of_a_ringout() -> None:
     """Two sessions 1,000 apart in opposite directions; while they talk the outbound one reads connected with 0 s."""
-    story = told(START, Call(kind="ringout", extension="1001", number="+15550101234", rings_s=4, talks_s=20))
+    story = story_of(START, Call(kind="ringout", extension="1001", number="+15550101234", rings_s=4, talks_s=20))
     outbound, inbound = story.active("400200001", START + timedelta(seconds=10))
     assert int(inbound["sessionId"]) - int(outbound["sessionId"]) == 1000
     assert (outbound["action"], outbound["result"], outbound["duration"]) == ("RingOut Web", "Call connected", 0)
@@ -109,14 +109,14 @@ def test_both_records_of_a_ringout() -> None:
 
 def test_a_conference_has_no_session_of_its_own() -> None:
     """Its plain session id is "0", and it goes to `conference`."""
-    story = told(START, Call(kind="conference", extension="1001", rings_s=1, talks_s=20))
+    story = story_of(START, Call(kind="conference", extension="1001", rings_s=1, talks_s=20))
     (record,) = story.active("400200001", START + timedelta(seconds=10))
     assert (record["sessionId"], record["to"]["phoneNumber"]) == ("0", "conference")
 
 
 def test_an_id_may_change_at_the_end() -> None:
     """The ended record has another id and begins a second later, in the same session (jshelpers-lifecycle-2014)."""
-    story = told(START, Call(kind="inbound", extension="1001", talks_s=10, id_changes=True))
+    story = story_of(START, Call(kind="inbound", extension="1001", talks_s=10, id_changes=True))
     (live,) = story.active("400200001", START + timedelta(seconds=8))
     (ended,) = story.active("400200001", START + timedelta(seconds=20))
     assert live["id"] != ended["id"]
@@ -129,7 +129,7 @@ def test_an_id_may_change_at_the_end() -> None:
 @given(call=calls())
 def test_every_record_fits_the_api(call: Call) -> None:
     """Whatever is played, each record at each moment is one that the API's schema allows."""
-    story = told(START, call)
+    story = story_of(START, call)
     for moment in [*moments(story, START), START + timedelta(minutes=20)]:
         lists = [story.active(extension, moment) for extension in (*story.extension_ids(), None)]
         lists += [story.log(extension, moment) for extension in (story.extension_ids()[0], None)]

@@ -1,4 +1,4 @@
-"""The command: prints what a source needs, serves until it is told to stop."""
+"""The command: prints what a source needs, serves until it is stopped."""
 
 import argparse
 import asyncio

@@ -14,7 +14,7 @@ from callcast.simulator.scenarios import NAMES, busy, crowd, load, office
 from callcast.simulator.script import Call, ScenarioError, read
 from callcast.simulator.story import REAL, Listing, Story
 from tests.integration.simulator.conftest import START
-from tests.integration.simulator.plots import calls, moments, told
+from tests.integration.simulator.plots import calls, moments, story_of
 from tests.unit.ringcentral.decoded import decode_page, observations_of
 
 DESK = "400200001"
@@ -35,10 +35,10 @@ def results(story: Story, *seconds: float) -> list[str | None]:
 def test_the_order_of_asking_changes_nothing(plot: list[Call], order: random.Random) -> None:
     """Lists asked for at any moments in any order are those of a story that was asked in order."""
     times = [after(number * 7) for number in range(20)]
-    story = told(START, *plot)
+    story = story_of(START, *plot)
     expected = {moment: [story.active(one, moment) for one in (DESK, None)] for moment in times}
     order.shuffle(times)
-    other = told(START, *plot)
+    other = story_of(START, *plot)
     assert {moment: [other.active(one, moment) for one in (DESK, None)] for moment in times} == expected
 
 
@@ -56,20 +56,20 @@ def test_speed_shortens_the_calls_and_leaves_the_clock() -> None:
 
 def test_an_ended_record_lingers() -> None:
     """120 s after the end it is gone; with the option after 302 s."""
-    assert results(told(START, ANSWERED), 3.9, 33.9, 34, 153.9, 154) == [
+    assert results(story_of(START, ANSWERED), 3.9, 33.9, 34, 153.9, 154) == [
         "In Progress",
         "In Progress",
         "Accepted",
         "Accepted",
         None,
     ]
-    story = told(START, ANSWERED, listing=Listing(linger_s=302))
+    story = story_of(START, ANSWERED, listing=Listing(linger_s=302))
     assert results(story, 335.9, 336) == ["Accepted", None]
 
 
 def test_lists_are_late() -> None:
     """Starts and answers show 0.5 to 1 s after they happened, ends 3 to 10 s, by a delay that is the call's own."""
-    story = told(START, ANSWERED, listing=REAL)
+    story = story_of(START, ANSWERED, listing=REAL)
     tenths = [at_s / 10 for at_s in range(600)]
     shown = [story.active(DESK, after(at_s)) for at_s in tenths]
     appears, answered, ends = (
@@ -83,7 +83,7 @@ def test_lists_are_late() -> None:
 
 def test_the_call_log_is_later_still() -> None:
     """A call is not in the log when it ends, nor 14 s later; after 30 s it is."""
-    story = told(START, ANSWERED)
+    story = story_of(START, ANSWERED)
     assert story.log(DESK, after(34 + 14.9)) == []
     assert [record["duration"] for record in story.log(DESK, after(34 + 30.1))] == [34]
 
@@ -91,7 +91,7 @@ def test_the_call_log_is_later_still() -> None:
 def test_a_record_may_be_missing_for_a_while() -> None:
     """In the hidden times the list lacks the call, at both levels; it comes back as it would have been."""
     call = Call(kind="inbound", extension="1001", rings_s=4, talks_s=30, hidden_s=((6, 9), (40, 60)))
-    story = told(START, call)
+    story = story_of(START, call)
     assert results(story, 5, 6, 8.9, 9, 39, 41, 61) == [
         "In Progress",
         None,
@@ -107,7 +107,7 @@ def test_a_record_may_be_missing_for_a_while() -> None:
 def test_the_platform_may_think_again() -> None:
     """A rewritten record reads as another ending some time after its end."""
     call = Call(kind="inbound", extension="1001", rings_s=4, rewritten=(40, "voicemail"))
-    assert results(told(START, call), 43, 44) == ["Missed", "Voicemail"]
+    assert results(story_of(START, call), 43, 44) == ["Missed", "Voicemail"]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_the_platform_may_think_again() -> None:
 def test_a_call_in_a_browser_ends_as_if_it_were_placed(talks_s: float | None, word: str, disposition: str) -> None:
     """The one record at the end reads Outbound towards the caller; in truth it was inbound."""
     call = Call(kind="inbound", extension="1001", number="+15550101234", rings_s=4, talks_s=talks_s, in_browser=True)
-    story = told(START, call)
+    story = story_of(START, call)
     (live,) = story.active(DESK, after(3))
     (ended,) = story.active(DESK, after(30))
     assert (live["direction"], ended["direction"], ended["result"]) == ("Inbound", "Outbound", word)
@@ -128,7 +128,7 @@ def test_a_call_in_a_browser_ends_as_if_it_were_placed(talks_s: float | None, wo
 def test_ring_all_with_one_answering() -> None:
     """The phone that answers is accepted, the others read missed, and the truth says where it was answered."""
     offers = (("1001", "1002", "1003"),)
-    story = told(START, Call(kind="queue", extension="1002", offers=offers, talks_s=20))
+    story = story_of(START, Call(kind="queue", extension="1002", offers=offers, talks_s=20))
     assert {truth.extension_id: truth.disposition for truth in story.truth(after(60))} == {
         "400200001": "answered_elsewhere",
         "400200002": "answered",
@@ -140,7 +140,7 @@ def test_ring_all_with_one_answering() -> None:
 def test_a_second_offer_is_another_record() -> None:
     """A phone that is offered the call again has two records of one session, the later one newer."""
     offers = (("1001",), ("1002",), ("1001",))
-    story = told(START, Call(kind="queue", extension="1001", offers=offers, rings_s=5, talks_s=20))
+    story = story_of(START, Call(kind="queue", extension="1001", offers=offers, rings_s=5, talks_s=20))
     second, first = story.active(DESK, after(20))
     assert first["id"] != second["id"]
     assert first["telephonySessionId"] == second["telephonySessionId"]
@@ -153,14 +153,14 @@ def test_a_provisional_end_lasts_as_long_as_the_session() -> None:
     """A phone that no longer rings reads Stopped and Outbound while another one talks, and missed after that."""
     offers = (("1001",), ("1002",))
     call = Call(kind="queue", extension="1002", offers=offers, rings_s=5, talks_s=20, provisional=True)
-    story = told(START, call)
+    story = story_of(START, call)
     shown = [story.active(DESK, after(at_s))[0] for at_s in (8, 40)]
     assert [(one["direction"], one["result"]) for one in shown] == [("Outbound", "Stopped"), ("Inbound", "Missed")]
 
 
 def test_the_companys_list_has_a_waiting_caller_without_an_extension() -> None:
     """Before any phone rings, the record of a queue call names no extension, not in its legs either."""
-    story = told(START, Call(kind="queue", extension="1001", waits_s=5, talks_s=20))
+    story = story_of(START, Call(kind="queue", extension="1001", waits_s=5, talks_s=20))
     (record,) = story.active(None, after(3))
     assert "extension" not in record
     assert ["extension" in leg for leg in record["legs"]] == [False]
@@ -169,7 +169,7 @@ def test_the_companys_list_has_a_waiting_caller_without_an_extension() -> None:
 
 def test_a_call_can_be_placed_at_any_time() -> None:
     """A call no one planned begins now, and shows in its place among the others."""
-    story = told(START, Call(kind="inbound", extension="1001", at_s=50))
+    story = story_of(START, Call(kind="inbound", extension="1001", at_s=50))
     story.place(Call(kind="outbound", extension="1001", number="+15550101234"), after(10))
     (later,) = story.place(Call(kind="inbound", extension="1002", at_s=30), after(10))
     found = [story.session(str(later.telephony_session_id), after(at_s)) for at_s in (39, 41)]
@@ -192,7 +192,7 @@ def test_a_reader_finds_the_truth(call: Call) -> None:
     Left out is what the platform itself hides: an outbound answer without a mark, a provisional end, and the direction
     of a call that was taken in a browser.
     """
-    story = told(START, call, listing=Listing(linger_s=3600))
+    story = story_of(START, call, listing=Listing(linger_s=3600))
     for moment in moments(story, START):
         for extension_id in story.extension_ids():
             records = story.active(extension_id, moment)
@@ -278,7 +278,7 @@ def test_a_wrong_scenario_file_says_what_is_wrong(text: bytes, said: str) -> Non
 def test_a_call_that_cannot_be_played_is_refused_at_once(call: Call) -> None:
     """An unknown phone, ending or queue, and an answer from a phone that does not ring, are faults of the file."""
     with pytest.raises(ScenarioError):
-        told(START, call)
+        story_of(START, call)
 
 
 def test_a_crowd_has_as_many_phones_as_asked_for() -> None:
