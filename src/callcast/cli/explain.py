@@ -97,7 +97,7 @@ def _state_at(name: str, history: EventHistory, attempts: Sequence[Attempt]) -> 
         return "pending"
     if name in history.dead:
         return "dead"
-    last = attempts[-1].word
+    last = attempts[-1].outcome
     return last if last in ("delivered", "expired") else "dropped"
 
 
@@ -105,7 +105,7 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     return {
         "number": attempt.number,
         "at": rfc3339(attempt.at),
-        "outcome": attempt.word,
+        "outcome": attempt.outcome,
         "detail": attempt.detail,
         "took_s": attempt.took_s,
     }

@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> None:
             problem = f"the service has not run with a sink {args.sink!r} yet"
             raise CommandFailed(f"{problem}: start it, or reload its configuration")
         count = admin.replay(
-            now, sink=args.sink, since=args.since, until=until, type_=args.type, wish=filters[args.sink]
+            now, sink=args.sink, since=args.since, until=until, type_=args.type, only=filters[args.sink]
         )
     if for_people():
         print(f"{counted(count, 'event')} queued for {args.sink}")

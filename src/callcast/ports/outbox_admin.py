@@ -42,12 +42,12 @@ EVERYTHING = Filter()
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
-    """The result of one attempt. `word`: `delivered`, `expired` or a failure's reason. `took_s`: None if not sent."""
+    """The result of one attempt. `outcome`: `delivered`, `expired` or a reason. `took_s`: None if not sent."""
 
     sink: str
     number: int
     at: datetime
-    word: str
+    outcome: str
     detail: str
     took_s: float | None
 
@@ -92,11 +92,11 @@ class OutboxAdmin(Protocol):
         ...
 
     def replay(
-        self, now: datetime, *, sink: str, since: datetime, until: datetime, type_: str = "*", wish: Filter = EVERYTHING
+        self, now: datetime, *, sink: str, since: datetime, until: datetime, type_: str = "*", only: Filter = EVERYTHING
     ) -> int:
         """Make recorded events pending again, unless they are; with the same ids, oldest first.
 
-        since, until: limits of the time of recording. type_: a glob. wish: the filter of the sink; later events of a
+        since, until: limits of the time of recording. type_: a glob. only: the filter of the sink; later events of a
         call of which the sink got one match in any direction. Returns how many. Raises KeyError for an unknown sink.
         """
         ...

@@ -1,4 +1,4 @@
-"""The delivery worker against the real outbox, with a clock turned by hand and a remote side that answers as told."""
+"""The delivery worker with the real outbox, a clock that the test turns, and a remote side that it scripts."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -41,7 +41,7 @@ class RemoteSide:
         try:
             said = delivery.event
             self.sent.append((self._clock.monotonic(), said.key.split("/")[-1], said.type, delivery.attempt))
-            await asyncio.sleep(0)  # as every remote side that is far: the loop turns before its answer
+            await asyncio.sleep(0)  # as every remote side: the loop turns before its answer
             return await self.answer(delivery) if callable(self.answer) else self.answer
         finally:
             self.open -= 1
@@ -50,8 +50,8 @@ class RemoteSide:
         return [at_s for at_s, key, _, _ in self.sent if key == call]
 
 
-class EventHistory:
-    """An observer and a log that keep what they are told."""
+class RecordedTelemetry:
+    """Telemetry and a log that keep what is reported."""
 
     def __init__(self) -> None:
         self.attempts: list[str | None] = []
@@ -101,13 +101,13 @@ class Bench:
     """One delivery worker, its outbox, its remote side, and the clock that moves them all."""
 
     def __init__(
-        self, path: Path, clock: TurnedClock, outbox: SqliteOutbox, far: RemoteSide, told: EventHistory
+        self, path: Path, clock: TurnedClock, outbox: SqliteOutbox, remote: RemoteSide, telemetry: RecordedTelemetry
     ) -> None:
         self.path = path
         self.clock = clock
         self.outbox = outbox
-        self.far = far
-        self.told = told
+        self.remote = remote
+        self.telemetry = telemetry
         self.task: asyncio.Task[None] | None = None
 
     def delivery_worker(
@@ -119,16 +119,16 @@ class Bench:
     ) -> DeliveryWorker:
         return DeliveryWorker(
             "crm",
-            self.far,
+            self.remote,
             self.outbox,
             self.clock,
             policy or RetryPolicy(),
-            self.told,
-            outbox_user=OutboxHealth(self.clock, self.told).user(sink="crm"),
+            self.telemetry,
+            outbox_user=OutboxHealth(self.clock, self.telemetry).user(sink="crm"),
             concurrency=concurrency,
             timeout_s=timeout_s,
             random=lambda: 0.5,
-            log=self.told,
+            log=self.telemetry,
             hold=hold,
         )
 
@@ -155,7 +155,7 @@ async def bench_in(path: Path) -> AsyncIterator[Bench]:
     async with open_outbox(path, clock, retention_h=72, outbox_max_mb=100, dead_letter_days=30) as outbox:
         clock.busy = busy(outbox)
         await outbox.subscribe({"crm": Filter()})
-        bench = Bench(path, clock, outbox, RemoteSide(clock), EventHistory())
+        bench = Bench(path, clock, outbox, RemoteSide(clock), RecordedTelemetry())
         try:
             yield bench
         finally:
@@ -173,10 +173,10 @@ async def test_what_is_recorded_is_sent_and_settled(bench: Bench) -> None:
     await bench.start()
     await bench.clock.turn(600)
     await bench.record(event())
-    assert bench.far.sent == [(600.0, "s-1", "call.ringing", 1)]
+    assert bench.remote.sent == [(600.0, "s-1", "call.ringing", 1)]
     assert await bench.pending() == 0
-    assert bench.told.attempts == [None]
-    assert bench.told.latencies == [0.0]
+    assert bench.telemetry.attempts == [None]
+    assert bench.telemetry.latencies == [0.0]
 
 
 DOWN = Retry("503", "service unavailable")
@@ -184,10 +184,10 @@ DOWN = Retry("503", "service unavailable")
 
 async def fail_five(bench: Bench) -> None:
     """Five calls fail, one after the other, one attempt each: now the sink is failing."""
-    bench.far.answer = DOWN
+    bench.remote.answer = DOWN
     for n in range(5):
         await bench.record(event(f"first{n}"))
-    assert bench.told.up == [True, False]
+    assert bench.telemetry.up == [True, False]
 
 
 # Retries
@@ -195,27 +195,27 @@ async def fail_five(bench: Bench) -> None:
 
 async def test_retries_of_a_final_event(bench: Bench) -> None:
     """A final event is tried at its delays for as long as others prove the sink healthy."""
-    bench.far.answer = lambda one: answering(DOWN if one.event.key == "101/poison" else Delivered())
+    bench.remote.answer = lambda one: answering(DOWN if one.event.key == "101/poison" else Delivered())
     await bench.start()
     await bench.record(event("poison", "call.ended", 1))
     for n in range(130):
         await bench.record(event(f"good{n}", "call.ended", 1))
         await bench.clock.turn(20)
-    assert bench.far.times("poison") == [0, 1, 6, 36, 156, 456, 2256]
+    assert bench.remote.times("poison") == [0, 1, 6, 36, 156, 456, 2256]
 
 
 async def test_giving_up(bench: Bench) -> None:
     """A final event whose time to live is over becomes a dead letter at that time, and that is said."""
-    bench.far.answer = lambda one: answering(DOWN if one.event.key == "101/poison" else Delivered())
+    bench.remote.answer = lambda one: answering(DOWN if one.event.key == "101/poison" else Delivered())
     await bench.start(policy=RetryPolicy(give_up_after_h=0.1))
     await bench.record(event("poison", "call.ended", 1))
     for n in range(36):
         await bench.record(event(f"good{n}", "call.ended", 1))
         await bench.clock.turn(10)
-        assert bench.told.dead == (1 if n == 35 else 0)
-    assert bench.far.times("poison") == [0, 1, 6, 36, 156]
-    assert bench.told.expired == 0
-    assert "event_dead_lettered" in bench.told.logged
+        assert bench.telemetry.dead == (1 if n == 35 else 0)
+    assert bench.remote.times("poison") == [0, 1, 6, 36, 156]
+    assert bench.telemetry.expired == 0
+    assert "event_dead_lettered" in bench.telemetry.logged
 
 
 async def answering(outcome: Outcome) -> Outcome:
@@ -224,38 +224,38 @@ async def answering(outcome: Outcome) -> Outcome:
 
 async def test_retries_of_a_live_event(bench: Bench) -> None:
     """A live event is tried after 1, 2, 5, 10, 20 s until its time is over, then it expires and is no letter."""
-    bench.far.answer = lambda one: answering(DOWN if one.event.key == "101/poison" else Delivered())
+    bench.remote.answer = lambda one: answering(DOWN if one.event.key == "101/poison" else Delivered())
     await bench.start()
     await bench.record(event("poison"))
     for second in range(62):
         await bench.record(event(f"good{second}"))
         await bench.clock.turn(1)
-    assert bench.far.times("poison") == [0, 1, 3, 8, 18, 38, 58]
-    assert (bench.told.dead, bench.told.expired) == (0, 1)
+    assert bench.remote.times("poison") == [0, 1, 3, 8, 18, 38, 58]
+    assert (bench.telemetry.dead, bench.telemetry.expired) == (0, 1)
     assert await bench.pending() == 0
 
 
 async def test_the_end_follows_an_expired_ringing(bench: Bench) -> None:
     """When a live event expires, the call's end behind it goes out, at once."""
-    bench.far.answer = lambda one: answering(DOWN if one.event.type == "call.ringing" else Delivered())
+    bench.remote.answer = lambda one: answering(DOWN if one.event.type == "call.ringing" else Delivered())
     await bench.start()
     await bench.record(event("a"), event("a", "call.ended", 2))
     for second in range(61):
         await bench.record(event(f"good{second}", "call.ended", 1))
         await bench.clock.turn(1)
-    assert bench.far.sent.count((60.0, "a", "call.ended", 1)) == 1
+    assert bench.remote.sent.count((60.0, "a", "call.ended", 1)) == 1
 
 
 async def test_attempts_are_counted(bench: Bench) -> None:
     """The attempt's number grows with each try, and survives the delivery worker."""
-    bench.far.answer = DOWN
+    bench.remote.answer = DOWN
     await bench.start()
     await bench.record(event("a", "call.ended", 1))
     await bench.clock.turn(2)
     await bench.stop()
     await bench.start()
     await bench.clock.turn(10)
-    assert [attempt for _, _, _, attempt in bench.far.sent] == [1, 2, 3]
+    assert [attempt for _, _, _, attempt in bench.remote.sent] == [1, 2, 3]
 
 
 async def test_order_and_concurrency(bench: Bench) -> None:
@@ -266,17 +266,17 @@ async def test_order_and_concurrency(bench: Bench) -> None:
         await gate.wait()
         return Delivered()
 
-    bench.far.answer = wait
+    bench.remote.answer = wait
     await bench.start(concurrency=3)
     for name in ("a", "b", "c", "d"):
         await bench.record(event(name), event(name, "call.ended", 2))
-    assert [(call, type_) for _, call, type_, _ in bench.far.sent] == [(n, "call.ringing") for n in ("a", "b", "c")]
+    assert [(call, type_) for _, call, type_, _ in bench.remote.sent] == [(n, "call.ringing") for n in ("a", "b", "c")]
     gate.set()
     await bench.clock.settle()
-    assert bench.far.most_open == 3
-    assert len(bench.far.sent) == 8
+    assert bench.remote.most_open == 3
+    assert len(bench.remote.sent) == 8
     for name in ("a", "b", "c", "d"):
-        assert [type_ for _, call, type_, _ in bench.far.sent if call == name] == ["call.ringing", "call.ended"]
+        assert [type_ for _, call, type_, _ in bench.remote.sent if call == name] == ["call.ringing", "call.ended"]
 
 
 # Failing, probing, recovering
@@ -298,11 +298,11 @@ async def test_a_serial_sink_does_not_wait_for_the_disk(bench: Bench, monkeypatc
     await bench.start(concurrency=1)
     await bench.record(*(event(f"c{n}") for n in range(UNSTORED_MAX + 50)))
     await settled()
-    assert [key for _, key, _, _ in bench.far.sent] == [f"c{n}" for n in range(UNSTORED_MAX)], "no more unsettled"
+    assert [key for _, key, _, _ in bench.remote.sent] == [f"c{n}" for n in range(UNSTORED_MAX)], "no more unsettled"
     gate.set()
     await settled()
-    assert len(bench.far.sent) == UNSTORED_MAX + 50
-    assert bench.far.most_open == 1
+    assert len(bench.remote.sent) == UNSTORED_MAX + 50
+    assert bench.remote.most_open == 1
     assert await bench.pending() == 0
 
 
@@ -316,7 +316,7 @@ async def test_what_waits_its_turn_is_given_back(bench: Bench) -> None:
         await gate.wait()
         return Delivered()
 
-    bench.far.answer = wait
+    bench.remote.answer = wait
     await bench.start(concurrency=1)
     await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(3)))
     assert bench.task is not None
@@ -324,16 +324,16 @@ async def test_what_waits_its_turn_is_given_back(bench: Bench) -> None:
     await bench.clock.settle()
     gate.set()
     await asyncio.gather(bench.task, return_exceptions=True)
-    assert [key for _, key, _, _ in bench.far.sent] == ["c0"]
+    assert [key for _, key, _, _ in bench.remote.sent] == ["c0"]
     assert [one.event.key for one in await bench.outbox.claim("crm", limit=9)] == ["101/c1", "101/c2"]
 
 
 async def test_what_waits_while_the_sink_fails_is_given_back(bench: Bench) -> None:
     """What was claimed ahead is no probe: after a failure of the sink it waits with all the others."""
-    bench.far.answer = Retry("429", "", after_s=90, holds_sink=True)
+    bench.remote.answer = Retry("429", "", after_s=90, holds_sink=True)
     await bench.start(concurrency=1)
     await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(3)))
-    assert [key for _, key, _, _ in bench.far.sent] == ["c0"]
+    assert [key for _, key, _, _ in bench.remote.sent] == ["c0"]
     assert len(await bench.outbox.claim("crm", limit=9)) == 2
 
 
@@ -347,34 +347,34 @@ async def test_what_is_new_overtakes_what_was_brought_back(bench: Bench) -> None
 
     await bench.start(concurrency=1)
     await bench.record(*(event(f"old{n}", "call.ended", 1) for n in range(3)))
-    bench.far.sent.clear()
-    bench.far.answer = wait
+    bench.remote.sent.clear()
+    bench.remote.answer = wait
     with open_admin(bench.path) as admin:
         assert admin.replay(NINE, sink="crm", since=NINE, until=NINE) == 3
     async with asyncio.timeout(5):
-        while not bench.far.sent:  # noqa: ASYNC110 (the outbox asks its file)
+        while not bench.remote.sent:  # noqa: ASYNC110 (the outbox asks its file)
             await asyncio.sleep(0.01)
     await bench.record(event("new"))
     gate.set()
     await bench.clock.settle()
-    assert [key for _, key, _, _ in bench.far.sent] == ["old0", "new", "old1", "old2"]
+    assert [key for _, key, _, _ in bench.remote.sent] == ["old0", "new", "old1", "old2"]
 
 
 async def test_five_in_a_row_make_a_sink_failing(bench: Bench) -> None:
     """Four failures do not, a success in between starts the count again, the fifth in a row does."""
     await bench.start()
     for name in ("a", "b", "c", "d"):
-        bench.far.answer = DOWN
+        bench.remote.answer = DOWN
         await bench.record(event(name, "call.ended", 1))
-    bench.far.answer = Delivered()
+    bench.remote.answer = Delivered()
     await bench.record(event("e", "call.ended", 1))
-    bench.far.answer = DOWN
+    bench.remote.answer = DOWN
     for name in ("f", "g", "h", "i"):
         await bench.record(event(name, "call.ended", 1))
-    assert bench.told.up == [True]
+    assert bench.telemetry.up == [True]
     await bench.record(event("j", "call.ended", 1))
-    assert bench.told.up == [True, False]
-    assert bench.told.logged == ["sink_failed"]
+    assert bench.telemetry.up == [True, False]
+    assert bench.telemetry.logged == ["sink_failed"]
 
 
 class FixSuggestingFarSide(RemoteSide):
@@ -384,8 +384,8 @@ class FixSuggestingFarSide(RemoteSide):
 
 async def test_a_failing_sink_says_what_to_do_about_this_cause(bench: Bench) -> None:
     """The fix that the sink suggests, else the general one; since when it fails, and at last how long it did."""
-    bench.far = FixSuggestingFarSide(bench.clock)
-    bench.far.answer = Retry("http_401", "answered 401")
+    bench.remote = FixSuggestingFarSide(bench.clock)
+    bench.remote.answer = Retry("http_401", "answered 401")
     delivery_worker = bench.delivery_worker()
     bench.task = asyncio.create_task(delivery_worker.run())
     await bench.clock.settle()
@@ -394,15 +394,15 @@ async def test_a_failing_sink_says_what_to_do_about_this_cause(bench: Bench) -> 
         await bench.record(event(f"c{n}", "call.ended", 1))
     began = bench.clock.now()
     facts = {"reason": "http_401", "detail": "answered 401", "fix": "check secrets"}
-    assert bench.told.facts["sink_failed"] == {"sink": "crm", **facts}
+    assert bench.telemetry.facts["sink_failed"] == {"sink": "crm", **facts}
     assert delivery_worker.trouble == SinkTrouble(began, **facts)
-    bench.far.answer = DOWN
+    bench.remote.answer = DOWN
     await bench.clock.turn(3 * 3600)
     assert delivery_worker.trouble == SinkTrouble(began, DOWN.reason, DOWN.detail, DEFAULT_FIX)
-    bench.far.answer = Delivered()
+    bench.remote.answer = Delivered()
     await bench.clock.turn(60)
     assert delivery_worker.trouble is None
-    assert bench.told.facts["sink_recovered"]["lasted"] == "3 h"
+    assert bench.telemetry.facts["sink_recovered"]["lasted"] == "3 h"
 
 
 async def test_probes_each_for_another_call(bench: Bench) -> None:
@@ -410,11 +410,11 @@ async def test_probes_each_for_another_call(bench: Bench) -> None:
     round and round; the rest waits.
     """
     await bench.start()
-    bench.far.answer = DOWN
+    bench.remote.answer = DOWN
     for n in range(8):
         await bench.record(event(f"c{n}", "call.ended", 1))
     await bench.clock.turn(30 * 7)
-    probes = bench.far.sent[8:]
+    probes = bench.remote.sent[8:]
     assert [at_s for at_s, *_ in probes] == [1, 3, 8, 18, 38, 68, 98, 128, 158, 188]
     assert [call for _, call, _, _ in probes] == [f"c{n % 8}" for n in range(10)]
 
@@ -428,7 +428,7 @@ async def test_a_new_call_is_a_probe_at_once(bench: Bench) -> None:
     await bench.clock.turn(1)
     await bench.record(event("new", "call.ended", 2))
     await bench.clock.turn(10)
-    assert [sent[:2] for sent in bench.far.sent[5:] if sent[1] == "new"] == [(10.0, "new")]
+    assert [sent[:2] for sent in bench.remote.sent[5:] if sent[1] == "new"] == [(10.0, "new")]
 
 
 async def test_old_new_calls_are_no_probes(bench: Bench) -> None:
@@ -439,39 +439,39 @@ async def test_old_new_calls_are_no_probes(bench: Bench) -> None:
         await gate.wait()
         return DOWN
 
-    bench.far.answer = wait
+    bench.remote.answer = wait
     await bench.start(concurrency=5)
     await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(50)))
     gate.set()
     await bench.clock.settle()
-    failed = len(bench.far.sent)
+    failed = len(bench.remote.sent)
     assert 5 <= failed <= 5 * 5, "as many as overlap count as one failure"
     await bench.clock.turn(29)
-    assert [at_s for at_s, *_ in bench.far.sent[failed:]] == [1, 3, 8, 18]
+    assert [at_s for at_s, *_ in bench.remote.sent[failed:]] == [1, 3, 8, 18]
 
 
 async def test_each_outage_has_its_own_new_calls(bench: Bench) -> None:
     """In a second outage, too, only calls that began after its start are probes at once."""
     await bench.start(concurrency=5)
     await fail_five(bench)
-    bench.far.answer = Delivered()
+    bench.remote.answer = Delivered()
     await bench.clock.turn(30)
-    assert bench.told.up == [True, False, True]
+    assert bench.telemetry.up == [True, False, True]
     gate = asyncio.Event()
 
     async def wait(_: Delivery) -> Outcome:
         await gate.wait()
         return DOWN
 
-    bench.far.answer = wait
-    before = len(bench.far.sent)
+    bench.remote.answer = wait
+    before = len(bench.remote.sent)
     await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(50)))
     gate.set()
     await bench.clock.settle()
-    failed = len(bench.far.sent) - before
+    failed = len(bench.remote.sent) - before
     assert 5 <= failed <= 5 * 5, "as many as overlap count as one failure"
     await bench.clock.turn(20)
-    assert len(bench.far.sent) - before == failed + 4
+    assert len(bench.remote.sent) - before == failed + 4
 
 
 async def test_what_was_claimed_too_late_is_given_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -492,17 +492,17 @@ async def test_what_was_claimed_too_late_is_given_back(bench: Bench, monkeypatch
         return found
 
     await bench.start()
-    bench.far.answer = DOWN
+    bench.remote.answer = DOWN
     for n in range(4):
         await bench.record(event(f"c{n}", "call.ended", 1))
-    bench.far.answer = wait
+    bench.remote.answer = wait
     monkeypatch.setattr(bench.outbox, "claim", claim)
     await bench.record(event("c4", "call.ended", 1))
     await bench.record(event("late", "call.ended", 1))
-    assert [call for _, call, _, _ in bench.far.sent] == [f"c{n}" for n in range(5)]
-    assert bench.told.up == [True, False]
+    assert [call for _, call, _, _ in bench.remote.sent] == [f"c{n}" for n in range(5)]
+    assert bench.telemetry.up == [True, False]
     await bench.clock.turn(100)
-    assert len(bench.far.times("late")) == 1
+    assert len(bench.remote.times("late")) == 1
 
 
 async def test_two_probes_at_a_time(bench: Bench) -> None:
@@ -515,19 +515,19 @@ async def test_two_probes_at_a_time(bench: Bench) -> None:
         await gate.wait()
         return DOWN
 
-    bench.far.answer = wait
-    bench.far.most_open = 0
+    bench.remote.answer = wait
+    bench.remote.most_open = 0
     await bench.clock.turn(1)
-    assert bench.far.open == 1
+    assert bench.remote.open == 1
     await bench.clock.turn(2)
-    assert bench.far.open == 2, "the second one goes out although the first waits"
+    assert bench.remote.open == 2, "the second one goes out although the first waits"
     for n in range(4):
         await bench.record(event(f"new{n}"))
         await bench.clock.turn(30)
-    assert (bench.far.open, bench.far.most_open) == (2, 2)
+    assert (bench.remote.open, bench.remote.most_open) == (2, 2)
     gate.set()
     await bench.clock.settle()
-    assert bench.far.most_open == 2
+    assert bench.remote.most_open == 2
 
 
 async def test_a_serial_sink_gets_one_probe_at_a_time(bench: Bench) -> None:
@@ -540,22 +540,22 @@ async def test_a_serial_sink_gets_one_probe_at_a_time(bench: Bench) -> None:
         await gate.wait()
         return DOWN
 
-    bench.far.answer = wait
+    bench.remote.answer = wait
     await bench.clock.turn(60)
-    assert (bench.far.open, bench.far.most_open) == (1, 1)
+    assert (bench.remote.open, bench.remote.most_open) == (1, 1)
     gate.set()
 
 
 async def test_attempts_that_overlap_have_one_cause(bench: Bench) -> None:
     """Eight that fail side by side count once; a fifth round of them makes the sink failing, and no earlier one."""
-    bench.far.answer = DOWN
+    bench.remote.answer = DOWN
     await bench.start(concurrency=8)
     for first in range(0, 8 * 4, 8):
         await bench.record(*(event(f"a{first + n}", "call.ended", 1) for n in range(8)))
-    assert bench.told.attempts == ["503"] * 8 * 4
-    assert bench.told.up == [True]
+    assert bench.telemetry.attempts == ["503"] * 8 * 4
+    assert bench.telemetry.up == [True]
     await bench.record(event("last", "call.ended", 1))
-    assert bench.told.up == [True, False]
+    assert bench.telemetry.up == [True, False]
 
 
 async def test_a_success_ends_the_outage_although_probes_still_wait(bench: Bench) -> None:
@@ -570,10 +570,10 @@ async def test_a_success_ends_the_outage_although_probes_still_wait(bench: Bench
             return DOWN
         return Delivered()
 
-    bench.far.answer = answer
+    bench.remote.answer = answer
     await bench.clock.turn(3)
-    assert bench.told.up == [True, False, True]
-    assert {call for at_s, call, _, _ in bench.far.sent if at_s == 3} == {f"first{n}" for n in range(1, 5)}
+    assert bench.telemetry.up == [True, False, True]
+    assert {call for at_s, call, _, _ in bench.remote.sent if at_s == 3} == {f"first{n}" for n in range(1, 5)}
     assert await bench.pending() == 1
     lost.set()
 
@@ -581,15 +581,15 @@ async def test_a_success_ends_the_outage_although_probes_still_wait(bench: Bench
 async def test_the_first_success_makes_all_due(bench: Bench) -> None:
     """After an outage everything final arrives in order at the first good probe; what was live has expired."""
     await bench.start()
-    bench.far.answer = DOWN
+    bench.remote.answer = DOWN
     for n in range(20):
         await bench.record(event(f"c{n}"), event(f"c{n}", "call.ended", 2))
     await bench.clock.turn(20 * 60)
-    assert bench.told.expired == 20
-    bench.far.answer = Delivered()
-    before = len(bench.far.sent)
+    assert bench.telemetry.expired == 20
+    bench.remote.answer = Delivered()
+    before = len(bench.remote.sent)
     await bench.clock.turn(30)
-    arrived = bench.far.sent[before:]
+    arrived = bench.remote.sent[before:]
     assert sorted(call for _, call, _, _ in arrived) == sorted(f"c{n}" for n in range(20))
     assert {type_ for _, _, type_, _ in arrived} == {"call.ended"}
     assert len({at_s for at_s, *_ in arrived}) == 1
@@ -597,8 +597,8 @@ async def test_the_first_success_makes_all_due(bench: Bench) -> None:
         (call for _, call, _, _ in arrived[1:]), key=lambda call: int(call[1:])
     )
     assert await bench.pending() == 0
-    assert bench.told.up == [True, False, True]
-    assert bench.told.logged[-1] == "sink_recovered"
+    assert bench.telemetry.up == [True, False, True]
+    assert bench.telemetry.logged[-1] == "sink_recovered"
 
 
 async def test_a_failing_sink_still_lets_go(bench: Bench) -> None:
@@ -607,12 +607,12 @@ async def test_a_failing_sink_still_lets_go(bench: Bench) -> None:
     await fail_five(bench)
     await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(5)))
     await bench.clock.turn(70)
-    assert (bench.told.expired, bench.told.dead) == (5, 0)
+    assert (bench.telemetry.expired, bench.telemetry.dead) == (5, 0)
     await bench.clock.turn(280)
-    assert bench.told.dead == 0
+    assert bench.telemetry.dead == 0
     assert await bench.pending() == 5
     await bench.clock.turn(20)
-    assert bench.told.dead == 5
+    assert bench.telemetry.dead == 5
     assert await bench.pending() == 0
 
 
@@ -630,31 +630,31 @@ async def restarted(bench: Bench, days: float) -> None:
 
 async def test_nothing_final_dies_of_a_clock_that_was_put_right(bench: Bench) -> None:
     """The clock was ten days behind: ends are sent once more whatever their age; live events have expired."""
-    bench.far.answer = DOWN
+    bench.remote.answer = DOWN
     await bench.start(concurrency=20)
     await bench.record(*(event(f"e{n}", "call.ended", 1) for n in range(20)), event("live"))
     await restarted(bench, days=10)
-    bench.far.sent.clear()
-    bench.far.answer = Delivered()
+    bench.remote.sent.clear()
+    bench.remote.answer = Delivered()
     await bench.start()
     await bench.clock.turn(60)
-    assert sorted(call for _, call, _, _ in bench.far.sent) == sorted(f"e{n}" for n in range(20))
-    assert (bench.told.dead, bench.told.expired) == (0, 1)
+    assert sorted(call for _, call, _, _ in bench.remote.sent) == sorted(f"e{n}" for n in range(20))
+    assert (bench.telemetry.dead, bench.telemetry.expired) == (0, 1)
     assert await bench.pending() == 0
     await bench.outbox.close()
 
 
 async def test_what_is_too_old_gets_one_attempt_and_dies_of_it(bench: Bench) -> None:
     """Ten days later, and the sink is still down: each is tried once since the start, and is a letter then."""
-    bench.far.answer = DOWN
+    bench.remote.answer = DOWN
     await bench.start()
     await bench.record(*(event(f"e{n}", "call.ended", 1) for n in range(3)))
     await restarted(bench, days=10)
-    bench.far.sent.clear()
+    bench.remote.sent.clear()
     await bench.start()
     await bench.clock.turn(60)
-    assert sorted(call for _, call, _, _ in bench.far.sent) == ["e0", "e1", "e2"]
-    assert bench.told.dead == 3
+    assert sorted(call for _, call, _, _ in bench.remote.sent) == ["e0", "e1", "e2"]
+    assert bench.telemetry.dead == 3
     with open_admin(bench.path) as admin:
         assert {dead_letter.reason for dead_letter in admin.dead_letters()} == {"503"}
     await bench.outbox.close()
@@ -662,14 +662,14 @@ async def test_what_is_too_old_gets_one_attempt_and_dies_of_it(bench: Bench) -> 
 
 async def test_a_live_event_expires_at_the_start(bench: Bench) -> None:
     """Time in which nothing ran counts: what has waited for longer than it lives is gone before anything is sent."""
-    bench.far.answer = Retry("408", "", after_s=50)
+    bench.remote.answer = Retry("408", "", after_s=50)
     await bench.start()
     await bench.record(event("a"), event("a", "call.ended", 2))
     await restarted(bench, days=61 / 86400)
-    bench.far.answer = Delivered()
+    bench.remote.answer = Delivered()
     await bench.start()
-    assert bench.told.expired == 1
-    assert bench.far.sent[1:] == [(0.0, "a", "call.ended", 1)]
+    assert bench.telemetry.expired == 1
+    assert bench.remote.sent[1:] == [(0.0, "a", "call.ended", 1)]
     await bench.outbox.close()
 
 
@@ -681,15 +681,15 @@ async def test_reconnected_makes_all_due(bench: Bench) -> None:
         await back.wait()
         back.clear()
 
-    bench.far.reconnected = reconnected  # type: ignore[attr-defined]
+    bench.remote.reconnected = reconnected  # type: ignore[attr-defined]
     await bench.start()
     await fail_five(bench)
     await bench.clock.turn(3)
-    bench.far.answer = Delivered()
+    bench.remote.answer = Delivered()
     back.set()
     await bench.clock.settle()
-    assert [at_s for at_s, *_ in bench.far.sent[7:]] == [3.0] * 5
-    assert bench.told.up == [True, False, True]
+    assert [at_s for at_s, *_ in bench.remote.sent[7:]] == [3.0] * 5
+    assert bench.telemetry.up == [True, False, True]
 
 
 async def test_a_reconnection_ends_no_trouble_of_long_ago(bench: Bench) -> None:
@@ -700,15 +700,15 @@ async def test_a_reconnection_ends_no_trouble_of_long_ago(bench: Bench) -> None:
         await back.wait()
         back.clear()
 
-    bench.far.reconnected = reconnected  # type: ignore[attr-defined]
+    bench.remote.reconnected = reconnected  # type: ignore[attr-defined]
     await bench.start()
-    bench.far.answer = DOWN
+    bench.remote.answer = DOWN
     await bench.record(event("a", "call.ended", 1))
-    bench.far.answer = Delivered()
+    bench.remote.answer = Delivered()
     await bench.clock.turn(3 * 3600)
     back.set()
     await bench.clock.settle()
-    assert bench.told.facts["sink_recovered"] == {"sink": "crm", "how": "reconnected"}
+    assert bench.telemetry.facts["sink_recovered"] == {"sink": "crm", "how": "reconnected"}
 
 
 async def test_a_sink_in_doubt_is_probed_before_anything_is_due(bench: Bench) -> None:
@@ -718,30 +718,30 @@ async def test_a_sink_in_doubt_is_probed_before_anything_is_due(bench: Bench) ->
         await bench.clock.sleep(15)
         return DOWN
 
-    bench.far.answer = hang
+    bench.remote.answer = hang
     await bench.start()
     await bench.record(event("a", "call.ended", 1), event("b", "call.ended", 1))
     await bench.clock.turn(52)
-    assert bench.told.up == [True]
-    assert bench.far.times("a") == [0, 16, 31, 46], "after their own delays: 0, 16, 36, 81"
-    assert bench.far.times("b") == [0, 16, 33]
-    bench.far.answer = Delivered()
+    assert bench.telemetry.up == [True]
+    assert bench.remote.times("a") == [0, 16, 31, 46], "after their own delays: 0, 16, 36, 81"
+    assert bench.remote.times("b") == [0, 16, 33]
+    bench.remote.answer = Delivered()
     await bench.clock.turn(10)
-    assert bench.far.times("b") == [0, 16, 33, 56]
-    assert bench.far.times("a") == [0, 16, 31, 46, 61], "it was on its way, and waits no longer either"
+    assert bench.remote.times("b") == [0, 16, 33, 56]
+    assert bench.remote.times("a") == [0, 16, 31, 46, 61], "it was on its way, and waits no longer either"
     assert await bench.pending() == 0
 
 
 async def test_two_events_in_trouble_of_their_own_are_no_doubt(bench: Bench) -> None:
     """While others are taken they are tried after their own delays, however often they fail side by side."""
-    bench.far.answer = lambda one: answering(DOWN if "poison" in one.event.key else Delivered())
+    bench.remote.answer = lambda one: answering(DOWN if "poison" in one.event.key else Delivered())
     await bench.start()
     await bench.record(event("poison1", "call.ended", 1), event("poison2", "call.ended", 1))
     await bench.clock.turn(0.5)
     for n in range(50):
         await bench.record(event(f"good{n}", "call.ended", 1))
         await bench.clock.turn(3)
-    assert bench.far.times("poison1") == bench.far.times("poison2") == [0, 1, 6, 36]
+    assert bench.remote.times("poison1") == bench.remote.times("poison2") == [0, 1, 6, 36]
 
 
 async def test_a_held_sink_gets_no_probe_that_was_claimed_before(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -762,19 +762,19 @@ async def test_a_held_sink_gets_no_probe_that_was_claimed_before(bench: Bench, m
         await gate.wait()
         return Retry("http_429", after_s=90, holds_sink=True)
 
-    bench.far.answer = answer
+    bench.remote.answer = answer
     monkeypatch.setattr(bench.outbox, "claim_probe", claim_probe)
     await bench.clock.turn(80)
-    assert [(at_s, call) for at_s, call, *_ in bench.far.sent[5:]] == [(1, "first0")]
+    assert [(at_s, call) for at_s, call, *_ in bench.remote.sent[5:]] == [(1, "first0")]
 
 
 async def test_one_event_in_trouble_is_no_doubt(bench: Bench) -> None:
     """It is tried after its own delays."""
-    bench.far.answer = DOWN
+    bench.remote.answer = DOWN
     await bench.start()
     await bench.record(event("a", "call.ended", 1))
     await bench.clock.turn(155)
-    assert bench.far.times("a") == [0, 1, 6, 36]
+    assert bench.remote.times("a") == [0, 1, 6, 36]
 
 
 async def test_what_fails_after_the_recovery_is_due_at_once(bench: Bench) -> None:
@@ -789,12 +789,12 @@ async def test_what_fails_after_the_recovery_is_due_at_once(bench: Bench) -> Non
             return DOWN
         return Delivered()
 
-    bench.far.answer = answer
+    bench.remote.answer = answer
     await bench.clock.turn(3)
     assert await bench.pending() == 1
     lost.set()
     await bench.clock.settle()
-    assert bench.far.times("first0") == [0, 1, 3]
+    assert bench.remote.times("first0") == [0, 1, 3]
     assert await bench.pending() == 0
 
 
@@ -803,128 +803,128 @@ async def test_what_fails_after_the_recovery_is_due_at_once(bench: Bench) -> Non
 
 async def test_a_hold_of_the_sink(bench: Bench) -> None:
     """A hold is for the whole backlog of the sink, new calls too, and ends when it was said to."""
-    bench.far.answer = Retry("429", "slow down", after_s=90, holds_sink=True)
+    bench.remote.answer = Retry("429", "slow down", after_s=90, holds_sink=True)
     await bench.start()
     await bench.record(event("a", "call.ended", 1))
-    bench.far.answer = Delivered()
+    bench.remote.answer = Delivered()
     await bench.record(event("b", "call.ended", 1), event("c"))
     await bench.clock.turn(89)
-    assert len(bench.far.sent) == 1
-    assert bench.told.expired == 1
+    assert len(bench.remote.sent) == 1
+    assert bench.telemetry.expired == 1
     await bench.clock.turn(1)
-    assert bench.far.sent[1:] == [(90.0, "a", "call.ended", 2), (90.0, "b", "call.ended", 1)]
+    assert bench.remote.sent[1:] == [(90.0, "a", "call.ended", 2), (90.0, "b", "call.ended", 1)]
 
 
 async def test_a_hold_of_the_sink_is_kept_over_a_restart(bench: Bench) -> None:
     """The remote side asked for a pause, and gets it; one that a wrong clock made longer ends after an hour."""
-    bench.far.answer = Retry("429", "slow down", after_s=90, holds_sink=True)
+    bench.remote.answer = Retry("429", "slow down", after_s=90, holds_sink=True)
     await bench.start()
     await bench.record(event("a", "call.ended", 1))
     await bench.stop()
-    bench.far.answer = Delivered()
+    bench.remote.answer = Delivered()
     hold = (await bench.outbox.known(SERVICE)).notes["held_until.crm"]
     await bench.start(hold=hold)
     await bench.record(event("b", "call.ended", 1))
     await bench.clock.turn(89)
-    assert len(bench.far.sent) == 1
+    assert len(bench.remote.sent) == 1
     await bench.clock.turn(1)
-    assert len(bench.far.sent) == 3
+    assert len(bench.remote.sent) == 3
     await bench.stop()
     await bench.start(hold=b"2099-01-01T00:00:00+00:00")
     await bench.record(event("c", "call.ended", 1))
     await bench.clock.turn(3599)
-    assert len(bench.far.sent) == 3
+    assert len(bench.remote.sent) == 3
     await bench.clock.turn(1)
-    assert len(bench.far.sent) == 4
+    assert len(bench.remote.sent) == 4
 
 
 async def test_a_hold_is_an_hour_at_most(bench: Bench) -> None:
     """A remote side that asks for a day gets an hour; a held sink sends no probe meanwhile."""
-    bench.far.answer = Retry("503", "", after_s=86400, holds_sink=True)
+    bench.remote.answer = Retry("503", "", after_s=86400, holds_sink=True)
     await bench.start()
     await bench.record(*(event(f"c{n}", "call.ended", 1) for n in range(6)))
     await bench.clock.turn(3599)
-    assert len(bench.far.sent) == 6
+    assert len(bench.remote.sent) == 6
     await bench.clock.turn(1)
-    assert len(bench.far.sent) == 12
+    assert len(bench.remote.sent) == 12
 
 
 async def test_a_hold_of_one_event(bench: Bench) -> None:
     """A wish without a hold is for this event alone."""
-    bench.far.answer = Retry("408", "", after_s=100)
+    bench.remote.answer = Retry("408", "", after_s=100)
     await bench.start()
     await bench.record(event("a", "call.ended", 1))
-    bench.far.answer = Delivered()
+    bench.remote.answer = Delivered()
     await bench.record(event("b", "call.ended", 1))
     await bench.clock.turn(200)
-    assert bench.far.sent[1:] == [(0.0, "b", "call.ended", 1), (100.0, "a", "call.ended", 2)]
+    assert bench.remote.sent[1:] == [(0.0, "b", "call.ended", 1), (100.0, "a", "call.ended", 2)]
 
 
 async def test_a_short_wish_shortens_nothing(bench: Bench) -> None:
     """A remote side that asks for less than our own delay gets our own."""
-    bench.far.answer = Retry("408", "", after_s=0.25)
+    bench.remote.answer = Retry("408", "", after_s=0.25)
     await bench.start()
     await bench.record(event("a", "call.ended", 1))
     await bench.clock.turn(7)
-    assert bench.far.times("a") == [0, 1, 6]
+    assert bench.remote.times("a") == [0, 1, 6]
 
 
 async def test_gone(bench: Bench) -> None:
     """A remote side that says it is gone gets one probe an hour, none for new calls, and is loud about it."""
-    bench.far.answer = Retry("410", "gone", gone=True)
+    bench.remote.answer = Retry("410", "gone", gone=True)
     await bench.start()
     await bench.record(event("a", "call.ended", 1))
-    assert (bench.told.up, bench.told.logged) == ([True, False], ["sink_gone"])
+    assert (bench.telemetry.up, bench.telemetry.logged) == ([True, False], ["sink_gone"])
     await bench.record(event("b"))
     await bench.clock.turn(2 * 3600 + 1)
-    assert [at_s for at_s, *_ in bench.far.sent] == [0.0, 3600.0, 7200.0]
-    bench.far.answer = Delivered()
+    assert [at_s for at_s, *_ in bench.remote.sent] == [0.0, 3600.0, 7200.0]
+    bench.remote.answer = Delivered()
     await bench.clock.turn(3600)
     assert await bench.pending() == 0
-    assert bench.told.up == [True, False, True]
+    assert bench.telemetry.up == [True, False, True]
 
 
 async def test_rejected(bench: Bench) -> None:
     """What a sink will never take becomes a dead letter at once, and the call goes on."""
-    bench.far.answer = lambda one: answering(Rejected("413") if one.event.type == "call.ringing" else Delivered())
+    bench.remote.answer = lambda one: answering(Rejected("413") if one.event.type == "call.ringing" else Delivered())
     await bench.start()
     await bench.record(event("a"), event("a", "call.ended", 2))
-    assert [type_ for _, _, type_, _ in bench.far.sent] == ["call.ringing", "call.ended"]
-    assert bench.told.dead == 1
-    assert bench.told.attempts == ["413", None]
+    assert [type_ for _, _, type_, _ in bench.remote.sent] == ["call.ringing", "call.ended"]
+    assert bench.telemetry.dead == 1
+    assert bench.telemetry.attempts == ["413", None]
 
 
 async def test_a_no_alone_is_no_no(bench: Bench) -> None:
     """400 for everything (a wrong secret, a wrong clock) kills nothing; after the mend all of it arrives."""
-    bench.far.answer = Rejected("400", unless_alone=True)
+    bench.remote.answer = Rejected("400", unless_alone=True)
     await bench.start()
     for n in range(10):
         await bench.record(event(f"c{n}", "call.ended", 1))
         await bench.clock.turn(60)
-    assert bench.told.dead == 0
-    bench.far.answer = Delivered()
+    assert bench.telemetry.dead == 0
+    bench.remote.answer = Delivered()
     await bench.clock.turn(30)
     assert await bench.pending() == 0
-    assert bench.told.dead == 0
+    assert bench.telemetry.dead == 0
 
 
 async def test_a_no_among_others_is_one(bench: Bench) -> None:
     """400 is a no once another call's event was taken after the first attempt; one of the same call proves nothing."""
-    bench.far.answer = Delivered()
+    bench.remote.answer = Delivered()
     await bench.start()
     await bench.record(event("before", "call.ended", 1))
     await bench.clock.turn(1)
-    bench.far.answer = lambda one: answering(
+    bench.remote.answer = lambda one: answering(
         Rejected("400", unless_alone=True) if one.event.key == "101/bad" else Delivered()
     )
     await bench.record(event("bad", "call.ended", 1))
     await bench.clock.turn(1.5)
-    assert len(bench.far.times("bad")) == 2
-    assert bench.told.dead == 0, "the success before the first attempt proves nothing"
+    assert len(bench.remote.times("bad")) == 2
+    assert bench.telemetry.dead == 0, "the success before the first attempt proves nothing"
     await bench.record(event("good", "call.ended", 1))
     await bench.clock.turn(10)
-    assert bench.told.dead == 1
-    assert len(bench.far.times("bad")) == 3
+    assert bench.telemetry.dead == 1
+    assert len(bench.remote.times("bad")) == 3
 
 
 # Trouble
@@ -938,13 +938,13 @@ async def test_a_send_that_hangs(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
         raise AssertionError
 
     monkeypatch.setattr("callcast.delivery.worker.GRACE_S", 0)
-    bench.far.answer = hang
+    bench.remote.answer = hang
     await bench.start(timeout_s=0.01)
     await bench.record(event("a"))
-    while not bench.told.attempts:  # noqa: ASYNC110 (the test's own time limit ends it)
+    while not bench.telemetry.attempts:  # noqa: ASYNC110 (the test's own time limit ends it)
         await asyncio.sleep(0.001)
-    assert bench.told.attempts == ["timeout"]
-    assert bench.far.open == 0
+    assert bench.telemetry.attempts == ["timeout"]
+    assert bench.remote.open == 0
 
 
 async def test_a_sink_says_itself_what_took_too_long(bench: Bench) -> None:
@@ -954,12 +954,12 @@ async def test_a_sink_says_itself_what_took_too_long(bench: Bench) -> None:
         await asyncio.sleep(0.02)
         return Retry("dns", "no such name in time")
 
-    bench.far.answer = lost
+    bench.remote.answer = lost
     await bench.start(timeout_s=0.01)
     await bench.record(event("a"))
-    while not bench.told.attempts:  # noqa: ASYNC110 (the test's own time limit ends it)
+    while not bench.telemetry.attempts:  # noqa: ASYNC110 (the test's own time limit ends it)
         await asyncio.sleep(0.001)
-    assert bench.told.attempts == ["dns"]
+    assert bench.telemetry.attempts == ["dns"]
 
 
 @pytest.mark.parametrize("fault", [ValueError("a fault"), TimeoutError("its own")])
@@ -969,7 +969,7 @@ async def test_a_fault_ends_the_run(bench: Bench, fault: Exception) -> None:
     async def fall(_: Delivery) -> Outcome:
         raise fault
 
-    bench.far.answer = fall
+    bench.remote.answer = fall
     await bench.start()
     await bench.record(event("a"))
     assert bench.task is not None
@@ -987,7 +987,7 @@ async def test_a_stop_lets_the_flying_land(bench: Bench) -> None:
         await gate.wait()
         return Delivered()
 
-    bench.far.answer = wait
+    bench.remote.answer = wait
     await bench.start(concurrency=1)
     await bench.record(event("a"), event("b"))
     assert bench.task is not None
@@ -997,7 +997,7 @@ async def test_a_stop_lets_the_flying_land(bench: Bench) -> None:
     with pytest.raises(asyncio.CancelledError):
         await bench.task
     bench.task = None
-    assert [call for _, call, _, _ in bench.far.sent] == ["a"]
+    assert [call for _, call, _, _ in bench.remote.sent] == ["a"]
     assert await bench.pending() == 1
 
 
@@ -1008,14 +1008,14 @@ async def test_a_stop_has_an_end(bench: Bench) -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
-    bench.far.answer = hang
+    bench.remote.answer = hang
     await bench.start()
     await bench.record(event("a"))
     await bench.stop()
-    assert bench.far.open == 0
-    bench.far.answer = Delivered()
+    assert bench.remote.open == 0
+    bench.remote.answer = Delivered()
     await bench.start()
-    assert [attempt for _, _, _, attempt in bench.far.sent] == [1, 1]
+    assert [attempt for _, _, _, attempt in bench.remote.sent] == [1, 1]
 
 
 async def test_an_impatient_stop_leaves_nothing_in_flight(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1035,7 +1035,7 @@ async def test_an_impatient_stop_leaves_nothing_in_flight(bench: Bench, monkeypa
     assert bench.task.done()
     monkeypatch.setattr(bench.outbox, "ack", works)
     await bench.start()
-    assert [type_ for _, _, type_, _ in bench.far.sent] == ["call.ringing", "call.ringing", "call.ended"]
+    assert [type_ for _, _, type_, _ in bench.remote.sent] == ["call.ringing", "call.ringing", "call.ended"]
     assert await bench.pending() == 0
 
 
@@ -1060,7 +1060,7 @@ async def test_an_impatient_stop_settles_what_the_disk_takes(bench: Bench, monke
     await asyncio.gather(bench.task, return_exceptions=True)
     assert await bench.pending() == 0
     await bench.start()
-    assert [call for _, call, _, _ in bench.far.sent] == ["a", "b"]
+    assert [call for _, call, _, _ in bench.remote.sent] == ["a", "b"]
 
 
 async def test_a_disk_in_trouble_sends_nothing_twice(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1079,11 +1079,11 @@ async def test_a_disk_in_trouble_sends_nothing_twice(bench: Bench, monkeypatch: 
     await bench.start()
     await bench.record(event("a"), event("a", "call.ended", 2))
     await bench.clock.turn(4.5)
-    assert len(bench.far.sent) == 1
+    assert len(bench.remote.sent) == 1
     await bench.clock.turn(1)
-    assert [type_ for _, _, type_, _ in bench.far.sent] == ["call.ringing", "call.ended"]
+    assert [type_ for _, _, type_, _ in bench.remote.sent] == ["call.ringing", "call.ended"]
     assert await bench.pending() == 0
-    assert bench.told.logged == ["outbox_failed", "outbox_recovered"]
+    assert bench.telemetry.logged == ["outbox_failed", "outbox_recovered"]
 
 
 async def test_a_disk_in_trouble_ends_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1099,7 +1099,7 @@ async def test_a_disk_in_trouble_ends_nothing(bench: Bench, monkeypatch: pytest.
     await bench.clock.turn(60)
     monkeypatch.setattr(bench.outbox, "claim", works)
     await bench.clock.turn(1)
-    assert len(bench.far.sent) == 1
+    assert len(bench.remote.sent) == 1
 
 
 async def test_one_sinks_trouble_is_its_own(bench: Bench) -> None:
@@ -1112,16 +1112,16 @@ async def test_one_sinks_trouble_is_its_own(bench: Bench) -> None:
 
     others = []
     for name, answer in (("hangs", hang), ("fails", lambda _: answering(DOWN))):
-        far = RemoteSide(bench.clock)
-        far.answer = answer
+        remote = RemoteSide(bench.clock)
+        remote.answer = answer
         one = bench.delivery_worker()
-        one.name, one._sink = name, far
+        one.name, one._sink = name, remote
         others.append(asyncio.create_task(one.run()))
     await bench.start()
     for n in range(20):
         await bench.record(event(f"c{n}", "call.ended", 1))
         await bench.clock.turn(1)
-    assert [at_s for at_s, *_ in bench.far.sent] == [float(n) for n in range(20)]
+    assert [at_s for at_s, *_ in bench.remote.sent] == [float(n) for n in range(20)]
     await cancelled_twice(*others)
 
 
@@ -1151,7 +1151,7 @@ async def test_a_stop_while_the_disk_is_full_keeps_no_claim(
     if answer == "expired":
         await bench.outbox.record("acme", None, change(event("a")))
         await bench.clock.turn(61)
-    bench.far.answer = hang if isinstance(answer, str) else answer
+    bench.remote.answer = hang if isinstance(answer, str) else answer
     await bench.start()
     await bench.record(event("a"), event("a", "call.ended", 2))
     assert bench.task is not None
@@ -1160,20 +1160,20 @@ async def test_a_stop_while_the_disk_is_full_keeps_no_claim(
         await bench.clock.settle()
     assert bench.task.done()
     full = False
-    bench.far.answer = Delivered()
+    bench.remote.answer = Delivered()
     await bench.start()
     await bench.clock.turn(40)
-    assert bench.far.sent[-1][1:3] == ("a", "call.ended")
+    assert bench.remote.sent[-1][1:3] == ("a", "call.ended")
     assert await bench.pending() == 0
 
 
 async def test_what_was_answered_is_kept_of_a_success_too(bench: Bench) -> None:
     """`explain` shows the HTTP status of each attempt, also of the one that delivered."""
-    bench.far.answer = Delivered("answered 202")
+    bench.remote.answer = Delivered("answered 202")
     await bench.start()
     await bench.record(event("a"))
     await bench.stop()
     with open_admin(bench.path) as admin:
         (call,) = admin.find("a")
-        (told,) = admin.history_of(call).events
-    assert [(one.word, one.detail) for one in told.attempts] == [("delivered", "answered 202")]
+        (history,) = admin.history_of(call).events
+    assert [(one.outcome, one.detail) for one in history.attempts] == [("delivered", "answered 202")]

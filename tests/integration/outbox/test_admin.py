@@ -152,9 +152,9 @@ async def test_replay_goes_by_what_the_sink_got(tmp_path: Path) -> None:
             await outbox.ack([Acked(one, 0) for one in await outbox.claim(sink, limit=9)])
         with open_admin(tmp_path) as admin:
             since, until = NINE - HOUR, NINE + HOUR
-            assert admin.replay(NINE, sink="in", since=since, until=until, wish=wish) == 1
+            assert admin.replay(NINE, sink="in", since=since, until=until, only=wish) == 1
             wish = Filter(directions=("outbound",))
-            assert admin.replay(NINE, sink="out", since=since, until=until, wish=wish) == 2
+            assert admin.replay(NINE, sink="out", since=since, until=until, only=wish) == 2
 
 
 async def test_story(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ async def test_story(tmp_path: Path) -> None:
         assert admin.history_around("evt_nothing") is None
     told = [(one.stored.event.type, one.pending, one.dead) for one in story.events]
     assert told == [("call.ringing", (), ()), ("call.ended", (), ("crm",)), ("call.corrected", ("crm",), ())]
-    attempts = [(one.number, one.word, one.detail, one.took_s) for one in story.events[0].attempts]
+    attempts = [(one.number, one.outcome, one.detail, one.took_s) for one in story.events[0].attempts]
     assert attempts == [(1, "503", "unavailable", 0.5), (2, "delivered", "answered 204", 0.25)]
 
 

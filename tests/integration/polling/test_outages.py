@@ -23,7 +23,7 @@ from callcast.sinks.webhook import Settings
 from callcast.testing import context
 from tests.builders import change, event
 from tests.clock import TurnedClock
-from tests.integration.delivery.test_worker import EventHistory, cancelled_twice
+from tests.integration.delivery.test_worker import RecordedTelemetry, cancelled_twice
 from tests.outbox import busy
 
 HOUR_S = 3600.0
@@ -56,20 +56,20 @@ class House:
     def __init__(self, clock: TurnedClock, outbox: SqliteOutbox) -> None:
         self.clock = clock
         self.outbox = outbox
-        self.told: dict[str, EventHistory] = {}
+        self.telemetry: dict[str, RecordedTelemetry] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, sinks: dict[str, Sink]) -> None:
         await self.outbox.subscribe({name: Filter() for name in sinks})
         for name, sink in sinks.items():
-            self.told[name] = EventHistory()
+            self.telemetry[name] = RecordedTelemetry()
             one = DeliveryWorker(
-                *(name, sink, self.outbox, self.clock, RetryPolicy(), self.told[name]),
-                outbox_user=OutboxHealth(self.clock, self.told[name]).user(sink=name),
+                *(name, sink, self.outbox, self.clock, RetryPolicy(), self.telemetry[name]),
+                outbox_user=OutboxHealth(self.clock, self.telemetry[name]).user(sink=name),
                 concurrency=8,
                 timeout_s=15,
                 random=lambda: 0.5,
-                log=self.told[name],
+                log=self.telemetry[name],
             )
             self._tasks.append(asyncio.create_task(one.run()))
         await self.clock.settle()
@@ -166,10 +166,10 @@ async def test_a_day_with_every_kind_of_trouble(house: House) -> None:
         came = Counter((call, type_) for _, call, type_ in sink.taken)
         assert set(came.values()) == {1}, name
         assert {call for call, type_ in came if type_ == "call.ended"} == set(begun), name
-        assert len(sink.taken) + house.told[name].expired == len(TYPES) * len(begun), name
+        assert len(sink.taken) + house.telemetry[name].expired == len(TYPES) * len(begun), name
         in_order(sink)
-    assert house.told["healthy"].expired == 0
-    assert house.told["refuses"].expired >= 2 * 35, "what was live in those twelve hours"
+    assert house.telemetry["healthy"].expired == 0
+    assert house.telemetry["refuses"].expired >= 2 * 35, "what was live in those twelve hours"
 
 
 def in_order(sink: Acked) -> None:
@@ -195,7 +195,7 @@ async def test_seventy_two_hours_without_an_endpoint(house: House, seldom: pytes
             seldom.undo()
         await house.clock.turn(HOUR_S / 2)
     assert sink.taken == []
-    assert house.told["crm"].expired == 2 * 72
+    assert house.telemetry["crm"].expired == 2 * 72
     await house.clock.turn(60)
     claim_probe, *rest = [call for _, call, _ in sink.taken]
     assert rest == [call for call in (f"101/c{number}" for number in range(72)) if call != claim_probe], (
@@ -289,7 +289,7 @@ async def test_an_hour_of_our_own_fault_costs_nothing(
         await house.clock.turn(60)
         assert receiver.types == ["call.ended"] * 12
         assert await house.pending() == {"crm": (0, 0)}
-        assert house.told["crm"].dead == 0
+        assert house.telemetry["crm"].dead == 0
         await house.stop()
 
 

@@ -144,7 +144,7 @@ class SqliteAdmin(OutboxAdmin):
     # Replay
 
     def replay(
-        self, now: datetime, *, sink: str, since: datetime, until: datetime, type_: str = "*", wish: Filter = EVERYTHING
+        self, now: datetime, *, sink: str, since: datetime, until: datetime, type_: str = "*", only: Filter = EVERYTHING
     ) -> int:
         row = self._execute("SELECT id FROM sinks WHERE name = ?", (sink,)).fetchone()
         if row is None:
@@ -161,7 +161,7 @@ class SqliteAdmin(OutboxAdmin):
             with self._transaction():
                 for _, seq, body in rows:
                     event = event_of(body)
-                    if fnmatchcase(event.type, type_) and wish.wants(event, followed=self._is_followed(row[0], seq)):
+                    if fnmatchcase(event.type, type_) and only.wants(event, followed=self._is_followed(row[0], seq)):
                         count += self._make_pending(row[0], seq, body, us_of(now))
             after = rows[-1][:2]
 
@@ -258,11 +258,11 @@ class SqliteAdmin(OutboxAdmin):
                 sink=name,
                 number=n,
                 at=time_of(at),
-                word=word,
+                outcome=outcome,
                 detail=detail,
                 took_s=None if took_us is None else took_us / 1e6,
             )
-            for name, n, at, word, detail, took_us in rows
+            for name, n, at, outcome, detail, took_us in rows
         )
 
     def _sinks_in(self, table: str, seq: int) -> tuple[str, ...]:

@@ -158,11 +158,11 @@ class Deliveries:
         if poll is not None:
             calls.keep_poll(self.connection, source, poll)
         calls.keep_calls(self.connection, source, change.calls, now_us)
-        wishes = [(self.id_of(name), wish) for name, wish in self.filters.items() if wish.has_source(source)]
+        filters = [(self.id_of(name), one) for name, one in self.filters.items() if one.has_source(source)]
         due: list[Due] = []
         for some in batched(change.events, calls.ROWS):
             new = self._put_events(some, now_us)
-            if rows := self._wanted(new, wishes):
+            if rows := self._wanted(new, filters):
                 positions = self._execute(_POSITIONS, (encode_rows(rows),)).fetchone()[0]
                 self._execute(_ADD_DELIVERIES, {"rows": positions, "now": now_us})
                 due += self._first_attempts(rows_of(positions), now_us)
@@ -184,14 +184,14 @@ class Deliveries:
         return new
 
     def _wanted(
-        self, new: Sequence[tuple[int, int, Event]], wishes: Sequence[tuple[int, Filter]]
+        self, new: Sequence[tuple[int, int, Event]], filters: Sequence[tuple[int, Filter]]
     ) -> list[tuple[int, int, int, bool, int | None, bool]]:
         """A row for each event and sink that gets it; the last value: an earlier row is of the same call."""
         undecided = [  # sinks that get the event only if they got an earlier one of the call
             (sink, ordering_key)
             for _, ordering_key, event in new
-            for sink, wish in wishes
-            if wish.wants(event, followed=True) and not wish.wants(event)
+            for sink, one in filters
+            if one.wants(event, followed=True) and not one.wants(event)
         ]
         followed, earlier, rows = set(), set(), []
         if undecided:
@@ -199,9 +199,9 @@ class Deliveries:
             followed = {(sink, ordering_key) for sink, ordering_key in rows_of(found)}
         for seq, ordering_key, event in new:
             first = int(event.sequence == 1) if isinstance(event, CallEvent) else None
-            for sink, wish in wishes:
+            for sink, one in filters:
                 key = (sink, ordering_key)
-                if wish.wants(event, followed=key in followed or key in earlier):
+                if one.wants(event, followed=key in followed or key in earlier):
                     rows.append((sink, seq, ordering_key, event.live, first, key in earlier))
                     earlier.add(key)
         return rows

@@ -196,10 +196,10 @@ class WriterThread:
         deliveries.connection.execute("BEGIN IMMEDIATE")
         for job in jobs:
             self._run(deliveries, job)
-        spoiled = any(job.error is not None for job in jobs)
-        deliveries.connection.execute("ROLLBACK" if spoiled else "COMMIT")
+        failed = any(job.error is not None for job in jobs)
+        deliveries.connection.execute("ROLLBACK" if failed else "COMMIT")
         self._committed_at = time.monotonic()
-        if spoiled:
+        if failed:
             deliveries.forget(self._filters)
             return len(jobs) == 1
         self._filters = deliveries.filters
