@@ -361,3 +361,23 @@ async def test_a_folder_that_is_deleted_while_nothing_is_open(tmp_path: Path, mo
         assert await pending(outbox) == ["a"]
         with pytest.raises(OutboxRefused, match="in use by another callcast service"):
             Lock(folder)
+
+
+async def test_a_file_put_in_place_is_not_read_with_the_log_of_ours(tmp_path: Path) -> None:
+    """Our file was replaced while it was closed, and its log lay there still, because a backup program had it open."""
+    folder, other = tmp_path / "data", tmp_path / "other"
+    async with opened(other) as outbox:
+        await outbox.record("acme", None, change(event("theirs")))
+    async with opened(folder) as outbox:
+        await outbox.record("acme", None, change(event("ours")))
+        with closing(sqlite3.connect(folder / FILE)) as reader:
+            reader.execute("BEGIN")
+            assert reader.execute("SELECT count(*) FROM events").fetchone() == (1,)
+            await outbox._writer.submit(lambda _: outbox._writer._close(), reads=True)
+            shutil.copy(other / FILE, folder / "new")
+            (folder / "new").rename(folder / FILE)
+            assert (folder / f"{FILE}-wal").stat().st_size > 0
+            await working(outbox)
+            assert await pending(outbox) == ["theirs"]
+            assert any("was deleted or replaced while" in warning for warning in outbox.warnings())
+    assert [path.name for path in folder.iterdir() if "replaced" in path.name], "the log is kept"

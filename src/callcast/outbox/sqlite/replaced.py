@@ -120,6 +120,14 @@ def set_aside_other(directory: Path, at: datetime, ours: Identity) -> Path | Non
     return None
 
 
+def set_aside_log(directory: Path, at: datetime, ours: Identity) -> None:
+    """Rename the WAL of a file that was replaced while it was closed: SQLite would apply it to the new file."""
+    for tail in _TAILS[1:]:
+        path = directory / f"{FILE}{tail}"
+        if _identity(path) in set(ours) - {None}:
+            path.rename(directory / f"{FILE}.replaced-{at:%Y%m%dT%H%M%S%fZ}{tail}")
+
+
 def install_copy(directory: Path, at: datetime, *, ours: Identity = ()) -> Path | None:
     """Rename a written copy, if there is one, to the name of the outbox. No connection may be open.
 

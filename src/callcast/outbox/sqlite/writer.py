@@ -262,6 +262,7 @@ class WriterThread:
             self._copy = replaced.restore_copy(self._copy, self._directory)
         replaced.install_copy(self._directory, at)
         if self._files and replaced.identity(self._directory)[0] != self._files[0]:
+            replaced.set_aside_log(self._directory, at, self._files)
             self._use_new_file(at)
             self.warnings["lost"] = (
                 f"the outbox {self._directory / schema.FILE} was deleted or replaced while it could not be used; "
