@@ -93,7 +93,7 @@ class Reader:
         answer, token, wait_s = await self._ask(resource, url, purpose, timeout_s, accept)
         if answer.status == 401 and await self._tokens.renewed(token):
             answer, token, wait_s = await self._ask(resource, url, "page", timeout_s, accept)
-        self._tokens.heard(token, refused=answer.status == 401)
+        self._tokens.answered(token, refused=answer.status == 401)
         if answer.status in (200, 207) or (absent_is_fine and answer.status == 404):
             return answer
         permission = PERMISSIONS.get(resource, "ReadCallLog")

@@ -130,7 +130,7 @@ class Exchange:
         ) as response:
             # An answer that is not JSON comes from a proxy, and so does its Date header.
             date = response.headers.get("Date") if response.content_type == "application/json" else None
-            self._platform_clock.heard(date, asked_at=asked_at, answered_at=self._clock.monotonic())
+            self._platform_clock.update(date, asked_at=asked_at, answered_at=self._clock.monotonic())
             body = await _read(response)
             return Answer(response.status, response.headers, body, self._clock.monotonic() - asked_at)
 

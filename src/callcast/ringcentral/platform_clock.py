@@ -42,7 +42,7 @@ class PlatformClock:
         self._last_now = (steady, seconds)
         return EPOCH + timedelta(seconds=seconds)
 
-    def heard(self, date: str | None, *, asked_at: float, answered_at: float) -> None:
+    def update(self, date: str | None, *, asked_at: float, answered_at: float) -> None:
         """Process a Date header, with the monotonic times of the request and its answer.
 
         The platform wrote it between the two, so only a difference beyond the round trip and the header's resolution

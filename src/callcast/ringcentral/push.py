@@ -151,7 +151,7 @@ class Connector:
         if answer.status == 401 and await self._tokens.renewed(token):
             token = await self._tokens.current()
             answer, wait_s = await self._ask(token.reveal())
-        self._tokens.heard(token, refused=answer.status == 401)
+        self._tokens.answered(token, refused=answer.status == 401)
         if answer.status in (403, 404):
             raise _refusal(answer, PUSH_PERMISSION)
         if answer.status != 200:

@@ -21,7 +21,7 @@ at once, because the platform answers that with CMN-304. A cancelled wait and an
 import asyncio
 import math
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -47,9 +47,9 @@ REST: tuple[Purpose, ...] = ("call_log", "push_token")
 Group = Literal["heavy", "medium", "light", "auth"]
 
 SLACK_S = 1.0  # the platform may count in whole seconds
-POLLING_MAX = 0.8  # one place in five is left to the call log, whatever `headroom` says
+POLLING_MAX = 0.8  # one place in five is left to the call log, whatever `headroom` is
 EVENNESS = 0.9  # the poll after a late one comes at least this much of a spacing later
-TOGETHER_S = 0.02  # polls that lie closer together than this may be sent together
+TOGETHER_S = 0.02  # polls that are due within this time may be sent together
 PENALTY_DEFAULT_S = 30.0  # documented: wait at least 30 s after a 429 without Retry-After
 PENALTY_MAX_S = 3600.0
 LIMIT_MAX = 1_000_000  # also bounds what is remembered: eight bytes each
@@ -97,7 +97,7 @@ class _Taken:
         self.times = array("d")
 
     def add(self, at: float, count: int = 1) -> None:
-        """Not earlier than the last one: what was kept over a restart may lie a moment ahead."""
+        """Add a time; not before the last one, because what was kept over a restart may be a moment ahead."""
         at = max(at, self.times[-1]) if self.times else at
         self.times.extend([at] * count)
 
@@ -108,7 +108,7 @@ class _Taken:
         return self.in_flight + len(self.times) - bisect_right(self.times, at)
 
     def free_at(self, room: int, length_s: float, now: float) -> float:
-        """When one more has room; infinity while only the end of a request in flight can tell."""
+        """When there is room for one more; infinity while that depends on the end of a request in flight."""
         first = bisect_right(self.times, now - length_s)
         too_many = self.in_flight + len(self.times) - first + 1 - room
         if too_many <= 0:
@@ -123,24 +123,22 @@ class _Taken:
 
 
 class _Window:
-    """So many requests within so many seconds, and what others use of them."""
+    """A limit of requests within so many seconds, and how many of them other programs use."""
 
-    def __init__(self, limit: int, length_s: float, heard_at: float) -> None:
+    def __init__(self, limit: int, length_s: float, announced_at: float) -> None:
         self.limit = limit
         self.length_s = length_s
-        self.heard_at = heard_at
+        self.announced_at = announced_at
         self.remaining = limit
         self.densest = 0  # the most requests of polling that were ever in it
         self._others: deque[tuple[float, int]] = deque()  # when others were noticed, and how many places they took
 
     def others(self, now: float) -> int:
-        """The most places that others took lately."""
+        """The most places that others took lately, and a guard."""
         while self._others and self._others[0][0] + OTHERS_HOLD * self.length_s <= now:
             self._others.popleft()
-        if not self._others:
-            return 0
-        others = self._others[0][1]  # the most: later ones are there only if they are fewer
-        return others + math.ceil(others * OTHERS_GUARD)
+        most = self._others[0][1] if self._others else 0  # later ones are there only if they are fewer
+        return most + math.ceil(most * OTHERS_GUARD)
 
     def notice_others(self, now: float, others: int) -> None:
         others = min(max(0, others), self.limit)
@@ -224,8 +222,8 @@ class RateLimiter:
         self._all = _Taken()
         self._rest = _Taken()
         self._polling = _Taken()  # by the time of sending: a share that we set ourselves needs no slack
-        self._silent_until = started_at
-        self._strikes = 0  # penalties in a row
+        self._paused_until = started_at
+        self._penalties = 0  # penalties in a row
         self._grid = -math.inf  # when the last poll was due; the next ones follow from there
         self._pages = 0  # requests that the last poll took beside its first
         self._waiting: dict[Purpose, deque[Slot]] = {purpose: deque() for purpose in ORDER}
@@ -274,7 +272,7 @@ class RateLimiter:
 
     def hold_s(self) -> float:
         """Return the seconds until any request can be sent; above 0 only in a penalty."""
-        return max(0.0, self._silent_until - self._clock.monotonic())
+        return max(0.0, self._paused_until - self._clock.monotonic())
 
     def wait_s(self, purpose: Purpose) -> float:
         """Return the seconds until a request of this purpose can be sent, if no other is waiting."""
@@ -307,10 +305,10 @@ class RateLimiter:
     # When a request may be sent
 
     def _due(self, purpose: Purpose, now: float) -> float:
-        """When such a request may be sent; infinity while only the end of another one can tell."""
-        if self._strikes and self._in_flight:
-            return math.inf  # after a penalty one goes ahead
-        due = max(now, self._silent_until)
+        """When such a request may be sent; infinity while that depends on the end of another one."""
+        if self._penalties and self._in_flight:
+            return math.inf  # after a penalty one request is sent first
+        due = max(now, self._paused_until)
         for window in self._limits():
             kept_s = window.length_s + SLACK_S
             usable = self._usable(window, now, first=True)
@@ -393,10 +391,7 @@ class RateLimiter:
     async def wait(self, slot: Slot) -> None:
         slot.granted = asyncio.get_running_loop().create_future()
         waiting = self._waiting[slot.purpose]
-        place = len(waiting)
-        while place > 0 and waiting[place - 1].urgency > slot.urgency:
-            place -= 1
-        waiting.insert(place, slot)
+        insort(waiting, slot, key=lambda other: other.urgency)
         self._serve()
         try:
             await slot.granted
@@ -414,23 +409,17 @@ class RateLimiter:
         now = self._clock.monotonic()
         next_due = math.inf
         for purpose in ORDER:
-            while (slot := self._first(purpose)) is not None:
+            for slot in tuple(self._waiting[purpose]):
+                if slot.granted is None or slot.granted.done() or slot.key in self._in_flight:
+                    continue  # cancelled, or the same request is in flight
                 due = self._due(purpose, now)
                 if due > now:
                     next_due = min(next_due, due)
                     break
                 self._waiting[purpose].remove(slot)
                 self._begin(slot, now)
-                if slot.granted is not None:
-                    slot.granted.set_result(None)
+                slot.granted.set_result(None)
         self._set_alarm(next_due, now)
-
-    def _first(self, purpose: Purpose) -> Slot | None:
-        """Return the next slot that is neither cancelled nor waiting for the same request in flight."""
-        for slot in self._waiting[purpose]:
-            if slot.granted is not None and not slot.granted.done() and slot.key not in self._in_flight:
-                return slot
-        return None
 
     def _set_alarm(self, at: float, now: float) -> None:
         if at == self._alarm_at:
@@ -463,9 +452,9 @@ class RateLimiter:
         if status == 503 and retry_after_s is not None:
             concerned |= set(self._groups.values())
             for limiter in concerned:
-                limiter.silence(retry_after_s)
+                limiter.pause(retry_after_s)
         elif status < 400 and self.hold_s() == 0:
-            self._strikes = 0
+            self._penalties = 0
         for limiter in concerned:
             limiter.report()
         return self.hold_s() if status == 429 else retry_after_s
@@ -493,29 +482,29 @@ class RateLimiter:
                 found = _Window(limit, length_s, now)
                 self._windows.append(found)
             self._last = found
-        self._last.limit, self._last.heard_at = limit, now
-        kept = [window for window in self._windows if now - window.heard_at < ANNOUNCED_FOR_S]
-        self._windows = sorted(kept, key=lambda window: window.heard_at)[-WINDOWS_MAX:]
+        self._last.limit, self._last.announced_at = limit, now
+        kept = [window for window in self._windows if now - window.announced_at < ANNOUNCED_FOR_S]
+        self._windows = sorted(kept, key=lambda window: window.announced_at)[-WINDOWS_MAX:]
         return self._last
 
     def refused(self, retry_after_s: float | None, window_s: float | None) -> None:
-        """A 429. The second in a row is waited out longer than its Retry-After says.
+        """Pause after a 429. After the second in a row, pause longer than its Retry-After.
 
-        Two programs that both wait just as long as Retry-After says keep each other in the penalty for ever: each
-        one's first request after it falls into the penalty that the other's has begun.
+        Two programs that both wait exactly as long as Retry-After keep each other in the penalty: the first request of
+        each one comes during the penalty that the other's has started.
         """
         if self.hold_s() == 0:
-            self._strikes += 1
-        wish_s = max(PENALTY_DEFAULT_S, window_s or 0.0) if retry_after_s is None else retry_after_s
-        growth = 2 ** min(self._strikes - 1, 2 if retry_after_s is None else 1)
+            self._penalties += 1
+        delay_s = max(PENALTY_DEFAULT_S, window_s or 0.0) if retry_after_s is None else retry_after_s
+        growth = 2 ** min(self._penalties - 1, 2 if retry_after_s is None else 1)
         for window in self._windows:
             window.remaining = 0
-        self.silence(wish_s * growth)
+        self.pause(delay_s * growth)
 
-    def silence(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         """Send nothing for so long (at most an hour)."""
         until = self._clock.monotonic() + min(max(seconds, 0.0), PENALTY_MAX_S) + SLACK_S
-        self._silent_until = max(self._silent_until, until)
+        self._paused_until = max(self._paused_until, until)
 
     def report(self) -> None:
         self._show(self)
@@ -551,22 +540,25 @@ class RateLimiter:
         spent.append((-IN_FLIGHT_KEPT_S, self._all.in_flight - self._rest.in_flight, self._rest.in_flight))
         kept = Kept(
             at=self._clock.wall().timestamp(),
-            windows=[(one.limit, one.length_s, now - one.heard_at) for one in self._windows if self._windows_known],
+            windows=[(one.limit, one.length_s, now - one.announced_at) for one in self._windows if self._windows_known],
             silent_s=self.hold_s(),
-            strikes=self._strikes,
+            strikes=self._penalties,
             spent=[one for one in spent if one[1] or one[2]],
         )
         return msgspec.json.encode(kept)
 
     def _restore(self, kept: bytes | None) -> None:
-        """Whatever the wall clock did meanwhile, never more careless than what was kept, nor silent for longer."""
+        """Continue from the kept state.
+
+        Whatever the wall clock did meanwhile, it frees no place early, and makes no penalty longer.
+        """
         try:
             state = msgspec.json.decode(kept or b"", type=Kept)
         except msgspec.MsgspecError:
             return  # none, or from another version; the platform's headers will announce the limit again
         now = self._clock.monotonic()
         passed_s = max(0.0, self._clock.wall().timestamp() - state.at)
-        self._strikes = state.strikes
+        self._penalties = state.strikes
         for limit, length_s, ago_s in state.windows:
             if 0 < limit <= LIMIT_MAX and passed_s + ago_s < ANNOUNCED_FOR_S:
                 self._keep_window(now - passed_s - ago_s, limit, length_s)
@@ -579,7 +571,7 @@ class RateLimiter:
             self._polling.add(at, polling)
             self._grid = at if polling else self._grid
         if state.silent_s > passed_s:
-            self._silent_until = now + min(state.silent_s - passed_s, PENALTY_MAX_S)
+            self._paused_until = now + min(state.silent_s - passed_s, PENALTY_MAX_S)
             self._show(self)
 
 

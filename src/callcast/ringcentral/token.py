@@ -139,7 +139,7 @@ class Tokens:
         held = self._held
         if held is None:
             held = await self._given()
-        elif self._clock.monotonic() >= held.renew_at and not self._silent_s():
+        elif self._clock.monotonic() >= held.renew_at and not self._pause_s():
             self._renew(held)  # in the background: requests use the old token until it expires
         return held.token
 
@@ -155,7 +155,7 @@ class Tokens:
         await self._given()
         return True
 
-    def heard(self, token: Secret, *, refused: bool) -> None:
+    def answered(self, token: Secret, *, refused: bool) -> None:
         """Note whether the platform accepted a token."""
         held = self._held
         if held is None or held.token != token:
@@ -191,18 +191,18 @@ class Tokens:
     async def _given(self) -> Held:
         """Return the current token, or a new one. Concurrent callers share one request."""
         while (held := self._held) is None:
-            if silent_s := self._silent_s():
-                raise self._failed(silent_s)
+            if pause_s := self._pause_s():
+                raise self._failed(pause_s)
             await asyncio.wait((self._renew(None),))
         return held
 
-    def _silent_s(self) -> float:
+    def _pause_s(self) -> float:
         """Return the seconds until another token request makes sense."""
         now = self._clock.monotonic()
         standing = [one.until - now for one in (self._refusal, self._application.trouble) if one]
         return max(0.0, self._application.limiter.hold_s(), *standing)
 
-    def _failed(self, silent_s: float) -> PollFailed:
+    def _failed(self, pause_s: float) -> PollFailed:
         now = self._clock.monotonic()
         for standing in (self._refusal, self._application.trouble):
             if standing is not None and now < standing.until:
@@ -211,10 +211,10 @@ class Tokens:
                     failure.reason,
                     failure.cause,
                     fix=failure.fix,
-                    retry_after_s=silent_s,
+                    retry_after_s=pause_s,
                     request_id=failure.request_id,
                 )
-        return PollFailed("rate_limited", "rate limited; token requests paused", retry_after_s=silent_s)
+        return PollFailed("rate_limited", "rate limited; token requests paused", retry_after_s=pause_s)
 
     def _renew(self, old: Held | None) -> asyncio.Task[None]:
         """Return the renewal in progress, or start one. Raises unexpected exceptions of the previous one."""
@@ -234,7 +234,7 @@ class Tokens:
 
     async def _sign_in(self, old: Held | None) -> None:
         """Get a token other than `old`, or record a failure that applies for some time."""
-        if self._silent_s():
+        if self._pause_s():
             return  # the endpoint failed before this task started
         try:
             if not await self._refreshed(old):
@@ -284,7 +284,7 @@ class Tokens:
             async with self._slot as slot:
                 # Another source with the same credential may have signed in meanwhile.
                 renewed = self._held not in (old, None)
-                if renewed or self._silent_s():
+                if renewed or self._pause_s():
                     slot.unused()
                     return
                 answer = await self._post(TOKEN_PATH, form, ASK_TIMEOUT_S)

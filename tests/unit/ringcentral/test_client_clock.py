@@ -20,7 +20,7 @@ async def test_a_date_that_agrees_changes_nothing() -> None:
     clock = TurnedClock()
     ours = PlatformClock(clock)
     await clock.turn(0.999)
-    ours.heard(date(clock.now()), asked_at=0.9, answered_at=0.999)
+    ours.update(date(clock.now()), asked_at=0.9, answered_at=0.999)
     assert ours.now() == clock.now()
 
 
@@ -29,7 +29,7 @@ async def test_skew_is_taken_out(skew_s: float) -> None:
     """A machine whose clock is off by minutes tells the platform's time, to a second and the round trip."""
     clock = TurnedClock()
     ours = PlatformClock(clock)
-    ours.heard(date(clock.now() + timedelta(seconds=skew_s)), asked_at=0, answered_at=0)
+    ours.update(date(clock.now() + timedelta(seconds=skew_s)), asked_at=0, answered_at=0)
     assert abs((ours.now() - clock.now()).total_seconds() - skew_s) <= 1
 
 
@@ -40,7 +40,7 @@ async def test_the_first_date_puts_it_right_at_once(skew_s: float) -> None:
     ours = PlatformClock(clock)
     ours.now()
     await clock.turn(10)
-    ours.heard(date(clock.now() + timedelta(seconds=skew_s)), asked_at=10, answered_at=10)
+    ours.update(date(clock.now() + timedelta(seconds=skew_s)), asked_at=10, answered_at=10)
     assert abs((ours.now() - clock.now()).total_seconds() - skew_s) <= 1
 
 
@@ -48,9 +48,9 @@ async def test_our_time_never_jumps_back() -> None:
     """Found to be ahead after a first answer, it walks at half speed until the platform has caught up."""
     clock = TurnedClock()
     ours = PlatformClock(clock)
-    ours.heard(date(clock.now()), asked_at=0, answered_at=0)
+    ours.update(date(clock.now()), asked_at=0, answered_at=0)
     before = ours.now()
-    ours.heard(date(clock.now() - timedelta(seconds=60)), asked_at=0, answered_at=0)
+    ours.update(date(clock.now() - timedelta(seconds=60)), asked_at=0, answered_at=0)
     assert ours.now() == before
     await clock.turn(60)
     assert ours.now() - before == timedelta(seconds=30)
@@ -73,7 +73,7 @@ async def test_an_unreadable_date_is_ignored(text: str | None) -> None:
     """A header that is no date is no reason for anything."""
     clock = TurnedClock()
     ours = PlatformClock(clock)
-    ours.heard(text, asked_at=0, answered_at=0)
+    ours.update(text, asked_at=0, answered_at=0)
     assert ours.now() == clock.now()
 
 
@@ -86,7 +86,7 @@ async def test_a_single_odd_date_moves_nothing(skew_s: float) -> None:
     clock = TurnedClock()
     ours = PlatformClock(clock)
     for odd_s in (0, skew_s, 0, skew_s, 0):
-        ours.heard(date(clock.now() + timedelta(seconds=odd_s)), asked_at=0, answered_at=0)
+        ours.update(date(clock.now() + timedelta(seconds=odd_s)), asked_at=0, answered_at=0)
         assert ours.now() == clock.now()
 
 
@@ -96,11 +96,11 @@ async def test_a_date_that_the_next_one_confirms_counts(skew_s: float) -> None:
     clock = TurnedClock()
     ours = PlatformClock(clock)
     if skew_s == DAY_S:
-        ours.heard(date(clock.now()), asked_at=0, answered_at=0)
+        ours.update(date(clock.now()), asked_at=0, answered_at=0)
     for _ in range(2):
         await clock.turn(5)
         at = clock.monotonic()
-        ours.heard(date(clock.now() + timedelta(seconds=skew_s)), asked_at=at, answered_at=at)
+        ours.update(date(clock.now() + timedelta(seconds=skew_s)), asked_at=at, answered_at=at)
     assert abs((ours.now() - clock.now()).total_seconds() - skew_s) <= 1
 
 
@@ -110,7 +110,7 @@ async def test_a_date_of_another_age_is_ignored_however_often_it_comes(text: str
     clock = TurnedClock()
     ours = PlatformClock(clock)
     for _ in range(3):
-        ours.heard(text, asked_at=0, answered_at=0)
+        ours.update(text, asked_at=0, answered_at=0)
         await clock.turn(10)
     assert ours.now() == clock.now()
 
@@ -123,12 +123,12 @@ def test_time_only_goes_forward(story: list[tuple[float, float, float]]) -> None
     """Whatever the platform's clock does and however slow its answers are, our time never goes back after the first."""
     clock = TurnedClock()
     ours = PlatformClock(clock)
-    ours.heard(date(clock.now()), asked_at=0, answered_at=0)
+    ours.update(date(clock.now()), asked_at=0, answered_at=0)
     told = ours.now()
     for passed_s, skew_s, took_s in story:
         clock._passed_s += passed_s + took_s
         written = clock.now() + timedelta(seconds=skew_s - took_s)
-        ours.heard(date(written), asked_at=clock.monotonic() - took_s, answered_at=clock.monotonic())
+        ours.update(date(written), asked_at=clock.monotonic() - took_s, answered_at=clock.monotonic())
         assert ours.now() >= told
         told = ours.now()
 
@@ -145,7 +145,7 @@ def test_many_answers_never_make_it_worse(skew_s: float, story: list[tuple[float
         written_at = answered_at - round_trip_s * share
         written = clock.now() - timedelta(seconds=round_trip_s * share) + timedelta(seconds=skew_s)
         assert written_at <= answered_at
-        ours.heard(date(written), asked_at=answered_at - round_trip_s, answered_at=answered_at)
+        ours.update(date(written), asked_at=answered_at - round_trip_s, answered_at=answered_at)
         best_s = min(best_s, round_trip_s)
         off_s = ours._offset_s - (clock._start.timestamp() + skew_s)
         assert abs(off_s) <= 1.000_01 + best_s
