@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -24,12 +25,14 @@ from callcast.polling.sources import Sources
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import SERVICE, Outbox, OutboxUnavailable
 from callcast.provider import SourceSettings, plan
+from callcast.settings.secret import Stamp, stamp_of
 from callcast.supervisor import TaskSupervisor
 from callcast.web.serializers import CallSerializer
 from callcast.web.server import WebServer, serve
 from callcast.web.sse import Broadcaster
 
 HOUSEKEEPING_S = 10.0
+FILES_S = 10.0  # how often to check whether secret and certificate files have changed
 # How long a reload waits for a stopped source or sink to finish: a remote side that hangs must not block it.
 STOP_PATIENCE_S = 0.5
 
@@ -114,7 +117,7 @@ class Service:
         await self._apply(self._settings)
         self._metrics.config_reloaded(True)
         counting = store_counts(self._live_calls, self._outbox, self._outbox_health.service, self._clock)
-        for work in (self._broadcaster.run(), counting, self._housekeeping()):
+        for work in (self._broadcaster.run(), counting, self._housekeeping(), self._follow_files()):
             self._background.append(tasks.create_task(work))
         self._started.set()
 
@@ -174,15 +177,27 @@ class Service:
         await self._started.wait()
         if self._stopping:
             return ["the service is stopping"]
-        return await asyncio.shield(self._tasks.create_task(self._reload()))
+        return await asyncio.shield(self._tasks.create_task(self._reload(self._read_config)))
 
-    async def _reload(self) -> Sequence[str]:
+    async def _follow_files(self) -> None:
+        """Take up secret and certificate files that have changed, but no change of the configuration's own file."""
+        refused: dict[Path, Stamp] = {}  # reported already
+        while True:
+            await self._clock.sleep(FILES_S)
+            read = self._settings.files
+            now = await asyncio.to_thread(lambda files: {path: stamp_of(path) for path in files}, read)
+            changed = sorted(str(path) for path in read if now[path] != read[path])
+            if changed and now != refused:
+                self._log.info("files_changed", files=changed)
+                refused = now if await self._reload(self._settings.read_again) else {}
+
+    async def _reload(self, read: Callable[[], Settings]) -> Sequence[str]:
         async with self._reloading:
             if self._stopping:
                 return ["the service is stopping"]
             before = self._settings
             try:
-                wanted = await asyncio.to_thread(self._read_config)
+                wanted = await asyncio.to_thread(read)
                 if fixed := _needs_restart(before, wanted):
                     return self._refused("configuration", fixed)
                 key = await asyncio.to_thread(hash_key, wanted, self._hash_key)
@@ -193,7 +208,7 @@ class Service:
                 return self._refused("outbox", [str(error)])
             self._hash_key = key
             same = [name for name, secret in wanted.credentials.items() if before.credentials.get(name) == secret]
-            if same:
+            if same and read is self._read_config:
                 self._log.info(
                     "credentials_unchanged",
                     credentials=sorted(same),

@@ -311,6 +311,25 @@ async def test_secrets_are_read_again(town: Town, hook: Hook) -> None:
     await until(lambda: hook.headers == ["first", "second"], "the second secret")
 
 
+async def test_a_changed_secret_file_is_taken_up_without_a_reload(town: Town, hook: Hook) -> None:
+    """The sink gets the new secret, an edited configuration has to wait, and of a broken file the old text stays."""
+    secret = town.folder / "team"
+    secret.write_text("first")
+    sink = hook.sink("crm", headers={"X-Team": {"file": str(secret)}})
+    await town.start(town.head(), town.source(), sink)
+    town.call()
+    await until(lambda: hook.headers == ["first"], "the first secret")
+    town.write("half of an edited file")
+    secret.write_text("second")
+    await until(lambda: bool(town.logged("configuration_reloaded")), "the new secret")
+    secret.write_text("")
+    await until(lambda: bool(town.logged("reload_refused")), "the broken file in the log")
+    assert "is empty" in town.logged("reload_refused")[0]["detail"]
+    town.call("102")
+    await until(lambda: hook.headers == ["first", "second"], "the second secret")
+    assert [line["files"] for line in town.logged("files_changed")] == [[str(secret)]] * 2
+
+
 async def test_a_credential_of_systemd_that_is_the_same_is_named(town: Town, hook: Hook) -> None:
     """Who has replaced one learns from the log that only a restart brings it; no word of one that did change."""
     for name in ("team", "stable"):

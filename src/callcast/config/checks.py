@@ -83,6 +83,7 @@ class Validator:
             "sinks": sinks,
             "names": names,
             "credentials": self._keyring.credentials,
+            "files": self._keyring.files,
         }
 
     def _error(self, path: KeyPath, problem: str, fix: str = "", *, at: KeyPath | None = None) -> None:

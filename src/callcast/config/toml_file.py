@@ -13,7 +13,11 @@ _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 def read(path: Path) -> Document:
     """Parse the file. Raises ConfigError if it cannot be read or parsed."""
-    text = _text(path)
+    return parse(path, text_of(path))
+
+
+def parse(path: Path, text: str) -> Document:
+    """Parse the text of the file. Raises ConfigError."""
     try:
         return Document(path=path, data=tomllib.loads(text), lines=locate(text))
     except RecursionError:
@@ -22,7 +26,7 @@ def read(path: Path) -> Document:
         raise ConfigError([_syntax(path, text, str(error))]) from None
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
     try:
         with path.open("rb") as file:
             raw = file.read(FILE_BYTES_MAX + 1)

@@ -14,12 +14,15 @@ FILE_BYTES_MAX = 65_536
 PLACES = ("env", "file", "credential")
 EXPECTED = 'a string, or { env = "NAME" }, { file = "/path" } or { credential = "name" }'
 
+Stamp = tuple[int, ...]
+
 
 class Keyring:
     """Reads secrets from environment variables, files and systemd credentials. It is pydantic's validation context.
 
     folder: relative paths start here.
     credentials: the systemd credentials that were read, by name.
+    files: the secret and certificate files that were read, with their stamps.
     seen: the text of every secret, so that reports can be masked before they are shown.
     """
 
@@ -28,6 +31,7 @@ class Keyring:
         self.folder = folder
         self.seen: set[str] = set()
         self.credentials: dict[str, Secret] = {}
+        self.files: dict[Path, Stamp] = {}
 
     def read(self, place: str, name: str) -> str:
         """Return the secret's text. Raises PydanticCustomError if it cannot be read; the error never quotes it."""
@@ -48,7 +52,9 @@ class Keyring:
 
     def _path(self, place: str, name: str) -> Path:
         if place == "file":
-            return beside(self.folder, name)
+            path = beside(self.folder, name)
+            self.files[path] = stamp_of(path)
+            return path
         folder = self._environ.get("CREDENTIALS_DIRECTORY")
         if not folder:
             raise rejected(
@@ -80,6 +86,15 @@ def _remedy(error: OSError) -> str:
     if isinstance(error, PermissionError):
         return "make it readable for the user that runs callcast"
     return "use a regular file that contains nothing but the secret"
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Differs when the file was written or replaced; empty if it is missing."""
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):
+        return ()
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def located(path: Path, info: ValidationInfo) -> Path:

@@ -8,12 +8,17 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, field_validator
 
-from callcast.settings.secret import located
+from callcast.settings.secret import Keyring, located, stamp_of
 from callcast.sinks import SinkSettings
 
 
 def _beside_the_configuration(path: str, info: ValidationInfo) -> str:
-    return str(located(Path(path), info)) if path else ""
+    if not path:
+        return ""
+    found = located(Path(path), info)
+    if isinstance(info.context, Keyring):
+        info.context.files[found] = stamp_of(found)
+    return str(found)
 
 
 PemPath = Annotated[str, AfterValidator(_beside_the_configuration)]

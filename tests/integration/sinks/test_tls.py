@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from callcast.settings.secret import Keyring
+from callcast.settings.secret import Keyring, stamp_of
 from callcast.sinks.webhook import Settings
 from tests.integration.sinks.certificates import Certificates
 
@@ -38,3 +38,17 @@ def test_a_file_without_a_certificate_is_found_at_once(tmp_path: Path) -> None:
         settings(tmp_path, tls_ca="ca.pem")
     with pytest.raises(ValidationError):
         settings(tmp_path, tls_ca=".")
+
+
+def test_the_service_follows_the_files(certificates: Certificates, tmp_path: Path) -> None:
+    """Each file is listed with a stamp that differs once the file was replaced."""
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(Path(certificates.ca).read_bytes())
+    keyring = Keyring({}, tmp_path)
+    keys = {"tls_ca": "ca.pem", "tls_cert": certificates.client, "tls_key": certificates.client_key}
+    Settings.model_validate({"type": "webhook", "url": "https://h/"} | keys, context=keyring)
+    assert keyring.files.keys() == {ca, Path(certificates.client), Path(certificates.client_key)}
+    before = keyring.files[ca]
+    (tmp_path / "new.pem").write_bytes(ca.read_bytes())
+    (tmp_path / "new.pem").replace(ca)
+    assert stamp_of(ca) not in (before, ())
