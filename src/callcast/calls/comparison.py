@@ -16,7 +16,7 @@ from callcast.calls.lifecycle import (
     end,
     is_unchanged,
     known_state,
-    settled_as,
+    settle,
     wait,
     with_facts,
 )
@@ -69,10 +69,10 @@ class Comparison:
         return shown
 
     def with_unnamed(self, observations: Sequence[CallObservation]) -> tuple[Sequence[CallObservation], Sequence[Call]]:
-        """The observations, and what their records show of open parts that they named before and do not name now; and
-        the parts of such records that are over.
+        """Return the observations, with those of parts that a record named before and does not name now; and the parts
+        of such records that are over.
 
-        A record that names no extension any more still is its only part's: it says of that part all that it says.
+        A record that names no extension any more still belongs to its only part: all of its facts are that part's.
         """
         records = {one.record_id: one for one in observations if one.unnamed is not None}
         if not records:
@@ -89,14 +89,14 @@ class Comparison:
             hidden = [call for call in parts if not _is_shown(call, known, seen[one.session_id])]
             candidates = [call for call in parts if is_open(call) or was_answered(call)]
             is_unassigned = one.extension_id == UNASSIGNED
-            word = one if is_unassigned and len(candidates) == 1 else one.unnamed
-            assert word is not None  # noqa: S101 - it was asked for above
+            shown = one if is_unassigned and len(candidates) == 1 else one.unnamed
+            assert shown is not None  # noqa: S101 - only such records are in `records`
             if hidden and is_unassigned:
                 taken.add(record_id)
             for call in hidden:
                 if is_open(call):
                     facts = {"extension_id": call.extension_id, "started_at": call.started_at, "unnamed": None}
-                    added.append(msgspec.structs.replace(word, **facts))
+                    added.append(msgspec.structs.replace(shown, **facts))
                 else:
                     over.append(call)
         return [*(one for one in observations if one.record_id not in taken), *added], over
@@ -125,7 +125,7 @@ class Comparison:
                 groups[known_as][1].extend(seen)
             else:
                 groups[known_as] = calls, seen
-        return [groups[key] for key in sorted(groups, key=_is_unassigned)]
+        return [groups[key] for key in sorted(groups, key=lambda key: key[0] == UNASSIGNED)]
 
     def _parts_under_older_name(self, seen: Sequence[CallObservation]) -> Sequence[Call]:
         """The known parts of these records under an older session id: the platform may add the session id late."""
@@ -147,7 +147,7 @@ class Comparison:
 
     def mark_missing(self, call: Call) -> None:
         """Handle a call of the target that this poll does not show. A provisional record becomes final by vanishing."""
-        missing = self._settled(call) if call.provisional_since is not None else call
+        missing = settle(call, self._window.at) if call.provisional_since is not None else call
         if call.vanished_at is None:
             last_seen_at = self._window_of(call).after
             missing = with_facts(missing, {"vanished_at": self._window.at, "last_seen_at": last_seen_at})
@@ -189,9 +189,9 @@ class Comparison:
         if old is None and self._window_of(call).first_poll:
             call = with_facts(call, {"first_poll": True})
         if seen.provisional:
-            new = self._pending(call, seen)
+            new = with_facts(wait(call, seen), {"provisional_since": call.provisional_since or self._window.at})
             if self._has_settled(new, seen, settle_s):
-                new = self._settled(new)
+                new = settle(new, self._window.at)
         else:
             new = apply_observation(call, known_state(old), seen, self._window.at)
         listing = LISTED if listed else {"vanished_at": self._window.at}
@@ -208,9 +208,6 @@ class Comparison:
         self.update(call, new)
         return call.call_id
 
-    def _pending(self, call: Call, seen: CallObservation) -> Call:
-        return with_facts(wait(call, seen), {"provisional_since": call.provisional_since or self._window.at})
-
     def _has_settled(self, call: Call, seen: CallObservation, settle_s: float) -> bool:
         """True when the record has been provisional long enough and nothing else of the session may still be live."""
         since = call.provisional_since or self._window.at
@@ -220,9 +217,6 @@ class Comparison:
         return self._unsettled[seen.session_id] == {seen.record_id} and not any(
             is_open(other) for other in others if other.call_id != call.call_id
         )
-
-    def _settled(self, call: Call) -> Call:
-        return end(call, settled_as(call), self._window.at, ended_at=call.provisional_ended_at)
 
     def _window_of(self, call: Call) -> ObservationWindow:
         """The polls around the change of this call."""
@@ -248,7 +242,7 @@ class Comparison:
         return list((known | self._drafted.get(session_id, {})).values())
 
     def _relate_parts(self, parts: Sequence[Call]) -> None:
-        """Apply what the parts of a session say about one another: transfers, and answers elsewhere."""
+        """Apply what the parts of a session imply for one another: transfers, and answers elsewhere."""
         answered_by = {call.extension_id for call in parts if was_answered(call)}
         for account_id, session_id in {(call.account_id, call.session_id) for call in parts}:
             answered_by |= self._index.answers.of(account_id, session_id)
@@ -258,7 +252,7 @@ class Comparison:
             if call.extension_id == UNASSIGNED and old is not None and is_open(old):
                 if any(_held_call(owner, call.started_at) for owner in owners):
                     self._end_unassigned(old, call)
-            elif was_missed(call) and answered_by - {call.extension_id} and not _is_history(old):
+            elif was_missed(call) and answered_by - {call.extension_id} and not _ended_unreported(old):
                 self.update(old, with_facts(call, {"disposition": Disposition.ANSWERED_ELSEWHERE}))
 
     def _end_unassigned(self, old: Call, call: Call) -> None:
@@ -306,14 +300,11 @@ def _is_shown(call: Call, known: Sequence[Call], seen: Iterable[CallObservation]
     return any(id_ in call.record_ids or id_ not in others for id_ in own)
 
 
-def _is_unassigned(group: tuple[str, str]) -> bool:
-    return group[0] == UNASSIGNED
-
-
 def _held_call(call: Call, since: datetime) -> bool:
     """True when the call belongs to an extension and had not ended by `since`."""
     return call.extension_id != UNASSIGNED and (call.ended_at is None or call.ended_at > since)
 
 
-def _is_history(old: Call | None) -> bool:
+def _ended_unreported(old: Call | None) -> bool:
+    """True for a call that had ended before the first poll, so that there was no event."""
     return old is not None and old.sequence == 0 and not is_open(old)

@@ -119,11 +119,11 @@ def ends_as(call: Call, seen: CallObservation) -> Disposition:
     An observed answer outranks the record's disposition, unless another extension accepted the call and no accepted
     leg of this one was ever observed.
     """
-    said = seen.disposition or Disposition.UNKNOWN
-    was_answered = call.answered_at is not None or call.disposition is Disposition.ANSWERED
+    recorded = seen.disposition or Disposition.UNKNOWN
+    is_answered = call.answered_at is not None or call.disposition is Disposition.ANSWERED
     is_own = call.answered_exact or call.answered_on_own_leg
-    if not was_answered or said is Disposition.TRANSFERRED or (seen.taken_by_another and not is_own):
-        return said
+    if not is_answered or recorded is Disposition.TRANSFERRED or (seen.taken_by_another and not is_own):
+        return recorded
     return Disposition.ANSWERED
 
 
@@ -172,9 +172,9 @@ def apply_observation(call: Call, known: State | None, seen: CallObservation, at
 def wait(call: Call, seen: CallObservation) -> Call:
     """An open call after a provisional record: remember how it ends if the record turns out to be final."""
     seen = as_known(call, seen)
-    word = seen.disposition and ends_as(call, seen)
+    disposition = seen.disposition and ends_as(call, seen)
     ended_at = seen.ended_at if seen.ended_exact else None
-    return with_facts(call, {"provisional_disposition": word, "provisional_ended_at": ended_at})
+    return with_facts(call, {"provisional_disposition": disposition, "provisional_ended_at": ended_at})
 
 
 def end(call: Call, disposition: Disposition, at: datetime, *, ended_at: datetime | None = None) -> Call:
@@ -189,9 +189,9 @@ def end(call: Call, disposition: Disposition, at: datetime, *, ended_at: datetim
     return in_order(with_facts(call, facts))
 
 
-def settled_as(call: Call) -> Disposition:
-    """The disposition of a call whose provisional record is taken as final."""
-    return call.provisional_disposition or Disposition.UNKNOWN
+def settle(call: Call, at: datetime) -> Call:
+    """End an open call as its provisional record says, or as unknown. `at`: the end, unless the record gives it."""
+    return end(call, call.provisional_disposition or Disposition.UNKNOWN, at, ended_at=call.provisional_ended_at)
 
 
 def _ended(disposition: Disposition) -> dict[str, Any]:
@@ -293,7 +293,7 @@ def joined_party(old: Party | None, new: Party | None) -> Party | None:
         (old.extension_number, new.extension_number),
         (old.extension_id, new.extension_id),
     )
-    if any(known and said and known != said for known, said in pairs):
+    if any(before and now and before != now for before, now in pairs):
         return new
     return Party(
         number=new.number or old.number,
@@ -312,7 +312,7 @@ def _answered(call: Call, known: State | None, seen: CallObservation, at: dateti
 
 
 def _answer(call: Call, known: State | None, seen: CallObservation, at: datetime) -> tuple[datetime | None, bool]:
-    """When the call was answered, and whether the platform said so."""
+    """When the call was answered, and whether the platform gave this time."""
     if call.answered_exact or seen.state in UNANSWERED:
         return call.answered_at, call.answered_exact
     ended = seen.state is State.ENDED

@@ -12,22 +12,10 @@ from callcast.calls.model import Call, Direction, Disposition, Party, Queue, Sta
 
 # An ended session has the first of these dispositions that any of its parts has.
 _DISPOSITIONS = (
-    "answered",
-    "answered_elsewhere",
-    "voicemail",
-    "abandoned",
-    "missed",
-    "no_answer",
-    "busy",
-    "declined",
-    "cancelled",
-    "blocked",
-    "failed",
-    "fax",
-    "transferred",
-    "unknown",
+    *(Disposition.ANSWERED, Disposition.ANSWERED_ELSEWHERE, Disposition.VOICEMAIL, Disposition.ABANDONED),
+    *(Disposition.MISSED, Disposition.NO_ANSWER, Disposition.BUSY, Disposition.DECLINED, Disposition.CANCELLED),
+    *(Disposition.BLOCKED, Disposition.FAILED, Disposition.FAX, Disposition.TRANSFERRED, Disposition.UNKNOWN),
 )
-_RANK = {word: rank for rank, word in enumerate(_DISPOSITIONS)}
 
 
 class Session(Struct, frozen=True, kw_only=True, gc=False):
@@ -67,14 +55,21 @@ class Session(Struct, frozen=True, kw_only=True, gc=False):
 
 def session_of(parts: Iterable[Call]) -> Session:
     """Combine the parts of one session; there must be at least one."""
-    ordered = sorted(parts, key=_place)
+    # Of two parts that start in the same second the caller's part comes first.
+    ordered = sorted(parts, key=lambda p: (p.started_at, p.direction is Direction.INBOUND, p.source, p.call_id))
     first = ordered[0]
     direction = first.direction
     inbound = [part for part in ordered if part.direction is Direction.INBOUND]
     of_direction = [part for part in ordered if part.direction is direction]
-    answers = sorted((part for part in of_direction if was_answered(part)), key=_answer_place)
-    state = _state(ordered)
-    disposition = None if state is not State.ENDED else min(map(_disposition, ordered), key=_rank)
+    answers = sorted(
+        (part for part in of_direction if _is_answered(part)),
+        key=lambda part: (part.answered_at is None, part.answered_at or part.started_at),
+    )
+    states = {part.state for part in ordered}
+    state = next((one for one in (State.CONNECTED, State.RINGING, State.DIALING) if one in states), State.ENDED)
+    is_over = state is State.ENDED
+    dispositions = [part.disposition or Disposition.UNKNOWN for part in ordered]
+    disposition = min(dispositions, key=_DISPOSITIONS.index) if is_over else None
     return Session(
         account_id=next((part.account_id for part in ordered if part.account_id), None),
         session_id=first.session_id,
@@ -89,47 +84,21 @@ def session_of(parts: Iterable[Call]) -> Session:
         answered=bool(answers),
         answered_at=answers[0].answered_at if answers else None,
         answer_known=bool(answers) and _is_known(answers[0]),
-        ended_at=_ended_at(ordered) if state is State.ENDED else None,
+        ended_at=max(part.ended_at or part.started_at for part in ordered) if is_over else None,
         answered_by=tuple(dict.fromkeys(part.extension_id for part in answers)),
         disposition=disposition,
-        complete=disposition != "answered_elsewhere",
+        complete=disposition is not Disposition.ANSWERED_ELSEWHERE,
         parts=tuple(ordered),
     )
 
 
-def was_answered(part: Call) -> bool:
+def _is_answered(part: Call) -> bool:
     return part.answered_at is not None or part.state is State.CONNECTED or part.disposition is Disposition.ANSWERED
-
-
-def _place(part: Call) -> tuple[datetime, bool, str, str]:
-    """Sort by start; of two parts that start in the same second the caller's part comes first."""
-    return part.started_at, part.direction is Direction.INBOUND, part.source, part.call_id
-
-
-def _answer_place(part: Call) -> tuple[bool, datetime]:
-    return part.answered_at is None, part.answered_at or part.started_at
 
 
 def _is_known(answer: Call) -> bool:
     """False if the target's first poll showed the call connected: it may have been answered long before."""
     return answer.answered_at is not None and (answer.answered_exact or not answer.first_poll)
-
-
-def _state(parts: list[Call]) -> State:
-    states = {part.state for part in parts}
-    return next((state for state in (State.CONNECTED, State.RINGING, State.DIALING) if state in states), State.ENDED)
-
-
-def _ended_at(parts: list[Call]) -> datetime:
-    return max(part.ended_at or part.started_at for part in parts)
-
-
-def _disposition(part: Call) -> Disposition:
-    return part.disposition or Disposition.UNKNOWN
-
-
-def _rank(disposition: Disposition) -> int:
-    return _RANK.get(disposition, len(_RANK))
 
 
 def _is_internal(inbound: list[Call]) -> bool:

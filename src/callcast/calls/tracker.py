@@ -23,22 +23,9 @@ from msgspec import Struct
 from callcast.calls.comparison import Comparison
 from callcast.calls.events import ObservationWindow
 from callcast.calls.index import CallIndex, is_listed_live, is_open
-from callcast.calls.lifecycle import end, settled_as, with_facts
+from callcast.calls.lifecycle import end, settle, with_facts
 from callcast.calls.matching import is_final, was_over
 from callcast.calls.model import UNASSIGNED, Call, CallObservation, ChangeSet, Disposition, Evidence, Snapshot, Target
-
-__all__ = [
-    "CallIndex",
-    "Rules",
-    "compare",
-    "correct_missed",
-    "due_lookups",
-    "fill_gap",
-    "give_up",
-    "refuse",
-    "resolve",
-    "unwatch",
-]
 
 
 class Rules(Struct, frozen=True, kw_only=True):
@@ -99,7 +86,7 @@ def give_up(index: CallIndex, call_id: str, at: datetime) -> ChangeSet:
         return ChangeSet()
     evidence = Evidence.CALL_LOG if call.provisional_disposition else Evidence.VANISHED
     comparison = Comparison(index, _window_of_end(index, call, at, evidence))
-    comparison.update(call, end(call, settled_as(call), call.vanished_at, ended_at=call.provisional_ended_at))
+    comparison.update(call, settle(call, call.vanished_at))
     return comparison.change_set()
 
 
@@ -129,8 +116,8 @@ def refuse(index: CallIndex, target: Target, since: datetime, at: datetime) -> C
     for call in index.of(target):
         if is_open(call):
             gone_at = call.vanished_at or since
-            ended = end(call, settled_as(call), gone_at, ended_at=call.provisional_ended_at)
-            comparison.update(call, with_facts(ended, {"vanished_at": gone_at}), silent=call.sequence == 0)
+            ended = with_facts(settle(call, gone_at), {"vanished_at": gone_at})
+            comparison.update(call, ended, silent=call.sequence == 0)
     return comparison.change_set()
 
 
@@ -147,9 +134,8 @@ def unwatch(index: CallIndex, extension_ids: Collection[str], at: datetime) -> C
     comparison = Comparison(index, ObservationWindow(at=at, evidence=Evidence.UNWATCHED))
     for call in index.live_calls():
         if call.extension_id in extension_ids:
-            ended = end(call, Disposition.UNKNOWN, at)
-            gone = with_facts(ended, {"vanished_at": call.vanished_at or at})
-            comparison.update(call, gone, silent=call.sequence == 0)
+            ended = with_facts(end(call, Disposition.UNKNOWN, at), {"vanished_at": call.vanished_at or at})
+            comparison.update(call, ended, silent=call.sequence == 0)
     return comparison.change_set()
 
 
