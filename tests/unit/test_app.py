@@ -45,7 +45,7 @@ async def test_a_sleeper_wakes_soon_after_the_machine(monkeypatch: pytest.Monkey
     await asyncio.wait_for(sleeper, 30)
 
 
-async def test_a_sleeper_sleeps_as_long_as_was_said() -> None:
+async def test_a_sleep_is_not_shorter_than_requested() -> None:
     """Not a moment less, however short the pieces are."""
     clock = SystemClock()
     for seconds in (0.0, 0.01, 0.05):

@@ -1,4 +1,4 @@
-"""Named parts: who runs, who is let go, and that two of one name never overlap."""
+"""Named tasks: which run, which are cancelled, and that two of one name never overlap."""
 
 import asyncio
 from contextlib import suppress
@@ -11,7 +11,7 @@ BRIEF_S = 0.01
 
 
 class Troupe:
-    """Parts that write down what happens to them. `stubborn` ones go only when they are told twice."""
+    """Tasks that record what happens to them. `stubborn` ones end only when they are cancelled twice."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -71,7 +71,7 @@ async def test_only_what_changed_is_touched(troupe: Troupe) -> None:
     assert sorted(troupe.take()) == ["changes 2 gone", "comes 1 gone", "stays 1 gone"]
 
 
-async def test_the_stubborn_are_told_again(troupe: Troupe) -> None:
+async def test_a_task_that_does_not_end_is_cancelled_again(troupe: Troupe) -> None:
     """A part that finishes something for ever is broken off when patience is over."""
     troupe.stubborn = {"a"}
     async with asyncio.TaskGroup() as tasks:

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from callcast.calls.model import Disposition
+from callcast.calls.sessions import _DISPOSITIONS
 from callcast.cli.event_line import Painter
 from callcast.formats.event_schema import event_schema
 from tests import ROOT
@@ -31,3 +32,7 @@ def test_a_call_without_an_answer_is_red_in_the_terminal(word: str) -> None:
     """Whichever side did not answer."""
     line = Painter(colour=True).line({"type": "call.ended", "data": {"call_id": "101/s-1", "disposition": word}})
     assert f"\x1b[31m{word}\x1b[0m" in line
+
+
+def test_each_has_a_rank_in_a_conversation() -> None:
+    assert sorted(_DISPOSITIONS) == sorted(Disposition)

@@ -1,4 +1,4 @@
-"""The live board: what is live now, who waits, what counts since midnight, and how readers follow."""
+"""The live calls: what is live now, who waits, what counts since midnight, and how readers follow."""
 
 import asyncio
 from collections.abc import Sequence
@@ -112,7 +112,7 @@ def test_newest_first(live_calls: InMemoryLiveCalls) -> None:
     assert [one.session_id for one in live_calls.calls()] == ["s-3", "s-2", "s-1"]
 
 
-def test_what_was_never_told_is_not_shown(live_calls: InMemoryLiveCalls) -> None:
+def test_a_call_without_an_event_is_not_shown(live_calls: InMemoryLiveCalls) -> None:
     """A call with sequence 0 is not shown to consumers, nor in the live calls."""
     put(live_calls, call(sequence=0))
     assert live_calls.calls() == ()
@@ -144,7 +144,7 @@ def test_totals_by_state(live_calls: InMemoryLiveCalls) -> None:
 
 
 def test_one_caller_waits_however_many_extensions_ring(live_calls: InMemoryLiveCalls) -> None:
-    """A caller who rings three extensions waits once, from the first ring, and not once anybody has answered."""
+    """A caller who rings three extensions waits once, from the first ring, and not after an answer."""
     parts = [call(f"10{n}", "s-1", started_at=START + timedelta(seconds=n)) for n in range(3)]
     put(live_calls, *parts)
     assert (summary(live_calls).waiting, summary(live_calls).longest_waiting_since) == (1, START)
@@ -179,7 +179,7 @@ def test_a_correction_moves_the_count(live_calls: InMemoryLiveCalls) -> None:
 
 
 def test_average_speed_of_answer(live_calls: InMemoryLiveCalls) -> None:
-    """From the start to the answer or the poll that showed it; a first poll of all says nothing of when it was."""
+    """From the start to the answer or the poll that showed it; a first poll of all does not show when it was."""
     put(live_calls, answered(call(session_id="a"), 4.0), answered(call(session_id="b"), 8.0, answered_exact=False))
     put(live_calls, answered(call(session_id="c", first_poll=True), 600.0, answered_exact=False))
     assert summary(live_calls).average_speed_of_answer_s == pytest.approx(6.0)
@@ -200,7 +200,7 @@ async def test_midnight_is_the_services_own() -> None:
 
 
 async def test_complete_until_a_poll_is_overdue(live_calls: InMemoryLiveCalls, clock: TurnedClock) -> None:
-    """One target without a good look for three intervals makes the summary incomplete, and is named."""
+    """One target without a successful poll for three intervals makes the summary incomplete, and is named."""
     live_calls.watch("acme", ["101", "102"], 20.0)
     assert not summary(live_calls).complete
     assert summary(live_calls).as_of is None
@@ -277,7 +277,7 @@ async def test_freshness_does_not_depend_on_the_platforms_clock(
 
 
 async def test_the_time_is_the_platforms(live_calls: InMemoryLiveCalls, clock: TurnedClock) -> None:
-    """The newest poll tells it, this machine's steady clock goes on from there; before one it is not known."""
+    """The newest poll gives it, and this machine's steady clock goes on from there; before one it is not known."""
     live_calls.watch("acme", ["101", "102"], 6.0)
     assert summary(live_calls).now is None
     poll(live_calls, Target(source="acme", extension_id="101"), START - timedelta(hours=2))
@@ -302,14 +302,14 @@ def test_unwatch_forgets_the_source(live_calls: InMemoryLiveCalls) -> None:
     assert (live_calls.calls(), live_calls.summaries(), live_calls.sources()) == ((), [], ())
 
 
-async def test_changed_tells_what_changed_since(live_calls: InMemoryLiveCalls) -> None:
+async def test_changed_returns_what_changed_since(live_calls: InMemoryLiveCalls) -> None:
     """A reader gets each changed call once, in its newest state, ended ones too."""
     version = live_calls.version
     first, second = call("101", "s-1"), call("102", "s-2")
     put(live_calls, first, second, answered(first), ended(second, Disposition.MISSED))
-    turn = await live_calls.changed(version)
-    assert turn.version == live_calls.version
-    assert {one.call_id: one.state for one in turn.calls or ()} == {"101/s-1": "connected", "102/s-2": "ended"}
+    change = await live_calls.changed(version)
+    assert change.version == live_calls.version
+    assert {one.call_id: one.state for one in change.calls or ()} == {"101/s-1": "connected", "102/s-2": "ended"}
 
 
 async def test_changed_waits(live_calls: InMemoryLiveCalls) -> None:
@@ -318,12 +318,12 @@ async def test_changed_waits(live_calls: InMemoryLiveCalls) -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     put(live_calls, call())
-    turn = await waiting
-    assert [one.call_id for one in turn.calls or ()] == ["101/s-1"]
+    change = await waiting
+    assert [one.call_id for one in change.calls or ()] == ["101/s-1"]
 
 
 async def test_a_reader_far_behind_reads_afresh(live_calls: InMemoryLiveCalls) -> None:
-    """Turns are kept up to a bound; who is further behind, or from before a load, is told to read everything."""
+    """Changes are kept up to a limit; a reader that is further behind, or from before a load, reads everything."""
     version = live_calls.version
     rings = call()
     for _ in range(1024):
@@ -348,7 +348,7 @@ async def test_large_turns_are_kept_no_longer_than_many_small_ones(live_calls: I
     assert not live_calls._changes
 
 
-async def test_recovery_is_a_turn(live_calls: InMemoryLiveCalls, clock: TurnedClock) -> None:
+async def test_recovery_is_a_change(live_calls: InMemoryLiveCalls, clock: TurnedClock) -> None:
     """A poll that ends an outage changes the live calls, so that readers see the summary heal; others do not."""
     live_calls.watch("acme", None, 6.0)
     version = live_calls.version

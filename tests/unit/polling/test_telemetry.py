@@ -30,16 +30,16 @@ def watching(interval_s: float, clock: TurnedClock | None = None) -> SourceTelem
 
 
 @pytest.mark.parametrize(("now_s", "level"), [(15.0, "warning"), (4.0, "info")])
-def test_another_pace_is_told_once(now_s: float, level: str) -> None:
+def test_another_pace_is_logged_once(now_s: float, level: str) -> None:
     """A lowered limit slows a running plan: the log says to what, and from what; a slower one is a warning."""
     telemetry = watching(7.5)
-    with capture_logs() as said:
+    with capture_logs() as lines:
         telemetry.paced(7.6, 7.6)  # what wavers a little is the same pace
         telemetry.paced(now_s, now_s)
         telemetry.paced(now_s, now_s)
-    (line,) = said
-    told: dict[str, Any] = {key: line[key] for key in ("event", "log_level", "source", "detail")}
-    assert told == {
+    (line,) = lines
+    logged: dict[str, Any] = {key: line[key] for key in ("event", "log_level", "source", "detail")}
+    assert logged == {
         "event": "pace_changed",
         "log_level": level,
         "source": "acme",
@@ -51,9 +51,9 @@ def test_another_pace_is_told_once(now_s: float, level: str) -> None:
 def test_missed_turns_are_one_line_that_names_the_worst() -> None:
     counts = {Target(source="acme", extension_id=extension): count for extension, count in (("1", 2), ("2", 7))}
     telemetry = watching(1.0)
-    with capture_logs() as said:
+    with capture_logs() as lines:
         telemetry.polls_missed(counts)
-    line = said[-1]
+    line = lines[-1]
     assert (line["event"], line["extension"], line["count"], line["others"]) == ("polls_missed", "2", 7, 1)
 
 
@@ -73,25 +73,25 @@ def test_what_the_platform_refuses_is_named_until_it_is_shown() -> None:
     assert telemetry.refusals() == []
 
 
-async def test_what_fails_on_is_said_every_half_minute() -> None:
-    """Polled every second, an outage fills no log; another reason, another target, a new outage are said at once."""
+async def test_a_failure_that_goes_on_is_logged_every_half_minute() -> None:
+    """Polled every second, an outage fills no log; another reason, another target, a new outage are logged at once."""
     clock = TurnedClock()
     telemetry = watching(1.0, clock)
     one, two = (Target(source="acme", extension_id=extension) for extension in ("1", "2"))
 
-    def said(target: Target, reason: Reason) -> bool:
+    def is_logged(target: Target, reason: Reason) -> bool:
         with capture_logs() as lines:
             telemetry.poll_failed(target, PollFailed(reason, "as the test says"), 0.1)
         return bool(lines)
 
-    assert said(one, "network")
-    assert not said(one, "network")
-    assert said(two, "network")
-    assert said(one, "server")
+    assert is_logged(one, "network")
+    assert not is_logged(one, "network")
+    assert is_logged(two, "network")
+    assert is_logged(one, "server")
     await clock.turn(30)
-    assert said(one, "server")
+    assert is_logged(one, "server")
     telemetry.poll_succeeded(Snapshot(target=one, taken_at=clock.now(), observations=()), 0.1)
-    assert said(one, "server")
+    assert is_logged(one, "server")
 
 
 def test_a_source_that_recovered_says_how_long_it_was_degraded() -> None:
@@ -145,11 +145,11 @@ async def test_a_source_that_is_quiet_by_plan_is_ready() -> None:
 def test_the_log_says_when_hints_are_relied_on_and_when_not() -> None:
     """A source that loses them all with its connection says so itself; one that is deaf needs attention."""
     telemetry = watching(7.5)
-    with capture_logs() as said:
+    with capture_logs() as lines:
         telemetry.hints_trusted(trusted=True, deaf=False)
         telemetry.hints_trusted(trusted=False, deaf=False)
         telemetry.hints_trusted(trusted=False, deaf=True)
-    assert [(line["event"], line["log_level"]) for line in said] == [
+    assert [(line["event"], line["log_level"]) for line in lines] == [
         ("hints_trusted", "info"),
         ("push_deaf", "warning"),
     ]
