@@ -11,6 +11,7 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -28,6 +29,7 @@ PRESENCE_S = 5.0
 REVIEW_S = 3.0
 EPOCH = datetime(2026, 3, 2, tzinfo=UTC)
 HOUR = 3600.0
+QUIET_S = 700.0
 
 
 class SimulatedCall:
@@ -38,7 +40,7 @@ class SimulatedCall:
         self.name = name
         self.session_id = name
         self.extension_id = str(target)
-        self.happened = (started, answered, ended)
+        self.happened: tuple[float, float | None, float] = (started, answered, ended)
         listed_start = started + r.uniform(0.5, 1)
         listed_answer = None if answered is None else max(listed_start, answered + r.uniform(0.5, 1))
         self.listed = (listed_start, listed_answer, max(listed_answer or listed_start, ended + r.uniform(3, 10)))
@@ -47,6 +49,12 @@ class SimulatedCall:
 
     def level(self, at: float, times: Sequence[float | None]) -> int:
         return max((n for n, one in enumerate(times, 1) if one is not None and one <= at), default=0)
+
+    def note(self, level: int, now: float) -> None:
+        """A poll shows it. Ringing counts only while the list shows it ringing."""
+        for n, reached in enumerate((level == 1, level >= 2, level == 3)):
+            if reached and self.seen[n] is None:
+                self.seen[n] = now
 
     def observation(self, level: int) -> CallObservation:
         if level not in self._shown:
@@ -59,7 +67,7 @@ class SimulatedCall:
                 direction=Direction.INBOUND,
                 state=(State.RINGING, State.CONNECTED, State.ENDED)[level - 1],
                 disposition=None if level < 3 else Disposition.ANSWERED if answered else Disposition.MISSED,
-                started_at=EPOCH + timedelta(seconds=self.happened[0] or 0),
+                started_at=EPOCH + timedelta(seconds=self.happened[0]),
                 provider=Provider(name="model", record_id=self.name),
             )
         return self._shown[level]
@@ -71,13 +79,12 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     lost, doubled, late: shares of the pushed hints. mute: targets that neither push nor presence announces anything of.
     phantoms: hints per hour of calls that no list ever shows. storm: a target that rings 30 times a minute.
     groups: calls per hour that ring every target. neighbour: requests per minute of another program, evenly.
-    more: windows of the platform that it does not announce.
+    more: windows of the platform that it has not announced before it refuses a request.
     """
 
     name: str
     targets: int = 1
     pause_s: float = 450.0
-    push: bool = True
     presence: bool = False
     lost: float = 0.0
     doubled: float = 0.05
@@ -88,8 +95,6 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     groups: float = 0.0
     neighbour: float = 0.0
     more: tuple[tuple[int, float], ...] = ()
-    starts_late_s: tuple[float, float] = (0.5, 1.0)
-    penalty_every_s: float = 0.0
 
 
 class Outcome(msgspec.Struct):
@@ -101,33 +106,89 @@ class Outcome(msgspec.Struct):
     offsets: tuple[float, float]
 
 
-class PlatformWindow:
-    """10 in 60 s, for all programs together, and windows that are not announced; a refused request starts a penalty."""
+class Platform:
+    """10 requests in 60 s, of all programs together, and further windows; a request too many starts a penalty of 60 s.
+
+    Answers announce the 60 s. A refusal announces the window that was full, and from then on all are, one after another.
+    """
 
     def __init__(self, more: Sequence[tuple[int, float]] = ()) -> None:
         self.windows = [(10, 60.0), *more]
         self.arrived: deque[float] = deque()
+        self.announced = self.windows[:1]
         self.penalty_until = -math.inf
         self.refused = 0
 
     def ask(self, now: float, *, ours: bool = True) -> tuple[int, dict[str, str]]:
         while self.arrived and self.arrived[0] <= now - 60:
             self.arrived.popleft()
-        full = any(sum(at > now - length for at in self.arrived) >= limit for limit, length in self.windows)
+        full = [(limit, length_s) for limit, length_s in self.windows if self._used(now, length_s) >= limit]
         if now < self.penalty_until or full:
             self.penalty_until = now + 60
             self.refused += ours
-            return 429, {"Retry-After": "60", **self.headers()}
+            self.announced = self.windows
+            return 429, {"Retry-After": "60", **self._headers(now, *(full or self.windows)[-1])}
         self.arrived.append(now)
-        return 200, self.headers()
+        return 200, self._headers(now, *self.announced[len(self.arrived) % len(self.announced)])
 
-    def headers(self) -> dict[str, str]:
+    def _used(self, now: float, length_s: float) -> int:
+        return sum(at > now - length_s for at in self.arrived)
+
+    def _headers(self, now: float, limit: int, length_s: float) -> dict[str, str]:
         return {
             "X-Rate-Limit-Group": "heavy",
-            "X-Rate-Limit-Limit": "10",
-            "X-Rate-Limit-Remaining": str(10 - len(self.arrived)),
-            "X-Rate-Limit-Window": "60",
+            "X-Rate-Limit-Limit": str(limit),
+            "X-Rate-Limit-Remaining": str(limit - self._used(now, length_s)),
+            "X-Rate-Limit-Window": str(math.ceil(length_s)),
         }
+
+
+def _calls(scenario: Scenario, end: float, r: Random) -> Iterator[SimulatedCall]:
+    """The calls of all targets, by their start. The last minutes have none, so that each is over and polled."""
+    calls: list[SimulatedCall] = []
+    for target in range(max(1, scenario.targets)):
+        calls += _storm(target, end, r) if target == scenario.storm else _calls_of(target, scenario, end, r)
+    if scenario.groups:
+        calls += _group_calls(scenario, end, r)
+    yield from sorted((call for call in calls if call.happened[2] < end - QUIET_S), key=lambda call: call.happened[0])
+
+
+def _storm(target: int, end: float, r: Random) -> Iterator[SimulatedCall]:
+    for n in range(int(end / 2)):
+        yield SimulatedCall(target, f"storm-{n}", 2.0 * n, None, 2.0 * n + 1, r)
+
+
+def _calls_of(target: int, scenario: Scenario, end: float, r: Random) -> Iterator[SimulatedCall]:
+    """Those of an extension, one after the other; or those of the account, which may overlap."""
+    at = 0.0
+    while at < end:
+        at += r.expovariate(1 / scenario.pause_s)
+        answered, ended = _course(at, r)
+        yield SimulatedCall(target, f"{target}-{at}", at, answered, ended, r)
+        if scenario.targets:
+            at = ended
+
+
+def _group_calls(scenario: Scenario, end: float, r: Random) -> Iterator[SimulatedCall]:
+    """Each rings every extension, until one answers or the caller hangs up."""
+    at = 0.0
+    while at < end:
+        at += r.expovariate(scenario.groups / HOUR)
+        (answered, ended), by = _course(at, r), r.randrange(scenario.targets)
+        for target in range(scenario.targets):
+            answers = target == by and answered is not None
+            stops = ended if answers or answered is None else answered
+            call = SimulatedCall(target, f"group-{target}-{at}", at, answered if answers else None, stops, r)
+            call.session_id = f"group-{at}"
+            yield call
+
+
+def _course(start: float, r: Random) -> tuple[float | None, float]:
+    """Rings 3-18 s; four of five are answered, and last 81 s in the median."""
+    over = start + r.uniform(3, 18)
+    if r.random() < 0.8:
+        return over, over + r.lognormvariate(math.log(81), 1.0)
+    return None, over
 
 
 class _Coverage:
@@ -146,6 +207,8 @@ class _Coverage:
 
 
 class Simulation:
+    """One run. Implements Clock as far as the limiter needs it."""
+
     def __init__(self, scenario: Scenario, hours: float, seed: int, *, hinted: bool) -> None:
         self.scenario = scenario
         self.end = hours * HOUR
@@ -158,14 +221,14 @@ class Simulation:
         ids = [str(i) for i in range(n)] if scenario.targets else [None]
         self.targets = [Target(source="acme", extension_id=one) for one in ids]
         self.number = {target: n for n, target in enumerate(self.targets)}
-        self.calls = list(self._calls())
+        self.calls = list(_calls(scenario, self.end, Random(self.random.random())))
         self.limiter = RateLimiter("heavy", per_minute=10, headroom=0.8, clock=self, now=self.wall)
-        self.platform = PlatformWindow(scenario.more)
+        self.platform = Platform(scenario.more)
         self.scheduler = Scheduler(
             self.targets, interval_s=None, hints=_Coverage(scenario) if hinted else None, telemetry=Telemetry()
         )
         self.in_list: list[deque[SimulatedCall]] = [deque() for _ in range(n)]
-        self.present: dict[tuple[int, str], int] = {}
+        self.unread: list[tuple[SimulatedCall, Step]] = []  # what presence shows since it was read
         self.polls = 0
         self.last_poll = [0.0] * n
         self.longest_gap = 0.0
@@ -183,39 +246,6 @@ class Simulation:
 
     # The world
 
-    def _calls(self) -> Iterator[SimulatedCall]:
-        r, s = Random(self.random.random()), self.scenario
-        calls = []
-        for target in range(max(1, s.targets)):
-            at = 0.0
-            while at < self.end:
-                if target == s.storm:
-                    at += 2.0
-                    calls.append(SimulatedCall(target, f"s{target}-{len(calls)}", at, None, at + 1.0, r))
-                    continue
-                at += r.expovariate(1 / s.pause_s)
-                ring = r.uniform(3, 18)
-                answered = at + ring if r.random() < 0.8 else None
-                ended = at + ring + (r.lognormvariate(math.log(81), 1.0) if answered is not None else 0.0)
-                calls.append(SimulatedCall(target, f"s{target}-{len(calls)}", at, answered, ended, r))
-                if s.targets:
-                    at = ended
-        at = 0.0
-        while s.groups and at < self.end:
-            at += r.expovariate(s.groups / HOUR)
-            ring, by = r.uniform(3, 18), r.randrange(s.targets)
-            answered = at + ring if r.random() < 0.8 else None
-            talk = r.lognormvariate(math.log(81), 1.0)
-            for target in range(s.targets):
-                own = answered if target == by else None
-                ended = at + ring + (talk if own is not None else 0.0)
-                call = SimulatedCall(target, f"g{target}-{len(calls)}", at, own, ended, r)
-                call.session_id = f"g-{at}"
-                calls.append(call)
-        for call in sorted(calls, key=lambda call: call.happened[0] or 0):
-            if call.happened[2] < self.end - 700:
-                yield call
-
     def at(self, when: float, action: Callable[[], None]) -> None:
         self.order += 1
         heapq.heappush(self.events, (when, self.order, action))
@@ -223,30 +253,30 @@ class Simulation:
     def _announce(self) -> None:
         s, r = self.scenario, Random(self.random.random())
         for call in self.calls:
-            self.at(call.listed[0], lambda call=call: self.in_list[call.target if s.targets else 0].append(call))
+            self.at(call.listed[0], partial(self.in_list[call.target].append, call))
             if not self.hinted or call.target in s.mute:
                 continue
             for step, happened in zip(STEPS, call.happened, strict=True):
                 if happened is None:
                     continue
                 if s.presence:
-                    self.at(happened, lambda call=call, step=step: self._is_present(call, step))
-                if not s.push or r.random() < s.lost:
+                    self.at(happened, partial(self.unread.append, (call, step)))
+                if r.random() < s.lost:
                     continue
                 for _ in range(1 + (r.random() < s.doubled)):
                     delay = r.uniform(1, 5) if r.random() < s.late else r.uniform(0.1, 0.2)
-                    self.at(happened + delay, lambda call=call, step=step: self._hint(call, step, "push"))
+                    self.at(happened + delay, partial(self._hint, call, step, "push"))
         at = 0.0
         while self.hinted and s.phantoms and at < self.end:
             at += r.expovariate(s.phantoms / HOUR)
-            ghost = SimulatedCall(r.randrange(max(1, s.targets)), f"phantom-{at}", at, None, at + 5, r)
-            self.at(at, lambda ghost=ghost: self._hint(ghost, "started", "push"))
+            phantom = SimulatedCall(r.randrange(max(1, s.targets)), f"phantom-{at}", at, None, at + 5, r)
+            self.at(at, partial(self._hint, phantom, "started", "push"))
 
     def _hint(self, call: SimulatedCall, step: Step, via: Via) -> None:
         self.stirred = True
         self.scheduler.hint(
             Hint(
-                target=self.targets[call.target if self.scenario.targets else 0],
+                target=self.targets[call.target],
                 session_id=call.session_id,
                 party_id=call.name,
                 extension_id=call.extension_id,
@@ -256,38 +286,33 @@ class Simulation:
             )
         )
 
-    def _is_present(self, call: SimulatedCall, step: Step) -> None:
-        self.changed_presence.append((self.now, call, step))
-
     def _read_presence(self) -> None:
-        """What holds 0.1 s after the request is known 0.1 s later; steps between two readings merge."""
-        self.at(self.now + 0.1, self._presence_state)
+        """What has changed until 0.1 s after the request is known 0.1 s later. Steps between two readings are one; of
+        a call that began and ended between them nothing is seen.
+        """
+        self.at(self.now + 0.1, self._answer_presence)
         self.at(self.now + PRESENCE_S, self._read_presence)
 
-    def _presence_state(self) -> None:
-        latest: dict[str, tuple[SimulatedCall, Step]] = {}
-        first: dict[str, Step] = {}
-        for _, call, step in self.changed_presence:
-            latest[call.name] = call, step
-            first.setdefault(call.name, step)
-        self.changed_presence.clear()
-        hints = [one for name, one in latest.items() if not (first[name] == "started" and one[1] == "ended")]
-        if hints:
-            self.at(self.now + 0.1, lambda: [self._hint(call, step, "presence") for call, step in hints] and None)
+    def _answer_presence(self) -> None:
+        steps: dict[str, list[tuple[SimulatedCall, Step]]] = {}
+        for call, step in self.unread:
+            steps.setdefault(call.name, []).append((call, step))
+        self.unread.clear()
+        for of_call in steps.values():
+            if not (of_call[0][1] == "started" and of_call[-1][1] == "ended"):
+                self.at(self.now + 0.1, partial(self._hint, *of_call[-1], "presence"))
 
     # The run
 
     def run(self) -> Outcome:
-        self.changed_presence: list[tuple[float, SimulatedCall, Step]] = []
         self._announce()
         self.scheduler.start(0.0, self.limiter.places().spacing_s)
         if self.hinted:
-            for via, used in (("push", self.scenario.push), ("presence", self.scenario.presence)):
-                if used:
-                    self.scheduler.change(HintsChange(via=via, state="up", at=0.0), self.limiter.places())
+            self._connect("push")
             self.at(1.0, self._review)
-            if self.scenario.presence:
-                self.at(0.0, self._read_presence)
+        if self.hinted and self.scenario.presence:
+            self._connect("presence")
+            self.at(0.0, self._read_presence)
         if self.scenario.neighbour:
             every = 60 / self.scenario.neighbour
             self.platform.arrived.extend(-every * n for n in range(int(self.scenario.neighbour) - 1, 0, -1))
@@ -310,6 +335,9 @@ class Simulation:
             self.longest_gap,
             (self.offsets[0], self.offsets[1]),
         )
+
+    def _connect(self, via: Via) -> None:
+        self.scheduler.change(HintsChange(via=via, state="up", at=self.now), self.limiter.places())
 
     def _review(self) -> None:
         self.scheduler.review(self.now, self.limiter.places())
@@ -342,10 +370,10 @@ class Simulation:
     def _begin(self, slot: Slot, poll: Poll) -> None:
         if not self.limiter.begun_at_once(slot):
             wait_s = min(max(self.limiter.wait_s(slot.purpose), 0.01), 0.3)
-            self.at(self.now + wait_s, lambda: self._begin(slot, poll))
+            self.at(self.now + wait_s, partial(self._begin, slot, poll))
             return
         self.polls += 1
-        self.at(self.now + ANSWER_S / 2, lambda: self._arrive(poll, slot))
+        self.at(self.now + ANSWER_S / 2, partial(self._arrive, poll, slot))
 
     def _arrive(self, poll: Poll, slot: Slot) -> None:
         status, headers = self.platform.ask(self.now)
@@ -356,7 +384,7 @@ class Simulation:
             while listed and listed[0].listed[2] + LISTED_S < self.now:
                 listed.popleft()
             shown = [(c, c.level(self.now, c.listed)) for c in listed if c.listed[2] + LISTED_S >= self.now]
-        self.at(self.now + ANSWER_S / 2, lambda: self._answer(poll, slot, status, headers, shown))
+        self.at(self.now + ANSWER_S / 2, partial(self._answer, poll, slot, status, headers, shown))
 
     def _answer(
         self,
@@ -377,12 +405,7 @@ class Simulation:
         self.longest_gap = max(self.longest_gap, poll.sent_at - self.last_poll[n])
         self.last_poll[n] = poll.sent_at
         for call, level in shown:
-            if level == 1 and call.seen[0] is None:
-                call.seen[0] = self.now
-            if level >= 2 and call.seen[1] is None:
-                call.seen[1] = self.now
-            if level == 3 and call.seen[2] is None:
-                call.seen[2] = self.now
+            call.note(level, self.now)
         snapshot = Snapshot(
             target=poll.target,
             taken_at=EPOCH,
@@ -438,13 +461,14 @@ SEEDS = (1, 2, 3)
 
 class Row(msgspec.Struct, frozen=True):
     """goals: the means that a run may exceed by `above`; None: the means of polling, without hints, are the goals.
+    above: None: only the 429s count.
 
     refused: 429s allowed a run.
     """
 
     scenario: Scenario
     goals: tuple[float, float, float] | None = None
-    above: float = 0.15
+    above: float | None = 0.15
     longest_gap_s: float | None = None
     refused: int = 0
 
@@ -472,8 +496,8 @@ GOALS = (
     Row(_like(TEN, "10 extensions, 30 % lost", lost=0.3)),
     Row(_like(ACCOUNT, "account, 30 % lost", lost=0.3)),
     Row(_like(TEN, "10 extensions, half doubled, 20 % late", doubled=0.5, late=0.2)),
-    Row(_like(ONE, "1 extension, 1 in 6 s not announced", more=((1, 6.0),)), refused=1),
-    Row(_like(TEN, "10 extensions, 3 in 18 s not announced", more=((3, 18.0),)), refused=1),
+    Row(_like(ONE, "1 extension, 1 in 6 s not announced", more=((1, 6.0),)), above=None, refused=1),
+    Row(_like(TEN, "10 extensions, 3 in 18 s not announced", more=((3, 18.0),)), above=None, refused=1),
 )
 
 
@@ -493,9 +517,10 @@ def print_table(hours: float, only: str = "", rows: Sequence[Row] = GOALS) -> in
         faults = list(_faults(row, before, after))
         missed += len(faults)
         goal = "without hints" if row.goals is None else _three(row.goals)
+        goal = "429s only" if row.above is None else f"{goal} + {row.above:.0%}"
         print(
             f"| {row.scenario.name} | {_three(before.means)} ({before.unseen:.0%}) | {_three(after.means)} | "
-            f"{_three(after.within)} | {after.unseen:.0%} | {goal} + {row.above:.0%} | {after.longest_gap_s:.0f} s | "
+            f"{_three(after.within)} | {after.unseen:.0%} | {goal} | {after.longest_gap_s:.0f} s | "
             f"{after.per_minute:.1f} | {after.refused} | {', '.join(faults) or 'met'} |",
             flush=True,
         )
@@ -504,7 +529,7 @@ def print_table(hours: float, only: str = "", rows: Sequence[Row] = GOALS) -> in
 
 def _faults(row: Row, before: Figures, after: Figures) -> Iterator[str]:
     for name, mean, goal in zip(STEPS, after.means, row.goals or before.means, strict=True):
-        if mean > goal * (1 + row.above):
+        if row.above is not None and mean > goal * (1 + row.above):
             yield f"{name} {mean / goal - 1:+.0%}"
     if row.longest_gap_s is not None and after.longest_gap_s > row.longest_gap_s:
         yield f"longest gap {after.longest_gap_s:.0f} s"
