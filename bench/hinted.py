@@ -109,7 +109,7 @@ class Outcome(msgspec.Struct):
 class Platform:
     """10 requests in 60 s, of all programs together, and further windows; a request too many starts a penalty of 60 s.
 
-    Answers announce the 60 s. A refusal announces the window that was full, and from then on all are, one after another.
+    Answers announce the 60 s. A refusal announces the window that was full, and later answers all, one after another.
     """
 
     def __init__(self, more: Sequence[tuple[int, float]] = ()) -> None:
