@@ -102,7 +102,8 @@ class Platform:
     clock: what `Date`, windows, token lives and the scenario run on; default this machine's.
     limits: None lets everything pass and sends no rate limit headers.
     refresh_tokens: the app's setting to issue them (off on the real platform unless asked for).
-    push: the numbers of the WebSocket gateway; a credential without the permission `WebSocket` cannot use it.
+    push: times and limits of the WebSocket gateway. A scenario that is not a `Story` has no events, and its presence is
+    hidden.
     """
 
     def __init__(
@@ -120,11 +121,11 @@ class Platform:
     ) -> None:
         self.scenario: Scenario = scenario or seed.by_poll()
         self.clock: Time = clock or SimulatedClock()
+        self.story = self.scenario if isinstance(self.scenario, Story) else None  # others have lists only
         self.tokens = Tokens(credentials, ttl_s=token_ttl_s, refresh=refresh_tokens, sessions_max=sessions_max)
         self.limits = RateLimits(limits)
         self.requests = RequestLog()
         self.faults = Faults()
-        self.story = self.scenario if isinstance(self.scenario, Story) else None  # a recording has no push events
         self.push = Gateway(self, push or Push())
         if isinstance(self.clock, SimulatedClock):
             self.clock.on_turn.append(self.push.wake)
@@ -312,7 +313,9 @@ class Platform:
         return {queue.id for queue in self.story.account.queues if queue.id} if self.story else set()
 
     def hides_presence(self, extension_id: str, asked_by: str) -> bool:
-        phones = self.story.account.extensions if self.story else ()
+        if self.story is None:
+            return True
+        phones = self.story.account.extensions
         return extension_id != asked_by and any(one.presence_hidden for one in phones if one.id == extension_id)
 
     # The lists and what belongs to them

@@ -9,7 +9,7 @@ import pytest
 from callcast.simulator import Fault, Platform, SimulatedClock
 from callcast.simulator.scenarios import load, played
 from callcast.simulator.script import read
-from tests.integration.simulator.caller import Caller, calling
+from tests.integration.simulator.caller import OWN, Caller, calling
 from tests.integration.simulator.conftest import START
 from tests.integration.simulator.sockets import TELEPHONY, Socket, codes, connected, opened, ws_token
 from tests.integration.simulator.test_push import drop, place, platform
@@ -248,12 +248,18 @@ async def test_faults_by_the_admin_call(clock: SimulatedClock) -> None:
         assert (fault["kind"], fault["met"]) == ("ws_lose", 4)
 
 
-@pytest.mark.parametrize("name", ["office", "quiet", "seed"])
-async def test_every_scenario_grants_a_subscription(clock: SimulatedClock, name: str) -> None:
-    """Recordings too, though they have no events."""
+@pytest.mark.parametrize("name", ["office", "quiet", "busy", "seed"])
+async def test_scenarios_grant_a_subscription(clock: SimulatedClock, name: str) -> None:
+    """By default, as the real platform does for an app with the permissions."""
     async with calling(Platform(load(name, START), clock=clock)) as caller, connected(caller) as socket:
         assert (await socket.subscribe())[0]["status"] == 200
-        await socket.quiet()
+
+
+async def test_a_recording_knows_no_presence(clock: SimulatedClock) -> None:
+    """Only lists were recorded: a presence that claimed to know would contradict them."""
+    async with calling(Platform(load("seed", START), clock=clock)) as caller:
+        answer = await caller.get(OWN + "/presence", detailedTelephonyState="true")
+        assert (answer.status, "telephonyStatus" in answer.body) == (200, False)
 
 
 @pytest.mark.parametrize("kind", ["truncated", "charset", "half", "empty", "bad_records", "slow"])

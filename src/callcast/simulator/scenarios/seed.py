@@ -87,8 +87,8 @@ class Recording:
 def by_poll(*, empty_polls: int = 0, on_turn: Callable[[datetime], None] | None = None) -> Recording:
     """The next answer with each poll of a list, up to the last one. Each list counts for itself.
 
-    empty_polls: so many polls find nothing first. on_turn: told the moment of the answer that a poll will get,
-    so that a test's clock can follow the recording.
+    empty_polls: so many polls find nothing first. on_turn: called with the moment of the answer that a poll
+    will get, so that a test's clock can follow the recording.
     """
     turns: dict[str | None, int] = {}
 
