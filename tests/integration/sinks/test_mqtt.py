@@ -24,6 +24,7 @@ from callcast.ports.live_calls import LiveChange
 from callcast.ports.sink import Delivered, Delivery, Outcome, Reconnecting, Rejected, Retry, Sink
 from callcast.settings.secret import Secret
 from callcast.sinks.mqtt import Settings, port_of
+from callcast.sinks.mqtt.connection import Connection
 from callcast.testing import RealClock, call, context, delivery, event, until
 from tests.integration.sinks.brokers import Broker, iotcore, mosquitto
 from tests.integration.sinks.certificates import Certificates
@@ -723,6 +724,19 @@ async def test_a_missing_acknowledgement_leads_to_a_new_connection(stage: Stage)
         stage.broker.thaw()
         await back
         assert await _settled(sink, delivery(2)) == Delivered()
+
+
+async def test_a_fault_of_the_program_is_not_mistaken_for_one_of_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error in the handling of an acknowledgement reaches the event loop, where it ends the process."""
+    faults: list[object] = []
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Connection, "acknowledged", fail)
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, facts: faults.append(facts.get("exception")))
+    async with SmallBroker().listening() as url, Settings(url=url, timeout_s=5).open(context()):
+        await until(lambda: any(isinstance(fault, ZeroDivisionError) for fault in faults))
 
 
 async def test_something_else_listens_there() -> None:

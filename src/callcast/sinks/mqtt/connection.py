@@ -11,6 +11,7 @@ import re
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, cast
 
 import aiohttp
@@ -244,16 +245,20 @@ class Connection(asyncio.Protocol):
         self._loop.call_soon(self._step, self._client.loop_write)
 
     def _step(self, work: Callable[[], object]) -> None:
-        """Let paho work, and write what it has to send."""
+        """Let paho work, write what it has to send, and handle what it has received."""
+        failure = None
         try:
             work()
         except Exception as error:  # noqa: BLE001 (paho raises various errors for data that is not MQTT)
-            self.give_up(Failure("bad_answer", f"the response is not MQTT ({type(error).__name__})"))
+            failure = Failure("bad_answer", f"the response is not MQTT ({type(error).__name__})")
         if self._client.pipe.to_send and self._transport is not None:
             self._transport.write(bytes(self._client.pipe.to_send))
             self._client.pipe.to_send.clear()
-        if self._client.socket() is None:
-            self.give_up(LOST)
+        calls, self._client.calls = self._client.calls, []
+        for call in calls:
+            call()
+        if failure is not None or self._client.socket() is None:
+            self.give_up(failure or LOST)
 
     def _keep_alive(self) -> None:
         self._step(self._client.loop_misc)
@@ -386,11 +391,15 @@ class _Paho(paho.Client):
             self.username_pw_set(settings.username, settings.password.reveal() if settings.password else None)
         if will is not None:
             self.will_set(will.topic, will.payload, 1, will.retain, will.properties)
+        # Called after paho has worked, so that no error in them is taken for an error of paho's.
+        self.calls: list[Callable[[], object]] = []
         self.on_socket_register_write = lambda *_: connection.write_soon()
-        self.on_connect = lambda _c, _d, _flags, reason, properties: connection.connected(reason, properties)
-        self.on_subscribe = lambda _c, _d, mid, reasons, _properties: connection.subscribed(mid, reasons)
-        self.on_message = lambda _c, _d, message: connection.on_message_received(
-            message.topic, bytes(message.payload), message.retain
+        self.on_connect = lambda _c, _d, _flags, *result: self.calls.append(partial(connection.connected, *result))
+        self.on_subscribe = lambda _c, _d, mid, reasons, _p: self.calls.append(
+            partial(connection.subscribed, mid, reasons)
+        )
+        self.on_message = lambda _c, _d, message: self.calls.append(
+            lambda: connection.on_message_received(message.topic, bytes(message.payload), message.retain)
         )
         self.on_disconnect = self._disconnected
 
@@ -400,7 +409,7 @@ class _Paho(paho.Client):
 
     def _disconnected(self, _client: Any, _data: Any, flags: Any, reason: ReasonCode, _properties: Any) -> None:
         if flags.is_disconnect_packet_from_server:
-            self._connection.disconnected_by_broker(reason)
+            self.calls.append(partial(self._connection.disconnected_by_broker, reason))
 
     def _create_socket_connection(self) -> Any:
         return self.pipe
@@ -412,7 +421,8 @@ class _Paho(paho.Client):
         message_id = int.from_bytes(packet[:2], "big")
         if self._out_messages.pop(message_id, None) is not None:
             self._inflight_messages -= 1
-            self._connection.acknowledged(message_id, packet[2] if len(packet) > 2 else 0)
+            reason = packet[2] if len(packet) > 2 else 0
+            self.calls.append(partial(self._connection.acknowledged, message_id, reason))
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
