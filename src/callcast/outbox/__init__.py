@@ -1,1 +1,4 @@
-"""Implementations of `callcast.ports.outbox.Outbox`, one package for each."""
+"""The stores. A package for each implements `ports.outbox.Outbox` and `ports.outbox_admin.OutboxAdmin`.
+
+`opening` chooses the store of a location; `claims` holds in memory, for any store, what each sink is to be sent next.
+"""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from callcast.outbox.opening import open_admin
-from callcast.outbox.sqlite import replaced, schema
+from callcast.outbox.sqlite import file, replaced, schema
 from callcast.outbox.sqlite import writer as worker
 from callcast.outbox.sqlite.schema import FILE, LOCK, Lock
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
@@ -170,7 +170,7 @@ async def test_a_close_writes_it_again_too(tmp_path: Path) -> None:
 
 async def test_no_room_to_write_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is recorded and nothing is lost until there is room: each operation says where, why and what to do."""
-    monkeypatch.setattr(worker, "REPLACED_PAUSE_S", 0.01)
+    monkeypatch.setattr(file, "REPLACED_PAUSE_S", 0.01)
     with small_disk(tmp_path / "disk") as disk:
         async with opened(disk.path) as outbox:
             await outbox.record("acme", None, change(event("a")))
@@ -190,7 +190,7 @@ async def test_no_room_to_write_it_again(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_CORRUPT])
 async def test_what_the_old_disk_does_not_give_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     """It was unmounted for good: the service goes on with what lies there now, and says what is lost."""
-    monkeypatch.setattr(worker, "REPLACED_PAUSE_S", 0.01)
+    monkeypatch.setattr(file, "REPLACED_PAUSE_S", 0.01)
 
     def unread(*_: object) -> None:
         error = sqlite3.OperationalError("disk I/O error")
@@ -217,7 +217,7 @@ async def test_what_the_old_disk_does_not_give_back(tmp_path: Path, monkeypatch:
 
 async def test_another_service_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder was deleted and another service began there: this one says so, and goes on when that one ends."""
-    monkeypatch.setattr(worker, "REPLACED_PAUSE_S", 0.01)
+    monkeypatch.setattr(file, "REPLACED_PAUSE_S", 0.01)
     folder = tmp_path / "data"
     async with opened(folder) as outbox:
         await outbox.record("acme", None, change(event("a")))
@@ -351,10 +351,10 @@ async def test_replaced_while_it_is_opened_as_late_as_possible(tmp_path: Path, m
 
 async def test_a_folder_that_is_deleted_while_nothing_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is made again: no restart is needed, and no other service may begin there."""
-    monkeypatch.setattr(worker, "REPLACED_PAUSE_S", 0.01)
+    monkeypatch.setattr(file, "REPLACED_PAUSE_S", 0.01)
     folder = tmp_path / "data"
     async with opened(folder) as outbox:
-        await outbox._writer.submit(lambda _: outbox._writer._close(), reads=True)
+        await outbox._writer.submit(lambda _: outbox._writer.file.close(), reads=True)
         delete_folder(folder)
         await working(outbox)
         await outbox.record("acme", None, change(event("a")))
@@ -373,7 +373,7 @@ async def test_a_file_put_in_place_is_not_read_with_the_log_of_ours(tmp_path: Pa
         with closing(sqlite3.connect(folder / FILE)) as reader:
             reader.execute("BEGIN")
             assert reader.execute("SELECT count(*) FROM events").fetchone() == (1,)
-            await outbox._writer.submit(lambda _: outbox._writer._close(), reads=True)
+            await outbox._writer.submit(lambda _: outbox._writer.file.close(), reads=True)
             shutil.copy(other / FILE, folder / "new")
             (folder / "new").rename(folder / FILE)
             assert (folder / f"{FILE}-wal").stat().st_size > 0

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from callcast.outbox.sqlite import schema
-from callcast.outbox.sqlite import writer as worker
+from callcast.outbox.sqlite import file, schema
 from callcast.outbox.sqlite.schema import FILE
 from tests.integration.outbox.test_replaced import WAIT_S, opened
 
@@ -27,7 +26,7 @@ async def test_the_wal_is_counted(tmp_path: Path) -> None:
 
 async def test_a_reader_that_pins_the_wal_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its size, why it grows and what to do; and no longer once the reader has ended. Growth alone is nothing."""
-    monkeypatch.setattr(worker, "PINNED_EVERY_S", 0.0)
+    monkeypatch.setattr(file, "PINNED_EVERY_S", 0.0)
     wal = tmp_path / f"{FILE}-wal"
 
     async def write_much() -> None:

@@ -46,7 +46,7 @@ class SqliteOutbox(Outbox):
     @property
     def resets(self) -> int:
         """How often the file was unreadable, deleted or replaced."""
-        return self._writer.resets
+        return self._writer.file.resets
 
     async def open(self) -> None:
         self._writer.start()
@@ -207,7 +207,8 @@ class SqliteOutbox(Outbox):
         return await self._writer.submit(lambda deliveries: deliveries.last_seq(), reads=True)
 
     async def stats(self) -> Stats:
-        return await self._writer.submit(lambda deliveries: deliveries.stats(self._writer.bytes_used()), reads=True)
+        file = self._writer.file
+        return await self._writer.submit(lambda deliveries: deliveries.stats(file.bytes_used()), reads=True)
 
     async def prune(self, now: datetime, /) -> Pruned:
         events, calls, dropped, orphaned, more = 0, 0, Counter[str](), Counter[str](), True
@@ -232,7 +233,7 @@ class SqliteOutbox(Outbox):
         await self._writer.submit(lambda deliveries: deliveries.beat())
 
     def warnings(self) -> Sequence[str]:
-        return tuple(self._writer.warnings.values())
+        return tuple(self._writer.file.warnings.values())
 
     # Helpers
 
