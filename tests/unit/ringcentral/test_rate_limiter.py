@@ -28,11 +28,11 @@ def clock() -> TurnedClock:
 
 @pytest.fixture
 def limiter(clock: TurnedClock) -> RateLimiter:
-    return make_budget(clock)
+    return make_limiter(clock)
 
 
-def make_budget(clock: TurnedClock, **settings: Any) -> RateLimiter:
-    """One that has run for a while, and knows that no one else uses its credential."""
+def make_limiter(clock: TurnedClock, **settings: Any) -> RateLimiter:
+    """A limiter that has run long enough to know that no other program uses its credential."""
     settings = {"group": "heavy", "per_minute": 10, "headroom": 0.8, **settings}
     made = RateLimiter(clock=clock, now=clock.now, **settings)
     made._started_at = clock.monotonic() - 121
@@ -40,7 +40,7 @@ def make_budget(clock: TurnedClock, **settings: Any) -> RateLimiter:
 
 
 class Asker:
-    """Asks at once, and writes down when its turn came; the answer comes within no time, unless held."""
+    """Requests slots and records when each was granted. The answer comes at once, unless held."""
 
     def __init__(self, limiter: RateLimiter, clock: TurnedClock) -> None:
         self.limiter = limiter
@@ -59,11 +59,11 @@ class Asker:
         held: asyncio.Event | None = None,
     ) -> asyncio.Task[None]:
         async def one() -> None:
-            async with self.limiter.acquire(purpose, key or name) as turn:
+            async with self.limiter.acquire(purpose, key or name) as slot:
                 self.passed.append((self.clock.monotonic(), name))
                 if held is not None:
                     await held.wait()
-                turn.answered(status, headers or {})
+                slot.answered(status, headers or {})
 
         self.tasks[name] = asyncio.create_task(one())
         return self.tasks[name]
@@ -83,7 +83,7 @@ def asker(limiter: RateLimiter, clock: TurnedClock) -> Asker:
 
 
 async def test_polls_come_first_come_first_served_and_evenly(asker: Asker, clock: TurnedClock) -> None:
-    """Five at once pass in their order, one each 7.5 s: eight a minute of ten, no burst."""
+    """Five polls requested at once are sent in order, one every 7.5 s: eight of ten per minute, without a burst."""
     for name in "abcde":
         asker.ask(name)
     await clock.turn(60)
@@ -91,7 +91,7 @@ async def test_polls_come_first_come_first_served_and_evenly(asker: Asker, clock
 
 
 async def test_a_late_poll_does_not_shift_the_grid(asker: Asker, clock: TurnedClock) -> None:
-    """A poller that is a little late once is on its plan again with the next turn."""
+    """After one late poll, the next ones are sent at the times of the grid again."""
     asker.ask("a")
     await clock.turn(7.8)
     asker.ask("b")
@@ -103,9 +103,9 @@ async def test_a_late_poll_does_not_shift_the_grid(asker: Asker, clock: TurnedCl
     assert asker.times == [0, pytest.approx(7.8), pytest.approx(15), pytest.approx(22.5)]
 
 
-async def test_polls_that_would_lie_within_a_moment_go_together(clock: TurnedClock) -> None:
-    """At a hundred a second a poller need not wake up for each: two go at once, and never more than are due."""
-    asker = Asker(make_budget(clock, per_minute=7500), clock)
+async def test_polls_due_within_20_ms_are_sent_together(clock: TurnedClock) -> None:
+    """At 100 polls per second the poller does not wake up for each: two are sent at once, never more than are due."""
+    asker = Asker(make_limiter(clock, per_minute=7500), clock)
     asker.ask("first")
     await clock.turn(1)
     for number in range(30):
@@ -117,7 +117,7 @@ async def test_polls_that_would_lie_within_a_moment_go_together(clock: TurnedClo
     assert sum(together.values()) <= 3 + 10
 
 
-async def test_missed_turns_are_not_made_up_for_in_a_burst(asker: Asker, clock: TurnedClock) -> None:
+async def test_missed_polls_are_not_made_up_for_in_a_burst(asker: Asker, clock: TurnedClock) -> None:
     """After a long pause the next polls are nearly a spacing apart."""
     asker.ask("a")
     await clock.turn(100)
@@ -130,8 +130,8 @@ async def test_missed_turns_are_not_made_up_for_in_a_burst(asker: Asker, clock: 
 
 @pytest.mark.parametrize("headroom", [0.8, 0.9, 1.0])
 async def test_the_call_log_has_its_reserve(clock: TurnedClock, headroom: float) -> None:
-    """Under full polling the call log gets two of ten, at once and in order, the third when they have left."""
-    asker = Asker(make_budget(clock, headroom=headroom), clock)
+    """While polling is at its limit, two call log requests are sent at once, the third when their places are free."""
+    asker = Asker(make_limiter(clock, headroom=headroom), clock)
     for i in range(40):
         asker.ask(f"poll {i}")
     await clock.turn(76)
@@ -146,8 +146,8 @@ async def test_the_call_log_has_its_reserve(clock: TurnedClock, headroom: float)
 
 @pytest.mark.parametrize("limit", [2, 3, 4, 5])
 async def test_of_a_small_window_one_place_stays_free_for_the_call_log(clock: TurnedClock, limit: int) -> None:
-    """A call that vanished is asked about at once, however small the limit and whatever `headroom` says."""
-    limiter = make_budget(clock, per_minute=limit, headroom=1.0)
+    """A vanished call is looked up at once, however small the limit, and for every `headroom`."""
+    limiter = make_limiter(clock, per_minute=limit, headroom=1.0)
     asker = Asker(limiter, clock)
     for i in range(20):
         asker.ask(f"poll {i}")
@@ -158,8 +158,8 @@ async def test_of_a_small_window_one_place_stays_free_for_the_call_log(clock: Tu
     assert asker.passed[-1] == (asked_at, "log")
 
 
-async def test_a_window_that_is_not_announced_any_more_is_forgotten(asker: Asker, clock: TurnedClock) -> None:
-    """A limit that the platform has lifted slows the pace for two hours, and no longer."""
+async def test_a_window_that_is_no_longer_announced_is_forgotten(asker: Asker, clock: TurnedClock) -> None:
+    """A limit that the platform has removed slows polling for two hours at most."""
     asker.ask("a", headers={**HEADERS, "X-Rate-Limit-Limit": "2", "X-Rate-Limit-Window": "600"})
     await clock.turn(3600)
     asker.ask("b", headers=HEADERS)
@@ -171,7 +171,7 @@ async def test_a_window_that_is_not_announced_any_more_is_forgotten(asker: Asker
 
 
 async def test_of_very_many_windows_the_latest_count(asker: Asker, clock: TurnedClock) -> None:
-    """What an answer says can fill no memory."""
+    """The number of remembered windows is bounded."""
     for i in range(60):
         asker.ask(str(i), "page", headers={**HEADERS, "X-Rate-Limit-Window": str(i + 1)})
         await clock.turn(60)
@@ -180,20 +180,20 @@ async def test_of_very_many_windows_the_latest_count(asker: Asker, clock: Turned
 
 
 async def test_a_configured_limit_holds_until_the_platform_announces_one(clock: TurnedClock) -> None:
-    """Also over a restart: a changed heavy_per_minute counts where nothing is announced."""
-    asker = Asker(make_budget(clock), clock)
+    """Also after a restart: a changed heavy_per_minute applies if nothing was announced."""
+    asker = Asker(make_limiter(clock), clock)
     asker.ask("a")
     await clock.turn(61)
-    assert make_budget(clock, per_minute=100, kept=asker.limiter.dump()).spacing_s() == 0.75
+    assert make_limiter(clock, per_minute=100, kept=asker.limiter.dump()).spacing_s() == 0.75
     asker.ask("b", headers={"X-Rate-Limit-Limit": "1200", "X-Rate-Limit-Window": "3600"})
     await clock.settle()
-    again = make_budget(clock, per_minute=10, kept=asker.limiter.dump())
+    again = make_limiter(clock, per_minute=10, kept=asker.limiter.dump())
     assert asker.limiter.spacing_s() == again.spacing_s() == 3600 / (1200 * 0.8)
     assert (again.limit, again.per_minute) == (1200, 20)
 
 
 async def test_at_first_a_place_is_left_to_others(clock: TurnedClock) -> None:
-    """Whether somebody else uses the credential shows only in the answers: nine of ten for two minutes."""
+    """Other users of the credential show only in the answers, so nine of ten places are used for two minutes."""
     asker = Asker(RateLimiter("heavy", per_minute=10, headroom=0.8, clock=clock, now=clock.now), clock)
     for i in range(30):
         asker.ask(str(i), "page")
@@ -204,7 +204,7 @@ async def test_at_first_a_place_is_left_to_others(clock: TurnedClock) -> None:
 
 
 async def test_the_call_log_uses_what_polling_leaves(asker: Asker, clock: TurnedClock) -> None:
-    """A source that polls twice a minute leaves seven to the call log, once it is known to."""
+    """A source that polls twice a minute leaves seven places to the call log after a whole window has shown it."""
     for i in range(6):
         asker.ask(f"poll {i}")
         await clock.turn(30)
@@ -217,7 +217,7 @@ async def test_the_call_log_uses_what_polling_leaves(asker: Asker, clock: Turned
 
 
 async def test_the_call_log_does_not_use_what_polling_leaves_in_an_outage(asker: Asker, clock: TurnedClock) -> None:
-    """Polls that pause want their places back: five minutes of silence give the call log no more than its reserve."""
+    """Polls will need their places again: after a five-minute outage the call log still gets only its reserve."""
     for i in range(20):
         asker.ask(f"poll {i}")
     await clock.turn(150 + 300)
@@ -228,8 +228,8 @@ async def test_the_call_log_does_not_use_what_polling_leaves_in_an_outage(asker:
     assert asker.names == ["log 0", "log 1"]
 
 
-async def test_pages_follow_at_once_and_are_paid_for(asker: Asker, clock: TurnedClock) -> None:
-    """Two further pages pass at once; the next poll comes three spacings after the first, and another one later."""
+async def test_pages_are_sent_at_once_and_delay_the_next_poll(asker: Asker, clock: TurnedClock) -> None:
+    """Two further pages are sent at once; the next poll is sent three spacings after the first one."""
     asker.ask("a")
     asker.ask("a2", "page")
     asker.ask("a3", "page")
@@ -240,8 +240,8 @@ async def test_pages_follow_at_once_and_are_paid_for(asker: Asker, clock: Turned
     assert sorted(asker.passed) == [(0, "a"), (0, "a2"), (0, "a3"), (22.5, "b"), (30, "c")]
 
 
-async def test_never_more_than_the_limit_anyone_who_asks(asker: Asker, clock: TurnedClock) -> None:
-    """Twenty pages at once: ten pass, the others when the first have left the window."""
+async def test_no_purpose_exceeds_the_limit(asker: Asker, clock: TurnedClock) -> None:
+    """Of twenty pages, ten are sent at once, the others when the first ones have left the window."""
     for i in range(20):
         asker.ask(str(i), "page")
     await clock.turn(60)
@@ -250,8 +250,8 @@ async def test_never_more_than_the_limit_anyone_who_asks(asker: Asker, clock: Tu
     assert len(asker.passed) == 20
 
 
-async def test_what_is_under_way_counts_until_it_has_left_the_window(asker: Asker, clock: TurnedClock) -> None:
-    """The platform may count a slow request as late as its answer; so do we."""
+async def test_a_place_is_taken_until_after_the_answer(asker: Asker, clock: TurnedClock) -> None:
+    """The platform may count a slow request as late as its answer, so its place is freed 61 s after that."""
     held = asyncio.Event()
     for i in range(10):
         asker.ask(str(i), "page", held=held)
@@ -264,8 +264,8 @@ async def test_what_is_under_way_counts_until_it_has_left_the_window(asker: Aske
     assert asker.passed[-1] == (111, "next")
 
 
-async def test_never_two_of_the_same_request_at_once(asker: Asker, clock: TurnedClock) -> None:
-    """The platform answers a twin with CMN-304; another request does not wait for it."""
+async def test_the_same_request_is_never_in_flight_twice(asker: Asker, clock: TurnedClock) -> None:
+    """The platform answers the second one with CMN-304. Other requests do not wait for it."""
     held = asyncio.Event()
     asker.ask("first", "page", key="url", held=held)
     asker.ask("twin", "page", key="url")
@@ -277,8 +277,8 @@ async def test_never_two_of_the_same_request_at_once(asker: Asker, clock: Turned
     assert asker.names == ["first", "other", "twin"]
 
 
-async def test_a_cancelled_waiter_leaves_its_place(asker: Asker, clock: TurnedClock) -> None:
-    """Cancelled while waiting: those behind it move up, and nothing is counted for it."""
+async def test_a_cancelled_wait_takes_no_place(asker: Asker, clock: TurnedClock) -> None:
+    """Requests that wait behind a cancelled one are sent earlier."""
     asker.ask("a")
     waiting = asker.ask("b")
     asker.ask("c")
@@ -288,13 +288,13 @@ async def test_a_cancelled_waiter_leaves_its_place(asker: Asker, clock: TurnedCl
     assert asker.passed == [(0, "a"), (7.5, "c")]
 
 
-async def test_a_waiter_that_is_cancelled_as_its_turn_comes_frees_it(
+async def test_a_wait_cancelled_when_the_slot_was_granted_frees_it(
     limiter: RateLimiter, asker: Asker, clock: TurnedClock
 ) -> None:
-    """The turn was granted and never used: its key and its place are free again, however often that happens."""
+    """The slot was granted but never used: its key and its place are free again, however often that happens."""
     for i in range(20):
-        async with limiter.acquire("page", "url") as turn:
-            turn.unused()
+        async with limiter.acquire("page", "url") as slot:
+            slot.unused()
             cancelled = asker.ask(f"x{i}", "page", key="url")
             await clock.settle()
         cancelled.cancel()  # granted, and it has not run since
@@ -305,16 +305,16 @@ async def test_a_waiter_that_is_cancelled_as_its_turn_comes_frees_it(
     assert cancelled.cancelled()
 
 
-async def test_an_unused_turn_counts_nothing(limiter: RateLimiter, clock: TurnedClock) -> None:
-    """Anyone who finds that it has no token sends nothing, and takes nothing from the others."""
+async def test_an_unused_slot_takes_no_place(limiter: RateLimiter, clock: TurnedClock) -> None:
+    """A request that is not sent, because its token is missing, delays no other."""
     for i in range(30):
-        async with limiter.acquire("page", str(i)) as turn:
-            turn.unused()
+        async with limiter.acquire("page", str(i)) as slot:
+            slot.unused()
     assert clock.monotonic() == 0
 
 
-async def test_all_who_wait_may_be_cancelled_at_once(asker: Asker, clock: TurnedClock) -> None:
-    """A service that stops: no one is granted a turn that no one takes any more."""
+async def test_all_waits_can_be_cancelled_at_once(asker: Asker, clock: TurnedClock) -> None:
+    """When the service stops, no slot is granted to a cancelled wait."""
     held = asyncio.Event()
     for name in "abcde":
         asker.ask(name, "page", held=held, key="url" if name in "ab" else name)
@@ -330,8 +330,8 @@ async def test_all_who_wait_may_be_cancelled_at_once(asker: Asker, clock: Turned
     assert asker.names[-1] == "url"
 
 
-async def test_a_cancelled_request_counts(asker: Asker, clock: TurnedClock) -> None:
-    """Given up under way it may have reached the platform."""
+async def test_a_cancelled_request_takes_a_place(asker: Asker, clock: TurnedClock) -> None:
+    """A request that was cancelled in flight may have reached the platform."""
     held = asyncio.Event()
     for i in range(10):
         asker.ask(str(i), "page", held=held)
@@ -343,8 +343,8 @@ async def test_a_cancelled_request_counts(asker: Asker, clock: TurnedClock) -> N
     assert len(asker.passed) == 10
 
 
-async def test_no_one_is_left_waiting_when_the_limit_rises(asker: Asker, clock: TurnedClock) -> None:
-    """The pace of those who already wait follows what the platform announces."""
+async def test_waiting_polls_follow_a_higher_limit(asker: Asker, clock: TurnedClock) -> None:
+    """Polls that are already waiting are sent at the newly announced rate."""
     held = asyncio.Event()
     asker.ask("a", headers={**HEADERS, "X-Rate-Limit-Limit": "100", "X-Rate-Limit-Remaining": "99"}, held=held)
     asker.ask("b")
@@ -356,8 +356,8 @@ async def test_no_one_is_left_waiting_when_the_limit_rises(asker: Asker, clock: 
     assert asker.limiter.spacing_s() == 0.75
 
 
-async def test_a_lower_limit_slows_the_pace(asker: Asker, clock: TurnedClock) -> None:
-    """Five a minute announced: four polls a minute."""
+async def test_a_lower_limit_slows_polling(asker: Asker, clock: TurnedClock) -> None:
+    """With an announced limit of five per minute, four polls per minute are sent."""
     asker.ask("a", headers={**HEADERS, "X-Rate-Limit-Limit": "5", "X-Rate-Limit-Remaining": "4"})
     asker.ask("b")
     asker.ask("c")
@@ -381,8 +381,8 @@ async def test_a_lower_limit_slows_the_pace(asker: Asker, clock: TurnedClock) ->
         {"X-Rate-Limit-Group": "not a word of a group, but a sentence"},
     ],
 )
-async def test_absurd_headers_change_nothing(asker: Asker, clock: TurnedClock, headers: dict[str, str]) -> None:
-    """What cannot be a limit is no limit."""
+async def test_implausible_headers_are_ignored(asker: Asker, clock: TurnedClock, headers: dict[str, str]) -> None:
+    """Neither limit, group nor pause change."""
     asker.ask("a", headers=headers)
     await clock.settle()
     assert asker.limiter.spacing_s() == 7.5
@@ -406,10 +406,10 @@ PENALTIES: list[tuple[Callable[[TurnedClock], dict[str, str]], float]] = [
 
 
 @pytest.mark.parametrize(("headers", "seconds"), PENALTIES)
-async def test_nothing_is_sent_in_a_penalty_anyone_who_asks(
+async def test_nothing_is_sent_during_a_penalty(
     asker: Asker, clock: TurnedClock, headers: Callable[[TurnedClock], dict[str, str]], seconds: float
 ) -> None:
-    """A 429 silences polls, pages and the call log alike until its time has passed; then all go on."""
+    """A 429 pauses polls, pages and the call log until its time has passed; then all are sent."""
     asker.ask("a", status=429, headers=headers(clock))
     await clock.settle()
     for purpose in ("poll", "page", "call_log"):
@@ -422,8 +422,8 @@ async def test_nothing_is_sent_in_a_penalty_anyone_who_asks(
     assert asker.limiter.hold_s() == 0
 
 
-async def test_after_a_penalty_one_goes_ahead(asker: Asker, clock: TurnedClock) -> None:
-    """The first answer tells whether the penalty is over; until then the others wait."""
+async def test_after_a_penalty_one_request_is_sent_first(asker: Asker, clock: TurnedClock) -> None:
+    """Its answer shows whether the penalty is over; the others wait for it."""
     held = asyncio.Event()
     asker.ask("a", status=429, headers={"Retry-After": "60"})
     await clock.settle()
@@ -436,8 +436,8 @@ async def test_after_a_penalty_one_goes_ahead(asker: Asker, clock: TurnedClock) 
     assert asker.names == ["a", "scout", "next"]
 
 
-async def test_penalties_without_a_word_grow(asker: Asker, clock: TurnedClock) -> None:
-    """Refused again right after it: 30, 60, 120 s and no longer; a success begins anew at 30."""
+async def test_penalties_without_retry_after_grow(asker: Asker, clock: TurnedClock) -> None:
+    """If the first request after it is refused: 30, 60, 120 s and no longer. After a success it is 30 s again."""
     held_s: list[float] = []
     for i, status in enumerate((429, 429, 429, 429, 200, 429)):
         asker.ask(str(i), "page", status=status)
@@ -447,8 +447,8 @@ async def test_penalties_without_a_word_grow(asker: Asker, clock: TurnedClock) -
     assert held_s == [31, 61, 121, 121, 0, 31]
 
 
-async def test_a_told_penalty_is_doubled_at_most(asker: Asker, clock: TurnedClock) -> None:
-    """Refused again after waiting as long as told: another program keeps the penalty alive; wait it out."""
+async def test_a_penalty_with_retry_after_is_doubled_at_most(asker: Asker, clock: TurnedClock) -> None:
+    """A second refusal after the full wait means that another program prolongs the penalty."""
     held_s: list[float] = []
     for i in range(4):
         asker.ask(str(i), "page", status=429, headers={"Retry-After": "60"})
@@ -458,8 +458,8 @@ async def test_a_told_penalty_is_doubled_at_most(asker: Asker, clock: TurnedCloc
     assert held_s == [61, 121, 121, 121]
 
 
-async def test_several_refused_at_once_are_one_penalty(asker: Asker, clock: TurnedClock) -> None:
-    """Those already under way when the 429 came do not make it longer than the last of them says."""
+async def test_several_refusals_at_once_are_one_penalty(asker: Asker, clock: TurnedClock) -> None:
+    """Requests in flight at the first 429 do not make the pause longer than their own Retry-After."""
     held = asyncio.Event()
     for i in range(5):
         asker.ask(str(i), "page", status=429, headers={"Retry-After": "60"}, held=held)
@@ -469,8 +469,8 @@ async def test_several_refused_at_once_are_one_penalty(asker: Asker, clock: Turn
     assert asker.limiter.hold_s() == 61
 
 
-async def test_a_later_wish_does_not_shorten_a_penalty(asker: Asker, clock: TurnedClock) -> None:
-    """One that was under way comes back with less to wait: the longer silence stands."""
+async def test_a_later_retry_after_does_not_shorten_a_penalty(asker: Asker, clock: TurnedClock) -> None:
+    """If the answer to a request in flight has a shorter Retry-After, the longer pause stays."""
     held = asyncio.Event()
     asker.ask("a", "page", status=429, headers={"Retry-After": "5"}, held=held)
     asker.ask("b", "page", status=429, headers={"Retry-After": "60"})
@@ -480,8 +480,8 @@ async def test_a_later_wish_does_not_shorten_a_penalty(asker: Asker, clock: Turn
     assert asker.limiter.hold_s() == 61
 
 
-async def test_a_503_with_a_wish_is_granted(asker: Asker, clock: TurnedClock) -> None:
-    """503 with Retry-After holds everything for so long, at most an hour; 503 without holds nothing."""
+async def test_a_503_with_retry_after_pauses_requests(asker: Asker, clock: TurnedClock) -> None:
+    """For at most an hour. A 503 without Retry-After does not pause anything."""
     asker.ask("a", status=503)
     await clock.settle()
     assert asker.limiter.hold_s() == 0
@@ -494,8 +494,8 @@ async def test_a_503_with_a_wish_is_granted(asker: Asker, clock: TurnedClock) ->
     assert asker.limiter.hold_s() == 3601
 
 
-async def test_other_programs_are_felt_and_forgotten(asker: Asker, clock: TurnedClock) -> None:
-    """Remaining is lower than our own use explains: the pace gives way, and recovers within minutes."""
+async def test_use_by_other_programs_slows_polling_for_minutes(asker: Asker, clock: TurnedClock) -> None:
+    """If fewer requests remain than our own use explains, polling slows down, and recovers within minutes."""
     asker.ask("a", headers={**HEADERS, "X-Rate-Limit-Remaining": "5"})
     await clock.settle()
     assert asker.limiter.spacing_s() == 60 / (10 - 4 - 2 - 1)
@@ -505,8 +505,8 @@ async def test_other_programs_are_felt_and_forgotten(asker: Asker, clock: Turned
     assert asker.limiter.spacing_s() == 7.5
 
 
-async def test_one_request_a_window_is_always_ours(asker: Asker, clock: TurnedClock) -> None:
-    """However much others use, polling never stops for good."""
+async def test_one_request_per_window_is_always_sent(asker: Asker, clock: TurnedClock) -> None:
+    """However much other programs use, polling never stops."""
     asker.ask("a", headers={**HEADERS, "X-Rate-Limit-Remaining": "0"})
     asker.ask("b")
     await clock.turn(180)
@@ -514,14 +514,14 @@ async def test_one_request_a_window_is_always_ours(asker: Asker, clock: TurnedCl
 
 
 @pytest.mark.parametrize("jump_s", [0, -3600, 90_000])
-async def test_a_penalty_is_remembered_over_a_restart(clock: TurnedClock, jump_s: int) -> None:
-    """Killed in a penalty, the next process is silent for what is left of it, wherever the wall clock went."""
+async def test_a_penalty_continues_after_a_restart(clock: TurnedClock, jump_s: int) -> None:
+    """After kill -9 the next process pauses for the rest of the penalty, however the wall clock was changed."""
     notes: list[bytes] = []
-    asker = Asker(make_budget(clock, keep=lambda b: notes.append(b.dump())), clock)
+    asker = Asker(make_limiter(clock, keep=lambda b: notes.append(b.dump())), clock)
     asker.ask("a", status=429, headers={"Retry-After": "60"})
     await clock.turn(20)
     clock.wall_offset = timedelta(seconds=jump_s)
-    again = Asker(make_budget(clock, kept=notes[-1]), clock)
+    again = Asker(make_limiter(clock, kept=notes[-1]), clock)
     left_s = {0: 41, -3600: 61, 90_000: 0}[jump_s]
     assert again.limiter.hold_s() == pytest.approx(left_s)
     again.ask("b", "page")
@@ -531,13 +531,13 @@ async def test_a_penalty_is_remembered_over_a_restart(clock: TurnedClock, jump_s
     assert again.names == ["b"]
 
 
-async def test_the_window_is_remembered_over_a_restart(clock: TurnedClock) -> None:
+async def test_the_window_continues_after_a_restart(clock: TurnedClock) -> None:
     """A process that is restarted every second cannot send more than the limit in a minute."""
     kept: bytes | None = None
     passed: list[float] = []
     for _ in range(70):
         notes: list[bytes] = []
-        asker = Asker(make_budget(clock, kept=kept, keep=lambda b, notes=notes: notes.append(b.dump())), clock)
+        asker = Asker(make_limiter(clock, kept=kept, keep=lambda b, notes=notes: notes.append(b.dump())), clock)
         for name in "abc":
             asker.ask(name, "page")
         await clock.turn(1)
@@ -550,13 +550,13 @@ async def test_the_window_is_remembered_over_a_restart(clock: TurnedClock) -> No
     assert len(passed) >= 12
 
 
-async def test_what_was_under_way_when_it_was_killed_counts(clock: TurnedClock) -> None:
-    """A request whose answer no one was left to hear has been counted by the platform."""
-    asker = Asker(make_budget(clock), clock)
+async def test_requests_in_flight_at_a_kill_take_places(clock: TurnedClock) -> None:
+    """The platform has counted them, although their answers were lost."""
+    asker = Asker(make_limiter(clock), clock)
     for i in range(10):
         asker.ask(str(i), "page", held=asyncio.Event())
     await clock.settle()
-    again = Asker(make_budget(clock, kept=asker.limiter.dump()), clock)
+    again = Asker(make_limiter(clock, kept=asker.limiter.dump()), clock)
     again.ask("next", "page")
     await clock.turn(60)
     assert again.names == []
@@ -566,25 +566,25 @@ async def test_what_was_under_way_when_it_was_killed_counts(clock: TurnedClock) 
         task.cancel()
 
 
-async def test_a_penalty_that_is_still_on_is_shown_at_once(clock: TurnedClock) -> None:
-    """After a restart the metric says why nothing is asked."""
-    asker = Asker(make_budget(clock), clock)
+async def test_a_penalty_that_continues_is_shown_at_the_start(clock: TurnedClock) -> None:
+    """After a restart the metric shows why no request is sent."""
+    asker = Asker(make_limiter(clock), clock)
     asker.ask("a", status=429, headers={"Retry-After": "60"})
     await clock.settle()
     shown: list[float] = []
-    make_budget(clock, kept=asker.limiter.dump(), show=lambda limiter: shown.append(limiter.hold_s()))
+    make_limiter(clock, kept=asker.limiter.dump(), show=lambda limiter: shown.append(limiter.hold_s()))
     assert shown == [61]
 
 
 @pytest.mark.parametrize("kept", [b"", b"{}", b"nonsense", b'{"at":"x"}', b"\xff"])
-async def test_what_cannot_be_read_of_an_earlier_run_is_dropped(clock: TurnedClock, kept: bytes) -> None:
-    """Notes of another version never stop the service."""
-    assert make_budget(clock, kept=kept).hold_s() == 0
+async def test_unreadable_state_of_an_earlier_run_is_ignored(clock: TurnedClock, kept: bytes) -> None:
+    """State of another version never stops the service."""
+    assert make_limiter(clock, kept=kept).hold_s() == 0
 
 
-async def test_what_is_kept_is_small(clock: TurnedClock) -> None:
-    """At a thousand requests a second, too."""
-    limiter = make_budget(clock, per_minute=60_000, headroom=1)
+async def test_the_kept_state_is_small(clock: TurnedClock) -> None:
+    """Also at a thousand requests per second."""
+    limiter = make_limiter(clock, per_minute=60_000, headroom=1)
     asker = Asker(limiter, clock)
     for i in range(3000):
         asker.ask(str(i), "page")
@@ -593,8 +593,8 @@ async def test_what_is_kept_is_small(clock: TurnedClock) -> None:
     assert len(limiter.dump()) < 1000
 
 
-async def test_nothing_is_left_running_when_no_one_waits(asker: Asker, clock: TurnedClock) -> None:
-    """The alarm exists only while somebody waits: a client that is dropped leaves no task."""
+async def test_no_task_runs_while_no_request_waits(asker: Asker, clock: TurnedClock) -> None:
+    """The timer exists only while a request waits, so a closed client leaves no task."""
     asker.ask("a")
     waiting = asker.ask("b")
     await clock.turn(1)
@@ -604,11 +604,11 @@ async def test_nothing_is_left_running_when_no_one_waits(asker: Asker, clock: Tu
 
 
 @pytest.mark.parametrize("status", [403, 408, 500, 502])
-@pytest.mark.parametrize("wish", ["99999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
-async def test_no_wish_is_granted_for_longer_than_an_hour(limiter: RateLimiter, status: int, wish: str) -> None:
-    """Whatever the answer that carries it: an absurd Retry-After must not blind a source until a restart."""
+@pytest.mark.parametrize("retry_after", ["99999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
+async def test_retry_after_is_limited_to_an_hour(limiter: RateLimiter, status: int, retry_after: str) -> None:
+    """For every status, because an implausible Retry-After must not stop a source until a restart."""
     async with limiter.acquire("poll", "a") as slot:
-        wait_s = slot.answered(status, {"Retry-After": wish})
+        wait_s = slot.answered(status, {"Retry-After": retry_after})
     assert wait_s == PENALTY_MAX_S
 
 
@@ -679,8 +679,8 @@ async def test_places_are_those_of_the_fullest_window(asker: Asker, clock: Turne
 @pytest.fixture
 def groups(clock: TurnedClock) -> dict[str, RateLimiter]:
     limiters: dict[str, RateLimiter] = {}
-    limiters["heavy"] = make_budget(clock, groups=limiters)
-    limiters["light"] = make_budget(clock, group="light", per_minute=50, headroom=0.5, groups=limiters)
+    limiters["heavy"] = make_limiter(clock, groups=limiters)
+    limiters["light"] = make_limiter(clock, group="light", per_minute=50, headroom=0.5, groups=limiters)
     return limiters
 
 
@@ -729,7 +729,7 @@ async def test_a_request_that_is_counted_in_another_group_obeys_both(
 
 async def test_tokens_of_push_connections_leave_places_for_access_tokens(clock: TurnedClock) -> None:
     """Two a minute at most, however few access tokens are requested, and never before one that waits."""
-    asker = Asker(make_budget(clock, group="auth", per_minute=5, headroom=0.5, ceiling=4), clock)
+    asker = Asker(make_limiter(clock, group="auth", per_minute=5, headroom=0.5, ceiling=4), clock)
     await clock.turn(100)
     for i in range(4):
         asker.ask(f"push {i}", "push_token")

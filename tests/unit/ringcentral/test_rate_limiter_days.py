@@ -1,4 +1,4 @@
-"""The budget against a model of the platform's own counting, for hours (`make fuzz`: days), and at random."""
+"""The rate limiter against a model of the platform's counting, for hours (`make fuzz`: days) and with random inputs."""
 
 import asyncio
 from bisect import bisect_left
@@ -21,29 +21,29 @@ DAY_S = DAY_H * 3600
 MINUTE_S = 60
 
 
-def make_budget(clock: TurnedClock, kept: bytes | None = None) -> RateLimiter:
+def make_limiter(clock: TurnedClock, kept: bytes | None = None) -> RateLimiter:
     return RateLimiter("heavy", per_minute=10, headroom=0.8, clock=clock, now=clock.now, kept=kept)
 
 
 async def request(
     limiter: RateLimiter, model: PlatformModel, purpose: Purpose, key: str, there_s: float, back_s: float
 ) -> None:
-    async with limiter.acquire(purpose, key) as turn:
+    async with limiter.acquire(purpose, key) as slot:
         await model.clock.sleep(there_s)
         status, headers = model.ask()
         await model.clock.sleep(back_s)
-        turn.answered(status, headers)
+        slot.answered(status, headers)
 
 
 async def poll(limiter: RateLimiter, model: PlatformModel, key: str, random: Random, slow_s: float) -> None:
-    """As fast as it may, one request at a time."""
+    """Polls as fast as the limiter allows, one request at a time."""
     while True:
         there_s, back_s = random.uniform(0.02, slow_s), random.uniform(0.02, slow_s)
         await request(limiter, model, "poll", key, there_s, back_s)
 
 
 async def look_up(limiter: RateLimiter, model: PlatformModel, random: Random) -> None:
-    """Calls vanish now and then, several at once."""
+    """Looks up vanished calls: at random times, sometimes several at once."""
     number = 0
     while True:
         await model.clock.sleep(random.expovariate(1 / 30))
@@ -68,11 +68,9 @@ def most_in_a_window(times: list[float], window_s: float) -> int:
 
 @pytest.mark.parametrize(("hours", "slow_s"), [(DAY_H, 0.3), (DAY_H / 4, 4)])
 async def test_a_day_of_twelve_extensions_and_the_call_log(hours: float, slow_s: float) -> None:
-    """Alone on its credential, also where answers are slow: never refused, never above the limit, and the polls'
-    share is used to 95 %.
-    """
+    """Without other programs, also when answers are slow: none is refused, and 95 % of the polls' share is used."""
     clock = TurnedClock()
-    model, limiter, random = PlatformModel(clock), make_budget(clock), Random(7)
+    model, limiter, random = PlatformModel(clock), make_limiter(clock), Random(7)
     polls = [poll(limiter, model, f"extension {i}", random, slow_s) for i in range(12)]
     with running(*polls, look_up(limiter, model, random)):
         await clock.turn(hours * 3600)
@@ -82,9 +80,9 @@ async def test_a_day_of_twelve_extensions_and_the_call_log(hours: float, slow_s:
 
 
 async def test_the_polls_of_a_day_are_even() -> None:
-    """One extension, undisturbed: a poll every 7.5 s for hours, neither faster nor slower, and never a 429."""
+    """One extension is polled exactly every 7.5 s for hours, without a 429."""
     clock = TurnedClock()
-    model, limiter = PlatformModel(clock), make_budget(clock)
+    model, limiter = PlatformModel(clock), make_limiter(clock)
 
     async def steady() -> None:
         while True:
@@ -101,8 +99,8 @@ async def test_the_polls_of_a_day_are_even() -> None:
 
 @pytest.mark.parametrize("headroom", [0.8, 1.0])
 async def test_every_window_that_the_platform_announces_is_kept(headroom: float) -> None:
-    """3 in 18 s and 100 in an hour beside 10 in 60 s, announced in turn: bursts of pages and questions, a restart
-    in between, and after the first answers not one refusal.
+    """3 in 18 s and 100 in an hour beside 10 in 60 s, announced in turn: with bursts of pages and call log requests and
+    a restart in between, no request is refused after the first answers.
     """
     clock = TurnedClock()
     model = PlatformModel(clock, limit=10, more=[(3, 18), (100, 3600)])
@@ -131,8 +129,8 @@ async def test_every_window_that_the_platform_announces_is_kept(headroom: float)
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.4, 0.5])
 async def test_another_program_on_the_same_credential(share: float) -> None:
-    """It asks at random times: after the first minute there is one penalty at most, and the pace recovers when it
-    stops.
+    """It sends requests at random times: after the first minute there is at most one penalty, and polling is as fast as
+    before when it stops.
     """
     clock = TurnedClock()
     model, random = PlatformModel(clock), Random(3)
@@ -143,14 +141,14 @@ async def test_another_program_on_the_same_credential(share: float) -> None:
 
     with running(another_program(model, share_at, random)):
         await clock.turn(5 * MINUTE_S)
-        limiter = make_budget(clock)
+        limiter = make_limiter(clock)
         polls = [poll(limiter, model, f"extension {i}", random, 0.3) for i in range(3)]
         with running(*polls, look_up(limiter, model, random)):
             await watched(model, stops_at_s)
 
 
 async def watched(model: PlatformModel, stops_at_s: float) -> None:
-    """No one is refused beside the other program, and the pace is back soon after it has stopped."""
+    """Few requests are refused, and polling is as fast as before soon after the other program has stopped."""
     clock = model.clock
     await clock.turn(stops_at_s - clock.monotonic())
     assert len([at for at in model.refused if at > 6 * MINUTE_S]) <= 2  # its requests may come closer than ever before
@@ -161,11 +159,11 @@ async def watched(model: PlatformModel, stops_at_s: float) -> None:
     assert len(model.arrived) - recovered >= 0.95 * 8 * 10
 
 
-async def test_two_of_us_on_one_credential_come_apart_again() -> None:
-    """Two processes that share a credential by mistake: refused at first, then they find a pace for both."""
+async def test_two_processes_on_one_credential_find_a_common_pace() -> None:
+    """Two processes that share a credential by mistake are refused at first, and rarely after that."""
     clock = TurnedClock()
     model, random = PlatformModel(clock), Random(5)
-    one, two = make_budget(clock), make_budget(clock)
+    one, two = make_limiter(clock), make_limiter(clock)
     with running(poll(one, model, "one", random, 0.3), poll(two, model, "two", random, 0.3)):
         await clock.turn(3600)
         in_the_first_hour = len(model.refused)
@@ -177,9 +175,9 @@ async def test_two_of_us_on_one_credential_come_apart_again() -> None:
 
 @pytest.mark.parametrize("bare", [False, True])
 async def test_a_penalty_in_a_busy_hour(bare: bool) -> None:
-    """An injected 429, with and without headers: not one request until it is over, then the pace of before."""
+    """After a 429, with and without headers, no request is sent until it is over; then polling is as fast as before."""
     clock = TurnedClock()
-    model, limiter, random = PlatformModel(clock, penalty_s=30 if bare else 60), make_budget(clock), Random(1)
+    model, limiter, random = PlatformModel(clock, penalty_s=30 if bare else 60), make_limiter(clock), Random(1)
     model.bare = bare
     polls = [poll(limiter, model, f"extension {i}", random, 0.3) for i in range(5)]
     with running(*polls, look_up(limiter, model, random)):
@@ -210,19 +208,19 @@ steps = st.lists(
 
 
 class Story:
-    """Plays steps against the model, and notes what must not have happened."""
+    """Runs steps against the model, and asserts what must not happen."""
 
     def __init__(self) -> None:
         self.clock = TurnedClock()
         self.model = PlatformModel(self.clock)
         self.notes: list[bytes] = []
-        self.limiter = make_budget(self.clock)
+        self.limiter = make_limiter(self.clock)
         self.tasks: list[asyncio.Task[None]] = []
         self.silent: list[tuple[float, float]] = []  # known penalties
         self.under_way: list[str] = []
 
     async def ask(self, purpose: Purpose, key: str, there_s: float, back_s: float) -> None:
-        async with self.limiter.acquire(purpose, key) as turn:
+        async with self.limiter.acquire(purpose, key) as slot:
             sent_at = self.clock.monotonic()
             assert not any(begin < sent_at < end for begin, end in self.silent), "sent in a penalty"
             assert key not in self.under_way, "the same request twice at once"
@@ -233,7 +231,7 @@ class Story:
                 await self.clock.sleep(back_s)
             finally:
                 self.under_way.remove(key)
-            turn.answered(status, headers)
+            slot.answered(status, headers)
             if status == 429:
                 now = self.clock.monotonic()
                 self.silent.append((now, now + 60))
@@ -243,7 +241,7 @@ class Story:
             await getattr(self, f"do_{name}")(*details)
         await self.clock.turn(3600)
         for task in self.tasks:
-            assert task.done(), "somebody waits for ever"
+            assert task.done(), "a request waits for ever"
             if not task.cancelled():
                 task.result()
 
@@ -268,7 +266,7 @@ class Story:
         for task in self.tasks:
             task.cancel()
         await self.clock.settle()
-        self.limiter = make_budget(self.clock, kept)
+        self.limiter = make_limiter(self.clock, kept)
 
     async def do_limit(self, limit: int) -> None:
         self.model.limit = limit
@@ -276,9 +274,9 @@ class Story:
 
 @settings(max_examples=tries(40, 2000))
 @given(steps)
-def test_no_story_ends_in_a_penalty_of_our_own_doing(story: list[Any]) -> None:
-    """Any mixture of askers, latencies, cancellations, restarts, penalties: silent when told, no one forgotten,
-    and no refusal but those that were injected or came with a limit that was lowered behind our back.
+def test_no_sequence_of_steps_causes_a_penalty(story: list[Any]) -> None:
+    """With any mixture of requests, latencies, cancellations, restarts and penalties, pauses are kept, every request is
+    served, and none is refused, except by an injected penalty or a limit that was lowered meanwhile.
     """
     played = Story()
     asyncio.run(played.play(story))
@@ -291,11 +289,11 @@ def test_no_story_ends_in_a_penalty_of_our_own_doing(story: list[Any]) -> None:
 @settings(max_examples=tries(20, 500))
 @given(st.lists(st.tuples(purposes, st.floats(0, 20)), min_size=1, max_size=60))
 def test_each_purpose_is_served_in_its_order(asks: list[tuple[Purpose, float]]) -> None:
-    """First come, first served, within each purpose, however long the answers take."""
+    """First come, first served within each purpose, however long the answers take."""
 
     async def play() -> dict[str, list[int]]:
         clock = TurnedClock()
-        limiter = make_budget(clock)
+        limiter = make_limiter(clock)
         served: dict[str, list[int]] = {}
 
         async def ask(number: int, purpose: Purpose, took_s: float) -> None:
