@@ -86,5 +86,5 @@ class House:
 def source(name: str, *extensions: str, **keys: Any) -> SourceSettings:
     """A credential of its own; without extensions it watches the account."""
     watched = {"extensions": extensions} if extensions else {"watch": "account"}
-    base = {"client_id": name, "client_secret": "secret", "jwt": f"jwt of {name}"}
+    base = {"client_id": name, "client_secret": "secret", "jwt": f"jwt of {name}", "hints": "off"}
     return SourceSettings.model_validate(base | watched | keys)
