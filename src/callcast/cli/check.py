@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
+from callcast.cli.failure import CommandFailed
 from callcast.cli.output import counted, table
 from callcast.config import Settings, validate
 from callcast.config.diagnostics import Finding
@@ -56,7 +57,9 @@ def _removed_sinks(settings: Settings) -> Iterator[str]:
             found = admin.sinks()
     except OutboxMissing:
         return
-    except (OutboxRefused, OutboxUnavailable) as error:
+    except OutboxRefused as error:  # the service would not start with it either
+        raise CommandFailed(f"service.data_dir: {error}", ExitCode.UNAVAILABLE) from error
+    except OutboxUnavailable as error:
         yield f"service.data_dir: {error}\n    fix: run this as the user that runs the service, or correct data_dir"
         return
     new = sorted(settings.sinks.keys() - {one.sink for one in found})

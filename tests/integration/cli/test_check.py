@@ -4,9 +4,11 @@ import asyncio
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -142,6 +144,19 @@ def test_check_of_an_outbox_that_it_cannot_read(tmp_path: Path) -> None:
     done = callcast("check", cwd=tmp_path)
     assert done.returncode == 0
     assert f"warning: service.data_dir: the outbox {tmp_path}/outbox.db cannot be read" in done.stderr
+
+
+def test_check_refuses_an_outbox_of_another_version(tmp_path: Path) -> None:
+    """Because `run` does: both exit with 69 and say what to do."""
+    write(tmp_path, f'[service]\ndata_dir = "{tmp_path}"\nhttp_listen = "127.0.0.1:0"\n' + GOOD)
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as outbox:
+        outbox.execute("PRAGMA user_version = 999")
+    checked, ran = callcast("check", cwd=tmp_path), callcast("run", cwd=tmp_path)
+    assert (checked.returncode, ran.returncode) == (69, 69)
+    for said in (checked.stderr, ran.stderr):
+        assert f"{tmp_path}/outbox.db was written by a newer callcast (schema 999, this one knows " in said
+        assert "run that version, or set another data_dir" in said
+    assert checked.stderr.startswith("callcast check: service.data_dir: ")
 
 
 def test_check_of_a_bad_file(tmp_path: Path) -> None:
