@@ -19,18 +19,18 @@ from callcast.calls.model import Blind, SourceEvent
 WHOLE = ""  # stands for the source as a whole, or for its only target
 
 
-class Spell(Struct, frozen=True):
-    """An outage: since when there was no successful poll, and why."""
+class Outage(Struct, frozen=True):
+    """Since when there was no successful poll, and why."""
 
     since: datetime
     reason: str
 
 
-class FreshnessState(Struct):
+class FreshnessState(Struct, rename={"outages": "spells"}):
     """What survives a restart: the number of the last event, the outages, and events that may be unrecorded."""
 
     number: int = 0
-    spells: dict[str, Spell] = {}
+    outages: dict[str, Outage] = {}
     unrecorded: tuple[SourceEvent, ...] = ()
 
 
@@ -63,9 +63,9 @@ class Freshness:
         return self._state.unrecorded
 
     @property
-    def degraded(self) -> dict[str, Spell]:
+    def degraded(self) -> dict[str, Outage]:
         """The current outages, by extension id; `WHOLE` for the source as a whole."""
-        return dict(self._state.spells)
+        return dict(self._state.outages)
 
     def watch_whole(self, last: datetime | None, steady_s: float) -> None:
         """Watch the source as a whole, while its targets are not known yet. `last`: its last successful poll."""
@@ -82,12 +82,12 @@ class Freshness:
         self._since = {target: self._since.get(target, begun_s) for target in self._last_polls}
         self._reasons = {target: reason for target, reason in self._reasons.items() if target in self._last_polls}
         self._refused &= self._last_polls.keys()
-        for gone in self._state.spells.keys() - self._last_polls.keys() - {WHOLE}:
-            del self._state.spells[gone]
+        for gone in self._state.outages.keys() - self._last_polls.keys() - {WHOLE}:
+            del self._state.outages[gone]
 
     def poll_succeeded(self, target: str, at: datetime, steady_s: float) -> list[SourceEvent]:
         """Note a successful poll. Returns the events of what has recovered."""
-        events = self._recoveries(target, at, steady_s) if self._state.spells else []
+        events = self._recoveries(target, at, steady_s) if self._state.outages else []
         self._last_polls[target], self._since[target] = at, steady_s
         self._refused.discard(target)
         self._reasons.pop(target, None)
@@ -96,12 +96,12 @@ class Freshness:
     def _recoveries(self, target: str, at: datetime, steady_s: float) -> list[SourceEvent]:
         """The outages that end with a successful poll of this target."""
         events = []
-        if WHOLE in self._state.spells:
+        if WHOLE in self._state.outages:
             last = max((poll for poll in self._last_polls.values() if poll), default=None)
             events.append(self._recovered(WHOLE, Blind(after=last, before=at)))
             for other in self._since:  # after an outage of the whole source each target gets three new intervals
                 self._since[other] = steady_s
-        if target in self._state.spells:
+        if target in self._state.outages:
             events.append(self._recovered(target, Blind(after=self._last_polls.get(target), before=at)))
         return events
 
@@ -128,25 +128,25 @@ class Freshness:
         if waiting is not None:
             silent_s = {t: min(s, steady_s - waiting.get(t, steady_s)) for t, s in silent_s.items()}
         stale = {t: at - timedelta(seconds=s) for t, s in silent_s.items() if t in self._refused or s > limit_s}
-        if WHOLE in self._state.spells or not stale:
+        if WHOLE in self._state.outages or not stale:
             return []
         if len(stale) == len(self._last_polls):
             return [self._degraded(WHOLE, stale, at)]
-        spells = self._state.spells
-        return [self._degraded(target, {target: since}, at) for target, since in stale.items() if target not in spells]
+        outages = self._state.outages
+        return [self._degraded(target, {target: since}, at) for target, since in stale.items() if target not in outages]
 
     def _degraded(self, target: str, stale: Mapping[str, datetime], at: datetime) -> SourceEvent:
         """stale: the targets without a successful poll, and since when in this run."""
         since = max(self._last_polls[t] or begun for t, begun in stale.items())
         reason = next((self._reasons[t] for t in stale if t in self._reasons), "timeout")
-        spell = Spell(since, reason)
-        self._state.spells[target] = spell
-        return self._event("source.degraded", target, spell, at, None)
+        outage = Outage(since, reason)
+        self._state.outages[target] = outage
+        return self._event("source.degraded", target, outage, at, None)
 
     def _recovered(self, target: str, blind: Blind) -> SourceEvent:
-        return self._event("source.recovered", target, self._state.spells.pop(target), blind.before, blind)
+        return self._event("source.recovered", target, self._state.outages.pop(target), blind.before, blind)
 
-    def _event(self, kind: str, target: str, spell: Spell, at: datetime, blind: Blind | None) -> SourceEvent:
+    def _event(self, kind: str, target: str, outage: Outage, at: datetime, blind: Blind | None) -> SourceEvent:
         self._state.number += 1
         return SourceEvent(
             id=event_id(self.source, kind, str(self._state.number)),
@@ -154,7 +154,7 @@ class Freshness:
             time=at,
             source=self.source,
             extension_id=target or None,
-            reason=spell.reason,
-            since=spell.since,
+            reason=outage.reason,
+            since=outage.since,
             blind=blind,
         )

@@ -18,7 +18,7 @@ async def test_a_healthy_hour_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixt
     """An hour of polls, with a call every five minutes: nothing at info, and every event at debug."""
     logs.configure("info", "json")
     bench = Bench(tmp_path)
-    bench.far.spacing = 30.0
+    bench.upstream.spacing = 30.0
     telemetry = telemetry_of(bench.clock)
     bench.notes = telemetry  # type: ignore[assignment]
     began = bench.clock.now()
@@ -27,7 +27,7 @@ async def test_a_healthy_hour_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixt
         number, phase = divmod(int(bench.clock.monotonic()), 300)
         return [ringing(f"s-{number}", began)] if phase < 60 else []
 
-    bench.far.list_of = rings
+    bench.upstream.list_of = rings
     async with bench.polling():
         await bench.clock.turn(HOUR_S)
     assert telemetry.polls > 100

@@ -72,7 +72,7 @@ class HintNotes(Notes):
 class Hinted(Bench):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.far.spacing = SPACING_S
+        self.upstream.spacing = SPACING_S
         self.notes: HintNotes = HintNotes()
         self.events = self.notes.events
         self.ways = Ways(self)
@@ -89,7 +89,7 @@ def bench(tmp_path: Path) -> Hinted:
 async def test_until_hints_come_targets_are_polled_evenly(bench: Hinted) -> None:
     async with bench.polling(["101", "102"]):
         await bench.clock.turn(31)
-    assert [at for at, _ in bench.far.polls] == [0, 7.5, 15, 22.5, 30]
+    assert [at for at, _ in bench.upstream.polls] == [0, 7.5, 15, 22.5, 30]
     assert set(bench.notes.causes) == {"poll"}
     assert bench.notes.promised_s == 15
     assert list(bench.ways.targets) == [Target(source="acme", extension_id=e) for e in ("101", "102")]
@@ -101,11 +101,11 @@ async def test_a_hint_wakes_the_schedule(bench: Hinted) -> None:
         bench.ways.change("up")
         await bench.clock.turn(45.3)
         start = bench.clock.now()
-        bench.far.list_of = lambda _: [observation(start)]
+        bench.upstream.list_of = lambda _: [observation(start)]
         bench.ways.hint("started")
         await bench.clock.turn(1)
         assert bench.types == ["call.ringing"]
-    assert bench.far.polls[-1][0] == pytest.approx(46.1, abs=0.05)
+    assert bench.upstream.polls[-1][0] == pytest.approx(46.1, abs=0.05)
     assert bench.notes.after_s == pytest.approx([0.8], abs=0.05)
     assert bench.notes.causes[-1] == "hint"
     assert bench.notes.promised_s == 95
@@ -118,7 +118,7 @@ async def test_a_quiet_target_is_neither_stale_nor_a_gap(bench: Hinted) -> None:
         await bench.clock.turn(1800)
         assert bench.notes.waiting == {}
     assert bench.health() == []
-    assert bench.far.asked == []
+    assert bench.upstream.asked == []
     assert set(bench.notes.causes) == {"poll", "keep_alive"}
 
 
@@ -127,13 +127,13 @@ async def test_a_source_that_fails_is_degraded_from_when_a_poll_was_due(bench: H
     async with bench.polling():
         bench.ways.change("up")
         await bench.clock.turn(45)
-        bench.far.list_of = failing("server")
+        bench.upstream.list_of = failing("server")
         bench.ways.hint("started")
         await bench.clock.turn(30)
         assert bench.health() == []
         await bench.clock.turn(3)
         assert [event.type for event in bench.health()] == ["source.degraded"]
-        bench.far.list_of = lambda _: ()
+        bench.upstream.list_of = lambda _: ()
         await bench.clock.turn(10)
         assert [event.type for event in bench.health()] == ["source.degraded", "source.recovered"]
 
@@ -142,21 +142,21 @@ async def test_failed_polls_are_repeated_at_the_pace_without_hints(bench: Hinted
     async with bench.polling():
         bench.ways.change("up")
         await bench.clock.turn(45)
-        bench.far.list_of = failing("network")
+        bench.upstream.list_of = failing("network")
         bench.ways.hint("started")
-        first = len(bench.far.polls)
+        first = len(bench.upstream.polls)
         await bench.clock.turn(60)
-    assert len(bench.far.polls) - first in (7, 8)
+    assert len(bench.upstream.polls) - first in (7, 8)
 
 
 async def test_a_lost_connection_makes_every_target_due_and_polls_evenly(bench: Hinted) -> None:
     async with bench.polling(["101", "102", "103"]):
         bench.ways.change("up")
         await bench.clock.turn(200)
-        before = len(bench.far.polls)
+        before = len(bench.upstream.polls)
         bench.ways.change("lost")
         await bench.clock.turn(0.1)
-        assert {e for _, e in bench.far.polls[before:]} == {"101", "102", "103"}
+        assert {e for _, e in bench.upstream.polls[before:]} == {"101", "102", "103"}
         await bench.clock.turn(100)
     assert bench.notes.promised_s == 3 * SPACING_S
     assert bench.health() == []
@@ -170,14 +170,14 @@ async def test_what_neither_polls_nor_presence_saw_is_asked_of_the_call_log(
     async with bench.polling():
         bench.ways.change("up")
         await bench.clock.turn(10)
-        bench.far.hold = 1.0
+        bench.upstream.hold = 1.0
         await bench.clock.turn(200)
-        bench.far.log = [over(bench.clock.now() - timedelta(seconds=150))]
+        bench.upstream.log = [over(bench.clock.now() - timedelta(seconds=150))]
         await bench.clock.turn(100)
         bench.ways.witnessed_from = witnessed_from
-        bench.far.hold = 0.0
+        bench.upstream.hold = 0.0
         await bench.clock.turn(60)
-    assert bool(bench.far.asked) is asked
+    assert bool(bench.upstream.asked) is asked
     assert bench.types.count("call.ended") == asked
 
 
@@ -186,13 +186,13 @@ async def test_answers_and_ends_are_seen_with_few_polls(bench: Hinted) -> None:
         bench.ways.change("up")
         await bench.clock.turn(45)
         start = bench.clock.now()
-        bench.far.list_of = lambda _: [observation(start)]
+        bench.upstream.list_of = lambda _: [observation(start)]
         bench.ways.hint("started")
         await bench.clock.turn(10)
-        bench.far.list_of = lambda _: [observation(start, State.CONNECTED)]
+        bench.upstream.list_of = lambda _: [observation(start, State.CONNECTED)]
         bench.ways.hint("answered")
         await bench.clock.turn(60)
-        bench.far.list_of = lambda _: [over(start, 70)]
+        bench.upstream.list_of = lambda _: [over(start, 70)]
         bench.ways.hint("ended")
         await bench.clock.turn(10)
         assert bench.types == ["call.ringing", "call.answered", "call.ended"]

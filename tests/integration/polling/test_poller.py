@@ -1,4 +1,4 @@
-"""The left half of the pipe on a turned clock and a real outbox: pacing, failures, closure, gaps, restarts."""
+"""A source's poller with a turned clock and a real outbox: pacing, failures, ends, gaps, restarts."""
 
 import asyncio
 import itertools
@@ -51,7 +51,7 @@ class Notes(Telemetry):
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.failures: list[Reason] = []
-        self.missed = self.missed_said = 0
+        self.missed = self.missed_reports = 0
         self.steps = 0
         self.twice: list[str] = []
         self.store_faults = 0
@@ -72,7 +72,7 @@ class Notes(Telemetry):
 
     def polls_missed(self, counts: Mapping[Target, int]) -> None:
         self.missed += sum(counts.values())
-        self.missed_said += 1
+        self.missed_reports += 1
 
     def store_failed(self, error: OutboxUnavailable) -> None:
         self.store_faults += 1
@@ -93,7 +93,7 @@ class Bench:
     def __init__(self, path: Path, clock: TurnedClock | None = None) -> None:
         self.path = path
         self.clock = clock or TurnedClock()
-        self.far = ScriptedUpstream(self.clock)
+        self.upstream = ScriptedUpstream(self.clock)
         self.notes = Notes()
         self.events = self.notes.events
         self.rules = Rules()
@@ -119,7 +119,7 @@ class Bench:
     def _poller(self, outbox: SqliteOutbox, extensions: Sequence[str] | None, mine: Known, **options: Any) -> Poller:
         recorder = ChangeRecorder(CallIndex("acme", mine), outbox, self.rules, self.notes)
         backfill = Backfill(
-            *(recorder, self.far, self.clock, self.notes),
+            *(recorder, self.upstream, self.clock, self.notes),
             gaps=mine.notes.get("gaps"),
             refused=mine.notes.get("refused"),
         )
@@ -127,7 +127,7 @@ class Bench:
             "acme",
             extensions,
             interval_s=options.pop("interval_s", None),
-            upstream=self.far,
+            upstream=self.upstream,
             recorder=recorder,
             backfill=backfill,
             freshness=Freshness("acme", mine.notes.get("freshness")),
@@ -179,18 +179,18 @@ def failing(reason: Reason) -> Callable[[Target], PollFailed]:
 
 
 async def test_polls_lie_evenly_in_the_interval(bench: Bench) -> None:
-    """Five extensions at one request a second: each is looked at every five seconds, a second apart."""
+    """Five extensions at one request a second: each is polled every five seconds, a second apart."""
     async with bench.polling([str(n) for n in range(5)]):
         await bench.clock.turn(20.5)
-    assert [round(at) for at, _ in bench.far.polls] == list(range(21))
-    assert [e for _, e in bench.far.polls][:10] == [*"01234", *"01234"]
+    assert [round(at) for at, _ in bench.upstream.polls] == list(range(21))
+    assert [e for _, e in bench.upstream.polls][:10] == [*"01234", *"01234"]
 
 
-async def test_a_wished_interval_is_kept_where_the_budget_allows(bench: Bench) -> None:
-    """Two extensions every ten seconds, five seconds apart, though the budget would allow more."""
+async def test_a_configured_interval_is_kept_where_the_rate_limit_allows_it(bench: Bench) -> None:
+    """Two extensions every ten seconds, five seconds apart, although the rate limit allows more."""
     async with bench.polling(["1", "2"], interval_s=10.0):
         await bench.clock.turn(30.5)
-    assert [(round(at), e) for at, e in bench.far.polls] == [
+    assert [(round(at), e) for at, e in bench.upstream.polls] == [
         (0, "1"),
         (5, "2"),
         (10, "1"),
@@ -201,50 +201,50 @@ async def test_a_wished_interval_is_kept_where_the_budget_allows(bench: Bench) -
     ]
 
 
-async def test_a_hung_poll_delays_no_other_target_and_never_piles_up(bench: Bench) -> None:
-    """While one extension's request hangs for 20 s, the other is looked at on time; missed turns are counted."""
-    bench.far.took_s = lambda target: 20.0 if target.extension_id == "1" else 0.0
+async def test_a_hanging_poll_delays_no_other_target_and_is_sent_once(bench: Bench) -> None:
+    """While one extension's request hangs for 20 s, the other is polled on time; skipped polls are counted."""
+    bench.upstream.took_s = lambda target: 20.0 if target.extension_id == "1" else 0.0
     async with bench.polling(["1", "2"]):
         await bench.clock.turn(24)
-    slow = [at for at, e in bench.far.polls if e == "1"]
-    other = [round(at) for at, e in bench.far.polls if e == "2"]
+    slow = [at for at, e in bench.upstream.polls if e == "1"]
+    other = [round(at) for at, e in bench.upstream.polls if e == "2"]
     assert slow == [0, 22]
     assert other == list(range(1, 24, 2))
     assert bench.notes.missed == 10
 
 
-async def test_who_comes_back_to_an_early_turn_is_looked_at_in_time(bench: Bench) -> None:
-    """While the only other target is put off for minutes, a poll that took its time wakes the scheduler."""
-    bench.far.spacing = 0.1
-    bench.far.took_s = lambda target: 0.2 if target.extension_id == "1" else 0.0
-    bench.far.list_of = lambda target: () if target.extension_id == "1" else PollFailed("permission", "no")
+async def test_a_slow_poll_that_ends_early_for_the_schedule_wakes_it(bench: Bench) -> None:
+    """While the only other target is not due for minutes, the answer of a slow poll wakes the schedule."""
+    bench.upstream.spacing = 0.1
+    bench.upstream.took_s = lambda target: 0.2 if target.extension_id == "1" else 0.0
+    bench.upstream.list_of = lambda target: () if target.extension_id == "1" else PollFailed("permission", "no")
     async with bench.polling(["1", "2"], interval_s=0.3):
         await bench.clock.turn(30)
-    gaps = [b[0] - a[0] for a, b in itertools.pairwise(poll for poll in bench.far.polls if poll[1] == "1")]
+    gaps = [b[0] - a[0] for a, b in itertools.pairwise(poll for poll in bench.upstream.polls if poll[1] == "1")]
     assert max(gaps) <= 0.3 + SLOT_S
     assert bench.notes.missed == 0
 
 
-async def test_turns_that_lie_close_together_begin_together_and_none_is_missed(bench: Bench) -> None:
-    """A thousand a second begin in some fifty goes, each target once a second, none later than a slot."""
-    bench.far.spacing = 0.0
+async def test_polls_that_are_due_close_together_are_sent_together(bench: Bench) -> None:
+    """A thousand a second are sent in some fifty batches, each target once a second, none later than a slot."""
+    bench.upstream.spacing = 0.0
     async with bench.polling([str(n) for n in range(1000)], interval_s=1.0):
         await bench.clock.turn(10)
-    assert len({at for at, _ in bench.far.polls}) <= 10 * 52
+    assert len({at for at, _ in bench.upstream.polls}) <= 10 * 52
     assert bench.notes.missed == 0
-    at = sorted((int(extension or 0), at) for at, extension in bench.far.polls)
+    at = sorted((int(extension or 0), at) for at, extension in bench.upstream.polls)
     assert all(0 <= at - turn - n / 1000 <= SLOT_S + 1e-6 for turn, (n, at) in zip(itertools.cycle(range(10)), at))
 
 
 @pytest.mark.parametrize(
     ("answers_after_s", "all_sent_in_s"), [(ANSWER_WAIT_S / 5, 3 * ANSWER_WAIT_S), (60.0, 10 * ANSWER_WAIT_S)]
 )
-async def test_of_many_that_are_due_few_are_sent_together_and_the_late_delay_no_other(
+async def test_few_of_many_due_polls_are_sent_together_and_slow_ones_delay_no_other(
     bench: Bench, answers_after_s: float, all_sent_in_s: float
 ) -> None:
     """Ten times as many as are sent together, whose answers come fast, or not at all."""
     under_way = [0]
-    bench.far.spacing = 0.0
+    bench.upstream.spacing = 0.0
 
     def took_s(_: Target) -> float:
         under_way.append(under_way[-1] + 1)
@@ -254,10 +254,10 @@ async def test_of_many_that_are_due_few_are_sent_together_and_the_late_delay_no_
         under_way.append(under_way[-1] - 1)
         return []
 
-    bench.far.took_s, bench.far.list_of = took_s, answer
+    bench.upstream.took_s, bench.upstream.list_of = took_s, answer
     async with bench.polling([str(n) for n in range(10 * SENT_AT_ONCE)], interval_s=ANSWER_WAIT_S):
         await bench.clock.turn(SLOT_S + all_sent_in_s)
-    assert {extension for _, extension in bench.far.polls} == {str(n) for n in range(10 * SENT_AT_ONCE)}
+    assert {extension for _, extension in bench.upstream.polls} == {str(n) for n in range(10 * SENT_AT_ONCE)}
     assert max(under_way) == (SENT_AT_ONCE if answers_after_s < ANSWER_WAIT_S else 10 * SENT_AT_ONCE)
 
 
@@ -268,62 +268,62 @@ class EarlyClock(TurnedClock):
         await super().sleep(max(0.0, seconds - 0.0005))
 
 
-async def test_the_late_delay_no_other_where_timers_are_early(tmp_path: Path) -> None:
+async def test_slow_polls_delay_no_other_when_timers_fire_early(tmp_path: Path) -> None:
     bench = Bench(tmp_path, EarlyClock())
-    bench.far.spacing = 0.0
-    bench.far.took_s = lambda _: 60.0
+    bench.upstream.spacing = 0.0
+    bench.upstream.took_s = lambda _: 60.0
     async with bench.polling([str(n) for n in range(10 * SENT_AT_ONCE)], interval_s=ANSWER_WAIT_S):
         await bench.clock.turn(SLOT_S + 10 * ANSWER_WAIT_S)
-    assert len(bench.far.polls) == 10 * SENT_AT_ONCE
+    assert len(bench.upstream.polls) == 10 * SENT_AT_ONCE
 
 
-async def test_missed_turns_are_said_once_a_second_however_many(bench: Bench) -> None:
-    bench.far.spacing = 0.0
-    bench.far.took_s = lambda _: 0.5
+async def test_skipped_polls_are_reported_once_a_second(bench: Bench) -> None:
+    bench.upstream.spacing = 0.0
+    bench.upstream.took_s = lambda _: 0.5
     async with bench.polling([str(n) for n in range(100)], interval_s=0.1):
         await bench.clock.turn(10)
     assert bench.notes.missed > 1000
-    assert bench.notes.missed_said <= 10
+    assert bench.notes.missed_reports <= 10
 
 
-async def test_turns_may_fall_on_the_very_same_moment(bench: Bench) -> None:
-    """A turn that is put back to the time of a first one that is still to come: both are taken."""
+async def test_polls_may_be_due_at_the_same_moment(bench: Bench) -> None:
+    """A poll is rescheduled to the time of a first one that is still to come: both are sent."""
 
     def answer(_: Target) -> list[CallObservation]:
-        bench.far.spacing = 0.0  # the first answer says that there is no limit
+        bench.upstream.spacing = 0.0  # the first answer says that there is no limit
         return []
 
-    bench.far.list_of = answer
+    bench.upstream.list_of = answer
     async with bench.polling(["1", "2", "3", "4"], interval_s=1.0):
         await bench.clock.turn(3)
-    assert [e for at, e in bench.far.polls if at == 1] == ["2", "1"]
+    assert [e for at, e in bench.upstream.polls if at == 1] == ["2", "1"]
 
 
-async def test_nothing_is_sent_while_the_remote_side_wants_silence(bench: Bench) -> None:
-    """In a penalty no poll starts, and the scheduler still steps every second."""
-    bench.far.hold = 60
+async def test_no_poll_is_sent_during_a_penalty(bench: Bench) -> None:
+    """The scheduler still reports every second that it runs."""
+    bench.upstream.hold = 60
     async with bench.polling():
         await bench.clock.turn(10)
-        assert bench.far.polls == []
+        assert bench.upstream.polls == []
         assert bench.notes.steps >= 10
-        bench.far.hold = 0
+        bench.upstream.hold = 0
         await bench.clock.turn(1)
-        assert len(bench.far.polls) == 1
+        assert len(bench.upstream.polls) == 1
 
 
 async def test_a_failed_poll_is_never_an_empty_list(bench: Bench) -> None:
     """A live call stays live through failures of every reason, and ends by what the next good poll shows."""
     start = bench.clock.now()
     reasons: list[Reason] = ["timeout", "auth", "rate_limited", "server", "parse", "network"]
-    bench.far.list_of = lambda _: [observation(start)]
+    bench.upstream.list_of = lambda _: [observation(start)]
     async with bench.polling() as outbox:
         await bench.clock.turn(2)
         turns = itertools.cycle(reasons)
-        bench.far.list_of = lambda _: PollFailed(next(turns), "as the test says")
+        bench.upstream.list_of = lambda _: PollFailed(next(turns), "as the test says")
         await bench.clock.turn(200)
         assert bench.types == ["call.ringing", "source.degraded"]
         assert len((await outbox.known("acme")).calls) == 1
-        bench.far.list_of = lambda _: [over(start, 210)]
+        bench.upstream.list_of = lambda _: [over(start, 210)]
         await bench.clock.turn(40)
     assert bench.types == ["call.ringing", "source.degraded", "call.ended", "source.recovered"]
     assert set(bench.notes.failures) == set(reasons)
@@ -332,14 +332,14 @@ async def test_a_failed_poll_is_never_an_empty_list(bench: Bench) -> None:
 @pytest.mark.parametrize("reason", ["timeout", "server", "parse", "network"])
 async def test_a_failed_poll_is_repeated_at_the_plans_pace(bench: Bench, reason: Reason) -> None:
     """Neither faster nor slower, however long it lasts; each target keeps its place in the interval."""
-    bench.far.list_of = failing(reason)
+    bench.upstream.list_of = failing(reason)
     async with bench.polling(["1", "2", "3"], interval_s=6.0):
         await bench.clock.turn(599)
-    assert [(round(at), e) for at, e in bench.far.polls] == [(2 * n, str(n % 3 + 1)) for n in range(300)]
+    assert [(round(at), e) for at, e in bench.upstream.polls] == [(2 * n, str(n % 3 + 1)) for n in range(300)]
     assert bench.notes.missed == 0
 
 
-async def test_of_a_platform_that_garbles_half_of_its_answers_no_change_stays_unseen(bench: Bench) -> None:
+async def test_no_change_is_missed_when_every_other_answer_is_garbled(bench: Bench) -> None:
     """A state that lasts for two intervals is seen where every other answer can be read."""
     start, answers = bench.clock.now(), itertools.count()
 
@@ -351,39 +351,39 @@ async def test_of_a_platform_that_garbles_half_of_its_answers_no_change_stays_un
         began = start + timedelta(seconds=10 * number)
         return [observation(began, state, session_id=f"s-{number}", record_id=f"r-{number}")]
 
-    bench.far.list_of = answer
+    bench.upstream.list_of = answer
     async with bench.polling(interval_s=2.0):
         await bench.clock.turn(270)
     assert bench.types.count("call.ringing") == bench.types.count("call.answered") == 27
 
 
 @pytest.mark.parametrize(("reason", "wait_s"), [("auth", 300.0), ("server", 40.0)])
-async def test_a_wish_of_the_platform_is_waited_for(bench: Bench, reason: Reason, wait_s: float) -> None:
+async def test_the_delay_that_the_platform_asks_for_is_kept(bench: Bench, reason: Reason, wait_s: float) -> None:
     """`Retry-After`, or a credential that was refused: not polled before, and in the plan again after it."""
-    bench.far.list_of = lambda _: PollFailed(reason, "as the test says", retry_after_s=wait_s)
+    bench.upstream.list_of = lambda _: PollFailed(reason, "as the test says", retry_after_s=wait_s)
     async with bench.polling(["1", "2"], interval_s=6.0):
         await bench.clock.turn(10)
-        bench.far.list_of = lambda _: ()
+        bench.upstream.list_of = lambda _: ()
         await bench.clock.turn(wait_s + 10)
     for extension, first in (("1", 0.0), ("2", 3.0)):
-        times = [at for at, e in bench.far.polls if e == extension]
+        times = [at for at, e in bench.upstream.polls if e == extension]
         assert times[0] == first
         assert first + wait_s <= times[1] <= first + wait_s + 6
         assert (times[1] - first) % 6 == 0
 
 
 async def test_a_refused_extension_is_degraded_alone_and_its_share_goes_to_the_others(bench: Bench) -> None:
-    """403 on one of two: told at once, tried every five minutes, the other twice as often."""
+    """403 for one of two: degraded at once, polled every five minutes, the other twice as often."""
 
     def answer(target: Target) -> Any:
         return PollFailed("permission", "no") if target.extension_id == "2" else ()
 
-    bench.far.list_of = answer
+    bench.upstream.list_of = answer
     async with bench.polling(["1", "2"]):
         await bench.clock.turn(3)
         assert bench.types == ["source.degraded"]
         await bench.clock.turn(397)
-    refused = [at for at, e in bench.far.polls if e == "2"]
+    refused = [at for at, e in bench.upstream.polls if e == "2"]
     assert [round(b - a) for a, b in itertools.pairwise(refused)] == [REFUSED_EVERY_S]
     assert [(e.type, e.extension_id) for e in bench.events if not isinstance(e, CallEvent)] == [
         ("source.degraded", "2")
@@ -394,13 +394,13 @@ async def test_a_refused_extension_is_degraded_alone_and_its_share_goes_to_the_o
 async def test_a_call_that_vanishes_is_looked_up_and_ends_with_what_the_log_says(bench: Bench) -> None:
     """Asked after call_log_after_s, not before; one end, evidence call_log."""
     start = bench.clock.now()
-    bench.far.list_of = lambda _: [observation(start)]
+    bench.upstream.list_of = lambda _: [observation(start)]
     async with bench.polling():
         await bench.clock.turn(3)
-        bench.far.list_of = lambda _: ()
+        bench.upstream.list_of = lambda _: ()
         await bench.clock.turn(28)
-        assert bench.far.asked == []
-        bench.far.log = [over(start, 5, disposition=Disposition.VOICEMAIL)]
+        assert bench.upstream.asked == []
+        bench.upstream.log = [over(start, 5, disposition=Disposition.VOICEMAIL)]
         await bench.clock.turn(5)
     assert bench.types == ["call.ringing", "call.ended"]
     ended = bench.call_events()[-1]
@@ -410,27 +410,27 @@ async def test_a_call_that_vanishes_is_looked_up_and_ends_with_what_the_log_says
 async def test_a_call_that_is_no_longer_known_ends_as_unknown_in_time(bench: Bench) -> None:
     """The log is asked with backoff, and given up after vanished_give_up_s, not a backoff later."""
     start = bench.clock.now()
-    bench.far.list_of = lambda _: [observation(start)]
+    bench.upstream.list_of = lambda _: [observation(start)]
     async with bench.polling():
         await bench.clock.turn(3)
-        bench.far.list_of = lambda _: ()
+        bench.upstream.list_of = lambda _: ()
         await bench.clock.turn(890)
         assert bench.types == ["call.ringing"]
         await bench.clock.turn(20)
     assert bench.types == ["call.ringing", "call.ended"]
     ended = bench.call_events()[-1]
     assert (ended.call.disposition, ended.observation.evidence) == ("unknown", "vanished")
-    assert len(bench.far.asked) <= 8
+    assert len(bench.upstream.asked) <= 8
 
 
 async def test_a_call_log_that_fails_does_not_keep_a_vanished_call_for_ever(bench: Bench) -> None:
     """Even when every lookup fails, the call ends as unknown."""
     start = bench.clock.now()
-    bench.far.list_of = lambda _: [observation(start)]
+    bench.upstream.list_of = lambda _: [observation(start)]
     async with bench.polling():
         await bench.clock.turn(3)
-        bench.far.list_of = lambda _: ()
-        bench.far.log_answers = PollFailed("server", "no")
+        bench.upstream.list_of = lambda _: ()
+        bench.upstream.log_answers = PollFailed("server", "no")
         await bench.clock.turn(910)
     assert bench.types == ["call.ringing", "call.ended"]
 
@@ -438,11 +438,11 @@ async def test_a_call_log_that_fails_does_not_keep_a_vanished_call_for_ever(benc
 async def test_a_question_that_hangs_keeps_no_call_open_beyond_its_time(bench: Bench) -> None:
     """The call log may take for ever to answer: what vanished is given up all the same, and gaps are filled."""
     start = bench.clock.now()
-    bench.far.list_of = lambda _: [observation(start)]
-    bench.far.log_took_s = 1e6
+    bench.upstream.list_of = lambda _: [observation(start)]
+    bench.upstream.log_took_s = 1e6
     async with bench.polling():
         await bench.clock.turn(3)
-        bench.far.list_of = lambda _: ()
+        bench.upstream.list_of = lambda _: ()
         await bench.clock.turn(920)
     assert bench.types == ["call.ringing", "call.ended"]
 
@@ -454,10 +454,10 @@ async def test_a_call_of_an_extension_that_is_refused_ends_as_unknown_in_time(
     """403 or 404 while it is live: after vanished_give_up_s it ends, over restarts too, and the other one goes on."""
     start = bench.clock.now()
     live = observation(start)
-    bench.far.list_of = lambda target: [live] if target.extension_id in ("101", None) else ()
+    bench.upstream.list_of = lambda target: [live] if target.extension_id in ("101", None) else ()
     async with bench.polling(watched):
         await bench.clock.turn(3.5)
-        bench.far.list_of = lambda target: PollFailed("permission", "no") if target.extension_id != "102" else ()
+        bench.upstream.list_of = lambda target: PollFailed("permission", "no") if target.extension_id != "102" else ()
         await bench.clock.turn(400)
     await bench.clock.turn(60)
     async with bench.polling(watched):
@@ -469,10 +469,10 @@ async def test_a_call_of_an_extension_that_is_refused_ends_as_unknown_in_time(
     assert ended.observation.after is not None
     assert start < ended.observation.after <= ended.observation.before == ended.call.ended_at
     assert (ended.call.ended_at - start).total_seconds() < 10
-    bench.far.list_of = lambda _: [live]
+    bench.upstream.list_of = lambda _: [live]
     async with bench.polling(watched):
         await bench.clock.turn(310)
-        bench.far.list_of = lambda _: [over(start, 1200, disposition=Disposition.ANSWERED)]
+        bench.upstream.list_of = lambda _: [over(start, 1200, disposition=Disposition.ANSWERED)]
         await bench.clock.turn(10)
     kinds = [event.type for event in bench.call_events()]
     assert kinds == ["call.ringing", "call.ended", "call.corrected"]
@@ -482,12 +482,12 @@ async def test_a_call_of_an_extension_that_is_refused_ends_as_unknown_in_time(
 async def test_a_refusal_that_does_not_last_ends_no_call(bench: Bench) -> None:
     """Somebody gave the permission back in time."""
     start = bench.clock.now()
-    bench.far.list_of = lambda _: [observation(start)]
+    bench.upstream.list_of = lambda _: [observation(start)]
     async with bench.polling():
         await bench.clock.turn(3)
-        bench.far.list_of = failing("permission")
+        bench.upstream.list_of = failing("permission")
         await bench.clock.turn(650)
-        bench.far.list_of = lambda _: [observation(start)]
+        bench.upstream.list_of = lambda _: [observation(start)]
         await bench.clock.turn(600)
     assert [event.type for event in bench.call_events()] == ["call.ringing"]
 
@@ -496,13 +496,13 @@ async def test_a_refusal_of_an_earlier_run_ends_no_call_before_the_platform_answ
     """Down for longer than a refused call is kept: the list shows it again, and its first answer takes a while."""
     start = bench.clock.now()
     live = observation(start, State.CONNECTED)
-    bench.far.list_of = lambda _: [live]
+    bench.upstream.list_of = lambda _: [live]
     async with bench.polling():
         await bench.clock.turn(3)
-        bench.far.list_of = failing("permission")
+        bench.upstream.list_of = failing("permission")
         await bench.clock.turn(10)
     await bench.clock.turn(1200)
-    bench.far.list_of, bench.far.took_s = lambda _: [live], lambda _: 0.5
+    bench.upstream.list_of, bench.upstream.took_s = lambda _: [live], lambda _: 0.5
     async with bench.polling():
         await bench.clock.turn(60)
     assert [event.type for event in bench.call_events()] == ["call.answered"]
@@ -512,14 +512,14 @@ async def test_a_refusal_of_an_earlier_run_ends_no_call_before_the_platform_answ
 async def test_one_refusal_before_other_trouble_ends_no_call(bench: Bench, reason: Reason) -> None:
     """A single 403, then failures that say nothing of the extension for longer than a refused call is kept."""
     start = bench.clock.now()
-    bench.far.list_of = lambda _: [observation(start)]
+    bench.upstream.list_of = lambda _: [observation(start)]
     async with bench.polling():
         await bench.clock.turn(3)
-        bench.far.list_of = failing("permission")
+        bench.upstream.list_of = failing("permission")
         await bench.clock.turn(2)
-        bench.far.list_of = failing(reason)
+        bench.upstream.list_of = failing(reason)
         await bench.clock.turn(1300)
-        bench.far.list_of = lambda _: [observation(start)]
+        bench.upstream.list_of = lambda _: [observation(start)]
         await bench.clock.turn(20)
     assert [event.type for event in bench.call_events()] == ["call.ringing"]
 
@@ -527,13 +527,13 @@ async def test_one_refusal_before_other_trouble_ends_no_call(bench: Bench, reaso
 async def test_what_vanished_before_a_restart_is_not_given_up_before_a_good_poll(bench: Bench) -> None:
     """Down for longer than a vanished call is kept: it is back in the list, and its first answer takes a while."""
     start = bench.clock.now()
-    bench.far.list_of = lambda _: [observation(start)]
+    bench.upstream.list_of = lambda _: [observation(start)]
     async with bench.polling():
         await bench.clock.turn(3)
-        bench.far.list_of = lambda _: ()
+        bench.upstream.list_of = lambda _: ()
         await bench.clock.turn(10)
     await bench.clock.turn(1200)
-    bench.far.list_of, bench.far.took_s = lambda _: [observation(start)], lambda _: 3.5
+    bench.upstream.list_of, bench.upstream.took_s = lambda _: [observation(start)], lambda _: 3.5
     async with bench.polling():
         await bench.clock.turn(60)
     assert bench.types == ["call.ringing"]
@@ -543,10 +543,10 @@ async def test_a_provisional_call_is_asked_about_with_backoff_for_as_long_as_it_
     """One that stays listed is never given up, and never asked about every second."""
     start = bench.clock.now()
     stopped = over(start, provisional=True, rings_alone=False)
-    bench.far.list_of = lambda _: [stopped]
+    bench.upstream.list_of = lambda _: [stopped]
     async with bench.polling():
         await bench.clock.turn(1800)
-    assert 6 <= len(bench.far.asked) <= 12
+    assert 6 <= len(bench.upstream.asked) <= 12
 
 
 async def test_a_gap_is_put_off_when_the_disk_is_full(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -555,7 +555,7 @@ async def test_a_gap_is_put_off_when_the_disk_is_full(bench: Bench, monkeypatch:
     async with bench.polling():
         await bench.clock.turn(3)
     await bench.clock.turn(600)
-    bench.far.log = [over(start + timedelta(seconds=300), 20)]
+    bench.upstream.log = [over(start + timedelta(seconds=300), 20)]
     async with bench.polling() as outbox:
         await bench.clock.turn(10)
 
@@ -564,7 +564,7 @@ async def test_a_gap_is_put_off_when_the_disk_is_full(bench: Bench, monkeypatch:
 
         monkeypatch.setattr(outbox, "record", full)
         await bench.clock.turn(60)
-        assert len(bench.far.asked) <= 2
+        assert len(bench.upstream.asked) <= 2
         monkeypatch.undo()
         await bench.clock.turn(130)
     assert bench.types == ["call.ended"]
@@ -576,7 +576,7 @@ async def test_a_gap_of_a_target_no_longer_watched_is_dropped(bench: Bench) -> N
     async with bench.polling(["101", "102"]):
         await bench.clock.turn(5)
     await bench.clock.turn(600)
-    bench.far.log = [over(start + timedelta(seconds=300), 20, extension_id="102")]
+    bench.upstream.log = [over(start + timedelta(seconds=300), 20, extension_id="102")]
     async with bench.polling(["101", "102"]):
         await bench.clock.turn(10)
     async with bench.polling(["101"]):
@@ -584,39 +584,39 @@ async def test_a_gap_of_a_target_no_longer_watched_is_dropped(bench: Bench) -> N
     assert bench.types == []
 
 
-async def test_a_slow_cycle_asks_the_log_after_any_time_in_which_a_record_can_come_and_go(bench: Bench) -> None:
+async def test_a_slow_cycle_reads_the_call_log_after_any_time_in_which_a_record_can_come_and_go(bench: Bench) -> None:
     """At 90 s between polls, one missed poll is a gap: three intervals are longer than a record is listed."""
     start = bench.clock.now()
     async with bench.polling(interval_s=90.0):
         await bench.clock.turn(95)
-        bench.far.list_of = failing("server")
+        bench.upstream.list_of = failing("server")
         await bench.clock.turn(90)
-        bench.far.list_of = lambda _: ()
-        bench.far.log = [over(start + timedelta(seconds=120), 20)]
+        bench.upstream.list_of = lambda _: ()
+        bench.upstream.log = [over(start + timedelta(seconds=120), 20)]
         await bench.clock.turn(300)
     assert bench.types == ["call.ended"]
 
 
-async def test_a_change_of_what_is_watched_leaves_no_gap_unasked(bench: Bench) -> None:
+async def test_a_change_of_the_watched_targets_leaves_no_gap_unread(bench: Bench) -> None:
     """From extensions to the account and back: the last poll that covered a target counts, whatever read it."""
     start = bench.clock.now()
     async with bench.polling(["101"]):
         await bench.clock.turn(3)
     await bench.clock.turn(300)
-    bench.far.log = [over(start + timedelta(seconds=100), 20)]
+    bench.upstream.log = [over(start + timedelta(seconds=100), 20)]
     async with bench.polling(None):
         await bench.clock.turn(100)
         assert bench.types == ["call.ended"]
-    bench.far.asked.clear()
+    bench.upstream.asked.clear()
     async with bench.polling(["101"]):
         await bench.clock.turn(100)
-    assert bench.far.asked == []
+    assert bench.upstream.asked == []
 
 
-async def test_a_full_disk_while_polls_are_good_is_no_fault_of_the_source(
+async def test_a_full_disk_does_not_degrade_a_source_whose_polls_succeed(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is said to be degraded, the disk's trouble is told, and the calls of that time are not lost."""
+    """No source is degraded, the failure of the disk is reported, and the calls of that time are not lost."""
     start = bench.clock.now()
     async with bench.polling() as outbox:
         await bench.clock.turn(3)
@@ -625,7 +625,7 @@ async def test_a_full_disk_while_polls_are_good_is_no_fault_of_the_source(
             raise OutboxUnavailable("the disk is full")
 
         monkeypatch.setattr(outbox, "record", full)
-        bench.far.list_of = lambda _: [observation(start)]
+        bench.upstream.list_of = lambda _: [observation(start)]
         await bench.clock.turn(120)
         assert bench.types == []
         assert bench.notes.store_faults
@@ -634,13 +634,13 @@ async def test_a_full_disk_while_polls_are_good_is_no_fault_of_the_source(
     assert bench.types == ["call.ringing"]
 
 
-async def test_killed_between_the_note_and_the_event_of_a_spell_it_is_told_after_the_restart(
+async def test_an_outage_noted_but_not_recorded_before_a_kill_is_recorded_after_the_restart(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under its own id; another spell's event never takes it."""
+    """Under its own id, which the event of another outage never gets."""
     async with bench.polling(["101", "102"]) as outbox:
         await bench.clock.turn(3)
-        bench.far.list_of = lambda target: PollFailed("permission", "no") if target.extension_id == "101" else ()
+        bench.upstream.list_of = lambda target: PollFailed("permission", "no") if target.extension_id == "101" else ()
 
         async def dies(*_: object) -> None:
             raise OutboxUnavailable("killed here")
@@ -648,22 +648,22 @@ async def test_killed_between_the_note_and_the_event_of_a_spell_it_is_told_after
         monkeypatch.setattr(outbox, "record", dies)
         await bench.clock.turn(5)
         monkeypatch.undo()
-        bench.far.hold = 1e6
-    bench.far.hold = 0
-    bench.far.list_of = lambda target: PollFailed("permission", "no") if target.extension_id == "102" else ()
+        bench.upstream.hold = 1e6
+    bench.upstream.hold = 0
+    bench.upstream.list_of = lambda target: PollFailed("permission", "no") if target.extension_id == "102" else ()
     async with bench.polling(["101", "102"]):
         await bench.clock.turn(10)
-    spells = [(e.type, e.extension_id) for e in bench.events if not isinstance(e, CallEvent)]
-    assert spells == [("source.degraded", "101"), ("source.recovered", "101"), ("source.degraded", "102")]
+    outages = [(e.type, e.extension_id) for e in bench.events if not isinstance(e, CallEvent)]
+    assert outages == [("source.degraded", "101"), ("source.recovered", "101"), ("source.degraded", "102")]
     assert len({e.id for e in bench.events}) == 3
 
 
-async def test_a_commit_under_way_at_the_end_is_told_too(bench: Bench) -> None:
+async def test_a_commit_in_progress_at_the_end_is_published_too(bench: Bench) -> None:
     """Cancelled while the outbox writes: what is on the disk is also in the live calls."""
     start = bench.clock.now()
     async with bench.polling() as outbox:
         await bench.clock.turn(3)
-        bench.far.list_of = lambda _: [observation(start)]
+        bench.upstream.list_of = lambda _: [observation(start)]
         real = outbox.record
 
         async def slow(source: str, poll: Any, change: ChangeSet, /) -> None:
@@ -682,10 +682,12 @@ async def test_a_commit_under_way_at_the_end_is_told_too(bench: Bench) -> None:
 async def test_polls_that_hang_delay_the_recording_of_no_other(bench: Bench) -> None:
     """However many hang, and however many have something to record."""
     start, gate = bench.clock.now(), asyncio.Event()
-    bench.far.spacing = 0.0
+    bench.upstream.spacing = 0.0
     hung = {str(n) for n in range(20)}
-    bench.far.took_s = lambda target: 3600.0 if target.extension_id in hung else 0.0
-    bench.far.list_of = lambda t: [observation(start, extension_id=t.extension_id, session_id=f"s-{t.extension_id}")]
+    bench.upstream.took_s = lambda target: 3600.0 if target.extension_id in hung else 0.0
+    bench.upstream.list_of = lambda t: [
+        observation(start, extension_id=t.extension_id, session_id=f"s-{t.extension_id}")
+    ]
     extensions = [str(n) for n in range(len(hung) + 32)]
     under_way: list[str] = []
     async with bench.polling([]) as outbox:
@@ -711,61 +713,61 @@ async def test_polls_that_hang_delay_the_recording_of_no_other(bench: Bench) -> 
 async def test_a_glitch_of_the_list_is_no_event_and_drops_the_lookup(bench: Bench) -> None:
     """A call that is back in the list was never gone."""
     start = bench.clock.now()
-    bench.far.list_of = lambda _: [observation(start)]
+    bench.upstream.list_of = lambda _: [observation(start)]
     async with bench.polling():
         await bench.clock.turn(3)
-        bench.far.list_of = lambda _: ()
+        bench.upstream.list_of = lambda _: ()
         await bench.clock.turn(10)
-        bench.far.list_of = lambda _: [observation(start)]
+        bench.upstream.list_of = lambda _: [observation(start)]
         await bench.clock.turn(60)
     assert bench.types == ["call.ringing"]
-    assert bench.far.asked == []
+    assert bench.upstream.asked == []
 
 
 async def test_after_downtime_what_was_missed_comes_from_the_call_log_once(bench: Bench) -> None:
-    """Live calls close, calls that came and went are told without a late ringing, and a second start says nothing."""
+    """Live calls end, calls that came and went are emitted without a late ringing, and a second start emits nothing."""
     start = bench.clock.now()
-    bench.far.list_of = lambda _: [observation(start)]
+    bench.upstream.list_of = lambda _: [observation(start)]
     async with bench.polling():
         await bench.clock.turn(3)
     await bench.clock.turn(600)
     missed = start + timedelta(seconds=300)
-    bench.far.log = [
+    bench.upstream.log = [
         over(start, 60),
         over(missed, 20, session_id="s-2", record_id="r-2", disposition=Disposition.ANSWERED),
         over(start - timedelta(seconds=900), 20, session_id="s-0", record_id="r-0"),
     ]
-    bench.far.list_of = lambda _: ()
+    bench.upstream.list_of = lambda _: ()
     async with bench.polling():
         await bench.clock.turn(70)
     assert sorted((e.type, e.call.session_id, e.observation.evidence) for e in bench.call_events()[1:]) == [
         ("call.ended", "s-1", "call_log"),
         ("call.ended", "s-2", "call_log"),
     ]
-    told = len(bench.events)
+    emitted = len(bench.events)
     async with bench.polling():
         await bench.clock.turn(70)
-    assert len(bench.events) == told
+    assert len(bench.events) == emitted
 
 
 @pytest.mark.parametrize("log_is_down_s", [0, 7200])
 async def test_a_stop_longer_than_the_retention_ends_no_call_twice(bench: Bench, log_is_down_s: float) -> None:
     """A call that ended just before is remembered until the call log was asked about the gap, however late."""
     start = bench.clock.now()
-    bench.far.list_of = lambda _: [observation(start)]
+    bench.upstream.list_of = lambda _: [observation(start)]
     async with bench.polling():
         await bench.clock.turn(3)
-        bench.far.list_of = lambda _: [over(start, 4)]
+        bench.upstream.list_of = lambda _: [over(start, 4)]
         await bench.clock.turn(3)
-    bench.far.list_of = lambda _: ()
-    bench.far.log = [over(start, 4)]
+    bench.upstream.list_of = lambda _: ()
+    bench.upstream.log = [over(start, 4)]
     await bench.clock.turn(80 * 3600)
-    bench.far.log_answers = PollFailed("server", "as the test says") if log_is_down_s else None
+    bench.upstream.log_answers = PollFailed("server", "as the test says") if log_is_down_s else None
     async with bench.polling(interval_s=60.0) as outbox:
         for _ in range(10):
             assert (await outbox.prune(bench.clock.now())).calls == 0
             await bench.clock.turn(1 + log_is_down_s / 10)
-        bench.far.log_answers = None
+        bench.upstream.log_answers = None
         await bench.clock.turn(360)
         assert bench.types == ["call.ringing", "call.ended"]
         await bench.clock.turn(3700)
@@ -781,7 +783,7 @@ async def test_a_gap_is_filled_even_when_the_service_dies_before_it_was(bench: B
     async with bench.polling():
         await bench.clock.turn(3)
     await bench.clock.turn(600)
-    bench.far.log = [over(start + timedelta(seconds=300), 20)]
+    bench.upstream.log = [over(start + timedelta(seconds=300), 20)]
     async with bench.polling():
         await bench.clock.turn(5)
         assert bench.types == []
@@ -791,40 +793,40 @@ async def test_a_gap_is_filled_even_when_the_service_dies_before_it_was(bench: B
 
 
 async def test_a_call_log_that_fails_is_asked_about_a_gap_again_but_not_at_once(bench: Bench) -> None:
-    """With backoff, for as long as it takes; then what was missed is told."""
+    """With backoff, for as long as it takes; then what was missed is emitted."""
     start = bench.clock.now()
     async with bench.polling():
         await bench.clock.turn(3)
     await bench.clock.turn(600)
-    bench.far.log_answers = PollFailed("server", "no")
+    bench.upstream.log_answers = PollFailed("server", "no")
     async with bench.polling():
         await bench.clock.turn(1000)
-        assert 4 <= len(bench.far.asked) <= 8
-        bench.far.log_answers = None
-        bench.far.log = [over(start + timedelta(seconds=300), 20)]
+        assert 4 <= len(bench.upstream.asked) <= 8
+        bench.upstream.log_answers = None
+        bench.upstream.log = [over(start + timedelta(seconds=300), 20)]
         await bench.clock.turn(310)
     assert bench.types == ["call.ended"]
 
 
-async def test_a_source_that_goes_blind_again_and_again_is_asked_about_all_of_it(bench: Bench) -> None:
+async def test_every_gap_of_a_source_that_fails_again_and_again_is_filled(bench: Bench) -> None:
     """Every third poll fails for an hour: no blind time puts off the question about an earlier one for ever, and
     there is one question in 30 s at most.
     """
     start, answers = bench.clock.now(), itertools.count()
-    bench.far.list_of = lambda _: PollFailed("parse", "garbled") if next(answers) % 3 else ()
+    bench.upstream.list_of = lambda _: PollFailed("parse", "garbled") if next(answers) % 3 else ()
     async with bench.polling(interval_s=6.0):
         for minute in range(1, 60):
             began = start + timedelta(seconds=60 * minute)
-            bench.far.log.append(over(began, 20, session_id=f"s-{minute}", record_id=f"r-{minute}"))
+            bench.upstream.log.append(over(began, 20, session_id=f"s-{minute}", record_id=f"r-{minute}"))
             await bench.clock.turn(60)
         await bench.clock.turn(90)
     assert bench.types.count("call.ended") == 59
-    asked = [at for _, at in bench.far.asked]
+    asked = [at for _, at in bench.upstream.asked]
     assert len(asked) <= 3690 / 30
 
 
 @pytest.mark.parametrize(("down_s", "asked"), [(4.0, False), (12.0, True), (29.0, True)])
-async def test_after_a_short_downtime_the_log_is_asked(bench: Bench, down_s: float, asked: bool) -> None:
+async def test_the_call_log_is_read_after_a_short_downtime(bench: Bench, down_s: float, asked: bool) -> None:
     """A call that began and ended meanwhile, and that the list dropped at once: asked for when the last good poll
     is more than an interval and 5 s ago.
     """
@@ -832,55 +834,55 @@ async def test_after_a_short_downtime_the_log_is_asked(bench: Bench, down_s: flo
         await bench.clock.turn(6.5)
     began = bench.clock.now()
     await bench.clock.turn(down_s)
-    bench.far.log = [over(began, down_s)]
+    bench.upstream.log = [over(began, down_s)]
     async with bench.polling(interval_s=6.0):
         await bench.clock.turn(40)
-    assert bool(bench.far.asked) == asked
+    assert bool(bench.upstream.asked) == asked
     assert bench.types == (["call.ended"] if asked else [])
 
 
-async def test_a_pace_that_quickens_is_no_gap(bench: Bench) -> None:
+async def test_a_shorter_interval_is_no_gap(bench: Bench) -> None:
     """The platform allows more: the first poll at the new pace comes an old interval after the last one."""
-    bench.far.spacing = 20.0
+    bench.upstream.spacing = 20.0
     async with bench.polling(["1", "2"]):
         await bench.clock.turn(50)
-        bench.far.spacing = 1.0
+        bench.upstream.spacing = 1.0
         await bench.clock.turn(100)
-        bench.far.spacing = 20.0
+        bench.upstream.spacing = 20.0
         await bench.clock.turn(100)
-    assert bench.far.asked == []
+    assert bench.upstream.asked == []
 
 
-async def test_a_recovered_source_tells_its_blind_interval_and_fills_it(bench: Bench) -> None:
+async def test_a_recovered_source_reports_its_outage_and_fills_the_gap(bench: Bench) -> None:
     """Blind for minutes without a restart: degraded, recovered, and the call of that time from the log."""
     start = bench.clock.now()
     async with bench.polling():
         await bench.clock.turn(5)
-        bench.far.list_of = failing("network")
+        bench.upstream.list_of = failing("network")
         await bench.clock.turn(300)
-        bench.far.list_of = lambda _: ()
-        bench.far.log = [over(start + timedelta(seconds=100), 20)]
+        bench.upstream.list_of = lambda _: ()
+        bench.upstream.log = [over(start + timedelta(seconds=100), 20)]
         await bench.clock.turn(80)
     assert bench.types == ["source.degraded", "source.recovered", "call.ended"]
 
 
-async def test_the_own_extension_is_asked_for_until_the_platform_answers(bench: Bench) -> None:
+async def test_the_own_extension_is_requested_until_the_platform_answers(bench: Bench) -> None:
     """`~` becomes a number before the first poll."""
-    bench.far.own = PollFailed("auth", "wrong secret")
+    bench.upstream.own = PollFailed("auth", "wrong secret")
     async with bench.polling(["~"]):
         await bench.clock.turn(20)
-        assert bench.far.polls == []
+        assert bench.upstream.polls == []
         assert "auth" in bench.notes.failures
-        bench.far.own = "77"
+        bench.upstream.own = "77"
         await bench.clock.turn(40)
-    assert {e for _, e in bench.far.polls} == {"77"}
+    assert {e for _, e in bench.upstream.polls} == {"77"}
 
 
 @pytest.mark.parametrize("hangs", [False, True])
 async def test_a_credential_that_is_refused_from_the_start_degrades_its_source(bench: Bench, hangs: bool) -> None:
-    """Before it is known whose extension `~` is; the answer may also not come at all. Told once, over a restart."""
-    bench.far.own = PollFailed("auth", "wrong secret")
-    bench.far.own_took_s = 1e6 if hangs else 0.0
+    """Before `~` is resolved; the answer may also not come at all. Emitted once, also over a restart."""
+    bench.upstream.own = PollFailed("auth", "wrong secret")
+    bench.upstream.own_took_s = 1e6 if hangs else 0.0
     async with bench.polling(["~", "102"], interval_s=6.0):
         await bench.clock.turn(29)
         assert bench.types == []
@@ -891,27 +893,27 @@ async def test_a_credential_that_is_refused_from_the_start_degrades_its_source(b
         assert bench.notes.steps >= 30
     async with bench.polling(["~", "102"], interval_s=6.0):
         await bench.clock.turn(60)
-        bench.far.own, bench.far.own_took_s = "101", 0.0
-        bench.far.list_of = lambda _: PollFailed("server", "no")
+        bench.upstream.own, bench.upstream.own_took_s = "101", 0.0
+        bench.upstream.list_of = lambda _: PollFailed("server", "no")
         if not hangs:
             await bench.clock.turn(60)
             assert bench.types == ["source.degraded"]
-            bench.far.list_of = lambda _: ()
+            bench.upstream.list_of = lambda _: ()
             await bench.clock.turn(20)
     assert bench.types == ["source.degraded", *([] if hangs else ["source.recovered"])]
 
 
 async def test_an_extension_that_was_degraded_stays_so_while_the_credential_is_refused(bench: Bench) -> None:
-    """Its spell is told of once, and ends, though whose extension `~` is takes a while after a restart."""
-    bench.far.list_of = lambda t: PollFailed("permission", "no") if t.extension_id == "102" else ()
+    """Its outage is emitted once, and ends, although it takes a while after a restart to resolve `~`."""
+    bench.upstream.list_of = lambda t: PollFailed("permission", "no") if t.extension_id == "102" else ()
     async with bench.polling(["~", "102"]):
         await bench.clock.turn(10)
-    bench.far.own = PollFailed("network", "no")
+    bench.upstream.own = PollFailed("network", "no")
     async with bench.polling(["~", "102"]):
         await bench.clock.turn(10)
-        bench.far.own = "101"
+        bench.upstream.own = "101"
         await bench.clock.turn(20)
-        bench.far.list_of = lambda _: ()
+        bench.upstream.list_of = lambda _: ()
         await bench.clock.turn(310)
     assert [(e.type, e.extension_id) for e in bench.health()] == [
         ("source.degraded", "102"),
@@ -921,39 +923,39 @@ async def test_an_extension_that_was_degraded_stays_so_while_the_credential_is_r
 
 async def test_the_scheduler_is_alive_while_a_source_waits_to_sign_in(bench: Bench) -> None:
     """Minutes in the queue of an application's sign-ins: the supervisor must not take it for stuck."""
-    bench.far.own, bench.far.own_took_s, bench.far.ahead = "77", 200, 1
+    bench.upstream.own, bench.upstream.own_took_s, bench.upstream.ahead = "77", 200, 1
     async with bench.polling(["~"]):
         for _ in range(190):
             before = bench.notes.steps
             await bench.clock.turn(1)
             assert bench.notes.steps > before
-        assert bench.far.polls == []
+        assert bench.upstream.polls == []
         assert bench.types == []
-        bench.far.ahead = None
+        bench.upstream.ahead = None
         await bench.clock.turn(11)
-    assert {e for _, e in bench.far.polls} == {"77"}
+    assert {e for _, e in bench.upstream.polls} == {"77"}
 
 
 async def test_a_source_that_only_waits_for_its_place_to_sign_in_is_not_degraded(bench: Bench) -> None:
     """However long; once it does not wait any more, 30 s without a good poll are 30 s."""
-    bench.far.list_of, bench.far.ahead = failing("auth"), 3
+    bench.upstream.list_of, bench.upstream.ahead = failing("auth"), 3
     async with bench.polling():
         await bench.clock.turn(300)
         assert bench.types == []
-        bench.far.ahead = None
+        bench.upstream.ahead = None
         await bench.clock.turn(28)
         assert bench.types == []
         await bench.clock.turn(5)
         assert bench.types == ["source.degraded"]
 
 
-async def test_waiting_behind_a_sign_in_that_hangs_is_no_excuse(bench: Bench) -> None:
+async def test_waiting_behind_a_hanging_sign_in_degrades_the_source(bench: Bench) -> None:
     """What counts is when that one began: after 30 s the source is degraded, since then."""
-    bench.far.own, bench.far.own_took_s, bench.far.ahead = "77", 1e6, 1
+    bench.upstream.own, bench.upstream.own_took_s, bench.upstream.ahead = "77", 1e6, 1
     async with bench.polling(["~"]):
         await bench.clock.turn(20)
         since = bench.clock.now()
-        bench.far.sign_in_hangs_since = bench.clock.monotonic()
+        bench.upstream.sign_in_hangs_since = bench.clock.monotonic()
         await bench.clock.turn(29)
         assert bench.types == []
         await bench.clock.turn(3)
@@ -962,34 +964,34 @@ async def test_waiting_behind_a_sign_in_that_hangs_is_no_excuse(bench: Bench) ->
     assert abs((degraded.since - since).total_seconds()) <= 1
 
 
-async def test_a_restart_tells_a_spell_and_a_lingering_end_no_second_time(bench: Bench) -> None:
-    """What was told is known after a restart: the degraded source, and the ended call that is still listed."""
+async def test_a_restart_repeats_neither_an_outage_nor_an_end_that_is_still_listed(bench: Bench) -> None:
+    """The degraded source and the ended call that is still listed are known after a restart."""
     start = bench.clock.now()
-    bench.far.list_of = lambda _: [observation(start)]
+    bench.upstream.list_of = lambda _: [observation(start)]
     async with bench.polling():
         await bench.clock.turn(2)
-        bench.far.list_of = lambda _: [over(start)]
+        bench.upstream.list_of = lambda _: [over(start)]
         await bench.clock.turn(2)
     async with bench.polling():
         await bench.clock.turn(5)
-        bench.far.list_of = failing("network")
+        bench.upstream.list_of = failing("network")
         await bench.clock.turn(60)
-    told = ["call.ringing", "call.ended", "source.degraded"]
-    assert bench.types == told
+    emitted = ["call.ringing", "call.ended", "source.degraded"]
+    assert bench.types == emitted
     async with bench.polling():
         await bench.clock.turn(60)
-        bench.far.list_of = lambda _: [over(start)]
+        bench.upstream.list_of = lambda _: [over(start)]
         await bench.clock.turn(60)
-    assert bench.types == [*told, "source.recovered"]
+    assert bench.types == [*emitted, "source.recovered"]
 
 
-async def test_a_source_that_is_left_nothing_to_poll_runs_on_without_a_request(bench: Bench) -> None:
+async def test_a_source_without_extensions_of_its_own_sends_no_request(bench: Bench) -> None:
     """Every extension is watched by another source: no poll, nothing degraded, and its scheduler is alive."""
     bench.claim = lambda _: False
     async with bench.polling(["1", "2"]):
         await bench.clock.turn(120)
         assert bench.notes.steps >= 100
-    assert bench.far.polls == []
+    assert bench.upstream.polls == []
     assert bench.events == []
     assert bench.notes.twice == ["1", "2"]
     assert bench.notes.watched == []
@@ -997,7 +999,7 @@ async def test_a_source_that_is_left_nothing_to_poll_runs_on_without_a_request(b
 
 async def test_when_every_extension_is_refused_the_source_is_degraded_as_a_whole(bench: Bench) -> None:
     """403 on all, one after another: each is tried every five minutes, and when they are shown again all is well."""
-    bench.far.list_of = failing("permission")
+    bench.upstream.list_of = failing("permission")
     async with bench.polling(["1", "2", "3"]):
         await bench.clock.turn(890)
         assert [(e.type, e.extension_id) for e in bench.health()] == [
@@ -1005,8 +1007,8 @@ async def test_when_every_extension_is_refused_the_source_is_degraded_as_a_whole
             ("source.degraded", "2"),
             ("source.degraded", None),
         ]
-        assert len(bench.far.polls) == 3 * 3
-        bench.far.list_of = lambda _: ()
+        assert len(bench.upstream.polls) == 3 * 3
+        bench.upstream.list_of = lambda _: ()
         await bench.clock.turn(330)
     last = {e.extension_id: e.type for e in bench.health()}
     assert last.keys() >= {"1", "2", None}
@@ -1014,12 +1016,12 @@ async def test_when_every_extension_is_refused_the_source_is_degraded_as_a_whole
     assert bench.notes.interval_s == 3.0
 
 
-async def test_an_extension_that_another_source_watches_is_left_to_it(bench: Bench) -> None:
-    """The later watcher says so and looks at the rest."""
+async def test_an_extension_that_another_source_watches_is_not_polled(bench: Bench) -> None:
+    """The later source reports that, and polls the rest."""
     bench.claim = lambda extension_id: extension_id != "2"
     async with bench.polling(["1", "2"]):
         await bench.clock.turn(3)
-    assert {e for _, e in bench.far.polls} == {"1"}
+    assert {e for _, e in bench.upstream.polls} == {"1"}
     assert bench.notes.twice == ["2"]
 
 
@@ -1027,15 +1029,15 @@ async def test_the_upstream_learns_which_targets_are_polled(bench: Bench) -> Non
     """A reload that removes a target builds a new poller on the same client, which must forget that target."""
     bench.claim = lambda extension_id: extension_id != "2"
     async with bench.polling(["1", "2", "3"]):
-        assert [t.extension_id for t in bench.far.watched] == ["1", "3"]
+        assert [t.extension_id for t in bench.upstream.watched] == ["1", "3"]
     async with bench.polling(["3"]):
-        assert [t.extension_id for t in bench.far.watched] == ["3"]
+        assert [t.extension_id for t in bench.upstream.watched] == ["3"]
 
 
 async def test_calls_of_an_extension_no_longer_watched_end_as_unwatched(bench: Bench) -> None:
     """A restart with another list of extensions leaves no call open for ever."""
     start = bench.clock.now()
-    bench.far.list_of = lambda target: [observation(start)] if target.extension_id == "101" else ()
+    bench.upstream.list_of = lambda target: [observation(start)] if target.extension_id == "101" else ()
     async with bench.polling(["101", "102"]):
         await bench.clock.turn(3)
     async with bench.polling(["102"]):
@@ -1044,8 +1046,8 @@ async def test_calls_of_an_extension_no_longer_watched_end_as_unwatched(bench: B
     assert (ended.type, ended.call.disposition, ended.observation.evidence) == ("call.ended", "unknown", "unwatched")
 
 
-async def test_the_last_poll_is_kept_every_20_s_and_on_a_clean_stop(bench: Bench) -> None:
-    """Unchanging looks are not written one by one, and the last one is."""
+async def test_the_last_poll_is_stored_every_20_s_and_on_a_clean_stop(bench: Bench) -> None:
+    """Polls without changes are not stored one by one, and the last one is."""
     async with bench.polling() as outbox:
         await bench.clock.turn(15)
         kept = (await outbox.known("acme")).polls[Target(source="acme", extension_id="101")]
@@ -1053,13 +1055,13 @@ async def test_the_last_poll_is_kept_every_20_s_and_on_a_clean_stop(bench: Bench
         await bench.clock.turn(10)
         kept = (await outbox.known("acme")).polls[Target(source="acme", extension_id="101")]
         assert kept > bench.clock.now() - timedelta(seconds=10)
-        last = bench.far.polls[-1][0]
+        last = bench.upstream.polls[-1][0]
     async with open_outbox(bench.path, bench.clock, retention_h=72, outbox_max_mb=64, dead_letter_days=30) as outbox:
         kept = (await outbox.known("acme")).polls[Target(source="acme", extension_id="101")]
     assert kept == bench.clock._start + timedelta(seconds=last)
 
 
-def test_a_long_answer_of_the_log_is_compared_in_slices_of_whole_sessions() -> None:
+def test_a_long_call_log_is_compared_in_slices_of_whole_sessions() -> None:
     """No observation is lost or doubled, no session torn apart, and no slice is much longer than it may be."""
     sessions = [f"s-{n % 300}" for n in range(700)]
     found = [over(NINE, session_id=session, record_id=f"r-{n}") for n, session in enumerate(sessions)]

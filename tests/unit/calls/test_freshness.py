@@ -1,4 +1,4 @@
-"""When a source is said to be degraded and recovered, and that each spell is told once."""
+"""When a source is degraded and recovered; each outage is reported once."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -32,7 +32,7 @@ def test_a_source_is_stale_after_three_intervals_but_never_before_thirty_seconds
 
 
 def test_one_stale_extension_among_others_degrades_alone() -> None:
-    """The event names the extension; the source stays well."""
+    """The event names the extension; the source is not degraded."""
     fresh = watching("1", "2")
     fresh.poll_succeeded("1", at(20), 20)
     fresh.poll_failed("2", "server")
@@ -42,7 +42,7 @@ def test_one_stale_extension_among_others_degrades_alone() -> None:
     assert (event.type, event.extension_id) == ("source.recovered", "2")
 
 
-def test_when_every_target_is_stale_the_source_is_told_once_for_all() -> None:
+def test_when_every_target_is_stale_one_event_reports_the_whole_source() -> None:
     """No event per extension, and the blind interval runs from the last good poll of any."""
     fresh = watching("1", "2", "3")
     fresh.poll_succeeded("2", at(10), 10)
@@ -64,7 +64,7 @@ def test_when_every_target_is_stale_the_source_is_told_once_for_all() -> None:
 
 
 def test_a_refused_extension_is_degraded_at_once() -> None:
-    """403 and 404 need no waiting."""
+    """403 and 404 need no time to pass."""
     fresh = watching("1", "2")
     fresh.poll_succeeded("1", at(1), 1)
     fresh.poll_failed("2", "permission", refused=True)
@@ -81,20 +81,20 @@ def test_when_every_target_is_refused_the_source_is_degraded_as_a_whole() -> Non
     assert event.extension_id is None
 
 
-def test_a_restart_neither_repeats_nor_forgets_a_spell() -> None:
-    """What was told before the restart is known after it, and numbers go on."""
+def test_a_restart_neither_repeats_nor_forgets_an_outage() -> None:
+    """What was reported before the restart is known after it, and the numbers go on."""
     fresh = watching("1")
-    (told,) = fresh.check(at(31), 31, 1)
+    (degraded,) = fresh.check(at(31), 31, 1)
     again = watching("1", kept=fresh.dump())
     assert again.check(at(62), 62, 1) == []
     assert list(again.degraded) == [WHOLE]
     (back,) = again.poll_succeeded("1", at(63), 63)
-    assert back.since == told.since
-    assert back.id != told.id
+    assert back.since == degraded.since
+    assert back.id != degraded.id
 
 
-def test_a_crash_before_the_state_was_kept_tells_the_same_event_again() -> None:
-    """The id is made of source, type and number, so the second telling is nothing."""
+def test_a_crash_before_the_state_was_stored_yields_the_same_event_again() -> None:
+    """The id is made of source, type and number, so recording it twice has no effect."""
     kept = watching("1").dump()
     first = watching("1", kept=kept).check(at(31), 31, 1)[0].id
     second = watching("1", kept=kept).check(at(35), 35, 1)[0].id
@@ -102,15 +102,15 @@ def test_a_crash_before_the_state_was_kept_tells_the_same_event_again() -> None:
 
 
 def test_time_in_which_the_service_did_not_run_degrades_no_source() -> None:
-    """An old last poll alone is no fault of the remote side."""
+    """An old last poll alone is no outage."""
     fresh = Freshness("acme")
     fresh.watch(["1"], {"1": at(-86400)}, 0)
     assert fresh.check(at(29), 29, 1) == []
 
 
-def test_a_clock_that_is_put_right_is_no_silence() -> None:
-    """The first answer shows that this machine's clock was an hour slow, or fast: no source was silent for an hour, and
-    silence is still told after its 30 s.
+def test_a_corrected_clock_is_no_outage() -> None:
+    """The first answer shows that this machine's clock was an hour slow, or fast: no source had an outage of an hour,
+    and a later one is still reported after 30 s.
     """
     for skew_s in (-3600, 3600):
         fresh = watching("1", "2")
@@ -132,8 +132,8 @@ def test_a_target_that_is_quiet_by_plan_is_not_stale() -> None:
     assert event.extension_id is None
 
 
-def test_a_target_no_longer_watched_ends_its_spell_silently() -> None:
-    """Its events would speak of something that is not configured."""
+def test_the_outage_of_a_target_that_is_no_longer_watched_ends_without_an_event() -> None:
+    """An event would name something that is not configured."""
     fresh = watching("1", "2")
     fresh.poll_succeeded("1", at(20), 20)
     fresh.check(at(31), 31, 1)
@@ -145,7 +145,7 @@ STEPS = st.lists(st.tuples(st.sampled_from("123"), st.booleans(), st.floats(0.1,
 
 
 @given(STEPS)
-def test_spells_alternate_per_subject_and_ids_never_repeat(steps: list[tuple[str, bool, float]]) -> None:
+def test_events_alternate_per_target_and_ids_never_repeat(steps: list[tuple[str, bool, float]]) -> None:
     """Whatever happens: degraded, recovered, degraded ... for the source and for each extension."""
     fresh = watching("1", "2", "3")
     now, events = 0.0, []
