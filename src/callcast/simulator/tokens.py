@@ -1,7 +1,6 @@
 """Credentials, the token exchange, and the limit of five sessions."""
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
@@ -73,10 +72,10 @@ class Tokens:
         self._count = count(1)
 
     def client(self, authorization: str | None) -> Credential:
-        """A credential of the app with the id and secret of a Basic header."""
-        app = basic(authorization)
+        """A credential of the app with the id and secret of an Authorization header."""
         for credential in self.credentials:
-            if (credential.client_id, credential.client_secret) == app:
+            secret = f"{credential.client_id}:{credential.client_secret}".encode()
+            if authorization == f"Basic {base64.b64encode(secret).decode()}":
                 return credential
         raise oauth_refusal("invalid_client", "OAU-153", "Invalid client: ")
 
@@ -112,7 +111,8 @@ class Tokens:
 
     def revoke(self, token: str) -> None:
         """End the session of an access or refresh token."""
-        self._sessions = [one for one in self._sessions if token not in (one.access_token, one.refresh_token)]
+        kept = [one for one in self._sessions if token not in (one.access_token, one.refresh_token)]
+        self._sessions = kept if token else self._sessions
 
     def revoke_all(self) -> None:
         """Revoke every token, as a changed password does."""
@@ -163,18 +163,6 @@ class Tokens:
             if now - used_at <= REUSE_AT_MOST and now - (session.first_used_at or now) <= REUSE_AFTER_USE:
                 return session
         raise oauth_refusal("invalid_grant", "OAU-210", "Token expired")
-
-
-def basic(authorization: str | None) -> tuple[str, str]:
-    """Client id and secret of a Basic header; empty where there is none."""
-    scheme, _, encoded = (authorization or "").partition(" ")
-    if scheme.lower() != "basic":
-        return "", ""
-    try:
-        client_id, _, secret = base64.b64decode(encoded, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
-        return "", ""
-    return client_id, secret
 
 
 def _opaque(*parts: str) -> str:

@@ -133,3 +133,10 @@ async def test_five_token_requests_a_minute_for_all_users_of_an_app(clock: Simul
         assert answers[0].headers["X-Rate-Limit-Group"] == "auth"
         assert (await caller.post_token(other, grant_type=JWT_GRANT, assertion=other.jwt)).status == 200
         assert (await caller.get(LIST)).status == 200
+
+
+async def test_revoking_nothing_ends_no_session() -> None:
+    """A request that names no token changes nothing."""
+    async with calling(Platform()) as caller:
+        await caller.post_token(Credential(), "revoke")
+        assert (await caller.get(LIST)).status == 200
