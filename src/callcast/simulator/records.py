@@ -70,6 +70,7 @@ class Moment:
         shift = timedelta(seconds=part.final_shift_s if self.ended else 0)
         return part.began_at + shift if part.ended_at - part.began_at > shift else part.began_at
 
+    @property
     def end(self) -> datetime | None:
         return self.part.ended_at if self.ended else None
 
@@ -79,9 +80,32 @@ class Moment:
             return self.part.ending_at(self.at.ends)
         return answered if self.answered else LIVE
 
-    def extension(self) -> Record:
+    def body(
+        self,
+        direction: str,
+        action: str,
+        word: Ending,
+        to: Record,
+        from_: Record,
+        times: tuple[datetime, datetime | None] | None = None,
+    ) -> Record:
+        """The fields that records and legs share. Ended ones have a duration in whole seconds, rounded up."""
         own = self.part.extension
-        return {"uri": f"{self.account}/extension/{own.id}", "id": int(own.id)}
+        start, end = times or (self.start, self.end)
+        return filled(
+            startTime=iso(start),
+            duration=None if end is None else ceil((end - start).total_seconds()),
+            type="Voice",
+            direction=direction,
+            action=action,
+            result=word.result,
+            to=to,
+            **{"from": from_},
+            extension={"uri": f"{self.account}/extension/{own.id}", "id": int(own.id)},
+            reason=word.reason,
+            reasonDescription=DESCRIPTIONS.get(word.reason or ""),
+            telephonySessionId=self.session.telephony_session_id,
+        )
 
     def device(self) -> Record:
         """The phone that answered; empty before the answer."""
@@ -104,16 +128,7 @@ def record_of(account_id: str, session: Session, part: Part, at: Known) -> Recor
         case shape:
             body, legs = _placed(moment, "VoIP Call", LEG_TYPES[shape], ANSWERED if part.marks_answer else LIVE)
     record_id = part.final_record_id if moment.ended and part.final_record_id else part.record_id
-    home = f"{moment.account}/extension/{part.extension.id}"
-    message = _message(home, record_id) if body["result"] == "Voicemail" else {}
-    return {
-        "uri": f"{home}/call-log/{record_id}?view=Detailed",
-        "id": record_id,
-        "sessionId": session.session_id,
-        **body,
-        **message,
-        "legs": legs,
-    }
+    return _record(f"{moment.account}/extension/{part.extension.id}", record_id, session, body, legs)
 
 
 # One function for each shape: (what the record and its leading leg say, all legs).
@@ -126,12 +141,12 @@ def _direct(moment: Moment) -> tuple[Record, list[Record]]:
     if moment.ended and part.in_browser:
         word = moment.word(LIVE)
         word = ENDINGS["no_answer"] if word.result == "Missed" else word
-        return body(moment, "Outbound", "VoIP Call", word, caller, own, moment.start, moment.end()), []
-    top = body(moment, "Inbound", "Phone Call", moment.word(LIVE), own, caller, moment.start, moment.end())
+        return moment.body("Outbound", "VoIP Call", word, caller, own), []
+    top = moment.body("Inbound", "Phone Call", moment.word(LIVE), own, caller)
     legs = [leg(top, "Accept", master=True)]
     if part.answered_at is not None and moment.answered:
         word = moment.word(ANSWERED)
-        phone = body(moment, "Outbound", "VoIP Call", word, *_phone(moment), part.answered_at, moment.end())
+        phone = moment.body("Outbound", "VoIP Call", word, *_phone(moment), (part.answered_at, moment.end))
         internal = isinstance(part.other, Extension)
         legs.append(leg(phone, "SipToSip" if internal else "PstnToSip", master=False))
     return top, [*legs, *_transferred(moment, caller)]
@@ -145,25 +160,25 @@ def _transferred(moment: Moment, caller: Record) -> list[Record]:
         return []
     target = party(session.parts[1].extension)
     word = Ending(result="Call connected", reason=None, disposition="")
-    onward = body(moment, "Outbound", "VoIP Call", word, target, caller, part.ended_at, session.ended_at)
+    onward = moment.body("Outbound", "VoIP Call", word, target, caller, (part.ended_at, session.ended_at))
     return [leg(onward, "TransferCall", master=False)]
 
 
 def _queue(moment: Moment) -> tuple[Record, list[Record]]:
     """Reads as an outbound call of the agent until it ends; then as an inbound call with the caller's number."""
     part, session = moment.part, moment.session
-    ring = body(moment, "Outbound", "VoIP Call", moment.word(ANSWERED), *_phone(moment), moment.start, moment.end())
+    ring = moment.body("Outbound", "VoIP Call", moment.word(ANSWERED), *_phone(moment))
     if not moment.ended:
         return ring, [leg(ring, "PstnToSip", master=True)]
     if part.answered_at is None:
-        ring |= {"result": STOPPED.result, **_reason(STOPPED)}
+        ring |= filled(result=STOPPED.result, reason=STOPPED.reason, reasonDescription=DESCRIPTIONS["Stopped"])
         if session.provisional and not moment.session_over:
             return ring, [leg(ring, "PstnToSip", master=True)]
     word = part.ending_at(moment.at.ends)
     own = party(session.queue, name=part.extension.name)
     names = [one.name for one in (session.queue, session.caller) if one and one.name]
     caller = party(session.caller or Outside(), name=" - ".join(names))
-    top = body(moment, "Inbound", "Phone Call", word, own, caller, moment.start, moment.end())
+    top = moment.body("Inbound", "Phone Call", word, own, caller)
     return top, [leg(top, "Accept", master=True), leg(ring, "PstnToSip", master=False)]
 
 
@@ -172,7 +187,7 @@ def _ringout_out(moment: Moment) -> tuple[Record, list[Record]]:
     talking = Ending(result="Call connected", reason=None, disposition="")
     top, legs = _placed(moment, "RingOut Web", "RingOutWebToSubscriber", talking)
     own, other = party(moment.part.extension, direct=True), party(moment.part.other)
-    phone = body(moment, "Outbound", "RingOut Web", ANSWERED, own, other, moment.start, moment.end())
+    phone = moment.body("Outbound", "RingOut Web", ANSWERED, own, other)
     if moment.answered and not moment.ended:
         for each in (top, *legs):
             each["duration"] = 0
@@ -183,7 +198,7 @@ def _placed(moment: Moment, action: str, leg_type: str, answered: Ending) -> tup
     part = moment.part
     own = party(part.extension, direct=True) | {"extensionId": part.extension.id} | moment.device()
     word = moment.word(answered)
-    top = body(moment, "Outbound", action, word, party(part.other), own, moment.start, moment.end())
+    top = moment.body("Outbound", action, word, party(part.other), own)
     return top, [leg(top, leg_type, master=True)]
 
 
@@ -206,18 +221,10 @@ def _account_queue(account_id: str, session: Session, at: Known) -> Record:
         word = session.ending if over else (ANSWERED if answered else LIVE)
         ended_at = session.ended_at if over else None
         caller, own = party(session.caller), party(session.queue)
-        top = body(whole, "Inbound", "Phone Call", word, own, caller, session.began_at, ended_at)
+        top = whole.body("Inbound", "Phone Call", word, own, caller, (session.began_at, ended_at))
         legs = [_without_extension(leg(top, "Accept", master=True)), *(_account_ring(ring) for ring in rings)]
     head = {key: value for key, value in _without_extension(top).items() if key not in ("legType", "master")}
-    message = _message(whole.account, session.record_id) if head["result"] == "Voicemail" else {}
-    return {
-        "uri": f"{whole.account}/call-log/{session.record_id}?view=Detailed",
-        "id": session.record_id,
-        "sessionId": session.session_id,
-        **head,
-        **message,
-        "legs": legs,
-    }
+    return _record(whole.account, session.record_id, session, head, legs)
 
 
 def _account_ring(ring: Moment) -> Record:
@@ -225,43 +232,17 @@ def _account_ring(ring: Moment) -> Record:
     word = STOPPED if ring.ended and not ring.answered else ring.word(ANSWERED)
     to, own = _phone(ring)
     caller = party(ring.session.caller)
-    frm = {**caller, "extensionId": part.extension.id} | {k: v for k, v in own.items() if k == "device"}
-    return leg(body(ring, "Outbound", "VoIP Call", word, to, frm, part.began_at, ring.end()), "PstnToSip", master=False)
+    from_ = {**caller, "extensionId": part.extension.id} | {k: v for k, v in own.items() if k == "device"}
+    return leg(
+        ring.body("Outbound", "VoIP Call", word, to, from_, (part.began_at, ring.end)), "PstnToSip", master=False
+    )
 
 
 # The pieces
 
 
-def body(
-    moment: Moment,
-    direction: str,
-    action: str,
-    word: Ending,
-    to: Record,
-    frm: Record,
-    start: datetime,
-    end: datetime | None,
-) -> Record:
-    """The fields that records and legs share. Ended ones have a duration in whole seconds, rounded up."""
-    duration = {} if end is None else {"duration": ceil((end - start).total_seconds())}
-    telephony = moment.session.telephony_session_id
-    return {
-        "startTime": iso(start),
-        **duration,
-        "type": "Voice",
-        "direction": direction,
-        "action": action,
-        "result": word.result,
-        "to": to,
-        "from": frm,
-        "extension": moment.extension(),
-        **_reason(word),
-        **({"telephonySessionId": telephony} if telephony else {}),
-    }
-
-
-def leg(said: Record, leg_type: str, *, master: bool) -> Record:
-    return {**said, "legType": leg_type, "master": master}
+def leg(body: Record, leg_type: str, *, master: bool) -> Record:
+    return {**body, "legType": leg_type, "master": master}
 
 
 def party(who: Extension | Outside | CallQueue | None, *, direct: bool = False, name: str | None = None) -> Record:
@@ -286,13 +267,15 @@ def _phone(moment: Moment) -> tuple[Record, Record]:
     return to, {"name": own.name, "extensionNumber": own.number, **moment.device()}
 
 
-def _message(home: str, record_id: str) -> Record:
+def _record(home: str, record_id: str, session: Session, body: Record, legs: list[Record]) -> Record:
+    """A whole record; `home` is the address of the extension or the account."""
     number = str(int.from_bytes(record_id.encode()[:5], "big"))
-    return {"message": {"uri": f"{home}/message-store/{number}", "id": number, "type": "VoiceMail"}}
-
-
-def _reason(word: Ending) -> Record:
-    if word.reason is None:
-        return {}
-    described = DESCRIPTIONS.get(word.reason)
-    return {"reason": word.reason, **({"reasonDescription": described} if described else {})}
+    message = {"uri": f"{home}/message-store/{number}", "id": number, "type": "VoiceMail"}
+    return {
+        "uri": f"{home}/call-log/{record_id}?view=Detailed",
+        "id": record_id,
+        "sessionId": session.session_id,
+        **body,
+        **({"message": message} if body["result"] == "Voicemail" else {}),
+        "legs": legs,
+    }
