@@ -116,16 +116,9 @@ class SinkSettings(BaseModel, ABC):
         return Filter(**{key: getattr(self, key) for key in Filter.__struct_fields__})
 
     def warnings(self) -> Sequence[tuple[str, str, str]]:
-        """Settings that work but should be changed: key, problem and remedy, shown by `callcast check`."""
-        if not self.allow_plaintext:
-            return []
-        return [
-            (
-                "allow_plaintext",
-                "events may be sent unencrypted",
-                "use an encrypted connection, and remove allow_plaintext",
-            )
-        ]
+        """Settings that work but should be changed: key, problem and fix, shown by `callcast check`."""
+        fix = "use an encrypted connection, and remove allow_plaintext"
+        return [("allow_plaintext", "events may be sent unencrypted", fix)] if self.allow_plaintext else []
 
     def exclusive_resources(self) -> Sequence[tuple[str, str]]:
         """Resources that only one sink may use: the configuration key, and a description that identifies each."""

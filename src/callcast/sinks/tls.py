@@ -1,14 +1,12 @@
 """TLS for all sinks: certificates are always verified, TLS 1.2 or later; optional own CA and client certificate."""
 
-import hashlib
 import ssl
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, field_validator
 
-from callcast.settings.secret import Keyring, located, stamp_of
+from callcast.settings.secret import Keyring, Stamp, located, stamp_of
 from callcast.sinks import SinkSettings
 
 
@@ -28,10 +26,10 @@ class TlsSettings(SinkSettings):
     """The keys of a sink that may use TLS.
 
     The files are read with the configuration, to report errors early, and again when the sink is opened. Two settings
-    are equal only if the contents of their files are equal, so that a reload picks up a renewed certificate.
+    are equal only if their files have not been written or replaced, so that a renewed certificate is taken up.
     """
 
-    _files: bytes = PrivateAttr(default=b"")
+    _files: tuple[Stamp, ...] = PrivateAttr(default=())
 
     tls_ca: PemPath = Field(default="", description="PEM file of the certificate authorities that replace the system's")
     tls_cert: PemPath = Field(default="", description="PEM file of a client certificate")
@@ -57,11 +55,7 @@ class TlsSettings(SinkSettings):
         return key
 
     def model_post_init(self, _context: Any) -> None:
-        digest = hashlib.sha256()
-        for path in filter(None, (self.tls_ca, self.tls_cert, self.tls_key)):
-            with suppress(OSError):
-                digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
-        self._files = digest.digest()
+        self._files = tuple(stamp_of(Path(path)) for path in (self.tls_ca, self.tls_cert, self.tls_key) if path)
 
     def tls_context(self) -> ssl.SSLContext:
         return _context(self.tls_ca, self.tls_cert, self.tls_key)

@@ -76,9 +76,9 @@ def fix_of_failure(failure: Failure, client_id: str) -> str:
 
 
 class _Ack(Struct):
-    size: int
+    message: Message
     result: asyncio.Future[Failure | None]
-    due_s: float
+    overdue: asyncio.TimerHandle
 
 
 class Connection(asyncio.Protocol):
@@ -105,8 +105,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | _WebSocket | None = None
         self._closed = asyncio.Event()
         self._misc: asyncio.TimerHandle | None = None
-        self._acks: dict[int, _Ack] = {}  # in the order in which they are due
-        self._overdue: asyncio.TimerHandle | None = None
+        self._acks: dict[int, _Ack] = {}
         self._subscribed: dict[int, asyncio.Future[Sequence[ReasonCode]]] = {}
         self._packet_bytes_max = math.inf
         self._slots = asyncio.Semaphore(in_flight_max)
@@ -157,10 +156,10 @@ class Connection(asyncio.Protocol):
         self.failure = failure
         self.over.set()
         self.accepted.set()
-        for timer in (self._misc, self._overdue):
-            if timer is not None:
-                timer.cancel()
+        if self._misc is not None:
+            self._misc.cancel()
         for ack in self._acks.values():
+            ack.overdue.cancel()
             self._slots.release()
             if not ack.result.done():
                 ack.result.set_result(failure if failure.code != PACKET_TOO_LARGE else LOST)
@@ -170,14 +169,12 @@ class Connection(asyncio.Protocol):
         self._acks.clear()
         self._subscribed.clear()
 
-    def has_room(self) -> bool:
-        """Whether `publish` takes no longer than `timeout_s`."""
-        return not self._slots.locked()
-
     async def publish(self, message: Message) -> Failure | None:
-        """Return None when the broker has acknowledged the message, or why it failed."""
-        size = len(message.payload) + 3 * len(message.topic) + 512
-        if size > self._packet_bytes_max and message.packet_bytes() > self._packet_bytes_max:
+        """Return None when the broker has acknowledged the message, or why it failed.
+
+        A missing acknowledgement ends the connection, because MQTT resends only on a new one.
+        """
+        if message.packet_bytes() > self._packet_bytes_max:
             return _TOO_LARGE
         await self._slots.acquire()
         mid = None
@@ -190,22 +187,9 @@ class Connection(asyncio.Protocol):
                 self._slots.release()
         if mid is None:
             return self.failure
-        due_s = self._loop.time() + self._settings.timeout_s
-        ack = self._acks[mid] = _Ack(size, self._loop.create_future(), due_s)
-        if self._overdue is None:
-            self._overdue = self._loop.call_at(due_s, self._check_overdue)
+        overdue = self._loop.call_later(self._settings.timeout_s, self.give_up, _OVERDUE)
+        ack = self._acks[mid] = _Ack(message, self._loop.create_future(), overdue)
         return await ack.result
-
-    def _check_overdue(self) -> None:
-        """A missing acknowledgement ends the connection, because MQTT resends only on a new one."""
-        self._overdue = None
-        oldest = next(iter(self._acks.values()), None)
-        if oldest is None:
-            return
-        if oldest.due_s <= self._loop.time():
-            self.give_up(_OVERDUE)
-        else:
-            self._overdue = self._loop.call_at(oldest.due_s, self._check_overdue)
 
     def subscribe(self, filters: Sequence[str]) -> asyncio.Future[Sequence[ReasonCode]]:
         """The broker's reason code for each filter; empty if the connection is lost meanwhile."""
@@ -281,6 +265,7 @@ class Connection(asyncio.Protocol):
         ack = self._acks.pop(mid, None)
         if ack is None:
             return
+        ack.overdue.cancel()
         self._slots.release()
         if not ack.result.done():
             ack.result.set_result(_refusal(code, _puback_name(code)) if code >= _FIRST_FAILURE else None)
@@ -294,7 +279,7 @@ class Connection(asyncio.Protocol):
         failure = _refusal(reason.value, reason.getName())
         if failure.code == PACKET_TOO_LARGE and self._acks:
             # The broker does not say which message was too large; it must be the largest.
-            largest = max(self._acks.values(), key=lambda ack: ack.size)
+            largest = max(self._acks.values(), key=lambda ack: ack.message.packet_bytes())
             if not largest.result.done():
                 largest.result.set_result(failure)
         self.give_up(failure)

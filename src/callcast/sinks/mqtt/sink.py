@@ -81,8 +81,6 @@ class MqttSink:
 
     async def send(self, delivery: Delivery, /) -> Outcome:
         try:
-            if self._connection is not None and self._connection.has_room():  # then `publish` has its own time limit
-                return await self._publish(self._connection, delivery)
             async with asyncio.timeout(self._settings.timeout_s):
                 await self._tried.wait()
                 if self._connection is None:
