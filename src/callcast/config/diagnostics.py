@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from callcast.calls.model import EVENT_TYPES
-from callcast.config.field_types import alternatives, holds_secret
+from callcast.config.field_types import holds_secret
 from callcast.config.toml_lines import KeyPath
 from callcast.settings.nearest import nearest
 from callcast.settings.secret import HIDDEN, PLACES
@@ -180,18 +180,17 @@ def _finding(
     if "problem" in context:
         return document.finding(whole, str(context["problem"]), str(context.get("fix", "")))
     value = _value_at(document.table(*map(str, base)), path)
-    annotation = model.model_fields[str(path[0])].annotation if path and path[0] in model.model_fields else None
-    secret = holds_secret(annotation)
+    field = model.model_fields.get(str(path[0])) if path else None
+    secret = field is not None and holds_secret(field.annotation)
     expected = " or ".join(dict.fromkeys(_expected(detail, value) for detail in details))
     if first["type"] == "value_error" and not expected.startswith("expected "):
         return document.finding(whole, expected, _events_fix(path, value))
     given = _kind_of_secret(value) if secret else shown(value)
-    fix = str(context.get("fix", "")) or _type_fix(
-        _chief(details),
-        "" if whole in document.variables else path[-1] if path else 0,
-        value,
-        annotation,
-        secret=secret,
+    key = "" if whole in document.variables else path[-1] if path else 0
+    fix = (
+        str(context.get("fix", ""))
+        or _type_fix(_chief(details), key, value, secret=secret)
+        or _word_fix(value, details)
     )
     return document.finding(whole, f"given {given}, expected {expected.removeprefix('expected ')}", fix)
 
@@ -326,10 +325,11 @@ def _expected(detail: ErrorDetails, value: object) -> str:
     return detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
 
 
+_QUOTED = re.compile(r"'([^']*)'")
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
-def _type_fix(error: str, key: str | int, value: object, annotation: Any, *, secret: bool) -> str:
+def _type_fix(error: str, key: str | int, value: object, *, secret: bool) -> str:
     """Return how to write the value as the expected type. An empty `key` means a variable, which needs no quotes."""
     wanted = error.removesuffix("_type")
     start = f"{key} = " if isinstance(key, str) else ""
@@ -340,25 +340,22 @@ def _type_fix(error: str, key: str | int, value: object, annotation: Any, *, sec
     if wanted == "bool" and str(value).lower() in (*_YES, *_NO):
         return f"write {start if key else ''}{'true' if str(value).lower() in _YES else 'false'}"
     if key == "":
-        return _word_fix(value, annotation) if error == "literal_error" else ""
+        return ""
     if wanted in ("float", "int") and isinstance(value, str) and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", value):
         return f"write it without quotes: {start}{value}"
     if wanted in ("string", "secret") and isinstance(value, int | float) and not isinstance(value, bool):
         return f"write it in quotes: {start}" + ('"..."' if secret else f'"{clipped(_number(value))}"')
     if wanted in ("tuple", "list") and isinstance(value, str):
         return f"write it in brackets: {start}[{'...' if secret else shown(value)}]"
-    return _word_fix(value, annotation) if error == "literal_error" else ""
+    return ""
 
 
-def _word_fix(value: object, annotation: Any) -> str:
-    words = [word for one in alternatives(annotation) for word in _words(one)]
+def _word_fix(value: object, details: Sequence[ErrorDetails]) -> str:
+    words = [
+        word for one in details if one["type"] == "literal_error" for word in _QUOTED.findall(one["ctx"]["expected"])
+    ]
     meant = nearest(value, words) if isinstance(value, str) else None
     return f'did you mean "{meant}"?' if meant else ""
-
-
-def _words(annotation: Any) -> list[str]:
-    arguments = getattr(annotation, "__args__", ())
-    return [word for one in arguments for word in ([one] if isinstance(one, str) else _words(one))]
 
 
 def _events_fix(path: KeyPath, value: object) -> str:
