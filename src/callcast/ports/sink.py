@@ -1,13 +1,10 @@
 """The sink protocol: what a sink implements, and what it gets to work with.
 
-A sink is one module with its settings, its checks and its construction. Its settings class is registered under the
-entry-point group `callcast.sinks`. `open` is an async context manager that yields a `Sink`; while the sink is not
-connected, `send` returns `Retry`. The outbox is the only queue and the delivery worker the only retrier: a sink has no
-queue, no retry and no sleep of its own.
+`callcast.sinks.SinkSettings` opens a sink. The outbox is the only queue and the delivery worker the only retrier: a
+sink has no queue, no retry and no sleep of its own.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Protocol, runtime_checkable
@@ -141,10 +138,6 @@ class SinkContext(Struct, frozen=True, kw_only=True):
     wire: Wire
     clock: Clock
     log: Callable[..., None]
-
-
-class SinkSettings(Protocol):
-    def open(self, context: SinkContext, /) -> AbstractAsyncContextManager[Sink]: ...
 
 
 class Filter(Struct, frozen=True, kw_only=True):
