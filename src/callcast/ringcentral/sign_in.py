@@ -101,7 +101,7 @@ class Application:
         self.limiter = RateLimiter(
             "auth",
             per_minute=PER_MINUTE,
-            headroom=0.5,  # the rest is for push connections, at most
+            headroom=0.4,  # leaves two requests a minute for push connections, at most
             ceiling=OURS_PER_MINUTE,
             clock=clock,
             now=self._now,
