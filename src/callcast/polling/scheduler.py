@@ -280,9 +280,9 @@ class Scheduler:
         return self._send(state, "poll", due, now)
 
     def _next_hinted(self, now: float, places: Places) -> Poll | float:
-        free = places.limit - places.used
-        best: tuple[int, float, float, int] | None = None
-        best_state, best_cause = None, None
+        if (wait_s := self._pause_s(now, places)) > 0:
+            return min(wait_s, AGAIN_S)
+        best: tuple[tuple[int, float, float, int], _TargetState, Cause] | None = None
         later = math.inf
         for state in self._states.values():
             if state.polling:
@@ -290,23 +290,25 @@ class Scheduler:
             if state.not_before > now:
                 later = min(later, state.not_before)
                 continue
-            rank, due, cause = self._candidate(state, now, places.limit, free)
+            rank, due, cause = self._candidate(state, now, places)
             if due > now:
                 later = min(later, due)
                 continue
-            if self._holds_half(state, now, places.limit) and rank != _OVERDUE:
+            if rank != _OVERDUE and self._holds_half(state, now, places.limit):
                 rank += _BEHIND
             order = (rank, due, state.sent_at, state.index)
-            if best is None or order < best:
-                best, best_state, best_cause = order, state, cause
-        if best is None or best_state is None or best_cause is None:
+            if best is None or order < best[0]:
+                best = order, state, cause
+        if best is None:
             return later - now
-        if (wait_s := self._pause_s(now, places, even=best_cause == "poll")) > 0:
+        order, state, cause = best
+        if cause == "poll" and (wait_s := self._pause_s(now, places, even=True)) > 0:
             return min(wait_s, AGAIN_S)
-        return self._send(best_state, best_cause, best[1], now)
+        return self._send(state, cause, order[1], now)
 
-    def _candidate(self, state: _TargetState, now: float, limit: int, free: int) -> tuple[int, float, Cause]:
+    def _candidate(self, state: _TargetState, now: float, places: Places) -> tuple[int, float, Cause]:
         """The most important poll of a target that is due; if none is, the one that is due first."""
+        free, limit = places.limit - places.used, places.limit
         rank, due, cause = _DUE, state.due, self._unhinted_cause(state)
         if now - due > OVERDUE * state.interval_s:
             return _OVERDUE, due, cause
@@ -333,7 +335,7 @@ class Scheduler:
         _forget(state.places, now)
         return len(state.places) * 2 >= limit and self._shown > 1
 
-    def _pause_s(self, now: float, places: Places, *, even: bool) -> float:
+    def _pause_s(self, now: float, places: Places, *, even: bool = False) -> float:
         """Seconds until the next poll may be sent: the fuller the window, the longer after the last one."""
         if places.used * 8 >= places.limit * 7:
             self._even = True
