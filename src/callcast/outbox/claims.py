@@ -23,8 +23,8 @@ from callcast.observability.fatal import observed
 from callcast.ports.clock import Clock
 from callcast.ports.sink import Delivery
 
-READ_MAX = 256  # deliveries in one read, which costs about as much as 20 of them
-_READY_MAX = 1024  # ready deliveries of one sink in memory; further ones are read from the store
+READ_MAX = 512  # deliveries in one read: a backlog of 6,300 takes 2.3 s with 16, 1.7 s with 256, 1.4 s with 1,024
+_READY_MAX = 2048  # ready deliveries of one sink in memory; further ones are read from the store
 
 
 class Due(Struct, frozen=True):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -27,12 +27,6 @@ def encode(what: Event | Call) -> bytes:
 def encode_rows(rows: Sequence[object]) -> str:
     """Many rows as one parameter of a statement, for `json_each`."""
     return msgspec.json.encode(rows).decode()
-
-
-def rows_of(text: str) -> list[Any]:
-    """Decode the result of `json_group_array`."""
-    rows: list[Any] = msgspec.json.decode(text)
-    return rows
 
 
 def batched(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
