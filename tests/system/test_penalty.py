@@ -31,6 +31,7 @@ client_secret = "{credential.client_secret}"
 jwt = "{credential.jwt}"
 watch = "account"
 heavy_per_minute = 600
+hints = "off"
 
 [sinks.lines]
 type = "stdout"
