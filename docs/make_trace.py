@@ -49,6 +49,7 @@ jwt = "jwt"
 extensions = ["101"]
 poll_interval_s = 0.5
 heavy_per_minute = 1000
+hints = "off"
 
 [sinks.crm]
 type = "webhook"
