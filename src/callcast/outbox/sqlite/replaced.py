@@ -8,6 +8,7 @@ another name.
 import errno
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -57,15 +58,7 @@ def write_copy(connection: sqlite3.Connection, directory: Path) -> int:
 
     Returns a descriptor, so that the data survives if the copy is deleted or replaced before it is opened.
     """
-    partial, file = _begin(directory)
-    try:
-        connection.execute("VACUUM INTO ?", (str(partial),))
-        _end(partial, file, directory)
-    except BaseException:
-        os.close(file)
-        _drop(partial)
-        raise
-    return file
+    return _written(directory, lambda partial, _: connection.execute("VACUUM INTO ?", (str(partial),)))
 
 
 def restore_copy(copy: int, directory: Path) -> int:
@@ -75,38 +68,36 @@ def restore_copy(copy: int, directory: Path) -> int:
     """
     if identity_of(copy) in (_identity(directory / _COPY), _identity(directory / FILE)):
         return copy
-    partial, file = _begin(directory)
-    try:
+
+    def fill(_: Path, file: int) -> None:
         at = 0
         while piece := os.pread(copy, _PIECE, at):
             at += os.write(file, piece)
-        _end(partial, file, directory)
-    except BaseException:
-        os.close(file)
-        _drop(partial)
-        raise
+
+    file = _written(directory, fill)
     os.close(copy)
     return file
 
 
-def _begin(directory: Path) -> tuple[Path, int]:
+def _written(directory: Path, fill: Callable[[Path, int], object]) -> int:
+    """Write a complete and durable copy, and return its descriptor; or none, and raise."""
     partial = directory / _PARTIAL
     with suppress(FileNotFoundError):
         partial.unlink()
-    return partial, os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-
-
-def _drop(partial: Path) -> None:
-    with suppress(OSError):
-        partial.unlink()
-
-
-def _end(partial: Path, file: int, directory: Path) -> None:
-    os.fsync(file)
-    if not os.path.samestat(os.fstat(file), partial.stat()):
-        raise FileNotFoundError(errno.ENOENT, "the copy was replaced while it was written", str(partial))
-    partial.rename(directory / _COPY)
-    _sync(directory)
+    file = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        fill(partial, file)
+        os.fsync(file)
+        if not os.path.samestat(os.fstat(file), partial.stat()):
+            raise FileNotFoundError(errno.ENOENT, "the copy was replaced while it was written", str(partial))
+        partial.rename(directory / _COPY)
+        _sync(directory)
+    except BaseException:
+        os.close(file)
+        with suppress(OSError):
+            partial.unlink()
+        raise
+    return file
 
 
 def set_aside_other(directory: Path, at: datetime, ours: Identity) -> Path | None:
