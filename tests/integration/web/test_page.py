@@ -14,6 +14,7 @@ from playwright.async_api import Browser, BrowserContext, Page, expect
 from playwright.async_api import Error as PlaywrightError
 
 from callcast.calls.model import Direction, Disposition, Party, Queue, State, Target
+from callcast.calls.summary import HintsState
 from callcast.observability.outbox_health import OutboxFailure
 from tests.browser import chromium
 from tests.integration.web.http_side import Room, room
@@ -166,6 +167,17 @@ async def test_a_source_that_waits_to_sign_in_says_so(here: Room, browser: Brows
     async with page(browser, here.url) as wall:
         here.clock.ahead_s = 60
         await expect(wall.locator("#connection")).to_have_text("acme waiting to sign in, 2 ahead")
+
+
+async def test_the_page_says_whether_a_source_is_live_or_polled(here: Room, browser: Browser) -> None:
+    """While hints come, a target that is polled seldom is up to date; without them it is as fresh as its last poll."""
+    state = HintsState(via=("push",), up=True, since=here.clock.now())
+    async with page(browser, here.url) as wall:
+        await expect(wall.locator("#connection")).to_have_text(re.compile(r"^Live by polling, updated within "))
+        here.live_calls.hints("acme", state)
+        await expect(wall.locator("#connection")).to_have_text("Live")
+        here.live_calls.hints("acme", None)
+        await expect(wall.locator("#connection")).to_contain_text("by polling")
 
 
 async def test_a_stale_source_greys_its_cards_and_says_since_when(here: Room, browser: Browser) -> None:

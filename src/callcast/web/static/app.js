@@ -96,7 +96,10 @@ function connectionState() {
   if (liveCalls.unstored) return ["stale", `Not stored since ${hoursMinutes(liveCalls.unstored.since_ms)}`];
   const stale = liveCalls.stale();
   if (stale.length) return ["stale", stale.map(describeStale).join("; ")];
-  return ["live", `Live, updated within ${ago(liveCalls.age_s())}`];
+  const polled = liveCalls.polled();
+  if (!polled.length) return ["live", "Live"];
+  const names = polled.length < liveCalls.sources.size ? `, ${polled.map((one) => one.source).join(", ")}` : "";
+  return ["live", `Live${names} by polling, updated within ${ago(liveCalls.age_s(polled))}`];
 }
 
 function unstored({ since_ms, detail }) {

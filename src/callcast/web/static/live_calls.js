@@ -113,11 +113,15 @@ export class LiveCalls {
     return (known_ms - Date.parse(source.longest_waiting_since)) / 1000;
   }
 
-  /** The age of the oldest source's data in seconds; null until every source has been polled. */
-  age_s() {
-    const all = [...this.sources.values()];
-    if (!all.length || all.some((one) => !one.as_of)) return null;
-    return Math.max(...all.map((one) => this.now(one.source) - Date.parse(one.as_of))) / 1000;
+  /** The sources whose changes RingCentral does not announce now, so that they are as fresh as their last poll. */
+  polled() {
+    return [...this.sources.values()].filter((one) => !one.hints?.up);
+  }
+
+  /** The age of the oldest of these sources' data in seconds; null until each of them has been polled. */
+  age_s(sources) {
+    if (!sources.length || sources.some((one) => !one.as_of)) return null;
+    return Math.max(...sources.map((one) => this.now(one.source) - Date.parse(one.as_of))) / 1000;
   }
 }
 
