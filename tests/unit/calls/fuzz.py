@@ -1,4 +1,4 @@
-"""Plays random histories against the decoder and the diff, and checks what was told against what truly happened.
+"""Plays random histories against the decoder and the tracker, and checks the events against what truly happened.
 
 `python -m tests.unit.calls.fuzz N [SEED]` plays N histories (`make fuzz`); the tests play a thousand.
 """
@@ -52,7 +52,7 @@ _call = msgspec.msgpack.Decoder(Call)
 
 @dataclass
 class Disk:
-    """The outbox as far as the diff can tell: calls and looks, through bytes."""
+    """The outbox as far as the tracker uses it: calls and polls, through bytes."""
 
     calls: dict[str, bytes] = field(default_factory=dict)
     sessions: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -189,7 +189,7 @@ class Play:
             if crc32(f"{t}".encode()) % 4:
                 continue
             again = compare(index, shot, RULES)
-            assert not again, f"the same look again told something: {again}"
+            assert not again, f"the same poll again gave events: {again}"
 
     def commit(self, index: CallIndex, poll: PollRecord | None, change: ChangeSet) -> None:
         self.disk.record(poll, change)
@@ -285,26 +285,26 @@ class Play:
         looked_at = self.pictures[call.source].last_poll_at(call.extension_id)
         return looked_at is not None and looked_at > at(t)
 
-    # What must be true of what was told
+    # What must be true of the events
 
     def check(self) -> None:
-        told: dict[str, list[CallEvent]] = defaultdict(list)
+        emitted: dict[str, list[CallEvent]] = defaultdict(list)
         for event in self.disk.events:
-            told[event.call.call_id].append(event)
-        for events in told.values():
+            emitted[event.call.call_id].append(event)
+        for events in emitted.values():
             check_lifecycle(events)
         ids = [event.id for event in self.disk.events]
         assert len(set(ids)) == len(ids), "different facts share an id"
         for part in self.history.parts:
-            self.check_part(part, told)
+            self.check_part(part, emitted)
         claimed = {id_ for part in self.history.parts for id_ in part.record_ids}
-        for call_id in told:
+        for call_id in emitted:
             assert set(self.disk.call(call_id).record_ids) <= claimed, f"{call_id} never happened"
 
-    def check_part(self, part: Part, told: dict[str, list[CallEvent]]) -> None:
+    def check_part(self, part: Part, emitted: dict[str, list[CallEvent]]) -> None:
         mine = [
             events
-            for events in told.values()
+            for events in emitted.values()
             if events[-1].call.extension_id == part.extension_id
             and set(self.disk.call(events[-1].call.call_id).record_ids) & part.record_ids
         ]
@@ -312,7 +312,7 @@ class Play:
         kinds = [e.type for e in mine[0] if e.type not in ("call.updated", "call.corrected")] if mine else []
         expected = expected_kinds(self.seen[id(part)])
         if expected is not None:
-            assert kinds == expected, f"{kinds} told, {expected} seen: {self.seen[id(part)].shows}"
+            assert kinds == expected, f"{kinds} emitted, {expected} seen: {self.seen[id(part)].shows}"
         if mine and expected is not None:
             got = self.disk.call(mine[0][0].call.call_id).disposition
             wanted = self.expected_disposition(part)
@@ -351,7 +351,7 @@ class Play:
         return {wanted}
 
     def is_known(self, part: Part) -> bool:
-        """Something was shown that the end does not tell: that it is inbound, or was answered."""
+        """Something was shown that the end does not show: that it is inbound, or was answered."""
         seen = self.seen[id(part)]
         flipped = part.final["direction"] == "Outbound"
         return seen.inbound if flipped else "connected" in [what for _, what, _ in seen.shows]

@@ -1,4 +1,4 @@
-"""Short ways to say in a test what a poll shows and what was told."""
+"""Short ways to say in a test what a poll shows and which events it gives."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -75,16 +75,16 @@ class Watch:
             self.poll(-10)
 
     def poll(self, t: float, *seen: CallObservation, target: Target | None = None) -> list[str]:
-        """The types of the events that this poll tells."""
+        """The types of the events of this poll."""
         snapshot = Snapshot(target=target or self.target, taken_at=at(t), observations=seen)
         return self.apply(PollRecord(target=snapshot.target, taken_at=at(t)), compare(self.index, snapshot, self.rules))
 
     def apply(self, poll: PollRecord | None, change: ChangeSet) -> list[str]:
         self.index.apply(poll, change)
-        told = [event for event in change.events if isinstance(event, CallEvent)]
-        assert len(told) == len(change.events)
-        self.events += told
-        return [event.type for event in told]
+        emitted = [event for event in change.events if isinstance(event, CallEvent)]
+        assert len(emitted) == len(change.events)
+        self.events += emitted
+        return [event.type for event in emitted]
 
     @property
     def last(self) -> CallEvent:

@@ -180,7 +180,7 @@ class Case:
 
 
 @pytest.mark.parametrize(("case", "expected"), EXPECTED.items(), ids=lambda value: value[0] if len(value) == 3 else "")
-def test_a_list_from_the_field_tells_these_events(case: tuple[str, float, float], expected: list[Row]) -> None:
+def test_a_list_from_the_field_gives_these_events(case: tuple[str, float, float], expected: list[Row]) -> None:
     """Each event, and no other."""
     played = Case(*case)
     played.play()
@@ -193,7 +193,7 @@ def test_every_file_is_played() -> None:
 
 
 @pytest.mark.parametrize("case", EXPECTED, ids=lambda case: case[0])
-def test_the_call_log_tells_the_same_end(case: tuple[str, float, float]) -> None:
+def test_the_call_log_gives_the_same_end(case: tuple[str, float, float]) -> None:
     """The list drops the call before it shows the end; the log, asked for it, has the record that the list had not."""
     played = Case(*case)
     last = played.steps[-1]["records"]
@@ -209,7 +209,7 @@ def test_the_call_log_tells_the_same_end(case: tuple[str, float, float]) -> None
 
 
 @pytest.mark.parametrize("name", ALONE)
-def test_what_is_first_seen_when_it_is_over_reads_the_same(name: str) -> None:
+def test_a_call_first_seen_after_its_end_has_the_same_facts(name: str) -> None:
     """One event; an accepted leg outranks the word of the record there too."""
     played = Case(name, 200, 200)
     played.steps = [played.steps[0], played.steps[-1]]

@@ -10,7 +10,7 @@ CHUNKS = 4
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_what_is_told_is_what_happened(chunk: int) -> None:
+def test_the_events_are_what_happened(chunk: int) -> None:
     """One end for each call ever seen, states only forward, no gap, nothing invented, ids equal over restarts."""
     size = HISTORIES // CHUNKS
     for seed in range(chunk * size, (chunk + 1) * size):

@@ -41,7 +41,7 @@ def test_ids_do_not_depend_on_polls_or_on_this_machine() -> None:
 
 
 def test_ids_of_updates_and_corrections_hold_what_changed() -> None:
-    """Sequence and changed values tell two of them apart."""
+    """Sequence and changed values distinguish two of them."""
     ids = set()
     for number in ("+1", "+2"):
         for steps in (1, 2):

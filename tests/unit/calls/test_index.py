@@ -45,7 +45,7 @@ def test_a_session_loaded_at_the_start_is_recalled_before_it_is_forgotten() -> N
     assert watch.index.call("101/s-1") is None
 
 
-def test_what_is_known_here_is_newer_than_what_is_recalled() -> None:
+def test_a_call_in_the_index_is_newer_than_a_recalled_one() -> None:
     """Recalling takes nothing back."""
     watch = Watch()
     watch.poll(1, observation())

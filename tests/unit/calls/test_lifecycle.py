@@ -31,7 +31,7 @@ def known(one: CallObservation) -> Call:
     ],
 )
 def test_a_record_that_is_as_it_was_is_old_news(one: CallObservation) -> None:
-    """The usual case of a poll is told apart before anything is built, also when less is said than before."""
+    """The usual case of a poll is recognized before anything is built, also when fewer facts are shown than before."""
     call = known(one)
     assert is_unchanged(call, one, at(2))
     assert is_unchanged(call, msgspec.structs.replace(one, from_party=None, to_party=None, queue=None), at(2))
@@ -60,7 +60,7 @@ def test_a_record_that_is_as_it_was_is_old_news(one: CallObservation) -> None:
         (ended(), {"legs": (leg("B", 2, accepted=True),)}),
     ],
 )
-def test_whatever_differs_is_no_old_news(one: CallObservation, change: dict[str, object]) -> None:
+def test_an_observation_that_differs_is_not_unchanged(one: CallObservation, change: dict[str, object]) -> None:
     """Any field that is read is looked at."""
     assert not is_unchanged(known(one), msgspec.structs.replace(one, **change), at(2))
 
@@ -86,7 +86,7 @@ def test_the_id_of_an_update_is_made_of_its_sequence_and_of_what_changed() -> No
     ]
 
 
-def test_history_is_told_nothing_of() -> None:
+def test_a_call_that_ended_before_the_first_poll_has_no_event() -> None:
     """Whatever becomes different of a call that was over before anybody looked."""
     watch = Watch(fresh=True)
     watch.poll(1, ended())
@@ -94,7 +94,7 @@ def test_history_is_told_nothing_of() -> None:
     assert event_for(watch.call(), rewritten, ObservationWindow(at=at(2), after=at(1))) == (rewritten, None)
 
 
-def test_the_account_that_was_first_told_stays() -> None:
+def test_the_account_of_the_first_event_stays() -> None:
     """Ids are made of it."""
     watch = Watch()
     watch.poll(1, observation(account_id=None))
@@ -154,7 +154,7 @@ def test_the_call_log_of_a_time_before_any_poll_ends_nothing_that_lives() -> Non
 
 
 def test_an_answer_is_found_in_the_legs_of_whichever_record_talks() -> None:
-    """The leading record still rings; a second one of the part tells when it was answered."""
+    """The leading record still rings; a second one of the part gives the time when it was answered."""
     watch = Watch()
     rings = observation(legs=(leg("A", 0),))
     watch.poll(1, rings)
@@ -164,7 +164,7 @@ def test_an_answer_is_found_in_the_legs_of_whichever_record_talks() -> None:
     assert (watch.last.time, watch.last.observation.exact) == (at(3), True)
 
 
-def test_of_two_records_that_talk_the_leading_one_tells_the_answer() -> None:
+def test_of_two_connected_records_the_leading_one_gives_the_answer() -> None:
     """The other one's legs are not its."""
     watch = Watch()
     watch.poll(
@@ -182,22 +182,22 @@ def test_a_later_record_beside_a_live_one_is_no_next_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("second", "told"),
+    ("second", "emitted"),
     [
         (observation(record_id="L2", started=12), "call.ringing"),
         (ended("answered", record_id="L2", started=12, end=15), "call.ended"),
     ],
 )
-def test_a_next_part_beside_a_record_that_claims_to_live_again(second: CallObservation, told: str) -> None:
+def test_a_next_part_beside_a_record_that_claims_to_live_again(second: CallObservation, emitted: str) -> None:
     """An ended part stays ended with the end that it had, so what starts after it is the next."""
     watch = Watch()
     watch.poll(1, ended())
-    assert watch.poll(20, observation(), second) == [told]
+    assert watch.poll(20, observation(), second) == [emitted]
     assert watch.last.call.call_id == "101/s-1~2"
 
 
 def test_a_part_that_became_known_late_is_not_the_last() -> None:
-    """Numbers tell the order of knowing; a record with a new id belongs to the last part in time."""
+    """Numbers give the order in which parts became known; a record with a new id belongs to the last part in time."""
     watch = Watch()
     watch.poll(60, observation("connected", started=50))
     earlier = ended(record_id="L2", started=10, end=30)

@@ -52,7 +52,7 @@ def test_a_number_shows_its_last_four_digits(number: str) -> None:
         "events 100 200 300",
     ],
 )
-def test_what_is_no_number_stays(text: str) -> None:
+def test_text_that_is_not_a_number_stays(text: str) -> None:
     """Ids, times, addresses, amounts."""
     assert masked(text) == text
 

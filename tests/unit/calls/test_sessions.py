@@ -47,26 +47,26 @@ def part(extension_id: str = "101", began: float = 0, **facts: Any) -> Call:
 
 def test_a_ring_all_that_is_answered() -> None:
     """One answer, no matter who else was rung; the others' ends end nothing."""
-    told = session_of(
+    session = session_of(
         [
             part("101", ended=6, disposition="answered_elsewhere"),
             part("102", began=1, answered=5),
             part("103", ended=6, disposition="missed"),
         ]
     )
-    assert (told.state, told.disposition, told.ended_at) == (State.CONNECTED, None, None)
-    assert (told.started_at, told.answered_at, told.answered_by) == (at(0), at(5), ("102",))
+    assert (session.state, session.disposition, session.ended_at) == (State.CONNECTED, None, None)
+    assert (session.started_at, session.answered_at, session.answered_by) == (at(0), at(5), ("102",))
 
 
 def test_a_transfer_is_one_conversation() -> None:
     """It began with the first part, was answered by each in turn, and ends with the last."""
-    told = session_of(
+    session = session_of(
         [part("102", began=60, answered=65, ended=99, disposition="answered"), part(answered=4, ended=61)]
     )
-    assert [one.extension_id for one in told.parts] == ["101", "102"]
-    assert (told.started_at, told.answered_at, told.ended_at) == (at(0), at(4), at(99))
-    assert told.answered_by == ("101", "102")
-    assert told.disposition is Disposition.ANSWERED
+    assert [one.extension_id for one in session.parts] == ["101", "102"]
+    assert (session.started_at, session.answered_at, session.ended_at) == (at(0), at(4), at(99))
+    assert session.answered_by == ("101", "102")
+    assert session.disposition is Disposition.ANSWERED
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ def test_a_transfer_is_one_conversation() -> None:
 )
 def test_the_disposition_is_the_first_that_any_part_has(words: list[str], disposition: str) -> None:
     """In the order of what says most about the caller; who else answered is not among the parts."""
-    told = session_of([part(f"10{n}", ended=9, disposition=word) for n, word in enumerate(words)])
-    assert told.disposition == disposition
-    assert told.complete is (disposition != "answered_elsewhere")
+    session = session_of([part(f"10{n}", ended=9, disposition=word) for n, word in enumerate(words)])
+    assert session.disposition == disposition
+    assert session.complete is (disposition != "answered_elsewhere")
 
 
 def test_every_disposition_has_a_rank() -> None:
@@ -117,10 +117,10 @@ def test_internal_is_what_every_known_caller_says(parts: list[Call], internal: b
 
 def test_between_extensions_the_callers_part_leads() -> None:
     """Both begin in the same second; it is an outbound conversation that a colleague receives."""
-    told = session_of(
+    session = session_of(
         [part("102", from_party=COLLEAGUE), part("103", direction=Direction.OUTBOUND, state=State.DIALING)]
     )
-    assert (told.direction, told.state, told.internal) == (Direction.OUTBOUND, State.RINGING, True)
+    assert (session.direction, session.state, session.internal) == (Direction.OUTBOUND, State.RINGING, True)
 
 
 @pytest.mark.parametrize(
@@ -134,8 +134,8 @@ def test_between_extensions_the_callers_part_leads() -> None:
 )
 def test_when_it_was_answered(facts: dict[str, Any], at_: datetime | None, known: bool) -> None:
     """The platform's time, or that of the poll that showed it, unless that poll was the first of all."""
-    told = session_of([part(**facts)])
-    assert (told.answered, told.answered_at, told.answer_known) == (True, at_, known)
+    session = session_of([part(**facts)])
+    assert (session.answered, session.answered_at, session.answer_known) == (True, at_, known)
 
 
 PARTS = st.lists(

@@ -52,14 +52,12 @@ def test_every_miss_is_named_in_whatever_order_they_are_learnt(answers: SharedAn
         talking("unassigned", "two"),
     ],
 )
-def test_what_is_no_answer_of_a_colleague_in_the_same_session_names_nothing(
-    answers: SharedAnswers, other: Call
-) -> None:
+def test_only_an_answer_of_another_extension_in_the_session_counts(answers: SharedAnswers, other: Call) -> None:
     answers.learn([missed("101", "one"), other, missed("101", "one")])
     assert answers.due("one") == ()
 
 
-def test_what_was_corrected_is_not_named_again(answers: SharedAnswers) -> None:
+def test_a_corrected_session_is_not_due_again(answers: SharedAnswers) -> None:
     answers.learn([missed("101", "one"), talking("102", "two")])
     answers.corrected("one", "s-1")
     answers.learn([missed("101", "one", disposition=Disposition.ANSWERED_ELSEWHERE)])

@@ -21,7 +21,7 @@ def test_the_answer_is_the_start_of_a_leg_that_was_not_there_while_ringing() -> 
     assert (watch.last.call.answered_at, watch.last.call.answered_exact) == (at(4), True)
 
 
-def test_a_leg_that_was_there_while_ringing_tells_no_answer_time() -> None:
+def test_a_leg_seen_while_ringing_gives_no_answer_time() -> None:
     """seed-queue: the ringing leg is accepted, so the answer is the time of the poll; the end adds a leg with the
     call's own start, which is no answer either."""
     watch = Watch()
@@ -35,7 +35,7 @@ def test_a_leg_that_was_there_while_ringing_tells_no_answer_time() -> None:
     assert (watch.last.call.answered_at, watch.last.call.answered_exact) == (at(8), False)
 
 
-def test_a_leg_that_was_there_while_dialing_tells_no_answer_time() -> None:
+def test_a_leg_seen_while_dialing_gives_no_answer_time() -> None:
     """The same for a call that the extension places; nothing is answered while it dials."""
     watch = Watch()
     watch.poll(1, observation("dialing", legs=(leg("A", 0.5),)))
@@ -138,7 +138,7 @@ def test_legs_of_every_ringing_poll_count_as_there_while_ringing() -> None:
 
 
 def test_ringing_and_dialing_happened_when_the_platform_says() -> None:
-    """Their time is the record's start, exactly; the polls around it are told."""
+    """Their time is the record's start, exactly; the polls around it are reported."""
     watch = Watch()
     watch.poll(3, observation("dialing", started=2))
     seen = watch.last.observation

@@ -1,4 +1,4 @@
-"""The lifecycle: what is told when a call is seen in each state, and what is never told."""
+"""The lifecycle: the events of a call seen in each state, and what causes none."""
 
 from typing import Any
 
@@ -39,8 +39,8 @@ SEEN = {
     "connected": observation("connected"),
     "ended": ended("answered"),
 }
-# What is told, and the state then, of a call known as the first and seen as the second.
-TOLD = [
+# The events, and the state then, of a call known as the first and seen as the second.
+EVENTS_OF_STATES = [
     (None, "ringing", "ringing", ["call.ringing"]),
     (None, "dialing", "dialing", ["call.dialing"]),
     (None, "connected", "connected", ["call.answered"]),
@@ -66,21 +66,21 @@ TOLD = [
 
 def test_every_pair_of_states_has_a_row() -> None:
     """No known state and no seen state is without a rule, here and in the code, and the code has no dead row."""
-    assert len({(known, seen) for known, seen, _, _ in TOLD}) == 5 * 4
+    assert len({(known, seen) for known, seen, _, _ in EVENTS_OF_STATES}) == 5 * 4
     reached = {(known, state_after(known, seen)) for known in (None, *State) for seen in State}
     assert reached == set(EVENTS)
 
 
-@pytest.mark.parametrize(("known", "seen", "then", "told"), TOLD)
-def test_a_state_seen_after_another(known: str | None, seen: str, then: str, told: list[str]) -> None:
-    """Each pair of states tells exactly its event, and a state never goes back."""
+@pytest.mark.parametrize(("known", "seen", "then", "emitted"), EVENTS_OF_STATES)
+def test_a_state_seen_after_another(known: str | None, seen: str, then: str, emitted: list[str]) -> None:
+    """Each pair of states gives exactly its event, and a state never goes back."""
     watch = Watch()
     if known:
         watch.poll(1, SEEN[known])
-    assert watch.poll(2, SEEN[seen]) == told
+    assert watch.poll(2, SEEN[seen]) == emitted
     assert watch.call().state == then
     assert watch.call().sequence == len(watch.events)
-    if told:
+    if emitted:
         assert watch.last.previous_state == known
         assert watch.last.call == watch.call()
         assert (watch.call().previous_state, watch.call().observation) == (known, watch.last.observation)
@@ -97,7 +97,7 @@ def test_a_state_seen_after_another(known: str | None, seen: str, then: str, tol
     ],
 )
 def test_a_fact_that_changes_while_the_call_lives_is_an_update(change: dict[str, object], state: str) -> None:
-    """From, to, queue and direction are told when they change, once."""
+    """From, to, queue and direction are reported when they change, once."""
     watch = Watch()
     before = observation(state, direction=Direction.OUTBOUND)
     watch.poll(1, before)
@@ -108,7 +108,7 @@ def test_a_fact_that_changes_while_the_call_lives_is_an_update(change: dict[str,
     assert watch.poll(3, changed) == []
 
 
-def test_what_merely_goes_away_is_no_update() -> None:
+def test_a_fact_that_goes_missing_is_no_update() -> None:
     """A party, a queue or a name that the platform no longer says is still known."""
     watch = Watch()
     watch.poll(1, observation("connected", queue=Queue(name="Sales")))
@@ -117,7 +117,7 @@ def test_what_merely_goes_away_is_no_update() -> None:
     assert (call.from_party, call.to_party, call.queue) == (CALLER, CALLED, Queue(name="Sales"))
 
 
-def test_what_no_consumer_sees_is_no_event_and_in_no_id() -> None:
+def test_a_fact_that_consumers_do_not_see_is_no_event_and_in_no_id() -> None:
     """That a side is an extension, or that a queue is confirmed, is remembered, without an event."""
     named = msgspec.structs.replace(CALLED, name="Reception")
     ids = []
@@ -136,7 +136,7 @@ def test_what_no_consumer_sees_is_no_event_and_in_no_id() -> None:
 
 
 def test_words_of_the_platform_alone_are_no_event() -> None:
-    """Another result or reason changes what is remembered, and tells nothing."""
+    """Another result or reason changes what is remembered, and causes no event."""
     watch = Watch()
     watch.poll(1, observation("ringing", result="In Progress"))
     assert watch.poll(2, observation("ringing", result="Ringing Elsewhere")) == []
@@ -166,7 +166,7 @@ def test_the_start_may_move_while_the_call_lives() -> None:
     ],
 )
 def test_a_fact_that_changes_after_the_end_is_a_correction(change: dict[str, object], named: str) -> None:
-    """A rewritten record is told once, names the event it corrects, and is never a second end."""
+    """A rewritten record is reported once, names the event it corrects, and is never a second end."""
     watch = Watch()
     over = ended("busy", direction=Direction.OUTBOUND)
     watch.poll(1, over)
@@ -239,7 +239,7 @@ def test_a_poll_that_shows_nothing_new_changes_nothing() -> None:
 # First looks
 
 
-def test_a_first_poll_tells_the_live_and_not_the_ended() -> None:
+def test_a_first_poll_reports_live_calls_and_not_ended_ones() -> None:
     """What is over at the first poll of a target is history, and stays so."""
     watch = Watch(fresh=True)
     assert watch.poll(1, observation("connected"), ended(session_id="s-2", record_id="L2")) == ["call.answered"]
@@ -266,7 +266,7 @@ def test_each_target_has_its_own_first_poll() -> None:
 # Vanishing
 
 
-def test_a_call_that_vanishes_tells_nothing_and_may_come_back() -> None:
+def test_a_call_that_vanishes_causes_no_event_and_may_come_back() -> None:
     """A glitch of the list is no end; the call log is asked only if it lasts."""
     watch = Watch()
     watch.poll(1, observation("connected"))
@@ -303,8 +303,8 @@ def test_the_call_log_ends_what_vanished() -> None:
         [ended(extension_id="102")],
     ):
         assert not resolve(watch.index, "101/s-1", not_final, at(60), watch.rules)
-    told = watch.apply(None, resolve(watch.index, "101/s-1", [ended("answered")], at(60), watch.rules))
-    assert told == ["call.ended"]
+    emitted = watch.apply(None, resolve(watch.index, "101/s-1", [ended("answered")], at(60), watch.rules))
+    assert emitted == ["call.ended"]
     seen = watch.last.observation
     assert (seen.after, seen.before, seen.exact, seen.evidence) == (at(1), at(20), True, Evidence.CALL_LOG)
     assert watch.last.call.disposition is Disposition.ANSWERED
@@ -382,7 +382,7 @@ def test_given_up_with_a_word_that_reads_as_if_it_went_on() -> None:
     assert (watch.last.time, watch.last.observation.evidence) == (at(20), Evidence.CALL_LOG)
 
 
-def test_a_ring_out_that_reads_connected_is_told_once() -> None:
+def test_a_ring_out_that_reads_connected_is_reported_once() -> None:
     """What it would end with is no news while it lives, nor when it ends otherwise."""
     watch = Watch()
     said = observation("connected", disposition="answered")
@@ -468,8 +468,8 @@ def test_given_up_an_answered_call_of_which_the_log_said_stopped() -> None:
         assert watch.last.call.disposition is ends_as
 
 
-def test_calls_that_end_by_vanishing_are_told_in_the_order_of_their_ids() -> None:
-    """The same order whichever came first, so that a restart in between tells the same."""
+def test_calls_that_end_by_vanishing_are_reported_in_the_order_of_their_ids() -> None:
+    """The same order whichever came first, so that a restart in between gives the same events."""
     watch = Watch()
     watch.poll(1, stopped(session_id="s-2", record_id="L2"), stopped())
     watch.poll(2)
@@ -503,8 +503,8 @@ def test_a_provisional_record_does_not_settle_while_the_session_may_go_on(
     watch = Watch(ACCOUNT)
     watch.poll(1, observation())
     for t in (2, 40, 80):
-        told = watch.poll(t, record, *beside)
-        assert "call.ended" not in told
+        emitted = watch.poll(t, record, *beside)
+        assert "call.ended" not in emitted
 
 
 def test_a_provisional_record_waits_for_a_call_that_only_another_list_shows() -> None:
@@ -529,7 +529,7 @@ def test_an_ended_record_of_the_session_does_not_keep_a_provisional_one_waiting(
     assert watch.poll(32, stopped(), beside) == ["call.ended"]
 
 
-def test_a_provisional_record_first_seen_is_remembered_and_not_told() -> None:
+def test_a_provisional_record_first_seen_is_remembered_and_not_reported() -> None:
     """It has no event until it settles; then of its end, or of the call that it was."""
     watch = Watch()
     assert watch.poll(1, stopped(), stopped(session_id="s-2", record_id="L2")) == []
@@ -548,10 +548,10 @@ def test_a_provisional_record_of_a_first_poll_is_history_unless_it_ends_later() 
     rewritten = ended("answered", end=25, session_id="s-2", record_id="L2")
     assert watch.poll(30, rewritten) == ["call.ended"]
     assert watch.last.call.call_id == "101/s-2"
-    assert watch.index.call("101/s-1") is None, "settled, untold, and in no list any more"
+    assert watch.index.call("101/s-1") is None, "settled, unreported, and in no list any more"
 
 
-def test_a_call_of_a_first_poll_that_was_told_ends_whenever_it_ended() -> None:
+def test_a_reported_call_of_a_first_poll_ends_whenever_it_ended() -> None:
     """A live call is no history, although it may have ended before its record turned provisional."""
     watch = Watch(fresh=True)
     watch.poll(1, observation())
@@ -559,8 +559,8 @@ def test_a_call_of_a_first_poll_that_was_told_ends_whenever_it_ended() -> None:
     assert watch.poll(21, ended(end=10)) == ["call.ended"]
 
 
-def test_a_call_that_was_told_ends_also_on_another_targets_first_poll() -> None:
-    """The account's first poll shows the end of a call that its extension's looks have told."""
+def test_a_reported_call_ends_also_on_another_targets_first_poll() -> None:
+    """The account's first poll shows the end of a call that its extension's polls have reported."""
     watch = Watch()
     watch.poll(1, observation())
     assert watch.poll(12, ended(), target=ACCOUNT) == ["call.ended"]
@@ -656,8 +656,8 @@ def test_an_offer_that_came_and_went_between_two_polls_is_a_part_too() -> None:
     """A record that starts after the end of the one before is another offer, as if we had looked in between."""
     watch = Watch()
     watch.poll(1, observation())
-    told = watch.poll(60, ended(), ended("answered", end=40, record_id="L2", started=10))
-    assert told == ["call.ended", "call.ended"]
+    emitted = watch.poll(60, ended(), ended("answered", end=40, record_id="L2", started=10))
+    assert emitted == ["call.ended", "call.ended"]
     assert watch.last.call.call_id == "101/s-1~2"
 
 
@@ -670,9 +670,9 @@ def test_other_records_of_an_ended_part_open_nothing(second: CallObservation) ->
     watch = Watch()
     watch.poll(1, observation())
     watch.poll(12, ended())
-    told = watch.poll(13, ended(), second)
-    assert "call.ringing" not in told
-    assert "call.ended" not in told
+    emitted = watch.poll(13, ended(), second)
+    assert "call.ringing" not in emitted
+    assert "call.ended" not in emitted
     assert watch.index.call("101/s-1~2") is None
     assert watch.call().record_ids == ("L1", "L2")
 
@@ -763,11 +763,11 @@ def test_a_live_record_leads_before_a_provisional_before_a_final_one() -> None:
 
 
 def test_a_later_record_of_a_part_with_an_unknown_end_is_no_next_part() -> None:
-    """Without the platform's end it cannot be told from a rewrite."""
+    """Without the platform's end it cannot be distinguished from a rewrite."""
     watch = Watch()
     watch.poll(1, observation())
-    told = watch.poll(12, ended(end=None), ended("answered", end=30, record_id="L2", started=20))
-    assert told == ["call.ended"]
+    emitted = watch.poll(12, ended(end=None), ended("answered", end=30, record_id="L2", started=20))
+    assert emitted == ["call.ended"]
 
 
 def test_a_record_with_a_new_id_corrects_too() -> None:
@@ -790,21 +790,21 @@ def test_a_record_that_stood_beside_the_leading_one_corrects_nothing() -> None:
 def test_sessions_of_the_same_extension_are_calls_of_their_own() -> None:
     """Two records of one RingOut have two sessions: two calls."""
     watch = Watch()
-    told = watch.poll(1, observation("dialing"), observation(session_id="s-2", record_id="L2"))
-    assert told == ["call.dialing", "call.ringing"]
+    emitted = watch.poll(1, observation("dialing"), observation(session_id="s-2", record_id="L2"))
+    assert emitted == ["call.dialing", "call.ringing"]
 
 
 # Sessions of several extensions
 
 
 @pytest.mark.parametrize("answered_first", [True, False])
-def test_what_another_answered_was_not_missed(answered_first: bool) -> None:
+def test_a_call_that_another_answered_was_not_missed(answered_first: bool) -> None:
     """The others it rang end as answered_elsewhere; learnt later, a correction says so."""
     watch = Watch(ACCOUNT)
     mine, other = ended(), observation("connected", extension_id="102", record_id="L2")
     watch.poll(1, observation(), *([other] if answered_first else []))
-    told = watch.poll(12, mine, *([other] if answered_first else []))
-    assert told == ["call.ended"]
+    emitted = watch.poll(12, mine, *([other] if answered_first else []))
+    assert emitted == ["call.ended"]
     if not answered_first:
         assert watch.last.call.disposition is Disposition.MISSED
         assert sorted(watch.poll(13, mine, other)) == ["call.answered", "call.corrected"]
@@ -868,17 +868,17 @@ def test_history_is_not_corrected() -> None:
     assert watch.call().disposition is Disposition.MISSED
 
 
-def test_a_missed_call_that_was_provisional_and_untold_was_answered_elsewhere_too() -> None:
-    """Nothing was told of it yet, but it is no history."""
+def test_a_missed_call_that_was_provisional_and_unreported_was_answered_elsewhere_too() -> None:
+    """It had no event yet, but it did not end before the first poll."""
     watch = Watch(ACCOUNT)
     watch.poll(1, stopped(rings_alone=False))
-    told = watch.poll(2, ended(), observation("connected", extension_id="102", record_id="L2"))
-    assert sorted(told) == ["call.answered", "call.ended"]
+    emitted = watch.poll(2, ended(), observation("connected", extension_id="102", record_id="L2"))
+    assert sorted(emitted) == ["call.answered", "call.ended"]
     assert watch.call().disposition is Disposition.ANSWERED_ELSEWHERE
 
 
 def test_corrections_of_one_session_come_in_the_order_of_the_calls_ids() -> None:
-    """Whichever extension was seen first, so that a restart in between tells the same."""
+    """Whichever extension was seen first, so that a restart in between gives the same events."""
     watch = Watch(ACCOUNT)
     missed = ended(extension_id="103", record_id="L3"), ended(extension_id="102", record_id="L2")
     watch.poll(1, *missed)
@@ -896,8 +896,8 @@ def test_an_unassigned_call_is_taken_over() -> None:
         unassigned = observation("connected", extension_id="unassigned")
         watch.poll(1, unassigned)
         mine = observation("ringing", record_id="L2", started=5)
-        told = watch.poll(6, mine, *([unassigned] if stays else []))
-        assert sorted(told) == ["call.ended", "call.ringing"]
+        emitted = watch.poll(6, mine, *([unassigned] if stays else []))
+        assert sorted(emitted) == ["call.ended", "call.ringing"]
         over = next(event for event in watch.events if event.type == "call.ended")
         assert (over.call.call_id, over.call.ended_at) == ("unassigned/s-1", at(6))
         assert over.call.disposition is Disposition.TRANSFERRED
@@ -916,7 +916,7 @@ def test_an_unassigned_call_that_vanished_ended_then() -> None:
 
 
 def test_an_unassigned_call_without_an_event_is_taken_over_silently() -> None:
-    """What was provisional all along was never told, so neither is its end."""
+    """What was provisional all along was never reported, so neither is its end."""
     watch = Watch(ACCOUNT)
     unassigned = stopped(extension_id="unassigned")
     watch.poll(1, unassigned)
@@ -933,7 +933,7 @@ def test_an_unassigned_call_that_is_over_is_not_taken_over() -> None:
     assert watch.call("unassigned/s-1").disposition is Disposition.ABANDONED
 
 
-def test_an_unassigned_next_part_beside_an_extension_is_not_told() -> None:
+def test_an_unassigned_next_part_beside_an_extension_is_not_reported() -> None:
     """Nor later: a session that an extension has does not become unassigned again."""
     watch = Watch(ACCOUNT)
     over = ended("abandoned", extension_id="unassigned")
@@ -963,7 +963,7 @@ def test_an_unassigned_call_that_ends_when_an_extension_appears_is_transferred()
     assert over.time == at(10)
 
 
-def test_an_unassigned_call_beside_an_extensions_is_not_told() -> None:
+def test_an_unassigned_call_beside_an_extensions_is_not_reported() -> None:
     """A session that an extension has is not unassigned."""
     watch = Watch(ACCOUNT)
     assert watch.poll(1, observation(extension_id="unassigned", record_id="L2"), observation()) == ["call.ringing"]
@@ -991,14 +991,14 @@ def test_an_unassigned_call_may_end_as_its_own() -> None:
     assert watch.last.call.disposition is Disposition.ABANDONED
 
 
-def test_the_call_log_may_tell_whose_a_vanished_call_became() -> None:
-    """An extension's final record of the session ends the unassigned call as transferred, and is told itself."""
+def test_the_call_log_may_show_which_extension_took_a_vanished_call() -> None:
+    """An extension's final record of the session ends the unassigned call as transferred, and is reported itself."""
     watch = Watch(ACCOUNT)
     watch.poll(1, observation("connected", extension_id="unassigned"))
     watch.poll(20)
     found = [ended("answered", record_id="L2", started=5), ended(session_id="s-9", record_id="L9")]
-    told = watch.apply(None, resolve(watch.index, "unassigned/s-1", found, at(60), watch.rules))
-    assert told == ["call.ended", "call.ended"]
+    emitted = watch.apply(None, resolve(watch.index, "unassigned/s-1", found, at(60), watch.rules))
+    assert emitted == ["call.ended", "call.ended"]
     assert {e.call.call_id: e.call.disposition for e in watch.events[1:]} == {
         "101/s-1": Disposition.ANSWERED,
         "unassigned/s-1": Disposition.TRANSFERRED,
@@ -1009,7 +1009,7 @@ def test_the_call_log_may_tell_whose_a_vanished_call_became() -> None:
 # After downtime, and at the end of watching
 
 
-def test_after_downtime_finished_calls_are_told_once() -> None:
+def test_after_downtime_finished_calls_are_reported_once() -> None:
     """Only their end, with the call log as evidence; what lives is left to the polls."""
     watch = Watch()
     watch.poll(1, observation("connected"))
@@ -1062,9 +1062,7 @@ def test_calls_of_an_extension_that_is_no_longer_watched_end_as_unknown() -> Non
 
 @pytest.mark.parametrize("target", [EXTENSION, ACCOUNT])
 @pytest.mark.parametrize(("refused", "ended_at"), [(7, 7), (-100, 5)])
-def test_what_the_platform_refuses_to_show_ends_as_unknown_once(
-    target: Target, refused: float, ended_at: float
-) -> None:
+def test_calls_of_a_refused_target_end_as_unknown_once(target: Target, refused: float, ended_at: float) -> None:
     """At the first refusal; a clock that was put back meanwhile turns no time around."""
     watch = Watch(target)
     watch.poll(5, observation("connected"))

@@ -184,7 +184,7 @@ def test_the_call_log_ends_a_part_that_its_record_does_not_name() -> None:
         assert ends(watch)["900"] == ("answered_elsewhere", None)
 
 
-def test_what_a_record_says_of_a_part_that_another_record_shows_is_not_that_parts_word() -> None:
+def test_a_record_does_not_decide_on_a_part_that_another_record_shows() -> None:
     """102 was rung by the hunt's record, and has one of its own as well, which is live."""
     watch = watching()
     own = record(id="L2", extension={"id": 102})
@@ -216,7 +216,7 @@ def test_a_record_that_was_renamed_is_matched_under_its_older_session() -> None:
     assert poll(watch, 21, record("Missed", duration=20)) == ["900 ended"]
 
 
-def test_what_a_record_shows_of_an_unnamed_extension_is_kept_for_an_account_alone() -> None:
+def test_facts_of_an_unnamed_extension_are_kept_for_an_account_only() -> None:
     (one,) = said(record("Missed", phone(102), duration=20))
     assert one.unnamed is not None
     assert (one.unnamed.extension_id, one.unnamed.legs, one.unnamed.unnamed) == ("unassigned", (), None)

@@ -103,7 +103,7 @@ def test_an_outbound_call_may_still_turn_inbound() -> None:
     assert (watch.last.call.direction, watch.last.call.disposition) == (Direction.INBOUND, Disposition.MISSED)
 
 
-def test_what_was_never_told_may_turn_outbound() -> None:
+def test_an_unreported_call_may_turn_outbound() -> None:
     """A record that waited to settle, or was over before the first poll."""
     watch = Watch()
     watch.poll(1, stopped())
@@ -211,7 +211,7 @@ def test_an_answer_on_its_own_leg_stays_when_another_took_the_call_over() -> Non
 
 
 def test_an_answer_on_its_own_leg_stays_although_that_leg_had_rung_before() -> None:
-    """Its start tells no time of answer, but whose answer it was."""
+    """Its start gives no time of answer, but whose answer it was."""
     for provisional in (False, True):
         watch = Watch()
         rings, talks = leg("PstnToSip", 0), leg("PstnToSip", 0, accepted=True, own=True)

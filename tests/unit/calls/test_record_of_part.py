@@ -52,7 +52,7 @@ def test_an_earlier_offer_that_comes_late_into_the_list_is_a_call_of_its_own() -
     assert watch.last.call.call_id == "101/s-1~3"
 
 
-def test_several_earlier_offers_are_told_one_by_one() -> None:
+def test_several_earlier_offers_are_reported_one_by_one() -> None:
     """Each is the next after the one before, as if we had looked in between; one between two known ones too."""
     watch = Watch()
     watch.poll(60, LIVE)
@@ -72,14 +72,14 @@ def test_another_record_of_an_earlier_part_is_still_that_parts() -> None:
     watch = Watch()
     watch.poll(20, observation(started=10))
     watch.poll(60, EARLIER, LIVE)
-    told = watch.poll(61, ended("voicemail", record_id="L9", started=11, end=30), LIVE)
-    assert told == ["call.corrected"]
+    emitted = watch.poll(61, ended("voicemail", record_id="L9", started=11, end=30), LIVE)
+    assert emitted == ["call.corrected"]
     assert watch.last.call.call_id == "101/s-1"
     assert watch.call("101/s-1~2").live
 
 
 @pytest.mark.parametrize("end", [50, 31])
-def test_what_ended_at_or_before_the_start_is_not_the_calls_own_word(end: float) -> None:
+def test_a_record_that_ended_by_the_start_is_not_the_calls_own(end: float) -> None:
     """A call that vanished waits for its own record, however near the earlier one is."""
     watch = Watch()
     watch.poll(60, LIVE)
@@ -199,8 +199,8 @@ def test_an_extension_seen_with_the_account_was_looked_at() -> None:
     """From the account to an extension: no first poll, and the account's is the one before."""
     watch = Watch(ACCOUNT)
     watch.poll(1, observation())
-    told = watch.poll(5, observation("connected"), ended(session_id="s-2", started=2, end=4), target=EXTENSION)
-    assert told == ["call.answered", "call.ended"]
+    emitted = watch.poll(5, observation("connected"), ended(session_id="s-2", started=2, end=4), target=EXTENSION)
+    assert emitted == ["call.answered", "call.ended"]
     assert [(e.observation.first_poll, e.observation.after) for e in watch.events[1:]] == [(False, at(1))] * 2
 
 
@@ -219,7 +219,7 @@ def test_an_account_seen_by_its_extensions_was_looked_at_where_they_were() -> No
     assert (watch.call().vanished_at, watch.call().last_seen_at) == (at(6), at(5))
 
 
-def test_what_one_extensions_list_tells_of_another_was_seen_between_its_own_polls() -> None:
+def test_another_extension_in_the_list_was_seen_between_its_own_polls() -> None:
     """Ring-all, watched one by one: who answered stands in another list, which has its own look before."""
     watch, other = Watch(), Target(source="acme", extension_id="102")
     watch.poll(0, target=other)
