@@ -168,6 +168,10 @@ class SourceTelemetry(Telemetry):
 
     def hint_reported(self, hint: Hint) -> None:
         self._metrics.hint_reported(self.source, hint.via)
+        # The only place where a single hint is kept: nothing of it is stored.
+        self._log.debug(
+            "hint_received", extension=hint.extension_id, via=hint.via, step=hint.step, call=hint.session_id
+        )
 
     def hints_ignored(self, reason: str, count: int = 1) -> None:
         self._metrics.hints_ignored(self.source, reason, count)

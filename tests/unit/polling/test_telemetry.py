@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from callcast.calls.model import ChangeSet, PollRecord, Reason, Snapshot, Target
+from callcast.calls.summary import HintsState
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability.logs import bound
 from callcast.observability.metrics import Metrics
@@ -169,3 +170,51 @@ async def test_polls_that_cannot_be_stored_are_known_until_one_is() -> None:
     assert health.failure is not None
     telemetry.poll_stored(PollRecord(target=target, taken_at=clock.now()))
     assert health.failure is None
+
+
+def test_the_ways_of_hints_are_shown() -> None:
+    """Which of them is up, since when, and how many changes no hint announced; none where they are off."""
+    clock = TurnedClock()
+    telemetry = watching(7.5, clock)
+    live_calls = telemetry._live_calls
+    assert live_calls.summaries()[0].hints is None
+    telemetry.hints_wanted(("push", "presence"), chosen=False)
+    assert live_calls.summaries()[0].hints == HintsState(since=NINE)
+    clock._passed_s += 5
+    telemetry.hints_up("presence", up=True)
+    clock._passed_s += 5
+    telemetry.hints_up("push", up=True)
+    telemetry.hint_missed()
+    five = NINE + timedelta(seconds=5)
+    assert live_calls.summaries()[0].hints == HintsState(via=("push", "presence"), up=True, since=five, missed=1)
+    telemetry.hints_up("push", up=False)
+    assert live_calls.summaries()[0].hints == HintsState(via=("presence",), up=True, since=five, missed=1)
+    telemetry.hints_wanted((), chosen=False)
+    assert live_calls.summaries()[0].hints is None
+
+
+@pytest.mark.parametrize(("chosen", "level"), [(True, "warning"), (False, "info")])
+def test_a_refusal_is_logged_once_until_a_reload(chosen: bool, level: str) -> None:
+    """The attempts of every hour say nothing new. What is only permitted may be missing without a warning."""
+    telemetry = watching(7.5)
+    with capture_logs() as lines:
+        for _ in range(2):
+            telemetry.hints_wanted(("push", "presence"), chosen=chosen)
+            for _ in range(3):
+                telemetry.push_refused("403: add the permission CallControl")
+                telemetry.presence_refused("403: add the permission ReadPresence")
+    assert [line["event"] for line in lines] == ["push_refused", "presence_refused"] * 2
+    assert {line["log_level"] for line in lines} == {level}
+    assert all(line["fix"] and line["detail"] for line in lines)
+
+
+def test_a_lost_connection_says_when_the_next_attempt_is_made() -> None:
+    telemetry = watching(7.5)
+    with capture_logs() as lines:
+        telemetry.push_subscribed(2, {"8": "403: add the permission CallControl"})
+        telemetry.push_lost("network", "the push connection broke", 12.4)
+    up, refused, lost = lines
+    assert (up["event"], up["count"], up["others"]) == ("push_up", 2, 1)
+    assert (refused["event"], refused["extension"]) == ("push_refused", "8")
+    assert (lost["event"], lost["log_level"], lost["reason"]) == ("push_lost", "info", "network")
+    assert "12 s" in lost["fix"]
