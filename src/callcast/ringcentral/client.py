@@ -1,6 +1,5 @@
 """The RingCentral implementation of the upstream port: one credential with its token, rate limit, lists and clock."""
 
-import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -24,7 +23,7 @@ from callcast.ringcentral.presence import PresenceReader
 from callcast.ringcentral.push import Connector, Push, push_session
 from callcast.ringcentral.rate_limiter import Group, RateLimiter
 from callcast.ringcentral.settings import LIGHT_PER_MINUTE, PRESENCE_SHARE, SourceSettings
-from callcast.ringcentral.sign_in import SignIns
+from callcast.ringcentral.sign_in import SignIns, digest_of
 
 API = "/restapi/v1.0"
 LIVE_LIST = {"view": "Detailed", "type": "Voice", "perPage": "1000"}
@@ -81,7 +80,7 @@ class Client:
         self._clock = clock
         self._telemetry = telemetry
         self._note = note
-        self._credential = _digest(settings.server, settings.client_id, settings.jwt.reveal())
+        self._credential = digest_of(settings.server, settings.client_id, settings.jwt.reveal())
         self._own = _kept_own(notes.get(OWN_NOTE), self._credential)
         access = Access(settings, session=session, sign_ins=sign_ins, clock=clock, telemetry=telemetry, show=self._show)
         self._exchange, self._tokens, self._platform_clock = access.exchange, access.tokens, access.clock
@@ -245,10 +244,6 @@ class Client:
 
     def _show(self, limiter: RateLimiter) -> None:
         self._telemetry.rate_limit(limiter.group, limiter.limit, limiter.remaining, limiter.hold_s())
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.blake2b(msgspec.json.encode(parts), digest_size=16).hexdigest()
 
 
 def _kept_own(kept: bytes | None, credential: str) -> _Own | None:

@@ -34,9 +34,9 @@ class Extension(Struct, frozen=True):
     status: str
 
 
-class _Record(Struct, frozen=True):
+class _Record(Struct, frozen=True, rename="camel"):
     id: int | str
-    extensionNumber: str = ""  # noqa: N815 - the platform's word
+    extension_number: str = ""
     name: str = ""
     type: str = ""
     status: str = ""
@@ -46,8 +46,8 @@ class _Link(Struct, frozen=True):
     uri: str
 
 
-class _Navigation(Struct, frozen=True):
-    nextPage: _Link | None = None  # noqa: N815 - the platform's word
+class _Navigation(Struct, frozen=True, rename="camel"):
+    next_page: _Link | None = None
 
 
 class _Page(Struct, frozen=True):
@@ -56,7 +56,7 @@ class _Page(Struct, frozen=True):
 
     @property
     def next_page(self) -> str | None:
-        return self.navigation.nextPage.uri if self.navigation and self.navigation.nextPage else None
+        return self.navigation.next_page.uri if self.navigation and self.navigation.next_page else None
 
 
 async def extensions(
@@ -83,7 +83,7 @@ async def extensions(
     finally:
         await access.leave(keep=is_services)
     found = {str(one.id): one for page in pages for one in page.records}
-    return [Extension(one_id, one.extensionNumber, one.name, one.type, one.status) for one_id, one in found.items()]
+    return [Extension(one_id, one.extension_number, one.name, one.type, one.status) for one_id, one in found.items()]
 
 
 async def _decoded(answer: Answer) -> _Page:

@@ -61,17 +61,17 @@ _NO_EXTENSION = "this may be the extension's number instead of its id: run `call
 _NO_ACCOUNT = 'no such account on this server: set account = "~", or to its id'
 
 
-class _Fault(msgspec.Struct, frozen=True):
-    errorCode: str = ""  # noqa: N815 - the platform's word
+class _Fault(msgspec.Struct, frozen=True, rename="camel"):
+    error_code: str = ""
     message: str = ""
-    permissionName: object = ""  # noqa: N815 - the platform's word
-    permissionsName: object = ""  # noqa: N815 - the platform's word, a text or a list
-    parameterName: object = ""  # noqa: N815 - the platform's word
+    permission_name: object = ""
+    permissions_name: object = ""  # a text or a list
+    parameter_name: object = ""
 
     @property
     def permission(self) -> str:
         """The missing permission."""
-        for named in (self.permissionName, self.permissionsName):
+        for named in (self.permission_name, self.permissions_name):
             names = [_word(name) for name in (named if isinstance(named, list) else [named])]
             if any(names):
                 return ", ".join(filter(None, names))
@@ -79,10 +79,10 @@ class _Fault(msgspec.Struct, frozen=True):
 
     @property
     def parameter(self) -> str:
-        return _word(self.parameterName) or _bracketed(self.message)
+        return _word(self.parameter_name) or _bracketed(self.message)
 
 
-class _Body(_Fault, frozen=True):
+class _Body(_Fault, frozen=True, rename="camel"):
     error: object = None  # a word of RFC 6749
     errors: list[_Fault] = []
 
@@ -93,7 +93,7 @@ class _Refusal:
     def __init__(self, answer: Answer) -> None:
         body = _body(answer)
         first = body.errors[0] if body.errors else body
-        self.code = _word(first.errorCode or body.errorCode)
+        self.code = _word(first.error_code or body.error_code)
         self.word = _word(body.error)
         self.permission = first.permission or body.permission
         self.parameter = first.parameter or body.parameter

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from aiohttp import ClientSession
 
@@ -31,10 +32,9 @@ class RingCentral:
         writes: bool = True,
         failed: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._session = session
-        self._clock = clock
         path = None if data_dir is None else data_dir / FILE
         self._sign_ins = SignIns(clock, path=path, writes=writes, failed=failed)
+        self._shared: dict[str, Any] = {"session": session, "sign_ins": self._sign_ins, "clock": clock}
 
     async def load(self) -> None:
         """Load the tokens of an earlier run. Without them, every source signs in."""
@@ -57,27 +57,12 @@ class RingCentral:
         notes: Mapping[str, bytes],
     ) -> Client:
         """Return the client of one source. note, notes: as in `Client`."""
-        return Client(
-            settings,
-            session=self._session,
-            sign_ins=self._sign_ins,
-            clock=self._clock,
-            telemetry=telemetry,
-            note=note,
-            notes=notes,
-        )
+        return Client(settings, telemetry=telemetry, note=note, notes=notes, **self._shared)
 
     async def check(self, name: str, settings: SourceSettings, report: Report) -> None:
         """Check a source's credential, clock, permissions and rate limit; report each result as soon as it is known."""
-        await check_source(
-            name,
-            settings,
-            report,
-            session=self._session,
-            sign_ins=self._sign_ins,
-            clock=self._clock,
-        )
+        await check_source(name, settings, report, **self._shared)
 
     async def extensions(self, settings: SourceSettings) -> Sequence[Extension]:
         """Return all extensions that a source's credential can see. Raises PollFailed."""
-        return await extensions(settings, session=self._session, sign_ins=self._sign_ins, clock=self._clock)
+        return await extensions(settings, **self._shared)

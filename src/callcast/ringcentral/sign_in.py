@@ -193,7 +193,7 @@ class SignIns:
                 )
 
     def application(self, settings: SourceSettings) -> Application:
-        digest = _digest(settings.server, settings.client_id)
+        digest = digest_of(settings.server, settings.client_id)
         if digest not in self._applications:
             kept = self._kept.pop(digest, None)
             self._applications[digest] = Application(clock=self._clock, kept=kept, keep=self.save)
@@ -228,7 +228,7 @@ class SignIns:
     def retain(self, sources: Iterable[SourceSettings]) -> None:
         """Forget the tokens of all credentials that are not in the configuration."""
         sources = tuple(sources)
-        applications = {_digest(one.server, one.client_id) for one in sources}
+        applications = {digest_of(one.server, one.client_id) for one in sources}
         self._kept = {digest: raw for digest, raw in self._kept.items() if digest in applications}
         credentials = {credential_digest(one) for one in sources}
         for credential in self._held.keys() - credentials:
@@ -289,10 +289,10 @@ class SignIns:
 
 def credential_digest(settings: SourceSettings) -> str:
     """Return the key of a credential's token. A changed credential never uses an old token."""
-    return _digest(settings.server, settings.client_id, settings.client_secret.reveal(), settings.jwt.reveal())
+    return digest_of(settings.server, settings.client_id, settings.client_secret.reveal(), settings.jwt.reveal())
 
 
-def _digest(*parts: str) -> str:
+def digest_of(*parts: str) -> str:
     return hashlib.blake2b(msgspec.json.encode(parts), digest_size=16).hexdigest()
 
 

@@ -14,7 +14,7 @@ from aioresponses import CallbackResult, aioresponses
 from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.client import Client
 from callcast.ringcentral.settings import SourceSettings
-from callcast.ringcentral.sign_in import FILE, SignIns, _digest
+from callcast.ringcentral.sign_in import FILE, SignIns, digest_of
 from callcast.ringcentral.token import ASK_TIMEOUT_S, TROUBLE_WAIT_S
 from callcast.settings.secret import Secret
 from tests.clock import TurnedClock
@@ -472,7 +472,7 @@ def kept_under(key: str) -> bytes:
 async def test_a_spoiled_file_is_made_anew(restarts: Restarts, answers: aioresponses, content: bytes) -> None:
     """All sources sign in; that it was not readable is said where it says nothing at all."""
     answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
-    application = _digest(SERVER, "client-id").encode()
+    application = digest_of(SERVER, "client-id").encode()
     restarts.path.write_bytes(content.replace(b"%(application)s", application))
     office = await restarts.start()
     await office.client().identify()
