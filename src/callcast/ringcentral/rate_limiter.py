@@ -314,7 +314,7 @@ class RateLimiter:
             usable = self._usable(window, now, first=True)
             due = max(due, self._all.free_at(usable, kept_s, now))
             if purpose in REST:
-                due = max(due, self._rest.free_at(self._left(purpose, window, usable, now), kept_s, now))
+                due = max(due, self._rest.free_at(self._left(purpose, window, now), kept_s, now))
             elif purpose in ("hint", "poll"):
                 share = _whole(polls(self._usable(window, now), self._headroom))
                 due = max(due, self._polling.free_at(share, window.length_s, now))
@@ -331,12 +331,13 @@ class RateLimiter:
         unknown = first and window in self._windows and now - self._started_at < UNKNOWN_FOR * window.length_s
         return max(1, window.limit - window.others(now) - unknown)
 
-    def _left(self, purpose: Purpose, window: _Window, usable: int, now: float) -> int:
+    def _left(self, purpose: Purpose, window: _Window, now: float) -> int:
         """What the share leaves; for the call log more where polling leaves more, once a whole window has shown it.
 
         What polling leaves only because it pauses (in an outage, a penalty) is not used: it would be late afterwards.
         """
-        left = usable - math.ceil(polls(self._usable(window, now), self._headroom) - 1e-9)
+        usable = self._usable(window, now)
+        left = usable - math.ceil(polls(usable, self._headroom) - 1e-9)
         if purpose == "call_log" and now - self._started_at > window.length_s + SLACK_S:
             left = max(left, usable - window.densest)
         return max(1, left)

@@ -740,3 +740,14 @@ async def test_tokens_of_push_connections_leave_places_for_access_tokens(clock: 
     asker.ask("c", "token")
     await clock.turn(61)
     assert sorted(asker.names[4:]) == ["c", "push 2", "push 3"]
+
+
+async def test_at_first_the_rest_is_as_large_as_later(clock: TurnedClock) -> None:
+    """The place that is left to others at first is not taken from the rest: two push tokens after an access token."""
+    limiter = RateLimiter("auth", per_minute=5, headroom=0.5, ceiling=4, clock=clock, now=clock.now)
+    asker = Asker(limiter, clock)
+    asker.ask("a", "token")
+    asker.ask("push 0", "push_token")
+    asker.ask("push 1", "push_token")
+    await clock.settle()
+    assert sorted(asker.names) == ["a", "push 0", "push 1"]
