@@ -127,8 +127,9 @@ class Backfill:
         A successful poll in this run must have shown that the call is gone: an earlier run proves nothing about now.
         """
         for call in self._pending():
-            polled = not self._polled.isdisjoint((call.extension_id, None))
-            if polled and call.vanished_at is not None and self._seconds_until_given_up(call) <= 0:
+            is_polled = not self._polled.isdisjoint((call.extension_id, None))
+            expired = self._upstream.now() - timedelta(seconds=self._rules.vanished_give_up_s)
+            if is_polled and call.vanished_at is not None and call.vanished_at <= expired:
                 await self._recorder.record_change(give_up, call.call_id, self._upstream.now())
 
     async def store_refusals(self) -> None:
@@ -224,11 +225,6 @@ class Backfill:
         found = [s for s in found if s.extension_id == call.extension_id or self._recorder.is_own(s)]
         now = self._upstream.now()
         await self._recorder.record_change(resolve, call.call_id, found, now, self._rules, observations=found)
-
-    def _seconds_until_given_up(self, call: Call) -> float:
-        """Seconds until a vanished call ends without a final record."""
-        since = call.vanished_at or self._upstream.now()
-        return self._rules.vanished_give_up_s - (self._upstream.now() - since).total_seconds()
 
 
 def whole_sessions(observations: Sequence[CallObservation]) -> Iterator[Sequence[CallObservation]]:
