@@ -6,7 +6,7 @@ list is, is learned (`Offsets`). Whether hints announce what polls show is measu
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -87,10 +87,10 @@ class Shown(Struct, frozen=True):
     answered: bool
 
 
-class Party(Struct):
+class Party(Struct, eq=False):
     """What was hinted of one party: the highest step, and the expectation that it made, if that is still open.
 
-    ignored_record: of an earlier call of the same extension and session, which says nothing of this one.
+    earlier: the records of earlier calls of the same extension and session, which say nothing of this one.
     first_due, due: when the first and the next try are due; infinite once the tries are used up.
     """
 
@@ -99,7 +99,7 @@ class Party(Struct):
     extension_id: str | None
     level: int
     hinted_at: float
-    ignored_record: str = ""
+    earlier: frozenset[str] = frozenset()
     expires_at: float = 0.0
     first_due: float = 0.0
     due: float = 0.0
@@ -167,19 +167,16 @@ class Expectations:
         expect: make an expectation of it where the list has not shown it.
         """
         level = _LEVELS[hint.step]
-        party = self._party(hint)
+        party = self._party(hint, level)
         if party is not None and party.level >= level:
             return None
-        shown = self._shown_of(hint.session_id, hint.extension_id)
         if party is None:
             party = self._remember(hint, level)
-            if shown is not None and shown.level == ENDED and level < ENDED:
-                party.ignored_record = shown.record_id
         party.level, party.hinted_at = level, hint.at
-        if shown is not None and shown.record_id != party.ignored_record and shown.level >= level:
+        self.unchecked_since = min(self.unchecked_since, hint.at)
+        if _level_of(party, self._shown or {}) >= level:
             self.open.pop(_key(party), None)
             return False
-        self.unchecked_since = min(self.unchecked_since, hint.at)
         if expect:
             self._expect(party, offset_s)
         return True
@@ -193,26 +190,33 @@ class Expectations:
         if len(self.open) > EXPECTED_MAX:
             del self.open[min(self.open, key=lambda key: self.open[key].hinted_at)]
 
-    def _party(self, hint: Hint) -> Party | None:
-        """The party of a hint. One without an id is the latest of its extension in the session."""
+    def _party(self, hint: Hint, level: int) -> Party | None:
+        """The party of a hint. One without an id is the latest of its extension in the session, unless it is over."""
         found = None
         for party in self._by_session.get(hint.session_id, ()):
-            if party.party_id == hint.party_id and party.extension_id == hint.extension_id:
+            if party.extension_id != hint.extension_id:
+                continue
+            if party.party_id == hint.party_id and party.party_id is not None:
                 return party
-            if party.extension_id == hint.extension_id and (party.party_id is None or hint.party_id is None):
+            if (party.party_id is None or hint.party_id is None) and (party.level < ENDED or level == ENDED):
                 found = party
         return found
 
     def _remember(self, hint: Hint, level: int) -> Party:
         party = Party(hint.session_id, hint.party_id, hint.extension_id, level, hint.at)
+        of_session = self._by_session.setdefault(hint.session_id, [])
+        is_later = any(other.extension_id == hint.extension_id for other in of_session)
+        shown = _shown_of(party, self._shown or {})
+        party.earlier = frozenset(one.record_id for one in shown if is_later or one.level == ENDED > level)
+        of_session.append(party)
+        if (replaced := self._parties.pop(_key(party), None)) is not None:
+            of_session.remove(replaced)
         self._parties[_key(party)] = party
-        self._by_session.setdefault(hint.session_id, []).append(party)
         if len(self._parties) > PARTIES_MAX:
             key, oldest = self._parties.popitem(last=False)
             self.open.pop(key, None)
-            of_session = self._by_session[oldest.session_id]
-            of_session.remove(oldest)
-            if not of_session:
+            self._by_session[oldest.session_id].remove(oldest)
+            if not self._by_session[oldest.session_id]:
                 del self._by_session[oldest.session_id]
         return party
 
@@ -255,21 +259,23 @@ class Expectations:
         return [_served(party, sent_at) for party in served], steps
 
     def _is_met(self, party: Party, before: Mapping[tuple[str, str], Shown]) -> bool:
-        shown = self._shown_of(party.session_id, party.extension_id)
-        if shown is None:  # an end is also shown by the call's absence
-            return party.level == ENDED and any(
-                session_id == party.session_id and party.extension_id in (None, extension_id)
-                for session_id, extension_id in before
-            )
-        return shown.level >= party.level and shown.record_id != party.ignored_record
+        level = _level_of(party, self._shown or {})
+        is_gone = not level and party.level == ENDED and _level_of(party, before)  # its absence also shows an end
+        return level >= party.level or bool(is_gone)
 
-    def _shown_of(self, session_id: str, extension_id: str | None) -> Shown | None:
-        if self._shown is None:
-            return None
-        if extension_id is not None:
-            return self._shown.get((session_id, extension_id))
-        of_session = [shown for (session, _), shown in self._shown.items() if session == session_id]
-        return max(of_session, key=lambda shown: shown.level, default=None)
+
+def _level_of(party: Party, shown: Mapping[tuple[str, str], Shown]) -> int:
+    """How far a list shows the party; 0: not at all."""
+    return max((one.level for one in _shown_of(party, shown)), default=0)
+
+
+def _shown_of(party: Party, shown: Mapping[tuple[str, str], Shown]) -> Sequence[Shown]:
+    if party.extension_id is None:
+        found = [one for (session_id, _), one in shown.items() if session_id == party.session_id]
+    else:
+        one = shown.get((party.session_id, party.extension_id))
+        found = [] if one is None else [one]
+    return [one for one in found if one.record_id not in party.earlier]
 
 
 def _key(party: Party) -> tuple[str, str | None, str | None]:

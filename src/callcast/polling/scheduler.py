@@ -74,6 +74,11 @@ class _TargetState(Struct, eq=False):
     covered_since: float = math.inf
     places: deque[float] = deque()  # when each of its requests stops counting
 
+    @property
+    def due_at(self) -> float:
+        """As `due`; a hint for which no poll was made late enough makes it due while the list must show a call."""
+        return min(self.due, self.expected.unchecked_since + KEEP_ALIVE_S)
+
 
 class Scheduler:
     """The schedule of one source.
@@ -141,7 +146,7 @@ class Scheduler:
             return None
         waiting = {}
         for state in self._states.values():
-            due = min(state.due, state.unanswered)
+            due = min(state.due_at, state.unanswered)
             due -= state.interval_s if self._unhinted_cause(state) == "poll" else 0.0
             if due < now:
                 waiting[state.target] = due
@@ -179,9 +184,7 @@ class Scheduler:
         level = ENDED if hint.step == "ended" else STARTED if hint.step == "started" else STARTED + 1
         expect = level != STARTED or self._rings_first(hint)
         new = state.expected.hinted(hint, self.offsets[level], expect=expect)
-        if new:
-            state.due = min(state.due, hint.at + KEEP_ALIVE_S)
-        else:
+        if not new:
             self._telemetry.hints_ignored("duplicate" if new is None else "no_change")
 
     def _rings_first(self, hint: Hint) -> bool:
@@ -309,7 +312,7 @@ class Scheduler:
     def _candidate(self, state: _TargetState, now: float, places: Places) -> tuple[int, float, Cause]:
         """The most important poll of a target that is due; if none is, the one that is due first."""
         free, limit = places.limit - places.used, places.limit
-        rank, due, cause = _DUE, state.due, self._unhinted_cause(state)
+        rank, due, cause = _DUE, state.due_at, self._unhinted_cause(state)
         if now - due > OVERDUE * state.interval_s:
             return _OVERDUE, due, cause
         if due > now and cause == "keep_alive" and state.sent_at > -math.inf:

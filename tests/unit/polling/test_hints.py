@@ -1,5 +1,6 @@
 """What hints make the scheduler expect, when that is met, and how offsets and trust are learned."""
 
+import math
 from datetime import timedelta
 from typing import Any
 
@@ -92,6 +93,36 @@ def test_a_queue_that_rings_the_same_agent_again_is_expected_anew() -> None:
     served, steps = expected.polled([first, listed("started", record="r-2", after_s=5)], 7.3, 7.5)
     assert len(served) == 1
     assert steps == [("s-1", "101", STARTED)]
+
+
+def test_an_end_of_the_first_call_is_none_of_the_second() -> None:
+    """The second rings while the list still shows the first as ringing, and the next list shows only its end."""
+    expected = Expectations()
+    expected.polled([listed("started", record="r-1")], 0.0, 0.2)
+    for step in ("started", "ended"):
+        expected.hinted(hint(step, at=5), 0.8, expect=True)
+    assert expected.hinted(hint("started", at=6, party="p-2"), 0.8, expect=True) is True
+    served, _ = expected.polled([listed("ended", record="r-1")], 6.8, 7.0)
+    assert [one.level for one in served] == [ENDED]
+    assert expected.hinted(hint("answered", at=9, party="p-2"), 0.8, expect=True) is True
+    served, _ = expected.polled([listed("answered", record="r-2", after_s=6)], 9.8, 10.0)
+    assert [one.level for one in served] == [ANSWERED]
+
+
+def test_a_start_after_the_end_of_an_unnamed_party_is_a_new_call() -> None:
+    expected = Expectations()
+    expected.hinted(hint("ended", party=None), 6.5, expect=True)
+    assert expected.hinted(hint("started", at=20, party=None), 0.8, expect=True) is True
+    assert expected.hinted(hint("ended", at=30, party=None), 6.5, expect=True) is True
+
+
+def test_a_hint_is_checked_only_by_a_poll_that_must_show_it() -> None:
+    expected = expecting("started")
+    expected.polled([listed("started")], 0.8, 1.0)
+    assert expected.unchecked_since == 0.0
+    expected.polled([], END_SHOWN_S, END_SHOWN_S + 0.2)
+    assert expected.unchecked_since == math.inf
+    assert expected.unchecked_until_poll == 0.0
 
 
 def test_an_end_is_also_shown_by_a_call_that_left_the_list() -> None:

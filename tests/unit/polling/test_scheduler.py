@@ -215,6 +215,18 @@ def longest_gap(source: Source) -> float:
     return max(longest, *(source.now - at for at in last.values()))
 
 
+def test_a_hint_without_an_expectation_is_checked_while_the_list_must_show_its_call() -> None:
+    """Of a ring group only the first is polled at once; the others soon enough to see how their calls ended."""
+    source = Source(4)
+    source.coverage.witnessed = set(source.targets)
+    source.connect()
+    source.run(300)
+    for n in range(4):
+        source.hint("started", target=n)
+    polls = source.run(120)
+    assert all(any(one.sent_at >= 310 for one in polls if one.target == target) for target in source.targets)
+
+
 def test_a_wished_interval_is_the_longest_gap() -> None:
     source = Source(2, interval_s=20.0)
     source.connect()
