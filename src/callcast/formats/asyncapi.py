@@ -2,83 +2,42 @@
 
 from typing import Any
 
+from msgspec import Struct
+
 from callcast import __version__
 from callcast.calls.model import EVENT_TYPES
-from callcast.formats.event_schema import TEXT, TIME, Schema, definition_name, definitions
+from callcast.formats import payloads
+from callcast.formats.event_schema import Schema, definition_name, definitions
 
 REFS = "#/components/schemas/"
 EVENT_CONTENT = "application/cloudevents+json; charset=utf-8"
 JSON_CONTENT = "application/json"
-COUNT: Schema = {"type": "integer", "minimum": 0}
-SECONDS: Schema = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "null"}]}
-TIME_OR_NULL: Schema = {"anyOf": [TIME, {"type": "null"}]}
-HINTS: Schema = {
-    "type": "object",
-    "required": ["via", "up", "since", "missed"],
-    "properties": {
-        "via": {"type": "array", "items": {"enum": ["push", "presence"]}},
-        "up": {"type": "boolean"},
-        "since": TIME,
-        "missed": COUNT,
-    },
-}
-SUMMARY: dict[str, Schema] = {
-    "source": TEXT,
-    **dict.fromkeys(("ringing", "dialing", "connected", "waiting"), COUNT),
-    "longest_waiting_since": TIME_OR_NULL,
-    "longest_wait_seconds": SECONDS,
-    **dict.fromkeys(("answered_today", "missed_today", "abandoned_today"), COUNT),
-    "average_speed_of_answer_seconds": SECONDS,
-    "service_level": {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "null"}]},
-    "as_of": TIME_OR_NULL,
-    "complete": {"type": "boolean"},
-    "overdue": {"type": "array", "items": TEXT},
-    "sign_ins_ahead": {"anyOf": [COUNT, {"type": "null"}]},
-    "hints": {"anyOf": [HINTS, {"type": "null"}]},
-    "now": TIME_OR_NULL,
-}
 PARAMETERS = {
     "topic": "the sink's `topic`",
     "source": "the source's name",
     "extension": "the extension's id, or `unassigned`",
     "part": "the call's id after its first `/`; `/`, `+`, `#` and `%` are percent-encoded",
 }
-STATES: dict[str, tuple[str, str, Schema]] = {
+STATES: dict[str, tuple[str, str, type[Struct]]] = {
     "callState": (
         "{topic}/{source}/{extension}/calls/{part}",
         "the call's present state; an empty message removes it a while after its end",
-        {"$ref": REFS + "callData"},
+        payloads.CallData,
     ),
     "extensionState": (
         "{topic}/{source}/{extension}/state",
         "what the extension does: the first of these words that applies to one of its calls",
-        {
-            "type": "object",
-            "required": ["state", "calls", "since"],
-            "properties": {
-                "state": {"enum": ["ringing", "dialing", "connected", "idle"]},
-                "calls": COUNT,
-                "since": {"anyOf": [TIME, {"type": "null"}]},
-            },
-        },
+        payloads.ExtensionState,
     ),
     "summary": (
         "{topic}/{source}/summary",
         "conversations of the source, now and since midnight; `complete` is false when a poll is overdue",
-        {
-            "type": "object",
-            "required": list(SUMMARY),
-            "properties": SUMMARY,
-        },
+        payloads.Summary,
     ),
     "status": (
         "{topic}/status",
-        "whether the sink is connected; `offline` is the will, and the last word of a clean stop",
-        {
-            "type": "object",
-            "required": ["state"],
-            "properties": {"state": {"enum": ["online", "offline"]}, "since": TIME, "version": TEXT, "client_id": TEXT},
-        },
+        "whether the sink is connected; `offline` is the will, and the last message of a clean stop",
+        payloads.Status,
     ),
 }
 
@@ -100,7 +59,10 @@ def asyncapi() -> dict[str, Any]:
         },
         "channels": _channels(),
         "operations": _operations(),
-        "components": {"schemas": definitions(REFS), "messages": _messages()},
+        "components": {
+            "schemas": definitions(REFS, *(type_ for *_, type_ in STATES.values())),
+            "messages": _messages(),
+        },
     }
 
 
@@ -158,7 +120,8 @@ def _messages() -> dict[str, Any]:
         messages[name] = _event_message(type_, name, EVENT_CONTENT)
         messages[f"{name}Standard"] = _event_message(type_, f"{name}Standard", JSON_CONTENT)
     for name, (_, summary, payload) in STATES.items():
-        messages[name] = {"name": name, "summary": summary, "contentType": JSON_CONTENT, "payload": payload}
+        message = {"name": name, "summary": summary, "contentType": JSON_CONTENT}
+        messages[name] = message | {"payload": {"$ref": REFS + payload.__name__}}
     return messages
 
 
@@ -176,7 +139,7 @@ HEADERS: Schema = {
         "webhook-timestamp": {"type": "string", "pattern": "^[0-9]+$", "description": "of this attempt, in seconds"},
         "webhook-signature": {
             "type": "string",
-            "description": "v1, and HMAC-SHA256 over id.timestamp.body; one a secret",
+            "description": "`v1,` and HMAC-SHA256 over id.timestamp.body; one for each secret",
         },
         "x-callcast-attempt": {"type": "string", "pattern": "^[1-9][0-9]*$"},
         "user-agent": {"type": "string"},

@@ -12,18 +12,19 @@ from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import msgspec
+from msgspec import UNSET, structs
 
-from callcast.calls.model import Call, CallEvent, Disposition, Event, Observation, Party, Queue, SourceEvent, State
-from callcast.calls.summary import Counts, HintsState, Summary
+from callcast.calls.model import Call, CallEvent, Disposition, Event, Party, Queue
+from callcast.calls.summary import Counts, Summary
+from callcast.formats import payloads
+from callcast.formats.payloads import DATASCHEMA, CallData, CloudEvent, SourceData, StandardEvent
 
 Numbers = Literal["full", "last4", "hash", "drop"]
 NUMBERS: tuple[Numbers, ...] = get_args(Numbers)
-DATASCHEMA = "urn:callcast:event:1"
 
 _WITH_PLUS = r"\+\d[\d ()-]{5,}\d"
 _DIGIT = re.compile(r"\d")
 _BARE_DIGITS_MIN = 7  # fewer digits may be anything
-_PROVIDER_WORDS = ("action", "result", "reason")  # the other fields are ids
 _encode = msgspec.json.Encoder().encode
 _CACHE_MAX = 256  # events; more than all sinks have in flight at a time
 
@@ -32,6 +33,10 @@ _CACHE_MAX = 256  # events; more than all sinks have in flight at a time
 def rfc3339(at: datetime) -> str:
     """Format a time in UTC with milliseconds and a Z."""
     return at.isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def _time(at: datetime | None) -> str | None:
+    return None if at is None else rfc3339(at)
 
 
 def last4(number: str) -> str:
@@ -66,7 +71,7 @@ class Wire:
         cached = self._cache.get(event.id)
         if cached is not None and cached[0] == event:
             return cached[1]
-        text = _encode(self.event_dict(event))
+        text = _encode(_cloud_event(event, self._data(event)))
         self._cache[event.id] = event, text
         if len(self._cache) > _CACHE_MAX:
             del self._cache[next(iter(self._cache))]
@@ -74,77 +79,91 @@ class Wire:
 
     def standard(self, event: Event) -> bytes:
         """The Standard Webhooks JSON of an event: type, timestamp, data."""
-        data = self._data(event)
-        return _encode({"type": event.type, "timestamp": rfc3339(event.time), "data": data})
+        return _encode(StandardEvent(type=event.type, timestamp=rfc3339(event.time), data=self._data(event)))
 
     def call(self, call: Call) -> bytes:
         """The present state of a call."""
-        return _encode(self.call_dict(call))
+        return _encode(self.call_data(call))
 
     def event_dict(self, event: Event) -> dict[str, Any]:
-        return {**attributes(event), "data": self._data(event)}
+        fields: dict[str, Any] = msgspec.to_builtins(_cloud_event(event, self._data(event)))
+        return fields
 
     def call_dict(self, call: Call) -> dict[str, Any]:
-        return {
-            "call_id": call.call_id,
-            "session_id": call.session_id,
-            "account_id": call.account_id,
-            "extension_id": call.extension_id,
-            "sequence": call.sequence,
-            "direction": call.direction,
-            "state": call.state,
-            "previous_state": call.previous_state,
-            "from": self._party(call, call.from_party),
-            "to": self._party(call, call.to_party),
-            "queue": self._queue(call.queue),
-            "started_at": rfc3339(call.started_at),
-            "answered_at": call.answered_at and rfc3339(call.answered_at),
-            "ended_at": call.ended_at and rfc3339(call.ended_at),
-            "ring_seconds": ring_seconds(call),
-            "talk_seconds": talk_seconds(call),
-            "disposition": call.disposition,
-            "observation": call.observation and _observation(call.observation),
-            "provider": self._provider(call),
-        }
+        fields: dict[str, Any] = msgspec.to_builtins(self.call_data(call))
+        return fields
 
-    def _data(self, event: Event) -> dict[str, Any]:
-        if isinstance(event, SourceEvent):
-            return _source_data(event)
-        data = self.call_dict(event.call)
-        data |= {
-            "sequence": event.sequence,
-            "previous_state": event.previous_state,
-            "observation": _observation(event.observation),
-        }
-        if event.corrects is not None:
-            data["corrects"] = event.corrects
-        return data
+    def call_data(self, call: Call, event: CallEvent | None = None) -> CallData:
+        """The call as it is now, or as it was at the event."""
+        latest = call if event is None else event
+        observation = latest.observation
+        return CallData(
+            call_id=call.call_id,
+            session_id=call.session_id,
+            account_id=call.account_id,
+            extension_id=call.extension_id,
+            sequence=latest.sequence,
+            direction=call.direction,
+            state=call.state,
+            previous_state=latest.previous_state,
+            from_party=self._party(call, call.from_party),
+            to_party=self._party(call, call.to_party),
+            queue=self._queue(call.queue),
+            started_at=rfc3339(call.started_at),
+            answered_at=_time(call.answered_at),
+            ended_at=_time(call.ended_at),
+            ring_seconds=ring_seconds(call),
+            talk_seconds=talk_seconds(call),
+            disposition=call.disposition,
+            observation=None
+            if observation is None
+            else payloads.Observation(
+                after=_time(observation.after),
+                before=rfc3339(observation.before),
+                exact=observation.exact,
+                evidence=observation.evidence,
+                first_poll=observation.first_poll,
+            ),
+            provider=self._provider(call),
+            corrects=UNSET if event is None or event.corrects is None else event.corrects,
+        )
 
-    def _party(self, call: Call, party: Party | None) -> dict[str, str | None] | None:
+    def _data(self, event: Event) -> CallData | SourceData:
+        if isinstance(event, CallEvent):
+            return self.call_data(event.call, event)
+        blind = event.blind
+        return SourceData(
+            source=event.source,
+            extension_id=event.extension_id,
+            reason=event.reason,
+            since=rfc3339(event.since),
+            blind=payloads.Blind(_time(blind.after), rfc3339(blind.before)) if blind else UNSET,
+        )
+
+    def _party(self, call: Call, party: Party | None) -> payloads.Party | None:
         if party is None:
             return None
         full = self.numbers == "full"
-        named = full or (self.numbers == "last4" and is_own(call, party))
-        return {
-            "number": party.number and self._number(party.number),
-            "name": party.name if named else None,
-            "extension_number": party.extension_number,
-            "location": party.location if full else None,
-        }
+        is_own = party.extension_id == call.extension_id  # a party without an id counts as external
+        named = full or (self.numbers == "last4" and is_own)
+        return payloads.Party(
+            number=party.number and self._number(party.number),
+            name=party.name if named else None,
+            extension_number=party.extension_number,
+            location=party.location if full else None,
+        )
 
-    def _queue(self, queue: Queue | None) -> dict[str, str] | None:
+    def _queue(self, queue: Queue | None) -> payloads.Queue | None:
         """An unconfirmed queue name may be part of the caller's name, so it is included only with full numbers."""
-        return {"name": queue.name} if queue and (queue.confirmed or self.numbers == "full") else None
+        return payloads.Queue(queue.name) if queue and (queue.confirmed or self.numbers == "full") else None
 
-    def _provider(self, call: Call) -> dict[str, str | None]:
-        fields: dict[str, str | None] = msgspec.structs.asdict(call.provider)
-        if self.numbers == "full":
-            return fields
-        numbers = [p.number for p in (call.from_party, call.to_party) if p is not None and p.number]
-        for word in _PROVIDER_WORDS:
-            if text := fields[word]:
-                fields[word] = self._redacted(text, numbers)
-        return fields
+    def _provider(self, call: Call) -> payloads.Provider:
+        provider = call.provider
+        words = [provider.action, provider.result, provider.reason]  # the other fields are ids
+        if self.numbers != "full":
+            numbers = [p.number for p in (call.from_party, call.to_party) if p is not None and p.number]
+            words = [word and self._redacted(word, numbers) for word in words]
+        return payloads.Provider(provider.name, provider.record_id, provider.session_id, *words)
 
     def _redacted(self, text: str, numbers: list[str]) -> str | None:
         """Apply the policy to each phone number in a provider's text that is a whole token."""
@@ -156,11 +175,6 @@ class Wire:
     def _hashed(self, number: str) -> str:
         digits = _digits(number) or number
         return "h:" + hmac.digest(self._hash_key, f"{self._sink}:{digits}".encode(), hashlib.sha256).hex()[:16]
-
-
-def is_own(call: Call, party: Party) -> bool:
-    """Whether the party is the call's own extension, by its id; an unknown party counts as external."""
-    return party.extension_id is not None and party.extension_id == call.extension_id
 
 
 def _any_of(numbers: list[str]) -> re.Pattern[str]:
@@ -183,17 +197,24 @@ def _digits(number: str) -> str:
 
 def attributes(event: Event) -> dict[str, str]:
     """The CloudEvents attributes of an event. None of them holds a phone number."""
-    return {
-        "specversion": "1.0",
-        "id": event.id,
-        "source": f"/callcast/{event.source}",
-        "type": event.type,
-        "subject": event.key,
-        "time": rfc3339(event.time),
-        "datacontenttype": "application/json",
-        "dataschema": DATASCHEMA,
-        "partitionkey": event.key,
-    }
+    fields: dict[str, str] = structs.asdict(_cloud_event(event, None))
+    del fields["data"]
+    return fields
+
+
+def _cloud_event(event: Event, data: CallData | SourceData | None) -> CloudEvent:
+    return CloudEvent(
+        specversion="1.0",
+        id=event.id,
+        source=f"/callcast/{event.source}",
+        type=event.type,
+        subject=event.key,
+        time=rfc3339(event.time),
+        datacontenttype="application/json",
+        dataschema=DATASCHEMA,
+        partitionkey=event.key,
+        data=data,
+    )
 
 
 def ring_seconds(call: Call) -> float | None:
@@ -216,67 +237,32 @@ def _seconds(start: datetime, end: datetime) -> float:
     return max(0.0, round((end - start).total_seconds(), 3))
 
 
-def _observation(observation: Observation) -> dict[str, Any]:
-    return {
-        "after": observation.after and rfc3339(observation.after),
-        "before": rfc3339(observation.before),
-        "exact": observation.exact,
-        "evidence": observation.evidence,
-        "first_poll": observation.first_poll,
-    }
-
-
-def _source_data(event: SourceEvent) -> dict[str, Any]:
-    data: dict[str, Any] = {
-        "source": event.source,
-        "extension_id": event.extension_id,
-        "reason": event.reason,
-        "since": rfc3339(event.since),
-    }
-    if event.blind is not None:
-        after = event.blind.after
-        data["blind"] = {"after": after and rfc3339(after), "before": rfc3339(event.blind.before)}
-    return data
-
-
-def summary_dict(summary: Summary) -> dict[str, Any]:
+def summary_data(summary: Summary) -> payloads.Summary:
     """One source's entry of `/api/summary`, without its extensions."""
-    return {
-        "source": summary.source,
-        **counts_dict(summary),
-        "as_of": summary.as_of and rfc3339(summary.as_of),
-        "complete": summary.complete,
-        "overdue": summary.overdue,
-        "sign_ins_ahead": summary.sign_ins_ahead,
-        "hints": summary.hints and _hints_dict(summary.hints),
-        "now": summary.now and rfc3339(summary.now),
-    }
+    hints = summary.hints
+    return payloads.Summary(
+        **structs.asdict(counts_data(summary)),
+        source=summary.source,
+        as_of=_time(summary.as_of),
+        complete=summary.complete,
+        overdue=summary.overdue,
+        sign_ins_ahead=summary.sign_ins_ahead,
+        hints=None if hints is None else payloads.Hints(hints.via, hints.up, rfc3339(hints.since), hints.missed),
+        now=_time(summary.now),
+    )
 
 
-def _hints_dict(hints: HintsState) -> dict[str, Any]:
-    return {"via": hints.via, "up": hints.up, "since": rfc3339(hints.since), "missed": hints.missed}
-
-
-def counts_dict(counts: Counts) -> dict[str, Any]:
-    since, wait_s = counts.longest_waiting_since, counts.longest_wait_s
-    return {
-        "ringing": counts.ringing,
-        "dialing": counts.dialing,
-        "connected": counts.connected,
-        "waiting": counts.waiting,
-        "longest_waiting_since": since and rfc3339(since),
-        "longest_wait_seconds": None if wait_s is None else round(wait_s, 3),
-        "answered_today": counts.answered_today,
-        "missed_today": counts.missed_today,
-        "abandoned_today": counts.abandoned_today,
-        "average_speed_of_answer_seconds": counts.average_speed_of_answer_s,
-        "service_level": counts.service_level,
-    }
-
-
-def describe(event: Event) -> str:
-    """One short line for people, without numbers and names."""
-    if isinstance(event, CallEvent):
-        ended = f" {event.call.disposition}" if event.call.state is State.ENDED else ""
-        return f"{event.type} {event.key}{ended}"
-    return f"{event.type} {event.source}" + (f" {event.extension_id}" if event.extension_id else "")
+def counts_data(counts: Counts) -> payloads.Counts:
+    return payloads.Counts(
+        ringing=counts.ringing,
+        dialing=counts.dialing,
+        connected=counts.connected,
+        waiting=counts.waiting,
+        longest_waiting_since=_time(counts.longest_waiting_since),
+        longest_wait_seconds=None if counts.longest_wait_s is None else round(counts.longest_wait_s, 3),
+        answered_today=counts.answered_today,
+        missed_today=counts.missed_today,
+        abandoned_today=counts.abandoned_today,
+        average_speed_of_answer_seconds=counts.average_speed_of_answer_s,
+        service_level=counts.service_level,
+    )

@@ -6,22 +6,6 @@ from typing import Any
 from callcast.calls.model import Call
 from callcast.formats.cloudevents import Wire, rfc3339
 
-_PAGE_FIELDS = (
-    "call_id",
-    "session_id",
-    "extension_id",
-    "sequence",
-    "direction",
-    "state",
-    "from",
-    "to",
-    "queue",
-    "started_at",
-    "answered_at",
-    "ended_at",
-    "disposition",
-)
-
 
 class CallSerializer:
     """Serializes calls: `wire` masks numbers, `names` maps extension ids to names. A reload creates a new one."""
@@ -36,8 +20,23 @@ class CallSerializer:
 
     def page_call(self, call: Call) -> dict[str, Any]:
         """The fields that the page needs; sent to every client on every change."""
-        full = self.wire.call_dict(call)
-        return {field: full[field] for field in _PAGE_FIELDS} | self._annotations(call)
+        data = self.wire.call_data(call)
+        return {
+            "call_id": data.call_id,
+            "session_id": data.session_id,
+            "extension_id": data.extension_id,
+            "sequence": data.sequence,
+            "direction": data.direction,
+            "state": data.state,
+            "from": data.from_party,
+            "to": data.to_party,
+            "queue": data.queue,
+            "started_at": data.started_at,
+            "answered_at": data.answered_at,
+            "ended_at": data.ended_at,
+            "disposition": data.disposition,
+            **self._annotations(call),
+        }
 
     def _annotations(self, call: Call) -> dict[str, Any]:
         return {

@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from callcast.calls.summary import Summary
-from callcast.formats.cloudevents import Wire, counts_dict, rfc3339, summary_dict
+from callcast.formats.cloudevents import Wire, counts_data, rfc3339, summary_data
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import OutboxUnavailable
@@ -163,7 +163,7 @@ class _Routes:
         return _json(
             {
                 "now": rfc3339(self._clock.wall()),
-                "total": counts_dict(self._live_calls.total()),
+                "total": counts_data(self._live_calls.total()),
                 "queues": [],
                 "sources": [self._source(summary) for summary in self._live_calls.summaries()],
             }
@@ -171,7 +171,8 @@ class _Routes:
 
     def _source(self, summary: Summary) -> dict[str, Any]:
         extensions = self._live_calls.extension_counts(summary.source)
-        return summary_dict(summary) | {"extensions": {one: counts_dict(counts) for one, counts in extensions.items()}}
+        fields: dict[str, Any] = msgspec.to_builtins(summary_data(summary))
+        return fields | {"extensions": {one: counts_data(counts) for one, counts in extensions.items()}}
 
     async def reload(self, request: web.Request) -> web.Response:
         try:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from callcast.calls.model import Call
-from callcast.formats.cloudevents import counts_dict, rfc3339, summary_dict
+from callcast.formats.cloudevents import counts_data, rfc3339, summary_data
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import OutboxUnavailable, Stored
@@ -268,9 +268,9 @@ class Broadcaster:
             "now": rfc3339(self._clock.wall()),
             "whole": whole,
             "calls": await self._encoded_calls(calls),
-            "total": counts_dict(self._live_calls.total()),
+            "total": counts_data(self._live_calls.total()),
             "unstored": _unstored(self._failure()),
-            "sources": [summary_dict(summary) for summary in self._live_calls.summaries()],
+            "sources": [summary_data(summary) for summary in self._live_calls.summaries()],
         }
         if whole:
             data["names"] = serializer.names

@@ -22,7 +22,7 @@ def test_the_page_has_a_word_for_each() -> None:
 
 def test_the_schema_names_each() -> None:
     """Without closing the list."""
-    field = event_schema()["$defs"]["callData"]["properties"]["disposition"]["anyOf"][0]
+    field = event_schema()["$defs"]["CallData"]["properties"]["disposition"]["anyOf"][0]
     assert field["examples"] == [str(one) for one in Disposition]
     assert "enum" not in field
 

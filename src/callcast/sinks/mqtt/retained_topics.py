@@ -9,7 +9,8 @@ from msgspec import DecodeError, Struct, json, structs
 
 from callcast.calls.model import Call, State
 from callcast.calls.summary import Summary
-from callcast.formats.cloudevents import Wire, rfc3339, summary_dict
+from callcast.formats.cloudevents import Wire, rfc3339, summary_data
+from callcast.formats.payloads import ExtensionState
 from callcast.ports.live_calls import LiveCalls
 from callcast.ports.sink import Filter
 from callcast.sinks.mqtt.connection import LOST, RETAIN_NOT_SUPPORTED, Connection, Failure, ignore
@@ -132,8 +133,8 @@ class RetainedTopics:
 def _encoded_state(calls: list[Call], idle_since: datetime | None) -> bytes:
     for state in State:  # the first that applies
         if times := [_since(call) for call in calls if call.state is state]:
-            return json.encode({"state": state.value, "calls": len(calls), "since": rfc3339(min(times))})
-    return json.encode({"state": "idle", "calls": 0, "since": idle_since and rfc3339(idle_since)})
+            return json.encode(ExtensionState(state, len(calls), rfc3339(min(times))))
+    return json.encode(ExtensionState("idle", 0, None if idle_since is None else rfc3339(idle_since)))
 
 
 def _since(call: Call) -> datetime:
@@ -141,7 +142,7 @@ def _since(call: Call) -> datetime:
 
 
 def _encoded_summary(summary: Summary) -> bytes:
-    return json.encode(summary_dict(summary))
+    return json.encode(summary_data(summary))
 
 
 def _without_clocks(summary: Summary) -> Summary:

@@ -10,6 +10,7 @@ from msgspec import json, structs
 
 from callcast.calls.model import CallEvent
 from callcast.formats.cloudevents import attributes, rfc3339
+from callcast.formats.payloads import Status
 from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
 from callcast.ports.live_calls import LiveChange
 from callcast.ports.sink import Delivered, Delivery, Outcome, Rejected, Retry, SinkContext
@@ -203,7 +204,7 @@ class MqttSink:
     async def _announce(self, connection: Connection) -> StaleTopics:
         """Subscribe to the retained topics, then publish the online status; in this order on the connection."""
         since, version = rfc3339(self._context.clock.wall()), self._context.version
-        birth = json.encode({"state": "online", "since": since, "version": version, "client_id": self._client_id})
+        birth = json.encode(Status("online", since, version, self._client_id))
         stale = StaleTopics(connection, self._topics, birth, self._client_id)
         failure = await connection.publish(self._state_message(self._topics.status, birth))
         if failure is not None and not connection.over.is_set():
