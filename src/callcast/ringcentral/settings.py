@@ -95,7 +95,7 @@ class SourceSettings(BaseModel):
     )
     poll_interval_s: Literal["auto"] | Seconds = Field(
         "auto",
-        description="seconds between two polls of the same target; auto: as fast as the rate limit allows",
+        description="seconds between two polls of a target, with hints the most; auto: as fast as the limit allows",
     )
     hints: Literal["auto", "push", "presence", "off"] = Field(
         "auto",
