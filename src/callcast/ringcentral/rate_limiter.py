@@ -494,7 +494,7 @@ class RateLimiter:
         Two programs that both wait exactly as long as Retry-After keep each other in the penalty: the first request of
         each one comes during the penalty that the other's has started.
         """
-        if self.hold_s() == 0:
+        if self.hold_s() == 0 or not self._penalties:  # the pause of a 503 is no penalty
             self._penalties += 1
         delay_s = max(PENALTY_DEFAULT_S, window_s or 0.0) if retry_after_s is None else retry_after_s
         growth = 2 ** min(self._penalties - 1, 2 if retry_after_s is None else 1)

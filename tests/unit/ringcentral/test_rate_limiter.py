@@ -513,6 +513,18 @@ async def test_one_request_per_window_is_always_sent(asker: Asker, clock: Turned
     assert asker.names == ["a", "b"]
 
 
+async def test_a_429_during_the_pause_of_a_503_is_a_whole_penalty(asker: Asker, clock: TurnedClock) -> None:
+    """The answer to a request that was in flight; half of its Retry-After would be within the penalty."""
+    held = asyncio.Event()
+    asker.ask("a", "page", status=429, headers={"Retry-After": "60"}, held=held)
+    asker.ask("b", "page", status=503, headers={"Retry-After": "5"})
+    await clock.settle()
+    assert asker.limiter.hold_s() == 6
+    held.set()
+    await clock.settle()
+    assert asker.limiter.hold_s() == 61
+
+
 @pytest.mark.parametrize("jump_s", [0, -3600, 90_000])
 async def test_a_penalty_continues_after_a_restart(clock: TurnedClock, jump_s: int) -> None:
     """After kill -9 the next process pauses for the rest of the penalty, however the wall clock was changed."""
