@@ -13,6 +13,7 @@ from callcast import __main__, service
 from callcast.delivery import worker as delivery_worker
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability import log_writer
+from callcast.outbox import claims
 from callcast.outbox.sqlite import store as sqlite
 from callcast.outbox.sqlite import writer as worker
 from callcast.polling import poller, sources
@@ -96,8 +97,8 @@ PARTS: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
     "sign-in": [(token.Tokens, "_sign_in", fails_later)],
     "token file": [(sign_in.SignIns, "_write", fails_later)],
     "note": [(sources.Sources, "_note", fails_later)],
-    "bell": [(sqlite._SinkClaims, "wake", fails)],
-    "alarm": [(sqlite._SinkClaims, "_on_timer", fails)],
+    "bell": [(claims.SinkQueue, "wake", fails)],
+    "alarm": [(claims.SinkQueue, "_on_timer", fails)],
     "board": [(InMemoryLiveCalls, "apply", fails)],
     "outbox thread": [(worker.WriterThread, "_check_for_other_writers", fails)],
     "operation without a caller": [(sqlite.SqliteOutbox, "check", cancelled_caller)],

@@ -149,7 +149,11 @@ class SinkQueue:
             self._timer.cancel()
         self._timer_at_s = at_s
         self._timer = observed(asyncio.ensure_future(clock.sleep(pause_s)))
-        self._timer.add_done_callback(lambda timer: None if timer.cancelled() else self.wake())
+        self._timer.add_done_callback(self._on_timer)
+
+    def _on_timer(self, timer: asyncio.Future[None]) -> None:
+        if not timer.cancelled():
+            self.wake()
 
     def stop(self) -> None:
         if self._timer is not None:
