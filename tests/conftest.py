@@ -10,7 +10,7 @@ from hypothesis import settings
 
 from tests.effort import tries
 
-settings.register_profile("callcast", deadline=None, max_examples=tries(40, 2000))
+settings.register_profile("callcast", deadline=None, max_examples=tries(25, 2000))
 settings.load_profile("callcast")
 
 # Of each worker process, and inherited by the processes that tests start.

@@ -1,11 +1,11 @@
-"""The truth about calls, on a thousand random histories; `make fuzz` plays many more (tests/unit/calls/fuzz.py)."""
+"""The truth about calls, on some random histories; `make fuzz` plays many more (tests/unit/calls/fuzz.py)."""
 
 import pytest
 
 from tests.effort import tries
 from tests.unit.calls.fuzz import play
 
-HISTORIES = tries(200, 10_000)
+HISTORIES = tries(100, 10_000)
 CHUNKS = 4
 
 

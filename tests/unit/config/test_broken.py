@@ -5,6 +5,7 @@ After a change of the wording: `python -m tests.unit.config.test_broken` writes 
 """
 
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ def environ_of(name: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines)
 
 
+@cache
 def report_of(name: str) -> str:
     """The report, read in the folder of the corpus so that it names no machine's path."""
     before = Path.cwd()

@@ -9,6 +9,7 @@ from callcast.outbox import claims
 from callcast.outbox.claims import Due, Front, SinkQueue
 from callcast.ports.sink import Delivery
 from tests.builders import NINE, event
+from tests.effort import tries
 
 STEPS = st.lists(
     st.one_of(
@@ -35,7 +36,7 @@ async def claimed(queue: SinkQueue, store: dict[int, Due], limit: int) -> list[i
     return [delivery.seq for delivery in queue.take(limit)]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=tries(100, 5_000))
 @given(steps=STEPS)
 async def test_every_claim_is_what_the_store_would_give(steps: list[tuple[str, Any]]) -> None:
     """Reads are small and memory is short, so that the queue often holds only the front of what is due."""

@@ -5,7 +5,7 @@ import pytest
 from tests.effort import tries
 from tests.unit.polling.hinted import play
 
-HISTORIES = tries(200, 2_000)
+HISTORIES = tries(40, 2_000)
 CHUNKS = 4
 
 

@@ -18,6 +18,7 @@ from callcast.ports.hints import Hint, HintsChange, Report, Step, Via
 from callcast.ports.telemetry import Telemetry
 from callcast.ports.upstream import Places
 from tests.builders import NINE
+from tests.effort import tries
 from tests.unit.polling.test_hints import listed
 
 SPACING_S = 7.5
@@ -121,11 +122,16 @@ class Source:
         while isinstance(
             found := self.scheduler.next(self.now, self.places(), max(0.0, self.hold_until - self.now)), Poll
         ):
-            self.granted = max(self.now, self.granted + SPACING_S) if found.paced else self.now
+            self.granted = max(self.now, self._free_at()) if found.paced else self.now
             self.sent.append(self.granted)
             self.polls.append(found)
             self.flying.append((self.granted + ANSWER_S, found))
         return found
+
+    def _free_at(self) -> float:
+        """When the rate limiter lets the next paced request pass."""
+        ninth_last = sorted(self.sent)[-LIMIT - 1] if len(self.sent) > LIMIT else -math.inf
+        return max(self.granted + SPACING_S, ninth_last + 61)
 
     def _answer_due(self) -> None:
         for at, poll in [one for one in self.flying if one[0] <= self.now]:
@@ -557,7 +563,7 @@ class Anything(RuleBasedStateMachine):
 
 TestAnything = Anything.TestCase
 TestAnything.settings = settings(
-    max_examples=30,
+    max_examples=tries(30, 1000),
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),

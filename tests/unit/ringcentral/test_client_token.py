@@ -92,7 +92,7 @@ async def test_a_good_token_stays_in_use_while_it_cannot_be_renewed(
     await client.poll(TARGET)
     while clock.monotonic() < 3600 - 40:
         await client.poll(TARGET)
-        await clock.turn(30)
+        await clock.turn(40)
     assert len(grants(answers)) > 2, "it is tried again"
     trouble = client.renewal_trouble()
     assert trouble is not None
@@ -176,7 +176,7 @@ async def test_a_platform_that_refuses_every_new_token_is_asked_ever_less_often(
         before = len(grants(answers))
         assert (await failure_of(client)).reason == "auth"
         times += [clock.monotonic()] * (len(grants(answers)) - before)
-        await clock.turn(5)
+        await clock.turn(20)
     assert 10 <= len(times) <= 16
     assert all(times[i + 4] - times[i] > 60 for i in range(len(times) - 4))
 

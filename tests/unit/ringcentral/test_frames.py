@@ -293,13 +293,13 @@ RECORDED = [path.read_bytes() for path in FRAMES] + [
 ]
 
 
-@settings(deadline=None, max_examples=tries(300, 20_000))
+@settings(deadline=None, max_examples=tries(100, 20_000))
 @given(st.binary(max_size=300))
 def test_any_bytes(raw: bytes) -> None:
     understand(raw)
 
 
-@settings(deadline=None, max_examples=tries(300, 20_000))
+@settings(deadline=None, max_examples=tries(100, 20_000))
 @given(st.sampled_from(RECORDED), st.randoms(use_true_random=False))
 def test_damaged_frames(raw: bytes, chance: random.Random) -> None:
     damaged = bytearray(raw)
@@ -319,7 +319,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=tries(300, 20_000))
+@settings(deadline=None, max_examples=tries(60, 20_000))
 @given(VALUES)
 def test_any_json(value: Any) -> None:
     understand(json.dumps(value).encode())
