@@ -429,10 +429,16 @@ async def test_no_token_in_any_exception(stage: World) -> None:
     for status in (302, 401, 503):
         stage.server.handshake_status = status
         failures.append(await failure_of(stage))
-    for body in ({"uri": f"http://{CANARY}.example.com", "ws_access_token": CANARY}, [CANARY], {"uri": CANARY}):
+    unreachable = {"uri": "ws://127.0.0.1:1/ws", "ws_access_token": CANARY}
+    for body in (
+        unreachable,
+        {"uri": f"http://{CANARY}.example.com", "ws_access_token": CANARY},
+        [CANARY],
+        {"uri": CANARY},
+    ):
         stage.server.wstoken_body = body
         failures.append(await failure_of(stage))
-    assert [type(one).__name__ for one in failures] == ["Lost", "Lost", "Lost", "Lost", "PollFailed", "PollFailed"]
+    assert [type(one).__name__ for one in failures] == ["Lost"] * 5 + ["PollFailed"] * 2
     for error in failures:
         assert error.__context__ is None
         assert error.__cause__ is None
