@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import pytest
 from msgspec.structs import replace
 
-from callcast.calls.model import CallEvent, ChangeSet, Direction, Known, PollRecord, State, Target
+from callcast.calls.model import CallEvent, ChangeSet, Direction, Disposition, Known, PollRecord, State, Target
 from callcast.outbox.sqlite.store import open_outbox
 from callcast.ports.outbox import Acked, Outbox, Overdue, Pruned
 from callcast.ports.sink import Delivery, Filter
@@ -830,6 +830,23 @@ async def test_a_sink_gets_the_events_of_its_sources_only(outbox: Outbox) -> Non
     await outbox.record("acme", None, change(event("a", "call.ended", 2)))
     await outbox.record("initech", None, change(event("b", "call.ended", 2, source="initech")))
     assert await pending(outbox) == {"all": 6, "acme": 3, "none": 0}
+
+
+async def test_dispositions_filter_the_end_of_a_call_and_its_corrections(outbox: Outbox) -> None:
+    """A live event has no disposition, and a source event never; a call that is followed is filtered too."""
+
+    def ended(name: str, type_: str, disposition: Disposition) -> CallEvent:
+        one = event(name, type_, 2 if type_ == "call.ended" else 3)
+        return replace(one, call=replace(one.call, disposition=disposition))
+
+    await outbox.subscribe({"all": Filter(), "missed": Filter(dispositions=("missed", "voicemail"))})
+    await outbox.record("acme", None, change(event("a"), event("b"), source_event()))
+    await outbox.record("acme", None, change(ended("a", "call.ended", Disposition.ANSWERED)))
+    await outbox.record("acme", None, change(ended("b", "call.ended", Disposition.MISSED)))
+    assert await pending(outbox) == {"all": 5, "missed": 4}
+    await outbox.record("acme", None, change(ended("a", "call.corrected", Disposition.VOICEMAIL)))
+    await outbox.record("acme", None, change(ended("b", "call.corrected", Disposition.ANSWERED_ELSEWHERE)))
+    assert await pending(outbox) == {"all": 7, "missed": 5}
 
 
 async def test_what_a_sink_follows_survives(context: SinkContext) -> None:

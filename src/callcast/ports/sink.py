@@ -141,14 +141,15 @@ class SinkContext(Struct, frozen=True, kw_only=True):
 
 
 class Filter(Struct, frozen=True, kw_only=True):
-    """Which events a sink gets. `extensions` and `sources`: empty means all.
+    """Which events a sink gets. `dispositions`, `extensions` and `sources`: empty means all.
 
     Source events are filtered by type and source only. A call's direction may change, so `directions` applies only
-    until one event of the call was recorded for the sink.
+    until one event of the call was recorded for the sink. `dispositions` applies to the events that have one.
     """
 
     events: tuple[str, ...] = ("*",)
     directions: tuple[str, ...] = ("inbound", "outbound")
+    dispositions: tuple[str, ...] = ()
     extensions: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
 
@@ -159,6 +160,8 @@ class Filter(Struct, frozen=True, kw_only=True):
         if not isinstance(event, CallEvent):
             return self.has_source(event.source)
         call = event.call
+        if self.dispositions and not event.live and call.disposition not in self.dispositions:
+            return False
         return (followed or call.direction in self.directions) and self.has(call.source, call.extension_id)
 
     def shows(self, call: Call, /) -> bool:

@@ -49,6 +49,22 @@ __all__ = [
 ]
 
 Direction = Literal["inbound", "outbound"]
+Disposition = Literal[
+    "answered",
+    "missed",
+    "no_answer",
+    "abandoned",
+    "voicemail",
+    "busy",
+    "declined",
+    "blocked",
+    "failed",
+    "answered_elsewhere",
+    "cancelled",
+    "transferred",
+    "fax",
+    "unknown",
+]
 
 
 def _extension_id(text: str) -> str:
@@ -78,6 +94,9 @@ class SinkSettings(BaseModel, ABC):
     )
     directions: Annotated[tuple[Direction, ...], Lax, Field(min_length=1)] = Field(
         default=("inbound", "outbound"), description="directions of the calls whose events the sink gets"
+    )
+    dispositions: Annotated[tuple[Disposition, ...], Lax] = Field(
+        default=(), description="dispositions of the calls whose end and corrections the sink gets; empty: all"
     )
     extensions: Annotated[tuple[ExtensionId, ...], Lax] = Field(
         default=(), description="ids of the extensions whose events the sink gets; empty: all"

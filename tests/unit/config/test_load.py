@@ -1,12 +1,15 @@
 """A good configuration becomes typed settings, with secrets read and overrides by the environment."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from callcast.calls import model
 from callcast.calls.model import EVENT_TYPES
 from callcast.config import ConfigError, load, validate
 from callcast.settings.secret import Secret
+from callcast.sinks import Disposition
 from callcast.sinks.webhook import Settings as Webhook
 from tests.unit.config.files import GOOD, SOURCE, STDOUT, WEBHOOK, report, settings, verdict, write
 
@@ -347,3 +350,8 @@ def test_placeholders_in_lists_and_tables(tmp_path: Path) -> None:
 def test_ordinary_values_are_no_placeholders(tmp_path: Path, text: str) -> None:
     """Short and odd values are left alone."""
     assert verdict(tmp_path, SOURCE.replace('"app"', f'"{text}"') + STDOUT).warnings == ()
+
+
+def test_the_dispositions_of_a_filter_are_those_of_calls() -> None:
+    """A new disposition can be filtered by."""
+    assert get_args(Disposition) == tuple(model.Disposition)
