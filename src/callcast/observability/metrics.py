@@ -1,13 +1,15 @@
-"""All Prometheus metrics, with one method for each thing that is counted or measured.
+"""All Prometheus metrics: the tables below define them, and `Metrics` has a method for each thing that is reported.
 
 Series exist from the start: `watch_source` and `watch_sink` create each one with 0. Values that must be correct at the
 moment of the scrape (live calls, ages) are computed then, from the live calls and the last outbox statistics.
 """
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from itertools import product
+from typing import Any, Literal, NamedTuple, Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,7 +20,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
@@ -26,7 +28,6 @@ from prometheus_client.samples import Sample
 from callcast.calls.model import (
     EVENT_TYPES,
     REASONS,
-    Call,
     CallEvent,
     Direction,
     Disposition,
@@ -41,29 +42,144 @@ from callcast.ports.clock import Clock
 from callcast.ports.outbox import Stats
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+NAMESPACE = "callcast"
 EXTENSIONS_MAX = 500  # above it, calls_active has one series per source instead of per extension
+LABEL_VALUES_MAX = 50  # of a label with values from outside; further values become "other"
 
-GROUPS: tuple[tuple[State, Direction], ...] = (
+_KINDS = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
+_GROUPS: tuple[tuple[State, Direction], ...] = (
     (State.RINGING, Direction.INBOUND),
     (State.DIALING, Direction.OUTBOUND),
     (State.CONNECTED, Direction.INBOUND),
     (State.CONNECTED, Direction.OUTBOUND),
 )
-RATE_GROUPS = ("heavy", "auth", "medium", "light")
-DELIVERY_REASONS = ("timeout", "network", "dns", "tls")
-HINT_WAYS = ("push", "presence")
-HINTS_IGNORED = ("duplicate", "old", "unwatched", "no_change")
-PUSH_OUTCOMES = ("subscribed", "recovered", "refused", "failed")
-POLL_CAUSES = ("hint", "follow_up", "keep_alive", "poll")
-FIELDS = ("type", "direction", "action", "result", "reason", "legType", "delegationType")
-LABEL_VALUES_MAX = 50  # of a label with values from outside; further values become "other"
 
-_POLL_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+class Definition(NamedTuple):
+    """labels: each with the values for which series exist from the start; `EACH`: one for each source, sink, ..."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: dict[str, Iterable[str]]
+    buckets: Sequence[float] = ()
+
+
+def _counter(text: str, **labels: Iterable[str]) -> Definition:
+    return Definition("counter", text, labels)
+
+
+def _gauge(text: str, **labels: Iterable[str]) -> Definition:
+    return Definition("gauge", text, labels)
+
+
+def _histogram(text: str, buckets: Sequence[float], **labels: Iterable[str]) -> Definition:
+    return Definition("histogram", text, labels, buckets)
+
+
+EACH = ()
+_GROUP = ("heavy", "auth", "medium", "light")
+_VIA = ("push", "presence")
+_FIELD = ("type", "direction", "action", "result", "reason", "legType", "delegationType")
 _DETECTION_S = (0.1, 0.5, 1, 2, 5, 7.5, 10, 15, 30, 60, 120)
-_RING_S = (2, 5, 10, 15, 20, 30, 45, 60, 120)
-_TALK_S = (10, 30, 60, 120, 300, 600, 1200, 1800, 3600)
-_DELIVERY_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 15, 30)
-_LATENCY_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 60, 300, 3600)
+
+# Metrics that are counted or set when something happens. Counters are exposed as `NAME_total`.
+REPORTED: dict[str, Definition] = {
+    "build_info": _gauge("Always 1; the labels give the versions of callcast and Python.", version=EACH, python=EACH),
+    "poll_duration_seconds": _histogram(
+        "Duration of one poll with all its pages.",
+        (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+        source=EACH,
+        outcome=("ok", "failed"),
+    ),
+    "polls": _counter("Polls, successful and failed.", source=EACH),
+    "polls_failed": _counter("Failed polls.", source=EACH, reason=REASONS),
+    "poll_last_success_timestamp_seconds": _gauge(
+        "Time of the last successful poll; 0 before the first one.", source=EACH
+    ),
+    "poll_interval_seconds": _gauge(
+        "Longest time until a target is polled again, as now planned; longer while hints say when to poll.", source=EACH
+    ),
+    "polls_by_cause": _counter(
+        "Polls by cause: a hint, a repeat because the list did not show it yet, a keep-alive, or the even plan.",
+        source=EACH,
+        cause=("hint", "follow_up", "keep_alive", "poll"),
+    ),
+    "hints": _counter("Hints that something happens, by way.", source=EACH, via=_VIA),
+    "hints_up": _gauge("1 while hints come this way.", source=EACH, via=_VIA),
+    "push_connects": _counter(
+        "Attempts to connect for push, by outcome; failed includes connections that were lost.",
+        source=EACH,
+        outcome=("subscribed", "recovered", "refused", "failed"),
+    ),
+    "hints_ignored": _counter(
+        "Hints that caused no poll.", source=EACH, reason=("duplicate", "old", "unwatched", "no_change")
+    ),
+    "hints_missed": _counter("Steps of calls that a poll showed and no hint announced.", source=EACH),
+    "hint_to_seen_seconds": _histogram("Time from a hint to the poll that showed it.", _DETECTION_S, source=EACH),
+    "rate_limit_limit": _gauge("Requests per window that the API allows.", source=EACH, group=_GROUP),
+    "rate_limit_remaining": _gauge("Requests left in the current window.", source=EACH, group=_GROUP),
+    "rate_limit_penalty_until_timestamp_seconds": _gauge(
+        "Time until which no request of the group is sent; 0 if there was no penalty.", source=EACH, group=_GROUP
+    ),
+    "bad_records": _counter("Records skipped because a required field is missing or invalid.", source=EACH),
+    "unknown_values": _counter("Values in API responses that this version does not know.", field=_FIELD),
+    "calls_started": _counter("Calls with a first event.", source=EACH, direction=Direction),
+    "calls_ended": _counter("Calls that ended.", source=EACH, direction=Direction, disposition=Disposition),
+    "call_ring_seconds": _histogram(
+        "Time from the start of ringing to answer or end.",
+        (2, 5, 10, 15, 20, 30, 45, 60, 120),
+        source=EACH,
+        direction=Direction,
+    ),
+    "call_talk_seconds": _histogram(
+        "Time from answer to end.",
+        (10, 30, 60, 120, 300, 600, 1200, 1800, 3600),
+        source=EACH,
+        direction=Direction,
+    ),
+    "events": _counter("Events recorded.", type=EVENT_TYPES),
+    "detection_seconds": _histogram(
+        "Time from a change of a call to the poll that detected it; an upper bound.", _DETECTION_S, source=EACH
+    ),
+    "delivery_attempts": _counter("Delivery attempts.", sink=EACH),
+    "delivery_failures": _counter("Failed delivery attempts.", sink=EACH, reason=("timeout", "network", "dns", "tls")),
+    "delivery_seconds": _histogram(
+        "Duration of one delivery attempt.", (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 15, 30), sink=EACH
+    ),
+    "event_latency_seconds": _histogram(
+        "Time from recording an event to its acknowledgement.",
+        (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 60, 300, 3600),
+        sink=EACH,
+    ),
+    "dead_lettered": _counter("Events that became dead letters.", sink=EACH),
+    "expired": _counter("Live events that expired before delivery.", sink=EACH),
+    "dropped": _counter(
+        "Undelivered events dropped because of outbox_max_mb, or because their sink was removed.", sink=EACH
+    ),
+    "replayed": _counter("Events replayed by a command.", sink=EACH),
+    "sink_up": _gauge("0 while the sink is failing.", sink=EACH),
+    "config_last_reload_successful": _gauge("1 if the last configuration was accepted, 0 if it was rejected."),
+    "config_last_reload_success_timestamp_seconds": _gauge("Time at which a configuration was last accepted."),
+}
+
+# Metrics that are computed at each scrape.
+COMPUTED: dict[str, Definition] = {
+    "calls_active": _gauge("Live calls.", source=EACH, extension=EACH, state=EACH, direction=EACH),
+    "poll_staleness_seconds": _gauge("Age of the oldest last poll among the targets.", source=EACH),
+    "outbox_events": _gauge("Pending deliveries of the sink.", sink=EACH),
+    "outbox_oldest_event_age_seconds": _gauge(
+        "Age of the oldest pending delivery of the sink; 0 if there is none.", sink=EACH
+    ),
+    "dead_letters": _gauge("Dead letters of the sink.", sink=EACH),
+    "outbox_bytes": _gauge("Size of the outbox on disk."),
+    "ready": _gauge("1 while /readyz responds with 200."),
+    "outbox_writable": _gauge("0 while events or polls cannot be stored."),
+    "outbox_resets": _counter("Times that the outbox was unreadable, deleted or replaced, and a new file was written."),
+    "clock_skew_seconds": _gauge("How far this machine's clock is ahead of the platform's clock.", source=EACH),
+    "log_lines_dropped": _counter("Log lines that could not be written to standard error."),
+}
+
+Values = Iterable[tuple[dict[str, str], float]]  # labels and value
 
 
 class LiveCalls(Protocol):
@@ -78,8 +194,63 @@ class LiveCalls(Protocol):
     def staleness_s(self, source: str, /) -> float: ...
 
 
-class Metrics:
-    """The metrics of one service.
+class _Series(dict[str | tuple[str, ...], Any]):
+    """The series of `REPORTED`, by name or by (name, label value, ...). A missing one is created when it is used.
+
+    They are kept here because the library is slow at finding a series by its labels.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._metrics = {
+            name: _KINDS[one.kind](
+                name,
+                one.help,
+                tuple(one.labels),
+                namespace=NAMESPACE,
+                registry=registry,
+                **({"buckets": one.buckets} if one.buckets else {}),
+            )
+            for name, one in REPORTED.items()
+        }
+        self._label_values: defaultdict[tuple[str, str], set[str]] = defaultdict(set)  # by metric and label
+        super().__init__({name: metric for name, metric in self._metrics.items() if not REPORTED[name].labels})
+
+    def __missing__(self, key: Any) -> Any:
+        name, *values = key
+        bounded = [self._bounded(name, *pair) for pair in zip(REPORTED[name].labels, values, strict=True)]
+        series = self._metrics[name].labels(*bounded)
+        if bounded == values:
+            self[key] = series
+        return series
+
+    def create(self, **known: str) -> None:
+        """Create the series of all metrics that have these labels, for each value that is listed for the others."""
+        for name, definition in REPORTED.items():
+            if definition.labels and known.keys() <= definition.labels.keys():
+                listed = definition.labels | {label: (value,) for label, value in known.items()}
+                for values in product(*listed.values()):
+                    self[name, *values]
+
+    def forget(self, label: str, value: str) -> None:
+        """Remove the series in which this label, the first of its metrics, has this value."""
+        names = {name for name, definition in REPORTED.items() if label in definition.labels}
+        for name in names:
+            self._metrics[name].remove_by_labels({label: value})
+        for key in [key for key in self if key[0] in names and key[1] == value]:
+            del self[key]
+
+    def _bounded(self, name: str, label: str, value: str) -> str:
+        """The value; after `LABEL_VALUES_MAX` different ones, `other`. Only sources and sinks may be any number."""
+        known = self._label_values[name, label]
+        if label not in ("source", "sink") and value not in known:
+            if len(known) >= LABEL_VALUES_MAX:
+                return "other"
+            known.add(value)
+        return value
+
+
+class Metrics(Collector):
+    """The metrics of one service. As a collector it computes those of `COMPUTED`.
 
     lines_dropped: returns the number of log lines that could not be written.
     """
@@ -88,195 +259,139 @@ class Metrics:
         self, live_calls: LiveCalls, clock: Clock, version: str, *, lines_dropped: Callable[[], int] = lambda: 0
     ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = CollectorRegistry()
+        self._live_calls = live_calls
         self._clock = clock
-        self._label_values: dict[str, set[str]] = {}
+        self._lines_dropped = lines_dropped
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._series = _Series(self._registry)
+        self._sinks: dict[str, None] = {}
         self._stats: Stats | None = None
-        self._sinks: dict[str, _Deliveries] = {}
-        self._poll_metrics: dict[str, _PollMetrics] = {}
         self._service: _Service | None = None
-        ProcessCollector(registry=self.registry)
-        build = self._gauge(
-            "build_info", "Always 1; the labels give the versions of callcast and Python.", "version", "python"
-        )
-        build.labels(version, platform.python_version()).set(1)
-        self._make_source_metrics()
-        self._make_call_metrics()
-        self._make_sink_metrics()
-        self._make_service_metrics()
-        self.registry.register(_AtScrape(lambda: _live_call_families(live_calls)))
-        self.registry.register(_AtScrape(self._outbox_families))
-        self.registry.register(_AtScrape(lambda: _service_families(self._service, live_calls.sources())))
-        self.registry.register(_AtScrape(lambda: _log_families(lines_dropped())))
+        self._registry.register(self)
+        self._series.create()
+        self._series["build_info", version, platform.python_version()].set(1)
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes, in `CONTENT_TYPE`."""
-        return generate_latest(self.registry)
+        return generate_latest(self._registry)
 
-    # Series that exist from the start.
+    # Series that exist from the start
 
     def watch_source(self, source: str) -> None:
-        self._polls.labels(source)
-        for outcome in ("ok", "failed"):
-            self._poll_duration.labels(source, outcome)
-        for reason in REASONS:
-            self._polls_failed.labels(source, reason)
-        one: Counter | Gauge | Histogram
-        for one in (self._last_success, self._interval, self._bad_records, self._detection):
-            one.labels(source)
-        for one in (self._hints_missed, self._hint_to_seen):
-            one.labels(source)
-        for via in HINT_WAYS:
-            self._hints.labels(source, via)
-            self._hints_up.labels(source, via)
-        for outcome in PUSH_OUTCOMES:
-            self._push_connects.labels(source, outcome)
-        for ignored in HINTS_IGNORED:
-            self._hints_ignored.labels(source, ignored)
-        for cause in POLL_CAUSES:
-            self._polls_by_cause.labels(source, cause)
-        for group in RATE_GROUPS:
-            for rate in (self._rate_limit, self._rate_remaining, self._penalty_until):
-                rate.labels(source, self._label_value("group", group))
-        for direction in Direction:
-            for calls in (self._calls_started, self._ring, self._talk):
-                calls.labels(source, direction)
-            for disposition in Disposition:
-                self._calls_ended.labels(source, direction, disposition)
-        self._poll_metrics[source] = _PollMetrics(
-            self._polls.labels(source), self._poll_duration.labels(source, "ok"), self._last_success.labels(source)
-        )
+        self._series.create(source=source)
 
     def forget_source(self, source: str) -> None:
-        self._poll_metrics.pop(source, None)
-        for metric in self._of_source:
-            metric.remove_by_labels({"source": source})
+        self._series.forget("source", source)
 
     def watch_sink(self, sink: str) -> None:
-        for metric in self._of_sink:
-            if metric is not self._delivery_failures:
-                metric.labels(sink)
-        for reason in DELIVERY_REASONS:
-            self._delivery_failures.labels(sink, self._label_value("reason", reason))
-        self._sink_up.labels(sink).set(1)
-        self._sinks[sink] = _Deliveries(
-            self._delivery_attempts.labels(sink), self._delivery.labels(sink), self._event_latency.labels(sink)
-        )
+        self._sinks[sink] = None
+        self._series.create(sink=sink)
+        self._series["sink_up", sink].set(1)
 
     def forget_sink(self, sink: str) -> None:
         """Remove the series of a sink. Its pending deliveries stay visible through `outbox_stats`."""
         self._sinks.pop(sink, None)
-        for metric in self._of_sink:
-            metric.remove_by_labels({"sink": sink})
+        self._series.forget("sink", sink)
 
-    # Sources.
+    # Sources
 
     def poll_finished(self, source: str, failed: Reason | None, took_s: float) -> None:
         """Count one poll. `failed`: why it failed, None if it was successful."""
-        polls = self._poll_metrics[source]
-        polls.polls.inc()
+        self._series["polls", source].inc()
+        self._series["poll_duration_seconds", source, "failed" if failed else "ok"].observe(took_s)
         if failed:
-            self._poll_duration.labels(source, "failed").observe(took_s)
-            self._polls_failed.labels(source, failed).inc()
+            self._series["polls_failed", source, failed].inc()
         else:
-            polls.duration.observe(took_s)
-            polls.last_success.set(self._clock.wall().timestamp())
+            self._series["poll_last_success_timestamp_seconds", source].set(self._clock.wall().timestamp())
 
     def poll_sent(self, source: str, cause: str) -> None:
-        self._polls_by_cause.labels(source, cause).inc()
+        self._series["polls_by_cause", source, cause].inc()
 
     def hint_reported(self, source: str, via: str) -> None:
-        self._hints.labels(source, via).inc()
+        self._series["hints", source, via].inc()
 
     def hints_up(self, source: str, via: str, *, up: bool) -> None:
-        self._hints_up.labels(source, via).set(up)
+        self._series["hints_up", source, via].set(up)
 
     def push_connected(self, source: str, outcome: str) -> None:
-        self._push_connects.labels(source, outcome).inc()
+        self._series["push_connects", source, outcome].inc()
 
     def hints_ignored(self, source: str, reason: str, count: int) -> None:
-        self._hints_ignored.labels(source, self._label_value("reason", reason)).inc(count)
+        self._series["hints_ignored", source, reason].inc(count)
 
     def hint_missed(self, source: str) -> None:
-        self._hints_missed.labels(source).inc()
+        self._series["hints_missed", source].inc()
 
     def hint_seen(self, source: str, after_s: float) -> None:
-        self._hint_to_seen.labels(source).observe(after_s)
+        self._series["hint_to_seen_seconds", source].observe(after_s)
 
     def poll_interval(self, source: str, interval_s: float) -> None:
-        self._interval.labels(source).set(interval_s)
+        self._series["poll_interval_seconds", source].set(interval_s)
 
     def rate_limit(self, source: str, group: str, *, limit: float, remaining: float) -> None:
-        rates, word = self._poll_metrics[source].rates, self._label_value("group", group)
-        if word not in rates:
-            rates[word] = self._rate_limit.labels(source, word), self._rate_remaining.labels(source, word)
-        rates[word][0].set(limit)
-        rates[word][1].set(remaining)
+        self._series["rate_limit_limit", source, group].set(limit)
+        self._series["rate_limit_remaining", source, group].set(remaining)
 
     def penalty(self, source: str, group: str, until: datetime) -> None:
-        self._penalty_until.labels(source, self._label_value("group", group)).set(until.timestamp())
+        self._series["rate_limit_penalty_until_timestamp_seconds", source, group].set(until.timestamp())
 
     def unknown_value(self, field: str) -> None:
-        self._unknown_values.labels(self._label_value("field", field)).inc()
+        self._series["unknown_values", field].inc()
 
     def bad_record(self, source: str) -> None:
-        self._bad_records.labels(source).inc()
+        self._series["bad_records", source].inc()
 
-    # Calls.
+    # Calls
 
     def event_recorded(self, event: Event) -> None:
-        self._events.labels(event.type).inc()
+        self._series["events", event.type].inc()
         if not isinstance(event, CallEvent):
             return
         call = event.call
         if event.sequence == 1:
-            self._calls_started.labels(call.source, call.direction).inc()
+            self._series["calls_started", call.source, call.direction].inc()
         if event.type == "call.ended":
-            self._call_ended(call)
+            self._series["calls_ended", call.source, call.direction, call.disposition or Disposition.UNKNOWN].inc()
+            if (ring_s := ring_seconds(call)) is not None:
+                self._series["call_ring_seconds", call.source, call.direction].observe(ring_s)
+            if (talk_s := talk_seconds(call)) is not None:
+                self._series["call_talk_seconds", call.source, call.direction].observe(talk_s)
         if (detection_s := _detection_s(event)) is not None:
-            self._detection.labels(call.source).observe(detection_s)
+            self._series["detection_seconds", call.source].observe(detection_s)
 
-    def _call_ended(self, call: Call) -> None:
-        disposition = call.disposition or Disposition.UNKNOWN
-        self._calls_ended.labels(call.source, call.direction, disposition).inc()
-        if (ring_s := ring_seconds(call)) is not None:
-            self._ring.labels(call.source, call.direction).observe(ring_s)
-        if (talk_s := talk_seconds(call)) is not None:
-            self._talk.labels(call.source, call.direction).observe(talk_s)
-
-    # Deliveries.
+    # Deliveries
 
     def delivery_attempted(self, sink: str, failed: str | None, took_s: float) -> None:
         """Count one attempt. `failed`: the reason label, None if the event was delivered."""
-        deliveries = self._sinks[sink]
-        deliveries.attempts.inc()
-        deliveries.duration.observe(took_s)
+        self._series["delivery_attempts", sink].inc()
+        self._series["delivery_seconds", sink].observe(took_s)
         if failed:
-            self._delivery_failures.labels(sink, self._label_value("reason", failed)).inc()
+            self._series["delivery_failures", sink, failed].inc()
 
     def event_delivered(self, sink: str, latency_s: float) -> None:
         """The remote side has acknowledged an event `latency_s` after it was recorded."""
-        self._sinks[sink].latency.observe(latency_s)
+        self._series["event_latency_seconds", sink].observe(latency_s)
 
     def event_dead_lettered(self, sink: str) -> None:
-        self._dead_lettered.labels(sink).inc()
+        self._series["dead_lettered", sink].inc()
 
     def event_expired(self, sink: str) -> None:
-        self._expired.labels(sink).inc()
+        self._series["expired", sink].inc()
 
     def events_dropped(self, sink: str, count: int) -> None:
-        self._dropped.labels(sink).inc(count)
+        self._series["dropped", sink].inc(count)
 
     def event_replayed(self, sink: str) -> None:
-        self._replayed.labels(sink).inc()
+        self._series["replayed", sink].inc()
 
     def sink_up(self, sink: str, up: bool) -> None:
-        self._sink_up.labels(sink).set(up)
+        self._series["sink_up", sink].set(up)
 
     def outbox_stats(self, stats: Stats) -> None:
         self._stats = stats
 
-    # The service.
+    # The service
 
     def watch_service(
         self,
@@ -290,188 +405,59 @@ class Metrics:
         self._service = _Service(ready, outbox_writable, outbox_resets, clock_skews)
 
     def config_reloaded(self, successful: bool) -> None:
-        self._reload_ok.set(successful)
+        self._series["config_last_reload_successful"].set(successful)
         if successful:
-            self._reload_at.set(self._clock.wall().timestamp())
+            self._series["config_last_reload_success_timestamp_seconds"].set(self._clock.wall().timestamp())
 
-    # Definitions.
-
-    def _make_source_metrics(self) -> None:
-        self._poll_duration = self._histogram(
-            "poll_duration_seconds", "Duration of one poll with all its pages.", _POLL_S, "source", "outcome"
-        )
-        self._polls = self._counter("polls", "Polls, successful and failed.", "source")
-        self._polls_failed = self._counter("polls_failed", "Failed polls.", "source", "reason")
-        self._last_success = self._gauge(
-            "poll_last_success_timestamp_seconds", "Time of the last successful poll; 0 before the first one.", "source"
-        )
-        self._interval = self._gauge(
-            "poll_interval_seconds",
-            "Longest time until a target is polled again, as now planned; longer while hints say when to poll.",
-            "source",
-        )
-        self._polls_by_cause = self._counter(
-            "polls_by_cause",
-            "Polls by cause: a hint, a repeat because the list did not show it yet, a keep-alive, or the even plan.",
-            *("source", "cause"),
-        )
-        self._hints = self._counter("hints", "Hints that something happens, by way.", "source", "via")
-        self._hints_up = self._gauge("hints_up", "1 while hints come this way.", "source", "via")
-        self._push_connects = self._counter(
-            "push_connects",
-            "Attempts to connect for push, by outcome; failed includes connections that were lost.",
-            *("source", "outcome"),
-        )
-        self._hints_ignored = self._counter("hints_ignored", "Hints that caused no poll.", "source", "reason")
-        self._hints_missed = self._counter(
-            "hints_missed", "Steps of calls that a poll showed and no hint announced.", "source"
-        )
-        self._hint_to_seen = self._histogram(
-            "hint_to_seen_seconds", "Time from a hint to the poll that showed it.", _DETECTION_S, "source"
-        )
-        self._rate_limit = self._gauge(
-            "rate_limit_limit", "Requests per window that the API allows.", "source", "group"
-        )
-        self._rate_remaining = self._gauge(
-            "rate_limit_remaining", "Requests left in the current window.", "source", "group"
-        )
-        self._penalty_until = self._gauge(
-            "rate_limit_penalty_until_timestamp_seconds",
-            "Time until which no request of the group is sent; 0 if there was no penalty.",
-            "source",
-            "group",
-        )
-        self._bad_records = self._counter(
-            "bad_records", "Records skipped because a required field is missing or invalid.", "source"
-        )
-        self._unknown_values = self._counter(
-            "unknown_values", "Values in API responses that this version does not know.", "field"
-        )
-        for field in FIELDS:
-            self._unknown_values.labels(self._label_value("field", field))
-
-    def _make_call_metrics(self) -> None:
-        self._calls_started = self._counter("calls_started", "Calls with a first event.", "source", "direction")
-        self._calls_ended = self._counter("calls_ended", "Calls that ended.", "source", "direction", "disposition")
-        self._ring = self._histogram(
-            "call_ring_seconds", "Time from the start of ringing to answer or end.", _RING_S, "source", "direction"
-        )
-        self._talk = self._histogram("call_talk_seconds", "Time from answer to end.", _TALK_S, "source", "direction")
-        self._events = self._counter("events", "Events recorded.", "type")
-        for event_type in EVENT_TYPES:
-            self._events.labels(event_type)
-        self._detection = self._histogram(
-            "detection_seconds",
-            "Time from a change of a call to the poll that detected it; an upper bound.",
-            _DETECTION_S,
-            "source",
-        )
-
-    def _make_sink_metrics(self) -> None:
-        self._delivery_attempts = self._counter("delivery_attempts", "Delivery attempts.", "sink")
-        self._delivery_failures = self._counter("delivery_failures", "Failed delivery attempts.", "sink", "reason")
-        self._delivery = self._histogram("delivery_seconds", "Duration of one delivery attempt.", _DELIVERY_S, "sink")
-        self._event_latency = self._histogram(
-            "event_latency_seconds", "Time from recording an event to its acknowledgement.", _LATENCY_S, "sink"
-        )
-        self._dead_lettered = self._counter("dead_lettered", "Events that became dead letters.", "sink")
-        self._expired = self._counter("expired", "Live events that expired before delivery.", "sink")
-        self._dropped = self._counter(
-            "dropped", "Undelivered events dropped because of outbox_max_mb, or because their sink was removed.", "sink"
-        )
-        self._replayed = self._counter("replayed", "Events replayed by a command.", "sink")
-        self._sink_up = self._gauge("sink_up", "0 while the sink is failing.", "sink")
-
-    def _make_service_metrics(self) -> None:
-        self._reload_ok = self._gauge(
-            "config_last_reload_successful", "1 if the last configuration was accepted, 0 if it was rejected."
-        )
-        self._reload_at = self._gauge(
-            "config_last_reload_success_timestamp_seconds", "Time at which a configuration was last accepted."
-        )
-
-    @property
-    def _of_source(self) -> Sequence[Counter | Gauge | Histogram]:
-        return (
-            *(self._poll_duration, self._polls, self._polls_failed, self._last_success, self._interval),
-            *(self._rate_limit, self._rate_remaining, self._penalty_until, self._bad_records),
-            *(self._calls_started, self._calls_ended, self._ring, self._talk, self._detection),
-            *(self._polls_by_cause, self._hints, self._hints_up, self._hints_ignored, self._hints_missed),
-            self._push_connects,
-            self._hint_to_seen,
-        )
-
-    @property
-    def _of_sink(self) -> Sequence[Counter | Gauge | Histogram]:
-        return (
-            *(self._delivery_attempts, self._delivery_failures, self._delivery, self._event_latency),
-            *(self._dead_lettered, self._expired, self._dropped, self._replayed, self._sink_up),
-        )
-
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, labels, namespace="callcast", registry=self.registry)
-
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(name, text, labels, namespace="callcast", registry=self.registry)
-
-    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        return Histogram(name, text, labels, namespace="callcast", registry=self.registry, buckets=tuple(buckets))
-
-    def _label_value(self, label: str, word: str) -> str:
-        """A label value from outside; after `LABEL_VALUES_MAX` different ones, `other`."""
-        words = self._label_values.setdefault(label, set())
-        if word not in words and len(words) >= LABEL_VALUES_MAX:
-            return "other"
-        words.add(word)
-        return word
-
-    def _outbox_families(self) -> Iterator[Metric]:
-        pending = GaugeMetricFamily("callcast_outbox_events", "Pending deliveries of the sink.", labels=["sink"])
-        age = GaugeMetricFamily(
-            "callcast_outbox_oldest_event_age_seconds",
-            "Age of the oldest pending delivery of the sink; 0 if there is none.",
-            labels=["sink"],
-        )
-        dead = GaugeMetricFamily("callcast_dead_letters", "Dead letters of the sink.", labels=["sink"])
-        stats = {one.sink: one for one in self._stats.sinks} if self._stats else {}
-        now = self._clock.now()
-        for sink in dict.fromkeys((*self._sinks, *stats)):
-            one = stats.get(sink)
-            oldest = one and one.oldest_recorded_at
-            pending.add_metric([sink], one.pending if one else 0)
-            age.add_metric([sink], max(0.0, (now - oldest).total_seconds()) if oldest else 0)
-            dead.add_metric([sink], one.dead if one else 0)
-        bytes_used = GaugeMetricFamily("callcast_outbox_bytes", "Size of the outbox on disk.")
-        bytes_used.add_metric([], self._stats.bytes_used if self._stats else 0)
-        yield from (pending, age, dead, bytes_used)
-
-
-class _PollMetrics:
-    """The series of a source that every poll updates; cached, because finding a series by its labels is slow."""
-
-    def __init__(self, polls: Counter, duration: Histogram, last_success: Gauge) -> None:
-        self.polls = polls
-        self.duration = duration  # of successful polls
-        self.last_success = last_success
-        self.rates: dict[str, tuple[Gauge, Gauge]] = {}  # by group: limit and remaining
-
-
-class _Deliveries(NamedTuple):
-    """The series of a sink that every delivery updates."""
-
-    attempts: Counter
-    duration: Histogram
-    latency: Histogram
-
-
-class _AtScrape(Collector):
-    """Families that are computed at each scrape."""
-
-    def __init__(self, families: Callable[[], Iterator[Metric]]) -> None:
-        self._families = families
+    # Computed at each scrape
 
     def collect(self) -> Iterator[Metric]:
-        return self._families()
+        values = self._computed()
+        for name, definition in COMPUTED.items():
+            family = Metric(f"{NAMESPACE}_{name}", definition.help, definition.kind)
+            sample = f"{family.name}_total" if definition.kind == "counter" else family.name
+            family.samples = [Sample(sample, labels, value) for labels, value in values[name]]
+            yield family
+
+    def _computed(self) -> dict[str, Values]:
+        sources = self._live_calls.sources()
+        stats = {one.sink: one for one in self._stats.sinks} if self._stats else {}
+        sinks = dict.fromkeys((*self._sinks, *stats))
+        now = self._clock.now()
+        ages = {
+            sink: max(0.0, (now - one.oldest_recorded_at).total_seconds())
+            for sink, one in stats.items()
+            if one.oldest_recorded_at
+        }
+        service = self._service or _Service(lambda: False, lambda: False, lambda: 0, dict)
+        skews = service.clock_skews()
+        return {
+            "calls_active": self._calls_active(sources),
+            "poll_staleness_seconds": [({"source": one}, self._live_calls.staleness_s(one)) for one in sources],
+            "outbox_events": [({"sink": sink}, stats[sink].pending if sink in stats else 0) for sink in sinks],
+            "outbox_oldest_event_age_seconds": [({"sink": sink}, ages.get(sink, 0)) for sink in sinks],
+            "dead_letters": [({"sink": sink}, stats[sink].dead if sink in stats else 0) for sink in sinks],
+            "outbox_bytes": [({}, self._stats.bytes_used if self._stats else 0)],
+            "ready": [({}, service.ready())],
+            "outbox_writable": [({}, service.outbox_writable())],
+            "outbox_resets": [({}, service.outbox_resets())],
+            "clock_skew_seconds": [({"source": source}, skews.get(source, 0.0)) for source in sources],
+            "log_lines_dropped": [({}, self._lines_dropped())],
+        }
+
+    def _calls_active(self, sources: Sequence[str]) -> Values:
+        """The calls in each group, zeros included: of each extension, or of whole sources (`*`) if there are many."""
+        by_extension = sum(len(self._live_calls.extensions(source)) for source in sources) <= EXTENSIONS_MAX
+        for source in sources:
+            active = self._live_calls.active(source)
+            extensions = (*self._live_calls.extensions(source), *(key[0] for key in active)) if by_extension else ("*",)
+            groups = {(extension, *group): 0 for extension in extensions for group in _GROUPS}
+            for (extension, *group), count in active.items():
+                key = (extension if by_extension else "*", *group)
+                if key in groups:
+                    groups[key] += count
+            for (extension, state, direction), count in groups.items():
+                yield {"source": source, "extension": extension, "state": state, "direction": direction}, count
 
 
 class _Service(NamedTuple):
@@ -481,64 +467,6 @@ class _Service(NamedTuple):
     outbox_writable: Callable[[], bool]
     outbox_resets: Callable[[], int]
     clock_skews: Callable[[], Mapping[str, float]]
-
-
-def _service_families(service: _Service | None, sources: Sequence[str]) -> Iterator[Metric]:
-    ready = GaugeMetricFamily("callcast_ready", "1 while /readyz responds with 200.")
-    ready.add_metric([], bool(service and service.ready()))
-    writable = GaugeMetricFamily("callcast_outbox_writable", "0 while events or polls cannot be stored.")
-    writable.add_metric([], bool(service and service.outbox_writable()))
-    skew = GaugeMetricFamily(
-        "callcast_clock_skew_seconds",
-        "How far this machine's clock is ahead of the platform's clock.",
-        labels=["source"],
-    )
-    skews = service.clock_skews() if service else {}
-    for source in sources:
-        skew.add_metric([source], skews.get(source, 0.0))
-    resets = CounterMetricFamily(
-        "callcast_outbox_resets",
-        "Times that the outbox was unreadable, deleted or replaced, and a new file was written.",
-        value=service.outbox_resets() if service else 0,
-    )
-    yield from (ready, writable, resets, skew)
-
-
-def _log_families(lines_dropped: int) -> Iterator[Metric]:
-    yield CounterMetricFamily(
-        "callcast_log_lines_dropped",
-        "Log lines that could not be written to standard error.",
-        value=lines_dropped,
-    )
-
-
-def _live_call_families(live_calls: LiveCalls) -> Iterator[Metric]:
-    active = Metric("callcast_calls_active", "Live calls.", "gauge")
-    stale = GaugeMetricFamily(
-        "callcast_poll_staleness_seconds", "Age of the oldest last poll among the targets.", labels=["source"]
-    )
-    sources = live_calls.sources()
-    by_extension = sum(len(live_calls.extensions(source)) for source in sources) <= EXTENSIONS_MAX
-    for source in sources:
-        stale.add_metric([source], live_calls.staleness_s(source))
-        for (extension, state, direction), count in _groups(live_calls, source, by_extension).items():
-            labels = {"source": source, "extension": extension, "state": state, "direction": direction}
-            active.samples.append(Sample("callcast_calls_active", labels, count))
-    yield from (active, stale)
-
-
-def _groups(live_calls: LiveCalls, source: str, by_extension: bool) -> dict[tuple[str, State, Direction], int]:
-    """The number of calls in each group, zeros included; for the whole source (`*`) unless `by_extension`."""
-    active = live_calls.active(source)
-    extensions = (
-        dict.fromkeys((*live_calls.extensions(source), *(key[0] for key in active))) if by_extension else ("*",)
-    )
-    groups = {(extension, *group): 0 for extension in extensions for group in GROUPS}
-    for (extension, *group), count in active.items():
-        key = (extension if by_extension else "*", *group)
-        if key in groups:
-            groups[key] += count
-    return groups
 
 
 def _detection_s(event: CallEvent) -> float | None:

@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 from callcast.calls.summary import Summary
 from callcast.formats.cloudevents import Wire, counts_data, rfc3339, summary_data
 from callcast.live.live_calls import InMemoryLiveCalls
+from callcast.observability.metrics import CONTENT_TYPE, Metrics
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import OutboxUnavailable
 from callcast.web.auth import AccessControl, add_headers
@@ -20,7 +21,6 @@ from callcast.web.listener import LOGGER, listen
 from callcast.web.serializers import CallSerializer
 from callcast.web.sse import Broadcaster, Client
 
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BODY_BYTES_MAX = 64 * 1024
 READERS_MAX = 500  # of /api/events at once
 LAST_MAX = 100  # past events that a new client may request
@@ -45,10 +45,6 @@ class Health(Protocol):
         ...
 
 
-class Exposition(Protocol):
-    def exposition(self) -> bytes: ...
-
-
 class WebServer:
     """A running HTTP server. `change` applies a reload; `url` is where it listens."""
 
@@ -71,7 +67,7 @@ async def serve(
     port: int,
     *,
     live_calls: InMemoryLiveCalls,
-    metrics: Exposition,
+    metrics: Metrics,
     broadcaster: Broadcaster,
     health: Health,
     reload: Reload,
@@ -112,7 +108,7 @@ class _Routes:
     def __init__(
         self,
         live_calls: InMemoryLiveCalls,
-        metrics: Exposition,
+        metrics: Metrics,
         broadcaster: Broadcaster,
         health: Health,
         reload: Reload,
@@ -143,7 +139,7 @@ class _Routes:
         router.add_post("/-/reload", self.reload)
 
     async def metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._metrics.exposition(), headers={hdrs.CONTENT_TYPE: METRICS_TYPE})
+        return web.Response(body=self._metrics.exposition(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
 
     async def healthz(self, _: web.Request) -> web.Response:
         return _json({"status": "ok", "version": self._version})

@@ -1,6 +1,7 @@
 """The metrics: names and labels of the contract, there from the start, bounded, right at the scrape."""
 
 import re
+import runpy
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +26,7 @@ from callcast.calls.model import (
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability.metrics import LABEL_VALUES_MAX, Metrics
 from callcast.ports.outbox import SinkStats, Stats
+from tests import ROOT
 from tests.builders import NINE, call, event, source_event
 from tests.clock import TurnedClock
 
@@ -326,6 +328,31 @@ def test_words_from_outside_are_bounded(comparison: Comparison) -> None:
     assert (comparison.value("unknown_values_total", field="other") or 0) > LABEL_VALUES_MAX
 
 
+def test_sources_and_sinks_keep_their_names_however_many_there_are(comparison: Comparison) -> None:
+    """The configuration names them, so there is no bound."""
+    for number in range(2 * LABEL_VALUES_MAX):
+        comparison.metrics.watch_source(f"s{number}")
+        comparison.metrics.watch_sink(f"k{number}")
+        comparison.metrics.poll_finished(f"s{number}", None, 0.1)
+        comparison.metrics.event_delivered(f"k{number}", 0.1)
+    last = 2 * LABEL_VALUES_MAX - 1
+    assert comparison.value("polls_total", source=f"s{last}") == 1
+    assert comparison.value("event_latency_seconds_count", sink=f"k{last}") == 1
+
+
+def test_a_name_that_is_used_again_starts_at_zero(comparison: Comparison) -> None:
+    """A source or sink that is removed and later added again counts from zero, in the exposed series."""
+    for _ in range(2):
+        comparison.metrics.poll_finished("acme", None, 0.1)
+        comparison.metrics.delivery_attempted("crm", "timeout", 0.1)
+        assert comparison.value("polls_total", source="acme") == 1
+        assert comparison.value("delivery_failures_total", sink="crm", reason="timeout") == 1
+        comparison.metrics.forget_source("acme")
+        comparison.metrics.forget_sink("crm")
+        comparison.metrics.watch_source("acme")
+        comparison.metrics.watch_sink("crm")
+
+
 def test_what_is_gone_leaves_no_series(comparison: Comparison) -> None:
     """A source and a sink that were removed by a reload vanish from the page."""
     comparison.metrics.rate_limit("acme", "heavy", limit=10, remaining=3)
@@ -363,3 +390,9 @@ def test_what_the_service_says_is_asked_at_each_scrape(comparison: Comparison) -
     assert comparison.value("clock_skew_seconds", source="acme") == -61.5
     state |= {"ready": False, "writable": False, "resets": 3}
     assert [comparison.value(name) for name in names] == [0, 0, 3]
+
+
+def test_the_page_of_metrics_is_up_to_date() -> None:
+    """`python docs/make_metrics.py` would write what is there."""
+    maker = runpy.run_path(str(ROOT / "docs" / "make_metrics.py"))
+    assert maker["page"]() == (ROOT / "docs" / "metrics.md").read_text()
