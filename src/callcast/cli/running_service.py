@@ -4,6 +4,7 @@ import argparse
 import http.client
 import json
 import os
+import re
 import ssl
 import tomllib
 from contextlib import suppress
@@ -13,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from callcast.cli.failure import CommandFailed
+from callcast.settings.host import is_host
 
 TOKEN_VARIABLE = "CALLCAST_HTTP_TOKEN"  # noqa: S105 (its name)
 DEFAULT_LISTEN = "127.0.0.1:9469"
@@ -37,9 +39,8 @@ class RunningService:
         """Send a request and return the response, whose body is not read yet. Raises OSError or HTTPException."""
         kind = http.client.HTTPSConnection if self.encrypted else http.client.HTTPConnection
         connection = kind(self.host, self.port, timeout=timeout_s)
-        if self.token:
-            headers = headers | {"Authorization": f"Bearer {self.token}"}
-        connection.request("GET", f"{self.path}{path}", headers=headers)
+        authorization = {"Authorization": f"Bearer {self.token}".encode()} if self.token else {}
+        connection.request("GET", f"{self.path}{path}", headers={**headers, **authorization})
         return connection.getresponse()
 
 
@@ -53,7 +54,8 @@ def service_of(args: argparse.Namespace, *, with_token: bool = False) -> Running
         host, port = parts.hostname, parts.port
     except ValueError:
         host = port = None
-    if not host or parts.scheme not in ("http", "https"):
+    schemes = ("http", "https")
+    if not host or not is_host(host) or parts.scheme not in schemes or not re.fullmatch("[!-~]*", parts.path):
         raise CommandFailed("--url must be a URL such as http://127.0.0.1:9469")
     encrypted = parts.scheme == "https"
     return RunningService(encrypted, host, port or (443 if encrypted else 80), parts.path.rstrip("/"), token)
@@ -74,14 +76,23 @@ def cause_of(error: Exception) -> str:
 def _address(path: Path) -> tuple[str, int]:
     listen = os.environ.get("CALLCAST_SERVICE__HTTP_LISTEN") or _service(path).get("http_listen", DEFAULT_LISTEN)
     host, _, port = str(listen).rpartition(":")
-    if not host or not port.isdecimal():
-        raise CommandFailed("service.http_listen is not host and port: correct it, or give the address with --url")
     host = host.strip("[]")
+    if not is_host(host) or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65_535:
+        raise CommandFailed("service.http_listen is not host and port: correct it, or give the address with --url")
     return HERE.get(host, host), int(port)
 
 
 def _token(path: Path) -> str:
-    """Return the token of the service's HTTP server, or "". It may be a reference to a secret."""
+    """Return the token of the service's HTTP server, or "". Raises CommandFailed, without quoting it."""
+    token = _given_token(path)
+    if not token.isprintable():
+        fix = f"correct service.http_token or ${TOKEN_VARIABLE}"
+        raise CommandFailed(f"the token of the service is not one line of text: {fix}")
+    return token
+
+
+def _given_token(path: Path) -> str:
+    """Return the token as it is configured. It may be a reference to a secret."""
     found: Any = os.environ.get(TOKEN_VARIABLE)
     if not found and (found := os.environ.get("CALLCAST_SERVICE__HTTP_TOKEN", "")).startswith("{"):
         with suppress(ValueError):

@@ -20,7 +20,7 @@ def listening_on(host: str, port: int) -> Iterator[None]:
     """End the command if the address cannot be listened on."""
     try:
         yield
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
+    except (OSError, UnicodeError) as error:  # a UnicodeError is that of a host name
+        why = (getattr(error, "strerror", None) or "not a host name").lower()
         problem = f"cannot listen on {host} port {port}: {why}; choose another --port or --host"
         raise CommandFailed(problem, ExitCode.UNAVAILABLE) from error

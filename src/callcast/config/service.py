@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from callcast.config.diagnostics import shown
 from callcast.formats.cloudevents import Numbers
+from callcast.settings.host import is_host
 from callcast.settings.loopback import is_loopback
 from callcast.settings.nearest import nearest
 from callcast.settings.rejection import expected, rejected
@@ -54,7 +55,7 @@ def _timezone(name: str) -> str:
 def split_listen(text: str) -> tuple[str, int]:
     """Split `127.0.0.1:9469` or `[::1]:9469` into host and port. Raises ValueError."""
     match = re.fullmatch(r"\[([0-9A-Fa-f:.]+)\]:([0-9]{1,5})|([^\s:\[\]/@]+):([0-9]{1,5})", text)
-    if match is None or int(match[2] or match[4]) > 65_535:
+    if match is None or int(match[2] or match[4]) > 65_535 or not is_host(match[1] or match[3]):
         raise ValueError('expected host and port, such as "127.0.0.1:9469" or "[::1]:9469"')
     return match[1] or match[3], int(match[2] or match[4])
 
@@ -72,6 +73,13 @@ def _listen(text: str, info: ValidationInfo) -> str:
         problem = f"listening on {host} without http_token would expose every call to the network"
         raise rejected(problem, 'set http_token or http_open = true, or listen on "127.0.0.1:9469"')
     return text
+
+
+def _token(secret: Secret) -> Secret:
+    text = secret.reveal()
+    if not text.isprintable() or text != text.strip():  # a request could not carry it
+        raise expected("a token on one line, without spaces at its ends")
+    return secret
 
 
 _HOST_NAME = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*"
@@ -105,7 +113,9 @@ class ServiceSettings(BaseModel):
     )
     dead_letter_days: float = Field(30, gt=0, le=3660, description="how long dead letters are kept")
     # Declared before `http_listen`, whose validator needs both.
-    http_token: Secret = Field(Secret(""), description="if set, required by everything except /healthz and /readyz")
+    http_token: Annotated[Secret, AfterValidator(_token)] = Field(
+        Secret(""), description="if set, required by everything except /healthz and /readyz"
+    )
     http_open: bool = Field(False, description="true: allow listening beyond loopback without a token")
     http_listen: Annotated[str, BeforeValidator(_host_too), AfterValidator(_listen)] = Field(
         "127.0.0.1:9469", description="host and port of the wallboard, the metrics and the API"

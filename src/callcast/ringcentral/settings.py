@@ -12,6 +12,7 @@ from yarl import URL
 
 from callcast.ports.hints import KEEP_ALIVE_S, WITNESSED_S, Via
 from callcast.ringcentral.rate_limiter import POLLING_MAX, assumed, polls
+from callcast.settings.host import is_host
 from callcast.settings.loopback import check_encryption
 from callcast.settings.proxy import environment_proxy
 from callcast.settings.rejection import expected
@@ -38,6 +39,7 @@ def _server(text: str, info: ValidationInfo) -> str:
         host, parts = None, urlsplit("")
     if (
         not host
+        or not is_host(host)
         or parts.scheme not in ("http", "https")
         or parts.path not in ("", "/")
         or parts.query
@@ -51,7 +53,9 @@ def _server(text: str, info: ValidationInfo) -> str:
 def _server_fix(text: str) -> str:
     """Suggest the corrected URL if only the scheme is missing or a path follows the host; else empty."""
     bare = re.fullmatch(r"(https?://)?([A-Za-z0-9.-]+(:[0-9]{1,5})?)(/[^?#@]*)?", text)
-    return f'write server = "{bare[1] or "https://"}{bare[2]}"' if bare else ""
+    if bare is None or not is_host(bare[2]):
+        return ""
+    return f'write server = "{bare[1] or "https://"}{bare[2]}"'
 
 
 def _not_empty(secret: Secret) -> Secret:

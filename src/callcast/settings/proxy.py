@@ -11,6 +11,7 @@ from ipaddress import ip_address, ip_network
 from msgspec import Struct
 from yarl import URL
 
+from callcast.settings.host import is_host
 from callcast.settings.rejection import rejected
 
 
@@ -37,7 +38,7 @@ def environment_proxy(url: URL) -> Proxy:
         raise rejected(problem, f"name an http or https proxy in {name}, or set trust_env = false")
     try:
         proxy = URL(f"{scheme.lower()}://{rest}")
-        usable = bool(proxy.host and proxy.port)
+        usable = is_host(proxy.raw_host or "") and bool(proxy.port)
     except ValueError:
         usable = False
     if not usable:

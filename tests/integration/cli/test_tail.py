@@ -101,8 +101,9 @@ async def test_an_unreachable_service_is_reported_with_the_next_step() -> None:
 @pytest.mark.parametrize("how", ["variable", "file"])
 async def test_the_token_comes_from_the_environment_or_the_configuration(tmp_path: Path, how: str) -> None:
     """Without it: 69 and the variable's name. Where the service listens is in the configuration as well."""
-    (tmp_path / "token").write_text("let-me-in\n")
-    async with room(token="let-me-in") as here:
+    token = "sesam-öffne-dich-ключ"
+    (tmp_path / "token").write_text(f"{token}\n")
+    async with room(token=token) as here:
         config = tmp_path / "callcast.toml"
         listen = f'[service]\nhttp_listen = "{here.url.removeprefix("http://")}"\n'
         config.write_text(listen)
@@ -111,7 +112,7 @@ async def test_the_token_comes_from_the_environment_or_the_configuration(tmp_pat
             assert "CALLCAST_HTTP_TOKEN" in tail.err
         if how == "file":
             config.write_text(listen + 'http_token = { file = "token" }\n')
-        environ = {"CALLCAST_HTTP_TOKEN": "let-me-in"} if how == "variable" else {}
+        environ = {"CALLCAST_HTTP_TOKEN": token} if how == "variable" else {}
         async with program("tail", "--config", str(config), environ=environ) as tail:
             await listening(here)
             here.ring("101")

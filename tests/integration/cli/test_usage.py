@@ -105,6 +105,8 @@ def test_every_command_has_a_wrong_usage() -> None:
     [
         ("healthcheck --url localhost:9469", "callcast healthcheck: --url must be a URL such as http://127.0.0.1:9469"),
         ("tail --url http://[", "callcast tail: --url must be a URL such as http://127.0.0.1:9469"),
+        ("tail --url http://a..b", "callcast tail: --url must be a URL such as http://127.0.0.1:9469"),
+        ("tail --url http://h/ä", "callcast tail: --url must be a URL such as http://127.0.0.1:9469"),
         ("tail --url http://h:x", "callcast tail: --url must be a URL such as http://127.0.0.1:9469"),
         (
             "dead drop",
@@ -118,6 +120,36 @@ def test_values_that_make_no_sense(line: str, words: str, capsys: pytest.Capture
     """What the command itself notices."""
     assert main(line.split()) == 2
     assert capsys.readouterr() == ("", f"{words}\n")
+
+
+@pytest.mark.parametrize("token", ["line\nof-the-token", "of-the-token\udcff"])
+def test_a_token_that_cannot_be_sent_is_not_quoted(
+    token: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message names the variable only."""
+    monkeypatch.setenv("CALLCAST_HTTP_TOKEN", token)
+    assert main(["tail", "--url", "http://127.0.0.1:9469"]) == 2
+    fix = "correct service.http_token or $CALLCAST_HTTP_TOKEN"
+    assert capsys.readouterr().err == f"callcast tail: the token of the service is not one line of text: {fix}\n"
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:99999", "a..b:9469", "9469"])
+def test_an_address_that_cannot_be_used(
+    listen: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message names the key."""
+    monkeypatch.setenv("CALLCAST_SERVICE__HTTP_LISTEN", listen)
+    assert main(["healthcheck"]) == 2
+    fix = "correct it, or give the address with --url"
+    assert capsys.readouterr().err == f"callcast healthcheck: service.http_listen is not host and port: {fix}\n"
+
+
+@pytest.mark.parametrize("command", ["listen", "simulate"])
+def test_a_host_that_cannot_be_looked_up(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message names the address."""
+    assert main([command, "--host", "a..b", "--port", "8"]) == 69
+    reason = "cannot listen on a..b port 8: not a host name; choose another --port or --host"
+    assert capsys.readouterr().err == f"callcast {command}: {reason}\n"
 
 
 @pytest.mark.parametrize(

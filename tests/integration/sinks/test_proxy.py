@@ -65,6 +65,7 @@ FAULTS = [
     ("proxy.example.com:0", "not the address of a proxy"),
     ("http://user:secret-word@proxy:port", "not the address of a proxy"),
     ("http://", "not the address of a proxy"),
+    ("http://proxy..example.com:3128", "not the address of a proxy"),
     ("http://[fd00::1", "not the address of a proxy"),
     ("socks5://user:secret-word@proxy:1080", "SOCKS"),
     ("socks4a://proxy:1080", "SOCKS"),

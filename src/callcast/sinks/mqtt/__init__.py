@@ -14,6 +14,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
 from callcast.ports.sink import Sink, SinkContext
+from callcast.settings.host import is_host
 from callcast.settings.loopback import check_encryption
 from callcast.settings.secret import Secret
 from callcast.sinks.tls import TlsSettings
@@ -114,7 +115,7 @@ def _split(text: str) -> SplitResult:
     problem = "expected mqtts://HOST[:PORT] or wss://HOST[:PORT][/PATH]"
     try:
         url = urlsplit(text)
-        fits = url.scheme in _PORTS and bool((url.hostname or "").encode("idna")) and url.port != 0
+        fits = url.scheme in _PORTS and is_host(url.hostname or "") and url.port != 0
     except ValueError:
         raise ValueError(problem) from None
     if not fits or url.query or url.fragment or (url.path.strip("/") and url.scheme in ("mqtt", "mqtts")):

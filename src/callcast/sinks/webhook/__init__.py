@@ -17,6 +17,7 @@ from callcast.formats.standard_webhooks import key_of, signature
 from callcast.ports.clock import Clock
 from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
 from callcast.ports.sink import Delivered, Delivery, Outcome, Rejected, Retry, Sink, SinkContext
+from callcast.settings.host import is_host
 from callcast.settings.loopback import check_encryption
 from callcast.settings.proxy import Proxy, environment_proxy
 from callcast.settings.rejection import expected
@@ -95,9 +96,9 @@ class Settings(TlsSettings):
             url = URL(secret.reveal())
         except ValueError:
             raise ValueError("is not a URL; expected https://HOST/PATH") from None
-        if url.scheme not in ("http", "https") or not url.host:
+        if url.scheme not in ("http", "https") or not is_host(url.raw_host or ""):
             raise ValueError("expected https://HOST/PATH")
-        check_encryption(url.scheme, url.host, info, encrypted="https")
+        check_encryption(url.scheme, url.host or "", info, encrypted="https")
         return secret
 
     @field_validator("headers")
