@@ -32,9 +32,11 @@ def hint(step: Step, at: float = 0.0, session: str = "s-1", party: str | None = 
     return Hint(target=TARGET, session_id=session, party_id=party, step=step, at=at, **facts)
 
 
-def listed(step: Step, session: str = "s-1", record: str = "r-1", after_s: float = 0.0) -> CallObservation:
+def listed(
+    step: Step, session: str = "s-1", record: str = "r-1", after_s: float = 0.0, extension_id: str = "101"
+) -> CallObservation:
     return CallObservation(
-        extension_id="101",
+        extension_id=extension_id,
         session_id=session,
         account_id="9",
         record_id=record,

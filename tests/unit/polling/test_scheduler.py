@@ -147,7 +147,7 @@ class Source:
             self.scheduler.reschedule(poll, self.now, self.places())
 
     def show(self, step: Step, target: int = 0, session: str = "s-1") -> None:
-        one = listed(step, session, f"r-{session}")
+        one = listed(step, session, f"r-{session}", extension_id=str(101 + target))
         kept = [seen for seen in self.lists[self.targets[target]] if seen.session_id != session]
         self.lists[self.targets[target]] = [*kept, one]
 
@@ -267,14 +267,16 @@ def test_under_saturation_the_polls_are_even() -> None:
     assert max(gaps) < 1.2 * SPACING_S
 
 
-def test_a_line_that_rings_all_the_time_starves_no_other() -> None:
-    """Of ten, one has a new call every two seconds."""
+def test_lines_that_ring_all_the_time_starve_no_other() -> None:
+    """Of ten, six have a new call every few seconds, which fills the window."""
     source = Source(10)
     source.coverage.witnessed = set(source.targets)
     source.connect()
-    for n in range(1800):
-        source.hint("started", session=f"s-{n}")
-        source.run(2)
+    for n in range(2400):
+        del source.lists[source.targets[n % 6]][:-60]
+        source.hint("started", n % 6, session=f"s-{n}")
+        source.show("started", n % 6, session=f"s-{n}")
+        source.run(1)
     assert longest_gap(source) <= 450
 
 
