@@ -132,7 +132,7 @@ async def _run(
             read_config=read_config,
         )
         try:
-            running.admin = await stack.enter_async_context(running.serve())
+            await stack.enter_async_context(running.web_server.listening(service.listen[1]))
         except OSError as error:
             return _cannot_start(log, "http", f"service.http_listen = {service.http_listen!r}: {_cause(error)}")
         tasks = await stack.enter_async_context(fatal.Tasks())
@@ -145,9 +145,9 @@ async def _run(
                     await running.reload()
 
             signals.reload_by(lambda: tasks.create_task(reload()))
-            log.info("service_started", version=__version__, url=running.admin.url, data_dir=str(service.data_dir))
+            log.info("service_started", version=__version__, url=running.web_server.url, data_dir=str(service.data_dir))
             if started is not None:
-                started(running.admin.url)
+                started(running.web_server.url)
             await signals.stop.wait()
             beating.cancel()
             heartbeat.stopping()

@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -28,7 +27,7 @@ from callcast.provider import SourceSettings, plan
 from callcast.settings.secret import Stamp, stamp_of
 from callcast.supervisor import TaskSupervisor
 from callcast.web.serializers import CallSerializer
-from callcast.web.server import WebServer, serve
+from callcast.web.server import WebServer
 from callcast.web.sse import Broadcaster
 
 HOUSEKEEPING_S = 10.0
@@ -78,7 +77,19 @@ class Service:
             live_calls, outbox, clock, self._serializer(settings), lambda: outbox_health.failure
         )
         sources.committed = self._broadcaster.wake
-        self.admin: WebServer
+        self.web_server = WebServer(  # reports that the service is not ready until `start` has finished
+            settings.service.listen[0],
+            live_calls=live_calls,
+            metrics=metrics,
+            broadcaster=self._broadcaster,
+            health=self,
+            reload=self.reload,
+            clock=clock,
+            serializer=self._serializer(settings),
+            version=__version__,
+            token=settings.service.http_token.reveal(),
+            hosts=settings.service.http_hosts,
+        )
         self._tasks: asyncio.TaskGroup
         self._source_tasks: TaskSupervisor[SourceSettings]
         self._sink_tasks: TaskSupervisor[Subscriber]
@@ -87,25 +98,6 @@ class Service:
             outbox_writable=lambda: self._started.is_set() and outbox_health.failure is None,
             outbox_resets=lambda: outbox.resets,
             clock_skews=sources.skews,
-        )
-
-    def serve(self) -> AbstractAsyncContextManager[WebServer]:
-        """Open the web server. Until `start` has finished it reports that the service is not ready."""
-        service = self._settings.service
-        host, port = service.listen
-        return serve(
-            host,
-            port,
-            live_calls=self._live_calls,
-            metrics=self._metrics,
-            broadcaster=self._broadcaster,
-            health=self,
-            reload=self.reload,
-            clock=self._clock,
-            serializer=self._serializer(self._settings),
-            version=__version__,
-            token=service.http_token.reveal(),
-            hosts=service.http_hosts,
         )
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
@@ -255,9 +247,9 @@ class Service:
         )
 
     def _update_web(self, settings: Settings) -> None:
-        serializer, service = self._serializer(settings), settings.service
-        self.admin.change(
-            token=service.http_token.reveal(), hosts=service.http_hosts, wire=serializer.wire, names=serializer.names
+        service = settings.service
+        self.web_server.change(
+            token=service.http_token.reveal(), hosts=service.http_hosts, serializer=self._serializer(settings)
         )
 
     def _serializer(self, settings: Settings) -> CallSerializer:

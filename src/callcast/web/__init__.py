@@ -1,3 +1,3 @@
-"""The wallboard page, its API, metrics and health over HTTP: `server` (routes), `auth`, `sse` (server-sent events),
-`serializers`, `listener` (connection limit), `static/` (the page). It only reads live calls and statistics.
+"""The wallboard page, its API, metrics and health over HTTP: `server` (routes, connection limit), `auth`, `sse`
+(server-sent events), `serializers`, `static/` (the page). It only reads live calls and statistics.
 """

@@ -1,26 +1,28 @@
 """The HTTP server: the wallboard page, `/api`, metrics, health and reload."""
 
 import asyncio
+import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from callcast.calls.summary import Summary
-from callcast.formats.cloudevents import Wire, counts_data, rfc3339, summary_data
+from callcast.formats.cloudevents import counts_data, rfc3339, summary_data
 from callcast.live.live_calls import InMemoryLiveCalls
 from callcast.observability.metrics import CONTENT_TYPE, Metrics
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import OutboxUnavailable
 from callcast.web.auth import AccessControl, add_headers
-from callcast.web.listener import LOGGER, listen
 from callcast.web.serializers import CallSerializer
 from callcast.web.sse import Broadcaster, Client
 
+CONNECTIONS_MAX = 600  # the usual limit of open files is 1024, and polls and deliveries need some
 BODY_BYTES_MAX = 64 * 1024
 READERS_MAX = 500  # of /api/events at once
 LAST_MAX = 100  # past events that a new client may request
@@ -46,67 +48,16 @@ class Health(Protocol):
 
 
 class WebServer:
-    """A running HTTP server. `change` applies a reload; `url` is where it listens."""
+    """The HTTP server, with one request handler for each path.
 
-    def __init__(self, access: AccessControl, broadcaster: Broadcaster, routes: "_Routes") -> None:
-        self.url = ""
-        self._access = access
-        self._broadcaster = broadcaster
-        self._routes = routes
-
-    def change(self, *, token: str, hosts: Collection[str], wire: Wire, names: Mapping[str, str]) -> None:
-        self._access.change(token, hosts)
-        serializer = CallSerializer(wire, names)
-        self._routes.serializer = serializer
-        self._broadcaster.use(serializer)
-
-
-@asynccontextmanager
-async def serve(
-    host: str,
-    port: int,
-    *,
-    live_calls: InMemoryLiveCalls,
-    metrics: Metrics,
-    broadcaster: Broadcaster,
-    health: Health,
-    reload: Reload,
-    clock: Clock,
-    serializer: CallSerializer,
-    version: str,
-    token: str = "",
-    hosts: Collection[str] = (),
-) -> AsyncIterator[WebServer]:
-    """Listen until the block ends. Raises OSError when the address is unavailable.
-
-    port: 0 for any free port. token: "" disables the token check. hosts: further accepted Host header names.
+    token: "" disables the token check. hosts: further accepted Host header names. `change` applies a reload.
     The caller runs `broadcaster.run()` meanwhile.
     """
-    access = AccessControl(host, token, hosts)
-    routes = _Routes(live_calls, metrics, broadcaster, health, reload, clock, serializer, version)
-    app = web.Application(middlewares=[web.middleware(access)], client_max_size=BODY_BYTES_MAX)
-    app.on_response_prepare.append(add_headers)
-    routes.add_to(app.router)
-    runner = web.AppRunner(app, access_log=None, logger=LOGGER, shutdown_timeout=2.0, keepalive_timeout=IDLE_S)
-    await runner.setup()
-    try:
-        listening = await listen(runner, host, port)
-        try:
-            admin = WebServer(access, broadcaster, routes)
-            admin.url = _url(listening)
-            yield admin
-        finally:
-            broadcaster.close()
-            listening.close()
-    finally:
-        await runner.cleanup()
-
-
-class _Routes:
-    """The request handlers, one for each path."""
 
     def __init__(
         self,
+        host: str,
+        *,
         live_calls: InMemoryLiveCalls,
         metrics: Metrics,
         broadcaster: Broadcaster,
@@ -115,18 +66,53 @@ class _Routes:
         clock: Clock,
         serializer: CallSerializer,
         version: str,
+        token: str = "",
+        hosts: Collection[str] = (),
     ) -> None:
-        self.serializer = serializer
+        self.url = ""  # where it listens
+        self._host = host
         self._live_calls = live_calls
         self._metrics = metrics
         self._broadcaster = broadcaster
         self._health = health
         self._reload = reload
         self._clock = clock
+        self._serializer = serializer
         self._version = version
+        self._access = AccessControl(host, token, hosts)
         self._streaming = 0
 
-    def add_to(self, router: web.UrlDispatcher) -> None:
+    def change(self, *, token: str, hosts: Collection[str], serializer: CallSerializer) -> None:
+        self._access.change(token, hosts)
+        self._serializer = serializer
+        self._broadcaster.use(serializer)
+
+    @asynccontextmanager
+    async def listening(self, port: int) -> AsyncIterator[None]:
+        """Listen until the block ends; 0 is any free port. Raises OSError when the address is unavailable."""
+        app = web.Application(middlewares=[web.middleware(self._access)], client_max_size=BODY_BYTES_MAX)
+        app.on_response_prepare.append(add_headers)
+        self._add_routes(app.router)
+        runner = web.AppRunner(app, access_log=None, logger=LOGGER, shutdown_timeout=2.0, keepalive_timeout=IDLE_S)
+        await runner.setup()
+        try:
+            server = runner.server
+            assert server is not None, "the runner was set up"  # noqa: S101 (its type cannot say so)
+            loop = asyncio.get_running_loop()
+            listener = await loop.create_server(
+                lambda: server() if len(server.connections) < CONNECTIONS_MAX else _Closed(), self._host or None, port
+            )
+            host, port = listener.sockets[0].getsockname()[:2]
+            self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            try:
+                yield
+            finally:
+                self._broadcaster.close()
+                listener.close()
+        finally:
+            await runner.cleanup()
+
+    def _add_routes(self, router: web.UrlDispatcher) -> None:
         router.add_get("/", _static_file(_STATIC / "index.html"))
         for file in sorted(_STATIC.iterdir()):
             router.add_get(f"/static/{file.name}", _static_file(file))
@@ -152,7 +138,7 @@ class _Routes:
         )
 
     async def calls(self, _: web.Request) -> web.Response:
-        calls = [self.serializer.call(call) for call in self._live_calls.calls()]
+        calls = [self._serializer.call(call) for call in self._live_calls.calls()]
         return _json({"now": rfc3339(self._clock.wall()), "calls": calls})
 
     async def summary(self, _: web.Request) -> web.Response:
@@ -242,6 +228,16 @@ def _json(value: Any, status: int = 200) -> web.Response:
     return web.Response(body=msgspec.json.encode(value), content_type="application/json", status=status)
 
 
-def _url(listening: asyncio.Server) -> str:
-    host, port = listening.sockets[0].getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+class _Closed(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+def _is_server_error(record: logging.LogRecord) -> bool:
+    """False for malformed requests: they would fill the log, and aiohttp's message may quote a header with a token."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)
+
+
+LOGGER = logging.getLogger("callcast.web")  # receives aiohttp's own messages
+LOGGER.addFilter(_is_server_error)

@@ -9,7 +9,6 @@ leaves out what it has already.
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from datetime import datetime
 from typing import Any, Protocol
 
 import msgspec
@@ -17,6 +16,7 @@ import msgspec
 from callcast.calls.model import Call
 from callcast.formats.cloudevents import counts_data, rfc3339, summary_data
 from callcast.live.live_calls import InMemoryLiveCalls
+from callcast.observability.outbox_health import OutboxFailure
 from callcast.ports.clock import Clock
 from callcast.ports.outbox import OutboxUnavailable, Stored
 from callcast.web.serializers import CallSerializer
@@ -33,16 +33,6 @@ _HEARTBEAT_S = 10.0
 _HEARTBEAT = b":\n\n"
 
 _encode = msgspec.json.Encoder().encode
-
-
-class OutboxFailure(Protocol):
-    """Since when polls cannot be stored, by this machine's clock, and why."""
-
-    @property
-    def since(self) -> datetime: ...
-
-    @property
-    def detail(self) -> str: ...
 
 
 class History(Protocol):

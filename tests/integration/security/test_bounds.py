@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 import uvloop
 
-from callcast.web import listener as door
-from callcast.web import server as admin
+from callcast.web import server
 from tests.integration.web.http_side import Room, room
 
 # The service's own loop, whose transports are of other classes, and the one of the other tests.
@@ -76,14 +75,14 @@ async def test_a_token_in_a_broken_request_is_not_logged(here: Room, caplog: pyt
     def fails() -> list[str]:
         raise RuntimeError("a fault of ours")
 
-    here.admin._routes._health.reasons = fails  # type: ignore[union-attr,method-assign]
+    here.server._health.reasons = fails  # type: ignore[method-assign]
     assert b" 500 " in await answer(here, request(path="/readyz"))
     assert "a fault of ours" in caplog.text
 
 
 async def test_a_body_is_bounded_however_it_comes(here: Room) -> None:
     """In chunks too, where no length says so beforehand."""
-    here.admin._access.token = ""  # type: ignore[union-attr]
+    here.server._access.token = ""
     chunk = b"8000\r\n" + b" " * 0x8000 + b"\r\n"
     head = request("Transfer-Encoding: chunked", "Content-Type: application/json", method="POST", path="/-/reload")
     assert (await answer(here, head + chunk * 4 + b"0\r\n\r\n")).startswith(b"HTTP/1.1 413 ")
@@ -92,8 +91,8 @@ async def test_a_body_is_bounded_however_it_comes(here: Room) -> None:
 
 async def test_a_body_that_does_not_come_is_not_waited_for(here: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """408, and nothing was reloaded."""
-    monkeypatch.setattr(admin, "BODY_S", 0.05)
-    here.admin._access.token = ""  # type: ignore[union-attr]
+    monkeypatch.setattr(server, "BODY_S", 0.05)
+    here.server._access.token = ""
     head = request("Content-Length: 100", "Content-Type: application/json", method="POST", path="/-/reload")
     assert (await answer(here, head)).startswith(b"HTTP/1.1 408 ")
     assert here.reloads == 0
@@ -102,7 +101,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(here: Room, monkeypat
 @pytest.mark.parametrize("sent", [b"", b"GET /hea", request()[:-2], request()], ids=["nothing", "a", "most", "whole"])
 async def test_an_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
     """Anyone who says nothing, drips a request, or says nothing more after one."""
-    monkeypatch.setattr(admin, "IDLE_S", 0.1)
+    monkeypatch.setattr(server, "IDLE_S", 0.1)
     async with room() as made:
         reader, writer = await connect(made)
         writer.write(sent)
@@ -112,7 +111,7 @@ async def test_an_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch, sen
 
 async def test_connections_are_bounded_and_others_come_in_again(here: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """One too many is closed at once, and who is in stays; when one leaves, there is room."""
-    monkeypatch.setattr(door, "CONNECTIONS_MAX", 3)
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 3)
     inside = [await connect(here) for _ in range(3)]
     for reader, writer in inside:
         writer.write(request())
@@ -140,4 +139,4 @@ async def test_connections_are_bounded_and_others_come_in_again(here: Room, monk
 
 def test_there_is_room_for_all_readers_and_for_the_rest() -> None:
     """The readers of /api/events leave connections for everybody else, and all of them leave files for the service."""
-    assert admin.READERS_MAX + 50 <= door.CONNECTIONS_MAX <= 1024 - 300
+    assert server.READERS_MAX + 50 <= server.CONNECTIONS_MAX <= 1024 - 300

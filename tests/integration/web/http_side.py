@@ -31,7 +31,7 @@ from callcast.observability.metrics import Metrics
 from callcast.observability.outbox_health import OutboxFailure
 from callcast.ports.outbox import Stored
 from callcast.web.serializers import CallSerializer
-from callcast.web.server import WebServer, serve
+from callcast.web.server import WebServer
 from callcast.web.sse import Broadcaster
 
 ANSWERED = {"state": State.CONNECTED, "answered_exact": True}
@@ -84,12 +84,11 @@ class Room:
     faults: list[str] = field(default_factory=list)
     reloads: int = 0
     trouble: OutboxFailure | None = None
-    admin: WebServer | None = None
+    server: WebServer = field(init=False)
 
     @property
     def url(self) -> str:
-        assert self.admin is not None
-        return self.admin.url
+        return self.server.url
 
     async def reload(self) -> Sequence[str]:
         self.reloads += 1
@@ -164,9 +163,8 @@ async def room(
     serializer = CallSerializer(Wire(numbers, b"key"), names or {})
     broadcaster = Broadcaster(live_calls, memory, clock, serializer, lambda: made.trouble)
     made = Room(clock, live_calls, memory, broadcaster)
-    serving = serve(
+    made.server = WebServer(
         host,
-        port,
         live_calls=live_calls,
         metrics=Metrics(live_calls, clock, version),
         broadcaster=broadcaster,
@@ -178,7 +176,7 @@ async def room(
         token=token,
         hosts=hosts,
     )
-    async with serving as made.admin:
+    async with made.server.listening(port):
         running = asyncio.create_task(broadcaster.run())
         try:
             yield made

@@ -8,10 +8,7 @@ import subprocess
 import aiohttp
 import pytest
 
-from callcast.web import auth as guard
-from callcast.web import listener as door
-from callcast.web import server as admin
-from callcast.web import sse as broadcaster
+from callcast.web import auth, server, sse
 from tests.integration.deploy.tools import DOCS, need
 from tests.integration.web.http_side import Room
 
@@ -72,7 +69,6 @@ async def test_the_fields_of_a_summary_are_documented(here: Room, client: aiohtt
 
 async def test_every_path_is_on_the_page(here: Room) -> None:
     """The page lists exactly the routes of the server, static files aside."""
-    assert here.admin is not None
     told = set(re.findall(r"(/api/\w+|/healthz|/readyz|/metrics|/-/reload)", PAGE))
     source = (DOCS.parent / "src/callcast/web/server.py").read_text()
     known = set(re.findall(r'add_(?:get|post)\("(/[^"]+)"', source))
@@ -82,15 +78,15 @@ async def test_every_path_is_on_the_page(here: Room) -> None:
 @pytest.mark.parametrize(
     ("words", "number"),
     [
-        (r"At most (\d+) connections", door.CONNECTIONS_MAX),
-        (r"no whole request for (\d+)\s+seconds", admin.IDLE_S),
-        (r"a body at most (\d+) kB", admin.BODY_BYTES_MAX / 1024),
-        (r"last N recorded events, (\d+) at most", admin.LAST_MAX),
-        (r"cannot be written to for (\d+) seconds", admin._WRITE_S),
-        (r"once (\d+) rounds wait", broadcaster.QUEUED_ROUNDS_MAX),
-        (r"in rounds, every (\d+) ms", broadcaster.ROUND_S * 1000),
-        (r"At most (\d+) may read", admin.READERS_MAX),
-        (r"cookie for (\d+) days", guard.COOKIE_AGE_S / 86400),
+        (r"At most (\d+) connections", server.CONNECTIONS_MAX),
+        (r"no whole request for (\d+)\s+seconds", server.IDLE_S),
+        (r"a body at most (\d+) kB", server.BODY_BYTES_MAX / 1024),
+        (r"last N recorded events, (\d+) at most", server.LAST_MAX),
+        (r"cannot be written to for (\d+) seconds", server._WRITE_S),
+        (r"once (\d+) rounds wait", sse.QUEUED_ROUNDS_MAX),
+        (r"in rounds, every (\d+) ms", sse.ROUND_S * 1000),
+        (r"At most (\d+) may read", server.READERS_MAX),
+        (r"cookie for (\d+) days", auth.COOKIE_AGE_S / 86400),
     ],
 )
 def test_the_limits_are_those_of_the_code(words: str, number: float) -> None:

@@ -11,8 +11,9 @@ import pytest
 from callcast.calls.model import Disposition
 from callcast.formats.cloudevents import Wire
 from callcast.ports.outbox import OutboxUnavailable, Stored
-from callcast.web import sse as broadcaster
+from callcast.web import sse
 from callcast.web.auth import HEADERS
+from callcast.web.serializers import CallSerializer
 from callcast.web.server import READERS_MAX
 from tests.integration.web.http_side import Room, room, until
 
@@ -122,15 +123,15 @@ async def test_events_come_as_they_are_recorded(here: Room, client: aiohttp.Clie
 
 async def test_a_stream_resumes_where_it_broke_off(here: Room, client: aiohttp.ClientSession) -> None:
     """Last-Event-ID gives every event recorded since, exactly once, and then new ones."""
-    for number in range(broadcaster.PAGE + 20):
+    for number in range(sse.PAGE + 20):
         here.ring("101", f"s-{number}")
     async with client.get(here.url + "/api/events", headers={"Last-Event-ID": "10"}) as answer:
         stream = Stream(answer)
-        ids = [int((await stream.next())["id"]) for _ in range(broadcaster.PAGE + 10)]
+        ids = [int((await stream.next())["id"]) for _ in range(sse.PAGE + 10)]
         await _joined(here)
         here.ring("101", "late")
         ids.append(int((await stream.next())["id"]))
-    assert ids == list(range(11, broadcaster.PAGE + 22))
+    assert ids == list(range(11, sse.PAGE + 22))
 
 
 @pytest.mark.parametrize("given", ["999999", "evt_abc", "-1", "9" * 40])
@@ -348,8 +349,7 @@ async def test_configured_hosts_are_accepted(client: aiohttp.ClientSession) -> N
         for host in ("board.example.com", "BOARD.example.com:8443", "[2001:db8::7]:80", "localhost"):
             assert (await get(client, url, headers={"Host": host}))[0] == 200
         assert (await get(client, url, headers={"Host": "evil.board.example.com"}))[0] == 421
-        assert made.admin is not None
-        made.admin.change(token="", hosts=["other.example.com"], wire=Wire("last4"), names={})
+        made.server.change(token="", hosts=["other.example.com"], serializer=CallSerializer(Wire("last4"), {}))
         assert (await get(client, url, headers={"Host": "other.example.com"}))[0] == 200
         assert (await get(client, url, headers={"Host": "board.example.com"}))[0] == 421
 
@@ -451,8 +451,7 @@ class TestToken:
     async def test_a_reload_may_change_it(self, guarded: Room, client: aiohttp.ClientSession) -> None:
         """After a reload with another token, neither the old token nor its cookie is accepted."""
         await get(client, f"{guarded.url}/?token={TOKEN}")
-        assert guarded.admin is not None
-        guarded.admin.change(token="another", hosts=(), wire=Wire(), names={})
+        guarded.server.change(token="another", hosts=(), serializer=CallSerializer(Wire(), {}))
         assert (await get(client, guarded.url + "/api/calls"))[0] == 401
         headers = {"Authorization": "Bearer another"}
         assert (await get(client, guarded.url + "/api/calls", headers=headers))[0] == 200
@@ -464,8 +463,7 @@ async def test_a_reload_changes_numbers_and_names(here: Room, client: aiohttp.Cl
     async with client.get(here.url + "/api/events?board=1") as answer:
         stream = Stream(answer)
         assert (await stream.next("board"))["data"]["calls"][0]["from"]["number"] == "***6662"
-        assert here.admin is not None
-        here.admin.change(token="", hosts=(), wire=Wire("drop"), names={"101": "Front office"})
+        here.server.change(token="", hosts=(), serializer=CallSerializer(Wire("drop"), {"101": "Front office"}))
         changed = (await stream.next("board"))["data"]
         assert (changed["whole"], changed["calls"][0]["from"]["number"]) == (True, None)
         assert changed["calls"][0]["extension_name"] == "Front office"
