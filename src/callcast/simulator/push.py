@@ -20,6 +20,7 @@ import msgspec
 from aiohttp import WSMsgType, web
 from msgspec import Struct
 
+from callcast.observability.fatal import observed
 from callcast.simulator import events
 from callcast.simulator.answers import (
     Refusal,
@@ -126,7 +127,7 @@ class Gateway:
             return ws
         connection = Connection(ws, request, sign_in, now)
         self._add(connection)
-        writer = asyncio.create_task(connection.write())
+        writer = observed(asyncio.create_task(connection.write()))
         try:
             if self._greet(connection, request.query.get("wsc")):
                 await self._listen(connection)
@@ -159,7 +160,7 @@ class Gateway:
         self.connections.append(connection)
         if self._pump is None or self._pump.done():
             self._woken = asyncio.Event()
-            self._pump = asyncio.create_task(self._run())
+            self._pump = observed(asyncio.create_task(self._run()))
         self.wake()
 
     def _greet(self, connection: Connection, wsc: str | None) -> bool:
