@@ -64,10 +64,10 @@ def test_every_command_explains_itself_with_an_example(name: str, capsys: pytest
     with pytest.raises(SystemExit) as end:
         main([name, "--help"])
     assert end.value.code == 0
-    said = capsys.readouterr().out
-    assert "example" in said
-    assert f"callcast {name}" in said
-    assert ("--config" in said) == COMMANDS[name].config
+    output = capsys.readouterr().out
+    assert "example" in output
+    assert f"callcast {name}" in output
+    assert ("--config" in output) == COMMANDS[name].config
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["--nonsense"], ["check", "--nonsense"], ["schema", "nonsense"]])
@@ -153,9 +153,9 @@ def test_check_refuses_an_outbox_of_another_version(tmp_path: Path) -> None:
         outbox.execute("PRAGMA user_version = 999")
     checked, ran = callcast("check", cwd=tmp_path), callcast("run", cwd=tmp_path)
     assert (checked.returncode, ran.returncode) == (69, 69)
-    for said in (checked.stderr, ran.stderr):
-        assert f"{tmp_path}/outbox.db was written by a newer callcast (schema 999, this one knows " in said
-        assert "run that version, or set another data_dir" in said
+    for message in (checked.stderr, ran.stderr):
+        assert f"{tmp_path}/outbox.db was written by a newer callcast (schema 999, this one knows " in message
+        assert "run that version, or set another data_dir" in message
     assert checked.stderr.startswith("callcast check: service.data_dir: ")
 
 
@@ -204,9 +204,9 @@ def test_run_refuses_what_check_refuses(tmp_path: Path) -> None:
     checked, ran = callcast("check", cwd=tmp_path), callcast("run", cwd=tmp_path)
     assert (checked.returncode, ran.returncode) == (78, 78)
     assert "above 100 s calls can be missed" in checked.stderr
-    said = json.loads(ran.stderr)
-    assert said["event"] == "configuration_invalid"
-    assert f"{said['where']}: {said['key']}: {said['detail']}\n    fix: {said['fix']}\n" in checked.stderr
+    line = json.loads(ran.stderr)
+    assert line["event"] == "configuration_invalid"
+    assert f"{line['where']}: {line['key']}: {line['detail']}\n    fix: {line['fix']}\n" in checked.stderr
 
 
 def test_run_logs_what_check_warns_of(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_healthcheck_by_configuration(service: str, tmp_path: Path, monkeypatch:
 
 
 def test_healthcheck_without_a_service(service: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """69, and where it was asked, when nothing listens; 2 when the question makes no sense."""
+    """69, and the address, when nothing listens; 2 when the question makes no sense."""
     with HTTPServer(("127.0.0.1", 0), Answers) as closed:
         port = closed.server_port
     assert main(["healthcheck", "--url", f"http://127.0.0.1:{port}"]) == 69

@@ -39,7 +39,7 @@ async def checked(*arguments: str, environ: Mapping[str, str] | None = None) -> 
 
 @asynccontextmanager
 async def mute() -> AsyncIterator[int]:
-    """Takes connections and never says a word."""
+    """Accepts connections and sends nothing."""
 
     async def hold(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await over.wait()
@@ -63,9 +63,9 @@ async def test_everything_is_well(tmp_path: Path) -> None:
                 f'[sinks.wall]\ntype = "mqtt"\nurl = "mqtt://127.0.0.1:{broker.port}"\n[sinks.lines]\ntype = "stdout"\n'
             )
             silently = await checked("--online", "--config", str(config))
-            heard = len(receiver.events)
+            received = len(receiver.events)
             aloud = await checked("--send", "--config", str(config))
-    assert (silently.returncode, silently.stderr, heard) == (0, "", 0), silently.stdout
+    assert (silently.returncode, silently.stderr, received) == (0, "", 0), silently.stdout
     lines = silently.stdout.split("\n\n")[-1].splitlines()
     assert [line[:7] for line in lines] == ["ok     "] * 8 + ["skipped"]
     assert (aloud.returncode, [event["type"] for event in receiver.events]) == (0, ["callcast.check"])
@@ -124,7 +124,7 @@ async def test_it_ends_whatever_hangs(tmp_path: Path) -> None:
 
 
 async def test_a_running_service_does_not_notice(tmp_path: Path) -> None:
-    """Asked on the same credential and broker, the service keeps its token and its connection."""
+    """While a check uses the same credential and broker, the service keeps its token and its connection."""
     async with seed_world(tmp_path) as world:
         world.stage.show(0)
         await world.service.start()

@@ -87,11 +87,11 @@ def objects(out: str) -> list[dict[str, Any]]:
 def pending(folder: Path) -> dict[str, list[str]]:
     """Per call: which sinks have a pending delivery."""
     with open_admin(folder / "data") as admin:
-        stories = [admin.history_of(call) for name in ("a", "b", "c") for call in admin.find(name)]
+        explanations = [admin.history_of(call) for name in ("a", "b", "c") for call in admin.find(name)]
     return {
-        story.call.session_id: [sink for output in story.events for sink in output.pending]
-        for story in stories
-        if story.call
+        explained.call.session_id: [sink for output in explained.events for sink in output.pending]
+        for explained in explanations
+        if explained.call
     }
 
 
@@ -176,7 +176,7 @@ def test_dead_show_holds_the_event(callcast: Callcast) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["retry"], "no dead letters selected"),
         (["drop"], "no dead letters selected"),
@@ -190,11 +190,11 @@ def test_dead_show_holds_the_event(callcast: Callcast) -> None:
         ([], "ACTION"),
     ],
 )
-def test_an_ambiguous_selection_changes_nothing(callcast: Callcast, arguments: list[str], says: str) -> None:
+def test_an_ambiguous_selection_changes_nothing(callcast: Callcast, arguments: list[str], message: str) -> None:
     """Exit code 2, what is wrong and what to write instead; every dead letter stays."""
     code, out, err = callcast("dead", *arguments)
     assert (code, out) == (2, "")
-    assert says in err
+    assert message in err
     assert len(objects(callcast("dead", "list")[1])) == 1
 
 
@@ -236,7 +236,7 @@ def test_replay_takes_what_is_asked_for(callcast: Callcast, arguments: list[str]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--sink", "crm"], "--since"),
         (["--sink", "crn", "--since", "2h"], "it defines crm, lines"),
@@ -245,11 +245,11 @@ def test_replay_takes_what_is_asked_for(callcast: Callcast, arguments: list[str]
         (["--sink", "crm", "--since", "1h", "--until", "2h"], "is before --since"),
     ],
 )
-def test_replay_refuses_what_makes_no_sense(callcast: Callcast, arguments: list[str], says: str) -> None:
+def test_replay_refuses_what_makes_no_sense(callcast: Callcast, arguments: list[str], message: str) -> None:
     """Exit code 2 and what to write instead."""
     code, out, err = callcast("replay", *arguments)
     assert (code, out) == (2, "")
-    assert says in err
+    assert message in err
 
 
 def test_replay_to_a_sink_that_never_ran(callcast: Callcast, folder: Path) -> None:
@@ -268,10 +268,10 @@ def test_replay_to_a_sink_that_never_ran(callcast: Callcast, folder: Path) -> No
 def test_explain_shows_the_history(callcast: Callcast, what: str) -> None:
     """The poll, the event, each attempt and pending deliveries are shown; found by call, session or event id."""
     code, out, _ = callcast("explain", what)
-    (story,) = objects(out)
+    (explained,) = objects(out)
     assert code == 0
-    assert (story["call"]["call_id"], story["pending"]) == ("101/a", [])
-    (output,) = story["events"]
+    assert (explained["call"]["call_id"], explained["pending"]) == ("101/a", [])
+    (output,) = explained["events"]
     assert (output["event"]["id"], output["recorded_at"]) == (event("a").id, "2026-03-02T09:00:00.000Z")
     assert (output["poll"]["before"], output["poll"]["evidence"]) == ("2026-03-02T09:00:00.000Z", "active_calls")
     (crm,) = output["sinks"]
@@ -298,9 +298,9 @@ def test_explain_lists_matches(callcast: Callcast) -> None:
 
 def test_explain_a_sources_event(callcast: Callcast) -> None:
     """The event of a source has a history too, without a call."""
-    (story,) = objects(callcast("explain", source_event().id)[1])
-    assert story["call"] is None
-    assert story["pending"] == [{"sink": "lines", "event_id": source_event().id}]
+    (explained,) = objects(callcast("explain", source_event().id)[1])
+    assert explained["call"] is None
+    assert explained["pending"] == [{"sink": "lines", "event_id": source_event().id}]
 
 
 @pytest.mark.parametrize("what", ["no-such-call", "evt_unknown", "9999"])
@@ -339,7 +339,7 @@ def test_faults_elsewhere_do_not_matter(callcast: Callcast, folder: Path, comman
 
 @pytest.mark.parametrize("command", [["dead", "list"], ["explain", "a"], ["replay", "--sink", "crm", "--since", "2h"]])
 @pytest.mark.parametrize(
-    ("text", "code", "says"),
+    ("text", "code", "message"),
     [
         ("[service]\ndata_dir = 3\n[sinks.crm]\n", 78, "service.data_dir: given the number 3, expected"),
         ("data_dir = \n", 78, "invalid TOML"),
@@ -348,18 +348,18 @@ def test_faults_elsewhere_do_not_matter(callcast: Callcast, folder: Path, comman
     ],
 )
 def test_where_the_outbox_is_not(
-    callcast: Callcast, folder: Path, command: list[str], text: str, code: int, says: str
+    callcast: Callcast, folder: Path, command: list[str], text: str, code: int, message: str
 ) -> None:
     """78 for a data_dir that is none, 69 where no outbox lies; with the place, and what to do."""
     (folder / "callcast.toml").write_text(text)
     got, out, err = callcast(*command)
     assert (got, out) == (code, "")
-    assert says in err
+    assert message in err
     assert "Traceback" not in err
 
 
 def test_a_sinks_own_keys_must_be_readable_to_replay(callcast: Callcast, folder: Path) -> None:
-    """What a sink wants to hear of cannot be guessed."""
+    """Which events a sink selects cannot be guessed."""
     (folder / "callcast.toml").write_text(CONFIG.replace('["call.*"]', '"call.*"'))
     code, _, err = callcast("replay", "--sink", "crm", "--since", "2h")
     assert code == 78

@@ -11,7 +11,7 @@ from tests.integration.cli.programs import program
 
 
 def test_a_port_that_is_in_use(capsys: pytest.CaptureFixture[str]) -> None:
-    """The port that was asked for is not replaced by another: 69, with the next step."""
+    """A port given with --port is not replaced by another: 69, with the next step."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["demo", "--port", str(port), "--for", "1s"]) == 69

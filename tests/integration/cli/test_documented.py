@@ -41,7 +41,7 @@ class Shell:
         program.write_text(f'#!/bin/sh\nexec {sys.executable} -m callcast "$@"\n')
         program.chmod(0o755)
 
-    async def run(self, line: str, *, endless: bool, until_said: str = "\n") -> tuple[int | None, str]:
+    async def run(self, line: str, *, endless: bool, awaited: str = "\n") -> tuple[int | None, str]:
         """The status, None of a line that had to be stopped, and what was on the screen."""
         master, slave = pty.openpty()
         process = await asyncio.create_subprocess_exec(
@@ -54,11 +54,11 @@ class Shell:
             start_new_session=True,
         )
         os.close(slave)
-        said: list[str] = []
-        asyncio.get_running_loop().add_reader(master, _read, master, said)
+        output: list[str] = []
+        asyncio.get_running_loop().add_reader(master, _read, master, output)
         try:
             if endless:
-                await until(lambda: until_said in "".join(said), f"{until_said!r} of {line}: {said}")
+                await until(lambda: awaited in "".join(output), f"{awaited!r} of {line}: {output}")
             async with asyncio.timeout(WAIT_S):
                 code = None if endless else await process.wait()
         finally:
@@ -67,12 +67,12 @@ class Shell:
             await process.wait()
             asyncio.get_running_loop().remove_reader(master)
             os.close(master)
-        return code, "".join(said)
+        return code, "".join(output)
 
 
-def _read(master: int, said: list[str]) -> None:
+def _read(master: int, output: list[str]) -> None:
     try:
-        said.append(os.read(master, 65536).decode())
+        output.append(os.read(master, 65536).decode())
     except OSError:  # the other side is closed
         asyncio.get_running_loop().remove_reader(master)
 
@@ -83,8 +83,8 @@ def lines(page: str) -> list[str]:
 
 def meant(line: str, examples: Mapping[str, str]) -> str:
     """With this service's ids and addresses in place of the page's."""
-    for said, here in examples.items():
-        line = line.replace(said, here)
+    for documented, here in examples.items():
+        line = line.replace(documented, here)
     return line
 
 
@@ -130,17 +130,17 @@ async def typed(shell: Shell, town: Town, documented: str, line: str, port: int)
     if documented.startswith("callcast dead"):  # what was retried is refused and dead again, after a moment
         await until(lambda: bool(dead_letters(town)), "a letter")
     if documented.startswith("SECRETS="):
-        asking = asyncio.create_task(shell.run(line, endless=True, until_said="401"))
+        asking = asyncio.create_task(shell.run(line, endless=True, awaited="401"))
         await until(lambda: answers(port), "the receiver")
         await asking
         return
     ringing = asyncio.create_task(calls(town))
     try:
-        code, said = await shell.run(line, endless=documented.startswith(ENDLESS))
+        code, output = await shell.run(line, endless=documented.startswith(ENDLESS))
     finally:
         ringing.cancel()
-    assert code in (0, None), f"{line}\n{said}"
-    assert "Traceback" not in said
+    assert code in (0, None), f"{line}\n{output}"
+    assert "Traceback" not in output
 
 
 async def calls(town: Town) -> None:
@@ -151,7 +151,7 @@ async def calls(town: Town) -> None:
 
 
 def answers(port: int) -> bool:
-    """Whether a receiver listens; it is asked something that is not signed."""
+    """Whether a receiver listens: it answers an unsigned request."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
             connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
@@ -167,14 +167,14 @@ def test_every_documented_line_is_known_here() -> None:
 
 
 async def test_the_check_on_the_page_of_the_configuration(tmp_path: Path) -> None:
-    """`callcast check` of a configuration with the faults that the page shows says so, and ends with 78."""
+    """`callcast check` of a configuration with the faults on the page reports them; exit code 78."""
     config = tmp_path / "callcast.toml"
     config.write_text('[sources.acme]\nclient_id = "a"\npoll_interval = 3\n')
     shell = Shell(tmp_path / "home", config)
     found = [line for line in lines("configuration.md") if line == "callcast check"]
-    code, said = await shell.run(found[0], endless=False)
-    assert code == STATUSES["callcast check"], said
-    assert "sources.acme.poll_interval: unknown key" in said
+    code, output = await shell.run(found[0], endless=False)
+    assert code == STATUSES["callcast check"], output
+    assert "sources.acme.poll_interval: unknown key" in output
 
 
 async def test_the_readmes_configuration_is_good_and_runs(town: Town, hook: Hook) -> None:
@@ -198,8 +198,8 @@ async def test_the_readmes_configuration_is_good_and_runs(town: Town, hook: Hook
     }
     shell._environ |= environ
     assert "callcast check  " in README
-    code, said = await shell.run("callcast check", endless=False)
-    assert (code, "polled every" in said) == (0, True), said
+    code, output = await shell.run("callcast check", endless=False)
+    assert (code, "polled every" in output) == (0, True), output
     assert "callcast run\n" in README
     town.service = Service(folder / "callcast.toml", town.service.url)
     await town.service.start(environ)

@@ -35,7 +35,7 @@ async def listed(folder: Path, fake: Platform, *arguments: str, more: str = "") 
 
 
 async def test_ids_numbers_names_and_types_and_a_names_table(tmp_path: Path) -> None:
-    """The table that is printed is TOML as [names] wants it; the token goes back."""
+    """The printed table is TOML that [names] accepts; the token goes back."""
     fake = platform()
     assert isinstance(fake.scenario, Story)
     phones = fake.scenario.account.extensions
@@ -72,7 +72,7 @@ async def test_a_missing_permission_is_named(tmp_path: Path) -> None:
 
 
 async def test_another_source_is_chosen_by_name(tmp_path: Path) -> None:
-    """Of several the first is used, and that is said; an unknown one is refused with those that there are."""
+    """Of several sources the first is used, with a note; an unknown name is rejected with a list of the known ones."""
     other = SOURCE.replace("simulated-client", "unknown-app")
     more = f"[sources.other]\n{other}"
     code, _, err = await listed(tmp_path, platform(), more=more)
@@ -81,10 +81,10 @@ async def test_another_source_is_chosen_by_name(tmp_path: Path) -> None:
     assert (code, "use one of acme, other" in err) == (2, True)
 
 
-@pytest.mark.parametrize(("text", "says"), [("[service]\n", "has no source"), ("[sources.acme]\n", "client_id")])
-async def test_a_wrong_configuration(tmp_path: Path, text: str, says: str) -> None:
+@pytest.mark.parametrize(("text", "message"), [("[service]\n", "has no source"), ("[sources.acme]\n", "client_id")])
+async def test_a_wrong_configuration(tmp_path: Path, text: str, message: str) -> None:
     """Exit 78, with the key."""
     path = tmp_path / "callcast.toml"
     path.write_text(text)
     done = await asyncio.to_thread(callcast, "extensions", "--config", str(path))
-    assert (done.returncode, says in done.stderr) == (78, True)
+    assert (done.returncode, message in done.stderr) == (78, True)

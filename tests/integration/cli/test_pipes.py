@@ -64,7 +64,7 @@ def test_without_a_reader(command: Sequence[str], unbuffered: str, folder: Path)
 
 @pytest.mark.parametrize("command", [("schema", "event"), ("explain", "0100", "--config", "callcast.toml")])
 def test_onto_a_full_disk(command: Sequence[str], folder: Path) -> None:
-    """That is not a closed pipe: the cause is said, and 69."""
+    """That is not a closed pipe: the error names the cause; exit code 69."""
     with open("/dev/full", "wb") as full:  # noqa: PTH123
         code, err = run(command, folder, full.fileno(), unbuffered="1")
     assert code == 69

@@ -74,7 +74,7 @@ def validator(standard: bool = False) -> Draft202012Validator:
 
 
 def faults(event: dict[str, Any], *, standard: bool = False) -> list[str]:
-    """Of the branch that the type names: `oneOf` alone would only say that none fits."""
+    """The error is that of the type's branch: `oneOf` alone would report only that none matches."""
     (branch,) = [s for s in validator(standard).schema["oneOf"] if matches(s["$ref"], event["type"], standard)]
     one = validator(standard).evolve(schema=validator(standard).schema | {"oneOf": [branch]})
     return [f"{e.json_path}: {e.message}" for error in one.iter_errors(event) for e in (error.context or [error])]
@@ -272,14 +272,14 @@ def node() -> str:
 def test_the_official_parser_takes_the_asyncapi_document() -> None:
     """Without an error or a warning; and it sees every operation."""
     command = [node(), str(NODE / "check_asyncapi.mjs")]
-    said = subprocess.run(command, input=json.dumps(asyncapi()), capture_output=True, text=True, check=True)
-    output = json.loads(said.stdout)
+    done = subprocess.run(command, input=json.dumps(asyncapi()), capture_output=True, text=True, check=True)
+    output = json.loads(done.stdout)
     assert [one for one in output["found"] if "latest version" not in one["message"]] == []
     assert set(output["operations"]) == set(asyncapi()["operations"])
 
 
 def test_the_lock_of_the_parser_names_no_registry() -> None:
-    """It says what to install, not where from."""
+    """The message names the package to install, not where from."""
     lock = (NODE / "package-lock.json").read_text()
     assert '"resolved"' not in lock
     assert '"integrity": "sha512-' in lock

@@ -36,17 +36,17 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def says(*command: str | Path) -> tuple[int, str]:
+def run(*command: str | Path) -> tuple[int, str]:
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
 def check_jsonschema(schema: Path, *files: Path) -> tuple[int, str]:
-    return says(tool("check-jsonschema"), "--schemafile", schema, *files)
+    return run(tool("check-jsonschema"), "--schemafile", schema, *files)
 
 
 def taplo(schema: Path, *files: Path) -> tuple[int, str]:
-    return says(tool("taplo"), "lint", "--no-auto-config", "--schema", schema.as_uri(), *files)
+    return run(tool("taplo"), "lint", "--no-auto-config", "--schema", schema.as_uri(), *files)
 
 
 def good_files(folder: Path) -> list[Path]:
@@ -57,7 +57,7 @@ def good_files(folder: Path) -> list[Path]:
 
 def test_the_schema_is_one_for_check_jsonschema(schema: Path) -> None:
     """It keeps to the draft that it names."""
-    code, output = says(tool("check-jsonschema"), "--check-metaschema", schema)
+    code, output = run(tool("check-jsonschema"), "--check-metaschema", schema)
     assert code == 0, output
 
 

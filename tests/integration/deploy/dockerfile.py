@@ -1,4 +1,4 @@
-"""The Dockerfile as data, and its build stage as plain commands below a folder of one's own."""
+"""The Dockerfile as data, and its build stage as plain commands in a folder."""
 
 import os
 import shlex
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.integration.deploy.tools import DEPLOY, ROOT
 
-NOBODY = 65534
+UNPRIVILEGED = 65534
 Instruction = tuple[str, str]  # such as ("RUN", "...")
 
 
@@ -38,7 +38,7 @@ def environment(stage: list[Instruction]) -> dict[str, str]:
     return dict(pairs)
 
 
-class Bench:
+class StageRunner:
     """Runs a stage's COPY and RUN below `root`, unprivileged if run by root; copied files stay read-only."""
 
     def __init__(self, root: Path, places: tuple[str, ...]) -> None:
@@ -50,7 +50,7 @@ class Bench:
         (root / "bin/python").symlink_to(_python())
         if os.geteuid() == 0:
             for folder in ("opt", "tmp", "home"):
-                os.chown(root / folder, NOBODY, NOBODY)
+                os.chown(root / folder, UNPRIVILEGED, UNPRIVILEGED)
 
     def build(self, stage: list[Instruction]) -> None:
         settings = environment(stage)
@@ -65,7 +65,7 @@ class Bench:
         kept = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "HTTPS_"))}
         path = f"{self.root / 'bin'}:/usr/bin:/bin"
         environ = {**kept, **settings, "HOME": str(self.root / "home"), "PATH": path, "TMPDIR": str(self.root / "tmp")}
-        who = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+        account = {"user": UNPRIVILEGED, "group": UNPRIVILEGED, "extra_groups": []} if os.geteuid() == 0 else {}
         done = subprocess.run(
             ["/bin/sh", "-ec", command],
             cwd=self._source,
@@ -74,7 +74,7 @@ class Bench:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            **who,  # type: ignore[call-overload]
+            **account,  # type: ignore[call-overload]
         )
         assert done.returncode == 0, done.stdout
         return str(done.stdout)
@@ -97,5 +97,5 @@ class Bench:
 
 
 def _python() -> Path:
-    """One that anybody may run: root's own may lie in root's home."""
+    """A Python that every user can run: that of root may be in root's home."""
     return Path("/usr/bin/python3") if os.geteuid() == 0 else Path(sys.executable).resolve()

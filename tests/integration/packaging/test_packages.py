@@ -54,7 +54,7 @@ def test_the_same_sources_give_the_same_bytes(python: Path, built: dict[str, Pat
 
 
 def test_a_wheel_of_the_sdist_is_the_wheel(python: Path, built: dict[str, Path], tmp_path: Path) -> None:
-    """The sdist lacks nothing that the build wants."""
+    """The sdist has everything that the build needs."""
     with tarfile.open(built["sdist"]) as archive:
         archive.extractall(tmp_path, filter="data")
     again = build(python, tmp_path / NAME, tmp_path / "out", SOURCE_DATE_EPOCH="1767225600")
@@ -96,7 +96,7 @@ def test_the_sdist_holds_what_a_packager_wants_and_no_leftovers(built: dict[str,
 
 
 def test_it_installs_into_an_empty_environment_and_runs_from_there(built: dict[str, Path], tmp_path: Path) -> None:
-    """Only the wheel and what it asks for; version, demo and the configuration's schema, far from any checkout."""
+    """Only the wheel and its requirements; version, demo and the configuration's schema, far from any checkout."""
     python = environment(tmp_path / "venv", built["wheel"])
     callcast_ = python.parent / "callcast"
     assert run(callcast_, "--version", cwd=tmp_path) == f"callcast {callcast.__version__}\n"

@@ -45,7 +45,7 @@ async def taken(path: Path, sink: str) -> list[str]:
         return [one.event.id for one in await outbox.claim(sink, limit=100)]
 
 
-def asked(path: Path, query: str) -> Any:
+def rows(path: Path, query: str) -> Any:
     with closing(sqlite3.connect(path / schema.FILE)) as connection:
         return connection.execute(query).fetchall()
 
@@ -64,13 +64,13 @@ async def test_an_upgrade_loses_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, next_schema))
     assert await taken(tmp_path, "crm") == ids[1:]
     assert await taken(tmp_path, "wall") == ids
-    assert asked(tmp_path, "PRAGMA user_version") == [(schema.newest(),)]
-    assert asked(tmp_path, "SELECT count(*), min(origin) FROM events") == [(50, "poll")]
-    assert asked(tmp_path, "SELECT count(*) FROM dead") == [(1,)]
+    assert rows(tmp_path, "PRAGMA user_version") == [(schema.newest(),)]
+    assert rows(tmp_path, "SELECT count(*), min(origin) FROM events") == [(50, "poll")]
+    assert rows(tmp_path, "SELECT count(*) FROM dead") == [(1,)]
 
 
 async def test_a_file_of_an_older_schema_is_refused_with_what_it_holds(tmp_path: Path) -> None:
-    """The sentence counts what would be lost and says what to do; the file is not touched."""
+    """The message counts what would be lost and gives the next step; the file is not touched."""
     await fill(tmp_path)
     with closing(sqlite3.connect(tmp_path / schema.FILE)) as connection:
         connection.execute("ALTER TABLE sinks RENAME COLUMN pending TO owed")
@@ -78,8 +78,8 @@ async def test_a_file_of_an_older_schema_is_refused_with_what_it_holds(tmp_path:
         connection.commit()
     with pytest.raises(OutboxRefused, match=r"99 pending deliveries and 1 dead letters: run that version"):
         await taken(tmp_path, "crm")
-    assert asked(tmp_path, "PRAGMA user_version") == [(3,)]
-    assert asked(tmp_path, "SELECT sum(owed), sum(dead) FROM sinks") == [(99, 1)]
+    assert rows(tmp_path, "PRAGMA user_version") == [(3,)]
+    assert rows(tmp_path, "SELECT sum(owed), sum(dead) FROM sinks") == [(99, 1)]
 
 
 async def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,14 +95,14 @@ async def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, monkeypatch
         patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, breaks))
         with pytest.raises(Exception, match="disk I/O error"):
             await taken(tmp_path, "wall")
-    assert asked(tmp_path, "PRAGMA user_version") == [(schema.newest(),)]
+    assert rows(tmp_path, "PRAGMA user_version") == [(schema.newest(),)]
     assert await taken(tmp_path, "wall") == ids
 
 
 async def test_a_downgrade_over_another_schema_is_refused_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The older version says which version to run and touches nothing; the newer one delivers everything then."""
+    """The older version names the version to run and changes nothing; the newer one then delivers everything."""
     ids = await fill(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, next_schema))

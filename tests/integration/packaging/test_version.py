@@ -1,4 +1,4 @@
-"""What can be said of version and dependencies without building anything."""
+"""Version and dependencies, checked without a build."""
 
 import ast
 import re
@@ -21,17 +21,17 @@ def test_the_version_stands_in_one_place() -> None:
     """`callcast.__version__`: pyproject reads it from there; only the manifest's image names it too, and agrees."""
     assert "version" in PROJECT["project"]["dynamic"]
     assert PROJECT["tool"]["hatch"]["version"] == {"path": "src/callcast/__init__.py"}
-    said = re.compile(rf"(?<![\d.=<>~]){re.escape(callcast.__version__)}(?![\d.])")
+    version = re.compile(rf"(?<![\d.=<>~]){re.escape(callcast.__version__)}(?![\d.])")
     files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "deploy").rglob("*"), ROOT / "Makefile", ROOT / "README.md"]
     files = [file for file in files if file.is_file() and file.suffix not in (".lock", ".pyc")]
-    assert {file.name for file in files if said.search(file.read_text())} == {"__init__.py", "kubernetes.yaml"}
+    assert {file.name for file in files if version.search(file.read_text())} == {"__init__.py", "kubernetes.yaml"}
     assert f"/callcast:{callcast.__version__}\n" in (ROOT / "deploy/kubernetes.yaml").read_text()
 
 
 def test_whatever_is_imported_is_asked_for() -> None:
     """Every imported package is a declared dependency, and every declared one is imported."""
-    asked = {re.split(r"[^a-z0-9-]", one)[0] for one in PROJECT["project"]["dependencies"]}
-    assert {ELSEWHERE.get(name, name.replace("_", "-")) for name in imported()} == asked
+    declared = {re.split(r"[^a-z0-9-]", one)[0] for one in PROJECT["project"]["dependencies"]}
+    assert {ELSEWHERE.get(name, name.replace("_", "-")) for name in imported()} == declared
 
 
 def imported() -> set[str]:

@@ -35,7 +35,7 @@ SECRETS = {
     "hash key": "canary-hash-key",
 }
 NUMBER = re.compile(r"(?<!\d)\+?1?(6504306662|6502886382|6502223366|6504223366|4155550199)(?!\d)")
-CANARY_NUMBER = "+14155550199"  # in what remote sides say about themselves
+CANARY_NUMBER = "+14155550199"  # in the answers of remote sides
 
 
 STATUSES = (500, 401, 302, 413, 429, 410)
@@ -62,9 +62,9 @@ class Echo:
     async def _take(self, request: web.Request) -> web.Response:
         body, status = await request.read(), int(request.path.split("/")[1])
         self.answered.add(status)
-        said = f"{request.method} {request.raw_path}\n{dict(request.headers)}\n{body.decode()}\n{CANARY_NUMBER}\n"
+        text = f"{request.method} {request.raw_path}\n{dict(request.headers)}\n{body.decode()}\n{CANARY_NUMBER}\n"
         headers = {"Location": f"http://127.0.0.1:1/{SECRETS['url token']}"} if status == 302 else {}
-        return web.Response(status=status, text=said, headers=headers, reason=f"Canary {SECRETS['url token']}")
+        return web.Response(status=status, text=text, headers=headers, reason=f"Canary {SECRETS['url token']}")
 
 
 CONFIG = """\
@@ -161,7 +161,7 @@ def install(folder: Path) -> None:
 
 
 @dataclass
-class Said:
+class Output:
     """All output, by its place."""
 
     texts: dict[str, str] = field(default_factory=dict)
@@ -204,7 +204,7 @@ class House:
     echo: Echo
     service: Service
     environ: dict[str, str]
-    said: Said = field(default_factory=Said)
+    output: Output = field(default_factory=Output)
 
     def strike(self, kind: Any, path: str = "*active-calls*", **facts: Any) -> int:
         return self.platform.strike(Fault(kind=kind, path=path, **facts))

@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.integration.security.canaries import CREDENTIAL, HTTP_TOKEN, SECRETS, SIGNING, STATUSES, House, Said, house
+from tests.integration.security.canaries import CREDENTIAL, HTTP_TOKEN, SECRETS, SIGNING, STATUSES, House, Output, house
 from tests.integration.sinks.brokers import mosquitto
 from tests.ports import free_port
 from tests.system.world import until
@@ -38,7 +38,7 @@ async def run(home: House, *arguments: str, exits: tuple[int, ...] = (0,)) -> No
     )
     out, _ = await process.communicate()
     assert process.returncode in exits, out.decode()
-    home.said.add(f"callcast {' '.join(arguments[:2])}", out.decode())
+    home.output.add(f"callcast {' '.join(arguments[:2])}", out.decode())
 
 
 async def look_at(home: House) -> None:
@@ -47,14 +47,14 @@ async def look_at(home: House) -> None:
         for path in PATHS:
             for headers in (BEARER, {}, {"Authorization": f"Bearer {HTTP_TOKEN}x", "Accept": "text/html"}):
                 async with session.get(home.service.url + path, headers=headers) as answer:
-                    home.said.add(path, f"{dict(answer.headers)}\n{await answer.text()}")
+                    home.output.add(path, f"{dict(answer.headers)}\n{await answer.text()}")
         url = home.service.url + "/api/events?after=0&board=1"
         async with session.get(url, headers=BEARER) as answer, asyncio.timeout(10):
-            home.said.add("/api/events", (await answer.content.readuntil(b"event: board")).decode())
+            home.output.add("/api/events", (await answer.content.readuntil(b"event: board")).decode())
         async with session.get(f"{home.service.url}/?token={HTTP_TOKEN}", allow_redirects=False) as answer:
-            home.said.add("the log-in", str(dict(answer.headers)))
+            home.output.add("the log-in", str(dict(answer.headers)))
     for name in ("cmdline", "comm"):
-        home.said.add(f"/proc/{name}", Path(f"/proc/{home.service.pid}/{name}").read_text())  # noqa: ASYNC240
+        home.output.add(f"/proc/{name}", Path(f"/proc/{home.service.pid}/{name}").read_text())  # noqa: ASYNC240
 
 
 def seen(home: House, *words: str) -> Callable[[], bool]:
@@ -112,9 +112,9 @@ async def test_nothing_comes_out_of_a_service_in_every_kind_of_trouble(home: Hou
     assert any("Traceback" in line for line in home.service.log)
     assert "RuntimeError" in "".join(home.service.log)
     await commands(home)
-    home.said.add("the log", "".join(home.service.log))
-    assert len(home.said.texts) > 15
-    assert home.said.leaks(home.platform) == []
+    home.output.add("the log", "".join(home.service.log))
+    assert len(home.output.texts) > 15
+    assert home.output.leaks(home.platform) == []
 
 
 async def reload(home: House) -> None:
@@ -123,7 +123,7 @@ async def reload(home: House) -> None:
     for text, status in ((good.replace("X-Key", "X-Other"), 200), (good.replace("jwt =", "jwtt ="), 409)):
         home.service.config.write_text(text)
         async with aiohttp.ClientSession(headers=BEARER) as session, session.post(url, json={}) as answer:
-            home.said.add("/-/reload", await answer.text())
+            home.output.add("/-/reload", await answer.text())
             assert answer.status == status
     home.service.config.write_text(good)
 
@@ -133,10 +133,10 @@ async def commands(home: House) -> None:
     await run(home, "check", *config)
     await run(home, "check", "--online", *config, exits=(69,))
     await run(home, "check", "--send", *config, exits=(69,))
-    for asked in ("6662", "s-8f8125f1aeb944f486531c351a2f520e"):
-        await run(home, "explain", asked, *config)
+    for searched in ("6662", "s-8f8125f1aeb944f486531c351a2f520e"):
+        await run(home, "explain", searched, *config)
     await run(home, "dead", "list", *config)
-    dead = json.loads(home.said.texts["callcast dead list"].splitlines()[0])
+    dead = json.loads(home.output.texts["callcast dead list"].splitlines()[0])
     await run(home, "dead", "show", dead["event_id"], *config)
     await run(home, "replay", "--sink", "crm500", "--since", "2h", *config)
 
@@ -169,7 +169,7 @@ async def test_a_fault_in_the_configuration_shows_no_secret(
         home.environ["CALLCAST_SINKS__DEAD__TIMEOUT_S"] = SECRETS["header token"]
         for command in ("check", "run"):
             await run(home, command, "--config", str(home.service.config), exits=(78,))
-        assert home.said.leaks(home.platform) == []
+        assert home.output.leaks(home.platform) == []
 
 
 async def test_the_token_endpoint_may_say_what_it_likes(tmp_path: Path) -> None:
@@ -188,8 +188,8 @@ async def test_the_token_endpoint_may_say_what_it_likes(tmp_path: Path) -> None:
             await run(home, "check", "--online", "--config", str(home.service.config), exits=(69,))
             home.platform.faults.remove(number)
         assert await home.service.stop() == 0
-        home.said.add("the log", "".join(home.service.log))
-        assert home.said.leaks(home.platform) == []
+        home.output.add("the log", "".join(home.service.log))
+        assert home.output.leaks(home.platform) == []
 
 
 def test_the_canaries_would_be_seen(tmp_path: Path) -> None:
@@ -197,6 +197,6 @@ def test_the_canaries_would_be_seen(tmp_path: Path) -> None:
     from callcast.simulator import Platform
 
     for text in (SECRETS["jwt"], "c2ltdWxhdGVkLWNsaWVudDpjYW5hcnktY2xpZW50LXNlY3JldA==", "+16504306662", "6504306662"):
-        said = Said()
-        said.add("somewhere", f"x {text} y")
-        assert len(said.leaks(Platform())) == 1, text
+        output = Output()
+        output.add("somewhere", f"x {text} y")
+        assert len(output.leaks(Platform())) == 1, text

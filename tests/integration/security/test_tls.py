@@ -24,9 +24,9 @@ type = "stdout"
 
 
 @asynccontextmanager
-async def serving(context: ssl.SSLContext, heard: list[str]) -> AsyncIterator[int]:
+async def serving(context: ssl.SSLContext, received: list[str]) -> AsyncIterator[int]:
     async def answer(request: web.Request) -> web.Response:
-        heard.append(request.path)
+        received.append(request.path)
         return web.Response(status=503)
 
     app = web.Application()
@@ -47,7 +47,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 @pytest.mark.parametrize(
-    ("newest", "trusted", "said"),
+    ("newest", "trusted", "message"),
     [
         (ssl.TLSVersion.TLSv1_2, True, "the token endpoint answered 503"),
         (ssl.TLSVersion.TLSv1_1, True, "failed   source acme: token  no "),  # TLS connection, or none at all
@@ -55,14 +55,14 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     ],
 )
 async def test_the_platform_hears_nothing_over_a_weak_connection(
-    tmp_path: Path, certificates: Certificates, newest: ssl.TLSVersion, trusted: bool, said: str
+    tmp_path: Path, certificates: Certificates, newest: ssl.TLSVersion, trusted: bool, message: str
 ) -> None:
     """A valid certificate and TLS 1.2 are accepted; TLS 1.1 or an untrusted authority get no request."""
-    heard: list[str] = []
+    received: list[str] = []
     environ = {"SSL_CERT_FILE": certificates.ca if trusted else str(tmp_path / "none.pem")}
-    async with serving(certificates.server_context(newest=newest), heard) as port:
+    async with serving(certificates.server_context(newest=newest), received) as port:
         config = tmp_path / "callcast.toml"
         config.write_text(CONFIG.format(port=port))
         done = await checked("--online", "--config", str(config), environ=environ)
-    assert said in done.stdout, done.stdout
-    assert bool(heard) == said.endswith("503")
+    assert message in done.stdout, done.stdout
+    assert bool(received) == message.endswith("503")

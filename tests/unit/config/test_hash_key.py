@@ -49,7 +49,7 @@ def test_no_one_hashes(tmp_path: Path) -> None:
 
 
 def test_a_configured_one_needs_no_file(tmp_path: Path) -> None:
-    """What `hash_key` says counts."""
+    """`hash_key` takes precedence."""
     assert hash_key(settings(tmp_path, service='numbers = "hash"\nhash_key = "geheim"')) == b"geheim"
     assert not (tmp_path / "hash.key").exists()
 
@@ -76,7 +76,7 @@ def test_an_empty_key_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_deleted_key_is_written_again(tmp_path: Path) -> None:
-    """At a reload of a running service the key stays the same, and the log says what happened."""
+    """At a reload of a running service the key stays the same, and a log line reports it."""
     hashing = settings(tmp_path, sink='numbers = "hash"')
     key = hash_key(hashing)
     (tmp_path / "hash.key").unlink()

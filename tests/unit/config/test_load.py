@@ -110,14 +110,14 @@ def test_a_variable_is_typed_by_its_key(tmp_path: Path, name: str, text: str, ex
 
 
 def test_a_variable_wins_over_the_file(tmp_path: Path) -> None:
-    """What the environment says counts, and what only the file says stays."""
+    """The environment takes precedence; what is set only in the file stays."""
     text = SOURCE + WEBHOOK + "timeout_s = 3\nlive_ttl_s = 4\n"
     crm = settings(tmp_path, text, {"CALLCAST_SINKS__CRM__TIMEOUT_S": "5"}).sinks["crm"]
     assert (crm.timeout_s, crm.live_ttl_s) == (5, 4)
 
 
 def test_a_variable_may_change_the_type_of_a_sink(tmp_path: Path) -> None:
-    """The type decides which keys there are, wherever it is said."""
+    """The type decides which keys exist, wherever it is set."""
     environ = {"CALLCAST_SINKS__OUT__TYPE": "webhook", "CALLCAST_SINKS__OUT__URL": "https://crm.example.com/"}
     assert settings(tmp_path, SOURCE + "[sinks.out]\n", environ).sinks["out"].type == "webhook"
 
@@ -233,7 +233,7 @@ def test_plaintext_towards_loopback(tmp_path: Path, host: str) -> None:
 
 
 def test_plaintext_can_be_allowed_and_is_warned_of(tmp_path: Path) -> None:
-    """`allow_plaintext` lets http and mqtt pass beyond loopback, loudly."""
+    """`allow_plaintext` permits http and mqtt beyond loopback, with a warning."""
     text = SOURCE + 'server = "http://rc.example.com"\nallow_plaintext = true\n'
     text += WEBHOOK.replace("https", "http") + "allow_plaintext = true\n"
     text += '[sinks.b]\ntype = "mqtt"\nurl = "mqtt://broker.example.com"\nallow_plaintext = true\n'
@@ -260,7 +260,7 @@ def test_a_sink_may_ask_for_any_extension_where_all_may_be_watched(tmp_path: Pat
 
 
 def test_an_accepted_blind_spot_is_a_warning(tmp_path: Path) -> None:
-    """`accept_blind_spots` lets a slow plan run, and `check` still says it."""
+    """`accept_blind_spots` permits a slow plan; `check` still warns of it."""
     extensions = ", ".join(f'"{number}"' for number in range(100, 118))
     text = SOURCE + f"extensions = [{extensions}]\naccept_blind_spots = true\n" + STDOUT
     found = verdict(tmp_path, text)
@@ -277,7 +277,7 @@ def test_extensions_with_an_account_watch_are_warned_of(tmp_path: Path) -> None:
 
 def test_names_that_nothing_shows(tmp_path: Path) -> None:
     """A name for an extension that no source watches is a warning, most likely a typing mistake."""
-    named = '[names]\n62264425017 = "Desk"\n62264425016 = "Reception"\n5 = "No one"\n'
+    named = '[names]\n62264425017 = "Desk"\n62264425016 = "Reception"\n5 = "Lobby"\n'
     found = verdict(tmp_path, SOURCE + 'extensions = ["62264425016"]\n' + STDOUT + named)
     assert [(one.key, one.fix) for one in found.warnings] == [
         ("names.62264425017", 'did you mean "62264425016"?'),

@@ -1,4 +1,4 @@
-"""The example, the docs and the schema are made from the models, complete, and in step with them."""
+"""The example, the docs and the schema are generated from the models, complete and up to date."""
 
 import json
 import re
@@ -39,8 +39,8 @@ def validator() -> Draft202012Validator:
 
 
 @pytest.mark.parametrize("name", ["EXAMPLE", "PAGE"])
-def test_made_anew_it_is_the_same(name: str) -> None:
-    """config.example.toml and docs/configuration.md say what the code says: python docs/make_configuration.py."""
+def test_generated_files_are_up_to_date(name: str) -> None:
+    """config.example.toml and docs/configuration.md match the code: python docs/make_configuration.py."""
     maker = runpy.run_path(str(ROOT / "docs" / "make_configuration.py"))
     text = maker["example" if name == "EXAMPLE" else "page"]()
     assert maker[name].read_text() == text
@@ -88,8 +88,8 @@ def test_every_key_is_described() -> None:
     assert not [name for name, field in fields if not field.description]
 
 
-def test_the_schema_is_one() -> None:
-    """It is valid JSON Schema, names nothing of this machine, and takes the example in every form."""
+def test_the_schema_is_valid() -> None:
+    """It is valid JSON Schema, contains no path of this machine, and accepts the example in every form."""
     schema = config_schema()
     Draft202012Validator.check_schema(schema)
     assert str(Path.home()) not in json.dumps(schema)
@@ -99,6 +99,6 @@ def test_the_schema_is_one() -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not BEYOND_A_SCHEMA.match(name)])
 def test_the_schema_refuses_what_the_check_refuses(name: str) -> None:
-    """An editor shows the same mistakes, as far as one file alone can show."""
+    """An editor shows the same mistakes, as far as they are visible in one file."""
     data = tomllib.loads((BROKEN / f"{name}.toml").read_text())
     assert list(validator().iter_errors(json.loads(json.dumps(data, default=lambda _: {}))))

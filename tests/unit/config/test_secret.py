@@ -104,7 +104,7 @@ class Settings(SinkSettings):
 
 @pytest.fixture
 def telltale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody else's sink whose checks are careless with a secret."""
+    """A third-party sink whose validators put a secret into messages."""
     site = tmp_path / "site"
     metadata = site / "telltale-1.dist-info"
     metadata.mkdir(parents=True)
@@ -118,7 +118,7 @@ def telltale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("telltale")
 def test_a_careless_sink_cannot_tell_a_secret(tmp_path: Path) -> None:
-    """A secret that somebody else's check puts into its message is blacked out."""
+    """A secret in the message of a third-party validator is redacted."""
     output = report(tmp_path, f'{SOURCE}[sinks.s]\ntype = "telltale"\ntoken = "{CANARY}"\n')
     assert f"sinks.s.token: the token {HIDDEN} is bad" in output
     assert "canary" not in output
@@ -147,7 +147,7 @@ def test_a_broken_package_is_a_fault_and_no_traceback(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("telltale")
 def test_a_type_that_two_packages_offer(tmp_path: Path) -> None:
-    """No one can quietly take the place of a sink of ours."""
+    """A third-party sink cannot replace a built-in one without an error."""
     metadata = tmp_path / "site" / "rival-1.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: rival\nVersion: 1\n")
