@@ -68,7 +68,7 @@ class Hour:
             self._turned_at = time.monotonic()
             before = self._polls()  # of two that begin from now on the first is surely over
             await until(lambda before=before: self._polls() >= before + 2, "two more looks")  # type: ignore[misc]
-        for _ in range(100):
+        for _ in range(300):
             fault = self._fault(await self.wall.evaluate(SHOWN))
             if not fault:
                 return

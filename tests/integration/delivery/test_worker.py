@@ -351,7 +351,7 @@ async def test_what_is_new_overtakes_what_was_brought_back(bench: Bench) -> None
     bench.remote.answer = wait
     with open_admin(bench.path) as admin:
         assert admin.replay(NINE, sink="crm", since=NINE, until=NINE) == 3
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not bench.remote.sent:  # noqa: ASYNC110 (the outbox asks its file)
             await asyncio.sleep(0.01)
     await bench.record(event("new"))

@@ -69,7 +69,7 @@ async def test_retry_beside_the_service(tmp_path: Path) -> None:
             (first, second) = admin.dead_letters()
             assert admin.retry(NINE + HOUR, Selection(event_ids=frozenset({first.event.id}))) == 1
             assert list(admin.dead_letters()) == [second]
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 30)
         (again,) = await outbox.claim("crm", limit=9)
         assert (again.event, again.attempt, again.replayed) == (first.event, 2, True)
         assert (again.recorded_at, again.pending_since) == (NINE, NINE + HOUR)
@@ -129,7 +129,7 @@ async def test_replay(tmp_path: Path) -> None:
         await clock.turn(120)
         minute_ago, long_ago = clock.now() - HOUR / 60, clock.now() - 75 * HOUR
         assert await outbox.expire_overdue("crm", live_before=minute_ago, final_before=long_ago) == Overdue()
-        await asyncio.wait_for(outbox.wait("crm", timeout_s=3600), 5)
+        await asyncio.wait_for(outbox.wait("crm", timeout_s=3600), 30)
         first = await outbox.claim("crm", limit=9)
         assert [one.event.id for one in first] == [event("a").id, event("b").id]
         assert [(one.live, one.attempt, one.replayed) for one in first] == [(False, 2, True)] * 2

@@ -380,7 +380,7 @@ async def test_what_a_command_writes_is_noticed(tmp_path: Path) -> None:
         script = f"import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); {write}"
         command = await asyncio.create_subprocess_exec(sys.executable, "-c", script, str(tmp_path / "outbox.db"))
         assert await command.wait() == 0
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 30)
         assert len(await outbox.claim("crm", limit=9)) == 2
 
 

@@ -218,7 +218,7 @@ class World:
 
     async def until(self, condition: Callable[[], object], *, turn_s: float = 0.0) -> None:
         """Wait until it is so; meanwhile turn the clock, so much each time."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while not condition():
                 if turn_s:
                     await self.clock.turn(turn_s)

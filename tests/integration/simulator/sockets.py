@@ -11,7 +11,7 @@ import aiohttp
 from tests.integration.simulator.caller import Caller
 
 TELEPHONY = "/restapi/v1.0/account/~/telephony/sessions"
-WAIT_S = 10.0
+WAIT_S = 30.0
 NUMBERS = count(1)
 
 

@@ -135,7 +135,7 @@ class Stage:
         client.loop_start()
         client.subscribe([("callcast/#", 0), ("fence", 0)])
         client.publish("fence", "x")
-        assert fence.wait(10)
+        assert fence.wait(30)
         client.disconnect()
         client.loop_stop()
         return seen

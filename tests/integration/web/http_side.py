@@ -34,6 +34,7 @@ from callcast.web.serializers import CallSerializer
 from callcast.web.server import WebServer
 from callcast.web.sse import Broadcaster
 
+WAIT_S = 30.0
 ANSWERED = {"state": State.CONNECTED, "answered_exact": True}
 
 
@@ -138,12 +139,10 @@ class Room:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Wait until the condition holds; fail after 5 s."""
-    for _ in range(1000):
-        if holds():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it never came to hold")
+    """Wait until the condition holds."""
+    async with asyncio.timeout(WAIT_S):
+        while not holds():  # noqa: ASYNC110 (a condition of any kind)
+            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager

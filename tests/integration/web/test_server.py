@@ -337,7 +337,7 @@ async def test_health_checks_need_no_host(path: str, token: str) -> None:
         for rest in ("HTTP/1.0\r\n", "HTTP/1.0\r\nHost: \r\n", "HTTP/1.1\r\nHost: \r\n"):
             reader, writer = await asyncio.open_connection("127.0.0.1", int(made.url.rpartition(":")[2]))
             writer.write(f"GET {path} {rest}Connection: close\r\n\r\n".encode())
-            answer = await asyncio.wait_for(reader.read(), 10)
+            answer = await asyncio.wait_for(reader.read(), 30)
             writer.close()
             assert answer.split(b" ")[1] == b"200", (rest, answer)
 
