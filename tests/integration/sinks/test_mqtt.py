@@ -858,6 +858,22 @@ async def test_a_web_server_that_opens_no_websocket() -> None:
     assert outcome == Retry("websocket_refused", "the response to the request was 404")
 
 
+async def test_a_redirect_of_a_websocket_is_not_followed(tmp_path: Path) -> None:
+    """The other address would get the password, perhaps unencrypted."""
+    port = free_port()
+
+    async def elsewhere(_request: web.BaseRequest) -> web.Response:
+        return web.Response(status=302, headers={"Location": f"ws://127.0.0.1:{port}/mqtt"})
+
+    server = test_utils.RawTestServer(elsewhere, host="127.0.0.1")
+    await server.start_server()
+    with mosquitto(tmp_path, f"listener {port} 127.0.0.1", "protocol websockets"):
+        async with Settings(url=f"ws://127.0.0.1:{server.port}/mqtt", timeout_s=5).open(context()) as sink:
+            outcome = await sink.send(delivery())
+    await server.close()
+    assert outcome == Retry("websocket_refused", "the response to the request was 302")
+
+
 # Another broker
 
 

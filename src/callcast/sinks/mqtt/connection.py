@@ -295,7 +295,7 @@ class _WebSocket:
     @classmethod
     async def open(cls, url: str, tls: ssl.SSLContext | None, connection: Connection) -> None:
         """Raises OSError or aiohttp.ClientError."""
-        session = aiohttp.ClientSession()
+        session = aiohttp.ClientSession(middlewares=(_no_redirect,))
         try:
             websocket = await session.ws_connect(url, protocols=("mqtt",), ssl=tls or True)
         except BaseException:
@@ -332,6 +332,15 @@ class _WebSocket:
 
     def abort(self) -> None:
         self._receiving.cancel()
+
+
+async def _no_redirect(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """`ws_connect` would follow a redirect, and the other address would get the password."""
+    response = await handler(request)
+    if 300 <= response.status < 400:
+        response.close()
+        raise aiohttp.WSServerHandshakeError(response.request_info, (), status=response.status)
+    return response
 
 
 class _Pipe:
