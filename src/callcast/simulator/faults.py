@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from itertools import count
 from random import Random
 from typing import Any, Literal
+from weakref import WeakSet
 
 import msgspec
 from aiohttp import web
@@ -98,7 +99,7 @@ class _Armed(Struct, kw_only=True):
     fault: Fault
     begins: datetime
     met: int = 0
-    once: set[int] = field(default_factory=set)
+    once: WeakSet[object] = field(default_factory=WeakSet)  # the connections that it has happened to
 
     def strikes(self, path: str, now: datetime, dice: Random) -> bool:
         fault = self.fault
@@ -152,7 +153,7 @@ class Faults:
         armed = (one for one in self._armed if one.fault.kind == kind)
         return (one.fault for one in armed if one.strikes(path, now, self._dice))
 
-    def once(self, connection: int, opened_at: datetime, now: datetime) -> Iterator[Fault]:
+    def once(self, connection: object, opened_at: datetime, now: datetime) -> Iterator[Fault]:
         """The faults that happen once to each connection and have not yet happened to this one."""
         for one in self._armed:
             fault = one.fault

@@ -431,7 +431,7 @@ class Gateway:
     def _strike(self, now: datetime) -> None:
         """Apply the faults that happen once to each connection."""
         for connection in self._open():
-            for fault in self._platform.faults.once(id(connection), connection.opened_at, now):
+            for fault in self._platform.faults.once(connection, connection.opened_at, now):
                 match fault.kind:
                     case "ws_drop":
                         connection.lost_at = now

@@ -34,9 +34,6 @@ class Listing(Struct, frozen=True, kw_only=True):
     log_kept_s: float = 86_400
 
 
-REAL = Listing(start_lateness_s=(0.5, 1), end_lateness_s=(3, 10))
-
-
 class BegunSession:
     """A session that has begun. Its records change only at certain times, and are rendered once for each."""
 

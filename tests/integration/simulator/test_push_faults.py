@@ -7,6 +7,7 @@ import aiohttp
 import pytest
 
 from callcast.simulator import Fault, Platform, SimulatedClock
+from callcast.simulator.faults import Faults
 from callcast.simulator.scenarios import load, played
 from callcast.simulator.script import read
 from tests.integration.simulator.caller import OWN, Caller, calling
@@ -17,6 +18,10 @@ from tests.integration.simulator.test_push import drop, place, platform
 ALL = ["Setup", "Setup", "Answered", "Proceeding"]  # of the test's call, in its first second
 
 
+class Client:
+    """Stands for a connection."""
+
+
 async def ring(caller: Caller, clock: SimulatedClock) -> None:
     place(caller)
     clock.turn(1)
@@ -24,6 +29,15 @@ async def ring(caller: Caller, clock: SimulatedClock) -> None:
 
 async def sequences(socket: Socket, number: int) -> list[int]:
     return [(await socket.notification())["body"]["sequence"] for _ in range(number)]
+
+
+def test_what_happens_once_happens_to_each_connection() -> None:
+    """Also to one that has the memory of an earlier one."""
+    faults = Faults()
+    faults.add(Fault(kind="ws_drop", for_s=60), START)
+    assert [len(list(faults.once(Client(), START, START))) for _ in range(100)] == [1] * 100
+    kept = Client()
+    assert [len(list(faults.once(kept, START, START))) for _ in range(3)] == [1, 0, 0]
 
 
 async def test_drop_is_a_reset(clock: SimulatedClock) -> None:

@@ -14,7 +14,7 @@ from callcast.simulator.answers import json_answer
 from callcast.simulator.calls import Truth
 from callcast.simulator.scenarios import NAMES, busy, crowd, load, office
 from callcast.simulator.script import Call, ScenarioError, read
-from callcast.simulator.story import REAL, Listing, Story
+from callcast.simulator.story import Listing, Story
 from tests.integration.simulator.conftest import START
 from tests.integration.simulator.plots import calls, moments, story_of
 from tests.unit.ringcentral.decoded import decode_page, observations_of
@@ -82,7 +82,8 @@ def test_an_ended_record_lingers() -> None:
 
 def test_lists_are_late() -> None:
     """Starts and answers show 0.5 to 1 s after they happened, ends 3 to 10 s, by a delay that is the call's own."""
-    story = story_of(START, ANSWERED, listing=REAL)
+    listing = Listing(start_lateness_s=(0.5, 1), end_lateness_s=(3, 10))
+    story = story_of(START, ANSWERED, listing=listing)
     tenths = [at_s / 10 for at_s in range(600)]
     shown = [story.active(DESK, after(at_s)) for at_s in tenths]
     appears, answered, ends = (
