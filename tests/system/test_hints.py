@@ -10,6 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from callcast.calls.model import CallEvent
+from callcast.outbox.opening import open_admin
 from callcast.simulator import Credential, Limits, Platform
 from callcast.simulator.faults import Fault
 from callcast.simulator.push import Gateway
@@ -131,6 +133,10 @@ async def test_a_call_is_seen_by_the_poll_that_a_hint_caused(tmp_path: Path, mon
             assert await made.metric("rate_limit_limit", group=group, source="acme") > 0
         assert 429 not in {one.status for one in made.platform.requests}
     assert any('"push_up"' in line for line in made.service.log)
+    with open_admin(tmp_path / "data") as admin:
+        (call,) = admin.find("1234")
+        events = [one.stored.event for one in admin.history_of(call).events]
+    assert any(event.hint for event in events if isinstance(event, CallEvent))
 
 
 @pytest.mark.parametrize(

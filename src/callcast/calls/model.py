@@ -219,8 +219,18 @@ class Call(Struct, frozen=True, kw_only=True, gc=False):
         return self.state is not State.ENDED
 
 
+class PollHint(Struct, frozen=True, kw_only=True, gc=False):
+    """The hint that caused a poll: by which way it came, and how many seconds before the poll was sent."""
+
+    via: str
+    seconds_before: float
+
+
 class CallEvent(Struct, frozen=True, kw_only=True, gc=False, tag_field="kind", tag="call"):
-    """A change of a call. `id` is a pure function of the change; `call` is the state after it."""
+    """A change of a call. `id` is a pure function of the change; `call` is the state after it.
+
+    hint: what caused the poll that showed the change, if a hint did. For the operator; consumers do not see it.
+    """
 
     id: str
     type: str
@@ -230,6 +240,7 @@ class CallEvent(Struct, frozen=True, kw_only=True, gc=False, tag_field="kind", t
     sequence: int
     observation: Observation
     corrects: str | None = None
+    hint: PollHint | None = None
 
     @property
     def source(self) -> str:

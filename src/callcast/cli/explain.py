@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from callcast.calls.model import Call
+from callcast.calls.model import Call, CallEvent
 from callcast.cli.failure import CommandFailed
 from callcast.cli.outbox import opened_outbox, wire_of
 from callcast.cli.output import for_people, number_of, print_json, table
@@ -78,10 +78,12 @@ def _facts(history: CallHistory, wire: Wire) -> dict[str, Any]:
 
 def _event(history: EventHistory, wire: Wire) -> dict[str, Any]:
     event = wire.event_dict(history.stored.event)
+    hint = history.stored.event.hint if isinstance(history.stored.event, CallEvent) else None
     names = dict.fromkeys([*(attempt.sink for attempt in history.attempts), *history.pending, *history.dead])
     return {
         "event": event,
         "poll": event["data"].get("observation"),
+        "hint": None if hint is None else {"via": hint.via, "seconds_before": round(hint.seconds_before, 3)},
         "recorded_at": rfc3339(history.stored.recorded_at),
         "sinks": [_sink(name, history) for name in names],
     }
@@ -139,6 +141,8 @@ def _event_lines(entry: dict[str, Any]) -> list[str]:
         when = f"between the polls of {poll['after']} and {poll['before']}" if poll["after"] else "at the first poll"
         exactness = "time is exact" if poll["exact"] else "time is that of the poll"
         lines.append(f"  detected by {poll['evidence']} {when}; {exactness}")
+    if (hint := entry["hint"]) is not None:
+        lines.append(f"  poll caused by a {hint['via']} hint {hint['seconds_before']:.1f} s before")
     for sink in entry["sinks"]:
         lines.append(f"  {sink['sink']}: {sink['state']}")
         lines += [f"    {_attempt_line(attempt)}" for attempt in sink["attempts"]]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from msgspec import Struct
 
 from callcast.calls.model import CallObservation, State
-from callcast.ports.hints import STEPS, Hint, Step
+from callcast.ports.hints import STEPS, Hint, Step, Via
 
 EXPECTED_MAX = 64  # expectations of a target; the oldest gives way
 PARTIES_MAX = 1000  # parties of a target that are remembered; the least recently hinted is forgotten
@@ -99,6 +99,7 @@ class Party(Struct, eq=False):
     extension_id: str | None
     level: int
     hinted_at: float
+    via: Via
     earlier: frozenset[str] = frozenset()
     expires_at: float = 0.0
     first_due: float = 0.0
@@ -172,7 +173,7 @@ class Expectations:
             return None
         if party is None:
             party = self._remember(hint, level)
-        party.level, party.hinted_at = level, hint.at
+        party.level, party.hinted_at, party.via = level, hint.at, hint.via
         self.unchecked_since = min(self.unchecked_since, hint.at)
         if _level_of(party, self._shown or {}) >= level:
             self.open.pop(_key(party), None)
@@ -203,7 +204,7 @@ class Expectations:
         return found
 
     def _remember(self, hint: Hint, level: int) -> Party:
-        party = Party(hint.session_id, hint.party_id, hint.extension_id, level, hint.at)
+        party = Party(hint.session_id, hint.party_id, hint.extension_id, level, hint.at, hint.via)
         of_session = self._by_session.setdefault(hint.session_id, [])
         is_later = any(other.extension_id == hint.extension_id for other in of_session)
         shown = _shown_of(party, self._shown or {})

@@ -228,7 +228,7 @@ class Poller:
         else:
             now = self._clock.monotonic()
             self._scheduler.succeeded(poll, snapshot, now)
-            await self._succeeded(snapshot, now - started)
+            await self._succeeded(poll, snapshot, now - started)
         if skipped := self._scheduler.reschedule(poll, self._clock.monotonic(), self._places(), wait_s=wait_s):
             self._missed[poll.target] += skipped
         if self._hints is not None or self._scheduler.due(poll.target) + SLOT_S < self._wakes_at:
@@ -242,7 +242,7 @@ class Poller:
             if self._awaited == SENT_AT_ONCE // 2:
                 self._wake()
 
-    async def _succeeded(self, snapshot: Snapshot, took_s: float) -> None:
+    async def _succeeded(self, poll: Poll, snapshot: Snapshot, took_s: float) -> None:
         target = snapshot.target
         self._backfill.allow(target)
         self._telemetry.poll_succeeded(snapshot, took_s)
@@ -250,7 +250,7 @@ class Poller:
         self._unrecorded += self._freshness.poll_succeeded(target.extension_id or WHOLE, snapshot.taken_at, steady_s)
         try:
             await self._note_gap(target, snapshot.taken_at)
-            await self._recorder.record_poll(snapshot)
+            await self._recorder.record_poll(snapshot, poll.hint)
             self._backfill.polled(target)
             await self._record_source_events()
         except OutboxUnavailable as error:

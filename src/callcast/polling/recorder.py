@@ -12,10 +12,19 @@ from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any, TypeVarTuple
 
-import msgspec
+from msgspec.structs import replace
 
 from callcast.calls.index import CallIndex
-from callcast.calls.model import CallObservation, ChangeSet, PollRecord, Snapshot, SourceEvent, Target
+from callcast.calls.model import (
+    CallEvent,
+    CallObservation,
+    ChangeSet,
+    PollHint,
+    PollRecord,
+    Snapshot,
+    SourceEvent,
+    Target,
+)
 from callcast.calls.tracker import Rules, compare
 from callcast.ports.outbox import Outbox, OutboxUnavailable
 from callcast.ports.telemetry import Telemetry
@@ -54,14 +63,14 @@ class ChangeRecorder:
         self._locks = _SessionLocks()
         self._stored_polls: dict[Target, datetime] = dict(index.polls)
 
-    async def record_poll(self, snapshot: Snapshot) -> None:
-        """Compare a snapshot with the index, and record the poll and the change.
+    async def record_poll(self, snapshot: Snapshot, hint: PollHint | None = None) -> None:
+        """Compare a snapshot with the index, and record the poll and the change. `hint`: what caused the poll.
 
         Raises OutboxUnavailable; then nothing has changed.
         """
         own = tuple(filter(self.is_own, snapshot.observations))
         if len(own) < len(snapshot.observations):
-            snapshot = msgspec.structs.replace(snapshot, observations=own)
+            snapshot = replace(snapshot, observations=own)
         if self._is_idle(snapshot):
             self.index.apply(PollRecord(target=snapshot.target, taken_at=snapshot.taken_at), ChangeSet())
             return
@@ -70,7 +79,7 @@ class ChangeRecorder:
             touched = self._touched(snapshot)
             async with self._locks.of(touched) as waited:
                 if recorded := not waited or touched == self._touched(snapshot):
-                    await self._record_poll(snapshot)
+                    await self._record_poll(snapshot, hint)
 
     async def record_change(
         self,
@@ -124,12 +133,14 @@ class ChangeRecorder:
             return None
         return frozenset({call.session_id for call in known} | {seen.session_id for seen in snapshot.observations})
 
-    async def _record_poll(self, snapshot: Snapshot) -> None:
+    async def _record_poll(self, snapshot: Snapshot, hint: PollHint | None) -> None:
         await self._recall(self.index.sessions_to_recall(snapshot.observations))
         taken_at = self.index.clamped(snapshot.target, snapshot.taken_at)
         poll = PollRecord(target=snapshot.target, taken_at=taken_at)
         size = max(len(snapshot.observations), len(self.index.of(snapshot.target)))
         change = await _compared(lambda: compare(self.index, snapshot, self.rules), size)
+        if hint is not None:
+            change = _caused_by(hint, change)
         if change or self._must_be_stored(poll):
             await _uninterrupted(self._record(poll, change))
         else:
@@ -200,6 +211,11 @@ async def _compared(compare: Callable[[], ChangeSet], size: int) -> ChangeSet:
         await asyncio.wait([job])
         job.result()  # raises only on a bug
         raise
+
+
+def _caused_by(hint: PollHint, change: ChangeSet) -> ChangeSet:
+    events = (replace(event, hint=hint) if isinstance(event, CallEvent) else event for event in change.events)
+    return replace(change, events=tuple(events))
 
 
 def _parts(change: ChangeSet) -> Iterator[ChangeSet]:

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec import Struct
 
-from callcast.calls.model import Snapshot, Target
-from callcast.polling.hints import AGAIN_S, ENDED, STARTED, TOGETHER_S, Expectations, MissRate, Offsets
+from callcast.calls.model import PollHint, Snapshot, Target
+from callcast.polling.hints import AGAIN_S, ENDED, STARTED, TOGETHER_S, Expectations, MissRate, Offsets, Party
 from callcast.ports.hints import KEEP_ALIVE_S, WITNESSED_S, Hint, Hints, HintsChange, Via
 from callcast.ports.telemetry import Cause, Telemetry
 from callcast.ports.upstream import Places
@@ -39,13 +39,16 @@ _BEHIND = 10  # added for a target that holds half of the places
 
 
 class Poll(Struct, frozen=True):
-    """A poll to send now. `due`: since when it was due. `paced`: it keeps to the even grid of the rate limit."""
+    """A poll to send now. `due`: since when it was due. `paced`: it keeps to the even grid of the rate limit. `hint`:
+    what caused it.
+    """
 
     target: Target
     cause: Cause
     due: float
     sent_at: float
     paced: bool
+    hint: PollHint | None = None
 
 
 class _TargetState(Struct, eq=False):
@@ -285,7 +288,7 @@ class Scheduler:
     def _next_hinted(self, now: float, places: Places) -> Poll | float:
         if (wait_s := self._pause_s(now, places)) > 0:
             return min(wait_s, AGAIN_S)
-        best: tuple[tuple[int, float, float, int], _TargetState, Cause] | None = None
+        best: tuple[tuple[int, float, float, int], _TargetState, Cause, Party | None] | None = None
         later = math.inf
         for state in self._states.values():
             if state.polling:
@@ -293,7 +296,7 @@ class Scheduler:
             if state.not_before > now:
                 later = min(later, state.not_before)
                 continue
-            rank, due, cause = self._candidate(state, now, places)
+            rank, due, cause, hinted = self._candidate(state, now, places)
             if due > now:
                 later = min(later, due)
                 continue
@@ -301,33 +304,36 @@ class Scheduler:
                 rank += _BEHIND
             order = (rank, due, state.sent_at, state.index)
             if best is None or order < best[0]:
-                best = order, state, cause
+                best = order, state, cause, hinted
         if best is None:
             return later - now
-        order, state, cause = best
+        order, state, cause, hinted = best
         if cause == "poll" and (wait_s := self._pause_s(now, places, even=True)) > 0:
             return min(wait_s, AGAIN_S)
-        return self._send(state, cause, order[1], now)
+        return self._send(state, cause, order[1], now, hinted)
 
-    def _candidate(self, state: _TargetState, now: float, places: Places) -> tuple[int, float, Cause]:
-        """The most important poll of a target that is due; if none is, the one that is due first."""
+    def _candidate(self, state: _TargetState, now: float, places: Places) -> tuple[int, float, Cause, Party | None]:
+        """The most important poll of a target that is due; if none is, the one that is due first. With the party that
+        was hinted, if a hint is the cause.
+        """
         free, limit = places.limit - places.used, places.limit
         rank, due, cause = _DUE, state.due_at, self._unhinted_cause(state)
         if now - due > OVERDUE * state.interval_s:
-            return _OVERDUE, due, cause
+            return _OVERDUE, due, cause, None
         if due > now and cause == "keep_alive" and state.sent_at > -math.inf:
             wished = state.sent_at + (WISHED_LIVE_S if state.expected.is_live else WISHED_S)
             if free * 8 <= limit * 5:
                 wished = max(wished, now + WISHED_AGAIN_S)
             if wished < due:
                 rank, due = _WISHED, wished
+        hinted = None
         for party in state.expected.open.values():
             at = party.due_at(now, scarce=free * 2 <= limit)
             own = _HINTED_END if party.level == ENDED else _HINTED
             own = _DOUBTFUL if state.expected.expired.too_many else own
             if (own, at) < (rank, due) if at <= now and due <= now else at < due:
-                rank, due, cause = own, at, "follow_up" if party.tries else "hint"
-        return rank, due, cause
+                rank, due, cause, hinted = own, at, "follow_up" if party.tries else "hint", party
+        return rank, due, cause, hinted
 
     def _unhinted_cause(self, state: _TargetState) -> Cause:
         """Why the target is polled when no hint says so."""
@@ -352,12 +358,13 @@ class Scheduler:
             at = max(at, self._places[0] if self._places else now + AGAIN_S)
         return at - now
 
-    def _send(self, state: _TargetState, cause: Cause, due: float, now: float) -> Poll:
+    def _send(self, state: _TargetState, cause: Cause, due: float, now: float, hinted: Party | None = None) -> Poll:
         state.polling = True
         state.unanswered = min(state.unanswered, due)
         self._last_sent = now
         self._in_flight += 1
-        return Poll(state.target, cause, due, now, paced=not self._up)
+        hint = None if hinted is None else PollHint(via=hinted.via, seconds_before=now - hinted.hinted_at)
+        return Poll(state.target, cause, due, now, paced=not self._up, hint=hint)
 
     def succeeded(self, poll: Poll, snapshot: Snapshot, now: float) -> None:
         """Note what a poll shows, when it is answered."""

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from callcast.calls.model import PollHint
 from callcast.cli.main import main
 from callcast.outbox.opening import open_admin
 from callcast.outbox.sqlite.store import open_outbox
@@ -45,7 +47,7 @@ async def folder(tmp_path: Path) -> Path:
         await outbox.record("acme", None, change(event("b", "call.ended", 1), source_event()))
         (one,) = await outbox.claim("crm", limit=1)
         await outbox.dead_letter(one, reason="http_413", detail="answered 413", took_s=0.25)
-        await outbox.record("acme", None, change(event("c")))
+        await outbox.record("acme", None, change(replace(event("c"), hint=PollHint(via="push", seconds_before=0.8123))))
     (tmp_path / "callcast.toml").write_text(CONFIG)
     return tmp_path
 
@@ -278,6 +280,15 @@ def test_explain_shows_the_history(callcast: Callcast, what: str) -> None:
     assert (crm["sink"], crm["state"]) == ("crm", "delivered")
     tried = [(one["number"], one["outcome"], one["detail"], one["took_s"]) for one in crm["attempts"]]
     assert tried == [(1, "http_503", "answered 503", 0.5), (2, "delivered", "answered 204", 0.012)]
+
+
+def test_explain_shows_the_hint_that_caused_a_poll(callcast: Callcast, monkeypatch: pytest.MonkeyPatch) -> None:
+    (hinted,) = objects(callcast("explain", "c")[1])
+    assert hinted["events"][0]["hint"] == {"via": "push", "seconds_before": 0.812}
+    (unhinted,) = objects(callcast("explain", "a")[1])
+    assert unhinted["events"][0]["hint"] is None
+    assert "\n  poll caused by a push hint 0.8 s before\n" in printed(monkeypatch, lambda: callcast("explain", "c"))
+    assert "hint" not in printed(monkeypatch, lambda: callcast("explain", "a"))
 
 
 def test_explain_says_what_is_pending_and_what_died(callcast: Callcast) -> None:

@@ -17,10 +17,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from callcast.calls.model import ChangeSet
 from callcast.outbox.sqlite import calls as memory
+from callcast.outbox.sqlite.codec import encode, event_of
 from callcast.outbox.sqlite.deliveries import Deliveries
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
 from callcast.ports.outbox import Acked, OutboxRefused, OutboxUnavailable
@@ -541,3 +543,9 @@ def in_order(sent: list[tuple[int, str, str]]) -> None:
     for seq, key, _ in sent:
         assert seq >= last.get(key, 0), "an event went out after a later one of its call"
         last[key] = seq
+
+
+def test_an_event_that_was_stored_without_its_hint_is_read() -> None:
+    stored = msgspec.msgpack.decode(encode(event()))
+    del stored["hint"]
+    assert event_of(msgspec.msgpack.encode(stored)) == event()

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from callcast.calls.model import CallEvent, CallObservation, ChangeSet, PollRecord, Snapshot, Target
+from callcast.calls.model import CallEvent, CallObservation, ChangeSet, PollHint, PollRecord, Snapshot, Target
 from callcast.calls.tracker import CallIndex, Rules, compare, unwatch
 from callcast.outbox.sqlite.store import SqliteOutbox, open_outbox
 from callcast.polling import recorder
@@ -251,6 +252,24 @@ async def test_a_poll_is_stored_with_its_commit(history: EventHistory) -> None:
         await history.poll(t)
     await history.poll(31, *calls(1))
     assert [poll.taken_at for poll in history.stored] == [at(0), at(21), at(31)]
+
+
+async def test_the_hint_that_caused_a_poll_is_stored_with_its_events(tmp_path: Path) -> None:
+    """Also after a restart; the ids do not depend on it. What a poll shows that no hint caused has none."""
+    limits = {"retention_h": 72, "outbox_max_mb": 64, "dead_letter_days": 30}
+    hint = PollHint(via="push", seconds_before=0.8)
+    shown = Snapshot(target=ACCOUNT, taken_at=at(1), observations=tuple(calls(1)))
+    ids = set()
+    for name, cause in (("without", None), ("with", hint)):
+        async with open_outbox(tmp_path / name, TurnedClock(), **limits) as outbox:
+            recording = EventHistory(outbox).recorder
+            await recording.record_poll(shown, cause)
+            await recording.record_poll(replace(shown, taken_at=at(2), observations=tuple(calls(1, "connected"))))
+        async with open_outbox(tmp_path / name, TurnedClock(), **limits) as outbox:
+            events = [one.event for one in await outbox.history(after_seq=0, limit=9)]
+        assert [event.hint for event in events if isinstance(event, CallEvent)] == [cause, None]
+        ids.add(tuple(event.id for event in events))
+    assert len(ids) == 1
 
 
 async def test_a_poll_that_cannot_be_stored_is_not_stored(

@@ -21,6 +21,7 @@ from callcast.calls.model import (
     Evidence,
     Observation,
     Party,
+    PollHint,
     Provider,
     Queue,
     SourceEvent,
@@ -161,6 +162,12 @@ def test_a_correction_names_what_it_corrects() -> None:
     corrected = msgspec.structs.replace(EVENT, type="call.corrected", corrects="evt_end")
     assert json.loads(Wire().event(corrected))["data"]["corrects"] == "evt_end"
     assert "corrects" not in json.loads(Wire().event(EVENT))["data"]
+
+
+def test_the_hint_that_caused_a_poll_is_not_on_the_wire() -> None:
+    hinted = msgspec.structs.replace(EVENT, hint=PollHint(via="push", seconds_before=0.8))
+    assert Wire().event(hinted) == Wire().event(EVENT)
+    assert Wire().standard(hinted) == Wire().standard(EVENT)
 
 
 def test_an_event_is_written_once_for_all_who_share_a_wire() -> None:

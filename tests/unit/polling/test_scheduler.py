@@ -180,6 +180,23 @@ def test_a_hint_is_polled_for_when_the_list_has_caught_up() -> None:
     assert source.reports.seen == pytest.approx([1.0])
 
 
+def test_a_poll_names_the_hint_that_caused_it() -> None:
+    source = Source()
+    source.connect()
+    source.run(50)
+    source.hint("started")
+    source.hint("answered", via="presence")
+    polls = source.run(40)
+    assert [poll.cause for poll in polls] == ["hint", "follow_up", "follow_up", "keep_alive"]
+    hints = [poll.hint for poll in polls if poll.hint is not None]
+    assert [(hint.via, round(hint.seconds_before, 1)) for hint in hints] == [
+        ("presence", 0.8),
+        ("presence", 2.3),
+        ("presence", 4.5),
+    ]
+    assert polls[-1].hint is None
+
+
 def test_a_step_that_the_list_does_not_show_yet_is_polled_for_again() -> None:
     source = Source()
     source.connect()
