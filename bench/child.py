@@ -1,4 +1,4 @@
-"""A process of the bench that is spoken to in JSON lines: one question, one answer. It ends when its parent does."""
+"""A process of the bench that takes commands as JSON lines, each with one answer. It ends when its parent does."""
 
 import asyncio
 import ctypes
@@ -20,11 +20,11 @@ Answers = Callable[[dict[str, Any]], Any]
 
 
 class BenchFailed(Exception):
-    """The run cannot go on; the text says why in one line."""
+    """The run cannot continue; the text has the cause in one line."""
 
 
 class Child:
-    """The parent's side of `python -m MODULE ARGUMENTS`. `hello` is what it says once it can be used."""
+    """The parent's side of `python -m MODULE ARGUMENTS`. `hello` is what it prints once it is ready."""
 
     def __init__(self, module: str, *arguments: str, pass_fds: tuple[int, ...] = ()) -> None:
         self._name = module
@@ -33,7 +33,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=pass_fds,
-            start_new_session=True,  # ^C is the parent's business
+            start_new_session=True,  # the parent handles ^C
         )
         self._left = b""
         self.hello = json.loads(self._line(30.0))
@@ -73,7 +73,7 @@ class Child:
 
 
 def die_with_parent() -> None:
-    """In a child, before it runs its program: Linux ends it when the bench is gone, however that ended."""
+    """In a child, before it runs its program: Linux ends it when the bench has ended, for any reason."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -89,15 +89,15 @@ def end(process: subprocess.Popen[bytes], *, gently_s: float) -> None:
 
 
 async def answer(hello: dict[str, Any], answers: Answers) -> None:
-    """The child's side: say hello, and answer until the parent closes the pipe."""
+    """The child's side: print `hello`, then answer until the parent closes the pipe."""
     reader = asyncio.StreamReader()
     print(json.dumps(hello), flush=True)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
-        told = answers(json.loads(line))
-        print(json.dumps(told), flush=True)
+        result = answers(json.loads(line))
+        print(json.dumps(result), flush=True)
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
-    """On the loop of the service: what measures must not be what is slow."""
+    """On the event loop that the service uses: the measuring program must not be the slow part."""
     uvloop.run(work)

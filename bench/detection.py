@@ -3,7 +3,7 @@
     python -m bench.detection [--hours N] [--hints]
 
 A clock that is turned, the budget of the service, and a model that counts as the platform does. Changes come at
-random times at random targets; the delay is counted to the answer of the first poll that was asked after the
+random times at random targets; the delay is counted to the answer of the first poll that was sent after the
 change. The platform's own lateness (3-10 s documented for the end of a call) is not in it.
 
 With --hints: the table of `bench.hinted`, mean seconds after something happened, with that lateness.

@@ -109,8 +109,8 @@ def inside(what: str, extensions: int, seconds: float) -> Inside:
         if what == "held":
             _burst(there, 2 * extensions)
         there.stop()
-        told = json.loads((there.folder / "inside.json").read_text())
-    return Inside(**told)
+        measured = json.loads((there.folder / "inside.json").read_text())
+    return Inside(**measured)
 
 
 def _burst(there: World, count: int) -> None:

@@ -121,15 +121,20 @@ def _start(found: Found) -> Iterator[Goal]:
 
 def _at_most(figure: str, most: float, value: float | None, unit: str) -> Goal:
     return Goal(
-        figure, f"≤ {said(most, unit)}" if most else "0", said(value, unit), None if value is None else value <= most
+        figure,
+        f"≤ {format_figure(most, unit)}" if most else "0",
+        format_figure(value, unit),
+        None if value is None else value <= most,
     )
 
 
 def _at_least(figure: str, least: float, value: float | None, unit: str) -> Goal:
-    return Goal(figure, f"≥ {said(least, unit)}", said(value, unit), None if value is None else value >= least)
+    return Goal(
+        figure, f"≥ {format_figure(least, unit)}", format_figure(value, unit), None if value is None else value >= least
+    )
 
 
-def said(value: float | None, unit: str = "") -> str:
+def format_figure(value: float | None, unit: str = "") -> str:
     if value is None:
         return "not measured"
     if not math.isfinite(value):

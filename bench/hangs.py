@@ -62,7 +62,7 @@ class Receiver:
         self._hang_s = hang_s
         self._late = late
 
-    def asked(self, event_id: bytes, transport: asyncio.Transport) -> None:
+    def request_received(self, event_id: bytes, transport: asyncio.Transport) -> None:
         if not self.well_at:
             self.well_at = time.monotonic() + self._hang_s
             asyncio.get_running_loop().call_later(self._hang_s, self._well)
@@ -102,7 +102,7 @@ class Requests(asyncio.Protocol):
             if len(self._left) < whole:
                 return
             self._left = self._left[whole:]
-            self._receiver.asked(event_id[1], self._transport)
+            self._receiver.request_received(event_id[1], self._transport)
 
 
 async def measure(folder: Path, events: int, hang_s: float, *, late: bool) -> str:
@@ -112,8 +112,8 @@ async def measure(folder: Path, events: int, hang_s: float, *, late: bool) -> st
         await outbox.subscribe({"crm": Filter()})
         for number in range(FIRST, FIRST + events):
             await outbox.record("acme", None, ended(number))
-    story = played(Script(account=crowd(1)), SystemClock().now())
-    async with server, Platform(story).serve() as upstream:
+    scenario = played(Script(account=crowd(1)), SystemClock().now())
+    async with server, Platform(scenario).serve() as upstream:
         config = folder / "callcast.toml"
         hook = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
         config.write_text(

@@ -3,7 +3,7 @@
 `python -m bench.held [ROUNDS]` serves 2.2 MB lists from a process of their own and takes each poll as the poller
 does. Printed per step, each time the longest: for how long one callback had the loop's thread; what all threads of the
 process used between two ticks of a task that ticks every millisecond, so also while the loop waited for one of them to
-let go of the interpreter; both in processor time, in which what other programs do has no part. Then how late a tick
+release the interpreter; both in processor time, which other programs do not affect. Then how late a tick
 was by the clock, which a busy machine spoils, and what the garbage collector took.
 """
 

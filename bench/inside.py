@@ -64,7 +64,7 @@ def _named(handle: asyncio.Handle) -> str:
 
 
 class Sampler:
-    """Asked by a signal, not by a thread: a thread gets its turn only where the others let go of the interpreter."""
+    """Started by a signal, not by a thread: a thread runs only where the others release the interpreter."""
 
     def __init__(self) -> None:
         self.found: Counter[str] = Counter()
@@ -113,7 +113,7 @@ def main() -> None:
 
 
 def _write(stopwatch: Stopwatch, sampler: Sampler) -> None:
-    told = {
+    measured = {
         "callbacks": stopwatch.callbacks,
         "longest_ms": stopwatch.longest,
         "longest_cpu_ms": stopwatch.longest_cpu,
@@ -121,7 +121,7 @@ def _write(stopwatch: Stopwatch, sampler: Sampler) -> None:
         "worst": stopwatch.worst,
         "shares": dict(sampler.found.most_common(20)),
     }
-    Path(os.environ["BENCH_INSIDE"]).write_text(json.dumps(told))
+    Path(os.environ["BENCH_INSIDE"]).write_text(json.dumps(measured))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ _LATER = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 60\r\nContent-Length: 
 class Troubled(Posts):
     taken_at = -60.0  # by the one that takes one a minute
 
-    def said(self, path: bytes, body: bytes) -> bytes | None:  # noqa: ARG002
+    def answer_to(self, path: bytes, body: bytes) -> bytes | None:  # noqa: ARG002
         now = time.monotonic()
         match path:
             case b"/hangs":

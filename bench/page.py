@@ -83,9 +83,9 @@ async def measure(browser: Browser, screen: str, extensions: int, each_s: int, s
 
 
 async def used_s(session: CDPSession) -> dict[str, float]:
-    """What the page has spent so far, by kind."""
-    told: Any = await session.send("Performance.getMetrics")
-    found = {one["name"]: one["value"] for one in told["metrics"]}
+    """The page's time, by kind."""
+    measured: Any = await session.send("Performance.getMetrics")
+    found = {one["name"]: one["value"] for one in measured["metrics"]}
     return {"script": found["ScriptDuration"], "layout": found["LayoutDuration"] + found["RecalcStyleDuration"]}
 
 

@@ -1,4 +1,4 @@
-"""Who runs in the bench: callcast as it comes, and the peers, each told the same job."""
+"""The programs of the bench: callcast as installed, and the peers, each given the same job."""
 
 import argparse
 import os

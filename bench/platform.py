@@ -1,8 +1,8 @@
-"""The load platform: answers prepared before anybody asks, changes with their times, polls counted.
+"""The load platform: answers prepared before requests come, changes with their times, polls counted.
 
     python -m bench.platform [--targets N] [--window S]
 
-Each of N extensions has a list, with N = 0 the account as a whole. Says {port}, and is then told, as `child.py` says:
+Each of N extensions has a list, with N = 0 the account as a whole. Prints {port}, then takes commands (`child.py`):
 
     calls   {count, every_s}  so many calls live from now on, each changing every so many seconds (0: never)
     burst   {count}           so many changes in one moment: new calls, then the next step of the same ones
@@ -116,11 +116,11 @@ class Platform:
         target.last_at = now
         target.polls += 1
         target.polled += 1
-        told = target.answer or target.written()
+        content = target.answer or target.written()
         for row in target.unrecorded:
             self._truth[row][2] = now
         target.unrecorded.clear()
-        return self.head + told
+        return self.head + content
 
     # What changes
 
@@ -199,9 +199,9 @@ class Platform:
                 target.written()
         return now
 
-    # What the parent wants
+    # Commands of the parent
 
-    def told(self, what: dict[str, Any]) -> Any:
+    def command(self, what: dict[str, Any]) -> Any:
         match what.pop("do"):
             case "calls":
                 self.calls(**what)
@@ -294,7 +294,7 @@ async def main(targets: int, window_s: int) -> None:
     loop, platform = asyncio.get_running_loop(), Platform(targets, window_s)
     server = await loop.create_server(lambda: Connection(platform), "127.0.0.1", 0, backlog=4096)
     dating = asyncio.ensure_future(platform.keep_date())
-    await answer({"port": server.sockets[0].getsockname()[1]}, platform.told)
+    await answer({"port": server.sockets[0].getsockname()[1]}, platform.command)
     dating.cancel()
 
 

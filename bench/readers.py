@@ -121,8 +121,8 @@ async def _pair(bench: Bench, number: int) -> Run:
         alone, crowded = await bench.run(), await bench.crowded()
     else:
         crowded, alone = await bench.crowded(), await bench.run()
-    said = (", ".join(f"{value:.1f}" for value in run) for run in (alone, crowded))
-    print(f"| {number} | {' | '.join(said)} |", flush=True)
+    figures = (", ".join(f"{value:.1f}" for value in run) for run in (alone, crowded))
+    print(f"| {number} | {' | '.join(figures)} |", flush=True)
     return crowded[0] - alone[0], crowded[1] - alone[1], crowded[2] - alone[2]
 
 

@@ -2,7 +2,7 @@
 
     python -m bench.receivers --mqtt PORT --pipe FILE_DESCRIPTOR
 
-Says {port} of the webhook once the broker has taken the subscription, and is then told, as `child.py` says:
+Prints {port} of the webhook once the broker has accepted the subscription, then takes these commands (`child.py`):
 
     count                how many changes came by webhook, mqtt, stdout
     save   {path}        all arrivals for `checker.py`, one file for each way
@@ -21,13 +21,13 @@ from bench.child import answer, run
 from bench.records import key_of
 
 WAYS = ("webhook", "mqtt", "stdout")
-TOPICS = b"callcast/+/+/events/#"  # the retained topics are no events
+TOPICS = b"callcast/+/+/events/#"  # the retained topics are not events
 _LENGTH = re.compile(rb"(?i)content-length: *(\d+)")
 TAKEN = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
 class Arrivals:
-    """When which change came; `others` is what came and told no change."""
+    """When each change arrived; `others` counts events that report no change."""
 
     def __init__(self) -> None:
         self.times = array("d")
@@ -50,12 +50,12 @@ class Arrivals:
 
 
 class Posts(asyncio.Protocol):
-    """Answers every request, however the bytes are cut, with what `said` makes of its path and body; None: never."""
+    """Answers every request, however its bytes are split, with `answer_to` of its path and body; None: never."""
 
     def __init__(self) -> None:
         self._left = b""
 
-    def said(self, path: bytes, body: bytes) -> bytes | None:
+    def answer_to(self, path: bytes, body: bytes) -> bytes | None:
         raise NotImplementedError
 
     def connection_made(self, transport: Any) -> None:
@@ -69,8 +69,8 @@ class Posts(asyncio.Protocol):
             if len(self._left) < whole:
                 return
             path, body, self._left = self._left.split(b" ", 2)[1], self._left[end + 4 : whole], self._left[whole:]
-            if (said := self.said(path, body)) is not None:
-                self._transport.write(said)
+            if (response := self.answer_to(path, body)) is not None:
+                self._transport.write(response)
 
 
 class Webhook(Posts):
@@ -78,7 +78,7 @@ class Webhook(Posts):
         super().__init__()
         self._arrivals = arrivals
 
-    def said(self, path: bytes, body: bytes) -> bytes:  # noqa: ARG002
+    def answer_to(self, path: bytes, body: bytes) -> bytes:  # noqa: ARG002
         self._arrivals.take(body)
         return TAKEN
 
@@ -141,7 +141,7 @@ class Receivers:
     def __init__(self, arrivals: dict[str, Arrivals]) -> None:
         self._arrivals = arrivals
 
-    def told(self, what: dict[str, Any]) -> Any:
+    def command(self, what: dict[str, Any]) -> Any:
         match what["do"]:
             case "count":
                 return {way: len(one.keys) for way, one in self._arrivals.items()} | {
@@ -164,7 +164,7 @@ async def main(mqtt: int, pipe: int) -> None:
     server = await loop.create_server(lambda: Webhook(arrivals["webhook"]), "127.0.0.1", 0, backlog=4096)
     await _subscribed(mqtt, arrivals["mqtt"])
     await loop.connect_read_pipe(lambda: Pipe(arrivals["stdout"]), os.fdopen(pipe, "rb", 0))
-    await answer({"port": server.sockets[0].getsockname()[1]}, Receivers(arrivals).told)
+    await answer({"port": server.sockets[0].getsockname()[1]}, Receivers(arrivals).command)
 
 
 if __name__ == "__main__":

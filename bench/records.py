@@ -78,7 +78,7 @@ _STEPS = {event: step for step, event in enumerate(EVENTS)}
 
 
 def key_of(event: bytes) -> int | None:
-    """Which change an event tells: call number and step in one; None for an event of another kind."""
+    """Which change an event reports: call number and step in one; None for an event of another kind."""
     found, kind = _FOUND.search(event), _TYPE.search(event)
     if found is None or kind is None or kind[1] not in _STEPS:
         return None

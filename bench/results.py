@@ -8,7 +8,7 @@ from pathlib import Path
 from bench import svg
 from bench.child import BenchFailed
 from bench.drain import EXTENSIONS, Sustained
-from bench.goals import goals, ratio, said
+from bench.goals import format_figure, goals, ratio
 from bench.participants import NAMES
 from bench.polls import PollRun, median
 from bench.suite import CROWD, STORED_AT, Found, Runs
@@ -73,7 +73,8 @@ def _head(found: Found) -> Iterator[str]:
     yield ""
     yield from _prose(
         "Each figure is the median of the runs, which went turn about; a ratio is the median of pairs of one round. "
-        "Only ratios travel to another machine. What was run how, and how far each peer goes: [README.md](README.md)."
+        "Only ratios travel to another machine. "
+        "What was measured, how, and what each peer lacks: [README.md](README.md)."
     )
 
 
@@ -111,7 +112,7 @@ def _poll_row(who: str, runs: Runs) -> tuple[str, ...]:
     return (
         NAMES[who],
         f"{median(runs[who], 'cpu_us'):.0f} us",
-        said(mine, "x") if who != "callcast" else "",
+        format_figure(mine, "x") if who != "callcast" else "",
         f"{median(runs[who], 'per_s'):,.0f}",
         f"{median(runs[who], 'cores'):.2f}",
         f"{max(run.late for run in runs[who])}",
@@ -136,7 +137,7 @@ def _delay_row(who: str, way: str, runs: list[PollRun]) -> tuple[str, ...]:
     each = [run.checked[way] for run in runs]
 
     def middle(part: str, share: str) -> str:
-        return said(statistics.median(getattr(getattr(one, part), share) for one in each))
+        return format_figure(statistics.median(getattr(getattr(one, part), share) for one in each))
 
     shown = [middle("from_shown", share) for share in ("p50", "p95", "p99")]
     change = [middle("from_change", share) for share in ("p50", "p99")]
@@ -169,7 +170,7 @@ def _scale_rows(name: str, runs: Runs) -> Iterator[tuple[str, ...]]:
             lost = sum(way.lost for way in run.checked.values())
             figures = (f"{run.cpu_us:,.0f} us", f"{run.cores:.2f}", str(run.late))
             seen = run.checked["webhook"].changes > 0
-            delays = (*(said(one, "ms") if seen else "–" for one in (shown.p50, shown.p99)), str(lost))
+            delays = (*(format_figure(one, "ms") if seen else "–" for one in (shown.p50, shown.p99)), str(lost))
             yield (name, NAMES[who], *figures, *delays, f"{run.peak_mib:.0f} MiB")
 
 
@@ -198,7 +199,7 @@ def _burst_row(found: Found, who: str) -> tuple[str, ...]:
     ways = [f"{one.per_s_by_way[way]:,.0f}" for way in WAYS]
     return (
         NAMES[who],
-        said(one.seconds, "s"),
+        format_figure(one.seconds, "s"),
         f"{one.per_s:,.0f}",
         *ways,
         f"{one.cpu_us:,.0f} us",
@@ -229,8 +230,8 @@ def _steady_row(name: str, beside: str, run: Sustained) -> tuple[str, ...]:
         *rates,
         f"{run.cpu_us:,.0f} us",
         f"{run.cores:.2f}",
-        said(shown.p50, "ms"),
-        said(shown.p99, "ms"),
+        format_figure(shown.p50, "ms"),
+        format_figure(shown.p99, "ms"),
         f"{lost:,}",
     )
 
@@ -257,7 +258,7 @@ def _limits(found: Found) -> Iterator[str]:
     yield ""
     yield "Each step alone, as fast as it goes: processor time of decoding and comparing, events a second of the rest."
     yield ""
-    rows = [(name, said(value, "us")) for name, value in (one.decode_us | one.compare_us).items()]
+    rows = [(name, format_figure(value, "us")) for name, value in (one.decode_us | one.compare_us).items()]
     rows += [(name, f"{value:,.0f}/s") for name, value in (one.commit_per_s | one.send_per_s).items()]
     yield from _table(("step", ""), rows)
 
@@ -294,7 +295,7 @@ def _beside(found: Found) -> Iterator[str]:
 
 
 def _limit(limits: dict[str, float], name: str) -> tuple[str, str]:
-    return said(limits.get(name)), name
+    return format_figure(limits.get(name)), name
 
 
 def _shares(found: Found) -> Iterator[str]:

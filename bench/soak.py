@@ -493,7 +493,7 @@ async def _watch(service: Service, soak: Soak, stream: Stream, seconds: float) -
 
 
 async def _until(at: float, tasks: Sequence["asyncio.Task[None]"], service: Service) -> None:
-    """Meanwhile what is read of the service is let go, and a task that fails ends the run."""
+    """Meanwhile the service's output is discarded, and a task that fails ends the run."""
     while time.monotonic() < at:
         await asyncio.sleep(min(1.0, max(0.0, at - time.monotonic())))
         service.lines.clear()

@@ -26,12 +26,12 @@ TABLES = ("events", "attempts", "calls")
 
 def ended(number: int) -> ChangeSet:
     """One call that came and went, as the recorder would record it."""
-    started_at, told = datetime.now(UTC) - timedelta(seconds=20), session(number).decode()
+    started_at, session_id = datetime.now(UTC) - timedelta(seconds=20), session(number).decode()
     extension = extension_id(number % 1000)
     call = Call(
         source="acme",
-        call_id=f"{extension}/{told}",
-        session_id=told,
+        call_id=f"{extension}/{session_id}",
+        session_id=session_id,
         extension_id=extension,
         account_id="809646016",
         sequence=3,

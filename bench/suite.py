@@ -104,19 +104,19 @@ def run(suite: Suite) -> Found:
 
 
 def _try(found: Found, what: str, work: Callable[[], _T]) -> _T | None:
-    """One measurement that fails costs itself, not the others."""
+    """A measurement that fails does not end the others."""
     print(f"-- {what}", flush=True)
     try:
         return work()
-    except Exception as failed:  # noqa: BLE001 (whatever it is, half an hour of other figures is worth more)
+    except Exception as failed:  # noqa: BLE001 (any failure: the other figures took half an hour)
         found.failures.append(f"{what}: {failed if isinstance(failed, BenchFailed) else repr(failed)}")
         print(f"   failed: {failed}", flush=True)
         return None
 
 
-def _said(told: _T, words: Callable[[_T], str]) -> _T:
-    print(words(told), flush=True)
-    return told
+def _printed(measured: _T, line: Callable[[_T], str]) -> _T:
+    print(line(measured), flush=True)
+    return measured
 
 
 def _alone(suite: Suite, found: Found) -> None:
@@ -144,13 +144,13 @@ def _polls(suite: Suite, found: Found) -> None:
 
 def _drains(suite: Suite, found: Found) -> None:
     for who in suite.burst_by:
-        told = _try(found, f"burst of 5,000, {who}", lambda who=who: _said(burst(who, 5000), burst_line))
-        if told is not None:
-            found.bursts[who] = told
+        measured = _try(found, f"burst of 5,000, {who}", lambda who=who: _printed(burst(who, 5000), burst_line))
+        if measured is not None:
+            found.bursts[who] = measured
     for who in suite.sustained_by:
         seconds = suite.sustained_s if who == "callcast" else min(suite.sustained_s, 20.0)
         steady = _try(
-            found, f"1,000 events/s, {who}", lambda w=who, s=seconds: _said(sustained(w, 1000, s), sustained_line)
+            found, f"1,000 events/s, {who}", lambda w=who, s=seconds: _printed(sustained(w, 1000, s), sustained_line)
         )
         if steady is not None:
             found.sustained[who] = steady
@@ -158,14 +158,14 @@ def _drains(suite: Suite, found: Found) -> None:
         found.crowded = _try(
             found,
             f"1,000 events/s at {CROWD} extensions",
-            lambda: _said(sustained("callcast", 1000, suite.crowded_s, extensions=CROWD), sustained_line),
+            lambda: _printed(sustained("callcast", 1000, suite.crowded_s, extensions=CROWD), sustained_line),
         )
-    found.backlog = _try(found, "backlog", lambda: _said(backlog(suite.backlog), backlog_line))
+    found.backlog = _try(found, "backlog", lambda: _printed(backlog(suite.backlog), backlog_line))
     for held in (LEAST_STORED, suite.stored) if suite.stored else ():
         beside = _try(
             found,
             f"beside {held} stored",
-            lambda h=held: _said(sustained("callcast", 200, 15, held=h, extensions=STORED_AT), sustained_line),
+            lambda h=held: _printed(sustained("callcast", 200, 15, held=h, extensions=STORED_AT), sustained_line),
         )
         if beside is not None:
             found.stored[held] = beside
@@ -173,29 +173,29 @@ def _drains(suite: Suite, found: Found) -> None:
 
 def _endures(suite: Suite, found: Found) -> None:
     found.held = _try(
-        found, "how long the loop is held", lambda: _said(endurance.inside("held", 500, 6), endurance.inside_line)
+        found, "how long the loop is held", lambda: _printed(endurance.inside("held", 500, 6), endurance.inside_line)
     )
     found.shares = _try(
-        found, "where the time goes", lambda: _said(endurance.inside("shares", 500, 6), endurance.inside_line)
+        found, "where the time goes", lambda: _printed(endurance.inside("shares", 500, 6), endurance.inside_line)
     )
     for hung in (False, True) if suite.hang_s else ():
-        told = _try(
+        measured = _try(
             found,
             f"{'one hangs' if hung else 'none hangs'}",
-            lambda h=hung: _said(endurance.hang(500, suite.hang_s, hung=h), endurance.hang_line),
+            lambda h=hung: _printed(endurance.hang(500, suite.hang_s, hung=h), endurance.hang_line),
         )
-        if told is not None:
-            found.hang.append(told)
+        if measured is not None:
+            found.hang.append(measured)
     if suite.memory_s:
         found.memory = _try(
             found,
             "2,000 extensions, 100 events/s",
-            lambda: _said(endurance.memory(2000, 100, suite.memory_s), endurance.memory_line),
+            lambda: _printed(endurance.memory(2000, 100, suite.memory_s), endurance.memory_line),
         )
 
 
 def machine() -> str:
-    """In words that do not identify the machine."""
+    """A description that does not identify the machine."""
     cores = len(os.sched_getaffinity(0))
     cpu = next(
         (

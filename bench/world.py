@@ -84,7 +84,7 @@ class World:
         self.context = replace(self.context, more_sinks=tables)
 
     def have_room(self) -> None:
-        """An outbox beyond its cap forgets the oldest, which is not what is measured."""
+        """An outbox above its cap drops the oldest events, which is not what is measured."""
         self.context = replace(self.context, outbox_max_mb=100_000)
 
     @property
@@ -101,8 +101,8 @@ class World:
 
     def alive(self) -> None:
         if self._process.poll() is not None:
-            said = (self.folder / "log").read_text(errors="replace").strip().splitlines()
-            raise BenchFailed(f"{self.name} has ended: {said[-1] if said else f'code {self._process.returncode}'}")
+            lines = (self.folder / "log").read_text(errors="replace").strip().splitlines()
+            raise BenchFailed(f"{self.name} has ended: {lines[-1] if lines else f'code {self._process.returncode}'}")
 
     def until(self, reached: Callable[[], bool], within_s: float, what: str, *, pause_s: float = 0.05) -> None:
         deadline = time.monotonic() + within_s

@@ -1,1 +1,1 @@
-"""What people would use instead of callcast, each doing the same job; `README.md` says how far each goes."""
+"""Programs that could be used instead of callcast, each doing the same job; `README.md` lists what each lacks."""

@@ -1,4 +1,4 @@
-"""What a peer is told to do: a file of JSON, named on its command line."""
+"""The job of a peer: a JSON file, named on its command line."""
 
 import sys
 from pathlib import Path

@@ -27,7 +27,7 @@ from tests.ports import free_port
 PASSWORD = "password-of-the-broker"
 
 
-async def asked(settings: SinkSettings, *, send: bool = False) -> ConnectivityResult:
+async def checked(settings: SinkSettings, *, send: bool = False) -> ConnectivityResult:
     result = await settings.check_connectivity(
         ConnectivityRequest(name="crm", version="1.2.3", clock=RealClock(), send=send)
     )
@@ -42,13 +42,13 @@ class Listener:
 
     def __init__(self) -> None:
         self.port = 0
-        self.heard: list[bytes] = []
+        self.received: list[bytes] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            self.heard.append(await reader.read())
+            self.received.append(await reader.read())
         except OSError:  # a client that does not trust the certificate disconnects
-            self.heard.append(b"")
+            self.received.append(b"")
         finally:
             writer.close()
 
@@ -90,24 +90,24 @@ async def receiver(**modes: Any) -> AsyncIterator[HttpRemoteSide]:
 async def test_the_check_connects_to_a_webhook_and_sends_nothing() -> None:
     """A connection, and not a byte on it."""
     async with listener() as remote_side:
-        result = await asked(hook(f"http://127.0.0.1:{remote_side.port}"))
-        await until(lambda: bool(remote_side.heard))
-    assert (result.status, remote_side.heard) == ("good", [b""])
+        result = await checked(hook(f"http://127.0.0.1:{remote_side.port}"))
+        await until(lambda: bool(remote_side.received))
+    assert (result.status, remote_side.received) == ("good", [b""])
     assert "--send" in result.detail
 
 
 async def test_a_webhooks_certificate_that_is_trusted(certificates: Certificates) -> None:
     """The TLS handshake uses the authorities of the sink; no application data is sent."""
     async with listener(certificates.server_context()) as remote_side:
-        result = await asked(hook(f"https://localhost:{remote_side.port}", tls_ca=certificates.ca))
-        await until(lambda: bool(remote_side.heard))
-    assert (result.status, remote_side.heard) == ("good", [b""])
+        result = await checked(hook(f"https://localhost:{remote_side.port}", tls_ca=certificates.ca))
+        await until(lambda: bool(remote_side.received))
+    assert (result.status, remote_side.received) == ("good", [b""])
 
 
 async def test_a_webhooks_certificate_that_is_not_trusted(certificates: Certificates) -> None:
     """The result has the library's own words, and names the key that fixes it."""
     async with listener(certificates.server_context()) as remote_side:
-        result = await asked(hook(f"https://localhost:{remote_side.port}"))
+        result = await checked(hook(f"https://localhost:{remote_side.port}"))
     assert result.status == "failed"
     assert "https://localhost: unable to get local issuer certificate" in result.detail
     assert "tls_ca" in result.fix
@@ -121,8 +121,8 @@ async def test_a_remote_side_that_requires_a_client_certificate(tmp_path: Path, 
         with mosquitto(tmp_path, *lines, "require_certificate true") as alerting:
             for port in (silent.port, alerting.port):
                 url = f"https://localhost:{port}"
-                without = await asked(hook(url, tls_ca=certificates.ca))
-                shown = await asked(hook(url, tls_ca=certificates.ca, **pair))
+                without = await checked(hook(url, tls_ca=certificates.ca))
+                shown = await checked(hook(url, tls_ca=certificates.ca, **pair))
                 assert (without.status, shown.status) == ("failed", "good")
                 assert "tls_cert" in without.fix
 
@@ -131,13 +131,13 @@ async def test_a_webhooks_certificate_for_another_name(certificates: Certificate
     """The name in url is the one that must stand in the certificate."""
     async with listener(certificates.server_context()) as remote_side:
         elsewhere(monkeypatch, "other.example")
-        result = await asked(hook(f"https://other.example:{remote_side.port}", tls_ca=certificates.ca))
+        result = await checked(hook(f"https://other.example:{remote_side.port}", tls_ca=certificates.ca))
     assert result.status == "failed"
     assert result.fix == "use a host name in url that the certificate is valid for"
 
 
 def elsewhere(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Let a name stand for this machine."""
+    """Resolve a name to this machine."""
     real = socket.getaddrinfo
     monkeypatch.setattr(
         socket, "getaddrinfo", lambda host, *rest, **more: real("127.0.0.1" if host == name else host, *rest, **more)
@@ -148,7 +148,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 async def test_an_https_url_for_a_webhook_without_tls(send: bool) -> None:
     """The fix names the scheme."""
     async with receiver() as remote_side:
-        result = await asked(hook(f"https://127.0.0.1:{remote_side.port}"), send=send)
+        result = await checked(hook(f"https://127.0.0.1:{remote_side.port}"), send=send)
     assert result.status == "failed"
     assert "scheme" in result.fix
 
@@ -156,7 +156,7 @@ async def test_an_https_url_for_a_webhook_without_tls(send: bool) -> None:
 @pytest.mark.parametrize("send", [False, True])
 async def test_no_webhook_there(send: bool) -> None:
     """The result has the system's own words, without an address."""
-    result = await asked(hook(f"http://127.0.0.1:{free_port()}"), send=send)
+    result = await checked(hook(f"http://127.0.0.1:{free_port()}"), send=send)
     assert result.status == "failed"
     assert result.detail == "http://127.0.0.1: connection refused"
     assert "the service there is running" in result.fix
@@ -170,7 +170,7 @@ async def test_an_unknown_host(send: bool, monkeypatch: pytest.MonkeyPatch) -> N
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    result = await asked(hook("https://crm.example.com"), send=send)
+    result = await checked(hook("https://crm.example.com"), send=send)
     assert result.status == "failed"
     assert "cannot be resolved" in result.detail
     assert "check the host in url" in result.fix
@@ -181,8 +181,8 @@ async def test_a_webhook_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None
     async with listener() as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
         monkeypatch.setenv("NO_PROXY", "")
-        result = await asked(hook("https://crm.example.com", trust_env=True))
-        await until(lambda: bool(proxy.heard))
+        result = await checked(hook("https://crm.example.com", trust_env=True))
+        await until(lambda: bool(proxy.received))
     assert result.status == "good"
     assert "the proxy 127.0.0.1" in result.detail
 
@@ -195,7 +195,7 @@ async def test_a_check_is_signed_and_shaped_as_an_event(form: str) -> None:
     """The official packages verify it and read it; its type says that it is no event; two have two ids."""
     async with receiver() as remote_side:
         for _ in range(2):
-            result = await asked(hook(f"http://127.0.0.1:{remote_side.port}", format=form), send=True)
+            result = await checked(hook(f"http://127.0.0.1:{remote_side.port}", format=form), send=True)
             assert result == ConnectivityResult("good", "http://127.0.0.1 accepted a callcast.check")
             await asyncio.sleep(0.002)
     request, body = remote_side.requests[0], remote_side.bodies[0]
@@ -231,7 +231,7 @@ async def test_a_check_is_signed_and_shaped_as_an_event(form: str) -> None:
 async def test_a_check_that_is_refused(status: int, remedy: str) -> None:
     """Each answer has its remedy."""
     async with receiver(accepts_with=status) as remote_side:
-        result = await asked(hook(f"http://127.0.0.1:{remote_side.port}"), send=True)
+        result = await checked(hook(f"http://127.0.0.1:{remote_side.port}"), send=True)
     assert (result.status, result.detail) == ("failed", f"http://127.0.0.1: answered {status}")
     assert remedy in result.fix
 
@@ -239,7 +239,7 @@ async def test_a_check_that_is_refused(status: int, remedy: str) -> None:
 async def test_a_check_over_tls_that_is_not_trusted(certificates: Certificates) -> None:
     """The same result as without a request."""
     async with listener(certificates.server_context()) as remote_side:
-        result = await asked(hook(f"https://localhost:{remote_side.port}"), send=True)
+        result = await checked(hook(f"https://localhost:{remote_side.port}"), send=True)
     assert result.status == "failed"
     assert "tls_ca" in result.fix
 
@@ -283,7 +283,7 @@ LOGINS: list[tuple[Mapping[str, Any], str]] = [
 async def test_the_login_is_tried(locked: Broker, protocol: str) -> None:
     """The right password is accepted; a wrong one, and none, fail with the keys to check."""
     for login, verdict in LOGINS:
-        result = await asked(broker_settings(locked, protocol=protocol, **login))
+        result = await checked(broker_settings(locked, protocol=protocol, **login))
         assert result.status == verdict, result
         if verdict == "failed":
             assert "check username and password" in result.fix
@@ -301,7 +301,7 @@ async def test_a_check_leaves_no_trace(tmp_path: Path, client_id: str) -> None:
                 await until(watcher.ready)
                 seen = {topic for topic in watcher.latest() if topic.endswith("/status")}
                 before = len([one for one in watcher.seen if not one.retain])
-                assert (await asked(settings)).status == "good"
+                assert (await checked(settings)).status == "good"
                 assert await sink.send(delivery(1)) == Delivered()
                 await until(lambda: len([one for one in watcher.seen if not one.retain]) > before)
                 after = [one for one in watcher.seen[-1:] if not one.retain]
@@ -314,7 +314,7 @@ async def test_a_check_leaves_no_trace(tmp_path: Path, client_id: str) -> None:
 
 async def test_no_broker_there() -> None:
     """The result has the system's own words, without an address."""
-    result = await asked(broker_settings(free_port()))
+    result = await checked(broker_settings(free_port()))
     assert (result.status, result.detail) == ("failed", "mqtt://127.0.0.1: connection refused")
     assert "the service there is running" in result.fix
 
@@ -324,9 +324,9 @@ async def test_a_broker_that_is_not_trusted(tmp_path: Path, certificates: Certif
     lines = (f"certfile {certificates.server}", f"keyfile {certificates.server_key}")
     with mosquitto(tmp_path, *lines) as broker:
         url = f"mqtts://localhost:{broker.port}"
-        distrusted = await asked(broker_settings(broker, url=url))
-        trusted = await asked(broker_settings(broker, url=url, tls_ca=certificates.ca))
-        plain = await asked(broker_settings(broker, timeout_s=2))
+        distrusted = await checked(broker_settings(broker, url=url))
+        trusted = await checked(broker_settings(broker, url=url, tls_ca=certificates.ca))
+        plain = await checked(broker_settings(broker, timeout_s=2))
     assert (distrusted.status, trusted.status) == ("failed", "good")
     assert "tls_ca" in distrusted.fix
     assert plain.status == "failed"
@@ -336,8 +336,8 @@ async def test_a_broker_that_is_not_trusted(tmp_path: Path, certificates: Certif
 async def test_a_broker_of_another_protocol(tmp_path: Path) -> None:
     """A broker for 3.1.1 only reports that or closes the connection; either way the fix names the key to set."""
     with iotcore(tmp_path, "3.1.1") as broker:
-        old = await asked(broker_settings(broker, timeout_s=2))
-        right = await asked(broker_settings(broker, protocol="3.1.1"))
+        old = await checked(broker_settings(broker, timeout_s=2))
+        right = await checked(broker_settings(broker, protocol="3.1.1"))
     assert (old.status, right.status) == ("failed", "good")
     assert 'protocol = "3.1.1"' in old.fix
 
@@ -349,7 +349,7 @@ async def test_what_answers_is_no_broker() -> None:
     try:
         site = web.TCPSite(app_runner, "127.0.0.1", 0)
         await site.start()
-        result = await asked(broker_settings(app_runner.addresses[0][1]))
+        result = await checked(broker_settings(app_runner.addresses[0][1]))
     finally:
         await app_runner.cleanup()
     assert result.status == "failed"
@@ -361,7 +361,7 @@ async def test_what_answers_is_no_broker() -> None:
 
 async def test_stdout_needs_no_connection() -> None:
     """There is nothing to check, and that is no failure."""
-    assert (await asked(stdout.Settings())).status == "unasked"
+    assert (await checked(stdout.Settings())).status == "unasked"
 
 
 async def test_a_sink_without_a_connectivity_check() -> None:
@@ -373,5 +373,5 @@ async def test_a_sink_without_a_connectivity_check() -> None:
         def open(self, _context: object, /) -> Any:
             raise AssertionError("a connectivity check opens no sink")
 
-    result = await asked(Quiet())
+    result = await checked(Quiet())
     assert (result.status, result.detail) == ("unasked", "sinks of type quiet have no connectivity check")

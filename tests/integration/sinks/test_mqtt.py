@@ -124,13 +124,13 @@ class Stage:
         fence = threading.Event()
         client = paho.Client(CallbackAPIVersion.VERSION2)
 
-        def hear(_client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+        def receive(_client: Any, _data: Any, message: paho.MQTTMessage) -> None:
             if message.topic == "fence":
                 fence.set()
             elif message.retain:
                 seen[message.topic] = message.payload
 
-        client.on_message = hear
+        client.on_message = receive
         client.connect("127.0.0.1", self.broker.port)
         client.loop_start()
         client.subscribe([("callcast/#", 0), ("fence", 0)])
@@ -174,7 +174,7 @@ def in_ringing(number: int = 1) -> Call:
 
 
 async def test_an_event_is_on_its_topic(stage: Stage) -> None:
-    """Topic, body and QoS of contract 7; the CloudEvents SDK reads it."""
+    """Topic, body and QoS; the CloudEvents SDK reads it."""
     async with stage.sink() as sink:
         assert await sink.send(delivery()) == Delivered()
         topic = f"callcast/acme/{EXTENSION}/events/call.ringing"
@@ -431,7 +431,7 @@ async def test_a_session_that_is_taken_over_is_logged() -> None:
 
 
 class HurriedClock(RealClock):
-    """Sleeps only a little, whatever it is asked for."""
+    """Sleeps 50 ms at most, for any duration."""
 
     async def sleep(self, seconds: float, /) -> None:
         await asyncio.sleep(min(seconds, 0.05))
@@ -652,8 +652,8 @@ async def test_the_client_id_is_the_same_each_time() -> None:
     assert broker.client_ids == ["callcast-0123456789abcdef-tested"] * 2 + ["ours"]
 
 
-class Notes(RealClock):
-    """Sleeps hardly at all, and notes for how long it should have."""
+class RecordingClock(RealClock):
+    """Sleeps 1 ms and records the requested duration."""
 
     def __init__(self) -> None:
         self.pauses_s: list[float] = []
@@ -667,7 +667,7 @@ async def test_reconnects_are_delayed_exponentially_and_differ_between_clients()
     """0.5 to 1 s at first, twice that each time, a minute at most; random for each client."""
     pauses: list[Sequence[float]] = []
     for client_id in ("one", "other"):
-        clock = Notes()
+        clock = RecordingClock()
         here = structs.replace(context(), clock=clock, live_calls=InMemoryLiveCalls())
         async with Settings(url=f"mqtt://127.0.0.1:{free_port()}", client_id=client_id).open(here):
             await until(lambda: len(_backoffs(clock)) >= 9)  # noqa: B023
@@ -680,7 +680,7 @@ async def test_reconnects_are_delayed_exponentially_and_differ_between_clients()
     assert not set(pauses[0]) & set(pauses[1])
 
 
-def _backoffs(clock: Notes) -> Sequence[float]:
+def _backoffs(clock: RecordingClock) -> Sequence[float]:
     """Without the pauses of the mirror, which are always the same."""
     return [pause for pause in clock.pauses_s if pause not in (0.25, 10.0)]
 

@@ -44,9 +44,9 @@ async def test_a_broker_without_retained_messages_gets_events(protocol: str, tmp
             await delivered(stage)
         finally:
             stage.watcher.close()
-    said = [facts for name, facts in stage.logged if name == "mqtt_state_left_out"]
-    assert len(said) == 1
-    assert "retain = false" in str(said[0]["hint"])
+    logged = [facts for name, facts in stage.logged if name == "mqtt_state_left_out"]
+    assert len(logged) == 1
+    assert "retain = false" in str(logged[0]["hint"])
     assert not [one for one in stage.watcher.seen if "events" not in one.topic]
 
 
@@ -206,7 +206,7 @@ def _can_happen(path: list[tuple[ConnectionOutcome, Failure]]) -> bool:
 # The connectivity check
 
 
-async def asked(broker: Broker, protocol: str, *, send: bool = True, **keys: Any) -> ConnectivityResult:
+async def checked(broker: Broker, protocol: str, *, send: bool = True, **keys: Any) -> ConnectivityResult:
     settings = Settings.model_validate(
         {"type": "mqtt", "url": f"mqtt://127.0.0.1:{broker.port}", "protocol": protocol, "timeout_s": 5, **keys}
     )
@@ -220,8 +220,8 @@ async def asked(broker: Broker, protocol: str, *, send: bool = True, **keys: Any
 async def test_the_check_finds_a_broker_without_retained_messages(protocol: str, send: bool, tmp_path: Path) -> None:
     """A warning, since events are delivered; with `retain = false` it is good."""
     with mosquitto(tmp_path, NO_RETAINED) as broker:
-        result = await asked(broker, protocol, send=send)
-        accepted = await asked(broker, protocol, send=send, retain=False)
+        result = await checked(broker, protocol, send=send)
+        accepted = await checked(broker, protocol, send=send, retain=False)
     assert (result.status, accepted.status) == ("warning", "good")
     assert "does not support retained messages" in result.detail
     assert "retain = false" in result.fix
@@ -232,7 +232,7 @@ async def test_the_check_finds_a_broker_without_qos_1(tmp_path: Path) -> None:
     with mosquitto(tmp_path, "max_qos 0") as broker:
         for retain in (True, False):
             for send in (True, False):
-                result = await asked(broker, "5", send=send, retain=retain)
+                result = await checked(broker, "5", send=send, retain=retain)
                 assert result.status == "failed"
                 assert "QoS 1" in result.fix
 
@@ -244,7 +244,7 @@ async def test_the_check_leaves_nothing_behind(protocol: str, tmp_path: Path) ->
         stage = Stage(broker, protocol)
         try:
             await until(stage.watcher.ready)
-            assert (await asked(broker, protocol)).status == "good"
+            assert (await checked(broker, protocol)).status == "good"
             assert stage.retained_now() == {}
             await until(lambda: len(stage.watcher.seen) >= 3)
             topics = {one.topic for one in stage.watcher.seen}
@@ -258,7 +258,7 @@ async def test_the_check_sees_that_state_is_refused(tmp_path: Path) -> None:
     acl = tmp_path / "acl"
     acl.write_text("user callcast\ntopic write callcast/+/events/#\n")
     with mosquitto(tmp_path, f"acl_file {acl}") as broker:
-        result = await asked(broker, "5", username="callcast")
+        result = await checked(broker, "5", username="callcast")
     assert result.status == "warning"
     assert "callcast/check/check/state" in result.detail
     assert "access rules" in result.fix

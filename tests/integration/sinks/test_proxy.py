@@ -137,8 +137,8 @@ def test_a_network_that_is_none_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> N
 
 @asynccontextmanager
 async def tunnel(tls: Any = None) -> AsyncIterator[tuple[int, list[bytes]]]:
-    """A proxy that connects to whatever it is asked to."""
-    asked: list[bytes] = []
+    """A proxy that connects to any requested address."""
+    requests: list[bytes] = []
 
     async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -149,7 +149,7 @@ async def tunnel(tls: Any = None) -> AsyncIterator[tuple[int, list[bytes]]]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
-        asked.append(head)
+        requests.append(head)
         host, _, port = head.split(b" ")[1].decode().rpartition(":")
         there = await asyncio.open_connection(host, int(port))
         writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
@@ -157,7 +157,7 @@ async def tunnel(tls: Any = None) -> AsyncIterator[tuple[int, list[bytes]]]:
 
     listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     async with listener:
-        yield listener.sockets[0].getsockname()[1], asked
+        yield listener.sockets[0].getsockname()[1], requests
 
 
 @pytest.mark.parametrize("scheme", ["", "http://", "https://"])
@@ -166,12 +166,12 @@ async def test_events_go_through_a_tunnel(
 ) -> None:
     """Also through a proxy with TLS; the tunnel is kept and used again."""
     context = certificates.server_context() if scheme == "https://" else None
-    async with serving(certificates.server_context()) as server, tunnel(context) as (port, asked):
+    async with serving(certificates.server_context()) as server, tunnel(context) as (port, requests):
         monkeypatch.setenv("HTTPS_PROXY", f"{scheme}localhost:{port}")
         async with opened(server.url, trust_env=True, tls_ca=certificates.ca) as sink:
             for number in range(2):
                 assert await sink.send(delivery(number)) == Delivered()
-    assert len(asked) == 1
+    assert len(requests) == 1
     assert len(server.requests) == 2
 
 

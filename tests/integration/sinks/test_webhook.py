@@ -104,7 +104,7 @@ async def sent(url: str, **keys: Any) -> Outcome:
 
 
 async def test_a_request_is_what_the_contract_says(server: Server) -> None:
-    """Method, headers and body of contract 6, with the attempt's number."""
+    """Method, headers and body, with the attempt's number."""
     async with opened(server.url, headers={"X-Team": "support"}) as sink:
         assert await sink.send(delivery(3, attempt=7)) == Delivered()
     (request,), (body,) = server.requests, server.bodies
@@ -226,7 +226,7 @@ ANSWERS: Sequence[tuple[int, Outcome]] = [
 
 @pytest.mark.parametrize(("status", "outcome"), ANSWERS)
 async def test_the_status_decides(server: Server, status: int, outcome: Outcome) -> None:
-    """Contract 6's table, over a real connection; the status is kept for `explain`, also of a success."""
+    """Each status, over a real connection, has its outcome; the status is kept for `explain`, also of a success."""
     server.answers(status)
     found = await sent(server.url)
     assert found == outcome

@@ -54,7 +54,7 @@ class RawReceiver:
         writer.close()
 
 
-def says(answer: bytes, *, closes: bool = False) -> Script:
+def answers_with(answer: bytes, *, closes: bool = False) -> Script:
     async def script(writer: asyncio.StreamWriter) -> None:
         writer.write(answer)
         await writer.drain()
@@ -88,61 +88,61 @@ OK = b"HTTP/1.1 200 OK\r\n"
 EMPTY = b"content-length: 0\r\n\r\n"
 FINE = OK + EMPTY
 SCRIPTS: dict[str, Script] = {
-    "plain": says(FINE),
-    "no reason": says(b"HTTP/1.1 200\r\n" + EMPTY),
-    "a space and no reason": says(b"HTTP/1.1 200 \r\n" + EMPTY),
-    "HTTP 1.0": says(b"HTTP/1.0 200 OK\r\n\r\n", closes=True),
-    "HTTP 2 in letters": says(b"HTTP/2 200 OK\r\n" + EMPTY),
-    "HTTP 1.2": says(b"HTTP/1.2 200 OK\r\n" + EMPTY),
-    "two spaces": says(b"HTTP/1.1  200 OK\r\n" + EMPTY),
-    "bare line feeds": says(FINE.replace(b"\r\n", b"\n")),
-    "an empty line first": says(b"\r\n" + FINE),
-    "a reason that is not ASCII": says(b"HTTP/1.1 200 \xc3\x9cbernommen \xff\r\n" + EMPTY),
-    "a reason of 9 kB": says(b"HTTP/1.1 200 " + b"O" * 9_000 + b"\r\n" + EMPTY),
-    "a reason of 100 kB": says(b"HTTP/1.1 200 " + b"O" * 100_000 + b"\r\n" + EMPTY),
-    "status 299": says(b"HTTP/1.1 299 Why Not\r\n" + EMPTY),
-    "a header of 9 kB": says(OK + b"x-a: " + b"a" * 9_000 + b"\r\n" + EMPTY),
-    "a header of 100 kB": says(OK + b"x-a: " + b"a" * 100_000 + b"\r\n" + EMPTY),
-    "a header's name of 9 kB": says(OK + b"x" * 9_000 + b": a\r\n" + EMPTY),
-    "200 headers": says(OK + b"".join(b"x-%d: a\r\n" % n for n in range(200)) + EMPTY),
-    "2,000 headers": says(OK + b"".join(b"x-%d: a\r\n" % n for n in range(2_000)) + EMPTY),
-    "a header without a colon": says(OK + b"no colon here\r\n" + EMPTY),
-    "a header without a name": says(OK + b": a\r\n" + EMPTY),
-    "a space before the colon": says(OK + b"x-a : a\r\n" + EMPTY),
-    "a folded header": says(OK + b"x-a: a\r\n  b\r\n" + EMPTY),
-    "NUL in a header": says(OK + b"x-a: a\0b\r\n" + EMPTY),
-    "a bare CR in a header": says(OK + b"x-a: a\rb\r\n" + EMPTY),
-    "a header that is not UTF-8": says(OK + b"x-a: \xff\xfe\r\n" + EMPTY),
-    "a body after 204": says(b"HTTP/1.1 204 No Content\r\n\r\nno, a body", closes=True),
-    "a content-length after 204": says(b"HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\nhello"),
-    "two content-lengths": says(OK + b"content-length: 5\r\ncontent-length: 6\r\n\r\nhello!"),
-    "a content-length in words": says(OK + b"content-length: five\r\n\r\nhello"),
-    "a negative content-length": says(OK + b"content-length: -1\r\n\r\nhello"),
-    "a huge content-length": says(OK + b"content-length: 99999999999999999999999\r\n\r\nhello"),
-    "chunked and a content-length": says(OK + b"transfer-encoding: chunked\r\n" + EMPTY + b"0\r\n\r\n"),
-    "an unknown transfer-encoding": says(OK + b"transfer-encoding: rot13\r\n\r\nuryyb", closes=True),
-    "a bad chunk": says(OK + b"transfer-encoding: chunked\r\n\r\nxyz\r\nhello\r\n0\r\n\r\n"),
-    "a chunk that is cut off": says(OK + b"transfer-encoding: chunked\r\n\r\nff\r\nhello", closes=True),
-    "no last chunk": says(OK + b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n", closes=True),
-    "a body that is cut off": says(OK + b"content-length: 9\r\n\r\nhello", closes=True),
-    "a body until the end": says(OK + b"\r\nhello", closes=True),
-    "no gzip in gzip": says(OK + b"content-encoding: gzip\r\ncontent-length: 5\r\n\r\nhello"),
-    "an unknown content-encoding": says(OK + b"content-encoding: rot13\r\ncontent-length: 5\r\n\r\nuryyb"),
-    "bytes after the end": says(FINE + b"and one more thing\r\n\r\n"),
-    "a second answer": says(FINE + b"HTTP/1.1 500 Oops\r\n" + EMPTY),
-    "early hints first": says(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n" + FINE),
-    "an odd early hint first": says(b"HTTP/1.1 103 Early Hints\r\nno colon\r\n\r\n" + FINE),
-    "an upgrade that was not asked for": says(OK + b"connection: upgrade\r\nupgrade: websocket\r\n" + EMPTY),
-    "cookies that are none": says(OK + b"set-cookie: \xff=;;;=\r\nset-cookie: a\r\n" + EMPTY),
-    "a location": says(OK + b"location: http://[::1\r\n" + EMPTY),
-    "the end after the status line": says(OK, closes=True),
-    "the end within the headers": says(OK + b"x-a: ", closes=True),
+    "plain": answers_with(FINE),
+    "no reason": answers_with(b"HTTP/1.1 200\r\n" + EMPTY),
+    "a space and no reason": answers_with(b"HTTP/1.1 200 \r\n" + EMPTY),
+    "HTTP 1.0": answers_with(b"HTTP/1.0 200 OK\r\n\r\n", closes=True),
+    "HTTP 2 in letters": answers_with(b"HTTP/2 200 OK\r\n" + EMPTY),
+    "HTTP 1.2": answers_with(b"HTTP/1.2 200 OK\r\n" + EMPTY),
+    "two spaces": answers_with(b"HTTP/1.1  200 OK\r\n" + EMPTY),
+    "bare line feeds": answers_with(FINE.replace(b"\r\n", b"\n")),
+    "an empty line first": answers_with(b"\r\n" + FINE),
+    "a reason that is not ASCII": answers_with(b"HTTP/1.1 200 \xc3\x9cbernommen \xff\r\n" + EMPTY),
+    "a reason of 9 kB": answers_with(b"HTTP/1.1 200 " + b"O" * 9_000 + b"\r\n" + EMPTY),
+    "a reason of 100 kB": answers_with(b"HTTP/1.1 200 " + b"O" * 100_000 + b"\r\n" + EMPTY),
+    "status 299": answers_with(b"HTTP/1.1 299 Why Not\r\n" + EMPTY),
+    "a header of 9 kB": answers_with(OK + b"x-a: " + b"a" * 9_000 + b"\r\n" + EMPTY),
+    "a header of 100 kB": answers_with(OK + b"x-a: " + b"a" * 100_000 + b"\r\n" + EMPTY),
+    "a header's name of 9 kB": answers_with(OK + b"x" * 9_000 + b": a\r\n" + EMPTY),
+    "200 headers": answers_with(OK + b"".join(b"x-%d: a\r\n" % n for n in range(200)) + EMPTY),
+    "2,000 headers": answers_with(OK + b"".join(b"x-%d: a\r\n" % n for n in range(2_000)) + EMPTY),
+    "a header without a colon": answers_with(OK + b"no colon here\r\n" + EMPTY),
+    "a header without a name": answers_with(OK + b": a\r\n" + EMPTY),
+    "a space before the colon": answers_with(OK + b"x-a : a\r\n" + EMPTY),
+    "a folded header": answers_with(OK + b"x-a: a\r\n  b\r\n" + EMPTY),
+    "NUL in a header": answers_with(OK + b"x-a: a\0b\r\n" + EMPTY),
+    "a bare CR in a header": answers_with(OK + b"x-a: a\rb\r\n" + EMPTY),
+    "a header that is not UTF-8": answers_with(OK + b"x-a: \xff\xfe\r\n" + EMPTY),
+    "a body after 204": answers_with(b"HTTP/1.1 204 No Content\r\n\r\nno, a body", closes=True),
+    "a content-length after 204": answers_with(b"HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\nhello"),
+    "two content-lengths": answers_with(OK + b"content-length: 5\r\ncontent-length: 6\r\n\r\nhello!"),
+    "a content-length in words": answers_with(OK + b"content-length: five\r\n\r\nhello"),
+    "a negative content-length": answers_with(OK + b"content-length: -1\r\n\r\nhello"),
+    "a huge content-length": answers_with(OK + b"content-length: 99999999999999999999999\r\n\r\nhello"),
+    "chunked and a content-length": answers_with(OK + b"transfer-encoding: chunked\r\n" + EMPTY + b"0\r\n\r\n"),
+    "an unknown transfer-encoding": answers_with(OK + b"transfer-encoding: rot13\r\n\r\nuryyb", closes=True),
+    "a bad chunk": answers_with(OK + b"transfer-encoding: chunked\r\n\r\nxyz\r\nhello\r\n0\r\n\r\n"),
+    "a chunk that is cut off": answers_with(OK + b"transfer-encoding: chunked\r\n\r\nff\r\nhello", closes=True),
+    "no last chunk": answers_with(OK + b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n", closes=True),
+    "a body that is cut off": answers_with(OK + b"content-length: 9\r\n\r\nhello", closes=True),
+    "a body until the end": answers_with(OK + b"\r\nhello", closes=True),
+    "no gzip in gzip": answers_with(OK + b"content-encoding: gzip\r\ncontent-length: 5\r\n\r\nhello"),
+    "an unknown content-encoding": answers_with(OK + b"content-encoding: rot13\r\ncontent-length: 5\r\n\r\nuryyb"),
+    "bytes after the end": answers_with(FINE + b"and one more thing\r\n\r\n"),
+    "a second answer": answers_with(FINE + b"HTTP/1.1 500 Oops\r\n" + EMPTY),
+    "early hints first": answers_with(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n" + FINE),
+    "an odd early hint first": answers_with(b"HTTP/1.1 103 Early Hints\r\nno colon\r\n\r\n" + FINE),
+    "an upgrade that was not requested": answers_with(OK + b"connection: upgrade\r\nupgrade: websocket\r\n" + EMPTY),
+    "cookies that are none": answers_with(OK + b"set-cookie: \xff=;;;=\r\nset-cookie: a\r\n" + EMPTY),
+    "a location": answers_with(OK + b"location: http://[::1\r\n" + EMPTY),
+    "the end after the status line": answers_with(OK, closes=True),
+    "the end within the headers": answers_with(OK + b"x-a: ", closes=True),
     "a reset after the status line": resets(OK),
     "a reset within the body": resets(OK + b"content-length: 9\r\n\r\nhello"),
-    "silence after the status line": says(OK),
-    "silence within the headers": says(OK + b"x-a: a\r\n"),
-    "silence instead of the body": says(OK + b"content-length: 9\r\n\r\n"),
-    "silence instead of a chunk": says(OK + b"transfer-encoding: chunked\r\n\r\n"),
+    "silence after the status line": answers_with(OK),
+    "silence within the headers": answers_with(OK + b"x-a: a\r\n"),
+    "silence instead of the body": answers_with(OK + b"content-length: 9\r\n\r\n"),
+    "silence instead of a chunk": answers_with(OK + b"transfer-encoding: chunked\r\n\r\n"),
     "an endless reason": goes_on(b"HTTP/1.1 200 ", itertools.repeat(b"O" * 1000)),
     "an endless header": goes_on(OK + b"x-a: ", itertools.repeat(b"a" * 1000)),
     "endless headers": goes_on(OK, (b"x-%d: a\r\n" % n for n in itertools.count())),
@@ -154,7 +154,7 @@ SCRIPTS: dict[str, Script] = {
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS.keys())
 async def test_a_2xx_status_line_is_success(script: Script) -> None:
     """The attempt ends long before the time limit; the next event gets its own response."""
-    receiver = RawReceiver(script, says(b"HTTP/1.1 500 Oops\r\n" + EMPTY))
+    receiver = RawReceiver(script, answers_with(b"HTTP/1.1 500 Oops\r\n" + EMPTY))
     async with receiver.serve(), opened(receiver.url, timeout_s=FOREVER_S) as sink:
         assert await sink.send(delivery()) == Delivered()
         assert await sink.send(delivery(1)) == Retry("http_500", "answered 500")
@@ -177,14 +177,14 @@ async def test_an_answer_that_comes_byte_by_byte() -> None:
 
 
 NO_ANSWERS: dict[str, Script] = {
-    "another protocol": says(b"220 mail.example.com ESMTP\r\n\r\n", closes=True),
-    "a status of four digits": says(b"HTTP/1.1 2000 OK\r\n" + EMPTY, closes=True),
-    "a status of two digits": says(b"HTTP/1.1 20 OK\r\n" + EMPTY, closes=True),
-    "half a status": says(b"HTTP/1.1 20", closes=True),
-    "nothing but early hints": says(b"HTTP/1.1 103 Early Hints\r\n\r\n", closes=True),
-    "2xx in an early hint": says(b"HTTP/1.1 103 Early Hints\r\nx-a: HTTP/1.1 200 OK\r\n\r\n", closes=True),
-    "2xx behind other bytes": says(b"hello HTTP/1.1 200 OK\r\n" + EMPTY, closes=True),
-    "nothing": says(b"", closes=True),
+    "another protocol": answers_with(b"220 mail.example.com ESMTP\r\n\r\n", closes=True),
+    "a status of four digits": answers_with(b"HTTP/1.1 2000 OK\r\n" + EMPTY, closes=True),
+    "a status of two digits": answers_with(b"HTTP/1.1 20 OK\r\n" + EMPTY, closes=True),
+    "half a status": answers_with(b"HTTP/1.1 20", closes=True),
+    "nothing but early hints": answers_with(b"HTTP/1.1 103 Early Hints\r\n\r\n", closes=True),
+    "2xx in an early hint": answers_with(b"HTTP/1.1 103 Early Hints\r\nx-a: HTTP/1.1 200 OK\r\n\r\n", closes=True),
+    "2xx behind other bytes": answers_with(b"hello HTTP/1.1 200 OK\r\n" + EMPTY, closes=True),
+    "nothing": answers_with(b"", closes=True),
     "endless early hints": goes_on(b"", itertools.repeat(b"HTTP/1.1 103 Early Hints\r\n\r\n")),
     "an endless early hint": goes_on(b"HTTP/1.1 103 Early Hints\r\n", (b"x-%d: a\r\n" % n for n in itertools.count())),
     "endless bytes": goes_on(b"", itertools.repeat(b"HTTP/1.1 2")),
@@ -215,8 +215,8 @@ OTHERS: list[tuple[bytes, Outcome]] = [
 
 @pytest.mark.parametrize(("answer", "outcome"), OTHERS)
 async def test_any_status_counts_whatever_comes_after_it(answer: bytes, outcome: Outcome) -> None:
-    """Not success alone: what a receiver says in its first line, and in the headers that can be read, is heard."""
-    async with RawReceiver(says(answer)).serve() as receiver, opened(receiver.url, timeout_s=FOREVER_S) as sink:
+    """Not only success: the status line of an answer, and the headers that can be read, take effect."""
+    async with RawReceiver(answers_with(answer)).serve() as receiver, opened(receiver.url, timeout_s=FOREVER_S) as sink:
         assert await sink.send(delivery()) == outcome
 
 
@@ -232,7 +232,7 @@ async def test_an_answer_that_nothing_was_sent_for_is_no_answer(unasked_for: byt
         await writer.drain()
         unasked.set()
 
-    refuses = says(b"HTTP/1.1 500 Oops\r\n" + EMPTY)
+    refuses = answers_with(b"HTTP/1.1 500 Oops\r\n" + EMPTY)
     async with RawReceiver(talks_on, refuses).serve() as receiver, opened(receiver.url) as sink:
         assert await sink.send(delivery()) == Delivered()
         went_on.set()
@@ -252,8 +252,8 @@ async def test_what_comes_while_an_answer_is_put_away_is_no_answer(monkeypatch: 
             exchange.protocol.data_received(FINE)
         works(exchange)
 
-    refuses = says(b"HTTP/1.1 500 Oops\r\n" + EMPTY)
-    async with RawReceiver(says(FINE), refuses).serve() as receiver, opened(receiver.url) as sink:
+    refuses = answers_with(b"HTTP/1.1 500 Oops\r\n" + EMPTY)
+    async with RawReceiver(answers_with(FINE), refuses).serve() as receiver, opened(receiver.url) as sink:
         monkeypatch.setattr(_Exchange, "end", end)
         assert await sink.send(delivery()) == Delivered()
         monkeypatch.undo()
@@ -295,8 +295,11 @@ async def test_kept_connections_that_die_cost_nothing() -> None:
 
 async def test_a_kept_connection_that_dies_within_an_answer_is_a_failure() -> None:
     """The receiver was there, and has begun to say something: that is another cause."""
-    half = says(b"HTTP/1.1 5", closes=True)
-    async with RawReceiver(says(FINE), half, says(FINE)).serve() as receiver, opened(receiver.url) as sink:
+    half = answers_with(b"HTTP/1.1 5", closes=True)
+    async with (
+        RawReceiver(answers_with(FINE), half, answers_with(FINE)).serve() as receiver,
+        opened(receiver.url) as sink,
+    ):
         assert await sink.send(delivery()) == Delivered()
         assert isinstance(await sink.send(delivery(1)), Retry)
     assert len(receiver.ids) == 2
@@ -304,7 +307,10 @@ async def test_a_kept_connection_that_dies_within_an_answer_is_a_failure() -> No
 
 async def test_a_new_connection_that_dies_is_a_failure() -> None:
     """Only a kept connection is replaced: there is no endless round."""
-    async with RawReceiver(says(FINE), says(b"", closes=True)).serve() as receiver, opened(receiver.url) as sink:
+    async with (
+        RawReceiver(answers_with(FINE), answers_with(b"", closes=True)).serve() as receiver,
+        opened(receiver.url) as sink,
+    ):
         assert await sink.send(delivery()) == Delivered()
         outcome = await sink.send(delivery(1))
     assert outcome == Retry("disconnected", "http://127.0.0.1: the connection was lost before the response")
