@@ -58,7 +58,7 @@ WINDOWS_MAX = 8
 ANNOUNCED_FOR_S = 2 * WINDOW_MAX_S  # a window that was not announced for so long no longer counts
 OTHERS_HOLD = 3  # windows for which the highest use by other programs is remembered
 UNKNOWN_FOR = 2  # windows after the start
-OTHERS_GUARD = 0.5  # so much more is left free, because they may be growing
+OTHERS_GUARD = 0.5  # so much more is left free, because they may be growing; less once they have been steady
 KEEP_EVERY_S = 1.0
 IN_FLIGHT_KEPT_S = 2  # a request in flight when the state is kept is assumed to arrive within this
 
@@ -131,21 +131,36 @@ class _Window:
         self.announced_at = announced_at
         self.remaining = limit
         self.densest = 0  # the most requests of polling that were ever in it
-        self._others: deque[tuple[float, int]] = deque()  # when others were noticed, and how many places they took
+        # When others were noticed, and how many places they took: candidates for the most and for the fewest.
+        self._most: deque[tuple[float, int]] = deque()
+        self._fewest: deque[tuple[float, int]] = deque()
+        self._noticed_at = math.inf  # for the first time
 
     def others(self, now: float) -> int:
-        """The most places that others took lately, and a guard."""
-        while self._others and self._others[0][0] + OTHERS_HOLD * self.length_s <= now:
-            self._others.popleft()
-        most = self._others[0][1] if self._others else 0  # later ones are there only if they are fewer
-        return most + math.ceil(most * OTHERS_GUARD)
+        """The most places that others took lately, and some more because they may take more.
+
+        Others that have taken as many all the time are expected to go on so.
+        """
+        kept_s = OTHERS_HOLD * self.length_s
+        for noticed in (self._most, self._fewest):
+            while noticed and noticed[0][0] + kept_s <= now:
+                noticed.popleft()
+        if not self._most:
+            return 0
+        most, guard = self._most[0][1], math.ceil(self._most[0][1] * OTHERS_GUARD)
+        if now - self._noticed_at >= kept_s:
+            guard = min(guard, most - self._fewest[0][1])
+        return most + guard
 
     def notice_others(self, now: float, others: int) -> None:
         others = min(max(0, others), self.limit)
-        while self._others and self._others[-1][1] <= others:
-            self._others.pop()
-        if others:
-            self._others.append((now, others))
+        self._noticed_at = min(self._noticed_at, now)
+        while self._most and self._most[-1][1] <= others:
+            self._most.pop()
+        while self._fewest and self._fewest[-1][1] >= others:
+            self._fewest.pop()
+        self._most.append((now, others))
+        self._fewest.append((now, others))
 
 
 class Slot:
