@@ -3,7 +3,7 @@
     python -m tests.system.killable CONFIG CONTROL_FD
 
 Each line read begins a life, forked from here so that nothing is imported again: `-`, or a point and how often it is
-passed before the life ends there, as `kill -9` would end it. Tells the control pipe who lives (`PID`) and how it
+passed before the life ends there, as `kill -9` would end it. The control pipe gets the `PID` of each life and how it
 ended (`died STATUS`). The points are the steps between a poll and the settlement of its events.
 """
 

@@ -60,19 +60,19 @@ class Mortal:
 
     @asynccontextmanager
     async def ready(self) -> AsyncIterator["Mortal"]:
-        heard, told = os.pipe()
+        reading_end, writing_end = os.pipe()
         log = self.config.with_name("log")
         with log.open("wb") as errors:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tests.system.killable", str(self.config), str(told)),
+                *(sys.executable, "-m", "tests.system.killable", str(self.config), str(writing_end)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,
-                pass_fds=(told,),
+                pass_fds=(writing_end,),
                 cwd=ROOT,
             )
-        os.close(told)
-        self._control = await _reader(heard)
+        os.close(writing_end)
+        self._control = await _reader(reading_end)
         assert self._process.stdout is not None
         reading = asyncio.create_task(self._read(self._process.stdout))
         try:
@@ -220,5 +220,5 @@ def main(kills: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    asked = [int(one) for one in sys.argv[1:]]
-    main(asked[0] if asked else 100, asked[1] if len(asked) > 1 else 1)
+    numbers = [int(one) for one in sys.argv[1:]]
+    main(numbers[0] if numbers else 100, numbers[1] if len(numbers) > 1 else 1)

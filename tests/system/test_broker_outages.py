@@ -20,7 +20,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def through(world: World, gate: Gate) -> None:
-    """Let the service reach its broker through the gate only, and be impatient with it."""
+    """The service reaches its broker through the gate only, with short time limits."""
     text = world.service.config.read_text()
     way = f'mqtt://127.0.0.1:{gate.port}"\ntimeout_s = 0.5'
     world.service.config.write_text(re.sub(r'mqtt://127\.0\.0\.1:\d+"', way, text))
@@ -74,7 +74,7 @@ async def test_a_route_that_leads_nowhere(world: World) -> None:
         await shown(world, 0)
         gate.turn("nowhere")
         await shown(world, 1, 2, 3)
-        await asyncio.sleep(0.6)  # so that what is under way outlives the sink's patience
+        await asyncio.sleep(0.6)  # longer than the sink waits for an acknowledgement
         gate.turn("open")
         await shown(world, 4, 5)
         await arrives(world)

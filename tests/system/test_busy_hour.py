@@ -67,7 +67,7 @@ class Hour:
             self._clock.turn(STEP_S)
             self._turned_at = time.monotonic()
             before = self._polls()  # of two that begin from now on the first is surely over
-            await until(lambda before=before: self._polls() >= before + 2, "two more looks")  # type: ignore[misc]
+            await until(lambda before=before: self._polls() >= before + 2, "two more polls")  # type: ignore[misc]
         for _ in range(300):
             fault = self._fault(await self.wall.evaluate(SHOWN))
             if not fault:
@@ -86,7 +86,9 @@ class Hour:
         if assigned != true:
             return assigned.items() ^ true.items()
         clocks = {call["id"]: seconds(call["clock"]) for call in shown["calls"]}
-        late_s = 2 + time.monotonic() - self._turned_at  # while the platform stands, everybody else's clock runs on
+        late_s = (
+            2 + time.monotonic() - self._turned_at
+        )  # while the platform's clock stands still, all other clocks run on
         live = [one for one in truth if now < one.ended_at]
         wrong = {one: clocks[call_id(one)] for one in live if not fits(clocks[call_id(one)], one, now, late_s)}
         totals = {name: int(value) for name, value in shown["totals"].items()}

@@ -68,7 +68,7 @@ async def test_a_second_service_on_the_same_data_is_refused(tmp_path: Path) -> N
 
 
 async def test_healthcheck_tells_a_running_service_from_none(tmp_path: Path) -> None:
-    """0 while it answers, not after it stopped; --ready wants a good poll too."""
+    """0 while it answers, not after it stopped; --ready needs a good poll too."""
     async with seed_world(tmp_path) as world:
         await world.service.start()
         await world.service.ready()
@@ -110,6 +110,6 @@ async def test_a_page_with_bad_records_still_tells_the_good_ones(tmp_path: Path)
         world.stage.show(0)
         await world.delivered(1)
         await world.stage.seen(5)
-        said = [line for line in world.service.log if "bad_record_left_out" in line]
-        assert len(said) == 1
-        assert "sessionId" in said[0]
+        lines = [line for line in world.service.log if "bad_record_left_out" in line]
+        assert len(lines) == 1
+        assert "sessionId" in lines[0]

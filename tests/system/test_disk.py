@@ -1,4 +1,4 @@
-"""The service as a process, and its disk: full, or changed under it by somebody else."""
+"""The service as a process, and its disk: full, or changed by another program."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from aiohttp import web
 
 from tests.disks import small_disk
 from tests.system.test_reload import Hook, Town, hook, town
-from tests.system.test_ten_faults import logged, told
+from tests.system.test_ten_faults import logged, reported
 from tests.system.world import until
 
 __all__ = ["hook", "town"]  # fixtures
@@ -98,7 +98,7 @@ async def first_live_calls(town: Town) -> Any:
 
 @pytest.mark.parametrize("how", ["deleted", "restored"])
 async def test_a_replaced_outbox_loses_nothing(town: Town, hook: Hook, how: str) -> None:
-    """Clean-up or restore under the running service is said in log and /readyz; after kill -9 all is delivered."""
+    """A clean-up or restore of the open file is reported in the log and /readyz; after kill -9 all is delivered."""
     data = town.folder / "data"
     parts = (town.head(), town.source(), hook.sink("crm"))
     await town.start(*parts)
@@ -112,7 +112,9 @@ async def test_a_replaced_outbox_loses_nothing(town: Town, hook: Hook, how: str)
         path.unlink()
     if how == "restored":
         backup.rename(data / "outbox.db")
-    warning = await told(town, "warnings", str(data / "outbox.db"), "deleted or replaced", "stop the service before")
+    warning = await reported(
+        town, "warnings", str(data / "outbox.db"), "deleted or replaced", "stop the service before"
+    )
     assert (await logged(town, "outbox_doubted"))["detail"] == warning
     town.call("102")
     await until(lambda: len(hook.headers) >= 2, "another attempt")

@@ -1,4 +1,4 @@
-"""What makes nothing unready and wants a person's eye all the same."""
+"""What needs attention without making the service unready."""
 
 import json
 
@@ -15,7 +15,7 @@ async def test_an_outbox_that_was_set_aside_is_a_warning_only(town: Town, hook: 
     (data / "outbox.db").write_bytes(b"no database" * 1000)
     await town.start(town.head(), town.source(), hook.sink("crm"))
     status, body = await town.get("/readyz")
-    told = json.loads(body)
-    assert (status, told["ready"], told["reasons"]) == (200, True, [])
-    (warning,) = [warning for warning in told["warnings"] if "was unreadable" in warning]
+    answer = json.loads(body)
+    assert (status, answer["ready"], answer["reasons"]) == (200, True, [])
+    (warning,) = [warning for warning in answer["warnings"] if "was unreadable" in warning]
     await until(lambda: [line["detail"] for line in town.logged("outbox_doubted")] == [warning], "the log's line")

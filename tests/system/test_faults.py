@@ -16,7 +16,7 @@ from tests.system.world import MOMENTS, WAIT_S, World, seed_world
 
 
 async def ends(world: World, part: str) -> tuple[int, list[str]]:
-    """The exit code of a service with this fault, and its log. Calls come, and reloads are asked for, until then."""
+    """The exit code of a service with this fault, and its log. Calls come, and reloads are requested, until then."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.system.faulty", part, "run", "--config", str(world.service.config)),
         stdin=asyncio.subprocess.DEVNULL,

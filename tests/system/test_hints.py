@@ -155,12 +155,12 @@ async def test_no_token_of_a_connection_is_logged(
     """Not even on the level debug."""
     async with world(tmp_path, monkeypatch, faults=[fault]) as made:
         await until(lambda: any('"push_lost"' in line for line in made.service.log), "a lost connection")
-    said = "".join(made.service.log)
+    log = "".join(made.service.log)
     assert made.tokens or fault.kind == "status"
     for token in made.tokens:
-        assert token not in said
-    assert "access_token" not in said
-    assert "wsc=" not in said
+        assert token not in log
+    assert "access_token" not in log
+    assert "wsc=" not in log
 
 
 async def test_a_kill_with_hints_pending_loses_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,13 +189,13 @@ async def test_off_sends_nothing_but_polls_and_a_reload_changes_only_the_ways(
         await until(
             lambda: all(one.lost_at is not None for one in made.platform.push.connections), "the connection is closed"
         )
-        asked = made.count("/wstoken"), made.count("/presence"), made.count("/subscription")
+        sent = made.count("/wstoken"), made.count("/presence"), made.count("/subscription")
         polls = made.count("/active-calls")
         await until(lambda: made.count("/active-calls") >= polls + 2, "polls")
-        assert (made.count("/wstoken"), made.count("/presence"), made.count("/subscription")) == asked
+        assert (made.count("/wstoken"), made.count("/presence"), made.count("/subscription")) == sent
         await made.configure("presence")
         await made.up("presence")
-        assert made.count("/wstoken") == asked[0]
+        assert made.count("/wstoken") == sent[0]
         assert made.count("/oauth/token") == 1  # the client goes on
         assert await made.metric("hints_up", source="acme", via="push") == 0
 

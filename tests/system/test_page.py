@@ -9,14 +9,14 @@ from tests.system.world import seed_world
 
 
 async def test_the_page_shows_the_seed_call_appear_change_and_go(tmp_path: Path) -> None:
-    """Without a reload: ringing, connected with a running clock, gone; and nothing is asked of another host."""
+    """Without a reload: ringing, connected with a running clock, gone; and no request goes to another host."""
     async with seed_world(tmp_path) as world, chromium() as browser:
         await world.service.start()
         await world.service.ready()
         await world.stage.seen()
         page = await browser.new_page()
-        asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
+        requested: list[str] = []
+        page.on("request", lambda request: requested.append(request.url))
         await page.goto(world.service.url)
         calls = page.locator("#calls li")
         await expect(calls).to_have_count(0)
@@ -28,5 +28,5 @@ async def test_the_page_shows_the_seed_call_appear_change_and_go(tmp_path: Path)
         await expect(calls.first).to_contain_text("Connected")
         world.stage.show(2)
         await expect(calls).to_have_count(0)
-        assert asked
-        assert all(url.startswith(world.service.url) for url in asked)
+        assert requested
+        assert all(url.startswith(world.service.url) for url in requested)

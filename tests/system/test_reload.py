@@ -86,7 +86,7 @@ def toml(value: Any) -> str:
 
 
 class Town:
-    """A fake platform, a process, and the file that both are told by."""
+    """A fake platform, a process, and the configuration file of both."""
 
     def __init__(self, folder: Path, platform: Platform, url: str) -> None:
         self.platform = platform
@@ -436,15 +436,15 @@ async def test_a_credential_that_is_used_no_longer_gives_its_token_back(
 
 
 async def test_an_account_and_an_extension_of_it_do_not_swallow_each_others_events(town: Town, hook: Hook) -> None:
-    """The extension's own watcher tells of it, the account's watcher of all others, until the extension's goes."""
+    """The extension's own source reports it, the account's source all others, until the extension's is removed."""
     whole = town.source("whole", watch="account")
     one = town.source("one", extensions=[DESKS["101"]], account=town.platform.scenario.account_id)
     await town.start(town.head(), whole, one, hook.sink("crm"))
     for admin in DESKS:
         town.call(admin)
     await until(lambda: len(hook.events) == 2, "both calls")
-    told = {event["data"]["extension_id"]: event["source"] for event in hook.events}
-    assert told == {DESKS["101"]: "/callcast/one", DESKS["102"]: "/callcast/whole"}
+    watched_by = {event["data"]["extension_id"]: event["source"] for event in hook.events}
+    assert watched_by == {DESKS["101"]: "/callcast/one", DESKS["102"]: "/callcast/whole"}
     assert [line["source"] for line in town.logged("extension_watched_twice")] == ["whole"]
     assert (await town.reload(town.head(), whole, hook.sink("crm")))[0] == 200
     await until(lambda: len(hook.events) == 3, "the end of the first call")

@@ -97,7 +97,7 @@ async def test_many_sources_start_without_a_refusal_and_restarts_blind_none(tmp_
         waited = {reason.partition(": ")[2] for reason in reasons if "waiting" in reason}
         assert {f"waiting to sign in, {ahead} ahead" for ahead in range(SOURCES - 4)} <= waited
         assert here.token_requests() == SOURCES
-        # A token that is granted and not yet on the disk is asked for again after a kill.
+        # A token that is granted and not yet on the disk is requested again after a kill.
         await until(lambda: len(json.loads(here.tokens.read_bytes())["tokens"]) == SOURCES, "all tokens on the disk")
         assert stat.S_IMODE(here.tokens.stat().st_mode) == 0o600
         for _ in range(3):

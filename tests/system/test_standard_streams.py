@@ -74,7 +74,7 @@ async def works(world: World) -> None:
 
 @pytest.mark.parametrize("trouble", ["blocked", "gone", "full"])
 async def test_standard_error_that_takes_nothing_stops_nothing(trouble: str, tmp_path: Path) -> None:
-    """A full pipe, a reader that left, a full disk: it goes on, counts the lines, and stops when it is asked to."""
+    """A full pipe, a reader that left, a full disk: it goes on, counts the lines, and stops on SIGTERM."""
     read_end, write_end = os.pipe()
     fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     stderr = os.open("/dev/full", os.O_WRONLY) if trouble == "full" else write_end
@@ -92,7 +92,7 @@ async def test_standard_error_that_takes_nothing_stops_nothing(trouble: str, tmp
 
 
 async def test_after_a_blocked_time_the_log_says_how_many_lines_are_missing(tmp_path: Path) -> None:
-    """When somebody reads again: whole lines of JSON, the count among them, the last lines at the end."""
+    """When the pipe is read again: whole lines of JSON, the count among them, the last lines at the end."""
     read_end, write_end = os.pipe()
     fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     async with seed_world(tmp_path) as world, running(world, stderr=write_end):
@@ -122,8 +122,8 @@ async def test_closed_descriptors_harm_nothing(closed: Sequence[int], tmp_path: 
                 if 1 in closed:  # nothing is delivered to /dev/null
                     await refused(world)
                 assert await world.service.stop() == 0
-    said = [json.loads(line) for line in log.read_text().splitlines()]
-    names = {line["reason"] for line in said if line["event"] == "standard_stream_closed"}
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    names = {line["reason"] for line in lines if line["event"] == "standard_stream_closed"}
     if 2 not in closed:
         assert len(names) == len(closed)
 
@@ -149,7 +149,7 @@ def test_a_command_without_standard_streams(command: tuple[str, ...]) -> None:
 
 
 def test_a_start_that_fails_says_why_by_its_exit_code_alone(tmp_path: Path) -> None:
-    """With a full disk below standard error nothing can be said, and 69 stays 69."""
+    """With standard error on a full disk nothing can be printed, and 69 stays 69."""
     with open("/dev/full", "wb") as full:  # noqa: PTH123
         for command, code in ((("run",), 78), (("check",), 78), (("tail", "--url", "ftp://x"), 2)):
             done = subprocess.run([sys.executable, "-m", "callcast", *command, "--config", "none.toml"], stderr=full)

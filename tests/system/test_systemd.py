@@ -1,4 +1,4 @@
-"""What systemd hears: from the real process on a socket as systemd makes it, and from the heartbeat by itself."""
+"""The notifications to systemd: of the real process on a socket as systemd makes it, and of the heartbeat alone."""
 
 import asyncio
 import os
@@ -21,21 +21,21 @@ from tests.system.world import WAIT_S, World, seed_world, until
 WATCHDOG_USEC = 3_000_000
 
 
-class Systemd:
-    """The far end of NOTIFY_SOCKET: keeps each datagram as its lines."""
+class NotifySocket:
+    """The other end of NOTIFY_SOCKET: keeps each datagram as its lines."""
 
     def __init__(self, listener: socket.socket, address: str) -> None:
         self.address = address
-        self.heard: list[list[str]] = []
+        self.received: list[list[str]] = []
         self._listener = listener
 
     def listen(self) -> list[str]:
         """All lines so far."""
         while True:
             try:
-                self.heard.append(self._listener.recv(65536).decode().split("\n"))
+                self.received.append(self._listener.recv(65536).decode().split("\n"))
             except BlockingIOError:
-                return [line for lines in self.heard for line in lines]
+                return [line for lines in self.received for line in lines]
 
     def count(self, line: str) -> int:
         return self.listen().count(line)
@@ -45,48 +45,48 @@ class Systemd:
 
 
 @contextmanager
-def systemd(address: str) -> Iterator[Systemd]:
+def notify_socket(address: str) -> Iterator[NotifySocket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as listener:
         listener.bind("\0" + address[1:] if address.startswith("@") else address)
-        yield Systemd(listener, address)
+        yield NotifySocket(listener, address)
 
 
 def addresses(folder: Path) -> dict[str, str]:
     return {"path": str(folder / "notify"), "abstract": f"@callcast-test-{os.getpid()}-{folder.name}"}
 
 
-async def started(world: World, heard: Systemd) -> None:
-    await world.service.start({"NOTIFY_SOCKET": heard.address, "WATCHDOG_USEC": str(WATCHDOG_USEC)})
-    await until(lambda: heard.count("READY=1") == 1, "READY=1")
+async def started(world: World, notified: NotifySocket) -> None:
+    await world.service.start({"NOTIFY_SOCKET": notified.address, "WATCHDOG_USEC": str(WATCHDOG_USEC)})
+    await until(lambda: notified.count("READY=1") == 1, "READY=1")
 
 
 @pytest.mark.parametrize("kind", ["path", "abstract"])
-async def test_systemd_hears_ready_status_reload_and_stop(tmp_path: Path, kind: str) -> None:
+async def test_systemd_is_notified_of_ready_status_reload_and_stop(tmp_path: Path, kind: str) -> None:
     """READY once the service runs, a status line, RELOADING with its time and READY after it, STOPPING first of all."""
     async with seed_world(tmp_path) as world:
-        with systemd(addresses(tmp_path)[kind]) as heard:
-            await started(world, heard)
-            assert heard.heard[0][0] == "READY=1"
+        with notify_socket(addresses(tmp_path)[kind]) as notified:
+            await started(world, notified)
+            assert notified.received[0][0] == "READY=1"
             await world.stage.seen()
             world.stage.show(0)
-            await until(lambda: any("polls 0" not in s and ", calls 1," in s for s in heard.statuses()), "a call")
-            assert heard.statuses()[-1].startswith("STATUS=sources 1, polls ")
+            await until(lambda: any("polls 0" not in s and ", calls 1," in s for s in notified.statuses()), "a call")
+            assert notified.statuses()[-1].startswith("STATUS=sources 1, polls ")
             before_us = time.monotonic() * 1e6
             os.kill(world.service.pid, signal.SIGHUP)
-            await until(lambda: heard.count("READY=1") == 2, "READY=1 after the reload")
-            reloading = next(lines for lines in heard.heard if "RELOADING=1" in lines)
-            told_us = next(int(line.partition("=")[2]) for line in reloading if line.startswith("MONOTONIC_USEC="))
-            assert before_us <= told_us <= time.monotonic() * 1e6
+            await until(lambda: notified.count("READY=1") == 2, "READY=1 after the reload")
+            reloading = next(lines for lines in notified.received if "RELOADING=1" in lines)
+            reloading_us = next(int(line.partition("=")[2]) for line in reloading if line.startswith("MONOTONIC_USEC="))
+            assert before_us <= reloading_us <= time.monotonic() * 1e6
             assert await world.service.stop() == 0
-            heard.listen()
-            assert "STOPPING=1" in heard.heard[-1]
+            notified.listen()
+            assert "STOPPING=1" in notified.received[-1]
 
 
 async def test_the_watchdog_is_fed_while_a_penalty_is_waited_out(tmp_path: Path) -> None:
-    """The platform wants a minute of silence: nothing is asked, and systemd still hears that all is well."""
+    """During a penalty of a minute no request is sent, and the watchdog is still fed."""
     async with seed_world(tmp_path) as world:
-        with systemd(addresses(tmp_path)["path"]) as heard:
-            await started(world, heard)
+        with notify_socket(addresses(tmp_path)["path"]) as notified:
+            await started(world, notified)
             await world.stage.seen()
             server = world.service.config.read_text().split('server = "')[1].split('"')[0]
             fault = {"kind": "status", "status": 429, "retry_after": 60}
@@ -94,8 +94,11 @@ async def test_the_watchdog_is_fed_while_a_penalty_is_waited_out(tmp_path: Path)
                 answer = await session.post(f"{server}/simulator/faults", json=fault)
                 assert answer.ok
             await until(lambda: any("rate_limited" in line for line in world.service.log), "the penalty")
-            polls, fed = world.stage.polls, heard.count("WATCHDOG=1")
-            await until(lambda: heard.count("WATCHDOG=1") >= fed + 4, "four more meals: longer than the watchdog waits")
+            polls, fed = world.stage.polls, notified.count("WATCHDOG=1")
+            await until(
+                lambda: notified.count("WATCHDOG=1") >= fed + 4,
+                "four more notifications: longer than the watchdog waits",
+            )
             assert world.stage.polls <= polls + 1
 
 
@@ -104,74 +107,74 @@ class Patient:
 
     def __init__(self) -> None:
         self.last_step = 0.0
-        self.said = "sources 1,\npolls 2"
+        self.status = "sources 1,\npolls 2"
 
     def stepped_at(self) -> float:
         return self.last_step
 
     def status(self) -> str:
-        return self.said
+        return self.status
 
 
 async def test_a_scheduler_that_stopped_starves_the_watchdog(tmp_path: Path) -> None:
     """Fed every third of the time while it steps; not any more once it has not stepped for the watchdog's time."""
     clock, patient = TurnedClock(), Patient()
-    with systemd(str(tmp_path / "notify")) as heard:
-        supervisor = Supervisor.of({"NOTIFY_SOCKET": heard.address, "WATCHDOG_USEC": "30000000"})
+    with notify_socket(str(tmp_path / "notify")) as notified:
+        supervisor = Supervisor.of({"NOTIFY_SOCKET": notified.address, "WATCHDOG_USEC": "30000000"})
         beating = asyncio.create_task(Heartbeat(supervisor, patient, clock).run())
         for _ in range(6):
             await clock.turn(10)
             patient.last_step = clock.monotonic()
-        assert heard.count("WATCHDOG=1") == 7
+        assert notified.count("WATCHDOG=1") == 7
         await clock.turn(40)
-        starved = heard.count("WATCHDOG=1")
+        starved = notified.count("WATCHDOG=1")
         assert starved <= 10
         await clock.turn(120)
-        assert heard.count("WATCHDOG=1") == starved
+        assert notified.count("WATCHDOG=1") == starved
         patient.last_step = clock.monotonic()
         await clock.turn(10)
-        assert heard.count("WATCHDOG=1") == starved + 1
-        assert heard.count("STATUS=sources 1, polls 2") >= 7
+        assert notified.count("WATCHDOG=1") == starved + 1
+        assert notified.count("STATUS=sources 1, polls 2") >= 7
         beating.cancel()
 
 
 def test_a_blocked_loop_starves_the_watchdog(tmp_path: Path) -> None:
-    """The heart beats in the loop itself: while something holds the loop, systemd hears nothing."""
+    """The heartbeat runs in the loop itself: while the loop is blocked, the watchdog is not fed."""
     held, free = threading.Event(), threading.Event()
 
-    async def live(heard: Systemd) -> None:
-        supervisor = Supervisor.of({"NOTIFY_SOCKET": heard.address, "WATCHDOG_USEC": "60000"})
+    async def live(notified: NotifySocket) -> None:
+        supervisor = Supervisor.of({"NOTIFY_SOCKET": notified.address, "WATCHDOG_USEC": "60000"})
         clock = SystemClock()
         patient = Patient()
         beating = asyncio.create_task(Heartbeat(supervisor, patient, clock).run())
         for block in (lambda: None, lambda: (held.set(), free.wait())):
-            fed = heard.count("WATCHDOG=1")
-            while heard.count("WATCHDOG=1") < fed + 3:
+            fed = notified.count("WATCHDOG=1")
+            while notified.count("WATCHDOG=1") < fed + 3:
                 patient.last_step = clock.monotonic()
                 await asyncio.sleep(0.005)
             block()
         beating.cancel()
 
-    with systemd(str(tmp_path / "notify")) as heard:
-        loop = threading.Thread(target=lambda: asyncio.run(live(heard)))
+    with notify_socket(str(tmp_path / "notify")) as notified:
+        loop = threading.Thread(target=lambda: asyncio.run(live(notified)))
         loop.start()
         assert held.wait(WAIT_S)
-        before = heard.count("WATCHDOG=1")
+        before = notified.count("WATCHDOG=1")
         time.sleep(0.5)  # eight times what the watchdog waits
-        assert heard.count("WATCHDOG=1") == before >= 6
+        assert notified.count("WATCHDOG=1") == before >= 6
         free.set()
         loop.join()
 
 
-async def test_ready_is_told_until_it_has_arrived(tmp_path: Path) -> None:
+async def test_ready_is_sent_until_it_has_arrived(tmp_path: Path) -> None:
     """A socket that is not there yet costs nothing: READY=1 comes with the next beat."""
     clock, address = TurnedClock(), str(tmp_path / "notify")
     beating = asyncio.create_task(Heartbeat(Supervisor(address), Patient(), clock).run())
     await clock.turn(25)
-    with systemd(address) as heard:
+    with notify_socket(address) as notified:
         await clock.turn(30)
-        assert heard.count("READY=1") == 1
-        assert heard.count("WATCHDOG=1") == 0
+        assert notified.count("READY=1") == 1
+        assert notified.count("WATCHDOG=1") == 0
     beating.cancel()
 
 

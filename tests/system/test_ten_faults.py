@@ -52,7 +52,7 @@ async def seen(platform: Platform, folder: Path) -> AsyncIterator[Town]:
             await town.service.stop()
 
 
-async def told(town: Town, where: str, *words: str) -> str:
+async def reported(town: Town, where: str, *words: str) -> str:
     """The one sentence of /readyz, in `where`, that says all these words; waits for it."""
     async with asyncio.timeout(WAIT_S):
         while True:
@@ -69,7 +69,7 @@ async def logged(town: Town, event: str) -> dict[str, Any]:
     return town.logged(event)[0]
 
 
-async def asked(town: Town, *options: str) -> str:
+async def check_output(town: Town, *options: str) -> str:
     """What `callcast check` says on the screen, after the plan."""
     done = await checked(*options, "--config", str(town.config))
     assert done.returncode == 69, done.stdout + done.stderr
@@ -84,20 +84,20 @@ async def test_1_a_wrong_jwt(tmp_path: Path) -> None:
     """/readyz and the check name the source, the platform's word for it, and the key to mend."""
     other = Credential(jwt="the-right-assertion")
     async with seen(platform_of(credentials=[other]), tmp_path) as town:
-        await told(town, "reasons", "source acme", "JWT is not valid", "check jwt")
-        told_by_check = await asked(town, "--online")
-    assert "failed   source acme: token  the token endpoint answered 400" in told_by_check
-    assert "fix: check jwt" in told_by_check
+        await reported(town, "reasons", "source acme", "JWT is not valid", "check jwt")
+        checked = await check_output(town, "--online")
+    assert "failed   source acme: token  the token endpoint answered 400" in checked
+    assert "fix: check jwt" in checked
 
 
 async def test_2_a_missing_permission(tmp_path: Path) -> None:
     """They name the source, the permission, and who gives it."""
     poor = Credential(permissions=frozenset())
     async with seen(platform_of(credentials=[poor]), tmp_path) as town:
-        await told(town, "reasons", "source acme", "403", "lacks the permission ReadCallLog", "developer console")
-        told_by_check = await asked(town, "--online")
-    assert "failed   source acme: permission" in told_by_check
-    assert "fix: the app lacks the permission ReadCallLog: add it to the app" in told_by_check
+        await reported(town, "reasons", "source acme", "403", "lacks the permission ReadCallLog", "developer console")
+        checked = await check_output(town, "--online")
+    assert "failed   source acme: permission" in checked
+    assert "fix: the app lacks the permission ReadCallLog: add it to the app" in checked
 
 
 async def test_one_extension_that_is_refused(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ async def test_one_extension_that_is_refused(tmp_path: Path) -> None:
     refused = next(iter(DESKS.values()))
     fault = Fault(kind="status", status=403, code="CMN-404", path=f"*/{refused}/*")
     async with seen(platform_of(faults=[fault]), tmp_path) as town:
-        await told(town, "warnings", "source acme", f"extension {refused} is refused", "administrator's credential")
+        await reported(town, "warnings", "source acme", f"extension {refused} is refused", "administrator's credential")
         await town.ready()
 
 
@@ -113,12 +113,12 @@ async def test_3_the_rate_limit(tmp_path: Path) -> None:
     """They name the source, the limit, and the likely rival; the log says how long nothing is sent."""
     fault = Fault(kind="status", status=429, path="*active-calls")
     async with seen(platform_of(faults=[fault]), tmp_path) as town:
-        await told(town, "reasons", "source acme", "429", "Request rate exceeded", "another program uses the same")
+        await reported(town, "reasons", "source acme", "429", "Request rate exceeded", "another program uses the same")
         line = await logged(town, "rate_limited")
-        told_by_check = await asked(town, "--online")
+        checked = await check_output(town, "--online")
     assert line["detail"].startswith("requests are paused for ")
     assert "another program" in line["fix"]
-    assert "failed   source acme: rate limit  429" in told_by_check
+    assert "failed   source acme: rate limit  429" in checked
 
 
 async def test_4_a_dead_receiver(town: Town) -> None:
@@ -127,15 +127,12 @@ async def test_4_a_dead_receiver(town: Town) -> None:
     for _ in range(5):  # five attempts make a sink failing
         town.call()
     fix = "check host and port in url, and that the service there is running"
-    await told(town, "warnings", "sink crm is failing since", "connection refused", fix)
+    await reported(town, "warnings", "sink crm is failing since", "connection refused", fix)
     line = await logged(town, "sink_failed")
     assert (line["sink"], line["reason"], line["fix"]) == ("crm", "connect", fix)
-    told_by_check = await asked(town, "--online")
-    assert "failed   sink crm" in told_by_check
-    assert (
-        "connection refused\n    fix: check host and port in url, and that the service there is running"
-        in told_by_check
-    )
+    checked = await check_output(town, "--online")
+    assert "failed   sink crm" in checked
+    assert "connection refused\n    fix: check host and port in url, and that the service there is running" in checked
 
 
 async def test_5_a_receiver_with_another_secret(town: Town, hook: Hook) -> None:
@@ -144,10 +141,10 @@ async def test_5_a_receiver_with_another_secret(town: Town, hook: Hook) -> None:
     await town.start(town.head(), town.source(), hook.sink("crm"))
     for _ in range(5):
         town.call()
-    await told(town, "warnings", "sink crm is failing since", "answered 401", "check secrets and headers")
-    told_by_check = await asked(town, "--send")
-    assert "failed   sink crm" in told_by_check
-    assert "fix: the receiver rejects the authentication: check secrets" in told_by_check
+    await reported(town, "warnings", "sink crm is failing since", "answered 401", "check secrets and headers")
+    checked = await check_output(town, "--send")
+    assert "failed   sink crm" in checked
+    assert "fix: the receiver rejects the authentication: check secrets" in checked
 
 
 async def test_6_a_broker_that_refuses_a_topic(town: Town) -> None:
@@ -162,12 +159,12 @@ async def test_6_a_broker_that_refuses_a_topic(town: Town) -> None:
         for _ in range(5):
             town.call()
         refused = "Not authorized (to callcast/acme/"
-        await told(
+        await reported(
             town, "warnings", "sink wall is failing since", refused, "/events/call.", "the broker's access rules"
         )
-        told_by_check = await asked(town, "--send")
-    assert "failed   sink wall" in told_by_check
-    assert "fix: allow callcast to publish to all topics below topic in the broker's access rules" in told_by_check
+        checked = await check_output(town, "--send")
+    assert "failed   sink wall" in checked
+    assert "fix: allow callcast to publish to all topics below topic in the broker's access rules" in checked
 
 
 async def test_7_a_full_disk(town: Town) -> None:
@@ -177,8 +174,8 @@ async def test_7_a_full_disk(town: Town) -> None:
     resource.prlimit(town.service.pid, resource.RLIMIT_FSIZE, (4096, before[1]))
     town.call()
     data = str(town.folder / "data")
-    said = (f"the outbox in {data} cannot be used", "full", "check free space", "retries automatically")
-    await told(town, "reasons", *said)
+    words = (f"the outbox in {data} cannot be used", "full", "check free space", "retries automatically")
+    await reported(town, "reasons", *words)
     assert data in (await logged(town, "outbox_failed"))["detail"]
     resource.prlimit(town.service.pid, resource.RLIMIT_FSIZE, before)
     await town.ready()
@@ -188,10 +185,10 @@ async def test_8_a_clock_that_is_off(tmp_path: Path) -> None:
     """Ready; the warning and the check name the clock, by how much it is off, and what to do."""
     ahead = SimulatedClock(datetime.now(UTC) + timedelta(minutes=10))
     async with seen(platform_of(clock=ahead), tmp_path) as town:
-        await told(town, "warnings", "source acme: this machine is 10 minutes behind the platform", "NTP")
-        told_by_check = await asked(town, "--online")
-    assert "failed   source acme: clock       this machine is 10 minutes behind the platform" in told_by_check
-    assert "fix: synchronize this machine's clock" in told_by_check
+        await reported(town, "warnings", "source acme: this machine is 10 minutes behind the platform", "NTP")
+        checked = await check_output(town, "--online")
+    assert "failed   source acme: clock       this machine is 10 minutes behind the platform" in checked
+    assert "fix: synchronize this machine's clock" in checked
 
 
 async def test_9_a_typo_in_a_key(town: Town) -> None:
@@ -199,8 +196,10 @@ async def test_9_a_typo_in_a_key(town: Town) -> None:
     town.write(town.head(), town.source().replace("poll_interval_s", "poll_intervall_s"), LINES)
     line = town.config.read_text().splitlines().index("poll_intervall_s = 0.1") + 1
     done = await checked("--config", str(town.config))
-    said = f"{town.config}:{line}: sources.acme.poll_intervall_s: unknown key\n    fix: did you mean `poll_interval_s`?"
-    assert (done.returncode, done.stderr) == (78, f"{said}\n1 error\n")
+    message = (
+        f"{town.config}:{line}: sources.acme.poll_intervall_s: unknown key\n    fix: did you mean `poll_interval_s`?"
+    )
+    assert (done.returncode, done.stderr) == (78, f"{message}\n1 error\n")
 
 
 def test_10_a_stale_source() -> None:

@@ -64,6 +64,6 @@ def test_every_name_that_the_architecture_mentions_exists() -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md"])
 def test_every_command_is_named(page: str) -> None:
-    """A newcomer hears of each."""
+    """Each is introduced to newcomers."""
     text = (ROOT / page).read_text()
     assert [name for name in COMMANDS if f"`{name}`" not in text] == []

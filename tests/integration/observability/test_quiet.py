@@ -8,7 +8,7 @@ import pytest
 from callcast.calls.model import CallObservation, Direction, Provider, State, Target
 from callcast.observability import logs
 from tests.integration.polling.test_poller import Bench
-from tests.unit.observability.test_logs import fresh_logs, said, telemetry_of
+from tests.unit.observability.test_logs import fresh_logs, log_lines, telemetry_of
 
 __all__ = ["fresh_logs"]  # a fixture
 HOUR_S = 3600
@@ -31,7 +31,7 @@ async def test_a_healthy_hour_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixt
     async with bench.polling():
         await bench.clock.turn(HOUR_S)
     assert telemetry.polls > 100
-    assert said(capfd) == []
+    assert log_lines(capfd) == []
 
 
 def ringing(session: str, began: Any) -> CallObservation:

@@ -1,7 +1,7 @@
 """RingCentral for many credentials in turned time: real requests of the real client, without sockets.
 
 `ModelSession` stands where aiohttp's session stands. It counts as the platform does (`PlatformModel`, one for each
-credential and group), and writes down when each list was asked for and answered.
+credential and group), and records when each list was requested and answered.
 """
 
 import asyncio
@@ -65,15 +65,15 @@ class ModelSession:
         self.polls: defaultdict[tuple[str, str], list[PollRecord]] = defaultdict(list)  # by client id and target
         self.trouble: dict[str, Trouble] = {}  # by client id
 
-    def request(self, method: str, url: URL, **asked: Any) -> "_Asking":
-        return _Asking(self, method, url, **asked)
+    def request(self, method: str, url: URL, **options: Any) -> "_Request":
+        return _Request(self, method, url, **options)
 
     def refused(self) -> list[tuple[str, float]]:
         models = [*self.heavy.items(), *self.auth.items()]
         return [(client_id, at) for client_id, model in models for at in model.refused]
 
 
-class _Asking:
+class _Request:
     """One request under way."""
 
     def __init__(

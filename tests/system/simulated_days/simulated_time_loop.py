@@ -27,7 +27,7 @@ class _Hands(selectors.DefaultSelector):
         if not ready and timeout and self.under_way:
             ready = super().select(GRACE_S)
         if not ready and timeout is None:
-            raise RuntimeError("everybody waits, and for ever")
+            raise RuntimeError("every task waits, and no timer is set")
         if not ready and timeout:
             self.passed_s += timeout
         return ready

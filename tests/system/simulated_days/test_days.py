@@ -44,7 +44,7 @@ def oldest_s(polls: list[PollRecord], until: float) -> float:
 
 
 def judge(session: ModelSession, wanted: Mapping[str, SourceSettings], hours: float) -> None:
-    """No one was refused, the share was used, and no poll was older than the plan says."""
+    """No request was refused, the share was used, and no poll was older than planned."""
     assert session.refused() == []
     for name, settings in wanted.items():
         planned = plan(name, settings)

@@ -51,7 +51,7 @@ FAULTS = {
 NAMES = list(FAULTS)
 
 # Live throughout; one that ends, one that begins, one that does both in the middle of the faults; one that vanishes
-# from the list before them, so that the call log is asked during them; and one after them.
+# from the list before them, so that the call log is read during them; and one after them.
 CALLS = (
     Call(at_s=20, kind="inbound", extension="1001", number="+15550100201", talks_s=200),
     Call(at_s=25, kind="inbound", extension="1002", number="+15550100202", talks_s=60),
@@ -87,10 +87,10 @@ class EventHistory:
         return [event.type for event in self.house.outbox.events if isinstance(event, SourceEvent)]
 
 
-async def story(faults: Sequence[Fault], linger_s: float) -> tuple[EventHistory, list[Request]]:
+async def simulate(faults: Sequence[Fault], linger_s: float) -> tuple[EventHistory, list[Request]]:
     """Seven minutes of calls; in the second one, each request meets the next of the faults, in turn."""
     async with Stage(6, CALLS, linger_s=linger_s).open() as stage:
-        told = EventHistory(stage.house, stage.platform)
+        history = EventHistory(stage.house, stage.platform)
         async with stage.house.watching({"acme": stage.source()}):
             await stage.clock.sleep(BEGIN_S)
             for fault in [*faults] * 30:
@@ -98,21 +98,21 @@ async def story(faults: Sequence[Fault], linger_s: float) -> tuple[EventHistory,
             await stage.clock.sleep(OVER_S - BEGIN_S)
             stage.platform.faults.clear()
             await stage.clock.sleep(END_S - OVER_S)
-        told.truths = stage.platform.truth()
-    return told, list(stage.platform.requests)
+        history.truths = stage.platform.truth()
+    return history, list(stage.platform.requests)
 
 
-def judge(told: EventHistory, requests: list[Request]) -> None:
-    truths = told.truths
+def judge(history: EventHistory, requests: list[Request]) -> None:
+    truths = history.truths
     expected = sorted((f"{truth.extension_id}/{truth.session_id}", str(truth.disposition)) for truth in truths)
-    assert told.dispositions() == expected, "each end once, and right"
+    assert history.dispositions() == expected, "each end once, and right"
     ended_at = {f"{truth.extension_id}/{truth.session_id}": truth.ended_at for truth in truths}
-    assert all(at >= ended_at[call_id] for call_id, at in told.ends), "no end before its time"
-    assert told.health() in ([], ["source.degraded", "source.recovered"])
+    assert all(at >= ended_at[call_id] for call_id, at in history.ends), "no end before its time"
+    assert history.health() in ([], ["source.degraded", "source.recovered"])
     heavy = [request for request in requests if request.path.endswith(("/active-calls", "/call-log"))]
     assert all(request.fault for request in heavy if request.status == 429), "refused of our own doing"
     silent(heavy)
-    on_plan(told.platform.requests, requests[0].at)
+    on_plan(history.platform.requests, requests[0].at)
 
 
 def silent(heavy: list[Request]) -> None:
@@ -143,11 +143,11 @@ def small_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_each_fault_alone(name: str, linger_s: float) -> None:
     """A minute of it, whether the platform's list still shows what ended meanwhile or only the call log does."""
-    judge(*run(story([FAULTS[name]], linger_s)))
+    judge(*run(simulate([FAULTS[name]], linger_s)))
 
 
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_each_pair_of_faults(name: str) -> None:
     """The two in turn, with every earlier one of the list."""
     for earlier in NAMES[: NAMES.index(name)]:
-        judge(*run(story([FAULTS[name], FAULTS[earlier]], 8)))
+        judge(*run(simulate([FAULTS[name], FAULTS[earlier]], 8)))

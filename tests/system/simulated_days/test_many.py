@@ -161,7 +161,7 @@ def test_a_wrong_credential_is_loud_and_tried_every_five_minutes(capfd: pytest.C
     async def refused() -> Stage:
         async with Stage().open() as stage:
             logs.configure("error", "json")
-            async with stage.house.watching({"acme": stage.source("101", jwt="of somebody else")}):
+            async with stage.house.watching({"acme": stage.source("101", jwt="of another account")}):
                 await stage.clock.sleep(1000)
                 why = stage.house.sources.telemetry["acme"].unready()
                 assert why is not None
@@ -171,14 +171,14 @@ def test_a_wrong_credential_is_loud_and_tried_every_five_minutes(capfd: pytest.C
 
     stage = run(refused())
     assert stage.requests(LISTS) == []
-    asked = [request.at for request in stage.requests(TOKEN)]
-    assert all(timedelta(seconds=300) <= b - a <= timedelta(seconds=340) for a, b in pairwise(asked))
-    assert len(asked) >= 3
-    assert (stage.value("polls_failed_total", source="acme", reason="auth") or 0) >= len(asked)
+    requested_at = [request.at for request in stage.requests(TOKEN)]
+    assert all(timedelta(seconds=300) <= b - a <= timedelta(seconds=340) for a, b in pairwise(requested_at))
+    assert len(requested_at) >= 3
+    assert (stage.value("polls_failed_total", source="acme", reason="auth") or 0) >= len(requested_at)
     assert logs.flush(10)
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert {(line["event"], line["level"], line["reason"]) for line in lines} == {("poll_failed", "error", "auth")}
-    assert "of somebody else" not in str(lines)
+    assert "of another account" not in str(lines)
 
 
 # Pages

@@ -210,7 +210,7 @@ class Play:
         self.polled |= whole if target.extension_id is None else {target.extension_id}
 
     def reconcile(self, t: float) -> None:
-        """The call log, asked as the service asks it; now and then it does not answer, or not in time."""
+        """The call log, read as the service reads it; sometimes it does not answer, or not in time."""
         for index in self.pictures.values():
             self.disk.recall(index)
             self.answer_late(index, t)
@@ -234,7 +234,7 @@ class Play:
             self.commit(index, None, change)
 
     def answer_late(self, index: CallIndex, t: float) -> None:
-        """What the log said while the call was gone, midway: of no account if the list shows it live again."""
+        """The log's record from while the call was gone, midway: ignored if the list shows it live again."""
         for call_id in [call_id for call_id, due in self.late.items() if due <= t]:
             call = index.call(call_id)
             if call is None:
@@ -400,7 +400,7 @@ def expected_kinds(seen: ObservationWindow) -> list[str] | None:
             return []
         if what == "provisional":
             if state is None and first:
-                return None  # it may have ended before anybody looked
+                return None  # it may have ended before a poll saw it
             state = state or "provisional"
         elif what == "connected" and state != "connected":
             kinds.append("call.answered")

@@ -282,7 +282,7 @@ class Maker:
         return [one, two]
 
     def hidden_first(self, start: float) -> list[Part]:
-        """A part that came and went while it was not polled; the extension has the call again when somebody does.
+        """A part that came and went while it was not polled; the extension has the call again when it is.
 
         In between another extension may have had it: transferred, and transferred back.
         """
@@ -622,7 +622,7 @@ class Maker:
         """Gone from the list for a while, although the call lives."""
         last = steps[-1]
         at, away = self.random.uniform(last.at, end), self.random.uniform(1, 25)
-        if self.random.random() < 0.5:  # so long that the call log is asked
+        if self.random.random() < 0.5:  # so long that the call log is read
             at, away = min(end, last.at + away / 5), away + 32
         back = at + away
         steps.append(Step(at, (), None))
@@ -676,7 +676,7 @@ OUTBOUND_OF_FLIPPED: Json = {
 }
 FLIPPED_RESULTS = {"Missed": "No Answer", "Accepted": "Call connected"}
 AS_OUTBOUND = {"missed": "no_answer", "abandoned": "cancelled"}
-DENIALS = ("Missed", "Stopped", "Voicemail", "Busy", "Hang Up", "No Answer", "Never Heard Of It")
+DENIALS = ("Missed", "Stopped", "Voicemail", "Busy", "Hang Up", "No Answer", "Unheard Of")
 UNANSWERED_INBOUND = (
     ("Missed", "missed"),
     ("Missed", "missed"),
@@ -686,7 +686,7 @@ UNANSWERED_INBOUND = (
     ("Hang Up", "abandoned"),
     ("hang up", "abandoned"),
     ("Rejected", "declined"),
-    ("Never Heard Of It", "unknown"),
+    ("Unheard Of", "unknown"),
 )
 UNANSWERED_OUTBOUND = (
     ("No Answer", "no_answer"),

@@ -194,7 +194,7 @@ def test_every_file_is_played() -> None:
 
 @pytest.mark.parametrize("case", EXPECTED, ids=lambda case: case[0])
 def test_the_call_log_gives_the_same_end(case: tuple[str, float, float]) -> None:
-    """The list drops the call before it shows the end; the log, asked for it, has the record that the list had not."""
+    """The list drops the call before it shows the end; the log has the record that the list did not have."""
     played = Case(*case)
     last = played.steps[-1]["records"]
     played.steps = [step | {"call_log_from_here": last} for step in played.steps[:-1]]

@@ -21,7 +21,7 @@ def watching(*targets: str, kept: bytes | None = None) -> Freshness:
 
 
 def test_a_source_is_stale_after_three_intervals_but_never_before_thirty_seconds() -> None:
-    """The limit of contract 4, on both of its sides."""
+    """The limit, on both sides."""
     assert stale_after_s(1) == 30
     assert stale_after_s(60) == 180
     fresh = watching("1")
@@ -73,7 +73,7 @@ def test_a_refused_extension_is_degraded_at_once() -> None:
 
 
 def test_when_every_target_is_refused_the_source_is_degraded_as_a_whole() -> None:
-    """Contract 10.2."""
+    """The event then names no extension."""
     fresh = watching("1", "2")
     fresh.poll_failed("1", "permission", refused=True)
     fresh.poll_failed("2", "permission", refused=True)

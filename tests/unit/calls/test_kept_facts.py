@@ -1,4 +1,4 @@
-"""What was said of a call and is not taken back: which way it went, who was on it, that it was answered."""
+"""Facts of a call that are not taken back: its direction, its parties, that it was answered."""
 
 from datetime import timedelta
 from typing import Any
@@ -65,8 +65,8 @@ def test_the_call_log_may_turn_outbound_too() -> None:
         watch.poll(1, observation())
         watch.poll(2)
         word = ended("no_answer", end=9, **FLIPPED)
-        for said in last:
-            watch.apply(None, resolve(watch.index, "101/s-1", [said], at(33), watch.rules))
+        for record in last:
+            watch.apply(None, resolve(watch.index, "101/s-1", [record], at(33), watch.rules))
         watch.apply(None, resolve(watch.index, "101/s-1", [word], at(60), watch.rules))
         assert (watch.last.call.direction, watch.last.call.disposition) == (Direction.INBOUND, Disposition.MISSED)
 

@@ -75,7 +75,7 @@ def test_a_record_of_what_vanished_or_is_provisional_is_news(remembered: dict[st
 
 
 def test_the_id_of_an_update_is_made_of_its_sequence_and_of_what_changed() -> None:
-    """Contract 4: a pure function of the fact; two updates to the same value are two facts."""
+    """A pure function of the fact; two updates to the same value are two facts."""
     watch = Watch()
     watch.poll(1, observation())
     for t, queue in ((2, SALES), (3, Queue(name="Support")), (4, SALES)):
@@ -87,7 +87,7 @@ def test_the_id_of_an_update_is_made_of_its_sequence_and_of_what_changed() -> No
 
 
 def test_a_call_that_ended_before_the_first_poll_has_no_event() -> None:
-    """Whatever becomes different of a call that was over before anybody looked."""
+    """Whatever becomes different of a call that was over before the first poll."""
     watch = Watch(fresh=True)
     watch.poll(1, ended())
     rewritten = msgspec.structs.replace(watch.call(), disposition=Disposition.VOICEMAIL)

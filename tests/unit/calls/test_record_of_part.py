@@ -147,7 +147,7 @@ def test_the_call_log_ends_what_the_list_shows_no_more() -> None:
 
 @pytest.mark.parametrize("waiting", [None, stopped(rings_alone=False)])
 def test_an_answer_that_comes_too_late_is_dropped(waiting: CallObservation | None) -> None:
-    """Asked because it was gone or provisional, and live again when the answer is here."""
+    """Looked up because it was gone or provisional, and live again when the answer comes."""
     watch = Watch()
     watch.poll(1, observation())
     watch.poll(2, *([waiting] if waiting else []))

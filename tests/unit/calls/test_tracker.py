@@ -267,7 +267,7 @@ def test_each_target_has_its_own_first_poll() -> None:
 
 
 def test_a_call_that_vanishes_causes_no_event_and_may_come_back() -> None:
-    """A glitch of the list is no end; the call log is asked only if it lasts."""
+    """A glitch of the list is not an end; the call log is read only if it lasts."""
     watch = Watch()
     watch.poll(1, observation("connected"))
     assert watch.poll(2) == []
@@ -362,8 +362,8 @@ def test_a_final_record_of_the_call_log_counts_before_a_provisional_one() -> Non
     watch = Watch()
     watch.poll(1, observation())
     watch.poll(20)
-    said = [stopped(), ended("voicemail", record_id="L9", started=1)]
-    assert watch.apply(None, resolve(watch.index, "101/s-1", said, at(60), watch.rules)) == ["call.ended"]
+    observed = [stopped(), ended("voicemail", record_id="L9", started=1)]
+    assert watch.apply(None, resolve(watch.index, "101/s-1", observed, at(60), watch.rules)) == ["call.ended"]
     assert watch.last.call.disposition is Disposition.VOICEMAIL
 
 
@@ -372,9 +372,10 @@ def test_given_up_with_a_word_that_reads_as_if_it_went_on() -> None:
     watch = Watch()
     watch.poll(1, observation())
     watch.poll(20)
-    said = observation("connected", disposition="answered")
+    observed = observation("connected", disposition="answered")
     assert (
-        watch.apply(None, resolve(watch.index, "101/s-1", [observation("connected"), said], at(60), watch.rules)) == []
+        watch.apply(None, resolve(watch.index, "101/s-1", [observation("connected"), observed], at(60), watch.rules))
+        == []
     )
     assert watch.call().vanished_at == at(20)
     assert watch.apply(None, give_up(watch.index, "101/s-1", at(1000))) == ["call.ended"]
@@ -385,10 +386,10 @@ def test_given_up_with_a_word_that_reads_as_if_it_went_on() -> None:
 def test_a_ring_out_that_reads_connected_is_reported_once() -> None:
     """What it would end with is no news while it lives, nor when it ends otherwise."""
     watch = Watch()
-    said = observation("connected", disposition="answered")
-    assert watch.poll(1, said) == ["call.answered"]
-    assert is_unchanged(watch.call(), said, at(2))
-    assert watch.poll(2, said) == []
+    observed = observation("connected", disposition="answered")
+    assert watch.poll(1, observed) == ["call.answered"]
+    assert is_unchanged(watch.call(), observed, at(2))
+    assert watch.poll(2, observed) == []
     assert watch.poll(3, ended("answered")) == ["call.ended"]
     assert watch.last.call.disposition is Disposition.ANSWERED
 
@@ -459,11 +460,11 @@ def test_a_provisional_record_of_a_call_that_was_seen_answered(word: Disposition
 
 def test_given_up_an_answered_call_of_which_the_log_said_stopped() -> None:
     """The same by way of the call log; with no word at all it stays unknown."""
-    for said, ends_as in (([stopped()], Disposition.ANSWERED), ([], Disposition.UNKNOWN)):
+    for observed, ends_as in (([stopped()], Disposition.ANSWERED), ([], Disposition.UNKNOWN)):
         watch = Watch()
         watch.poll(1, observation("connected"))
         watch.poll(2)
-        watch.apply(None, resolve(watch.index, "101/s-1", said, at(60), watch.rules))
+        watch.apply(None, resolve(watch.index, "101/s-1", observed, at(60), watch.rules))
         watch.apply(None, give_up(watch.index, "101/s-1", at(1000)))
         assert watch.last.call.disposition is ends_as
 
@@ -542,7 +543,7 @@ def test_a_provisional_record_first_seen_is_remembered_and_not_reported() -> Non
 
 
 def test_a_provisional_record_of_a_first_poll_is_history_unless_it_ends_later() -> None:
-    """The platform's own time decides whether the call was over before anybody looked."""
+    """The platform's own time decides whether the call was over before the first poll."""
     watch = Watch(fresh=True)
     watch.poll(20, stopped(end=10), stopped(end=10, session_id="s-2", record_id="L2"))
     rewritten = ended("answered", end=25, session_id="s-2", record_id="L2")

@@ -47,7 +47,7 @@ def phone(extension: int, start: int = 0, **fields: Any) -> Json:
     return {"legType": "PstnToSip", "direction": "Outbound", "startTime": stamp, **owner, **fields}
 
 
-def said(*records: Json) -> tuple[CallObservation, ...]:
+def decoded(*records: Json) -> tuple[CallObservation, ...]:
     return observations_of(decode_page(json.dumps({"records": records}).encode()), ACCOUNT)
 
 
@@ -62,7 +62,7 @@ def poll(watch: Watch, t: float, *records: Json) -> list[str]:
 
 
 def ends(watch: Watch) -> dict[str, tuple[str, float | None]]:
-    """How each extension's part ended, and when if the platform said so."""
+    """How each extension's part ended, and when, if the platform has the time."""
     assert not watch.index.live_calls()
     calls = {event.call.extension_id: event.call for event in watch.events}
     return {
@@ -177,9 +177,9 @@ def test_the_call_log_ends_a_part_that_its_record_does_not_name() -> None:
         shot = snapshot(ACCOUNT, [decode_page(b'{"records": []}')], at(10))
         watch.apply(PollRecord(target=ACCOUNT, taken_at=at(10)), compare(watch.index, shot, RULES))
         if by_gap:
-            change = fill_gap(watch.index, ACCOUNT, said(final), at(60), RULES, after=at(1))
+            change = fill_gap(watch.index, ACCOUNT, decoded(final), at(60), RULES, after=at(1))
         else:
-            change = resolve(watch.index, "900/s-1", said(final), at(60), RULES)
+            change = resolve(watch.index, "900/s-1", decoded(final), at(60), RULES)
         watch.apply(None, change)
         assert ends(watch)["900"] == ("answered_elsewhere", None)
 
@@ -217,7 +217,7 @@ def test_a_record_that_was_renamed_is_matched_under_its_older_session() -> None:
 
 
 def test_facts_of_an_unnamed_extension_are_kept_for_an_account_only() -> None:
-    (one,) = said(record("Missed", phone(102), duration=20))
+    (one,) = decoded(record("Missed", phone(102), duration=20))
     assert one.unnamed is not None
     assert (one.unnamed.extension_id, one.unnamed.legs, one.unnamed.unnamed) == ("unassigned", (), None)
     assert msgspec.structs.replace(one, unnamed=None) != one

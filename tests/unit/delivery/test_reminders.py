@@ -60,9 +60,9 @@ async def test_a_failing_sink_is_remembered_once_an_hour() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [(0, "0 s"), (119.4, "119 s"), (120, "2 min"), (7199, "119 min"), (7200, "2 h"), (6 * 3600, "6 h"), (3e5, "3 d")],
 )
-def test_a_span_as_people_say_it(seconds: float, said: str) -> None:
+def test_a_span_in_words(seconds: float, text: str) -> None:
     """In the largest unit of which there are at least two."""
-    assert span(seconds) == said
+    assert span(seconds) == text

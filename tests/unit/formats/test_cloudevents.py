@@ -73,7 +73,7 @@ def ended(**changes: Any) -> Call:
 
 
 def test_an_event_reads_as_the_contract_shows_it() -> None:
-    """The example of contract 4, field by field and in its order."""
+    """A documented event, field by field and in its order."""
     assert json.loads(Wire().event(EVENT)) == {
         "specversion": "1.0",
         "id": "evt_k3v9",
@@ -135,7 +135,7 @@ def test_the_cloudevents_sdk_reads_an_event() -> None:
 
 
 def test_a_source_event_speaks_of_the_source() -> None:
-    """Subject and partition key are the source's name; recovery tells the blind interval."""
+    """Subject and partition key are the source's name; recovery has the blind interval."""
     event = SourceEvent(
         id="evt_s",
         type="source.recovered",

@@ -1,4 +1,4 @@
-"""Recorded answers of the platform -> the events that are told, kept in tests/golden.
+"""Recorded answers of the platform -> the events made from them, kept in tests/golden.
 
 `python -m tests.unit.formats.test_golden` writes the files anew; the difference is for a person to judge.
 """
@@ -18,7 +18,7 @@ from tests.unit.ringcentral.decoded import decode_page, observations_of, snapsho
 
 SAMPLES = TESTS / "samples"
 GOLDEN = TESTS / "golden"
-Story = Callable[[], list[Event]]
+Scenario = Callable[[], list[Event]]
 
 
 def sample(name: str) -> Any:
@@ -26,7 +26,7 @@ def sample(name: str) -> Any:
 
 
 class Teller:
-    """Polls a target, first at an empty list five seconds before the first answer, and notes what is told."""
+    """Polls a target, first at an empty list five seconds before the first answer, and keeps the events."""
 
     def __init__(self, extension_id: str | None, first: str) -> None:
         self.target = Target(source="acme", extension_id=extension_id)
@@ -68,7 +68,7 @@ def seed_queue() -> list[Event]:
 
 
 def lifecycle_2014() -> list[Event]:
-    """The record's id and start change at the end, after the list has dropped it; only the call log tells."""
+    """The record's id and start change at the end, after the list has dropped it; only the call log shows the end."""
     recorded = sample("active-calls/jshelpers-lifecycle-2014")
     teller = Teller("321", "2014-12-11T00:51:23Z")
     for t, step in ((2, "ringing"), (8, "pickup"), (50, "hangup")):
@@ -92,7 +92,7 @@ def ringout_web_live() -> list[Event]:
 
 
 def queue_midcall() -> list[Event]:
-    """Seventeen phones stopped ringing while the call went on: nothing is told until the record is rewritten."""
+    """Seventeen phones stopped ringing while the call went on: no event is made until the record is rewritten."""
     both = sample("call-log/derived-queue-midcall-snapshot-then-final")
     snapshot_, final = both.values()
     teller = Teller(None, "2026-09-24T15:00:00Z")
@@ -103,18 +103,18 @@ def queue_midcall() -> list[Event]:
     return teller.events
 
 
-def ended_when_first_seen(name: str) -> Story:
-    def story() -> list[Event]:
+def ended_when_first_seen(name: str) -> Scenario:
+    def scenario() -> list[Event]:
         records = sample(f"call-log/{name}")
         records = records if isinstance(records, list) else [records]
         teller = Teller(None, min(record["startTime"] for record in records))
         teller.poll(600, records)
         return teller.events
 
-    return story
+    return scenario
 
 
-STORIES: dict[str, Story] = {
+SCENARIOS: dict[str, Scenario] = {
     "seed-direct": seed_direct,
     "seed-queue": seed_queue,
     "jshelpers-lifecycle-2014": lifecycle_2014,
@@ -138,11 +138,11 @@ STORIES: dict[str, Story] = {
 }
 
 
-@pytest.mark.parametrize("name", STORIES)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_recorded_answers_tell_these_events(name: str) -> None:
     """Byte for byte the events of the golden file, ids and all."""
-    told = [Wire().event_dict(event) for event in STORIES[name]()]
-    assert json.loads(json.dumps(told)) == json.loads((GOLDEN / f"{name}.json").read_text())
+    events = [Wire().event_dict(event) for event in SCENARIOS[name]()]
+    assert json.loads(json.dumps(events)) == json.loads((GOLDEN / f"{name}.json").read_text())
 
 
 def test_the_direct_call_of_the_seed() -> None:
@@ -185,9 +185,9 @@ def test_a_queue_call_in_progress_is_closed_once_for_each_phone() -> None:
 
 
 def write() -> None:
-    for name, story in STORIES.items():
-        told = [Wire().event_dict(event) for event in story()]
-        (GOLDEN / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n")
+    for name, scenario in SCENARIOS.items():
+        events = [Wire().event_dict(event) for event in scenario()]
+        (GOLDEN / f"{name}.json").write_text(json.dumps(events, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def writer_to(descriptor: int, bytes_max: int = 1000) -> LogWriter:
 
 
 def test_lines_come_in_order_and_whole(pipe: Pipe) -> None:
-    """More than the pipe holds, while somebody reads: every line, once."""
+    """More than the pipe holds, while it is read: every line, once."""
     writer = writer_to(pipe.write_end, bytes_max=1_000_000)
     written = [f"line {number} {LINE}" for number in range(1000)]
     for line in written:

@@ -29,7 +29,7 @@ def fresh_logs() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def said(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+def log_lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     assert logs.flush(10)
     return [json.loads(line) for line in capfd.readouterr().err.splitlines()]
 
@@ -68,7 +68,7 @@ def test_a_flood_is_summarised_after_a_minute() -> None:
 
 
 def test_different_facts_do_not_hold_each_other_back() -> None:
-    """Another sink, another reason, another event: each is said at once."""
+    """Another sink, another reason, another event: each is logged at once."""
     log = Log()
     assert log.say("poll_failed", source="acme", reason="timeout")
     assert log.say("poll_failed", source="acme", reason="server")
@@ -128,7 +128,7 @@ def test_a_number_in_a_trace_is_hidden_too(capfd: pytest.CaptureFixture[str]) ->
         raise ValueError("no such number: +16504306662")
     except ValueError:
         logs.bound().error("broken", exc_info=True)
-    (line,) = said(capfd)
+    (line,) = log_lines(capfd)
     assert "no such number: ***6662" in line["exception"]
 
 
@@ -138,8 +138,10 @@ def test_a_logger_in_use_follows_a_changed_level(capfd: pytest.CaptureFixture[st
     log = logs.bound().bind(source="acme")
     log.info("unheard")
     logs.configure("debug", "json")
-    log.debug("heard")
-    assert [(line["event"], line["source"], line["level"]) for line in said(capfd)] == [("heard", "acme", "debug")]
+    log.debug("hint_received")
+    assert [(line["event"], line["source"], line["level"]) for line in log_lines(capfd)] == [
+        ("hint_received", "acme", "debug")
+    ]
 
 
 def telemetry_of(clock: TurnedClock) -> SourceTelemetry:
@@ -156,7 +158,7 @@ def test_an_unknown_word_is_said_once(capfd: pytest.CaptureFixture[str]) -> None
     for word in ("Teleported", "Teleported", "Beamed"):
         telemetry.unknown_word("result", word)
         logs._flood._facts.clear()  # as if a minute had passed
-    assert [line["detail"] for line in said(capfd)] == ["Teleported", "Beamed"]
+    assert [line["detail"] for line in log_lines(capfd)] == ["Teleported", "Beamed"]
 
 
 def test_a_bad_record_is_counted_and_said_once_while_it_lingers(
@@ -177,7 +179,7 @@ def test_a_failed_poll_says_where_and_why(capfd: pytest.CaptureFixture[str]) -> 
     logs.configure("info", "json")
     failed = PollFailed("server", "answered 503", request_id="r-1")
     telemetry_of(TurnedClock()).poll_failed(Target(source="acme", extension_id="101"), failed, 0.1)
-    (line,) = said(capfd)
+    (line,) = log_lines(capfd)
     del line["timestamp"]
     assert line == {
         "event": "poll_failed",
@@ -197,7 +199,7 @@ def test_events_are_lines_at_debug_only(capfd: pytest.CaptureFixture[str]) -> No
     for level in ("info", "debug"):
         logs.configure(level, "json")
         telemetry.change_recorded(ChangeSet(events=(event(),)))
-    (line,) = said(capfd)
+    (line,) = log_lines(capfd)
     assert (line["event"], line["source"], line["call"], line["event_type"]) == (
         "event_recorded",
         "acme",

@@ -30,7 +30,7 @@ from tests import ROOT
 from tests.builders import NINE, call, event, source_event
 from tests.clock import TurnedClock
 
-# Contract 8: name -> labels.
+# name -> labels
 CONTRACT = {
     "build_info": {"version", "python"},
     "poll_duration_seconds": {"source", "outcome"},
@@ -213,7 +213,7 @@ def test_a_poll_is_counted_by_its_outcome(comparison: Comparison) -> None:
     assert comparison.value("poll_last_success_timestamp_seconds", source="acme") == NINE.timestamp()
 
 
-def told(live: Call, event_type: str, *, sequence: int, exact: bool = True, **seen: Any) -> CallEvent:
+def call_event(live: Call, event_type: str, *, sequence: int, exact: bool = True, **seen: Any) -> CallEvent:
     """An event of 9:00:05, between looks at 9:00:02 and 9:00:08."""
     usual: dict[str, Any] = {
         "after": NINE + timedelta(seconds=2),
@@ -242,9 +242,9 @@ def test_a_call_counts_at_its_first_and_at_its_last_event(comparison: Comparison
         live, state=State.ENDED, disposition=Disposition.ANSWERED, ended_at=NINE + timedelta(seconds=10)
     )
     for one in (
-        told(call(), "call.ringing", sequence=1),
-        told(live, "call.answered", sequence=2),
-        told(over, "call.ended", sequence=3),
+        call_event(call(), "call.ringing", sequence=1),
+        call_event(live, "call.answered", sequence=2),
+        call_event(over, "call.ended", sequence=3),
     ):
         comparison.metrics.event_recorded(one)
     way = {"source": "acme", "direction": "inbound"}
@@ -258,12 +258,12 @@ def test_a_call_counts_at_its_first_and_at_its_last_event(comparison: Comparison
 @pytest.mark.parametrize(
     ("one", "expected_s"),
     [
-        (told(call(), "call.ringing", sequence=1), 3.0),
-        (told(call(), "call.ringing", sequence=1, exact=False), 6.0),
-        (told(call(), "call.ringing", sequence=1, exact=False, after=None), None),
-        (told(call(), "call.ringing", sequence=1, first_poll=True), None),
-        (told(call(), "call.ended", sequence=2, evidence=Evidence.CALL_LOG), None),
-        (told(call(), "call.corrected", sequence=3), None),
+        (call_event(call(), "call.ringing", sequence=1), 3.0),
+        (call_event(call(), "call.ringing", sequence=1, exact=False), 6.0),
+        (call_event(call(), "call.ringing", sequence=1, exact=False, after=None), None),
+        (call_event(call(), "call.ringing", sequence=1, first_poll=True), None),
+        (call_event(call(), "call.ended", sequence=2, evidence=Evidence.CALL_LOG), None),
+        (call_event(call(), "call.corrected", sequence=3), None),
     ],
     ids=["exact", "between-looks", "no-look-before", "first-look", "call-log", "correction"],
 )

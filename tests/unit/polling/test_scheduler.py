@@ -100,7 +100,7 @@ class Source:
         self.scheduler.hint(Hint(target=one, session_id=session, step=step, at=self.now, **facts))
 
     def run(self, seconds: float) -> list[Poll]:
-        """Let time pass. Returns the polls that were sent in it."""
+        """Advance the time. Returns the polls that were sent in it."""
         first, end = len(self.polls), self.now + seconds
         while True:
             wait_s = self._send_due()
@@ -129,7 +129,7 @@ class Source:
         return found
 
     def _free_at(self) -> float:
-        """When the rate limiter lets the next paced request pass."""
+        """When the rate limiter sends the next paced request."""
         ninth_last = sorted(self.sent)[-LIMIT - 1] if len(self.sent) > LIMIT else -math.inf
         return max(self.granted + SPACING_S, ninth_last + 61)
 
@@ -186,7 +186,7 @@ def test_a_poll_names_the_hint_that_caused_it() -> None:
     source.run(50)
     source.hint("started")
     source.hint("answered", via="presence")
-    polls = source.run(40)
+    polls = source.run(70)
     assert [poll.cause for poll in polls] == ["hint", "follow_up", "follow_up", "keep_alive"]
     hints = [poll.hint for poll in polls if poll.hint is not None]
     assert [(hint.via, round(hint.seconds_before, 1)) for hint in hints] == [

@@ -8,5 +8,5 @@ def test_a_wanted_source_is_unready_before_it_runs() -> None:
     """Between the start of the service and a source's own, the service is not ready."""
     house = House(TurnedClock(), session=None)
     house.sources.set_ownership({"acme": source("acme"), "beta": source("beta", "101")})
-    said = [telemetry.unready() for telemetry in house.sources.telemetry.values()]
-    assert said == ["source acme: no successful poll yet", "source beta: no successful poll yet"]
+    reasons = [telemetry.unready() for telemetry in house.sources.telemetry.values()]
+    assert reasons == ["source acme: no successful poll yet", "source beta: no successful poll yet"]
