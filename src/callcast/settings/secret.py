@@ -73,19 +73,22 @@ class Keyring:
                 problem = f"the file {path} is larger than {FILE_BYTES_MAX} bytes"
                 raise rejected(problem, "check that this is the right file")
             return raw.decode().strip("\r\n")
-        except OSError as error:
-            reason = (error.strerror or type(error).__name__).lower()
-            raise rejected(f"the file {path} cannot be read: {reason}", _remedy(error)) from None
-        except ValueError:
+        except UnicodeDecodeError:
             raise rejected(f"the file {path} is not valid UTF-8", "check that this is the right file") from None
+        except (OSError, ValueError) as error:
+            raise unreadable(path, error) from None
 
 
-def _remedy(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "create the file, or correct the path"
-    if isinstance(error, PermissionError):
-        return "make it readable for the user that runs callcast"
-    return "use a regular file that contains nothing but the secret"
+def unreadable(path: Path, error: OSError | ValueError) -> PydanticCustomError:
+    """Return the error for a file that cannot be read. A ValueError is that of a path with a NUL character."""
+    fix = "use a regular file that contains nothing but the secret or certificate"
+    if isinstance(error, FileNotFoundError | ValueError):
+        fix = "create the file, or correct the path"
+    elif isinstance(error, PermissionError):
+        fix = "make it readable for the user that runs callcast"
+    reason = (getattr(error, "strerror", None) or "not the path of a file").lower()
+    shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(path))
+    return rejected(f"the file {shown} cannot be read: {reason}", fix)
 
 
 def stamp_of(path: Path) -> Stamp:

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, field_validator
 
-from callcast.settings.secret import Keyring, Stamp, located, stamp_of
+from callcast.settings.rejection import rejected
+from callcast.settings.secret import Keyring, Stamp, located, stamp_of, unreadable
 from callcast.sinks import SinkSettings
 
 
@@ -16,6 +17,10 @@ def _beside_the_configuration(path: str, info: ValidationInfo) -> str:
     found = located(Path(path), info)
     if isinstance(info.context, Keyring):
         info.context.files[found] = stamp_of(found)
+    try:
+        found.open("rb").close()
+    except (OSError, ValueError) as error:
+        raise unreadable(found, error) from None
     return str(found)
 
 
@@ -48,7 +53,7 @@ class TlsSettings(SinkSettings):
     @classmethod
     def _certificate_and_key_fit(cls, key: str, info: ValidationInfo) -> str:
         cert = info.data.get("tls_cert", "")
-        if key and not cert:
+        if key and not cert and "tls_cert" in info.data:  # a missing file has an error of its own
             raise ValueError("has no effect without tls_cert")
         if cert:
             _try("", cert, key)
@@ -74,9 +79,8 @@ def _try(ca: str, cert: str, key: str) -> None:
     try:
         _context(ca, cert, key)
     except ssl.SSLError as error:
-        raise ValueError(f"{files}: not PEM, or key and certificate do not match ({error.reason})") from None
-    except OSError as error:
-        raise ValueError(f"{files}: {error.strerror}") from None
+        problem = f"{files}: not PEM, or key and certificate do not match ({error.reason})"
+        raise rejected(problem, "use PEM files, and the key that belongs to the certificate") from None
 
 
 def tls_fault(error: OSError) -> str:
