@@ -34,7 +34,7 @@ def text_of(path: Path) -> str:
         raise _refused(
             f"{path}",
             "no such file",
-            "give another path with --config, or create callcast.toml here, starting from config.example.toml",
+            "give another path with --config, or run callcast init to write a starter configuration here",
         ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "invalid file name"
