@@ -31,7 +31,7 @@ client_id = "{client_id}"
 client_secret = "{client_secret}"
 jwt = "{jwt}"
 watch = "account"
-poll_interval_s = 0.5
+poll_interval_s = 5
 heavy_per_minute = 10000
 
 [sinks.lines]
