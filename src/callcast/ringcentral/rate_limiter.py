@@ -152,7 +152,14 @@ class _Window:
             guard = min(guard, most - self._fewest[0][1])
         return most + guard
 
-    def notice_others(self, now: float, others: int) -> None:
+    def notice_others(self, now: float, others: int, started_at: float) -> None:
+        """Note how many places others have now. Those of before the start may be all they ever take (of a check, or of
+        an earlier run), so the first answer that counts none of these replaces what was noticed until then.
+        """
+        begun_until = started_at + self.length_s
+        if now > begun_until:
+            while self._others and self._others[0][0] <= begun_until:
+                self._others.popleft()
         others = min(max(0, others), self.limit)
         self._noticed_at = min(self._noticed_at, now)
         while self._most and self._most[-1][1] <= others:
@@ -485,7 +492,7 @@ class RateLimiter:
         if remaining is not None and 0 <= remaining <= limit:
             window.remaining = remaining
             # Ours can be all that is in flight, and all that was still in the window when the request was sent.
-            window.notice_others(now, limit - remaining - self._all.since(began_at - window.length_s))
+            window.notice_others(now, limit - remaining - self._all.since(began_at - window.length_s), self._started_at)
 
     def _keep_window(self, now: float, limit: int, length_s: float | None) -> _Window:
         """Return the window that an answer describes. All announced ones are kept; the assumed one is replaced."""

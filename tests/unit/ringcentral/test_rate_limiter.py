@@ -677,6 +677,27 @@ async def test_places_count_other_programs(asker: Asker, clock: TurnedClock) -> 
     assert asker.limiter.places().used == 1 + 2 + 1
 
 
+async def test_what_was_used_before_the_start_is_forgotten_once_a_later_answer_shows_less(
+    clock: TurnedClock,
+) -> None:
+    """Such as by `check --online`: it has left the window, unlike what another program uses all the time."""
+    asker = Asker(RateLimiter("heavy", per_minute=10, headroom=0.8, clock=clock, now=clock.now), clock)
+    before = {**HEADERS, "X-Rate-Limit-Remaining": "4"}
+    asker.ask("a", headers=before)
+    await clock.settle()
+    assert asker.limiter.places().used == 1 + 5 + 3
+    await clock.turn(61)
+    assert asker.limiter.places().used == 5 + 3, "no answer has shown less yet"
+    asker.ask("b", headers=HEADERS)
+    await clock.settle()
+    assert asker.limiter.places() == Places(used=1, limit=8, spacing_s=7.5)
+    asker.ask("c", "hint", headers=before)
+    await clock.turn(61)
+    asker.ask("d", headers=HEADERS)
+    await clock.settle()
+    assert asker.limiter.places().used == 1 + 4 + 2, "used while this limiter ran"
+
+
 async def test_places_are_those_of_the_fullest_window(asker: Asker, clock: TurnedClock) -> None:
     """3 in 18 s beside 10 in 60 s: one request takes half of what polls may use of the small one."""
     asker.ask("a", headers=HEADERS)
