@@ -217,6 +217,8 @@ class SourceTelemetry(Telemetry):
 
     def push_connected(self, outcome: str) -> None:
         self._metrics.push_connected(self.source, outcome)
+        if outcome == "recovered":
+            self._log.info("push_up", detail="the lost connection is continued: no hint was lost")
 
     def push_subscribed(self, count: int, refused: Mapping[str, str]) -> None:
         self._log.info("push_up", count=count, others=len(refused))
@@ -240,7 +242,9 @@ class SourceTelemetry(Telemetry):
         log(name, extension=extension, detail=detail, fix='allow it, or set hints to "off" or to the other way')
 
     def push_lost(self, reason: str, detail: str, wait_s: float) -> None:
-        self._log.info("push_lost", reason=reason, detail=detail, fix=f"the next attempt follows in {wait_s:.0f} s")
+        # At the earliest, because a connection needs a token, and few tokens may be requested.
+        fix = f"callcast connects again automatically, in {wait_s:.0f} s at the earliest"
+        self._log.info("push_lost", reason=reason, detail=detail, fix=fix)
 
     # For the backfill.
 

@@ -217,4 +217,15 @@ def test_a_lost_connection_says_when_the_next_attempt_is_made() -> None:
     assert (up["event"], up["count"], up["others"]) == ("push_up", 2, 1)
     assert (refused["event"], refused["extension"]) == ("push_refused", "8")
     assert (lost["event"], lost["log_level"], lost["reason"]) == ("push_lost", "info", "network")
-    assert "12 s" in lost["fix"]
+    assert lost["fix"] == "callcast connects again automatically, in 12 s at the earliest"
+
+
+def test_a_connection_that_is_continued_is_logged() -> None:
+    """After `push_lost` the log does not leave open whether hints come again."""
+    telemetry = watching(7.5)
+    with capture_logs() as lines:
+        telemetry.push_connected("subscribed")
+        telemetry.push_connected("recovered")
+    (line,) = lines
+    assert (line["event"], line["log_level"]) == ("push_up", "info")
+    assert line["detail"] == "the lost connection is continued: no hint was lost"
