@@ -157,9 +157,9 @@ class _Window:
         an earlier run), so the first answer that counts none of these replaces what was noticed until then.
         """
         begun_until = started_at + self.length_s
-        if now > begun_until:
-            while self._others and self._others[0][0] <= begun_until:
-                self._others.popleft()
+        for noticed in (self._most, self._fewest):
+            while noticed and noticed[0][0] <= begun_until < now:
+                noticed.popleft()
         others = min(max(0, others), self.limit)
         self._noticed_at = min(self._noticed_at, now)
         while self._most and self._most[-1][1] <= others:
