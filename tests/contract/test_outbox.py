@@ -612,6 +612,18 @@ async def test_a_removed_sink_loses_its_deliveries_in_the_end(context: SinkConte
     assert await pending(outbox) == {"lines": 0}
 
 
+async def test_what_a_removed_sink_lost_does_not_come_back(context: SinkContext, outbox: Outbox) -> None:
+    """A name that is used again after the retention starts with nothing, although its queue was in memory."""
+    await outbox.record("acme", None, change(event("a"), event("b")))
+    (one,) = await outbox.claim("crm", limit=1)
+    await outbox.ack([Acked(one, 0.0)])
+    await outbox.subscribe({})
+    await context.clock.turn(3600 * 73)
+    assert (await outbox.prune(context.clock.now())).orphaned == {"crm": 1}
+    await outbox.subscribe({"crm": Filter()})
+    assert await claimed(outbox) == []
+
+
 async def test_an_unknown_sink_is_pending_nothing(outbox: Outbox) -> None:
     """A name that never was a sink has nothing to claim."""
     await life(outbox)
@@ -740,6 +752,21 @@ async def test_the_cap_drops_of_the_sink_furthest_behind(context: SinkContext) -
         left = [one.event.key for one in await outbox.claim("slow", limit=10000)]
         assert left == [f"101/s{n}" for n in range(2501 - len(left), 2500)] + ["101/new"]
         assert (await outbox.prune(context.clock.now())).dropped == {}
+
+
+async def test_what_is_claimed_meanwhile_is_not_dropped(context: SinkContext) -> None:
+    """While the cap drops deliveries, none of them is sent, and none that is being sent is dropped."""
+    async with context.open(outbox_max_mb=2) as outbox:
+        await outbox.subscribe({"slow": Filter()})
+        await outbox.record("acme", None, change(*(event(f"s{n}", "call.ended", 1) for n in range(2500))))
+        taken = [*await outbox.claim("slow", limit=1)]
+        pruning = asyncio.create_task(outbox.prune(context.clock.now()))
+        while not pruning.done():
+            await asyncio.sleep(0)
+            taken += await outbox.claim("slow", limit=1)
+        dropped = (await pruning).dropped["slow"]
+        await outbox.ack([Acked(one, 0.0) for one in taken])
+        assert await pending(outbox) == {"slow": 2500 - dropped - len(taken)}
 
 
 async def test_numbers_are_never_used_again(context: SinkContext) -> None:

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -212,18 +212,27 @@ class SqliteOutbox(Outbox):
 
     async def prune(self, now: datetime, /) -> Pruned:
         events, calls, dropped, orphaned, more = 0, 0, Counter[str](), Counter[str](), True
-        now_us = us_of(now)
         while more:
-            ordering_keys = {sink: queue.ordering_keys() for sink, queue in self._queues.items()}
-            part, more = await self._writer.submit(
-                lambda deliveries, ordering_keys=ordering_keys: self._pruner.slice(deliveries, now_us, ordering_keys)  # type: ignore[misc]
-            )
+            part, more = await self._prune_slice(us_of(now))
             events, calls = events + part.events, calls + part.calls
             dropped.update(part.dropped)
             orphaned.update(part.orphaned)
-        for sink in dropped:  # deliveries behind the dropped ones may be due
-            self._queues[sink].invalidate()
         return Pruned(events=events, calls=calls, dropped=dict(dropped), orphaned=dict(orphaned))
+
+    async def _prune_slice(self, now_us: int) -> tuple[Pruned, bool]:
+        """Nothing is claimed meanwhile: a delivery is either sent or dropped."""
+
+        def pruned(result: tuple[Pruned, bool]) -> None:
+            for sink in {*result[0].dropped, *result[0].orphaned}:  # deliveries behind the dropped ones may be due
+                self._queues[sink].invalidate()
+
+        async with AsyncExitStack() as locks:
+            for queue in tuple(self._queues.values()):
+                await locks.enter_async_context(queue.lock)
+            claimed = {sink: queue.ordering_keys() for sink, queue in self._queues.items()}
+            return await self._writer.submit(
+                lambda deliveries: self._pruner.slice(deliveries, now_us, claimed), after=pruned
+            )
 
     def keep(self, *, retention_h: float, outbox_max_mb: float, dead_letter_days: float) -> None:
         limits = Limits(retention_h=retention_h, outbox_max_mb=outbox_max_mb, dead_letter_days=dead_letter_days)
