@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
-from callcast.calls.model import CallObservation, State
+from callcast.calls.model import UNASSIGNED, CallObservation, State
 from callcast.ports.hints import STEPS, Hint, Step, Via
 
 EXPECTED_MAX = 64  # expectations of a target; the oldest gives way
@@ -223,7 +223,7 @@ class Expectations:
 
     def was_hinted(self, session_id: str, extension_id: str, level: int) -> bool:
         return any(
-            party.level >= level and party.extension_id in (None, extension_id)
+            party.level >= level and (party.extension_id in (None, extension_id) or extension_id == UNASSIGNED)
             for party in self._by_session.get(session_id, ())
         )
 
@@ -274,7 +274,7 @@ def _shown_of(party: Party, shown: Mapping[tuple[str, str], Shown]) -> Sequence[
     if party.extension_id is None:
         found = [one for (session_id, _), one in shown.items() if session_id == party.session_id]
     else:
-        one = shown.get((party.session_id, party.extension_id))
+        one = shown.get((party.session_id, party.extension_id)) or shown.get((party.session_id, UNASSIGNED))
         found = [] if one is None else [one]
     return [one for one in found if one.record_id not in party.earlier]
 

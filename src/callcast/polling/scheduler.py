@@ -18,7 +18,17 @@ import msgspec
 from msgspec import Struct
 
 from callcast.calls.model import PollHint, Snapshot, Target
-from callcast.polling.hints import AGAIN_S, ENDED, STARTED, TOGETHER_S, Expectations, MissRate, Offsets, Party
+from callcast.polling.hints import (
+    AGAIN_S,
+    END_SHOWN_S,
+    ENDED,
+    STARTED,
+    TOGETHER_S,
+    Expectations,
+    MissRate,
+    Offsets,
+    Party,
+)
 from callcast.ports.hints import KEEP_ALIVE_S, WITNESSED_S, Hint, Hints, HintsChange, Via
 from callcast.ports.telemetry import Cause, Telemetry
 from callcast.ports.upstream import Places
@@ -379,7 +389,7 @@ class Scheduler:
             self._telemetry.hint_seen(now - one.hinted_at)
             if one.hit is not None:
                 self.offsets.learn(one.level, hit=one.hit)
-        if before >= state.covered_since:
+        if before >= state.covered_since + END_SHOWN_S:  # so it had shown all that no hint could announce
             self._judged.extend((now + JUDGED_AFTER_S, state, *step) for step in steps)
 
     def failed(self, poll: Poll, now: float, *, refused: bool = False) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callcast.calls.model import CallObservation, Direction, Disposition, Provider, State, Target
+from callcast.calls.model import UNASSIGNED, CallObservation, Direction, Disposition, Provider, State, Target
 from callcast.polling.hints import (
     ANSWERED,
     END_SHOWN_S,
@@ -278,3 +278,12 @@ def test_four_misses_in_a_row_are_too_many_and_hits_bring_trust_back() -> None:
         misses.add(False)
         hits += 1
     assert 10 < hits < 30
+
+
+@pytest.mark.parametrize(("extension_id", "hinted"), [("102", False), (UNASSIGNED, True)])
+def test_a_call_that_no_extension_has_yet_is_hinted_by_any_party(extension_id: str, hinted: bool) -> None:
+    """A queue rings: its event names the queue, the list shows a call without an extension."""
+    expected = expecting("started")
+    assert expected.was_hinted("s-1", extension_id, STARTED) is hinted
+    served, _ = expected.polled([listed("started", extension_id=extension_id)], 1.0, 1.2)
+    assert [one.level for one in served] == ([STARTED] if hinted else [])

@@ -356,6 +356,21 @@ def test_a_hint_that_comes_within_three_seconds_of_the_poll_is_no_miss() -> None
     assert source.reports.ignored == ["no_change"]
 
 
+def test_what_the_list_shows_late_of_before_the_connection_is_no_miss() -> None:
+    """It shows an end up to ten seconds late, so a later poll than the first can show what no hint could announce."""
+    source = Source()
+    source.run(10)
+    source.show("answered")
+    source.connect()
+    source.run(1)
+    source.hint("started", session="s-2")
+    source.run(0.5)
+    source.show("ended")
+    source.run(10)
+    assert len(source.polls) > 3
+    assert source.reports.missed == 0
+
+
 def test_what_happened_before_the_connection_is_no_miss() -> None:
     source = Source()
     source.run(10)
