@@ -222,7 +222,7 @@ class _Source:
 
     def load(self, known: Known) -> None:
         for call in known.calls.values():
-            self._add(call)
+            self.put(call)
         now, monotonic = self._clock.now(), self._clock.monotonic()
         for target, taken_at in known.polls.items():
             age_s = max(0.0, (now - taken_at).total_seconds())

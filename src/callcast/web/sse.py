@@ -205,11 +205,11 @@ class Broadcaster:
         now = self._clock.monotonic()
         page = await self._new_events()
         events = await self._event_frames(page)
-        calls = await self._changed_calls(now)
+        version, calls = await self._changed_calls(now)
         heartbeat = now - self._round_sent_at >= _HEARTBEAT_S
         if events or calls or heartbeat:
             events_bytes = b"".join([frame for _, frame in events])
-            round_ = Round(events, events_bytes, self._version, calls, heartbeat)
+            round_ = Round(events, events_bytes, version, calls, heartbeat)
             self._round_sent_at = now if events or heartbeat else self._round_sent_at
             for count, client in enumerate(tuple(self._clients), 1):
                 client.put(round_)
@@ -232,19 +232,22 @@ class Broadcaster:
         self._recorded |= len(page) == PAGE
         return page
 
-    async def _changed_calls(self, now: float) -> bytes:
-        """The frame of the live calls that changed since the last round; only the totals if nothing has changed."""
+    async def _changed_calls(self, now: float) -> tuple[int, bytes]:
+        """The frame of the live calls that changed since the last round, and their version.
+
+        Only the totals if nothing has changed; empty if these were just sent.
+        """
         if not self._has_pages():
-            return b""
+            return self._version, b""
         if self._live_calls.version == self._version:
             if now - self._calls_sent_at < _SUMMARY_EVERY_S:
-                return b""
+                return self._version, b""
             calls: Sequence[Call] | None = ()
         else:
             change = await self._live_calls.changed(self._version)  # returns at once, because the version differs
             self._version, calls = change.version, change.calls
-        self._calls_sent_at = now
-        return await self._frame(self._live_calls.calls() if calls is None else calls, whole=calls is None)
+        self._calls_sent_at, version = now, self._version  # `_version` may change while the frame is made
+        return version, await self._frame(self._live_calls.calls() if calls is None else calls, whole=calls is None)
 
     def _has_pages(self) -> bool:
         return any(client.live_calls for client in self._clients)

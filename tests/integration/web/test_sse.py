@@ -7,6 +7,7 @@ from contextlib import aclosing
 import msgspec
 import pytest
 
+from callcast.calls.model import Call
 from callcast.ports.outbox import Stored
 from callcast.web import sse
 from callcast.web.sse import QUEUED_ROUNDS_MAX, Client, Round
@@ -156,6 +157,31 @@ def test_an_older_round_does_not_replace_newer_calls() -> None:
     assert client._message(Round(((5, b"five"), (6, b"six")), b"fivesix", 7, b"calls")) == b"six"
     assert client._message(Round(((7, b"seven"),), b"seven", 8, b"calls")) == b"sevencalls"
     assert client._message(Round(heartbeat=True, version=8)) == b":\n\n"
+
+
+async def test_a_client_that_joins_during_a_round_is_not_set_back(
+    here: Room, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round has the version at which its calls were read, also if a client joins while they are encoded."""
+    first = connect(live_calls=True)
+    await until(lambda: bool(first.messages))
+    encode, put, rounds = here.broadcaster._frame, Client.put, []
+    versions: list[int] = []
+
+    async def while_another_joins(calls: Sequence[Call], *, whole: bool) -> bytes:
+        monkeypatch.setattr(here.broadcaster, "_frame", encode)
+        versions.append(here.live_calls.version)
+        await first.close()
+        here.ring("101", "s-2")
+        connect(live_calls=True)
+        await joined(here, 1)
+        return await encode(calls, whole=whole)
+
+    monkeypatch.setattr(here.broadcaster, "_frame", while_another_joins)
+    monkeypatch.setattr(Client, "put", lambda client, round_: (rounds.append(round_), put(client, round_)))
+    here.ring("101", "s-1")
+    await until(lambda: any(round_.calls for round_ in rounds))
+    assert next(round_.version for round_ in rounds if round_.calls) == versions[0]
 
 
 async def test_an_ended_client_gets_nothing_more() -> None:

@@ -712,3 +712,12 @@ def test_kept_counts_stay_small(clock: TurnedClock) -> None:
     for n in range(5000):
         put(live_calls, ended(call(session_id=f"s-{n}"), Disposition.MISSED))
     assert len(live_calls.statistics.dump(1)) < 32_000
+
+
+def test_loading_again_counts_nothing_twice(clock: TurnedClock) -> None:
+    """The service starts anew from what the outbox holds if the outbox fails while it is read."""
+    live_calls, known = InMemoryLiveCalls(clock, UTC), Known(calls={"101/s-1": call()}, polls={}, notes={})
+    for _ in range(2):
+        live_calls.load("acme", known)
+    assert dict(live_calls.active("acme")) == {("101", State.RINGING, Direction.INBOUND): 1}
+    assert live_calls.total().ringing == 1
