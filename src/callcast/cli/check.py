@@ -90,7 +90,7 @@ def _plans(settings: Settings) -> str:
     if hinted:
         titles_hinted = ("source", "hints by", "otherwise polled every", "where presence is read")
         rows = table([titles_hinted, *map(_hinted_row, hinted)])
-        text = f"{text}\n\nwith hints (where RingCentral permits them) at once when something happens:\n{rows}"
+        text = f"{text}\n\nwith hints (where RingCentral permits them), at once when something happens, and:\n{rows}"
     return text
 
 

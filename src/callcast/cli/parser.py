@@ -358,7 +358,7 @@ COMMANDS = {
     "replay": Command(
         "send recorded events to a sink again",
         "Send recorded events to a sink again, with the same ids, oldest first, after all new events. The sink's "
-        "filters (events, directions, extensions) apply. Works whether or not the service is running; a running "
+        "filters apply. Works whether or not the service is running; a running "
         "service starts sending within a second.",
         "example: callcast replay --sink crm --since 2h --type 'call.ended'",
         _replay,
@@ -446,7 +446,9 @@ faults
                                without rate limit headers
   {"kind":"slow","delay_s":8,"path":"*-calls"}
                                also hang, reset, truncated, huge, html, not_json, charset,
-  {"kind":"half","from_s":30,"for_s":60}                        redirect, empty, bad_records
+                               redirect, empty, bad_records
+  {"kind":"half","from_s":30,"for_s":60}
+                               a list has a next page, which fails
   {"kind":"ws_drop","from_s":20}
                                also ws_expire, ws_garbage, ws_huge: once to each open connection,
                                with for_s to later ones, too

@@ -99,7 +99,7 @@ class SourceSettings(BaseModel):
     )
     poll_interval_s: Literal["auto"] | Seconds = Field(
         "auto",
-        description="seconds between two polls of a target, with hints the most; auto: as fast as the limit allows",
+        description="seconds between two polls of a target (with hints, at most); auto: as fast as the limit allows",
     )
     hints: Literal["auto", "push", "presence", "off"] = Field(
         "auto",

@@ -4,6 +4,6 @@
 def is_host(host: str) -> bool:
     """Whether a host can be looked up: an address, or a name whose parts have 1 to 63 characters."""
     try:
-        return bool(host.encode("idna"))  # as the look-up does
+        return bool(host.encode("idna"))  # as a lookup does
     except UnicodeError:
         return False

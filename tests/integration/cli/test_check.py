@@ -110,7 +110,7 @@ def test_check_of_a_good_file(tmp_path: Path) -> None:
         "acme    account     all         7.5 s         7.5 s                    8 of 10\n"
         "east    extensions  3           22.5 s        22.5 s                   8 of 10\n"
         "\n"
-        "with hints (where RingCentral permits them) at once when something happens:\n"
+        "with hints (where RingCentral permits them), at once when something happens, and:\n"
         "source  hints by           otherwise polled every  where presence is read\n"
         "acme    push               95 to 142 s             -\n"
         "east    push and presence  95 to 142 s             300 to 450 s, read every 5 s\n"
