@@ -23,6 +23,7 @@ from callcast.cli.event_line import Painter, plain
 from callcast.cli.failure import CommandFailed
 from callcast.cli.output import has_reader, in_colour
 from callcast.cli.server import listening_on, set_on_signal
+from callcast.cli.stand_ins import STAND_INS, Answer
 from callcast.formats.standard_webhooks import SignatureCheck, SignatureChecker
 
 BODY_BYTES_MAX = 1024 * 1024
@@ -34,7 +35,11 @@ async def run(args: argparse.Namespace) -> int:
     if args.code:
         print(files("callcast.cli.snippets").joinpath(SNIPPETS[args.code]).read_text(encoding="utf-8"), end="")
         return 0
-    secrets = args.secret or ([] if args.unsigned else [f"whsec_{b64encode(chance.token_bytes(32)).decode()}"])
+    secrets = args.secret or (
+        [] if args.unsigned or args.product else [f"whsec_{b64encode(chance.token_bytes(32)).decode()}"]
+    )
+    if args.product and args.secret:
+        raise CommandFailed(f"--secret: {args.product} cannot verify signatures; leave --secret or --as out")
     try:
         receiver = Receiver(args, SignatureChecker(secrets))
     except ValueError as error:
@@ -48,15 +53,16 @@ async def run(args: argparse.Namespace) -> int:
             await web.TCPSite(runner, args.host, args.port).start()
         host, port = runner.addresses[0][:2]
         url = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
-        print(_hint(url, secrets), file=sys.stderr, flush=True)
+        print(_hint(url, secrets, args.product), file=sys.stderr, flush=True)
         return await receiver.stopped()
     finally:
         await runner.cleanup()
 
 
-def _hint(url: str, secrets: Sequence[str]) -> str:
+def _hint(url: str, secrets: Sequence[str], product: str | None) -> str:
     lines = ["# Add this sink to the configuration:", "[sinks.listen]", 'type = "webhook"', f'url = "{url}"']
-    return "\n".join([*lines, f"secrets = {json.dumps(list(secrets))}", "# Stop with Ctrl-C.", ""])
+    key = f'format = "{product}"' if product else f"secrets = {json.dumps(list(secrets))}"
+    return "\n".join([*lines, key, "# Stop with Ctrl-C.", ""])
 
 
 class Receiver:
@@ -66,6 +72,7 @@ class Receiver:
         self._args = args
         self._checker = checker
         self._answers = self._in_order(args.answer) if args.answer else None
+        self._product = STAND_INS[args.product]() if args.product else None
         self._seen: OrderedDict[str, list[bytes]] = OrderedDict()
         self._painter = Painter(colour=in_colour())
         self._stopped = asyncio.Event()
@@ -86,13 +93,15 @@ class Receiver:
             return web.Response(status=405, text="callcast listen: POST your events here\n")
         headers = {name.lower(): value for name, value in request.headers.items()}
         check = self._checker.check(headers, body, time.time())
-        what = next(self._answers) if self._answers else "204" if check.good else "401"
+        answers = self._product(headers, body) if self._product else Answer(204 if check.good else 401)
+        what = next(self._answers) if self._answers else str(answers.status)
+        duplicate = self._times_seen(headers.get("webhook-id"), body)
         try:
-            self._show(ReceivedRequest(headers, body, check, self._times_seen(headers.get("webhook-id"), body), what))
+            self._show(ReceivedRequest(headers, body, check, duplicate, what, answers))
         except SystemExit as end:  # standard output is closed
             self._code = end.code if isinstance(end.code, int) else 0
             self._stopped.set()
-        return await self._answer(request, what)
+        return await self._answer(request, what, "" if self._answers else answers.body)
 
     def _times_seen(self, event_id: str | None, body: bytes) -> str:
         """Describe a duplicate; empty for a new event."""
@@ -110,7 +119,7 @@ class Receiver:
         same = "" if len(set(bodies)) == 1 else ", with different bodies"
         return f"duplicate: received {len(bodies)} times{same}"
 
-    async def _answer(self, request: web.Request, what: str) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, what: str, text: str) -> web.StreamResponse:
         if what == "never":
             await self._stopped.wait()
         if what == "slow":
@@ -120,7 +129,7 @@ class Receiver:
         status = int(what) if what.isdigit() else 204
         wait_s = self._args.retry_after
         headers = {"Retry-After": str(math.ceil(wait_s))} if wait_s is not None and status >= 300 else {}
-        return web.Response(status=status, headers=headers)
+        return web.Response(status=status, headers=headers, text=text or None)
 
     @staticmethod
     def _in_order(answers: Sequence[tuple[str, int | None]]) -> Iterator[str]:
@@ -133,6 +142,12 @@ class Receiver:
 
     def _as_text(self, request: "ReceivedRequest") -> str:
         paint = self._painter.paint
+        if self._product:
+            problem = request.product.problem
+            mark = paint(problem, "31") if problem else paint("as documented", "32")
+            lines = [f"{self._args.product}: {mark} · answered {request.answer}"]
+            shown = [f"    {plain(line)}" for line in request.product.shown.splitlines()]
+            return "\n".join([*lines, *([] if self._args.brief else shown)])
         event = request.event()
         check = request.check
         colour = "33" if check.good else "31"
@@ -151,13 +166,14 @@ class Receiver:
 
 @dataclass(frozen=True)
 class ReceivedRequest:
-    """One request, with its signature check and the answer."""
+    """One request, with its signature check, the answer, and what the product's stand-in says of it."""
 
     headers: dict[str, str]
     body: bytes
     check: SignatureCheck
     duplicate: str
     answer: str
+    product: Answer
 
     def header(self, name: str) -> str:
         return plain(self.headers.get(name, ""))
@@ -184,6 +200,7 @@ class ReceivedRequest:
             "duplicate": bool(self.duplicate),
             "answered": self.answer,
             "event": self.document(),
+            "problem": self.product.problem,
         }
 
 

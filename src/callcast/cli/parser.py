@@ -31,6 +31,7 @@ CONFIG_HELP = "configuration file (default: $CALLCAST_CONFIG, then ./callcast.to
 FULL_HELP = "show complete phone numbers, not only the last four digits"
 SCHEMAS = ("event", "config", "asyncapi")
 LANGUAGES = ("python", "javascript", "php")
+PRODUCTS = ("slack", "teams", "discord", "zammad")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -235,6 +236,8 @@ def _listen(parser: argparse.ArgumentParser) -> None:
     _repeatable(parser, "--secret", "WHSEC", "the sink's secret, whsec_...; repeat it for rotation")
     add = parser.add_argument
     add("--unsigned", action="store_true", help="do not generate a secret: the sink has none")
+    product = "stand in for a product: check requests by its rules, and answer as it does"
+    add("--as", dest="product", choices=PRODUCTS, help=product)
     add("--answer", metavar="WHAT[:N],...", type=answers, help="what to answer and how often; see below")
     retry = "Retry-After header for answers other than 2xx, such as 30s"
     add("--retry-after", metavar="D", type=duration, help=retry)
@@ -394,6 +397,7 @@ answers
 
 examples
   callcast listen --secret whsec_... --answer 500:2,204
+  callcast listen --as slack
   callcast listen --json | jq -r .event.type
   callcast listen --code python > verify.py
 """,

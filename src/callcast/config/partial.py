@@ -13,6 +13,7 @@ from pydantic import BaseModel, create_model
 from callcast.config.diagnostics import ConfigError, Document, validated
 from callcast.config.env import apply_variables, variable
 from callcast.config.service import ServiceSettings
+from callcast.config.sink_types import SinkTypeBroken, installed, settings_class
 from callcast.config.toml_file import read
 from callcast.ports.sink import Filter
 from callcast.provider import SourceSettings
@@ -28,7 +29,6 @@ def _some_of(model: type[BaseModel], *keys: str) -> type[BaseModel]:
 
 
 _Folder = _some_of(ServiceSettings, "data_dir")
-_Filter = _some_of(SinkSettings, *Filter.__struct_fields__)
 
 
 def data_dir(path: Path, environ: Mapping[str, str]) -> Path:
@@ -50,8 +50,24 @@ def source(path: Path, environ: Mapping[str, str], name: str) -> SourceSettings:
 def sink_filters(path: Path, environ: Mapping[str, str]) -> Mapping[str, Filter]:
     """Return the event filter of each sink. Raises ConfigError if the file cannot be read or a filter is invalid."""
     document = read(path)
-    filters = {name: _checked(_Filter, document, ("sinks", name), environ) for name in document.table("sinks")}
-    return {name: Filter(**one.model_dump()) for name, one in filters.items()}
+    return {name: _filter(document, name, environ) for name in document.table("sinks")}
+
+
+def _filter(document: Document, name: str, environ: Mapping[str, str]) -> Filter:
+    settings = _settings_class(document.table("sinks", name).get("type"))
+    keys = Filter.__struct_fields__
+    checked = _checked(_some_of(settings, *keys, *settings.defaults_depend_on), document, ("sinks", name), environ)
+    every = checked.model_dump()
+    values = {**every, **settings.defaults(every), **checked.model_dump(exclude_unset=True)}
+    return Filter(**{key: values[key] for key in keys})
+
+
+def _settings_class(kind: object) -> type[SinkSettings]:
+    """Return the settings class of a type; of an unknown type, what every sink has."""
+    try:
+        return settings_class(installed()[str(kind)])
+    except (KeyError, SinkTypeBroken):
+        return SinkSettings
 
 
 def _checked(model: type[Model], document: Document, base: tuple[str, ...], environ: Mapping[str, str]) -> Model:

@@ -1,7 +1,7 @@
 """The sink protocol: what a sink implements, and what it gets to work with.
 
 `callcast.sinks.SinkSettings` opens a sink. The outbox is the only queue and the delivery worker the only retrier: a
-sink has no queue, no retry and no sleep of its own.
+sink has no queue, no retry and no sleep of its own, except a short one that keeps two requests apart.
 """
 
 from collections.abc import Callable

@@ -8,12 +8,12 @@ in the configuration. Keys of a sink's own are fields of its class; pydantic che
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from fnmatch import fnmatchcase
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
 
 from callcast.calls.model import EVENT_TYPES
 from callcast.formats.cloudevents import Numbers
@@ -120,6 +120,19 @@ class SinkSettings(BaseModel, ABC):
     )
     concurrency: int = Field(default=8, ge=1, le=256, description="concurrent attempts, each for a different call")
     allow_plaintext: bool = Field(default=False, description="true: allow unencrypted connections to other machines")
+
+    defaults_depend_on: ClassVar[tuple[str, ...]] = ()  # the keys that `defaults` reads
+
+    @classmethod
+    def defaults(cls, table: Mapping[str, Any], /) -> Mapping[str, Any]:  # noqa: ARG003 (for subclasses)
+        """Defaults that depend on the keys of `defaults_depend_on`, given these; they precede the fields' own."""
+        return {}
+
+    @model_validator(mode="after")
+    def _with_defaults(self) -> Self:
+        defaults = self.defaults({key: getattr(self, key) for key in self.defaults_depend_on})
+        self.__dict__.update({key: value for key, value in defaults.items() if key not in self.model_fields_set})
+        return self
 
     @field_validator("events")
     @classmethod

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import aiohttp
 import pytest
@@ -16,7 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
+from callcast.cli.parser import PRODUCTS
+from callcast.cli.stand_ins import STAND_INS
+from callcast.formats.cloudevents import Wire
 from callcast.formats.standard_webhooks import SignatureChecker
+from callcast.sinks.webhook.presets import FORMATS, FormatName
+from callcast.testing import event
 from tests import TESTS
 from tests.integration.cli.programs import Program, program
 from tests.integration.cli.test_completion import needed
@@ -228,3 +233,33 @@ def test_the_printed_code_verifies(tmp_path: Path, language: str) -> None:
     assert not snippet.takes(signed(at=time.time() + 400))
     assert not snippet.takes(good | {"webhook-timestamp": "soon"})
     assert not snippet.takes({name: value for name, value in good.items() if name != "webhook-signature"})
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+async def test_it_stands_in_for_a_product(product: str) -> None:
+    """It checks a request by the product's rules, shows what a person would see, and answers as the product does."""
+    form = FORMATS[product]  # type: ignore[index]
+    body, headers = form.encode(Wire(), event()), {"content-type": form.content_type}
+    async with listening("--as", product) as (listen, url):
+        assert f'format = "{product}"' in listen.err
+        assert await post(url, headers, body) in (200, 202, 204)
+        await listen.wrote(f"{product}: as documented")
+        assert "650555" in listen.out or "+16504306662" in listen.out or "16504306662" in listen.out
+        assert await post(url, headers, b"{}") in (400, 422)
+        await listen.wrote("missing")
+    async with listening("--as", product, "--answer", "429", "--retry-after", "7s", "--json") as (listen, url):
+        assert await post(url, headers, body) == 429
+        await listen.wrote('"problem": ""')
+
+
+async def test_a_product_verifies_no_signature() -> None:
+    async with program("listen", "--port", "0", "--as", "slack", "--secret", SECRET) as listen:
+        await listen.wrote("slack cannot verify signatures", to="err")
+        assert await listen.ended() == 2
+
+
+def test_a_stand_in_exists_for_every_preset() -> None:
+    """A new preset has a stand-in, and an option of `listen`."""
+    presets = [name for name, form in FORMATS.items() if not form.signed]
+    assert list(PRODUCTS) == list(STAND_INS) == presets
+    assert list(get_args(FormatName)) == list(FORMATS)

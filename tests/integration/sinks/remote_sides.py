@@ -17,6 +17,7 @@ from callcast.ports.sink import Sink, SinkContext
 from callcast.settings.secret import Secret
 from callcast.sinks import mqtt as mqtt_sink
 from callcast.sinks import stdout, webhook
+from callcast.sinks.webhook.presets import FormatName
 from callcast.testing import Mode, RemoteSide, until
 from tests.integration.sinks.brokers import Broker, mosquitto
 from tests.ports import free_port
@@ -87,6 +88,18 @@ class HttpRemoteSide(RemoteSide):
         self.bodies.append(body)
         self._ids.append(self.event_id(request, body))
         return web.Response(status=self.accepts_with)
+
+
+@asynccontextmanager
+async def preset_remote_side(product: FormatName) -> AsyncIterator[HttpRemoteSide]:
+    remote_side = HttpRemoteSide()
+    url = Secret(f"http://127.0.0.1:{remote_side.port}/hooks/{URL_TOKEN}")
+    remote_side.settings = webhook.Settings(url=url, format=product, timeout_s=0.5)
+    remote_side.secrets = (URL_TOKEN,)
+    try:
+        yield remote_side
+    finally:
+        await remote_side.become("down")
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ import pytest
 from callcast.calls import model
 from callcast.calls.model import EVENT_TYPES
 from callcast.config import ConfigError, load, validate
+from callcast.config.partial import sink_filters
 from callcast.settings.secret import Secret
 from callcast.sinks import Disposition
 from callcast.sinks.webhook import Settings as Webhook
@@ -355,3 +356,14 @@ def test_ordinary_values_are_no_placeholders(tmp_path: Path, text: str) -> None:
 def test_the_dispositions_of_a_filter_are_those_of_calls() -> None:
     """A new disposition can be filtered by."""
     assert get_args(Disposition) == tuple(model.Disposition)
+
+
+def test_the_format_of_a_webhook_decides_its_defaults(tmp_path: Path) -> None:
+    """In the service and in commands that read the filters only, from the file and from a variable."""
+    sinks = '[sinks.team]\ntype = "webhook"\nurl = "https://a.example/x"\n'
+    path = write(tmp_path, SOURCE + sinks + "dispositions = []\n")
+    for environ, events in (({}, ("*",)), ({"CALLCAST_SINKS__TEAM__FORMAT": "slack"}, ("call.ended",))):
+        whole, part = load(path, environ).sinks["team"].filter(), sink_filters(path, environ)["team"]
+        assert whole == part
+        assert (part.events, part.dispositions) == (events, ())
+        assert part.directions == (("inbound",) if events != ("*",) else ("inbound", "outbound"))

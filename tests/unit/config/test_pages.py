@@ -24,7 +24,7 @@ PLACEHOLDERS = ["sources.acme.client_id", "sources.acme.client_secret", "sources
 EXAMPLE = ROOT / "config.example.toml"
 # What the schema cannot know: other files, other tables, the environment, arithmetic.
 BEYOND_A_SCHEMA = re.compile(
-    r"secret_(variable|file|credential|empty)|signing_secret|server_|webhook_|mqtt_|tls_|header_of_|timezone|event_|"
+    r"secret_(variable|file|credential|empty)|signing_secret|server_|webhook_|preset_|mqtt_|tls_|header_of_|timezone|event_|"
     r"events_none|listen_|host_names|http_token_|extension_|sink_of_unwatched|sink_of_unknown|plan_too|plan_no|variable_|toml_|infinite|name_too_long|extensions_none|authorization_twice"
 )
 

@@ -1,18 +1,19 @@
 """Posts events over HTTP, signed according to Standard Webhooks; the status of the response decides the outcome."""
 
+import asyncio
 import email.utils
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from datetime import UTC, datetime
-from typing import Annotated, ClassVar, Literal
+from datetime import UTC
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
 
 import aiohttp
-from msgspec import json
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from yarl import URL
 
-from callcast.formats.cloudevents import Wire, rfc3339
+from callcast.formats.cloudevents import Wire
 from callcast.formats.standard_webhooks import key_of, signature
 from callcast.ports.clock import Clock
 from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
@@ -26,14 +27,12 @@ from callcast.sinks import Lax
 from callcast.sinks.connectivity import Unreachable, fix_of, try_connecting, unreachable
 from callcast.sinks.tls import TlsSettings
 from callcast.sinks.webhook.posting import Client, Response, open_client
+from callcast.sinks.webhook.presets import FORMATS, Format, FormatName
+from callcast.sinks.webhook.zammad import Entries
 
 RETRY_AFTER_MAX_S = 3600.0
-CHECK_TYPE = "callcast.check"
+SPACING_MAX_S = 5.0  # for a longer pause than this, the event is retried later
 
-_CONTENT_TYPES = {
-    "cloudevents": "application/cloudevents+json; charset=utf-8",
-    "standard": "application/json",
-}
 _RESERVED = re.compile(
     r"webhook-.*|x-callcast-.*|content-type|content-length|content-encoding|transfer-encoding|"
     r"user-agent|host|connection|expect|upgrade|te|trailer|accept-encoding",
@@ -41,7 +40,7 @@ _RESERVED = re.compile(
 )
 _FIXES = {
     "redirect": "set url to the address that it redirects to",
-    "gone": "the receiver has removed this address (410): set url to its new address",
+    "gone": "the receiver has removed this address: create a new one there, and set url to it",
     **dict.fromkeys(
         ("http_401", "http_403"), "the receiver rejects the authentication: check secrets and headers on both sides"
     ),
@@ -52,6 +51,11 @@ _FIXES = {
     ),
     **dict.fromkeys(("http_413", "http_415"), "check format, and the size and content types that the receiver accepts"),
     "http_429": "the receiver is rate limiting requests: try again later",
+    "rate_limited": "the receiver's rate limit is used up; the sink continues when it allows requests again",
+}
+_PRESET_FIXES = {  # of a product that gets what it documents, unsigned
+    **dict.fromkeys(("http_401", "http_403"), "the product rejects this address: check url, and what it allows there"),
+    **dict.fromkeys(("http_400", "http_422"), "check that format and url are of the same product"),
 }
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e\x80-\xff]([\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?")
@@ -81,13 +85,28 @@ class Settings(TlsSettings):
         description="signing secrets: whsec_ and base64 of 24 to 64 bytes; each signs; none: unsigned",
         examples=[[{"env": "CRM_SIGNING_SECRET"}]],
     )
-    format: Literal["cloudevents", "standard"] = Field(
-        default="cloudevents", description="standard: {type, timestamp, data} instead of a CloudEvent"
+    format: FormatName = Field(
+        default="cloudevents",
+        description="standard: {type, timestamp, data} instead of a CloudEvent; the others: for that product",
     )
     headers: Mapping[str, Secret] = Field(
         default_factory=dict, description="sent with every request", examples=[{"X-Team": "support"}]
     )
     trust_env: bool = Field(default=False, description="true: use the proxy of HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
+
+    defaults_depend_on: ClassVar[tuple[str, ...]] = ("format",)
+
+    @classmethod
+    def defaults(cls, table: Mapping[str, Any], /) -> Mapping[str, Any]:
+        form = FORMATS.get(table.get("format", "cloudevents"))
+        return form.defaults if form else {}
+
+    @field_validator("format")
+    @classmethod
+    def _signed_if_secrets(cls, name: FormatName, info: ValidationInfo) -> FormatName:
+        if info.data.get("secrets") and not FORMATS[name].signed:
+            raise ValueError(f"{name} cannot verify signatures: remove secrets")
+        return name
 
     @field_validator("url")
     @classmethod
@@ -129,7 +148,10 @@ class Settings(TlsSettings):
 
     def warnings(self) -> Sequence[tuple[str, str, str]]:
         found = list(super().warnings())
-        if not self.secrets:
+        if self.format == "zammad" and self.numbers != "full":
+            problem = f"{self.numbers}: Zammad shows every caller as anonymous"
+            found.append(("numbers", problem, 'set numbers = "full" to let Zammad find the customer'))
+        if not self.secrets and FORMATS[self.format].signed:
             fix = "add secrets = [...], and verify the signature in the receiver"
             found.append(("secrets", "none: the receiver cannot verify who sent an event", fix))
         return found
@@ -137,17 +159,21 @@ class Settings(TlsSettings):
     @asynccontextmanager
     async def open(self, context: SinkContext, /) -> AsyncIterator[Sink]:
         async with self._client() as client:
-            yield _Webhook(self, client, context.wire, context.clock, context.version)
+            webhook = _Webhook(self, client, context.wire, context.clock, context.version)
+            if FORMATS[self.format].one_entry_per_session:
+                webhook.entries = Entries(context.wire, context.live_calls, self.filter())
+            yield webhook
 
     async def check_connectivity(self, request: ConnectivityRequest, /) -> ConnectivityResult:
         """Connects and performs the TLS handshake; with `send`, posts a signed `callcast.check`."""
-        if not request.send:
+        check = FORMATS[self.format].check
+        if not request.send or check is None:
             return await self._reach()
         async with self._client() as client:
             webhook = _Webhook(self, client, Wire(), request.clock, request.version)
             at = request.clock.wall()
             event_id = f"evt_check{at.timestamp() * 1000:.0f}"
-            outcome = await webhook.post(event_id, _check(event_id, request.name, at, self.format), attempt=1)
+            outcome = await webhook.post(event_id, check(event_id, request.name, at), attempt=1)
         if isinstance(outcome, Delivered):
             return ConnectivityResult("good", f"{webhook.where} accepted a callcast.check")
         detail = outcome.detail if outcome.detail.startswith(webhook.where) else f"{webhook.where}: {outcome.detail}"
@@ -162,7 +188,9 @@ class Settings(TlsSettings):
             await try_connecting(peer.host or "", peer.port or 80, tls, timeout_s=self.timeout_s)
         except Unreachable as error:
             return ConnectivityResult("failed", f"{where}: {error.detail}", fix_of(error.reason, error.detail))
-        return ConnectivityResult("good", f"{where} is reachable; add --send to post a test event")
+        nothing = f"{self.format} has no request for a test"
+        more = nothing if FORMATS[self.format].check is None else "add --send to post a test event"
+        return ConnectivityResult("good", f"{where} is reachable; {more}")
 
     def _client(self) -> AbstractAsyncContextManager[Client]:
         headers = {name: value.reveal() for name, value in self.headers.items()}
@@ -177,10 +205,14 @@ class _Webhook:
         self._client = client
         self._timeout_s = settings.timeout_s
         self._clock = clock
-        self._encode = wire.event if settings.format == "cloudevents" else wire.standard
+        self.entries: Entries | None = None
+        self._wire = wire
+        self._format = FORMATS[settings.format]
+        self._turn = asyncio.Lock()  # held only by formats with a spacing
+        self._next_at_s = 0.0
         self._keys = [key_of(secret.reveal()) for secret in settings.secrets]
         self._headers = {
-            "content-type": _CONTENT_TYPES[settings.format],
+            "content-type": self._format.content_type,
             "user-agent": f"callcast/{version}",
             "accept-encoding": "identity",
         }
@@ -188,9 +220,25 @@ class _Webhook:
             self._headers |= settings.proxy().headers or {}
 
     async def send(self, delivery: Delivery, /) -> Outcome:
-        return await self.post(delivery.event.id, self._encode(delivery.event), attempt=delivery.attempt)
+        post = partial(self.post, delivery.event.id, attempt=delivery.attempt)
+        if self.entries is not None:
+            return await self.entries.send(delivery, post)
+        return await post(self._format.encode(self._wire, delivery.event))
 
     async def post(self, event_id: str, body: bytes, *, attempt: int) -> Outcome:
+        if not self._format.spacing_s:
+            return await self._post(event_id, body, attempt)
+        async with self._turn:
+            wait_s = self._next_at_s - self._clock.monotonic()
+            if wait_s > SPACING_MAX_S:
+                return Retry("rate_limited", "the receiver allows no request yet", after_s=wait_s, holds_sink=True)
+            await self._clock.sleep(wait_s)
+            try:
+                return await self._post(event_id, body, attempt)
+            finally:
+                self._next_at_s = max(self._next_at_s, self._clock.monotonic() + self._format.spacing_s)
+
+    async def _post(self, event_id: str, body: bytes, attempt: int) -> Outcome:
         at = str(int(self._clock.wall().timestamp()))
         headers = {"webhook-id": event_id, "webhook-timestamp": at, "x-callcast-attempt": str(attempt)}
         if self._keys:
@@ -201,33 +249,20 @@ class _Webhook:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             reason, what = _describe(error)
             return Retry(reason, f"{self.where}: {what}")
-        return outcome_of(response, self._clock)
+        if response.exhausted_for and (pause_s := _seconds(response.exhausted_for)):
+            self._next_at_s = self._clock.monotonic() + pause_s
+        return outcome_of(response, self._clock, self._format)
 
     def fix(self, outcome: Retry | Rejected, /) -> str:
-        if outcome.reason in _FIXES:
-            return _FIXES[outcome.reason]
+        fixes = _FIXES if self._format.signed else _FIXES | _PRESET_FIXES
+        if outcome.reason in fixes:
+            return fixes[outcome.reason]
         if outcome.reason.startswith("http_"):
             return "the receiver reports an error of its own: check its log"
         return fix_of(outcome.reason, outcome.detail)
 
 
-def _check(event_id: str, sink: str, at: datetime, form: str) -> bytes:
-    """The body of a `callcast.check`: the shape of an event, without a call."""
-    if form == "standard":
-        return json.encode({"type": CHECK_TYPE, "timestamp": rfc3339(at), "data": {"sink": sink}})
-    attributes = {
-        "specversion": "1.0",
-        "id": event_id,
-        "source": "/callcast",
-        "type": CHECK_TYPE,
-        "subject": sink,
-        "time": rfc3339(at),
-        "datacontenttype": "application/json",
-    }
-    return json.encode({**attributes, "data": {"sink": sink}})
-
-
-def outcome_of(response: Response, clock: Clock) -> Outcome:
+def outcome_of(response: Response, clock: Clock, form: Format = FORMATS["cloudevents"]) -> Outcome:
     """The outcome of a response. Only permanent errors are rejected; a wrong secret, for example, is retried."""
     status = response.status
     detail = f"answered {status}"
@@ -238,7 +273,7 @@ def outcome_of(response: Response, clock: Clock) -> Outcome:
             return Rejected(f"http_{status}", detail)
         case 400 | 422:
             return Rejected(f"http_{status}", detail, unless_alone=True)
-        case 410:
+        case _ if status in form.deleted:
             return Retry("gone", detail, gone=True)
     delay_s = _retry_after_s(response.retry_after, clock)
     reason = "redirect" if 300 <= status < 400 else f"http_{status}"
@@ -258,6 +293,11 @@ def _retry_after_s(value: str | None, clock: Clock) -> float | None:
             at = at if at.tzinfo else at.replace(tzinfo=UTC)
             delay_s = (at - clock.wall()).total_seconds()
     return min(delay_s, RETRY_AFTER_MAX_S) if delay_s > 0 else None
+
+
+def _seconds(text: str) -> float:
+    """Seconds, with fractions, at most an hour; 0 if it is not a number."""
+    return min(float(text), RETRY_AFTER_MAX_S) if re.fullmatch(r"\d{1,10}(\.\d{1,10})?", text, re.ASCII) else 0.0
 
 
 def _describe(error: Exception) -> tuple[str, str]:

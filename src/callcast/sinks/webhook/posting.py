@@ -32,8 +32,11 @@ _HEAD_END = re.compile(rb"\r?\n\r?\n")
 
 
 class Response(Struct, frozen=True):
+    """A response. exhausted_for: the receiver allows no further request for this many seconds, as it said."""
+
     status: int
     retry_after: str | None = None
+    exhausted_for: str | None = None
 
 
 class Client:
@@ -82,7 +85,9 @@ class Client:
             async with self._session.post(
                 self._url, data=body, headers=headers, proxy=proxy, proxy_headers=proxy_headers, allow_redirects=False
             ) as response:
-                result = exchange.respond(Response(response.status, response.headers.get("retry-after")))
+                got = response.headers
+                exhausted_for = got.get("x-ratelimit-reset-after") if got.get("x-ratelimit-remaining") == "0" else None
+                result = exchange.respond(Response(response.status, got.get("retry-after"), exhausted_for))
                 try:
                     await _drain(response)
                 except BaseException:
