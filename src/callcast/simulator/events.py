@@ -78,7 +78,7 @@ def events_of(account_id: str, session: Session) -> list[Event]:
             Event(
                 at=max([step.at + delay, *(event.at for event in events[-1:])]),
                 happened_at=step.at,
-                uuid=str(_number(f"{session.record_id} event {sequence}")),
+                uuid=str(_number(f"{session.telephony_session_id or session.session_id} event {sequence}")),
                 extension_id=party.extension_id,
                 body=body,
             )

@@ -173,6 +173,15 @@ def test_the_same_call_gives_the_same_events(call: Call) -> None:
     assert first == second
 
 
+def test_no_two_events_have_the_same_uuid() -> None:
+    """Also of the two sessions of a RingOut call; a receiver leaves out a second event with the same one."""
+    call = Call(kind="ringout", extension="1001", number="+15550101234", rings_s=3, talks_s=2)
+    sessions = story_of(START).place(call, START)
+    uuids = [event.uuid for session in sessions for event in events_of(ACCOUNT.id, session)]
+    assert len(sessions) == 2
+    assert len(set(uuids)) == len(uuids)
+
+
 def test_presence_has_the_documented_keys() -> None:
     """A connected call among the active ones, with the documented keys in their order."""
     call = Call(kind="queue", extension="11115", number="+16504888888", name="WIRELESS CALLER", talks_s=9)
