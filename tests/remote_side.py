@@ -23,7 +23,7 @@ class ScriptedUpstream:
         self.list_of: Callable[[Target], Answer] = lambda _: ()
         self.log: list[CallObservation] = []
         self.polls: list[tuple[float, str | None]] = []
-        self.asked: list[tuple[str, float]] = []
+        self.log_reads: list[tuple[str, float]] = []
         self.own: str | PollFailed = "101"
         self.own_took_s = 0.0
         self.log_answers: PollFailed | None = None
@@ -66,14 +66,14 @@ class ScriptedUpstream:
         return Snapshot(target=target, taken_at=self.now(), observations=tuple(answer))
 
     async def find(self, call: Call, /) -> Sequence[CallObservation]:
-        self.asked.append((call.call_id, self.clock.monotonic()))
+        self.log_reads.append((call.call_id, self.clock.monotonic()))
         await self.clock.sleep(self.log_took_s)
         if self.log_answers is not None:
             raise self.log_answers
         return [s for s in self.log if s.session_id == call.session_id]
 
     async def ended_since(self, target: Target, /, *, after: datetime) -> Sequence[CallObservation]:
-        self.asked.append((f"since {target.extension_id}", self.clock.monotonic()))
+        self.log_reads.append((f"since {target.extension_id}", self.clock.monotonic()))
         await self.clock.sleep(self.log_took_s)
         if self.log_answers is not None:
             raise self.log_answers

@@ -293,7 +293,7 @@ async def test_probes_go_round(context: SinkContext, outbox: Outbox) -> None:
 
 
 async def test_no_probe_of_what_the_remote_side_holds(context: SinkContext, outbox: Outbox) -> None:
-    """An event that the remote side asked to hold back is no probe before its time."""
+    """An event that the remote side postponed is not a probe before its time."""
     await outbox.record("acme", None, change(event("a")))
     (one,) = await outbox.claim("crm", limit=1)
     at = context.clock.now() + timedelta(seconds=60)
@@ -304,7 +304,7 @@ async def test_no_probe_of_what_the_remote_side_holds(context: SinkContext, outb
 
 
 async def test_fresh_is_the_first_of_a_new_call(context: SinkContext, outbox: Outbox) -> None:
-    """Only the first event of a call of which the sink never heard, and which was never tried, is fresh."""
+    """Only the first event of a call that the sink has no event of, and that was never tried, is fresh."""
     await life(outbox, "old")
     (one,) = await outbox.claim("crm", limit=1)
     await outbox.retry(one, at=context.clock.now(), reason="503", detail="", took_s=0)
@@ -321,8 +321,8 @@ async def test_fresh_is_the_first_of_a_new_call(context: SinkContext, outbox: Ou
     assert await outbox.claim_probe("crm", after_seq=mark, fresh=True) is None
 
 
-async def test_fresh_goes_by_what_the_sink_hears(outbox: Outbox) -> None:
-    """For a sink that wants only ends, a call's end is its first event; for one that had its ringing, it is not."""
+async def test_fresh_depends_on_the_filter(outbox: Outbox) -> None:
+    """For a sink that selects only ends, a call's end is its first event; for one that had its ringing, it is not."""
     await outbox.subscribe({"crm": Filter(), "ends": Filter(events=("call.ended",))})
     await outbox.record("acme", None, change(event("a")))
     (ringing,) = await outbox.claim("crm", limit=1)
@@ -346,7 +346,7 @@ async def test_make_due(context: SinkContext, outbox: Outbox) -> None:
 
 
 async def test_make_due_leaves_what_is_held(context: SinkContext, outbox: Outbox) -> None:
-    """What the remote side asked to hold back waits on where that is wanted."""
+    """What the remote side postponed waits on where that is chosen."""
     later = context.clock.now() + timedelta(hours=1)
     await outbox.record("acme", None, change(event("ours"), event("theirs")))
     for one in await outbox.claim("crm", limit=2):
@@ -444,7 +444,7 @@ async def test_nothing_is_due_hours_after_a_clock_that_was_ahead(context: SinkCo
 
 
 async def test_a_live_event_waits_no_longer_than_it_lives(context: SinkContext) -> None:
-    """It was recorded by a clock two hours ahead, and its sink asked for a pause until its time would be over."""
+    """It was recorded by a clock two hours ahead, and its sink requested a pause until its time would be over."""
     clock = Hours(context)
     now = clock.use_timezone(2)
     async with context.open() as outbox:
@@ -510,7 +510,7 @@ async def waiting(context: SinkContext, outbox: Outbox, **how: Any) -> "asyncio.
 
 
 async def test_wait_ends_when_something_is_recorded(context: SinkContext, outbox: Outbox) -> None:
-    """Who waits hears of a new event without any time passing."""
+    """A waiting task is woken by a new event without any time passing."""
     task = await waiting(context, outbox)
     assert not task.done()
     await outbox.record("acme", None, change(event("a")))
@@ -714,7 +714,7 @@ async def test_dead_letters_go_after_their_days(context: SinkContext, outbox: Ou
 
 
 async def test_many_are_pruned_in_one_go(context: SinkContext, outbox: Outbox) -> None:
-    """One call of prune forgets all that is old, in as many slices as it takes."""
+    """One call of prune deletes all that is old, in as many slices as needed."""
     await outbox.record("acme", None, change(*(event(f"c{n}", "call.ended", 1) for n in range(1000))))
     await settle_all(outbox)
     await context.clock.turn(3600 * 73)

@@ -77,8 +77,8 @@ class OutboxMachine(RuleBasedStateMachine):
         self.run(self.outbox.record("acme", None, change(*events)))
         for one in events:
             self.recorded.append(one)
-            for sink, wish in FILTERS.items():
-                if wish.wants(one):
+            for sink, filter_ in FILTERS.items():
+                if filter_.wants(one):
                     number = len(self.recorded)
                     self.deliveries[sink].append(Pending(number, call, one.id, one.live, self.now, self.now))
 

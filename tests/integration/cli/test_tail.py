@@ -43,7 +43,7 @@ async def test_colour_on_a_terminal_and_nothing_that_it_would_obey() -> None:
     wide = room(numbers="full")
     async with wide as here, program("tail", "--url", here.url, *NO_FILE, terminal=True) as tail:
         await listening(here)
-        here.tell(ringing(from_party=Party(number="+16504306662", name="EVIL\x1b[2J")), "call.ringing")
+        here.publish(ringing(from_party=Party(number="+16504306662", name="EVIL\x1b[2J")), "call.ringing")
         await tail.wrote("\n")
         assert "\x1b[33mcall.ringing" in tail.out
         assert "EVIL�[2J +16504306662 → 101" in tail.out

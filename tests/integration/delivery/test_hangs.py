@@ -14,7 +14,7 @@ TIMEOUT_S = 15.0
 
 
 class Hanging:
-    """Answers nothing until `well_at`; then at once, and `late` also what it was asked while it hung."""
+    """Answers nothing until `well_at`; then at once, and `late` also the requests from while it hung."""
 
     def __init__(self, clock: TurnedClock, well_at: float, *, late: bool) -> None:
         self._clock = clock

@@ -39,8 +39,8 @@ class RemoteSide:
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         try:
-            said = delivery.event
-            self.sent.append((self._clock.monotonic(), said.key.split("/")[-1], said.type, delivery.attempt))
+            sent = delivery.event
+            self.sent.append((self._clock.monotonic(), sent.key.split("/")[-1], sent.type, delivery.attempt))
             await asyncio.sleep(0)  # as every remote side: the loop turns before its answer
             return await self.answer(delivery) if callable(self.answer) else self.answer
         finally:
@@ -205,7 +205,7 @@ async def test_retries_of_a_final_event(bench: Bench) -> None:
 
 
 async def test_giving_up(bench: Bench) -> None:
-    """A final event whose time to live is over becomes a dead letter at that time, and that is said."""
+    """A final event whose time to live is over becomes a dead letter at that time, and is logged."""
     bench.remote.answer = lambda one: answering(DOWN if one.event.key == "101/poison" else Delivered())
     await bench.start(policy=RetryPolicy(give_up_after_h=0.1))
     await bench.record(event("poison", "call.ended", 1))
@@ -307,8 +307,8 @@ async def test_a_serial_sink_does_not_wait_for_the_disk(bench: Bench, monkeypatc
 
 
 async def test_what_waits_its_turn_is_given_back(bench: Bench) -> None:
-    """A delivery worker that stops lets the one on its way land, and sends nothing more of what it has claimed
-    ahead.
+    """A delivery worker that stops waits for the delivery in flight, and sends nothing more of what it has
+    claimed.
     """
     gate = asyncio.Event()
 
@@ -802,7 +802,7 @@ async def test_what_fails_after_the_recovery_is_due_at_once(bench: Bench) -> Non
 
 
 async def test_a_hold_of_the_sink(bench: Bench) -> None:
-    """A hold is for the whole backlog of the sink, new calls too, and ends when it was said to."""
+    """A hold is for the whole backlog of the sink, new calls too, and ends at the announced time."""
     bench.remote.answer = Retry("429", "slow down", after_s=90, holds_sink=True)
     await bench.start()
     await bench.record(event("a", "call.ended", 1))
@@ -816,7 +816,7 @@ async def test_a_hold_of_the_sink(bench: Bench) -> None:
 
 
 async def test_a_hold_of_the_sink_is_kept_over_a_restart(bench: Bench) -> None:
-    """The remote side asked for a pause, and gets it; one that a wrong clock made longer ends after an hour."""
+    """The remote side requested a pause, and gets it; one that a wrong clock made longer ends after an hour."""
     bench.remote.answer = Retry("429", "slow down", after_s=90, holds_sink=True)
     await bench.start()
     await bench.record(event("a", "call.ended", 1))
@@ -947,8 +947,8 @@ async def test_a_send_that_hangs(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
     assert bench.remote.open == 0
 
 
-async def test_a_sink_says_itself_what_took_too_long(bench: Bench) -> None:
-    """A sink that keeps its own limit is heard: its reason, not the delivery worker's, is what is counted."""
+async def test_a_sink_reports_its_own_timeout(bench: Bench) -> None:
+    """A sink with a time limit of its own: its reason is counted, not the delivery worker's."""
 
     async def lost(_: Delivery) -> Outcome:
         await asyncio.sleep(0.02)
@@ -1019,7 +1019,7 @@ async def test_a_stop_has_an_end(bench: Bench) -> None:
 
 
 async def test_an_impatient_stop_leaves_nothing_in_flight(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told to stop at once while the disk takes nothing: what was taken is still pending, and goes out again later."""
+    """Stopped at once while the disk is full: what was taken is still pending, and goes out again later."""
     works = bench.outbox.ack
 
     async def ack(_: Sequence[Acked], /) -> None:
@@ -1040,13 +1040,13 @@ async def test_an_impatient_stop_leaves_nothing_in_flight(bench: Bench, monkeypa
 
 
 async def test_an_impatient_stop_settles_what_the_disk_takes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told to stop at once while the disk is slow: what was taken is settled all the same, and never sent again."""
-    works, asked = bench.outbox.ack, 0
+    """Stopped at once while the disk is slow: what was taken is settled all the same, and never sent again."""
+    works, calls = bench.outbox.ack, 0
 
     async def ack(taken: Sequence[Acked], /) -> None:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
             await asyncio.Event().wait()
         await works(taken)
 

@@ -157,8 +157,8 @@ async def test_replay_goes_by_what_the_sink_got(tmp_path: Path) -> None:
             assert admin.replay(NINE, sink="out", since=since, until=until, only=wish) == 2
 
 
-async def test_story(tmp_path: Path) -> None:
-    """A call is found by its id, session, an event's id or a number's end; its story says what became of what."""
+async def test_history(tmp_path: Path) -> None:
+    """A call is found by its id, session, event id or last digits; its history shows what became of each event."""
     async with service(tmp_path) as outbox:
         await outbox.record("acme", None, change(event("a")))
         (ringing,) = await outbox.claim("crm", limit=1)
@@ -173,12 +173,12 @@ async def test_story(tmp_path: Path) -> None:
             assert call.call_id == "101/a"
         assert admin.find("0199") == []
         assert admin.find("nothing") == []
-        story = admin.history_of(call)
-        assert admin.history_around(event("a").id) == story
+        history = admin.history_of(call)
+        assert admin.history_around(event("a").id) == history
         assert admin.history_around("evt_nothing") is None
-    told = [(one.stored.event.type, one.pending, one.dead) for one in story.events]
-    assert told == [("call.ringing", (), ()), ("call.ended", (), ("crm",)), ("call.corrected", ("crm",), ())]
-    attempts = [(one.number, one.outcome, one.detail, one.took_s) for one in story.events[0].attempts]
+    shown = [(one.stored.event.type, one.pending, one.dead) for one in history.events]
+    assert shown == [("call.ringing", (), ()), ("call.ended", (), ("crm",)), ("call.corrected", ("crm",), ())]
+    attempts = [(one.number, one.outcome, one.detail, one.took_s) for one in history.events[0].attempts]
     assert attempts == [(1, "503", "unavailable", 0.5), (2, "delivered", "answered 204", 0.25)]
 
 

@@ -117,9 +117,9 @@ async def test_everything_is_written_again(tmp_path: Path, trouble: Callable[[Pa
         await reset(outbox)
         await outbox.record("acme", None, change(event("later")))
         await outbox.ack([Acked(flying, 0)])
-        (said,) = outbox.warnings()
-        assert "was deleted or replaced while the service ran" in said
-        assert "stop the service before" in said
+        (warning,) = outbox.warnings()
+        assert "was deleted or replaced while the service ran" in warning
+        assert "stop the service before" in warning
         kept = [path for path in folder.iterdir() if ".replaced-" in path.name]
         assert bool(kept) == (trouble in (put_a_backup, put_rubbish)), "what was put there is not thrown away"
         found = {path.name for path in folder.iterdir() if path not in kept}
@@ -176,8 +176,8 @@ async def test_no_room_to_write_it_again(tmp_path: Path, monkeypatch: pytest.Mon
             await outbox.record("acme", None, change(event("a")))
             delete_all(disk.path)
             disk.fill()
-            said = await failing(outbox, "deleted or replaced while the service runs, and cannot be restored")
-            assert str(disk.path / FILE) in said
+            warning = await failing(outbox, "deleted or replaced while the service runs, and cannot be restored")
+            assert str(disk.path / FILE) in warning
             assert outbox.resets == 0
             disk.free()
             await working(outbox)
@@ -211,8 +211,8 @@ async def test_what_the_old_disk_does_not_give_back(tmp_path: Path, monkeypatch:
         await outbox.record("acme", None, change(event("new")))
         await outbox.ack([Acked(flying, 0)])
         assert await pending(outbox) == ["new"]
-        (said,) = outbox.warnings()
-        assert "its pending deliveries were not delivered" in said
+        (warning,) = outbox.warnings()
+        assert "its pending deliveries were not delivered" in warning
 
 
 async def test_another_service_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +314,7 @@ async def test_replaced_again_while_it_is_opened(
         assert left == 0
         await outbox.ack([Acked(flying, 0)])
         await outbox.record("acme", None, change(event("later")))
-        assert not any("not delivered" in said for said in outbox.warnings())
+        assert not any("not delivered" in warning for warning in outbox.warnings())
         shutil.copytree(folder, tmp_path / "killed")  # as kill -9 would leave it
     for place in (tmp_path / "killed", folder):
         async with opened(place) as outbox:

@@ -103,7 +103,7 @@ async def test_a_volume_that_only_the_group_may_write(group_volume: Path) -> Non
 
 
 async def test_a_second_service_is_refused(tmp_path: Path) -> None:
-    """A second service on the same directory is told who has it and what to do; afterwards it may have it."""
+    """The error of a second service in the directory names the first and the next step; afterwards it can start."""
     async with opened(tmp_path) as first:
         with pytest.raises(OutboxRefused, match=rf"in use .*process {os.getpid()}.*another data_dir"):
             async with opened(tmp_path):
@@ -142,7 +142,7 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
 async def test_a_directory_of_no_use_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, step: str, call: str
 ) -> None:
-    """No one may write there, or never can: said with place, cause and next step, instead of trying for ever."""
+    """The place cannot be written: an error with place, cause and next step, instead of retries without end."""
     place = tmp_path / "data"
     place.mkdir()
 
@@ -186,9 +186,9 @@ async def test_a_directory_that_cannot_be_made_now_is_made_later(
     await manager.__aexit__(None, None, None)
 
 
-@pytest.mark.parametrize("harm", ["garbage", "header", "truncated"])
-async def test_an_unreadable_file_is_set_aside(tmp_path: Path, harm: str) -> None:
-    """An unreadable file is kept under another name, a new one is begun, and that is said."""
+@pytest.mark.parametrize("damage", ["garbage", "header", "truncated"])
+async def test_an_unreadable_file_is_set_aside(tmp_path: Path, damage: str) -> None:
+    """An unreadable file is kept under another name, a new one is begun, and a warning names both."""
     async with opened(tmp_path) as outbox:
         await with_deliveries(outbox)
     path = tmp_path / "outbox.db"
@@ -197,7 +197,7 @@ async def test_an_unreadable_file_is_set_aside(tmp_path: Path, harm: str) -> Non
         "garbage": os.urandom(len(whole)),
         "header": os.urandom(100) + whole[100:],
         "truncated": whole[: 3 * 4096],
-    }[harm]
+    }[damage]
     path.write_bytes(harmed)
     async with opened(tmp_path) as outbox:
         for _ in range(2):  # a file that only turns out to be unreadable in use fails that one operation
@@ -240,7 +240,7 @@ async def test_a_file_that_spoils_in_use_is_set_aside(tmp_path: Path) -> None:
 
 
 async def test_a_full_disk(tmp_path: Path) -> None:
-    """On a full disk nothing changes and everybody is told; with room again, everything works again by itself."""
+    """On a full disk nothing changes and each caller gets an error; with free space everything works again."""
     async with opened(tmp_path) as outbox:
         await with_deliveries(outbox)
         (first, second) = await outbox.claim("crm", limit=9)
@@ -291,7 +291,7 @@ async def test_trouble_halfway_leaves_nothing(tmp_path: Path) -> None:
 
 
 async def test_two_kinds_of_trouble_in_one_commit_keep_nothing_from_a_sink(tmp_path: Path) -> None:
-    """What shares a commit with a fault, and then with trouble of the disk, is done once, and its sink hears of it."""
+    """What shares a commit with a fault, and then with trouble of the disk, is done once, and its sink is woken."""
     async with opened(tmp_path) as outbox:
         await outbox.subscribe({"crm": Filter()})
         assert await outbox.claim("crm", limit=9) == [], "so it waits for what is recorded"
@@ -371,7 +371,7 @@ async def test_an_old_sqlite_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 async def test_what_a_command_writes_is_noticed(tmp_path: Path) -> None:
-    """When another process makes something due, a waiting sink hears of it within a second."""
+    """When another process makes something due, a waiting sink is woken within a second."""
     async with opened(tmp_path) as outbox:
         await with_deliveries(outbox)
         for delivery in await outbox.claim("crm", limit=9):
@@ -431,8 +431,10 @@ async def test_every_read_is_by_an_index(tmp_path: Path) -> None:
     """No statement of a call's life scans a table, so that a million stored events cost no more than a thousand."""
     async with opened(tmp_path) as outbox:
         await with_deliveries(outbox)
-        said: set[str] = set()
-        await outbox._writer.submit(lambda deliveries: deliveries.connection.set_trace_callback(said.add), reads=True)
+        statements: set[str] = set()
+        await outbox._writer.submit(
+            lambda deliveries: deliveries.connection.set_trace_callback(statements.add), reads=True
+        )
         await outbox.record("acme", None, change(event("a", "call.answered", 2)))
         first, second = await outbox.claim("crm", limit=2)
         now = TurnedClock().now()
@@ -453,7 +455,7 @@ async def test_every_read_is_by_an_index(tmp_path: Path) -> None:
         plans = await outbox._writer.submit(
             lambda deliveries: {
                 sql: [row[3] for row in deliveries.connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
-                for sql in said
+                for sql in statements
                 if sql.lstrip().startswith(("SELECT", "INSERT", "UPDATE", "DELETE"))
             },
             reads=True,

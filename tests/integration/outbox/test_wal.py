@@ -43,9 +43,9 @@ async def test_a_reader_that_pins_the_wal_is_reported(tmp_path: Path, monkeypatc
             async with asyncio.timeout(WAIT_S):
                 while not outbox.warnings():
                     await outbox.check()
-            (said,) = outbox.warnings()
-            assert said.startswith(f"{wal} is larger than 34 MB and grows, because another program has kept")
-            assert f"fuser -v {wal}" in said
+            (warning,) = outbox.warnings()
+            assert warning.startswith(f"{wal} is larger than 34 MB and grows, because another program has kept")
+            assert f"fuser -v {wal}" in warning
             assert (await outbox.stats()).bytes_used > 2 * schema.WAL_KEPT_BYTES
         async with asyncio.timeout(WAIT_S):
             while outbox.warnings() or wal.stat().st_size > schema.WAL_KEPT_BYTES:

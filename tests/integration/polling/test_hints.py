@@ -118,7 +118,7 @@ async def test_a_quiet_target_is_neither_stale_nor_a_gap(bench: Hinted) -> None:
         await bench.clock.turn(1800)
         assert bench.notes.waiting == {}
     assert bench.health() == []
-    assert bench.upstream.asked == []
+    assert bench.upstream.log_reads == []
     assert set(bench.notes.causes) == {"poll", "keep_alive"}
 
 
@@ -162,9 +162,9 @@ async def test_a_lost_connection_makes_every_target_due_and_polls_evenly(bench: 
     assert bench.health() == []
 
 
-@pytest.mark.parametrize(("witnessed_from", "asked"), [(None, True), (0.0, False), (250.0, True)])
+@pytest.mark.parametrize(("witnessed_from", "log_reads"), [(None, True), (0.0, False), (250.0, True)])
 async def test_what_neither_polls_nor_presence_saw_is_asked_of_the_call_log(
-    bench: Hinted, witnessed_from: float | None, asked: bool
+    bench: Hinted, witnessed_from: float | None, log_reads: bool
 ) -> None:
     """The platform held back every poll for five minutes, a call came and went: the log tells it."""
     async with bench.polling():
@@ -177,8 +177,8 @@ async def test_what_neither_polls_nor_presence_saw_is_asked_of_the_call_log(
         bench.ways.witnessed_from = witnessed_from
         bench.upstream.hold = 0.0
         await bench.clock.turn(60)
-    assert bool(bench.upstream.asked) is asked
-    assert bench.types.count("call.ended") == asked
+    assert bool(bench.upstream.log_reads) is log_reads
+    assert bench.types.count("call.ended") == log_reads
 
 
 async def test_answers_and_ends_are_seen_with_few_polls(bench: Hinted) -> None:

@@ -399,7 +399,7 @@ async def test_a_call_that_vanishes_is_looked_up_and_ends_with_what_the_log_says
         await bench.clock.turn(3)
         bench.upstream.list_of = lambda _: ()
         await bench.clock.turn(28)
-        assert bench.upstream.asked == []
+        assert bench.upstream.log_reads == []
         bench.upstream.log = [over(start, 5, disposition=Disposition.VOICEMAIL)]
         await bench.clock.turn(5)
     assert bench.types == ["call.ringing", "call.ended"]
@@ -420,7 +420,7 @@ async def test_a_call_that_is_no_longer_known_ends_as_unknown_in_time(bench: Ben
     assert bench.types == ["call.ringing", "call.ended"]
     ended = bench.call_events()[-1]
     assert (ended.call.disposition, ended.observation.evidence) == ("unknown", "vanished")
-    assert len(bench.upstream.asked) <= 8
+    assert len(bench.upstream.log_reads) <= 8
 
 
 async def test_a_call_log_that_fails_does_not_keep_a_vanished_call_for_ever(bench: Bench) -> None:
@@ -546,7 +546,7 @@ async def test_a_provisional_call_is_asked_about_with_backoff_for_as_long_as_it_
     bench.upstream.list_of = lambda _: [stopped]
     async with bench.polling():
         await bench.clock.turn(1800)
-    assert 6 <= len(bench.upstream.asked) <= 12
+    assert 6 <= len(bench.upstream.log_reads) <= 12
 
 
 async def test_a_gap_is_put_off_when_the_disk_is_full(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -564,7 +564,7 @@ async def test_a_gap_is_put_off_when_the_disk_is_full(bench: Bench, monkeypatch:
 
         monkeypatch.setattr(outbox, "record", full)
         await bench.clock.turn(60)
-        assert len(bench.upstream.asked) <= 2
+        assert len(bench.upstream.log_reads) <= 2
         monkeypatch.undo()
         await bench.clock.turn(130)
     assert bench.types == ["call.ended"]
@@ -607,10 +607,10 @@ async def test_a_change_of_the_watched_targets_leaves_no_gap_unread(bench: Bench
     async with bench.polling(None):
         await bench.clock.turn(100)
         assert bench.types == ["call.ended"]
-    bench.upstream.asked.clear()
+    bench.upstream.log_reads.clear()
     async with bench.polling(["101"]):
         await bench.clock.turn(100)
-    assert bench.upstream.asked == []
+    assert bench.upstream.log_reads == []
 
 
 async def test_a_full_disk_does_not_degrade_a_source_whose_polls_succeed(
@@ -721,7 +721,7 @@ async def test_a_glitch_of_the_list_is_no_event_and_drops_the_lookup(bench: Benc
         bench.upstream.list_of = lambda _: [observation(start)]
         await bench.clock.turn(60)
     assert bench.types == ["call.ringing"]
-    assert bench.upstream.asked == []
+    assert bench.upstream.log_reads == []
 
 
 async def test_after_downtime_what_was_missed_comes_from_the_call_log_once(bench: Bench) -> None:
@@ -801,7 +801,7 @@ async def test_a_call_log_that_fails_is_asked_about_a_gap_again_but_not_at_once(
     bench.upstream.log_answers = PollFailed("server", "no")
     async with bench.polling():
         await bench.clock.turn(1000)
-        assert 4 <= len(bench.upstream.asked) <= 8
+        assert 4 <= len(bench.upstream.log_reads) <= 8
         bench.upstream.log_answers = None
         bench.upstream.log = [over(start + timedelta(seconds=300), 20)]
         await bench.clock.turn(310)
@@ -821,12 +821,12 @@ async def test_every_gap_of_a_source_that_fails_again_and_again_is_filled(bench:
             await bench.clock.turn(60)
         await bench.clock.turn(90)
     assert bench.types.count("call.ended") == 59
-    asked = [at for _, at in bench.upstream.asked]
-    assert len(asked) <= 3690 / 30
+    log_reads = [at for _, at in bench.upstream.log_reads]
+    assert len(log_reads) <= 3690 / 30
 
 
-@pytest.mark.parametrize(("down_s", "asked"), [(4.0, False), (12.0, True), (29.0, True)])
-async def test_the_call_log_is_read_after_a_short_downtime(bench: Bench, down_s: float, asked: bool) -> None:
+@pytest.mark.parametrize(("down_s", "log_reads"), [(4.0, False), (12.0, True), (29.0, True)])
+async def test_the_call_log_is_read_after_a_short_downtime(bench: Bench, down_s: float, log_reads: bool) -> None:
     """A call that began and ended meanwhile, and that the list dropped at once: asked for when the last good poll
     is more than an interval and 5 s ago.
     """
@@ -837,8 +837,8 @@ async def test_the_call_log_is_read_after_a_short_downtime(bench: Bench, down_s:
     bench.upstream.log = [over(began, down_s)]
     async with bench.polling(interval_s=6.0):
         await bench.clock.turn(40)
-    assert bool(bench.upstream.asked) == asked
-    assert bench.types == (["call.ended"] if asked else [])
+    assert bool(bench.upstream.log_reads) == log_reads
+    assert bench.types == (["call.ended"] if log_reads else [])
 
 
 async def test_a_shorter_interval_is_no_gap(bench: Bench) -> None:
@@ -850,7 +850,7 @@ async def test_a_shorter_interval_is_no_gap(bench: Bench) -> None:
         await bench.clock.turn(100)
         bench.upstream.spacing = 20.0
         await bench.clock.turn(100)
-    assert bench.upstream.asked == []
+    assert bench.upstream.log_reads == []
 
 
 async def test_a_recovered_source_reports_its_outage_and_fills_the_gap(bench: Bench) -> None:

@@ -1,5 +1,5 @@
 """The fixtures of the unit tests of the same package."""
 
-from tests.unit.ringcentral.conftest import answers, clock, heard, session
+from tests.unit.ringcentral.conftest import answers, clock, session, telemetry
 
-__all__ = ["answers", "clock", "heard", "session"]
+__all__ = ["answers", "clock", "session", "telemetry"]

@@ -13,7 +13,7 @@ from callcast.calls.model import Target
 from callcast.ports.hints import Hint, Hints, HintsChange, Via
 from callcast.ringcentral.client import Client
 from tests.clock import TurnedClock
-from tests.unit.ringcentral.recording import Heard, make_client
+from tests.unit.ringcentral.recording import RecordedTelemetry, make_client
 
 CANARY = "canary-token"  # in every secret that the platform gives, so that a test can search for it
 EXTENSIONS = ("7", "8")
@@ -40,19 +40,19 @@ class PushServer:
         self.presence: Callable[[Sequence[str]], web.Response] = self.all_idle
         self.sockets: list[web.WebSocketResponse] = []
         self.queries: list[dict[str, str]] = []  # of each connection
-        self.asked: list[list[str]] = []  # filters of each subscription
+        self.subscribed: list[list[str]] = []  # filters of each subscription
         self.heartbeats = 0
         self.presences: list[list[str]] = []
         self._sequence = 0
 
     def accept(self, filters: Sequence[str]) -> tuple[int, Any]:
-        return 200, {"id": f"sub-{len(self.asked)}", "eventFilters": list(filters)}
+        return 200, {"id": f"sub-{len(self.subscribed)}", "eventFilters": list(filters)}
 
     def all_idle(self, ids: Sequence[str]) -> web.Response:
         return presence_answer({one: {"telephonyStatus": "NoCall", "totalActiveCalls": 0} for one in ids})
 
     async def push(self, event: dict[str, Any], *, socket: int = -1, subscription: str | None = None) -> None:
-        body = {"subscriptionId": subscription or f"sub-{len(self.asked)}", **event}
+        body = {"subscriptionId": subscription or f"sub-{len(self.subscribed)}", **event}
         await self.sockets[socket].send_str(json.dumps([{"type": "ServerNotification", "status": 200}, body]))
 
     async def drop(self, socket: int = -1) -> None:
@@ -106,8 +106,8 @@ class PushServer:
                 self.heartbeats += 1
                 await socket.send_str(message.data)
             elif meta["type"] == "ClientRequest":
-                self.asked.append(body[0]["eventFilters"])
-                status, answer = self.subscription(self.asked[-1])
+                self.subscribed.append(body[0]["eventFilters"])
+                status, answer = self.subscription(self.subscribed[-1])
                 reply = {"type": "ClientRequest", "messageId": meta["messageId"], "status": status}
                 reply["headers"] = {"X-Rate-Limit-Group": "medium", **LIMITS}
                 await socket.send_str(json.dumps([reply, answer]))
@@ -146,7 +146,7 @@ async def push_server() -> AsyncIterator[PushServer]:
         await runner.cleanup()
 
 
-class Noted(Heard):
+class Noted(RecordedTelemetry):
     """Takes the reports of hints, and keeps them with the telemetry."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a check asks the platform before anybody relies on it, against the fake one."""
+"""The requests of a check, and its results, against the fake platform."""
 
 import asyncio
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
-import callcast.ringcentral.check as probe_module
+import callcast.ringcentral.check as check_module
 from callcast.ports.connectivity import ConnectivityResult
 from callcast.ringcentral.check import check_source
 from callcast.ringcentral.settings import SourceSettings
@@ -30,12 +30,12 @@ def crowd(extensions: int, *, ahead_s: float = 0, **settings: Any) -> Platform:
     return Platform(busy(clock.now(), extensions, 1), clock=clock, **settings)
 
 
-async def answers(platform: Platform, **settings: Any) -> list[ConnectivityResult]:
+async def check(platform: Platform, **settings: Any) -> list[ConnectivityResult]:
     async with platform.serve() as url:
-        return await answers_of(url, **settings)
+        return await check_at(url, **settings)
 
 
-async def answers_of(url: str, **settings: Any) -> list[ConnectivityResult]:
+async def check_at(url: str, **settings: Any) -> list[ConnectivityResult]:
     credential = Credential()
     given: dict[str, Any] = {
         "server": url,
@@ -44,71 +44,71 @@ async def answers_of(url: str, **settings: Any) -> list[ConnectivityResult]:
         "jwt": Secret(credential.jwt),
         "hints": "off",
     }
-    told: list[ConnectivityResult] = []
+    results: list[ConnectivityResult] = []
     async with ClientSession() as session:
         source = SourceSettings(**{**given, **settings})
         clock = RealClock()
         sign_ins = SignIns(clock)
-        await check_source("acme", source, told.append, session=session, sign_ins=sign_ins, clock=clock)
+        await check_source("acme", source, results.append, session=session, sign_ins=sign_ins, clock=clock)
     secrets = [source.client_secret.reveal(), source.jwt.reveal()]
-    assert not [secret for secret in secrets for one in told if secret in repr(one)]
-    assert all(one.fix for one in told if one.status in ("failed", "warning")), "a failure without a fix"
-    return told
+    assert not [secret for secret in secrets for one in results if secret in repr(one)]
+    assert all(one.fix for one in results if one.status in ("failed", "warning")), "a failure without a fix"
+    return results
 
 
-def by_subject(told: list[ConnectivityResult]) -> Mapping[str, ConnectivityResult]:
+def by_subject(results: list[ConnectivityResult]) -> Mapping[str, ConnectivityResult]:
     """The answers by what they are about; each once."""
-    assert len({one.about for one in told}) == len(told)
-    return {one.about: one for one in told}
+    assert len({one.about for one in results}) == len(results)
+    return {one.about: one for one in results}
 
 
 async def test_all_is_well() -> None:
     """Token, clock, permission and rate limit are good, and each says what was found; the token goes back."""
     platform = crowd(3, limits=Limits())
-    told = by_subject(await answers(platform))
-    assert [(about, one.status) for about, one in told.items()] == [
+    results = by_subject(await check(platform))
+    assert [(about, one.status) for about, one in results.items()] == [
         ("token", "good"),
         ("clock", "good"),
         ("permission", "good"),
         ("rate limit", "good"),
     ]
-    assert platform.scenario.extension_ids()[0] in told["token"].detail
-    assert "the credential's extension" in told["permission"].detail
-    assert "10 requests per minute, 9 left" in told["rate limit"].detail
+    assert platform.scenario.extension_ids()[0] in results["token"].detail
+    assert "the credential's extension" in results["permission"].detail
+    assert "10 requests per minute, 9 left" in results["rate limit"].detail
     assert [request.path.rpartition("/")[2] for request in platform.requests] == ["token", "active-calls", "revoke"]
 
 
 async def test_half_of_the_rate_limit_stays_free() -> None:
-    """A service may run on the same credential: of a dozen extensions only five are asked for, and that is said."""
+    """A service may run on the same credential: of a dozen extensions only five are polled, and the result says so."""
     platform = crowd(12, limits=Limits())
-    told = by_subject(await answers(platform, extensions=tuple(platform.scenario.extension_ids())))
-    assert told["permission"].detail.startswith("the active calls of 5 extensions can be read (7 more")
+    results = by_subject(await check(platform, extensions=tuple(platform.scenario.extension_ids())))
+    assert results["permission"].detail.startswith("the active calls of 5 extensions can be read (7 more")
     assert len([request for request in platform.requests if request.group == "heavy"]) == 5
 
 
 async def test_without_an_announced_limit_the_configured_one_counts() -> None:
     """Then only what polling leaves of it is used: two of ten."""
     platform = crowd(12)
-    told = by_subject(await answers(platform, extensions=tuple(platform.scenario.extension_ids())))
-    assert "2 extensions" in told["permission"].detail
-    assert told["rate limit"].status == "good"
-    assert "heavy_per_minute = 10 applies" in told["rate limit"].detail
+    results = by_subject(await check(platform, extensions=tuple(platform.scenario.extension_ids())))
+    assert "2 extensions" in results["permission"].detail
+    assert results["rate limit"].status == "good"
+    assert "heavy_per_minute = 10 applies" in results["rate limit"].detail
 
 
 @pytest.mark.parametrize(
     ("wrong", "remedy"),
     [
         ({"client_secret": Secret("no-such-secret")}, "check client_id and client_secret"),
-        ({"client_id": "no one"}, "check client_id and client_secret"),
+        ({"client_id": "unknown-client"}, "check client_id and client_secret"),
         ({"jwt": Secret("forged-assertion")}, "check jwt"),
     ],
 )
 async def test_a_wrong_credential(wrong: dict[str, Any], remedy: str) -> None:
-    """The part that is wrong is named, and nothing further is asked."""
+    """The part that is wrong is named, and no further request is sent."""
     platform = crowd(1)
-    told = await answers(platform, **wrong)
-    assert [(one.about, one.status) for one in told] == [("token", "failed")]
-    assert told[0].fix.startswith(remedy)
+    results = await check(platform, **wrong)
+    assert [(one.about, one.status) for one in results] == [("token", "failed")]
+    assert results[0].fix.startswith(remedy)
     assert platform.requests.count == 1
 
 
@@ -130,26 +130,26 @@ async def test_a_missing_permission_is_named(
     other = platform.scenario.extension_ids()[1]
     if "extensions" in settings:
         settings = {"extensions": tuple(other if one == "OTHER" else one for one in settings["extensions"])}
-    permission = by_subject(await answers(platform, **settings))["permission"]
+    permission = by_subject(await check(platform, **settings))["permission"]
     assert permission.status == "failed"
     assert named in permission.fix
 
 
-async def test_anothers_extension_is_asked_for_before_the_own() -> None:
-    """Where the rate limit has room for one only, it is the one that wants more permission."""
+async def test_another_extension_is_polled_before_the_own() -> None:
+    """Where the rate limit has room for one only, it is the one that needs more permission."""
     platform = crowd(2, credentials=[Credential(admin=False)], limits=Limits(heavy=2))
     own, other = platform.scenario.extension_ids()
     for mine in (own, "~"):
-        permission = by_subject(await answers(platform, extensions=(mine, other)))["permission"]
+        permission = by_subject(await check(platform, extensions=(mine, other)))["permission"]
         assert permission.detail.startswith(f"extension {other}: 403"), permission
         platform.limits.limits = Limits(heavy=3)
 
 
 async def test_one_wrong_extension_among_good_ones() -> None:
-    """It is named; the others are asked for all the same."""
+    """It is named; the others are polled all the same."""
     platform = crowd(3, limits=Limits())
-    told = await answers(platform, extensions=("999999", *platform.scenario.extension_ids()))
-    permissions = [one for one in told if one.about == "permission"]
+    results = await check(platform, extensions=("999999", *platform.scenario.extension_ids()))
+    permissions = [one for one in results if one.about == "permission"]
     assert [one.status for one in permissions] == ["failed"]
     assert permissions[0].detail.startswith("extension 999999: 404")
     assert len([request for request in platform.requests if request.group == "heavy"]) == 4
@@ -170,8 +170,8 @@ async def test_the_announced_limit_against_the_plan(
 ) -> None:
     """Less than was planned with is a warning, so little that calls can be missed a failure."""
     platform = crowd(extensions, limits=Limits(heavy=heavy))
-    told = await answers(platform, extensions=tuple(platform.scenario.extension_ids()), **settings)
-    limit = by_subject(told)["rate limit"]
+    results = await check(platform, extensions=tuple(platform.scenario.extension_ids()), **settings)
+    limit = by_subject(results)["rate limit"]
     assert (limit.status, words in limit.detail) == (verdict, True), limit
     if verdict == "warning":
         assert limit.fix.startswith("set heavy_per_minute = 5,")
@@ -192,7 +192,7 @@ async def test_the_announced_limit_against_the_plan(
 async def test_the_clock(skew_s: float, verdict: str, words: str) -> None:
     """This machine's clock against the platform's Date header; a few seconds are nothing."""
     platform = crowd(1, ahead_s=skew_s)
-    clock = by_subject(await answers(platform))["clock"]
+    clock = by_subject(await check(platform))["clock"]
     assert (clock.status, words in clock.detail) == (verdict, True), clock
 
 
@@ -215,19 +215,19 @@ async def test_the_clock(skew_s: float, verdict: str, words: str) -> None:
     ],
 )
 async def test_trouble_of_every_kind_has_its_remedy(fault: Fault, about: str, remedy: str) -> None:
-    """Whatever comes instead of an answer, a person is told what to do, and no second request follows."""
+    """Whatever comes instead of an answer, the result has the next step, and no second request follows."""
     platform = crowd(2, faults=[fault])
-    told = await answers(platform, extensions=tuple(platform.scenario.extension_ids()))
-    (failed,) = [one for one in told if one.status == "failed"]
+    results = await check(platform, extensions=tuple(platform.scenario.extension_ids()))
+    (failed,) = [one for one in results if one.status == "failed"]
     assert (failed.about, remedy in failed.fix) == (about, True), failed
     assert len([request for request in platform.requests if request.path.endswith("active-calls")]) <= 1
 
 
-async def test_no_one_there() -> None:
-    """The system's own words, and where to look."""
+async def test_nothing_listens() -> None:
+    """The system's error, and what to check."""
     async with crowd(1).serve() as url:
         pass
-    (token,) = await answers_of(url)
+    (token,) = await check_at(url)
     assert "onnection refused" in token.detail
     assert "check server" in token.fix
 
@@ -251,18 +251,18 @@ async def test_a_token_that_the_service_keeps_is_used(tmp_path: Path) -> None:
         command = SignIns(clock, path=tmp_path / FILE, writes=False)
         await command.load()
         await check_source("acme", settings, first.append, session=session, sign_ins=command, clock=clock)
-    told = by_subject(first)
-    assert told["token"] == ConnectivityResult("good", "the service's token, extension 7", about="token")
+    results = by_subject(first)
+    assert results["token"] == ConnectivityResult("good", "the service's token, extension 7", about="token")
     assert {one.status for one in first} == {"good"}
     assert [request.path.rpartition("/")[2] for request in platform.requests] == ["active-calls"]
 
 
 async def test_of_many_sources_of_one_app_those_that_wait_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four sign in; the others say how many are ahead and that it is no fault; no request is refused."""
-    monkeypatch.setattr(probe_module, "SIGN_IN_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(check_module, "SIGN_IN_TIMEOUT_S", 2.0)
     users = [Credential(jwt=f"jwt-{number}", extension_id=str(400_200_001 + number)) for number in range(6)]
     platform, clock = crowd(6, limits=Limits(), credentials=users), RealClock()
-    told: list[ConnectivityResult] = []
+    results: list[ConnectivityResult] = []
     async with platform.serve() as url, ClientSession() as session:
         sign_ins = SignIns(clock)
         sources = [
@@ -273,13 +273,13 @@ async def test_of_many_sources_of_one_app_those_that_wait_are_not_asked(monkeypa
         ]
         await asyncio.gather(
             *[
-                check_source("acme", one, told.append, session=session, sign_ins=sign_ins, clock=clock)
+                check_source("acme", one, results.append, session=session, sign_ins=sign_ins, clock=clock)
                 for one in sources
             ]
         )
-    waiting = [one for one in told if one.status == "unasked" and one.about == "token"]
+    waiting = [one for one in results if one.status == "unasked" and one.about == "token"]
     # The first of the two may give up before the second counts those ahead of it.
-    said = [one.detail.partition(":")[0] for one in waiting]
-    assert said in ([f"waiting to sign in, {n} ahead" for n in ahead] for ahead in ((0, 1), (1, 0), (0, 0)))
+    details = [one.detail.partition(":")[0] for one in waiting]
+    assert details in ([f"waiting to sign in, {n} ahead" for n in ahead] for ahead in ((0, 1), (1, 0), (0, 0)))
     assert waiting[0].fix == "run the check again in a minute"
     assert 429 not in {request.status for request in platform.requests}

@@ -20,7 +20,7 @@ from callcast.simulator.tokens import Credential
 from tests.clock import TurnedClock
 from tests.integration.ringcentral.serving import serving
 from tests.ports import free_port
-from tests.unit.ringcentral.recording import Heard, make_client
+from tests.unit.ringcentral.recording import RecordedTelemetry, make_client
 from tests.unit.ringcentral.test_client import RINGING, TOKEN, record
 
 TARGET = Target(source="acme", extension_id="62264425016")
@@ -28,11 +28,11 @@ LIST = "/restapi/v1.0/account/~/extension/{extension}/active-calls"
 OWN = Credential()
 
 
-def at(url: str, session: ClientSession, heard: Heard, clock: TurnedClock | None = None) -> Client:
+def at(url: str, session: ClientSession, telemetry: RecordedTelemetry, clock: TurnedClock | None = None) -> Client:
     return make_client(
         session,
         clock or TurnedClock(by_itself=True),
-        heard,
+        telemetry,
         server=url,
         client_id=OWN.client_id,
         client_secret=Secret(OWN.client_secret),
@@ -62,7 +62,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("fault", "reason"), FAULTS, ids=lambda x: f"{x.kind}-{x.path}" if isinstance(x, Fault) else x)
 async def test_each_fault_is_a_failed_poll_and_the_next_one_is_good(
-    session: ClientSession, heard: Heard, monkeypatch: pytest.MonkeyPatch, fault: Fault, reason: str
+    session: ClientSession, telemetry: RecordedTelemetry, monkeypatch: pytest.MonkeyPatch, fault: Fault, reason: str
 ) -> None:
     """Whatever breaks, one poll fails with its reason; the next poll, with the same client, is whole again."""
     if reason == "timeout":  # of the others a busy machine may take its time
@@ -71,7 +71,7 @@ async def test_each_fault_is_a_failed_poll_and_the_next_one_is_good(
     clock = TurnedClock(by_itself=True)
     platform = Platform(faults=[fault])
     async with platform.serve() as url:
-        client = at(url, session, heard, clock)
+        client = at(url, session, telemetry, clock)
         with pytest.raises(PollFailed) as failed:
             await client.poll(TARGET)
         assert failed.value.reason == reason
@@ -79,7 +79,9 @@ async def test_each_fault_is_a_failed_poll_and_the_next_one_is_good(
         assert len((await client.poll(TARGET)).observations) == 1
 
 
-async def test_an_answer_that_unpacks_to_more_than_the_cap_is_refused(session: ClientSession, heard: Heard) -> None:
+async def test_an_answer_that_unpacks_to_more_than_the_cap_is_refused(
+    session: ClientSession, telemetry: RecordedTelemetry
+) -> None:
     """32 MiB are counted as they unpack: a small packed body cannot fill the memory."""
     packed = gzip.compress(b" " * (exchange.RESPONSE_BYTES_MAX + 1))
 
@@ -88,12 +90,12 @@ async def test_an_answer_that_unpacks_to_more_than_the_cap_is_refused(session: C
 
     async with serving({LIST: bomb}) as url:
         with pytest.raises(PollFailed, match="larger than 32 MiB") as failed:
-            await at(url, session, heard).poll(TARGET)
+            await at(url, session, telemetry).poll(TARGET)
         assert failed.value.reason == "parse"
 
 
 async def test_an_answer_without_end_is_refused_as_it_comes(
-    session: ClientSession, heard: Heard, monkeypatch: pytest.MonkeyPatch
+    session: ClientSession, telemetry: RecordedTelemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reading stops at the cap, whether or not the remote side ever does."""
     monkeypatch.setattr(exchange, "RESPONSE_BYTES_MAX", 1_000_000)
@@ -106,11 +108,11 @@ async def test_an_answer_without_end_is_refused_as_it_comes(
 
     async with serving({LIST: endless}) as url:
         with pytest.raises(PollFailed, match="larger than") as failed:
-            await at(url, session, heard).poll(TARGET)
+            await at(url, session, telemetry).poll(TARGET)
     assert failed.value.reason == "parse"
 
 
-async def test_a_large_list_is_decoded_whole(session: ClientSession, heard: Heard) -> None:
+async def test_a_large_list_is_decoded_whole(session: ClientSession, telemetry: RecordedTelemetry) -> None:
     """Above half a mebibyte decoding goes to a thread; nothing else changes."""
     many = [record(i) for i in range(1200)]
 
@@ -118,16 +120,16 @@ async def test_a_large_list_is_decoded_whole(session: ClientSession, heard: Hear
         return web.json_response({"records": many, "navigation": {}, "paging": {}})
 
     async with serving({LIST: large}) as url:
-        client = at(url, session, heard)
+        client = at(url, session, telemetry)
         first, second = await client.poll(TARGET), await client.poll(TARGET)
     assert len(first.observations) == 1200
     assert second.observations[-1] is first.observations[-1]
 
 
-async def test_no_one_listens(session: ClientSession, heard: Heard) -> None:
+async def test_nothing_listens(session: ClientSession, telemetry: RecordedTelemetry) -> None:
     """A refused connection is `network`, with the system's own word."""
     with pytest.raises(PollFailed) as failed:
-        await at(f"http://127.0.0.1:{free_port()}", session, heard).poll(TARGET)
+        await at(f"http://127.0.0.1:{free_port()}", session, telemetry).poll(TARGET)
     assert failed.value.reason == "network"
     assert "refused" in failed.value.detail.lower()
 
@@ -140,29 +142,29 @@ class NoNames(AbstractResolver):
         pass
 
 
-async def test_a_name_that_is_not_found(heard: Heard) -> None:
+async def test_a_name_that_is_not_found(telemetry: RecordedTelemetry) -> None:
     """DNS trouble is `network`, and says so."""
     async with ClientSession(connector=TCPConnector(resolver=NoNames())) as session:
         with pytest.raises(PollFailed, match="host name") as failed:
-            await at("https://platform.example.com", session, heard).poll(TARGET)
+            await at("https://platform.example.com", session, telemetry).poll(TARGET)
     assert failed.value.reason == "network"
 
 
-async def test_plain_text_where_tls_is_expected(session: ClientSession, heard: Heard) -> None:
+async def test_plain_text_where_tls_is_expected(session: ClientSession, telemetry: RecordedTelemetry) -> None:
     """A TLS fault is `network`."""
     async with Platform().serve() as url:
         with pytest.raises(PollFailed) as failed:
-            await at(url.replace("http:", "https:"), session, heard).poll(TARGET)
+            await at(url.replace("http:", "https:"), session, telemetry).poll(TARGET)
     assert failed.value.reason == "network"
     assert "TLS" in failed.value.detail
 
 
 async def test_the_connection_is_given_up_after_its_own_time(
-    session: ClientSession, heard: Heard, monkeypatch: pytest.MonkeyPatch
+    session: ClientSession, telemetry: RecordedTelemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A host that accepts no connection is given up after the connect timeout, well before the poll's."""
     monkeypatch.setattr(exchange, "CONNECT_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(exchange, "_timeout", exchange._timeout.__wrapped__)  # what another test asked for is cached
+    monkeypatch.setattr(exchange, "_timeout", exchange._timeout.__wrapped__)  # the result for another test is cached
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -172,7 +174,7 @@ async def test_the_connection_is_given_up_after_its_own_time(
                 other.setblocking(False)
                 other.connect_ex(full.getsockname())
             with pytest.raises(PollFailed) as failed:
-                await at(f"http://127.0.0.1:{full.getsockname()[1]}", session, heard).poll(TARGET)
+                await at(f"http://127.0.0.1:{full.getsockname()[1]}", session, telemetry).poll(TARGET)
         finally:
             for other in others:
                 other.close()
@@ -180,28 +182,32 @@ async def test_the_connection_is_given_up_after_its_own_time(
     assert failed.value.cause == "no connection within 0.2 s"
 
 
-async def test_a_request_is_never_repeated_behind_our_back(session: ClientSession, heard: Heard) -> None:
-    """A kept connection that breaks under a request costs that poll; the library must not ask twice uncounted."""
-    asked = 0
+async def test_a_request_is_never_repeated_behind_our_back(
+    session: ClientSession, telemetry: RecordedTelemetry
+) -> None:
+    """A kept connection that breaks under a request costs that poll; the library must not repeat it."""
+    requests = 0
 
     async def breaks(request: web.Request) -> web.Response:
-        nonlocal asked
-        asked += 1
-        if asked > 1 and request.transport is not None:
+        nonlocal requests
+        requests += 1
+        if requests > 1 and request.transport is not None:
             request.transport.abort()
         return web.Response(body=RINGING.encode(), content_type="application/json")
 
     async with serving({LIST: breaks}) as url:
-        client = at(url, session, heard)
+        client = at(url, session, telemetry)
         await client.poll(TARGET)
         with pytest.raises(PollFailed) as failed:
             await client.poll(TARGET)
     assert failed.value.reason == "network"
-    assert asked == 2
+    assert requests == 2
 
 
-async def test_polls_that_meet_a_displaced_session_share_one_new_token(heard: Heard, session: ClientSession) -> None:
-    """Three looks in flight meet 401 with the same old token: one token request serves them all."""
+async def test_polls_that_meet_a_displaced_session_share_one_new_token(
+    telemetry: RecordedTelemetry, session: ClientSession
+) -> None:
+    """Three polls in flight meet 401 with the same old token: one token request serves them all."""
     clock = TurnedClock()
     together = asyncio.Barrier(3)
     tokens = 0
@@ -218,7 +224,7 @@ async def test_polls_that_meet_a_displaced_session_share_one_new_token(heard: He
         return web.json_response({**TOKEN, "access_token": f"token-{tokens}"})
 
     async with serving({LIST: active_calls}, token) as url:
-        client = make_client(session, clock, heard, server=url, heavy_per_minute=6000)
+        client = make_client(session, clock, telemetry, server=url, heavy_per_minute=6000)
         targets = [Target(source="acme", extension_id=str(i)) for i in range(3)]
         polls = asyncio.gather(*map(client.poll, targets))
         while not polls.done():
@@ -228,11 +234,13 @@ async def test_polls_that_meet_a_displaced_session_share_one_new_token(heard: He
     assert tokens == 2
 
 
-async def test_waiting_for_a_turn_is_not_waiting_for_an_answer(session: ClientSession, heard: Heard) -> None:
-    """A look may wait longer for its turn than its own timeout, and a cancelled one leaves nothing behind."""
+async def test_waiting_for_a_turn_is_not_waiting_for_an_answer(
+    session: ClientSession, telemetry: RecordedTelemetry
+) -> None:
+    """A poll may wait longer for its turn than its own timeout, and a cancelled one leaves nothing behind."""
     clock = TurnedClock()
     async with Platform().serve() as url:
-        client = at(url, session, heard, clock)
+        client = at(url, session, telemetry, clock)
         await client.poll(TARGET)
         waiting = asyncio.create_task(client.poll(TARGET))
         await clock.turn(1)
@@ -241,4 +249,4 @@ async def test_waiting_for_a_turn_is_not_waiting_for_an_answer(session: ClientSe
             await waiting
         await clock.turn(7)
         await client.poll(TARGET)
-    assert heard.outcomes("active_calls") == ["200", "200"]
+    assert telemetry.outcomes("active_calls") == ["200", "200"]

@@ -247,7 +247,7 @@ async def test_every_combination_of_permissions(
         )
         assert all(stage.hints.covers(one) == any(expected.values()) for one in TARGETS)
     assert {way for way in expected if f"{way} up" in stage.noted.changes} == {w for w, up in expected.items() if up}
-    said = " ".join(stage.noted.refused + stage.noted.presence_refusals)
-    assert ("WebSocket Subscriptions" in said) == (not push)
-    assert ("CallControl" in said) == (push and not call_control and not read_presence)
-    assert ("ReadPresence" in said) == (not read_presence)
+    log = " ".join(stage.noted.refused + stage.noted.presence_refusals)
+    assert ("WebSocket Subscriptions" in log) == (not push)
+    assert ("CallControl" in log) == (push and not call_control and not read_presence)
+    assert ("ReadPresence" in log) == (not read_presence)

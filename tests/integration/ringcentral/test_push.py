@@ -30,7 +30,7 @@ async def test_a_call_is_hinted_step_by_step(stage: World) -> None:
         for sequence, code in enumerate(["Setup", "Proceeding", "Answered", "Hold", "Disconnected"], 1):
             await stage.server.push(party_event(code, sequence))
         await stage.until(lambda: len(stage.noted.hints) == 3)
-    assert stage.server.asked == [TELEPHONY]
+    assert stage.server.subscribed == [TELEPHONY]
     assert stage.noted.steps() == [("7", "started"), ("7", "answered"), ("7", "ended")]
     first = stage.noted.hints[0]
     assert (first.target, first.session_id, first.party_id, first.via) == (TARGETS[0], "s-1", "p-1", "push")
@@ -49,7 +49,7 @@ async def test_account(stage: World) -> None:
         await stage.server.push(party_event("Setup", 2, extension="99", party="p-2"))
         await stage.until(lambda: stage.noted.hints)
         assert stage.hints.covers(stage.targets[0])
-    assert stage.server.asked == [["/restapi/v1.0/account/~/telephony/sessions"]]
+    assert stage.server.subscribed == [["/restapi/v1.0/account/~/telephony/sessions"]]
     assert [(hint.target, hint.extension_id) for hint in stage.noted.hints] == [(Target(source="acme"), "99")]
     assert stage.noted.ignored == {"unwatched": 1}
 
@@ -96,7 +96,7 @@ async def test_a_refused_filter_falls_back_to_presence(stage: World) -> None:
         await stage.up()
         await stage.server.push(presence_event(1, call("Ringing")), subscription="sub-ok")
         await stage.until(lambda: stage.noted.hints)
-    assert stage.server.asked == [TELEPHONY, [TELEPHONY[0], PRESENCE[1]]]
+    assert stage.server.subscribed == [TELEPHONY, [TELEPHONY[0], PRESENCE[1]]]
     assert stage.noted.subscribed == [(2, {})]
 
 
@@ -110,7 +110,7 @@ async def test_a_filter_that_is_left_out_falls_back_as_well(stage: World) -> Non
     async with stage.running():
         await stage.up()
         assert [stage.hints.covers(one) for one in TARGETS] == [True, False]
-    assert len(stage.server.asked) == 2
+    assert len(stage.server.subscribed) == 2
     count, refused = stage.noted.subscribed[0]
     assert count == 1
     assert "CallControl" in refused["8"]
@@ -120,8 +120,8 @@ async def test_a_filter_that_is_left_out_falls_back_as_well(stage: World) -> Non
 @pytest.mark.parametrize("named", [True, False])
 async def test_without_any_permission_push_is_refused_and_asked_again_after_an_hour(stage: World, named: bool) -> None:
     def subscription(filters: Sequence[str]) -> tuple[int, Any]:
-        said = ", ".join(filters) if named else "no access"
-        return 403, {"errors": [{"errorCode": "CMN-401", "message": said, "permissionName": "CallControl"}]}
+        message = ", ".join(filters) if named else "no access"
+        return 403, {"errors": [{"errorCode": "CMN-401", "message": message, "permissionName": "CallControl"}]}
 
     stage.server.subscription = subscription
     async with stage.running():
@@ -133,7 +133,7 @@ async def test_without_any_permission_push_is_refused_and_asked_again_after_an_h
         assert stage.server.wstokens == 1
         stage.server.subscription = stage.server.accept
         await stage.up()
-    assert stage.server.asked[:2] == [TELEPHONY, PRESENCE]
+    assert stage.server.subscribed[:2] == [TELEPHONY, PRESENCE]
     assert stage.noted.changes == ["push up"]
 
 
@@ -147,7 +147,7 @@ async def test_refused_filters_named_one_by_one_cost_few_requests(stage: World) 
     stage.server.subscription = subscription
     async with stage.running():
         await stage.up()
-    assert len(stage.server.asked) <= push.ASKS_MAX
+    assert len(stage.server.subscribed) <= push.ASKS_MAX
     assert stage.noted.subscribed == [(40, {})]
 
 
@@ -168,7 +168,7 @@ async def test_many_extensions_use_the_filter_of_the_account(stage: World) -> No
         assert all(map(stage.hints.covers, stage.targets))
         await stage.server.push(party_event("Setup", 1, extension="600"))
         await stage.until(lambda: stage.noted.hints)
-    assert stage.server.asked == [["/restapi/v1.0/account/~/telephony/sessions"]]
+    assert stage.server.subscribed == [["/restapi/v1.0/account/~/telephony/sessions"]]
     assert stage.noted.hints[0].target == Target(source="acme", extension_id="600")
 
 
@@ -184,7 +184,7 @@ async def test_many_extensions_without_the_filter_of_the_account_use_several_con
     async with stage.running():
         await stage.until(lambda: all(map(stage.hints.covers, stage.targets)), turn_s=5)
         assert len(stage.server.sockets) == 2
-    assert sorted(map(len, stage.server.asked)) == [1, 101, 500]
+    assert sorted(map(len, stage.server.subscribed)) == [1, 101, 500]
 
 
 # Connections that are lost
@@ -202,7 +202,7 @@ async def test_a_lost_connection_is_continued(stage: World) -> None:
         await stage.server.push(party_event("Setup", 1))
         await stage.until(lambda: stage.noted.hints)
     assert stage.noted.changes == ["push up", "push lost", "push recovered"]
-    assert len(stage.server.asked) == 1  # the subscription goes on
+    assert len(stage.server.subscribed) == 1  # the subscription goes on
     assert stage.server.queries[1]["wsc"] == f"{CANARY}-wsc-1"
     assert stage.noted.lost[0][0] == "network"
 
@@ -214,7 +214,7 @@ async def test_a_failed_continuation_subscribes_again_on_the_same_connection(sta
         stage.server.details = lambda _: {"recoveryState": "Failed", "recoveryErrorCode": "WSG-1003"}
         await stage.until(lambda: stage.noted.changes == ["push up", "push lost", "push up"], turn_s=1)
     assert len(stage.server.queries) == 2
-    assert stage.server.asked == [TELEPHONY, TELEPHONY]
+    assert stage.server.subscribed == [TELEPHONY, TELEPHONY]
 
 
 async def test_after_the_time_for_it_a_connection_is_not_continued(stage: World) -> None:
@@ -243,15 +243,15 @@ async def test_pauses_between_attempts_grow(stage: World) -> None:
 
 async def test_at_most_two_wstokens_a_minute(stage: World) -> None:
     stage.server.handshake_status = 503
-    asked_at: list[float] = []
+    requested_at: list[float] = []
     async with stage.running():
         while stage.clock.monotonic() < 300:
             before = stage.server.wstokens
             await stage.clock.turn(0.5)
             await asyncio.sleep(0.002)
-            asked_at += [stage.clock.monotonic()] * (stage.server.wstokens - before)
-    assert len(asked_at) >= 6
-    assert all(later - first >= 60 for first, later in zip(asked_at, asked_at[2:], strict=False))
+            requested_at += [stage.clock.monotonic()] * (stage.server.wstokens - before)
+    assert len(requested_at) >= 6
+    assert all(later - first >= 60 for first, later in zip(requested_at, requested_at[2:], strict=False))
 
 
 async def test_the_server_says_why_it_closes(stage: World) -> None:
@@ -342,7 +342,7 @@ async def test_with_a_new_oauth_session_the_next_connection_opens_before_the_old
     async with stage.running():
         await stage.up()
         await renew(stage)
-        await stage.until(lambda: len(stage.server.asked) == 2, turn_s=1)
+        await stage.until(lambda: len(stage.server.subscribed) == 2, turn_s=1)
         assert len(stage.server.sockets) == 2
         await stage.server.push(party_event("Setup", 1), socket=0, subscription="sub-1")
         await stage.server.push(party_event("Setup", 1), socket=1)  # both announce it
@@ -371,7 +371,7 @@ async def test_a_connection_is_replaced_before_the_platform_closes_it(
     monkeypatch.setattr(push, "LIFETIME_S", 100.0)
     async with stage.running():
         await stage.up()
-        await stage.until(lambda: len(stage.server.asked) == 2, turn_s=5)
+        await stage.until(lambda: len(stage.server.subscribed) == 2, turn_s=5)
         assert 100 <= stage.clock.monotonic() < 120
     assert stage.noted.changes == ["push up"]
 
@@ -386,7 +386,7 @@ async def test_a_failed_replacement_keeps_the_old_connection(stage: World) -> No
         await stage.until(lambda: stage.noted.hints)
         assert stage.hints.covers(TARGETS[0])
         stage.server.handshake_status = 101
-        await stage.until(lambda: len(stage.server.asked) == 2, turn_s=1)
+        await stage.until(lambda: len(stage.server.subscribed) == 2, turn_s=1)
     assert stage.noted.changes == ["push up"]
 
 

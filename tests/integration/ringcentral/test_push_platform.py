@@ -313,9 +313,9 @@ async def test_every_combination_of_permissions(has: dict[str, bool]) -> None:
             await stage.until(lambda way=way, refusals=refusals: stage.noted.up.get(way) or refusals)  # type: ignore[misc]
         assert {way for way, up in stage.noted.up.items() if up} == {way for way, up in ways.items() if up}
         assert all(stage.hints.covers(target) == any(ways.values()) for target in TARGETS)
-    said = " ".join(stage.noted.refused)
-    assert ("WebSocket" in said) == (not has["WebSocket"])
-    assert ("CallControl" in said) == (has["WebSocket"] and not has["CallControl"] and not has["ReadPresence"])
+    log = " ".join(stage.noted.refused)
+    assert ("WebSocket" in log) == (not has["WebSocket"])
+    assert ("CallControl" in log) == (has["WebSocket"] and not has["CallControl"] and not has["ReadPresence"])
     assert ("ReadPresence" in " ".join(stage.noted.presence_refusals)) == (not has["ReadPresence"])
 
 

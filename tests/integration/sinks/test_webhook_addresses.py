@@ -10,7 +10,7 @@ from callcast.ports.connectivity import ConnectivityRequest
 from callcast.ports.sink import Delivered, Retry
 from callcast.testing import RealClock, delivery
 from tests.integration.sinks.test_webhook import opened, settings
-from tests.integration.sinks.test_webhook_answers import FINE, RawReceiver, says
+from tests.integration.sinks.test_webhook_answers import FINE, RawReceiver, answers_with
 from tests.ports import free_port
 
 NAME = "receiver.example"
@@ -55,7 +55,7 @@ async def test_an_unresponsive_address_does_not_block_another(points: Points, un
     """The event goes to the second address, and so does the connectivity check."""
     silent, port = unresponsive
     points(silent, "127.0.0.1")
-    receiver = RawReceiver(says(FINE))
+    receiver = RawReceiver(answers_with(FINE))
     async with receiver.serve(port=port), opened(url_of(port), timeout_s=600, allow_plaintext=True) as sink:
         assert await sink.send(delivery()) == Delivered()
         question = ConnectivityRequest(name="crm", version="1.2.3", clock=RealClock())
@@ -66,7 +66,7 @@ async def test_an_unresponsive_address_does_not_block_another(points: Points, un
 async def test_a_refused_address_is_looked_up_again(points: Points) -> None:
     """The receiver moves to another address: the next event follows it in the same attempt."""
     points("127.0.0.1")
-    first, second = RawReceiver(says(FINE, closes=True)), RawReceiver(says(FINE))
+    first, second = RawReceiver(answers_with(FINE, closes=True)), RawReceiver(answers_with(FINE))
     async with first.serve(), opened(url_of(first.port), allow_plaintext=True) as sink:
         assert await sink.send(delivery()) == Delivered()
         points("127.0.0.2")
@@ -79,7 +79,7 @@ async def test_a_refused_address_is_looked_up_again(points: Points) -> None:
 async def test_a_receiver_that_is_down_is_tried_once(points: Points) -> None:
     """What was looked up just now is not looked up again: the attempt has failed."""
     points("127.0.0.1")
-    gone = RawReceiver(says(FINE))
+    gone = RawReceiver(answers_with(FINE))
     async with gone.serve():
         gone.stop()
     async with opened(url_of(gone.port), allow_plaintext=True) as sink:

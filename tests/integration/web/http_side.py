@@ -107,23 +107,23 @@ class Room:
             if self.trouble is None:
                 self.live_calls.stored(target, at)
 
-    def tell(self, call: Call, event_type: str) -> CallEvent:
+    def publish(self, call: Call, event_type: str) -> CallEvent:
         """Record an event and update the live calls, as the service does after each poll."""
-        told = event(call, event_type, self.clock.now())
-        self.memory.add(told)
-        self.live_calls.apply(ChangeSet(calls=(call,), events=(told,)))
+        published = event(call, event_type, self.clock.now())
+        self.memory.add(published)
+        self.live_calls.apply(ChangeSet(calls=(call,), events=(published,)))
         self.broadcaster.wake()
-        return told
+        return published
 
     def ring(self, extension_id: str, session_id: str = "s-1", **facts: Any) -> Call:
         call = ringing(extension_id, session_id, **{"started_at": self.clock.now(), **facts})
-        self.tell(call, "call.ringing")
+        self.publish(call, "call.ringing")
         return call
 
     def answer(self, call: Call, **facts: Any) -> Call:
         facts = {"answered_at": self.clock.now(), **ANSWERED, **facts}
         answered = msgspec.structs.replace(call, sequence=call.sequence + 1, **facts)
-        self.tell(answered, "call.answered")
+        self.publish(answered, "call.answered")
         return answered
 
     def end(self, call: Call, disposition: Disposition = Disposition.ANSWERED) -> Call:
@@ -134,7 +134,7 @@ class Room:
             disposition=disposition,
             ended_at=self.clock.now(),
         )
-        self.tell(ended, "call.ended")
+        self.publish(ended, "call.ended")
         return ended
 
 
@@ -185,12 +185,12 @@ async def room(
 
 
 class Health:
-    def __init__(self, said: list[str], warned: list[str]) -> None:
-        self._said = said
+    def __init__(self, reported: list[str], warned: list[str]) -> None:
+        self._reported = reported
         self._warned = warned
 
     def reasons(self) -> Sequence[str]:
-        return self._said
+        return self._reported
 
     def warnings(self) -> Sequence[str]:
         return self._warned

@@ -69,10 +69,10 @@ async def test_the_fields_of_a_summary_are_documented(here: Room, client: aiohtt
 
 async def test_every_path_is_on_the_page(here: Room) -> None:
     """The page lists exactly the routes of the server, static files aside."""
-    told = set(re.findall(r"(/api/\w+|/healthz|/readyz|/metrics|/-/reload)", PAGE))
+    documented = set(re.findall(r"(/api/\w+|/healthz|/readyz|/metrics|/-/reload)", PAGE))
     source = (DOCS.parent / "src/callcast/web/server.py").read_text()
     known = set(re.findall(r'add_(?:get|post)\("(/[^"]+)"', source))
-    assert told == known
+    assert documented == known
 
 
 @pytest.mark.parametrize(

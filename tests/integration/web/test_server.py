@@ -114,10 +114,10 @@ async def test_events_come_as_they_are_recorded(here: Room, client: aiohttp.Clie
         assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
         stream = Stream(answer)
         await _joined(here)
-        told = here.tell(here.ring("102", "new"), "call.updated")
+        published = here.publish(here.ring("102", "new"), "call.updated")
         first, second = await stream.next(), await stream.next()
     assert (first["id"], first["event"]) == ("2", "call.ringing")
-    assert (second["id"], second["event"], second["data"]["id"]) == ("3", "call.updated", told.id)
+    assert (second["id"], second["event"], second["data"]["id"]) == ("3", "call.updated", published.id)
     assert second["data"]["data"]["from"]["number"] == "***6662"
 
 

@@ -75,7 +75,7 @@ async def test_all_clients_get_the_same_bytes_encoded_once(
     )
     connections = [connect() for _ in range(CLIENTS)]
     await joined(here, CLIENTS)
-    here.tell(here.ring("101"), "call.updated")
+    here.publish(here.ring("101"), "call.updated")
     await until(lambda: all(connection.messages for connection in connections))
     assert len({id(message) for connection in connections for message in connection.messages}) == 1
     assert [event.type for event in encoded] == ["call.ringing", "call.updated"]

@@ -10,11 +10,11 @@ from aiohttp import ClientResponse, ClientSession, DummyCookieJar
 from aioresponses import aioresponses
 
 from tests.clock import TurnedClock
-from tests.unit.ringcentral.recording import Heard
+from tests.unit.ringcentral.recording import RecordedTelemetry
 
 
 class _Response(ClientResponse):
-    """aioresponses 0.7.9 does not know an argument that aiohttp 3.14 wants (its issue 289)."""
+    """aioresponses 0.7.9 does not pass an argument that aiohttp 3.14 requires (its issue 289)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, stream_writer=Mock(output_size=0), **kwargs)
@@ -29,7 +29,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[aioresponses]:
 
 @pytest.fixture
 def clock() -> TurnedClock:
-    """One that moves by itself when somebody waits for a turn."""
+    """A clock that advances by itself when a task sleeps."""
     return TurnedClock(by_itself=True)
 
 
@@ -40,5 +40,5 @@ async def session() -> AsyncIterator[ClientSession]:
 
 
 @pytest.fixture
-def heard() -> Heard:
-    return Heard()
+def telemetry() -> RecordedTelemetry:
+    return RecordedTelemetry()

@@ -1,4 +1,4 @@
-"""The platform's rate limit, as small as it can be written: the judge of what the budget does."""
+"""The platform's rate limit, as small as it can be written: the reference for the rate limiter."""
 
 import math
 from collections import deque

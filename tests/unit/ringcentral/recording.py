@@ -16,7 +16,7 @@ CLIENT_SECRET = "client-secret-9f3a"
 JWT = "jwt-assertion-b71c"
 
 
-class Heard(Telemetry):
+class RecordedTelemetry(Telemetry):
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, str | None]] = []
         self.limits: list[tuple[str, int, int, float]] = []
@@ -43,10 +43,10 @@ class Heard(Telemetry):
         self.notes[name] = value
 
     def outcomes(self, resource: str) -> list[str]:
-        return [outcome for told, outcome, _ in self.requests if told == resource]
+        return [outcome for requested, outcome, _ in self.requests if requested == resource]
 
 
-def make_client(session: ClientSession, clock: TurnedClock, heard: Heard, **settings: Any) -> Client:
+def make_client(session: ClientSession, clock: TurnedClock, telemetry: RecordedTelemetry, **settings: Any) -> Client:
     given: dict[str, Any] = {
         "server": SERVER,
         "client_id": "client-id",
@@ -57,8 +57,8 @@ def make_client(session: ClientSession, clock: TurnedClock, heard: Heard, **sett
         "session": session,
         "sign_ins": SignIns(clock),
         "clock": clock,
-        "telemetry": heard,
-        "note": heard.note,
+        "telemetry": telemetry,
+        "note": telemetry.note,
         "notes": {},
     }
     kept |= {key: settings.pop(key) for key in tuple(settings) if key in kept}

@@ -1,4 +1,4 @@
-"""What the call log is asked, and what is made of its answers."""
+"""The requests to the call log, and what is made of the answers."""
 
 import json
 import re
@@ -15,8 +15,8 @@ from callcast.ringcentral.client import Client
 from tests import TESTS
 from tests.clock import TurnedClock
 from tests.integration.ringcentral.serving import serving
-from tests.unit.ringcentral.recording import SERVER, Heard, make_client
-from tests.unit.ringcentral.test_client import TOKEN, TOKEN_URL, asked, page, record
+from tests.unit.ringcentral.recording import SERVER, RecordedTelemetry, make_client
+from tests.unit.ringcentral.test_client import TOKEN, TOKEN_URL, page, record, requests_of
 
 SAMPLES = TESTS / "samples"
 ENDED = json.loads((SAMPLES / "active-calls" / "seed-direct-3-ended.json").read_text())["records"][0]
@@ -29,8 +29,8 @@ EMPTY = page()
 
 
 @pytest.fixture
-def client(session: ClientSession, clock: TurnedClock, heard: Heard) -> Client:
-    return make_client(session, clock, heard)
+def client(session: ClientSession, clock: TurnedClock, telemetry: RecordedTelemetry) -> Client:
+    return make_client(session, clock, telemetry)
 
 
 def vanished(**fields: Any) -> Call:
@@ -50,7 +50,7 @@ def vanished(**fields: Any) -> Call:
 
 
 def queries(answers: aioresponses) -> list[dict[str, str]]:
-    return [dict(url.query) for url, _ in asked(answers, "GET", "/call-log")]
+    return [dict(url.query) for url, _ in requests_of(answers, "GET", "/call-log")]
 
 
 async def test_a_call_is_found_by_its_session(client: Client, answers: aioresponses) -> None:
@@ -98,7 +98,7 @@ async def test_the_session_that_all_conferences_share_is_no_key(client: Client, 
 
 
 async def test_a_call_known_by_its_record_is_asked_for_by_it(client: Client, answers: aioresponses) -> None:
-    """A call without any session id of its own (contract 1) has only its record."""
+    """A call without a session id of its own has only its record."""
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(re.compile(".*/call-log/.*"), payload={**ENDED, "sessionId": "0"})
     provider = Provider(name="ringcentral", record_id="r", session_id="0")
@@ -139,10 +139,10 @@ async def test_what_is_found_without_a_name_of_its_own_is_the_calls(client: Clie
 
 
 async def test_account_watch_asks_the_account(
-    session: ClientSession, clock: TurnedClock, heard: Heard, answers: aioresponses
+    session: ClientSession, clock: TurnedClock, telemetry: RecordedTelemetry, answers: aioresponses
 ) -> None:
     """A credential that watches the account may not see a colleague's own list."""
-    client = make_client(session, clock, heard, watch="account", account="809646016")
+    client = make_client(session, clock, telemetry, watch="account", account="809646016")
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(re.compile(rf"^{SERVER}/restapi/v1.0/account/809646016/call-log\?"), payload=page(ENDED))
     assert len(await client.find(vanished())) == 1
@@ -156,7 +156,9 @@ async def test_a_failing_call_log_is_no_answer(client: Client, answers: aiorespo
         await client.find(vanished())
 
 
-async def test_ended_calls_of_a_time_are_paged(session: ClientSession, clock: TurnedClock, heard: Heard) -> None:
+async def test_ended_calls_of_a_time_are_paged(
+    session: ClientSession, clock: TurnedClock, telemetry: RecordedTelemetry
+) -> None:
     """From `after` until now, all pages of 700 calls, rows that shifted once, and only what has ended."""
     live = {**RINGING, "id": "live", "telephonySessionId": "s-live"}
     ended = [{**ENDED, "id": f"id-{i}", "telephonySessionId": f"s-{i}"} for i in range(700)]
@@ -170,7 +172,7 @@ async def test_ended_calls_of_a_time_are_paged(session: ClientSession, clock: Tu
         return web.json_response(page(*rows[number - 1], next_page=address if number < 3 else None))
 
     async with serving({"/restapi/v1.0/account/~/call-log": call_log}) as url:
-        client = make_client(session, clock, heard, server=url)
+        client = make_client(session, clock, telemetry, server=url)
         until = client.now()
         found = await client.ended_since(Target(source="acme"), after=STARTED)
     assert sorted(s.session_id for s in found) == sorted(f"s-{i}" for i in range(700))
@@ -207,10 +209,10 @@ async def test_pages_of_the_log_keep_to_its_share(client: Client, answers: aiore
 
 
 async def test_a_log_without_end_is_given_up(
-    session: ClientSession, clock: TurnedClock, heard: Heard, answers: aioresponses
+    session: ClientSession, clock: TurnedClock, telemetry: RecordedTelemetry, answers: aioresponses
 ) -> None:
     """A page that leads back to itself is not read for ever."""
-    client = make_client(session, clock, heard, heavy_per_minute=10_000)
+    client = make_client(session, clock, telemetry, heavy_per_minute=10_000)
     answers.post(TOKEN_URL, payload=TOKEN)
     address = f"{SERVER}/restapi/v1.0/account/809646016/call-log?page=2"
     answers.get(ACCOUNT_LOG, payload=page(ENDED, next_page=address), repeat=True)

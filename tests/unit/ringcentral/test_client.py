@@ -23,7 +23,7 @@ from callcast.ringcentral.sign_in import SignIns
 from callcast.settings.secret import Secret
 from tests import TESTS
 from tests.clock import TurnedClock
-from tests.unit.ringcentral.recording import CLIENT_SECRET, JWT, SERVER, Heard, make_client
+from tests.unit.ringcentral.recording import CLIENT_SECRET, JWT, SERVER, RecordedTelemetry, make_client
 
 SAMPLES = TESTS / "samples"
 TARGET = Target(source="acme", extension_id="62264425016")
@@ -54,16 +54,16 @@ def page(*records: dict[str, Any], next_page: str | None = None) -> dict[str, An
 
 
 def next_url(number: int) -> str:
-    """As the platform writes it: with the account's number where we asked for `~`."""
+    """As the platform writes it: with the account's number where the request had `~`."""
     return f"{SERVER}/restapi/v1.0/account/809646016/active-calls?page={number}&perPage=1000&view=Detailed"
 
 
 @pytest.fixture
-def client(session: ClientSession, clock: TurnedClock, heard: Heard) -> Client:
-    return make_client(session, clock, heard)
+def client(session: ClientSession, clock: TurnedClock, telemetry: RecordedTelemetry) -> Client:
+    return make_client(session, clock, telemetry)
 
 
-def asked(answers: aioresponses, method: str, path: str) -> list[tuple[URL, dict[str, Any]]]:
+def requests_of(answers: aioresponses, method: str, path: str) -> list[tuple[URL, dict[str, Any]]]:
     return [
         (url, call.kwargs) for (m, url), calls in answers.requests.items() for call in calls
         if m == method and url.path.endswith(path)
@@ -78,7 +78,7 @@ async def test_a_poll_asks_for_what_is_needed(client: Client, answers: aiorespon
     assert snapshot.target == TARGET
     assert [s.state for s in snapshot.observations] == [State.RINGING]
     assert snapshot.taken_at == clock.now()
-    [(url, sent)] = asked(answers, "GET", "/active-calls")
+    [(url, sent)] = requests_of(answers, "GET", "/active-calls")
     assert dict(url.query) == {"view": "Detailed", "type": "Voice", "perPage": "1000"}
     assert sent["headers"]["Authorization"] == "Bearer token-1"
     assert sent["headers"]["User-Agent"] == f"callcast/{__version__}"
@@ -90,43 +90,43 @@ async def test_the_token_is_asked_for_as_documented(client: Client, answers: aio
     """A form with the JWT bearer grant, the app's id and secret as basic auth; its owner is who we are."""
     answers.post(TOKEN_URL, payload=TOKEN)
     assert await client.identify() == Identity(extension_id="62264425016")
-    [(_, sent)] = asked(answers, "POST", "/token")
+    [(_, sent)] = requests_of(answers, "POST", "/token")
     assert sent["data"] == {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": JWT}
     assert sent["headers"]["Authorization"] == "Basic " + b64encode(f"client-id:{CLIENT_SECRET}".encode()).decode()
 
 
 async def test_whose_credential_it_is_is_kept_until_the_credential_changes(
-    session: ClientSession, clock: TurnedClock, heard: Heard, answers: aioresponses
+    session: ClientSession, clock: TurnedClock, telemetry: RecordedTelemetry, answers: aioresponses
 ) -> None:
     """A restart asks nothing; another JWT, app or server asks anew; what is kept holds no secret."""
     answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
-    assert (await make_client(session, clock, heard).identify()).extension_id == "62264425016"
-    kept = {"own_extension": heard.notes["own_extension"]}
-    assert (await make_client(session, clock, heard, notes=kept).identify()).extension_id == "62264425016"
-    assert len(asked(answers, "POST", "/token")) == 1
+    assert (await make_client(session, clock, telemetry).identify()).extension_id == "62264425016"
+    kept = {"own_extension": telemetry.notes["own_extension"]}
+    assert (await make_client(session, clock, telemetry, notes=kept).identify()).extension_id == "62264425016"
+    assert len(requests_of(answers, "POST", "/token")) == 1
     other_url = "https://other.example.com"
     answers.post(f"{other_url}/restapi/oauth/token", payload={**TOKEN, "owner_id": "78"}, repeat=True)
     for change in ({"jwt": Secret("another")}, {"client_id": "another"}, {"server": other_url}):
         await clock.turn(60)
-        await make_client(session, clock, heard, notes=kept, **change).identify()
-    assert len(asked(answers, "POST", "/token")) == 4
-    assert (await make_client(session, clock, heard, notes=kept, server=other_url).identify()).extension_id == "78"
-    assert JWT.encode() not in heard.notes["own_extension"]
-    assert CLIENT_SECRET.encode() not in heard.notes["own_extension"]
+        await make_client(session, clock, telemetry, notes=kept, **change).identify()
+    assert len(requests_of(answers, "POST", "/token")) == 4
+    assert (await make_client(session, clock, telemetry, notes=kept, server=other_url).identify()).extension_id == "78"
+    assert JWT.encode() not in telemetry.notes["own_extension"]
+    assert CLIENT_SECRET.encode() not in telemetry.notes["own_extension"]
 
 
 async def test_a_kept_owner_that_cannot_be_read_is_asked_for_again(
-    session: ClientSession, clock: TurnedClock, heard: Heard, answers: aioresponses
+    session: ClientSession, clock: TurnedClock, telemetry: RecordedTelemetry, answers: aioresponses
 ) -> None:
     """Of another version, or damaged: the token endpoint says it again."""
     answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
-    client = make_client(session, clock, heard, notes={"own_extension": b"62264425016"})
+    client = make_client(session, clock, telemetry, notes={"own_extension": b"62264425016"})
     assert (await client.identify()).extension_id == "62264425016"
-    assert len(asked(answers, "POST", "/token")) == 1
+    assert len(requests_of(answers, "POST", "/token")) == 1
 
 
 async def test_a_token_without_owner_is_a_failure(client: Client, answers: aioresponses) -> None:
-    """No one is made up where the platform does not say who we are."""
+    """No extension is invented where the platform does not name it."""
     answers.post(TOKEN_URL, payload={k: v for k, v in TOKEN.items() if k != "owner_id"})
     with pytest.raises(PollFailed, match="owner_id"):
         await client.identify()
@@ -146,7 +146,7 @@ async def test_an_unchanged_record_is_not_decoded_again(
 
 
 async def test_pages_are_followed_and_shifted_rows_count_once(
-    client: Client, answers: aioresponses, heard: Heard
+    client: Client, answers: aioresponses, telemetry: RecordedTelemetry
 ) -> None:
     """A call that comes between two pages pushes a row to the next page: neither doubled nor missed."""
     answers.post(TOKEN_URL, payload=TOKEN)
@@ -155,9 +155,9 @@ async def test_pages_are_followed_and_shifted_rows_count_once(
     answers.get(ACCOUNT_URL, payload=page(record(0)))
     snapshot = await client.poll(ACCOUNT)
     assert sorted(s.session_id for s in snapshot.observations) == ["s-0", "s-1", "s-2", "s-3"]
-    pages = [url.query.get("page") for url, _ in asked(answers, "GET", "/active-calls")]
+    pages = [url.query.get("page") for url, _ in requests_of(answers, "GET", "/active-calls")]
     assert pages == [None, "2", "3"]
-    assert heard.outcomes("active_calls") == ["200"] * 3
+    assert telemetry.outcomes("active_calls") == ["200"] * 3
 
 
 async def test_unchanged_pages_are_followed(client: Client, answers: aioresponses) -> None:
@@ -189,7 +189,7 @@ async def test_all_pages_together_have_one_time_limit(
 
     async def slow(*_: Any, **__: Any) -> CallbackResult:
         await clock.turn(8)
-        number = len(asked(answers, "GET", "/active-calls"))
+        number = len(requests_of(answers, "GET", "/active-calls"))
         return CallbackResult(payload=page(record(number), next_page=next_url(number + 1)))
 
     answers.post(TOKEN_URL, payload=TOKEN)
@@ -197,7 +197,7 @@ async def test_all_pages_together_have_one_time_limit(
     with pytest.raises(PollFailed) as failed:
         await client.poll(ACCOUNT)
     assert failed.value.reason == "timeout"
-    assert len(asked(answers, "GET", "/active-calls")) == 2
+    assert len(requests_of(answers, "GET", "/active-calls")) == 2
 
 
 async def test_a_poll_of_several_pages_is_paced_as_several_requests(
@@ -235,7 +235,7 @@ async def test_an_unpaced_poll_does_not_wait_for_the_grid(
 async def test_a_target_that_is_not_polled_any_more_costs_the_others_nothing(
     client: Client, answers: aioresponses
 ) -> None:
-    """One extension with nine pages beside one with one: removed by a reload, or refused, it slows no one."""
+    """One extension with nine pages beside one with one: removed or refused, it does not slow the other."""
     other = Target(source="acme", extension_id="102")
     other_url = re.compile(rf"^{SERVER}/restapi/v1.0/account/~/extension/102/active-calls")
     base = f"{SERVER}/restapi/v1.0/account/~/extension/102/active-calls?page="
@@ -274,13 +274,13 @@ async def test_a_target_that_is_not_polled_any_more_costs_the_others_nothing(
 async def test_a_next_page_that_leads_elsewhere_is_not_followed(
     client: Client, answers: aioresponses, elsewhere: str
 ) -> None:
-    """Another list, or the page that was just read: the poll has failed, and nothing else was asked."""
+    """Another list, or the page that was just read: the poll has failed, and no other request was sent."""
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(ACCOUNT_URL, payload=page(record(1), next_page=elsewhere))
     with pytest.raises(PollFailed) as failed:
         await client.poll(ACCOUNT)
     assert failed.value.reason == "parse"
-    assert len(asked(answers, "GET", "")) == 1
+    assert len(requests_of(answers, "GET", "")) == 1
 
 
 async def test_another_host_is_never_asked(client: Client, answers: aioresponses) -> None:
@@ -294,10 +294,10 @@ async def test_another_host_is_never_asked(client: Client, answers: aioresponses
 
 
 async def test_pages_without_end_are_a_failure(
-    session: ClientSession, clock: TurnedClock, heard: Heard, answers: aioresponses
+    session: ClientSession, clock: TurnedClock, telemetry: RecordedTelemetry, answers: aioresponses
 ) -> None:
     """A list that always has another page is given up after a bounded number of them."""
-    client = make_client(session, clock, heard, heavy_per_minute=10_000)
+    client = make_client(session, clock, telemetry, heavy_per_minute=10_000)
     numbers = iter(range(2, 1000))
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(
@@ -307,7 +307,7 @@ async def test_pages_without_end_are_a_failure(
     )
     with pytest.raises(PollFailed, match="pages"):
         await client.poll(ACCOUNT)
-    assert len(asked(answers, "GET", "/active-calls")) == client_module.PAGES_MAX
+    assert len(requests_of(answers, "GET", "/active-calls")) == client_module.PAGES_MAX
 
 
 async def test_all_pages_together_are_bounded(
@@ -336,25 +336,25 @@ async def test_half_of_the_pages_is_no_poll(client: Client, answers: aioresponse
 
 
 async def test_odd_records_are_told_and_the_good_ones_count(
-    client: Client, answers: aioresponses, heard: Heard
+    client: Client, answers: aioresponses, telemetry: RecordedTelemetry
 ) -> None:
-    """A record without a required field is left out and told, an unknown word is told and harmless."""
+    """A record without a required field is left out and reported; an unknown word is only reported."""
     answers.post(TOKEN_URL, payload=TOKEN)
     lacking = record(1)
     del lacking["startTime"]
     answers.get(LIST_URL, payload=page(lacking, record(2, result="Teleported"), record(3, duration="long")))
     assert len((await client.poll(TARGET)).observations) == 2
-    assert heard.bad == ["startTime"]
+    assert telemetry.bad == ["startTime"]
     answers.get(LIST_URL, payload=page({**lacking, "duration": 99}, record(2, id=17), record(3)))
     await client.poll(TARGET)
-    assert heard.bad == ["startTime", "startTime", "id"]
-    assert heard.bad_records[0] == heard.bad_records[1] != heard.bad_records[2]
-    assert ("result", "Teleported") in heard.words
-    assert "duration" in [field for field, _ in heard.words]
-    words = list(heard.words)
+    assert telemetry.bad == ["startTime", "startTime", "id"]
+    assert telemetry.bad_records[0] == telemetry.bad_records[1] != telemetry.bad_records[2]
+    assert ("result", "Teleported") in telemetry.words
+    assert "duration" in [field for field, _ in telemetry.words]
+    words = list(telemetry.words)
     answers.get(LIST_URL, payload=page({**lacking, "duration": 99}, record(2, id=17), record(4)))
     await client.poll(TARGET)
-    assert (len(heard.bad), heard.words) == (3, words), "what stands there as it did is told once"
+    assert (len(telemetry.bad), telemetry.words) == (3, words), "an unchanged list is reported once"
 
 
 REFUSALS = [
@@ -444,41 +444,41 @@ def http_date(at: Any) -> str:
 
 @pytest.mark.parametrize("server", ["http://platform.example.com", "ftp://127.0.0.1", "platform.example.com"])
 async def test_plain_text_is_refused_beyond_this_machine(
-    session: ClientSession, clock: TurnedClock, heard: Heard, server: str
+    session: ClientSession, clock: TurnedClock, telemetry: RecordedTelemetry, server: str
 ) -> None:
-    """A token is never sent in the clear over a network, unless somebody said so in so many words."""
+    """A token is never sent in the clear over a network, unless the configuration permits it."""
     with pytest.raises(ValueError, match="https"):
-        make_client(session, clock, heard, server=server)
-    make_client(session, clock, heard, server="http://127.0.0.1:8080")
-    make_client(session, clock, heard, server="http://platform.example.com", allow_plaintext=True)
+        make_client(session, clock, telemetry, server=server)
+    make_client(session, clock, telemetry, server="http://127.0.0.1:8080")
+    make_client(session, clock, telemetry, server="http://platform.example.com", allow_plaintext=True)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "127.8.8.8", "localhost", "LOCALHOST", "[::1]"])
 async def test_what_the_configuration_takes_for_this_machine_the_client_takes_too(
-    session: ClientSession, clock: TurnedClock, heard: Heard, host: str
+    session: ClientSession, clock: TurnedClock, telemetry: RecordedTelemetry, host: str
 ) -> None:
     """A server that `check` passes never ends `run`."""
     given = {"client_id": "a", "client_secret": "b", "jwt": "c", "server": f"http://{host}:8078"}
-    make_client(session, clock, heard, server=SourceSettings.model_validate(given).server)
+    make_client(session, clock, telemetry, server=SourceSettings.model_validate(given).server)
 
 
 async def test_closing_revokes_only_where_that_is_wanted(
-    session: ClientSession, clock: TurnedClock, heard: Heard, answers: aioresponses
+    session: ClientSession, clock: TurnedClock, telemetry: RecordedTelemetry, answers: aioresponses
 ) -> None:
-    """Revoking ends a session that other processes may share, so it wants `revoke_on_exit`."""
+    """Revoking ends a session that other processes may share, so it needs `revoke_on_exit`."""
     answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
     answers.post(f"{SERVER}/restapi/oauth/revoke", status=200, repeat=True)
     for revoke in (False, True):
-        client = make_client(session, clock, heard, revoke_on_exit=revoke)
+        client = make_client(session, clock, telemetry, revoke_on_exit=revoke)
         await client.identify()
         await client.close()
-        revoked = asked(answers, "POST", "/revoke")
+        revoked = requests_of(answers, "POST", "/revoke")
         assert [sent["data"] for _, sent in revoked] == ([{"token": "token-1"}] if revoke else [])
-    assert set(heard.notes) == {"budget.heavy", "own_extension"}
+    assert set(telemetry.notes) == {"budget.heavy", "own_extension"}
 
 
 async def test_closing_waits_for_no_turn(
-    session: ClientSession, heard: Heard, answers: aioresponses, monkeypatch: pytest.MonkeyPatch
+    session: ClientSession, telemetry: RecordedTelemetry, answers: aioresponses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the token requests of the minute used up, the token is left to end by itself; what matters is kept."""
     monkeypatch.setattr(token_module, "REVOKE_TIMEOUT_S", 0.01)
@@ -486,43 +486,43 @@ async def test_closing_waits_for_no_turn(
     clock = TurnedClock()
     sign_ins = SignIns(clock)
     clients = [
-        make_client(session, clock, heard, jwt=Secret(f"jwt-{n}"), sign_ins=sign_ins, revoke_on_exit=True)
+        make_client(session, clock, telemetry, jwt=Secret(f"jwt-{n}"), sign_ins=sign_ins, revoke_on_exit=True)
         for n in range(4)
     ]
     for client in clients:
         await client.identify()
-    heard.notes.clear()
+    telemetry.notes.clear()
     await clients[0].close()
-    assert asked(answers, "POST", "/revoke") == []
-    assert set(heard.notes) == {"budget.heavy"}
+    assert requests_of(answers, "POST", "/revoke") == []
+    assert set(telemetry.notes) == {"budget.heavy"}
 
 
 async def test_the_last_source_of_a_credential_revokes_its_token(
-    session: ClientSession, clock: TurnedClock, heard: Heard, answers: aioresponses
+    session: ClientSession, clock: TurnedClock, telemetry: RecordedTelemetry, answers: aioresponses
 ) -> None:
     """Sources with the same credential share a token: one that is removed does not end it for the others."""
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.post(re.compile(".*/revoke"), repeat=True)
     answers.get(LIST_URL, body=RINGING, repeat=True)
     sign_ins = SignIns(clock)
-    first, last = (make_client(session, clock, heard, sign_ins=sign_ins, revoke_on_exit=True) for _ in range(2))
+    first, last = (make_client(session, clock, telemetry, sign_ins=sign_ins, revoke_on_exit=True) for _ in range(2))
     await first.poll(TARGET)
     await first.close()
-    assert asked(answers, "POST", "/revoke") == []
+    assert requests_of(answers, "POST", "/revoke") == []
     await last.poll(TARGET)
     await last.close()
-    assert len(asked(answers, "POST", "/revoke")) == 1
-    assert len(asked(answers, "POST", "/oauth/token")) == 1
+    assert len(requests_of(answers, "POST", "/revoke")) == 1
+    assert len(requests_of(answers, "POST", "/oauth/token")) == 1
 
 
 async def test_sources_that_are_closed_together_revoke_their_token_once(
-    session: ClientSession, clock: TurnedClock, heard: Heard, answers: aioresponses
+    session: ClientSession, clock: TurnedClock, telemetry: RecordedTelemetry, answers: aioresponses
 ) -> None:
     """As at the end of the service."""
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.post(re.compile(".*/revoke"), repeat=True)
     sign_ins = SignIns(clock)
-    clients = [make_client(session, clock, heard, sign_ins=sign_ins, revoke_on_exit=True) for _ in range(3)]
+    clients = [make_client(session, clock, telemetry, sign_ins=sign_ins, revoke_on_exit=True) for _ in range(3)]
     await clients[0].identify()
     await asyncio.gather(*(client.close() for client in clients))
-    assert len(asked(answers, "POST", "/revoke")) == 1
+    assert len(requests_of(answers, "POST", "/revoke")) == 1

@@ -1,4 +1,4 @@
-"""The platform's time, as its Date headers tell it."""
+"""The platform's time, from its Date headers."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -26,7 +26,7 @@ async def test_a_date_that_agrees_changes_nothing() -> None:
 
 @pytest.mark.parametrize("skew_s", [-7200, -3, 3, 7200])
 async def test_skew_is_taken_out(skew_s: float) -> None:
-    """A machine whose clock is off by minutes tells the platform's time, to a second and the round trip."""
+    """A machine whose clock is off by minutes knows the platform's time, to a second and the round trip."""
     clock = TurnedClock()
     ours = PlatformClock(clock)
     ours.update(date(clock.now() + timedelta(seconds=skew_s)), asked_at=0, answered_at=0)
@@ -35,7 +35,7 @@ async def test_skew_is_taken_out(skew_s: float) -> None:
 
 @pytest.mark.parametrize("skew_s", [-7200, 7200])
 async def test_the_first_date_puts_it_right_at_once(skew_s: float) -> None:
-    """Though it was told before: nothing has been seen yet that an earlier time could contradict."""
+    """Also after a time was read: nothing has been seen yet that an earlier time could contradict."""
     clock = TurnedClock()
     ours = PlatformClock(clock)
     ours.now()
@@ -82,7 +82,7 @@ DAY_S = 86_400
 
 @pytest.mark.parametrize("skew_s", [-DAY_S, DAY_S, 40 * 365 * DAY_S])
 async def test_a_single_odd_date_moves_nothing(skew_s: float) -> None:
-    """A cache or a proxy that dates one answer a day off does not let calls time out."""
+    """A cache or a proxy that dates one answer a day off times out no calls."""
     clock = TurnedClock()
     ours = PlatformClock(clock)
     for odd_s in (0, skew_s, 0, skew_s, 0):
@@ -124,13 +124,13 @@ def test_time_only_goes_forward(story: list[tuple[float, float, float]]) -> None
     clock = TurnedClock()
     ours = PlatformClock(clock)
     ours.update(date(clock.now()), asked_at=0, answered_at=0)
-    told = ours.now()
+    last = ours.now()
     for passed_s, skew_s, took_s in story:
         clock._passed_s += passed_s + took_s
         written = clock.now() + timedelta(seconds=skew_s - took_s)
         ours.update(date(written), asked_at=clock.monotonic() - took_s, answered_at=clock.monotonic())
-        assert ours.now() >= told
-        told = ours.now()
+        assert ours.now() >= last
+        last = ours.now()
 
 
 @given(st.floats(-1000, 1000), st.lists(st.tuples(st.floats(0, 30), st.floats(0, 1), st.floats(0, 5)), min_size=1))

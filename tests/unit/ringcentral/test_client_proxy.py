@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.settings import SourceSettings
 from tests.clock import TurnedClock
-from tests.unit.ringcentral.recording import Heard, make_client
+from tests.unit.ringcentral.recording import RecordedTelemetry, make_client
 
 REFUSAL = b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n"
 ACCESS = {"client_id": "a", "client_secret": "b", "jwt": "c"}
@@ -44,12 +44,12 @@ def no_proxy_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_requests_go_through_the_proxy_and_its_login_to_nothing_else(
-    session: ClientSession, heard: Heard, monkeypatch: pytest.MonkeyPatch
+    session: ClientSession, telemetry: RecordedTelemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is asked for a tunnel with its login; that it refuses is said without one, and what to do."""
+    """It gets the request for a tunnel with the login; the error of a refusal has no login, and has the next step."""
     async with RefusingProxy().listening() as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://user:password@127.0.0.1:{proxy.port}")
-        client = make_client(session, TurnedClock(), heard, server="https://platform.invalid", trust_env=True)
+        client = make_client(session, TurnedClock(), telemetry, server="https://platform.invalid", trust_env=True)
         with pytest.raises(PollFailed) as failed:
             await client.identify()
     assert b"CONNECT platform.invalid:443" in proxy.heads[0]
@@ -60,12 +60,12 @@ async def test_requests_go_through_the_proxy_and_its_login_to_nothing_else(
 
 
 async def test_a_proxy_for_plain_http_gets_its_login_with_each_request(
-    session: ClientSession, heard: Heard, monkeypatch: pytest.MonkeyPatch
+    session: ClientSession, telemetry: RecordedTelemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is no tunnel there; the platform's own authorization stays what it is."""
     async with RefusingProxy().listening() as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"http://user:password@127.0.0.1:{proxy.port}")
-        client = make_client(session, TurnedClock(), heard, server="http://localhost:1", trust_env=True)
+        client = make_client(session, TurnedClock(), telemetry, server="http://localhost:1", trust_env=True)
         with pytest.raises(PollFailed):
             await client.identify()
     head = proxy.heads[0].lower()
@@ -74,27 +74,27 @@ async def test_a_proxy_for_plain_http_gets_its_login_with_each_request(
 
 
 async def test_without_trust_env_and_for_excepted_hosts_there_is_no_proxy(
-    session: ClientSession, heard: Heard, monkeypatch: pytest.MonkeyPatch
+    session: ClientSession, telemetry: RecordedTelemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The environment alone says nothing, and NO_PROXY counts."""
     async with RefusingProxy().listening() as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
-        direct = make_client(session, TurnedClock(), heard, server="http://localhost:1")
+        direct = make_client(session, TurnedClock(), telemetry, server="http://localhost:1")
         with pytest.raises(PollFailed):
             await direct.identify()
         monkeypatch.setenv("NO_PROXY", "localhost")
-        excepted = make_client(session, TurnedClock(), heard, server="http://localhost:1", trust_env=True)
+        excepted = make_client(session, TurnedClock(), telemetry, server="http://localhost:1", trust_env=True)
         with pytest.raises(PollFailed):
             await excepted.identify()
         assert proxy.heads == []
 
 
 async def test_a_proxy_that_cannot_be_reached_is_named_as_the_cause(
-    session: ClientSession, heard: Heard, monkeypatch: pytest.MonkeyPatch
+    session: ClientSession, telemetry: RecordedTelemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not the platform that is down."""
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
-    client = make_client(session, TurnedClock(), heard, server="https://platform.invalid", trust_env=True)
+    client = make_client(session, TurnedClock(), telemetry, server="https://platform.invalid", trust_env=True)
     with pytest.raises(PollFailed) as failed:
         await client.identify()
     assert "the proxy from the environment is unreachable" in failed.value.cause

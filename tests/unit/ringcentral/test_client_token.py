@@ -1,4 +1,4 @@
-"""The token: as few requests as can be, whatever the platform does."""
+"""The token: as few requests as possible, whatever the platform does."""
 
 import asyncio
 import json
@@ -14,19 +14,19 @@ from callcast.ringcentral.client import Client
 from callcast.ringcentral.rate_limiter import PENALTY_MAX_S
 from callcast.ringcentral.sign_in import SignIns
 from tests.clock import TurnedClock
-from tests.unit.ringcentral.recording import CLIENT_SECRET, JWT, Heard, make_client
-from tests.unit.ringcentral.test_client import LIST_URL, RINGING, TARGET, TOKEN, TOKEN_URL, asked, sample_error
+from tests.unit.ringcentral.recording import CLIENT_SECRET, JWT, RecordedTelemetry, make_client
+from tests.unit.ringcentral.test_client import LIST_URL, RINGING, TARGET, TOKEN, TOKEN_URL, requests_of, sample_error
 
 JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 
 @pytest.fixture
-def client(session: ClientSession, clock: TurnedClock, heard: Heard) -> Client:
-    return make_client(session, clock, heard)
+def client(session: ClientSession, clock: TurnedClock, telemetry: RecordedTelemetry) -> Client:
+    return make_client(session, clock, telemetry)
 
 
 def grants(answers: aioresponses) -> list[str]:
-    return [sent["data"]["grant_type"] for _, sent in asked(answers, "POST", "/token")]
+    return [sent["data"]["grant_type"] for _, sent in requests_of(answers, "POST", "/token")]
 
 
 def refused(code: str) -> dict[str, Any]:
@@ -40,10 +40,10 @@ async def failure_of(client: Client) -> PollFailed:
 
 
 async def test_all_who_need_a_token_share_one_request(
-    session: ClientSession, heard: Heard, answers: aioresponses
+    session: ClientSession, telemetry: RecordedTelemetry, answers: aioresponses
 ) -> None:
-    """Single flight: ten at once ask once."""
-    client = make_client(session, TurnedClock(), heard)
+    """Single flight: ten at once send one request."""
+    client = make_client(session, TurnedClock(), telemetry)
     answers.post(TOKEN_URL, payload=TOKEN)
     identities = await asyncio.gather(*[client.identify() for _ in range(10)])
     assert len(set(identities)) == 1
@@ -68,7 +68,7 @@ async def test_the_token_is_renewed_with_time_to_spare(
 
 
 async def test_renewals_are_spread_over_the_lifetime(
-    session: ClientSession, clock: TurnedClock, heard: Heard, answers: aioresponses
+    session: ClientSession, clock: TurnedClock, telemetry: RecordedTelemetry, answers: aioresponses
 ) -> None:
     """Each credential renews at a share of the life that is its own."""
     answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
@@ -85,7 +85,7 @@ async def test_renewals_are_spread_over_the_lifetime(
 async def test_a_good_token_stays_in_use_while_it_cannot_be_renewed(
     client: Client, answers: aioresponses, clock: TurnedClock, status: int
 ) -> None:
-    """Until it expires every poll is good, whatever the token endpoint answers; the trouble is told."""
+    """Until it expires every poll is good, whatever the token endpoint answers; the trouble is reported."""
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.post(TOKEN_URL, status=status, payload={}, repeat=True)
     answers.get(LIST_URL, body=RINGING, repeat=True)
@@ -104,11 +104,11 @@ async def test_a_good_token_stays_in_use_while_it_cannot_be_renewed(
 
 
 async def test_a_renewal_that_hangs_holds_up_no_poll(
-    session: ClientSession, heard: Heard, answers: aioresponses
+    session: ClientSession, telemetry: RecordedTelemetry, answers: aioresponses
 ) -> None:
     """The token endpoint does not answer; the old token serves meanwhile."""
     clock = TurnedClock()
-    client = make_client(session, clock, heard)
+    client = make_client(session, clock, telemetry)
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(LIST_URL, body=RINGING, repeat=True)
     await client.poll(TARGET)
@@ -128,7 +128,7 @@ async def test_a_renewal_that_hangs_holds_up_no_poll(
 
 @pytest.mark.parametrize("lifetime", [30, 1])
 async def test_a_short_lived_token_is_used_too(client: Client, answers: aioresponses, lifetime: int) -> None:
-    """A token that lives for less than a minute still serves the poll that it was asked for."""
+    """A token that lives for less than a minute still serves the poll that it was requested for."""
     answers.post(TOKEN_URL, payload={**TOKEN, "expires_in": lifetime}, repeat=True)
     answers.get(LIST_URL, body=RINGING, repeat=True)
     await client.poll(TARGET)
@@ -152,7 +152,7 @@ async def test_any_401_renews_the_token_once(client: Client, answers: aiorespons
     answers.post(TOKEN_URL, payload={**TOKEN, "access_token": "token-2"})
     answers.get(LIST_URL, body=RINGING)
     await client.poll(TARGET)
-    sent = [kwargs["headers"]["Authorization"] for _, kwargs in asked(answers, "GET", "/active-calls")]
+    sent = [kwargs["headers"]["Authorization"] for _, kwargs in requests_of(answers, "GET", "/active-calls")]
     assert sent == ["Bearer token-1", "Bearer token-2"]
 
 
@@ -162,10 +162,10 @@ async def test_a_token_that_is_refused_again_is_not_renewed_in_a_loop(client: Cl
     answers.get(LIST_URL, status=401, payload=sample_error("401-token-invalid-OAU-213"), repeat=True)
     assert (await failure_of(client)).reason == "auth"
     assert len(grants(answers)) == 2
-    assert len(asked(answers, "GET", "/active-calls")) == 2
+    assert len(requests_of(answers, "GET", "/active-calls")) == 2
 
 
-async def test_a_platform_that_refuses_every_new_token_is_asked_ever_less_often(
+async def test_a_platform_that_refuses_every_new_token_gets_ever_fewer_requests(
     client: Client, answers: aioresponses, clock: TurnedClock
 ) -> None:
     """Other credentials of the application need the places: once in five minutes in the end, for an hour."""
@@ -219,7 +219,7 @@ async def test_a_wrong_credential_is_tried_every_five_minutes(
         assert failure.retry_after_s is None or failure.retry_after_s <= 300
         await clock.turn(10)
     assert len(grants(answers)) == 1
-    assert asked(answers, "GET", "/active-calls") == []
+    assert requests_of(answers, "GET", "/active-calls") == []
     answers.post(TOKEN_URL, payload=TOKEN)
     answers.get(LIST_URL, body=RINGING)
     await clock.turn(10)
@@ -284,7 +284,7 @@ async def test_a_token_endpoint_in_maintenance_is_left_alone(
     assert len(grants(answers)) == 1
 
 
-async def test_an_absurd_wish_of_the_token_endpoint_ends_with_the_hour(
+async def test_an_absurd_retry_after_of_the_token_endpoint_ends_with_the_hour(
     client: Client, answers: aioresponses, clock: TurnedClock
 ) -> None:
     """500 with a Retry-After of years: after an hour the source signs in again by itself."""
@@ -299,9 +299,9 @@ async def test_an_absurd_wish_of_the_token_endpoint_ends_with_the_hour(
 
 
 async def test_a_turn_without_a_token_takes_nothing_from_the_budget(
-    client: Client, answers: aioresponses, clock: TurnedClock, heard: Heard
+    client: Client, answers: aioresponses, clock: TurnedClock, telemetry: RecordedTelemetry
 ) -> None:
-    """The token ends while a poll waits for its turn, and cannot be had again: nothing was sent, nothing counts."""
+    """The token ends while a poll waits for its turn, and cannot be renewed: nothing was sent, nothing counts."""
     answers.post(TOKEN_URL, payload={**TOKEN, "expires_in": 5})
     answers.get(LIST_URL, body=RINGING)
     await client.poll(TARGET)
@@ -309,7 +309,7 @@ async def test_a_turn_without_a_token_takes_nothing_from_the_budget(
     answers.post(TOKEN_URL, status=400, payload={})
     assert (await failure_of(client)).reason == "auth"
     await client.close()
-    kept = json.loads(heard.notes["budget.heavy"])
+    kept = json.loads(telemetry.notes["budget.heavy"])
     assert sum(polls for _, polls, _ in kept["spent"]) == 1
 
 
@@ -340,7 +340,7 @@ async def test_a_refresh_token_is_used_once_and_the_jwt_after_it(
     answers.post(TOKEN_URL, payload=TOKEN)
     await client.poll(TARGET)
     assert grants(answers) == [JWT_GRANT, "refresh_token", "refresh_token", JWT_GRANT, JWT_GRANT]
-    used = [sent["data"].get("refresh_token") for _, sent in asked(answers, "POST", "/token")]
+    used = [sent["data"].get("refresh_token") for _, sent in requests_of(answers, "POST", "/token")]
     assert used == [None, "refresh-1", "refresh-2", None, None]
 
 

@@ -228,7 +228,7 @@ def test_half_an_emoji_does_not_spoil_the_page() -> None:
 
 
 def test_the_account_is_in_the_address() -> None:
-    """Digits after /account/; `~` is no one's number."""
+    """Digits after /account/; `~` is not a number."""
     assert account_in("https://x/restapi/v1.0/account/809646016/extension/1/call-log/L") == "809646016"
     assert account_in("https://x/restapi/v1.0/account/809646016") == "809646016"
     assert account_in("https://x/restapi/v1.0/account/~/call-log/L") is None
@@ -286,7 +286,7 @@ def test_what_is_known_is_the_same_as_what_would_be_read() -> None:
 
 
 def test_a_record_is_read_again_where_the_page_is_another_accounts() -> None:
-    """It tells no account of its own, so the page's counts."""
+    """It names no account, so the page's applies."""
     first = read_page(page_of(record(), uri="https://x/account/7/active-calls"), ACCOUNT)
     second = read_page(page_of(record(), uri="https://x/account/8/active-calls"), ACCOUNT, known_of(first))
     assert [s.account_id for page in (first, second) for row in page.rows for s in row.shown or ()] == ["7", "8"]

@@ -161,7 +161,7 @@ def test_documented_events() -> None:
         assert steps_of(Steps(), *events_of(without)) == []
 
 
-# What is let through
+# What passes
 
 
 def test_a_party_goes_only_forward() -> None:

@@ -1,4 +1,4 @@
-"""What records show: each rule of contract 5, with the recording or sample that shows it."""
+"""What records show: each rule, with the recording or sample that shows it."""
 
 import json
 from datetime import datetime, timedelta
@@ -66,7 +66,7 @@ def test_answered_by_a_reason_on_the_record_or_on_any_leg(reason: str, where: st
 
 @pytest.mark.parametrize("where", ["record", "leg"])
 def test_connected_is_no_answer(where: str) -> None:
-    """The reason says: answered, but no one said how to handle the call. A voice mail did (cases/A1-1)."""
+    """By the reason it was answered without a choice of how to handle the call: a voice mail (cases/A1-1)."""
     word = {"reason": "Connected"}
     shown = only(live(legs=[leg("FindMe", **(word if where == "leg" else {}))], **(word if where == "record" else {})))
     assert (shown.state, [one.accepted for one in shown.legs]) == (State.RINGING, [False])
@@ -195,7 +195,7 @@ def test_a_queue_call_turns_round_at_the_end() -> None:
     ],
 )
 def test_a_ring_out_is_an_offer(fields: dict[str, Any]) -> None:
-    """Own side on both, or a PstnToSip leg with the caller or no one on the other."""
+    """Own side on both, or a PstnToSip leg with the caller or nothing on the other."""
     shown = only(live(direction="Outbound", **{**fields, "action": "voip call"}))
     assert (shown.direction, shown.state) == (Direction.INBOUND, State.RINGING)
     caller = fields.get("from", {}).get("phoneNumber")
@@ -214,7 +214,7 @@ def test_a_ring_out_is_an_offer(fields: dict[str, Any]) -> None:
     ],
 )
 def test_the_caller_of_an_offer(from_: Any, to: Any, caller: Party | None) -> None:
-    """Anyone who has a number and is not the extension itself; a missing side does no harm."""
+    """Any party that has a number and is not the extension itself; a side may be missing."""
     shown = only(live(direction="Outbound", action="VoIP Call", legs=[leg("PstnToSip")], **{"from": from_, "to": to}))
     assert (shown.direction, shown.from_party) == (Direction.INBOUND, caller)
 
@@ -282,7 +282,7 @@ def test_a_hang_up_depends_on_the_direction(direction: str, expected: Dispositio
 
 @pytest.mark.parametrize(("given", "known"), [("62264425016", "62264425016"), (101, "101"), (None, None), ("", None)])
 def test_a_side_that_is_an_extension_says_which(given: object, known: str | None) -> None:
-    """Its id is text or a number; alone it tells consumers nothing, so it is no party."""
+    """Its id is text or a number; alone it is of no use to consumers, so it is not a party."""
     shown = only(record(to={"phoneNumber": "+1", "extensionId": given}, **{"from": {"extensionId": given}}))
     assert shown.to_party == Party(number="+1", extension_id=known)
     assert shown.from_party is None
@@ -313,8 +313,8 @@ def test_a_callers_name_is_not_taken_for_a_queue() -> None:
     named = {"from": {"name": "ACME - Berlin"}, "legs": later}
     assert only(record(result="Accepted", **named)).queue is None
     assert only(record(result="Accepted", **named | {"legs": []})).queue is None
-    told = only(record(result="Accepted", delegationType="QueueForwarding", **named))
-    assert told.queue == Queue(name="ACME", confirmed=True)
+    shown = only(record(result="Accepted", delegationType="QueueForwarding", **named))
+    assert shown.queue == Queue(name="ACME", confirmed=True)
     assert (
         only(record(result="Accepted", direction="Outbound", delegationType="QueueForwarding", **named)).queue is None
     )
@@ -374,7 +374,7 @@ def test_every_record_of_an_extensions_list_is_its_own() -> None:
     ],
 )
 def test_the_extension_of_a_record_of_the_account(fields: dict[str, Any], expected: str) -> None:
-    """The record's, else that of its legs, else that of our own side, else no one's."""
+    """The record's, else that of its legs, else that of our own side, else none."""
     shown = only(record(**fields), ACCOUNT)
     assert (shown.extension_id, shown.rings_alone) == (expected, True)
 
@@ -436,14 +436,14 @@ def test_masked_numbers_and_empty_parties() -> None:
 def test_a_number_that_is_withheld_or_masked_is_none(text: str, is_number: bool) -> None:
     """On either side, of a call, of an offer and of a leg; a name that is given stays."""
     number = text if is_number else None
-    side = {"phoneNumber": text, "name": "SOMEBODY"}
+    side = {"phoneNumber": text, "name": "CALLER NAME"}
     shown = only(live(**{"from": side, "to": side}))
-    assert (shown.from_party, shown.to_party) == (Party(number=number, name="SOMEBODY"),) * 2
+    assert (shown.from_party, shown.to_party) == (Party(number=number, name="CALLER NAME"),) * 2
     offer = live(direction="Outbound", action="VoIP Call", legs=[leg("PstnToSip")], **{"from": side, "to": OWN_NUMBER})
-    assert only(offer).from_party == Party(number=number, name="SOMEBODY")
+    assert only(offer).from_party == Party(number=number, name="CALLER NAME")
     own = leg("SipToPstnUnmetered", 300, **{"from": side, "to": side})
     out = {"direction": "Outbound", "result": "In Progress", "duration": None}
-    assert rung(own, leg("SipToPstnUnmetered", 301), **out)["300"].to_party == Party(number=number, name="SOMEBODY")
+    assert rung(own, leg("SipToPstnUnmetered", 301), **out)["300"].to_party == Party(number=number, name="CALLER NAME")
 
 
 def test_a_record_on_two_pages_counts_once() -> None:
@@ -468,14 +468,14 @@ def test_legs_are_told_apart_by_type_and_start() -> None:
 
 @pytest.mark.parametrize("target", [EXTENSION, ACCOUNT])
 def test_an_own_leg_is_one_that_names_the_extensions_phone(target: Target) -> None:
-    """The leg to the line is accepted anyone who takes the call, and one without an owner may be another's."""
+    """The leg to the line is accepted whichever part takes the call, and one without an owner may be another's."""
     legs = [leg("Accept", 101), leg("PstnToSip", 101), leg("PstnToSip"), leg("Accept", 101, master=False)]
     shown = only(live(extension={"id": 101}, legs=legs), target)
     assert [one.own for one in shown.legs] == [False, True, False, True]
 
 
 def test_the_platforms_words_are_kept() -> None:
-    """For anyone who must ask its support."""
+    """For requests to its support."""
     provider = only(record(result="Missed", reason="No Answer")).provider
     words = (provider.name, provider.record_id, provider.session_id, provider.action, provider.result, provider.reason)
     assert words == ("ringcentral", "L1", "5", "Phone Call", "Missed", "No Answer")
@@ -662,7 +662,7 @@ def test_a_provisional_part_reads_as_its_leg() -> None:
 
 
 def test_parts_of_a_live_record() -> None:
-    """Each is as its own legs are; whose turn is over while no one has answered may be rung again."""
+    """Each is as its own legs are; one that stopped ringing while the call is unanswered may ring again."""
     base = {"result": "In Progress", "duration": None}
     shown = rung(
         leg("PstnToSip", 300, result="Stopped", **LATER),
@@ -773,7 +773,7 @@ def test_who_listens_takes_no_call(listener: str) -> None:
 
 
 def test_the_line_is_not_answered_where_another_extensions_phone_was_taken() -> None:
-    """The leg to what was called is accepted anyone who takes the call (cases/X1-1)."""
+    """The leg to what was called is accepted whichever part takes the call (cases/X1-1)."""
     line = leg("Accept", 900, direction="Inbound", result="Accepted", master=True, **ACCEPTED)
     taken, rang = leg("PstnToSip", 102, result="Accepted", **ACCEPTED), leg("PstnToSip", 103, result="Stopped")
     base = {"extension": {"id": 900}, "result": "Accepted", "reason": "Accepted"}

@@ -48,7 +48,7 @@ def test_ways_of_hints(given: str, watch: str, ways: tuple[str, ...]) -> None:
 
 
 def test_with_hints_a_quiet_target_is_polled_less_often() -> None:
-    """Never more often than the rate limit allows, nor less often than the interval that is asked for."""
+    """Never more often than the rate limit allows, nor less often than the configured interval."""
     shown = [plan("acme", source(n, **more)) for n, more in ((1, {}), (13, {}), (18, {"accept_blind_spots": True}))]
     assert [(one.quiet_s, one.witnessed_s) for one in shown] == [(95, 300), (97.5, 300), (135, 300)]
     slow, fast = plan("acme", source(poll_interval_s=200)), plan("acme", source(poll_interval_s=20))
@@ -101,7 +101,7 @@ def test_more_headroom_than_polling_may_use_is_warned_of() -> None:
 
 
 def test_the_fix_fits_the_cause() -> None:
-    """Too many extensions, too slow a wish, too small a budget: each is told by the key that causes it."""
+    """Too many extensions, too long an interval, too low a limit: each finding names the key that causes it."""
     key, fix = plan_fix(source(40))
     assert key == "extensions"
     assert 'watch = "account"' in fix

@@ -18,8 +18,8 @@ from callcast.ringcentral.sign_in import FILE, SignIns, digest_of
 from callcast.ringcentral.token import ASK_TIMEOUT_S, TROUBLE_WAIT_S
 from callcast.settings.secret import Secret
 from tests.clock import TurnedClock
-from tests.unit.ringcentral.recording import CLIENT_SECRET, JWT, SERVER, Heard, make_client
-from tests.unit.ringcentral.test_client import LIST_URL, RINGING, TARGET, TOKEN, TOKEN_URL, asked, sample_error
+from tests.unit.ringcentral.recording import CLIENT_SECRET, JWT, SERVER, RecordedTelemetry, make_client
+from tests.unit.ringcentral.test_client import LIST_URL, RINGING, TARGET, TOKEN, TOKEN_URL, requests_of, sample_error
 
 
 @pytest.fixture
@@ -33,9 +33,9 @@ class Office:
     def __init__(self, session: ClientSession, clock: TurnedClock, **kept: Any) -> None:
         self.clock = clock
         self.sign_ins = SignIns(clock, **kept)
-        self.heard = Heard()
+        self.telemetry = RecordedTelemetry()
         self._make: Callable[..., Client] = lambda **given: make_client(
-            session, clock, self.heard, sign_ins=self.sign_ins, **given
+            session, clock, self.telemetry, sign_ins=self.sign_ins, **given
         )
 
     def client(self, number: int = 0, **given: Any) -> Client:
@@ -49,7 +49,7 @@ def office(session: ClientSession, clock: TurnedClock) -> Office:
 
 def signed_in(answers: aioresponses) -> list[str]:
     """Whose JWT was presented, in order."""
-    return [sent["data"]["assertion"] for _, sent in asked(answers, "POST", "/token")]
+    return [sent["data"]["assertion"] for _, sent in requests_of(answers, "POST", "/token")]
 
 
 async def over(tasks: list[asyncio.Task[Any]]) -> int:
@@ -219,7 +219,7 @@ async def test_who_waits_when_the_trouble_comes_waits_no_longer(
 async def test_a_wrong_credential_is_no_trouble_of_the_others(
     office: Office, answers: aioresponses, clock: TurnedClock
 ) -> None:
-    """A refused JWT keeps no one else from signing in."""
+    """A refused JWT does not keep other credentials from signing in."""
     answers.post(TOKEN_URL, status=400, payload=sample_error("400-token-expired-OAU-210"))
     answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
     results = await asyncio.gather(*[office.client(n).identify() for n in range(3)], return_exceptions=True)
@@ -230,7 +230,7 @@ async def test_a_wrong_credential_is_no_trouble_of_the_others(
 async def test_a_credential_that_always_gets_500_takes_few_places_from_the_others(
     office: Office, answers: aioresponses, clock: TurnedClock, bad: int
 ) -> None:
-    """The first 500 may be the endpoint's own; after it the others go first, and then it is asked ever less often."""
+    """The first 500 may be the endpoint's own; after it the others go first, and then it gets ever fewer requests."""
     signed_in_at: dict[int, float] = {}
 
     async def answer(_: object, **sent: Any) -> CallbackResult:
@@ -470,7 +470,7 @@ def kept_under(key: str) -> bytes:
     ],
 )
 async def test_a_spoiled_file_is_made_anew(restarts: Restarts, answers: aioresponses, content: bytes) -> None:
-    """All sources sign in; that it was not readable is said where it says nothing at all."""
+    """All sources sign in; a file without any content that can be used is reported as unreadable."""
     answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
     application = digest_of(SERVER, "client-id").encode()
     restarts.path.write_bytes(content.replace(b"%(application)s", application))
@@ -484,7 +484,7 @@ async def test_a_spoiled_file_is_made_anew(restarts: Restarts, answers: aiorespo
 async def test_a_disk_that_refuses_is_told_once_and_stops_nothing(
     restarts: Restarts, answers: aioresponses, clock: TurnedClock
 ) -> None:
-    """The file cannot be written: place, cause and next step are told; when it can be, it is."""
+    """The file cannot be written: place, cause and next step are reported; once it can be, it is."""
     answers.post(TOKEN_URL, payload=TOKEN, repeat=True)
     blocked = restarts.path.with_name(f"{FILE}.new")
     blocked.mkdir()

@@ -1,4 +1,4 @@
-"""The tables of the platform's words: every word of the API's lists has its row, any other does no harm."""
+"""The tables of the platform's words: every word of the API's lists has its row, others are only counted."""
 
 import json
 from typing import Any
@@ -95,7 +95,7 @@ def test_every_word_of_the_lists_is_known(field: str, name: str) -> None:
 
 
 def test_every_result_has_its_disposition() -> None:
-    """Contract 4's table, whole: no result is without a row, none has two."""
+    """The whole table: no result is without a row, none has two."""
     listed = {word: kind for kind, words in EXPECTED.items() for word in words}
     assert set(listed) == set(ENUMS["CallResultEnum"])
     assert sum(map(len, EXPECTED.values())) == len(listed)
@@ -104,7 +104,7 @@ def test_every_result_has_its_disposition() -> None:
 
 
 def test_every_result_off_the_list_is_known() -> None:
-    """Words that were seen in replies or have left the list are counted by no one, and have their row."""
+    """Words that were seen in replies or have left the list are not counted, and have their row."""
     assert {kind.value: words for kind, words in RESULTS_OFF_LIST.items()} == OFF_LIST
     for kind, words in OFF_LIST.items():
         assert {DISPOSITIONS[word.lower()] for word in words} == {Disposition(kind)}
