@@ -107,13 +107,13 @@ class Patient:
 
     def __init__(self) -> None:
         self.last_step = 0.0
-        self.status = "sources 1,\npolls 2"
+        self.text = "sources 1,\npolls 2"
 
     def stepped_at(self) -> float:
         return self.last_step
 
     def status(self) -> str:
-        return self.status
+        return self.text
 
 
 async def test_a_scheduler_that_stopped_starves_the_watchdog(tmp_path: Path) -> None:
