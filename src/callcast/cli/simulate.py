@@ -94,7 +94,11 @@ def _fault_problem(message: str) -> str:
         return f"unknown key {match[1]!r}{_suggestion(match[1], Fault.__struct_fields__)}"
     if message.startswith("Object missing required field"):
         return f'the kind is missing: add "kind":"status", or another of {", ".join(get_args(Kind))}'
+    if message.startswith("status: "):
+        return message
     key = re.search(r"\$\.(\w+)", message)
+    if bound := re.match(r"Expected `\w+` (>=?|<=?) (\S+)", message):
+        return f"{key[1] if key else 'the fault'}: expected a number {bound[1]} {float(bound[2]):g}"
     expected = [_TYPES[one] for one in re.findall(r"\w+", message.partition(",")[0]) if one in _TYPES]
     return f"{key[1] if key else 'the fault'}: expected {' or '.join(expected)}"
 

@@ -7,7 +7,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from callcast.simulator.answers import json_answer
-from callcast.simulator.clock import SimulatedClock
+from callcast.simulator.clock import SimulatedClock, Turned
 from callcast.simulator.faults import Fault
 from callcast.simulator.limits import Limits
 from callcast.simulator.script import Call, ScenarioError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Turn(Struct, frozen=True, forbid_unknown_fields=True):
-    turn_s: float
+    turn_s: Turned
 
 
 class Admin:

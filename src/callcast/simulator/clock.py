@@ -4,7 +4,13 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from msgspec import Meta
+
+# Those that a scenario, a fault or the control interface gives. Far longer times would leave the calendar.
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+Turned = Annotated[float, Meta(ge=-1e9, le=1e9)]
 
 
 class Time(Protocol):

@@ -8,15 +8,15 @@ from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from itertools import count
 from random import Random
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from weakref import WeakSet
 
 import msgspec
 from aiohttp import web
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from callcast.simulator.answers import api_refusal, json_answer
-from callcast.simulator.clock import http_date
+from callcast.simulator.clock import Seconds, http_date
 
 Kind = Literal[
     "status",
@@ -79,19 +79,23 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     kind: Kind
     path: str = "*"
-    count: int = 0
-    skip: int = 0
-    from_s: float = 0
-    for_s: float | None = None
-    status: int = 500
+    count: Annotated[int, Meta(ge=0)] = 0
+    skip: Annotated[int, Meta(ge=0)] = 0
+    from_s: Seconds = 0
+    for_s: Seconds | None = None
+    status: Annotated[int, Meta(ge=0, le=4999)] = 500
     code: str | None = None
     headers: bool = True
     retry_after: int | str | None = None
     location: str = "/elsewhere"
-    delay_s: float = 5
-    delay_most_s: float | None = None
-    size_mb: int = 40
-    p: float = 1
+    delay_s: Seconds = 5
+    delay_most_s: Seconds | None = None
+    size_mb: Annotated[int, Meta(ge=0, le=1024)] = 40
+    p: Annotated[float, Meta(ge=0, le=1)] = 1
+
+    def __post_init__(self) -> None:
+        if self.kind == "status" and not 200 <= self.status <= 599:
+            raise ValueError("status: expected a number from 200 to 599")
 
 
 class _Armed(Struct, kw_only=True):

@@ -6,24 +6,26 @@ Tokens (group `auth`) are counted per app. Numbers and headers are the documente
 
 from collections import deque
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from callcast.simulator.answers import api_refusal
+from callcast.simulator.clock import Seconds
 
+Count = Annotated[int, Meta(ge=0)]
 Group = Literal["light", "medium", "heavy", "auth"]
 
 
 class Limits(Struct, frozen=True, kw_only=True):
     """Requests per window of each group. `forbid_twins`: the same request twice at once is CMN-304."""
 
-    light: int = 50
-    medium: int = 40
-    heavy: int = 10
-    auth: int = 5
-    window_s: float = 60
-    penalty_s: float = 60
+    light: Count = 50
+    medium: Count = 40
+    heavy: Count = 10
+    auth: Count = 5
+    window_s: Seconds = 60
+    penalty_s: Seconds = 60
     headers: bool = True
     forbid_twins: bool = True
 

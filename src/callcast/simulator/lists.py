@@ -94,7 +94,10 @@ def in_log(records: Iterable[Record], query: MultiMapping[str], now: datetime) -
             raise api_refusal(400, "CLG-110", "Parameter [sessionId] is not allowed for usage along with other filters")
         return [record for record in records if record["sessionId"] == query["sessionId"]]
     date_to = moment(query, "dateTo") or now + timedelta(seconds=1)
-    date_from = moment(query, "dateFrom") or date_to - LOG_SPAN
+    try:
+        date_from = moment(query, "dateFrom") or date_to - LOG_SPAN
+    except OverflowError:  # in the year 1
+        raise invalid_parameter("dateTo", query["dateTo"]) from None
     session = query.get("telephonySessionId")
     return [
         record

@@ -11,12 +11,13 @@ talks_s = 30                   # without it: not answered
 ends = "missed"                # of an unanswered one; the words of `calls.ENDINGS`
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from callcast.simulator.calls import CallQueue, Extension
+from callcast.simulator.clock import Seconds
 from callcast.simulator.faults import Fault
 
 Kind = Literal["inbound", "queue", "outbound", "internal", "ringout", "conference"]
@@ -30,8 +31,8 @@ class Handover(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A blind transfer: the session goes on at another phone."""
 
     to: str
-    rings_s: float = 4
-    talks_s: float | None = None
+    rings_s: Seconds = 4
+    talks_s: Seconds | None = None
     ends: str | None = None
 
 
@@ -47,7 +48,7 @@ class Call(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     its ended record reads Outbound towards the caller. holds_s: from-to pairs after the answer in which it is on hold.
     """
 
-    at_s: float = 0
+    at_s: Seconds = 0
     kind: Kind
     extension: str = ""
     to: str | None = None
@@ -55,21 +56,21 @@ class Call(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str | None = None
     location: str | None = None
     queue: str | None = None
-    offers: tuple[tuple[str, ...], ...] = ()
-    waits_s: float = 2
-    rings_s: float = 5
-    answers_after_s: float = 3
-    talks_s: float | None = None
-    records_s: float = 0
+    offers: tuple[Annotated[tuple[str, ...], Meta(min_length=1)], ...] = ()
+    waits_s: Seconds = 2
+    rings_s: Seconds = 5
+    answers_after_s: Seconds = 3
+    talks_s: Seconds | None = None
+    records_s: Seconds = 0
     ends: str | None = None
     transfer: Handover | None = None
     id_changes: bool = False
-    hidden_s: tuple[tuple[float, float], ...] = ()
+    hidden_s: tuple[tuple[Seconds, Seconds], ...] = ()
     marks_answer: bool = True
     provisional: bool = False
-    rewritten: tuple[float, str] | None = None
+    rewritten: tuple[Seconds, str] | None = None
     in_browser: bool = False
-    holds_s: tuple[tuple[float, float], ...] = ()
+    holds_s: tuple[tuple[Seconds, Seconds], ...] = ()
 
 
 class Account(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,10 +90,10 @@ class Account(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Chance(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Random calls: from `from_s` on, `calls_per_minute` over the whole account; talks_s is a mean."""
 
-    calls_per_minute: float
-    from_s: float = 0
-    talks_s: float = 40
-    rings_s: float = 6
+    calls_per_minute: Annotated[float, Meta(gt=0)]
+    from_s: Seconds = 0
+    talks_s: Seconds = 40
+    rings_s: Seconds = 6
 
 
 class Script(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

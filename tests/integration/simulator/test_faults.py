@@ -128,6 +128,28 @@ async def test_a_fault_strikes_when_it_should(clock: SimulatedClock) -> None:
         assert seen == [200, 200, 503, 503, 200]
 
 
+@pytest.mark.parametrize(
+    ("door", "given"),
+    [
+        ("faults", {"kind": "status", "from_s": 1e99}),
+        ("faults", {"kind": "status", "for_s": -1}),
+        ("faults", {"kind": "status", "status": 4400}),
+        ("clock", {"turn_s": 1e99}),
+        ("calls", {"kind": "inbound", "extension": "101", "talks_s": 1e99}),
+        ("calls", {"kind": "queue", "offers": [[]]}),
+    ],
+)
+async def test_what_cannot_be_simulated_is_refused(clock: SimulatedClock, door: str, given: dict[str, object]) -> None:
+    """And the platform goes on."""
+    async with calling(Platform(office(START), clock=clock)) as caller:
+        url = f"{caller.url}/simulator/{door}"
+        async with caller.http.post(url, json=given) as response:
+            assert response.status == 400
+        assert (await caller.get(LIST)).status == 200
+        answer = await caller.get("/restapi/v1.0/account/~/call-log", dateTo="0001-01-01")
+        assert (answer.status, answer.code) == (400, "CMN-101")
+
+
 async def test_the_door_for_faults_requests_truth_and_clock(clock: SimulatedClock) -> None:
     """A program in another language orders faults, places calls, reads the log and the truth, and turns the clock."""
     async with calling(Platform(office(START), clock=clock)) as caller:

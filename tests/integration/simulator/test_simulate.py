@@ -83,6 +83,8 @@ def parsed(*arguments: str) -> argparse.Namespace:
         ),
         (("--fault", '{"kind":"slow","delay":1}'), 2, "unknown key 'delay': did you mean 'delay_s'?"),
         (("--fault", '{"kind":"slow","delay_s":"1"}'), 2, "delay_s: expected a number"),
+        (("--fault", '{"kind":"slow","delay_s":1e99}'), 2, "delay_s: expected a number <= 1e+09"),
+        (("--fault", '{"kind":"status","status":0}'), 2, "status: expected a number from 200 to 599"),
         (("--fault", "slow"), 2, """--fault slow: is not JSON: write it as '{"kind":"reset"}'"""),
         (("--fault", "[]"), 2, "--fault []: the fault: expected a JSON object"),
         (("--host", "192.0.2.1"), 69, "cannot listen on 192.0.2.1 port 8078: "),
