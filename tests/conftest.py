@@ -6,6 +6,8 @@ import os
 import signal
 import tempfile
 
+import pytest
+import structlog
 from hypothesis import settings
 
 from tests.effort import tries
@@ -19,3 +21,9 @@ os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="callcast-tests-")
 # A shell starts background jobs with SIGINT ignored, and child processes inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _default_logging() -> None:
+    """A service that an earlier test ran in this process has set its log level."""
+    structlog.reset_defaults()

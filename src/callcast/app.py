@@ -24,7 +24,7 @@ from callcast.observability import fatal, logs
 from callcast.observability import standard_streams as stdio
 from callcast.observability.metrics import Metrics
 from callcast.observability.outbox_health import OutboxHealth
-from callcast.observability.systemd import Heartbeat, Supervisor
+from callcast.observability.systemd import SystemdNotifier
 from callcast.outbox.opening import open_outbox
 from callcast.polling.sources import Sources
 from callcast.ports.outbox import OutboxRefused
@@ -82,11 +82,8 @@ async def run(
     """
     logs.configure(settings.service.log_level, settings.service.log_format)
     fatal.watch(asyncio.get_running_loop())
-    try:
-        with logs.stderr_redirected():
-            return await _run(settings, read_config, Signals(stop or asyncio.Event()), started)
-    finally:
-        logs.flush()
+    with logs.stderr_redirected():
+        return await _run(settings, read_config, Signals(stop or asyncio.Event()), started)
 
 
 async def _run(
@@ -109,7 +106,7 @@ async def _run(
             return _cannot_start(log, "outbox", str(error))
         outbox_health = OutboxHealth(clock, log)
         live_calls = InMemoryLiveCalls(clock, zone(service.timezone), service.sla_seconds)
-        metrics = Metrics(live_calls, clock, __version__, lines_dropped=logs.lines_dropped)
+        metrics = Metrics(live_calls, clock, __version__)
         session = await stack.enter_async_context(
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), connector=aiohttp.TCPConnector(limit=0))
         )
@@ -137,11 +134,11 @@ async def _run(
             return _cannot_start(log, "http", f"service.http_listen = {service.http_listen!r}: {_cause(error)}")
         tasks = await stack.enter_async_context(fatal.Tasks())
         if await _started(running, tasks, signals.stop):
-            heartbeat = Heartbeat(Supervisor.of(os.environ), running, clock)
-            beating = tasks.create_task(heartbeat.run())
+            systemd = SystemdNotifier(os.environ, running, clock)
+            beating = tasks.create_task(systemd.run())
 
             async def reload() -> None:
-                with heartbeat.reloading():
+                with systemd.reloading():
                     await running.reload()
 
             signals.reload_by(lambda: tasks.create_task(reload()))
@@ -150,7 +147,7 @@ async def _run(
                 started(running.web_server.url)
             await signals.stop.wait()
             beating.cancel()
-            heartbeat.stopping()
+            systemd.stopping()
         log.info("stop_requested")
         await running.stop()
     log.info("service_stopped")

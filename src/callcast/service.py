@@ -93,12 +93,11 @@ class Service:
         self._tasks: asyncio.TaskGroup
         self._source_tasks: TaskSupervisor[SourceSettings]
         self._sink_tasks: TaskSupervisor[Subscriber]
-        metrics.watch_service(
-            ready=lambda: not self.reasons(),
-            outbox_writable=lambda: self._started.is_set() and outbox_health.failure is None,
-            outbox_resets=lambda: outbox.resets,
-            clock_skews=sources.skews,
-        )
+        metrics.ready = lambda: not self.reasons()
+        metrics.outbox_writable = lambda: self._started.is_set() and outbox_health.failure is None
+        metrics.outbox_resets = lambda: outbox.resets
+        metrics.clock_skews = sources.skews
+        metrics.lines_dropped = logs.lines_dropped
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         self._tasks = tasks

@@ -65,42 +65,39 @@ class SignatureChecker:
             )
         event_id, stamp, signatures = (headers[name] for name in HEADERS)
         if not re.fullmatch(r"[0-9]{1,12}", stamp):
-            return SignatureCheck("bad_header", f"webhook-timestamp is no number of seconds: {stamp[:40]!r}")
+            return SignatureCheck("bad_header", f"webhook-timestamp is not a number of seconds: {stamp[:40]!r}")
         given = [word.removeprefix("v1,") for word in signatures.split() if word.startswith("v1,")]
         if not given:
-            return SignatureCheck("bad_header", "webhook-signature has nothing that begins with v1,")
+            return SignatureCheck("bad_header", "webhook-signature has no part that begins with v1,")
         if not self._keys:
-            return SignatureCheck("unchecked", "signed, but no --secret to check it with")
+            return SignatureCheck("unchecked", "signed, but there is no --secret to check it with")
         return self._compare(f"{event_id}.{stamp}.".encode(), body, given, now - int(stamp))
 
     def _compare(self, head: bytes, body: bytes, given: Sequence[str], age_s: float) -> SignatureCheck:
-        if _fits(self._keys, head + body, given):
+        if _matches(self._keys, head + body, given):
             self._matched_before = True
             return _in_time(age_s)
         for how, written in _rewritten(body):
-            if _fits(self._keys, head + written, given):
+            if _matches(self._keys, head + written, given):
                 return SignatureCheck("body", f"the body was changed on the way: what was signed {how}")
         texts = [text.encode() for secret in self._secrets for text in (secret, secret.removeprefix("whsec_"))]
-        if _fits(texts, head + body, given):
+        if _matches(texts, head + body, given):
             return SignatureCheck(
                 "secret_as_text", "signed with the secret's text; the key is the base64 after whsec_, decoded"
             )
         if self._matched_before:
             return SignatureCheck(
-                "body", "the secrets fitted other requests: body, id or timestamp were changed on the way"
+                "body", "the secrets matched other requests, so body, id or timestamp were changed on the way"
             )
         if (body_id := _own_id(body)) and body_id != head.decode().rpartition(".")[0].rpartition(".")[0]:
             return SignatureCheck(
                 "body", f"webhook-id is not the id in the body ({body_id}): one of them was changed on the way"
             )
-        count = "the secret" if len(self._keys) == 1 else f"none of the {len(self._keys)} secrets"
-        verb = "did not make" if len(self._keys) == 1 else "made"
-        return SignatureCheck(
-            "secret", f"{count} {verb} this signature: most likely another secret, else a changed body"
-        )
+        secrets = "the secret" if len(self._keys) == 1 else f"any of the {len(self._keys)} secrets"
+        return SignatureCheck("secret", f"not signed with {secrets}: use the sender's secret, or the body was changed")
 
 
-def _fits(keys: Iterable[bytes], signed: bytes, given: Sequence[str]) -> bool:
+def _matches(keys: Iterable[bytes], signed: bytes, given: Sequence[str]) -> bool:
     wanted = [signature(key, signed).encode() for key in keys]
     return any(hmac.compare_digest(one, text.encode()) for one in wanted for text in given)
 

@@ -23,7 +23,7 @@ from callcast.observability.log_writer import LogWriter
 
 FLOOD_S = 60.0
 ALIKE_MAX = 5  # lines per minute that differ only in the extension
-FACTS_MAX = 1000
+KINDS_MAX = 1000
 FLUSH_S = 2.0  # how long the end of the process waits for buffered lines
 STANDARD_ERROR = 2
 PRINTED_MAX = 8192  # characters without a line break
@@ -43,14 +43,14 @@ def configure(level: str, style: Literal["auto", "console", "json"]) -> None:
     """
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
     renderer = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    _Logger.min_level = LEVELS[level]
     _steps[:] = [
-        Threshold(level),
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _flood,
         structlog.processors.format_exc_info,
         mask_numbers,
-        in_order,
+        order_keys,
         renderer,
     ]
     structlog.configure(
@@ -108,8 +108,8 @@ class _FromLibraries(logging.Handler):
     """Passes log records of libraries on, with tracebacks."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say = getattr(bound(), record.levelname.lower(), bound().error)
-        say(LIBRARY, reason=record.name, detail=record.getMessage(), exc_info=record.exc_info or None)
+        log = getattr(bound(), record.levelname.lower(), bound().error)
+        log(LIBRARY, reason=record.name, detail=record.getMessage(), exc_info=record.exc_info or None)
 
 
 class _Printed(io.TextIOBase):
@@ -146,37 +146,24 @@ def _masked(value: Any) -> Any:
     return value
 
 
-def in_order(_logger: Any, _method: str, line: Line) -> Line:
+def order_keys(_logger: Any, _method: str, line: Line) -> Line:
     """Put timestamp, level and event first."""
     first = ("timestamp", "level", "event")
     return {key: line[key] for key in first if key in line} | {k: v for k, v in line.items() if k not in first}
 
 
-class Threshold:
-    """Drops lines below `level`."""
-
-    def __init__(self, level: str) -> None:
-        self._min_level = LEVELS[level]
-
-    def __call__(self, _logger: Any, method: str, line: Line) -> Line:
-        if not self.passes(method):
-            raise structlog.DropEvent
-        return line
-
-    def passes(self, method: str) -> bool:
-        return LEVELS.get(method, LEVELS["error"]) >= self._min_level
-
-
 class _Logger(structlog.make_filtering_bound_logger(LEVELS["debug"])):  # type: ignore[misc]
-    """Skips debug lines early if they would be dropped, because some are logged at every poll."""
+    """Skips lines below `min_level` of all loggers, also of those that exist already when a reload changes it."""
 
-    def debug(self, event: str, *args: Any, **facts: Any) -> Any:
-        first = _steps[0]  # another processor while a test captures lines
-        skip = isinstance(first, Threshold) and not first.passes("debug")
-        return None if skip else super().debug(event, *args, **facts)
+    min_level = LEVELS["debug"]
+
+    def _proxy_to_logger(self, method: str, event: str | None = None, *args: Any, **facts: Any) -> Any:
+        if LEVELS.get(method, LEVELS["error"]) >= _Logger.min_level:
+            return super()._proxy_to_logger(method, event, *args, **facts)
+        return None
 
 
-class _Fact:
+class _LineKind:
     """When one kind of line was last logged for each extension, and how many were held back."""
 
     def __init__(self) -> None:
@@ -197,33 +184,33 @@ class Flood:
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
-        self._facts: dict[tuple[object, ...], _Fact] = {}
+        self._kinds: dict[tuple[object, ...], _LineKind] = {}
 
     def __call__(self, _logger: Any, method: str, line: Line) -> Line:
         if method not in ("warning", "error") or line.get("event") in NEVER_HELD_BACK:
             return line
         keys = ("event", "source", "sink", "reason", *(["detail"] if line.get("event") == LIBRARY else []))
-        fact = self._fact(tuple(line.get(key) for key in keys))
-        if not fact.may_log(line.get("extension"), self._monotonic()):
+        kind = self._kind(tuple(line.get(key) for key in keys))
+        if not kind.may_log(line.get("extension"), self._monotonic()):
             raise structlog.DropEvent
-        if fact.held_back:
-            line["held_back"], fact.held_back = fact.held_back, 0
+        if kind.held_back:
+            line["held_back"], kind.held_back = kind.held_back, 0
         return line
 
-    def _fact(self, key: tuple[object, ...]) -> _Fact:
-        fact = self._facts.pop(key) if key in self._facts else _Fact()
-        self._facts[key] = fact  # least recently logged first
-        while len(self._facts) > FACTS_MAX:
-            del self._facts[next(iter(self._facts))]
-        return fact
+    def _kind(self, key: tuple[object, ...]) -> _LineKind:
+        kind = self._kinds.pop(key) if key in self._kinds else _LineKind()
+        self._kinds[key] = kind  # least recently logged first
+        if len(self._kinds) > KINDS_MAX:
+            del self._kinds[next(iter(self._kinds))]
+        return kind
 
 
 def _dropped(count: int) -> str:
     """The line that reports dropped lines; made without the logger, because it runs in the writer's thread."""
     line: Line = {"event": "log_lines_dropped", "count": count, "detail": "standard error could not be written"}
-    for step in _steps[1:3]:
+    for step in _steps[:2]:  # level and time
         line = step(None, "warning", line)
-    return str(_steps[-1](None, "warning", in_order(None, "warning", line)))
+    return str(_steps[-1](None, "warning", order_keys(None, "warning", line)))
 
 
 _flood = Flood()

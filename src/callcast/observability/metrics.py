@@ -252,22 +252,24 @@ class _Series(dict[str | tuple[str, ...], Any]):
 class Metrics(Collector):
     """The metrics of one service. As a collector it computes those of `COMPUTED`.
 
-    lines_dropped: returns the number of log lines that could not be written.
+    Each scrape calls the functions `ready`, `outbox_writable`, `outbox_resets`, `clock_skews` (by source) and
+    `lines_dropped` (log lines that could not be written), which the service sets.
     """
 
-    def __init__(
-        self, live_calls: LiveCalls, clock: Clock, version: str, *, lines_dropped: Callable[[], int] = lambda: 0
-    ) -> None:
+    def __init__(self, live_calls: LiveCalls, clock: Clock, version: str) -> None:
+        self.ready: Callable[[], bool] = lambda: False
+        self.outbox_writable: Callable[[], bool] = lambda: False
+        self.outbox_resets: Callable[[], int] = lambda: 0
+        self.clock_skews: Callable[[], Mapping[str, float]] = dict
+        self.lines_dropped: Callable[[], int] = lambda: 0
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._live_calls = live_calls
         self._clock = clock
-        self._lines_dropped = lines_dropped
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._series = _Series(self._registry)
         self._sinks: dict[str, None] = {}
         self._stats: Stats | None = None
-        self._service: _Service | None = None
         self._registry.register(self)
         self._series.create()
         self._series["build_info", version, platform.python_version()].set(1)
@@ -393,17 +395,6 @@ class Metrics(Collector):
 
     # The service
 
-    def watch_service(
-        self,
-        *,
-        ready: Callable[[], bool],
-        outbox_writable: Callable[[], bool],
-        outbox_resets: Callable[[], int],
-        clock_skews: Callable[[], Mapping[str, float]],
-    ) -> None:
-        """Set the functions that each scrape calls; before that, `callcast_ready` is 0."""
-        self._service = _Service(ready, outbox_writable, outbox_resets, clock_skews)
-
     def config_reloaded(self, successful: bool) -> None:
         self._series["config_last_reload_successful"].set(successful)
         if successful:
@@ -429,8 +420,7 @@ class Metrics(Collector):
             for sink, one in stats.items()
             if one.oldest_recorded_at
         }
-        service = self._service or _Service(lambda: False, lambda: False, lambda: 0, dict)
-        skews = service.clock_skews()
+        skews = self.clock_skews()
         return {
             "calls_active": self._calls_active(sources),
             "poll_staleness_seconds": [({"source": one}, self._live_calls.staleness_s(one)) for one in sources],
@@ -438,11 +428,11 @@ class Metrics(Collector):
             "outbox_oldest_event_age_seconds": [({"sink": sink}, ages.get(sink, 0)) for sink in sinks],
             "dead_letters": [({"sink": sink}, stats[sink].dead if sink in stats else 0) for sink in sinks],
             "outbox_bytes": [({}, self._stats.bytes_used if self._stats else 0)],
-            "ready": [({}, service.ready())],
-            "outbox_writable": [({}, service.outbox_writable())],
-            "outbox_resets": [({}, service.outbox_resets())],
+            "ready": [({}, self.ready())],
+            "outbox_writable": [({}, self.outbox_writable())],
+            "outbox_resets": [({}, self.outbox_resets())],
             "clock_skew_seconds": [({"source": source}, skews.get(source, 0.0)) for source in sources],
-            "log_lines_dropped": [({}, self._lines_dropped())],
+            "log_lines_dropped": [({}, self.lines_dropped())],
         }
 
     def _calls_active(self, sources: Sequence[str]) -> Values:
@@ -458,15 +448,6 @@ class Metrics(Collector):
                     groups[key] += count
             for (extension, state, direction), count in groups.items():
                 yield {"source": source, "extension": extension, "state": state, "direction": direction}, count
-
-
-class _Service(NamedTuple):
-    """Functions of the service that each scrape calls."""
-
-    ready: Callable[[], bool]
-    outbox_writable: Callable[[], bool]
-    outbox_resets: Callable[[], int]
-    clock_skews: Callable[[], Mapping[str, float]]
 
 
 def _detection_s(event: CallEvent) -> float | None:

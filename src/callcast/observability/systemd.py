@@ -9,7 +9,6 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Protocol
 
 from callcast.ports.clock import Clock
@@ -30,76 +29,55 @@ class ServiceStatus(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Supervisor:
-    """The notification socket of systemd and its watchdog interval; `watchdog_s` is None without a watchdog."""
+class SystemdNotifier:
+    """Sends notifications as the environment asks for them. Run `run` once the service is ready."""
 
-    address: str = ""
-    watchdog_s: float | None = None
-
-    @classmethod
-    def of(cls, environ: Mapping[str, str]) -> "Supervisor":
-        address = environ.get("NOTIFY_SOCKET", "")
-        if not address.startswith(("/", "@")):
-            return cls()
-        usec = environ.get("WATCHDOG_USEC", "")
-        ours = environ.get("WATCHDOG_PID") in (None, str(os.getpid()))
-        return cls(address, int(usec) / 1e6 if ours and usec.isdigit() and int(usec) else None)
-
-    @property
-    def beat_s(self) -> float:
-        """At most a third of the watchdog interval, so that one lost message causes no restart."""
-        return min(BEAT_S, self.watchdog_s / 3) if self.watchdog_s else BEAT_S
-
-    def notify(self, *lines: str) -> bool:
-        """Send the lines; returns whether systemd got them. Never blocks, even if the socket is full."""
-        if not self.address:
-            return False
-        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
-            name = self.address
-            sender.sendto("\n".join(lines).encode(), b"\0" + name[1:].encode() if name.startswith("@") else name)
-            return True
-        return False
-
-
-class Heartbeat:
-    """Sends heartbeats. Run `run` once the service is ready."""
-
-    def __init__(self, supervisor: Supervisor, status: ServiceStatus, clock: Clock) -> None:
-        self._supervisor = supervisor
+    def __init__(self, environ: Mapping[str, str], status: ServiceStatus, clock: Clock) -> None:
         self._status = status
         self._clock = clock
+        address = environ.get("NOTIFY_SOCKET", "")
+        self.address = "\0" + address[1:] if address.startswith("@") else address if address.startswith("/") else ""
+        usec = environ.get("WATCHDOG_USEC", "")
+        is_ours = environ.get("WATCHDOG_PID") in (None, str(os.getpid()))
+        self.watchdog_s = int(usec) / 1e6 if self.address and is_ours and usec.isdigit() and int(usec) else None
+        # At most a third of the watchdog interval, so that one lost message causes no restart.
+        self.beat_s = min(BEAT_S, self.watchdog_s / 3) if self.watchdog_s else BEAT_S
 
     async def run(self) -> None:
         """Send READY=1 until it arrives, and the status and the watchdog message, until cancelled."""
-        if not self._supervisor.address:
+        if not self.address:
             return
         ready = False
         while True:
-            lines = [] if ready else ["READY=1"]
-            sent = self._supervisor.notify(*lines, f"STATUS={_one_line(self._status.status())}", *self._watchdog())
+            sent = self._notify(*([] if ready else ["READY=1"]), self._status_line(), *self._watchdog())
             ready = ready or sent
-            await self._clock.sleep(self._supervisor.beat_s)
-
-    def _watchdog(self) -> list[str]:
-        """WATCHDOG=1, unless a scheduler is stuck: then systemd restarts the service."""
-        watchdog_s = self._supervisor.watchdog_s
-        if watchdog_s is None or self._clock.monotonic() - self._status.stepped_at() > watchdog_s:
-            return []
-        return ["WATCHDOG=1"]
+            await self._clock.sleep(self.beat_s)
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
         usec = int(time.monotonic() * 1e6)  # CLOCK_MONOTONIC, as sd_notify(3) requires
-        self._supervisor.notify("RELOADING=1", f"MONOTONIC_USEC={usec}", "STATUS=reloading the configuration")
+        self._notify("RELOADING=1", f"MONOTONIC_USEC={usec}", "STATUS=reloading the configuration")
         try:
             yield
         finally:
-            self._supervisor.notify("READY=1", f"STATUS={_one_line(self._status.status())}")
+            self._notify("READY=1", self._status_line())
 
     def stopping(self) -> None:
-        self._supervisor.notify("STOPPING=1", "STATUS=finishing deliveries in flight")
+        self._notify("STOPPING=1", "STATUS=finishing deliveries in flight")
 
+    def _notify(self, *lines: str) -> bool:
+        """Send the lines; returns whether systemd got them. Never blocks, even if the socket is full."""
+        if not self.address:
+            return False
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
+            sender.sendto("\n".join(lines).encode(), self.address)
+            return True
+        return False
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:STATUS_CHARS_MAX]
+    def _watchdog(self) -> list[str]:
+        """WATCHDOG=1, unless a scheduler is stuck: then systemd restarts the service."""
+        is_stuck = self.watchdog_s and self._clock.monotonic() - self._status.stepped_at() > self.watchdog_s
+        return ["WATCHDOG=1"] if self.watchdog_s and not is_stuck else []
+
+    def _status_line(self) -> str:
+        return f"STATUS={' '.join(self._status.status().split())[:STATUS_CHARS_MAX]}"

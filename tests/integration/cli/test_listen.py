@@ -121,7 +121,7 @@ async def test_it_prints_what_comes_and_answers() -> None:
         await listen.wrote("signature ok")
         assert '"number": "+16504306662"' in listen.out
         assert await post(url, signed(secret=OTHER)) == 401
-        await listen.wrote("body: the secrets fitted other requests")
+        await listen.wrote("body: the secrets matched other requests")
         await listen.wrote("duplicate: received 2 times")
         assert await listen.stop() == 0
         assert "Traceback" not in listen.err
