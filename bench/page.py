@@ -18,7 +18,7 @@ from playwright.async_api import Browser, CDPSession
 
 from callcast.calls.model import Call
 from tests.browser import chromium
-from tests.integration.web.http_side import Room, room
+from tests.integration.web.http_side import Harness, harness
 
 SCREENS: Mapping[str, tuple[str, int, int]] = {
     "computer": ("/", 1440, 900),
@@ -37,7 +37,7 @@ COUNT_FRAMES = """() => {
 }"""
 
 
-async def change(here: Room, calls: list[Call], each_s: int, seconds: float) -> None:
+async def change(here: Harness, calls: list[Call], each_s: int, seconds: float) -> None:
     """Rings are answered, talks end and ring anew: so many changes a second, in bursts as polls bring them."""
     turn = itertools.count()
     burst = max(1, round(each_s * BURST_S))
@@ -56,7 +56,7 @@ async def change(here: Room, calls: list[Call], each_s: int, seconds: float) -> 
 
 async def measure(browser: Browser, screen: str, extensions: int, each_s: int, seconds: float) -> None:
     path, width, height = SCREENS[screen]
-    async with room() as here:
+    async with harness() as here:
         here.watch("acme", [str(1000 + number) for number in range(extensions)])
         calls = [here.ring(str(1000 + number), f"s-{number}") for number in range(extensions)]
         context = await browser.new_context(viewport={"width": width, "height": height})

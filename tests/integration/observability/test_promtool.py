@@ -1,4 +1,4 @@
-"""The metrics as Prometheus' own linter reads them."""
+"""The metrics, checked by the linter of Prometheus."""
 
 import os
 import shutil
@@ -8,20 +8,20 @@ import pytest
 
 from callcast.calls.model import ChangeSet
 from tests.builders import call
-from tests.unit.observability.test_metrics import Comparison, comparison
+from tests.unit.observability.test_metrics import Setup, setup
 
-__all__ = ["comparison"]  # a fixture
+__all__ = ["setup"]  # a fixture
 
 
-def test_promtool_finds_nothing(comparison: Comparison) -> None:
-    """Prometheus' own linter has nothing to say about names, types and help texts."""
+def test_promtool_finds_nothing(setup: Setup) -> None:
+    """Neither in names nor in types nor in help texts."""
     promtool = shutil.which("promtool")
     if promtool is None:
         if os.environ.get("CI") == "true":
             pytest.fail("no promtool on this machine: install prometheus")
         pytest.skip("no promtool on this machine: install prometheus")
-    comparison.live_calls.apply(ChangeSet(calls=(call(),)))
+    setup.live_calls.apply(ChangeSet(calls=(call(),)))
     checked = subprocess.run(
-        [promtool, "check", "metrics"], input=comparison.metrics.exposition(), capture_output=True, check=False
+        [promtool, "check", "metrics"], input=setup.metrics.exposition(), capture_output=True, check=False
     )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")

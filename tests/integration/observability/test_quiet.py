@@ -1,4 +1,4 @@
-"""What the log says while all is well."""
+"""The log while everything works."""
 
 from pathlib import Path
 from typing import Any
@@ -8,14 +8,14 @@ import pytest
 from callcast.calls.model import CallObservation, Direction, Provider, State, Target
 from callcast.observability import logs
 from tests.integration.polling.test_poller import Bench
-from tests.unit.observability.test_logs import fresh_logs, log_lines, telemetry_of
+from tests.unit.observability.test_logs import fresh_logs, logged, telemetry_of
 
 __all__ = ["fresh_logs"]  # a fixture
 HOUR_S = 3600
 
 
 async def test_a_healthy_hour_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """An hour of polls, with a call every five minutes: nothing at info, and every event at debug."""
+    """An hour of polls, with a call every five minutes: nothing at info."""
     logs.configure("info", "json")
     bench = Bench(tmp_path)
     bench.upstream.spacing = 30.0
@@ -31,7 +31,7 @@ async def test_a_healthy_hour_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixt
     async with bench.polling():
         await bench.clock.turn(HOUR_S)
     assert telemetry.polls > 100
-    assert log_lines(capfd) == []
+    assert logged(capfd) == []
 
 
 def ringing(session: str, began: Any) -> CallObservation:

@@ -7,7 +7,7 @@ import pytest
 import uvloop
 
 from callcast.web import server
-from tests.integration.web.http_side import Room, room
+from tests.integration.web.http_side import Harness, harness
 
 # The service's own loop, whose transports are of other classes, and the one of the other tests.
 LOOP_FACTORIES = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -15,16 +15,16 @@ LIMIT_S = 30.0  # in which a closed connection is noticed on any machine
 
 
 @pytest.fixture
-async def here() -> AsyncIterator[Room]:
-    async with room(token="s3cret-and-long") as made:
+async def here() -> AsyncIterator[Harness]:
+    async with harness(token="s3cret-and-long") as made:
         yield made
 
 
-async def connect(made: Room) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connect(made: Harness) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     return await asyncio.open_connection("127.0.0.1", int(made.url.rpartition(":")[2]))
 
 
-async def answer(made: Room, request: bytes) -> bytes:
+async def answer(made: Harness, request: bytes) -> bytes:
     """The status line of what comes back."""
     reader, writer = await connect(made)
     writer.write(request)
@@ -60,14 +60,14 @@ def request(*lines: str, method: str = "GET", path: str = "/healthz") -> bytes:
     ],
     ids=["headers", "a header", "the path", "folded", "two lengths", "a length"],
 )
-async def test_too_much_or_too_odd_is_refused(here: Room, caplog: pytest.LogCaptureFixture, sent: bytes) -> None:
+async def test_too_much_or_too_odd_is_refused(here: Harness, caplog: pytest.LogCaptureFixture, sent: bytes) -> None:
     """400 for 200 headers, for a header of 20 kB and for ambiguous requests; none of them fills the log."""
     assert b" 200 " in await answer(here, request())
     assert b" 400 " in await answer(here, sent)
     assert caplog.text == ""
 
 
-async def test_a_token_in_a_broken_request_is_not_logged(here: Room, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_token_in_a_broken_request_is_not_logged(here: Harness, caplog: pytest.LogCaptureFixture) -> None:
     """aiohttp shows a header that it cannot read with the trace; a fault of ours in a handler still leaves one."""
     assert b" 400 " in await answer(here, request("Authorization: Bearer t0ken-canary\0"))
     assert "t0ken-canary" not in caplog.text
@@ -80,7 +80,7 @@ async def test_a_token_in_a_broken_request_is_not_logged(here: Room, caplog: pyt
     assert "a fault of ours" in caplog.text
 
 
-async def test_a_body_is_bounded_however_it_comes(here: Room) -> None:
+async def test_a_body_is_bounded_however_it_comes(here: Harness) -> None:
     """In chunks too, where no length says so beforehand."""
     here.server._access.token = ""
     chunk = b"8000\r\n" + b" " * 0x8000 + b"\r\n"
@@ -89,7 +89,7 @@ async def test_a_body_is_bounded_however_it_comes(here: Room) -> None:
     assert here.reloads == 0
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for(here: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_does_not_come_is_not_waited_for(here: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """408, and nothing was reloaded."""
     monkeypatch.setattr(server, "BODY_S", 0.05)
     here.server._access.token = ""
@@ -102,14 +102,14 @@ async def test_a_body_that_does_not_come_is_not_waited_for(here: Room, monkeypat
 async def test_an_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
     """Anyone who says nothing, drips a request, or says nothing more after one."""
     monkeypatch.setattr(server, "IDLE_S", 0.1)
-    async with room() as made:
+    async with harness() as made:
         reader, writer = await connect(made)
         writer.write(sent)
         assert await ended(reader)
         writer.close()
 
 
-async def test_connections_are_bounded_and_others_come_in_again(here: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_are_bounded_and_others_come_in_again(here: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """One too many is closed at once, and who is in stays; when one leaves, there is room."""
     monkeypatch.setattr(server, "CONNECTIONS_MAX", 3)
     inside = [await connect(here) for _ in range(3)]

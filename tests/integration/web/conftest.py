@@ -3,13 +3,13 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from tests.integration.web.http_side import Room, room
+from tests.integration.web.http_side import Harness, harness
 
 
 @pytest.fixture
-async def here() -> AsyncIterator[Room]:
+async def here() -> AsyncIterator[Harness]:
     """The HTTP server without live calls, with every target just polled."""
-    async with room(names={"101": "Reception"}) as made:
+    async with harness(names={"101": "Reception"}) as made:
         made.watch("acme", ["101", "102", "103"])
         yield made
 

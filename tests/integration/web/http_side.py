@@ -73,7 +73,7 @@ class Memory:
 
 
 @dataclass
-class Room:
+class Harness:
     """The parts behind the server under test. `reasons` and `faults` set what health and reload report."""
 
     clock: RealClock
@@ -107,23 +107,23 @@ class Room:
             if self.trouble is None:
                 self.live_calls.stored(target, at)
 
-    def publish(self, call: Call, event_type: str) -> CallEvent:
+    def record(self, call: Call, event_type: str) -> CallEvent:
         """Record an event and update the live calls, as the service does after each poll."""
-        published = event(call, event_type, self.clock.now())
-        self.memory.add(published)
-        self.live_calls.apply(ChangeSet(calls=(call,), events=(published,)))
+        recorded = event(call, event_type, self.clock.now())
+        self.memory.add(recorded)
+        self.live_calls.apply(ChangeSet(calls=(call,), events=(recorded,)))
         self.broadcaster.wake()
-        return published
+        return recorded
 
     def ring(self, extension_id: str, session_id: str = "s-1", **facts: Any) -> Call:
         call = ringing(extension_id, session_id, **{"started_at": self.clock.now(), **facts})
-        self.publish(call, "call.ringing")
+        self.record(call, "call.ringing")
         return call
 
     def answer(self, call: Call, **facts: Any) -> Call:
         facts = {"answered_at": self.clock.now(), **ANSWERED, **facts}
         answered = msgspec.structs.replace(call, sequence=call.sequence + 1, **facts)
-        self.publish(answered, "call.answered")
+        self.record(answered, "call.answered")
         return answered
 
     def end(self, call: Call, disposition: Disposition = Disposition.ANSWERED) -> Call:
@@ -134,7 +134,7 @@ class Room:
             disposition=disposition,
             ended_at=self.clock.now(),
         )
-        self.publish(ended, "call.ended")
+        self.record(ended, "call.ended")
         return ended
 
 
@@ -146,7 +146,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def room(
+async def harness(
     *,
     host: str = "127.0.0.1",
     port: int = 0,
@@ -155,13 +155,13 @@ async def room(
     numbers: Any = "last4",
     names: dict[str, str] | None = None,
     version: str = "1.2.3",
-) -> AsyncIterator[Room]:
+) -> AsyncIterator[Harness]:
     clock = RealClock()
     live_calls = InMemoryLiveCalls(clock, UTC)
     memory = Memory()
     serializer = CallSerializer(Wire(numbers, b"key"), names or {})
     broadcaster = Broadcaster(live_calls, memory, clock, serializer, lambda: made.trouble)
-    made = Room(clock, live_calls, memory, broadcaster)
+    made = Harness(clock, live_calls, memory, broadcaster)
     made.server = WebServer(
         host,
         live_calls=live_calls,
@@ -185,15 +185,15 @@ async def room(
 
 
 class Health:
-    def __init__(self, reported: list[str], warned: list[str]) -> None:
-        self._reported = reported
-        self._warned = warned
+    def __init__(self, reasons: list[str], warnings: list[str]) -> None:
+        self._reasons = reasons
+        self._warnings = warnings
 
     def reasons(self) -> Sequence[str]:
-        return self._reported
+        return self._reasons
 
     def warnings(self) -> Sequence[str]:
-        return self._warned
+        return self._warnings
 
 
 def ringing(extension_id: str = "101", session_id: str = "s-1", **facts: Any) -> Call:
@@ -216,13 +216,13 @@ def ringing(extension_id: str = "101", session_id: str = "s-1", **facts: Any) ->
 
 
 def event(call: Call, event_type: str, at: datetime) -> CallEvent:
-    seen = Observation(after=at, before=at, exact=True, evidence=Evidence.ACTIVE_CALLS, first_poll=False)
+    observation = Observation(after=at, before=at, exact=True, evidence=Evidence.ACTIVE_CALLS, first_poll=False)
     return CallEvent(
         id=event_id(call.account_id, call.call_id, event_type, str(call.sequence)),
         type=event_type,
         time=at,
-        call=msgspec.structs.replace(call, observation=seen),
+        call=msgspec.structs.replace(call, observation=observation),
         previous_state=call.previous_state,
         sequence=call.sequence,
-        observation=seen,
+        observation=observation,
     )

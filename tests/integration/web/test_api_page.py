@@ -10,7 +10,7 @@ import pytest
 
 from callcast.web import auth, server, sse
 from tests.integration.deploy.tools import DOCS, need
-from tests.integration.web.http_side import Room
+from tests.integration.web.http_side import Harness
 
 PAGE = (DOCS / "api.md").read_text()
 COMMANDS = re.findall(r"^curl .*$", PAGE, re.MULTILINE)
@@ -24,7 +24,7 @@ def rows(heading: str) -> set[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-async def test_each_command_runs(here: Room, command: str) -> None:
+async def test_each_command_runs(here: Harness, command: str) -> None:
     """Against a service with a call; the test ends streams."""
     here.ring("101")
     moved = command.replace("http://127.0.0.1:9469", here.url)
@@ -37,7 +37,7 @@ async def test_each_command_runs(here: Room, command: str) -> None:
     assert done.stdout or command.endswith("/api/events")
 
 
-async def test_the_fields_of_a_call_are_documented(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_the_fields_of_a_call_are_documented(here: Harness, client: aiohttp.ClientSession) -> None:
     """The page lists exactly the fields that the server sends."""
     here.ring("101")
     async with client.get(here.url + "/api/calls") as answer:
@@ -47,7 +47,7 @@ async def test_the_fields_of_a_call_are_documented(here: Room, client: aiohttp.C
     assert rows("`/api/calls`") - states == set(body["calls"][0])
 
 
-async def test_the_fields_of_a_summary_are_documented(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_the_fields_of_a_summary_are_documented(here: Harness, client: aiohttp.ClientSession) -> None:
     """The same for /api/summary."""
     async with client.get(here.url + "/api/summary") as answer:
         body = await answer.json()
@@ -67,7 +67,7 @@ async def test_the_fields_of_a_summary_are_documented(here: Room, client: aiohtt
     assert all(set(counts) == set(body["total"]) for counts in source["extensions"].values())
 
 
-async def test_every_path_is_on_the_page(here: Room) -> None:
+async def test_every_path_is_on_the_page(here: Harness) -> None:
     """The page lists exactly the routes of the server, static files aside."""
     documented = set(re.findall(r"(/api/\w+|/healthz|/readyz|/metrics|/-/reload)", PAGE))
     source = (DOCS.parent / "src/callcast/web/server.py").read_text()

@@ -13,7 +13,7 @@ from playwright.async_api import Browser, Page, expect
 from callcast.calls.model import Disposition, Party, Queue
 from tests import TESTS
 from tests.browser import chromium
-from tests.integration.web.http_side import Room, room
+from tests.integration.web.http_side import Harness, harness
 from tests.integration.web.test_page import page
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -48,9 +48,9 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def here() -> AsyncIterator[Room]:
+async def here() -> AsyncIterator[Harness]:
     """Calls of each kind: waiting for long, connected, dialing, without a known caller, and two ended ones."""
-    async with room(names={"101": "Reception", "102": "Front office"}) as made:
+    async with harness(names={"101": "Reception", "102": "Front office"}) as made:
         made.watch("acme", [str(number) for number in range(101, 111)])
         made.watch("other", ["201"])
         made.ring("101", "s-1", started_at=made.clock.now() - timedelta(seconds=95))
@@ -69,7 +69,7 @@ async def violations(wall: Page) -> list[str]:
 
 
 @pytest.mark.parametrize("dress", DRESSES)
-async def test_a_page_with_calls_has_no_violation(here: Room, browser: Browser, dress: str) -> None:
+async def test_a_page_with_calls_has_no_violation(here: Harness, browser: Browser, dress: str) -> None:
     """Light, dark, phone, wall display, high contrast; with calls of each kind and the latest events."""
     axe()
     url = f"{here.url}/?wall=1" if dress == "wall" else here.url
@@ -79,7 +79,7 @@ async def test_a_page_with_calls_has_no_violation(here: Room, browser: Browser, 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_a_stale_page_has_no_violation(here: Room, browser: Browser, scheme: str) -> None:
+async def test_a_stale_page_has_no_violation(here: Harness, browser: Browser, scheme: str) -> None:
     """Gray cards and the banner have enough contrast."""
     axe()
     async with page(browser, here.url, color_scheme=scheme) as wall:
@@ -97,7 +97,7 @@ async def test_an_empty_page_and_a_lost_service_have_no_violation(browser: Brows
     """The texts of an empty list and of a lost connection have enough contrast."""
     axe()
     async with AsyncExitStack() as service, AsyncExitStack() as visit:
-        made = await service.enter_async_context(room())
+        made = await service.enter_async_context(harness())
         made.watch("acme", ["101"])
         wall = await visit.enter_async_context(page(browser, made.url, color_scheme=scheme))
         await expect(wall.locator("#empty")).to_be_visible()
@@ -110,6 +110,6 @@ async def test_an_empty_page_and_a_lost_service_have_no_violation(browser: Brows
 async def test_the_token_page_has_no_violation(browser: Browser) -> None:
     """The page that is shown without a token."""
     axe()
-    async with room(token="s3cret") as made, page(browser, made.url) as wall:
+    async with harness(token="s3cret") as made, page(browser, made.url) as wall:
         await expect(wall.locator("h1")).to_contain_text("token")
         assert await violations(wall) == []

@@ -17,7 +17,7 @@ from callcast.calls.model import Direction, Disposition, Party, Queue, State, Ta
 from callcast.calls.summary import HintsState
 from callcast.observability.outbox_health import OutboxFailure
 from tests.browser import chromium
-from tests.integration.web.http_side import Room, room
+from tests.integration.web.http_side import Harness, harness
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # all tests share one browser
 PATIENCE_MS = 60_000  # drawing a large screen takes long on a busy machine
@@ -30,8 +30,8 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def here() -> AsyncIterator[Room]:
-    async with room(names={"101": "Reception"}) as made:
+async def here() -> AsyncIterator[Harness]:
+    async with harness(names={"101": "Reception"}) as made:
         made.watch("acme", ["101", "102", "103"])
         yield made
 
@@ -64,7 +64,7 @@ async def becomes(page: Page, holds: str, arg: object = None, within_s: float = 
             await asyncio.sleep(0.05)
 
 
-async def test_a_call_appears_changes_and_goes(here: Room, browser: Browser) -> None:
+async def test_a_call_appears_changes_and_goes(here: Harness, browser: Browser) -> None:
     """Without a reload: its state, the extension's name, the caller's last digits, and a running clock."""
     async with page(browser, here.url) as wall:
         await expect(wall.locator("#connection")).to_contain_text("Live")
@@ -94,7 +94,7 @@ async def test_a_call_appears_changes_and_goes(here: Room, browser: Browser) -> 
         await expect(wall.locator("#last li").first).to_contain_text("Reception: ended")
 
 
-async def test_states_differ_in_style_and_word(here: Room, browser: Browser) -> None:
+async def test_states_differ_in_style_and_word(here: Harness, browser: Browser) -> None:
     """Each state has its own word and style; only a waiting call has a color."""
     out = {"direction": Direction.OUTBOUND, "state": State.DIALING, "to_party": Party(number="+16502220000")}
     here.ring("101", "s-1")
@@ -120,7 +120,7 @@ def _is_gray(color: str) -> bool:
     return max(channels) - min(channels) < 8
 
 
-async def test_the_longest_waiting_call_comes_first(here: Room, browser: Browser) -> None:
+async def test_the_longest_waiting_call_comes_first(here: Harness, browser: Browser) -> None:
     """Waiting calls first, longest wait first; then the others, newest first. An answered call moves."""
 
     def ago(seconds: float) -> datetime:
@@ -140,7 +140,7 @@ async def test_the_longest_waiting_call_comes_first(here: Room, browser: Browser
         await expect(who).to_have_text(["Ext. 105", "Ext. 104", "Reception", "Ext. 103", "Ext. 102"])
 
 
-async def test_unknown_parties_are_shown_as_unknown(here: Room, browser: Browser) -> None:
+async def test_unknown_parties_are_shown_as_unknown(here: Harness, browser: Browser) -> None:
     """A queue call's caller and a call's extension may be unknown; a number is never guessed."""
     here.ring("102", "s-1", from_party=None, queue=Queue(name="Sales queue", confirmed=True))
     async with page(browser, here.url) as wall:
@@ -148,7 +148,7 @@ async def test_unknown_parties_are_shown_as_unknown(here: Room, browser: Browser
         await expect(wall.locator(".queue")).to_have_text("Sales queue")
 
 
-async def test_a_call_without_an_extension_is_shown(here: Room, browser: Browser) -> None:
+async def test_a_call_without_an_extension_is_shown(here: Harness, browser: Browser) -> None:
     """Under its queue, if it has one. Its transfer to an extension is not listed, since the extension's call is."""
     waits = here.ring("unassigned", "s-1", queue=Queue(name="Sales queue", confirmed=True))
     here.ring("unassigned", "s-2", started_at=here.clock.now() + timedelta(seconds=1))
@@ -161,7 +161,7 @@ async def test_a_call_without_an_extension_is_shown(here: Room, browser: Browser
         await expect(wall.locator("#last")).not_to_contain_text("transferred")
 
 
-async def test_a_source_that_waits_to_sign_in_says_so(here: Room, browser: Browser) -> None:
+async def test_a_source_that_waits_to_sign_in_says_so(here: Harness, browser: Browser) -> None:
     """The page shows how many sources are ahead instead of an error."""
     here.live_calls.signs_in("acme", 2)
     async with page(browser, here.url) as wall:
@@ -169,7 +169,7 @@ async def test_a_source_that_waits_to_sign_in_says_so(here: Room, browser: Brows
         await expect(wall.locator("#connection")).to_have_text("acme waiting to sign in, 2 ahead")
 
 
-async def test_the_page_says_whether_a_source_is_live_or_polled(here: Room, browser: Browser) -> None:
+async def test_the_page_says_whether_a_source_is_live_or_polled(here: Harness, browser: Browser) -> None:
     """While hints come, a target that is polled seldom is up to date; without them it is as fresh as its last poll."""
     state = HintsState(via=("push",), up=True, since=here.clock.now())
     async with page(browser, here.url) as wall:
@@ -180,7 +180,7 @@ async def test_the_page_says_whether_a_source_is_live_or_polled(here: Room, brow
         await expect(wall.locator("#connection")).to_contain_text("by polling")
 
 
-async def test_a_stale_source_greys_its_cards_and_says_since_when(here: Room, browser: Browser) -> None:
+async def test_a_stale_source_greys_its_cards_and_says_since_when(here: Harness, browser: Browser) -> None:
     """Its clocks stop, its states get a question mark, and its cards lose their color."""
     here.ring("101")
     async with page(browser, here.url) as wall:
@@ -195,7 +195,7 @@ async def test_a_stale_source_greys_its_cards_and_says_since_when(here: Room, br
         await expect(wall.locator(".call .state")).to_have_text("Ringing")
 
 
-async def test_clocks_run_by_the_platforms_time(here: Room, browser: Browser) -> None:
+async def test_clocks_run_by_the_platforms_time(here: Harness, browser: Browser) -> None:
     """Durations are right although this machine's clock is ten minutes slow."""
     there = here.clock.now() + timedelta(minutes=10)
     here.live_calls.polled(Target(source="acme", extension_id="101"), there)
@@ -205,7 +205,7 @@ async def test_clocks_run_by_the_platforms_time(here: Room, browser: Browser) ->
         await expect(wall.locator("#longest")).to_have_text(re.compile(r"1:0\d"))
 
 
-async def test_one_stale_extension_does_not_affect_the_others(here: Room, browser: Browser) -> None:
+async def test_one_stale_extension_does_not_affect_the_others(here: Harness, browser: Browser) -> None:
     """Only the cards of the extension that cannot be polled are marked as uncertain."""
     here.ring("101", "s-1")
     here.ring("102", "s-2")
@@ -218,7 +218,7 @@ async def test_one_stale_extension_does_not_affect_the_others(here: Room, browse
         await expect(wall.locator("#totals")).not_to_have_attribute("data-stale", "")
 
 
-async def test_the_page_says_when_polls_cannot_be_stored(here: Room, browser: Browser) -> None:
+async def test_the_page_says_when_polls_cannot_be_stored(here: Harness, browser: Browser) -> None:
     """A banner says since when and why, and clocks stop, until polls can be stored again."""
     here.ring("101")
     async with page(browser, here.url) as wall:
@@ -236,7 +236,7 @@ async def test_the_page_says_when_polls_cannot_be_stored(here: Room, browser: Br
         await expect(wall.locator("#connection")).to_contain_text("Live")
 
 
-async def test_a_vanished_call_is_marked_as_uncertain(here: Room, browser: Browser) -> None:
+async def test_a_vanished_call_is_marked_as_uncertain(here: Harness, browser: Browser) -> None:
     """A call that is no longer listed and not yet in the call log says so."""
     here.ring("101", vanished_at=here.clock.now())
     async with page(browser, here.url) as wall:
@@ -247,7 +247,7 @@ async def test_a_vanished_call_is_marked_as_uncertain(here: Room, browser: Brows
 
 async def test_a_lost_service_is_reported_and_reconnected(browser: Browser) -> None:
     """The loss is reported at once. After a restart the page shows its calls and the events in between."""
-    async with room() as first:
+    async with harness() as first:
         first.watch("acme")
         first.ring("101", "s-1")
         port = int(first.url.rpartition(":")[2])
@@ -258,7 +258,7 @@ async def test_a_lost_service_is_reported_and_reconnected(browser: Browser) -> N
         await expect(wall.locator("#banner")).to_contain_text("No connection to callcast since")
         await expect(wall.locator("#connection")).to_have_text("Not live")
         await expect(wall.locator(".call .state")).to_have_text("Ringing?")
-        async with room(port=port) as second:
+        async with harness(port=port) as second:
             second.memory.stored = list(first.memory.stored)
             second.watch("acme")
             second.ring("102", "s-2")
@@ -270,7 +270,7 @@ async def test_a_lost_service_is_reported_and_reconnected(browser: Browser) -> N
         await opened.__aexit__(None, None, None)
 
 
-async def test_a_silent_connection_is_not_live(here: Room, browser: Browser) -> None:
+async def test_a_silent_connection_is_not_live(here: Harness, browser: Browser) -> None:
     """An open connection without data is reported after seconds; afterwards all missed events are there."""
     relay = Relay(here.url)
     async with relay.listening() as url, page(browser, url) as wall:
@@ -320,14 +320,14 @@ class Relay:
 
 async def test_the_page_reloads_after_an_upgrade(browser: Browser) -> None:
     """A wallboard that is left running loads the new version of the page."""
-    async with room(version="1.0.0") as first:
+    async with harness(version="1.0.0") as first:
         port = int(first.url.rpartition(":")[2])
         opened = page(browser, first.url)
         wall = await opened.__aenter__()
         await wall.evaluate("window.old = true")
         await expect(wall.locator("#connection")).not_to_have_text("Not live")
     try:
-        async with room(port=port, version="1.0.1"):
+        async with harness(port=port, version="1.0.1"):
             await becomes(wall, "() => window.old === undefined")
     finally:
         await opened.__aexit__(None, None, None)
@@ -335,7 +335,7 @@ async def test_the_page_reloads_after_an_upgrade(browser: Browser) -> None:
 
 async def test_a_token_is_needed_only_once(browser: Browser) -> None:
     """The address with the token leads to the page without it; a reload works from the cookie."""
-    async with room(token="s3cret") as made:
+    async with harness(token="s3cret") as made:
         made.watch("acme")
         async with page(browser, made.url + "/?token=s3cret&wall=1") as wall:
             await expect(wall.locator("#connection")).to_contain_text("Live")
@@ -344,14 +344,14 @@ async def test_a_token_is_needed_only_once(browser: Browser) -> None:
             await expect(wall.locator("#connection")).to_contain_text("Live")
 
 
-async def test_past_events_have_names_too(here: Room, browser: Browser) -> None:
+async def test_past_events_have_names_too(here: Harness, browser: Browser) -> None:
     """A page that was just opened shows past events with the names of extensions."""
     here.end(here.ring("101"), Disposition.MISSED)
     async with page(browser, here.url) as wall:
         await expect(wall.locator("#last li")).to_contain_text(["Reception: missed", "Reception: ringing"])
 
 
-async def test_search_by_extension(here: Room, browser: Browser) -> None:
+async def test_search_by_extension(here: Harness, browser: Browser) -> None:
     """The slash key focuses the search; it finds names and numbers of extensions; Escape clears it."""
     here.ring("101", "s-1")
     here.ring("102", "s-2")
@@ -373,7 +373,7 @@ async def test_search_by_extension(here: Room, browser: Browser) -> None:
         await expect(wall.locator(".call")).to_have_count(4)
 
 
-async def test_a_full_wall_display_alternates_pages(here: Room, browser: Browser) -> None:
+async def test_a_full_wall_display_alternates_pages(here: Harness, browser: Browser) -> None:
     """Cards are as large as possible and never cut off; if they do not fit, the display alternates pages."""
     screen = {"width": 1920, "height": 1080}
     here.watch("acme", ["101"], interval_s=600)
@@ -397,7 +397,9 @@ async def test_a_full_wall_display_alternates_pages(here: Room, browser: Browser
 
 
 @pytest.mark.parametrize(("width", "height", "columns"), [(3840, 2160, "3"), (1080, 1920, "2"), (390, 844, "1")])
-async def test_a_wall_display_of_any_shape(here: Room, browser: Browser, width: int, height: int, columns: str) -> None:
+async def test_a_wall_display_of_any_shape(
+    here: Harness, browser: Browser, width: int, height: int, columns: str
+) -> None:
     """Few calls get large cards on any screen, and the line of latest events cuts none off.
 
     That line takes room: the layout is final only after it has come.
@@ -411,7 +413,7 @@ async def test_a_wall_display_of_any_shape(here: Room, browser: Browser, width: 
         await becomes(wall, f"() => ({_CUT})() === 0")
 
 
-async def test_nothing_is_wider_than_a_phone_screen(here: Room, browser: Browser) -> None:
+async def test_nothing_is_wider_than_a_phone_screen(here: Harness, browser: Browser) -> None:
     """On a phone everything fits the width, also a long name and a long call."""
     long_ago = here.clock.now() - timedelta(hours=11)
     here.answer(here.ring("101", "s-1", started_at=long_ago, queue=Queue(name="Q" * 80)), answered_at=long_ago)
@@ -423,7 +425,7 @@ async def test_nothing_is_wider_than_a_phone_screen(here: Room, browser: Browser
 async def test_markup_in_names_is_text(browser: Browser) -> None:
     """Text from a caller or the configuration is never interpreted as HTML."""
     evil = "<img src=x onerror=alert(1)>"
-    async with room(numbers="full", names={"101": evil}) as made:
+    async with harness(numbers="full", names={"101": evil}) as made:
         made.watch("acme")
         made.ring("101", from_party=Party(name=evil, number="+16504306662"), queue=Queue(name=evil))
         async with page(browser, made.url) as wall:
@@ -432,7 +434,7 @@ async def test_markup_in_names_is_text(browser: Browser) -> None:
             assert await wall.locator("img").count() == 0
 
 
-async def test_a_screen_reader_announces_ringing_calls(here: Room, browser: Browser) -> None:
+async def test_a_screen_reader_announces_ringing_calls(here: Harness, browser: Browser) -> None:
     """New ringing calls and stale sources are announced, clocks are not; lists and the banner have roles."""
     async with page(browser, here.url) as wall:
         await expect(wall.locator("#connection")).to_contain_text("Live")
@@ -447,7 +449,7 @@ async def test_a_screen_reader_announces_ringing_calls(here: Room, browser: Brow
 
 async def test_a_busy_wallboard_stays_smooth(browser: Browser) -> None:
     """With 500 extensions and hundreds of changes a second, every change arrives and frames keep coming."""
-    async with room() as made:
+    async with harness() as made:
         made.watch("acme", [str(n) for n in range(1000, 1500)])
         calls = [made.ring(str(1000 + n), f"s-{n}") for n in range(500)]
         async with page(browser, made.url) as wall:
@@ -492,7 +494,7 @@ async def _assert_inside(wall: Page) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_light_and_dark_differ(here: Room, browser: Browser, scheme: str) -> None:
+async def test_light_and_dark_differ(here: Harness, browser: Browser, scheme: str) -> None:
     """The page follows the color scheme of the system, or the `theme` parameter of its address."""
     other = "dark" if scheme == "light" else "light"
     async with page(browser, here.url, color_scheme=scheme) as wall:

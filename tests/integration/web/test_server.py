@@ -1,4 +1,4 @@
-"""The HTTP side: what each path answers, who may ask, and that no answer waits for a slow reader."""
+"""The HTTP server: the response of each path, access control, and slow readers."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from callcast.web import sse
 from callcast.web.auth import HEADERS
 from callcast.web.serializers import CallSerializer
 from callcast.web.server import READERS_MAX
-from tests.integration.web.http_side import Room, room, until
+from tests.integration.web.http_side import Harness, harness, until
 
 JSON = {"content-type": "application/json"}
 TOKEN = "s3cret-and-long"
@@ -54,12 +54,12 @@ class Stream:
         raise AssertionError("the stream ended")
 
 
-async def test_healthz_says_that_the_loop_runs(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_healthz_says_that_the_loop_runs(here: Harness, client: aiohttp.ClientSession) -> None:
     """Health is about the process only; it names the version."""
     assert await get(client, here.url + "/healthz") == (200, {"status": "ok", "version": "1.2.3"})
 
 
-async def test_readyz_gives_its_reasons(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_readyz_gives_its_reasons(here: Harness, client: aiohttp.ClientSession) -> None:
     """Ready is 200 without reasons; unready is 503 with each of them in words."""
     assert await get(client, here.url + "/readyz") == (200, {"ready": True, "reasons": [], "warnings": []})
     here.reasons.append("source acme: no successful poll yet")
@@ -67,21 +67,21 @@ async def test_readyz_gives_its_reasons(here: Room, client: aiohttp.ClientSessio
     assert await get(client, here.url + "/readyz") == (503, unready)
 
 
-async def test_readyz_lists_warnings_without_being_unready(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_readyz_lists_warnings_without_being_unready(here: Harness, client: aiohttp.ClientSession) -> None:
     """A file that was set aside is still listed, but does not make the service unready."""
     here.warnings.append("the outbox was unreadable and is kept")
     ready = {"ready": True, "reasons": [], "warnings": ["the outbox was unreadable and is kept"]}
     assert await get(client, here.url + "/readyz") == (200, ready)
 
 
-async def test_metrics(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_metrics(here: Harness, client: aiohttp.ClientSession) -> None:
     """Prometheus finds its text format under /metrics."""
     async with client.get(here.url + "/metrics") as answer:
         assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
         assert "callcast_calls_active{" in await answer.text()
 
 
-async def test_calls_are_the_live_calls_under_the_numbers_policy(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_calls_are_the_live_calls_under_the_numbers_policy(here: Harness, client: aiohttp.ClientSession) -> None:
     """/api/calls gives each live call as its event's data, with its source and name, and no whole number."""
     here.ring("101")
     status, body = await get(client, here.url + "/api/calls")
@@ -93,7 +93,7 @@ async def test_calls_are_the_live_calls_under_the_numbers_policy(here: Room, cli
     assert "6504306662" not in json.dumps(body)
 
 
-async def test_summary(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_summary(here: Harness, client: aiohttp.ClientSession) -> None:
     """/api/summary gives each source's totals, freshness and counts since midnight."""
     here.end(here.answer(here.ring("101", "s-1")))
     here.end(here.ring("101", "s-2"), Disposition.MISSED)
@@ -107,21 +107,21 @@ async def test_summary(here: Room, client: aiohttp.ClientSession) -> None:
     assert body["now"].endswith("Z")
 
 
-async def test_events_come_as_they_are_recorded(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_events_come_as_they_are_recorded(here: Harness, client: aiohttp.ClientSession) -> None:
     """A client gets each new event as CloudEvents JSON with type and number, and no earlier ones."""
     here.ring("101", "old")
     async with client.get(here.url + "/api/events") as answer:
         assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
         stream = Stream(answer)
         await _joined(here)
-        published = here.publish(here.ring("102", "new"), "call.updated")
+        recorded = here.record(here.ring("102", "new"), "call.updated")
         first, second = await stream.next(), await stream.next()
     assert (first["id"], first["event"]) == ("2", "call.ringing")
-    assert (second["id"], second["event"], second["data"]["id"]) == ("3", "call.updated", published.id)
+    assert (second["id"], second["event"], second["data"]["id"]) == ("3", "call.updated", recorded.id)
     assert second["data"]["data"]["from"]["number"] == "***6662"
 
 
-async def test_a_stream_resumes_where_it_broke_off(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_a_stream_resumes_where_it_broke_off(here: Harness, client: aiohttp.ClientSession) -> None:
     """Last-Event-ID gives every event recorded since, exactly once, and then new ones."""
     for number in range(sse.PAGE + 20):
         here.ring("101", f"s-{number}")
@@ -135,7 +135,7 @@ async def test_a_stream_resumes_where_it_broke_off(here: Room, client: aiohttp.C
 
 
 @pytest.mark.parametrize("given", ["999999", "evt_abc", "-1", "9" * 40])
-async def test_an_unknown_id_starts_with_new_events(here: Room, client: aiohttp.ClientSession, given: str) -> None:
+async def test_an_unknown_id_starts_with_new_events(here: Harness, client: aiohttp.ClientSession, given: str) -> None:
     """An id that this outbox never issued is ignored: the stream starts with new events."""
     here.ring("101", "old")
     async with client.get(here.url + "/api/events", headers={"Last-Event-ID": given}) as answer:
@@ -144,7 +144,7 @@ async def test_an_unknown_id_starts_with_new_events(here: Room, client: aiohttp.
         assert (await Stream(answer).next())["id"] == "2"
 
 
-async def test_a_new_client_may_request_past_events(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_a_new_client_may_request_past_events(here: Harness, client: aiohttp.ClientSession) -> None:
     """`?last=2` starts two events back."""
     for number in range(5):
         here.ring("101", f"s-{number}")
@@ -153,7 +153,7 @@ async def test_a_new_client_may_request_past_events(here: Room, client: aiohttp.
         assert [(await stream.next())["id"] for _ in range(2)] == ["4", "5"]
 
 
-async def test_many_clients_get_the_same_events(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_many_clients_get_the_same_events(here: Harness, client: aiohttp.ClientSession) -> None:
     """Clients that joined at different times each get every event after their position, once."""
     streams = []
     for number in range(5):
@@ -164,7 +164,7 @@ async def test_many_clients_get_the_same_events(here: Room, client: aiohttp.Clie
         stream.answer.close()
 
 
-async def test_the_page_gets_all_live_calls_and_then_changes(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_the_page_gets_all_live_calls_and_then_changes(here: Harness, client: aiohttp.ClientSession) -> None:
     """`?board=1` starts with the version and all live calls; later messages hold changed calls, ended ones too."""
     first = here.ring("101", "s-1")
     here.ring("102", "s-2")
@@ -182,7 +182,7 @@ async def test_the_page_gets_all_live_calls_and_then_changes(here: Room, client:
         assert "6504306662" not in json.dumps([whole, turn])
 
 
-async def test_an_http_1_0_client_is_served(here: Room) -> None:
+async def test_an_http_1_0_client_is_served(here: Harness) -> None:
     """Some proxies use HTTP/1.0, which has no chunked encoding: the frames are sent as they are."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(here.url.rpartition(":")[2]))
     writer.write(b"GET /api/events HTTP/1.0\r\nHost: localhost\r\n\r\n")
@@ -195,7 +195,7 @@ async def test_an_http_1_0_client_is_served(here: Room) -> None:
     writer.close()
 
 
-async def test_a_silent_stream_is_kept_alive(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_a_silent_stream_is_kept_alive(here: Harness, client: aiohttp.ClientSession) -> None:
     """Without events a comment is sent regularly, because proxies close silent connections."""
     async with client.get(here.url + "/api/events") as answer:
         await _joined(here)
@@ -207,7 +207,7 @@ async def test_a_silent_stream_is_kept_alive(here: Room, client: aiohttp.ClientS
 
 
 async def test_live_calls_continue_while_the_outbox_is_unavailable(
-    here: Room, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    here: Harness, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Clients get changes of live calls meanwhile, and the events once they can be read again."""
     async with client.get(here.url + "/api/events?board=1") as answer:
@@ -225,7 +225,7 @@ async def _no_disk(**_: int) -> Sequence[Stored]:
 
 
 async def test_a_client_that_does_not_read_is_disconnected(
-    here: Room, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    here: Harness, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stalled client is disconnected once a write takes too long; other clients miss nothing."""
     monkeypatch.setattr("callcast.web.server._WRITE_S", 0.5)
@@ -247,7 +247,7 @@ async def test_a_client_that_does_not_read_is_disconnected(
 
 
 async def test_the_number_of_clients_is_limited(
-    here: Room, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    here: Harness, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client above the limit gets 503 with Retry-After."""
     monkeypatch.setattr("callcast.web.server.READERS_MAX", 1)
@@ -258,7 +258,7 @@ async def test_the_number_of_clients_is_limited(
             assert (answer.status, answer.headers["Retry-After"]) == (503, "10")
 
 
-async def test_a_disconnected_client_is_removed(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_a_disconnected_client_is_removed(here: Harness, client: aiohttp.ClientSession) -> None:
     """A closed connection is noticed at the next write, and nothing is kept for it."""
     async with client.get(here.url + "/api/events?board=1"):
         await _joined(here)
@@ -272,13 +272,13 @@ async def test_a_disconnected_client_is_removed(here: Room, client: aiohttp.Clie
 
 async def test_streams_end_with_the_service(client: aiohttp.ClientSession) -> None:
     """Stopping the service ends its streams at once instead of waiting for the clients."""
-    async with room() as made:
+    async with harness() as made:
         stream = Stream(await client.get(made.url + "/api/events"))
         await _joined(made)
     assert [frame async for frame in stream.frames()] == []
 
 
-async def test_reload(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_reload(here: Harness, client: aiohttp.ClientSession) -> None:
     """POST /-/reload reloads; an invalid configuration is 409 with its problems."""
     async with client.post(here.url + "/-/reload", json={}) as answer:
         assert (answer.status, await answer.json()) == (200, {"reloaded": True, "faults": []})
@@ -290,14 +290,14 @@ async def test_reload(here: Room, client: aiohttp.ClientSession) -> None:
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
-async def test_a_form_cannot_post(here: Room, client: aiohttp.ClientSession, content_type: str) -> None:
+async def test_a_form_cannot_post(here: Harness, client: aiohttp.ClientSession, content_type: str) -> None:
     """Content types that another site can send without a preflight request get 415 and have no effect."""
     async with client.post(here.url + "/-/reload", data=b"{}", headers={"content-type": content_type}) as answer:
         assert answer.status == 415
     assert here.reloads == 0
 
 
-async def test_a_large_body_is_refused(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_a_large_body_is_refused(here: Harness, client: aiohttp.ClientSession) -> None:
     """A request's body is bounded."""
     async with client.post(here.url + "/-/reload", data=b" " * 200_000, headers=JSON) as answer:
         assert answer.status == 413
@@ -319,7 +319,7 @@ async def test_a_large_body_is_refused(here: Room, client: aiohttp.ClientSession
     ],
 )
 async def test_a_foreign_host_header_is_misdirected(
-    here: Room, client: aiohttp.ClientSession, host: str, status: int
+    here: Harness, client: aiohttp.ClientSession, host: str, status: int
 ) -> None:
     """An unknown host name gets 421 on every path except the health checks."""
     for path in ("/", "/metrics", "/api/calls", "/nothing", "/healthz/", "/healthz/../api/calls"):
@@ -332,8 +332,8 @@ async def test_a_foreign_host_header_is_misdirected(
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 @pytest.mark.parametrize("token", ["", TOKEN])
 async def test_health_checks_need_no_host(path: str, token: str) -> None:
-    """Load balancers ask by HTTP/1.0 without a Host header, others by an address or with an empty one."""
-    async with room(token=token) as made:
+    """Load balancers use HTTP/1.0 without a Host header, others an address or an empty one."""
+    async with harness(token=token) as made:
         for rest in ("HTTP/1.0\r\n", "HTTP/1.0\r\nHost: \r\n", "HTTP/1.1\r\nHost: \r\n"):
             reader, writer = await asyncio.open_connection("127.0.0.1", int(made.url.rpartition(":")[2]))
             writer.write(f"GET {path} {rest}Connection: close\r\n\r\n".encode())
@@ -344,7 +344,7 @@ async def test_health_checks_need_no_host(path: str, token: str) -> None:
 
 async def test_configured_hosts_are_accepted(client: aiohttp.ClientSession) -> None:
     """Behind a reverse proxy that keeps the name, without a token; a reload changes them."""
-    async with room(hosts=["Board.example.com", "2001:db8::7"]) as made:
+    async with harness(hosts=["Board.example.com", "2001:db8::7"]) as made:
         url = made.url + "/api/calls"
         for host in ("board.example.com", "BOARD.example.com:8443", "[2001:db8::7]:80", "localhost"):
             assert (await get(client, url, headers={"Host": host}))[0] == 200
@@ -356,13 +356,13 @@ async def test_configured_hosts_are_accepted(client: aiohttp.ClientSession) -> N
 
 async def test_a_wildcard_address_accepts_every_ip_address(client: aiohttp.ClientSession) -> None:
     """On the wildcard address every IP address is accepted as a host; an unknown name is not."""
-    async with room(host="0.0.0.0") as made:
+    async with harness(host="0.0.0.0") as made:
         url = f"http://127.0.0.1:{made.url.rpartition(':')[2]}/metrics"
         assert (await get(client, url, headers={"Host": "192.0.2.7:9469"}))[0] == 200
         assert (await get(client, url, headers={"Host": "evil.example.com"}))[0] == 421
 
 
-async def test_security_headers_are_on_every_answer(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_every_response_has_the_security_headers(here: Harness, client: aiohttp.ClientSession) -> None:
     """Pages, errors and the stream alike; nothing inline, nothing from elsewhere, no framing."""
     assert "unsafe" not in HEADERS["Content-Security-Policy"]
     paths = ("/", "/static/app.js", "/nothing", "/api/calls", "/api/events", "/healthz")
@@ -378,11 +378,11 @@ class TestToken:
     """With a token configured, every path except the health checks requires it."""
 
     @pytest.fixture
-    async def guarded(self) -> AsyncIterator[Room]:
-        async with room(token=TOKEN) as made:
+    async def guarded(self) -> AsyncIterator[Harness]:
+        async with harness(token=TOKEN) as made:
             yield made
 
-    async def test_without_it_nothing_is_shown(self, guarded: Room, client: aiohttp.ClientSession) -> None:
+    async def test_without_it_nothing_is_shown(self, guarded: Harness, client: aiohttp.ClientSession) -> None:
         """401 on every path, also on unknown ones; health checks respond."""
         for path in ("/", "/metrics", "/api/calls", "/api/events", "/static/app.js", "/nothing"):
             status, text = await get(client, guarded.url + path)
@@ -394,17 +394,17 @@ class TestToken:
             assert (await get(client, guarded.url + path))[0] == 200
 
     @pytest.mark.parametrize("given", ["", "Bearer", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer ü"])
-    async def test_a_wrong_one_opens_nothing(self, guarded: Room, client: aiohttp.ClientSession, given: str) -> None:
+    async def test_a_wrong_one_is_refused(self, guarded: Harness, client: aiohttp.ClientSession, given: str) -> None:
         """Only the token itself, as Bearer."""
         assert (await get(client, guarded.url + "/api/calls", headers={"Authorization": given}))[0] == 401
 
-    async def test_bearer(self, guarded: Room, client: aiohttp.ClientSession) -> None:
+    async def test_bearer(self, guarded: Harness, client: aiohttp.ClientSession) -> None:
         """Programs send it in the header, with any Host."""
         headers = {"Authorization": f"Bearer {TOKEN}", "Host": "callcast.internal"}
         assert (await get(client, guarded.url + "/api/calls", headers=headers))[0] == 200
 
     async def test_it_is_compared_in_constant_time(
-        self, guarded: Room, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+        self, guarded: Harness, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Tokens are compared in constant time, wherever they are given."""
         compared = []
@@ -419,7 +419,7 @@ class TestToken:
         assert (await get(client, guarded.url + f"/?token={TOKEN}"))[0] == 401
         assert {TOKEN.encode(), b"right"} <= set(compared)
 
-    async def test_in_the_address_it_becomes_a_cookie(self, guarded: Room, client: aiohttp.ClientSession) -> None:
+    async def test_in_the_address_it_becomes_a_cookie(self, guarded: Harness, client: aiohttp.ClientSession) -> None:
         """`?token=` is removed from the address at once; scripts and other sites cannot read the cookie."""
         url = f"{guarded.url}/?wall=1&token={TOKEN}"
         async with client.get(url, allow_redirects=False) as answer:
@@ -435,20 +435,22 @@ class TestToken:
             assert (await get(other, guarded.url + "/", headers={"Cookie": value[:-1]}))[0] == 401
             assert (await get(other, guarded.url + "/", headers={"Cookie": f"callcast={TOKEN}"}))[0] == 401
 
-    async def test_a_wrong_one_in_the_address(self, guarded: Room, client: aiohttp.ClientSession) -> None:
+    async def test_a_wrong_one_in_the_address(self, guarded: Harness, client: aiohttp.ClientSession) -> None:
         """A wrong token sets no cookie and does not redirect; nor does a token on an unknown path."""
         for url in ("/?token=wrong", "/?token=", f"//evil.example.com/?token={TOKEN}"):
             async with client.get(guarded.url + url, allow_redirects=False) as answer:
                 assert answer.status == 401
                 assert "Set-Cookie" not in answer.headers
 
-    async def test_a_browser_is_told_what_to_do(self, guarded: Room, client: aiohttp.ClientSession) -> None:
+    async def test_a_browser_gets_a_page_with_instructions(
+        self, guarded: Harness, client: aiohttp.ClientSession
+    ) -> None:
         """A browser without a token gets a page that says what to do."""
         status, text = await get(client, guarded.url + "/", headers={"Accept": "text/html"})
         assert status == 401
         assert "?token=" in text
 
-    async def test_a_reload_may_change_it(self, guarded: Room, client: aiohttp.ClientSession) -> None:
+    async def test_a_reload_may_change_it(self, guarded: Harness, client: aiohttp.ClientSession) -> None:
         """After a reload with another token, neither the old token nor its cookie is accepted."""
         await get(client, f"{guarded.url}/?token={TOKEN}")
         guarded.server.change(token="another", hosts=(), serializer=CallSerializer(Wire(), {}))
@@ -457,7 +459,7 @@ class TestToken:
         assert (await get(client, guarded.url + "/api/calls", headers=headers))[0] == 200
 
 
-async def test_a_reload_changes_numbers_and_names(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_a_reload_changes_numbers_and_names(here: Harness, client: aiohttp.ClientSession) -> None:
     """A new numbers policy and new names take effect at once, also for connected clients."""
     here.ring("101")
     async with client.get(here.url + "/api/events?board=1") as answer:
@@ -469,7 +471,7 @@ async def test_a_reload_changes_numbers_and_names(here: Room, client: aiohttp.Cl
         assert changed["calls"][0]["extension_name"] == "Front office"
 
 
-async def test_static_files_are_complete(here: Room, client: aiohttp.ClientSession) -> None:
+async def test_static_files_are_complete(here: Harness, client: aiohttp.ClientSession) -> None:
     """Every file that the page loads is served with its type, and none comes from another host."""
     types = {"app.js": "text/javascript", "app.css": "text/css", "icon.svg": "image/svg+xml"}
     for name, content_type in types.items():
@@ -483,6 +485,6 @@ async def test_static_files_are_complete(here: Room, client: aiohttp.ClientSessi
     assert "onclick" not in page
 
 
-async def _joined(room: Room, readers: int = 1) -> None:
+async def _joined(harness: Harness, readers: int = 1) -> None:
     """Wait until so many clients have caught up."""
-    await until(lambda: room.broadcaster.clients >= readers)
+    await until(lambda: harness.broadcaster.clients >= readers)

@@ -7,11 +7,10 @@ from contextlib import aclosing
 import msgspec
 import pytest
 
-from callcast.calls.model import Call
 from callcast.ports.outbox import Stored
 from callcast.web import sse
 from callcast.web.sse import QUEUED_ROUNDS_MAX, Client, Round
-from tests.integration.web.http_side import Room, until
+from tests.integration.web.http_side import Harness, until
 
 CLIENTS = 50
 
@@ -19,14 +18,14 @@ CLIENTS = 50
 class Connection:
     """A client whose messages are collected; `pause` keeps it from taking any."""
 
-    def __init__(self, here: Room, *, live_calls: bool = False, after_seq: int = 0) -> None:
+    def __init__(self, here: Harness, *, live_calls: bool = False, after_seq: int = 0) -> None:
         self.client = Client(after_seq, live_calls=live_calls)
         self.messages: list[bytes] = []
         self._reads = asyncio.Event()
         self._reads.set()
         self._task = asyncio.create_task(self._collect(here))
 
-    async def _collect(self, here: Room) -> None:
+    async def _collect(self, here: Harness) -> None:
         async with aclosing(here.broadcaster.stream(self.client)) as messages:
             async for message in messages:
                 self.messages.append(message)
@@ -48,7 +47,7 @@ Connect = Callable[..., Connection]
 
 
 @pytest.fixture
-async def connect(here: Room) -> AsyncIterator[Connect]:
+async def connect(here: Harness) -> AsyncIterator[Connect]:
     connections = []
 
     def connected(**how: object) -> Connection:
@@ -60,12 +59,12 @@ async def connect(here: Room) -> AsyncIterator[Connect]:
         await connection.close()
 
 
-async def joined(here: Room, count: int) -> None:
+async def joined(here: Harness, count: int) -> None:
     await until(lambda: here.broadcaster.clients == count)
 
 
 async def test_all_clients_get_the_same_bytes_encoded_once(
-    here: Room, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    here: Harness, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Clients at the same position get the same object, and each event is encoded once."""
     encoded = []
@@ -75,13 +74,13 @@ async def test_all_clients_get_the_same_bytes_encoded_once(
     )
     connections = [connect() for _ in range(CLIENTS)]
     await joined(here, CLIENTS)
-    here.publish(here.ring("101"), "call.updated")
+    here.record(here.ring("101"), "call.updated")
     await until(lambda: all(connection.messages for connection in connections))
     assert len({id(message) for connection in connections for message in connection.messages}) == 1
     assert [event.type for event in encoded] == ["call.ringing", "call.updated"]
 
 
-async def test_the_event_loop_is_free_between_batches(here: Room, connect: Connect) -> None:
+async def test_the_event_loop_is_free_between_batches(here: Harness, connect: Connect) -> None:
     """One iteration of the event loop queues a round for a few clients only, however many there are."""
     connections = [connect() for _ in range(CLIENTS)]
     await joined(here, CLIENTS)
@@ -97,7 +96,7 @@ async def test_the_event_loop_is_free_between_batches(here: Room, connect: Conne
     assert max(map(queued.count, queued)) <= sse._AT_ONCE < CLIENTS / 4
 
 
-async def test_changes_of_one_round_are_one_message(here: Room, connect: Connect) -> None:
+async def test_changes_of_one_round_are_one_message(here: Harness, connect: Connect) -> None:
     """Ten changes of one round are one write for each client: events and live calls together."""
     plain, page = connect(), connect(live_calls=True)
     await joined(here, 2)
@@ -113,7 +112,7 @@ async def test_changes_of_one_round_are_one_message(here: Room, connect: Connect
     assert len(live_calls["calls"]) == 10
 
 
-async def test_a_client_with_a_full_queue_is_disconnected(here: Room, connect: Connect) -> None:
+async def test_a_client_with_a_full_queue_is_disconnected(here: Harness, connect: Connect) -> None:
     """Only the client that does not read; the others are not affected."""
     stalled, quick = connect(), connect()
     await joined(here, 2)
@@ -131,7 +130,7 @@ async def test_a_client_with_a_full_queue_is_disconnected(here: Room, connect: C
     assert len(stalled.messages) == 1  # what was queued is in the outbox: the client comes back for it
 
 
-async def test_a_client_that_joins_late_gets_each_event_once(here: Room, connect: Connect) -> None:
+async def test_a_client_that_joins_late_gets_each_event_once(here: Harness, connect: Connect) -> None:
     """Recorded before, while and after it joins, and whatever other clients have already got."""
     first = connect()
     for number in range(250):
@@ -159,31 +158,6 @@ def test_an_older_round_does_not_replace_newer_calls() -> None:
     assert client._message(Round(heartbeat=True, version=8)) == b":\n\n"
 
 
-async def test_a_client_that_joins_during_a_round_is_not_set_back(
-    here: Room, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A round has the version at which its calls were read, also if a client joins while they are encoded."""
-    first = connect(live_calls=True)
-    await until(lambda: bool(first.messages))
-    encode, put, rounds = here.broadcaster._frame, Client.put, []
-    versions: list[int] = []
-
-    async def while_another_joins(calls: Sequence[Call], *, whole: bool) -> bytes:
-        monkeypatch.setattr(here.broadcaster, "_frame", encode)
-        versions.append(here.live_calls.version)
-        await first.close()
-        here.ring("101", "s-2")
-        connect(live_calls=True)
-        await joined(here, 1)
-        return await encode(calls, whole=whole)
-
-    monkeypatch.setattr(here.broadcaster, "_frame", while_another_joins)
-    monkeypatch.setattr(Client, "put", lambda client, round_: (rounds.append(round_), put(client, round_)))
-    here.ring("101", "s-1")
-    await until(lambda: any(round_.calls for round_ in rounds))
-    assert next(round_.version for round_ in rounds if round_.calls) == versions[0]
-
-
 async def test_an_ended_client_gets_nothing_more() -> None:
     """A stopping service ends every stream."""
     client = Client(0, live_calls=False)
@@ -193,7 +167,7 @@ async def test_an_ended_client_gets_nothing_more() -> None:
 
 
 async def test_new_clients_take_turns_at_the_outbox(
-    here: Room, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    here: Harness, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Few new clients read the outbox at once, so polls and deliveries wait little; each client gets all events."""
     for number in range(3):

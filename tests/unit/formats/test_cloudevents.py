@@ -1,4 +1,4 @@
-"""What consumers see of an event, and how phone numbers leave."""
+"""What consumers get of an event, and how phone numbers are redacted."""
 
 import hmac
 import json
@@ -72,8 +72,8 @@ def ended(**changes: Any) -> Call:
     return msgspec.structs.replace(CALL, **facts)
 
 
-def test_an_event_reads_as_the_contract_shows_it() -> None:
-    """A documented event, field by field and in its order."""
+def test_an_event_has_the_documented_fields() -> None:
+    """Every field of an event."""
     assert json.loads(Wire().event(EVENT)) == {
         "specversion": "1.0",
         "id": "evt_k3v9",
@@ -134,8 +134,8 @@ def test_the_cloudevents_sdk_reads_an_event() -> None:
     assert event.get_extension("partitionkey") == EVENT.key
 
 
-def test_a_source_event_speaks_of_the_source() -> None:
-    """Subject and partition key are the source's name; recovery has the blind interval."""
+def test_a_source_event_describes_the_source() -> None:
+    """Subject and partition key are the source's name; a recovery has the blind interval."""
     event = SourceEvent(
         id="evt_s",
         type="source.recovered",
@@ -146,9 +146,9 @@ def test_a_source_event_speaks_of_the_source() -> None:
         since=START,
         blind=Blind(after=None, before=ANSWER),
     )
-    seen = json.loads(Wire().event(event))
-    assert (seen["subject"], seen["partitionkey"]) == ("acme", "acme")
-    assert seen["data"] == {
+    encoded = json.loads(Wire().event(event))
+    assert (encoded["subject"], encoded["partitionkey"]) == ("acme", "acme")
+    assert encoded["data"] == {
         "source": "acme",
         "extension_id": None,
         "reason": "timeout",
@@ -158,7 +158,7 @@ def test_a_source_event_speaks_of_the_source() -> None:
 
 
 def test_a_correction_names_what_it_corrects() -> None:
-    """`data.corrects` is there on a correction and nowhere else."""
+    """Only a correction has `data.corrects`."""
     corrected = msgspec.structs.replace(EVENT, type="call.corrected", corrects="evt_end")
     assert json.loads(Wire().event(corrected))["data"]["corrects"] == "evt_end"
     assert "corrects" not in json.loads(Wire().event(EVENT))["data"]
@@ -170,8 +170,8 @@ def test_the_hint_that_caused_a_poll_is_not_on_the_wire() -> None:
     assert Wire().standard(hinted) == Wire().standard(EVENT)
 
 
-def test_an_event_is_written_once_for_all_who_share_a_wire() -> None:
-    """An equal event, as each sink reads it from the outbox, is not written again; one with other facts is."""
+def test_sinks_that_share_a_wire_encode_an_event_once() -> None:
+    """An equal event, as each sink reads it from the outbox, is not encoded again; one with other fields is."""
     wire = Wire()
     first = wire.event(EVENT)
     assert wire.event(msgspec.json.decode(msgspec.json.encode(EVENT), type=CallEvent)) is first
@@ -182,8 +182,8 @@ def test_an_event_is_written_once_for_all_who_share_a_wire() -> None:
     assert wire.event(EVENT) == first
 
 
-def test_only_so_many_written_events_are_kept() -> None:
-    """However many pass, what is kept does not grow, and the newest are among it."""
+def test_the_cache_of_encoded_events_is_limited() -> None:
+    """Only the newest events are cached."""
     wire = Wire()
     many = [msgspec.structs.replace(EVENT, id=f"evt_{number}") for number in range(1000)]
     texts = [wire.event(event) for event in many]
@@ -191,8 +191,8 @@ def test_only_so_many_written_events_are_kept() -> None:
     assert wire.event(many[0]) is not texts[0]
 
 
-def test_the_standard_form_carries_type_time_and_data() -> None:
-    """`standard` bodies are {type, timestamp = the event's time, data}."""
+def test_the_standard_form_has_type_time_and_data() -> None:
+    """The timestamp is the time of the event."""
     body = json.loads(Wire().standard(EVENT))
     assert list(body) == ["type", "timestamp", "data"]
     assert body["timestamp"] == "2021-01-19T23:59:01.000Z"
@@ -208,8 +208,8 @@ def test_the_standard_form_carries_type_time_and_data() -> None:
         ("drop", None, None),
     ],
 )
-def test_numbers_and_names_leave_as_the_policy_says(numbers: Any, caller: str | None, own_name: str | None) -> None:
-    """Locations and the caller's name go with all but full, the own side's name with hash and drop too."""
+def test_numbers_and_names_follow_the_policy(numbers: Any, caller: str | None, own_name: str | None) -> None:
+    """Only full keeps locations and the caller's name; full and last4 keep the own side's name."""
     to_party = msgspec.structs.replace(CALL.to_party, extension_id=CALL.extension_id)  # type: ignore[type-var]
     call = json.loads(Wire(numbers, b"key", "crm").call(msgspec.structs.replace(CALL, to_party=to_party)))
     assert call["from"]["number"] == caller
@@ -221,14 +221,14 @@ def test_numbers_and_names_leave_as_the_policy_says(numbers: Any, caller: str | 
 
 
 @pytest.mark.parametrize("extension_id", [None, "999"])
-def test_in_doubt_a_party_is_outside(extension_id: str | None) -> None:
-    """Only the extension whose part it is keeps its name: neither one without an id nor another extension."""
+def test_a_party_with_another_or_no_extension_id_is_external(extension_id: str | None) -> None:
+    """Only the call's own extension keeps its name."""
     to_party = msgspec.structs.replace(CALL.to_party, extension_id=extension_id)  # type: ignore[type-var]
     call = Wire("last4").call_dict(msgspec.structs.replace(CALL, to_party=to_party))
     assert call["to"]["name"] is None
 
 
-def test_a_hash_is_stable_per_sink_and_hides_across_sinks() -> None:
+def test_a_hash_is_stable_for_a_sink_and_differs_between_sinks() -> None:
     """The same digits give the same text for one sink and key, and another for another sink or key."""
 
     def hashed(number: str, sink: str = "crm", key: bytes = b"k") -> Any:
@@ -240,12 +240,12 @@ def test_a_hash_is_stable_per_sink_and_hides_across_sinks() -> None:
 
 
 @pytest.mark.parametrize("numbers", NUMBERS)
-def test_a_queues_name_stays_where_it_is_confirmed(numbers: Any) -> None:
-    """A queue is not a person; but what merely looks like one may be the first half of a caller's name."""
+def test_a_confirmed_queue_name_is_always_sent(numbers: Any) -> None:
+    """An unconfirmed one may be part of the caller's name, so only full has it."""
     for confirmed in (True, False):
         call = msgspec.structs.replace(CALL, queue=Queue(name="Sales", confirmed=confirmed))
-        stays = confirmed or numbers == "full"
-        assert Wire(numbers, b"k", "s").call_dict(call)["queue"] == ({"name": "Sales"} if stays else None)
+        is_sent = confirmed or numbers == "full"
+        assert Wire(numbers, b"k", "s").call_dict(call)["queue"] == ({"name": "Sales"} if is_sent else None)
 
 
 @given(
@@ -254,8 +254,8 @@ def test_a_queues_name_stays_where_it_is_confirmed(numbers: Any) -> None:
     st.text("0123456789", min_size=8, max_size=12),
     st.sampled_from(["Rejected by {}", "{}", "({})", "{}, busy", "+49{}"]),
 )
-def test_no_full_number_leaves_unless_full(numbers: Any, form: str, digits: str, word: str) -> None:
-    """Neither in a party nor anywhere in the platform's own words."""
+def test_no_full_number_is_sent_unless_full(numbers: Any, form: str, digits: str, word: str) -> None:
+    """Neither in a party nor in the provider's texts."""
     number = form.format(digits)
     provider = Provider(name="ringcentral", record_id="r", result=word.format(number), reason="+4915112345678")
     ids = {"account_id": "1", "extension_id": "2", "session_id": "s", "call_id": "2/s"}
@@ -266,8 +266,8 @@ def test_no_full_number_leaves_unless_full(numbers: Any, form: str, digits: str,
 
 
 @given(st.sampled_from(NUMBERS), st.text("0123456789", min_size=1, max_size=4), st.text(max_size=4))
-def test_ids_are_never_altered(numbers: Any, number: str, other: str) -> None:
-    """However short a number is, and wherever its digits stand: every id reads as it was given."""
+def test_ids_are_never_changed(numbers: Any, number: str, other: str) -> None:
+    """Even if they contain the digits of a number."""
     ids = {
         "call_id": f"62{number}00/s-{number}",
         "session_id": f"s-{number}",
@@ -296,7 +296,7 @@ def test_ids_are_never_altered(numbers: Any, number: str, other: str) -> None:
     ],
 )
 def test_only_a_whole_token_is_a_number(number: str, word: str, last4_of_it: str) -> None:
-    """Digits that merely occur in a longer word stay; of a long number its bare digits are the same number."""
+    """Digits within a longer word are not changed; the bare digits of a long number count as that number."""
     provider = msgspec.structs.replace(CALL.provider, reason=word)
     call = msgspec.structs.replace(CALL, provider=provider, from_party=Party(number=number), to_party=None)
     assert Wire("last4").call_dict(call)["provider"]["reason"] == last4_of_it
@@ -313,8 +313,8 @@ def test_only_a_whole_token_is_a_number(number: str, word: str, last4_of_it: str
         ("drop", None),
     ],
 )
-def test_a_number_in_the_platforms_words_is_treated_as_any(numbers: Any, word: str | None) -> None:
-    """Its own words stay around it, but under drop, which leaves nothing of what held a number."""
+def test_a_number_in_a_provider_text_is_redacted(numbers: Any, word: str | None) -> None:
+    """The text around it is kept, except with drop, which removes the whole text."""
     provider = msgspec.structs.replace(CALL.provider, result="Rejected by +16504306662")
     shown = Wire(numbers, b"key", "crm").call_dict(msgspec.structs.replace(CALL, provider=provider))["provider"]
     assert (shown["result"], shown["action"]) == (word, "Phone Call")
@@ -332,17 +332,17 @@ def test_a_number_in_the_platforms_words_is_treated_as_any(numbers: Any, word: s
         (msgspec.structs.replace(CALL, answered_at=None, state=State.RINGING), None, None),
     ],
 )
-def test_ring_and_talk_are_told_only_when_known(call: Call, ring: float | None, talk: float | None) -> None:
+def test_ring_and_talk_seconds_are_null_unless_known(call: Call, ring: float | None, talk: float | None) -> None:
     """Ring is null unless the answer is exact; an unanswered call rang to its end and never talked."""
     assert (ring_seconds(call), talk_seconds(call)) == (ring, talk)
 
 
 def test_seconds_are_never_negative() -> None:
-    """Even where two clocks disagree."""
+    """Even if two clocks disagree."""
     assert talk_seconds(ended(ended_at=START)) == 0.0
 
 
 @pytest.mark.parametrize(("number", "shown"), [("+16504306662", "***6662"), ("(866)123-4567", "***4567"), ("", "***")])
 def test_last4_shows_the_end_only(number: str, shown: str) -> None:
-    """What logs may show of a number."""
+    """What logs may contain of a number."""
     assert last4(number) == shown

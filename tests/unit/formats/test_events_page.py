@@ -1,4 +1,4 @@
-"""docs/events.md is what the code does."""
+"""docs/events.md agrees with the code."""
 
 import importlib.util
 from types import ModuleType
@@ -19,13 +19,13 @@ def make_events() -> ModuleType:
     return module
 
 
-def test_the_page_of_events_is_in_step() -> None:
+def test_the_page_of_events_is_up_to_date() -> None:
     """`python docs/make_events.py` would write what is there."""
     assert make_events().page() == (DOCS / "events.md").read_text()
 
 
 def test_the_page_has_every_type_and_every_word() -> None:
-    """Each event type has an example, each disposition is named, each result has its place."""
+    """Each event type has an example; each disposition and each result is listed."""
     text = (DOCS / "events.md").read_text()
     for kind in EVENT_TYPES:
         assert f'"type": "{kind}"' in text

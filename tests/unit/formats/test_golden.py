@@ -1,6 +1,6 @@
-"""Recorded answers of the platform -> the events made from them, kept in tests/golden.
+"""Recorded responses of the platform, and the events that follow from them, in tests/golden.
 
-`python -m tests.unit.formats.test_golden` writes the files anew; the difference is for a person to judge.
+`python -m tests.unit.formats.test_golden` writes the files again; review the difference.
 """
 
 import json
@@ -25,8 +25,8 @@ def sample(name: str) -> Any:
     return json.loads((SAMPLES / f"{name}.json").read_text())
 
 
-class Teller:
-    """Polls a target, first at an empty list five seconds before the first answer, and keeps the events."""
+class Recording:
+    """Polls a target, starting with an empty list five seconds before the first response, and collects the events."""
 
     def __init__(self, extension_id: str | None, first: str) -> None:
         self.target = Target(source="acme", extension_id=extension_id)
@@ -53,10 +53,10 @@ class Teller:
 
 
 def seed(kind: str, first: str, polls: tuple[float, ...]) -> list[Event]:
-    teller = Teller("62264425016", first)
+    recording = Recording("62264425016", first)
     for t, step in zip(polls, ("1-ringing", "2-answered", "3-ended"), strict=True):
-        teller.poll(t, sample(f"active-calls/seed-{kind}-{step}")["records"])
-    return teller.events
+        recording.poll(t, sample(f"active-calls/seed-{kind}-{step}")["records"])
+    return recording.events
 
 
 def seed_direct() -> list[Event]:
@@ -68,48 +68,48 @@ def seed_queue() -> list[Event]:
 
 
 def lifecycle_2014() -> list[Event]:
-    """The record's id and start change at the end, after the list has dropped it; only the call log shows the end."""
+    """The record's id and start change at the end, after the list has dropped it; only the call log has it."""
     recorded = sample("active-calls/jshelpers-lifecycle-2014")
-    teller = Teller("321", "2014-12-11T00:51:23Z")
+    recording = Recording("321", "2014-12-11T00:51:23Z")
     for t, step in ((2, "ringing"), (8, "pickup"), (50, "hangup")):
-        teller.poll(t, recorded[step]["active-calls"])
-    teller.ask_log(80, "321/88052513020", recorded["hangup"]["call-log"])
-    return teller.events
+        recording.poll(t, recorded[step]["active-calls"])
+    recording.ask_log(80, "321/88052513020", recorded["hangup"]["call-log"])
+    return recording.events
 
 
 def ringout_account() -> list[Event]:
-    """Both legs of one RingOut, over when first seen: two calls."""
-    teller = Teller(None, "2015-07-16T22:04:32Z")
-    teller.poll(60, sample("active-calls/slate-account-ringout-2legs")["records"])
-    return teller.events
+    """Both legs of one RingOut, ended at the first poll: two calls."""
+    recording = Recording(None, "2015-07-16T22:04:32Z")
+    recording.poll(60, sample("active-calls/slate-account-ringout-2legs")["records"])
+    return recording.events
 
 
 def ringout_web_live() -> list[Event]:
-    """Call connected with duration 0 is a call that goes on; of a RingOut it says that the own phone was taken."""
-    teller = Teller("400618687004", "2014-08-15T15:16:12Z")
-    teller.poll(9, sample("active-calls/jswidgets-activeCalls")["records"])
-    return teller.events
+    """Call connected with duration 0 is a live call; for a RingOut it means that the own phone was answered."""
+    recording = Recording("400618687004", "2014-08-15T15:16:12Z")
+    recording.poll(9, sample("active-calls/jswidgets-activeCalls")["records"])
+    return recording.events
 
 
 def queue_midcall() -> list[Event]:
-    """Seventeen phones stopped ringing while the call went on: no event is made until the record is rewritten."""
+    """Seventeen phones stopped ringing while the call went on: no event until the record is rewritten."""
     both = sample("call-log/derived-queue-midcall-snapshot-then-final")
     snapshot_, final = both.values()
-    teller = Teller(None, "2026-09-24T15:00:00Z")
-    teller.poll(30, [snapshot_])
-    teller.poll(90, [snapshot_])
-    assert teller.events == []
-    teller.poll(170, [final])
-    return teller.events
+    recording = Recording(None, "2026-09-24T15:00:00Z")
+    recording.poll(30, [snapshot_])
+    recording.poll(90, [snapshot_])
+    assert recording.events == []
+    recording.poll(170, [final])
+    return recording.events
 
 
 def ended_when_first_seen(name: str) -> Scenario:
     def scenario() -> list[Event]:
         records = sample(f"call-log/{name}")
         records = records if isinstance(records, list) else [records]
-        teller = Teller(None, min(record["startTime"] for record in records))
-        teller.poll(600, records)
-        return teller.events
+        recording = Recording(None, min(record["startTime"] for record in records))
+        recording.poll(600, records)
+        return recording.events
 
     return scenario
 
@@ -139,14 +139,14 @@ SCENARIOS: dict[str, Scenario] = {
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_recorded_answers_tell_these_events(name: str) -> None:
-    """Byte for byte the events of the golden file, ids and all."""
+def test_recorded_responses_give_the_golden_events(name: str) -> None:
+    """All fields, ids included."""
     events = [Wire().event_dict(event) for event in SCENARIOS[name]()]
     assert json.loads(json.dumps(events)) == json.loads((GOLDEN / f"{name}.json").read_text())
 
 
 def test_the_direct_call_of_the_seed() -> None:
-    """The facts that the recording shows, spelled out."""
+    """The main fields, written out."""
     ringing, answered, ended = [Wire().event_dict(event) for event in seed_direct()]
     assert [e["type"] for e in (ringing, answered, ended)] == ["call.ringing", "call.answered", "call.ended"]
     assert [e["data"]["direction"] for e in (ringing, answered, ended)] == ["inbound"] * 3
@@ -176,8 +176,8 @@ def test_the_queue_call_of_the_seed() -> None:
     assert last["disposition"] == "answered"
 
 
-def test_a_queue_call_in_progress_is_closed_once_for_each_phone() -> None:
-    """An extension that answered has answered; the others did not miss the call."""
+def test_a_queue_call_ends_once_for_each_phone() -> None:
+    """One extension answered; the others did not miss the call."""
     dispositions = [event.call.disposition for event in queue_midcall()]  # type: ignore[union-attr]
     assert "missed" not in dispositions
     assert len(dispositions) == 18, "seventeen that rang, and one that took it"

@@ -1,4 +1,4 @@
-"""Log lines and a descriptor that does not take them: a full pipe, a closed one, a full disk."""
+"""The log writer with a descriptor that cannot be written: a full pipe, a closed one, a full disk."""
 
 import fcntl
 import os
@@ -17,7 +17,7 @@ SOON_S = 10.0
 
 
 class Pipe:
-    """A small pipe, whose reader the test is."""
+    """A small pipe that the test reads."""
 
     def __init__(self) -> None:
         self.read_end, self.write_end = os.pipe()
@@ -31,7 +31,7 @@ class Pipe:
         os.set_blocking(self.write_end, True)
 
     def lines(self, writer: LogWriter) -> list[str]:
-        """Everything that comes until the writer has nothing left."""
+        """Read until the writer has written everything."""
         done, text = threading.Event(), b""
 
         def close_at_the_end() -> None:
@@ -60,7 +60,7 @@ def writer_to(descriptor: int, bytes_max: int = 1000) -> LogWriter:
 
 
 def test_lines_come_in_order_and_whole(pipe: Pipe) -> None:
-    """More than the pipe holds, while it is read: every line, once."""
+    """More than the pipe can hold, while the test reads: every line once."""
     writer = writer_to(pipe.write_end, bytes_max=1_000_000)
     written = [f"line {number} {LINE}" for number in range(1000)]
     for line in written:
@@ -70,7 +70,7 @@ def test_lines_come_in_order_and_whole(pipe: Pipe) -> None:
 
 
 def test_a_full_pipe_does_not_block_the_caller(pipe: Pipe) -> None:
-    """What does not fit is dropped and counted; the first line after it says how many."""
+    """Lines that do not fit are dropped and counted; the next line reports how many."""
     pipe.fill()
     writer = writer_to(pipe.write_end)
     for number in range(500):
@@ -84,23 +84,23 @@ def test_a_full_pipe_does_not_block_the_caller(pipe: Pipe) -> None:
     assert all(line == f"dropped {dropped}" or line.endswith(LINE) for line in lines)
 
 
-def test_a_trace_gets_through_a_full_buffer(pipe: Pipe) -> None:
-    """The last line of a process is not the one that is dropped."""
+def test_a_traceback_is_never_dropped(pipe: Pipe) -> None:
+    """The last line of a process is written even if the buffer is full."""
     pipe.fill()
     writer = writer_to(pipe.write_end)
     for number in range(500):
         writer.write(f"{number} {LINE}")
-    writer.write("the trace", always=True)
-    assert pipe.lines(writer)[-1] == "the trace"
+    writer.write("the traceback", always=True)
+    assert pipe.lines(writer)[-1] == "the traceback"
 
 
-@pytest.mark.parametrize("trouble", ["closed", "gone", "full"])
-def test_lines_that_cannot_be_written_are_counted(trouble: str, pipe: Pipe) -> None:
-    """Each of them, and nothing is raised."""
+@pytest.mark.parametrize("failure", ["closed", "no_reader", "full"])
+def test_lines_that_cannot_be_written_are_counted(failure: str, pipe: Pipe) -> None:
+    """Nothing is raised."""
     descriptor = pipe.write_end
-    if trouble == "full":
+    if failure == "full":
         descriptor = os.open("/dev/full", os.O_WRONLY)
-    elif trouble == "gone":
+    elif failure == "no_reader":
         os.close(pipe.read_end)
     else:
         os.close(pipe.write_end)
@@ -112,8 +112,8 @@ def test_lines_that_cannot_be_written_are_counted(trouble: str, pipe: Pipe) -> N
     assert writer.dropped == 5
 
 
-def test_after_trouble_the_next_line_begins_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that was full in the middle of a line: the rest of the log can still be read."""
+def test_after_a_failure_the_next_line_starts_on_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk was full in the middle of a line; the rest of the log is still readable."""
     file = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
     real, room = os.write, [4]
 
@@ -136,7 +136,7 @@ def test_after_trouble_the_next_line_begins_a_new_one(tmp_path: Path, monkeypatc
 
 
 def test_a_pipe_that_another_program_made_non_blocking_loses_nothing(pipe: Pipe) -> None:
-    """A terminal or pipe is shared, and so is this flag of it."""
+    """The flag belongs to the pipe, which several programs may share."""
     os.set_blocking(pipe.write_end, False)
     writer = writer_to(pipe.write_end, bytes_max=1_000_000)
     written = [f"line {number} {LINE}" for number in range(200)]

@@ -1,4 +1,4 @@
-"""What gets into the log: enough, once, and no phone number."""
+"""Log lines: levels, repeated lines, phone numbers, and what libraries print."""
 
 import json
 import subprocess
@@ -24,12 +24,12 @@ HOUR_S = 3600
 
 @pytest.fixture(autouse=True)
 def fresh_logs() -> Iterator[None]:
-    logs._flood._facts.clear()
+    logs._flood._kinds.clear()
     yield
     structlog.reset_defaults()
 
 
-def log_lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+def logged(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     assert logs.flush(10)
     return [json.loads(line) for line in capfd.readouterr().err.splitlines()]
 
@@ -43,14 +43,14 @@ class Clock:
 
 
 class Log:
-    """A flood's remote side: what passes."""
+    """Collects the lines that pass a `Flood`."""
 
     def __init__(self) -> None:
         self.clock = Clock()
         self.flood = logs.Flood(self.clock)
         self.lines: list[dict[str, Any]] = []
 
-    def say(self, event: str, method: str = "warning", **facts: Any) -> bool:
+    def log(self, event: str, method: str = "warning", **facts: Any) -> bool:
         try:
             self.lines.append(dict(self.flood(None, method, {"event": event, **facts})))
         except structlog.DropEvent:
@@ -58,53 +58,53 @@ class Log:
         return True
 
 
-def test_a_flood_is_summarised_after_a_minute() -> None:
-    """The first line comes at once, the next one a minute later, with the count of those between."""
+def test_repeated_lines_are_counted_for_a_minute() -> None:
+    """The first line is logged at once, the next one a minute later, with the number held back."""
     log = Log()
     for second in range(70):
         log.clock.now_s = second
-        log.say("poll_failed", source="acme", reason="timeout")
+        log.log("poll_failed", source="acme", reason="timeout")
     assert [line.get("held_back") for line in log.lines] == [None, 59]
 
 
 def test_different_facts_do_not_hold_each_other_back() -> None:
     """Another sink, another reason, another event: each is logged at once."""
     log = Log()
-    assert log.say("poll_failed", source="acme", reason="timeout")
-    assert log.say("poll_failed", source="acme", reason="server")
-    assert log.say("poll_failed", source="branch", reason="timeout")
-    assert log.say("sink_failed", sink="crm", reason="timeout")
-    assert not log.say("sink_failed", sink="crm", reason="timeout", detail="other words")
+    assert log.log("poll_failed", source="acme", reason="timeout")
+    assert log.log("poll_failed", source="acme", reason="server")
+    assert log.log("poll_failed", source="branch", reason="timeout")
+    assert log.log("sink_failed", sink="crm", reason="timeout")
+    assert not log.log("sink_failed", sink="crm", reason="timeout", detail="other words")
 
 
-def test_a_thousand_extensions_that_fail_alike_are_a_few_lines() -> None:
-    """An outage of the platform concerns every target, and the log shows the first five of them."""
+def test_a_thousand_extensions_that_fail_alike_give_a_few_lines() -> None:
+    """An outage of the platform affects every target; the first five are logged."""
     log = Log()
     for extension in range(1000):
-        log.say("poll_failed", source="acme", reason="network", extension=str(extension))
+        log.log("poll_failed", source="acme", reason="network", extension=str(extension))
     assert [line["extension"] for line in log.lines] == ["0", "1", "2", "3", "4"]
     log.clock.now_s = 60
-    log.say("poll_failed", source="acme", reason="network", extension="7")
+    log.log("poll_failed", source="acme", reason="network", extension="7")
     assert log.lines[-1]["held_back"] == 995
 
 
-def test_what_somebody_asked_for_and_what_is_no_trouble_is_always_said() -> None:
-    """Each refused reload has its answer in the log, however quickly they follow one another; info is never held."""
+def test_results_of_reloads_and_info_lines_are_never_held_back() -> None:
+    """Each reload has its result in the log, however quickly they follow one another."""
     log = Log()
-    assert all(log.say("reload_refused", "error", reason="configuration") for _ in range(3))
-    assert all(log.say("configuration_reloaded", "info") for _ in range(3))
+    assert all(log.log("reload_refused", "error", reason="configuration") for _ in range(3))
+    assert all(log.log("configuration_reloaded", "info") for _ in range(3))
 
 
-def test_the_memory_of_what_was_said_is_bounded() -> None:
-    """A fact that changes with every line does not fill the memory."""
+def test_the_number_of_remembered_lines_is_bounded() -> None:
+    """A text that differs in every line does not fill the memory."""
     log = Log()
-    for number in range(3 * logs.FACTS_MAX):
-        log.say(f"event_{number}")
-    assert len(log.flood._facts) == logs.FACTS_MAX
+    for number in range(3 * logs.KINDS_MAX):
+        log.log(f"event_{number}")
+    assert len(log.flood._kinds) == logs.KINDS_MAX
 
 
-def test_a_number_shows_its_last_four_digits_wherever_it_is() -> None:
-    """In a text, in a list, in a table; other digits stay as they are."""
+def test_phone_numbers_are_masked_everywhere_in_a_line() -> None:
+    """In texts, lists and dicts; other digits are not changed."""
     line = {
         "event": "x",
         "detail": "calling +16504306662 and +1 (650) 288-6382 at 12:30+0100",
@@ -121,27 +121,25 @@ def test_a_number_shows_its_last_four_digits_wherever_it_is() -> None:
     }
 
 
-def test_a_number_in_a_trace_is_hidden_too(capfd: pytest.CaptureFixture[str]) -> None:
-    """The text of an exception is a line's text like any other."""
+def test_a_phone_number_in_a_traceback_is_masked(capfd: pytest.CaptureFixture[str]) -> None:
+    """The text of the exception is masked too."""
     logs.configure("info", "json")
     try:
         raise ValueError("no such number: +16504306662")
     except ValueError:
         logs.bound().error("broken", exc_info=True)
-    (line,) = log_lines(capfd)
+    (line,) = logged(capfd)
     assert "no such number: ***6662" in line["exception"]
 
 
-def test_a_logger_in_use_follows_a_changed_level(capfd: pytest.CaptureFixture[str]) -> None:
-    """`service.log_level` takes hold on a reload, for loggers too that were bound before."""
+def test_existing_loggers_follow_a_changed_level(capfd: pytest.CaptureFixture[str]) -> None:
+    """A reload changes `service.log_level` for loggers that were bound before, too."""
     logs.configure("warning", "json")
     log = logs.bound().bind(source="acme")
-    log.info("unheard")
+    log.info("skipped")
     logs.configure("debug", "json")
-    log.debug("hint_received")
-    assert [(line["event"], line["source"], line["level"]) for line in log_lines(capfd)] == [
-        ("hint_received", "acme", "debug")
-    ]
+    log.debug("logged")
+    assert [(line["event"], line["source"], line["level"]) for line in logged(capfd)] == [("logged", "acme", "debug")]
 
 
 def telemetry_of(clock: TurnedClock) -> SourceTelemetry:
@@ -151,20 +149,20 @@ def telemetry_of(clock: TurnedClock) -> SourceTelemetry:
     )
 
 
-def test_an_unknown_word_is_said_once(capfd: pytest.CaptureFixture[str]) -> None:
-    """Not again an hour later; another word has its own line."""
+def test_an_unknown_word_is_logged_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """Not again later; another word has its own line."""
     logs.configure("info", "json")
     telemetry = telemetry_of(TurnedClock())
     for word in ("Teleported", "Teleported", "Beamed"):
         telemetry.unknown_word("result", word)
-        logs._flood._facts.clear()  # as if a minute had passed
-    assert [line["detail"] for line in log_lines(capfd)] == ["Teleported", "Beamed"]
+        logs._flood._kinds.clear()  # as if a minute had passed
+    assert [line["detail"] for line in logged(capfd)] == ["Teleported", "Beamed"]
 
 
-def test_a_bad_record_is_counted_and_said_once_while_it_lingers(
+def test_a_bad_record_is_counted_once_while_it_is_listed(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though every changed page shows it again; another one counts for itself, and the memory is bounded."""
+    """Although every changed page shows it again; each record counts, and the memory is bounded."""
     monkeypatch.setattr("callcast.polling.telemetry.BAD_RECORDS_MAX", 3)
     logs.configure("info", "json")
     telemetry = telemetry_of(TurnedClock())
@@ -174,12 +172,12 @@ def test_a_bad_record_is_counted_and_said_once_while_it_lingers(
     assert len(telemetry._bad_records) == 3
 
 
-def test_a_failed_poll_says_where_and_why(capfd: pytest.CaptureFixture[str]) -> None:
-    """With the keys that every line has, and the request's id for the platform's support."""
+def test_a_failed_poll_is_logged_with_target_and_reason(capfd: pytest.CaptureFixture[str]) -> None:
+    """With the usual keys, and the request's id for the platform's support."""
     logs.configure("info", "json")
     failed = PollFailed("server", "answered 503", request_id="r-1")
     telemetry_of(TurnedClock()).poll_failed(Target(source="acme", extension_id="101"), failed, 0.1)
-    (line,) = log_lines(capfd)
+    (line,) = logged(capfd)
     del line["timestamp"]
     assert line == {
         "event": "poll_failed",
@@ -192,14 +190,14 @@ def test_a_failed_poll_says_where_and_why(capfd: pytest.CaptureFixture[str]) -> 
     }
 
 
-def test_events_are_lines_at_debug_only(capfd: pytest.CaptureFixture[str]) -> None:
-    """At info a busy service writes no line per call; at debug each event has one, with its call and its ids."""
+def test_events_are_logged_at_debug_only(capfd: pytest.CaptureFixture[str]) -> None:
+    """At info there is no line per call; at debug each event has one, with its call and its ids."""
     logs.configure("info", "json")
     telemetry = telemetry_of(TurnedClock())
     for level in ("info", "debug"):
         logs.configure(level, "json")
         telemetry.change_recorded(ChangeSet(events=(event(),)))
-    (line,) = log_lines(capfd)
+    (line,) = logged(capfd)
     assert (line["event"], line["source"], line["call"], line["event_type"]) == (
         "event_recorded",
         "acme",
@@ -208,7 +206,7 @@ def test_events_are_lines_at_debug_only(capfd: pytest.CaptureFixture[str]) -> No
     )
 
 
-OTHERS = """
+LIBRARIES = """
 import logging, sys, warnings
 from callcast.observability import logs
 logs.configure("info", "json")
@@ -222,9 +220,9 @@ raise ValueError("a fault")
 """
 
 
-def test_what_others_write_is_json_too() -> None:
-    """A library's log line, what it prints on standard error, a warning, a fault's trace: one object a line each."""
-    done = subprocess.run([sys.executable, "-c", OTHERS], capture_output=True, text=True, check=False)
+def test_what_libraries_write_is_json_too() -> None:
+    """Log lines of a library, printed text, a warning and a traceback: one JSON object per line each."""
+    done = subprocess.run([sys.executable, "-c", LIBRARIES], capture_output=True, text=True, check=False)
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert done.returncode == 1
     assert [(line["event"], line.get("reason"), line["detail"]) for line in lines[:4]] == [
@@ -238,9 +236,9 @@ def test_what_others_write_is_json_too() -> None:
     assert "ValueError: a fault" in lines[-1]["exception"]
 
 
-def test_a_library_that_says_the_same_again_and_again_is_held_back() -> None:
-    """But not what it says of something else."""
+def test_repeated_messages_of_a_library_are_held_back() -> None:
+    """Other messages of it are not."""
     log = Log()
-    assert log.say(logs.LIBRARY, reason="some.library", detail="broken")
-    assert log.say(logs.LIBRARY, reason="some.library", detail="broken otherwise")
-    assert not log.say(logs.LIBRARY, reason="some.library", detail="broken")
+    assert log.log(logs.LIBRARY, reason="some.library", detail="broken")
+    assert log.log(logs.LIBRARY, reason="some.library", detail="broken otherwise")
+    assert not log.log(logs.LIBRARY, reason="some.library", detail="broken")
