@@ -1,7 +1,7 @@
 """What every part of the service does when the outbox is unavailable: report it here, and try again.
 
 Each part is a user of the outbox. It either waits until the outbox works (`until_available`), or gives up what it was
-doing, because it will do it again anyway (`reporting`). Users fail and recover on their own: on a full disk a small
+doing, because it does it again later anyway (`reporting`). Users fail and recover on their own: on a full disk a small
 write may succeed while a large one does not.
 """
 
@@ -31,9 +31,9 @@ class OutboxHealth:
     """Whether the outbox works for all of its users."""
 
     def __init__(self, clock: Clock, log: Any) -> None:
+        self.clock = clock
+        self.log = log
         self.failures: dict[OutboxUser, OutboxFailure] = {}
-        self._clock = clock
-        self._log = log
         self.service = self.user()  # for the service as a whole, which tests every few seconds whether it can write
 
     @property
@@ -43,28 +43,26 @@ class OutboxHealth:
 
     def user(self, **facts: str) -> "OutboxUser":
         """Add a user. `facts`: who it is, for the log."""
-        return OutboxUser(self, self._clock, self._log, facts)
+        return OutboxUser(self, facts)
 
 
 class OutboxUser:
     """A part of the service that uses the outbox. Logs when it fails, and once when it recovers."""
 
-    def __init__(self, health: OutboxHealth, clock: Clock, log: Any, facts: Mapping[str, str]) -> None:
+    def __init__(self, health: OutboxHealth, facts: Mapping[str, str]) -> None:
         self._health = health
-        self._clock = clock
-        self._log = log
         self._facts = facts
 
     def failed(self, error: OutboxUnavailable) -> None:
         before = self._health.failures.get(self)
-        self._health.failures[self] = OutboxFailure(before.since if before else self._clock.wall(), str(error))
+        self._health.failures[self] = OutboxFailure(before.since if before else self._health.clock.wall(), str(error))
         if before is None:
-            self._log.error("outbox_failed", **self._facts, reason="outbox", detail=str(error))
+            self._health.log.error("outbox_failed", **self._facts, reason="outbox", detail=str(error))
 
     def works(self) -> None:
-        """What this user has to store was stored."""
+        """Note that this user has stored something."""
         if self._health.failures.pop(self, None):
-            self._log.info("outbox_recovered", **self._facts)
+            self._health.log.info("outbox_recovered", **self._facts)
 
     def ended(self) -> None:
         self._health.failures.pop(self, None)
@@ -84,4 +82,4 @@ class OutboxUser:
                 done = await do()
                 self.works()
                 return done
-            await self._clock.sleep(PAUSE_S)
+            await self._health.clock.sleep(PAUSE_S)

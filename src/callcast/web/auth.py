@@ -59,7 +59,7 @@ class AccessControl:
             raise web.HTTPMisdirectedRequest(text="421: unknown Host header: add the host name to service.http_hosts\n")
         if self.token and not is_open:
             if self._has_query_token(request):
-                return self._set_cookie(request)
+                return self._redirect_with_cookie(request)
             if not self._is_authorized(request):
                 return _unauthorized(request)
         if request.method == hdrs.METH_POST and request.content_type != "application/json":
@@ -67,7 +67,7 @@ class AccessControl:
         return await handler(request)
 
     def _is_known_host(self, header: str) -> bool:
-        """Protects against DNS rebinding: only cached names are accepted, since any other may point to this host."""
+        """Protects against DNS rebinding: only known names are accepted, since any other may point to this host."""
         host = _without_port(header)
         return host in self._hosts or (self._any_address and _is_address(host))
 
@@ -83,7 +83,7 @@ class AccessControl:
         bearer = scheme.lower() == "bearer" and _same(given.strip(), self.token)
         return bearer or _same(request.cookies.get(COOKIE, ""), self._cookie())
 
-    def _set_cookie(self, request: web.Request) -> web.StreamResponse:
+    def _redirect_with_cookie(self, request: web.Request) -> web.StreamResponse:
         response = web.Response(status=303, headers={hdrs.LOCATION: str(request.rel_url.without_query_params("token"))})
         response.set_cookie(
             COOKIE, self._cookie(), max_age=COOKIE_AGE_S, httponly=True, samesite="Strict", secure=request.secure
