@@ -240,6 +240,7 @@ class Service:
             name: Subscriber(sink, self._hash_key if sink.numbers == "hash" else b"")
             for name, sink in wanted.sinks.items()
         }
+        self._workers.configure(subscribers, wanted.names)
         await asyncio.gather(
             self._sink_tasks.apply(subscribers, patience_s=STOP_PATIENCE_S),
             self._source_tasks.apply(wanted.sources, patience_s=STOP_PATIENCE_S, restart=restart),

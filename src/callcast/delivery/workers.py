@@ -50,21 +50,23 @@ class DeliveryWorkers:
         self._metrics = metrics
         self._clock = clock
         self._log = log
+        self._names: dict[str, str] = {}
+        self._wanted: Mapping[str, Subscriber] = {}
+        self._last: dict[str, Subscriber] = {}  # as run last
         self._wires: dict[Numbers, Wire] = {}
         self._workers: dict[str, DeliveryWorker] = {}
 
+    def configure(self, wanted: Mapping[str, Subscriber], names: Mapping[str, str]) -> None:
+        """Set the sinks that the configuration has and the names of extensions, before `run` and `end` follow it."""
+        self._wanted = wanted
+        self._names.clear()
+        self._names.update(names)
+
     async def run(self, name: str, subscriber: Subscriber) -> None:
         """Deliver to one sink until cancelled."""
-        settings = subscriber.settings
-        context = SinkContext(
-            name=name,
-            installation=self.installation,
-            version=__version__,
-            live_calls=self._live_calls,
-            wire=self._wire(name, settings.numbers, subscriber.hash_key),
-            clock=self._clock,
-            log=self._log.bind(sink=name).warning,
-        )
+        await self._remove_traces(name)
+        settings, context = subscriber.settings, self._context(name, subscriber)
+        self._last[name] = subscriber
         self._metrics.watch_sink(name)
         async with settings.open(context) as sink:
             filters = {key: list(value) for key, value in structs.asdict(settings.filter()).items() if value}
@@ -89,6 +91,25 @@ class DeliveryWorkers:
         self._workers.pop(name, None)
         self._metrics.forget_sink(name)
         self._log.info("delivery_stopped", sink=name)
+        await self._remove_traces(name)
+
+    async def _remove_traces(self, name: str) -> None:
+        """Let a sink that was removed or changed remove what it left at the remote side."""
+        if last := self._last.pop(name, None):
+            configured = [each.settings for each in self._wanted.values()]
+            await last.settings.removed(self._context(name, last), configured)
+
+    def _context(self, name: str, subscriber: Subscriber) -> SinkContext:
+        return SinkContext(
+            name=name,
+            installation=self.installation,
+            version=__version__,
+            live_calls=self._live_calls,
+            wire=self._wire(name, subscriber.settings.numbers, subscriber.hash_key),
+            clock=self._clock,
+            log=self._log.bind(sink=name).warning,
+            names=self._names,
+        )
 
     def failing(self) -> Mapping[str, SinkTrouble]:
         return {name: trouble for name, worker in self._workers.items() if (trouble := worker.trouble)}

@@ -4,7 +4,7 @@
 sink has no queue, no retry and no sleep of its own, except a short one that keeps two requests apart.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Protocol, runtime_checkable
@@ -128,6 +128,7 @@ class SinkContext(Struct, frozen=True, kw_only=True):
     """What a sink gets to work with, in addition to its own settings.
 
     installation: a stable id of this installation, letters and digits.
+    names: the names of extensions as configured, by id; a reload changes the content.
     log: `log(event_name, **facts)`, at level warning; the event name in past tense, no secrets in the facts.
     """
 
@@ -138,6 +139,7 @@ class SinkContext(Struct, frozen=True, kw_only=True):
     wire: Wire
     clock: Clock
     log: Callable[..., None]
+    names: Mapping[str, str] = {}
 
 
 class Filter(Struct, frozen=True, kw_only=True):

@@ -163,6 +163,13 @@ class SinkSettings(BaseModel, ABC):
         """
         return ConnectivityResult("unasked", f"sinks of type {self.type} have no connectivity check")
 
+    async def removed(self, context: SinkContext, configured: "Sequence[SinkSettings]", /) -> None:
+        """Remove what the sink has left at the remote side, such as retained messages, unless a sink continues it.
+
+        Called once the sink is closed, after a reload that removed it or changed its settings. configured: the
+        settings of all sinks after the reload. Log external failures; do not raise them.
+        """
+
     @abstractmethod
     def open(self, context: SinkContext, /) -> AbstractAsyncContextManager[Sink]:
         """The sink, usable while the context is open. While it is disconnected, `send` returns `Retry`."""
