@@ -8,7 +8,7 @@ KILLS ?= 3000
 SOAK ?= 3600
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check fuzz soak bench bench-full format lock clean
+.PHONY: help demo test check home-assistant fuzz soak bench bench-full format lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -49,6 +49,9 @@ fuzz: $(VENV)/.installed  ## try FUZZ random histories of calls and KILLS kill -
 	$(BIN)/python -m tests.system.kills $(KILLS)
 	$(BIN)/python -m tests.unit.ringcentral.fuzz_bytes $(FUZZ)
 	THOROUGH=1 $(BIN)/pytest -n auto --timeout 3600 tests/unit tests/integration/simulator
+
+home-assistant:  ## give the discovery messages to Home Assistant's own code (needs uv and Python 3.13)
+	uv run --no-project --isolated --python 3.13 --with homeassistant==2025.4.4 --with paho-mqtt==2.1.0 tests/home_assistant/check.py
 
 soak: $(VENV)/.installed  ## apply load and faults of every kind for SOAK seconds (3600); memory must not grow (needs mosquitto, faketime)
 	$(BIN)/python -m bench.soak --seconds $(SOAK)

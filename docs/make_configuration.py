@@ -66,7 +66,7 @@ def example() -> str:
         parts += [*_commented(_keys(SinkSettings, skip="type"))] if model is others[0] else [common]
         parts.append("")
     parts += [
-        "# Names of extension ids, for the wallboard and /api.",
+        "# Names of extension ids, for the wallboard, /api and Home Assistant.",
         "[names]",
         '#62264425016 = "Reception"',
     ]

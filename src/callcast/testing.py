@@ -329,6 +329,9 @@ class StaticLiveCalls:
     def extensions(self, _source: str, /) -> Sequence[str]:
         return ["62264425016"]
 
+    def watches(self, source: str, _extension_id: str, /) -> bool:
+        return source == "acme"
+
     def summaries(self) -> Sequence[Summary]:
         return [
             Summary(

@@ -21,7 +21,7 @@ from callcast.simulator.scenarios import busy, load
 from callcast.simulator.script import Call
 from callcast.simulator.story import Story
 from callcast.sinks.webhook import Settings as WebhookSettings
-from tests.integration.sinks.brokers import iotcore
+from tests.integration.sinks.brokers import iotcore, mosquitto
 from tests.integration.sinks.certificates import make_certificates
 from tests.ports import free_port
 from tests.system.world import SECRET, WAIT_S, Service, Subscriber, until
@@ -504,6 +504,35 @@ async def test_a_removed_sink_keeps_its_deliveries_until_its_name_comes_back(tow
         assert (await town.reload(*rest, hook.sink("crm", live_ttl_s=3600)))[0] == 200
         await until(lambda: len(hook.events) == 1, "the pending delivery")
         assert hook.events[0]["data"]["extension_id"] == DESKS["101"]
+
+
+async def test_home_assistant_devices_follow_a_reload(town: Town) -> None:
+    """A new name renames a device; an extension, and at last the sink, that is removed takes its devices with it."""
+    first, second = (f"homeassistant/device/callcast/acme-{extension}/config" for extension in DESKS.values())
+    lines = table("sinks.lines", {"type": "stdout"})
+    with mosquitto(town.folder) as broker:
+        subscriber = Subscriber(broker.port)
+        sink = {"type": "mqtt", "url": f"mqtt://127.0.0.1:{broker.port}", "discovery": "homeassistant"}
+        home = table("sinks.home", sink)
+
+        def name(topic: str) -> str | None:
+            message = subscriber.retained.get(topic)
+            return json.loads(message)["device"]["name"] if message else None
+
+        await town.start(town.head(), town.source(), lines, home)
+        await until(lambda: {first, second} <= subscriber.retained.keys(), "both devices")
+        town.call()
+        await until(lambda: bool(subscriber.events), "the call")
+        only = town.source(extensions=[DESKS["102"]])
+        assert (await town.reload(town.head(), only, lines, home))[0] == 200
+        await until(lambda: name(first) is None, "the removal of the device of an extension")
+        names = table("names", {DESKS["102"]: "Front desk"})
+        assert (await town.reload(town.head(), only, lines, home, names))[0] == 200
+        await until(lambda: name(second) == "Front desk", "the new name")
+        assert (await town.reload(town.head(), only, lines, names))[0] == 200
+        await until(lambda: not subscriber.retained, "the removal of everything")
+        assert not town.logged("mqtt_state_left_behind")
+        subscriber.close()
 
 
 async def test_a_changed_level_time_zone_and_token_take_hold(town: Town, hook: Hook) -> None:

@@ -99,7 +99,7 @@ class Subscriber:
         self.retained: dict[str, bytes] = {}
         self._ready = threading.Event()
         self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
-        self._client.on_connect = lambda *_: self._client.subscribe("callcast/#", qos=1)
+        self._client.on_connect = lambda *_: self._client.subscribe([("callcast/#", 1), ("homeassistant/#", 1)])
         self._client.on_subscribe = lambda *_: self._ready.set()
         self._client.on_message = self._take
         self._client.connect("127.0.0.1", port)

@@ -32,7 +32,7 @@ def config_schema() -> dict[str, Any]:
             "sinks": _tables({"oneOf": [_ref(f"sink_{name}") for name in kinds]}, "where events are sent"),
             "names": {
                 "type": "object",
-                "description": "display names of extension ids, for the wallboard and /api",
+                "description": "display names of extension ids, for the wallboard, /api and Home Assistant",
                 "propertyNames": {"pattern": "^[0-9]{1,20}$"},
                 "additionalProperties": {"type": "string", "pattern": "\\S", "maxLength": LABEL_MAX},
             },

@@ -183,6 +183,7 @@ class ExtensionState(Struct, frozen=True, gc=False):
     state: Annotated[str, _one_of(("ringing", "dialing", "connected", "idle"))]
     calls: Count
     since: Time | None
+    caller: Annotated[Party | None, _text("of the earliest inbound call in this state")]
 
 
 class Status(Struct, frozen=True, gc=False):

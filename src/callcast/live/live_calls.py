@@ -132,6 +132,10 @@ class InMemoryLiveCalls:
         source_view = self._sources.get(source)
         return tuple(source_view.extensions) if source_view else ()
 
+    def watches(self, source: str, extension_id: str, /) -> bool:
+        source_view = self._sources.get(source)
+        return source_view is not None and source_view.watches(extension_id)
+
     def active(self, source: str) -> Mapping[CallGroup, int]:
         """The number of calls by extension, state and direction; a combination once used stays, with 0."""
         source_view = self._sources.get(source)
@@ -212,6 +216,7 @@ class _Source:
         self.groups: Counter[CallGroup] = Counter()
         self._clock = clock
         self._watched: dict[str | None, float] = {}  # since when, monotonic
+        self._targets_known = False
         self.stored: dict[str | None, datetime] = {}  # by target, the newest poll on the disk
         self._polls: dict[str | None, float] = {}  # monotonic
         self._newest_poll: tuple[datetime, float] | None = None  # of all polls since the start
@@ -230,6 +235,7 @@ class _Source:
             self.stored[target.extension_id] = taken_at
 
     def watch(self, extension_ids: Sequence[str] | None, interval_s: float) -> None:
+        self._targets_known = True
         monotonic = self._clock.monotonic()
         wanted: Iterable[str | None] = (None,) if extension_ids is None else extension_ids
         self._watched = {one: self._watched.get(one, monotonic) for one in wanted}
@@ -245,6 +251,9 @@ class _Source:
         self._polls[extension_id] = monotonic = self._clock.monotonic()
         self._newest_poll = (taken_at, monotonic)
         return overdue
+
+    def watches(self, extension_id: str) -> bool:
+        return not self._targets_known or None in self._watched or extension_id in self._watched
 
     def put(self, call: Call) -> None:
         if before := self.calls.pop(call.call_id, None):

@@ -33,6 +33,10 @@ class LiveCalls(Protocol):
         """Numeric ids of the source's extensions that are watched or have had a call."""
         ...
 
+    def watches(self, source: str, extension_id: str, /) -> bool:
+        """False if the source does not exist or does not watch the extension; true while that is not known yet."""
+        ...
+
     def summaries(self) -> Sequence[Summary]: ...
 
     async def changed(self, since: int, /) -> LiveChange:

@@ -309,7 +309,7 @@ def test_the_retained_state_is_as_described() -> None:
     """What the MQTT sink really writes: a call, an extension's state, a summary."""
     event = GOLDEN[2]["data"]
     assert list(payload_validator("callState").iter_errors(event)) == []
-    idle = json.loads(_encoded_state([], None))
+    idle = json.loads(_encoded_state(Wire(), [], None))
     assert list(payload_validator("extensionState").iter_errors(idle)) == []
     summary = Summary(
         source="acme", ringing=1, dialing=0, connected=2, answered_today=3, missed_today=4, as_of=NINE, complete=True

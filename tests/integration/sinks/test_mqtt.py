@@ -21,7 +21,7 @@ from callcast.calls.summary import Summary
 from callcast.formats.cloudevents import Wire
 from callcast.ports.clock import Clock
 from callcast.ports.live_calls import LiveChange
-from callcast.ports.sink import Delivered, Delivery, Outcome, Reconnecting, Rejected, Retry, Sink
+from callcast.ports.sink import Delivered, Delivery, Outcome, Reconnecting, Rejected, Retry, Sink, SinkContext
 from callcast.settings.secret import Secret
 from callcast.sinks.mqtt import Settings, port_of
 from callcast.sinks.mqtt.connection import Connection
@@ -41,6 +41,8 @@ class InMemoryLiveCalls:
     def __init__(self) -> None:
         self.version = 1
         self.live: dict[str, Call] = {}
+        self.ids = [EXTENSION]
+        self.certain = True
         self._turned: tuple[Call, ...] = ()
         self._wake = asyncio.Event()
 
@@ -48,7 +50,10 @@ class InMemoryLiveCalls:
         return list(self.live.values())
 
     def extensions(self, _source: str, /) -> Sequence[str]:
-        return [EXTENSION]
+        return self.ids
+
+    def watches(self, source: str, extension_id: str, /) -> bool:
+        return source == "acme" and (not self.certain or extension_id in self.ids)
 
     def summaries(self) -> Sequence[Summary]:
         ringing = sum(one.state is State.RINGING for one in self.live.values())
@@ -87,6 +92,7 @@ class Stage:
     def __init__(self, broker: Broker, protocol: str) -> None:
         self.broker = broker
         self.live_calls = InMemoryLiveCalls()
+        self.names: dict[str, str] = {}
         self.logged: list[tuple[str, dict[str, object]]] = []
         self.watcher = Watcher(broker.port, protocol)
         self._protocol = protocol
@@ -95,12 +101,13 @@ class Stage:
         url = f"mqtt://127.0.0.1:{self.broker.port}"
         return Settings.model_validate({"type": "mqtt", "url": url, "protocol": self._protocol, "timeout_s": 5, **keys})
 
+    def context(self) -> SinkContext:
+        return structs.replace(context(self.logged), live_calls=self.live_calls, names=self.names)
+
     @asynccontextmanager
     async def sink(self, wire: Wire | None = None, clock: Clock | None = None, **keys: Any) -> AsyncIterator[Sink]:
         await until(self.watcher.ready)
-        here = structs.replace(
-            context(self.logged), live_calls=self.live_calls, wire=wire or Wire(), clock=clock or RealClock()
-        )
+        here = structs.replace(self.context(), wire=wire or Wire(), clock=clock or RealClock())
         async with self.settings(**keys).open(here) as sink:
             yield sink
 
@@ -133,7 +140,7 @@ class Stage:
         client.on_message = receive
         client.connect("127.0.0.1", self.broker.port)
         client.loop_start()
-        client.subscribe([("callcast/#", 0), ("fence", 0)])
+        client.subscribe([("callcast/#", 0), ("homeassistant/#", 0), ("fence", 0)])
         client.publish("fence", "x")
         assert fence.wait(30)
         client.disconnect()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from callcast.calls.model import Call, Direction, State
+from callcast.calls.model import Call, Direction, Party, State
 from callcast.calls.summary import Summary
 from callcast.formats.cloudevents import Wire
 from callcast.ports.live_calls import LiveChange
@@ -19,6 +19,7 @@ from callcast.testing import call, event
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 TOPICS = Topics("callcast")
+IDLE = {"state": "idle", "calls": 0, "since": None, "caller": None}
 
 
 class GivenLiveCalls:
@@ -29,6 +30,7 @@ class GivenLiveCalls:
     def __init__(self, extensions: Sequence[str] = ("101",)) -> None:
         self.live: list[Call] = []
         self.ids = extensions
+        self.certain = True
         self.sources = ["acme"]
         self.ringing = 0
         self.as_of = NOW
@@ -38,6 +40,9 @@ class GivenLiveCalls:
 
     def extensions(self, _source: str, /) -> Sequence[str]:
         return self.ids
+
+    def watches(self, source: str, extension_id: str, /) -> bool:
+        return source in self.sources and (extension_id in self.ids or not self.certain)
 
     def summaries(self) -> Sequence[Summary]:
         return [
@@ -91,7 +96,7 @@ def test_without_live_calls_there_are_states_and_a_summary() -> None:
     retained = mirror()
     retained.mirror(GivenLiveCalls(), 0)
     assert taken(retained) == {
-        "callcast/acme/101/state": {"state": "idle", "calls": 0, "since": None},
+        "callcast/acme/101/state": IDLE,
         "callcast/acme/summary": {
             "source": "acme",
             "ringing": 0,
@@ -145,11 +150,12 @@ def test_a_call_rings_is_answered_ends_and_is_removed() -> None:
         changed = taken(retained)
         assert changed.keys() == {"callcast/acme/101/calls/s-1", "callcast/acme/101/state"}
         assert changed["callcast/acme/101/calls/s-1"] == json.loads(Wire().call(one))
-        assert changed["callcast/acme/101/state"] == {"state": word, "calls": 1, "since": since}
+        caller = json.loads(Wire().call(one))["from"]
+        assert changed["callcast/acme/101/state"] == {"state": word, "calls": 1, "since": since, "caller": caller}
     live_calls.live = []
     retained.mirror(live_calls, 10, [made(state=State.ENDED, ended_at=NOW + timedelta(seconds=9))])
     changed = taken(retained)
-    assert changed["callcast/acme/101/state"] == {"state": "idle", "calls": 0, "since": "2026-03-02T09:00:09.000Z"}
+    assert changed["callcast/acme/101/state"] == IDLE | {"since": "2026-03-02T09:00:09.000Z"}
     assert changed["callcast/acme/101/calls/s-1"]["state"] == "ended"  # type: ignore[index]
     assert retained.next_removal_s() == 70
     retained.remove_ended(69)
@@ -280,8 +286,36 @@ def test_an_extension_that_is_no_longer_watched_goes() -> None:
     retained.mirror(live_calls, 1, [])
     assert taken(retained) == {
         "callcast/acme/101/state": None,
-        "callcast/acme/102/state": {"state": "idle", "calls": 0, "since": None},
+        "callcast/acme/102/state": IDLE,
     }
+
+
+def test_a_source_that_is_removed_takes_its_summary_with_it() -> None:
+    """Nothing of a source that is no longer configured stays on the broker."""
+    live_calls, retained = GivenLiveCalls(), mirror()
+    retained.mirror(live_calls, 0)
+    retained.take_dirty()
+    live_calls.sources = []
+    retained.mirror(live_calls, 1)
+    assert taken(retained) == {"callcast/acme/101/state": None, "callcast/acme/summary": None}
+
+
+def test_the_caller_of_a_state_is_that_of_the_earliest_inbound_call_in_it() -> None:
+    """A call on hold behind a ringing one, and an outbound call, are not announced as callers."""
+    live_calls, retained = GivenLiveCalls(), mirror()
+    early, late = (
+        structs.replace(made(session=session), from_party=Party(number=number), started_at=NOW + timedelta(seconds=s))
+        for session, number, s in (("s-1", "+15550100", 1), ("s-2", "+15550111", 2))
+    )
+    live_calls.live = [late, early, made(session="s-3", state=State.CONNECTED)]
+    retained.mirror(live_calls, 0)
+    state = json.loads(retained.wanted["callcast/acme/101/state"])
+    assert (state["state"], state["calls"], state["caller"]["number"]) == ("ringing", 3, "+15550100")
+    retained.mirror(live_calls, 1, [made(session="s-4", state=State.DIALING, direction=Direction.OUTBOUND)])
+    live_calls.live = [made(session="s-4", state=State.DIALING, direction=Direction.OUTBOUND)]
+    retained.mirror(live_calls, 2)
+    state = json.loads(retained.wanted["callcast/acme/101/state"])
+    assert (state["state"], state["caller"]) == ("dialing", None)
 
 
 def test_unchanged_live_calls_publish_nothing() -> None:

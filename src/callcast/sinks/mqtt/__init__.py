@@ -17,6 +17,7 @@ from callcast.ports.sink import Sink, SinkContext
 from callcast.settings.host import is_host
 from callcast.settings.loopback import check_encryption
 from callcast.settings.secret import Secret
+from callcast.sinks import SinkSettings
 from callcast.sinks.tls import TlsSettings
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
@@ -50,6 +51,19 @@ class Settings(TlsSettings):
     retain: bool = Field(
         default=True, description="false: no retained topics and no will, for brokers that do not support them"
     )
+
+    discovery: Literal["", "homeassistant"] = Field(
+        default="",
+        description="homeassistant: announce each source and extension to Home Assistant as a device",
+        examples=["homeassistant"],
+    )
+
+    @field_validator("discovery")
+    @classmethod
+    def _discovery_is_retained(cls, discovery: str, info: ValidationInfo) -> str:
+        if discovery and not info.data.get("retain", True):
+            raise ValueError("needs retained messages: remove retain = false, or discovery")
+        return discovery
 
     @field_validator("url")
     @classmethod
@@ -90,9 +104,17 @@ class Settings(TlsSettings):
                 for task in work:
                     task.cancel()
 
+    async def removed(self, context: SinkContext, configured: Sequence[SinkSettings], /) -> None:
+        """Remove the retained topics, so that none shows old state as current."""
+        from callcast.sinks.mqtt.sink import remove_retained
+
+        continued = any(isinstance(each, Settings) and each.retain and each.place == self.place for each in configured)
+        if self.retain and not continued:
+            await remove_retained(self, context)
+
     def exclusive_resources(self) -> Sequence[tuple[str, str]]:
         url = self.address()
-        resources = [("topic", f"the topic {self.topic} on {url.hostname}:{port_of(url)}")]
+        resources = [("topic", f"the topic {self.place}")]
         if self.client_id:
             resources.append(("client_id", f"the client id {self.client_id} on {url.hostname}:{port_of(url)}"))
         return resources
@@ -102,6 +124,11 @@ class Settings(TlsSettings):
         from callcast.sinks.mqtt.sink import check_connectivity
 
         return await check_connectivity(self, request)
+
+    @property
+    def place(self) -> str:
+        url = self.address()
+        return f"{self.topic} on {url.hostname}:{port_of(url)}"
 
     def address(self) -> SplitResult:
         return _split(self.url)

@@ -1,19 +1,20 @@
 """The retained topics: which ones the broker should have, which ones it still has, and whether it supports them."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import Enum, auto
 
 from msgspec import DecodeError, Struct, json, structs
 
-from callcast.calls.model import Call, State
+from callcast.calls.model import Call, Direction, State
 from callcast.calls.summary import Summary
 from callcast.formats.cloudevents import Wire, rfc3339, summary_data
 from callcast.formats.payloads import ExtensionState
 from callcast.ports.live_calls import LiveCalls
 from callcast.ports.sink import Filter
 from callcast.sinks.mqtt.connection import LOST, RETAIN_NOT_SUPPORTED, Connection, Failure, ignore
+from callcast.sinks.mqtt.home_assistant import Devices
 from callcast.sinks.mqtt.wire import Topics
 
 _Owner = tuple[str, str]  # source and extension
@@ -24,10 +25,12 @@ class RetainedTopics:
     """Derives the retained topics from the live calls, and tracks which of them must be published.
 
     wanted: every retained topic and its message. dirty: the topics that changed since the last `take_dirty`; a dirty
-    topic that is not in `wanted` must be removed.
+    topic that is not in `wanted` must be removed. devices: None without discovery.
     """
 
-    def __init__(self, topics: Topics, wire: Wire, show: Filter, tombstone_s: float) -> None:
+    def __init__(
+        self, topics: Topics, wire: Wire, show: Filter, tombstone_s: float, devices: Devices | None = None
+    ) -> None:
         self.wanted: dict[str, bytes] = {}
         self.dirty: set[str] = set()
         self._topics = topics
@@ -39,6 +42,9 @@ class RetainedTopics:
         self._ended: dict[_Owner, datetime] = {}
         self._watched: set[_Owner] = set()
         self._counted: dict[str, Summary] = {}  # as last published, by source
+        self._devices = devices
+        self._kept: set[_Owner] = set()  # extensions whose device the broker had
+        self._described: tuple[set[_Owner], dict[str, str]] = (set(), {})  # owners and names, as last published
 
     def mirror(self, live_calls: LiveCalls, now_s: float, changed: Iterable[Call] | None = None) -> None:
         """Apply the changed calls, or all calls (None). Ended calls that were not known are not added."""
@@ -50,6 +56,8 @@ class RetainedTopics:
             for extension_id in live_calls.extensions(each.source)
             if self._show.has(each.source, extension_id)
         }
+        self._kept = {owner for owner in self._kept if live_calls.watches(*owner)}
+        watched |= self._kept
         owners = watched ^ self._watched
         self._watched = watched
         if changed is None:
@@ -65,7 +73,41 @@ class RetainedTopics:
                 owners.add(self._remove_call(owner, topic))
         for owner in owners:
             self._mirror_state(owner)
+        for source in self._counted.keys() - {each.source for each in summaries}:
+            del self._counted[source]
+            self._drop(self._topics.summary(source))
         self.count(each for each in summaries if self._counted.get(each.source) != _without_clocks(each))
+
+    def describe(self, live_calls: LiveCalls, names: Mapping[str, str]) -> None:
+        """Update the discovery messages; call it after `mirror`, and every few seconds for the names."""
+        if self._devices is None:
+            return
+        owners = {owner for owner in self._watched if live_calls.watches(*owner)} | {
+            (each, "") for each in self._counted
+        }
+        if (owners, names) == self._described:
+            return
+        for owner in self._described[0] - owners:
+            self._drop(self._devices.topic(owner))
+        for owner in sorted(owners):  # a source's device before those of its extensions
+            self._set(self._devices.topic(owner), self._devices.message(owner, names))
+        self._described = owners, dict(names)
+
+    def found(self, topics: Iterable[str], live_calls: LiveCalls) -> None:
+        """Remove those of the topics that the broker has and should not have.
+
+        A device of an extension is kept until it is known that the extension is not watched: Home Assistant deletes a
+        device with its settings as soon as its discovery message is removed.
+        """
+        stale = set(topics)
+        if self._devices is not None:
+            for topic in topics:
+                owner = self._devices.owner(topic)
+                if owner and owner[1] and self._show.has(*owner) and live_calls.watches(*owner):
+                    self._kept.add(owner)
+                    stale.discard(topic)
+                    stale.discard(self._topics.state(*owner))
+        self.dirty.update(stale - self.wanted.keys())
 
     def count(self, summaries: Iterable[Summary]) -> None:
         """Update these summaries. Call it every few seconds with all, because their times change without a call."""
@@ -116,7 +158,7 @@ class RetainedTopics:
         topic = self._topics.state(*owner)
         live = [call for call in self._calls.get(owner, {}).values() if call.live]
         if live or owner in self._watched:
-            self._set(topic, _encoded_state(live, self._ended.get(owner)))
+            self._set(topic, _encoded_state(self._wire, live, self._ended.get(owner)))
         else:
             self._drop(topic)
 
@@ -130,11 +172,13 @@ class RetainedTopics:
             self.dirty.add(topic)
 
 
-def _encoded_state(calls: list[Call], idle_since: datetime | None) -> bytes:
+def _encoded_state(wire: Wire, calls: list[Call], idle_since: datetime | None) -> bytes:
     for state in State:  # the first that applies
-        if times := [_since(call) for call in calls if call.state is state]:
-            return json.encode(ExtensionState(state, len(calls), rfc3339(min(times))))
-    return json.encode(ExtensionState("idle", 0, None if idle_since is None else rfc3339(idle_since)))
+        if chosen := sorted((call for call in calls if call.state is state), key=_since):
+            inbound = next((call for call in chosen if call.direction is Direction.INBOUND), None)
+            caller = wire.call_data(inbound).from_party if inbound else None
+            return json.encode(ExtensionState(state, len(calls), rfc3339(_since(chosen[0])), caller))
+    return json.encode(ExtensionState("idle", 0, None if idle_since is None else rfc3339(idle_since), None))
 
 
 def _since(call: Call) -> datetime:
@@ -175,26 +219,30 @@ class StaleTopics:
         self._other = ""
         self._complete = asyncio.Event()
         connection.on_message_received = self._receive
-        self._granted = connection.subscribe(topics.retained)
+        self._filters = [*topics.retained, topics.devices]
+        self._granted = connection.subscribe(self._filters)
 
-    async def read(self) -> set[str]:
-        """All retained topics but `status`. Raises UnreadableError."""
+    async def read(self) -> tuple[set[str], str]:
+        """All retained topics but `status`, and why discovery topics cannot be read, if so. Raises UnreadableError."""
         denied = "the broker does not allow callcast to subscribe to its own topics"
+        no_devices = ""
         try:
             async with asyncio.timeout(_READ_S):
-                for reason in await self._granted:
-                    if reason.is_failure:
+                for topic_filter, reason in zip(self._filters, await self._granted, strict=False):
+                    if reason.is_failure and topic_filter == self._topics.devices:
+                        no_devices = f"the broker does not allow callcast to subscribe to {topic_filter}"
+                    elif reason.is_failure:
                         raise UnreadableError(f"{denied}: {reason.getName()}")
                 await self._complete.wait()
         except TimeoutError:
             raise UnreadableError(denied) from None
         finally:
             self._connection.on_message_received = ignore
-        self._connection.unsubscribe(self._topics.retained)
+        self._connection.unsubscribe(self._filters)
         if self._other:
             problem = f"the client {self._other} is online with the same topic"
             raise UnreadableError(f"{problem}: give each client its own topic")
-        return self._retained
+        return self._retained, no_devices
 
     def _receive(self, topic: str, payload: bytes, retained: bool) -> None:
         if topic != self._topics.status:

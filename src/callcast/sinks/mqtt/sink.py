@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+import ssl
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -24,6 +25,7 @@ from callcast.sinks.mqtt.connection import (
     Failure,
     fix_of_failure,
 )
+from callcast.sinks.mqtt.home_assistant import Devices
 from callcast.sinks.mqtt.retained_topics import (
     ConnectionOutcome,
     RetainedTopics,
@@ -49,6 +51,7 @@ _NO_STATE = (
     "the broker does not support retained messages: events are sent without retained state and without a will; "
     "allow retained messages in the broker, or set retain = false"
 )
+_LEFT_BEHIND = "remove the retained messages below this topic and below homeassistant/device in the broker"
 _OFFLINE = b'{"state":"offline"}'
 _CHECK_EVENT = "check/events/callcast.check"
 _CHECK_STATE = "check/check/state"
@@ -67,8 +70,11 @@ class MqttSink:
         self._context = context
         self._version_5 = settings.protocol == "5"
         self._topics = Topics(settings.topic)
-        self._retained = RetainedTopics(self._topics, context.wire, settings.filter(), settings.tombstone_s)
-        self._client_id = settings.client_id or f"callcast-{context.installation}-{context.name}"
+        devices = None
+        if settings.discovery:
+            devices = Devices(self._topics, settings.events, context.wire.numbers, context.version)
+        self._retained = RetainedTopics(self._topics, context.wire, settings.filter(), settings.tombstone_s, devices)
+        self._client_id = _client_id(settings, context)
         self._retaining = RetainSupport(wanted=settings.retain)
         self._connection: Connection | None = None
         self._failure = Failure("disconnected", "not connected yet")
@@ -217,6 +223,7 @@ class MqttSink:
         live_calls, clock = self._context.live_calls, self._context.clock
         version = live_calls.version
         self._retained.mirror(live_calls, clock.monotonic())
+        self._retained.describe(live_calls, self._context.names)
         self._dirty.set()
         while True:
             change = await self._next_change(version)
@@ -225,6 +232,7 @@ class MqttSink:
             else:
                 version = change.version
                 self._retained.mirror(live_calls, clock.monotonic(), change.calls)
+            self._retained.describe(live_calls, self._context.names)
             self._retained.remove_ended(clock.monotonic())
             self._dirty.set()
             await clock.sleep(_MIRROR_EVERY_S)
@@ -278,14 +286,58 @@ class MqttSink:
 
     async def _remove_stale(self, connection: Connection, stale: StaleTopics) -> None:
         """Remove retained topics of calls that are no longer live, such as calls that ended while disconnected."""
+        live_calls = self._context.live_calls
         try:
-            found = await stale.read()
+            found, unread = await stale.read()
         except UnreadableError as error:
             if not connection.over.is_set():
                 self._context.log("mqtt_stale_state_kept", detail=str(error))
             return
-        self._retained.dirty.update(found - self._retained.wanted.keys())
+        if unread and self._settings.discovery:
+            self._context.log("mqtt_stale_state_kept", detail=unread)
+        self._retained.found(found, live_calls)
+        self._retained.mirror(live_calls, self._context.clock.monotonic(), ())
+        self._retained.describe(live_calls, self._context.names)
         self._dirty.set()
+
+
+async def remove_retained(settings: Settings, context: SinkContext) -> None:
+    """Remove all retained topics of a sink that is closed and will not be opened again."""
+    try:
+        async with asyncio.timeout(settings.timeout_s):
+            problem = await _remove_retained(settings, context, settings.tls_context())
+    except OSError as error:  # TimeoutError is one; a certificate file may be gone with the sink
+        problem = error.strerror or "the broker did not respond in time"
+    if problem:
+        context.log("mqtt_state_left_behind", topic=settings.topic, detail=problem, hint=_LEFT_BEHIND)
+
+
+async def _remove_retained(settings: Settings, context: SinkContext, tls: ssl.SSLContext) -> str:
+    """Returns what prevented it, or an empty text."""
+    topics, client_id = Topics(settings.topic), _client_id(settings, context)
+    connection = Connection(settings, tls, client_id, None, in_flight_max=1)
+    try:
+        await connection.open()
+        if connection.over.is_set():
+            return connection.failure.detail
+        if not connection.takes_retained:
+            return ""
+        offline = json.encode(Status("offline", rfc3339(context.clock.wall()), context.version, client_id))
+        stale = StaleTopics(connection, topics, offline, client_id)
+        await connection.publish(Message(topics.status, offline, retain=True))
+        found, problem = await stale.read()
+        for topic in (*sorted(found, key=topics.is_state), topics.status):
+            failure = await connection.publish(Message(topic, b"", retain=True))
+            problem = problem or (f"{failure.detail} (to {topic})" if failure else "")
+        return problem
+    except UnreadableError as error:
+        return str(error)
+    finally:
+        await connection.close()
+
+
+def _client_id(settings: Settings, context: SinkContext) -> str:
+    return settings.client_id or f"callcast-{context.installation}-{context.name}"
 
 
 # The connectivity check
@@ -321,7 +373,7 @@ async def _try(settings: Settings, client_id: str, *, send: bool, retain: bool) 
     will = Message(f"{settings.topic}/check/status", _OFFLINE, retain=True) if retain else None
     messages = [Message(f"{settings.topic}/{_CHECK_EVENT}", b'{"type":"callcast.check"}')]
     if retain:
-        idle = b'{"state":"idle","calls":0,"since":null}'
+        idle = b'{"state":"idle","calls":0,"since":null,"caller":null}'
         messages += [Message(f"{settings.topic}/{_CHECK_STATE}", each, retain=True) for each in (idle, b"")]
     connection = Connection(settings, settings.tls_context(), client_id, will, in_flight_max=1)
     try:

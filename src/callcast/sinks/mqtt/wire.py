@@ -73,13 +73,23 @@ class Topics:
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self.status = f"{prefix}/status"
+        self.device_node = re.sub(r"[^a-zA-Z0-9-]", lambda c: "".join(f"_{b:02X}" for b in c[0].encode()), prefix)
         # What to subscribe to in order to read every retained topic, and no event.
         self.retained = [self.status, f"{prefix}/+/+/calls/+", f"{prefix}/+/+/state", f"{prefix}/+/summary"]
+        self.devices = self.device("+")
+
+    def is_state(self, topic: str) -> bool:
+        """False for discovery topics."""
+        return topic.startswith(f"{self._prefix}/")
 
     def event(self, event: Event) -> str:
-        if isinstance(event, SourceEvent):
-            return f"{self._prefix}/{event.source}/events/{event.type}"
-        return f"{self._prefix}/{event.source}/{encoded(event.call.extension_id)}/events/{event.type}"
+        extension_id = "" if isinstance(event, SourceEvent) else event.call.extension_id
+        return self.events(event.source, extension_id, event.type)
+
+    def events(self, source: str, extension_id: str = "", event_type: str = "+") -> str:
+        """The topic of one type of event, or what to subscribe to for all types."""
+        owner = f"{source}/{encoded(extension_id)}" if extension_id else source
+        return f"{self._prefix}/{owner}/events/{event_type}"
 
     def call(self, call: Call) -> str:
         part = call.call_id.partition("/")[2]
@@ -90,6 +100,10 @@ class Topics:
 
     def summary(self, source: str) -> str:
         return f"{self._prefix}/{source}/summary"
+
+    def device(self, name: str) -> str:
+        """The discovery topic of a device. Home Assistant permits letters, digits, - and _ in its parts."""
+        return f"homeassistant/device/{self.device_node}/{name}/config"
 
 
 def encoded(part: str) -> str:
