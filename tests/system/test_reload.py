@@ -526,9 +526,9 @@ async def test_home_assistant_devices_follow_a_reload(town: Town) -> None:
         only = town.source(extensions=[DESKS["102"]])
         assert (await town.reload(town.head(), only, lines, home))[0] == 200
         await until(lambda: name(first) is None, "the removal of the device of an extension")
-        names = table("names", {DESKS["102"]: "Front desk"})
+        names = table("names", {DESKS["102"]: "Switchboard"})
         assert (await town.reload(town.head(), only, lines, home, names))[0] == 200
-        await until(lambda: name(second) == "Front desk", "the new name")
+        await until(lambda: name(second) == "Switchboard", "the new name")
         assert (await town.reload(town.head(), only, lines, names))[0] == 200
         await until(lambda: not subscriber.retained, "the removal of everything")
         assert not town.logged("mqtt_state_left_behind")
