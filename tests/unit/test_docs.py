@@ -31,7 +31,7 @@ def anchors(page: Path) -> set[str]:
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
     """Files exist, anchors too; links to other hosts are left alone."""
     for link in LINK.findall(page.read_text()):
-        if "://" in link or link.startswith("mailto:"):
+        if "://" in link or link.startswith(("mailto:", "tel:")):
             continue
         name, _, anchor = link.partition("#")
         target = (page.parent / name).resolve() if name else page
