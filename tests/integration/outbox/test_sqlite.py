@@ -21,6 +21,7 @@ import msgspec
 import pytest
 
 from callcast.calls.model import ChangeSet
+from callcast.outbox.opening import open_admin
 from callcast.outbox.sqlite import calls as memory
 from callcast.outbox.sqlite.codec import encode, event_of
 from callcast.outbox.sqlite.deliveries import Deliveries
@@ -234,6 +235,28 @@ async def test_a_file_that_spoils_in_use_is_set_aside(tmp_path: Path) -> None:
         assert [one.event.key for one in await outbox.claim("crm", limit=9)] == ["101/c"]
         assert [one.dead for one in (await outbox.stats()).sinks] == [0], "an answer to the old file's event is nothing"
         assert len(outbox.warnings()) == 1
+
+
+async def test_what_a_command_writes_while_the_file_is_closed_is_seen(tmp_path: Path) -> None:
+    """After an error the file is opened again: a command may have made deliveries due meanwhile."""
+    async with opened(tmp_path) as outbox:
+        await with_deliveries(outbox)
+        for delivery in await outbox.claim("crm", limit=9):
+            await outbox.dead_letter(delivery, reason="413", detail="", took_s=0)
+        assert await outbox.claim("crm", limit=9) == []
+
+        def breaks_and_a_command_follows(deliveries: Deliveries) -> None:
+            deliveries.connection.execute("ROLLBACK")
+            with open_admin(tmp_path) as admin:
+                assert admin.retry(TurnedClock().now()) == 2
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
+            raise error
+
+        with pytest.raises(OutboxUnavailable):
+            await outbox._writer.submit(breaks_and_a_command_follows)
+        await outbox.check()
+        assert [one.event.key for one in await outbox.claim("crm", limit=9)] == ["101/a", "101/b"]
 
 
 # A disk in trouble

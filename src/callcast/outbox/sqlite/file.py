@@ -24,7 +24,9 @@ _OPENINGS_MAX = 3
 
 
 class OutboxFile:
-    """other_file: called when the data of the file is no longer that of before."""
+    """other_file: called when the data of the file may no longer be that of before: with each opening, and with another
+    file.
+    """
 
     def __init__(self, directory: Path, clock: Clock, other_file: Callable[[], None]) -> None:
         self.warnings: dict[str, str] = {}  # by kind; the latest of each
@@ -79,6 +81,7 @@ class OutboxFile:
             deliveries = self._open_once()
         self._files = replaced.identity(self._directory)
         self._forget_copy()
+        self._other_file()  # a command may have written to it while it was closed
         return deliveries
 
     def _forget_copy(self) -> None:
