@@ -156,6 +156,9 @@ class Expectations:
         self._parties: OrderedDict[tuple[str, str | None, str | None], Party] = OrderedDict()
         self._by_session: dict[str, list[Party]] = {}
         self._shown: dict[tuple[str, str], Shown] | None = None  # by the last list; None: there was none
+        # Extensions that a list has shown, and (false) those of which an expectation expired although polls were made:
+        # probably queues, whose calls the account's list shows only as those of their agents.
+        self._listed: dict[str, bool] = {}
         self.is_live = False  # the last list shows a live call
         # The oldest hint that no poll followed late enough for the list to show it; and as it was at the last poll.
         self.unchecked_since = self.unchecked_until_poll = math.inf
@@ -178,7 +181,8 @@ class Expectations:
         if _level_of(party, self._shown or {}) >= level:
             self.open.pop(_key(party), None)
             return False
-        if expect:
+        is_listed = hint.target.extension_id is not None or self._listed.get(hint.extension_id or "", True)
+        if expect and is_listed:
             self._expect(party, offset_s)
         return True
 
@@ -228,9 +232,11 @@ class Expectations:
         )
 
     def expire(self, now: float) -> None:
-        for key in [key for key, party in self.open.items() if party.expires_at <= now]:
+        for key, party in [one for one in self.open.items() if one[1].expires_at <= now]:
             del self.open[key]
             self.expired.add(True)
+            if party.extension_id is not None and party.tries:
+                self._listed.setdefault(party.extension_id, False)
 
     def postpone_expiry(self, seconds: float) -> None:
         for party in self.open.values():
@@ -245,6 +251,7 @@ class Expectations:
         shown before, as (session, extension, level); none for the first list, which shows what was before.
         """
         before, self._shown = self._shown, _shown(observations)
+        self._listed.update((extension_id, True) for _, extension_id in self._shown)
         self.is_live = any(one.level < ENDED for one in self._shown.values())
         self.unchecked_until_poll = self.unchecked_since
         if sent_at >= self.unchecked_since + END_SHOWN_S:
@@ -274,7 +281,7 @@ def _shown_of(party: Party, shown: Mapping[tuple[str, str], Shown]) -> Sequence[
     if party.extension_id is None:
         found = [one for (session_id, _), one in shown.items() if session_id == party.session_id]
     else:
-        one = shown.get((party.session_id, party.extension_id)) or shown.get((party.session_id, UNASSIGNED))
+        one = shown.get((party.session_id, party.extension_id))
         found = [] if one is None else [one]
     return [one for one in found if one.record_id not in party.earlier]
 
