@@ -57,6 +57,7 @@ class SinkQueue:
         self.claimed: dict[int, int] = {}  # seq -> ordering key
         self.is_current = False
         self._ready: list[tuple[tuple[bool, int], Due]] = []  # a heap
+        self._blocked: frozenset[int] = frozenset()  # ordering keys of due deliveries behind claimed ones
         self._bound: tuple[bool, int] | None = None
         self._due_us: int | None = None
         self._waiters: dict[asyncio.Future[None], bool] = {}  # true: woken by fresh deliveries only
@@ -79,6 +80,9 @@ class SinkQueue:
         claimed = self.ordering_keys()
         self._ready = [(one.order, one) for one in front.due if one.ordering_key not in claimed]
         heapq.heapify(self._ready)
+        # The store makes the next delivery of a call due when one is settled, unless it has lost that one meanwhile.
+        others = (one.ordering_key for one in front.due if one.delivery.seq not in self.claimed)
+        self._blocked = claimed.intersection(others)
         self._bound = None if front.is_whole else front.due[-1].order
         self._due_us = min((due_us for key, due_us in front.waiting if key not in claimed), default=None)
         self.is_current = True
@@ -108,7 +112,8 @@ class SinkQueue:
 
     def settled(self, delivery: Delivery) -> None:
         """Forget a claimed delivery: it was acknowledged, became a dead letter, expired, or will be retried."""
-        self.claimed.pop(delivery.seq, None)
+        if self.claimed.pop(delivery.seq, None) in self._blocked:
+            self.is_current = False
         self.wake(fresh=False)  # the sink may have begun to fail
 
     def retry_at(self, due_us: int) -> None:

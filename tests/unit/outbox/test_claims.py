@@ -97,3 +97,17 @@ async def test_only_a_fresh_delivery_wakes_who_waits_for_one() -> None:
     assert not waiter.done()
     queue.offer(Due(2, due(2).delivery, fresh=True))
     assert waiter.done()
+
+
+async def test_a_delivery_behind_one_that_the_store_lost_is_not_forgotten() -> None:
+    """Settling a delivery that is not in the store any more makes no other one due there: it is already."""
+    queue = SinkQueue()
+    queue.refresh(Front([due(1)], True, ()))
+    (first,) = queue.take(1)
+    behind = Due(due(1).ordering_key, due(2).delivery)
+    queue.refresh(Front([behind], True, ()))
+    assert queue.take(1) == []
+    queue.settled(first)
+    assert queue.must_read(1, 0)
+    queue.refresh(Front([behind], True, ()))
+    assert queue.take(1) == [behind.delivery]
