@@ -175,8 +175,8 @@ class Watched(Service):
         (pipe.resume_reading if reads else pipe.pause_reading)()
 
 
-# None at the token endpoint: a credential that is refused there is left alone for five minutes, and one that was asked
-# for four times in a minute waits.
+# None at the token endpoint: a credential that is refused there is left alone for five minutes, and one that was
+# requested four times in a minute waits.
 UPSTREAM: tuple[Fault, ...] = tuple(
     Fault(path="*active-calls", **fault)  # type: ignore[arg-type]
     for fault in (

@@ -482,7 +482,7 @@ async def test_due_times_survive_a_restart(context: SinkContext) -> None:
 
 
 async def test_what_an_earlier_run_tried_is_tried_once_more(context: SinkContext) -> None:
-    """The clock was days behind: what looks old is no dead letter before an attempt since the start."""
+    """The clock was days behind: what seems old is not a dead letter before an attempt since the start."""
     clock = Hours(context)
     async with context.open() as outbox:
         await outbox.subscribe({"crm": Filter()})

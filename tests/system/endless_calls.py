@@ -15,8 +15,8 @@ _START = datetime(2021, 1, 19, 23, 58, 57, tzinfo=UTC)
 class EndlessCalls:
     """A scenario for `Platform`: so many calls at once, each one step further as soon as the last was surely recorded.
 
-    Surely: the program that saw it has looked again, for it looks again only after it has recorded. Call `restarted`
-    when another program looks from now on.
+    Surely: the program that saw it has polled again, and it polls again only after it has recorded. Call `restarted`
+    when another program polls from now on.
     """
 
     account_id = ACCOUNT_ID

@@ -46,7 +46,7 @@ async def ends(world: World, part: str) -> tuple[int, list[str]]:
 async def test_a_fault_ends_the_process_with_a_trace(part: str, tmp_path: Path) -> None:
     """In a callback, a task that is not awaited, a thread, whichever part it is in. The trace is in the log, once."""
     async with seed_world(tmp_path) as world:
-        if part == "budget":  # so that it has to let a request wait
+        if part == "budget":  # so that a request has to wait
             config = world.service.config
             slow = 'heavy_per_minute = 30\nhints = "off"'
             config.write_text(config.read_text().replace("heavy_per_minute = 10000", slow))
@@ -58,7 +58,7 @@ async def test_a_fault_ends_the_process_with_a_trace(part: str, tmp_path: Path) 
     assert "Injected" in trace["exception"]
 
 
-# Where a task is begun that the same function awaits, or looks at when it is done.
+# Where a task is begun that the same function awaits, or checks when it is done.
 AWAITED = {"polling/poller.py", "polling/recorder.py", "ringcentral/push.py", "sinks/mqtt/sink.py", "testing.py"}
 
 

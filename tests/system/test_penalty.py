@@ -68,7 +68,7 @@ async def test_killed_twice_in_a_penalty_it_stays_silent_until_its_end(tmp_path:
         service = Service(config, f"http://127.0.0.1:{port}")
         await service.start()
         try:
-            await until(lambda: len(heavy(platform)) >= 3, "three looks")
+            await until(lambda: len(heavy(platform)) >= 3, "three polls")
             platform.limits.use(credential.client_id, "heavy", clock.now(), LIMITS.heavy)
             await until(lambda: heavy(platform)[-1].status == 429, "a refusal")
             refused = heavy(platform)[-1]
@@ -79,7 +79,7 @@ async def test_killed_twice_in_a_penalty_it_stays_silent_until_its_end(tmp_path:
                 await service.ready()
                 await penalty_shown(service)
             assert heavy(platform)[-1] is refused
-            await until(lambda: heavy(platform)[-1].status == 200, "a look after the penalty")
+            await until(lambda: heavy(platform)[-1].status == 200, "a poll after the penalty")
         finally:
             await service.stop()
     after = heavy(platform)[heavy(platform).index(refused) + 1]

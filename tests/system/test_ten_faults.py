@@ -122,7 +122,7 @@ async def test_3_the_rate_limit(tmp_path: Path) -> None:
 
 
 async def test_4_a_dead_receiver(town: Town) -> None:
-    """Ready all the same: the warning and the log name the sink, the cause and the key to look at; so does `check`."""
+    """Ready all the same: the warning and the log name the sink, the cause and the key to check; so does `check`."""
     await town.start(town.head(), town.source(), DEAD)
     for _ in range(5):  # five attempts make a sink failing
         town.call()

@@ -57,7 +57,7 @@ class SeedStage:
     async def seen(self, polls: int = 2) -> None:
         """Wait for so many new polls, so that the first of them is complete."""
         target = self.polls + polls
-        await until(lambda: self.polls >= target, f"{polls} more looks")
+        await until(lambda: self.polls >= target, f"{polls} more polls")
 
 
 class Receiver:

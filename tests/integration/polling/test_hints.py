@@ -166,7 +166,7 @@ async def test_a_lost_connection_makes_every_target_due_and_polls_evenly(bench: 
 async def test_what_neither_polls_nor_presence_saw_is_asked_of_the_call_log(
     bench: Hinted, witnessed_from: float | None, log_reads: bool
 ) -> None:
-    """The platform held back every poll for five minutes, a call came and went: the log tells it."""
+    """The platform held back every poll for five minutes, a call came and went: the log shows it."""
     async with bench.polling():
         bench.ways.change("up")
         await bench.clock.turn(10)

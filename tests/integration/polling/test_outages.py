@@ -221,7 +221,7 @@ TOLERANCE_S = 300
 
 
 class Strict:
-    """Accepts what is signed with its secret within five minutes of its own clock; else answers as told."""
+    """Accepts what is signed with its secret within five minutes of its own clock; else answers as configured."""
 
     def __init__(self, clock: TurnedClock, refusal: int) -> None:
         self.secret = RIGHT

@@ -392,7 +392,7 @@ async def test_a_refused_extension_is_degraded_alone_and_its_share_goes_to_the_o
 
 
 async def test_a_call_that_vanishes_is_looked_up_and_ends_with_what_the_log_says(bench: Bench) -> None:
-    """Asked after call_log_after_s, not before; one end, evidence call_log."""
+    """The log is read after call_log_after_s, not before; one end, evidence call_log."""
     start = bench.clock.now()
     bench.upstream.list_of = lambda _: [observation(start)]
     async with bench.polling():
@@ -408,7 +408,7 @@ async def test_a_call_that_vanishes_is_looked_up_and_ends_with_what_the_log_says
 
 
 async def test_a_call_that_is_no_longer_known_ends_as_unknown_in_time(bench: Bench) -> None:
-    """The log is asked with backoff, and given up after vanished_give_up_s, not a backoff later."""
+    """The log is read with backoff, and given up after vanished_give_up_s, not a backoff later."""
     start = bench.clock.now()
     bench.upstream.list_of = lambda _: [observation(start)]
     async with bench.polling():
@@ -480,7 +480,7 @@ async def test_a_call_of_an_extension_that_is_refused_ends_as_unknown_in_time(
 
 
 async def test_a_refusal_that_does_not_last_ends_no_call(bench: Bench) -> None:
-    """Somebody gave the permission back in time."""
+    """The permission was granted again in time."""
     start = bench.clock.now()
     bench.upstream.list_of = lambda _: [observation(start)]
     async with bench.polling():
@@ -540,7 +540,7 @@ async def test_what_vanished_before_a_restart_is_not_given_up_before_a_good_poll
 
 
 async def test_a_provisional_call_is_asked_about_with_backoff_for_as_long_as_it_lasts(bench: Bench) -> None:
-    """One that stays listed is never given up, and never asked about every second."""
+    """One that stays listed is never given up, and never looked up every second."""
     start = bench.clock.now()
     stopped = over(start, provisional=True, rings_alone=False)
     bench.upstream.list_of = lambda _: [stopped]
@@ -550,7 +550,7 @@ async def test_a_provisional_call_is_asked_about_with_backoff_for_as_long_as_it_
 
 
 async def test_a_gap_is_put_off_when_the_disk_is_full(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The call log is not asked every second for what cannot be stored; later it is stored."""
+    """The call log is not read every second for what cannot be stored; later it is stored."""
     start = bench.clock.now()
     async with bench.polling():
         await bench.clock.turn(3)
@@ -752,7 +752,7 @@ async def test_after_downtime_what_was_missed_comes_from_the_call_log_once(bench
 
 @pytest.mark.parametrize("log_is_down_s", [0, 7200])
 async def test_a_stop_longer_than_the_retention_ends_no_call_twice(bench: Bench, log_is_down_s: float) -> None:
-    """A call that ended just before is remembered until the call log was asked about the gap, however late."""
+    """A call that ended just before is remembered until the call log was read for the gap, however late."""
     start = bench.clock.now()
     bench.upstream.list_of = lambda _: [observation(start)]
     async with bench.polling():
@@ -827,7 +827,7 @@ async def test_every_gap_of_a_source_that_fails_again_and_again_is_filled(bench:
 
 @pytest.mark.parametrize(("down_s", "log_reads"), [(4.0, False), (12.0, True), (29.0, True)])
 async def test_the_call_log_is_read_after_a_short_downtime(bench: Bench, down_s: float, log_reads: bool) -> None:
-    """A call that began and ended meanwhile, and that the list dropped at once: asked for when the last good poll
+    """A call that began and ended meanwhile, and that the list dropped at once: looked up when the last good poll
     is more than an interval and 5 s ago.
     """
     async with bench.polling(interval_s=6.0):

@@ -1,4 +1,4 @@
-"""The HTTP side's bounds: sizes, numbers and times of what anybody may send before it is known who it is."""
+"""The HTTP side's bounds: sizes, numbers and times of what a client may send before it is authenticated."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -100,7 +100,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(here: Harness, monkey
 
 @pytest.mark.parametrize("sent", [b"", b"GET /hea", request()[:-2], request()], ids=["nothing", "a", "most", "whole"])
 async def test_an_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    """Anyone who says nothing, drips a request, or says nothing more after one."""
+    """A client that sends nothing, sends a request byte by byte, or sends nothing after one."""
     monkeypatch.setattr(server, "IDLE_S", 0.1)
     async with harness() as made:
         reader, writer = await connect(made)
@@ -138,5 +138,5 @@ async def test_connections_are_bounded_and_others_come_in_again(here: Harness, m
 
 
 def test_there_is_room_for_all_readers_and_for_the_rest() -> None:
-    """The readers of /api/events leave connections for everybody else, and all of them leave files for the service."""
+    """The readers of /api/events leave connections for other clients, and all clients leave files for the service."""
     assert server.READERS_MAX + 50 <= server.CONNECTIONS_MAX <= 1024 - 300

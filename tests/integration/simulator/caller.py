@@ -1,4 +1,4 @@
-"""A plain HTTP client for the fake platform, as a program of somebody else would write it."""
+"""A plain HTTP client for the fake platform, as another program would have it."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -33,10 +33,10 @@ async def test_a_status_has_the_platforms_body(clock: SimulatedClock, status: in
         assert "Retry-After" not in answer.headers
 
 
-@pytest.mark.parametrize(("asked", "sent"), [(7, "7"), ("date", "Mon, 02 Nov 2026 09:01:00 GMT")])
-async def test_retry_after_in_both_forms(clock: SimulatedClock, asked: int | str, sent: str) -> None:
+@pytest.mark.parametrize(("configured", "sent"), [(7, "7"), ("date", "Mon, 02 Nov 2026 09:01:00 GMT")])
+async def test_retry_after_in_both_forms(clock: SimulatedClock, configured: int | str, sent: str) -> None:
     """A 503 may carry Retry-After as seconds or as a date, and the limited mode's code."""
-    async with calling(struck(clock, kind="status", status=503, code="CMN-211", retry_after=asked)) as caller:
+    async with calling(struck(clock, kind="status", status=503, code="CMN-211", retry_after=configured)) as caller:
         answer = await caller.get(LIST)
         assert (answer.code, answer.headers["Retry-After"]) == ("CMN-211", sent)
 
@@ -64,7 +64,7 @@ async def test_an_answer_that_does_not_come(clock: SimulatedClock, kind: str) ->
 
 
 async def test_a_slow_answer_is_a_good_one(clock: SimulatedClock) -> None:
-    """Anyone who waits gets the whole list."""
+    """A client that waits gets the whole list."""
     async with calling(struck(clock, kind="slow", delay_s=0.01)) as caller:
         assert await caller.records(LIST)
 
@@ -169,8 +169,8 @@ async def test_the_door_for_faults_requests_truth_and_clock(clock: SimulatedCloc
             assert [truth["disposition"] for truth in await response.json()] == ["missed"]
         truth = (await caller.get("/simulator/truth")).body
         assert truth[0]["disposition"] == "answered"
-        asked = (await caller.get("/simulator/requests?path=active-calls")).body
-        assert [(one["status"], one["fault"]) for one in asked["requests"]] == [(500, "status")]
+        logged = (await caller.get("/simulator/requests?path=active-calls")).body
+        assert [(one["status"], one["fault"]) for one in logged["requests"]] == [(500, "status")]
         assert caller.token not in str((await caller.get("/simulator/requests")).body)
         async with caller.http.put(door + "limits", json={"heavy": 0}) as response:
             assert response.status == 204

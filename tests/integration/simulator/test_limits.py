@@ -85,7 +85,7 @@ async def test_each_credential_has_its_own_budget(clock: SimulatedClock) -> None
 
 
 async def test_another_program_can_use_the_same_budget(clock: SimulatedClock) -> None:
-    """What somebody else takes is missing in Remaining."""
+    """Requests of other programs are missing from Remaining."""
     platform = Platform(office(START), clock=clock, limits=Limits())
     async with calling(platform) as caller:
         platform.limits.use(Credential().client_id, "heavy", clock.now(), 6)

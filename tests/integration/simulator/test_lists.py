@@ -102,8 +102,8 @@ async def test_the_simple_view_has_no_legs(clock: SimulatedClock) -> None:
     """Simple is the default; legs come with Detailed, and a record's address says which it is."""
     async with calling(Platform(office(START), clock=clock)) as caller:
         clock.turn(5)
-        for view, asked in (("Simple", {}), ("Detailed", {"view": "Detailed"})):
-            for record in await caller.records(COMPANY + "/active-calls", **asked):
+        for view, query in (("Simple", {}), ("Detailed", {"view": "Detailed"})):
+            for record in await caller.records(COMPANY + "/active-calls", **query):
                 assert ("legs" in record) is (view == "Detailed")
                 assert record["uri"].endswith(f"?view={view}")
 

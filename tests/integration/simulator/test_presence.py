@@ -54,7 +54,7 @@ async def test_it_follows_the_call(clock: SimulatedClock) -> None:
 
 
 async def test_without_detail_there_are_no_calls(clock: SimulatedClock) -> None:
-    """The state alone, unless `detailedTelephonyState` is asked for."""
+    """The state alone, unless the request has `detailedTelephonyState`."""
     async with calling(Platform(played(Script(account=crowd(3), calls=(RINGING,)), START), clock=clock)) as caller:
         clock.turn(1)
         body = (await caller.get(presence("~"))).body
@@ -92,7 +92,7 @@ async def test_several_in_one_request(clock: SimulatedClock) -> None:
 
 
 async def test_several_as_multipart(clock: SimulatedClock) -> None:
-    """Anyone who accepts plain JSON gets the parts as multipart/mixed."""
+    """A client that accepts plain JSON gets the parts as multipart/mixed."""
     async with calling(Platform(office(START), clock=clock)) as caller:
         status, content_type, body = await bulk(caller, "400100101", "400100102", accept="application/json")
         assert (status, content_type.split(";")[0]) == (207, "multipart/mixed")

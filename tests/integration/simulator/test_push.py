@@ -253,7 +253,7 @@ async def test_refused_filters(clock: SimulatedClock, case: Refused) -> None:
 
 
 async def test_without_admin_rights_other_extensions_are_disabled(clock: SimulatedClock) -> None:
-    """The own filter is granted, the others stand among `disabledFilters` as they were asked for."""
+    """The own filter is granted, the others stand among `disabledFilters` as they were requested."""
     async with calling(platform(clock, credentials=[Credential(admin=False)])) as caller, connected(caller) as socket:
         _, body = await socket.subscribe(extension("~"), extension(OTHER_ID))
         assert [one["filter"] for one in body["disabledFilters"]] == [extension(OTHER_ID)]

@@ -38,7 +38,7 @@ async def test_the_page_around_the_records_is_the_recorded_one() -> None:
 
 
 async def test_each_list_has_its_own_turn_and_may_be_empty_first() -> None:
-    """A look at the account's list does not move the extension's; empty looks come before the first answer."""
+    """A poll of the account's list does not advance the extension's; empty lists come before the first answer."""
     async with calling(Platform(seed.by_poll(empty_polls=1))) as caller:
         assert await caller.records(COMPANY + "/active-calls") == []
         assert len(await caller.records(COMPANY + "/active-calls")) == 1
@@ -46,7 +46,7 @@ async def test_each_list_has_its_own_turn_and_may_be_empty_first() -> None:
 
 
 async def test_a_test_can_follow_the_recordings_moments() -> None:
-    """`on_turn` hears the moment of each answer, which lies after everything that the answer shows."""
+    """`on_turn` gets the time of each answer, which lies after everything that the answer shows."""
     moments: list[datetime] = []
     async with calling(Platform(seed.by_poll(on_turn=moments.append))) as caller:
         for _ in RECORDED:

@@ -35,7 +35,7 @@ def results(story: Story, *seconds: float) -> list[str | None]:
 
 @given(plot=st.lists(calls(), max_size=4), order=st.randoms())
 def test_the_order_of_asking_changes_nothing(plot: list[Call], order: random.Random) -> None:
-    """Lists asked for at any moments in any order are those of a story that was asked in order."""
+    """Lists requested at any moments in any order are those of a scenario that is requested in order."""
     times = [after(number * 7) for number in range(20)]
     story = story_of(START, *plot)
     expected = {moment: [story.active(one, moment) for one in (DESK, None)] for moment in times}
@@ -182,7 +182,7 @@ def test_the_companys_list_has_a_waiting_caller_without_an_extension() -> None:
 
 
 def test_a_call_can_be_placed_at_any_time() -> None:
-    """A call no one planned begins now, and shows in its place among the others."""
+    """An unplanned call begins now, and shows in its place among the others."""
     story = story_of(START, Call(kind="inbound", extension="1001", at_s=50))
     story.place(Call(kind="outbound", extension="1001", number="+15550101234"), after(10))
     (later,) = story.place(Call(kind="inbound", extension="1002", at_s=30), after(10))
@@ -225,7 +225,7 @@ def test_a_reader_finds_the_truth(call: Call) -> None:
 
 
 def test_a_busy_house_stays_busy_and_small() -> None:
-    """Over half an hour of load every phone gets calls, about as many as asked for, and the past is forgotten."""
+    """Over half an hour of load every phone gets calls, about as many as configured, and the past is dropped."""
     story = busy(START, 40, 120, talks_s=10)
     begun = set()
     for minute in range(30):
@@ -258,7 +258,7 @@ def test_an_office_begins_at_once_and_shows_every_kind() -> None:
 
 
 def test_all_numbers_of_the_scenarios_are_fictional() -> None:
-    """No number in a story belongs to anybody: all begin with +1555010 or +1555011, kept free for fiction."""
+    """No number in a scenario is in use: all begin with +1555010 or +1555011, kept free for fiction."""
     for story in (office(START), busy(START, 20, 300)):
         text = str([story.active(None, after(minute * 60)) for minute in range(20)])
         assert "phoneNumber" in text
@@ -267,16 +267,16 @@ def test_all_numbers_of_the_scenarios_are_fictional() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (b"nonsense", "Expected"),
         (b'[account]\nid = "1"\nextensions = []\ncolour = 1', "colour"),
         (b'[account]\nid = "1"\nextensions = []\n[[calls]]\nkind = "fax"', "fax"),
     ],
 )
-def test_a_wrong_scenario_file_says_what_is_wrong(text: bytes, said: str) -> None:
+def test_a_wrong_scenario_file_says_what_is_wrong(text: bytes, message: str) -> None:
     """A file that is no TOML, has an unknown key or an unknown word is refused with that in the message."""
-    with pytest.raises(ScenarioError, match=said):
+    with pytest.raises(ScenarioError, match=message):
         read(text)
 
 

@@ -10,7 +10,7 @@ LIST = OWN + "/active-calls"
 
 
 async def test_a_jwt_gives_a_token_that_opens_the_list() -> None:
-    """The answer is a TokenInfo of the API, tells whose it is, and its token opens the own extension's list."""
+    """The answer is a TokenInfo of the API, names its owner, and its token opens the own extension's list."""
     platform = Platform()
     async with calling(platform) as caller:
         credential = platform.tokens.credentials[0]
@@ -45,7 +45,7 @@ async def test_a_wrong_credential_is_refused(
 
 @pytest.mark.parametrize(("header", "code"), [("", "OAU-149"), ("Bearer nonsense", "OAU-213")])
 async def test_no_token_no_answer(header: str, code: str) -> None:
-    """Without a token, or with one that no one gave out, the API answers 401."""
+    """Without a token, or with one that was never granted, the API answers 401."""
     async with (
         calling(Platform()) as caller,
         caller.http.get(caller.url + LIST, headers={"Authorization": header}) as response,
@@ -124,7 +124,7 @@ async def test_several_users_share_one_app() -> None:
 
 
 async def test_five_token_requests_a_minute_for_all_users_of_an_app(clock: SimulatedClock) -> None:
-    """The sixth is refused, anyone who asks; another app has its own limit, and so has each user's other groups."""
+    """The sixth is refused, from any client; another app has its own limit, and so has each user's other groups."""
     users = [Credential(jwt=f"jwt-{number}", extension_id="62264425016") for number in range(6)]
     other = Credential(client_id="other", jwt="jwt-other")
     async with calling(Platform(credentials=[*users, other], clock=clock, limits=Limits())) as caller:  # signs in once

@@ -94,7 +94,7 @@ class ObservationWindow:
 
 
 class Play:
-    """One history, looked at with all the troubles of polling."""
+    """One history, polled with every kind of trouble."""
 
     def __init__(self, seed: int, *, restarts: bool) -> None:
         self.history: History = Maker(seed).history()
@@ -161,7 +161,7 @@ class Play:
             if gap is not None and t >= gap[1]:
                 self.fill_gap(gap[0], t)
                 gap = None
-            # Nothing happens any more while records only linger: look seldom, or the test looks on for minutes.
+            # Nothing happens any more while records only linger: poll rarely, or the test takes minutes.
             quiet = all(part.ends_at + 20 < t for part in self.history.parts)
             t += (interval * random.uniform(0.9, 1.1)) * (20 if quiet else 1)
         self.polls(t, until_stored=True)
@@ -276,7 +276,7 @@ class Play:
             self.commit(index, None, fill_gap(index, target, found, at(t), RULES, after=at(before)))
 
     def midways(self, target: Target, before: float) -> list[CallObservation]:
-        """The log's word on calls that are not over, where looks since the gap know better."""
+        """The log's records of calls that are not over, where polls since the gap are newer."""
         index = self.pictures[target.source]
         live = [call for call in index.live_calls() if target.extension_id in (None, call.extension_id)]
         return [midway(call) for call in live if is_listed_live(call) and self.seen_since(call, before)]

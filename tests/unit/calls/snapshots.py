@@ -64,7 +64,7 @@ def stopped(end: float | None = 10, **fields: Any) -> CallObservation:
 
 
 class Watch:
-    """A picture, and looks at it; a poll of -10 that showed nothing comes first unless `fresh`."""
+    """An index, and polls that change it; a poll of -10 that showed nothing comes first unless `fresh`."""
 
     def __init__(self, target: Target = EXTENSION, *, fresh: bool = False) -> None:
         self.target = target

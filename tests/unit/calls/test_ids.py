@@ -29,7 +29,7 @@ def test_an_id_is_short_plain_text(fact: list[str | None]) -> None:
 
 
 def test_ids_do_not_depend_on_polls_or_on_this_machine() -> None:
-    """Another machine that looks at other moments, from another source, gives the same ids for the same facts."""
+    """Another machine that polls at other moments, from another source, gives the same ids for the same facts."""
     one, two = Watch(), Watch()
     two.index.source = "other"
     for t, seen in ((1, observation()), (5, observation("connected")), (9, ended("answered"))):

@@ -81,7 +81,7 @@ def test_memory_is_flat() -> None:
 
 
 def test_a_poll_at_one_extension_reads_only_its_own_calls() -> None:
-    """Two thousand extensions are looked at each second: nothing is scanned as a whole."""
+    """Two thousand extensions are polled each second: nothing is scanned as a whole."""
     watch = Watch()
     for n in range(200):
         target = Target(source="acme", extension_id=f"9{n}")

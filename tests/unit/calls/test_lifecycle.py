@@ -61,7 +61,7 @@ def test_a_record_that_is_as_it_was_is_old_news(one: CallObservation) -> None:
     ],
 )
 def test_an_observation_that_differs_is_not_unchanged(one: CallObservation, change: dict[str, object]) -> None:
-    """Any field that is read is looked at."""
+    """Every field that is read is compared."""
     assert not is_unchanged(known(one), msgspec.structs.replace(one, **change), at(2))
 
 

@@ -53,7 +53,7 @@ def test_an_earlier_offer_that_comes_late_into_the_list_is_a_call_of_its_own() -
 
 
 def test_several_earlier_offers_are_reported_one_by_one() -> None:
-    """Each is the next after the one before, as if we had looked in between; one between two known ones too."""
+    """Each is the next after the one before, as if a poll had been in between; one between two known ones too."""
     watch = Watch()
     watch.poll(60, LIVE)
     earliest = ended(record_id="L0", started=0, end=5)
@@ -126,7 +126,7 @@ def test_parts_keep_their_order_when_a_start_is_rewritten() -> None:
 
 
 def test_the_call_log_does_not_end_what_the_list_shows_live() -> None:
-    """A queue call's record can read finished in the log while people talk; a look after the gap counts more."""
+    """A queue call's record can read finished in the log while people talk; a poll after the gap takes precedence."""
     watch = Watch()
     watch.poll(0, observation("connected"))
     watch.poll(60, observation("connected"))
@@ -220,7 +220,7 @@ def test_an_account_seen_by_its_extensions_was_looked_at_where_they_were() -> No
 
 
 def test_another_extension_in_the_list_was_seen_between_its_own_polls() -> None:
-    """Ring-all, watched one by one: who answered stands in another list, which has its own look before."""
+    """Ring-all, watched one by one: who answered stands in another list, which has its own poll before."""
     watch, other = Watch(), Target(source="acme", extension_id="102")
     watch.poll(0, target=other)
     watch.poll(20, ended())
@@ -232,7 +232,7 @@ def test_another_extension_in_the_list_was_seen_between_its_own_polls() -> None:
 
 
 def test_a_call_that_vanished_with_the_change_was_last_seen_before_it() -> None:
-    """The looks around its vanishing are the extension's last and the account's first."""
+    """The polls around its vanishing are the extension's last and the account's first."""
     watch = Watch(EXTENSION)
     watch.poll(1, observation())
     watch.poll(6, target=ACCOUNT)

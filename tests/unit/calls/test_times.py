@@ -156,7 +156,7 @@ def test_polls_never_run_backwards() -> None:
 
 
 def test_polls_never_run_backwards_whichever_list_was_read_last() -> None:
-    """The later look at the account or at the extension counts for both."""
+    """The later poll of the account or at the extension counts for both."""
     watch = Watch()
     watch.poll(10)
     watch.poll(20, target=ACCOUNT)

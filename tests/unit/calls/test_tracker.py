@@ -236,7 +236,7 @@ def test_a_poll_that_shows_nothing_new_changes_nothing() -> None:
     assert compare(watch.index, again, Rules()) == ChangeSet()
 
 
-# First looks
+# First polls
 
 
 def test_a_first_poll_reports_live_calls_and_not_ended_ones() -> None:
@@ -256,7 +256,7 @@ def test_a_first_poll_reports_live_calls_and_not_ended_ones() -> None:
 
 
 def test_each_target_has_its_own_first_poll() -> None:
-    """A look at one extension is no look at another."""
+    """A poll of one extension is not a poll of another."""
     watch = Watch()
     other = msgspec.structs.replace(watch.target, extension_id="102")
     assert watch.poll(1, ended(extension_id="102"), target=other) == []
@@ -654,7 +654,7 @@ def test_the_next_part_may_show_in_the_poll_that_shows_the_end() -> None:
 
 
 def test_an_offer_that_came_and_went_between_two_polls_is_a_part_too() -> None:
-    """A record that starts after the end of the one before is another offer, as if we had looked in between."""
+    """A record that starts after the end of the one before is another offer, as if a poll had been in between."""
     watch = Watch()
     watch.poll(1, observation())
     emitted = watch.poll(60, ended(), ended("answered", end=40, record_id="L2", started=10))
