@@ -30,6 +30,7 @@ from callcast.polling.sources import Sources
 from callcast.ports.outbox import OutboxRefused
 from callcast.provider import Provider
 from callcast.service import ReadConfig, Service, zone
+from callcast.sinks.connectivity import Resolver
 
 NAP_S = 5.0  # timers of the event loop stop during suspend, so a sleep may end this much late after it
 
@@ -107,8 +108,9 @@ async def _run(
         outbox_health = OutboxHealth(clock, log)
         live_calls = InMemoryLiveCalls(clock, zone(service.timezone), service.sla_seconds)
         metrics = Metrics(live_calls, clock, __version__)
+        connector = aiohttp.TCPConnector(limit=0, resolver=Resolver())
         session = await stack.enter_async_context(
-            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), connector=aiohttp.TCPConnector(limit=0))
+            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), connector=connector)
         )
         provider = Provider(
             session,

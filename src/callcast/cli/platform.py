@@ -8,12 +8,14 @@ import aiohttp
 
 from callcast.app import SystemClock
 from callcast.provider import Provider
+from callcast.sinks.connectivity import Resolver
 
 
 @asynccontextmanager
 async def platform_access(data_dir: Path) -> AsyncIterator[Provider]:
     """Open access to the platform. Stored tokens are used, but none is stored."""
-    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+    connector = aiohttp.TCPConnector(resolver=Resolver())
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), connector=connector) as session:
         provider = Provider(session, SystemClock(), data_dir=data_dir, writes=False)
         await provider.load()
         yield provider

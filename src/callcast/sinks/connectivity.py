@@ -7,9 +7,11 @@ import ssl
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import aiohttp
 from aiohappyeyeballs import AddrInfoType, start_connection
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from callcast.sinks.tls import tls_fault
 
@@ -39,8 +41,28 @@ async def connect(host: str, port: int) -> socket.socket:
     return await start_connection(await _look_up(host, port), happy_eyeballs_delay=NEXT_ADDRESS_S, interleave=1)
 
 
-async def _look_up(host: str, port: int) -> Sequence[AddrInfoType]:
-    """In a daemon thread: a slow name server must not delay the end of the process."""
+class Resolver(AbstractResolver):
+    """Looks up names for aiohttp. Its own resolver has few threads, and the end of the process waits for them."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+        return [
+            ResolveResult(hostname=host, host=_numeric(at), port=int(at[1]), family=kind, proto=proto, flags=numeric)
+            for kind, _, proto, _, at in await _look_up(host, port, family, socket.AI_ADDRCONFIG)
+        ]
+
+    async def close(self) -> None: ...
+
+
+def _numeric(address: tuple[Any, ...]) -> str:
+    scope = address[3] if len(address) > 3 else 0  # of a link-local address
+    return f"{address[0]}%{scope}" if scope else str(address[0])
+
+
+async def _look_up(host: str, port: int, family: int = 0, flags: int = 0) -> Sequence[AddrInfoType]:
+    """In a daemon thread: a slow name server must not delay other look-ups, or the end of the process."""
     loop = asyncio.get_running_loop()
     found: asyncio.Future[Sequence[AddrInfoType] | OSError] = loop.create_future()
 
@@ -51,7 +73,7 @@ async def _look_up(host: str, port: int) -> Sequence[AddrInfoType]:
     def look_up() -> None:
         addresses: Sequence[AddrInfoType] | OSError
         try:
-            addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            addresses = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=flags)
         except OSError as error:
             addresses = error
         with suppress(RuntimeError):  # the event loop is closed

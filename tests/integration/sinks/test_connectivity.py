@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from cloudevents.v1.http import from_http
 from standardwebhooks import Webhook
 
 from callcast.ports.connectivity import ConnectivityRequest, ConnectivityResult
-from callcast.ports.sink import Delivered
+from callcast.ports.sink import Delivered, Outcome, Retry
 from callcast.settings.secret import Secret
 from callcast.sinks import SinkSettings, mqtt, stdout, webhook
 from callcast.testing import RealClock, context, delivery, until
@@ -176,6 +177,34 @@ async def test_an_unknown_host(send: bool, monkeypatch: pytest.MonkeyPatch) -> N
     assert "check the host in url" in result.fix
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        webhook.Settings(url=Secret("https://a.example.com"), timeout_s=0.2),
+        mqtt.Settings(url="wss://a.example.com", timeout_s=0.2),
+    ],
+)
+def test_a_look_up_that_hangs_does_not_delay_the_end(settings: SinkSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server that does not answer; the look-up itself cannot be cancelled."""
+    ended, late = threading.Event(), list[str]()
+
+    def hangs(host: str, *_: object, **__: object) -> None:
+        if not ended.wait(20):
+            late.append(host)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    async def send() -> Outcome:
+        async with settings.open(context()) as sink:
+            return await sink.send(delivery())
+
+    monkeypatch.setattr(socket, "getaddrinfo", hangs)
+    outcome = asyncio.run(send())
+    ended.set()
+    assert not late
+    assert isinstance(outcome, Retry)
+    assert outcome.reason == "timeout"
+
+
 async def test_a_webhook_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The proxy is what is reached; what it leads to is seen with --send only."""
     async with listener() as proxy:
@@ -221,7 +250,7 @@ async def test_a_check_is_signed_and_shaped_as_an_event(form: str) -> None:
         (401, "check secrets and headers"),
         (403, "check secrets and headers"),
         (404, "check the path of url"),
-        (410, "set url to its new address"),
+        (410, "set url to it"),
         (415, "check format"),
         (429, "try again later"),
         (500, "check its log"),

@@ -24,7 +24,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from callcast.observability.fatal import observed
-from callcast.sinks.connectivity import CONNECTION_FAILURES, connect, fix_of, unreachable
+from callcast.sinks.connectivity import CONNECTION_FAILURES, Resolver, connect, fix_of, unreachable
 from callcast.sinks.mqtt import Settings, port_of
 from callcast.sinks.mqtt.wire import Message
 from callcast.sinks.tls import tls_fault
@@ -295,7 +295,9 @@ class _WebSocket:
     @classmethod
     async def open(cls, url: str, tls: ssl.SSLContext | None, connection: Connection) -> None:
         """Raises OSError or aiohttp.ClientError."""
-        session = aiohttp.ClientSession(middlewares=(_no_redirect,))
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(resolver=Resolver()), middlewares=(_no_redirect,)
+        )
         try:
             websocket = await session.ws_connect(url, protocols=("mqtt",), ssl=tls or True)
         except BaseException:

@@ -21,6 +21,7 @@ from msgspec import Struct
 from yarl import URL
 
 from callcast.settings.proxy import Proxy
+from callcast.sinks.connectivity import Resolver
 
 REST_S = 1.0  # how long to wait for the rest of a response after its status line
 RESPONSE_BYTES_MAX = 64 * 1024  # of the body, and of one header
@@ -103,7 +104,7 @@ async def open_client(
     url: URL, proxy: Proxy, *, connections: int, headers: Mapping[str, str], **settings: Any
 ) -> AsyncIterator[Client]:
     """`settings` are those of aiohttp's connector."""
-    connector = _Connector(limit=connections, **settings)
+    connector = _Connector(limit=connections, resolver=Resolver(), **settings)
     tracing = aiohttp.TraceConfig()
     tracing.on_dns_cache_hit.append(_address_was_cached)
     async with aiohttp.ClientSession(
