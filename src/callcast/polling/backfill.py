@@ -114,11 +114,16 @@ class Backfill:
         self._polled.add(target.extension_id)
 
     async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
+        failed = False
         while True:
             try:
                 await step()
+                if failed:
+                    self._telemetry.store_recovered()
+                failed = False
             except OutboxUnavailable as error:
                 self._telemetry.store_failed(error)
+                failed = True
             await self._clock.sleep(STEP_EVERY_S)
 
     async def give_up_expired(self) -> None:

@@ -164,6 +164,9 @@ class SourceTelemetry(Telemetry):
     def store_failed(self, error: OutboxUnavailable) -> None:
         self.outbox_user.failed(error)
 
+    def store_recovered(self) -> None:
+        self.outbox_user.works()
+
     # For the scheduler.
 
     def hint_reported(self, hint: Hint) -> None:

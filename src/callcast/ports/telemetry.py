@@ -60,6 +60,9 @@ class Telemetry:
 
     def store_failed(self, error: OutboxUnavailable) -> None: ...
 
+    def store_recovered(self) -> None:
+        """What failed was done again, with success. A recorded poll or change says the same."""
+
     # From the scheduler, where the source has hints.
 
     def hint_reported(self, hint: Hint) -> None: ...

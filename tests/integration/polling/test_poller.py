@@ -55,6 +55,7 @@ class Notes(Telemetry):
         self.steps = 0
         self.twice: list[str] = []
         self.store_faults = 0
+        self.store_fails = False
         self.watched: Sequence[str] | None = ()
         self.interval_s = 0.0
 
@@ -76,6 +77,10 @@ class Notes(Telemetry):
 
     def store_failed(self, error: OutboxUnavailable) -> None:
         self.store_faults += 1
+        self.store_fails = True
+
+    def store_recovered(self) -> None:
+        self.store_fails = False
 
     def stepped(self, waiting: Mapping[Target, float] | None = None) -> None:
         self.steps += 1
@@ -611,6 +616,27 @@ async def test_a_change_of_the_watched_targets_leaves_no_gap_unread(bench: Bench
     async with bench.polling(["101"]):
         await bench.clock.turn(100)
     assert bench.upstream.log_reads == []
+
+
+async def test_a_store_that_works_again_is_reported_although_no_poll_succeeds(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full while the platform denies access: what failed is stored later, and then nothing fails."""
+    bench.upstream.list_of = failing("permission")
+    full, note = True, SqliteOutbox.note
+
+    async def noted(outbox: SqliteOutbox, source: str, name: str, value: bytes | None, /) -> None:
+        if full and name == "refused":
+            raise OutboxUnavailable("the disk is full")
+        await note(outbox, source, name, value)
+
+    monkeypatch.setattr(SqliteOutbox, "note", noted)
+    async with bench.polling():
+        await bench.clock.turn(5)
+        assert bench.notes.store_fails
+        full = False
+        await bench.clock.turn(5)
+        assert not bench.notes.store_fails
 
 
 async def test_a_full_disk_does_not_degrade_a_source_whose_polls_succeed(
