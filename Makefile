@@ -3,6 +3,7 @@
 PYTHON ?= python3.11
 PYTHON := $(or $(shell command -v $(PYTHON)),$(shell command -v python3))
 VENV ?= .venv
+HOME_ASSISTANT_PYTHON ?= 3.13
 FUZZ ?= 200000
 KILLS ?= 3000
 SOAK ?= 3600
@@ -51,7 +52,7 @@ fuzz: $(VENV)/.installed  ## try FUZZ random histories of calls and KILLS kill -
 	THOROUGH=1 $(BIN)/pytest -n auto --timeout 3600 tests/unit tests/integration/simulator
 
 home-assistant:  ## give the discovery messages to Home Assistant's own code (needs uv and Python 3.13)
-	uv run --no-project --isolated --python 3.13 --with homeassistant==2025.4.4 --with paho-mqtt==2.1.0 tests/home_assistant/check.py
+	uv run --no-project --isolated --python $(HOME_ASSISTANT_PYTHON) --with homeassistant==2025.4.4 --with paho-mqtt==2.1.0 tests/home_assistant/check.py
 
 soak: $(VENV)/.installed  ## apply load and faults of every kind for SOAK seconds (3600); memory must not grow (needs mosquitto, faketime)
 	$(BIN)/python -m bench.soak --seconds $(SOAK)
