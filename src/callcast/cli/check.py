@@ -105,7 +105,7 @@ def _hinted_row(one: Plan) -> tuple[str, str, str, str]:
 
 def _late(due_s: float) -> str:
     """A poll that no hint asks for may wait for others."""
-    return f"{due_s:.3g} to {_seconds(1.5 * due_s)}"
+    return f"{_seconds(due_s).removesuffix(' s')} to {_seconds(1.5 * due_s)}"
 
 
 def _row(one: Plan) -> tuple[str, str, str, str, str, str]:

@@ -118,6 +118,14 @@ def test_check_of_a_good_file(tmp_path: Path) -> None:
     assert done.stderr.startswith("warning: callcast.toml:17: sinks.crm.secrets: none: ")
 
 
+def test_check_of_many_extensions(tmp_path: Path) -> None:
+    """A plan of an hour is shown in whole seconds."""
+    extensions = ", ".join(f'"{n}"' for n in range(1, 401))
+    write(tmp_path, SOURCE + f"extensions = [{extensions}]\naccept_blind_spots = true\n" + STDOUT)
+    done = callcast("check", cwd=tmp_path)
+    assert "acme    push and presence  3000 to 4500 s          not read: 400 extensions are too many\n" in done.stdout
+
+
 async def test_check_warns_of_deliveries_for_a_removed_sink(tmp_path: Path) -> None:
     """A sink was renamed: check says what the outbox holds, how to deliver it, and when it is deleted; exit code 0."""
     async with outbox_of(tmp_path) as outbox:
