@@ -247,6 +247,7 @@ class RateLimiter:
         self._paused_until = started_at
         self._penalties = 0  # penalties in a row
         self._grid = -math.inf  # when the last poll was due; the next ones follow from there
+        self._hinted = False  # whether there were hint polls
         self._pages = 0  # requests that the last poll took beside its first
         self._waiting: dict[Purpose, deque[Slot]] = {purpose: deque() for purpose in ORDER}
         self._in_flight: dict[str, Slot] = {}
@@ -357,10 +358,11 @@ class RateLimiter:
         """What the share leaves; for the call log more where polling leaves more, once a whole window has shown it.
 
         What polling leaves only because it pauses (in an outage, a penalty) is not used: it would be late afterwards.
+        Nor is what hint polls leave, which may come at any time.
         """
         usable = self._usable(window, now)
         left = usable - math.ceil(polls(usable, self._headroom) - 1e-9)
-        if purpose == "call_log" and now - self._started_at > window.length_s + SLACK_S:
+        if purpose == "call_log" and not self._hinted and now - self._started_at > window.length_s + SLACK_S:
             left = max(left, usable - window.densest)
         return max(1, left)
 
@@ -374,6 +376,7 @@ class RateLimiter:
             window.densest = max(window.densest, self._all.since(since) - self._rest.since(since))
         if slot.purpose in POLLING:
             self._polling.add(now)
+        self._hinted = self._hinted or slot.purpose == "hint"
         if slot.purpose == "poll":
             late_at_most = now - max((1 - EVENNESS) * self.spacing_s(), TOGETHER_S)
             self._grid = max(self._poll_due(), late_at_most) if self._grid > -math.inf else now

@@ -216,6 +216,16 @@ async def test_the_call_log_uses_what_polling_leaves(asker: Asker, clock: Turned
     assert sorted(asker.names) == [*[f"log {i}" for i in range(7)], "poll 7"]
 
 
+async def test_the_call_log_does_not_use_what_hint_polls_leave(asker: Asker, clock: TurnedClock) -> None:
+    """A source that was quiet so far may need its whole share for the next hints."""
+    asker.ask("hint", "hint")
+    await clock.turn(130)
+    for i in range(12):
+        asker.ask(f"log {i}", "call_log")
+    await clock.settle()
+    assert asker.names == ["hint", "log 0", "log 1"]
+
+
 async def test_the_call_log_does_not_use_what_polling_leaves_in_an_outage(asker: Asker, clock: TurnedClock) -> None:
     """Polls will need their places again: after a five-minute outage the call log still gets only its reserve."""
     for i in range(20):
