@@ -11,7 +11,7 @@ import pytest
 from callcast.calls.model import State, Target
 from callcast.ports.hints import Hint, HintsChange, Report
 from callcast.ports.telemetry import Cause
-from tests.integration.polling.test_poller import Bench, Notes, failing, observation, over
+from tests.integration.polling.test_poller import Notes, Setup, failing, observation, over
 
 SPACING_S = 7.5
 
@@ -19,8 +19,8 @@ SPACING_S = 7.5
 class Ways:
     """Implements Hints as the test says."""
 
-    def __init__(self, bench: "Hinted") -> None:
-        self.bench = bench
+    def __init__(self, setup: "Hinted") -> None:
+        self.setup = setup
         self.up = False
         self.witnessed_from: float | None = None
         self.targets: Sequence[Target] = ()
@@ -38,12 +38,12 @@ class Ways:
 
     def change(self, state: Any) -> None:
         self.up = state != "lost"
-        self.report(HintsChange(via="push", state=state, at=self.bench.clock.monotonic()))
+        self.report(HintsChange(via="push", state=state, at=self.setup.clock.monotonic()))
 
     def hint(self, step: Any, extension_id: str = "101") -> None:
         target = Target(source="acme", extension_id=extension_id)
         facts = {"session_id": "s-1", "party_id": "p-1", "extension_id": extension_id}
-        self.report(Hint(target=target, step=step, via="push", at=self.bench.clock.monotonic(), **facts))
+        self.report(Hint(target=target, step=step, via="push", at=self.setup.clock.monotonic(), **facts))
 
 
 class HintNotes(Notes):
@@ -69,7 +69,7 @@ class HintNotes(Notes):
         self.after_s.append(after_s)
 
 
-class Hinted(Bench):
+class Hinted(Setup):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.upstream.spacing = SPACING_S
@@ -82,119 +82,119 @@ class Hinted(Bench):
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Hinted:
+def setup(tmp_path: Path) -> Hinted:
     return Hinted(tmp_path)
 
 
-async def test_until_hints_come_targets_are_polled_evenly(bench: Hinted) -> None:
-    async with bench.polling(["101", "102"]):
-        await bench.clock.turn(31)
-    assert [at for at, _ in bench.upstream.polls] == [0, 7.5, 15, 22.5, 30]
-    assert set(bench.notes.causes) == {"poll"}
-    assert bench.notes.promised_s == 15
-    assert list(bench.ways.targets) == [Target(source="acme", extension_id=e) for e in ("101", "102")]
+async def test_until_hints_come_targets_are_polled_evenly(setup: Hinted) -> None:
+    async with setup.polling(["101", "102"]):
+        await setup.clock.turn(31)
+    assert [at for at, _ in setup.upstream.polls] == [0, 7.5, 15, 22.5, 30]
+    assert set(setup.notes.causes) == {"poll"}
+    assert setup.notes.promised_s == 15
+    assert list(setup.ways.targets) == [Target(source="acme", extension_id=e) for e in ("101", "102")]
 
 
-async def test_a_hint_wakes_the_schedule(bench: Hinted) -> None:
+async def test_a_hint_wakes_the_schedule(setup: Hinted) -> None:
     """The call is reported a second after the hint, although the target was quiet."""
-    async with bench.polling():
-        bench.ways.change("up")
-        await bench.clock.turn(45.3)
-        start = bench.clock.now()
-        bench.upstream.list_of = lambda _: [observation(start)]
-        bench.ways.hint("started")
-        await bench.clock.turn(1)
-        assert bench.types == ["call.ringing"]
-    assert bench.upstream.polls[-1][0] == pytest.approx(46.1, abs=0.05)
-    assert bench.notes.after_s == pytest.approx([0.8], abs=0.05)
-    assert bench.notes.causes[-1] == "hint"
-    assert bench.notes.promised_s == 95
+    async with setup.polling():
+        setup.ways.change("up")
+        await setup.clock.turn(45.3)
+        start = setup.clock.now()
+        setup.upstream.list_of = lambda _: [observation(start)]
+        setup.ways.hint("started")
+        await setup.clock.turn(1)
+        assert setup.types == ["call.ringing"]
+    assert setup.upstream.polls[-1][0] == pytest.approx(46.1, abs=0.05)
+    assert setup.notes.after_s == pytest.approx([0.8], abs=0.05)
+    assert setup.notes.causes[-1] == "hint"
+    assert setup.notes.promised_s == 95
 
 
-async def test_a_quiet_target_is_neither_stale_nor_a_gap(bench: Hinted) -> None:
-    async with bench.polling([str(100 + n) for n in range(10)]):
-        bench.ways.witnessed_from = 0.0
-        bench.ways.change("up")
-        await bench.clock.turn(1800)
-        assert bench.notes.waiting == {}
-    assert bench.health() == []
-    assert bench.upstream.log_reads == []
-    assert set(bench.notes.causes) == {"poll", "keep_alive"}
+async def test_a_quiet_target_is_neither_stale_nor_a_gap(setup: Hinted) -> None:
+    async with setup.polling([str(100 + n) for n in range(10)]):
+        setup.ways.witnessed_from = 0.0
+        setup.ways.change("up")
+        await setup.clock.turn(1800)
+        assert setup.notes.waiting == {}
+    assert setup.health() == []
+    assert setup.upstream.log_reads == []
+    assert set(setup.notes.causes) == {"poll", "keep_alive"}
 
 
-async def test_a_source_that_fails_is_degraded_from_when_a_poll_was_due(bench: Hinted) -> None:
+async def test_a_source_that_fails_is_degraded_from_when_a_poll_was_due(setup: Hinted) -> None:
     """Three intervals of the plan without hints, at least 30 s, after the first poll that was due and failed."""
-    async with bench.polling():
-        bench.ways.change("up")
-        await bench.clock.turn(45)
-        bench.upstream.list_of = failing("server")
-        bench.ways.hint("started")
-        await bench.clock.turn(30)
-        assert bench.health() == []
-        await bench.clock.turn(3)
-        assert [event.type for event in bench.health()] == ["source.degraded"]
-        bench.upstream.list_of = lambda _: ()
-        await bench.clock.turn(10)
-        assert [event.type for event in bench.health()] == ["source.degraded", "source.recovered"]
+    async with setup.polling():
+        setup.ways.change("up")
+        await setup.clock.turn(45)
+        setup.upstream.list_of = failing("server")
+        setup.ways.hint("started")
+        await setup.clock.turn(30)
+        assert setup.health() == []
+        await setup.clock.turn(3)
+        assert [event.type for event in setup.health()] == ["source.degraded"]
+        setup.upstream.list_of = lambda _: ()
+        await setup.clock.turn(10)
+        assert [event.type for event in setup.health()] == ["source.degraded", "source.recovered"]
 
 
-async def test_failed_polls_are_repeated_at_the_pace_without_hints(bench: Hinted) -> None:
-    async with bench.polling():
-        bench.ways.change("up")
-        await bench.clock.turn(45)
-        bench.upstream.list_of = failing("network")
-        bench.ways.hint("started")
-        first = len(bench.upstream.polls)
-        await bench.clock.turn(60)
-    assert len(bench.upstream.polls) - first in (7, 8)
+async def test_failed_polls_are_repeated_at_the_pace_without_hints(setup: Hinted) -> None:
+    async with setup.polling():
+        setup.ways.change("up")
+        await setup.clock.turn(45)
+        setup.upstream.list_of = failing("network")
+        setup.ways.hint("started")
+        first = len(setup.upstream.polls)
+        await setup.clock.turn(60)
+    assert len(setup.upstream.polls) - first in (7, 8)
 
 
-async def test_a_lost_connection_makes_every_target_due_and_polls_evenly(bench: Hinted) -> None:
-    async with bench.polling(["101", "102", "103"]):
-        bench.ways.change("up")
-        await bench.clock.turn(200)
-        before = len(bench.upstream.polls)
-        bench.ways.change("lost")
-        await bench.clock.turn(0.1)
-        assert {e for _, e in bench.upstream.polls[before:]} == {"101", "102", "103"}
-        await bench.clock.turn(100)
-    assert bench.notes.promised_s == 3 * SPACING_S
-    assert bench.health() == []
+async def test_a_lost_connection_makes_every_target_due_and_polls_evenly(setup: Hinted) -> None:
+    async with setup.polling(["101", "102", "103"]):
+        setup.ways.change("up")
+        await setup.clock.turn(200)
+        before = len(setup.upstream.polls)
+        setup.ways.change("lost")
+        await setup.clock.turn(0.1)
+        assert {e for _, e in setup.upstream.polls[before:]} == {"101", "102", "103"}
+        await setup.clock.turn(100)
+    assert setup.notes.promised_s == 3 * SPACING_S
+    assert setup.health() == []
 
 
 @pytest.mark.parametrize(("witnessed_from", "log_reads"), [(None, True), (0.0, False), (250.0, True)])
 async def test_what_neither_polls_nor_presence_saw_is_asked_of_the_call_log(
-    bench: Hinted, witnessed_from: float | None, log_reads: bool
+    setup: Hinted, witnessed_from: float | None, log_reads: bool
 ) -> None:
     """The platform held back every poll for five minutes, a call came and went: the log shows it."""
-    async with bench.polling():
-        bench.ways.change("up")
-        await bench.clock.turn(10)
-        bench.upstream.hold = 1.0
-        await bench.clock.turn(200)
-        bench.upstream.log = [over(bench.clock.now() - timedelta(seconds=150))]
-        await bench.clock.turn(100)
-        bench.ways.witnessed_from = witnessed_from
-        bench.upstream.hold = 0.0
-        await bench.clock.turn(60)
-    assert bool(bench.upstream.log_reads) is log_reads
-    assert bench.types.count("call.ended") == log_reads
+    async with setup.polling():
+        setup.ways.change("up")
+        await setup.clock.turn(10)
+        setup.upstream.hold = 1.0
+        await setup.clock.turn(200)
+        setup.upstream.log = [over(setup.clock.now() - timedelta(seconds=150))]
+        await setup.clock.turn(100)
+        setup.ways.witnessed_from = witnessed_from
+        setup.upstream.hold = 0.0
+        await setup.clock.turn(60)
+    assert bool(setup.upstream.log_reads) is log_reads
+    assert setup.types.count("call.ended") == log_reads
 
 
-async def test_answers_and_ends_are_seen_with_few_polls(bench: Hinted) -> None:
-    async with bench.polling():
-        bench.ways.change("up")
-        await bench.clock.turn(45)
-        start = bench.clock.now()
-        bench.upstream.list_of = lambda _: [observation(start)]
-        bench.ways.hint("started")
-        await bench.clock.turn(10)
-        bench.upstream.list_of = lambda _: [observation(start, State.CONNECTED)]
-        bench.ways.hint("answered")
-        await bench.clock.turn(60)
-        bench.upstream.list_of = lambda _: [over(start, 70)]
-        bench.ways.hint("ended")
-        await bench.clock.turn(10)
-        assert bench.types == ["call.ringing", "call.answered", "call.ended"]
-    assert len(bench.notes.after_s) == 3
-    assert max(bench.notes.after_s) < 7
+async def test_answers_and_ends_are_seen_with_few_polls(setup: Hinted) -> None:
+    async with setup.polling():
+        setup.ways.change("up")
+        await setup.clock.turn(45)
+        start = setup.clock.now()
+        setup.upstream.list_of = lambda _: [observation(start)]
+        setup.ways.hint("started")
+        await setup.clock.turn(10)
+        setup.upstream.list_of = lambda _: [observation(start, State.CONNECTED)]
+        setup.ways.hint("answered")
+        await setup.clock.turn(60)
+        setup.upstream.list_of = lambda _: [over(start, 70)]
+        setup.ways.hint("ended")
+        await setup.clock.turn(10)
+        assert setup.types == ["call.ringing", "call.answered", "call.ended"]
+    assert len(setup.notes.after_s) == 3
+    assert max(setup.notes.after_s) < 7

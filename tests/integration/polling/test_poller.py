@@ -92,7 +92,7 @@ class Notes(Telemetry):
         self.events += change.events
 
 
-class Bench:
+class Setup:
     """One source under test: remote side, clock, outbox and everything between."""
 
     def __init__(self, path: Path, clock: TurnedClock | None = None) -> None:
@@ -154,8 +154,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+def setup(tmp_path: Path) -> Setup:
+    return Setup(tmp_path)
 
 
 def observation(start: datetime, state: State = State.RINGING, **facts: Any) -> CallObservation:
@@ -183,19 +183,19 @@ def failing(reason: Reason) -> Callable[[Target], PollFailed]:
     return lambda _: PollFailed(reason, "as the test says")
 
 
-async def test_polls_lie_evenly_in_the_interval(bench: Bench) -> None:
+async def test_polls_lie_evenly_in_the_interval(setup: Setup) -> None:
     """Five extensions at one request a second: each is polled every five seconds, a second apart."""
-    async with bench.polling([str(n) for n in range(5)]):
-        await bench.clock.turn(20.5)
-    assert [round(at) for at, _ in bench.upstream.polls] == list(range(21))
-    assert [e for _, e in bench.upstream.polls][:10] == [*"01234", *"01234"]
+    async with setup.polling([str(n) for n in range(5)]):
+        await setup.clock.turn(20.5)
+    assert [round(at) for at, _ in setup.upstream.polls] == list(range(21))
+    assert [e for _, e in setup.upstream.polls][:10] == [*"01234", *"01234"]
 
 
-async def test_a_configured_interval_is_kept_where_the_rate_limit_allows_it(bench: Bench) -> None:
+async def test_a_configured_interval_is_kept_where_the_rate_limit_allows_it(setup: Setup) -> None:
     """Two extensions every ten seconds, five seconds apart, although the rate limit allows more."""
-    async with bench.polling(["1", "2"], interval_s=10.0):
-        await bench.clock.turn(30.5)
-    assert [(round(at), e) for at, e in bench.upstream.polls] == [
+    async with setup.polling(["1", "2"], interval_s=10.0):
+        await setup.clock.turn(30.5)
+    assert [(round(at), e) for at, e in setup.upstream.polls] == [
         (0, "1"),
         (5, "2"),
         (10, "1"),
@@ -206,38 +206,38 @@ async def test_a_configured_interval_is_kept_where_the_rate_limit_allows_it(benc
     ]
 
 
-async def test_a_hanging_poll_delays_no_other_target_and_is_sent_once(bench: Bench) -> None:
+async def test_a_hanging_poll_delays_no_other_target_and_is_sent_once(setup: Setup) -> None:
     """While one extension's request hangs for 20 s, the other is polled on time; skipped polls are counted."""
-    bench.upstream.took_s = lambda target: 20.0 if target.extension_id == "1" else 0.0
-    async with bench.polling(["1", "2"]):
-        await bench.clock.turn(24)
-    slow = [at for at, e in bench.upstream.polls if e == "1"]
-    other = [round(at) for at, e in bench.upstream.polls if e == "2"]
+    setup.upstream.took_s = lambda target: 20.0 if target.extension_id == "1" else 0.0
+    async with setup.polling(["1", "2"]):
+        await setup.clock.turn(24)
+    slow = [at for at, e in setup.upstream.polls if e == "1"]
+    other = [round(at) for at, e in setup.upstream.polls if e == "2"]
     assert slow == [0, 22]
     assert other == list(range(1, 24, 2))
-    assert bench.notes.missed == 10
+    assert setup.notes.missed == 10
 
 
-async def test_a_slow_poll_that_ends_early_for_the_schedule_wakes_it(bench: Bench) -> None:
+async def test_a_slow_poll_that_ends_early_for_the_schedule_wakes_it(setup: Setup) -> None:
     """While the only other target is not due for minutes, the answer of a slow poll wakes the schedule."""
-    bench.upstream.spacing = 0.1
-    bench.upstream.took_s = lambda target: 0.2 if target.extension_id == "1" else 0.0
-    bench.upstream.list_of = lambda target: () if target.extension_id == "1" else PollFailed("permission", "no")
-    async with bench.polling(["1", "2"], interval_s=0.3):
-        await bench.clock.turn(30)
-    gaps = [b[0] - a[0] for a, b in itertools.pairwise(poll for poll in bench.upstream.polls if poll[1] == "1")]
+    setup.upstream.spacing = 0.1
+    setup.upstream.took_s = lambda target: 0.2 if target.extension_id == "1" else 0.0
+    setup.upstream.list_of = lambda target: () if target.extension_id == "1" else PollFailed("permission", "no")
+    async with setup.polling(["1", "2"], interval_s=0.3):
+        await setup.clock.turn(30)
+    gaps = [b[0] - a[0] for a, b in itertools.pairwise(poll for poll in setup.upstream.polls if poll[1] == "1")]
     assert max(gaps) <= 0.3 + SLOT_S
-    assert bench.notes.missed == 0
+    assert setup.notes.missed == 0
 
 
-async def test_polls_that_are_due_close_together_are_sent_together(bench: Bench) -> None:
+async def test_polls_that_are_due_close_together_are_sent_together(setup: Setup) -> None:
     """A thousand a second are sent in some fifty batches, each target once a second, none later than a slot."""
-    bench.upstream.spacing = 0.0
-    async with bench.polling([str(n) for n in range(1000)], interval_s=1.0):
-        await bench.clock.turn(10)
-    assert len({at for at, _ in bench.upstream.polls}) <= 10 * 52
-    assert bench.notes.missed == 0
-    at = sorted((int(extension or 0), at) for at, extension in bench.upstream.polls)
+    setup.upstream.spacing = 0.0
+    async with setup.polling([str(n) for n in range(1000)], interval_s=1.0):
+        await setup.clock.turn(10)
+    assert len({at for at, _ in setup.upstream.polls}) <= 10 * 52
+    assert setup.notes.missed == 0
+    at = sorted((int(extension or 0), at) for at, extension in setup.upstream.polls)
     assert all(0 <= at - turn - n / 1000 <= SLOT_S + 1e-6 for turn, (n, at) in zip(itertools.cycle(range(10)), at))
 
 
@@ -245,11 +245,11 @@ async def test_polls_that_are_due_close_together_are_sent_together(bench: Bench)
     ("answers_after_s", "all_sent_in_s"), [(ANSWER_WAIT_S / 5, 3 * ANSWER_WAIT_S), (60.0, 10 * ANSWER_WAIT_S)]
 )
 async def test_few_of_many_due_polls_are_sent_together_and_slow_ones_delay_no_other(
-    bench: Bench, answers_after_s: float, all_sent_in_s: float
+    setup: Setup, answers_after_s: float, all_sent_in_s: float
 ) -> None:
     """Ten times as many as are sent together, whose answers come fast, or not at all."""
     under_way = [0]
-    bench.upstream.spacing = 0.0
+    setup.upstream.spacing = 0.0
 
     def took_s(_: Target) -> float:
         under_way.append(under_way[-1] + 1)
@@ -259,10 +259,10 @@ async def test_few_of_many_due_polls_are_sent_together_and_slow_ones_delay_no_ot
         under_way.append(under_way[-1] - 1)
         return []
 
-    bench.upstream.took_s, bench.upstream.list_of = took_s, answer
-    async with bench.polling([str(n) for n in range(10 * SENT_AT_ONCE)], interval_s=ANSWER_WAIT_S):
-        await bench.clock.turn(SLOT_S + all_sent_in_s)
-    assert {extension for _, extension in bench.upstream.polls} == {str(n) for n in range(10 * SENT_AT_ONCE)}
+    setup.upstream.took_s, setup.upstream.list_of = took_s, answer
+    async with setup.polling([str(n) for n in range(10 * SENT_AT_ONCE)], interval_s=ANSWER_WAIT_S):
+        await setup.clock.turn(SLOT_S + all_sent_in_s)
+    assert {extension for _, extension in setup.upstream.polls} == {str(n) for n in range(10 * SENT_AT_ONCE)}
     assert max(under_way) == (SENT_AT_ONCE if answers_after_s < ANSWER_WAIT_S else 10 * SENT_AT_ONCE)
 
 
@@ -274,348 +274,348 @@ class EarlyClock(TurnedClock):
 
 
 async def test_slow_polls_delay_no_other_when_timers_fire_early(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, EarlyClock())
-    bench.upstream.spacing = 0.0
-    bench.upstream.took_s = lambda _: 60.0
-    async with bench.polling([str(n) for n in range(10 * SENT_AT_ONCE)], interval_s=ANSWER_WAIT_S):
-        await bench.clock.turn(SLOT_S + 10 * ANSWER_WAIT_S)
-    assert len(bench.upstream.polls) == 10 * SENT_AT_ONCE
+    setup = Setup(tmp_path, EarlyClock())
+    setup.upstream.spacing = 0.0
+    setup.upstream.took_s = lambda _: 60.0
+    async with setup.polling([str(n) for n in range(10 * SENT_AT_ONCE)], interval_s=ANSWER_WAIT_S):
+        await setup.clock.turn(SLOT_S + 10 * ANSWER_WAIT_S)
+    assert len(setup.upstream.polls) == 10 * SENT_AT_ONCE
 
 
-async def test_skipped_polls_are_reported_once_a_second(bench: Bench) -> None:
-    bench.upstream.spacing = 0.0
-    bench.upstream.took_s = lambda _: 0.5
-    async with bench.polling([str(n) for n in range(100)], interval_s=0.1):
-        await bench.clock.turn(10)
-    assert bench.notes.missed > 1000
-    assert bench.notes.missed_reports <= 10
+async def test_skipped_polls_are_reported_once_a_second(setup: Setup) -> None:
+    setup.upstream.spacing = 0.0
+    setup.upstream.took_s = lambda _: 0.5
+    async with setup.polling([str(n) for n in range(100)], interval_s=0.1):
+        await setup.clock.turn(10)
+    assert setup.notes.missed > 1000
+    assert setup.notes.missed_reports <= 10
 
 
-async def test_polls_may_be_due_at_the_same_moment(bench: Bench) -> None:
+async def test_polls_may_be_due_at_the_same_moment(setup: Setup) -> None:
     """A poll is rescheduled to the time of a first one that is still to come: both are sent."""
 
     def answer(_: Target) -> list[CallObservation]:
-        bench.upstream.spacing = 0.0  # the first answer says that there is no limit
+        setup.upstream.spacing = 0.0  # the first answer says that there is no limit
         return []
 
-    bench.upstream.list_of = answer
-    async with bench.polling(["1", "2", "3", "4"], interval_s=1.0):
-        await bench.clock.turn(3)
-    assert [e for at, e in bench.upstream.polls if at == 1] == ["2", "1"]
+    setup.upstream.list_of = answer
+    async with setup.polling(["1", "2", "3", "4"], interval_s=1.0):
+        await setup.clock.turn(3)
+    assert [e for at, e in setup.upstream.polls if at == 1] == ["2", "1"]
 
 
-async def test_no_poll_is_sent_during_a_penalty(bench: Bench) -> None:
+async def test_no_poll_is_sent_during_a_penalty(setup: Setup) -> None:
     """The scheduler still reports every second that it runs."""
-    bench.upstream.hold = 60
-    async with bench.polling():
-        await bench.clock.turn(10)
-        assert bench.upstream.polls == []
-        assert bench.notes.steps >= 10
-        bench.upstream.hold = 0
-        await bench.clock.turn(1)
-        assert len(bench.upstream.polls) == 1
+    setup.upstream.hold = 60
+    async with setup.polling():
+        await setup.clock.turn(10)
+        assert setup.upstream.polls == []
+        assert setup.notes.steps >= 10
+        setup.upstream.hold = 0
+        await setup.clock.turn(1)
+        assert len(setup.upstream.polls) == 1
 
 
-async def test_a_failed_poll_is_never_an_empty_list(bench: Bench) -> None:
+async def test_a_failed_poll_is_never_an_empty_list(setup: Setup) -> None:
     """A live call stays live through failures of every reason, and ends by what the next good poll shows."""
-    start = bench.clock.now()
+    start = setup.clock.now()
     reasons: list[Reason] = ["timeout", "auth", "rate_limited", "server", "parse", "network"]
-    bench.upstream.list_of = lambda _: [observation(start)]
-    async with bench.polling() as outbox:
-        await bench.clock.turn(2)
+    setup.upstream.list_of = lambda _: [observation(start)]
+    async with setup.polling() as outbox:
+        await setup.clock.turn(2)
         turns = itertools.cycle(reasons)
-        bench.upstream.list_of = lambda _: PollFailed(next(turns), "as the test says")
-        await bench.clock.turn(200)
-        assert bench.types == ["call.ringing", "source.degraded"]
+        setup.upstream.list_of = lambda _: PollFailed(next(turns), "as the test says")
+        await setup.clock.turn(200)
+        assert setup.types == ["call.ringing", "source.degraded"]
         assert len((await outbox.known("acme")).calls) == 1
-        bench.upstream.list_of = lambda _: [over(start, 210)]
-        await bench.clock.turn(40)
-    assert bench.types == ["call.ringing", "source.degraded", "call.ended", "source.recovered"]
-    assert set(bench.notes.failures) == set(reasons)
+        setup.upstream.list_of = lambda _: [over(start, 210)]
+        await setup.clock.turn(40)
+    assert setup.types == ["call.ringing", "source.degraded", "call.ended", "source.recovered"]
+    assert set(setup.notes.failures) == set(reasons)
 
 
 @pytest.mark.parametrize("reason", ["timeout", "server", "parse", "network"])
-async def test_a_failed_poll_is_repeated_at_the_plans_pace(bench: Bench, reason: Reason) -> None:
+async def test_a_failed_poll_is_repeated_at_the_plans_pace(setup: Setup, reason: Reason) -> None:
     """Neither faster nor slower, however long it lasts; each target keeps its place in the interval."""
-    bench.upstream.list_of = failing(reason)
-    async with bench.polling(["1", "2", "3"], interval_s=6.0):
-        await bench.clock.turn(599)
-    assert [(round(at), e) for at, e in bench.upstream.polls] == [(2 * n, str(n % 3 + 1)) for n in range(300)]
-    assert bench.notes.missed == 0
+    setup.upstream.list_of = failing(reason)
+    async with setup.polling(["1", "2", "3"], interval_s=6.0):
+        await setup.clock.turn(599)
+    assert [(round(at), e) for at, e in setup.upstream.polls] == [(2 * n, str(n % 3 + 1)) for n in range(300)]
+    assert setup.notes.missed == 0
 
 
-async def test_no_change_is_missed_when_every_other_answer_is_garbled(bench: Bench) -> None:
+async def test_no_change_is_missed_when_every_other_answer_is_garbled(setup: Setup) -> None:
     """A state that lasts for two intervals is seen where every other answer can be read."""
-    start, answers = bench.clock.now(), itertools.count()
+    start, answers = setup.clock.now(), itertools.count()
 
     def answer(_: Target) -> Any:
         if next(answers) % 2:
             return PollFailed("parse", "garbled")
-        number, age_s = divmod((bench.clock.now() - start).total_seconds(), 10)
+        number, age_s = divmod((setup.clock.now() - start).total_seconds(), 10)
         state = State.RINGING if age_s < 5 else State.CONNECTED
         began = start + timedelta(seconds=10 * number)
         return [observation(began, state, session_id=f"s-{number}", record_id=f"r-{number}")]
 
-    bench.upstream.list_of = answer
-    async with bench.polling(interval_s=2.0):
-        await bench.clock.turn(270)
-    assert bench.types.count("call.ringing") == bench.types.count("call.answered") == 27
+    setup.upstream.list_of = answer
+    async with setup.polling(interval_s=2.0):
+        await setup.clock.turn(270)
+    assert setup.types.count("call.ringing") == setup.types.count("call.answered") == 27
 
 
 @pytest.mark.parametrize(("reason", "wait_s"), [("auth", 300.0), ("server", 40.0)])
-async def test_the_delay_that_the_platform_asks_for_is_kept(bench: Bench, reason: Reason, wait_s: float) -> None:
+async def test_the_delay_that_the_platform_asks_for_is_kept(setup: Setup, reason: Reason, wait_s: float) -> None:
     """`Retry-After`, or a credential that was refused: not polled before, and in the plan again after it."""
-    bench.upstream.list_of = lambda _: PollFailed(reason, "as the test says", retry_after_s=wait_s)
-    async with bench.polling(["1", "2"], interval_s=6.0):
-        await bench.clock.turn(10)
-        bench.upstream.list_of = lambda _: ()
-        await bench.clock.turn(wait_s + 10)
+    setup.upstream.list_of = lambda _: PollFailed(reason, "as the test says", retry_after_s=wait_s)
+    async with setup.polling(["1", "2"], interval_s=6.0):
+        await setup.clock.turn(10)
+        setup.upstream.list_of = lambda _: ()
+        await setup.clock.turn(wait_s + 10)
     for extension, first in (("1", 0.0), ("2", 3.0)):
-        times = [at for at, e in bench.upstream.polls if e == extension]
+        times = [at for at, e in setup.upstream.polls if e == extension]
         assert times[0] == first
         assert first + wait_s <= times[1] <= first + wait_s + 6
         assert (times[1] - first) % 6 == 0
 
 
-async def test_a_refused_extension_is_degraded_alone_and_its_share_goes_to_the_others(bench: Bench) -> None:
+async def test_a_refused_extension_is_degraded_alone_and_its_share_goes_to_the_others(setup: Setup) -> None:
     """403 for one of two: degraded at once, polled every five minutes, the other twice as often."""
 
     def answer(target: Target) -> Any:
         return PollFailed("permission", "no") if target.extension_id == "2" else ()
 
-    bench.upstream.list_of = answer
-    async with bench.polling(["1", "2"]):
-        await bench.clock.turn(3)
-        assert bench.types == ["source.degraded"]
-        await bench.clock.turn(397)
-    refused = [at for at, e in bench.upstream.polls if e == "2"]
+    setup.upstream.list_of = answer
+    async with setup.polling(["1", "2"]):
+        await setup.clock.turn(3)
+        assert setup.types == ["source.degraded"]
+        await setup.clock.turn(397)
+    refused = [at for at, e in setup.upstream.polls if e == "2"]
     assert [round(b - a) for a, b in itertools.pairwise(refused)] == [REFUSED_EVERY_S]
-    assert [(e.type, e.extension_id) for e in bench.events if not isinstance(e, CallEvent)] == [
+    assert [(e.type, e.extension_id) for e in setup.events if not isinstance(e, CallEvent)] == [
         ("source.degraded", "2")
     ]
-    assert bench.notes.interval_s == 1.0
+    assert setup.notes.interval_s == 1.0
 
 
-async def test_a_call_that_vanishes_is_looked_up_and_ends_with_what_the_log_says(bench: Bench) -> None:
+async def test_a_call_that_vanishes_is_looked_up_and_ends_with_what_the_log_says(setup: Setup) -> None:
     """The log is read after call_log_after_s, not before; one end, evidence call_log."""
-    start = bench.clock.now()
-    bench.upstream.list_of = lambda _: [observation(start)]
-    async with bench.polling():
-        await bench.clock.turn(3)
-        bench.upstream.list_of = lambda _: ()
-        await bench.clock.turn(28)
-        assert bench.upstream.log_reads == []
-        bench.upstream.log = [over(start, 5, disposition=Disposition.VOICEMAIL)]
-        await bench.clock.turn(5)
-    assert bench.types == ["call.ringing", "call.ended"]
-    ended = bench.call_events()[-1]
+    start = setup.clock.now()
+    setup.upstream.list_of = lambda _: [observation(start)]
+    async with setup.polling():
+        await setup.clock.turn(3)
+        setup.upstream.list_of = lambda _: ()
+        await setup.clock.turn(28)
+        assert setup.upstream.log_reads == []
+        setup.upstream.log = [over(start, 5, disposition=Disposition.VOICEMAIL)]
+        await setup.clock.turn(5)
+    assert setup.types == ["call.ringing", "call.ended"]
+    ended = setup.call_events()[-1]
     assert (ended.call.disposition, ended.observation.evidence) == ("voicemail", "call_log")
 
 
-async def test_a_call_that_is_no_longer_known_ends_as_unknown_in_time(bench: Bench) -> None:
+async def test_a_call_that_is_no_longer_known_ends_as_unknown_in_time(setup: Setup) -> None:
     """The log is read with backoff, and given up after vanished_give_up_s, not a backoff later."""
-    start = bench.clock.now()
-    bench.upstream.list_of = lambda _: [observation(start)]
-    async with bench.polling():
-        await bench.clock.turn(3)
-        bench.upstream.list_of = lambda _: ()
-        await bench.clock.turn(890)
-        assert bench.types == ["call.ringing"]
-        await bench.clock.turn(20)
-    assert bench.types == ["call.ringing", "call.ended"]
-    ended = bench.call_events()[-1]
+    start = setup.clock.now()
+    setup.upstream.list_of = lambda _: [observation(start)]
+    async with setup.polling():
+        await setup.clock.turn(3)
+        setup.upstream.list_of = lambda _: ()
+        await setup.clock.turn(890)
+        assert setup.types == ["call.ringing"]
+        await setup.clock.turn(20)
+    assert setup.types == ["call.ringing", "call.ended"]
+    ended = setup.call_events()[-1]
     assert (ended.call.disposition, ended.observation.evidence) == ("unknown", "vanished")
-    assert len(bench.upstream.log_reads) <= 8
+    assert len(setup.upstream.log_reads) <= 8
 
 
-async def test_a_call_log_that_fails_does_not_keep_a_vanished_call_for_ever(bench: Bench) -> None:
+async def test_a_call_log_that_fails_does_not_keep_a_vanished_call_for_ever(setup: Setup) -> None:
     """Even when every lookup fails, the call ends as unknown."""
-    start = bench.clock.now()
-    bench.upstream.list_of = lambda _: [observation(start)]
-    async with bench.polling():
-        await bench.clock.turn(3)
-        bench.upstream.list_of = lambda _: ()
-        bench.upstream.log_answers = PollFailed("server", "no")
-        await bench.clock.turn(910)
-    assert bench.types == ["call.ringing", "call.ended"]
+    start = setup.clock.now()
+    setup.upstream.list_of = lambda _: [observation(start)]
+    async with setup.polling():
+        await setup.clock.turn(3)
+        setup.upstream.list_of = lambda _: ()
+        setup.upstream.log_answers = PollFailed("server", "no")
+        await setup.clock.turn(910)
+    assert setup.types == ["call.ringing", "call.ended"]
 
 
-async def test_a_question_that_hangs_keeps_no_call_open_beyond_its_time(bench: Bench) -> None:
+async def test_a_question_that_hangs_keeps_no_call_open_beyond_its_time(setup: Setup) -> None:
     """The call log may take for ever to answer: what vanished is given up all the same, and gaps are filled."""
-    start = bench.clock.now()
-    bench.upstream.list_of = lambda _: [observation(start)]
-    bench.upstream.log_took_s = 1e6
-    async with bench.polling():
-        await bench.clock.turn(3)
-        bench.upstream.list_of = lambda _: ()
-        await bench.clock.turn(920)
-    assert bench.types == ["call.ringing", "call.ended"]
+    start = setup.clock.now()
+    setup.upstream.list_of = lambda _: [observation(start)]
+    setup.upstream.log_took_s = 1e6
+    async with setup.polling():
+        await setup.clock.turn(3)
+        setup.upstream.list_of = lambda _: ()
+        await setup.clock.turn(920)
+    assert setup.types == ["call.ringing", "call.ended"]
 
 
 @pytest.mark.parametrize("watched", [["101", "102"], None])
 async def test_a_call_of_an_extension_that_is_refused_ends_as_unknown_in_time(
-    bench: Bench, watched: Sequence[str] | None
+    setup: Setup, watched: Sequence[str] | None
 ) -> None:
     """403 or 404 while it is live: after vanished_give_up_s it ends, over restarts too, and the other one goes on."""
-    start = bench.clock.now()
+    start = setup.clock.now()
     live = observation(start)
-    bench.upstream.list_of = lambda target: [live] if target.extension_id in ("101", None) else ()
-    async with bench.polling(watched):
-        await bench.clock.turn(3.5)
-        bench.upstream.list_of = lambda target: PollFailed("permission", "no") if target.extension_id != "102" else ()
-        await bench.clock.turn(400)
-    await bench.clock.turn(60)
-    async with bench.polling(watched):
-        await bench.clock.turn(430)
-        assert "call.ended" not in bench.types
-        await bench.clock.turn(20)
-    ended = bench.call_events()[-1]
+    setup.upstream.list_of = lambda target: [live] if target.extension_id in ("101", None) else ()
+    async with setup.polling(watched):
+        await setup.clock.turn(3.5)
+        setup.upstream.list_of = lambda target: PollFailed("permission", "no") if target.extension_id != "102" else ()
+        await setup.clock.turn(400)
+    await setup.clock.turn(60)
+    async with setup.polling(watched):
+        await setup.clock.turn(430)
+        assert "call.ended" not in setup.types
+        await setup.clock.turn(20)
+    ended = setup.call_events()[-1]
     assert (ended.type, ended.call.disposition, ended.observation.evidence) == ("call.ended", "unknown", "refused")
     assert ended.observation.after is not None
     assert start < ended.observation.after <= ended.observation.before == ended.call.ended_at
     assert (ended.call.ended_at - start).total_seconds() < 10
-    bench.upstream.list_of = lambda _: [live]
-    async with bench.polling(watched):
-        await bench.clock.turn(310)
-        bench.upstream.list_of = lambda _: [over(start, 1200, disposition=Disposition.ANSWERED)]
-        await bench.clock.turn(10)
-    kinds = [event.type for event in bench.call_events()]
+    setup.upstream.list_of = lambda _: [live]
+    async with setup.polling(watched):
+        await setup.clock.turn(310)
+        setup.upstream.list_of = lambda _: [over(start, 1200, disposition=Disposition.ANSWERED)]
+        await setup.clock.turn(10)
+    kinds = [event.type for event in setup.call_events()]
     assert kinds == ["call.ringing", "call.ended", "call.corrected"]
-    assert bench.call_events()[-1].call.disposition == "answered"
+    assert setup.call_events()[-1].call.disposition == "answered"
 
 
-async def test_a_refusal_that_does_not_last_ends_no_call(bench: Bench) -> None:
+async def test_a_refusal_that_does_not_last_ends_no_call(setup: Setup) -> None:
     """The permission was granted again in time."""
-    start = bench.clock.now()
-    bench.upstream.list_of = lambda _: [observation(start)]
-    async with bench.polling():
-        await bench.clock.turn(3)
-        bench.upstream.list_of = failing("permission")
-        await bench.clock.turn(650)
-        bench.upstream.list_of = lambda _: [observation(start)]
-        await bench.clock.turn(600)
-    assert [event.type for event in bench.call_events()] == ["call.ringing"]
+    start = setup.clock.now()
+    setup.upstream.list_of = lambda _: [observation(start)]
+    async with setup.polling():
+        await setup.clock.turn(3)
+        setup.upstream.list_of = failing("permission")
+        await setup.clock.turn(650)
+        setup.upstream.list_of = lambda _: [observation(start)]
+        await setup.clock.turn(600)
+    assert [event.type for event in setup.call_events()] == ["call.ringing"]
 
 
-async def test_a_refusal_of_an_earlier_run_ends_no_call_before_the_platform_answers(bench: Bench) -> None:
+async def test_a_refusal_of_an_earlier_run_ends_no_call_before_the_platform_answers(setup: Setup) -> None:
     """Down for longer than a refused call is kept: the list shows it again, and its first answer takes a while."""
-    start = bench.clock.now()
+    start = setup.clock.now()
     live = observation(start, State.CONNECTED)
-    bench.upstream.list_of = lambda _: [live]
-    async with bench.polling():
-        await bench.clock.turn(3)
-        bench.upstream.list_of = failing("permission")
-        await bench.clock.turn(10)
-    await bench.clock.turn(1200)
-    bench.upstream.list_of, bench.upstream.took_s = lambda _: [live], lambda _: 0.5
-    async with bench.polling():
-        await bench.clock.turn(60)
-    assert [event.type for event in bench.call_events()] == ["call.answered"]
+    setup.upstream.list_of = lambda _: [live]
+    async with setup.polling():
+        await setup.clock.turn(3)
+        setup.upstream.list_of = failing("permission")
+        await setup.clock.turn(10)
+    await setup.clock.turn(1200)
+    setup.upstream.list_of, setup.upstream.took_s = lambda _: [live], lambda _: 0.5
+    async with setup.polling():
+        await setup.clock.turn(60)
+    assert [event.type for event in setup.call_events()] == ["call.answered"]
 
 
 @pytest.mark.parametrize("reason", ["server", "timeout", "auth"])
-async def test_one_refusal_before_other_trouble_ends_no_call(bench: Bench, reason: Reason) -> None:
+async def test_one_refusal_before_other_trouble_ends_no_call(setup: Setup, reason: Reason) -> None:
     """A single 403, then failures that say nothing of the extension for longer than a refused call is kept."""
-    start = bench.clock.now()
-    bench.upstream.list_of = lambda _: [observation(start)]
-    async with bench.polling():
-        await bench.clock.turn(3)
-        bench.upstream.list_of = failing("permission")
-        await bench.clock.turn(2)
-        bench.upstream.list_of = failing(reason)
-        await bench.clock.turn(1300)
-        bench.upstream.list_of = lambda _: [observation(start)]
-        await bench.clock.turn(20)
-    assert [event.type for event in bench.call_events()] == ["call.ringing"]
+    start = setup.clock.now()
+    setup.upstream.list_of = lambda _: [observation(start)]
+    async with setup.polling():
+        await setup.clock.turn(3)
+        setup.upstream.list_of = failing("permission")
+        await setup.clock.turn(2)
+        setup.upstream.list_of = failing(reason)
+        await setup.clock.turn(1300)
+        setup.upstream.list_of = lambda _: [observation(start)]
+        await setup.clock.turn(20)
+    assert [event.type for event in setup.call_events()] == ["call.ringing"]
 
 
-async def test_what_vanished_before_a_restart_is_not_given_up_before_a_good_poll(bench: Bench) -> None:
+async def test_what_vanished_before_a_restart_is_not_given_up_before_a_good_poll(setup: Setup) -> None:
     """Down for longer than a vanished call is kept: it is back in the list, and its first answer takes a while."""
-    start = bench.clock.now()
-    bench.upstream.list_of = lambda _: [observation(start)]
-    async with bench.polling():
-        await bench.clock.turn(3)
-        bench.upstream.list_of = lambda _: ()
-        await bench.clock.turn(10)
-    await bench.clock.turn(1200)
-    bench.upstream.list_of, bench.upstream.took_s = lambda _: [observation(start)], lambda _: 3.5
-    async with bench.polling():
-        await bench.clock.turn(60)
-    assert bench.types == ["call.ringing"]
+    start = setup.clock.now()
+    setup.upstream.list_of = lambda _: [observation(start)]
+    async with setup.polling():
+        await setup.clock.turn(3)
+        setup.upstream.list_of = lambda _: ()
+        await setup.clock.turn(10)
+    await setup.clock.turn(1200)
+    setup.upstream.list_of, setup.upstream.took_s = lambda _: [observation(start)], lambda _: 3.5
+    async with setup.polling():
+        await setup.clock.turn(60)
+    assert setup.types == ["call.ringing"]
 
 
-async def test_a_provisional_call_is_asked_about_with_backoff_for_as_long_as_it_lasts(bench: Bench) -> None:
+async def test_a_provisional_call_is_asked_about_with_backoff_for_as_long_as_it_lasts(setup: Setup) -> None:
     """One that stays listed is never given up, and never looked up every second."""
-    start = bench.clock.now()
+    start = setup.clock.now()
     stopped = over(start, provisional=True, rings_alone=False)
-    bench.upstream.list_of = lambda _: [stopped]
-    async with bench.polling():
-        await bench.clock.turn(1800)
-    assert 6 <= len(bench.upstream.log_reads) <= 12
+    setup.upstream.list_of = lambda _: [stopped]
+    async with setup.polling():
+        await setup.clock.turn(1800)
+    assert 6 <= len(setup.upstream.log_reads) <= 12
 
 
-async def test_a_gap_is_put_off_when_the_disk_is_full(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_gap_is_put_off_when_the_disk_is_full(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     """The call log is not read every second for what cannot be stored; later it is stored."""
-    start = bench.clock.now()
-    async with bench.polling():
-        await bench.clock.turn(3)
-    await bench.clock.turn(600)
-    bench.upstream.log = [over(start + timedelta(seconds=300), 20)]
-    async with bench.polling() as outbox:
-        await bench.clock.turn(10)
+    start = setup.clock.now()
+    async with setup.polling():
+        await setup.clock.turn(3)
+    await setup.clock.turn(600)
+    setup.upstream.log = [over(start + timedelta(seconds=300), 20)]
+    async with setup.polling() as outbox:
+        await setup.clock.turn(10)
 
         async def full(*_: object) -> None:
             raise OutboxUnavailable("the disk is full")
 
         monkeypatch.setattr(outbox, "record", full)
-        await bench.clock.turn(60)
-        assert len(bench.upstream.log_reads) <= 2
+        await setup.clock.turn(60)
+        assert len(setup.upstream.log_reads) <= 2
         monkeypatch.undo()
-        await bench.clock.turn(130)
-    assert bench.types == ["call.ended"]
+        await setup.clock.turn(130)
+    assert setup.types == ["call.ended"]
 
 
-async def test_a_gap_of_a_target_no_longer_watched_is_dropped(bench: Bench) -> None:
+async def test_a_gap_of_a_target_no_longer_watched_is_dropped(setup: Setup) -> None:
     """Its calls are no longer polled."""
-    start = bench.clock.now()
-    async with bench.polling(["101", "102"]):
-        await bench.clock.turn(5)
-    await bench.clock.turn(600)
-    bench.upstream.log = [over(start + timedelta(seconds=300), 20, extension_id="102")]
-    async with bench.polling(["101", "102"]):
-        await bench.clock.turn(10)
-    async with bench.polling(["101"]):
-        await bench.clock.turn(100)
-    assert bench.types == []
+    start = setup.clock.now()
+    async with setup.polling(["101", "102"]):
+        await setup.clock.turn(5)
+    await setup.clock.turn(600)
+    setup.upstream.log = [over(start + timedelta(seconds=300), 20, extension_id="102")]
+    async with setup.polling(["101", "102"]):
+        await setup.clock.turn(10)
+    async with setup.polling(["101"]):
+        await setup.clock.turn(100)
+    assert setup.types == []
 
 
-async def test_a_slow_cycle_reads_the_call_log_after_any_time_in_which_a_record_can_come_and_go(bench: Bench) -> None:
+async def test_a_slow_cycle_reads_the_call_log_after_any_time_in_which_a_record_can_come_and_go(setup: Setup) -> None:
     """At 90 s between polls, one missed poll is a gap: three intervals are longer than a record is listed."""
-    start = bench.clock.now()
-    async with bench.polling(interval_s=90.0):
-        await bench.clock.turn(95)
-        bench.upstream.list_of = failing("server")
-        await bench.clock.turn(90)
-        bench.upstream.list_of = lambda _: ()
-        bench.upstream.log = [over(start + timedelta(seconds=120), 20)]
-        await bench.clock.turn(300)
-    assert bench.types == ["call.ended"]
+    start = setup.clock.now()
+    async with setup.polling(interval_s=90.0):
+        await setup.clock.turn(95)
+        setup.upstream.list_of = failing("server")
+        await setup.clock.turn(90)
+        setup.upstream.list_of = lambda _: ()
+        setup.upstream.log = [over(start + timedelta(seconds=120), 20)]
+        await setup.clock.turn(300)
+    assert setup.types == ["call.ended"]
 
 
-async def test_a_change_of_the_watched_targets_leaves_no_gap_unread(bench: Bench) -> None:
+async def test_a_change_of_the_watched_targets_leaves_no_gap_unread(setup: Setup) -> None:
     """From extensions to the account and back: the last poll that covered a target counts, whatever read it."""
-    start = bench.clock.now()
-    async with bench.polling(["101"]):
-        await bench.clock.turn(3)
-    await bench.clock.turn(300)
-    bench.upstream.log = [over(start + timedelta(seconds=100), 20)]
-    async with bench.polling(None):
-        await bench.clock.turn(100)
-        assert bench.types == ["call.ended"]
-    bench.upstream.log_reads.clear()
-    async with bench.polling(["101"]):
-        await bench.clock.turn(100)
-    assert bench.upstream.log_reads == []
+    start = setup.clock.now()
+    async with setup.polling(["101"]):
+        await setup.clock.turn(3)
+    await setup.clock.turn(300)
+    setup.upstream.log = [over(start + timedelta(seconds=100), 20)]
+    async with setup.polling(None):
+        await setup.clock.turn(100)
+        assert setup.types == ["call.ended"]
+    setup.upstream.log_reads.clear()
+    async with setup.polling(["101"]):
+        await setup.clock.turn(100)
+    assert setup.upstream.log_reads == []
 
 
 async def test_a_store_that_works_again_is_reported_although_no_poll_succeeds(
@@ -640,83 +640,83 @@ async def test_a_store_that_works_again_is_reported_although_no_poll_succeeds(
 
 
 async def test_a_full_disk_does_not_degrade_a_source_whose_polls_succeed(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No source is degraded, the failure of the disk is reported, and the calls of that time are not lost."""
-    start = bench.clock.now()
-    async with bench.polling() as outbox:
-        await bench.clock.turn(3)
+    start = setup.clock.now()
+    async with setup.polling() as outbox:
+        await setup.clock.turn(3)
 
         async def full(*_: object) -> None:
             raise OutboxUnavailable("the disk is full")
 
         monkeypatch.setattr(outbox, "record", full)
-        bench.upstream.list_of = lambda _: [observation(start)]
-        await bench.clock.turn(120)
-        assert bench.types == []
-        assert bench.notes.store_faults
+        setup.upstream.list_of = lambda _: [observation(start)]
+        await setup.clock.turn(120)
+        assert setup.types == []
+        assert setup.notes.store_faults
         monkeypatch.undo()
-        await bench.clock.turn(5)
-    assert bench.types == ["call.ringing"]
+        await setup.clock.turn(5)
+    assert setup.types == ["call.ringing"]
 
 
 async def test_an_outage_noted_but_not_recorded_before_a_kill_is_recorded_after_the_restart(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under its own id, which the event of another outage never gets."""
-    async with bench.polling(["101", "102"]) as outbox:
-        await bench.clock.turn(3)
-        bench.upstream.list_of = lambda target: PollFailed("permission", "no") if target.extension_id == "101" else ()
+    async with setup.polling(["101", "102"]) as outbox:
+        await setup.clock.turn(3)
+        setup.upstream.list_of = lambda target: PollFailed("permission", "no") if target.extension_id == "101" else ()
 
         async def dies(*_: object) -> None:
             raise OutboxUnavailable("killed here")
 
         monkeypatch.setattr(outbox, "record", dies)
-        await bench.clock.turn(5)
+        await setup.clock.turn(5)
         monkeypatch.undo()
-        bench.upstream.hold = 1e6
-    bench.upstream.hold = 0
-    bench.upstream.list_of = lambda target: PollFailed("permission", "no") if target.extension_id == "102" else ()
-    async with bench.polling(["101", "102"]):
-        await bench.clock.turn(10)
-    outages = [(e.type, e.extension_id) for e in bench.events if not isinstance(e, CallEvent)]
+        setup.upstream.hold = 1e6
+    setup.upstream.hold = 0
+    setup.upstream.list_of = lambda target: PollFailed("permission", "no") if target.extension_id == "102" else ()
+    async with setup.polling(["101", "102"]):
+        await setup.clock.turn(10)
+    outages = [(e.type, e.extension_id) for e in setup.events if not isinstance(e, CallEvent)]
     assert outages == [("source.degraded", "101"), ("source.recovered", "101"), ("source.degraded", "102")]
-    assert len({e.id for e in bench.events}) == 3
+    assert len({e.id for e in setup.events}) == 3
 
 
-async def test_a_commit_in_progress_at_the_end_is_published_too(bench: Bench) -> None:
+async def test_a_commit_in_progress_at_the_end_is_published_too(setup: Setup) -> None:
     """Cancelled while the outbox writes: what is on the disk is also in the live calls."""
-    start = bench.clock.now()
-    async with bench.polling() as outbox:
-        await bench.clock.turn(3)
-        bench.upstream.list_of = lambda _: [observation(start)]
+    start = setup.clock.now()
+    async with setup.polling() as outbox:
+        await setup.clock.turn(3)
+        setup.upstream.list_of = lambda _: [observation(start)]
         real = outbox.record
 
         async def slow(source: str, poll: Any, change: ChangeSet, /) -> None:
-            bench.task.cancel()
+            setup.task.cancel()
             await asyncio.sleep(0)
             await real(source, poll, change)
 
         outbox.record = slow  # type: ignore[method-assign]
-        await bench.clock.turn(2)
+        await setup.clock.turn(2)
         outbox.record = real  # type: ignore[method-assign]
-    async with open_outbox(bench.path, bench.clock, retention_h=72, outbox_max_mb=64, dead_letter_days=30) as outbox:
+    async with open_outbox(setup.path, setup.clock, retention_h=72, outbox_max_mb=64, dead_letter_days=30) as outbox:
         assert len((await outbox.known("acme")).calls) == 1
-    assert bench.types == ["call.ringing"]
+    assert setup.types == ["call.ringing"]
 
 
-async def test_polls_that_hang_delay_the_recording_of_no_other(bench: Bench) -> None:
+async def test_polls_that_hang_delay_the_recording_of_no_other(setup: Setup) -> None:
     """However many hang, and however many have something to record."""
-    start, gate = bench.clock.now(), asyncio.Event()
-    bench.upstream.spacing = 0.0
+    start, gate = setup.clock.now(), asyncio.Event()
+    setup.upstream.spacing = 0.0
     hung = {str(n) for n in range(20)}
-    bench.upstream.took_s = lambda target: 3600.0 if target.extension_id in hung else 0.0
-    bench.upstream.list_of = lambda t: [
+    setup.upstream.took_s = lambda target: 3600.0 if target.extension_id in hung else 0.0
+    setup.upstream.list_of = lambda t: [
         observation(start, extension_id=t.extension_id, session_id=f"s-{t.extension_id}")
     ]
     extensions = [str(n) for n in range(len(hung) + 32)]
     under_way: list[str] = []
-    async with bench.polling([]) as outbox:
+    async with setup.polling([]) as outbox:
         real = outbox.record
 
         async def slow(source: str, poll: Any, change: ChangeSet, /) -> None:
@@ -725,366 +725,366 @@ async def test_polls_that_hang_delay_the_recording_of_no_other(bench: Bench) -> 
             await real(source, poll, change)
 
         outbox.record = slow  # type: ignore[method-assign]
-        poller = asyncio.create_task(bench._poller(outbox, extensions, NOTHING, interval_s=600.0).run())
-        await bench.clock.turn(600)
+        poller = asyncio.create_task(setup._poller(outbox, extensions, NOTHING, interval_s=600.0).run())
+        await setup.clock.turn(600)
         assert set(under_way) == set(extensions) - hung
         gate.set()
-        await bench.clock.turn(1)
-        assert {call.call.extension_id for call in bench.call_events()} == set(extensions) - hung
+        await setup.clock.turn(1)
+        assert {call.call.extension_id for call in setup.call_events()} == set(extensions) - hung
         poller.cancel()
         await asyncio.wait([poller])
         outbox.record = real  # type: ignore[method-assign]
 
 
-async def test_a_glitch_of_the_list_is_no_event_and_drops_the_lookup(bench: Bench) -> None:
+async def test_a_glitch_of_the_list_is_no_event_and_drops_the_lookup(setup: Setup) -> None:
     """A call that is back in the list was never gone."""
-    start = bench.clock.now()
-    bench.upstream.list_of = lambda _: [observation(start)]
-    async with bench.polling():
-        await bench.clock.turn(3)
-        bench.upstream.list_of = lambda _: ()
-        await bench.clock.turn(10)
-        bench.upstream.list_of = lambda _: [observation(start)]
-        await bench.clock.turn(60)
-    assert bench.types == ["call.ringing"]
-    assert bench.upstream.log_reads == []
+    start = setup.clock.now()
+    setup.upstream.list_of = lambda _: [observation(start)]
+    async with setup.polling():
+        await setup.clock.turn(3)
+        setup.upstream.list_of = lambda _: ()
+        await setup.clock.turn(10)
+        setup.upstream.list_of = lambda _: [observation(start)]
+        await setup.clock.turn(60)
+    assert setup.types == ["call.ringing"]
+    assert setup.upstream.log_reads == []
 
 
-async def test_after_downtime_what_was_missed_comes_from_the_call_log_once(bench: Bench) -> None:
+async def test_after_downtime_what_was_missed_comes_from_the_call_log_once(setup: Setup) -> None:
     """Live calls end, calls that came and went are emitted without a late ringing, and a second start emits nothing."""
-    start = bench.clock.now()
-    bench.upstream.list_of = lambda _: [observation(start)]
-    async with bench.polling():
-        await bench.clock.turn(3)
-    await bench.clock.turn(600)
+    start = setup.clock.now()
+    setup.upstream.list_of = lambda _: [observation(start)]
+    async with setup.polling():
+        await setup.clock.turn(3)
+    await setup.clock.turn(600)
     missed = start + timedelta(seconds=300)
-    bench.upstream.log = [
+    setup.upstream.log = [
         over(start, 60),
         over(missed, 20, session_id="s-2", record_id="r-2", disposition=Disposition.ANSWERED),
         over(start - timedelta(seconds=900), 20, session_id="s-0", record_id="r-0"),
     ]
-    bench.upstream.list_of = lambda _: ()
-    async with bench.polling():
-        await bench.clock.turn(70)
-    assert sorted((e.type, e.call.session_id, e.observation.evidence) for e in bench.call_events()[1:]) == [
+    setup.upstream.list_of = lambda _: ()
+    async with setup.polling():
+        await setup.clock.turn(70)
+    assert sorted((e.type, e.call.session_id, e.observation.evidence) for e in setup.call_events()[1:]) == [
         ("call.ended", "s-1", "call_log"),
         ("call.ended", "s-2", "call_log"),
     ]
-    emitted = len(bench.events)
-    async with bench.polling():
-        await bench.clock.turn(70)
-    assert len(bench.events) == emitted
+    emitted = len(setup.events)
+    async with setup.polling():
+        await setup.clock.turn(70)
+    assert len(setup.events) == emitted
 
 
 @pytest.mark.parametrize("log_is_down_s", [0, 7200])
-async def test_a_stop_longer_than_the_retention_ends_no_call_twice(bench: Bench, log_is_down_s: float) -> None:
+async def test_a_stop_longer_than_the_retention_ends_no_call_twice(setup: Setup, log_is_down_s: float) -> None:
     """A call that ended just before is remembered until the call log was read for the gap, however late."""
-    start = bench.clock.now()
-    bench.upstream.list_of = lambda _: [observation(start)]
-    async with bench.polling():
-        await bench.clock.turn(3)
-        bench.upstream.list_of = lambda _: [over(start, 4)]
-        await bench.clock.turn(3)
-    bench.upstream.list_of = lambda _: ()
-    bench.upstream.log = [over(start, 4)]
-    await bench.clock.turn(80 * 3600)
-    bench.upstream.log_answers = PollFailed("server", "as the test says") if log_is_down_s else None
-    async with bench.polling(interval_s=60.0) as outbox:
+    start = setup.clock.now()
+    setup.upstream.list_of = lambda _: [observation(start)]
+    async with setup.polling():
+        await setup.clock.turn(3)
+        setup.upstream.list_of = lambda _: [over(start, 4)]
+        await setup.clock.turn(3)
+    setup.upstream.list_of = lambda _: ()
+    setup.upstream.log = [over(start, 4)]
+    await setup.clock.turn(80 * 3600)
+    setup.upstream.log_answers = PollFailed("server", "as the test says") if log_is_down_s else None
+    async with setup.polling(interval_s=60.0) as outbox:
         for _ in range(10):
-            assert (await outbox.prune(bench.clock.now())).calls == 0
-            await bench.clock.turn(1 + log_is_down_s / 10)
-        bench.upstream.log_answers = None
-        await bench.clock.turn(360)
-        assert bench.types == ["call.ringing", "call.ended"]
-        await bench.clock.turn(3700)
-        later = bench.clock.now() + timedelta(hours=73)
+            assert (await outbox.prune(setup.clock.now())).calls == 0
+            await setup.clock.turn(1 + log_is_down_s / 10)
+        setup.upstream.log_answers = None
+        await setup.clock.turn(360)
+        assert setup.types == ["call.ringing", "call.ended"]
+        await setup.clock.turn(3700)
+        later = setup.clock.now() + timedelta(hours=73)
         polled = PollRecord(target=Target(source="acme", extension_id="101"), taken_at=later)
         await outbox.record("acme", polled, ChangeSet())  # ages are counted by the last poll
         assert (await outbox.prune(later)).calls == 1
 
 
-async def test_a_gap_is_filled_even_when_the_service_dies_before_it_was(bench: Bench) -> None:
+async def test_a_gap_is_filled_even_when_the_service_dies_before_it_was(setup: Setup) -> None:
     """The gap is kept before the poll that would hide it."""
-    start = bench.clock.now()
-    async with bench.polling():
-        await bench.clock.turn(3)
-    await bench.clock.turn(600)
-    bench.upstream.log = [over(start + timedelta(seconds=300), 20)]
-    async with bench.polling():
-        await bench.clock.turn(5)
-        assert bench.types == []
-    async with bench.polling():
-        await bench.clock.turn(70)
-    assert bench.types == ["call.ended"]
+    start = setup.clock.now()
+    async with setup.polling():
+        await setup.clock.turn(3)
+    await setup.clock.turn(600)
+    setup.upstream.log = [over(start + timedelta(seconds=300), 20)]
+    async with setup.polling():
+        await setup.clock.turn(5)
+        assert setup.types == []
+    async with setup.polling():
+        await setup.clock.turn(70)
+    assert setup.types == ["call.ended"]
 
 
-async def test_a_call_log_that_fails_is_asked_about_a_gap_again_but_not_at_once(bench: Bench) -> None:
+async def test_a_call_log_that_fails_is_asked_about_a_gap_again_but_not_at_once(setup: Setup) -> None:
     """With backoff, for as long as it takes; then what was missed is emitted."""
-    start = bench.clock.now()
-    async with bench.polling():
-        await bench.clock.turn(3)
-    await bench.clock.turn(600)
-    bench.upstream.log_answers = PollFailed("server", "no")
-    async with bench.polling():
-        await bench.clock.turn(1000)
-        assert 4 <= len(bench.upstream.log_reads) <= 8
-        bench.upstream.log_answers = None
-        bench.upstream.log = [over(start + timedelta(seconds=300), 20)]
-        await bench.clock.turn(310)
-    assert bench.types == ["call.ended"]
+    start = setup.clock.now()
+    async with setup.polling():
+        await setup.clock.turn(3)
+    await setup.clock.turn(600)
+    setup.upstream.log_answers = PollFailed("server", "no")
+    async with setup.polling():
+        await setup.clock.turn(1000)
+        assert 4 <= len(setup.upstream.log_reads) <= 8
+        setup.upstream.log_answers = None
+        setup.upstream.log = [over(start + timedelta(seconds=300), 20)]
+        await setup.clock.turn(310)
+    assert setup.types == ["call.ended"]
 
 
-async def test_every_gap_of_a_source_that_fails_again_and_again_is_filled(bench: Bench) -> None:
+async def test_every_gap_of_a_source_that_fails_again_and_again_is_filled(setup: Setup) -> None:
     """Every third poll fails for an hour: no blind time puts off the question about an earlier one for ever, and
     there is one question in 30 s at most.
     """
-    start, answers = bench.clock.now(), itertools.count()
-    bench.upstream.list_of = lambda _: PollFailed("parse", "garbled") if next(answers) % 3 else ()
-    async with bench.polling(interval_s=6.0):
+    start, answers = setup.clock.now(), itertools.count()
+    setup.upstream.list_of = lambda _: PollFailed("parse", "garbled") if next(answers) % 3 else ()
+    async with setup.polling(interval_s=6.0):
         for minute in range(1, 60):
             began = start + timedelta(seconds=60 * minute)
-            bench.upstream.log.append(over(began, 20, session_id=f"s-{minute}", record_id=f"r-{minute}"))
-            await bench.clock.turn(60)
-        await bench.clock.turn(90)
-    assert bench.types.count("call.ended") == 59
-    log_reads = [at for _, at in bench.upstream.log_reads]
+            setup.upstream.log.append(over(began, 20, session_id=f"s-{minute}", record_id=f"r-{minute}"))
+            await setup.clock.turn(60)
+        await setup.clock.turn(90)
+    assert setup.types.count("call.ended") == 59
+    log_reads = [at for _, at in setup.upstream.log_reads]
     assert len(log_reads) <= 3690 / 30
 
 
 @pytest.mark.parametrize(("down_s", "log_reads"), [(4.0, False), (12.0, True), (29.0, True)])
-async def test_the_call_log_is_read_after_a_short_downtime(bench: Bench, down_s: float, log_reads: bool) -> None:
+async def test_the_call_log_is_read_after_a_short_downtime(setup: Setup, down_s: float, log_reads: bool) -> None:
     """A call that began and ended meanwhile, and that the list dropped at once: looked up when the last good poll
     is more than an interval and 5 s ago.
     """
-    async with bench.polling(interval_s=6.0):
-        await bench.clock.turn(6.5)
-    began = bench.clock.now()
-    await bench.clock.turn(down_s)
-    bench.upstream.log = [over(began, down_s)]
-    async with bench.polling(interval_s=6.0):
-        await bench.clock.turn(40)
-    assert bool(bench.upstream.log_reads) == log_reads
-    assert bench.types == (["call.ended"] if log_reads else [])
+    async with setup.polling(interval_s=6.0):
+        await setup.clock.turn(6.5)
+    began = setup.clock.now()
+    await setup.clock.turn(down_s)
+    setup.upstream.log = [over(began, down_s)]
+    async with setup.polling(interval_s=6.0):
+        await setup.clock.turn(40)
+    assert bool(setup.upstream.log_reads) == log_reads
+    assert setup.types == (["call.ended"] if log_reads else [])
 
 
-async def test_a_shorter_interval_is_no_gap(bench: Bench) -> None:
+async def test_a_shorter_interval_is_no_gap(setup: Setup) -> None:
     """The platform allows more: the first poll at the new pace comes an old interval after the last one."""
-    bench.upstream.spacing = 20.0
-    async with bench.polling(["1", "2"]):
-        await bench.clock.turn(50)
-        bench.upstream.spacing = 1.0
-        await bench.clock.turn(100)
-        bench.upstream.spacing = 20.0
-        await bench.clock.turn(100)
-    assert bench.upstream.log_reads == []
+    setup.upstream.spacing = 20.0
+    async with setup.polling(["1", "2"]):
+        await setup.clock.turn(50)
+        setup.upstream.spacing = 1.0
+        await setup.clock.turn(100)
+        setup.upstream.spacing = 20.0
+        await setup.clock.turn(100)
+    assert setup.upstream.log_reads == []
 
 
-async def test_a_recovered_source_reports_its_outage_and_fills_the_gap(bench: Bench) -> None:
+async def test_a_recovered_source_reports_its_outage_and_fills_the_gap(setup: Setup) -> None:
     """Blind for minutes without a restart: degraded, recovered, and the call of that time from the log."""
-    start = bench.clock.now()
-    async with bench.polling():
-        await bench.clock.turn(5)
-        bench.upstream.list_of = failing("network")
-        await bench.clock.turn(300)
-        bench.upstream.list_of = lambda _: ()
-        bench.upstream.log = [over(start + timedelta(seconds=100), 20)]
-        await bench.clock.turn(80)
-    assert bench.types == ["source.degraded", "source.recovered", "call.ended"]
+    start = setup.clock.now()
+    async with setup.polling():
+        await setup.clock.turn(5)
+        setup.upstream.list_of = failing("network")
+        await setup.clock.turn(300)
+        setup.upstream.list_of = lambda _: ()
+        setup.upstream.log = [over(start + timedelta(seconds=100), 20)]
+        await setup.clock.turn(80)
+    assert setup.types == ["source.degraded", "source.recovered", "call.ended"]
 
 
-async def test_the_own_extension_is_requested_until_the_platform_answers(bench: Bench) -> None:
+async def test_the_own_extension_is_requested_until_the_platform_answers(setup: Setup) -> None:
     """`~` becomes a number before the first poll."""
-    bench.upstream.own = PollFailed("auth", "wrong secret")
-    async with bench.polling(["~"]):
-        await bench.clock.turn(20)
-        assert bench.upstream.polls == []
-        assert "auth" in bench.notes.failures
-        bench.upstream.own = "77"
-        await bench.clock.turn(40)
-    assert {e for _, e in bench.upstream.polls} == {"77"}
+    setup.upstream.own = PollFailed("auth", "wrong secret")
+    async with setup.polling(["~"]):
+        await setup.clock.turn(20)
+        assert setup.upstream.polls == []
+        assert "auth" in setup.notes.failures
+        setup.upstream.own = "77"
+        await setup.clock.turn(40)
+    assert {e for _, e in setup.upstream.polls} == {"77"}
 
 
 @pytest.mark.parametrize("hangs", [False, True])
-async def test_a_credential_that_is_refused_from_the_start_degrades_its_source(bench: Bench, hangs: bool) -> None:
+async def test_a_credential_that_is_refused_from_the_start_degrades_its_source(setup: Setup, hangs: bool) -> None:
     """Before `~` is resolved; the answer may also not come at all. Emitted once, also over a restart."""
-    bench.upstream.own = PollFailed("auth", "wrong secret")
-    bench.upstream.own_took_s = 1e6 if hangs else 0.0
-    async with bench.polling(["~", "102"], interval_s=6.0):
-        await bench.clock.turn(29)
-        assert bench.types == []
-        await bench.clock.turn(3)
-        [degraded] = bench.health()
+    setup.upstream.own = PollFailed("auth", "wrong secret")
+    setup.upstream.own_took_s = 1e6 if hangs else 0.0
+    async with setup.polling(["~", "102"], interval_s=6.0):
+        await setup.clock.turn(29)
+        assert setup.types == []
+        await setup.clock.turn(3)
+        [degraded] = setup.health()
         assert (degraded.type, degraded.extension_id) == ("source.degraded", None)
         assert degraded.reason == ("timeout" if hangs else "auth")
-        assert bench.notes.steps >= 30
-    async with bench.polling(["~", "102"], interval_s=6.0):
-        await bench.clock.turn(60)
-        bench.upstream.own, bench.upstream.own_took_s = "101", 0.0
-        bench.upstream.list_of = lambda _: PollFailed("server", "no")
+        assert setup.notes.steps >= 30
+    async with setup.polling(["~", "102"], interval_s=6.0):
+        await setup.clock.turn(60)
+        setup.upstream.own, setup.upstream.own_took_s = "101", 0.0
+        setup.upstream.list_of = lambda _: PollFailed("server", "no")
         if not hangs:
-            await bench.clock.turn(60)
-            assert bench.types == ["source.degraded"]
-            bench.upstream.list_of = lambda _: ()
-            await bench.clock.turn(20)
-    assert bench.types == ["source.degraded", *([] if hangs else ["source.recovered"])]
+            await setup.clock.turn(60)
+            assert setup.types == ["source.degraded"]
+            setup.upstream.list_of = lambda _: ()
+            await setup.clock.turn(20)
+    assert setup.types == ["source.degraded", *([] if hangs else ["source.recovered"])]
 
 
-async def test_an_extension_that_was_degraded_stays_so_while_the_credential_is_refused(bench: Bench) -> None:
+async def test_an_extension_that_was_degraded_stays_so_while_the_credential_is_refused(setup: Setup) -> None:
     """Its outage is emitted once, and ends, although it takes a while after a restart to resolve `~`."""
-    bench.upstream.list_of = lambda t: PollFailed("permission", "no") if t.extension_id == "102" else ()
-    async with bench.polling(["~", "102"]):
-        await bench.clock.turn(10)
-    bench.upstream.own = PollFailed("network", "no")
-    async with bench.polling(["~", "102"]):
-        await bench.clock.turn(10)
-        bench.upstream.own = "101"
-        await bench.clock.turn(20)
-        bench.upstream.list_of = lambda _: ()
-        await bench.clock.turn(310)
-    assert [(e.type, e.extension_id) for e in bench.health()] == [
+    setup.upstream.list_of = lambda t: PollFailed("permission", "no") if t.extension_id == "102" else ()
+    async with setup.polling(["~", "102"]):
+        await setup.clock.turn(10)
+    setup.upstream.own = PollFailed("network", "no")
+    async with setup.polling(["~", "102"]):
+        await setup.clock.turn(10)
+        setup.upstream.own = "101"
+        await setup.clock.turn(20)
+        setup.upstream.list_of = lambda _: ()
+        await setup.clock.turn(310)
+    assert [(e.type, e.extension_id) for e in setup.health()] == [
         ("source.degraded", "102"),
         ("source.recovered", "102"),
     ]
 
 
-async def test_the_scheduler_is_alive_while_a_source_waits_to_sign_in(bench: Bench) -> None:
+async def test_the_scheduler_is_alive_while_a_source_waits_to_sign_in(setup: Setup) -> None:
     """Minutes in the queue of an application's sign-ins: the supervisor must not take it for stuck."""
-    bench.upstream.own, bench.upstream.own_took_s, bench.upstream.ahead = "77", 200, 1
-    async with bench.polling(["~"]):
+    setup.upstream.own, setup.upstream.own_took_s, setup.upstream.ahead = "77", 200, 1
+    async with setup.polling(["~"]):
         for _ in range(190):
-            before = bench.notes.steps
-            await bench.clock.turn(1)
-            assert bench.notes.steps > before
-        assert bench.upstream.polls == []
-        assert bench.types == []
-        bench.upstream.ahead = None
-        await bench.clock.turn(11)
-    assert {e for _, e in bench.upstream.polls} == {"77"}
+            before = setup.notes.steps
+            await setup.clock.turn(1)
+            assert setup.notes.steps > before
+        assert setup.upstream.polls == []
+        assert setup.types == []
+        setup.upstream.ahead = None
+        await setup.clock.turn(11)
+    assert {e for _, e in setup.upstream.polls} == {"77"}
 
 
-async def test_a_source_that_only_waits_for_its_place_to_sign_in_is_not_degraded(bench: Bench) -> None:
+async def test_a_source_that_only_waits_for_its_place_to_sign_in_is_not_degraded(setup: Setup) -> None:
     """However long; once it does not wait any more, 30 s without a good poll are 30 s."""
-    bench.upstream.list_of, bench.upstream.ahead = failing("auth"), 3
-    async with bench.polling():
-        await bench.clock.turn(300)
-        assert bench.types == []
-        bench.upstream.ahead = None
-        await bench.clock.turn(28)
-        assert bench.types == []
-        await bench.clock.turn(5)
-        assert bench.types == ["source.degraded"]
+    setup.upstream.list_of, setup.upstream.ahead = failing("auth"), 3
+    async with setup.polling():
+        await setup.clock.turn(300)
+        assert setup.types == []
+        setup.upstream.ahead = None
+        await setup.clock.turn(28)
+        assert setup.types == []
+        await setup.clock.turn(5)
+        assert setup.types == ["source.degraded"]
 
 
-async def test_waiting_behind_a_hanging_sign_in_degrades_the_source(bench: Bench) -> None:
+async def test_waiting_behind_a_hanging_sign_in_degrades_the_source(setup: Setup) -> None:
     """What counts is when that one began: after 30 s the source is degraded, since then."""
-    bench.upstream.own, bench.upstream.own_took_s, bench.upstream.ahead = "77", 1e6, 1
-    async with bench.polling(["~"]):
-        await bench.clock.turn(20)
-        since = bench.clock.now()
-        bench.upstream.sign_in_hangs_since = bench.clock.monotonic()
-        await bench.clock.turn(29)
-        assert bench.types == []
-        await bench.clock.turn(3)
-    [degraded] = bench.health()
+    setup.upstream.own, setup.upstream.own_took_s, setup.upstream.ahead = "77", 1e6, 1
+    async with setup.polling(["~"]):
+        await setup.clock.turn(20)
+        since = setup.clock.now()
+        setup.upstream.sign_in_hangs_since = setup.clock.monotonic()
+        await setup.clock.turn(29)
+        assert setup.types == []
+        await setup.clock.turn(3)
+    [degraded] = setup.health()
     assert degraded.type == "source.degraded"
     assert abs((degraded.since - since).total_seconds()) <= 1
 
 
-async def test_a_restart_repeats_neither_an_outage_nor_an_end_that_is_still_listed(bench: Bench) -> None:
+async def test_a_restart_repeats_neither_an_outage_nor_an_end_that_is_still_listed(setup: Setup) -> None:
     """The degraded source and the ended call that is still listed are known after a restart."""
-    start = bench.clock.now()
-    bench.upstream.list_of = lambda _: [observation(start)]
-    async with bench.polling():
-        await bench.clock.turn(2)
-        bench.upstream.list_of = lambda _: [over(start)]
-        await bench.clock.turn(2)
-    async with bench.polling():
-        await bench.clock.turn(5)
-        bench.upstream.list_of = failing("network")
-        await bench.clock.turn(60)
+    start = setup.clock.now()
+    setup.upstream.list_of = lambda _: [observation(start)]
+    async with setup.polling():
+        await setup.clock.turn(2)
+        setup.upstream.list_of = lambda _: [over(start)]
+        await setup.clock.turn(2)
+    async with setup.polling():
+        await setup.clock.turn(5)
+        setup.upstream.list_of = failing("network")
+        await setup.clock.turn(60)
     emitted = ["call.ringing", "call.ended", "source.degraded"]
-    assert bench.types == emitted
-    async with bench.polling():
-        await bench.clock.turn(60)
-        bench.upstream.list_of = lambda _: [over(start)]
-        await bench.clock.turn(60)
-    assert bench.types == [*emitted, "source.recovered"]
+    assert setup.types == emitted
+    async with setup.polling():
+        await setup.clock.turn(60)
+        setup.upstream.list_of = lambda _: [over(start)]
+        await setup.clock.turn(60)
+    assert setup.types == [*emitted, "source.recovered"]
 
 
-async def test_a_source_without_extensions_of_its_own_sends_no_request(bench: Bench) -> None:
+async def test_a_source_without_extensions_of_its_own_sends_no_request(setup: Setup) -> None:
     """Every extension is watched by another source: no poll, nothing degraded, and its scheduler is alive."""
-    bench.claim = lambda _: False
-    async with bench.polling(["1", "2"]):
-        await bench.clock.turn(120)
-        assert bench.notes.steps >= 100
-    assert bench.upstream.polls == []
-    assert bench.events == []
-    assert bench.notes.twice == ["1", "2"]
-    assert bench.notes.watched == []
+    setup.claim = lambda _: False
+    async with setup.polling(["1", "2"]):
+        await setup.clock.turn(120)
+        assert setup.notes.steps >= 100
+    assert setup.upstream.polls == []
+    assert setup.events == []
+    assert setup.notes.twice == ["1", "2"]
+    assert setup.notes.watched == []
 
 
-async def test_when_every_extension_is_refused_the_source_is_degraded_as_a_whole(bench: Bench) -> None:
+async def test_when_every_extension_is_refused_the_source_is_degraded_as_a_whole(setup: Setup) -> None:
     """403 on all, one after another: each is tried every five minutes, and when they are shown again all is well."""
-    bench.upstream.list_of = failing("permission")
-    async with bench.polling(["1", "2", "3"]):
-        await bench.clock.turn(890)
-        assert [(e.type, e.extension_id) for e in bench.health()] == [
+    setup.upstream.list_of = failing("permission")
+    async with setup.polling(["1", "2", "3"]):
+        await setup.clock.turn(890)
+        assert [(e.type, e.extension_id) for e in setup.health()] == [
             ("source.degraded", "1"),
             ("source.degraded", "2"),
             ("source.degraded", None),
         ]
-        assert len(bench.upstream.polls) == 3 * 3
-        bench.upstream.list_of = lambda _: ()
-        await bench.clock.turn(330)
-    last = {e.extension_id: e.type for e in bench.health()}
+        assert len(setup.upstream.polls) == 3 * 3
+        setup.upstream.list_of = lambda _: ()
+        await setup.clock.turn(330)
+    last = {e.extension_id: e.type for e in setup.health()}
     assert last.keys() >= {"1", "2", None}
     assert set(last.values()) == {"source.recovered"}
-    assert bench.notes.interval_s == 3.0
+    assert setup.notes.interval_s == 3.0
 
 
-async def test_an_extension_that_another_source_watches_is_not_polled(bench: Bench) -> None:
+async def test_an_extension_that_another_source_watches_is_not_polled(setup: Setup) -> None:
     """The later source reports that, and polls the rest."""
-    bench.claim = lambda extension_id: extension_id != "2"
-    async with bench.polling(["1", "2"]):
-        await bench.clock.turn(3)
-    assert {e for _, e in bench.upstream.polls} == {"1"}
-    assert bench.notes.twice == ["2"]
+    setup.claim = lambda extension_id: extension_id != "2"
+    async with setup.polling(["1", "2"]):
+        await setup.clock.turn(3)
+    assert {e for _, e in setup.upstream.polls} == {"1"}
+    assert setup.notes.twice == ["2"]
 
 
-async def test_the_upstream_learns_which_targets_are_polled(bench: Bench) -> None:
+async def test_the_upstream_learns_which_targets_are_polled(setup: Setup) -> None:
     """A reload that removes a target builds a new poller on the same client, which must forget that target."""
-    bench.claim = lambda extension_id: extension_id != "2"
-    async with bench.polling(["1", "2", "3"]):
-        assert [t.extension_id for t in bench.upstream.watched] == ["1", "3"]
-    async with bench.polling(["3"]):
-        assert [t.extension_id for t in bench.upstream.watched] == ["3"]
+    setup.claim = lambda extension_id: extension_id != "2"
+    async with setup.polling(["1", "2", "3"]):
+        assert [t.extension_id for t in setup.upstream.watched] == ["1", "3"]
+    async with setup.polling(["3"]):
+        assert [t.extension_id for t in setup.upstream.watched] == ["3"]
 
 
-async def test_calls_of_an_extension_no_longer_watched_end_as_unwatched(bench: Bench) -> None:
+async def test_calls_of_an_extension_no_longer_watched_end_as_unwatched(setup: Setup) -> None:
     """A restart with another list of extensions leaves no call open for ever."""
-    start = bench.clock.now()
-    bench.upstream.list_of = lambda target: [observation(start)] if target.extension_id == "101" else ()
-    async with bench.polling(["101", "102"]):
-        await bench.clock.turn(3)
-    async with bench.polling(["102"]):
-        await bench.clock.turn(3)
-    ended = bench.call_events()[-1]
+    start = setup.clock.now()
+    setup.upstream.list_of = lambda target: [observation(start)] if target.extension_id == "101" else ()
+    async with setup.polling(["101", "102"]):
+        await setup.clock.turn(3)
+    async with setup.polling(["102"]):
+        await setup.clock.turn(3)
+    ended = setup.call_events()[-1]
     assert (ended.type, ended.call.disposition, ended.observation.evidence) == ("call.ended", "unknown", "unwatched")
 
 
-async def test_the_last_poll_is_stored_every_20_s_and_on_a_clean_stop(bench: Bench) -> None:
+async def test_the_last_poll_is_stored_every_20_s_and_on_a_clean_stop(setup: Setup) -> None:
     """Polls without changes are not stored one by one, and the last one is."""
-    async with bench.polling() as outbox:
-        await bench.clock.turn(15)
+    async with setup.polling() as outbox:
+        await setup.clock.turn(15)
         kept = (await outbox.known("acme")).polls[Target(source="acme", extension_id="101")]
-        assert kept < bench.clock.now() - timedelta(seconds=10)
-        await bench.clock.turn(10)
+        assert kept < setup.clock.now() - timedelta(seconds=10)
+        await setup.clock.turn(10)
         kept = (await outbox.known("acme")).polls[Target(source="acme", extension_id="101")]
-        assert kept > bench.clock.now() - timedelta(seconds=10)
-        last = bench.upstream.polls[-1][0]
-    async with open_outbox(bench.path, bench.clock, retention_h=72, outbox_max_mb=64, dead_letter_days=30) as outbox:
+        assert kept > setup.clock.now() - timedelta(seconds=10)
+        last = setup.upstream.polls[-1][0]
+    async with open_outbox(setup.path, setup.clock, retention_h=72, outbox_max_mb=64, dead_letter_days=30) as outbox:
         kept = (await outbox.known("acme")).polls[Target(source="acme", extension_id="101")]
-    assert kept == bench.clock._start + timedelta(seconds=last)
+    assert kept == setup.clock._start + timedelta(seconds=last)
 
 
 def test_a_long_call_log_is_compared_in_slices_of_whole_sessions() -> None:
