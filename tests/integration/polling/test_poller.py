@@ -619,10 +619,10 @@ async def test_a_change_of_the_watched_targets_leaves_no_gap_unread(setup: Setup
 
 
 async def test_a_store_that_works_again_is_reported_although_no_poll_succeeds(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk is full while the platform denies access: what failed is stored later, and then nothing fails."""
-    bench.upstream.list_of = failing("permission")
+    setup.upstream.list_of = failing("permission")
     full, note = True, SqliteOutbox.note
 
     async def noted(outbox: SqliteOutbox, source: str, name: str, value: bytes | None, /) -> None:
@@ -631,12 +631,12 @@ async def test_a_store_that_works_again_is_reported_although_no_poll_succeeds(
         await note(outbox, source, name, value)
 
     monkeypatch.setattr(SqliteOutbox, "note", noted)
-    async with bench.polling():
-        await bench.clock.turn(5)
-        assert bench.notes.store_fails
+    async with setup.polling():
+        await setup.clock.turn(5)
+        assert setup.notes.store_fails
         full = False
-        await bench.clock.turn(5)
-        assert not bench.notes.store_fails
+        await setup.clock.turn(5)
+        assert not setup.notes.store_fails
 
 
 async def test_a_full_disk_does_not_degrade_a_source_whose_polls_succeed(
