@@ -242,7 +242,9 @@ class SourceTelemetry(Telemetry):
             return
         self._hint_refusals.add(known)
         log = self._log.warning if self._hints_chosen else self._log.info
-        log(name, extension=extension, detail=detail, fix='allow it, or set hints to "off" or to the other way')
+        unwanted = 'if they are not wanted, set hints to "off" or to the other way'
+        fix = f"until then calls are seen without these hints; {unwanted}"
+        log(name, extension=extension, detail=detail, fix=fix)
 
     def push_lost(self, reason: str, detail: str, wait_s: float) -> None:
         # At the earliest, because a connection needs a token, and few tokens may be requested.

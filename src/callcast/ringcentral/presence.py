@@ -134,7 +134,7 @@ class PresenceReader:
             seconds = max(seconds, 60 * extensions / (PRESENCE_SHARE * self._light.per_minute))
         if seconds > PRESENCE_MAX_S:
             detail = f"presence of {extensions} extensions could be read only every {seconds:.0f} s"
-            raise PollFailed("rate_limited", detail, fix="the hints come by push only")
+            raise PollFailed("rate_limited", detail, fix="watch the account, or fewer extensions with this credential")
         return seconds
 
     async def _read_batch(
