@@ -41,11 +41,11 @@ async def measure(targets: int, hours: float) -> tuple[list[float], int]:
                 turn.answered(*model.ask())
                 polls[target].append((asked_at, clock.monotonic()))
 
-    polls = [asyncio.create_task(poll(target)) for target in range(targets)]
+    tasks = [asyncio.create_task(poll(target)) for target in range(targets)]
     await clock.turn(hours * 3600)
-    for task in polls:
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*polls, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
     return list(delays(polls, Random(1), hours)), len(model.refused)
 
 

@@ -184,8 +184,8 @@ async def test_an_unknown_host(send: bool, monkeypatch: pytest.MonkeyPatch) -> N
         mqtt.Settings(url="wss://a.example.com", timeout_s=0.2),
     ],
 )
-def test_a_look_up_that_hangs_does_not_delay_the_end(settings: SinkSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name server that does not answer; the look-up itself cannot be cancelled."""
+def test_a_hanging_name_server_does_not_delay_the_end(settings: SinkSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server that does not answer, and the query cannot be cancelled."""
     ended, late = threading.Event(), list[str]()
 
     def hangs(host: str, *_: object, **__: object) -> None:

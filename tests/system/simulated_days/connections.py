@@ -49,7 +49,7 @@ class Stage:
 
     def value(self, name: str, **labels: str) -> float | None:
         """Of a metric."""
-        return self.house.metrics.registry.get_sample_value(f"callcast_{name}", labels)
+        return self.house.metrics._registry.get_sample_value(f"callcast_{name}", labels)
 
 
 @asynccontextmanager
