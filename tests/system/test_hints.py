@@ -185,13 +185,13 @@ async def test_off_sends_nothing_but_polls_and_a_reload_changes_only_the_ways(
     async with world(tmp_path, monkeypatch) as made:
         await made.up("push", "presence")
         await made.configure("off")
-        assert await made.hints() is None
         await until(
             lambda: all(one.lost_at is not None for one in made.platform.push.connections), "the connection is closed"
         )
         sent = made.count("/wstoken"), made.count("/presence"), made.count("/subscription")
         polls = made.count("/active-calls")
         await until(lambda: made.count("/active-calls") >= polls + 2, "polls")
+        assert await made.hints() is None
         assert (made.count("/wstoken"), made.count("/presence"), made.count("/subscription")) == sent
         await made.configure("presence")
         await made.up("presence")

@@ -100,9 +100,10 @@ class Sources:
 
     async def run(self, name: str, settings: SourceSettings, *, start_after_s: float = 0.0) -> None:
         """Run one source until cancelled."""
+        telemetry = self._telemetry_of(name)
+        telemetry.hints_wanted(settings.ways, chosen=settings.hints != "auto")  # before any wait: none is up now
         if name in self._clients and self._clients[name][0].access() != settings.access():
             await self.close(name)
-        telemetry = self._telemetry_of(name)
         if len(self.telemetry) > 1:
             async with self._learning:
                 await telemetry.outbox_user.until_available(lambda: share_answers(self._answers, self._outbox))
@@ -134,7 +135,6 @@ class Sources:
             start_after_s=start_after_s,
             hints=upstream.hints(name, settings.ways, SystemRandom().random) if settings.ways else None,
         )
-        telemetry.hints_wanted(settings.ways, chosen=settings.hints != "auto")
         self._log.info("polling_started", source=name, **_log_facts(name, settings))
         await poller.run()
 
