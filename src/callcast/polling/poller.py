@@ -29,6 +29,9 @@ ANSWER_WAIT_S = (
     0.005  # how long the next batch waits for responses; short, so that a slow platform is not polled less often
 )
 STORE_RETRY_S = 30.0
+# Snapshots compared and recorded at a time. More would starve the deliveries where the core is full: of 1,000 events/s
+# at 500 extensions, 158 to 460 were delivered without the limit, 610 to 621 with it (`python -m bench.drain`).
+RECORDED_AT_ONCE = 16
 REFUSED_EVERY_S = 300.0  # a target that the platform denies access to is polled every 5 min
 
 
@@ -67,6 +70,7 @@ class Poller:
         self._clock = clock
         self._telemetry = telemetry
         self._acquire = acquire
+        self._recording = asyncio.Semaphore(RECORDED_AT_ONCE)
         self._start_after_s = start_after_s
         self._hints = hints
         wanted = [None] if extensions is None else extensions
@@ -169,8 +173,8 @@ class Poller:
                 await self._sleep_until(now + min(found, CHUNK_S))
 
     def _places(self) -> Places:
-        """The places of the rate limit. Without hints only the spacing counts."""
-        if self._hints is None:
+        """The places of the rate limit. While no hints come, only the spacing counts."""
+        if not self._scheduler.up:
             return Places(used=0, limit=1, spacing_s=self._upstream.spacing_s())
         return self._upstream.places()
 
@@ -178,7 +182,7 @@ class Poller:
         if isinstance(reported, Hint):
             self._scheduler.hint(reported)
         else:
-            self._scheduler.change(reported, self._places())
+            self._scheduler.change(reported, self._upstream.places())
         self._wake()
 
     def _wake(self) -> None:
@@ -228,10 +232,11 @@ class Poller:
         else:
             now = self._clock.monotonic()
             self._scheduler.succeeded(poll, snapshot, now)
-            await self._succeeded(poll, snapshot, now - started)
+            async with self._recording:  # entered after the response: a slow target does not block others
+                await self._succeeded(poll, snapshot, now - started)
         if skipped := self._scheduler.reschedule(poll, self._clock.monotonic(), self._places(), wait_s=wait_s):
             self._missed[poll.target] += skipped
-        if self._hints is not None or self._scheduler.due(poll.target) + SLOT_S < self._wakes_at:
+        if self._scheduler.up or self._scheduler.due(poll.target) + SLOT_S < self._wakes_at:
             self._wake()
 
     async def _poll(self, poll: Poll) -> Snapshot:

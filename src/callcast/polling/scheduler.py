@@ -124,6 +124,11 @@ class Scheduler:
         self._judged: deque[tuple[float, _TargetState, str, str, int]] = deque()  # at, target, session, extension, step
         self._first_ringing: OrderedDict[str, tuple[Target, float]] = OrderedDict()  # by session
 
+    @property
+    def up(self) -> bool:
+        """Whether hints come now by any way."""
+        return bool(self._up)
+
     # The plan
 
     def plan_s(self, spacing_s: float) -> float:
