@@ -32,7 +32,7 @@ class Counts(Struct, frozen=True, kw_only=True):
 
 
 class HintsState(Struct, frozen=True, kw_only=True):
-    """How a source is told when to poll.
+    """The state of a source's hints.
 
     via: the ways by which hints come now. up: whether there is one. since: when `up` last changed.
     missed: changes since the start that a poll showed and no hint announced.

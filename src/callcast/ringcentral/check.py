@@ -19,7 +19,7 @@ from callcast.ringcentral.api import Access, Reader
 from callcast.ringcentral.check_hints import check_presence, check_push
 from callcast.ringcentral.client import API, LIVE_LIST, PER_MINUTE
 from callcast.ringcentral.platform_clock import SKEW_FIX, SKEW_MAX_S, SKEW_WARNED_S, skew_detail
-from callcast.ringcentral.push import Connector, push_session
+from callcast.ringcentral.push_connection import Connector, push_session
 from callcast.ringcentral.rate_limiter import RateLimiter, assumed, polls
 from callcast.ringcentral.settings import CYCLE_MAX_S, SourceSettings, plan, plan_fix
 from callcast.ringcentral.sign_in import OURS_PER_MINUTE, SignIns

@@ -13,7 +13,8 @@ from callcast.ports.upstream import PollFailed
 from callcast.ringcentral.api import Reader
 from callcast.ringcentral.frames import read_presences
 from callcast.ringcentral.presence import BULK, DETAILED
-from callcast.ringcentral.push import FILTERS_MAX, Connector, Lost, Refused
+from callcast.ringcentral.push import FILTERS_MAX
+from callcast.ringcentral.push_connection import Connector, Lost, Refused
 from callcast.ringcentral.settings import PRESENCE_MAX_S, PRESENCE_TOGETHER, SourceSettings, presence_interval_s
 
 TIMEOUT_S = 4.0  # includes waiting for a slot

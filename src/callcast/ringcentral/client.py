@@ -20,7 +20,8 @@ from callcast.ringcentral.http import RESPONSE_BYTES_MAX, Answer
 from callcast.ringcentral.interpret import ListPage, Rows, snapshot
 from callcast.ringcentral.platform_clock import SKEW_FIX, SKEW_MAX_S, skew_detail
 from callcast.ringcentral.presence import PresenceReader
-from callcast.ringcentral.push import Connector, Push, push_session
+from callcast.ringcentral.push import Push
+from callcast.ringcentral.push_connection import Connector, push_session
 from callcast.ringcentral.rate_limiter import Group, RateLimiter
 from callcast.ringcentral.settings import LIGHT_PER_MINUTE, PRESENCE_SHARE, SourceSettings
 from callcast.ringcentral.sign_in import SignIns, digest_of

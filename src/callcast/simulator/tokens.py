@@ -25,7 +25,7 @@ ALL_PERMISSIONS = PUSH_PERMISSIONS | {"ReadCallLog", "ReadCompanyCallLog", "Call
 class Credential(Struct, frozen=True, kw_only=True):
     """A user of an app. The users of one app share its id and secret; each has a JWT.
 
-    `admin` may look at other extensions; `permissions` are those of user and app.
+    `admin` may read the data of other extensions; `permissions` are those of user and app.
     """
 
     client_id: str = "simulated-client"

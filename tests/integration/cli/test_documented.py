@@ -109,7 +109,7 @@ async def test_the_commands_beside_the_service(town: Town, hook: Hook) -> None:
     await town.start(town.head(), town.source(), hook.sink("crm"), table("sinks.lines", {"type": "stdout"}))
     call(town)
     await until(lambda: any(event["type"] == "call.ended" for event in town.service.lines), "the call's end")
-    await until(lambda: len(dead_letters(town)) >= 2, "letters")
+    await until(lambda: len(dead_letters(town)) >= 2, "dead letters")
     port = str(free_port())
     examples = {
         "evt_k3v9…": dead_letters(town)[0],

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from callcast.calls.model import Target
-from callcast.ringcentral import push
+from callcast.ringcentral import push, push_connection
 from tests.integration.ringcentral.push_server import CANARY, TARGETS, World, world
 from tests.unit.ringcentral.test_frames import call, party_event, presence_event
 
@@ -147,7 +147,7 @@ async def test_refused_filters_named_one_by_one_cost_few_requests(stage: World) 
     stage.server.subscription = subscription
     async with stage.running():
         await stage.up()
-    assert len(stage.server.subscribed) <= push.ASKS_MAX
+    assert len(stage.server.subscribed) <= push_connection.ASKS_MAX
     assert stage.noted.subscribed == [(40, {})]
 
 
@@ -158,7 +158,7 @@ async def test_without_the_permission_for_wstoken_nothing_is_connected(stage: Wo
         await stage.clock.turn(push.REFUSED_EVERY_S - 1)
     assert stage.server.wstokens == 1
     assert stage.noted.connected == ["refused"]
-    assert push.PUSH_PERMISSION in stage.noted.refused[0]
+    assert push_connection.PUSH_PERMISSION in stage.noted.refused[0]
 
 
 async def test_many_extensions_use_the_filter_of_the_account(stage: World) -> None:
@@ -265,7 +265,7 @@ async def test_the_server_says_why_it_closes(stage: World) -> None:
 
 
 async def test_no_first_frame(stage: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(push, "ANSWER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(push_connection, "ANSWER_TIMEOUT_S", 0.1)
     stage.server.first_frame = json.dumps([{"type": "Other"}])
     async with stage.running():
         await stage.until(lambda: stage.noted.lost)
@@ -305,13 +305,13 @@ async def test_frames_of_other_kinds_are_no_garbage(stage: World) -> None:
 async def test_a_huge_frame_ends_the_connection(stage: World) -> None:
     async with stage.running():
         await stage.up()
-        await stage.server.sockets[0].send_str("x" * (push.FRAME_BYTES_MAX + 1))
+        await stage.server.sockets[0].send_str("x" * (push_connection.FRAME_BYTES_MAX + 1))
         await stage.until(lambda: stage.noted.lost)
     assert stage.noted.lost[0][:2] == ("garbage", "a frame is too large")
 
 
 async def test_a_silent_server_is_lost(stage: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(push, "PING_S", 0.1)
+    monkeypatch.setattr(push_connection, "PING_S", 0.1)
     async with stage.running():
         await stage.up()
         request = stage.server.sockets[0]._req
@@ -326,7 +326,7 @@ async def test_a_quiet_connection_gets_heartbeats(stage: World) -> None:
     async with stage.running():
         await stage.up()
         await stage.until(lambda: stage.server.heartbeats == 2, turn_s=5)
-        assert stage.clock.monotonic() >= 2 * push.HEARTBEAT_S
+        assert stage.clock.monotonic() >= 2 * push_connection.HEARTBEAT_S
     assert not stage.noted.lost
 
 
@@ -466,4 +466,4 @@ async def test_a_burst_does_not_hold_the_loop(stage: World) -> None:
         for n in range(1000):
             await stage.server.push(party_event("Setup", 1, party=f"p-{n}"))
         await stage.until(counting.done)
-    assert turns >= 1000 / push.YIELD_EVERY
+    assert turns >= 1000 / push_connection.YIELD_EVERY

@@ -11,7 +11,7 @@ from aiohttp import ClientSession, DummyCookieJar
 
 from callcast.calls.model import Target
 from callcast.ports.hints import STEPS, Via
-from callcast.ringcentral import push
+from callcast.ringcentral import push_connection
 from callcast.settings.secret import Secret
 from callcast.simulator import Credential, Limits, Platform, SimulatedClock
 from callcast.simulator.faults import Fault
@@ -70,7 +70,7 @@ class Stage:
         await self.until(lambda: self.noted.steps()[before:] == WHOLE_CALL)
 
     def wstokens(self) -> list[float]:
-        return [one.at.timestamp() for one in self.platform.requests if one.path == push.TOKEN_PATH]
+        return [one.at.timestamp() for one in self.platform.requests if one.path == push_connection.TOKEN_PATH]
 
 
 @asynccontextmanager
@@ -165,15 +165,15 @@ async def test_an_expired_connection_is_replaced(code: str) -> None:
 
 
 async def test_a_silent_connection_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(push, "PING_S", 0.1)
-    monkeypatch.setattr(push, "ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(push_connection, "PING_S", 0.1)
+    monkeypatch.setattr(push_connection, "ANSWER_TIMEOUT_S", 0.3)
     async with running() as stage:
         await stage.up()
         stage.strike("ws_silence", for_s=30)
         await stage.until(lambda: stage.noted.lost, turn_s=0)
         await stage.turn(30)
         await stage.until(lambda: stage.noted.up["push"], turn_s=1)
-        monkeypatch.setattr(push, "PING_S", 20)
+        monkeypatch.setattr(push_connection, "PING_S", 20)
         assert stage.noted.lost[0][0] == "network"
 
 
@@ -236,7 +236,7 @@ async def test_delayed_notifications() -> None:
 
 @pytest.mark.parametrize("status", [401, 403, 503, 4400, 0])
 async def test_a_refused_connection_is_tried_again(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(push, "CONNECT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(push_connection, "CONNECT_TIMEOUT_S", 0.3)
     async with running(faults=[Fault(kind="ws_refuse", status=status, for_s=60)]) as stage:
         await stage.until(lambda: stage.noted.lost)
         await stage.until(lambda: stage.noted.up.get("push"), turn_s=1)
@@ -261,7 +261,7 @@ async def test_a_huge_frame_costs_the_connection() -> None:
 
 
 async def test_at_most_two_wstokens_a_minute_and_no_429(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(push, "CONNECT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(push_connection, "CONNECT_TIMEOUT_S", 0.3)
     async with running(faults=[Fault(kind="ws_refuse", status=503)]) as stage:
         await stage.until(lambda: len(stage.noted.lost) >= 7, turn_s=2)
         at = stage.wstokens()
